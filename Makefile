@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEV := .venv/.ready-dev
 
-# The tests start many interpreters; without bytecode on disk each one would compile all of Daybook.
+# The tests start many interpreters; without bytecode on disk, each would compile all of Daybook.
 unexport PYTHONDONTWRITEBYTECODE
 
 # The environment contains absolute paths, so rebuild it if its folder was moved or copied.
@@ -34,7 +34,7 @@ $(DEV): requirements.lock requirements-dev.lock pyproject.toml
 up: $(READY) ## start everything and run the example job
 	@$(BIN)/daybook up $(ARGS)
 
-# Three processes keep two cores busy, because many tests spend time waiting.
+# Three processes keep two cores busy, because many tests mostly wait.
 PYTEST = $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: $(DEV) ## run all but the slow tests, three files at a time (ARGS="-n 0 -x": in one process)
@@ -46,7 +46,7 @@ test-rest: $(DEV) ## run the tests that `make test` skips, and property tests wi
 test-all: $(DEV) ## run all tests
 	@$(PYTEST) $(ARGS)
 
-check: $(DEV) ## style, types, imports, lock, generated pages, site, spelling
+check: $(DEV) ## check style, types, imports, locks, generated pages, site, spelling, language
 	@.ci/check
 
 fix: $(DEV) ## fix what ruff can fix, and format

@@ -1,7 +1,7 @@
-"""Linter for words of the old dialect in docstrings, comments, messages, and Markdown without code.
+"""Linter for banned words in docstrings, comments, messages, and Markdown without code.
 
 `.ci/language.py [FILE…]` prints ``file:line: word: use …`` for each match and exits with 1 if there
-are any. Without arguments it reads all files in git, except those listed in `NOT_OURS`.
+are any. Without arguments it checks all files in git except itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 WORDS = {
     r"mend(s|ed|ing)?": "fix",
     r"zygotes?|nurser(y|ies)|nest": "run launcher, preloaded parent",
-    r"who(m)? is told|who are told": "recipients, notifications",
+    r"(is|are) told|(tells?|told) of": "recipient, notification; notify, report",
     r"who(so)?ever|whomever": "a noun: the process that …, any caller",
     r"brings?( \w+)? into agreement|brought into agreement": "reconcile",
     r"idle sessions?": "task session",
@@ -28,6 +28,9 @@ WORDS = {
     r"(the|a|this|that|each|these) rooms?": "package",
     r"doors?": "entry point",
     r"looks? after|looked after": "manage, keep",
+    r"puts? off": "delay, postpone",
+    r"to be had": "available",
+    r"warm way": "preloaded parent",
     r"takes? away|took away|taken away": "remove",
     r"lets? go( of)?": "release",
     r"what became of": "the outcome of, what happened to",
@@ -35,12 +38,12 @@ WORDS = {
     r"granted nothing|held for started": "a plain sentence",
     r"the storm|a storm": "chaos test, burst",
 }
-"""Pattern of a word, and its replacement."""
+"""Pattern of a banned word, and its replacement."""
 
 BANNED = re.compile("|".join(rf"(?P<w{i}>\b(?:{word})\b)" for i, word in enumerate(WORDS)), re.I)
 SPAN = re.compile(r"`[^`\n]*`|\]\([^)]*\)|https?://\S+")
 FENCE = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
-NOT_OURS = ("tests/", ".ci/language.py")
+EXCLUDED = (".ci/language.py",)
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
@@ -60,19 +63,19 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def found(path: Path) -> Iterator[str]:
-    """Yield a report line for each word of the dialect."""
-    instead = list(WORDS.values())
+    """Yield a report line for each banned word."""
+    replacements = list(WORDS.values())
     for number, line in prose(path):
         for match in BANNED.finditer(SPAN.sub("", line)):
-            use = instead[int(str(match.lastgroup)[1:])]
+            use = replacements[int(str(match.lastgroup)[1:])]
             yield f"{path}:{number}: {match[0]!r}: use {use}"
 
 
 def main() -> None:
-    listed = subprocess.run(
+    tracked = subprocess.run(
         ["git", "ls-files", "*.py", "*.md"], capture_output=True, text=True, check=True
     ).stdout.split()
-    paths = sys.argv[1:] or [each for each in listed if not each.startswith(NOT_OURS)]
+    paths = sys.argv[1:] or [each for each in tracked if not each.startswith(EXCLUDED)]
     lines = [line for path in paths for line in found(Path(path))]
     print("\n".join(lines))
     sys.exit(1 if lines else 0)

@@ -1,5 +1,5 @@
 """Benchmarks of what the README claims, run by one command: `python -m benchmarks`.
 
-Contract: prints Markdown on stdout, including the machine it ran on; progress goes to stderr. Each
-file measures one thing; its docstring states what is compared and how.
+Prints Markdown on stdout, including the machine it ran on; progress goes to stderr. Each file
+measures one thing; its docstring states what is compared and how.
 """

@@ -1,7 +1,6 @@
 """Entry point of `python -m benchmarks`: measures what the README claims and prints Markdown.
 
-Everything except the schedules takes almost half an hour. `--only` selects one part, `--long` adds
-the schedules. The exit code is 1 if a figure misses its target.
+All parts without `--long` take almost half an hour. The exit code is 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -14,97 +13,124 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import machine, place, start
+from benchmarks import commands, report, start, testbed
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
 
-PARTS = ("start", "worker", "jobs", "backlog", "observe", "outbox")
+PARTS = ("start", "commands", "worker", "jobs", "backlog", "observe", "outbox")
 
 
 def main(arguments: list[str]) -> int:
-    given = _read(arguments)
-    print(f"Measured on: {machine.describe()}  ")
+    options = _parse(arguments)
+    print(f"Measured on: {report.machine()}  ")
     print(f"Versions: {', '.join(f'{each} {version(each)}' for each in ('prefect', 'daybook'))}  ")
-    print(f"Begun: {SYSTEM_CLOCK.now():%Y-%m-%d %H:%M} UTC, load {_load()}\n", flush=True)
-    worse = list[str]()
-    if "start" in given.only:
+    print(f"Started: {SYSTEM_CLOCK.now():%Y-%m-%d %H:%M} UTC, load {_load()}\n", flush=True)
+    missed = list[str]()
+    if "start" in options.only:
         print("## Start times of whole processes\n")
         starts = start.measure()
         print(start.table(starts), flush=True)
-        worse += [f"slower than wanted: {command}" for command in start.missed(starts)]
-    if given.only != ["start"]:
+        missed += start.missed(starts)
+    if "commands" in options.only:
+        print("\n## Commands while `daybook up` runs\n")
+        timed = commands.measure()
+        print(commands.table(timed), flush=True)
+        missed += commands.missed(timed)
+    if set(options.only) - {"start", "commands"}:
         if sys.platform == "linux":
-            with place.home() as home:
+            with testbed.temporary_home() as home:
                 try:
-                    worse += asyncio.run(_workers(home, given))
+                    missed += asyncio.run(_measure_on_server(home, options))
                 except asyncio.CancelledError:
-                    worse.append("it was ended before its end")
+                    missed.append("the benchmark was stopped before its end")
         else:
-            print("workers are measured on Linux only: it is /proc that tells", file=sys.stderr)
-    print(f"\nEnded: {SYSTEM_CLOCK.now():%Y-%m-%d %H:%M} UTC, load {_load()}")
-    for line in worse:
-        print(f"worse than wanted: {line}", file=sys.stderr)
-    return 1 if worse else 0
+            print("without /proc, only the parts start and commands run", file=sys.stderr)
+    print(f"\nFinished: {SYSTEM_CLOCK.now():%Y-%m-%d %H:%M} UTC, load {_load()}")
+    for line in missed:
+        print(f"target missed: {line}", file=sys.stderr)
+    return 1 if missed else 0
 
 
-async def _workers(home: Home, given: argparse.Namespace) -> list[str]:
+async def _measure_on_server(home: Home, options: argparse.Namespace) -> list[str]:
+    """Measure the parts that need a Prefect server; return the missed targets."""
     # These modules import Prefect, which must not read its environment before now.
     from benchmarks import backlog, jobs, observe, outbox, worker
 
-    worse, itself = list[str](), asyncio.current_task()
-    assert itself is not None
+    missed, task = list[str](), asyncio.current_task()
+    assert task is not None
     # Cancel like Ctrl-C, so that every started process is stopped.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, itself.cancel)
-    async with place.opened(home) as at:
-        if "worker" in given.only:
-            of = worker.Plan(given.shipped, given.runs, given.burst, given.idle)
-            compared = await worker.compare(at, Path(home.path).parent, of)
-            print("\n## The worker beside Prefect's process worker\n")
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    async with testbed.start(home) as bed:
+        if "worker" in options.only:
+            plan = worker.Plan(options.shipped, options.runs, options.burst, options.idle)
+            compared = await worker.compare(bed, Path(home.path).parent, plan)
+            print("\n## The worker compared with Prefect's process worker\n")
             print(worker.table(compared), flush=True)
-            worse += worker.missed(compared)
-        if "jobs" in given.only:
-            asked = jobs.Plan(given.by_hand, 2 * given.idle, given.minutes if given.long else 0)
-            measured = await jobs.measure(at, asked)
-            print("\n## Jobs, with the ledger in it\n")
+            missed += worker.missed(compared)
+        if "jobs" in options.only:
+            minutes = options.minutes if options.long else 0
+            job_plan = jobs.Plan(options.by_hand, 2 * options.idle, minutes)
+            measured = await jobs.measure(bed, job_plan)
+            print("\n## Lateness of jobs\n")
             print(jobs.table(measured), flush=True)
-            worse += jobs.missed(measured)
-        if "backlog" in given.only:
-            drained = await backlog.measure(at, backlog.Plan(given.burst, given.backlog))
-            print("\n## A backlog beside a burst\n")
-            print(backlog.table(drained), flush=True)
-            worse += backlog.missed(drained)
-        if "observe" in given.only:
-            looked = await observe.measure(at, observe.Plan())
-            print("\n## A look at a thousand jobs\n")
-            print(observe.table(looked), flush=True)
-            worse += observe.missed(looked)
-        if "outbox" in given.only:
-            sent = await outbox.measure(at.client, Path(home.path).parent, given.callbacks, 3)
-            print("\n## Draining the outbox\n")
+            missed += jobs.missed(measured)
+        if "backlog" in options.only:
+            rates = await backlog.measure(bed, backlog.Plan(options.burst, options.backlog))
+            print("\n## A backlog compared with a burst\n")
+            print(backlog.table(rates), flush=True)
+            missed += backlog.missed(rates)
+        if "observe" in options.only:
+            observed = await observe.measure(bed, observe.Plan())
+            print("\n## Observing a thousand jobs\n")
+            print(observe.table(observed), flush=True)
+            missed += observe.missed(observed)
+        if "outbox" in options.only:
+            sent = await outbox.measure(bed.client, Path(home.path).parent, options.callbacks, 3)
+            print("\n## Dispatching the outbox\n")
             print(outbox.table(sent), flush=True)
-            worse += outbox.missed(sent)
-    return worse
+            missed += outbox.missed(sent)
+    return missed
 
 
 def _load() -> str:
     return " ".join(f"{each:.2f}" for each in os.getloadavg())
 
 
-def _read(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--only", action="append", choices=PARTS, help="a part; may be repeated")
-    parser.add_argument("--shipped", type=int, default=15, help="runs of the worker as shipped")
-    parser.add_argument("--runs", type=int, default=25, help="runs of the other workers")
-    parser.add_argument("--burst", type=int, default=50, help="runs of a burst")
-    parser.add_argument("--backlog", type=int, default=200, help="runs of a backlog")
-    parser.add_argument("--by-hand", type=int, default=30, help="runs of a job by hand")
-    parser.add_argument("--idle", type=float, default=30.0, help="seconds; jobs: twice as many")
-    parser.add_argument("--callbacks", type=int, default=10_000, help="that wait in the outbox")
-    parser.add_argument("--long", action="store_true", help="also jobs on schedule, for minutes")
-    parser.add_argument("--minutes", type=float, default=5.0, help="of --long")
-    given = parser.parse_args(arguments)
-    given.only = given.only or list(PARTS)
-    return given
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure what the README claims, and print Markdown.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+
+    def add(option: str, kind: type, default: float, text: str) -> None:
+        parser.add_argument(option, type=kind, default=default, metavar="N", help=text)
+
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=PARTS,
+        default=argparse.SUPPRESS,
+        help="measure only this part; may be repeated",
+    )
+    add("--shipped", int, 15, "worker: runs of Prefect's worker as shipped")
+    add("--runs", int, 25, "worker: runs of each other worker")
+    add("--burst", int, 50, "worker, backlog: runs in a burst")
+    add("--idle", float, 30.0, "seconds of idling; jobs: twice as many")
+    add("--by-hand", int, 30, "jobs: runs requested by hand")
+    parser.add_argument(
+        "--long",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="jobs: also measure scheduled jobs",
+    )
+    add("--minutes", float, 5.0, "jobs: minutes of scheduled jobs with --long")
+    add("--backlog", int, 200, "backlog: runs in the backlog")
+    add("--callbacks", int, 10_000, "outbox: callbacks to send")
+    options = parser.parse_args(arguments)
+    options.only = getattr(options, "only", list(PARTS))
+    options.long = getattr(options, "long", False)
+    return options
 
 
 if __name__ == "__main__":

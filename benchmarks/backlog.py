@@ -10,26 +10,22 @@ costs more if more runs wait; it should not.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlmodel import col, select
 
-from benchmarks.figures import head, row, short
-from benchmarks.place import LOOK, Place
-from daybook import repository
-from daybook.agents import documents
+from benchmarks.report import header, progress, row, short
+from benchmarks.testbed import POLL_INTERVAL_SECONDS, Testbed
 from daybook.api import jobs, runs
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import RunRow
-from daybook.operations import worker as ours
 
-JOBS = 5
+JOB_COUNT = 5
 CONCURRENCY = 8
-ASKED_AT_ONCE = 4
-LEAST_RATIO = 0.8
+CONCURRENT_REQUESTS = 4
+TARGET_RATIO = 0.8
 STANDSTILL_SECONDS = 60.0
 
 
@@ -42,104 +38,97 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Runs per second, and the seconds from the first start to the last end."""
+class Result:
+    """Seconds from the first start to the last end, and the rates in runs per second."""
 
     plan: Plan
     burst_seconds: float
     backlog_seconds: float
 
     @property
-    def burst(self) -> float:
+    def burst_rate(self) -> float:
         return self.plan.burst / self.burst_seconds
 
     @property
-    def backlog(self) -> float:
+    def backlog_rate(self) -> float:
         return self.plan.backlog / self.backlog_seconds
 
     @property
     def ratio(self) -> float:
-        return self.backlog / self.burst
+        return self.backlog_rate / self.burst_rate
 
 
-async def measure(place: Place, plan: Plan) -> Measured:
-    """Prepare this Prefect as `daybook up` does, and measure both."""
-    await repository.load_entry_point("blocks/__init__.py").register(place.client)
-    await ours.ensure_pool(place.client)
-    await documents.ensure_default(place.client)
-    names = [f"backlog-{number}" for number in range(JOBS)]
+async def measure(bed: Testbed, plan: Plan) -> Result:
+    await bed.prepare()
+    names = [f"backlog-{number}" for number in range(JOB_COUNT)]
     for name in names:
         fields = {"prompt": "What is on today?", "session": "new", "policy": {"overlap": "allow"}}
         await jobs.add({"name": name, "on_demand": True, **fields})
-    environment = ours.environment(place.home, place.here)
-    environment["DAYBOOK_MAX_CONCURRENT"] = str(CONCURRENCY)
-    command = ours.command(place.home, limit=CONCURRENCY, name="backlog")
-    async with place.worker(command, environment) as worker:
+    command, environment = bed.worker_command("backlog", CONCURRENCY)
+    async with bed.worker(command, environment) as worker:
         await runs.run(names[0], wait=True)  # do the imports of the first run now
-        _say(f"burst of {plan.burst}")
-        burst = await _drained(await _asked(names, plan.burst))
-        await worker.quiet()
-    _say(f"backlog of {plan.backlog}")
-    asked = await _asked(names, plan.backlog)
-    async with place.worker(command, environment):
-        backlog = await _drained(asked)
-    return Measured(plan, burst, backlog)
+        progress(f"burst of {plan.burst}")
+        burst = await _wait_for_all(await _request(names, plan.burst))
+        await worker.wait_idle()
+    progress(f"backlog of {plan.backlog}")
+    requested = await _request(names, plan.backlog)
+    async with bed.worker(command, environment):
+        backlog = await _wait_for_all(requested)
+    return Result(plan, burst, backlog)
 
 
-async def _asked(names: Sequence[str], count: int) -> list[str]:
+async def _request(names: Sequence[str], count: int) -> list[str]:
     """Request ``count`` runs, of each job in turn; return their ids."""
-    at_once = asyncio.Semaphore(ASKED_AT_ONCE)
+    limit = asyncio.Semaphore(CONCURRENT_REQUESTS)
 
-    async def ask(number: int) -> str:
-        async with at_once:
-            return str((await runs.run(names[number % len(names)]))["id"])
+    async def request(number: int) -> str:
+        async with limit:
+            return str((await runs.run(names[number % len(names)])).id)
 
-    return await asyncio.gather(*map(ask, range(count)))
+    return await asyncio.gather(*map(request, range(count)))
 
 
-async def _drained(ids: Sequence[str]) -> float:
-    """Wait until all have ended; return the seconds from the first start to the last end."""
+async def _wait_for_all(ids: Sequence[str]) -> float:
+    """Wait until all runs have ended; return the seconds from the first start to the last end."""
     loop = asyncio.get_running_loop()
     left, since = len(ids), loop.time()
     async with open_ledger() as ledger:
         while True:
             async with ledger.read() as session:
-                of_ids = select(RunRow).where(col(RunRow.id).in_(ids))
-                rows = (await session.execute(of_ids)).scalars().all()
+                query = select(RunRow).where(col(RunRow.id).in_(ids))
+                rows = (await session.execute(query)).scalars().all()
             now_left = sum(each.state not in TERMINAL for each in rows)
             if not now_left:
                 break
             if now_left < left:
                 left, since = now_left, loop.time()
             elif loop.time() - since > STANDSTILL_SECONDS:
-                raise RuntimeError(f"{left} runs are left, and none ended for a minute")
-            await asyncio.sleep(LOOK)
-    if wrong := {each.status for each in rows} - {Status.SUCCEEDED.value}:
-        raise RuntimeError(f"some runs ended as {', '.join(sorted(wrong))}")
+                raise RuntimeError(
+                    f"{left} runs are left, and none ended for {STANDSTILL_SECONDS:g} seconds"
+                )
+            await asyncio.sleep(POLL_INTERVAL_SECONDS)
+    if outcomes := {each.status for each in rows} - {Status.SUCCEEDED.value}:
+        raise RuntimeError(f"some runs ended as {', '.join(sorted(outcomes))}")
     started = [each.started_at for each in rows if each.started_at is not None]
     finished = [each.finished_at for each in rows if each.finished_at is not None]
     return float((max(finished) - min(started)).total_seconds())
 
 
-def table(measured: Measured) -> str:
-    """Return the figures as Markdown."""
-    plan = measured.plan
+def table(result: Result) -> str:
+    plan = result.plan
+    burst = f"burst of {plan.burst} at concurrency {CONCURRENCY}"
     return "\n".join(
         [
-            head("what", "runs per second", "wanted"),
-            row(f"burst of {plan.burst} at concurrency {CONCURRENCY}", short(measured.burst), ""),
-            row(f"backlog of {plan.backlog} over {JOBS} jobs", short(measured.backlog), ""),
-            row("… of the burst's rate", short(measured.ratio), f"≥ {LEAST_RATIO}"),
+            header("what", "runs per second", "target"),
+            row(burst, short(result.burst_rate), ""),
+            row(f"backlog of {plan.backlog}, {JOB_COUNT} jobs", short(result.backlog_rate), ""),
+            row("ratio of the rates", short(result.ratio), f"≥ {TARGET_RATIO}"),
         ]
     )
 
 
-def missed(measured: Measured) -> list[str]:
+def missed(result: Result) -> list[str]:
     """Return the missed targets."""
-    if measured.ratio >= LEAST_RATIO:
+    if result.ratio >= TARGET_RATIO:
         return []
-    return [f"a backlog drains at {measured.ratio:.2f} of a burst's rate, wanted {LEAST_RATIO}"]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    return [f"backlog: {result.ratio:.2f} of a burst's rate, target ≥ {TARGET_RATIO}"]

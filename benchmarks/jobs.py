@@ -1,238 +1,222 @@
-"""Lateness of Daybook's jobs, with the ledger included, and the cost of an idle worker.
+"""Lateness of Daybook's jobs, and the cost of an idle worker.
 
 By hand: `daybook.api.runs.run` in this process, at random moments. The lateness is the seconds from
 `scheduled_for`, the instant of the request, to `started_at`, when the agent is called. The agent is
-the offline one. Then the worker and the parent of its runs' processes are measured while idle.
+the offline one. Then the idle worker is measured, together with the preloaded parent of its runs.
 
-On schedule, if requested: jobs that are due every `EVERY` seconds, their anchors spread evenly, for
-some minutes. A run's lateness is `started_at` less its due time, less the time for which Prefect
-shows it as waiting for a slot.
+On schedule, if requested: jobs that are due every `INTERVAL_SECONDS`, their anchors spread evenly,
+for some minutes. A run's lateness is `started_at` less its due time, less the time for which
+Prefect shows it as waiting for a slot.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-import sys
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
 from statistics import median
 from uuid import UUID
 
+from sqlmodel import col, select
+
 from benchmarks import usage
-from benchmarks.figures import head, row, short, worst, worst_is
-from benchmarks.place import Place, Spent, Worker
-from daybook import repository
-from daybook.agents import documents
+from benchmarks.report import header, p99, p99_label, progress, row, short
+from benchmarks.testbed import Cost, Testbed, Worker
 from daybook.api import jobs, runs
 from daybook.clock import SYSTEM_CLOCK
-from daybook.jobs import store as stored
+from daybook.jobs import store
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import RunRow
-from daybook.operations import worker as ours
 from daybook.prefect import states as prefect_states
 from daybook.schedules.due import between
 
-MANY = 20
-EVERY = 20
-LEAD = timedelta(seconds=15)
+JOB_COUNT = 20
+INTERVAL_SECONDS = 20
+WARM_UP = timedelta(seconds=15)
 """Time between the last job's addition and the first due time that counts."""
-LAST = 30.0
-"""Seconds in which the last runs may end."""
+LAST_RUNS_SECONDS = 30.0
+"""Time in which the last runs may end."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Number of manual triggers, seconds of idling, minutes of schedules (0: none)."""
+    """Runs requested by hand, seconds of idling, minutes of scheduled jobs (0: none)."""
 
     by_hand: int = 30
-    idle: float = 60.0
+    idle_seconds: float = 60.0
     minutes: float = 0.0
 
 
 @dataclass
-class Measured:
-    """Seconds of lateness by hand and the cost of such a run; cost and memory while idle.
+class Result:
+    """Seconds of lateness by hand, the cost of such a run, and the cost of idling.
 
-    The memory is in bytes (PSS).
+    ``idle_memory`` is in bytes (PSS).
     """
 
     by_hand: list[float]
-    run: Spent
-    idle: Spent
+    run: Cost
+    idle: Cost
     idle_memory: int
     scheduled: Scheduled | None = None
 
 
 @dataclass
 class Scheduled:
-    """Of ``due`` due times: the seconds of lateness of those that ran.
+    """Outcomes of ``due`` due times.
 
-    Also the seconds of waiting for those that had to wait for a slot; ``others`` counts the
-    outcomes of the rest.
+    ``lateness`` has the seconds of those that ran, ``waits`` the seconds for which some of them
+    waited for a slot, and ``not_run`` the outcomes of the rest.
     """
 
     due: int
-    spent: Spent
+    cost: Cost
     lateness: list[float] = field(default_factory=list)
-    waited: list[float] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+    not_run: list[str] = field(default_factory=list)
 
     @property
     def early(self) -> int:
         return sum(each < 0 for each in self.lateness)
 
 
-async def measure(place: Place, plan: Plan) -> Measured:
-    """Prepare this Prefect as `daybook up` does, and measure."""
-    await repository.load_entry_point("blocks/__init__.py").register(place.client)
-    await ours.ensure_pool(place.client)
-    await documents.ensure_default(place.client)
-    environment = ours.environment(place.home, place.here)
-    environment["DAYBOOK_MAX_CONCURRENT"] = str(MANY)
-    command = ours.command(place.home, limit=MANY, name="jobs")
-    async with place.worker(command, environment) as worker:
+async def measure(bed: Testbed, plan: Plan) -> Result:
+    await bed.prepare()
+    async with bed.worker(*bed.worker_command("jobs", JOB_COUNT)) as worker:
         await jobs.add({"name": "by-hand", "prompt": "What is on today?", "on_demand": True})
-        _say(f"by hand: first run after {await _by_hand():.3f} s")
-        before, by_hand = await place.spent(worker), list[float]()
+        progress(f"by hand: first run after {await _run_by_hand():.3f} s")
+        before, by_hand = await bed.cost(worker), list[float]()
         for number in range(plan.by_hand):
-            await worker.quiet()
+            await worker.wait_idle()
             await asyncio.sleep(random.uniform(0, 2))
-            by_hand.append(await _by_hand())
-            _say(f"by hand: run {number + 1} of {plan.by_hand}: {by_hand[-1]:.3f} s")
-        await worker.quiet()
-        spent = (await place.spent(worker)).since(before)
+            by_hand.append(await _run_by_hand())
+            progress(f"by hand: run {number + 1} of {plan.by_hand}: {by_hand[-1]:.3f} s")
+        await worker.wait_idle()
+        cost = (await bed.cost(worker)).since(before)
         await asyncio.sleep(2.0)
-        _say(f"idle for {plan.idle:g} s")
-        idle = await place.spent_idle(worker, plan.idle)
-        run = spent.per_run(plan.by_hand, idle)
-        measured = Measured(by_hand, run, idle, usage.memory(worker.pid))
+        progress(f"idle for {plan.idle_seconds:g} s")
+        idle = await bed.idle_cost(worker, plan.idle_seconds)
+        run = cost.per_run(plan.by_hand, idle)
+        result = Result(by_hand, run, idle, usage.memory(worker.pid))
         if plan.minutes:
-            measured.scheduled = await _scheduled(place, worker, timedelta(minutes=plan.minutes))
-    return measured
+            result.scheduled = await _run_scheduled(bed, worker, timedelta(minutes=plan.minutes))
+    return result
 
 
-async def _by_hand() -> float:
+async def _run_by_hand() -> float:
+    """Request a run and wait for it; return its lateness in seconds."""
     run = await runs.run("by-hand", wait=True)
-    if run["status"] != "succeeded":
-        raise RuntimeError(f"{run['status']}: {run['reason']} {run['error']}")
-    return _instant(run["started_at"]) - _instant(run["scheduled_for"])
+    if run.status != "succeeded":
+        raise RuntimeError(f"{run.status}: {run.reason} {run.error}")
+    assert run.started_at is not None
+    return (run.started_at - run.scheduled_for).total_seconds()
 
 
-def _instant(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
-
-
-async def _scheduled(place: Place, worker: Worker, lasts: timedelta) -> Scheduled:
-    begin = SYSTEM_CLOCK.now().replace(microsecond=0) + timedelta(seconds=2)
-    for number in range(MANY):
+async def _run_scheduled(bed: Testbed, worker: Worker, duration: timedelta) -> Scheduled:
+    start = SYSTEM_CLOCK.now().replace(microsecond=0) + timedelta(seconds=2)
+    for number in range(JOB_COUNT):
         # An interval counts from the moment of its addition.
-        step = timedelta(seconds=number * EVERY / MANY)
-        await SYSTEM_CLOCK.wait_until(begin + step)
-        name = f"scheduled-{number + 1}"
-        await jobs.add({"name": name, "prompt": "What is on today?", "every": f"{EVERY}s"})
-    first, before = SYSTEM_CLOCK.now() + LEAD, await place.spent(worker)
-    last = first + lasts
-    _say(f"{MANY} jobs every {EVERY} s until {last:%H:%M:%S} UTC")
+        offset = timedelta(seconds=number * INTERVAL_SECONDS / JOB_COUNT)
+        await SYSTEM_CLOCK.wait_until(start + offset)
+        name, interval = f"scheduled-{number + 1}", f"{INTERVAL_SECONDS}s"
+        await jobs.add({"name": name, "prompt": "What is on today?", "every": interval})
+    first, before = SYSTEM_CLOCK.now() + WARM_UP, await bed.cost(worker)
+    last = first + duration
+    progress(f"{JOB_COUNT} jobs every {INTERVAL_SECONDS} s until {last:%H:%M:%S} UTC")
     await SYSTEM_CLOCK.wait_until(last)
-    spent = (await place.spent(worker)).since(before)
-    await asyncio.sleep(LAST)
-    return await _judged(place, first, last, spent)
+    cost = (await bed.cost(worker)).since(before)
+    await asyncio.sleep(LAST_RUNS_SECONDS)
+    return await _outcomes(bed, first, last, cost)
 
 
-async def _judged(place: Place, first: datetime, last: datetime, spent: Spent) -> Scheduled:
-    """Return the outcome of each due time from ``first`` to ``last``."""
-    from sqlmodel import col, select
-
+async def _outcomes(bed: Testbed, first: datetime, last: datetime, cost: Cost) -> Scheduled:
+    """Return the outcomes of the due times from ``first`` to ``last``."""
     async with open_ledger() as ledger, ledger.read() as session:
         rows = (await session.execute(select(RunRow).where(col(RunRow.due) >= first))).scalars()
         by_due = {(each.job_id, each.due): each for each in rows}
-        every = await stored.all_jobs(session)
+        every_job = await store.all_jobs(session)
     before_first = first - timedelta(microseconds=1)
-    wanted = [
-        (each.id, due) for each in every for due in between(each.job.schedule, before_first, last)
+    due_times = [
+        (each.id, due)
+        for each in every_job
+        for due in between(each.job.schedule, before_first, last)
     ]
-    found = Scheduled(len(wanted), spent)
-    for key in wanted:
-        run = by_due.get(key)
+    scheduled = Scheduled(len(due_times), cost)
+    for due_time in due_times:
+        run = by_due.get(due_time)
         if run is None or run.started_at is None:
-            found.others.append("no row" if run is None else f"{run.status} {run.reason}")
+            scheduled.not_run.append("no row" if run is None else f"{run.status} {run.reason}")
             continue
-        waited = await _waited(place, run)
-        if waited:
-            found.waited.append(waited)
-        found.lateness.append((run.started_at - run.due).total_seconds() - waited)
-    return found
+        wait = await _slot_wait(bed, run)
+        if wait:
+            scheduled.waits.append(wait)
+        scheduled.lateness.append((run.started_at - run.due).total_seconds() - wait)
+    return scheduled
 
 
-async def _waited(place: Place, run: RunRow) -> float:
-    """Return the seconds after its due time that Prefect showed as waiting for a slot."""
-    states = await place.client.read_flow_run_states(UUID(run.flow_run_id))
+async def _slot_wait(bed: Testbed, run: RunRow) -> float:
+    """Return the seconds after its due time for which Prefect showed it as waiting for a slot."""
+    states = await bed.client.read_flow_run_states(UUID(run.flow_run_id))
     states.sort(key=lambda each: each.timestamp)
-    waited = 0.0
-    for state, after in pairwise(states):
+    wait = 0.0
+    for state, following in pairwise(states):
         if state.name == prefect_states.WAITING_NAME:
             since = max(state.timestamp.timestamp(), run.due.timestamp())
-            waited += max(0.0, after.timestamp.timestamp() - since)
-    return waited
+            wait += max(0.0, following.timestamp.timestamp() - since)
+    return wait
 
 
-def table(measured: Measured) -> str:
-    """Return the figures as Markdown."""
-    by_hand = measured.by_hand
-    run, idle = measured.run, measured.idle
+def table(result: Result) -> str:
+    by_hand, run, idle = result.by_hand, result.run, result.idle
     lines = [
-        head("what", "measured", "wanted"),
+        header("what", "measured", "target"),
         _row(f"by hand: lateness, median of {len(by_hand)}", median(by_hand), "s", "< 0.4 s"),
-        _row(f"… {worst_is(by_hand)}", worst(by_hand), "s"),
-        _row("… CPU of worker and its processes, a run", run.worker, "s"),
-        _row("… CPU of the server, a run", run.server, "s"),
-        _row("… what else ran on the machine", run.others / run.seconds, "cores"),
+        _row(f"… {p99_label(by_hand)}", p99(by_hand), "s"),
+        _row("… CPU of the worker and its processes per run", run.worker, "s"),
+        _row("… CPU of the server per run", run.server, "s"),
+        _row("… other load on the machine", run.others / run.seconds, "cores"),
         _row("idle: CPU of worker and parent", _percent(idle), "% of a core", "< 2 %"),
-        _row("… memory of both (PSS)", measured.idle_memory / 1e6, "MB", "< 250 MB"),
+        _row("… memory of both (PSS)", result.idle_memory / 1e6, "MB", "< 250 MB"),
     ]
-    if (on := measured.scheduled) is not None and on.lateness:
-        late, spent = on.lateness, on.spent
-        what = f"on schedule, {MANY} jobs every {EVERY} s: "
+    if (scheduled := result.scheduled) is not None and scheduled.lateness:
+        lateness, waits, cost = scheduled.lateness, scheduled.waits, scheduled.cost
+        label = f"on schedule, {JOB_COUNT} jobs every {INTERVAL_SECONDS} s: due times that ran"
         lines += [
-            row(f"{what}ran, of the due times", f"{len(late)} of {on.due}", "all"),
-            row("… began early", str(on.early), "0"),
-            _row("… lateness, median", median(late), "s", "< 0.3 s"),
-            _row(f"… {worst_is(late)}", worst(late), "s", "< 1.5 s"),
-            row("… had to wait for a slot", f"{len(on.waited)}, {sum(on.waited):.1f} s in all", ""),
-            _row("… what else ran on the machine", spent.others / spent.seconds, "cores"),
+            row(label, f"{len(lateness)} of {scheduled.due}", "all"),
+            row("… that ran early", str(scheduled.early), "0"),
+            _row("… lateness, median", median(lateness), "s", "< 0.3 s"),
+            _row(f"… lateness, {p99_label(lateness)}", p99(lateness), "s", "< 1.5 s"),
+            row("… that waited for a slot", f"{len(waits)}, {sum(waits):.1f} s in all", ""),
+            _row("… other load on the machine", cost.others / cost.seconds, "cores"),
         ]
     return "\n".join(lines)
 
 
-def missed(measured: Measured) -> list[str]:
+def missed(result: Result) -> list[str]:
     """Return the missed targets."""
-    bounds = [
-        ("by hand, median seconds", median(measured.by_hand), 0.4),
-        ("idle: % of a core", _percent(measured.idle), 2.0),
-        ("idle: MB", measured.idle_memory / 1e6, 250.0),
+    limits = [
+        ("by hand, median seconds", median(result.by_hand), 0.4),
+        ("idle: % of a core", _percent(result.idle), 2.0),
+        ("idle: MB", result.idle_memory / 1e6, 250.0),
     ]
     found = list[str]()
-    if (on := measured.scheduled) is not None:
-        if on.early or on.others or not on.lateness:
-            found.append(f"on schedule: {on.early} early, not run: {on.others}")
-        if on.lateness:
-            bounds += [
-                ("on schedule, median seconds", median(on.lateness), 0.3),
-                ("on schedule, p99 seconds", worst(on.lateness), 1.5),
+    if (scheduled := result.scheduled) is not None:
+        if scheduled.early or scheduled.not_run or not scheduled.lateness:
+            found.append(f"on schedule: {scheduled.early} early, not run: {scheduled.not_run}")
+        if scheduled.lateness:
+            limits += [
+                ("on schedule, median seconds", median(scheduled.lateness), 0.3),
+                ("on schedule, p99 seconds", p99(scheduled.lateness), 1.5),
             ]
-    worse = (each for each in bounds if each[1] >= each[2])
-    return found + [f"{what}: {value:.3g}, wanted < {most}" for what, value, most in worse]
+    over = (each for each in limits if each[1] >= each[2])
+    return found + [f"{what}: {value:.3g}, target < {limit}" for what, value, limit in over]
 
 
-def _percent(idle: Spent) -> float:
+def _percent(idle: Cost) -> float:
     return 100 * idle.worker / idle.seconds
 
 
-def _row(what: str, value: float, unit: str, wanted: str = "") -> str:
-    return row(what, f"{short(value)} {unit}", wanted)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _row(what: str, value: float, unit: str, target: str = "") -> str:
+    return row(what, f"{short(value)} {unit}", target)

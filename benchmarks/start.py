@@ -1,8 +1,8 @@
-"""Duration of a command as a whole process, from its start to its end.
+"""Duration of a command as a whole process, from its start to its exit.
 
-Compared with `prefect version`, the least that Prefect's own command line does. The commands take
+The baseline is `prefect version`, the least that Prefect's own command line does. The commands take
 turns (A B C D, A B C D, …), so that other load on the machine affects all of them alike; the first
-turn only warms the caches. The median of the others counts.
+turn only warms the caches. The result is the median of the other turns.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from benchmarks.report import header, progress, row
 from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 
 TURNS = 7
-JOBS = 200
+JOB_COUNT = 200
 
 
 @dataclass
 class Command:
-    """One command: its label, its arguments, the target ratio, the measured seconds."""
+    """A command; ``target`` is how many times faster than the baseline it has to be."""
 
-    shown: str
+    label: str
     arguments: list[str]
-    wanted: float | None = None
+    target: float = 0
     seconds: list[float] = field(default_factory=list)
 
     @property
@@ -47,7 +48,7 @@ def commands() -> list[Command]:
     schedule = ["next", "--cron", "0 9 * * 1-5", "--tz", "Europe/Berlin"]
     return [
         Command("`prefect version`", [*prefect, "version"]),
-        Command(f"`daybook list` ({JOBS} jobs)", [*daybook, "list"], wanted=2),
+        Command(f"`daybook list` ({JOB_COUNT} jobs)", [*daybook, "list"], 2),
         Command("`daybook next --cron '0 9 * * 1-5' --tz Europe/Berlin`", [*daybook, *schedule], 6),
         Command("`daybook --help`", [*daybook, "--help"]),
     ]
@@ -57,7 +58,7 @@ def measure(turns: int = TURNS) -> list[Command]:
     """Run each command ``turns`` times in a separate home; raise if one fails."""
     measured = commands()
     with tempfile.TemporaryDirectory(prefix="daybook-bench-") as folder:
-        asyncio.run(_fill(Path(folder)))
+        asyncio.run(_add_jobs(Path(folder)))
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -65,42 +66,42 @@ def measure(turns: int = TURNS) -> list[Command]:
         }
         environment |= {"DAYBOOK_HOME": folder, "PREFECT_HOME": f"{folder}/prefect"}
         for turn in range(turns + 1):
-            print(f"start times: turn {turn} of {turns}", file=sys.stderr)
+            progress(f"start times: turn {turn} of {turns}")
             for command in measured:
-                seconds = _timed(command.arguments, environment)
+                seconds = _run(command.arguments, environment)
                 if turn > 0:
                     command.seconds.append(seconds)
     return measured
 
 
 def missed(measured: list[Command]) -> list[str]:
-    """Return the commands that are slower than their target."""
-    yardstick = measured[0].median
-    return [each.shown for each in measured if yardstick / each.median < (each.wanted or 0)]
+    """Return the missed targets."""
+    baseline = measured[0].median
+    return [
+        f"{each.label}: {baseline / each.median:.1f} × faster, target ≥ {each.target:g} ×"
+        for each in measured
+        if baseline / each.median < each.target
+    ]
 
 
 def table(measured: list[Command]) -> str:
-    """Return the measurement as Markdown."""
-    yardstick = measured[0].median
-    lines = [
-        "| command | median of "
-        f"{len(measured[0].seconds)} | fastest – slowest | against `prefect version` | wanted |",
-        "|---|---|---|---|---|",
-    ]
+    baseline = measured[0]
+    turns = f"median of {len(baseline.seconds)}"
+    lines = [header("command", turns, "fastest – slowest", "against `prefect version`", "target")]
     for each in measured:
         spread = f"{min(each.seconds):.2f} – {max(each.seconds):.2f} s"
-        ratio = f"{yardstick / each.median:.1f} × faster" if each is not measured[0] else "1"
-        wanted = f"≥ {each.wanted:g} ×" if each.wanted else ""
-        lines.append(f"| {each.shown} | {each.median:.2f} s | {spread} | {ratio} | {wanted} |")
+        ratio = f"{baseline.median / each.median:.1f} × faster" if each is not baseline else "1"
+        target = f"≥ {each.target:g} ×" if each.target else ""
+        lines.append(row(each.label, f"{each.median:.2f} s", spread, ratio, target))
     return "\n".join(lines)
 
 
-async def _fill(home: Path) -> None:
-    """Put jobs into the ledger without Prefect: listing them needs none."""
+async def _add_jobs(home: Path) -> None:
+    """Add the jobs to the ledger only: listing them needs no Prefect."""
     now = SYSTEM_CLOCK.now()
     ledger = Ledger(f"sqlite+aiosqlite:///{home / 'ledger.db'}")
     async with ledger, ledger.write() as session:
-        for number in range(JOBS):
+        for number in range(JOB_COUNT):
             job = new_job(
                 now=now,
                 prompt=f"Say what is new in project {number}.",
@@ -110,7 +111,8 @@ async def _fill(home: Path) -> None:
             await store.add(session, job, f"job-{number}", now)
 
 
-def _timed(arguments: list[str], environment: dict[str, str]) -> float:
-    begin = time.perf_counter()
+def _run(arguments: list[str], environment: dict[str, str]) -> float:
+    """Run the command; return its duration in seconds."""
+    start = time.perf_counter()
     subprocess.run(arguments, env=environment, stdout=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - begin
+    return time.perf_counter() - start

@@ -1,11 +1,11 @@
 """CPU time and memory of a process and its descendants, read from ``/proc`` (Linux).
 
-CPU time is the time of each living member plus the time of the children that it waited for; those
-have ended, so nothing counts twice. A child whose parent ended without waiting for it would be
-lost: our workers' parent adopts such orphans, and a measurement begins and ends when no run is at
-work.
+CPU time is the time of each process in the tree plus that of the exited children it waited for, so
+nothing counts twice. The time of a child without a waiting parent would be lost; therefore the
+preloaded parent of the runs adopts orphans, and a measurement starts and ends while nothing runs.
 
-Memory is the proportional set size: a page that several processes share counts once, split.
+Memory is the proportional set size (PSS): a shared page is divided between the processes that share
+it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
-_TICK = 1 / os.sysconf("SC_CLK_TCK")
-_SHARE = 20
-"""Pause between two memory readings, as a multiple of the duration of the last one: walking through
-the pages is work, and it must not slow down the measured processes.
+_TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
+_PAUSE_RATIO = 20
+"""Pause between two memory readings, as a multiple of the duration of the last one: reading the
+memory of a process is costly, and must not slow down the measured processes.
 """
 
 
@@ -31,72 +31,72 @@ class _Stat:
     seconds: float
 
 
-def family(pid: int) -> set[int]:
-    """Return ``pid`` and its descendants: living ones, and ended ones not yet waited for."""
-    return set(_family(pid))
+def process_tree(pid: int) -> set[int]:
+    """Return ``pid`` and its descendants, including exited ones that are not yet waited for."""
+    return set(_tree(pid))
 
 
 def cpu(pid: int) -> float:
-    """Return the CPU seconds of ``pid``, its family, and the children that they waited for."""
-    return sum(each.seconds for each in _family(pid).values())
+    """Return the CPU seconds of ``pid``, its descendants, and the children they waited for."""
+    return sum(each.seconds for each in _tree(pid).values())
 
 
-def machine() -> float:
-    """Return the CPU seconds of all processes and the system since the machine started."""
+def machine_cpu() -> float:
+    """Return the CPU seconds of the kernel and all processes since the machine started."""
     # user, nice, system, idle, iowait, irq, softirq, steal (after the word "cpu")
     ticks = [int(each) for each in (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]]
-    return (sum(ticks) - ticks[3] - ticks[4]) * _TICK
+    return (sum(ticks) - ticks[3] - ticks[4]) * _TICK_SECONDS
 
 
 def memory(pid: int) -> int:
-    """Return the memory of ``pid`` and its family in bytes (PSS)."""
-    return sum(_pss(each) for each in family(pid))
+    """Return the memory of ``pid`` and its descendants in bytes (PSS)."""
+    return sum(_pss(each) for each in process_tree(pid))
 
 
 class Peak:
-    """Context manager: the peak memory and process count of ``pid`` and its family."""
+    """Context manager that records the peak memory and process count of ``pid``'s process tree."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self.memory, self.processes = 0, 0
 
     async def __aenter__(self) -> Peak:
-        self._looking = asyncio.create_task(self._look())
+        self._sampler = asyncio.create_task(self._sample())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._looking.cancel()
-        await asyncio.wait({self._looking})
-        self._looking.result() if not self._looking.cancelled() else None
+        self._sampler.cancel()
+        await asyncio.wait({self._sampler})
+        self._sampler.result() if not self._sampler.cancelled() else None
 
-    async def _look(self) -> None:
+    async def _sample(self) -> None:
         while True:
-            begin = time.perf_counter()
-            self.processes = max(self.processes, len(family(self._pid)))
+            start = time.perf_counter()
+            self.processes = max(self.processes, len(process_tree(self._pid)))
             self.memory = max(self.memory, await asyncio.to_thread(memory, self._pid))
-            await asyncio.sleep(max(0.1, _SHARE * (time.perf_counter() - begin)))
+            await asyncio.sleep(max(0.1, _PAUSE_RATIO * (time.perf_counter() - start)))
 
 
-def _family(pid: int) -> dict[int, _Stat]:
-    everyone = _everyone()
-    members, heads = {pid: everyone[pid]}, [pid]
-    while heads:
-        head = heads.pop()
-        began = {p: stat for p, stat in everyone.items() if stat.parent == head}
-        heads += began.keys() - members.keys()
-        members |= began
-    return members
+def _tree(pid: int) -> dict[int, _Stat]:
+    processes = _all_processes()
+    tree, parents = {pid: processes[pid]}, [pid]
+    while parents:
+        parent = parents.pop()
+        children = {child: stat for child, stat in processes.items() if stat.parent == parent}
+        parents += children.keys() - tree.keys()
+        tree |= children
+    return tree
 
 
-def _everyone() -> dict[int, _Stat]:
+def _all_processes() -> dict[int, _Stat]:
     found = {}
     for entry in _PROC.iterdir():
         if entry.name.isdigit():
-            with suppress(OSError):  # it has ended meanwhile
+            with suppress(OSError):  # it has exited meanwhile
                 # After the name, which may contain anything: state, parent, …; utime is field 14.
                 fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
                 ticks = sum(map(int, fields[11:15]))
-                found[int(entry.name)] = _Stat(int(fields[1]), ticks * _TICK)
+                found[int(entry.name)] = _Stat(int(fields[1]), ticks * _TICK_SECONDS)
     return found
 
 
@@ -105,4 +105,4 @@ def _pss(pid: int) -> int:
         for line in (_PROC / str(pid) / "smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
-    return 0  # it has ended
+    return 0  # it has exited

@@ -1,6 +1,7 @@
-"""Prefect block types of the systems that jobs use, each with one ``get_…()`` that returns a port.
+"""Prefect block types of agents, tool servers, channels, secrets and callback destinations.
 
-`daybook up` and the deploy step of `prefect.yaml` register them; by hand, from the repository's
+Each has one method ``get_…``, which builds the object that its settings describe. `daybook up` and
+the deploy step of `prefect.yaml` register them. To register them by hand, in the repository's
 root::
 
     python -m prefect block register -m blocks
@@ -10,41 +11,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-# Relative imports, unlike in the other Prefect entry points: if another package is called `blocks`,
-# this file is loaded by its path, under another name.
-from .agents import CommandAgentBlock, ModelAgentBlock, OfflineAgentBlock
-from .channels import ChannelBlock
-from .endpoints import DestinationBlock, SecretBlock
-from .tool_servers import ToolServerBlock
+from prefect.blocks.core import Block
+
+# `register` and Prefect's own command register every block class that these modules define.
+# The imports are relative, unlike in the other Prefect entry points: if another package is called
+# `blocks`, this file is loaded by its path, under another name.
+from .agents import *  # noqa: F403
+from .channels import *  # noqa: F403
+from .endpoints import *  # noqa: F403
+from .tool_servers import *  # noqa: F403
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-__all__ = [
-    "ChannelBlock",
-    "CommandAgentBlock",
-    "DestinationBlock",
-    "ModelAgentBlock",
-    "OfflineAgentBlock",
-    "SecretBlock",
-    "ToolServerBlock",
-    "register",
-]
-
 
 async def register(client: PrefectClient | None = None) -> None:
-    """Register the block types in Prefect or update them; idempotent."""
+    """Register the block types in Prefect, or update them. A second call changes nothing."""
     from prefect.exceptions import ObjectAlreadyExists
 
-    for block in (
-        OfflineAgentBlock,
-        CommandAgentBlock,
-        ModelAgentBlock,
-        SecretBlock,
-        ToolServerBlock,
-        DestinationBlock,
-        ChannelBlock,
-    ):
+    for block in tuple(globals().values()):
+        if not Block.is_block_class(block) or not block.__module__.startswith(f"{__name__}."):
+            continue
         try:
             await block.aregister_type_and_schema(client=client)
         except ObjectAlreadyExists:  # another process has just registered it

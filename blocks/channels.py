@@ -1,4 +1,4 @@
-"""Channels as Prefect blocks, whose settings can be viewed and edited in the Prefect UI."""
+"""Prefect blocks of channels, whose settings can be viewed and edited in Prefect's UI."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from daybook.delivery.channels.base import Channel
 
 # The settings are the first base; see agents.py.
 class ChannelBlock(ChannelSettings, Block):
-    """Service that receives answers and alerts of jobs, by its apprise URL."""
+    """Service that receives the answers and alerts of jobs, given by its apprise URL."""
 
     _block_type_name = apprise.STORE.title
     _block_type_slug = apprise.STORE.slug

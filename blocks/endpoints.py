@@ -1,4 +1,4 @@
-"""Prefect blocks of secrets, bound to their hosts, and of the destinations of callbacks."""
+"""Prefect blocks of secrets, each bound to its hosts, and of the destinations of callbacks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ await SecretBlock(value="…", hosts=["api.example.org"]).asave("BLOCK_NAME")
 
 
 class DestinationBlock(DestinationSettings, Block):
-    """Receiver of callbacks: signing secret, token, timeout and number of attempts."""
+    """Receiver of callbacks, with its signing secret, token, timeout and number of attempts."""
 
     _block_type_name = destinations.STORE.title
     _block_type_slug = destinations.STORE.slug

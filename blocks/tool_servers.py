@@ -1,4 +1,4 @@
-"""Tool servers as Prefect blocks, whose settings can be viewed and edited in the Prefect UI."""
+"""Prefect blocks of tool servers, whose settings can be viewed and edited in Prefect's UI."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from daybook.tools.server_blocks import ToolServer, ToolServerSettings
 
 # The settings are the first base; see agents.py.
 class ToolServerBlock(ToolServerSettings, Block):
-    """MCP server whose tools jobs call: a program or a URL."""
+    """MCP server whose tools jobs and agents call: a program or a URL."""
 
     _block_type_name = server_blocks.STORE.title
     _block_type_slug = server_blocks.STORE.slug

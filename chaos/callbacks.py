@@ -1,7 +1,7 @@
 """Receiver of the chaos test's callbacks, outside of the killed processes, and its checks.
 
 The receiver draws its behaviour from the seed: it may answer 500, cut the connection or hang. It
-refuses each callback at most `REFUSALS` times, and none after the faults end. The accepted
+refuses each callback at most `MAX_REFUSALS` times, and none after the faults end. The accepted
 callbacks are compared with the ledger:
 
 - each outcome that is an event has a callback, accepted at least once; skipped runs have none;
@@ -36,23 +36,23 @@ EVENTS = {
     "missed": "missed",
 }
 """Event for each outcome; other outcomes are not events."""
-MOODS = {"takes it": 77, "answers 500": 12, "cuts the connection": 8, "hangs": 3}
-"""What the receiver does, with the weight of each in the draw."""
-TAKEN = "takes it"
-REFUSALS = 2
+BEHAVIOURS = {"accepts": 77, "answers 500": 12, "cuts the connection": 8, "hangs": 3}
+"""How the receiver may treat a callback, with the weight of each behaviour in the draw."""
+ACCEPTS = "accepts"
+MAX_REFUSALS = 2
 """With more, the sender would wait longer than the chaos test waits for the last outcomes."""
-HANGS = 20.0
-"""Seconds: longer than a sender waits."""
+HANG_SECONDS = 20.0
+"""Longer than a sender waits."""
 
 
 @dataclass(frozen=True)
-class Call:
-    """One request; ``how`` is what the receiver did with it."""
+class Callback:
+    """One request, and the receiver's behaviour."""
 
     path: str
     headers: dict[str, str]
     body: bytes
-    how: str
+    behaviour: str
 
     @property
     def id(self) -> str:
@@ -60,15 +60,15 @@ class Call:
 
 
 @dataclass
-class Callbacks:
-    """The calls that the receiver at ``address`` got."""
+class Receiver:
+    """A receiver at ``address``, and the callbacks that it got."""
 
     draw: random.Random
     address: str = ""
     secret: str = field(default_factory=lambda: f"whsec_{_base64(secrets.token_bytes(24))}")
-    calls: list[Call] = field(default_factory=list)
-    _moody: bool = True
-    _refused: Counter[str] = field(default_factory=Counter)
+    callbacks: list[Callback] = field(default_factory=list)
+    _refuses: bool = True
+    _refusals: Counter[str] = field(default_factory=Counter)
 
     def fields(self, job: str) -> dict[str, Any]:
         """Return the job fields that send each of its events to this receiver."""
@@ -78,41 +78,43 @@ class Callbacks:
             "on_fail": f"{self.address}/other/{job}",
         }
 
-    def be_well(self) -> None:
+    def accept_all(self) -> None:
         """Accept every request from now on."""
-        self._moody = False
+        self._refuses = False
 
     @property
-    def taken(self) -> list[Call]:
-        return [each for each in self.calls if each.how == TAKEN]
+    def accepted(self) -> list[Callback]:
+        return [each for each in self.callbacks if each.behaviour == ACCEPTS]
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Record and answer one request."""
         with suppress(OSError, asyncio.IncompleteReadError):
             first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").splitlines()
             split = (line.partition(":") for line in lines if line)
             headers = {name.lower(): value.strip() for name, _, value in split}
             body = await reader.readexactly(int(headers["content-length"]))
-            call = Call(first.split()[1], headers, body, self._mood(headers.get("webhook-id", "")))
+            behaviour = self._behaviour(headers.get("webhook-id", ""))
+            callback = Callback(first.split()[1], headers, body, behaviour)
             # Record before answering: the sender may be killed during the answer.
-            self.calls.append(call)
-            await self._answer(call, writer)
+            self.callbacks.append(callback)
+            await self._answer(callback, writer)
         writer.close()
 
-    def _mood(self, message: str) -> str:
-        (how,) = self.draw.choices(list(MOODS), list(MOODS.values()))
-        if not self._moody or how == TAKEN or self._refused[message] >= REFUSALS:
-            return TAKEN
-        self._refused[message] += 1
-        return how
+    def _behaviour(self, message_id: str) -> str:
+        (behaviour,) = self.draw.choices(list(BEHAVIOURS), list(BEHAVIOURS.values()))
+        if not self._refuses or behaviour == ACCEPTS or self._refusals[message_id] >= MAX_REFUSALS:
+            return ACCEPTS
+        self._refusals[message_id] += 1
+        return behaviour
 
-    async def _answer(self, call: Call, writer: asyncio.StreamWriter) -> None:
-        match call.how:
-            case "takes it":
+    async def _answer(self, callback: Callback, writer: asyncio.StreamWriter) -> None:
+        match callback.behaviour:
+            case "accepts":
                 status = "204 No Content"
             case "answers 500":
                 status = "500 Internal Server Error\r\nContent-Length: 0"
             case "hangs":
-                await asyncio.sleep(HANGS)
+                await asyncio.sleep(HANG_SECONDS)
                 return
             case _:
                 return
@@ -121,102 +123,116 @@ class Callbacks:
 
 
 @asynccontextmanager
-async def had(draw: random.Random) -> AsyncIterator[Callbacks]:
+async def serve(draw: random.Random) -> AsyncIterator[Receiver]:
     """Run a receiver until the context ends."""
-    callbacks, serving = Callbacks(draw), set[asyncio.Task[None]]()
+    receiver, handlers = Receiver(draw), set[asyncio.Task[None]]()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        serving.add(task)
+        handlers.add(task)
         try:
             with suppress(asyncio.CancelledError):
-                await callbacks._serve(reader, writer)
+                await receiver.handle(reader, writer)
         finally:
-            serving.discard(task)
+            handlers.discard(task)
 
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
-    callbacks.address = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    receiver.address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
-        yield callbacks
+        yield receiver
     finally:
-        listening.close()
-        for task in list(serving):
+        server.close()
+        for task in list(handlers):
             task.cancel()
-        if serving:
-            await asyncio.wait(serving)
+        if handlers:
+            await asyncio.wait(handlers)
 
 
-def wrong(callbacks: Callbacks, runs: Sequence[RunRow], outbox: Sequence[OutboxRow]) -> list[str]:
+def violations(
+    receiver: Receiver, runs: Sequence[RunRow], outbox: Sequence[OutboxRow]
+) -> list[str]:
     """Return a sentence for each difference between the callbacks and the ledger."""
-    by_run = defaultdict[str, list[tuple[Call, dict[str, Any]]]](list)
+    by_run = defaultdict[str, list[tuple[Callback, dict[str, Any]]]](list)
     found = list[str]()
-    for call in callbacks.calls:
-        told = json.loads(call.body)
-        by_run[str(told["id"])].append((call, told))
-        found += [f"{why}: {call.id} of run {told['id']}" for why in _not_so(call, told, callbacks)]
+    for callback in receiver.callbacks:
+        run = json.loads(callback.body)
+        by_run[str(run["id"])].append((callback, run))
+        found += [
+            f"{problem}: {callback.id} of run {run['id']}"
+            for problem in _inconsistencies(callback, run, receiver)
+        ]
     known = {row.id for row in runs}
     found += [f"a callback without a run in the ledger: {each}" for each in by_run.keys() - known]
     for row in runs:
-        found += [f"{why}: {row.occurrence} {row.status}" for why in _of(row, by_run[row.id])]
-    return found + _outbox(outbox, callbacks)
+        problems = _wrong_for_run(row, by_run[row.id])
+        found += [f"{problem}: {row.occurrence} {row.status}" for problem in problems]
+    return found + _wrong_in_outbox(outbox, receiver)
 
 
-def _not_so(call: Call, told: dict[str, Any], callbacks: Callbacks) -> list[str]:
-    """Return the claims of a callback about itself that are false."""
-    event, found = told["event"], list[str]()
-    if EVENTS.get(told["status"]) != event:
-        found.append(f"{event} is no event of {told['status']}")
-    if call.path.split("/")[1] != ("completed" if event == "completed" else "other"):
-        found.append(f"{event} was told to {call.path}")
-    if (call.headers.get("x-cronevent"), call.headers.get("x-cronrun-id")) != (event, told["id"]):
-        found.append("its headers say something else than its body")
-    signed = f"{call.id}.{call.headers.get('webhook-timestamp', '')}.".encode() + call.body
-    key = base64.b64decode(callbacks.secret.removeprefix("whsec_"))
+def _inconsistencies(callback: Callback, run: dict[str, Any], receiver: Receiver) -> list[str]:
+    """Return the parts of a callback that contradict each other."""
+    event, found = run["event"], list[str]()
+    if EVENTS.get(run["status"]) != event:
+        found.append(f"{event} is not the event of {run['status']}")
+    if callback.path.split("/")[1] != ("completed" if event == "completed" else "other"):
+        found.append(f"{event} was sent to {callback.path}")
+    headers = (callback.headers.get("x-cronevent"), callback.headers.get("x-cronrun-id"))
+    if headers != (event, run["id"]):
+        found.append("its headers contradict its body")
+    timestamp = callback.headers.get("webhook-timestamp", "")
+    signed = f"{callback.id}.{timestamp}.".encode() + callback.body
+    key = base64.b64decode(receiver.secret.removeprefix("whsec_"))
     signature = f"v1,{_base64(hmac.digest(key, signed, hashlib.sha256))}"
-    if signature not in call.headers.get("webhook-signature", "").split():
-        found.append("it is not signed by the secret")
+    if signature not in callback.headers.get("webhook-signature", "").split():
+        found.append("it is not signed with the secret")
     return found
 
 
-def _of(row: RunRow, had: list[tuple[Call, dict[str, Any]]]) -> list[str]:
+def _wrong_for_run(row: RunRow, received: list[tuple[Callback, dict[str, Any]]]) -> list[str]:
     """Return the errors in the callbacks of one run."""
     event, found = EVENTS.get(row.status), list[str]()
     if event is None:
-        asked = "not_requested"
-        found += ["a callback of what is no event"] * bool(had)
+        delivery = "not_requested"
+        found += ["a callback about an outcome that is no event"] * bool(received)
     else:
-        asked = "delivered"
-        taken = [told for call, told in had if call.how == TAKEN and told["status"] == row.status]
-        found += ["no callback was taken"] * (not taken)
-        before = {told["status"] for _, told in had} - {row.status}
-        if before and (before != {"unknown"} or {told["corrects"] for told in taken} != before):
-            found.append(f"callbacks of {sorted(before)} as well, and not corrected")
+        delivery = "delivered"
+        accepted = [
+            run
+            for callback, run in received
+            if callback.behaviour == ACCEPTS and run["status"] == row.status
+        ]
+        found += ["no callback was accepted"] * (not accepted)
+        others = {run["status"] for _, run in received} - {row.status}
+        if others and (others != {"unknown"} or {run["corrects"] for run in accepted} != others):
+            found.append(f"also callbacks of {sorted(others)}, and not corrected")
     ids = defaultdict[str, set[str]](set)
-    for call, told in had:
-        ids[told["status"]].add(call.id)
-    found += [f"{status} was told by {len(of)} ids" for status, of in ids.items() if len(of) > 1]
-    found += [f"its delivery is {row.delivery}"] * (row.delivery != asked)
+    for callback, run in received:
+        ids[run["status"]].add(callback.id)
+    found += [f"{status} was sent with {len(of)} ids" for status, of in ids.items() if len(of) > 1]
+    found += [f"its delivery is {row.delivery}"] * (row.delivery != delivery)
     return found
 
 
-def _outbox(outbox: Sequence[OutboxRow], callbacks: Callbacks) -> list[str]:
+def _wrong_in_outbox(outbox: Sequence[OutboxRow], receiver: Receiver) -> list[str]:
     """Return the differences between the ledger's outbox and the receiver."""
-    taken = {call.id for call in callbacks.taken}
-    told = {each.id: each for each in outbox if each.purpose == "callback"}
+    accepted = {callback.id for callback in receiver.accepted}
+    expected = {each.id: each for each in outbox if each.purpose == "callback"}
     found = [
         f"{each.status} after {each.attempts} tries: {each.key} ({each.error})"
         for each in outbox
         # An alert may be delayed for an hour and then withdrawn.
-        if each.status != "delivered" and (each.id in told or each.status == "failed")
+        if each.status != "delivered" and (each.id in expected or each.status == "failed")
     ]
     found += [
         f"delivered in the ledger, but never received: {each.key}"
-        for each in told.values()
-        if each.status == "delivered" and each.id not in taken
+        for each in expected.values()
+        if each.status == "delivered" and each.id not in accepted
     ]
-    return found + [f"came, and is not in the outbox: {each}" for each in taken - told.keys()]
+    return found + [
+        f"received, but not in the outbox: {each}" for each in accepted - expected.keys()
+    ]
 
 
-def _base64(of: bytes) -> str:
-    return base64.b64encode(of).decode()
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,4 +1,4 @@
-"""Servers and files that count the runs' effects, outside of the processes that are killed.
+"""Servers and files that count the runs' effects, outside of the killed processes.
 
 Each kind of job has an effect: a webhook's request, a tool call at an MCP server, or a line that an
 agent's program writes into a file. Each effect carries its occurrence.
@@ -23,14 +23,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
-KEY = "idempotency-key"
-LONGEST = 1.5
-"""Longest duration of an effect in seconds, so that a kill can hit the middle of one."""
-AGENT = """\
+KEY_HEADER = "idempotency-key"
+MAX_EFFECT_SECONDS = 1.5
+"""Longest duration of an effect, so that a kill can hit the middle of one."""
+AGENT_PROGRAM = """\
 #!/bin/sh
 read -r line
-printf '%s\\n' "$line" >> {book}
-sleep {nap}
+printf '%s\\n' "$line" >> {file}
+sleep {seconds}
 echo done
 """
 """Agent: reads its prompt, has its effect (one line, written at once), works, and answers."""
@@ -40,77 +40,77 @@ Message = MutableMapping[str, Any]
 
 @dataclass
 class Effects:
-    """How often each occurrence had its effect, by the occurrence's key."""
+    """Number of effects of each occurrence; agents write theirs to ``agents_file``."""
 
-    book: Path
+    agents_file: Path
     address: str
     requests: Counter[str] = field(default_factory=Counter)
 
-    def counted(self) -> Counter[str]:
-        """Count the effects of the requests and of the agents' programs."""
-        lines = self.book.read_text().splitlines() if self.book.exists() else []
+    def counts(self) -> Counter[str]:
+        """Count the effects of the requests and of the agents, by the occurrence they carried."""
+        lines = self.agents_file.read_text().splitlines() if self.agents_file.exists() else []
         return self.requests + Counter(lines)
 
-    def agent(self, folder: Path, nap: float) -> str:
-        """Return the command of an agent program."""
-        program = folder / f"agent-{nap:g}.sh"
-        program.write_text(AGENT.format(book=self.book, nap=nap))
+    def agent_command(self, folder: Path, seconds: float) -> str:
+        """Write an agent program that works for ``seconds``; return its command."""
+        program = folder / f"agent-{seconds:g}.sh"
+        program.write_text(AGENT_PROGRAM.format(file=self.agents_file, seconds=seconds))
         program.chmod(0o700)
         return str(program)
 
 
 @asynccontextmanager
-async def had(
-    folder: Path, draw: random.Random, longest: float = LONGEST
+async def serve(
+    folder: Path, draw: random.Random, max_seconds: float = MAX_EFFECT_SECONDS
 ) -> AsyncIterator[Effects]:
     """Run a server for the effects until the context ends; the agents' lines go to ``folder``.
 
-    A request's effect takes at most ``longest`` seconds.
+    The effect of a request takes at most ``max_seconds``.
     """
-    listening = socket.create_server(("127.0.0.1", 0))
-    port = listening.getsockname()[1]
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
     effects = Effects(folder / "effects", f"http://127.0.0.1:{port}")
-    server = FastMCP("counter")
+    mcp_server = FastMCP("counter")
 
-    @server.tool
+    @mcp_server.tool
     async def mark() -> str:
         """Record an effect."""
-        await asyncio.sleep(draw.uniform(0, longest))
+        await asyncio.sleep(draw.uniform(0, max_seconds))
         return "marked"
 
     async def hook(request: Request) -> Response:
-        effects.requests[request.headers[KEY]] += 1
-        await asyncio.sleep(draw.uniform(0, longest))
+        effects.requests[request.headers[KEY_HEADER]] += 1
+        await asyncio.sleep(draw.uniform(0, max_seconds))
         return PlainTextResponse("done")
 
-    tools = server.http_app(path="/")
-    application = Starlette(
-        routes=[Route("/hook", hook, methods=["POST"]), Mount("/mcp", _counted(tools, effects))],
-        lifespan=tools.lifespan,
-    )
-    config = uvicorn.Config(application, log_level="error", lifespan="on")
-    serving = uvicorn.Server(config)
-    task = asyncio.create_task(serving.serve(sockets=[listening]))
+    tools = mcp_server.http_app(path="/")
+    routes = [
+        Route("/hook", hook, methods=["POST"]),
+        Mount("/mcp", _count_tool_calls(tools, effects)),
+    ]
+    application = Starlette(routes=routes, lifespan=tools.lifespan)
+    http_server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="on"))
+    task = asyncio.create_task(http_server.serve(sockets=[listener]))
     try:
         yield effects
     finally:
-        serving.should_exit = True
+        http_server.should_exit = True
         await task
 
 
-def _counted(
+def _count_tool_calls(
     application: Callable[..., Awaitable[None]], effects: Effects
 ) -> Callable[..., Awaitable[None]]:
-    """Count the tool calls from their requests, whatever the server does with them."""
+    """Return middleware that counts tool calls as they arrive, even if the server fails them."""
 
     async def counting(scope: Message, receive: Any, send: Any) -> None:
-        async def hears() -> Message:
+        async def receive_and_count() -> Message:
             message: Message = await receive()
             if b'"tools/call"' in message.get("body", b""):
-                key = dict(scope["headers"])[KEY.encode()]
+                key = dict(scope["headers"])[KEY_HEADER.encode()]
                 effects.requests[key.decode()] += 1
             return message
 
-        await application(scope, hears, send)
+        await application(scope, receive_and_count, send)
 
     return counting

@@ -1,4 +1,4 @@
-"""Faults of the chaos test (kills, stops and cuts), drawn from a seed before it begins."""
+"""Faults of the chaos test (kills, stops and cuts), drawn from a seed before the test starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from chaos.place import Place, cut_ledger
+from chaos.cluster import Cluster, cut_ledger
 from daybook.clock import SYSTEM_CLOCK
 from daybook.processes import proc
 from daybook.processes.proc import Process
@@ -19,7 +19,7 @@ KINDS = {
     "kill a run": 5,
     "kill the parent of the runs": 2,
     "kill a worker": 3,
-    "kill a worker and all it began": 2,
+    "kill a worker and its processes": 2,
     "kill a keeper": 2,
     "kill the server": 2,
     "stop a worker": 3,
@@ -28,114 +28,119 @@ KINDS = {
     "cut the ledger": 3,
 }
 """Kinds of faults, with the weight of each in the draw."""
-EVERYTHING = "kill everything"
+KILL_EVERYTHING = "kill everything"
 """Not drawn: the only fault of a test with `--restart-after` (`chaos.restarts`)."""
-KILLS_RUNS = frozenset(KINDS) - {"kill a keeper", "stop a keeper"} | {EVERYTHING}
+KILLS_RUNS = frozenset(KINDS) - {"kill a keeper", "stop a keeper"} | {KILL_EVERYTHING}
 """Faults that may end a run in the middle of its effect, so that its outcome is unknown."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """``at`` and ``lasts`` in seconds; ``which`` in [0, 1) selects one of the living targets."""
+    """A fault ``at`` seconds after the start; ``which`` in [0, 1) selects a living target."""
 
     at: float
     kind: str
     which: float
-    lasts: float
+    duration_seconds: float
 
 
 @dataclass(frozen=True)
-class Struck:
-    """A fault that happened, from ``began`` to ``ended`` (epoch seconds), and its target."""
+class InjectedFault:
+    """A fault that happened between two instants (epoch seconds); ``target`` is empty if none."""
 
     fault: Fault
-    began: float
+    started: float
     ended: float
-    whom: str
+    target: str
 
 
-def drawn(draw: random.Random, seconds: float, count: int, longest_stop: float) -> list[Fault]:
-    """Draw ``count`` faults, each in its own part of ``seconds``, so that no part is left out."""
+def draw_faults(
+    draw: random.Random, seconds: float, count: int, longest_stop: float
+) -> list[Fault]:
+    """Draw ``count`` faults, one in each of ``count`` equal parts of ``seconds``."""
     part, faults = seconds / count, list[Fault]()
     kinds, weights = list(KINDS), list(KINDS.values())
     for number in range(count):
         (kind,) = draw.choices(kinds, weights)
         longest = {"stop the server": 10.0, "cut the ledger": 8.0}.get(kind, longest_stop)
-        lasts = draw.uniform(1.0, longest) if kind.startswith(("stop", "cut")) else 0.0
-        faults.append(Fault(part * (number + draw.random()), kind, draw.random(), lasts))
+        duration = draw.uniform(1.0, longest) if kind.startswith(("stop", "cut")) else 0.0
+        faults.append(Fault(part * (number + draw.random()), kind, draw.random(), duration))
     return faults
 
 
-async def strike(place: Place, faults: Sequence[Fault], since: float) -> list[Struck]:
+async def inject_all(
+    cluster: Cluster, faults: Sequence[Fault], since: float
+) -> list[InjectedFault]:
     """Inject all faults, each at its time after ``since`` (epoch seconds)."""
 
-    async def one(fault: Fault) -> Struck:
+    async def inject(fault: Fault) -> InjectedFault:
         await asyncio.sleep(max(0.0, since + fault.at - SYSTEM_CLOCK.now().timestamp()))
-        began = SYSTEM_CLOCK.now().timestamp()
-        whom = await _had(place, fault)
-        return Struck(fault, began, SYSTEM_CLOCK.now().timestamp(), whom)
+        started = SYSTEM_CLOCK.now().timestamp()
+        target = await _inject(cluster, fault)
+        return InjectedFault(fault, started, SYSTEM_CLOCK.now().timestamp(), target)
 
-    return list(await asyncio.gather(*(one(each) for each in faults)))
+    return list(await asyncio.gather(*(inject(each) for each in faults)))
 
 
-async def _had(place: Place, fault: Fault) -> str:
+async def _inject(cluster: Cluster, fault: Fault) -> str:
     """Inject the fault and return its target; empty if there was none."""
     match fault.kind.split():
         case ["cut", *_]:
-            await cut_ledger(place, fault.lasts)
+            await cut_ledger(cluster, fault.duration_seconds)
             return "the ledger"
         case ["stop", *_, kind]:
-            name, process = _member(place, kind, fault.which)
+            name, process = _member(cluster, kind, fault.which)
             if process is None:
                 return ""
-            return await _stopped(name, process, fault.lasts)
+            return await _stop(name, process, fault.duration_seconds)
         case ["kill", "a", "run"]:
-            process = _chosen(_runs(place), fault.which)
-            return _killed([process] if process else [], f"run {process.pid}" if process else "")
+            process = _select(_runs(cluster), fault.which)
+            return _kill([process] if process else [], f"run {process.pid}" if process else "")
         case ["kill", "the", "parent", *_]:
-            process = _chosen(_parents(place), fault.which)
-            return _killed([process] if process else [], "a parent")
+            process = _select(_parents(cluster), fault.which)
+            return _kill([process] if process else [], "a parent")
         case ["kill", "a", "worker", "and", *_]:
-            name, process = _member(place, "worker", fault.which)
-            return _killed(proc.process_tree(process) if process else [], name)
+            name, process = _member(cluster, "worker", fault.which)
+            return _kill(proc.process_tree(process) if process else [], name)
         case ["kill", *_, kind]:
-            name, process = _member(place, kind, fault.which)
-            return _killed([process] if process else [], name)
+            name, process = _member(cluster, kind, fault.which)
+            return _kill([process] if process else [], name)
     raise AssertionError(fault)
 
 
-def _member(place: Place, kind: str, which: float) -> tuple[str, Process | None]:
-    names = [name for name in place.of(kind) if place.alive(name)]
+def _member(cluster: Cluster, kind: str, which: float) -> tuple[str, Process | None]:
+    names = [name for name in cluster.names(kind) if cluster.living(name)]
     if not names:
         return "", None
     name = names[int(which * len(names))]
-    child = place.alive(name)
+    child = cluster.living(name)
     return name, child.process if child else None
 
 
-def _parents(place: Place) -> list[Process]:
-    workers = {child.pid for name in place.of("worker") if (child := place.alive(name))}
+def _parents(cluster: Cluster) -> list[Process]:
+    """Return the preloaded parents: the children of the workers."""
+    workers = {child.pid for name in cluster.names("worker") if (child := cluster.living(name))}
     return [each for each in proc.living_processes().values() if each.parent in workers]
 
 
-def _runs(place: Place) -> list[Process]:
-    parents = {each.pid for each in _parents(place)}
+def _runs(cluster: Cluster) -> list[Process]:
+    parents = {each.pid for each in _parents(cluster)}
     return [each for each in proc.living_processes().values() if each.parent in parents]
 
 
-def _chosen(those: list[Process], which: float) -> Process | None:
-    those = sorted(those, key=lambda each: each.pid)
-    return those[int(which * len(those))] if those else None
+def _select(processes: list[Process], which: float) -> Process | None:
+    processes = sorted(processes, key=lambda each: each.pid)
+    return processes[int(which * len(processes))] if processes else None
 
 
-def _killed(those: list[Process], whom: str) -> str:
-    for each in those:
+def _kill(processes: list[Process], target: str) -> str:
+    for each in processes:
         with suppress(ProcessLookupError):
             os.kill(each.pid, signal.SIGKILL)
-    return whom if those else ""
+    return target if processes else ""
 
 
-async def _stopped(name: str, process: Process, seconds: float) -> str:
+async def _stop(name: str, process: Process, seconds: float) -> str:
     with suppress(ProcessLookupError):
         os.kill(process.pid, signal.SIGSTOP)
         await asyncio.sleep(seconds)

@@ -1,4 +1,4 @@
-"""Comparison of the ledger after the chaos test with results computed without the tested code."""
+"""Comparison of the ledger after the chaos test with due times and effects counted elsewhere."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sqlalchemy import func
 from sqlmodel import col, select
 
 from chaos import callbacks, restarts
-from chaos.backlog import Backlog, Left
-from chaos.callbacks import Callbacks
-from chaos.faults import KILLS_RUNS, Struck
+from chaos.callbacks import Receiver
+from chaos.faults import KILLS_RUNS, InjectedFault
+from chaos.progress import ProgressCheck, Remaining
 from chaos.restarts import Restart
-from chaos.work import Work, is_due, seconds_until
+from chaos.workload import Workload, is_due, seconds_until
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE, Delivery
 from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow, RunRow
 from daybook.prefect import flow_runs
 from daybook.runs.claim_requests import due_key
 
-SHOWN = {
+PREFECT_STATES = {
     "succeeded": ("COMPLETED", "Completed"),
     "failed": ("FAILED", "Failed"),
     "timed_out": ("FAILED", "TimedOut"),
@@ -35,76 +35,80 @@ SHOWN = {
     "missed": ("FAILED", "Missed"),
 }
 """State type and name in Prefect for each outcome (docs/promise.md, rule 13)."""
-NOT_BEGUN = frozenset({"skipped", "missed", "cancelled"})
+NOT_STARTED = frozenset({"skipped", "missed", "cancelled"})
 FAILED = frozenset({"failed", "timed_out", "unknown"})
-_SLACK = 12.0
-"""Seconds after the end of a fault in which a run that it hit may still have started: the parent
+_SLACK_SECONDS = 12.0
+"""Time after the end of a fault in which a run that it hit may still have started: the parent
 process of a killed worker ends its runs within its grace period.
 """
 
 
 @dataclass
 class Verdict:
-    """``wrong`` lists the broken promises as sentences; the rest are numbers for the report."""
+    """``broken`` lists the broken promises as sentences; the rest are numbers for the report."""
 
     due: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     effects: int = 0
-    settled_after: float = 0.0
-    wrong: list[str] = field(default_factory=list)
-    ends: list[str] = field(default_factory=list)
-    """The ledger's messages of failed runs, for a reader: nothing has to fail in a chaos test."""
+    finished_after_seconds: float = 0.0
+    broken: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    """Errors of the failed runs, for a reader: a chaos test has no job that is meant to fail."""
 
 
-async def settled(ledger: Ledger, work: Work, slots: int) -> tuple[float, str]:
-    """Wait until each due time has its outcome, and Prefect and all recipients know it.
+async def wait_until_finished(ledger: Ledger, workload: Workload, slots: int) -> tuple[float, str]:
+    """Wait until each due time has its outcome, and Prefect and all recipients have it too.
 
-    Return the seconds it took, and the reason if it gave up. ``slots`` is the limit of concurrent
-    runs.
+    Return the seconds that it took, and the reason if the work stood still. ``slots`` is the limit
+    of concurrent runs.
     """
     loop = asyncio.get_running_loop()
-    began = loop.time()
-    backlog = Backlog(slots, began)
+    start = loop.time()
+    check = ProgressCheck(slots, start)
     while True:
         rows = await _rows(ledger)
-        lacking, _ = _counted(await _due(ledger, work), rows)
-        left = Left.of(rows, len(lacking), await _unsent(ledger))
-        if not backlog.goes_on(left, loop.time()):
-            return loop.time() - began, backlog.wrong
+        lacking, _ = _compare(await _due(ledger, workload), rows)
+        remaining = Remaining.of(rows, len(lacking), await _unsent(ledger))
+        if not check.must_wait(remaining, loop.time()):
+            return loop.time() - start, check.standstill
         await asyncio.sleep(1.0)
 
 
 async def judge(
     ledger: Ledger,
     client: PrefectClient,
-    work: Work,
+    workload: Workload,
     effects: Counter[str],
-    struck: Sequence[Struck],
+    faults: Sequence[InjectedFault],
 ) -> Verdict:
-    """Read the ledger and Prefect, and report what is wrong."""
-    rows, due = await _rows(ledger), await _due(ledger, work)
-    lacking, twice = _counted(due, rows)
+    """Check the ledger and Prefect; report the broken promises."""
+    rows, due = await _rows(ledger), await _due(ledger, workload)
+    lacking, twice = _compare(due, rows)
     found = Verdict(due=len(due), effects=sum(effects.values()))
     found.outcomes.update(row.status for row in rows for _ in range(row.count))
-    found.ends += [
+    found.failures += [
         f"{row.status}: {row.error or row.reason}" for row in rows if row.status in FAILED
     ]
-    found.wrong += [f"no outcome: {key}" for key in sorted(lacking)]
-    found.wrong += [f"two outcomes: {key}" for key in sorted(twice)]
-    found.wrong += [f"live: {_told(row)}" for row in rows if row.state in LIVE]
-    found.wrong += [
-        f"nobody asked: {_told(row)}" for row in rows if _began(row) and not _covers(row) & due
+    found.broken += [f"no outcome: {key}" for key in sorted(lacking)]
+    found.broken += [f"two outcomes: {key}" for key in sorted(twice)]
+    found.broken += [f"still live: {_describe(row)}" for row in rows if row.state in LIVE]
+    found.broken += [
+        f"started, but was not due: {_describe(row)}"
+        for row in rows
+        if _started(row) and not _covers(row) & due
     ]
-    found.wrong += _effects(rows, Counter({work.occurrence(k): n for k, n in effects.items()}))
-    found.wrong += [
-        f"unknown, and nothing died: {_told(row)}" for row in _unexplained(rows, struck)
+    effects_by_run = Counter({workload.occurrence(key): n for key, n in effects.items()})
+    found.broken += _wrong_effects(rows, effects_by_run)
+    found.broken += [
+        f"unknown, although nothing was killed: {_describe(row)}"
+        for row in _unexplained(rows, faults)
     ]
-    found.wrong += await _prefect(client, rows)
+    found.broken += await _wrong_in_prefect(client, rows)
     return found
 
 
-async def catch_ups_of(
-    ledger: Ledger, work: Work, restart: Restart, healthy_at: datetime
+async def wrong_catch_ups(
+    ledger: Ledger, workload: Workload, restart: Restart, healthy_at: datetime
 ) -> list[str]:
     """Return what is wrong with the catch-ups after everything was killed at once."""
     async with ledger.read() as session:
@@ -112,18 +116,18 @@ async def catch_ups_of(
         schedules = {
             each.job_id: each.schedule for each in (await session.execute(newest)).scalars()
         }
-    return restarts.wrong(work, schedules, await _rows(ledger), restart, healthy_at)
+    return restarts.violations(workload, schedules, await _rows(ledger), restart, healthy_at)
 
 
-async def callbacks_of(ledger: Ledger, called: Callbacks) -> list[str]:
+async def wrong_callbacks(ledger: Ledger, receiver: Receiver) -> list[str]:
     """Return what is wrong with the callbacks."""
     async with ledger.read() as session:
         outbox = (await session.execute(select(OutboxRow))).scalars().all()
-    return callbacks.wrong(called, await _rows(ledger), outbox)
+    return callbacks.violations(receiver, await _rows(ledger), outbox)
 
 
 async def _unsent(ledger: Ledger) -> int:
-    """Count the callbacks that are still to be sent, and the alerts whose time has come."""
+    """Count the callbacks that are not sent yet, and the unsent alerts that are due."""
     pending = col(OutboxRow.status) == Delivery.PENDING.value
     due = (col(OutboxRow.purpose) == "callback") | (col(OutboxRow.next_at) <= ledger.now())
     unsent = select(func.count()).select_from(OutboxRow).where(pending, due)
@@ -133,83 +137,83 @@ async def _unsent(ledger: Ledger) -> int:
 
 
 async def _rows(ledger: Ledger) -> list[RunRow]:
-    """Return all occurrences; all are due times, because no test step requests a run."""
+    """Return all occurrences; all are due times, because the test requests no run."""
     async with ledger.read() as session:
         return list((await session.execute(select(RunRow))).scalars())
 
 
-async def _due(ledger: Ledger, work: Work) -> set[str]:
-    """Return the keys of all due times: second by second, by the revision in force."""
+async def _due(ledger: Ledger, workload: Workload) -> set[str]:
+    """Return the keys of all due times, found second by second from the revisions in force."""
     async with ledger.read() as session:
-        every = select(RevisionRow).order_by(col(RevisionRow.effective_from))
+        in_order = select(RevisionRow).order_by(col(RevisionRow.effective_from))
         revisions = defaultdict[str, list[RevisionRow]](list)
-        for revision in (await session.execute(every)).scalars():
+        for revision in (await session.execute(in_order)).scalars():
             revisions[revision.job_id].append(revision)
-        gone = {
+        removed = {
             job.id: job.archived_at for job in (await session.execute(select(JobRow))).scalars()
         }
     return {
         due_key(job_id, second)
         for job_id, history in revisions.items()
         for second in seconds_until(
-            history[0].effective_from, min(work.end, gone[job_id] or work.end)
+            history[0].effective_from, min(workload.end, removed[job_id] or workload.end)
         )
         if _in_force(history, second) and is_due(_in_force(history, second), second)
     }
 
 
 def _in_force(history: list[RevisionRow], second: datetime) -> dict[str, Any]:
-    """Return the schedule in force at this second; empty while the job is off."""
-    of_then = [each for each in history if each.effective_from <= second]
-    return of_then[-1].schedule if of_then and of_then[-1].enabled else {}
+    """Return the schedule in force at this second; empty while the job is disabled."""
+    past = [each for each in history if each.effective_from <= second]
+    return past[-1].schedule if past and past[-1].enabled else {}
 
 
-def _began(row: RunRow) -> bool:
-    """Return whether the run started: false if an edit made a waiting run obsolete (skipped)."""
+def _started(row: RunRow) -> bool:
+    """Return whether the run started; an edit may have skipped a waiting run."""
     return bool(row.attempts) or row.status != "skipped"
 
 
 def _covers(row: RunRow) -> set[str]:
-    """Return the keys of the due times that a row covers; a range is stored as its two ends."""
+    """Return the keys of the due times that a row covers; one row may cover a range."""
     if row.due_to is None or row.job_id is None:
         return {row.occurrence}
     before = row.due - timedelta(seconds=1)
     return {due_key(row.job_id, second) for second in seconds_until(before, row.due_to)}
 
 
-def _counted(due: set[str], rows: Sequence[RunRow]) -> tuple[set[str], set[str]]:
+def _compare(due: set[str], rows: Sequence[RunRow]) -> tuple[set[str], set[str]]:
     """Return the due times without an outcome, and those with two."""
     count = Counter(key for row in rows for key in _covers(row) & due)
     return due - count.keys(), {key for key, times in count.items() if times > 1}
 
 
-def _effects(rows: Sequence[RunRow], effects: Counter[str]) -> list[str]:
+def _wrong_effects(rows: Sequence[RunRow], effects: Counter[str]) -> list[str]:
     by_key = {row.occurrence: row for row in rows}
     unknown = effects.keys() - by_key.keys()
     wrong = [f"an effect without a run in the ledger: {key}" for key in unknown]
     for key, row in by_key.items():
-        times = effects[key]
-        if times > row.attempts:
-            wrong.append(f"{times} effects of {row.attempts} attempts: {_told(row)}")
-        if row.status == "succeeded" and not times:
-            wrong.append(f"succeeded without an effect: {_told(row)}")
-        if row.status in NOT_BEGUN and times and not row.attempts:
-            wrong.append(f"{times} effects of what never began: {_told(row)}")
+        count = effects[key]
+        if count > row.attempts:
+            wrong.append(f"{count} effects of {row.attempts} attempts: {_describe(row)}")
+        if row.status == "succeeded" and not count:
+            wrong.append(f"succeeded without an effect: {_describe(row)}")
+        if row.status in NOT_STARTED and count and not row.attempts:
+            wrong.append(f"{count} effects of a run that never started: {_describe(row)}")
     return wrong
 
 
-def _unexplained(rows: Sequence[RunRow], struck: Sequence[Struck]) -> list[RunRow]:
-    """Return the unknown runs for which nothing died between their start and their end."""
+def _unexplained(rows: Sequence[RunRow], faults: Sequence[InjectedFault]) -> list[RunRow]:
+    """Return the unknown runs for which nothing was killed between their start and their end."""
 
     def explained(row: RunRow) -> bool:
         assert row.started_at is not None and row.finished_at is not None
-        began, ended = row.started_at.timestamp(), row.finished_at.timestamp()
+        started, finished = row.started_at.timestamp(), row.finished_at.timestamp()
         return any(
-            each.whom
+            each.target
             and each.fault.kind in KILLS_RUNS
-            and began - _SLACK <= each.ended
-            and each.began <= ended
-            for each in struck
+            and started - _SLACK_SECONDS <= each.ended
+            and each.started <= finished
+            for each in faults
         )
 
     return [
@@ -219,19 +223,19 @@ def _unexplained(rows: Sequence[RunRow], struck: Sequence[Struck]) -> list[RunRo
     ]
 
 
-async def _prefect(client: PrefectClient, rows: Sequence[RunRow]) -> list[str]:
-    """Return where Prefect shows something else than the ledger."""
-    there = await flow_runs.read(client, [row.flow_run_id for row in rows])
+async def _wrong_in_prefect(client: PrefectClient, rows: Sequence[RunRow]) -> list[str]:
+    """Return the runs whose state in Prefect does not match the ledger."""
+    found = await flow_runs.read(client, [row.flow_run_id for row in rows])
     wrong = list[str]()
     for row in rows:
-        run = there.get(row.flow_run_id or "")
+        run = found.get(row.flow_run_id or "")
         if run is None or run.state is None:
             continue  # deleted with its deployment, or it never existed
-        shown = (run.state.type.value, str(run.state.name))
-        if shown != SHOWN.get(row.status):
-            wrong.append(f"Prefect shows {shown}: {_told(row)}")
+        state = (run.state.type.value, str(run.state.name))
+        if state != PREFECT_STATES.get(row.status):
+            wrong.append(f"Prefect shows {state}: {_describe(row)}")
     return wrong
 
 
-def _told(row: RunRow) -> str:
+def _describe(row: RunRow) -> str:
     return f"{row.occurrence} {row.status} after {row.attempts} attempts ({row.reason})"

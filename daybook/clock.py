@@ -1,8 +1,8 @@
-"""Clocks: the port `Clock` and the machine's clock.
+"""Clocks: the interface `Clock`, and the machine's clock.
 
 Pure functions take instants; only the edge of a process reads a clock. Instants are timezone-aware
-``datetime`` in UTC. The ledger's clock (`daybook.ledger`) decides which runs are due; this clock is
-for the waits of a process.
+``datetime`` in UTC. The ledger's clock (`daybook.ledger`) decides which runs are due; the machine's
+clock only times waits, polls and other local steps of a process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class SystemClock:
     async def wait_until(self, instant: datetime) -> None:
         import asyncio
 
-        # A sleep may end slightly early, and the clock may be set: check again after each one.
+        # A sleep may end slightly early, and the clock may be adjusted: check again after each one.
         while (remaining := (instant - self.now()).total_seconds()) > 0:
             await asyncio.sleep(remaining)
 

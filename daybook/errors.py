@@ -1,29 +1,28 @@
-"""Errors that callers of Daybook meet, in one tree.
+"""Errors that Daybook raises to its callers, in one tree.
 
 ::
 
     DaybookError                 code, exit_code
     ├── InvalidInput             2  names the field and what to write; nothing is stored
-    │   ├── UnknownName          2  an agent (tool, channel) does not exist; lists the known ones
+    │   ├── UnknownName          2  an option or field names an agent, tool, … that does not exist
     │   ├── OutgoingRefused      2  NonRetryable: a job may not reach this address
-    │   └── Ambiguous            2  an id prefix fits more than one job or run
-    ├── NotFound                 3  the job or run that a command names does not exist
+    │   └── Ambiguous            2  a name or id prefix matches more than one job, run, …
+    ├── NotFound                 3  the job, run, … that a command names does not exist
     ├── NothingClaimable         3  no task for this task session now, with the reason
-    ├── TokenRefused             2  a task run's token is wrong or expired
-    ├── SchedulerStopped         1  a stopped task scheduler cannot be started again
+    ├── TokenRefused             2  a token does not hold its task run, or no longer does
     ├── Unreachable              4
     │   ├── PrefectUnreachable   4
-    │   │   └── PrefectRefused   4  Prefect answers and asks for another credential (401)
+    │   │   └── PrefectRefused   4  Prefect answers and denies access (401, 403)
     │   └── LedgerUnreachable    4
-    │       └── LedgerReplaced   4  its file was deleted or replaced while it was in use
+    │       └── LedgerReplaced   4  the database was deleted or replaced while it was in use
     ├── LedgerError              1
     │   ├── LedgerNewer          2  a newer program wrote the ledger
     │   ├── LedgerKeyMissing     1  this home has no key for the ledger's encrypted copies
     │   ├── CopyDamaged          1  an encrypted copy in the ledger was changed
     │   ├── IllegalTransition    1  `ledger.states` does not allow this transition
     │   └── FenceRefused         1  a writer lost its claim
-    ├── LeadershipLost           1  another process now leads the keepers
-    ├── Temporary                1  a tool cannot do it now; retry later
+    ├── LeadershipLost           1  this keeper is no longer the leader
+    ├── Temporary                1  a tool cannot do its work now; retry later
     │   └── ToolUnreachable      1  a tool's server cannot be reached or started now
     └── AgentError               1  the agent failed
         ├── AgentMisconfigured   1  NonRetryable: the operator has to change the agent
@@ -31,7 +30,7 @@
         ├── AgentTemporary       1  rate-limited, overloaded or cut off; retry later
         └── AgentTimeout         1
 
-The arguments are the ids. The class makes the message, so it is the same wherever the error is
+Each class builds the message from its arguments, so the message is the same wherever the error is
 raised. People read ``str(error)``, programs compare ``error.code``.
 """
 
@@ -45,9 +44,30 @@ MAX_ERROR_LENGTH = 2_000
 
 
 def one_line(text: object, longest: int = MAX_ERROR_LENGTH) -> str:
-    """Return text from an untrusted source as one short line, so it cannot forge log lines."""
+    """Return text from an untrusted source as one line, so it cannot forge log lines.
+
+    Characters beyond the first ``longest`` are replaced by an ellipsis.
+    """
     line = " ".join(str(text).split())
     return line if len(line) <= longest else line[:longest] + "…"
+
+
+MAX_MISSPELLED_LENGTH = 100
+"""Maximum length of a name for which `nearest_name` searches; more would take long."""
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that ``name`` probably means, in any case; None if none is similar.
+
+    Return None as well if ``name`` itself is known.
+    """
+    import difflib  # not needed unless a name is wrong
+
+    spellings = {each.casefold(): each for each in known}
+    if len(name) > MAX_MISSPELLED_LENGTH or name in spellings.values():
+        return None
+    near = difflib.get_close_matches(name.casefold(), spellings, n=1, cutoff=0.7)
+    return spellings[near[0]] if near else None
 
 
 class DaybookError(Exception):
@@ -79,22 +99,24 @@ class InvalidInput(DaybookError):
 
 
 class UnknownName(InvalidInput):
-    """An option names an agent (tool, channel) that does not exist."""
+    """An option or field names an agent, tool, channel or secret that does not exist."""
 
     code = "unknown_name"
 
     def __init__(self, field: str, name: str, known: Iterable[str], fix: str = "") -> None:
         self.name = name
         self.known = sorted(known)
-        hint = "known: " + (", ".join(self.known) or "none")
+        near = nearest_name(name, self.known)
+        hint = f'did you mean "{near}"? ' if near else ""
+        hint += "known: " + (", ".join(self.known) or "none")
         super().__init__(field, f'unknown "{name}"', f"{hint}; {fix}" if fix else hint)
 
 
 class OutgoingRefused(NonRetryable, InvalidInput):
     """A job may not reach this address; nothing was sent to it.
 
-    ``address`` is scheme, host and port, with the addresses that the host resolves to; ``rule`` is
-    the rule of `daybook.http.guard` that refused it.
+    ``address`` is scheme, host and port, with one IP address of the host if its name was resolved;
+    ``rule`` is the `daybook.http.guard.Rule` that applied.
     """
 
     code = "outgoing_refused"
@@ -106,24 +128,34 @@ class OutgoingRefused(NonRetryable, InvalidInput):
 
 
 class Ambiguous(InvalidInput):
-    """A name or id prefix that fits more than one job or run."""
+    """A name or id prefix that matches more than one job, run, task, agent or similar."""
 
     code = "ambiguous"
 
-    def __init__(self, noun: str, ref: str, fits: Iterable[str]) -> None:
-        super().__init__(noun, f'"{ref}" is ambiguous', "it matches " + ", ".join(fits))
+    def __init__(
+        self, noun: str, ref: str, fits: Iterable[str], problem: str | None = None
+    ) -> None:
+        problem = problem or f'"{ref}" is ambiguous'
+        super().__init__(noun, problem, "use one of " + ", ".join(fits))
 
 
 class NotFound(DaybookError):
-    """The job or run that a command names does not exist."""
+    """The job, run, task, agent or similar that a command names does not exist.
+
+    If one of the names in ``known`` is similar, the message asks whether it was meant.
+    """
 
     code = "not_found"
     exit_code = 3
 
-    def __init__(self, noun: str, ref: str) -> None:
+    def __init__(
+        self, noun: str, ref: str, message: str | None = None, *, known: Iterable[str] = ()
+    ) -> None:
         self.noun = noun
         self.ref = ref
-        super().__init__(f'{noun} "{ref}" not found')
+        near = nearest_name(ref, known)
+        question = f' (did you mean "{near}"?)' if near else ""
+        super().__init__((message or f'{noun} "{ref}" not found') + question)
 
 
 class NothingClaimable(DaybookError):
@@ -146,15 +178,6 @@ class TokenRefused(DaybookError):
     def __init__(self, run: str, why: str) -> None:
         self.run, self.why = run, why
         super().__init__(f"task run {run}: {why}")
-
-
-class SchedulerStopped(DaybookError):
-    """A stopped task scheduler was asked to start again."""
-
-    code = "scheduler_stopped"
-
-    def __init__(self) -> None:
-        super().__init__("a stopped task scheduler cannot start again; create a new one")
 
 
 class Unreachable(DaybookError):
@@ -181,24 +204,27 @@ class PrefectUnreachable(Unreachable):
 
 
 class PrefectRefused(PrefectUnreachable):
-    """The Prefect server at ``address`` answered 401.
+    """The Prefect server at ``address`` denied access: it answered ``status``, which is 401 or 403.
 
-    ``sent`` names the variable of the credential that was sent; empty if none was sent. ``own``
-    says that it is the server of this home's `daybook up`.
+    ``sent`` is the name of the variable whose credential was sent, empty if none was. ``own`` is
+    true for the server of this home's `daybook up`.
     """
 
     code = "prefect_refused"
 
-    def __init__(self, address: str, sent: str = "", *, own: bool = False) -> None:
+    def __init__(
+        self, address: str, sent: str = "", *, own: bool = False, status: int = 401
+    ) -> None:
         super().__init__(address)
-        self.sent = sent
-        problem = f"the credential in {sent} is wrong" if sent else "no credential was sent"
+        self.sent, self.status = sent, status
+        wrong = "is wrong" if status == 401 else "is wrong or lacks a permission"
+        problem = f"the credential in {sent} {wrong}" if sent else "no credential was sent"
         if own:
             fix = 'run `eval "$(daybook env)"` in this shell'
         else:
             fix = "set PREFECT_API_AUTH_STRING to the user:password of that server"
             fix += ", or PREFECT_API_KEY for Prefect Cloud"
-        self.args = (f"Prefect at {address} denies access (401): {problem}; {fix}",)
+        self.args = (f"Prefect at {address} denies access ({status}): {problem}; {fix}",)
 
 
 class LedgerUnreachable(Unreachable):
@@ -232,7 +258,7 @@ class LedgerError(DaybookError):
 
 
 class LedgerNewer(LedgerError):
-    """This program does not know the ledger's schema."""
+    """A newer program wrote the ledger, and this program does not know its schema."""
 
     code = "ledger_newer"
     exit_code = 2
@@ -290,16 +316,16 @@ class FenceRefused(LedgerError):
 
 
 class LeadershipLost(DaybookError):
-    """Another process leads now; the caller must write nothing more."""
+    """This process is no longer the leader; the caller must write nothing more."""
 
-    code = "lead_lost"
+    code = "leadership_lost"
 
     def __init__(self, holder: str) -> None:
         super().__init__(f"{holder} is no longer the leader")
 
 
 class Temporary(DaybookError):
-    """A Python tool did nothing because of a temporary problem, and may be called again.
+    """A tool did nothing because of a temporary problem, and may be called again.
 
     ``retry_after`` is the minimum wait in seconds, None if unknown.
     """
@@ -336,7 +362,7 @@ class AgentMisconfigured(NonRetryable, AgentError):
 
 
 class AgentFailed(AgentError):
-    """The agent ran and reported a failure; ``output`` is its output until then."""
+    """The agent failed or refused the request; ``output`` is its output until then."""
 
     code = "agent_failed"
 
@@ -348,7 +374,7 @@ class AgentFailed(AgentError):
 class AgentTemporary(AgentError):
     """The agent could not answer now and may be called again; nothing that it started still runs.
 
-    ``retry_after`` is the wait in seconds that the other side asked for, None if it asked for none.
+    ``retry_after`` is the wait in seconds that the agent's service asked for, None if none.
     """
 
     code = "agent_temporary"
@@ -359,7 +385,7 @@ class AgentTemporary(AgentError):
 
 
 class AgentTimeout(AgentError):
-    """The agent did not answer in time; it was ended, with all that it started.
+    """The agent did not answer in time; Daybook ended it with everything that it started.
 
     ``tool`` is the tool whose call was in progress; empty if there was none.
     """

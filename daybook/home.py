@@ -1,13 +1,13 @@
 """The home directory, and the Prefect server that this process uses.
 
-Prefect's own settings name its address. If they name none, this process uses the server that this
-home's `daybook up` runs, and without one Prefect's temporary server with its files under
-`<home>/prefect`. So two homes on one machine never share a server by accident. Call
+Prefect's own settings name the server's address. If they name none, this process uses the server of
+this home's `daybook up`. If that is not running, it uses Prefect's temporary server, with its files
+under `<home>/prefect`. So two homes on one machine never share a server by accident. Call
 `configure_prefect` before Prefect is imported, because Prefect reads its environment once.
 
 The server of `daybook up` requires a credential. It is stored in a file of the home that only its
-owner can read. `configure_prefect` finds it there, so it need not stand in the environment with
-which a process is started, which other processes of the same user can read in `/proc`.
+owner can read. `configure_prefect` finds it there, so it need not be in a process's initial
+environment, which other processes of the same user can read in `/proc`.
 """
 
 from __future__ import annotations
@@ -29,23 +29,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from daybook.errors import InvalidInput
-from daybook.settings import home_path
 
 CLIENT_CREDENTIAL = "PREFECT_API_AUTH_STRING"
 SERVER_CREDENTIAL = "PREFECT_SERVER_API_AUTH_STRING"
-"""Prefect's own settings: the credential that a client sends, and the one that a server requires.
-"""
+"""Prefect's settings for the credential that a client sends, and that a server requires."""
 
 
 @dataclass(frozen=True)
 class Home:
-    """Paths of one home. `make` creates the folder, readable by its owner only."""
+    """Paths of one home. `make` creates its folders."""
 
     path: Path
 
     @property
     def worker_name(self) -> str:
-        """Name of `up`'s worker in the pool: stable over restarts, different for each home."""
+        """Name of `up`'s worker in the pool: stable across restarts, different for each home."""
         mark = hashlib.sha256(str(self.path).encode()).hexdigest()[:6]
         return f"{socket.gethostname()}-{mark}"
 
@@ -56,42 +54,48 @@ class Home:
 
     @property
     def logs(self) -> Path:
-        """Output of the processes of `up`."""
+        """Folder for the output of the processes of `up`."""
         return self.path / "logs"
 
     @property
     def up_file(self) -> Path:
-        """State of the running `daybook up`: JSON with `pid`, `api_url`, `ui_url`, children."""
+        """JSON state of `daybook up` (`daybook.operations.home_lock.UpRecord`)."""
         return self.path / "up.json"
 
     @property
     def up_lock(self) -> Path:
-        """Locked (flock) for as long as a `daybook up` of this home runs."""
+        """Locked (flock) while a `daybook up` of this home runs."""
         return self.path / "up.lock"
 
     @property
+    def command_socket(self) -> Path:
+        """Socket of `up`'s command server (`daybook.cli.command_server`)."""
+        return self.path / "commands.sock"
+
+    @property
     def webhook_secret(self) -> Path:
-        """The default secret that signs callbacks: `daybook.delivery.home_secret`."""
+        """File with the default signing secret for callbacks (`daybook.delivery.home_secret`)."""
         return self.path / "webhook-secret"
 
     @property
     def credential_file(self) -> Path:
-        """The credential that the Prefect server of `up` requires, as `user:password`."""
+        """File with the credential that the Prefect server of `up` requires, as `user:password`."""
         return self.path / "prefect-credential"
 
     @property
     def browser_key_file(self) -> Path:
-        """The key that signs browser sessions: `daybook.operations.login`."""
+        """File with the key that signs browser sessions (`daybook.operations.login`)."""
         return self.path / "browser-key"
 
     def credential(self) -> str:
-        """Return the credential; empty if there is none yet."""
+        """Return the credential in `credential_file`; empty if there is none yet."""
         return _read_secret(self.credential_file)
 
     def ensure_credential(self, given: str = "") -> str:
-        """Return the credential; create it if it is missing.
+        """Return the credential in `credential_file`; create it if it is missing.
 
-        ``given`` replaces it. Raises `InvalidInput` if ``given`` cannot be sent in a header.
+        If ``given`` is not empty, it replaces the stored credential. Raises `InvalidInput` if
+        ``given`` cannot be sent in a header.
         """
         if given and not (given.isascii() and given.isprintable()):
             raise InvalidInput(
@@ -102,11 +106,11 @@ class Home:
         return given or _ensure_secret(self.credential_file, f"daybook:{secrets.token_urlsafe(32)}")
 
     def browser_key(self) -> str:
-        """Return the key that signs browser sessions; create it at first use."""
+        """Return the key that signs browser sessions; create it on first use."""
         return _ensure_secret(self.browser_key_file, secrets.token_urlsafe(32))
 
     def write_redirect_page(self, url: str) -> Path:
-        """Write a page that redirects a browser to ``url``, readable by its owner only."""
+        """Write a page, readable by its owner only, that redirects to ``url``; return its path."""
         page = self.path / "open.html"
         address = html.escape(url, quote=True)
         refresh = f'<meta http-equiv="refresh" content="0;url={address}">\n'
@@ -115,22 +119,23 @@ class Home:
 
     @property
     def ledger_key(self) -> Path:
-        """The key of the encrypted copies in the ledger: `daybook.resources.encryption`."""
+        """File with the key for the ledger's encrypted copies (`daybook.resources.encryption`)."""
         return self.path / "ledger-key"
 
     def make(self) -> Home:
         """Create the folders, readable by their owner only. An existing folder keeps its mode.
 
-        It may be a folder with other things in it. `daybook doctor` warns if others can read it.
+        Such a folder may hold other files; `daybook doctor` warns if other users can read it.
         """
         for folder in (self.path, self.prefect, self.logs):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self
 
     def running(self) -> dict[str, Any] | None:
-        """Return what the running `daybook up` of this home recorded; None if none runs.
+        """Return the state that this home's running `daybook up` wrote; None if none is running.
 
-        Empty if it runs and has not written its state yet.
+        The state is the content of `up.json`, and empty until `up` has written it. An `up` of
+        another version may omit some of its keys.
         """
         try:
             with self.up_lock.open() as lock:
@@ -143,7 +148,12 @@ class Home:
         try:
             return dict(json.loads(self.up_file.read_text()))
         except (FileNotFoundError, ValueError):
-            return {}  # it runs and has not written its state yet
+            return {}  # running, but its state is not written yet
+
+
+def home_path() -> Path:
+    """Return the home directory: `DAYBOOK_HOME`, else `~/.daybook`."""
+    return Path(os.environ.get("DAYBOOK_HOME") or "~/.daybook").expanduser().absolute()
 
 
 def current_home() -> Home:
@@ -172,14 +182,20 @@ def _configured_address() -> str:
 
 
 def configure_prefect() -> str | None:
-    """Configure Prefect, before it is imported, for the right server; return the new address.
+    """Configure Prefect for the right server, before it is imported; return the server's address.
 
-    None means that the user's own Prefect settings were left as they are, or that no server is
-    known yet (Prefect then starts a temporary one for a direct call). Also sets the credential of
-    the server that this home's `daybook up` runs, and turns off the telemetry of Prefect's client.
+    None means that the user's Prefect profile names the server, or that no server is known yet
+    (Prefect then starts a temporary one for a direct call). Also sets the credential
+    (`use_credential`), and turns off the telemetry of Prefect's client. If Prefect was imported
+    already, this changes nothing.
     """
     if "prefect" in sys.modules:
         return os.environ.get("PREFECT_API_URL")
+    return set_prefect_variables()
+
+
+def set_prefect_variables() -> str | None:
+    """Do the work of `configure_prefect`, whether Prefect was imported or not."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
     if configured := _configured_address():
         use_credential(configured)
@@ -196,10 +212,11 @@ def configure_prefect() -> str | None:
 
 
 def use_credential(address: str) -> None:
-    """Have Prefect's clients of this process send the credential of the server at ``address``.
+    """Make this process's Prefect clients send the credential of the server at ``address``.
 
     For the server of this home's `daybook up` this is the home's credential. For another server on
     this machine it is `PREFECT_SERVER_API_AUTH_STRING`, if `PREFECT_API_AUTH_STRING` is not set.
+    For any other server this changes nothing.
     """
     if is_own_server(address):
         if credential := current_home().credential():
@@ -209,16 +226,16 @@ def use_credential(address: str) -> None:
 
 
 def is_own_server(address: str) -> bool:
-    """Return whether this home's `daybook up` started ``address`` and runs it now."""
+    """Return whether this home's `daybook up` started the server at ``address`` and runs it now."""
     running = current_home().running() or {}
     own = str(running.get("api_url") or "")
     return bool(running.get("own_server") and own and _endpoint(own) == _endpoint(address))
 
 
 def forget_stopped_server() -> None:
-    """Remove the server that `daybook env` exported to this shell, if no `up` of this home runs.
+    """Unset the server that `daybook env` exported to this shell, if this home runs no `up`.
 
-    It was this home's own server, which `daybook up` starts again.
+    The exported server was the one of this home's `daybook up`, which will start it again.
     """
     credential = current_home().credential()
     if (
@@ -231,7 +248,7 @@ def forget_stopped_server() -> None:
 
 
 def without_credentials(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return ``environment`` for a process that reads the credential from the home."""
+    """Return ``environment`` without credentials, for a process that reads them from the home."""
     credentials = (CLIENT_CREDENTIAL, SERVER_CREDENTIAL)
     return {name: value for name, value in environment.items() if name not in credentials}
 
@@ -271,19 +288,27 @@ def _ensure_secret(file: Path, new: str) -> str:
 
 
 def write_private_draft(file: Path, text: str) -> Path:
-    """Write ``text`` to a new file next to ``file``, readable only by its owner, and sync it."""
+    """Write ``text`` to a new file next to ``file``, sync it, and return its path.
+
+    Only its owner can read it. ``text`` has to be ASCII. An error, such as a full disk, leaves no
+    draft.
+    """
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as writing:
-        writing.write(text)
-        writing.flush()
-        os.fsync(writing.fileno())
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as writing:
+            writing.write(text)
+            writing.flush()
+            os.fsync(writing.fileno())
+    except BaseException:
+        draft.unlink()
+        raise
     return draft
 
 
 def make_private_file(file: Path, text: str) -> None:
-    """Create ``file`` with mode 0600, completely or not at all. An existing file stays as it is."""
+    """Create ``file`` with mode 0600, completely or not at all. Keep an existing file unchanged."""
     draft = write_private_draft(file, text)
     try:
         with suppress(FileExistsError):

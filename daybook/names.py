@@ -8,7 +8,7 @@ from collections.abc import Collection
 from daybook.errors import InvalidInput
 
 MAX_NAME_LENGTH = 100
-MAX_DEFAULT_NAME_LENGTH = 50
+MAX_DEFAULT_NAME_LENGTH = 40
 
 _ZWJ = "\u200d"
 _CONTROLS = ("Cc", "Cs", "Zl", "Zp")
@@ -21,12 +21,12 @@ _BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u
 
 
 def validate_name(name: str, *, stored: bool = False) -> str:
-    """Return the name without leading or trailing spaces.
+    """Return the name without leading or trailing whitespace.
 
     Raises `InvalidInput` if it is blank or too long, or has a control character, a character that
     changes the direction of text, or no visible character: two such names could look the same. The
-    last two rules do not apply to a ``stored`` name, because a ledger can hold one that is older
-    than they are.
+    last two rules do not apply to a ``stored`` name, because a ledger may hold a name that predates
+    them.
     """
     stripped = name.strip()
     if not stripped:
@@ -39,7 +39,7 @@ def validate_name(name: str, *, stored: bool = False) -> str:
         return stripped
     if any(letter in _BIDI_CONTROLS for letter in stripped):
         raise InvalidInput(
-            "name", "has a character that changes the direction of text", "remove it"
+            "name", "contains a character that changes the text direction", "remove it"
         )
     if not any(_is_visible(letter) for letter in stripped):
         raise InvalidInput("name", "has no visible character", "write at least one letter or digit")
@@ -51,23 +51,36 @@ def _is_visible(letter: str) -> bool:
 
 
 def default_name(prompt: str) -> str:
-    """Return the first 50 characters of the prompt, with each white space as one space.
+    """Return a name from the first words of the prompt: `summarise-open-pull-requests`.
 
-    Characters are code points; a sequence that a reader sees as one character (a letter with its
-    accents, a flag, a joined emoji) is kept whole or left out.
+    It has at most 40 characters: the letters, digits and marks of any script in lower case, dots
+    and underscores inside words (`api.example.org`), and hyphens between words. A first word that
+    is longer is cut, but no character of it: a sequence that a reader sees as one character (a
+    letter with its accents) is kept whole. If the prompt has no letter and no digit, the name is
+    `job`.
     """
-    letters = "".join(
-        " " if letter.isspace() else letter
-        for letter in prompt
-        if letter.isspace()
-        or (unicodedata.category(letter) not in _CONTROLS and letter not in _BIDI_CONTROLS)
+    letters = (
+        letter if unicodedata.category(letter)[0] in "LNM" or letter in "._" else " "
+        for letter in prompt.replace("'", "").replace("\N{RIGHT SINGLE QUOTATION MARK}", "")
+        if letter not in _BIDI_CONTROLS
     )
-    name = truncate(" ".join(letters.split()), MAX_DEFAULT_NAME_LENGTH)
-    return name if any(map(_is_visible, name)) else "job"
+    words = [word.strip("._") for word in "".join(letters).lower().split()]
+    words = [word for word in words if any(map(str.isalnum, word))]
+    if not words:
+        return "job"
+    name = truncate(words[0], MAX_DEFAULT_NAME_LENGTH)
+    for word in words[1:]:
+        if len(name) + 1 + len(word) > MAX_DEFAULT_NAME_LENGTH:
+            break
+        name += f"-{word}"
+    return name
 
 
 def free_name(wanted: str, taken: Collection[str]) -> str:
-    """Return ``wanted``, with `-2`, `-3`, … if it is taken; at most 100 characters."""
+    """Return ``wanted`` or, if it is taken, the first free name with `-2`, `-3`, … added.
+
+    Such a name has at most 100 characters.
+    """
     if wanted not in taken:
         return wanted
     number = 2
@@ -80,7 +93,10 @@ def free_name(wanted: str, taken: Collection[str]) -> str:
 
 
 def truncate(text: str, length: int) -> str:
-    """Return the longest prefix of at most ``length`` code points that splits no character."""
+    """Return the longest prefix of at most ``length`` code points that splits no character.
+
+    If even the first character is longer, it is split. A shortened text has no trailing whitespace.
+    """
     if len(text) <= length:
         return text
     end = length
@@ -134,13 +150,14 @@ def _joins_hangul(before: str, letter: str) -> bool:
 
 
 MAX_LINE_LENGTH = 200
-"""Maximum length of a one-line text, such as the reason why a job is disabled."""
+"""Maximum length in characters of a one-line string, such as the reason why a job is disabled."""
 
 
 def validate_line(text: str, field: str, longest: int = MAX_LINE_LENGTH) -> str:
-    """Return ``text`` without leading or trailing spaces, if it is short and has no line break.
+    """Return ``text`` without leading or trailing whitespace.
 
-    Raises `InvalidInput`.
+    Raises `InvalidInput` if it is longer than ``longest``, or has a line break or another character
+    that is not printable.
     """
     text = text.strip()
     if len(text) > longest or not text.isprintable():

@@ -1,8 +1,8 @@
 """Owners of jobs, and the actor that a request is made for.
 
-An owner is `user` (the operator), `plugin` (a program's own), `file`, `prefect` (made in Prefect),
-or `agent:<id>`. An agent's jobs are subject to the operator's limits (`daybook.jobs.limits`) and
-the stricter address rule; the operator is responsible for all others.
+An owner is `user` (the operator), `plugin` (a program that embeds Daybook), `prefect`
+(created in Prefect), or `agent:<id>`. An agent's jobs are subject to the operator's limits
+(`daybook.jobs.limits`) and the stricter address rule; the operator is responsible for all others.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from daybook.names import validate_line
 
 USER = "user"
 PLUGIN = "plugin"
-FILE = "file"
 PREFECT = "prefect"
 AGENT_PREFIX = "agent:"
 MODEL_INTERFACES = frozenset({"mcp", "run"})
-"""Ways by which a model makes jobs: values of `Actor.via`, which a job keeps as `created_by`."""
+"""Interfaces through which a model creates jobs: values of `Actor.via`, stored as `created_by`."""
 MAX_OWNER_LENGTH = 100
 
 
@@ -41,10 +40,13 @@ def agent_id(owner: str) -> str:
 
 
 def validate_owner(owner: str, field: str = "owner") -> str:
-    """Return ``owner`` stripped of spaces, if it can own jobs. Raise `InvalidInput`."""
+    """Return ``owner`` without surrounding whitespace.
+
+    Raises `InvalidInput` if it is not `user`, `plugin` or a valid `agent:<id>`, or is too long.
+    """
     owner = owner.strip()
     name = agent_id(owner)
-    # An agent's session keys start with `<its name>:`. With a colon in its name it would get
+    # An agent's session keys start with `<its name>:`. With a colon in its name it could use
     # another agent's sessions.
     if ":" in name:
         raise InvalidInput(field, f"{owner!r} is not valid", "use an agent name without a colon")
@@ -56,16 +58,16 @@ def validate_owner(owner: str, field: str = "owner") -> str:
 
 
 def validate_user_id(user_id: str) -> str:
-    """Return ``user_id`` stripped of spaces, if it can be stored. Raise `InvalidInput`."""
+    """Return ``user_id`` without surrounding whitespace; raise the errors of `validate_line`."""
     return validate_line(user_id, "user_id", MAX_OWNER_LENGTH)
 
 
 @dataclass(frozen=True)
 class Actor:
-    """The party that a request is made for. ``via`` is the interface: `cli`, `mcp`, `api` or `run`.
+    """The owner that makes a request, and its interface, ``via``: `cli`, `mcp`, `api` or `run`.
 
-    The interface `run` stands for the tools of a run. ``user_id`` is the person that an agent or a
-    program represents, in its own naming; empty if it names none.
+    The interface `run` means the tools of a run. ``user_id`` is the id that an agent or a program
+    has for its user, or "".
     """
 
     owner: str = USER
@@ -86,13 +88,16 @@ _CURRENT: ContextVar[Actor] = ContextVar("daybook_actor", default=Actor())  # no
 
 
 def current_actor() -> Actor:
-    """Return the actor of this task; by default the operator at the command line."""
+    """Return the actor of this asyncio task; by default the operator at the command line."""
     return _CURRENT.get()
 
 
 @contextmanager
 def acting_as(actor: Actor) -> Iterator[Actor]:
-    """Work for ``actor`` inside this context, in this task and the tasks that it creates."""
+    """Make ``actor`` the current actor inside the context.
+
+    The change applies to this asyncio task, and to tasks that it creates inside the context.
+    """
     token = _CURRENT.set(actor)
     try:
         yield actor

@@ -6,8 +6,8 @@
     decorators      @daybook.tool, @daybook.listener    of imported modules; `load_plugins` imports
                                                         those in the setting `plugins`
 
-Callers of tools and listeners look both up here. A module that cannot be imported is logged once
-and does not affect the others.
+Callers of tools and listeners look both up here. A module in `plugins` that cannot be imported is
+logged once and does not affect the others.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LISTENERS = "daybook.listeners"
 """Entry point groups."""
 
 MAX_NAME_LENGTH = 200
-"""Maximum length of a name."""
+"""Maximum length of a name in characters."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,10 +54,11 @@ def tool(name: str) -> Callable[[F], F]:
         async def reindex(full: bool = False) -> str:
             "Build the index again."
 
-    The job's `params` are its arguments, by name and with their types; its docstring is the tool's
-    description; its return value is the answer, and an exception is the run's error. It is called
-    where jobs run: name its module in the setting `plugins`. Raises `InvalidInput` for an invalid
-    name, or one that another function has.
+    The function gets the job's `params` as keyword arguments of the annotated types. Its docstring
+    is the tool's description; its return value is the answer, and an exception is the run's error.
+    It is called where jobs run, so add its module to the `plugins` setting there. The decorator
+    raises `InvalidInput` for an invalid name, for the name of another tool, and for an object that
+    is not a function.
     """
 
     def register(function: F) -> F:
@@ -78,14 +79,15 @@ def listener(function: Any = None, /, *, name: str = "") -> Any:
         def log(run: dict[str, Any]) -> None:
             print(run["job"], run["status"])
 
-    It gets the run as a callback does, with its output. All listeners are called, even if one
-    fails; an exception is recorded with the run and does not change it. Each listener gets every
-    outcome at least once, even if processes die in the meantime: `run["id"]`, `run["status"]` and,
-    for a range of due times, `run["count"]` identify it. A listener is identified by ``name``, by
-    default the names of its module and function: keep it, and outcomes that were not delivered yet
-    arrive after a restart. It may be an `async def`, and has half a minute. It is called where the
-    keeper runs: name its module in the setting `plugins`. Raises `InvalidInput` for an invalid
-    name, or one that another function has.
+    The function gets the run in the format of a callback, always with its output. All listeners are
+    called, even if one fails; an exception is recorded with the run and does not change it. Each
+    listener gets every outcome at least once, even if a process dies: `run["id"]`, `run["status"]`
+    and, for a range of due times, `run["count"]` identify an outcome. A listener is identified by
+    ``name``, by default the names of its module and function: keep it, and outcomes that were not
+    delivered yet arrive after a restart. A listener may be an `async def`, and must end within 30
+    seconds. It is called where the keeper runs, so add its module to the `plugins` setting there.
+    The decorator raises `InvalidInput` for an invalid name, for the name of another listener, and
+    for an object that is not a function.
     """
 
     def register(function: F) -> F:
@@ -96,7 +98,7 @@ def listener(function: Any = None, /, *, name: str = "") -> Any:
 
 
 def qualified_name(function: Callable[..., Any]) -> str:
-    """Return the names of its module and function; for a script, the file name as the module."""
+    """Return ``<module>.<function>``; for a script, the module is its file name."""
     module = function.__module__
     if module == "__main__":
         script = getattr(sys.modules["__main__"], "__file__", None)
@@ -111,7 +113,7 @@ def _register(group: str, field: str, name: str, function: Any) -> None:
         or not name.isprintable()
         or len(name) > MAX_NAME_LENGTH
     ):
-        hint = f"use 1 to {MAX_NAME_LENGTH} printable characters, without blanks at the ends"
+        hint = f"use 1 to {MAX_NAME_LENGTH} printable characters, without spaces at the ends"
         raise InvalidInput(field, f"{name!r} is not valid", hint)
     if not callable(function) or isinstance(function, type):
         raise InvalidInput(field, f"{function!r} is not a function", "decorate a function")
@@ -127,9 +129,10 @@ def _register(group: str, field: str, name: str, function: Any) -> None:
 
 
 def installed(group: str) -> dict[str, tuple[EntryPoint, ...]]:
-    """Return the entry points of a group by name; several share a name if their objects differ.
+    """Return a mapping of each name in a group to its entry points.
 
-    They are looked up once for each import path, because a lookup costs some 40 ms.
+    A name has several entry points if their objects differ. They are looked up once for each import
+    path, because a lookup takes about 40 ms.
     """
     return _installed(group, tuple(sys.path))
 
@@ -144,7 +147,7 @@ def _installed(group: str, path: tuple[str, ...]) -> dict[str, tuple[EntryPoint,
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """For tests: start with an empty registry, and restore the previous one afterwards."""
+    """Empty the registry inside the context, and restore the previous one afterwards; for tests."""
     before = {group: dict(functions) for group, functions in _registered.items()}
     loaded, looked_up, failed = set(_loaded), set(_looked_up), dict(_failed)
     for functions in _registered.values():
@@ -166,7 +169,11 @@ def isolated() -> Iterator[None]:
 
 
 def load_plugins() -> None:
-    """Import the modules of the setting `plugins`, each once. Raises `InvalidInput`."""
+    """Import the modules of the setting `plugins`, each once.
+
+    `failed_plugins` returns those that cannot be imported. Raises `InvalidInput` for an invalid
+    setting.
+    """
     for module in filter(None, map(str.strip, settings.load().plugins.split(","))):
         if module in _loaded:
             continue
@@ -179,32 +186,35 @@ def load_plugins() -> None:
 
 
 def failed_plugins() -> dict[str, str]:
-    """Return the modules of `plugins` that could not be imported, with the reason."""
+    """Return a mapping of each module of `plugins` that could not be imported to the reason."""
     return dict(_failed)
 
 
 def find_listeners() -> None:
-    """Find the listeners of this process: import `plugins`, and look up the installed ones."""
+    """Find the listeners of this process: import `plugins`, and look up the installed ones.
+
+    Raises `InvalidInput` for an invalid setting.
+    """
     load_plugins()
     installed(LISTENERS)
     _looked_up.add(LISTENERS)
 
 
 def names(group: str) -> list[str]:
-    """Return all names of a group, sorted. Call `load_plugins` first."""
+    """Return all names of a group, installed or registered, sorted. Call `load_plugins` first."""
     return sorted({*installed(group), *_registered[group]})
 
 
 def known_names(group: str) -> list[str]:
-    """Return the names of a group that this process already knows, sorted; looks nothing up."""
+    """Return the names of a group that this process already knows, sorted, without a lookup."""
     return names(group) if group in _looked_up else sorted(_registered[group])
 
 
 def find(group: str, name: str) -> Callable[..., Any] | None:
-    """Return the function with this name; None if no function is registered under it.
+    """Return the function with this name; None if none is installed or registered.
 
-    Raises `UnusableFunction` if it cannot be loaded, is not a function, or if several have the
-    name.
+    Raises `UnusableFunction` if it cannot be loaded or is not a function, or if several functions
+    have the name.
     """
     registered = _registered[group].get(name)
     entries = installed(group).get(name, ())

@@ -1,7 +1,7 @@
 """Location of the Prefect entry points: `flows/`, `blocks/`, `deployments/` and `prefect.yaml`.
 
 They are next to the package in a checkout, and under `daybook/_repo/` in an installed wheel. No
-machine-specific path is stored anywhere: each process asks this module for its own.
+machine-specific path is stored anywhere: each process gets its own path from this module.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def root() -> Path:
 
 
 def enter() -> dict[str, str]:
-    """Change to the root and import from it first: the Prefect pull step of our deployments.
+    """Change to the root and put it first on the import path: the pull step of our deployments.
 
     In a deployment: ``pull: [{"daybook.repository.enter": {}}]``. Returns the ``directory``, as
-    Prefect's own `set_working_directory` does.
+    Prefect's own `set_working_directory` does. Raises `DaybookError` if the installation lacks it.
     """
     directory = str(root())
     os.chdir(directory)
@@ -48,9 +48,10 @@ def enter() -> dict[str, str]:
 def load_entry_point(relative: str) -> ModuleType:
     """Import a Prefect entry point by its path from the root, such as ``blocks/__init__.py``.
 
-    A package of the same name elsewhere on the path is not used, and not replaced. An entry
-    point that is already loaded, under any name, is not loaded a second time, because Prefect warns
-    if a block class is defined twice.
+    A package of the same name on the import path is not used, and not replaced. An entry point that
+    is already loaded, under any name, is not loaded a second time, because Prefect warns if a block
+    class is defined twice. Raises `DaybookError` if there is no such file, and the errors of the
+    import.
     """
     path = root() / relative
     for module in list(sys.modules.values()):

@@ -1,6 +1,7 @@
 """Operator settings: `DAYBOOK_…` variables, or `config.toml` in the home.
 
-A variable wins over the file. `docs/reference/settings.md` is generated from the fields below.
+A variable wins over the file. A new setting is a field of `Settings`; `docs/reference/settings.md`
+is generated from the fields. `runs.retention` says what a new retention rule needs.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pydantic_settings import (
 )
 
 from daybook.errors import InvalidInput
+from daybook.home import home_path
 
 _NAME = re.compile(r"([a-z0-9_-]{1,63}\.)*(?=[a-z0-9_-]*[a-z])[a-z0-9_-]{1,63}\.?\Z", re.IGNORECASE)
 
@@ -33,7 +35,7 @@ _POSTGRESQL = re.compile(
 
 
 SIGNING_SECRET_FORMAT = "use whsec_ followed by 24 to 64 bytes in base64 (Standard Webhooks)"
-"""Format of a signing secret, for error messages; `signing_key` reads one."""
+"""Format of a signing secret, for error messages; `signing_key` parses such a secret."""
 
 
 def signing_key(secret: str) -> bytes:
@@ -46,13 +48,8 @@ def signing_key(secret: str) -> bytes:
     return key if prefix == "whsec" and 24 <= len(key) <= 64 else b""
 
 
-def home_path() -> Path:
-    """This Daybook's data directory: `DAYBOOK_HOME`, else `~/.daybook`."""
-    return Path(os.environ.get("DAYBOOK_HOME") or "~/.daybook").expanduser().absolute()
-
-
 def machine_timezone() -> str:
-    """The IANA name of this machine's time zone; `UTC` if it is unknown."""
+    """Return the IANA name of this machine's time zone; `UTC` if it is unknown."""
     import tzlocal
 
     name = tzlocal.get_localzone_name()
@@ -60,12 +57,12 @@ def machine_timezone() -> str:
 
 
 def default_limits() -> dict[str, Any]:
-    """The defaults in docs/guides/limits.md."""
+    """Return the defaults in docs/guides/limits.md."""
     return {}
 
 
 def default_tasks() -> dict[str, Any]:
-    """The defaults in docs/guides/tasks.md."""
+    """Return the defaults in docs/guides/tasks.md."""
     return {}
 
 
@@ -85,39 +82,40 @@ class Settings(BaseSettings):
     )
     timezone: str = Field(
         default_factory=machine_timezone,
-        description="IANA time zone of jobs that name none.",
+        description="IANA time zone of jobs that do not set one.",
     )
 
     max_concurrent: int = Field(
         default=4,
         ge=1,
-        description="Maximum number of runs at a time, on all machines together. Further runs are "
+        description="Maximum number of concurrent runs, on all machines together. Further runs are "
         "`waiting`.",
     )
     allowed_hosts: str = Field(
         default="",
         description="Host names, addresses and networks, comma-separated, that jobs may reach "
-        "although Daybook would refuse them: `intranet.example.org, 10.0.0.0/8`. A cloud's "
-        "metadata service is allowed only by its exact address.",
+        "although Daybook would otherwise refuse them: `intranet.example.org, 10.0.0.0/8`. A "
+        "cloud's metadata service is allowed only by its exact address.",
     )
 
     alert_channel: str = Field(
         default="inbox",
         min_length=1,
-        description="The operator's channel, for alerts about jobs without an alert channel.",
+        description="Channel for alerts to the operator: failures of jobs whose own channel does "
+        "not receive them, late runs, and tasks that starve or expire.",
     )
     webhook_secret: SecretStr = Field(
         default=SecretStr(""),
         description="Secret (`whsec_…`) that signs callbacks to destinations without a secret of "
         "their own. Empty: the secret in the home's file `webhook-secret`, which Daybook creates "
-        "at first use. On several machines, set the same secret on each.",
+        "on first use. On several machines, set the same secret on each.",
     )
 
     max_light: int = Field(
         default=0,
         ge=0,
-        description="Maximum number of runs of the class `light` at a time, within "
-        "`DAYBOOK_MAX_CONCURRENT`. 0: no limit of its own.",
+        description="Maximum number of concurrent runs of the class `light`, within "
+        "`DAYBOOK_MAX_CONCURRENT`. 0: no separate limit.",
     )
     max_medium: int = Field(
         default=0, ge=0, description="The same for the class `medium`, the default."
@@ -133,12 +131,12 @@ class Settings(BaseSettings):
     )
     tasks: dict[str, Any] = Field(
         default_factory=default_tasks,
-        description="Escalation of tasks that nobody claims, and how task sessions are woken: a "
-        "table, `[tasks]` in `config.toml`, or JSON. docs/guides/tasks.md lists the keys.",
+        description="Escalation of tasks that no session claims, and how task sessions are woken: "
+        "a table, `[tasks]` in `config.toml`, or JSON. docs/guides/tasks.md lists the keys.",
     )
     user_jobs: bool = Field(
         default=True,
-        description="Whether jobs of people and agents run. If false, Daybook runs only plugins' "
+        description="Whether jobs of users and agents run. If false, Daybook runs only plugins' "
         "jobs and heartbeats, and skips the others.",
     )
     plugins: str = Field(
@@ -156,17 +154,23 @@ class Settings(BaseSettings):
         "Use `daybook web --host` to serve other machines.",
     )
 
+    command_server: bool = Field(
+        default=True,
+        description="Whether `daybook up` keeps a process that has imported everything, so that "
+        "commands answer at once.",
+    )
+
     keep_days: int = Field(
         default=90,
         ge=0,
-        description="Days to keep ended runs and conversations, in the ledger and in an embedded "
+        description="Days to keep ended runs and sessions, in the ledger and in an embedded "
         "Prefect. 0: forever.",
     )
     keep_runs: int = Field(
         default=1000,
         ge=0,
         description="Number of newest runs to keep for each job, and of newest prompts with their "
-        "answers for each conversation. 0: all.",
+        "answers for each session. 0: all.",
     )
 
     @field_validator("timezone")
@@ -179,6 +183,11 @@ class Settings(BaseSettings):
                 f'unknown time zone "{value}"; use an IANA name such as Europe/Berlin'
             ) from error
         return value
+
+    @field_validator("home", mode="before")
+    @classmethod
+    def _resolve_home(cls, value: object) -> Path:
+        return home_path()  # a relative or empty value would name another folder in each process
 
     @field_validator("ledger_url")
     @classmethod
@@ -210,7 +219,8 @@ class Settings(BaseSettings):
             try:
                 ip_network(entry.removeprefix("[").removesuffix("]"))
             except ValueError:
-                # A host name ends in a letter: 10.0.0.1/8 and 010.0.0.1 are malformed addresses.
+                # A name's last label contains a letter: 10.0.0.1/8 and 010.0.0.1 are malformed
+                # addresses.
                 if not _NAME.match(entry) or len(entry) > 253:
                     raise ValueError(
                         f'"{entry}" is not a host; use names, addresses and networks without '
@@ -232,7 +242,7 @@ class Settings(BaseSettings):
 
     @property
     def max_of_class(self) -> dict[str, int]:
-        """Limits of the classes that have one."""
+        """Mapping of each class that has a limit to its maximum number of active runs."""
         limits = {
             "light": self.max_light,
             "medium": self.max_medium,
@@ -247,14 +257,15 @@ class Settings(BaseSettings):
 
 
 def config_file() -> Path:
-    """Return the settings file in the home; environment variables win over it."""
+    """Return the path of the settings file in the home; the file need not exist."""
     return home_path() / "config.toml"
 
 
 def load(**given: Any) -> Settings:
     """Read the settings of this process.
 
-    Raises `InvalidInput` that names the invalid variable, or the file and its problem.
+    ``given`` are values that win over the variables and the file. Raises an `InvalidInput` that
+    names the invalid variable, or the file and its problem.
     """
     try:
         return Settings(**given)
@@ -279,9 +290,10 @@ def invalid_setting(key: str, problem: str, hint: str = "") -> InvalidInput:
 
 
 def _read_file() -> dict[str, Any]:
-    """Read the settings file; raises `InvalidInput` for invalid TOML and unknown keys.
+    """Return the values in the settings file; empty if there is no file.
 
-    The home is not among the keys, because the file lies in it.
+    Raises `InvalidInput` for an unreadable file, invalid TOML and unknown keys. The home is not a
+    key, because the file is in the home.
     """
     file = config_file()
     try:

@@ -1,8 +1,22 @@
 """Timings that Daybook's processes share: leases, check intervals and grace periods.
 
 A process reads its `Timing` once, when it starts, and passes it to the processes that it starts.
-All processes that share a ledger have to agree on it, because one checks the lease that another
-renews. So it is not a user setting. Only tests change it, to start processes with shorter times.
+All processes that share a ledger have to use the same timing, because one checks the lease that
+another renews. So it is not a user setting. Only tests change it, to start processes with shorter
+times.
+
+To change the lease of runs, change `run_lease` here.
+
+- Values that it limits: `run_lease_renewal`, `run_lease_renewal_delay`, `stop_grace` (through
+  `rerun_stop`) and `worker_signal`, which `Timing` checks, and
+  `tools.connection.OPEN_TIMEOUT_SECONDS`, which has to be shorter than the lease.
+- Code that uses it and needs no change: `runs.leases` (expiry), `runs.claims`, `runs.decision`,
+  `runs.overlap` and `prefect.ended_runs`, the renewals in `worker.worker_loop`,
+  `execution.execute` and `execution.attempt`, the retries in `execution.recording` and
+  `worker.exit_handling`, and the silence after which `worker.parent` ends the runs.
+- Texts that state its 60 seconds, or times derived from them: `docs/promise.md` (rule 5),
+  `docs/concepts/claim.md`, `docs/chaos.md`, and the decisions 0009 and 0011. Tests that do so:
+  `tests/unit/test_timing.py` and `tests/unit/runs/test_leases.py`.
 """
 
 from __future__ import annotations
@@ -18,14 +32,15 @@ TIMING_VARIABLE = "_DAYBOOK_TIMING"
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """All timings; raises `ValueError` if one contradicts another."""
+    """All timings; raises `ValueError` if one is not positive or contradicts another."""
 
     # --- leases
 
     run_lease: timedelta = timedelta(seconds=60)
-    """How long a claim on a run is valid after its last renewal. A process that finds it expired
-    records that as a suspicion; if the claim is still not renewed one lease later, its holder is
-    lost.
+    """How long a claim on a run is valid after its last renewal.
+
+    A process that finds the claim expired marks the run as suspect. If the claim is still not
+    renewed one lease duration later, its holder counts as lost.
     """
     run_lease_renewal: timedelta = timedelta(seconds=20)
     run_lease_renewal_delay: timedelta = timedelta(seconds=5)
@@ -33,9 +48,10 @@ class Timing:
     leader_lease: timedelta = timedelta(seconds=30)
     leader_lease_renewal: timedelta = timedelta(seconds=10)
     delivery_lease: timedelta = timedelta(seconds=90)
-    """How long a claim on a message to be sent is valid. It is longer than the longest attempt: 10
-    s each to ask Prefect for destinations and for a token, 45 s for the request, and the time to
-    record the result.
+    """How long a claim on a message to be sent is valid.
+
+    It is longer than the longest attempt: 10 s each to ask Prefect for destinations and for a
+    token, 45 s for the request, and the time to record the result.
     """
     subscription_lease: timedelta = timedelta(seconds=60)
     """How long an MCP client counts as connected after its last renewal."""
@@ -50,18 +66,20 @@ class Timing:
     cancel_check: timedelta = timedelta(seconds=5)
     """Interval between two polls for cancellations whose event was not received."""
     leftover_check: timedelta = timedelta(seconds=30)
-    """Interval between two checks for runs that a dead worker left started."""
+    """Interval between two checks for runs that a dead worker had started."""
     worker_signal: timedelta = timedelta(seconds=5)
-    """Interval between two messages by which a worker shows its parent process that it is alive. A
-    worker that is silent for `run_lease` has lost its runs, and the parent ends them.
+    """Interval at which a worker signals to the preloaded parent that it is alive.
+
+    A worker that is silent for `run_lease` has lost its runs, and the preloaded parent ends them.
     """
     stop_grace: timedelta = timedelta(seconds=10)
-    """From SIGTERM to SIGKILL. An agent's program gets the first half to end, then the flow."""
+    """Time from SIGTERM to SIGKILL. A flow ends its agent's program first, then itself."""
     shutdown_wait: timedelta = timedelta(seconds=10)
     """How long active runs may take to end by themselves when the worker is stopped."""
     timeout_margin: timedelta = timedelta(seconds=15)
-    """How much longer than its timeout an attempt may take before it is ended from outside: the
-    flow ends its own attempts, and that takes its own grace.
+    """How much longer than its timeout an attempt may take before the worker ends it.
+
+    Normally the flow ends its own attempt, and needs a few seconds to do so.
     """
 
     # --- the keeper
@@ -71,33 +89,36 @@ class Timing:
     runs_interval: timedelta = timedelta(seconds=5)
     """Interval of the services that handle runs, and of an audit that is not complete."""
     jobs_interval: timedelta = timedelta(seconds=10)
-    """Interval of the services that handle jobs: the ledger has an edit in Prefect this soon."""
+    """Interval of the services that handle jobs, and so of the import of edits in Prefect."""
     min_pass_interval: timedelta = timedelta(seconds=1)
-    """Minimum interval between two passes, however many events arrive."""
+    """Minimum interval between two cycles, however many events arrive."""
     alert_interval: timedelta = timedelta(seconds=30)
     delivery_interval: timedelta = timedelta(seconds=2)
-    """Interval of sending callbacks and messages: other processes do not announce what they queue.
+    """Interval at which the keeper checks for due callbacks and messages, and sends them.
+
+    Other processes do not announce the rows that they queue.
     """
     listener_interval: timedelta = timedelta(seconds=2)
-    """Interval of calling listeners."""
+    """Interval at which listeners are called."""
     tasks_interval: timedelta = timedelta(seconds=15)
-    """Interval of the cycle over the task queue."""
+    """Interval between two cycles of the task scheduler."""
     server_interval: timedelta = timedelta(seconds=60)
     """Interval between two records of the Prefect server that a process uses."""
     retention_interval: timedelta = timedelta(hours=1)
-    """Interval of deleting old rows of the ledger."""
+    """Interval at which old rows of the ledger are deleted."""
 
     # --- when the keeper takes over from another process
 
     start_limit: timedelta = timedelta(seconds=60)
-    """How long after its scheduled time a process that fetched a run may take to start it."""
+    """How long after a run's scheduled time the process that fetched it may take to start it."""
     entry_limit: timedelta = timedelta(minutes=5)
     """How long a running flow may take to ask the ledger for its claim."""
     own_wait_limit: timedelta = timedelta(seconds=60)
-    """How long after the end of its wait a waiting process may take to continue by itself."""
+    """How long a waiting process may take to continue by itself after the end of its wait."""
     own_state_limit: timedelta = timedelta(seconds=15)
-    """How long a flow may take to set its state in Prefect after it has recorded its outcome:
-    before that it sends its messages (`daybook.execution.delivery`) and makes its artifact.
+    """How long a flow may take to set its state in Prefect after it has recorded its outcome.
+
+    In between it sends its messages (`daybook.execution.delivery`) and creates its artifact.
     """
 
     def __post_init__(self) -> None:
@@ -116,7 +137,7 @@ class Timing:
 
     @property
     def run_lease_missed(self) -> timedelta:
-        """How long after the last renewal its holder has missed the next one."""
+        """How long after the last renewal the next one counts as missed."""
         return self.run_lease_renewal + self.run_lease_renewal_delay
 
     @property

@@ -30,7 +30,7 @@ def as_pydantic(error: InvalidInput) -> PydanticCustomError:
 
 @contextmanager
 def raising_pydantic_error() -> Iterator[None]:
-    """Inside a validator: convert an `InvalidInput` to the pydantic error that carries it."""
+    """Convert an `InvalidInput` to the pydantic error that carries it; for use in a validator."""
     try:
         yield
     except InvalidInput as error:
@@ -39,9 +39,10 @@ def raising_pydantic_error() -> Iterator[None]:
 
 @contextmanager
 def raising_invalid_input(known: Iterable[str] = ()) -> Iterator[None]:
-    """Around building a model from user input: convert a pydantic error to `InvalidInput`.
+    """Convert pydantic's `ValidationError` to an `InvalidInput` for the first of its errors.
 
-    ``known`` are the fields to suggest if one is unknown.
+    Use it where a model is built from user input. ``known`` are the model's fields, as in
+    `from_pydantic`.
     """
     try:
         yield
@@ -52,7 +53,8 @@ def raising_invalid_input(known: Iterable[str] = ()) -> Iterator[None]:
 def from_pydantic(details: ErrorDetails, known: Iterable[str] = ()) -> InvalidInput:
     """Return one of pydantic's errors as an `InvalidInput` that names the field.
 
-    If ``known`` maps names to a model's fields, the error of a number out of range gives the range.
+    ``known`` are the names of the fields to suggest for an unknown field. If it maps names to a
+    model's fields, the error for a number out of range states the range.
     """
     context: Mapping[str, object] = details.get("ctx", {})
     if details["type"] == "invalid_input":
@@ -90,7 +92,7 @@ def _range(field: FieldInfo) -> str:
 
 
 def unknown_field(field: str, known: Iterable[str]) -> InvalidInput:
-    """Return the error for a field that does not exist, with the nearest ones that do."""
+    """Return the error for a field that does not exist, with similar names, or else all names."""
     names = sorted(known)
     near = difflib.get_close_matches(field, names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"

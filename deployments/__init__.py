@@ -1,1 +1,1 @@
-"""Deploy steps of `prefect.yaml`, and example jobs. Prefect entry points."""
+"""Prefect entry points: the deploy steps of `prefect.yaml`, and example jobs."""

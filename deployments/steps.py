@@ -1,6 +1,6 @@
-"""Deploy steps of `prefect.yaml`: they create what a deployment needs to run.
+"""Deploy steps of `prefect.yaml`, which create what a deployment needs to run.
 
-Each is idempotent.
+A step that runs again changes nothing.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from anyio.from_thread import start_blocking_portal
 
 
 async def prepare() -> dict[str, str]:
-    """Migrate the ledger, register the block types, make the work pool and the agent `default`.
+    """Migrate the ledger, register the block types, create the work pool and the agent `default`.
 
-    In `prefect.yaml`: ``build: [{"deployments.steps.prepare": {}}]``. Returns the address of the
-    ``ledger``. Raises `daybook.errors.InvalidInput` if a pool of another type has its name.
+    Also restores lost blocks. In `prefect.yaml`: ``build: [{"deployments.steps.prepare": {}}]``.
+    Returns the address of the ``ledger``. Raises `daybook.errors.InvalidInput` if a pool of another
+    type has the pool's name.
     """
     from prefect.client.orchestration import get_client
 
@@ -29,13 +30,13 @@ async def prepare() -> dict[str, str]:
 
 
 def make_pool_when_deploying() -> None:
-    """Make the work pool if this process is `prefect deploy`.
+    """Create the work pool if this process is `prefect deploy`.
 
-    That command needs the pool before it runs any deploy step, but after it has imported the flow's
-    file. So the flow's file calls this.
+    That command needs the pool before it runs any deploy step, but imports the flow's file even
+    earlier. So the flow's file calls this function.
     """
     if "prefect" in Path(sys.argv[0]).parts[-2:] and "deploy" in sys.argv[1:]:
-        with start_blocking_portal("asyncio") as portal:  # the command's own loop is running
+        with start_blocking_portal("asyncio") as portal:  # the command's own loop is busy
             portal.call(_make_pool)
 
 

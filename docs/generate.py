@@ -1,8 +1,8 @@
 """Generator of the pages of docs/ that come from the code.
 
-`python docs/generate.py` writes the pages that changed. With `--check` it writes nothing, names the
-outdated pages, and exits with 1 if there are any. A page is a function without arguments that
-returns Markdown, listed in `PAGES`.
+`python docs/generate.py` writes the pages that changed. With `--check` it writes nothing, lists the
+outdated pages, and exits with 1 if there are any. `PAGES` has a function for each page; it returns
+Markdown.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _cell(text: str) -> str:
 
 
 def _linked(text: str, folder: str) -> str:
-    """Return ``text`` with links to the pages that it names, for a page in ``folder``."""
+    """Return ``text``, for a page in ``folder``, with the page names in it as links."""
 
     def link(match: re.Match[str]) -> str:
         page = (FOLDER / match[1]).read_text(encoding="utf-8")
@@ -64,11 +64,13 @@ def _kind(field: FieldInfo) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    """Return the default as text. A default factory's docstring describes its default."""
+    """Return the default as text: for a default factory, the summary of its docstring."""
     if field.default_factory is not None:
         described = _summary(field.default_factory)
         if not described:
-            raise ValueError(f"{field.default_factory} needs a docstring: it is the default's text")
+            raise ValueError(
+                f"{field.default_factory} needs a docstring, which describes the default"
+            )
         return described
     default = field.default
     if isinstance(default, SecretStr):
@@ -82,8 +84,8 @@ def settings() -> str:
     lines = [
         NOTE.format(source="`daybook/settings.py`") + "# Settings",
         "",
-        "Set an environment variable, or the key in the second column in `config.toml` in the",
-        "home. The variable overrides the file. For the address of Prefect, set `PREFECT_API_URL`.",
+        "Set the environment variable, or the key in `config.toml` in the home. The variable",
+        "overrides the file. `PREFECT_API_URL` sets the address of Prefect.",
         "",
         "| variable | in `config.toml` | type | default | meaning |",
         "|---|---|---|---|---|",
@@ -91,7 +93,7 @@ def settings() -> str:
     for name, field in Settings.model_fields.items():
         if not field.description:
             raise ValueError(f"setting {name} needs a description")
-        # The file lies in the home, so it cannot say where the home is.
+        # The file is in the home, so it cannot set the home.
         key = "—" if name == "home" else f"`{name}`"
         cells = [f"`{prefix}{name.upper()}`", key, _kind(field), _default(field), field.description]
         lines.append("| " + " | ".join(map(_cell, cells)) + " |")
@@ -99,7 +101,7 @@ def settings() -> str:
 
 
 def limits() -> str:
-    """Return the page of the limits on agents' own jobs, with a new table of `[limits]`."""
+    """Return the page of the limits on agents' own jobs, with a current table of `[limits]`."""
     from daybook.jobs.limits import Limits
 
     lines = ["| key | default | meaning |", "|---|---|---|"]
@@ -111,7 +113,7 @@ def limits() -> str:
 
 
 def tasks() -> str:
-    """Return the page of tasks with a new table of `[tasks]`."""
+    """Return the page of tasks with a current table of `[tasks]`."""
     from daybook.tasks.model import EscalationPolicy
 
     plain = EscalationPolicy().model_dump()
@@ -124,18 +126,18 @@ def tasks() -> str:
 
 
 def states() -> str:
-    """Return the page of states, with new tables of the transitions and the rules of a claim."""
+    """Return the page of states, with current tables of the transitions and the claim rules."""
     from daybook.ledger.states import as_markdown
     from daybook.runs.claim_rules import RULES
 
     rules = ["| | rule | what it does |", "|---|---|---|"]
-    for place, rule in enumerate(RULES, start=1):
-        rules.append(f"| {place} | `{rule.__name__}` | {_cell(_summary(rule))} |")
+    for number, rule in enumerate(RULES, start=1):
+        rules.append(f"| {number} | `{rule.__name__}` | {_cell(_summary(rule))} |")
     return _between("concepts/states.md", as_markdown().strip().splitlines(), rules)
 
 
 def policies_page(found: dict[Case, list[Became]]) -> str:
-    """Return the page of ten due times with new tables of their outcomes in the cases ``found``."""
+    """Return the page of policies with current tables of the outcomes in the cases ``found``."""
     from tests.unit.runs import ten_due_times
 
     tables = [ten_due_times.as_markdown(found, full=full).splitlines() for full in (False, True)]
@@ -143,7 +145,7 @@ def policies_page(found: dict[Case, list[Became]]) -> str:
 
 
 def policies() -> str:
-    """Return `policies_page` of the cases, which it runs again: this takes half a minute."""
+    """Run the cases, which takes half a minute; return their `policies_page`."""
     from tests.unit.runs import ten_due_times
 
     with tempfile.TemporaryDirectory() as folder:
@@ -152,7 +154,7 @@ def policies() -> str:
 
 
 def design() -> str:
-    """Return the page of the design with a new table of packages."""
+    """Return the page of the design with a current table of packages."""
     project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = {each["id"]: each for each in project["tool"]["importlinter"]["contracts"]}
     lines = ["| | contains |", "|---|---|"]
@@ -164,37 +166,37 @@ def design() -> str:
 
 
 def running() -> str:
-    """Return the page of operating as it is, with the table of the keeper's services made anew."""
+    """Return the page of operation with a current table of the keeper's services."""
     from daybook.keeper.services import LOOPS
 
     lines = ["| service | interval | runs in | does |", "|---|---|---|---|"]
     for loop in LOOPS:
-        place = "every process" if loop.everywhere else "the leader"
+        process = "every process" if loop.everywhere else "the leader"
         interval = to_text(loop.interval())
         for each in loop.services:
-            lines.append(f"| `{each.name}` | {interval} | {place} | {_cell(each.does)} |")
+            lines.append(f"| `{each.name}` | {interval} | {process} | {_cell(each.does)} |")
             interval = f"after `{each.name}`"
     return _between("operations/running.md", lines)
 
 
 def _between(name: str, *tables: list[str]) -> str:
-    """Return the page ``name`` with ``tables`` in place of the generated ones, in order."""
+    """Return the page ``name`` with its generated tables replaced by ``tables``, in order."""
     page = (FOLDER / name).read_text(encoding="utf-8")
     parts = _GENERATED.split(page)
     if len(parts) != 2 * len(tables) + 1:
-        raise ValueError(f"docs/{name} has lost the marks of a table")
-    for place, table in enumerate(tables):
-        parts[2 * place + 1] += "\n".join(["", "", *table, "", _END])
+        raise ValueError(f"docs/{name} needs {len(tables)} pairs of marks for its tables")
+    for index, table in enumerate(tables):
+        parts[2 * index + 1] += "\n".join(["", "", *table, "", _END])
     return "".join(parts)
 
 
 _END = "<!-- until here -->"
 _GENERATED = re.compile(rf"(<!-- Generated by `make docs` from .*: -->)[\s\S]*?{_END}")
-"""A generated table in a page that people write; it begins with a mark that names its source."""
+"""A generated table in a hand-written page, from the mark that names its source to `_END`."""
 
 
 def cli() -> str:
-    """Return the page of all commands, from the help of the command line."""
+    """Return the page of all commands, from their help."""
     from daybook.cli.main import app
 
     text = app.generate_docs()
@@ -203,7 +205,7 @@ def cli() -> str:
     commands = re.sub(r"^```console$", "```text", commands, flags=re.MULTILINE)
     commands = re.sub(r"^Example: (.*)$", r"Example: `\1`", commands, flags=re.MULTILINE)
     commands = re.sub(r"^(\*\*.+\*\*):$", r"\1", commands, flags=re.MULTILINE)
-    # The group of a command lists its commands, which the page's own contents do as well.
+    # Remove the list of a group's commands: the page's contents already have them.
     commands = re.sub(r"^\*\*Commands\*\*\n\n(\* .*\n)+\n", "", commands, flags=re.MULTILINE)
     commands = re.sub(r"\[(default|choices): ", r"\\[\1: ", commands)  # not a link
     head = NOTE.format(source="the help of `daybook`") + _CLI
@@ -213,9 +215,9 @@ def cli() -> str:
 _CLI = """\
 # Command line
 
-`daybook COMMAND --help` prints the same text. Every command that prints a result has `--json`;
-[JSON output](json.md) lists the fields, and [Errors](errors.md) the exit codes. Write a value that
-begins with a dash as `--every=-5m`.
+`daybook COMMAND --help --all` prints the same text. Every command that prints a result has
+`--json`; [JSON output](json.md) lists the fields, and [Errors](errors.md) the exit codes. Write a
+value that starts with a dash as `--every=-5m`.
 
 """
 
@@ -257,7 +259,7 @@ and `daybook show JOB --json` prints them.
 
 
 def _json_type(schema: dict[str, Any]) -> str:
-    """Return the type of a field of a model in words."""
+    """Return the type of a model's field in words."""
     if "enum" in schema:
         return ", ".join(f"`{each}`" for each in schema["enum"])
     if "$ref" in schema:
@@ -287,7 +289,7 @@ _TYPES = {
 
 
 def json_output() -> str:
-    """Return the page of what `--json` prints, from the snapshot of its shapes."""
+    """Return the page of the `--json` output, from the snapshot of its shapes."""
     lines = [NOTE.format(source="`tests/snapshots/json-shapes.json`") + _JSON]
     earlier: dict[str, list[str]] = {}
     for typed, shape in json.loads((SNAPSHOTS / "json-shapes.json").read_text()).items():
@@ -314,14 +316,14 @@ _JSON = """\
 # JSON output
 
 With `--json` a command prints one JSON document on standard output and nothing else there. Messages
-go to standard error. `daybook.Client` returns the same objects. Instants are texts in RFC 3339: due
+go to standard error. `daybook.Client` returns the same objects. Instants are RFC 3339 strings: due
 times with the offset of the job's time zone, all others in UTC. `a.b` is the field `b` of the
 object `a`, and `a[]` is an element of the list `a`.
 """
 
 
 _DESCRIBED = ("policy", "notify")
-"""Objects whose fields are on the page of the fields of a job."""
+"""Objects whose fields are on the page of the job fields."""
 
 
 def _fields(shape: Any, path: str) -> Iterator[tuple[str, str]]:
@@ -348,7 +350,7 @@ def errors() -> str:
     lines = [
         NOTE.format(source="`daybook/errors.py`") + _ERRORS,
         f"| {EXIT_INTERRUPTED} | Ctrl-C ended the command |",
-        f"| {EXIT_BROKEN_PIPE} | the reader of the output closed it |",
+        f"| {EXIT_BROKEN_PIPE} | the reader of the output closed the pipe |",
         "",
         "## Error codes",
         "",
@@ -373,15 +375,15 @@ the message.
 
 | exit code | meaning |
 |---|---|
-| 0 | done; with `run --wait`: the run succeeded or was skipped; `status`: ready |
-| 1 | any other end of a run with `--wait`, not ready, or an error with this exit code |
-| 2 | invalid input, the command line's own errors included; nothing was stored |
+| 0 | done; `run --wait`: the run succeeded or was skipped; `status`: ready |
+| 1 | `run --wait`: any other outcome; `status`: not ready; or an error with this exit code |
+| 2 | invalid input, including errors of the command line; nothing was stored |
 | 3 | the job or run does not exist, or no task is claimable |
 | 4 | Prefect or the ledger cannot be reached |"""
 
 
 def _tree(root: type[Any], module: ModuleType) -> Iterator[type[Any]]:
-    """Yield a class of ``module`` and its subclasses there, each above its own subclasses."""
+    """Yield a class and its subclasses in ``module``, each before its own subclasses."""
     yield root
     for each in root.__subclasses__():
         if each.__module__ == module.__name__:
@@ -395,7 +397,7 @@ def http() -> str:
 
     routes = [route.path for route in application(HealthMonitor.__new__(HealthMonitor)).routes]  # type: ignore[attr-defined]
     if routes != list(_ENDPOINTS):
-        raise ValueError(f"describe {routes} in docs/generate.py")
+        raise ValueError(f"the routes are {routes}; describe them in `_ENDPOINTS`")
     lines = [NOTE.format(source="`daybook/web` and `tests/snapshots/metrics.txt`") + _HTTP]
     lines += ["| path | answer |", "|---|---|"]
     lines += [f"| `GET {path}` | {answer} |" for path, answer in _ENDPOINTS.items()]
@@ -418,16 +420,16 @@ _HTTP = """\
 """
 
 _ENDPOINTS = {
-    "/health": "200 if all is well, else 503 with the reasons; JSON, described in "
+    "/health": "200 if all is well, else 503 with the reasons, as JSON: see "
     "[Monitoring](../operations/monitoring.md#health)",
-    "/metrics": "the metrics below, as text for Prometheus or as OpenMetrics",
+    "/metrics": "the metrics below, in the text format of Prometheus or as OpenMetrics",
 }
 
 _HTTP_REST = """
-| status of a refused request | reason |
+| status of a rejected request | reason |
 |---|---|
-| 403 | the `Host` or the `Origin` is unknown |
-| 404 | there is no such path |
+| 403 | the `Host` or the `Origin` is not allowed |
+| 404 | the path does not exist |
 | 405 | the method is neither `GET` nor `HEAD` |
 | 413 | the request has a body |
 | 503 | too many requests are in progress |
@@ -441,7 +443,7 @@ _HTTP_REST = """
 
 
 def python() -> str:
-    """Return the page of the public names, whose docstrings MkDocs inserts."""
+    """Return the page of the public names; MkDocs inserts their docstrings."""
     import daybook
 
     lines = [NOTE.format(source="`daybook/__init__.py`") + _PYTHON]
@@ -460,7 +462,7 @@ use them, [Errors](errors.md) lists what they raise, and [JSON output](json.md) 
 
 
 def decisions() -> str:
-    """Return the list of the decision notes."""
+    """Return the page that lists the decision notes."""
     lines = [NOTE.format(source="the notes in this folder") + _DECISIONS]
     for path in sorted((FOLDER / "decisions").glob("0*.md")):
         number, _, title = path.read_text(encoding="utf-8").partition("\n")[0][2:].partition(" ")
@@ -493,14 +495,14 @@ PAGES: dict[str, Callable[[], str]] = {
 }
 
 TESTED: dict[str, Callable[[], str]] = {"guides/policies.md": policies}
-"""Pages that take long to make: a test checks that they are up to date, and `--check` does not."""
+"""Slow pages: a test checks that they are up to date, and `--check` does not."""
 
 
 def main() -> None:
     outdated = []
     checks = "--check" in sys.argv
     if not checks:
-        sys.path.insert(0, str(FOLDER.parent))  # for the tests that make a page
+        sys.path.insert(0, str(FOLDER.parent))  # one page is made from a test
     for name, page in (PAGES if checks else PAGES | TESTED).items():
         text, path = page(), FOLDER / name
         if path.exists() and path.read_text() == text:

@@ -1,4 +1,4 @@
-"""Griffe extension for docstrings whose code blocks begin with `::`, which Markdown would show."""
+"""Griffe extension that hides the `::` before a code block, which Markdown would show."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import griffe
 
 
 class LiteralBlocks(griffe.Extension):
-    """Replaces `::` before an indented block by `:`."""
+    """Replaces `::` before an indented block with `:`."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Change the docstring of an object that was loaded."""
+        """Change the docstring of a loaded object."""
         if obj.docstring is not None:
             obj.docstring.value = re.sub(r"::(?=\n\n)", ":", obj.docstring.value)

@@ -1,5 +1,6 @@
-"""Prefect flows, one for each kind of job. Prefect entry points: the behaviour is in `daybook`.
+"""Prefect flows, one for each kind of job. They are entry points: the behaviour is in `daybook`.
 
-A file entrypoint (`flows/agent_prompt.py:agent_prompt`) loads each file as a bare module, so these
-files use absolute imports, hold no state, and share no name with the standard library.
+Prefect loads a file entrypoint (`flows/agent_prompt.py:agent_prompt`) as a module without a
+package. So these files use absolute imports, keep no state, and none has the name of a module in
+the standard library.
 """

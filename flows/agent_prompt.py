@@ -1,6 +1,6 @@
 """The flow of `agent-prompt` jobs: sends one prompt to one agent, and records the outcome.
 
-It runs from a deployment, by `run_deployment("agent-prompt/<slug>")`, or is called in a script::
+It runs from a deployment (also by `run_deployment("agent-prompt/<slug>")`), or in a script::
 
     import asyncio
     from flows.agent_prompt import agent_prompt
@@ -36,13 +36,13 @@ from daybook.runs.claim_requests import Granted
 repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
 
-# Results are not persisted: Prefect's Retry does not execute a run again whose result it keeps. The
-# artifact has the full answer, and the ledger has the data for programs. Prefect's own retries are
-# off: they know no claim.
+# Results are not persisted, because Prefect's Retry does not execute a run again that has a result.
+# The artifact has the full answer, and the ledger has the data for programs. Prefect's own retries
+# are off, because they would bypass the claim.
 @flow(name="agent-prompt", persist_result=False, retries=0)
 @takes_parameters_of("agent-prompt")
 async def agent_prompt(**parameters: Any) -> State[Any]:
-    """One prompt to one agent."""
+    """Send one prompt to one agent."""
     return await carry_out("agent-prompt", parameters, _prepare, PrefectReconciler())
 
 
@@ -53,7 +53,7 @@ def _own() -> Sequence[Tool]:
 
 
 async def _prepare(granted: Granted) -> Act:
-    """Whom to ask and what; nothing of it has an effect."""
+    """Prepare the request to the agent; nothing is sent yet."""
     action, _, _ = read_parameters("agent-prompt", granted.parameters)
     assert isinstance(action, AgentPrompt)
     turn = conversation.turn(granted)

@@ -1,12 +1,13 @@
-"""The flow of `heartbeat` jobs: reads standing orders, and has an agent do what they require.
+"""The flow of `heartbeat` jobs: reads standing orders, and has an agent carry them out.
 
 ::
 
-    the file is missing or blank ──► skipped, without a request to an agent
-    check: is there anything to do? ──► skip: skipped · an invalid answer: failed
-    run ──► the agent does it, in its own conversation; the job's channel gets the reply
+    the file is missing or blank ──────► skipped, without a request to an agent
+    the job's own check says skip ─────► skipped
+    check: is there anything to do? ─┬─► no: skipped · an invalid answer: failed
+                                     └─► yes: the agent acts on them, in its own session
 
-It runs from a deployment, by `run_deployment("heartbeat/<slug>")`, or is called in a script::
+It runs from a deployment (also by `run_deployment("heartbeat/<slug>")`), or in a script::
 
     import asyncio
     from flows.heartbeat import heartbeat
@@ -42,12 +43,12 @@ repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 @flow(name="heartbeat", persist_result=False, retries=0)  # see flows/agent_prompt.py
 @takes_parameters_of("heartbeat")
 async def heartbeat(**parameters: Any) -> State[Any]:
-    """A look at standing orders, and what they call for."""
+    """Ask an agent whether standing orders require anything now; if so, have the agent do it."""
     return await carry_out("heartbeat", parameters, _prepare, PrefectReconciler(), check=beat.check)
 
 
 async def _prepare(granted: Granted) -> Act:
-    """The orders as the prompt of an agent; nothing of it has an effect."""
+    """Prepare the request, whose prompt contains the orders; nothing is sent yet."""
     action, _, _ = read_parameters("heartbeat", granted.parameters)
     assert isinstance(action, Heartbeat)
     asked = {name: granted.parameters[name] for name in beat.SHARED_PARAMETERS}

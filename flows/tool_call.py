@@ -1,6 +1,6 @@
 """The flow of `tool-call` jobs: calls one tool, and records the outcome.
 
-It runs from a deployment, by `run_deployment("tool-call/<slug>")`, or is called in a script::
+It runs from a deployment (also by `run_deployment("tool-call/<slug>")`), or in a script::
 
     import asyncio
     from flows.tool_call import tool_call
@@ -41,13 +41,13 @@ repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 @flow(name="tool-call", persist_result=False, retries=0)  # see flows/agent_prompt.py
 @takes_parameters_of("tool-call")
 async def tool_call(**parameters: Any) -> State[Any]:
-    """One call of a tool."""
+    """Call one tool."""
     return await carry_out("tool-call", parameters, _prepare, PrefectReconciler())
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A call that is ready: called once, or closed where it is not called after all."""
+    """Act that makes a prepared call once; `close` it if the call is not made."""
 
     prepared: calls.PreparedCall
     policy: Policy
@@ -65,7 +65,7 @@ class _Call:
 
 
 async def _prepare(granted: Granted) -> Act:
-    """Which tool, and with what; its server is reached, and nothing is called yet."""
+    """Prepare the call: connect to the tool's server, without calling the tool yet."""
     action, policy, _ = read_parameters("tool-call", granted.parameters)
     assert isinstance(action, ToolCall)
     guard = guard_of(granted)

@@ -1,6 +1,6 @@
 """The flow of `webhook` jobs: sends one HTTP request, and records the outcome.
 
-It runs from a deployment, by `run_deployment("webhook/<slug>")`, or is called in a script::
+It runs from a deployment (also by `run_deployment("webhook/<slug>")`), or in a script::
 
     import asyncio
     from flows.webhook import webhook
@@ -39,12 +39,12 @@ repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 @flow(name="webhook", persist_result=False, retries=0)  # see flows/agent_prompt.py
 @takes_parameters_of("webhook")
 async def webhook(**parameters: Any) -> State[Any]:
-    """One HTTP request."""
+    """Send one HTTP request."""
     return await carry_out("webhook", parameters, _prepare, PrefectReconciler())
 
 
 async def _prepare(granted: Granted) -> Act:
-    """Where it goes and with which secrets; nothing is sent yet."""
+    """Prepare the request with its secrets; nothing is sent yet."""
     action, policy, _ = read_parameters("webhook", granted.parameters)
     assert isinstance(action, Webhook)
     guard = guard_of(granted)

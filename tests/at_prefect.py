@@ -94,24 +94,24 @@ def typed(*tokens: str, given: str = "") -> subprocess.CompletedProcess[str]:
 
     `tests/e2e/test_documented.py` covers real processes, with all the guides.
     """
-    given_there, said, complained = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(3))
+    given_there, output, complained = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(3))
     given_there.write(given)
     given_there.seek(0)
     with (
         pytest.MonkeyPatch.context() as patch,
-        redirect_stdout(said),
+        redirect_stdout(output),
         redirect_stderr(complained),
     ):
         patch.setattr(sys, "stdin", given_there)
         code = main(tokens)
-    for each in (said, complained):
+    for each in (output, complained):
         each.seek(0)
-    return subprocess.CompletedProcess(tokens, code, said.read(), complained.read())
+    return subprocess.CompletedProcess(tokens, code, output.read(), complained.read())
 
 
 @contextmanager
 def commands(capsys: pytest.CaptureFixture[str]) -> Iterator[Daybook]:
-    """Run command lines with `--json` and return what each printed; delete all jobs at the end."""
+    """Yield a function that runs a command line with `--json`; delete all jobs at the end."""
 
     def carry_out(*tokens: str, code: int = 0) -> Any:
         capsys.readouterr()

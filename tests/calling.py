@@ -1,4 +1,4 @@
-"""Model agent at a provider of ours, for runs in which it calls tools."""
+"""Model agent with a test provider, for runs in which it calls tools."""
 
 from __future__ import annotations
 
@@ -30,20 +30,24 @@ def write(text: str) -> str:
 
 
 class Asked:
-    """A model agent at a provider of ours; the test selects its tools."""
+    """Model agent at a test provider; the test selects its tools."""
 
-    def __init__(self, world: World, here: Provider) -> None:
-        self.world, self.here = world, here
+    def __init__(self, world: World, fake_provider: Provider) -> None:
+        self.world, self.fake_provider = world, fake_provider
         self.name = f"m-{uuid4().hex[:8]}"
 
     async def given(self, *tools: str) -> Asked:
-        settings = {"model": "openai:gpt-4o-mini", "base_url": self.here.address, "api_key": KEY}
+        settings = {
+            "model": "openai:gpt-4o-mini",
+            "base_url": self.fake_provider.address,
+            "api_key": KEY,
+        }
         await documents.add(self.world.client, self.name, "model", settings | {"tools": [*tools]})
         self.world.agents.models.append(self.name)
         return self
 
     async def run(self, *script: Step, **given: Any) -> dict[str, Any]:
-        self.here.script = list(script)
+        self.fake_provider.script = list(script)
         policy = {"timeout": "60s", "retries": 2, "retry_delay": "1s"} | given.pop("policy", {})
         result: dict[str, Any] = await agent_prompt(
             prompt="What is on?", agent=self.name, policy=policy, **given

@@ -8,7 +8,6 @@ can reach the developer's own Prefect or `~/.daybook`. The server itself starts 
 from __future__ import annotations
 
 import gc
-import math
 import os
 import shutil
 import signal
@@ -160,12 +159,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--write-snapshots", action="store_true", help="write tests/snapshots instead of comparing"
     )
     parser.addoption(
-        "--cpu-seconds", type=float, default=math.inf, help="fail if all tests use more of them"
+        "--budget",
+        type=int,
+        default=0,
+        help="most CPU time, in imports of Prefect",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(costs.Costs(config.getoption("--cpu-seconds")))
+    config.pluginmanager.register(costs.Costs(config.getoption("--budget")))
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects

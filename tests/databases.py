@@ -136,8 +136,8 @@ class Postgresql:
 class Server:
     """The PostgreSQL server and this session's databases there."""
 
-    def __init__(self, portal: BlockingPortal, fresh: Postgresql, kept: Postgresql) -> None:
-        self._portal, self._fresh, self._kept = portal, fresh, kept
+    def __init__(self, portal: BlockingPortal, fresh: Postgresql, template: Postgresql) -> None:
+        self._portal, self._fresh, self._kept = portal, fresh, template
         self._has_schema = False
 
     def empty(self) -> Postgresql:
@@ -175,11 +175,11 @@ def server() -> Iterator[Server]:
                 portal.call(admin.execute, f"CREATE DATABASE {name}")
                 # No test depends on durability after a power cut.
                 portal.call(admin.execute, f"ALTER DATABASE {name} SET synchronous_commit = off")
-            fresh, kept = (Postgresql(portal, f"{base}/{name}") for name in names)
+            fresh, template = (Postgresql(portal, f"{base}/{name}") for name in names)
             try:
-                yield Server(portal, fresh, kept)
+                yield Server(portal, fresh, template)
             finally:
-                for each, name in zip((fresh, kept), names, strict=True):
+                for each, name in zip((fresh, template), names, strict=True):
                     each.close()
                     portal.call(admin.execute, f"DROP DATABASE {name} WITH (FORCE)")
         finally:
@@ -212,7 +212,7 @@ def _runs(pid: int) -> bool:
 def of_kind(
     kind: str, path: Path, server: Callable[[], Server], *, prepared: bool = False
 ) -> Database:
-    """Yield a database for one test.
+    """Return a database for one test.
 
     ``path`` is where a file may be; ``server`` is called only if it is needed.
     """

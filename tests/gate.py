@@ -1,4 +1,4 @@
-"""Proxy to Prefect that a test can close for some of the requests, for as long as it likes."""
+"""Proxy to Prefect that blocks some of the requests for as long as a test needs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Gate:
         self._open.clear()
         self.held.clear()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Forward all blocked requests."""
         self._open.set()
 
@@ -74,7 +74,7 @@ class Gate:
 
 @asynccontextmanager
 async def opened(api_url: str) -> AsyncIterator[Gate]:
-    """Yield an open gate before the server at ``api_url``."""
+    """Yield an open proxy to the server at ``api_url``."""
     there = httpx.URL(api_url)
     gate = Gate(there.host, there.port or 80)
     connections: set[asyncio.Task[None]] = set()

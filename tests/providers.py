@@ -72,8 +72,9 @@ class Hang:
 
 @dataclass(frozen=True)
 class Cut:
-    """The connection ends after this share of the body; a client without a length header cannot
-    detect that.
+    """Response whose connection ends after this share of the body.
+
+    A client without a length header cannot detect that.
     """
 
     length: bool = True
@@ -88,13 +89,13 @@ class Page:
     content_type: str = "text/html"
 
 
-Said = str | Answer | Status | Hang | Cut | Page
-Step = Said | Callable[["Seen"], Said]
+StepValue = str | Answer | Status | Hang | Cut | Page
+Step = StepValue | Callable[["ModelRequest"], StepValue]
 """A step, or a function from the request to a step, for example to use a tool's result."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class ModelRequest:
     """A request; header names are lowercase."""
 
     path: str
@@ -107,7 +108,7 @@ class Seen:
         return self.headers.get("x-api-key") or self.headers.get("x-goog-api-key") or bearer
 
     @property
-    def said(self) -> list[tuple[str, str]]:
+    def messages(self) -> list[tuple[str, str]]:
         """Return role and text of each message, the system prompt first, for every protocol."""
         given = [("system", _text(self.body["system"]))] if "system" in self.body else []
         if "instructions" in self.body:
@@ -117,7 +118,7 @@ class Seen:
 
     @property
     def prompt(self) -> str:
-        return self.said[-1][1]
+        return self.messages[-1][1]
 
     @property
     def tools(self) -> list[str]:
@@ -133,15 +134,16 @@ def _text(content: Any) -> str:
 
 
 class Provider:
-    """``address`` ends in /v1, like OpenAI's; Anthropic's client needs ``origin``.
+    """Model provider that follows its script.
 
-    Each request sets ``asked``. ``left`` is set when the client ends a `Hang`, ``closed`` when a
-    connection has ended.
+    ``address`` ends in /v1, like OpenAI's; Anthropic's client needs ``origin``. Each request sets
+    ``asked``. ``left`` is set when the client ends a `Hang`, ``closed`` when a connection has
+    ended.
     """
 
     def __init__(self) -> None:
         self.script: list[Step] = ["Hello."]
-        self.requests: list[Seen] = []
+        self.requests: list[ModelRequest] = []
         self.asked = threading.Event()
         self.left = threading.Event()
         self.closed = threading.Event()
@@ -150,7 +152,7 @@ class Provider:
         provider = self
 
         class Handler(_Handler):
-            here = provider
+            fake_provider = provider
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
@@ -163,77 +165,79 @@ class Provider:
     def address(self) -> str:
         return f"{self.origin}/v1"
 
-    def next(self, seen: Seen) -> Said:
+    def next(self, request: ModelRequest) -> StepValue:
         with self._lock:
-            self.requests.append(seen)
+            self.requests.append(request)
             step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         self.asked.set()
-        return step(seen) if callable(step) else step
+        return step(request) if callable(step) else step
 
 
 @contextmanager
 def provider() -> Iterator[Provider]:
     """Yield a provider that listens until the context ends."""
-    here = Provider()
-    thread = threading.Thread(target=here.server.serve_forever, kwargs={"poll_interval": 0.01})
+    fake_provider = Provider()
+    thread = threading.Thread(
+        target=fake_provider.server.serve_forever, kwargs={"poll_interval": 0.01}
+    )
     thread.start()
     try:
-        yield here
+        yield fake_provider
     finally:
-        here.closing.set()
-        here.server.shutdown()
+        fake_provider.closing.set()
+        fake_provider.server.shutdown()
         thread.join()
-        here.server.server_close()
+        fake_provider.server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    here: Provider
+    fake_provider: Provider
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing."""
 
     def finish(self) -> None:
         super().finish()
-        self.here.closed.set()
+        self.fake_provider.closed.set()
 
     def do_POST(self) -> None:
         length = int(self.headers["Content-Length"])
         headers = {name.lower(): value for name, value in self.headers.items()}
-        seen = Seen(self.path, headers, json.loads(self.rfile.read(length)))
-        step = self.here.next(seen)
-        if seen.key != KEY and not isinstance(step, Status):
-            words = f"Incorrect API key provided: {seen.key}."
+        request = ModelRequest(self.path, headers, json.loads(self.rfile.read(length)))
+        step = self.fake_provider.next(request)
+        if request.key != KEY and not isinstance(step, Status):
+            words = f"Incorrect API key provided: {request.key}."
             step = Status(401, words, "authentication_error")
-        self._do(seen, Answer(step) if isinstance(step, str) else step)
+        self._do(request, Answer(step) if isinstance(step, str) else step)
 
-    def _do(self, seen: Seen, step: Said) -> None:
+    def _do(self, request: ModelRequest, step: StepValue) -> None:
         match step:
             case Hang():
                 self._hang()
             case Cut():
-                self._cut(step, *_told(seen, _answer(seen, Answer("A long answer."))))
+                self._cut(step, *_told(request, _answer(request, Answer("A long answer."))))
             case Status():
-                self._send(step.code, _error(seen, step), step.headers)
+                self._send(step.code, _error(request, step), step.headers)
             case Page():
                 self._send(200, step.body.encode(), {"Content-Type": step.content_type})
             case Answer():
-                self._send(200, *_told(seen, _answer(seen, step)))
+                self._send(200, *_told(request, _answer(request, step)))
 
     def _send(self, code: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-        told = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        request_headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
         self.send_response(code)
-        for name, value in (told | dict(headers or {})).items():
+        for name, value in (request_headers | dict(headers or {})).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
     def _hang(self) -> None:
         self.close_connection = True
-        while not self.here.closing.is_set():
+        while not self.fake_provider.closing.is_set():
             readable, _, _ = select.select([self.connection], [], [], 0.02)
             if readable and not self.connection.recv(1, socket.MSG_PEEK):
-                self.here.left.set()
+                self.fake_provider.left.set()
                 return
 
     def _cut(self, step: Cut, body: bytes, headers: Mapping[str, str]) -> None:
@@ -247,29 +251,29 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: int(len(body) * step.share)])
 
 
-def _told(seen: Seen, answer: dict[str, Any]) -> tuple[bytes, Mapping[str, str]]:
-    if seen.body.get("stream"):
+def _told(request: ModelRequest, answer: dict[str, Any]) -> tuple[bytes, Mapping[str, str]]:
+    if request.body.get("stream"):
         return _stream(_events(answer)), {"Content-Type": "text/event-stream"}
     return json.dumps(answer).encode(), {"Content-Type": "application/json"}
 
 
-def _error(seen: Seen, step: Status) -> bytes:
+def _error(request: ModelRequest, step: Status) -> bytes:
     error = {"type": step.kind, "message": step.message}
-    if seen.path.endswith("/messages"):
+    if request.path.endswith("/messages"):
         return json.dumps({"type": "error", "error": error}).encode()
     return json.dumps({"error": error | {"code": step.kind, "param": None}}).encode()
 
 
-def _answer(seen: Seen, step: Answer) -> dict[str, Any]:
-    model = step.model or seen.body["model"]
+def _answer(request: ModelRequest, step: Answer) -> dict[str, Any]:
+    model = step.model or request.body["model"]
     for end, protocol in (
         ("/chat/completions", _chat),
         ("/responses", _responses),
         ("/messages", _messages),
     ):
-        if seen.path.endswith(end):
+        if request.path.endswith(end):
             return protocol(step, model)
-    raise AssertionError(f"no such path: {seen.path}")
+    raise AssertionError(f"no such path: {request.path}")
 
 
 def _events(message: dict[str, Any]) -> list[dict[str, Any]]:

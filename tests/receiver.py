@@ -1,4 +1,4 @@
-"""Real servers on localhost, and routes to them from addresses that are not theirs.
+"""Real servers on localhost, and a network that routes other addresses to them.
 
 A `Receiver` handles each request as the test says, byte by byte. `Wires` is the network below a
 `GuardedTransport`: a connection to a registered address goes to a server, any other is refused, and
@@ -38,7 +38,7 @@ Handler = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Receiver:
-    """Runs the steps one after the other and repeats the last one.
+    """Server that executes its steps one after the other and repeats the last one.
 
     ``left`` is set when the client has closed a connection; ``names`` are the requested TLS names.
     """
@@ -82,38 +82,41 @@ class Receiver:
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         self.requests.append(Request(method, path, headers, body))
         step = self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]
-        gone = asyncio.ensure_future(reader.read())
+        disconnect = asyncio.ensure_future(reader.read())
         work = asyncio.ensure_future(step(self.requests[-1], writer))
         try:
-            await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)
-            if gone.done():
+            await asyncio.wait({disconnect, work}, return_when=asyncio.FIRST_COMPLETED)
+            if disconnect.done():
                 self.left.set()
         finally:
-            for task in (gone, work):
+            for task in (disconnect, work):
                 task.cancel()
-            await asyncio.gather(gone, work, return_exceptions=True)
+            await asyncio.gather(disconnect, work, return_exceptions=True)
 
 
 @asynccontextmanager
 async def serving(context: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
     """Yield a server that listens until the context ends."""
-    here = Receiver()
+    receiver = Receiver()
     if context is not None:
-        context.sni_callback = lambda _, name, __: here.names.append(name)
-    listening = await asyncio.start_server(here.serve, "127.0.0.1", 0, ssl=context)
-    here.port = listening.sockets[0].getsockname()[1]
+        context.sni_callback = lambda _, name, __: receiver.names.append(name)
+    listening = await asyncio.start_server(receiver.serve, "127.0.0.1", 0, ssl=context)
+    receiver.port = listening.sockets[0].getsockname()[1]
     try:
-        yield here
+        yield receiver
     finally:
         listening.close()
-        for task in here.connections:
+        for task in receiver.connections:
             task.cancel()
-        await asyncio.gather(*here.connections, return_exceptions=True)
+        await asyncio.gather(*receiver.connections, return_exceptions=True)
 
 
 def head(status: int = 200, headers: Mapping[str, str] | None = None) -> bytes:
-    told = {"Connection": "close"} | dict(headers or {})
-    lines = [f"HTTP/1.1 {status} Scripted", *(f"{name}: {value}" for name, value in told.items())]
+    all_headers = {"Connection": "close"} | dict(headers or {})
+    lines = [
+        f"HTTP/1.1 {status} Scripted",
+        *(f"{name}: {value}" for name, value in all_headers.items()),
+    ]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
@@ -133,7 +136,7 @@ def redirect(where: str, status: int = 302) -> Handler:
 
 
 def raw(text: bytes) -> Handler:
-    """Send these bytes and close the connection."""
+    """Return a handler that sends these bytes and closes the connection."""
 
     async def step(_: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(text)
@@ -143,7 +146,7 @@ def raw(text: bytes) -> Handler:
 
 
 def cut(body: bytes = b"the first ha", status: int = 200) -> Handler:
-    """Send a body that ends before its length."""
+    """Return a handler whose body ends before its declared length."""
     return raw(head(status, {"Content-Length": "1000"}) + body)
 
 
@@ -153,7 +156,7 @@ async def hang(_: Request, writer: asyncio.StreamWriter) -> None:
 
 
 def drip(first: bytes) -> Handler:
-    """Send ``first``, and then a byte every few milliseconds, for ever."""
+    """Return a handler that sends ``first``, and then a byte every few milliseconds, for ever."""
 
     async def step(_: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(first)
@@ -191,7 +194,7 @@ def bomb(mebibytes: int) -> Iterable[bytes]:
 
 
 def sends(parts: Iterable[bytes], headers: Mapping[str, str]) -> Handler:
-    """Send the parts at once."""
+    """Return a handler that sends the parts at once."""
 
     async def step(_: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(head(200, headers))
@@ -205,7 +208,7 @@ def sends(parts: Iterable[bytes], headers: Mapping[str, str]) -> Handler:
 class Wires(  # type: ignore[misc]  # one double for the backends of both libraries
     httpcore.AsyncNetworkBackend, httpcore2.AsyncNetworkBackend
 ):
-    """``laid`` maps an address and port to its server; ``connected`` lists the attempts.
+    """Network double: ``laid`` maps an address and port to a server; ``connected`` lists attempts.
 
     ``core`` is the library that connects, `httpcore` or `httpcore2`.
     """

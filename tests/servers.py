@@ -55,7 +55,7 @@ def migrated(home: Home) -> Iterator[None]:
             copy = _MIGRATED.with_suffix(".new")
             with (
                 closing(sqlite3.connect(home.prefect / "prefect.db")) as there,
-                closing(sqlite3.connect(copy)) as here,
+                closing(sqlite3.connect(copy)) as copied,
             ):
-                there.backup(here)
+                there.backup(copied)
             copy.replace(_MIGRATED)

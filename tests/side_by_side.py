@@ -18,8 +18,8 @@ Found = TypeVar("Found")
 Act = Callable[..., Coroutine[Any, Any, Found]]
 
 
-def _process(act: Act[Any], given: tuple[Any, ...], barrier: Any, told: Connection) -> None:
-    told.send(asyncio.run(act(*given, barrier)))
+def _process(act: Act[Any], given: tuple[Any, ...], barrier: Any, connection: Connection) -> None:
+    connection.send(asyncio.run(act(*given, barrier)))
 
 
 def at_once(act: Act[Found], each: Sequence[tuple[Any, ...]]) -> list[Found]:
@@ -38,11 +38,11 @@ def at_once(act: Act[Found], each: Sequence[tuple[Any, ...]]) -> list[Found]:
     for _, telling in pipes:
         telling.close()
     try:
-        found = [here.recv() for here, _ in pipes]
+        found = [connection.recv() for connection, _ in pipes]
     finally:
         for child in children:
             child.join(60)
-        for here, _ in pipes:
-            here.close()
+        for connection, _ in pipes:
+            connection.close()
     assert [child.exitcode for child in children] == [0] * len(children)
     return found

@@ -1,4 +1,4 @@
-"""Tools for one test: an installed distribution, saved servers that are programs.
+"""Tools for one test: an installed distribution, and saved servers that are programs.
 
 The programs report their progress through the pipes of `tests.world.agents`, so no test guesses
 durations.
@@ -29,7 +29,7 @@ _END = """
 server.run(transport="stdio", show_banner=False)
 """
 
-# begun(): a process of the tool's own that runs until it is killed.
+# begun(): starts a process that runs until it is killed; returns its pid.
 BEGUN = """
 import subprocess
 def begun():
@@ -55,9 +55,9 @@ def install(folder: Path, source: str, *tools: str) -> None:
 @contextmanager
 def nobody_there() -> Iterator[str]:
     """Yield an address that refuses connections: its port is bound, but nothing listens."""
-    with socket.socket() as kept:
-        kept.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{kept.getsockname()[1]}/mcp"
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{unused.getsockname()[1]}/mcp"
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The port of agents: a job's request to an agent, and the agent's reply."""
+"""Interface between jobs and agents: a request, the reply, and the protocol `Agent`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from string import punctuation
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 from urllib.parse import quote
 
+from pydantic import AfterValidator, Field
+
 from daybook.errors import AgentMisconfigured
+from daybook.tasks import model as task_model
+from daybook.validation import raising_pydantic_error
 
 
 @dataclass(frozen=True)
@@ -22,17 +26,16 @@ class Message:
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool that an agent may call while it answers, or that a client of Daybook's MCP server may
-    call.
+    """A tool for an agent that answers a prompt, or for a client of Daybook's MCP server.
 
     ``schema`` is the JSON schema of its arguments, an object; ``call`` takes the arguments and
-    returns its answer as text. ``call`` raises `DaybookError`; the model or client reads that
-    message too, so it says what to do instead.
+    returns its answer as text. ``call`` raises `DaybookError`, whose message the model or the
+    client reads, so the message says what to do instead.
 
-    The flags describe a call: ``read_only`` changes nothing, anywhere; ``destructive`` overwrites
-    or removes something; ``idempotent`` changes nothing more if it is repeated; ``open_world``
-    affects systems other than Daybook; ``may_wait`` waits before it changes something, so it is
-    cancelled if its client disconnects.
+    The flags describe a call: ``read_only`` changes nothing in any system; ``destructive``
+    overwrites or removes something; ``idempotent`` changes nothing more if it is repeated;
+    ``open_world`` affects systems other than Daybook; ``may_wait`` waits before it changes
+    something, so it is cancelled if its client disconnects.
     """
 
     name: str
@@ -48,9 +51,10 @@ class Tool:
 
 @dataclass(frozen=True)
 class McpServers:
-    """The MCP servers that a program may use: its configuration file, and which parts are secret.
+    """The MCP servers that a program may use.
 
-    ``variables`` are the environment variables given to the servers, by name; ``secrets`` are other
+    ``config`` is the content of the program's configuration file. It contains ``variables``, which
+    maps the names of the servers' environment variables to their values, and ``secrets``, other
     secret values.
     """
 
@@ -61,7 +65,7 @@ class McpServers:
 
 @dataclass(frozen=True)
 class AgentRequest:
-    """One question, for one occurrence.
+    """A prompt for an agent, with its context.
 
     ``timeout`` is in seconds and limits this attempt. ``occurrence`` is the occurrence key of
     `daybook.runs`; ``job`` is the job's name, None for a run without a job; ``due`` is the due time
@@ -69,11 +73,12 @@ class AgentRequest:
     messages before ``prompt``, oldest first, already bounded by the caller. ``model`` is the model
     that the job requests instead of the agent's own, in the format of the agent's setting; empty
     means the agent's own. Agents without a choice of models refuse any (`refuse_model`).
-    ``question`` is 1, and 2 if an attempt asks once more because the first answer did not fit.
+    ``question`` is 2 if the attempt asks again because the first answer did not fit, else 1.
     ``tools`` are the tools that the agent may call while it answers, ``tokens`` the maximum number
-    of tokens of the answer, None without a limit. ``repeatable``: the whole request may be tried
-    again after its tools were called. ``servers`` are the MCP servers that an agent that is a
-    program may use instead of ``tools``. The agent calls ``took`` before each call of a tool, with
+    of input and output tokens of all its requests, None without a limit. ``repeatable``: the whole
+    request may be retried after its tools were called. ``servers`` are the MCP servers for an agent
+    that is a program, which gets no ``tools``. ``once``: the agent sends the model one request
+    only, even if the model calls a tool. The agent calls ``took`` before each call to a tool, with
     the usage so far in the format of `AgentReply.usage`.
     """
 
@@ -90,14 +95,15 @@ class AgentRequest:
     repeatable: bool = False
     took: Callable[[dict[str, Any]], None] | None = field(default=None, compare=False)
     servers: McpServers | None = None
+    once: bool = False
 
     def idempotency_key(self, step: int = 1) -> str:
         """Return the idempotency key of an outgoing request for this question.
 
         The key is the occurrence, the same in every attempt (promise 4: the effect carries the
-        occurrence). A second question, or a later ``step`` of one answer, is a different request
-        and needs another key: with the same key the receiver could return the first answer again.
-        Characters that a header cannot hold are percent-encoded.
+        occurrence). A second question, or a later ``step`` of one answer, needs another key: for
+        the same key, the receiver could return the first answer again. Characters that a header
+        cannot contain are percent-encoded.
         """
         key = quote(self.occurrence, safe=_UNQUOTED)
         key += f"#{self.question}" if self.question > 1 else ""
@@ -111,14 +117,13 @@ _UNQUOTED = punctuation.replace("%", "")
 class AgentReply:
     """The answer of an agent.
 
-    ``text`` is the answer and nothing else, ``result`` its JSON value if the agent answers in JSON,
-    ``agent`` the agent's name, ``model`` the model's name and ``usage`` the usage of the answer, if
-    the agent knows them. ``cut`` says why the text is only the beginning of the answer; empty if
-    the text is complete.
+    ``text`` is the answer and nothing else; ``result`` is its JSON value if the agent answers in
+    JSON. ``model`` is the model's name and ``usage`` the usage of the answer, None if unknown.
+    ``cut`` says why the text is only the beginning of the answer; empty if it is complete.
 
     Keys of ``usage``: ``requests``; ``input_tokens`` and ``output_tokens``, None if the provider
     reported none; ``cache_read_tokens`` and ``cache_write_tokens``, which are parts of the input
-    tokens, and ``tool_calls``, all left out when 0; ``cost_usd``, in US dollars, None if the price
+    tokens, and ``tool_calls``, each omitted when 0; ``cost_usd``, in US dollars, None if the price
     is not known.
     """
 
@@ -131,7 +136,7 @@ class AgentReply:
 
 
 class Agent(Protocol):
-    """Answers prompts. The contract is in the docstring of `daybook.agents`."""
+    """Interface of agents. The docstring of `daybook.agents` has its contract."""
 
     @property
     def name(self) -> str:
@@ -141,50 +146,95 @@ class Agent(Protocol):
     async def answer(self, request: AgentRequest) -> AgentReply:
         """Answer once, without retries.
 
-        Raises `AgentTemporary` and `AgentTimeout`, after which the caller may ask the same question
-        again, and `AgentFailed` and `AgentMisconfigured`, after which it may not.
+        After `AgentTemporary` and `AgentTimeout` the caller may repeat the request; after
+        `AgentFailed` and `AgentMisconfigured` it may not.
+        """
+        ...
+
+
+class StoredAgent(Agent, Protocol):
+    """An agent that its kind built from stored settings (`daybook.agents.kinds`)."""
+
+    @property
+    def tools(self) -> list[str]:
+        """The tools that the agent may call while it answers, as the operator wrote them."""
+        ...
+
+    @property
+    def is_program(self) -> bool:
+        """Whether the agent gets tool servers (`AgentRequest.servers`) instead of single tools."""
+        ...
+
+    def check_model(self, model: str) -> None:
+        """Raise `AgentMisconfigured` for a model that the agent cannot use; empty means its own.
+
+        `answer` raises this error too; this check needs no key. May import pydantic-ai.
         """
         ...
 
 
 def refuse_model(name: str, kind: str, model: str) -> None:
-    """Raise `AgentMisconfigured` if the job requests a model; for agents without a choice of
-    models.
-    """
+    """Raise `AgentMisconfigured` if the job requests a model; for agents that offer no choice."""
     if model:
         raise AgentMisconfigured(
             f'the job requests the model "{model}", but agent "{name}" is {kind} and has no '
-            "choice of models; leave out the model, or name a model agent"
+            "choice of models; remove the model, or use a model agent"
         )
 
 
+def _check_capabilities(value: list[str]) -> list[str]:
+    with raising_pydantic_error():
+        return task_model.check_capabilities(value)
+
+
 OWN_TOOLS = "daybook"
-"""Names Daybook's own tools, even if something else has that name."""
+"""Name of Daybook's own tools; a tool server or a Python tool of this name is not used."""
+
+Capabilities = Annotated[
+    list[str],
+    AfterValidator(_check_capabilities),
+    Field(
+        title="Capabilities",
+        description=(
+            "Capabilities of the agent, one per entry, spelled as in task requirements. If a task "
+            "starves, Daybook runs a job that has the tag task-worker and whose agent has every "
+            "required capability."
+        ),
+        examples=[["python", "review"]],
+    ),
+]
+"""The setting `capabilities` of each kind of agent.
+
+Daybook compares it with the requirements of a task. The words are unique and sorted.
+"""
 
 MAX_ENTRIES = 50
 MAX_ENTRY_LENGTH = 200
 
 
 def check_tool_entries(entries: list[str]) -> list[str]:
-    """Return ``entries``; raises ValueError for an entry that cannot name a tool."""
+    """Return ``entries``; raise ValueError for too many, or for one that cannot name a tool."""
     if len(entries) > MAX_ENTRIES:
         raise ValueError(f"has too many entries; the maximum is {MAX_ENTRIES}")
     for entry in entries:
         if not entry or len(entry) > MAX_ENTRY_LENGTH or not entry.isprintable() or " " in entry:
-            raise ValueError("has an entry that is not a tool name; write server or server.tool")
+            raise ValueError("has an entry that is not a tool name; use server or server.tool")
         if "://" in entry:
             raise ValueError(
-                f'"{entry}" is an address; save the server with `daybook tools add` and use that'
+                f'"{entry}" is a URL; save the server with `daybook tools add`, and use its name'
             )
     return entries
 
 
 def check_server_entries(entries: list[str]) -> list[str]:
-    """Return ``entries``, for an agent that can use only whole servers; raises ValueError."""
+    """Return ``entries``; raise ValueError for an entry that names less than a whole server.
+
+    Also raises the errors of `check_tool_entries`.
+    """
     for entry in check_tool_entries(entries):
         if "." in entry or "*" in entry:
             raise ValueError(
-                f'"{entry}" selects some tools of a server, but a program gets all of them; '
-                f"write {entry.partition('.')[0].rstrip('*')}"
+                f'"{entry}" selects single tools, but a program gets all tools of a server; '
+                f"use {entry.partition('.')[0].rstrip('*')}"
             )
     return entries

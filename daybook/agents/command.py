@@ -6,40 +6,37 @@ import codecs
 import errno
 import json
 import os
-import signal
 import textwrap
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from daybook.agents import base, json_text, process, template
-from daybook.agents.base import AgentReply, AgentRequest, McpServers, refuse_model
-from daybook.agents.capabilities import Capabilities
-from daybook.errors import AgentFailed, AgentMisconfigured, AgentTimeout
+from daybook.agents.base import AgentReply, AgentRequest, Capabilities, McpServers, refuse_model
+from daybook.errors import AgentFailed, AgentMisconfigured, AgentTemporary, AgentTimeout
 from daybook.http.secrets import FilledSecrets
-from daybook.processes import environment, locations
+from daybook.processes import environment, group, locations
 
 _ROLES = {"user": "User", "assistant": "Assistant"}
-_TEMPORARY_ERRNOS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 class CommandSettings(BaseModel):
-    """How a command agent calls its program. The operator sets all fields, never an agent."""
+    """Settings of a command agent. Only the operator sets them, never an agent."""
 
     model_config = ConfigDict(extra="forbid")
 
     command: list[str] = Field(
         title="Command",
         description=(
-            "The program and its arguments, one entry each; no shell interprets them. The prompt "
-            "goes to standard input. If an argument contains {prompt}, the prompt goes there "
-            "instead, where other users of the machine can see it. Other placeholders: {job}, "
-            "{due}, {occurrence}, and {mcp_config}, the configuration file for MCP clients."
+            "The program and its arguments, one entry each; no shell interprets them. The program "
+            "gets the prompt on standard input, or in place of {prompt} in an argument, where "
+            "other users of the machine can see it. Other placeholders: {job}, {due}, "
+            "{occurrence}, and {mcp_config}, the path of its MCP configuration file."
         ),
         examples=[["claude", "-p"], ["llm", "prompt", "--model", "small"]],
     )
@@ -47,24 +44,24 @@ class CommandSettings(BaseModel):
         default="",
         title="Work directory",
         description=(
-            "Working directory of the program, absolute or beginning with ~. Empty: a new, empty "
-            "folder for each run, removed afterwards."
+            "Working directory of the program; an absolute path, or one that begins with ~. If "
+            "empty, each run gets a new, empty folder, which is removed afterwards."
         ),
     )
     environment: list[str] = Field(
         default=list(environment.DEFAULT_NAMES),  # a value, not a factory: the form shows it
         title="Environment",
         description=(
-            "Names of the worker's environment variables that the program may see; Daybook hides "
-            "all others. Names only, never values. PREFECT_… and DAYBOOK_… are refused."
+            "Names of the worker's environment variables that the program gets. Names only, never "
+            "values. PREFECT_… and DAYBOOK_… are refused."
         ),
     )
     output: Literal["text", "json"] = Field(
         default="text",
         title="Output",
         description=(
-            "Format of the program's output: text, or one JSON value. With json, any other output "
-            "is a failure."
+            "Format of the program's output: text, or one JSON value. With json, the run fails if "
+            "the output is anything else."
         ),
     )
 
@@ -72,8 +69,8 @@ class CommandSettings(BaseModel):
         default="transcript",
         title="History",
         description=(
-            "How the program receives the conversation before the prompt: as a transcript on "
-            "standard input, or not at all. With {prompt} it receives only the prompt."
+            "How the program gets the earlier messages of the session: as a transcript on standard "
+            "input, or not at all. With {prompt} in an argument, it gets only the prompt."
         ),
     )
 
@@ -82,7 +79,7 @@ class CommandSettings(BaseModel):
         title="Tools",
         description=(
             "Names of the tool servers in the file {mcp_config}, each with all of its tools; "
-            "daybook is Daybook's own. Daybook does not limit what else the program can do."
+            "daybook is Daybook's own server. Daybook does not limit what else the program does."
         ),
         examples=[["search", "daybook"]],
     )
@@ -105,8 +102,8 @@ class CommandSettings(BaseModel):
     def _servers(cls, value: list[str], info: ValidationInfo) -> list[str]:
         if value and not template.takes_config(info.data.get("command", ["{mcp_config}"])):
             raise ValueError(
-                "need {mcp_config} in an argument of the command: the program finds its tool "
-                "servers in that file"
+                "need {mcp_config} in an argument of the command; add it, so that the program "
+                "finds its tool servers"
             )
         return base.check_server_entries(value)
 
@@ -119,31 +116,45 @@ class CommandSettings(BaseModel):
 
 @dataclass(frozen=True)
 class CommandAgent:
-    """Runs the program once for each request, in a process group of its own.
+    """Agent that runs a program once for each request, in a process group of its own.
 
-    Exit code 0 is an answer, any other raises `AgentFailed`. Output beyond
-    `process.MAX_OUTPUT_BYTES` is dropped, and the reply says so. `AgentMisconfigured` is raised
-    before anything runs. When `answer` ends, the program and all that it started have ended.
+    Exit code 0 means an answer; any other exit code raises `AgentFailed`, and so does an answer
+    that should be JSON but is not, or is too long. The reply drops text beyond
+    `process.MAX_OUTPUT_BYTES`, and says so in ``cut``. `AgentMisconfigured` is raised before
+    anything is started. When `answer` returns, no process of the program's group is left; a process
+    that creates a session of its own is not ended.
 
-    The file of the MCP configuration may hold secrets: it is in a folder of its own that only this
-    user can read, and is removed when `answer` ends.
+    The MCP configuration file may contain secrets, so it is in its own folder, which only this user
+    can read and which is removed when `answer` ends.
     """
 
     name: str
     settings: CommandSettings
+    is_program: ClassVar[bool] = True
+
+    @property
+    def tools(self) -> list[str]:
+        return self.settings.tools
+
+    def check_model(self, model: str) -> None:
+        refuse_model(self.name, "a command", model)
 
     async def answer(self, request: AgentRequest) -> AgentReply:
-        refuse_model(self.name, "a command", request.model)
+        self.check_model(request.model)
         variables = environment.select(self.settings.environment)
         with self._folder() as folder, self._config(request) as config:
             completed = await self._run(request, folder, variables, config)
         hidden = _SecretHider(variables, request.servers or McpServers({}))
-        text = _text(completed)
+        # An incremental decoder leaves out an incomplete character at the cut.
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        text = decoder.decode(completed.output, final=not completed.dropped).rstrip("\r\n")
         if completed.timed_out:
             message = hidden.of_error(_marked(text, completed))
             raise AgentTimeout(request.timeout, message)
         if completed.code != 0:
-            message = f"{self._program} {_end(completed.code)}{_last_words(completed.errors)}"
+            errors = completed.errors.decode(errors="replace").strip()[-2000:]
+            said = f"it printed: {errors}" if errors else "it printed nothing to standard error"
+            message = f"{self._program} {group.describe_exit(completed.code)}; {said}"
             raise AgentFailed(
                 hidden.of_error(message),
                 hidden.of_error(_marked(text, completed)),
@@ -179,20 +190,20 @@ class CommandAgent:
             if error.errno == errno.E2BIG:
                 raise self._wrong(
                     f"the prompt ({len(prompt)} bytes) is too long for an argument; remove "
-                    "{prompt} from the command to send it to standard input"
+                    "{prompt} from the command, so that the program gets it on standard input"
                 ) from None
-            if error.errno in _TEMPORARY_ERRNOS:
-                raise AgentFailed(
+            if error.errno in group.TEMPORARY_ERRNOS:
+                raise AgentTemporary(
                     f"{self._program} could not be started: {error.strerror}"
                 ) from None
             raise self._wrong(f"{program} cannot be run: {error.strerror}") from None
-        except ValueError as error:  # a zero byte, or half a character
+        except ValueError as error:  # a zero byte, or a lone surrogate
             raise AgentFailed(f"the prompt cannot be passed as an argument: {error}") from None
 
     def _stdin_text(self, request: AgentRequest) -> str:
         if not request.history or self.settings.history == "none":
             return request.prompt
-        # Indented, so that no message can look like the start of another or like the question.
+        # Indented, so that no message can pass for the start of another or for the question.
         transcript = "\n\n".join(
             f"{_ROLES[each.role]}:\n{textwrap.indent(each.content, '    ')}"
             for each in request.history
@@ -215,14 +226,12 @@ class CommandAgent:
 
     @contextmanager
     def _config(self, request: AgentRequest) -> Iterator[str]:
-        """Yield the path of the MCP configuration file; empty if the command does not ask for
-        one.
-        """
+        """Yield the path of the MCP configuration file; empty if the command takes none."""
         if not template.takes_config(self.settings.command):
             yield ""
             return
         config_json = json.dumps(request.servers.config if request.servers else {"mcpServers": {}})
-        # Not in the work folder: that may be the operator's, and other users may read it.
+        # Not in the working directory: other users may be able to read it.
         with locations.temporary_folder("daybook-mcp-") as folder:
             path = os.path.join(folder, "mcp.json")
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -243,7 +252,7 @@ class CommandAgent:
 
 @dataclass(frozen=True)
 class _SecretHider:
-    """Replaces the secrets that a program received with their names."""
+    """Hides the secrets that a program got: variables by their names, others by asterisks."""
 
     variables: dict[str, str] = field(repr=False)
     servers: McpServers = field(repr=False)
@@ -253,7 +262,7 @@ class _SecretHider:
         return self.of_answer(text)
 
     def of_answer(self, text: str) -> str:
-        # Some variables belong to its servers only; those that are not secret may be shown.
+        # Includes the variables of its servers; values that are not secret may be shown.
         text = environment.redact_secrets(text, {**self.servers.variables, **self.variables})
         return FilledSecrets(set(self.servers.secrets)).hide(text)
 
@@ -268,30 +277,10 @@ def _values(request: AgentRequest) -> dict[str, str]:
     }
 
 
-def _text(ended: process.ProgramResult) -> str:
-    # An incremental decoder leaves out an incomplete character at the cut.
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    return decoder.decode(ended.output, final=not ended.dropped).rstrip("\r\n")
-
-
 def _cut(ended: process.ProgramResult) -> str:
     return f"{ended.dropped} more bytes were printed" if ended.dropped else ""
 
 
 def _marked(text: str, ended: process.ProgramResult) -> str:
-    """Return the text for an error, which has no other field to say that it was cut."""
+    """Return the text for an error, with a note if it was cut: errors have no field for that."""
     return f"{text}\n[cut here: {_cut(ended)}]" if ended.dropped else text
-
-
-def _last_words(errors: bytes) -> str:
-    text = errors.decode(errors="replace").strip()[-2000:]
-    return f"; it said: {text}" if text else "; it said nothing on standard error"
-
-
-def _end(code: int) -> str:
-    if code > 0:
-        return f"exited with code {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"

@@ -1,12 +1,12 @@
 """Storage of agents in Prefect: one block document each, found by the slug of its block type.
 
-The block classes are Prefect entry points and are not needed here: a document's data are the
-settings of its kind. Names are unique among all kinds. Prefect itself keeps them unique within one
-kind only, so two agents created in its UI may share a name; the reference ``<slug>/<name>``
+The block classes are Prefect entry points and are not imported here: a document's data are the
+settings of its kind. Daybook keeps names unique among all kinds. Prefect keeps them unique within
+one kind only, so two agents created in its UI may share a name; the reference ``<slug>/<name>``
 distinguishes them.
 
-Every function takes Prefect's async client and raises `AgentMisconfigured` if the block types are
-not registered.
+Every async function takes Prefect's client, passes on its errors, and raises `AgentMisconfigured`
+if the block types are not registered.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from daybook.agents import kinds
-from daybook.agents.base import Agent
+from daybook.agents.base import StoredAgent
 from daybook.errors import (
     AgentMisconfigured,
     Ambiguous,
@@ -27,33 +29,56 @@ from daybook.errors import (
     NotFound,
     UnknownName,
 )
+from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.ledger.engine import Ledger
 from daybook.resources import mirror
-from daybook.resources.store import block_data
 from daybook.settings import load
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import BlockDocument
 
-DEFAULT_AGENT = "default"
-"""The agent of jobs that name none."""
+
+class AgentInfo(BaseModel, frozen=True):
+    """An agent, without secrets.
+
+    ``kind`` is the word of one of `kinds.KINDS`, and ``type`` the slug of its block type.
+    ``problem`` is None, or says what is wrong with the settings.
+    """
+
+    name: str
+    kind: str
+    type: str
+    settings: dict[str, Any]
+    problem: str | None
 
 
-async def names(client: PrefectClient) -> dict[str, str]:
-    """Return the slug of each agent's kind, by the agent's name, sorted."""
-    found = [
-        (document.name or "", kind.slug)
-        for kind in kinds.KINDS.values()
-        for document in await _documents(client, kind)
-    ]
-    return dict(sorted(found))
+async def names(client: PrefectClient) -> dict[str, list[str]]:
+    """Return a mapping of each agent's name to the slugs of its kinds, sorted by name.
+
+    A name has several slugs if agents of several kinds share it.
+    """
+    found: dict[str, list[str]] = {}
+    for kind in kinds.KINDS.values():
+        for document in await _documents(client, kind):
+            found.setdefault(str(document.name), []).append(kind.slug)
+    return dict(sorted(found.items()))
+
+
+def matches(known: Mapping[str, list[str]], ref: str) -> list[str]:
+    """Return the full reference, `<slug>/<name>`, of each agent that ``ref`` can mean.
+
+    ``known`` is the result of `names`.
+    """
+    slug, _, name = ref.rpartition("/")
+    return [f"{each}/{name}" for each in known.get(name, []) if slug in ("", each)]
 
 
 async def capabilities(client: PrefectClient) -> dict[str, frozenset[str]]:
-    """Return the capabilities of each agent, by each reference to it: `<name>` and `<slug>/<name>`.
+    """Return a mapping of each reference to an agent to the agent's capabilities.
 
-    A name that two kinds share is left out. Capabilities are read even from invalid settings.
+    The references are `<name>` and `<slug>/<name>`. A name that several kinds share is omitted.
+    Capabilities are read even from invalid settings.
     """
     found: dict[str, frozenset[str]] = {}
     ambiguous: set[str] = set()
@@ -67,11 +92,21 @@ async def capabilities(client: PrefectClient) -> dict[str, frozenset[str]]:
     return {ref: words for ref, words in found.items() if ref not in ambiguous}
 
 
-async def get(client: PrefectClient, name: str) -> Agent:
+async def tool_entries(client: PrefectClient) -> list[tuple[str, list[str]]]:
+    """Return each agent's name and the tools that its settings list, even if they are invalid."""
+    return [
+        (str(document.name), list(map(str, value)))
+        for kind in kinds.KINDS.values()
+        for document in await kind.documents(client)
+        if isinstance(value := document.data.get("tools"), list)
+    ]
+
+
+async def get(client: PrefectClient, name: str) -> StoredAgent:
     """Return the agent with this name.
 
-    Raises `UnknownName` with the known names, `Ambiguous`, and `AgentMisconfigured` if its settings
-    were made invalid in the Prefect UI.
+    Raises `UnknownName` with the known names, `Ambiguous`, and `AgentMisconfigured` if the settings
+    are invalid, for example after an edit in Prefect's UI.
     """
     kind, document = await _find(client, name, secrets=True)
     return kinds.build(kind.slug, document.name or name, document.data)
@@ -85,27 +120,32 @@ async def add(
     *,
     replace: bool = False,
 ) -> None:
-    """Store an agent; raises `InvalidInput` for a bad or taken name and for invalid settings.
+    """Store an agent.
 
-    With ``replace``, it replaces an existing agent with this name. Nothing of the old agent is
-    kept, so the caller has to pass a key again.
+    Raises `InvalidInput` for an unknown kind, for invalid settings, and for a name that is invalid,
+    or that is taken while ``replace`` is false. With ``replace``, overwrites the existing agents of
+    all kinds with this name. None of their settings are kept, so the caller has to pass a key
+    again.
     """
     kind = kinds.find_kind(slug)
     kind.check_name(name)
     checked = kind.validate(settings)
-    old = await _find_existing(client, name)
-    if old and not replace:
-        raise InvalidInput("name", f'"{name}" is taken', "choose another, or replace that agent")
-    same = old is not None and old[0] == kind
-    await kind.save(client, name, checked, replace=same)
-    if old and not same:  # only now, so that a failure above keeps the old agent
-        await old[0].remove(client, name)
+    existing = (await names(client)).get(name, [])
+    if existing and not replace:
+        raise kind.name_taken(name)
+    await kind.save(client, name, checked, replace=kind.slug in existing)
+    # Only now, so that a failure above keeps the old agent. If a crash here leaves the name with
+    # two kinds, the same call removes the old one.
+    for other in existing:
+        if other != kind.slug:
+            with suppress(NotFound):  # another process was faster
+                await kinds.KINDS[other].remove(client, name)
 
 
 async def remove(client: PrefectClient, name: str) -> None:
-    """Remove the agent; raises `NotFound` or `Ambiguous`.
+    """Remove the agent and its copy in the ledger, even if Prefect lost the agent.
 
-    Also removes the copy in the ledger of an agent that Prefect lost, so that it is not restored.
+    Raises `NotFound` or `Ambiguous`.
     """
     try:
         kind, document = await _find(client, name, secrets=False)
@@ -115,27 +155,21 @@ async def remove(client: PrefectClient, name: str) -> None:
             if slug in ("", kind_to_try.slug):
                 with suppress(NotFound):
                     return await kind_to_try.remove(client, short)
-        raise NotFound("agent", name) from None
+        raise NotFound("agent", name, known=await names(client)) from None
     await kind.remove(client, str(document.name))
 
 
-async def describe(client: PrefectClient, name: str) -> dict[str, Any]:
-    """Return ``{"name", "kind", "type", "settings", "problem"}``, without secrets.
-
-    ``problem`` is None, or says what is wrong with the settings. Raises the same errors as `get`
-    for the name.
-    """
-    # Read with secrets: without them Prefect shows an empty secret like a set one.
+async def describe(client: PrefectClient, name: str) -> AgentInfo:
+    """Return the agent for display; raise `UnknownName` or `Ambiguous`."""
     kind, document = await _find(client, name, secrets=True)
-    settings, problem = kind.check(document.data)
-    shown = block_data(settings) if settings else document.data
-    return {
-        "name": document.name,
-        "kind": kind.word,
-        "type": kind.slug,
-        "settings": kinds.displayed_settings(kind, shown),
-        "problem": problem,
-    }
+    settings, problem = kind.displayed(document.data)
+    return AgentInfo(
+        name=str(document.name),
+        kind=kind.word,
+        type=kind.slug,
+        settings=settings,
+        problem=problem,
+    )
 
 
 async def ensure_default(
@@ -145,9 +179,9 @@ async def ensure_default(
 ) -> bool:
     """Create the agent `default` unless an agent has that name; return whether it was created.
 
-    Without a kind it is an offline agent. The settings have to be valid. If Prefect lost its
-    database, the ledger's copy is restored; raises `LedgerKeyMissing` if that copy cannot be
-    decrypted.
+    The default kind is an offline agent. The settings have to be valid. If Prefect lost its
+    database, this restores the ledger's copy instead, and raises `LedgerKeyMissing` if the copy
+    cannot be decrypted.
     """
     if DEFAULT_AGENT in await names(client):
         return False
@@ -161,10 +195,10 @@ async def ensure_default(
 
 
 async def _restore_default(client: PrefectClient) -> bool:
-    """Restore an agent `default` that Prefect lost; return whether there was one.
+    """Restore an agent `default` that Prefect lost; return whether there was one to restore.
 
-    Such an agent is not replaced by another one: if restoring it fails, `daybook doctor` shows the
-    problem. Raises `LedgerKeyMissing` if the ledger has one that cannot be decrypted here.
+    If restoring it fails, the result is True, so that no other agent replaces it; `daybook doctor`
+    shows the problem. Raises `LedgerKeyMissing` if the copy cannot be decrypted here.
     """
     async with Ledger(load().ledger_address) as ledger:
         report = await mirror.reconcile(ledger, client, kinds.KINDS.values(), only=DEFAULT_AGENT)
@@ -173,19 +207,14 @@ async def _restore_default(client: PrefectClient) -> bool:
     return bool(report.restored or report.failed)
 
 
-async def _find_existing(
-    client: PrefectClient, name: str
-) -> tuple[kinds.AgentKind, BlockDocument] | None:
-    try:
-        return await _find(client, name, secrets=False)
-    except UnknownName:
-        return None
-
-
 async def _find(
     client: PrefectClient, ref: str, *, secrets: bool
 ) -> tuple[kinds.AgentKind, BlockDocument]:
-    """Find the agent. Read only documents with this name: no other agent's key is transmitted."""
+    """Return the kind and the document of the agent.
+
+    Reads only documents with this name, so that no other agent's key is sent. Raises `UnknownName`
+    and `Ambiguous`.
+    """
     slug, _, name = ref.rpartition("/")
     candidates = [kind for kind in kinds.KINDS.values() if slug in ("", kind.slug)]
     read = (kind.find(client, name, include_secrets=secrets) for kind in candidates)

@@ -1,7 +1,7 @@
-"""Errors of model requests, translated into what they mean for the run.
+"""Translation of a model API's errors into agent errors, which decide whether the run may retry.
 
-They decide whether the run may ask again (promise 4: refused and cut connections, 429, 503 and any
-other 5xx are retried).
+Promise 4: if the job has retries left, Daybook retries refused and cut connections, timeouts, 429,
+503 and any other 5xx.
 
 ======================================================  =====================
 429, 503 and any other 5xx, 408, 529, overloaded        `AgentTemporary`
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # pydantic-ai's error class (subclasses before their base), the error to raise, and its message.
 _CATEGORIES: tuple[tuple[str, type[AgentError], str], ...] = (
-    ("ModelRateLimitError", AgentTemporary, "{provider} rate-limits our requests"),
+    ("ModelRateLimitError", AgentTemporary, "{provider} rate-limits Daybook's requests"),
     ("ModelOverloadedError", AgentTemporary, "{provider} is overloaded"),
     ("ModelUnavailableError", AgentTemporary, "{provider} is not available"),
     ("ModelServerError", AgentTemporary, "{provider} failed"),
@@ -51,7 +51,7 @@ _MAX_QUOTED_CHARACTERS = 500  # of the provider's own message
 def translate_error(
     error: Exception, agent: str, model: Model, timeout: float, secrets: Iterable[str]
 ) -> AgentError:
-    """Return the error to raise for ``error``; its message has each of ``secrets`` replaced."""
+    """Return the error to raise for ``error``; its message contains none of ``secrets``."""
     if isinstance(error, AgentError):
         return error
     from pydantic_ai import exceptions as e
@@ -77,7 +77,7 @@ def translate_error(
 
 
 def incomplete_answer_error(agent: str, model: Model) -> AgentTemporary:
-    """Return the error for an answer that broke off in the middle."""
+    """Return the error for an answer whose connection ended too early."""
     return AgentTemporary(_Messages(agent, model, []).say(_INCOMPLETE))
 
 
@@ -86,8 +86,7 @@ def no_answer_error(
 ) -> AgentFailed:
     """Return the error for a response that is valid HTTP but contains no answer.
 
-    ``text`` is the part that arrived, ``reason`` the provider's own reason for the end, if it gave
-    one.
+    ``text`` is the part that arrived, ``reason`` the reason that the provider gave, or empty.
     """
     sentence = "{provider} ended the answer early" if reason else "{address} gave no answer"
     return AgentFailed(_Messages(agent, model, list(secrets)).say(sentence, reason), text)
@@ -130,17 +129,14 @@ def _from_connection_error(
     from pydantic_ai.exceptions import ModelTimeoutError
 
     if error.phase in ("connect", "pool"):
-        return AgentTemporary(messages.say("{address} cannot be reached", _root_cause(error)))
+        # The operating system's error is below the exceptions of three libraries.
+        cause: BaseException = error
+        while (below := cause.__cause__ or cause.__context__) is not None:
+            cause = below
+        return AgentTemporary(messages.say("{address} cannot be reached", cause))
     if isinstance(error, ModelTimeoutError):
         return AgentTimeout(timeout)
     return AgentTemporary(messages.say(_INCOMPLETE))
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    """Return the operating system's error, below the exceptions of three libraries."""
-    while (below := error.__cause__ or error.__context__) is not None:
-        error = below
-    return error
 
 
 def _made(kind: type[AgentError], words: str, error: ModelAPIError) -> AgentError:
@@ -151,7 +147,7 @@ def _made(kind: type[AgentError], words: str, error: ModelAPIError) -> AgentErro
 
 
 class _Messages:
-    """Builds the error messages, with the names of agent, model, provider and address."""
+    """Builder of error messages, with the names of the agent, model, provider and address."""
 
     def __init__(self, agent: str, model: Model, secrets: list[str]) -> None:
         self._names = {
@@ -183,7 +179,7 @@ def _address(model: Model) -> str:
 
 
 def _provider_message(error: BaseException) -> str:
-    """Extract the provider's message from the formats in which the APIs wrap it."""
+    """Extract the provider's message from the body of its response, in any of the usual formats."""
     body: Any = getattr(error, "body", None)
     if isinstance(body, Mapping):
         inner = body.get("error", body)

@@ -1,11 +1,11 @@
-"""Parser for JSON in an agent's answer, the same for all callers.
+"""Parser of JSON in an agent's answer.
 
-Python's reader accepts more than JSON: ``NaN``, ``Infinity``, and numbers such as ``1e999`` that
-become infinite. None of the places that store the answer could hold them.
+Python's parser accepts more than JSON: ``NaN``, ``Infinity``, and numbers such as ``1e999`` that
+become infinite. This parser refuses them, because they cannot be stored.
 
 Models often put words around the JSON. The candidates in such an answer are its *pieces*: its
-fenced blocks and, outside of those, everything in brackets. A single piece is parsed. With several
-pieces it is unclear which is the answer, even if only one of them is JSON.
+fenced blocks and, outside of those, everything in brackets. A single piece is parsed. Several
+pieces are refused, even if only one is JSON, because it is unclear which is the answer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ MAX_DEPTH = 100
 
 
 def read(text: str) -> Any:
-    """Parse ``text``. Raises ValueError that says why it is not JSON."""
+    """Return the JSON value of ``text``.
+
+    Raises a ValueError that says why ``text`` is not JSON, or cannot be stored.
+    """
     try:
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float)
     except RecursionError:
@@ -30,9 +33,10 @@ def read(text: str) -> Any:
 
 
 def find(text: str) -> Any:
-    """Parse ``text``, or its only piece. Raises ValueError that says why there is none.
+    """Return the JSON value of ``text`` or, if it is not JSON, of its only piece.
 
-    Only for a complete text: if it was cut, another piece may have followed.
+    Raises a ValueError that says why there is no such value. Use this for complete text only: a
+    truncated text may lack another piece.
     """
     try:
         return read(text)
@@ -51,7 +55,7 @@ _BRACKET_OR_STRING = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
 def _pieces(text: str) -> list[str]:
-    """Return all pieces of ``text``, in linear time: a model wrote it."""
+    """Return all pieces of ``text``, in linear time, because ``text`` is not trusted."""
     pieces: list[str] = []
     plain: list[str] = []
     fenced: list[str] = []
@@ -71,7 +75,7 @@ def _pieces(text: str) -> list[str]:
 
 
 def _bracketed(text: str) -> list[str]:
-    """Return the bracketed parts, with their brackets; an unclosed one reaches to the end."""
+    """Return the bracketed parts, with their brackets; an unclosed one extends to the end."""
     pieces, begin, depth, position = [], 0, 0, 0
     while match := (_BRACKET_OR_STRING if depth else _BRACKET).search(text, position):
         position = match.end()

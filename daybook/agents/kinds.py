@@ -1,4 +1,4 @@
-"""The kinds of agents, by the slug of the Prefect block type that stores their settings."""
+"""The kinds of agents. A Prefect block type stores the settings of each."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import SecretStr
-
-from daybook.agents.base import Agent, refuse_model
+from daybook.agents.base import StoredAgent
 from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.agents.model import ModelAgent
 from daybook.agents.model_settings import ModelSettings
@@ -19,10 +17,13 @@ from daybook.resources.store import BlockStore
 
 @dataclass(frozen=True, kw_only=True)
 class AgentKind(BlockStore[Any]):
-    """The documents of one kind of agent; ``word`` is its name on the command line."""
+    """A kind of agent, and the store of its documents.
+
+    ``word`` is its name on the command line; ``make`` builds an agent from its name and settings.
+    """
 
     word: str
-    make: Callable[[str, Any], Agent]
+    make: Callable[[str, Any], StoredAgent]
     noun: str = "agent"
 
 
@@ -48,13 +49,11 @@ MODEL = AgentKind(
     make=ModelAgent,
 )
 KINDS: dict[str, AgentKind] = {kind.slug: kind for kind in (OFFLINE, COMMAND, MODEL)}
-
-SECRET_PLACEHOLDER = "********"
-"""Shown in place of a secret."""
+"""All kinds, by slug; `daybook.agents` says what else a new kind needs."""
 
 
 def find_kind(name: str) -> AgentKind:
-    """Return the kind of that word or slug; raises `InvalidInput` with the valid words."""
+    """Return the kind with that word or slug; raise `InvalidInput` with the valid words."""
     for kind in KINDS.values():
         if name in (kind.word, kind.slug):
             return kind
@@ -65,43 +64,14 @@ def find_kind(name: str) -> AgentKind:
     )
 
 
-def displayed_settings(kind: AgentKind, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``data`` for display: set secrets are hidden, empty ones stay empty."""
-    secret = {name for name, f in kind.model.model_fields.items() if f.annotation is SecretStr}
-    return {
-        name: (SECRET_PLACEHOLDER if value else "") if name in secret else value
-        for name, value in data.items()
-    }
+def build(slug: str, name: str, data: Mapping[str, Any]) -> StoredAgent:
+    """Build the agent from stored settings; raise `AgentMisconfigured` if they are invalid.
 
-
-def build(slug: str, name: str, data: Mapping[str, Any]) -> Agent:
-    """Build the agent from stored settings; raises `AgentMisconfigured` if they are invalid.
-
-    Prefect's server does not validate a block edited in its UI, so invalid settings are found here.
+    Stored settings can become invalid, because Prefect's server does not validate a block that is
+    edited in its UI.
     """
     kind = KINDS[slug]
     settings, problem = kind.check(data)
     if settings is None:
         raise AgentMisconfigured(f'agent "{name}": {problem}')
     return kind.make(name, settings)
-
-
-def check_model(agent: Agent, model: str) -> None:
-    """Raise `AgentMisconfigured` for a model that this agent cannot use; empty means its own.
-
-    `answer` raises the same error; this finds what can be found without a key. Imports pydantic-ai.
-    """
-    match agent:
-        case ModelAgent():
-            from daybook.agents import providers
-
-            providers.check(agent.settings, model)
-        case CommandAgent():
-            refuse_model(agent.name, "a command", model)
-        case OfflineAgent():
-            refuse_model(agent.name, "offline", model)
-
-
-def tools_of(agent: Agent) -> list[str]:
-    """Return the tools that the agent may call while it answers, as its operator wrote them."""
-    return list(agent.settings.tools) if isinstance(agent, ModelAgent | CommandAgent) else []

@@ -1,4 +1,4 @@
-"""An agent that is a model behind an API, of any provider that pydantic-ai supports."""
+"""An agent that asks a model of any provider that pydantic-ai supports."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from daybook.agents import providers
+from daybook.agents import failures, providers
 from daybook.agents.base import AgentReply, AgentRequest
 from daybook.agents.model_settings import ModelSettings
 from daybook.errors import AgentError, AgentFailed, AgentMisconfigured, AgentTimeout
@@ -25,24 +25,31 @@ if TYPE_CHECKING:
 _CLIENT_TIMEOUT_MARGIN_SECONDS = 30.0
 
 MAX_REQUESTS_WITH_TOOLS = 50
-"""Maximum requests for one answer if the agent has tools and no request limit."""
+"""Maximum number of requests for one answer if the agent has tools and no limit of its own."""
 
 _CUT = "the answer reached max_tokens"
-_REASON = "finish_reason"  # key of the provider's own reason, also if pydantic-ai knows none
+_REASON = "finish_reason"  # key of the provider's own reason, which pydantic-ai may not know
 
 
 @dataclass(frozen=True)
 class ModelAgent:
-    """Sends one request for each answer, without retries: the run retries, and counts its attempts.
+    """Agent that asks a model, with one more request after each response that calls tools.
 
-    With tools it sends one more request each time that the model calls some.
-
-    `daybook.agents.failures` says how errors are translated. The connection is closed when `answer`
-    ends. An error of an answer that was paid for carries its usage in ``usage``.
+    It does not retry: the run does, and counts its attempts. `daybook.agents.failures` translates
+    the errors. The connection is closed when `answer` returns. An error after the first request
+    carries the usage so far in ``usage``.
     """
 
     name: str
     settings: ModelSettings
+    is_program: ClassVar[bool] = False
+
+    @property
+    def tools(self) -> list[str]:
+        return self.settings.tools
+
+    def check_model(self, model: str) -> None:
+        providers.check(self.settings, model)
 
     async def answer(self, request: AgentRequest) -> AgentReply:
         from pydantic_ai import RunUsage
@@ -68,14 +75,12 @@ class ModelAgent:
             return providers.model(self.settings, wanted)
         except AgentMisconfigured as error:
             failed = AgentMisconfigured(f'agent "{self.name}": {error}')
-        except Exception as error:  # the client's own error, whose message may hold the key
+        except Exception as error:  # the client's own error, whose message may contain the key
             reason = f"its client cannot be created ({type(error).__name__})"
             failed = AgentMisconfigured(f'agent "{self.name}": {reason}')
         raise failed
 
     def _translate_error(self, error: Exception, model: Model, request: AgentRequest) -> AgentError:
-        from daybook.agents import failures
-
         try:
             secrets = providers.secrets(self.settings, model)
             return failures.translate_error(error, self.name, model, request.timeout, secrets)
@@ -84,6 +89,8 @@ class ModelAgent:
             return AgentFailed(f'agent "{self.name}" failed unexpectedly: {types}')
 
     def _limit(self, request: AgentRequest) -> int:
+        if request.once:
+            return 1
         return self.settings.request_limit or (MAX_REQUESTS_WITH_TOOLS if request.tools else 1)
 
     def _toolset(self, request: AgentRequest, usage: RunUsage) -> OfferedTools | None:
@@ -102,8 +109,6 @@ class ModelAgent:
     ) -> AgentReply:
         from pydantic_ai import Agent, UsageLimits, capture_run_messages
         from pydantic_ai.exceptions import UnexpectedModelBehavior, UsageLimitUnavailableWarning
-
-        from daybook.agents import failures
 
         # `_check_tokens_left` checks the limit.
         warnings.simplefilter("ignore", UsageLimitUnavailableWarning)
@@ -159,10 +164,10 @@ class ModelAgent:
     def _settings_of_step(
         self, model: Model, request: AgentRequest, usage: RunUsage
     ) -> Callable[[int], Sent]:
-        """Return a function that returns the settings of each step's request; the first step is 1.
+        """Return a function from a step's number, counted from 1, to the settings of its request.
 
-        It also checks whether the request may be sent: the library's own limits allow one more
-        request when they are exactly reached.
+        The function raises `AgentFailed` if no tokens are left: pydantic-ai's own limits allow one
+        more request when they are exactly reached.
         """
         options: dict[str, Any] = {
             "max_retries": 0,
@@ -193,8 +198,10 @@ class ModelAgent:
         return result | {"cost_usd": self._cost_usd(usage, request) if known else None}
 
     def _cost_usd(self, usage: RunUsage, request: AgentRequest) -> float | None:
-        """Return the cost by the agent's prices, which apply to its own model; else by the price
-        table.
+        """Return the cost in US dollars; None if the price is unknown.
+
+        The agent's own prices, if set, apply to its own model. Otherwise pydantic-ai's price table
+        applies.
         """
         prices = (self.settings.input_price, self.settings.output_price)
         if any(prices) and providers.is_own(self.settings, request.model):
@@ -204,11 +211,11 @@ class ModelAgent:
 
 
 def _check_tokens_left(tokens: int, usage: RunUsage) -> None:
-    """Raise `AgentFailed` if nothing is left of ``tokens`` for another request."""
+    """Raise `AgentFailed` if no token is left for another request, or the usage is unknown."""
     if usage.unmeasured_requests:
         raise AgentFailed(
             f"stopped: the token limit ({tokens:,} were left) cannot be enforced, because the "
-            "provider does not report the tokens of an answer"
+            "provider does not report its token usage"
         )
     if usage.total_tokens >= tokens:
         raise _token_limit_error(tokens, usage)
@@ -217,7 +224,7 @@ def _check_tokens_left(tokens: int, usage: RunUsage) -> None:
 def _as_token_limit_error(
     error: Exception, request: AgentRequest, usage: RunUsage
 ) -> AgentFailed | None:
-    """Return the error to raise if ``error`` means that the tokens are used up; else None."""
+    """Return the error to raise if ``error`` means that the tokens are used up, else None."""
     from pydantic_ai.exceptions import UsageLimitExceeded
 
     tokens = request.tokens
@@ -229,7 +236,7 @@ def _as_token_limit_error(
 def _token_limit_error(tokens: int, usage: RunUsage) -> AgentFailed:
     asked = "1 request" if usage.requests == 1 else f"{usage.requests} requests"
     return AgentFailed(
-        f"stopped: the token limit is reached: {tokens:,} were left, and {asked} took "
+        f"stopped: the token limit is reached; {tokens:,} tokens were left, and {asked} used "
         f"{usage.total_tokens:,}"
     )
 

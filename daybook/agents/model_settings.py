@@ -16,11 +16,11 @@ from pydantic import (
 )
 
 from daybook.agents import base
-from daybook.agents.capabilities import Capabilities
+from daybook.agents.base import Capabilities
 
 
 class Options(BaseModel):
-    """The keys of the field ``options``, with pydantic-ai's names; omitted keys are not sent."""
+    """The keys of the field ``options``, named as in pydantic-ai; omitted keys are not sent."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -37,16 +37,16 @@ class Options(BaseModel):
 
 
 class ModelSettings(BaseModel):
-    """Which model a model agent asks, and how. The operator sets all fields, never an agent."""
+    """Settings of a model agent. Only the operator sets them, never an agent."""
 
     model_config = ConfigDict(extra="forbid")
 
     model: str = Field(
         title="Model",
         description=(
-            "Provider and model name, such as openai:…, anthropic:… or google:…; any provider of "
-            "pydantic-ai. With a base URL, a name alone is an OpenAI-compatible model at that "
-            "address."
+            "Provider and model, such as openai:…, anthropic:… or google:…; any provider that "
+            "pydantic-ai supports. With a base URL, a name without a provider is an "
+            "OpenAI-compatible model at that URL."
         ),
         examples=["openai:gpt-6-luna", "anthropic:claude-haiku-5-5", "google:gemini-3.8-flash"],
     )
@@ -55,30 +55,30 @@ class ModelSettings(BaseModel):
         validate_default=True,
         title="Base URL",
         description=(
-            "Address of the API, including its version, such as http://127.0.0.1:11434/v1. Empty: "
-            "the provider's own. With openai:… Daybook requests chat completions."
+            "URL of the API, including its version, such as http://127.0.0.1:11434/v1. If empty, "
+            "the provider's own. With openai:…, Daybook uses the chat completions API there."
         ),
     )
     api_key: SecretStr = Field(
         default=SecretStr(""),
         title="API key",
         description=(
-            "Empty: the key in the provider's usual environment variable of the worker, such as "
-            "OPENAI_API_KEY. Daybook never sends that key to a base URL."
+            "API key. If empty, Daybook uses the worker's environment variable for the "
+            "provider, such as OPENAI_API_KEY, but never sends that key to a base URL."
         ),
     )
     system_prompt: str = Field(
         default="",
         title="System prompt",
-        description="Sent with every request, before the conversation.",
+        description="Instructions sent with every request, before the session's messages.",
         json_schema_extra={"format": "textarea"},
     )
     options: dict[str, Any] = Field(
         default={},
         title="Options",
         description=(
-            "A JSON object with any of: " + ", ".join(Options.model_fields) + ". Omitted options "
-            "have the provider's defaults."
+            "A JSON object with any of: " + ", ".join(Options.model_fields) + ". The provider's "
+            "defaults apply to omitted options."
         ),
         examples=[{"temperature": 0.2, "max_tokens": 2000}],
     )
@@ -87,8 +87,8 @@ class ModelSettings(BaseModel):
         title="Tools",
         description=(
             "Tools that the model may call, one entry each: a tool server's name for all of its "
-            "tools, server.tool or server.get_* for some, the name of a Python tool, and daybook "
-            "or daybook.cron_list for Daybook's own. The model cannot call other tools."
+            "tools, server.tool or server.get_* for some, a Python tool's name, or daybook or "
+            "daybook.cron_list for Daybook's own. The model can call no other tool."
         ),
         examples=[["search", "calendar.list_*", "daybook"]],
     )
@@ -97,7 +97,7 @@ class ModelSettings(BaseModel):
         ge=0,
         title="Request limit",
         description=(
-            "Maximum requests for one answer. 0 uses the default: 1, or 50 if the agent has tools. "
+            "Maximum number of requests for one answer; 0 means 1, or 50 if the agent has tools. "
             "Daybook sends more than one only if the model calls tools."
         ),
     )
@@ -106,14 +106,20 @@ class ModelSettings(BaseModel):
         ge=0,
         allow_inf_nan=False,
         title="Input price",
-        description="US dollars per million input tokens. Both prices 0: the price table's.",
+        description=(
+            "US dollars per million input tokens. If both prices are 0, the built-in price table "
+            "applies."
+        ),
     )
     output_price: float = Field(
         default=0.0,
         ge=0,
         allow_inf_nan=False,
         title="Output price",
-        description="US dollars per million output tokens. Both prices 0: the price table's.",
+        description=(
+            "US dollars per million output tokens. If both prices are 0, the built-in price table "
+            "applies."
+        ),
     )
     capabilities: Capabilities = []
 
@@ -121,7 +127,9 @@ class ModelSettings(BaseModel):
     @classmethod
     def _named(cls, value: str) -> str:
         if not value or any(letter.isspace() for letter in value):
-            raise ValueError("write the provider and the model's name, such as openai:gpt-6-luna")
+            raise ValueError(
+                "is empty or contains a space; use provider:name, such as openai:gpt-6-luna"
+            )
         return value
 
     @field_validator("base_url")
@@ -131,7 +139,7 @@ class ModelSettings(BaseModel):
             model = info.data.get("model", ":")
             if ":" not in model:
                 raise ValueError(
-                    f'is missing, and the model "{model}" has no provider; write the provider '
+                    f'is missing, and the model "{model}" has no provider; put the provider '
                     f"before the name, such as openai:{model}"
                 )
             return value
@@ -141,7 +149,7 @@ class ModelSettings(BaseModel):
         except ValueError:
             legal = False
         if not legal:
-            raise ValueError("is not an address that begins with http:// or https://")
+            raise ValueError("is not a URL that begins with http:// or https://")
         if parts.username is not None or parts.query or parts.fragment:
             raise ValueError(
                 "cannot contain a user, a password or a query; store a key as the API key"
@@ -153,7 +161,7 @@ class ModelSettings(BaseModel):
     def _header(cls, value: SecretStr) -> SecretStr:
         if not all("!" <= letter <= "~" for letter in value.get_secret_value()):
             raise ValueError(
-                "contains a character that no key has, such as a space or a line break"
+                "contains a character that is not allowed in a key, such as a space or a line break"
             )
         return value
 

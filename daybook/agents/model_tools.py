@@ -1,10 +1,10 @@
-"""The tools of a request as a model sees them: a toolset of pydantic-ai.
+"""The toolset that offers a request's tools to a model.
 
-If a tool refuses or fails, the model receives the message and may continue: only its limits of
-requests and tokens and the attempt's timeout end that. Calls are made one after the other, in the
-order in which the model requested them: most tools do not support parallel calls.
+If a tool refuses a call or fails, the model gets the message and may continue, up to the limit of
+requests or tokens, or the attempt's timeout. Calls are made one after the other, in the order in
+which the model requested them, because most tools do not support parallel calls.
 
-Imports pydantic-ai.
+This module imports pydantic-ai when it is imported.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _OBJECT = SchemaValidator(core_schema.dict_schema(keys_schema=core_schema.str_sc
 
 
 class OfferedTools(AbstractToolset[Any]):
-    """Toolset of one request. ``at_work`` is the tool being called; empty if none is.
+    """Toolset of one request.
 
-    ``again`` is how often a model may send arguments that are not an object; ``before`` is called
-    before each call of a tool.
+    ``at_work`` is the tool that is being called, or empty. ``again`` is how often the model may
+    retry a call whose arguments are not an object; ``before`` is called before each call to a tool.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class OfferedTools(AbstractToolset[Any]):
             text, failed = f"the tool failed with an internal error ({type(error).__name__})", True
         else:
             failed = False
-        self.at_work = ""  # kept if the call was cancelled, so that the error can name the tool
+        self.at_work = ""  # not after a cancellation, so that the error can name the tool
         if failed:
             raise ToolFailed(text)
         return text

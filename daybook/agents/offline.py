@@ -1,20 +1,20 @@
-"""An agent that needs no network and no model, and says so: for the first run and for tests."""
+"""An agent without a network or a model, for the first run and for tests. Its answer says so."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from daybook.agents.base import AgentReply, AgentRequest, refuse_model
-from daybook.agents.capabilities import Capabilities
+from daybook.agents.base import AgentReply, AgentRequest, Capabilities, refuse_model
 
 MAX_QUOTED_CHARACTERS = 500
 
 
 class OfflineSettings(BaseModel):
-    """The settings of an offline agent: its capabilities only."""
+    """Settings of an offline agent: its capabilities only."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -23,14 +23,22 @@ class OfflineSettings(BaseModel):
 
 @dataclass(frozen=True)
 class OfflineAgent:
-    """Returns the same answer to the same prompt, and names itself in the answer."""
+    """Agent that gives the same answer to the same prompt, and says that it is offline."""
 
     name: str
     settings: OfflineSettings
+    is_program: ClassVar[bool] = False
+
+    @property
+    def tools(self) -> list[str]:
+        return []
+
+    def check_model(self, model: str) -> None:
+        refuse_model(self.name, "offline", model)
 
     async def answer(self, request: AgentRequest) -> AgentReply:
-        refuse_model(self.name, "offline", request.model)
-        await asyncio.sleep(0)  # a cancelled request is not answered
+        self.check_model(request.model)
+        await asyncio.sleep(0)  # so that a cancelled request gets no answer
         return AgentReply(text=_answer(request.prompt), agent=self.name)
 
 
@@ -39,7 +47,7 @@ def _answer(prompt: str) -> str:
     quoted = prompt.strip()
     if len(quoted) > MAX_QUOTED_CHARACTERS:
         quoted = quoted[:MAX_QUOTED_CHARACTERS].rstrip() + " …"
-    # A quote in Markdown is also how one quotes in plain text.
+    # Readable both as Markdown and as plain text.
     quote = "\n".join(f"> {line}".rstrip() for line in quoted.splitlines())
     return (
         "Offline agent: no model is configured, so this is not a model's answer. "

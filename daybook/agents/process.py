@@ -1,4 +1,4 @@
-"""One program from its start to its end: no process of its group is left when `run` returns.
+"""Execution of a program: no process of its group is left when `run` returns.
 
 ::
 
@@ -6,8 +6,8 @@
                             ├── timeout ────────┼──► end the group ──► read remaining output
                             └── cancelled ──────┘         (`daybook.processes.group`)
 
-The work ends when the leader exits: background processes that it leaves are ended too. A process
-that creates a session of its own can hold the pipes, but cannot delay `run`.
+The leader is the program itself. When it exits, its background processes are ended too. A process
+that creates a session of its own can keep the pipes open, but cannot delay `run`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from daybook.processes.ending import wait_shielded
 from daybook.processes.group import Group
 
 MAX_OUTPUT_BYTES = 4 * 1024 * 1024
-"""Bytes of standard output that are kept; the rest is read and dropped."""
+"""Maximum number of bytes kept of standard output; the rest is read and dropped."""
 
 MAX_ERROR_BYTES = 8 * 1024
-"""Bytes kept of the end of standard error."""
+"""Maximum number of bytes kept from the end of standard error."""
 
-_DRAIN_TIMEOUT_SECONDS = 1.0  # for pipes that a process outside the group still holds
+_DRAIN_TIMEOUT_SECONDS = 1.0  # for pipes that a process outside the group keeps open
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ async def run(
 ) -> ProgramResult:
     """Run the program until it exits or ``seconds`` have passed.
 
-    Raises OSError and ValueError if the program cannot be started. A cancellation, even a repeated
-    one, is passed on after the group is dead.
+    Raises OSError or ValueError if the program cannot be started. A cancellation, even a repeated
+    one, is raised only after the group has ended.
     """
     group = Group(arguments, folder=folder, environment=environment, with_input=stdin is not None)
     was_cancelled = asyncio.Event()
-    # The caller's cancellation does not reach a separate task, whenever it arrives.
+    # In a separate task, which the caller's cancellation never reaches.
     task = asyncio.create_task(_keep(group, was_cancelled, stdin, seconds))
     return await wait_shielded(task, cancelled=was_cancelled.set)
 

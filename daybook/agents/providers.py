@@ -1,11 +1,11 @@
-"""Construction of a pydantic-ai model, with its key and address, from a model's written name.
+"""Construction of a pydantic-ai model, with its key and address, from a model's name.
 
 A key goes to one destination only: a stored key to the agent's own provider and base URL, a key of
 the worker's environment to that provider's own address. So if an agent has a key or a base URL, a
-job may request only another model of the same provider, and a base URL without a stored key gets
-none.
+job may request only another model of the same provider. A base URL without a stored key gets no
+key.
 
-Imports pydantic-ai, which takes more than a second, when it is called.
+The functions import pydantic-ai when they are called, because the import takes over a second.
 """
 
 from __future__ import annotations
@@ -32,15 +32,20 @@ DEFAULT_MODELS = {
     "GOOGLE_API_KEY": "google:gemini-3.8-flash",
     "GEMINI_API_KEY": "google:gemini-3.8-flash",
 }
-"""The variables in which the first start looks for a key, in this order, and the small model of
-that provider which is then used."""
+"""Mapping of variables to models.
+
+The first start searches these variables for a key (`find_key`), and uses the model of the variable
+that has one: a small model of the key's provider.
+"""
 
 EXTRAS = {"anthropic": "anthropic", "google": "google.genai"}
-"""Daybook's extras for providers, and the module of the SDK that each installs. The SDK of OpenAI
-and of compatible providers is always installed."""
+"""Daybook's extras for providers, and the module of the SDK that each installs.
+
+The SDK for OpenAI and compatible providers is always installed.
+"""
 
 PLACEHOLDER_KEY = "no-key"
-"""Sent to a base URL without a key: the clients require one."""
+"""Key that is sent to a base URL if none is stored, because the clients require one."""
 
 MIN_SIMILARITY = 0.75
 """Minimum similarity (0 to 1) of a provider's name for it to be suggested."""
@@ -52,9 +57,9 @@ _EXTRA = re.compile(r"pydantic-ai-slim\[([a-z0-9-]+)\]")
 
 @dataclass(frozen=True)
 class FoundKey:
-    """A key of this environment, and the model that it is for.
+    """A key in this process's environment, and the model for it.
 
-    ``missing_extra`` is the extra of Daybook that the model needs; empty if it is installed.
+    ``missing_extra`` is the extra of Daybook that has to be installed for the model, or empty.
     """
 
     variable: str
@@ -64,9 +69,9 @@ class FoundKey:
 
 
 def find_key() -> FoundKey | None:
-    """Return the first key found in the variables of `DEFAULT_MODELS`; None if there is none.
+    """Return the first usable key in the variables of `DEFAULT_MODELS`; None if there is none.
 
-    Prefers keys of providers whose SDK is installed. Imports no SDK.
+    Prefers a provider whose SDK is installed. Imports no SDK.
     """
     found = []
     for variable, model in DEFAULT_MODELS.items():
@@ -86,9 +91,7 @@ def _is_importable(module: str) -> bool:
 
 
 def variable(model: str) -> str:
-    """Return the variable of `DEFAULT_MODELS` for the provider of ``model``; empty if there is
-    none.
-    """
+    """Return the first variable of `DEFAULT_MODELS` for the provider of ``model``, or ""."""
     provider = model.partition(":")[0].partition("-")[0]
     fits = (name for name, first in DEFAULT_MODELS.items() if first.startswith(f"{provider}:"))
     return next(fits, "")
@@ -97,9 +100,9 @@ def variable(model: str) -> str:
 def split_model(model: str, base_url: str = "") -> tuple[str, str]:
     """Return provider and name; the provider is empty if no known provider precedes a colon.
 
-    Names may contain a colon, such as ``llama3:8b``. With a base URL ``mistral:7b`` is such a name
-    too, unless an installed SDK uses Mistral's protocol with any address. The SDKs of `EXTRAS` do,
-    so their providers stay providers even if the SDK is missing.
+    Names may contain a colon, such as ``llama3:8b``. With a base URL, ``mistral:7b`` is such a name
+    too, unless the provider's installed SDK accepts a base URL. The SDKs of `EXTRAS` accept one, so
+    their prefixes are providers even if the SDK is missing.
     """
     from pydantic_ai.providers import infer_provider_class
 
@@ -118,23 +121,27 @@ def split_model(model: str, base_url: str = "") -> tuple[str, str]:
 
 
 def is_own(settings: ModelSettings, wanted: str) -> bool:
-    """Return whether the model that the job requests is the agent's own."""
+    """Return whether the model that the job requests is the agent's own.
+
+    Raises `AgentMisconfigured` for an unknown provider, or a model that the job may not request.
+    """
     return _resolve(settings, wanted) == _resolve(settings, "")
 
 
 def check(settings: ModelSettings, wanted: str = "") -> None:
     """Raise `AgentMisconfigured` for an unknown provider, or one whose SDK is not installed.
 
-    ``wanted`` is the model that a job requests instead of the agent's own; the check includes
-    whether the job may request it. Needs no key: the worker, which has it, may run elsewhere.
+    Also raises it if the agent has a base URL or a key that the provider does not accept, and if
+    the job may not request ``wanted``, a model instead of the agent's own. No key is needed: the
+    worker that has it may run on another machine.
     """
     from pydantic_ai.providers import infer_provider_class
 
     provider, _ = _resolve(settings, wanted)
     if ":" in wanted and not settings.base_url and not split_model(wanted)[0]:
         raise AgentMisconfigured(
-            f'"{wanted}" names no known provider; for a model of {provider} write its name alone, '
-            f'or "{provider}:{wanted}" if that is its name'
+            f'"{wanted}" names no known provider; for a model of {provider}, use its name alone, '
+            f'or "{provider}:{wanted}" if the name contains a colon'
         )
     if not provider:
         return
@@ -148,16 +155,18 @@ def check(settings: ModelSettings, wanted: str = "") -> None:
 def model(settings: ModelSettings, wanted: str = "") -> Model:
     """Build the model of these settings, or the one that the job requests instead.
 
-    Raises `AgentMisconfigured` for what the operator, or the job, has to change.
+    Raises `AgentMisconfigured` if the operator or the job has to change something.
     """
     from pydantic_ai.exceptions import UserError
     from pydantic_ai.models import infer_model
+    from pydantic_ai.providers import infer_provider_class
 
     provider, name = _resolve(settings, wanted)
     try:
         if not provider:
             return _openai_compatible_model(name, settings)
-        provider_client = _provider(provider, settings)
+        cls = infer_provider_class(provider)
+        provider_client: Provider[Any] = cls(**_arguments(provider, cls, settings))
         if settings.base_url and provider in _CHAT:
             provider = "openai-chat"
         return infer_model(f"{provider}:{name}", lambda _: provider_client)
@@ -168,8 +177,9 @@ def model(settings: ModelSettings, wanted: str = "") -> Model:
 
 
 def secrets(settings: ModelSettings, model: Model) -> list[str]:
-    """Return the values that no message may contain: the stored key, and the key that the client
-    uses.
+    """Return the keys that no message may contain.
+
+    They are the stored key, those of the client, and those in the variables of `DEFAULT_MODELS`.
     """
     client = getattr(getattr(model, "provider", None), "client", None)
     client_keys = [getattr(client, name, None) for name in ("api_key", "auth_token")]
@@ -184,8 +194,9 @@ def secrets(settings: ModelSettings, model: Model) -> list[str]:
 def is_unfinished(model: Model, text: str) -> bool:
     """Return whether ``text``, which came without a finish reason, is incomplete.
 
-    pydantic-ai treats Anthropic's stream as complete if the connection is closed in the middle.
-    Google sends no finish reason while a model has not ended; without text there is no answer.
+    pydantic-ai treats Anthropic's stream as complete even if the connection was closed in the
+    middle. Google sends a finish reason only at the end, so text without one is incomplete; a
+    response of Google without text is not, because it contains no answer.
     """
     return model.system == "anthropic" or (model.system.startswith("google") and bool(text))
 
@@ -202,8 +213,8 @@ def _resolve(settings: ModelSettings, wanted: str) -> tuple[str, str]:
     if settings.base_url or settings.api_key.get_secret_value():
         raise AgentMisconfigured(
             f'the job requests the model "{wanted}", but the agent\'s key or base '
-            f'URL is for {own or "an OpenAI-compatible model"}; write a name without "{other}:", '
-            "or use an agent of that provider"
+            f'URL is for {own or "an OpenAI-compatible model"}; use a name without "{other}:", '
+            f"or an agent for {other}"
         )
     return other, name
 
@@ -219,14 +230,6 @@ def _openai_compatible_model(name: str, settings: ModelSettings) -> Model:
     return OpenAIChatModel(name, provider=provider)
 
 
-def _provider(name: str, settings: ModelSettings) -> Provider[Any]:
-    from pydantic_ai.providers import infer_provider_class
-
-    cls = infer_provider_class(name)
-    provider: Provider[Any] = cls(**_arguments(name, cls, settings))
-    return provider
-
-
 def _arguments(name: str, cls: type[Provider[Any]], settings: ModelSettings) -> dict[str, str]:
     given = {"base_url": settings.base_url, "api_key": settings.api_key.get_secret_value()}
     if settings.base_url:
@@ -235,8 +238,8 @@ def _arguments(name: str, cls: type[Provider[Any]], settings: ModelSettings) -> 
     for argument, value in given.items():
         if value and argument not in takes:
             raise AgentMisconfigured(
-                f'the provider "{name}" accepts no {argument}: its SDK reads the worker\'s '
-                "environment instead"
+                f'the provider "{name}" accepts no {argument}, because its SDK reads the worker\'s '
+                f"environment; remove the {argument} from the agent"
             )
     return {argument: value for argument, value in given.items() if value}
 
@@ -253,7 +256,7 @@ def _unknown(model: str) -> AgentMisconfigured:
     )
     hint = f"; did you mean {near[0]}:{name}?" if near else ""
     return AgentMisconfigured(
-        f'"{model}" names no known provider; write one before the name, '
+        f'"{model}" names no known provider; put one before the name, '
         f"such as openai:, anthropic: or google:{hint}"
     )
 
@@ -268,7 +271,7 @@ def _missing_package_error(provider: str, error: ImportError) -> AgentMisconfigu
 
 
 def _extra(error: ImportError) -> str:
-    """Return the extra of pydantic-ai that installs the missing SDK; empty if it names none."""
+    """Return the extra of pydantic-ai that the error says to install; empty if it names none."""
     match = _EXTRA.search(str(error))
     return match[1] if match else ""
 
@@ -277,8 +280,8 @@ def _unusable_error(provider: str, error: Exception) -> AgentMisconfigured:
     variables = list(dict.fromkeys(_VARIABLE.findall(str(error))))
     if any(each.endswith(("KEY", "TOKEN")) for each in variables):
         return AgentMisconfigured(
-            f"there is no key for {provider}: store one with the agent "
-            f"(`daybook agents add --replace … --key-stdin`), or set {' or '.join(variables)} for "
-            "the worker"
+            f"there is no key for {provider}; store one with the agent "
+            f"(`daybook agents add --replace … --key-stdin`), or set {' or '.join(variables)} in "
+            "the worker's environment"
         )
     return AgentMisconfigured(f"{provider}: {error}")

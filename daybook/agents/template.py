@@ -1,4 +1,4 @@
-"""The argument template of a command agent: a list of plain strings, no shell.
+"""Template of a command agent's arguments: a list of strings, which no shell interprets.
 
 A placeholder is a name in braces, such as ``{job}``. Braces around anything that is not a name
 (``{print $1}``, ``{"a": 1}``, ``a{3}``) are left unchanged, and ``{{name}}`` gives ``{name}``.
@@ -15,14 +15,14 @@ _PATTERN = re.compile(rf"\{{\{{(?P<literal>{_NAME})\}}\}}|\{{(?P<name>{_NAME})\}
 
 
 def names(argument: str) -> list[str]:
-    """Return the placeholders of one argument, in order."""
+    """Return the names of the placeholders in one argument, in order."""
     return [match["name"] for match in _PATTERN.finditer(argument) if match["name"]]
 
 
 def check(command: Sequence[str]) -> None:
     """Raise ValueError for an invalid template."""
     if not command or not command[0].strip():
-        raise ValueError("is empty; write the program, then one entry for each argument")
+        raise ValueError("is empty; list the program, then one entry for each argument")
     if names(command[0]):
         raise ValueError("the program itself cannot be a placeholder")
     for argument in command:
@@ -33,25 +33,25 @@ def check(command: Sequence[str]) -> None:
                 legal = ", ".join("{%s}" % known for known in PLACEHOLDERS)  # noqa: UP031
                 raise ValueError(
                     f"unknown placeholder {{{name}}}; use {legal}, or {{{{{name}}}}} for the "
-                    "literal text; no shell expands variables"
+                    "literal text"
                 )
 
 
 def takes_prompt(command: Sequence[str]) -> bool:
-    """Return whether the prompt is passed as an argument, and so not on standard input."""
+    """Return whether the prompt is passed in an argument instead of on standard input."""
     return any("prompt" in names(argument) for argument in command)
 
 
 def takes_config(command: Sequence[str]) -> bool:
-    """Return whether the program receives the path of its MCP configuration."""
+    """Return whether an argument contains the path of the MCP configuration file."""
     return any("mcp_config" in names(argument) for argument in command)
 
 
 def fill(command: Sequence[str], values: Mapping[str, str]) -> list[str]:
     """Return the arguments with ``values`` filled in; placeholders inside a value are not expanded.
 
-    A value at the beginning of an argument never turns it into an option: if it begins with a dash,
-    a space is put in front. Prompts come from jobs, and jobs may come from an agent.
+    A value never turns an argument into an option, because an agent may have written the prompt: if
+    a value begins an argument and starts with a dash, a space is put before it.
     """
     return [_fill(argument, values) for argument in command]
 

@@ -4,18 +4,74 @@
 
     command line, MCP, web, programs ──► Operations (this package) ──► ledger, Prefect
 
-    agents … views                           operations, and `views` of their results
+    agents … tools                           operations
     client, sync_client, context             `Client`, `SyncClient`, `context`
     task_client, blocking                    `Client.tasks`; methods without `await`
     recurring, listening                     `Recurring`, `listening`, over `sync_wrapper`
 
-Contract: an operation is an async function that takes plain values. It returns models, those of
-`daybook.tasks.views`, or JSON-ready dictionaries, which `views` describes, or raises an error of
-`daybook.errors`. An operation that changes something in Prefect raises `PrefectUnreachable`, before
-it writes anything, if Prefect is not reachable. Operations that only read the ledger work without
-Prefect. Programs import `Client`, `SyncClient`, `context`, `Recurring` and `listening` from
-`daybook`.
+Contract: an operation is an async function that takes plain values. It returns models with
+the fields that `--json` prints, in their order, or raises an error of `daybook.errors`. Models that
+several operations return are in `jobs.views`, `ledger.views`, `delivery.views` and `tasks.views`; a
+model of one operation stands above it in its module. If Prefect is unreachable, an operation that
+changes something in Prefect raises `PrefectUnreachable` before it writes anything. The exceptions
+are `jobs.add`, `edit_job`, `pause` and `resume`, which store the change as pending, and
+`runs.cancel`, which cancels a waiting run. Operations that only read the ledger work without
+Prefect. Programs import `Client`, `SyncClient`, `context`, `Recurring` and `listening`
+from `daybook`.
+
+To add a noun, write its module here and add it to the imports under `TYPE_CHECKING`. If programs
+should reach an operation too, give `Client` a method for it, and repeat its name in `SyncClient`.
 
 Pitfall: each operation imports only what it needs, so that `list` starts without Prefect and `next`
-without a database. For the same reason this file imports nothing.
+without a database. For the same reason this package imports a module at its first use:
+`from daybook import api`, then `api.jobs.add(…)`.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType  # noqa: I001 - one line for each name
+
+    from daybook.api import (
+        agents as agents,
+        authorization as authorization,
+        backfill as backfill,
+        callbacks as callbacks,
+        channels as channels,
+        conflicts as conflicts,
+        destinations as destinations,
+        due as due,
+        heartbeat as heartbeat,
+        inbox as inbox,
+        jobs as jobs,
+        ledger_key as ledger_key,
+        preview as preview,
+        retention as retention,
+        runs as runs,
+        secrets as secrets,
+        sessions as sessions,
+        skips as skips,
+        sync as sync,
+        task_client as task_client,
+        task_scheduler as task_scheduler,
+        tasks as tasks,
+        tokens as tokens,
+        tools as tools,
+    )
+
+else:  # hidden from mypy, which would accept any name
+
+    def __getattr__(name: str) -> ModuleType:
+        try:
+            return import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *(each.name for each in iter_modules(__path__))})

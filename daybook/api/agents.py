@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -10,11 +10,14 @@ from pydantic import BaseModel
 from daybook.agents import documents, kinds, providers
 from daybook.agents.base import AgentRequest
 from daybook.agents.command import CommandSettings
+from daybook.agents.documents import AgentInfo
 from daybook.agents.model_settings import ModelSettings
 from daybook.api.document_users import refuse_if_used, stored_jobs
 from daybook.errors import AgentMisconfigured, InvalidInput
 from daybook.execution import agent_tools, mcp_config
+from daybook.jobs.store import StoredJob
 from daybook.ledger.tables import new_id
+from daybook.ledger.texts import sanitize
 from daybook.prefect import client as prefect
 from daybook.processes import locations
 from daybook.tools.server_blocks import PrefectServers
@@ -25,14 +28,39 @@ if TYPE_CHECKING:
 TEST_PROMPT = "Say in one sentence that you are ready."
 
 
+class AddedAgent(AgentInfo, frozen=True):
+    """An agent that was added; ``notes`` are hints for the user."""
+
+    notes: list[str]
+
+
+class AgentDetails(AgentInfo, frozen=True):
+    """An agent with the names of the jobs that use it."""
+
+    jobs: list[str]
+
+
+class AgentTest(BaseModel, frozen=True):
+    """A reply of the agent named ``agent``.
+
+    `AgentReply` describes the other fields; ``output`` is its text. ``usage`` is empty if unknown.
+    """
+
+    agent: str
+    output: str
+    cut: str
+    result: Any
+    model: str | None
+    usage: dict[str, Any]
+
+
 async def add(
     name: str, kind: str, fields: Mapping[str, Any], *, replace: bool = False
-) -> dict[str, Any]:
-    """Store an agent as a Prefect block; ``kind`` is `offline`, `command` or `model`.
+) -> AddedAgent:
+    """Store an agent as a Prefect block; ``kind`` is the word of one of `kinds.KINDS`.
 
-    With ``replace`` it replaces the agent with this name, and that agent's key is deleted. A
-    command is stored with the full path of its program. Return the agent as `show` does, without
-    its jobs, and with ``notes``, hints for a person.
+    With ``replace``, replace the agent with this name, whose key is deleted. A command is stored
+    with the full path of its program. If it raises `InvalidInput`, nothing was stored.
     """
     settings, notes = _check(kind, fields), []
     if isinstance(settings, CommandSettings):
@@ -43,54 +71,64 @@ async def add(
         await prefect.check_connection(client)
         await _check_tools(settings, client)
         await documents.add(client, name, kind, fields, replace=replace)
-        return await documents.describe(client, name) | {"notes": notes}
+        added = await documents.describe(client, name)
+    return AddedAgent(**dict(added), notes=notes)
 
 
-async def list_agents() -> list[dict[str, Any]]:
-    """Return all agents by name: `{"name", "kind", "type", "settings", "problem"}`, without
-    secrets.
+async def list_agents() -> list[AgentDetails]:
+    """Return all agents, sorted by name; agents of several kinds may share a name."""
+    jobs = await stored_jobs()
+    async with prefect.connected() as client:
+        known = await documents.names(client)
+        references = [each for name in known for each in documents.matches(known, name)]
+        described = [await documents.describe(client, each) for each in references]
+    return [
+        AgentDetails(**dict(each), jobs=_users(f"{each.type}/{each.name}", jobs))
+        for each in described
+    ]
+
+
+async def show(name: str) -> AgentDetails:
+    """Return one agent and the names of the jobs that use it.
+
+    Raise `UnknownName`, `Ambiguous`.
     """
     async with prefect.connected() as client:
-        names = await documents.names(client)
-        return [await documents.describe(client, name) for name in names]
-
-
-async def show(name: str) -> dict[str, Any]:
-    """Return one agent, with the names of the jobs that use it as `jobs`."""
-    async with prefect.connected() as client:
         described = await documents.describe(client, name)
-    return described | {"jobs": await _users(name)}
+    return AgentDetails(**dict(described), jobs=_users(name, await stored_jobs()))
 
 
-async def test(name: str, prompt: str = TEST_PROMPT, timeout: float = 60.0) -> dict[str, Any]:
-    """Ask the agent once, outside of any job.
+async def test(name: str, prompt: str = TEST_PROMPT, timeout: float = 60.0) -> AgentTest:
+    """Ask the agent once, outside any job; ``timeout`` is in seconds.
 
-    Return `{"agent", "output", "cut", "result", "model", "usage"}`; `AgentReply` describes ``cut``.
-    Raise the `AgentError` with which a run would fail.
+    Raise `UnknownName`, `Ambiguous`, and the `AgentError` that would fail a run.
     """
     async with prefect.connected() as client:
         agent = await documents.get(client, name)
     reply = await agent.answer(AgentRequest(prompt, timeout, occurrence=f"test:{new_id()}"))
-    return {
-        "agent": reply.agent,
-        "output": reply.text,
-        "cut": reply.cut,
-        "result": reply.result,
-        "model": reply.model,
-        "usage": reply.usage or {},
-    }
+    return AgentTest(
+        agent=reply.agent,
+        output=reply.text,
+        cut=reply.cut,
+        result=sanitize(reply.result),  # pydantic cannot dump a name with half a surrogate pair
+        model=reply.model,
+        usage=reply.usage or {},
+    )
 
 
 async def remove(name: str) -> None:
-    """Delete an agent. Raise `InvalidInput` if jobs use it."""
-    refuse_if_used("agent", name, await _users(name))
+    """Delete an agent.
+
+    Raise `InvalidInput` if jobs use it, `NotFound`, and `Ambiguous`.
+    """
+    refuse_if_used("agent", name, _users(name, await stored_jobs()))
     async with prefect.connected() as client:
         await prefect.check_connection(client)
         await documents.remove(client, name)
 
 
 async def _check_tools(settings: BaseModel, client: PrefectClient) -> None:
-    """Refuse tools of servers that do not exist."""
+    """Raise `InvalidInput` for an unknown or ambiguous tool, or one of an unknown server."""
     servers = PrefectServers(client)
     match settings:
         case ModelSettings(tools=[_, *_]):
@@ -100,7 +138,7 @@ async def _check_tools(settings: BaseModel, client: PrefectClient) -> None:
 
 
 def _check(kind: str, fields: Mapping[str, Any]) -> BaseModel:
-    """Refuse an unknown provider before anything is stored."""
+    """Return the settings of an agent; raise `InvalidInput` for invalid ones."""
     settings: BaseModel = kinds.find_kind(kind).validate(fields)
     if isinstance(settings, ModelSettings):
         try:
@@ -110,10 +148,10 @@ def _check(kind: str, fields: Mapping[str, Any]) -> BaseModel:
     return settings
 
 
-async def _users(name: str) -> list[str]:
+def _users(name: str, jobs: Iterable[StoredJob]) -> list[str]:
     return [
         each.row.name
-        for each in await stored_jobs()
+        for each in jobs
         if any(_may_match(agent, name) for agent in each.job.agents())
     ]
 

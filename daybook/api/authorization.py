@@ -1,17 +1,21 @@
 """Access checks for jobs and runs: what the current actor may see and change.
 
-The operator, and the operator's programs, see every job. An agent sees its own jobs and their runs;
-for any other job or run it gets the same error as for one that does not exist. Each refusal of an
-agent is logged as `limit_refused`.
+The operator, and the operator's programs, see every job. An agent sees its own jobs and their runs,
+or all of them if its limits have `all_jobs`; for any other job or run it gets the same error as for
+one that does not exist. Each refusal of an agent here is logged as `limit_refused`. The functions
+that find a job or run raise `Ambiguous`, and `NotFound` with the nearest name of a job that the
+actor may see.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
+from typing import Any
 
+from sqlalchemy import ColumnElement
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook import owners
@@ -25,7 +29,7 @@ from daybook.runs.history import RunAndJob
 log = logging.getLogger(__name__)
 
 TRIGGERS = {"cli": "manual", "api": "api", "mcp": "mcp", "run": "mcp"}
-"""The trigger of a requested run, by `Actor.via`. All ways of an agent's tools count as `mcp`."""
+"""The trigger of a requested run, by `Actor.via`. Requests by the tools of a run count as `mcp`."""
 
 
 def visible_owner() -> str | None:
@@ -41,44 +45,53 @@ def current_trigger() -> str:
 
 
 async def find_job(session: AsyncSession, ref: str, *, archived: bool = False) -> StoredJob:
-    """Find a job as `store.find` does, among those that the actor may see."""
-    with _log_not_found("job", ref):
+    """Return the job that `store.find` finds, among those that the actor may see."""
+    async with _not_found(session, "job", ref):
         return await store.find(session, ref, archived=archived, owner=visible_owner())
 
 
 async def list_jobs(session: AsyncSession) -> list[StoredJob]:
-    """Return all jobs that the actor may see."""
+    """Return all jobs that the actor may see, sorted by name."""
     whose = visible_owner()
     return [each for each in await store.all_jobs(session) if whose in (None, each.row.owner)]
 
 
 async def find_run(session: AsyncSession, ref: str) -> RunAndJob:
-    """Find a run as `history.find` does, among those that the actor may see."""
-    with _log_not_found("run", ref):
+    """Return the run that `history.find` finds, among those that the actor may see."""
+    async with _not_found(session, "run", ref):
         return await history.find(session, ref, owner=visible_owner())
 
 
 async def find_live_run(session: AsyncSession, ref: str) -> RunAndJob:
-    """Find a live run as `history.find_live` does, among those that the actor may see."""
-    with _log_not_found("run", ref):
+    """Return the run that `history.find_live` finds, among those that the actor may see."""
+    async with _not_found(session, "run", ref):
         return await history.find_live(session, ref, owner=visible_owner())
 
 
 async def find_logged_run(session: AsyncSession, ref: str) -> RunAndJob:
-    """Find a run as `history.find_logged` does, among those that the actor may see."""
-    with _log_not_found("run", ref):
+    """Return the run that `history.find_logged` finds, among those that the actor may see."""
+    async with _not_found(session, "run", ref):
         return await history.find_logged(session, ref, owner=visible_owner())
 
 
-async def recent_runs(session: AsyncSession, job_id: str | None, limit: int) -> list[RunAndJob]:
-    """Return runs as `history.recent` does, of the jobs that the actor may see."""
-    return list(await history.recent(session, job_id, limit, owner=visible_owner()))
+async def recent_runs(
+    session: AsyncSession,
+    job_id: str | None,
+    limit: int,
+    conditions: Sequence[ColumnElement[bool]] = (),
+    order: ColumnElement[Any] | None = None,
+) -> list[RunAndJob]:
+    """Return the last ``limit`` runs (`history.recent`) of the jobs that the actor may see."""
+    found = await history.recent(
+        session, job_id, limit, owner=visible_owner(), conditions=conditions, order=order
+    )
+    return list(found)
 
 
 def check_limits(job: Job, whose: str, now: datetime, *, changes: bool = True) -> None:
     """Raise `InvalidInput` if the job exceeds the limits of its owner ``whose``.
 
-    If the actor ``changes`` what the job does, the actor's own limits apply as well.
+    If ``changes`` is true, the actor changes what the job does: the actor's limits apply as well.
     """
     actor = owners.current_actor().owner
     for each in filter(owners.is_agent, dict.fromkeys((whose, actor) if changes else (whose,))):
@@ -89,7 +102,7 @@ def check_limits(job: Job, whose: str, now: datetime, *, changes: bool = True) -
 async def check_job_count(session: AsyncSession, whose: str, name: str) -> None:
     """Raise `InvalidInput` if ``whose`` already has its maximum number of jobs.
 
-    Call it in the transaction that adds the job: only there is the answer final.
+    Call this in the transaction that adds the job: an earlier count may be outdated.
     """
     owner_limits = limits.load_limits(whose)
     if owner_limits is None:
@@ -102,7 +115,7 @@ async def check_job_count(session: AsyncSession, whose: str, name: str) -> None:
 
 @contextmanager
 def log_refusals(whose: str, name: str) -> Iterator[None]:
-    """Log each `InvalidInput` raised inside, if ``whose`` is an agent."""
+    """Log an `InvalidInput` that the block raises, if ``whose`` is an agent, and pass it on."""
     try:
         yield
     except InvalidInput as error:
@@ -112,8 +125,9 @@ def log_refusals(whose: str, name: str) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def _log_not_found(noun: str, ref: str) -> Iterator[None]:
+@asynccontextmanager
+async def _not_found(session: AsyncSession, noun: str, ref: str) -> AsyncIterator[None]:
+    """Add the nearest name of a job to a `NotFound` that the block raises, and log it."""
     try:
         yield
     except NotFound as error:
@@ -123,4 +137,5 @@ def _log_not_found(noun: str, ref: str) -> Iterator[None]:
             log.warning(
                 "%s requested an unknown job or run: %s", actor.owner, one_line(error), extra=extra
             )
-        raise
+        names = await store.live_names(session, visible_owner())
+        raise NotFound(error.noun, ref, str(error), known=names) from None

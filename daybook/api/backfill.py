@@ -1,32 +1,60 @@
-"""Backfill: requested runs for past due times of a job."""
+"""Backfill: runs requested for past due times of a job."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any
+
+from pydantic import BaseModel
 
 from daybook import owners
-from daybook.api import authorization, views
+from daybook.api import authorization
 from daybook.errors import InvalidInput
 from daybook.jobs import upcoming
 from daybook.jobs.store import StoredJob
+from daybook.jobs.views import DueTime
 from daybook.ledger.engine import open_ledger
+from daybook.ledger.states import Status
 from daybook.runs import backfill
 from daybook.schedules import bounds
 from daybook.schedules.schedule import zone
 
 MAX_DUE_TIMES = 1_000
-TIME_HINT = "write 2026-11-01, 2026-11-01T09:00, or the same with an offset"
+TIME_HINT = "use a time such as 2026-11-01 or 2026-11-01T09:00 (the offset is optional)"
 
 
-async def run(ref: str, start: str, end: str, *, dry_run: bool = False) -> dict[str, Any]:
+class PastDueTime(DueTime, frozen=True):
+    """A past due time, and the status that its run had before the backfill.
+
+    It is None if the due time has no row of its own.
+    """
+
+    status: Status | None
+
+
+class BackfillResult(BaseModel, frozen=True):
+    """The past due times of a job.
+
+    ``asked`` counts the runs that were requested, or with ``dry_run`` would be; ``left_out`` counts
+    the other due times.
+    """
+
+    job: str
+    dry_run: bool
+    asked: int
+    left_out: int
+    due: list[PastDueTime]
+
+
+async def run(ref: str, start: str, end: str, *, dry_run: bool = False) -> BackfillResult:
     """Request runs for the past due times of a job from ``start`` to ``end``, both inclusive.
 
-    Leave out due times whose run succeeded, is in progress, or was requested by an earlier
-    backfill. Return `{"job", "dry_run", "asked", "left_out", "due": [{"utc", "local", "status"},
-    …]}`, where `status` is the earlier status of that due time, or None. A worker executes the runs
-    one after the other, after all scheduled runs. Works without Prefect. Raise `InvalidInput`.
+    A day as ``end`` includes all of it; a time without an offset is in the job's zone. Leave out
+    due times whose run succeeded or is live, or that an earlier backfill requested. Workers execute
+    the runs after all scheduled runs, one after the other unless the job's overlap policy is
+    `allow`. Works without Prefect. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for an agent,
+    a disabled job, an invalid or future ``start``, an invalid ``end``, or a range with more than
+    `MAX_DUE_TIMES` due times.
     """
     async with open_ledger() as ledger:
         async with ledger.read() as session:
@@ -39,19 +67,20 @@ async def run(ref: str, start: str, end: str, *, dry_run: bool = False) -> dict[
                 raise InvalidInput("job", "is disabled", f"run `daybook resume {ref}` first")
             due = _due_times(stored, start, end, ledger.now())
             statuses = await backfill.known_statuses(session, stored.id, due)
-        eligible = sum(backfill.needs_run(statuses.get(each)) for each in due)
-        requested = eligible if dry_run else await backfill.request_runs(ledger, stored, due)
+            requested = len(await backfill.missing_runs(session, stored.id, due))
+        if not dry_run:
+            requested = await backfill.request_runs(ledger, stored, due)
     tz = zone(stored.job.schedule.timezone)
-    rows = [
-        {
-            "utc": views.utc_text(each),
-            "local": each.astimezone(tz).isoformat(),
-            "status": statuses.get(each),
-        }
-        for each in due
-    ]
-    counts = {"asked": requested, "left_out": len(due) - requested}
-    return {"job": stored.row.name, "dry_run": dry_run, **counts, "due": rows}
+    return BackfillResult(
+        job=stored.row.name,
+        dry_run=dry_run,
+        asked=requested,
+        left_out=len(due) - requested,
+        due=[
+            PastDueTime(utc=each, local=each.astimezone(tz), status=statuses.get(each))
+            for each in due
+        ],
+    )
 
 
 def _due_times(stored: StoredJob, start: str, end: str, now: datetime) -> list[datetime]:
@@ -61,7 +90,7 @@ def _due_times(stored: StoredJob, start: str, end: str, now: datetime) -> list[d
     if first is None or last is None:
         raise InvalidInput("start" if first is None else "end", "is empty", TIME_HINT)
     if first > now:
-        raise InvalidInput("start", f'"{start}" is in the future', "use a time that has passed")
+        raise InvalidInput("start", f'"{start}" is in the future', "use a time in the past")
     if last < first:
         raise InvalidInput("end", f'"{end}" is before the start "{start}"')
     due = upcoming.between(schedule, policy, first - timedelta(seconds=1), min(last, now))

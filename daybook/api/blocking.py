@@ -1,4 +1,4 @@
-"""Methods without `await`, made from the async methods of another class."""
+"""Blocking methods, made from the async methods of another class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ R = TypeVar("R")
 def blocking(
     method: Callable[Concatenate[C, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[Any, P], R]:
-    """Return a method that runs ``method`` of the attribute ``client`` and blocks until its end."""
+    """Return a method that runs ``method`` of ``self.client`` and blocks until it has finished."""
 
     def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
@@ -32,9 +32,9 @@ def blocking(
 
 
 def _run(work: Coroutine[Any, Any, R]) -> R:
-    """Run ``work`` in its own event loop; return its result.
+    """Run ``work`` in a new event loop; return its result.
 
-    If a loop already runs in this thread, as in a notebook, use another thread.
+    If a loop already runs in this thread, as in a notebook, run the new one in another thread.
     """
     # Not inside an `except`: every error of `work` would be chained to the one handled there.
     if not _has_loop():

@@ -1,18 +1,17 @@
-"""Operations on callbacks and messages: list, show, retry.
+"""Operations on deliveries (callbacks, messages, alerts, listener calls): list, show, retry.
 
-They work without Prefect: the ledger holds the outbox, and the keeper sends it.
+They work without Prefect: the outbox is in the ledger, and the keeper sends its messages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from daybook.api import views
+from daybook.api import authorization
 from daybook.delivery import history, sending
+from daybook.delivery.views import Notification, NotificationDetails
 from daybook.errors import InvalidInput
-from daybook.jobs import store
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import JobRow, LaneRow, OutboxRow
@@ -26,53 +25,45 @@ STATES = (Delivery.PENDING, Delivery.DELIVERED, Delivery.FAILED, Delivery.SUPPRE
 
 async def list_callbacks(
     status: str | None = None, job: str | None = None, limit: int = 50
-) -> list[dict[str, Any]]:
-    """Return callbacks and messages, newest first, as `views.delivery`.
+) -> list[Notification]:
+    """Return up to ``limit`` callbacks, messages, alerts and listener calls, newest first.
 
-    ``job`` selects those of one job, even a removed one. Raise `InvalidInput` for an
-    unknown status, `NotFound` for the job.
+    ``job`` selects those of one job, even a removed one. Wakes of task sessions are not included.
+    Raise `InvalidInput` for an unknown status, and `NotFound` or `Ambiguous` for the job.
     """
     if status is not None and status not in STATES:
         raise InvalidInput(
             "status", f'"{status}" is not a delivery status', f"use {', '.join(STATES)}"
         )
     async with open_ledger() as ledger, ledger.read() as session:
-        job_id = (await store.find(session, job, archived=True)).id if job else None
+        job_id = (await authorization.find_job(session, job, archived=True)).id if job else None
         rows = await history.recent(session, status=status, job_id=job_id, limit=limit)
-        return [views.delivery(each, await job_of(session, each)) for each in rows]
+        return [Notification.of(each, await job_of(session, each)) for each in rows]
 
 
-async def show(ref: str) -> dict[str, Any]:
+async def show(ref: str) -> NotificationDetails:
     """Return one delivery with its content and attempts, by id or unique id prefix.
 
-    Add `subject`, `body`, `tries` (the latest `{"at", "seconds", "status_code", "error"}`, oldest
-    first) and `paused_until`: the time of the next attempt for its destination, if the destination
-    failed often. Raise `NotFound`, `Ambiguous`.
+    Raise `NotFound`, `Ambiguous`.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         row = await history.find(session, ref)
         job, lane = await job_of(session, row), await session.get(LaneRow, row.lane)
     paused_until = lane.paused_until if lane and row.status == Delivery.PENDING else None
-    return views.delivery(row, job) | {
-        "subject": row.subject,
-        "body": row.body,
-        "tries": [
-            each | {"at": views.utc_text(datetime.fromisoformat(each["at"]))} for each in row.tries
-        ],
-        "paused_until": views.utc_text(paused_until),
-    }
+    return NotificationDetails.of(row, job, paused_until=paused_until)
 
 
 async def retry(refs: Sequence[str] = (), *, failed: bool = False) -> int:
-    """Retry deliveries now: a failed one starts over, a pending one stops waiting.
+    """Retry failed and pending deliveries now; their attempts start over.
 
-    With ``failed``, retry all that failed. Return the number of deliveries to be tried. Raise
-    `NotFound`, `Ambiguous`, and `InvalidInput` for one that was delivered or withdrawn; none is
-    retried then.
+    With ``failed``, retry all failed deliveries. Return the number of retried deliveries, without
+    those that a process is sending now. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for a
+    delivery that was delivered or withdrawn, or unless exactly one of ``refs`` and ``failed`` is
+    given; in these cases none is retried.
     """
     if bool(refs) is failed:
         raise InvalidInput(
-            "failed", "requires either ids or --failed", "`daybook callbacks list` shows the ids"
+            "failed", "give either ids or --failed", "`daybook callbacks list` shows the ids"
         )
     async with open_ledger() as ledger:
         async with ledger.read() as session:
@@ -80,11 +71,13 @@ async def retry(refs: Sequence[str] = (), *, failed: bool = False) -> int:
         for each in rows:
             if each.status not in (Delivery.PENDING, Delivery.FAILED):
                 raise InvalidInput(
-                    "id", f"{each.id} was {each.status}", "retry only pending and failed ones"
+                    "id",
+                    f"{each.id} was {each.status}",
+                    "only pending and failed ones can be retried",
                 )
         return await sending.retry(ledger, [each.id for each in rows] if refs else None)
 
 
 async def job_of(session: AsyncSession, row: OutboxRow) -> JobRow | None:
-    """Return the job of the delivery, even if it was removed; None for a direct call."""
+    """Return the job of the delivery, even if it was removed; None if it has no job."""
     return await session.get(JobRow, row.job_id) if row.job_id else None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+
+from pydantic import BaseModel
 
 from daybook import settings
 from daybook.api.document_users import refuse_if_used, stored_jobs
@@ -15,38 +16,72 @@ from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import new_id
 from daybook.prefect import client as prefect
 
-TEST_TEXT = "This channel works: this is a test message from Daybook."
+TEST_TEXT = "This is a test message from Daybook: this channel works."
 _SUBJECT = "Daybook: test message"
 
 
-async def list_channels() -> list[dict[str, Any]]:
-    """Return all channels: ``{"name", "kind", "chat_id", "limit", "problem", "jobs"}``.
+class Channel(BaseModel, frozen=True):
+    """A channel.
 
     ``kind`` is `inbox`, `file`, `console` or the slug of the block's type; ``chat_id`` is True if
-    a job has to name a chat; ``limit`` is the maximum number of characters of a message;
-    ``problem`` is what is wrong with the block, or None; ``jobs`` are the names of the jobs that
-    send there.
+    a job has to name a chat; ``limit`` is the maximum length of a message in characters, None if
+    the block is invalid.
     """
-    users = await _users()
+
+    name: str
+    kind: str
+    chat_id: bool
+    limit: int | None
+
+
+class ListedChannel(Channel, frozen=True):
+    """A channel with the names of the ``jobs`` that send there.
+
+    ``problem`` says what is wrong with the block, or is None.
+    """
+
+    problem: str | None
+    jobs: list[str]
+
+
+class ChannelTest(BaseModel, frozen=True):
+    """Result of a test message: ``problem`` is None if it arrived."""
+
+    channel: str
+    seconds: float
+    problem: str | None
+
+
+async def list_channels() -> list[ListedChannel]:
+    """Return all channels: the built-in ones, then the others, sorted by name."""
+    references = await _references()
     async with prefect.connected() as client:
         listed = []
         for name, kind in (await registry.names(client)).items():
-            details: dict[str, Any] = {"chat_id": False, "limit": None, "problem": None}
+            channel, problem = None, None
             try:
                 channel = await registry.find(client, name)
-                details |= {"chat_id": channel.needs_chat_id, "limit": channel.limit}
             except InvalidInput as error:
-                details["problem"] = error.problem
+                problem = error.problem
             except NotDelivered as error:
-                details["problem"] = str(error)
-            listed.append({"name": name, "kind": kind} | details | {"jobs": users.get(name, [])})
+                problem = str(error)
+            listed.append(
+                ListedChannel(
+                    name=name,
+                    kind=kind,
+                    chat_id=channel.needs_chat_id if channel else False,
+                    limit=channel.limit if channel else None,
+                    problem=problem,
+                    jobs=_users_of(name, kind, references),
+                )
+            )
         return listed
 
 
-async def add(name: str, url: str, *, replace: bool = False) -> dict[str, Any]:
-    """Store a channel as a Prefect block: ``{"name", "kind", "chat_id", "limit"}``.
+async def add(name: str, url: str, *, replace: bool = False) -> Channel:
+    """Store a channel as a Prefect block; with ``replace``, replace the one that `add` stored.
 
-    Raise `InvalidInput` (nothing is stored); its text does not contain the URL.
+    If it raises `InvalidInput`, nothing is stored; the error's text does not contain the URL.
     """
     apprise.validate(name, url)
     if name in registry.BUILTIN:
@@ -59,19 +94,13 @@ async def add(name: str, url: str, *, replace: bool = False) -> dict[str, Any]:
                 "name", f'"{name}" is a Prefect block ({known[name]})', "choose another"
             )
         made = await apprise.add(client, name, url, replace=replace)
-    return {
-        "name": name,
-        "kind": apprise.STORE.slug,
-        "chat_id": made.needs_chat_id,
-        "limit": made.limit,
-    }
+    return Channel(name=name, kind=apprise.STORE.slug, chat_id=made.needs_chat_id, limit=made.limit)
 
 
-async def test(name: str, chat_id: str = "", text: str = TEST_TEXT) -> dict[str, Any]:
-    """Send one message to the channel now: ``{"channel", "seconds", "problem"}``.
+async def test(name: str, chat_id: str = "", text: str = TEST_TEXT) -> ChannelTest:
+    """Send one message to the channel now.
 
-    ``problem`` is None if the message arrived. Raise `UnknownName`, and `InvalidInput` for an
-    invalid chat id.
+    Raise `UnknownName`, `Ambiguous`, and `InvalidInput` for an invalid chat id or block.
     """
     started, problem = time.monotonic(), None
     async with prefect.connected() as client:
@@ -98,12 +127,15 @@ async def test(name: str, chat_id: str = "", text: str = TEST_TEXT) -> dict[str,
             await (await registry.find(client, name)).send(message)
         except NotDelivered as error:
             problem = str(error)
-    return {"channel": name, "seconds": round(time.monotonic() - started, 3), "problem": problem}
+    seconds = round(time.monotonic() - started, 3)
+    return ChannelTest(channel=name, seconds=seconds, problem=problem)
 
 
 async def remove(name: str) -> None:
-    """Delete a channel that `add` stored. Raise `InvalidInput` if jobs or the operator's alerts use
-    it.
+    """Delete a channel that `add` stored.
+
+    Raise `InvalidInput` for any other channel, and if jobs or the operator's alerts use this one.
+    Raise `NotFound`.
     """
     if name in registry.BUILTIN:
         raise InvalidInput("channel", f'"{name}" is a built-in channel, which cannot be removed')
@@ -115,17 +147,23 @@ async def remove(name: str) -> None:
         if kind != apprise.STORE.slug:
             problem = f'"{name}" is a Prefect block ({kind})'
             raise InvalidInput("channel", problem, "delete it in Prefect's UI, under Blocks")
-        users = (await _users()).get(name, [])
-        if settings.load().alert_channel == name:
-            users.append("DAYBOOK_ALERT_CHANNEL")
+        references = await _references()
+        references.append((settings.load().alert_channel, "DAYBOOK_ALERT_CHANNEL"))
+        users = _users_of(name, kind, references)
         refuse_if_used("channel", name, users)
         await apprise.STORE.remove(client, name.rpartition("/")[2])
 
 
-async def _users() -> dict[str, list[str]]:
-    """Return the names of the jobs that use each channel, by the name that they give it."""
-    users: dict[str, list[str]] = {}
-    for each in await stored_jobs():
-        if each.job.notify.channel:
-            users.setdefault(each.job.notify.channel, []).append(each.row.name)
-    return users
+async def _references() -> list[tuple[str, str]]:
+    """Return the channel that each job names, if any, and the job's name."""
+    return [(each.job.notify.channel, each.row.name) for each in await stored_jobs()]
+
+
+def _users_of(name: str, kind: str, references: list[tuple[str, str]]) -> list[str]:
+    """Return the users whose reference, a name or ``<slug>/<name>``, can mean this channel.
+
+    The name of a built-in channel never means a block.
+    """
+    short = name.rpartition("/")[2]
+    same = {name, f"{kind}/{short}"} | ({short} - registry.BUILTIN.keys())
+    return [user for reference, user in references if reference in same]

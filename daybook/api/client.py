@@ -7,37 +7,44 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from daybook import owners
+from daybook import api, owners
 from daybook.api import context, plugin_jobs
+from daybook.api.filters import JobFilters, RunFilters
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
     from daybook.api.task_client import Tasks
-    from daybook.ledger.states import Status
+    from daybook.delivery.views import ListedRun, RunDetails
+    from daybook.jobs.views import ChangedJob, DueTime, JobDetails, ListedJob
 
-Json = dict[str, Any]
-JsonList = list[dict[str, Any]]  # inside the class `list` is a method
+    # Inside the class `list` is a method.
+    Jobs = list[ListedJob]
+    Runs = list[ListedRun]
+    DueTimeList = list[DueTime]
 
 
 class Client:
     """Client for jobs and runs: add, change and run jobs, and read their results.
 
-    It works with the home of `DAYBOOK_HOME`, whose `daybook up` executes the jobs. Methods that
-    only read (`list`, `get`, `runs`, `run_of`, `next`) need no Prefect. One client serves a whole
-    program, holds nothing open, and may be shared by tasks::
+    It uses this process's home (`DAYBOOK_HOME`); the `daybook up` of that home executes the jobs.
+    Methods that only read (`list`, `get`, `runs`, `run_of`, `next`) work without Prefect. A program
+    needs only one client, which keeps nothing open and can be shared by asyncio tasks::
 
         client = daybook.Client()
         job = await client.add("Summarise open pull requests", schedule="0 9 * * 1-5")
-        run = await client.run(job["id"], wait=True)
-        print(run["status"], run["output"])
+        run = await client.run(job.id, wait=True)
+        print(run.status, run.output)
 
-    With ``agent`` it acts for that agent, with ``user`` for that person, as `daybook.context` does.
+    With ``agent`` the client acts for that agent, with ``user`` for that person, as in
+    `daybook.context`.
 
-    A job is named by its id, a unique id prefix, or its name. Results are plain dictionaries, those
-    of the command line's `--json`. Every method raises `daybook.errors.InvalidInput` (it names the
-    field, the problem and the legal values; nothing was stored), `NotFound` for a job or run that
-    does not exist, `PrefectUnreachable` and `LedgerUnreachable`; all of them are `DaybookError`.
-    `SyncClient` is the same without `await`.
+    Methods find a job by its id, a unique id prefix, or its name. They return the models of
+    `daybook.jobs.views` and `daybook.delivery.views`, with the fields of `--json`; what a job does
+    is its `action`, as in `job.action.prompt`. The methods raise `daybook.errors.InvalidInput`
+    (it names the field, the problem and the legal values; nothing was stored), `NotFound` for a job
+    or run that does not exist, `PrefectUnreachable` and `LedgerUnreachable`; each is a
+    `DaybookError`. If Prefect is unreachable, `add`, `update`, `pause` and `resume` store the
+    change, and the job's `sync` is `pending`. `SyncClient` has the same methods without `await`.
     """
 
     def __init__(self, *, agent: str = "", user: str = "") -> None:
@@ -60,16 +67,17 @@ class Client:
         channel: str | None = None,
         chat_id: str | None = None,
         **more: Any,
-    ) -> Json:
-        """Add a job that asks an agent. Return the job, with `next_due` and `notes` for a person.
+    ) -> ChangedJob:
+        """Add a job that asks an agent. Return the job, with `next_due` and `notes` for the user.
 
-        ``schedule`` is one text: a cron expression (`0 9 * * 1-5`, or six fields, seconds first),
-        `every 30m`, `in 30m`, `at 2027-01-15T14:30`, or `on demand`. `cron`, `every`, `at` or
-        `on_demand=True` can replace it. ``timezone`` is an IANA name (default: the setting).
-        ``name`` defaults to the beginning of the prompt. ``agent`` is the agent to ask (default:
-        the agent named like the one of the context, if it exists, else `default`), ``model``
-        overrides the agent's own, ``session`` is `reuse`, `new` or `chat`. The answer is sent to
-        ``channel``, there to ``chat_id``. ``more`` are the other fields of a job: `timeout`,
+        ``schedule`` is a string: a cron expression (`0 9 * * 1-5`, or six fields, seconds first),
+        `every 30m`, `every weekday at 9:00`, `tomorrow at 9:00`, `in 30m`, `at 2027-01-15T14:30`,
+        or `on demand`. Instead of it, `cron`, `every`, `at` or `on_demand=True` can be given.
+        ``timezone`` is an IANA name (default: the setting). ``name`` defaults to the first words of
+        the prompt, joined by hyphens. ``agent`` is the agent to ask (default: the agent that the
+        context acts for, if an agent of that name was added, else `default`), ``model`` overrides
+        the agent's own, ``session`` is `reuse`, `new` or `chat`. The answer is sent to ``channel``,
+        and there to the chat ``chat_id``. ``more`` are the other fields of a job: `timeout`,
         `retries`, `overlap`, `catch_up`, `on_complete`, `on_fail`, `metadata`, `tags`, ….
         """
         given = {"agent": agent, "model": model, "session": session, "channel": channel}
@@ -88,10 +96,10 @@ class Client:
         timezone: str | None = None,
         name: str | None = None,
         **more: Any,
-    ) -> Json:
-        """Add a job that calls an address; 2xx is success. Return the job, as `add` does.
+    ) -> ChangedJob:
+        """Add a job that calls a URL; a 2xx status is success. Return the job, like `add`.
 
-        A header's value may hold `{{secret:name}}`, never a secret itself.
+        A header's value may contain `{{secret:name}}`, but no secret itself.
         """
         given = {"kind": "webhook", "url": url, "method": method, "headers": headers, "body": body}
         return await self._add(schedule, timezone, name, {**given, **more})
@@ -106,11 +114,11 @@ class Client:
         timezone: str | None = None,
         name: str | None = None,
         **more: Any,
-    ) -> Json:
-        """Add a job that calls a tool with exactly these params. Return the job, as `add` does.
+    ) -> ChangedJob:
+        """Add a job that calls a tool with exactly these params. Return the job, like `add`.
 
         ``tool`` is the name of a Python tool (`daybook.tool`), `server.tool` of a saved server, or
-        the address of an MCP server with the tool after `#`.
+        the URL of an MCP server followed by `#` and the tool.
         """
         given = {"kind": "tool-call", "tool": tool, "params": params}
         return await self._add(schedule, timezone, name, {**given, **more})
@@ -127,103 +135,98 @@ class Client:
         tool: str = "",
         timezone: str | None = None,
         **more: Any,
-    ) -> Json:
+    ) -> ChangedJob:
         """Add the job ``key`` of a plugin, or change the fields that differ. Return the job.
 
         The job calls the plugin's registered tool, by default the one named ``plugin_id``, with the
-        arguments `plugin_id`, `key`, `runtime_name` and `payload`, which is any JSON, unchanged. An
-        exception of the tool is the run's error. The job's owner is `plugin`, so it runs even if
-        the setting `user_jobs` is off. A paused job stays paused.
+        arguments `plugin_id`, `key`, `runtime_name` and `payload`: any JSON value, passed
+        unchanged. If the tool raises an exception, that is the run's error. The job's owner is
+        `plugin`, so it runs even if the setting `user_jobs` is false. A paused job stays paused.
         """
         given = plugin_jobs.action_fields(plugin_id, key, runtime_name, payload, tool)
         given |= {"schedule": schedule, "timezone": timezone, **more}
         with self._as_actor():
             return await plugin_jobs.save(given)
 
-    async def list(self, status: str = "") -> JsonList:
-        """Return all jobs by name.
+    async def list(self, /, status: str = "", **filters: Any) -> Jobs:
+        """Return the jobs that the client may see, sorted by name.
 
-        ``status`` `enabled` or `disabled` selects those jobs; an outcome (`failed`, `succeeded`, …)
-        selects the jobs whose last run had it.
+        The ``status`` `enabled`, `disabled` or `running` selects the jobs in that state; an outcome
+        (`failed`, `succeeded`, …) selects the jobs whose last run had it. The other ``filters`` and
+        ``sort`` are those of `daybook list`: `client.list(tag=["news"], failing=True)`.
         """
-        from daybook.api import jobs
-
-        matches = _status_filter(status)
+        where = JobFilters.of({"status": [status] if status else [], **filters})
         with self._as_actor():
-            return [each for each in await jobs.list_jobs() if matches is None or matches(each)]
+            return await api.jobs.list_jobs(where)
 
-    async def get(self, job: str) -> Json:
-        """Return one job, with `last_run`, `next_run` (each may be None) and `recipients`."""
-        from daybook.api import jobs
+    async def get(self, job: str) -> JobDetails:
+        """Return one job, even a removed one.
 
+        It has `last_run` and `next_run`, each of which may be None, and `recipients`.
+        """
         with self._as_actor():
-            return await jobs.show(job)
+            return await api.jobs.show(job)
 
-    async def update(self, /, job: str, **changes: Any) -> Json:
-        """Change only these fields, those of `add`, `add_webhook` or `add_tool`. Return the job."""
-        from daybook.api import jobs
-
+    async def update(self, /, job: str, **changes: Any) -> ChangedJob:
+        """Change only the given fields of `add`, `add_webhook` or `add_tool`. Return the job."""
         with self._as_actor():
-            return await jobs.edit_job(job, changes)
+            return await api.jobs.edit_job(job, changes)
 
-    async def pause(self, job: str, note: str = "") -> Json:
-        """Switch the job off; ``note`` says why. Idempotent. Return the job."""
-        from daybook.api import jobs
-
+    async def pause(self, job: str, note: str = "") -> ChangedJob:
+        """Disable the job; ``note`` says why. Idempotent. Return the job."""
         with self._as_actor():
-            return await jobs.pause(job, note)
+            return await api.jobs.pause(job, note)
 
-    async def resume(self, job: str) -> Json:
-        """Switch the job on. Idempotent. Return the job."""
-        from daybook.api import jobs
-
+    async def resume(self, job: str) -> ChangedJob:
+        """Enable the job and end a snooze. Idempotent. Return the job."""
         with self._as_actor():
-            return await jobs.resume(job)
+            return await api.jobs.resume(job)
 
-    async def remove(self, job: str) -> Json:
+    async def remove(self, job: str) -> ListedJob:
         """Remove the job; its runs stay readable. Return the job as it was."""
-        from daybook.api import jobs
-
         with self._as_actor():
-            return await jobs.remove(job)
+            return await api.jobs.remove(job)
 
     # --- runs
 
-    async def run(self, job: str, *, wait: bool = False, request_id: str | None = None) -> Json:
+    async def run(
+        self, job: str, *, wait: bool = False, request_id: str | None = None
+    ) -> RunDetails:
         """Run the job now, even if it is paused. Return the run; with ``wait``, after it has ended.
 
-        A repeated ``request_id`` returns the same run, whatever happened in between.
+        With ``wait``, also return the run if it has ended in Prefect only, because its process
+        died. A repeated ``request_id`` returns the same run while the ledger keeps it, at least 7
+        days.
         """
-        from daybook.api import runs
-
         with self._as_actor():
-            return await runs.run(job, wait=wait, request_id=request_id)
+            return await api.runs.run(job, wait=wait, request_id=request_id)
 
-    async def runs(self, job: str | None = None, limit: int = 20) -> JsonList:
-        """Return the runs of a job, or of all jobs, newest first."""
-        from daybook.api import runs
+    async def runs(self, /, job: str | None = None, limit: int = 20, **filters: Any) -> Runs:
+        """Return ``limit`` runs of a job (even a removed one) or of all, latest due time first.
 
+        The ``filters`` and ``sort`` are those of `daybook runs`: `client.runs(status=["failed"])`.
+        """
+        where = RunFilters.of(filters)
         with self._as_actor():
-            return await runs.history(job, limit)
+            return await api.runs.history(job, limit, where)
 
-    async def run_of(self, run: str) -> Json:
+    async def run_of(self, run: str) -> RunDetails:
         """Return one run, by its id or a unique id prefix.
 
-        Its keys include `status` (`waiting`, `claimed`, `running`, or the outcome), `reason`,
+        Its fields include `status` (`waiting`, `claimed`, `running`, or the outcome), `reason`,
         `output`, `result`, `error`, `attempts`, `usage`, `delivery`, and `deliveries`: the
-        callbacks, messages and listener calls about the run, each with its delivery status.
+        callbacks, messages, alerts and listener calls about the run, each with its delivery status.
         """
-        from daybook.api import runs
-
         with self._as_actor():
-            return await runs.show(run)
+            return await api.runs.show(run)
 
-    async def cancel(self, run: str) -> Json:
-        """Cancel a run, by its id, or the live run of a job. Return the run."""
-        from daybook.api import runs
+    async def cancel(self, run: str) -> RunDetails:
+        """Cancel a run, by its id, or the live run of a job. Return the run.
 
+        It may still be live if its worker has not ended it within 30 seconds.
+        """
         with self._as_actor():
-            return await runs.cancel(run)
+            return await api.runs.cancel(run)
 
     async def next(
         self,
@@ -232,18 +235,21 @@ class Client:
         schedule: str = "",
         timezone: str | None = None,
         count: int = 5,
-    ) -> JsonList:
-        """Return the next due times of a job or a bare schedule: `[{"utc": …, "local": …}, …]`."""
-        from daybook.api import due
+    ) -> DueTimeList:
+        """Return up to ``count`` next due times of a job or of a bare schedule.
 
+        Exactly one of ``job`` and ``schedule`` is required.
+        """
         if bool(job) is bool(schedule):
-            raise InvalidInput("job and schedule", "one of these is given", "a job, or a schedule")
+            raise InvalidInput(
+                "job or schedule", "exactly one is required", "give a job or a schedule"
+            )
         with self._as_actor():
             if schedule:
-                upcoming = due.of_text(schedule, timezone, count)
+                upcoming = api.due.of_schedule(schedule=schedule, timezone=timezone, count=count)
             else:
-                upcoming = await due.of_job(job, count=count)
-        return list(upcoming["due"])
+                upcoming = await api.due.of_job(job, count=count)
+        return list(upcoming.due)
 
     # --- tasks
 
@@ -260,33 +266,16 @@ class Client:
     # --- internals
 
     async def _add(
-        self, schedule: str | None, timezone: str | None, name: str | None, given: Json
-    ) -> Json:
-        from daybook.api import jobs
-
+        self, schedule: str | None, timezone: str | None, name: str | None, given: dict[str, Any]
+    ) -> ChangedJob:
         given = {"schedule": schedule, "timezone": timezone, "name": name, **given}
         with self._as_actor():
-            return await jobs.add(given)
+            return await api.jobs.add(given)
 
     @contextmanager
     def _as_actor(self) -> Iterator[None]:
-        from daybook.prefect import address
+        from daybook.prefect import address  # imported without Prefect itself
 
         address.use_current_server()
         with owners.acting_as(context.actor_for(self._agent, self._user)):
             yield
-
-
-def _status_filter(status: str) -> Any:
-    """Return a predicate for jobs with that status; None for all jobs."""
-    if not status:
-        return None
-    if status in ("enabled", "disabled"):
-        return lambda job: job["enabled"] is (status == "enabled")
-    from daybook.ledger.states import TERMINAL
-
-    terminal: set[Status] = set(TERMINAL)
-    if status not in terminal:
-        choices = ", ".join(["enabled", "disabled", *sorted(terminal)])
-        raise InvalidInput("status", f'"{status}" is not a status', f"use one of: {choices}")
-    return lambda job: job["last_status"] == status

@@ -1,12 +1,18 @@
-"""Conflicts: list and decide fields that were changed in both the ledger and Prefect."""
+"""Operations on conflicts, fields changed in both the ledger and Prefect: list, decide."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+from pydantic import BaseModel
+
+from daybook.api import authorization
 from daybook.errors import InvalidInput
 from daybook.jobs import store
 from daybook.ledger.engine import Ledger, open_ledger
+from daybook.ledger.views import LocalTime
+from daybook.prefect import import_edits, projection
 from daybook.prefect import links as records
 
 if TYPE_CHECKING:
@@ -16,32 +22,46 @@ Side = Literal["ledger", "prefect"]
 SIDES: tuple[Side, ...] = ("ledger", "prefect")
 
 
-async def list_conflicts() -> list[dict[str, Any]]:
-    """Return `{"job", "id", "at", "fields": {name: {"ledger", "prefect"}}}` for each job in
-    conflict.
+class FieldVersions(BaseModel, frozen=True):
+    """The two values of a field.
 
-    ``ledger`` is the job's current value, in the form in which Prefect holds it; ``prefect`` is the
-    value that lost there at that time. Works without Prefect.
+    ``ledger`` is the job's current value, in the form that Prefect stores; ``prefect`` is the value
+    that was set in Prefect and that the ledger's value replaced.
     """
+
+    ledger: Any
+    prefect: Any
+
+
+class Conflict(BaseModel, frozen=True):
+    """A job in conflict: its disputed ``fields`` by name, and when the last of them was found."""
+
+    job: str
+    id: str
+    at: LocalTime
+    fields: dict[str, FieldVersions]
+
+    @classmethod
+    def of(cls, stored: StoredJob, conflict: dict[str, Any], ledger_id: str) -> Self:
+        """Return the ``conflict`` that the job's row stores."""
+        in_ledger = projection.of_job(stored, ledger_id).as_dict()
+        fields = {
+            name: FieldVersions(ledger=in_ledger[name], prefect=in_prefect)
+            for name, in_prefect in conflict["fields"].items()
+        }
+        at = datetime.fromisoformat(conflict["at"])
+        return cls(job=stored.row.name, id=stored.id, at=at, fields=fields)
+
+
+async def list_conflicts() -> list[Conflict]:
+    """Return the conflict of each job that has one. Works without Prefect."""
     async with open_ledger() as ledger, ledger.read() as session:
         found = [await store.get(session, each) for each in await records.jobs_in_conflict(session)]
-        return [_view(ledger, each) for each in found if each is not None]
-
-
-def _view(ledger: Ledger, stored: StoredJob) -> dict[str, Any]:
-    from daybook.prefect import projection
-
-    conflict = stored.row.conflict or {"at": None, "fields": {}}
-    ledger_fields = projection.of_job(stored, ledger.id).as_dict()
-    return {
-        "job": stored.row.name,
-        "id": stored.id,
-        "at": conflict["at"],
-        "fields": {
-            name: {"ledger": ledger_fields[name], "prefect": prefect_value}
-            for name, prefect_value in conflict["fields"].items()
-        },
-    }
+        return [
+            Conflict.of(each, each.row.conflict, ledger.id)
+            for each in found
+            if each is not None and each.row.conflict is not None
+        ]
 
 
 def parse_side(given: str) -> Side:
@@ -55,17 +75,16 @@ def parse_side(given: str) -> Side:
 async def decide(
     ledger: Ledger, prefer: Side, ref: str | None
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Decide the conflict of ``ref``, or all conflicts; the ledger has the result afterwards.
+    """Decide the conflict of the job ``ref``, or all conflicts, in the ledger.
 
-    Return the names of the jobs whose conflict is decided, by id; and, by name, the reasons for the
-    others: the value in Prefect is not valid for a job. If ``ref`` is given, raise `InvalidInput`
-    for such a value, and for a job without a conflict.
+    Return two mappings: from the id of each job whose conflict was decided to its name, and from
+    the name of each other job to the reason why Prefect's values are invalid. If ``ref`` is given,
+    raise `InvalidInput` for invalid values and for a job without a conflict, and `NotFound` or
+    `Ambiguous` for the job.
     """
-    from daybook.prefect import import_edits
-
     async with ledger.read() as session:
         ids = await records.jobs_in_conflict(session)
-        named = await store.find(session, ref) if ref else None
+        named = await authorization.find_job(session, ref) if ref else None
         names = {each.id: each.row.name for each in await store.all_jobs(session, ids)}
     if named is not None:
         if named.id not in ids:

@@ -1,4 +1,4 @@
-"""Operations on destinations of callbacks: add, list, rotate, test, remove.
+"""Operations on callback destinations: add, list, rotate, test, remove.
 
 Only `add` and `rotate` return a secret, once: the receiver needs it to verify signatures.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, Field
 
 from daybook import home as homes
 from daybook import settings
-from daybook.api import views
 from daybook.api.document_users import stored_jobs
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery import backoff, destinations
@@ -23,6 +24,7 @@ from daybook.http.guard import Guard, Rule
 from daybook.http.secrets import SecretDestination
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
+from daybook.ledger.views import UtcTime
 from daybook.prefect import client as prefect
 from daybook.resources import secrets as secret_blocks
 
@@ -35,7 +37,52 @@ TEST_EVENT = {
     "corrects": None,
     "message": "This is a test of Daybook's callbacks; no run ended.",
 }
-"""The body of a test event: the first fields of a callback's body."""
+"""The body of a test event: the first fields of a callback's body, and a message."""
+
+
+class SavedDestination(BaseModel, frozen=True):
+    """A destination that was stored.
+
+    ``secret`` is None unless it was created now; ``notes`` are hints for the user.
+    """
+
+    name: str
+    url: str
+    token: str
+    timeout: float
+    tries: int
+    secret: str | None = Field(repr=False)
+    notes: list[str]
+
+
+class ListedDestination(destinations.DestinationInfo, frozen=True):
+    """A destination with the names of the jobs that call it."""
+
+    jobs: list[str]
+
+
+class RotatedSecret(BaseModel, frozen=True):
+    """A new secret of a destination, or of the home if ``name`` is None.
+
+    Callbacks are also signed with the old secret until ``rotating_until``; None if the old
+    secret stopped signing at once.
+    """
+
+    name: str | None
+    secret: str = Field(repr=False)
+    rotating_until: UtcTime | None
+
+
+class DestinationTest(BaseModel, frozen=True):
+    """Result of a test event; ``id`` is the value of its `webhook-id` header."""
+
+    id: str
+    url: str
+    ok: bool
+    status_code: int | None
+    seconds: float
+    error: str | None
+    note: str
 
 
 async def add(
@@ -47,15 +94,16 @@ async def add(
     tries: int = backoff.DEFAULT_ATTEMPTS,
     secret: str | None = None,
     replace: bool = False,
-) -> dict[str, Any]:
-    """Store a destination. Without ``secret`` create one; without ``name`` derive it from the URL.
+) -> SavedDestination:
+    """Store a destination; create a missing ``secret``, and derive a missing ``name`` from the URL.
 
-    With ``replace`` it replaces the destination with this name and keeps its secret if none is
-    given. Return `{"name", "url", "token", "timeout", "tries", "secret", "notes"}`; `secret` is
-    None unless it was created now, `notes` are hints for a person. If it raises `InvalidInput`,
-    nothing was changed.
+    With ``replace``, replace the destination with this name; keep its secret if none is given.
+    ``timeout`` is in seconds. If it raises `InvalidInput`, nothing was changed.
     """
-    name = name or _name(url)
+    if not name:
+        from slugify import slugify
+
+        name = slugify(url.partition("://")[2].partition("?")[0], max_length=64) or "destination"
     async with prefect.connected() as client:
         await prefect.check_connection(client)
         known_secret = secret or (await _secret_of(client, name) if replace else None)
@@ -70,20 +118,21 @@ async def add(
             replace=replace,
         )
         notes = await _token_notes(client, made)
-    return {
-        "name": made.name,
-        "url": made.url,
-        "token": made.token,
-        "timeout": made.timeout,
-        "tries": made.tries,
-        "secret": None if known_secret else made.secret,
-        "notes": notes,
-    }
+    return SavedDestination(
+        name=made.name,
+        url=made.url,
+        token=made.token,
+        timeout=made.timeout,
+        tries=made.tries,
+        secret=None if known_secret else made.secret,
+        notes=notes,
+    )
 
 
 async def _secret_of(client: PrefectClient, name: str) -> str | None:
-    """Return the destination's secret; raise `InvalidInput` while its previous secret is still
-    valid.
+    """Return the destination's secret, or None if it has no usable one.
+
+    Raise `InvalidInput` during a rotation.
     """
     document = await destinations.STORE.find(client, name, include_secrets=True)
     if document is None:
@@ -97,13 +146,8 @@ async def _secret_of(client: PrefectClient, name: str) -> str | None:
     return destination.secret
 
 
-async def list_destinations() -> list[dict[str, Any]]:
-    """Return all destinations by name, without secrets.
-
-    ``[{"name", "url", "token", "timeout", "tries", "rotating_until", "problem", "jobs"}]``:
-    `timeout` is in seconds, `rotating_until` is the time until which the previous secret signs as
-    well, `jobs` are the names of the jobs that call it.
-    """
+async def list_destinations() -> list[ListedDestination]:
+    """Return all destinations, sorted by name."""
     jobs = await stored_jobs()
     async with prefect.connected() as client:
         await prefect.check_connection(client)
@@ -111,32 +155,24 @@ async def list_destinations() -> list[dict[str, Any]]:
         listed = await destinations.list_destinations(client, SYSTEM_CLOCK.now())
     users: dict[str, list[str]] = {}
     for each in jobs:
-        for name in {_name_of(known, url) for url in views.callback_urls(each.job.notify)}:
+        for name in {_name_of(known, url) for url in each.job.notify.callbacks.values() if url}:
             users.setdefault(name, []).append(each.row.name)
-    return [
-        each
-        | {
-            "rotating_until": views.utc_text(each["rotating_until"]),
-            "jobs": users.get(each["name"], []),
-        }
-        for each in listed
-    ]
+    return [ListedDestination(**dict(each), jobs=users.get(each.name, [])) for each in listed]
 
 
 def home_secret_location() -> str:
-    """Return the place of the home's secret, which signs for addresses without a secret of their
-    own.
-    """
+    """Return where the home's secret is set; it signs callbacks to URLs without a secret."""
     if settings.load().webhook_secret.get_secret_value():
         return "DAYBOOK_WEBHOOK_SECRET"
     return str(homes.current_home().webhook_secret)
 
 
-async def rotate(name: str | None, *, at_once: bool = False) -> dict[str, Any]:
+async def rotate(name: str | None, *, at_once: bool = False) -> RotatedSecret:
     """Give a destination, or the home if ``name`` is None, a new secret.
 
-    Return `{"name", "secret", "rotating_until"}`: until then the old secret signs as well; with
-    ``at_once`` it ends now. Raise `NotFound`, and `InvalidInput` during an earlier rotation.
+    With ``at_once``, stop signing with the old secret now. Raise `NotFound` for an unknown name.
+    Raise `InvalidInput` during an earlier rotation unless ``at_once`` is true, for invalid stored
+    settings, and if the home's secret is a setting.
     """
     now, keep = SYSTEM_CLOCK.now(), timedelta() if at_once else secrets.ROTATION_GRACE
     if name is None:
@@ -145,15 +181,14 @@ async def rotate(name: str | None, *, at_once: bool = False) -> dict[str, Any]:
         async with prefect.connected() as client:
             await prefect.check_connection(client)
             secret = (await destinations.rotate(client, name, now, keep=keep)).secret
-    until = None if at_once else views.utc_text(now + keep)
-    return {"name": name, "secret": secret, "rotating_until": until}
+    until = None if at_once else now + keep
+    return RotatedSecret(name=name, secret=secret, rotating_until=until)
 
 
-async def test(ref: str) -> dict[str, Any]:
-    """Send one signed `test` event, to a destination's address or to any address.
+async def test(ref: str) -> DestinationTest:
+    """Send one signed `test` event to a destination, or to any URL.
 
-    Return `{"id", "url", "ok", "status_code", "seconds", "error", "note"}`; `id` is the
-    `webhook-id`. Raise `NotFound` for an unknown name, `InvalidInput` for an invalid address.
+    Raise `NotFound` for an unknown name, `InvalidInput` for an invalid URL.
     """
     async with prefect.connected() as client:
         await prefect.check_connection(client)
@@ -172,22 +207,20 @@ async def test(ref: str) -> dict[str, Any]:
         )
         async with CallbackSender(client, SYSTEM_CLOCK.now) as post:
             tried = await post.send(row)
-    return {
-        "id": row.id,
-        "url": row.lane,
-        "ok": tried.status == Delivery.DELIVERED,
-        "status_code": tried.status_code,
-        "seconds": round(tried.seconds, 3),
-        "error": tried.error,
-        "note": tried.note,
-    }
+    return DestinationTest(
+        id=row.id,
+        url=row.lane,
+        ok=tried.status == Delivery.DELIVERED,
+        status_code=tried.status_code,
+        seconds=round(tried.seconds, 3),
+        error=tried.error,
+        note=tried.note,
+    )
 
 
 async def remove(name: str) -> list[str]:
     """Delete a destination; return the names of the jobs that used it. Raise `NotFound`."""
-    users: list[str] = next(
-        (each["jobs"] for each in await list_destinations() if each["name"] == name), []
-    )
+    users = next((each.jobs for each in await list_destinations() if each.name == name), [])
     async with prefect.connected() as client:
         await prefect.check_connection(client)
         await destinations.remove(client, name)
@@ -195,26 +228,20 @@ async def remove(name: str) -> list[str]:
 
 
 async def _url_of(client: PrefectClient, name: str) -> str:
-    for each in await destinations.list_destinations(client, SYSTEM_CLOCK.now()):
-        if each["name"] == name:
-            return str(each["url"])
-    raise NotFound("destination", name)
+    listed = await destinations.list_destinations(client, SYSTEM_CLOCK.now())
+    for each in listed:
+        if each.name == name:
+            return str(each.url)
+    raise NotFound("destination", name, known=[each.name for each in listed])
 
 
 def _name_of(known: destinations.DestinationIndex, url: str) -> str:
-    """Return the name of the address's destination; empty if there is no usable one."""
+    """Return the name of the destination for the URL; empty if there is no usable one."""
     try:
         destination = known.find(url)
-    except InvalidInput:  # `problem` reports it
+    except InvalidInput:  # `DestinationInfo.problem` reports it
         return ""
     return destination.name if destination else ""
-
-
-def _name(url: str) -> str:
-    """Derive a name from the URL, such as `ops-example-org-hook`."""
-    from slugify import slugify
-
-    return slugify(url.partition("://")[2].partition("?")[0], max_length=64) or "destination"
 
 
 async def _token_notes(client: PrefectClient, made: destinations.Destination) -> list[str]:
@@ -223,10 +250,11 @@ async def _token_notes(client: PrefectClient, made: destinations.Destination) ->
         return []
     target = SecretDestination.of_url(Guard(Rule.OPERATOR).check(made.url))
     for each in await secret_blocks.list_secrets(client):
-        if each["name"] == made.token:
-            if each["problem"] or target.known_as.isdisjoint(each["hosts"]):
-                # All of its hosts: --replace removes those that are not given again.
-                fix = _add_secret_command(made.token, [*each["hosts"], target.shown], " --replace")
+        if each.name == made.token:
+            hosts = each.hosts if isinstance(each.hosts, list) else []  # an edited block may differ
+            if each.problem or target.known_as.isdisjoint(hosts):
+                # List all hosts, because --replace removes those that are not given again.
+                fix = _add_secret_command(made.token, [*hosts, target.shown], " --replace")
                 return [
                     f"the secret {made.token} is not bound to {target.shown}; bind it with {fix}"
                 ]

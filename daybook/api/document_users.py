@@ -1,4 +1,4 @@
-"""Users of settings documents: a document that a job or another document uses is not removed."""
+"""Users of stored agents, channels, secrets and tool servers: one in use cannot be removed."""
 
 from __future__ import annotations
 

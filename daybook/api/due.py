@@ -1,67 +1,68 @@
-"""The next due times of a job, or of a bare schedule (which needs no server and no ledger)."""
+"""Next due times of a job, or of a bare schedule, which needs neither server nor ledger."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
-from daybook.api import views
+from daybook import api
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
-from daybook.schedules.descriptions import describe
-from daybook.schedules.schedule import Schedule, make, parse, zone
+from daybook.jobs.views import DUE_TIMES_SHOWN, DueTimes
+from daybook.schedules.schedule import Every, make, parse, zone
 
 MAX_COUNT = 1_000
 
 
 def of_schedule(
     *,
+    schedule: str | None = None,
     cron: str | None = None,
     every: str | None = None,
     at: str | None = None,
     timezone: str | None = None,
     after: str | None = None,
-    count: int = views.DUE_TIMES_SHOWN,
-) -> dict[str, Any]:
-    """Return the next due times of a bare schedule: `{"schedule", "words", "due": [{"utc",
-    "local"}, …]}`.
+    count: int = DUE_TIMES_SHOWN,
+) -> DueTimes:
+    """Return up to ``count`` due times of a bare schedule after ``after`` (default: now).
 
-    An interval (`every`) counts from ``after``, else from now.
+    ``schedule`` is one text (`schedule.parse`) instead of ``cron``, ``every`` or ``at``. ``after``
+    is an RFC 3339 time; an interval counts from it. ``timezone`` (default: the setting) is the zone
+    of the schedule and of times without an offset. Raise `InvalidInput`.
     """
     name = timezone or _default_zone()
     start = _after(after, name)
     now = start if every is not None else SYSTEM_CLOCK.now()
     if at is not None and after is not None:
         now = min(start, now)
-    schedule = make(cron=cron, every=every, at=at, timezone=name, now=now)
-    return _view(schedule, views.due(schedule, start, _valid_count(count)))
+    if schedule is None:
+        found = make(cron=cron, every=every, at=at, timezone=name, now=now)
+    else:
+        others = (("cron", cron), ("every", every), ("at", at))
+        if given := [field for field, value in others if value is not None]:
+            fields = " and ".join(["schedule", *given])
+            raise InvalidInput(fields, "cannot be combined", "use only one of them")
+        found = parse(schedule, timezone=name, now=min(start, now))
+        if isinstance(found, Every):
+            found = parse(schedule, timezone=name, now=start)
+    return DueTimes.of(found, start, _valid_count(count))
 
 
-def of_text(
-    text: str, timezone: str | None = None, count: int = views.DUE_TIMES_SHOWN
-) -> dict[str, Any]:
-    """Return the same, from now on, for a schedule written as one text (`schedule.parse`)."""
-    now = SYSTEM_CLOCK.now()
-    schedule = parse(text, timezone=timezone or _default_zone(), now=now)
-    return _view(schedule, views.due(schedule, now, _valid_count(count)))
+async def of_job(ref: str, *, after: str | None = None, count: int = DUE_TIMES_SHOWN) -> DueTimes:
+    """Return up to ``count`` due times of a job after ``after`` (default: now).
 
-
-async def of_job(
-    ref: str, *, after: str | None = None, count: int = views.DUE_TIMES_SHOWN
-) -> dict[str, Any]:
-    """Return the same for a stored job; for a disabled one, as if it were enabled."""
-    from daybook.api import authorization
+    Skipped and snoozed ones are left out; a disabled job is treated as enabled. Raise `NotFound`,
+    `Ambiguous`, `InvalidInput`.
+    """
     from daybook.ledger.engine import open_ledger
 
     async with open_ledger() as ledger, ledger.read() as session:
-        stored = await authorization.find_job(session, ref)
-    schedule = stored.job.schedule
-    start = _after(after, schedule.timezone)
-    return _view(schedule, views.due_of_job(stored, start, _valid_count(count)))
+        stored = await api.authorization.find_job(session, ref)
+    start = _after(after, stored.job.schedule.timezone)
+    return DueTimes.of_job(stored, start, _valid_count(count))
 
 
 def _default_zone() -> str:
-    from daybook import settings
+    from daybook import settings  # costs more than all that a bare schedule needs
 
     return settings.load().timezone
 
@@ -81,7 +82,3 @@ def _valid_count(count: int) -> int:
     if not 1 <= count <= MAX_COUNT:
         raise InvalidInput("count", f"{count} is out of range", f"use 1 to {MAX_COUNT}")
     return count
-
-
-def _view(schedule: Schedule, due: list[dict[str, str]]) -> dict[str, Any]:
-    return {"schedule": schedule.to_json(), "words": describe(schedule), "due": due}

@@ -1,70 +1,90 @@
-"""The heartbeat: switch it on, switch it off, show its status.
+"""Operations on the heartbeat: on, off, status.
 
-The heartbeat is an ordinary job of the kind `heartbeat`. `on` adds it if no job has its name; until
-then there is none, so nothing runs by default.
+The heartbeat is an ordinary job of the kind `heartbeat`. There is none until `on` adds it, so
+nothing runs by default.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from daybook.api import authorization, jobs
 from daybook.errors import InvalidInput, NotFound
 from daybook.execution import heartbeat
-from daybook.jobs.actions import DEFAULT_ORDERS_FILE
+from daybook.jobs.actions import DEFAULT_ORDERS_FILE, Heartbeat
+from daybook.jobs.model import ScheduleFields
 from daybook.jobs.store import StoredJob
+from daybook.jobs.views import JobDetails
 from daybook.ledger.engine import open_ledger
 
 DEFAULT_NAME = "heartbeat"
 DEFAULT_INTERVAL = "10m"
-"""The interval if none is given."""
+"""The interval if no schedule is given."""
 
-_SCHEDULE_FIELDS = ("cron", "every")
+OrdersState = Literal["missing", "blank", "unreadable", "there"]
 
 
-async def on(changes: Mapping[str, Any], name: str = DEFAULT_NAME) -> dict[str, Any]:
-    """Switch the heartbeat on with the given fields; other fields stay. Return it as `status` does.
+class HeartbeatStatus(BaseModel, frozen=True):
+    """The heartbeat; ``job`` is None if there is none.
 
-    Raise the errors of `jobs.add` and `jobs.edit_job`.
+    ``file`` is the path of its standing orders on this machine, ``orders`` their state.
+    """
+
+    on: bool
+    job: JobDetails | None
+    file: str
+    orders: OrdersState
+
+
+class ChangedHeartbeat(HeartbeatStatus, frozen=True):
+    """A heartbeat that was turned on; ``notes`` are hints for the user."""
+
+    notes: list[str]
+
+
+async def on(changes: Mapping[str, Any], name: str = DEFAULT_NAME) -> ChangedHeartbeat:
+    """Turn the heartbeat on with the fields that are not None; add its job if there is none.
+
+    The other fields of an existing heartbeat keep their values. Raise the errors of `jobs.add`,
+    `jobs.edit_job` and `jobs.resume`, and `InvalidInput` if ``name`` is a job of another kind.
     """
     given = {field: value for field, value in changes.items() if value is not None}
     stored = await _find(name)
     if stored is None:
-        interval = (
-            {} if any(field in given for field in _SCHEDULE_FIELDS) else {"every": DEFAULT_INTERVAL}
-        )
-        view = await jobs.add({"kind": "heartbeat", "name": name, **interval, **given})
+        if not given.keys() & ScheduleFields.model_fields.keys() - {"timezone"}:
+            given["every"] = DEFAULT_INTERVAL
+        changed = await jobs.add({"kind": "heartbeat", "name": name, **given})
     elif given:
-        view = await jobs.edit_job(stored.id, {**given, "enabled": True})
+        changed = await jobs.edit_job(stored.id, {**given, "enabled": True})
     else:
-        view = await jobs.resume(stored.id)
-    return await status(name) | {"notes": view.get("notes", [])}
+        changed = await jobs.resume(stored.id)
+    return ChangedHeartbeat(**dict(await status(name)), notes=changed.notes)
 
 
-async def off(name: str = DEFAULT_NAME) -> dict[str, Any]:
-    """Switch the heartbeat off; its fields stay for the next `on`. Do nothing if there is none."""
+async def off(name: str = DEFAULT_NAME) -> HeartbeatStatus:
+    """Turn the heartbeat off, if there is one; its fields are kept for the next `on`."""
     stored = await _find(name)
     if stored is not None:
         await jobs.pause(stored.id)
     return await status(name)
 
 
-async def status(name: str = DEFAULT_NAME) -> dict[str, Any]:
-    """Return `{"on", "job", "file", "orders"}`; ``job`` is as in `jobs.show`, or None if there is
-    none.
-
-    ``file`` is the path of its standing orders on this machine, ``orders`` is `missing`, `blank`,
-    `unreadable` or `there`.
-    """
+async def status(name: str = DEFAULT_NAME) -> HeartbeatStatus:
+    """Return the heartbeat. Works without Prefect."""
     stored = await _find(name)
-    if stored is None:
-        return {"on": False, "job": None, **_orders(DEFAULT_ORDERS_FILE)}
-    view = await jobs.show(stored.id)
-    return {"on": view["enabled"], "job": view, **_orders(view["file"])}
+    job = None if stored is None else await jobs.show(stored.id)
+    action = job.action if job else None
+    file = action.file if isinstance(action, Heartbeat) else DEFAULT_ORDERS_FILE
+    path, state = _orders(file)
+    return HeartbeatStatus(on=bool(job and job.enabled), job=job, file=path, orders=state)
 
 
-def _orders(file: str) -> dict[str, str]:
+def _orders(file: str) -> tuple[str, OrdersState]:
+    """Return the path of a file of standing orders, and its state."""
+    state: OrdersState
     try:
         path = str(heartbeat.path_of(file))
         state = "there" if heartbeat.read(file) else "blank"
@@ -72,7 +92,7 @@ def _orders(file: str) -> dict[str, str]:
         state = "missing"
     except InvalidInput:
         path, state = file, "unreadable"
-    return {"file": path, "orders": state}
+    return path, state
 
 
 async def _find(name: str) -> StoredJob | None:
@@ -85,5 +105,5 @@ async def _find(name: str) -> StoredJob | None:
         return None
     if stored.row.kind != "heartbeat":
         problem = f'"{name}" is a job of the kind {stored.row.kind}'
-        raise InvalidInput("name", problem, "name the heartbeat otherwise")
+        raise InvalidInput("name", problem, "choose another name")
     return stored

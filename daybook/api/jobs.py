@@ -1,7 +1,7 @@
 """Operations on jobs: add, list, show, edit, pause, resume, remove.
 
-They act for `owners.current_actor()`: it owns the jobs that it adds, and finds the jobs that
-`daybook.api.authorization` lets it see.
+The operations act for `owners.current_actor()`: this actor owns the jobs that it adds, and finds
+the jobs that `daybook.api.authorization` lets it see. For any other job they raise `NotFound`.
 """
 
 from __future__ import annotations
@@ -11,21 +11,27 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from daybook import names, owners, settings
-from daybook.api import authorization, preflight, views
-from daybook.errors import InvalidInput, PrefectUnreachable
+from daybook.api import authorization, preflight
+from daybook.api.filters import JobFilters
+from daybook.delivery.views import recipients
+from daybook.errors import InvalidInput, PrefectRefused, PrefectUnreachable
 from daybook.jobs import store
 from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.model import Job, edit, free_name, new_job
+from daybook.jobs.notify import CALLBACK_FIELDS
 from daybook.jobs.store import StoredJob
+from daybook.jobs.views import ChangedJob, JobDetails, ListedJob
 from daybook.ledger.engine import Ledger, open_ledger
+from daybook.ledger.views import Run, utc_text
 from daybook.owners import Actor
 from daybook.runs import history, outcomes
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
+    from sqlalchemy.ext.asyncio import AsyncSession
 
 Change = Callable[[StoredJob, Collection[str], datetime], Job]
-"""Takes the stored job, the other jobs' names and the current time; returns the changed job."""
+"""Function of the stored job, the other jobs' names and the time; it returns the changed job."""
 
 _PRECONDITION_FIELDS = ("gate_agent", "check", "policy")
 _ACTION_FIELDS = frozenset(
@@ -33,16 +39,27 @@ _ACTION_FIELDS = frozenset(
 )
 """Fields that `preflight.check_action` checks before they are stored."""
 
-_NOTIFY_FIELDS = frozenset({"notify", "channel", "chat_id", "on_complete", "on_fail"})
+_NOTIFY_FIELDS = frozenset({"notify", "channel", "chat_id", *CALLBACK_FIELDS.values()})
 """Fields that `preflight.check_notify` checks before they are stored."""
 
+NO_FILTERS = JobFilters()
 
-async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
+PENDING_NOTE = (
+    "the change is stored, but not in Prefect yet; the keeper syncs it when Prefect answers"
+)
+"""Note on a changed job whose `sync` is `pending`."""
+
+_CHANGED_COLUMNS = ("disabled_reason", "snoozed_until", "consecutive_failures")
+"""Columns of a job's row that are no fields of `Job`, and that enabling or disabling changes."""
+
+
+async def add(fields: Mapping[str, Any]) -> ChangedJob:
     """Store a job and deploy it; ``fields`` are those of `daybook.jobs.model.new_job`.
 
-    If an agent adds a job without naming an agent, the job asks the agent named like its owner, if
-    that exists, else the default one. Return the job with ``notes``, hints for a person. Raise
-    `InvalidInput` or `PrefectUnreachable`; nothing is stored then.
+    If an agent adds a job and names no agent to ask, the job asks the agent with its owner's name
+    if that agent exists, else the default one. If Prefect is unreachable, the job's `sync` is
+    `pending`, and the keeper deploys it later. If this raises `InvalidInput` or `Unreachable`,
+    nothing stays stored.
     """
     from daybook.prefect import client as prefect
 
@@ -57,8 +74,8 @@ async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
         authorization.check_limits(draft, actor.owner, ledger.now())
         async with ledger.read() as session:
             await authorization.check_job_count(session, actor.owner, draft.name)
-        async with prefect.connected() as client:
-            if own_agent and await preflight.has_agent(client, own_agent):
+        async with prefect.connected_if_reachable() as client:
+            if own_agent and await preflight.has_agent(client, ledger, own_agent):
                 fields = {**fields, "agent": own_agent}
             elif own_agent:
                 draft = new_job(now=ledger.now(), default_timezone=zone, **fields)
@@ -84,15 +101,21 @@ async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
                 )
             try:
                 await _deploy(ledger, client, stored)
-            except InvalidInput:
+            except (InvalidInput, PrefectRefused):
                 async with ledger.write() as session:
-                    await store.undo_add(session, stored.id)
+                    await store.delete_job(session, stored.id)
                 raise
-        return await _view(ledger, stored.id) | {"notes": notes}
+        return await _changed(ledger, stored.id, notes)
 
 
-async def edit_job(ref: str, changes: Mapping[str, object]) -> dict[str, Any]:
-    """Change only the given fields. Return the job."""
+async def edit_job(ref: str, changes: Mapping[str, object]) -> ChangedJob:
+    """Change only the given fields. Return the job.
+
+    A job that was disabled because it had finished is enabled if it now has more to run. If Prefect
+    is unreachable, the job's `sync` is `pending`, and the keeper changes Prefect later; the same
+    holds for `pause` and `resume`. Raise `InvalidInput`, `NotFound` and `Unreachable`; then nothing
+    was changed.
+    """
 
     def changed(stored: StoredJob, taken: Collection[str], now: datetime) -> Job:
         job = edit(stored.job, changes, now=now, taken=taken)
@@ -107,10 +130,11 @@ async def edit_job(ref: str, changes: Mapping[str, object]) -> dict[str, Any]:
     )
 
 
-async def pause(ref: str, note: str = "") -> dict[str, Any]:
-    """Switch the job off, with a note. Idempotent: without a note, an earlier reason stays.
+async def pause(ref: str, note: str = "") -> ChangedJob:
+    """Disable the job, with a note; return it.
 
-    Raise `InvalidInput` for a note that is too long or has more than one line.
+    Idempotent: without a note, an earlier reason is kept. Raise `InvalidInput` for a note that is
+    too long or has more than one line.
     """
     note = names.validate_line(note, "note")
 
@@ -122,13 +146,16 @@ async def pause(ref: str, note: str = "") -> dict[str, Any]:
     return await _change(ref, lambda stored, _, __: _switched(stored.job, on=False), why=why)
 
 
-async def resume(ref: str) -> dict[str, Any]:
-    """Switch the job on and end a snooze. Raise `InvalidInput` if it has nothing left to run."""
+async def resume(ref: str) -> ChangedJob:
+    """Enable the job and end a snooze; return it.
+
+    Raise `InvalidInput` if the job has nothing left to run, or exceeds its owner's limits.
+    """
 
     def on(stored: StoredJob, _: Collection[str], now: datetime) -> Job:
         schedule = stored.job.schedule
         if not stored.job.enabled and schedule.has_passed(now):
-            problem = f"{views.utc_text(schedule.only_due)} has passed"
+            problem = f"{utc_text(schedule.only_due)} has passed"
             raise InvalidInput("at", problem, f"set a new time with `daybook edit {ref} --at …`")
         if not stored.job.enabled and store.has_had_all_runs(stored.row, stored.job):
             problem = f"the job has used all {stored.row.run_count} of its runs"
@@ -140,8 +167,8 @@ async def resume(ref: str) -> dict[str, Any]:
     return await _change(ref, on, limits="as it is")
 
 
-async def remove(ref: str) -> dict[str, Any]:
-    """Archive the job and delete its deployment; its history stays. Return the job as it was."""
+async def remove(ref: str) -> ListedJob:
+    """Archive the job and delete its deployment; its history is kept. Return the job as it was."""
     from daybook.prefect import client as prefect
     from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
 
@@ -152,44 +179,55 @@ async def remove(ref: str) -> dict[str, Any]:
             await prefect.check_connection(client)
             async with ledger.write() as session:
                 stored = await authorization.find_job(session, ref)
-                view = views.job(stored, ledger.now())
+                removed = await view(session, stored, ledger.now())
                 await outcomes.archive_job(session, stored, ledger.now())
             # After a crash from here on, the next sync deletes the deployment.
             await delete_leftover_deployments(ledger, client, ReconcileReport())
-        return view
+        return removed
 
 
-async def list_jobs() -> list[dict[str, Any]]:
-    """Return all jobs by name. Works without Prefect."""
-    async with open_ledger() as ledger, ledger.read() as session:
-        return [views.job(each, ledger.now()) for each in await authorization.list_jobs(session)]
+async def list_jobs(filters: JobFilters = NO_FILTERS) -> list[ListedJob]:
+    """Return the jobs that the actor may see and that match ``filters``, by default all by name.
 
-
-async def show(ref: str) -> dict[str, Any]:
-    """Return one job as `add` does, with `last_run` and `next_run` (each may be None).
-
-    `recipients` maps each event to its recipients. Finds removed jobs too, which have `removed_at`.
+    Works without Prefect. Raise `InvalidInput` for the filters.
     """
+    async with open_ledger() as ledger, ledger.read() as session:
+        running, now = await history.running_jobs(session), ledger.now()
+        stored = await authorization.list_jobs(session)
+        jobs = [ListedJob.of(each, now, running=each.id in running) for each in stored]
+        return filters.select(jobs, now)
+
+
+async def show(ref: str) -> JobDetails:
+    """Return one job, even a removed one. Works without Prefect."""
     async with open_ledger() as ledger, ledger.read() as session:
         stored = await authorization.find_job(session, ref, archived=True)
         recent = await history.recent(session, stored.id, 1)
-        view = views.job(stored, ledger.now())
-        view["last_run"] = views.run(*recent[0]) if recent else None
-        view["next_run"] = view["next_due"][0] if view["next_due"] else None
-        return view | {"recipients": _recipients(stored)}
+        job = await view(session, stored, ledger.now())
+        return JobDetails(
+            **dict(job),
+            last_run=Run.of(*recent[0]) if recent else None,
+            next_run=job.next_due[0] if job.next_due else None,
+            recipients=_recipients(stored),
+        )
+
+
+async def view(session: AsyncSession, stored: StoredJob, now: datetime) -> ListedJob:
+    """Return the view of one job at ``now``."""
+    return ListedJob.of(stored, now, running=stored.id in await history.running_jobs(session))
 
 
 def _agent_of_owner(job: Job, fields: Mapping[str, Any], actor: Actor) -> str:
-    """Return the name of the agent that owns the job.
+    """Return the name of the agent that adds the job.
 
-    Return an empty text if the job asks no agent, or if ``fields`` name one.
+    Return an empty string if no agent adds it, if it asks no agent, or if ``fields`` name one.
     """
     asks = isinstance(job.action, AgentPrompt) and fields.get("agent") is None
     return owners.agent_id(actor.owner) if asks else ""
 
 
 def _recipients(stored: StoredJob) -> dict[str, list[str]]:
-    return views.recipients(stored.job.notify, settings.load().alert_channel)
+    return recipients(stored.job.notify, settings.load().alert_channel)
 
 
 def _switched(job: Job, *, on: bool) -> Job:
@@ -197,9 +235,9 @@ def _switched(job: Job, *, on: bool) -> Job:
 
 
 def _slug(name: str, owner: str) -> str:
-    """Return the deployment's preferred name; an agent's job has the agent's name in front.
+    """Return the deployment's preferred name; for an agent's job it begins with the agent's name.
 
-    So a number at its end does not reveal to an agent that another owner has a job with this name.
+    Otherwise a number at the end would reveal to an agent that another owner's job has this name.
     """
     from slugify import slugify
 
@@ -215,7 +253,7 @@ async def _change(
     check_action: bool = False,
     check_notify: bool = False,
     limits: Literal["", "changed", "as it is"] = "",
-) -> dict[str, Any]:
+) -> ChangedJob:
     from daybook.prefect import client as prefect
 
     async with open_ledger() as ledger:
@@ -226,8 +264,7 @@ async def _change(
         owner = draft.row.owner
         if limits:
             authorization.check_limits(drafted, owner, ledger.now(), changes=limits == "changed")
-        async with prefect.connected() as client:
-            await prefect.check_connection(client)
+        async with prefect.connected_if_reachable() as client:
             with authorization.log_refusals(owner, drafted.name):
                 notes = await preflight.check_action(client, drafted, owner) if check_action else []
                 if check_notify:
@@ -236,10 +273,11 @@ async def _change(
                 old = await authorization.find_job(session, ref)
                 others = (await store.taken_names(session, old.row.owner)) - {old.row.name}
                 now = ledger.now()
+                previous = old.job
+                previous_columns = {name: getattr(old.row, name) for name in _CHANGED_COLUMNS}
                 job = change(old, others, now)
                 if limits:
                     authorization.check_limits(job, old.row.owner, now, changes=limits == "changed")
-                previous = old.job
                 writer = owners.current_actor().writer
                 reason = why(old)
                 new = await store.change(
@@ -248,40 +286,49 @@ async def _change(
             if new.row.sync_pending:
                 try:
                     await _deploy(ledger, client, new)
-                except InvalidInput:
+                except (InvalidInput, PrefectRefused):
                     async with ledger.write() as session:
                         newest = await store.find(session, new.id)
                         restored = await store.change(session, newest, previous, ledger.now())
                         restored.revision.written_by = dict(old.revision.written_by)
-                        session.add(restored.revision)
+                        restored.row.sqlmodel_update(previous_columns)
+                        session.add_all([restored.row, restored.revision])
                     raise
-        return await _view(ledger, new.id) | {"notes": notes}
+        return await _changed(ledger, new.id, notes)
 
 
-async def _deploy(ledger: Ledger, client: PrefectClient, stored: StoredJob) -> None:
-    """Deploy the job to Prefect; raise `InvalidInput` if Prefect rejects it."""
-    from prefect.exceptions import PrefectHTTPStatusError
+async def _deploy(ledger: Ledger, client: PrefectClient | None, stored: StoredJob) -> None:
+    """Deploy the job to Prefect if Prefect is reachable; else it stays pending.
+
+    Raise `InvalidInput` if Prefect rejects the job, and `PrefectRefused`.
+    """
+    if client is None:
+        return
+    import httpx
 
     from daybook.prefect import client as prefect
     from daybook.prefect import deployment
     from daybook.prefect.reconcile import ReconcileReport, reconcile_job
 
     try:
-        deployment_id = stored.row.deployment_id
-        existing = await deployment.read(client, deployment_id) if deployment_id else None
-        await reconcile_job(ledger, client, stored, existing, ReconcileReport())
-    except PrefectHTTPStatusError as error:
-        if error.response.status_code in {409, 422}:
-            problem = f"Prefect rejected it: {prefect.describe_refusal(error)}"
-            raise InvalidInput("job", problem) from error
+        with prefect.raising_daybook_errors(str(client.api_url)):
+            deployment_id = stored.row.deployment_id
+            existing = await deployment.read(client, deployment_id) if deployment_id else None
+            await reconcile_job(ledger, client, stored, existing, ReconcileReport())
+    except httpx.HTTPStatusError as error:
+        problem = f"Prefect rejected it: {prefect.describe_refusal(error)}"
+        raise InvalidInput("job", problem) from error
+    except PrefectRefused:
         raise
     except PrefectUnreachable:
-        # The job is stored and marked as pending; the result says so, and the next sync deploys it.
-        return
+        return  # the next cycle of the keeper's observer deploys it
 
 
-async def _view(ledger: Ledger, job_id: str) -> dict[str, Any]:
+async def _changed(ledger: Ledger, job_id: str, notes: list[str]) -> ChangedJob:
     async with ledger.read() as session:
         stored = await store.get(session, job_id)
-    assert stored is not None
-    return views.job(stored, ledger.now()) | {"recipients": _recipients(stored)}
+        assert stored is not None
+        job = await view(session, stored, ledger.now())
+    if job.sync == "pending":
+        notes = [*notes, PENDING_NOTE]
+    return ChangedJob(**dict(job), recipients=_recipients(stored), notes=notes)

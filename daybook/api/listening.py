@@ -35,7 +35,7 @@ ERROR_DELAY_SECONDS = 5.0
 ANNOUNCE_INTERVAL_SECONDS = 3600.0
 """Interval between two announcements of the same listeners."""
 SHUTDOWN_TIMEOUT_SECONDS = 5.0
-"""Time at the end of the block for listener calls in progress and those that are due by then."""
+"""Maximum time, at the end of the block, for listener calls that are in progress or due."""
 
 
 class Listening(SyncWrapper):
@@ -97,11 +97,11 @@ class Listening(SyncWrapper):
                     await self._stopping.wait()
 
     async def _deliver(self, ledger: Ledger) -> None:
-        await call_listeners(ledger, self._holder, self._names, at_home=True)
+        await call_listeners(ledger, self._holder, self._names, in_this_loop=True)
 
 
 def listening() -> Listening:
-    """Call this program's listeners, for all runs of the home, while a block lasts::
+    """Call this program's listeners for all runs of the home, while a block runs::
 
         @daybook.listener
         async def show(run: dict[str, Any]) -> None:
@@ -112,8 +112,8 @@ def listening() -> Listening:
 
     An `async def` is called in this loop (with `with`: in a separate loop, in a thread), any other
     function in a thread. After the first use, no outcome is lost while the program is stopped for
-    up to a day. The end of the block waits for a call in progress, for `SHUTDOWN_TIMEOUT_SECONDS`
-    at most. Listeners that `daybook up` itself should call belong in a module of the setting
+    up to a day. The end of the block waits at most `SHUTDOWN_TIMEOUT_SECONDS` for a call in
+    progress. Put listeners that `daybook up` itself should call into a module of the setting
     `plugins`. Raise `InvalidInput` if no listener is registered, and `LedgerUnreachable`.
     """
     return Listening()

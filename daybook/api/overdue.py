@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
-from daybook.api import views
-from daybook.keeper import leader_lease
+from pydantic import BaseModel
+
+from daybook.keeper.cost import CycleCost
+from daybook.ledger.views import UtcTime, utc_text
 from daybook.runs import slots
 from daybook.runs.overdue import Overdue
 from daybook.schedules.descriptions import duration_in_words
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from daybook.prefect.work_pool import WorkPool
 
 MAX_CLOCK_SKEW = timedelta(seconds=1)
-"""Maximum clock skew before it is reported as a problem (`docs/promise.md` 16)."""
+"""A larger clock skew is reported as a problem (promise 16: it shows in `doctor`)."""
 MAX_OBSERVATION_AGE = timedelta(minutes=10)
-"""Maximum age of the last observation of Prefect; one observation takes its time."""
+"""Maximum age of the last observation of Prefect; each observation takes some time itself."""
 NO_KEEPER = "no keeper leads, so nothing is reconciled, audited or delivered"
 
 
@@ -29,8 +30,9 @@ NO_KEEPER = "no keeper leads, so nothing is reconciled, audited or delivered"
 class DelayFacts:
     """The facts that can explain a delay.
 
-    If Prefect does not answer, ``away`` says why. ``pool`` is None if it was not read.
-    ``prefect_ahead`` and ``ledger_ahead`` say how far those clocks are ahead of this machine's.
+    If Prefect does not answer, ``away`` says why. ``pool`` is None if the work pool was not read.
+    ``prefect_ahead`` and ``ledger_ahead`` say how far the clocks of Prefect and of the ledger are
+    ahead of this machine's. ``leader`` is None if it was not read or there never was one.
     ``unwritable`` says why the ledger cannot be written.
     """
 
@@ -43,8 +45,66 @@ class DelayFacts:
     unwritable: str = ""
 
 
+class KeeperStatus(BaseModel, frozen=True):
+    """The leading keeper, as last recorded; ``running`` is true if a keeper leads now.
+
+    If no keeper leads, ``holder`` is the last leader, or empty if the last leader released the
+    leadership. ``until`` is when the holder's lease expires, ``observed_at`` when the last complete
+    observation of Prefect started; each may be None. ``passes`` has the last cycle of each service.
+    """
+
+    running: bool
+    holder: str
+    until: UtcTime | None
+    observed_at: UtcTime | None
+    passes: dict[str, CycleCost]
+
+    @classmethod
+    def of(cls, leader: Leader | None, now: datetime) -> Self:
+        """Return the state at ``now``; ``leader`` is None if there never was one."""
+        if leader is None:
+            return cls(running=False, holder="", until=None, observed_at=None, passes={})
+        return cls(
+            running=leader.leads(now),
+            holder=leader.holder,
+            until=leader.until if leader.holder else None,
+            observed_at=observed_at(leader),
+            passes=leader.note.get("passes") or {},
+        )
+
+
+class OverdueRun(BaseModel, frozen=True):
+    """A due time whose run has not started, or that was ``missed``; ``why`` is the reason.
+
+    ``run`` is the id of its run, if there is one.
+    """
+
+    job: str
+    due: UtcTime
+    late_seconds: float
+    run: str | None
+    missed: bool
+    why: str
+
+    @classmethod
+    def of(cls, each: Overdue, known: DelayFacts) -> Self:
+        return cls(
+            job=each.stored.row.name,
+            due=each.due,
+            late_seconds=round((known.now - each.due).total_seconds(), 1),
+            run=None if each.run is None else each.run.id,
+            missed=each.missed,
+            why=delay_reason(each, known),
+        )
+
+    def as_sentence(self) -> str:
+        by = duration_in_words(timedelta(seconds=self.late_seconds))
+        what = "was missed" if self.missed else "has not started"
+        return f"{self.job} was due at {utc_text(self.due)}, {by} ago, and {what}: {self.why}"
+
+
 def delay_reason(each: Overdue, known: DelayFacts) -> str:
-    """Return the reason for the delay of this due time; the nearest cause comes first."""
+    """Return why this due time is delayed: the direct cause, else problems of clocks and keeper."""
     row = each.run
     if row is not None and row.waits_for in (slots.SLOT, slots.OVERLAP, slots.HOLDER):
         return f"waiting: {row.reason}"
@@ -63,7 +123,7 @@ def delay_reason(each: Overdue, known: DelayFacts) -> str:
 
 
 def clock_problem(known: DelayFacts) -> str:
-    """Report the clocks that are off; empty if none is."""
+    """Describe the clocks that are skewed; empty if none is."""
     skews = (
         clock_skew("Prefect's", known.prefect_ahead),
         clock_skew("the ledger's", known.ledger_ahead),
@@ -95,7 +155,7 @@ def keeper_problem(known: DelayFacts) -> str:
 
 def ledger_write_problem(why: str) -> str:
     """Return why the ledger cannot be written, the consequence, and the fix, as one sentence."""
-    return f"the ledger cannot be written ({why}), so no keeper leads; {ledger_write_fix(why)}"
+    return f"the ledger is not writable ({why}), so no keeper leads; {ledger_write_fix(why)}"
 
 
 def ledger_write_fix(why: str) -> str:
@@ -108,45 +168,6 @@ def ledger_write_fix(why: str) -> str:
 
 
 def observed_at(leader: Leader) -> datetime | None:
-    """Return when the last complete observation of Prefect started, by this leader's last note."""
+    """Return when the leader's last complete observation of Prefect started, from its last note."""
     noted = leader.note.get("observed_at")
     return None if noted is None else datetime.fromisoformat(noted)
-
-
-def keeper_view(leader: Leader | None, now: datetime) -> dict[str, Any]:
-    """Return `{"running", "holder", "until", "observed_at", "passes"}`, from the leader's last
-    note.
-
-    ``passes`` has `{"at", "seconds", "cpu_seconds", "requests", "error"}` for each service.
-    """
-    if leader is None:
-        leader = leader_lease.Leader("", now, {})
-    return {
-        "running": leader.leads(now),
-        "holder": leader.holder,
-        "until": views.utc_text(leader.until) if leader.holder else None,
-        "observed_at": views.utc_text(observed_at(leader)),
-        "passes": leader.note.get("passes", {}),
-    }
-
-
-def overdue_views(found: Sequence[Overdue], known: DelayFacts) -> list[dict[str, Any]]:
-    """Return `{"job", "due", "late_seconds", "run", "missed", "why"}` for each overdue run."""
-    return [
-        {
-            "job": each.stored.row.name,
-            "due": views.utc_text(each.due),
-            "late_seconds": round((known.now - each.due).total_seconds(), 1),
-            "run": None if each.run is None else each.run.id,
-            "missed": each.missed,
-            "why": delay_reason(each, known),
-        }
-        for each in found
-    ]
-
-
-def as_sentence(late: dict[str, Any]) -> str:
-    """Return one item of `overdue_views` as a sentence."""
-    by = duration_in_words(timedelta(seconds=late["late_seconds"]))
-    what = "was missed" if late["missed"] else "has not started"
-    return f"{late['job']} was due at {late['due']}, {by} ago, and {what}: {late['why']}"

@@ -1,8 +1,8 @@
-"""Jobs of a plugin: identified by plugin and key, and calling the plugin's tool.
+"""Jobs of plugins: each is identified by plugin and key, and calls the plugin's tool.
 
 ::
 
-    save ─► the plugin has a job of this key       change the fields that differ
+    save ─► the plugin has a job with this key     change the fields that differ
          └► it has none                            add it; of two concurrent adds the second
                                                    changes the job that the first one added
 """
@@ -10,11 +10,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from daybook import owners
+from daybook import api, owners
 from daybook.errors import InvalidInput
 from daybook.names import MAX_NAME_LENGTH, truncate
+
+if TYPE_CHECKING:
+    from daybook.jobs.views import ChangedJob, ListedJob
 
 PARAMS = ("plugin_id", "key", "runtime_name", "payload")
 """The arguments of a plugin's tool."""
@@ -28,7 +31,9 @@ def action_fields(
     """Return the action fields of the job. Raise `InvalidInput` for a blank plugin or key."""
     for field, value in (("plugin_id", plugin_id), ("key", key)):
         if not value.strip():
-            raise InvalidInput(field, "is blank", "write a name that identifies the job")
+            raise InvalidInput(
+                field, "is blank", "write plugin_id and key: together they identify the job"
+            )
     return {
         "kind": "tool-call",
         "tool": tool or plugin_id,
@@ -36,40 +41,38 @@ def action_fields(
     }
 
 
-async def save(given: dict[str, Any]) -> dict[str, Any]:
-    """Add or change the plugin's job; return it.
+async def save(given: dict[str, Any]) -> ChangedJob:
+    """Add the plugin's job, or change the ``given`` fields of it; return the job.
 
-    Raise `InvalidInput`, also if the actor is an agent: a plugin's jobs have no limits.
+    Raise `InvalidInput` and `PrefectUnreachable`. An agent gets `InvalidInput`, because a plugin's
+    jobs have no limits.
     """
-    from daybook.api import jobs
-
     if owners.current_actor().is_agent:
         raise InvalidInput(
-            "agent", "cannot save a plugin's jobs", "save them outside of the agent's context"
+            "agent", "cannot save a plugin's jobs", "save them outside the agent's context"
         )
     actor = replace(owners.current_actor(), owner=owners.PLUGIN)
     with owners.acting_as(actor):
-        existing = await _find(given["params"])
+        params = given["params"]
+        existing = await _find(params)
         if existing is None:
+            label = " ".join(f"{params['plugin_id']}: {params['key']}".split())
+            name = truncate(label, MAX_NAME_LENGTH)
             try:
-                return await jobs.add({"name": _name(given["params"]), **given})
+                return await api.jobs.add({"name": name, **given})
             except InvalidInput as error:
-                existing = await _find(given["params"]) if error.field == "name" else None
+                existing = await _find(params) if error.field == "name" else None
                 if existing is None:
                     raise
-        return await jobs.edit_job(existing["id"], given)
+        return await api.jobs.edit_job(existing.id, given)
 
 
-async def _find(params: dict[str, Any]) -> dict[str, Any] | None:
-    from daybook.api import jobs
+async def _find(params: dict[str, Any]) -> ListedJob | None:
+    from daybook.jobs.actions import ToolCall
 
     identity = [params[name] for name in _IDENTITY]
-    for each in await jobs.list_jobs():
-        of_plugin = each["owner"] == owners.PLUGIN and each["kind"] == "tool-call"
-        if of_plugin and [each["params"].get(name) for name in _IDENTITY] == identity:
+    for each in await api.jobs.list_jobs():
+        given = each.action.params if isinstance(each.action, ToolCall) else {}
+        if each.owner == owners.PLUGIN and [given.get(name) for name in _IDENTITY] == identity:
             return each
     return None
-
-
-def _name(params: dict[str, Any]) -> str:
-    return truncate(" ".join(f"{params['plugin_id']}: {params['key']}".split()), MAX_NAME_LENGTH)

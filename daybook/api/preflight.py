@@ -1,5 +1,7 @@
-"""Checks that need an external system, run before a job is stored: addresses, agents, tools,
-channels.
+"""Checks that need an external system, run before a job is stored.
+
+They concern addresses, agents, tools and channels. Without a client (Prefect is unreachable), the
+names of agents, tools, channels and secrets are checked only when the job runs.
 """
 
 from __future__ import annotations
@@ -7,26 +9,39 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from daybook import owners
-from daybook.errors import AgentMisconfigured, InvalidInput, UnknownName
+from daybook.errors import AgentMisconfigured, Ambiguous, InvalidInput, UnknownName
+from daybook.http import secrets
 from daybook.jobs import limits
 from daybook.jobs.actions import Action, AgentPrompt, Heartbeat, ToolCall, Webhook
 from daybook.jobs.checks import Check
 from daybook.jobs.model import Job
 from daybook.jobs.notify import Notify
+from daybook.tools.base import ToolUnreachable
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
     from daybook.http.guard import Guard
+    from daybook.ledger.engine import Ledger
 
 
-async def check_action(client: PrefectClient, job: Job, owner: str) -> list[str]:
-    """Refuse an address, agent or tool that the job could not use. Return hints for a person."""
-    notes = await _check_target(client, job.action, owner)
+UNCHECKED_NOTE = (
+    "Prefect is unreachable, so the agents, tools and secrets that the job names are checked only "
+    "when it runs"
+)
+
+
+async def check_action(client: PrefectClient | None, job: Job, owner: str) -> list[str]:
+    """Raise `InvalidInput` for an address, agent or tool that the job could not use.
+
+    Return hints for the user, such as a secret that does not exist yet.
+    """
+    notes = [] if client else [UNCHECKED_NOTE]
+    notes += await _check_target(client, job.action, owner)
     return notes + await _check_precondition(client, job.policy.check, owner)
 
 
-async def _check_target(client: PrefectClient, action: Action, owner: str) -> list[str]:
+async def _check_target(client: PrefectClient | None, action: Action, owner: str) -> list[str]:
     match action:
         case Webhook():
             from daybook.execution import webhook
@@ -46,8 +61,8 @@ async def _check_target(client: PrefectClient, action: Action, owner: str) -> li
             return []
 
 
-async def _check_precondition(client: PrefectClient, check: Check, owner: str) -> list[str]:
-    """Check the precondition (`policy.check`) in the same way; an error names the field `check`."""
+async def _check_precondition(client: PrefectClient | None, check: Check, owner: str) -> list[str]:
+    """Check the precondition (`policy.check`) like an action; an error names the field `check`."""
     try:
         if check.agent:
             await _require_agent(client, check.agent, "agent")
@@ -59,81 +74,96 @@ async def _check_precondition(client: PrefectClient, check: Check, owner: str) -
     return []
 
 
-async def check_notify(client: PrefectClient, notify: Notify, owner: str) -> None:
-    """Refuse a channel or an address that a job of ``owner`` could never use."""
+async def check_notify(client: PrefectClient | None, notify: Notify, owner: str) -> None:
+    """Raise `InvalidInput` for a channel or address that a job of ``owner`` could never use."""
     from daybook.delivery import channels
+    from daybook.delivery.outbox import BUILTIN_CHANNELS
 
     guard = _guard(owner)
-    for field in ("on_complete", "on_fail"):
-        if url := getattr(notify, field):
+    for field, url in notify.callbacks.items():
+        if url:
             try:
                 guard.check(url)
             except InvalidInput as error:
                 raise InvalidInput(field, error.problem, error.hint) from None
-    if notify.channel:
-        await channels.check(client, notify.channel, notify.chat_id, owner=_judged_owner(owner))
+    if not notify.channel:
+        return
+    judged = _judged_owner(owner)
+    if client is None and notify.channel not in BUILTIN_CHANNELS:
+        limits.check_channel(notify.channel, notify.chat_id, limits.load_limits(judged))
+    else:
+        await channels.check(client, notify.channel, notify.chat_id, owner=judged)
 
 
-async def _check_tool(client: PrefectClient, action: ToolCall, owner: str) -> list[str]:
-    from daybook.http import secrets
+async def _check_tool(client: PrefectClient | None, action: ToolCall, owner: str) -> list[str]:
     from daybook.tools import catalog
-    from daybook.tools.base import ToolUnreachable
     from daybook.tools.server_blocks import PrefectServers
 
     secrets.refuse_literal_params(action.params)
+    if client is None:
+        return []
     try:
         tool = await catalog.find(action.tool, PrefectServers(client), _guard(owner))
     except ToolUnreachable as error:
-        return [f"{error}; so tool and parameters are checked when it is called"]
+        return [f"{error}; so the tool and its parameters are checked only when it is called"]
     catalog.check_params(tool, action.params)
     return []
 
 
-async def _missing_secrets(client: PrefectClient, named_in: Any) -> list[str]:
+async def _missing_secrets(client: PrefectClient | None, named_in: Any) -> list[str]:
     """Return hints for secrets that a job names and that do not exist yet."""
-    from daybook.http import secrets
     from daybook.resources import secrets as secret_blocks
 
     named = secrets.referenced_names(named_in)
-    if not named:
+    if not named or client is None:
         return []
-    known = {each["name"] for each in await secret_blocks.list_secrets(client)}
+    known = {each.name for each in await secret_blocks.list_secrets(client)}
     return [
-        f"the secret {name} does not exist yet, and without it the job fails; "
-        f"`daybook secrets add {name}` keeps it"
+        f"the secret {name} does not exist yet, so the job would fail; "
+        f"add it with `daybook secrets add {name}`"
         for name in sorted(named - known)
     ]
 
 
-async def has_agent(client: PrefectClient, name: str) -> bool:
-    """Return whether an agent with this name exists."""
-    from daybook.agents import documents
-
-    return name in await documents.names(client)
-
-
-async def _require_agent(client: PrefectClient, name: str, field: str) -> None:
-    from daybook.agents import documents
-
-    known = await documents.names(client)
-    if name not in known and name not in {f"{slug}/{each}" for each, slug in known.items()}:
-        raise UnknownName(field, name, known)
-
-
-async def _check_agent(client: PrefectClient, action: AgentPrompt | Heartbeat) -> None:
+async def has_agent(client: PrefectClient | None, ledger: Ledger, name: str) -> bool:
+    """Return whether an agent with this name exists; without Prefect, whether it has a copy."""
     from daybook.agents import documents, kinds
+    from daybook.resources import copies
+
+    if client is not None:
+        return name in await documents.names(client)
+    async with ledger.read() as session:
+        refs = [(kind.slug, name) for kind in kinds.KINDS.values()]
+        return any([await copies.get(session, ref) for ref in refs])
+
+
+async def _require_agent(client: PrefectClient | None, name: str, field: str) -> None:
+    from daybook.agents import documents
+
+    if client is None:
+        return
+    known = await documents.names(client)
+    matches = documents.matches(known, name)
+    if not matches:
+        raise UnknownName(field, name, known)
+    if len(matches) > 1:
+        raise Ambiguous(field, name, matches)
+
+
+async def _check_agent(client: PrefectClient | None, action: AgentPrompt | Heartbeat) -> None:
+    from daybook.agents import documents
 
     await _require_agent(client, action.agent, "agent")
-    if not action.model:
+    if not action.model or client is None:
         return
     try:
-        kinds.check_model(await documents.get(client, action.agent), action.model)
+        (await documents.get(client, action.agent)).check_model(action.model)
     except AgentMisconfigured as error:
         raise InvalidInput("model", str(error)) from None
 
 
 def _judged_owner(owner: str) -> str:
-    """Return the owner whose rules apply: an agent's own, even for another owner's job."""
+    """Return the owner whose rules apply: the actor if it is an agent, else the job's owner."""
     actor = owners.current_actor()
     return actor.owner if actor.is_agent else owner
 
@@ -141,8 +171,8 @@ def _judged_owner(owner: str) -> str:
 def _guard(owner: str) -> Guard:
     """Return the guard of the owner whose rules apply.
 
-    It is strict for what an agent owns, and for what a model writes, regardless of its owner; the
-    allowed hosts are those of the owner's limits, as in the run.
+    The guard's rule is the strict one if that owner is an agent, or if a model writes the job for
+    another owner. The owner's limits restrict the hosts, as they do in the run.
     """
     from daybook.http.guard import Guard, Rule
 

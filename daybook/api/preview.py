@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
+
+from pydantic import BaseModel
 
 from daybook import settings
-from daybook.api import authorization, views
+from daybook.api import authorization
+from daybook.delivery.views import recipients
 from daybook.execution import conversation
+from daybook.jobs.actions import Action, AgentPrompt
 from daybook.ledger.engine import open_ledger
+from daybook.ledger.views import UtcTime
 from daybook.runs import decision, rows, sessions
 
 
-async def of_job(ref: str) -> dict[str, Any]:
+class Preview(BaseModel, frozen=True):
+    """What a run of a job would do.
+
+    ``does`` is the job's action, with the variables of a prompt filled in. ``history`` is the
+    number of the session's messages that are sent too; without a prompt it is 0, and ``session_id``
+    is None. ``to`` lists where the answer is stored; ``recipients`` maps each event to its
+    recipients; ``cost_usd`` is None, because this version does not estimate it.
+    """
+
+    job: str
+    kind: str
+    dry_run: Literal[True] = True
+    due: UtcTime
+    does: Action
+    session_id: str | None
+    history: int
+    to: list[str]
+    recipients: dict[str, list[str]]
+    cost_usd: None = None
+
+
+async def of_job(ref: str) -> Preview:
     """Return what a run of the job would do now.
 
-    `{"job", "kind", "dry_run", "due", "does", "session_id", "history", "to", "recipients",
-    "cost_usd"}`: `does` are the fields of its action, the prompt with its variables filled in;
-    `history` is the number of messages of the session that are sent along; `to` is the channel of
-    the answer; `recipients` maps each event to its recipients; `cost_usd` is None, because this
-    version does not estimate it. Nothing is written, and no agent is asked. Works without Prefect.
+    Nothing is written, and no agent is asked. Works without Prefect. Raise `NotFound`, `Ambiguous`.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         stored, now = await authorization.find_job(session, ref), ledger.now()
@@ -27,19 +49,17 @@ async def of_job(ref: str) -> dict[str, Any]:
             row.parameters, job_id=stored.id, run_id=row.id, stored=stored
         )
         grant = await decision.build_grant(session, row, stored)
-    action = stored.job.action.model_dump(mode="json")
-    has_prompt = "prompt" in action
-    if has_prompt:
-        action["prompt"] = conversation.turn(grant).prompt
-    return {
-        "job": stored.row.name,
-        "kind": stored.row.kind,
-        "dry_run": True,
-        "due": views.utc_text(now),
-        "does": action,
-        "session_id": grant.session_id if has_prompt else None,
-        "history": len(grant.history) if has_prompt else 0,
-        "to": ["ledger", "prefect"],
-        "recipients": views.recipients(stored.job.notify, settings.load().alert_channel),
-        "cost_usd": None,
-    }
+    action, session_id, history = stored.job.action, None, 0
+    if isinstance(action, AgentPrompt):
+        action = action.model_copy(update={"prompt": conversation.turn(grant).prompt})
+        session_id, history = grant.session_id, len(grant.history)
+    return Preview(
+        job=stored.row.name,
+        kind=stored.row.kind,
+        due=now,
+        does=action,
+        session_id=session_id,
+        history=history,
+        to=["ledger", "prefect"],
+        recipients=recipients(stored.job.notify, settings.load().alert_channel),
+    )

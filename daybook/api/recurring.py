@@ -41,7 +41,7 @@ OnError = Callable[[str, BaseException], Any]
 
 @dataclass(eq=False)
 class RecurringTask:
-    """One recurring call. ``calls`` counts its calls, ``errors`` those that failed."""
+    """A function that is called on a schedule, with the numbers of its calls and of its errors."""
 
     name: str
     schedule: Schedule
@@ -51,12 +51,12 @@ class RecurringTask:
     _end: Callable[[], object] = field(default=lambda: None, repr=False)
 
     def cancel(self) -> None:
-        """Stop calling it; an `async def` in progress is cancelled."""
+        """Stop the calls; cancel an `async def` in progress."""
         self._end()
 
 
 class Recurring(SyncWrapper):
-    """Calls functions repeatedly while a block lasts. Nothing is stored::
+    """Calls functions repeatedly while a block runs. Nothing is stored::
 
         async with daybook.Recurring() as tasks:
             tasks.every("30s", refresh)
@@ -65,9 +65,9 @@ class Recurring(SyncWrapper):
 
     A program without a loop uses `with`; `tasks.wait()` then waits until the program is
     interrupted. A function takes no arguments. An `async def` is called in this loop (with `with`:
-    in a separate loop, in a thread), any other function in a thread. An exception of a function is
-    logged and reported to ``on_error`` with the task's name; the calls continue. The end of the
-    block cancels an `async def` and waits for a function in a thread.
+    in a separate loop, in a thread), any other function in a thread. An exception that a function
+    raises is logged, and passed to ``on_error`` with the task's name; the calls continue. The end
+    of the block cancels an `async def` and waits for a function in a thread.
     """
 
     def __init__(self, *, on_error: OnError | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -83,24 +83,25 @@ class Recurring(SyncWrapper):
         return tuple(self._tasks)
 
     def every(self, every: str, function: Callable[[], Any], *, name: str = "") -> RecurringTask:
-        """Call it every `30s`, `10m`, `1h30m`, …; the first time after one interval.
+        """Call ``function`` every `30s`, `10m`, `1h30m`, …; the first time after one interval.
 
-        Raise `InvalidInput` for a text that is not a duration of whole seconds.
+        Raise `InvalidInput` for a string that is not a duration of whole seconds.
         """
         return self._add(make(every=every, timezone="UTC", now=self._clock.now()), function, name)
 
     def cron(
         self, cron: str, function: Callable[[], Any], *, timezone: str = "", name: str = ""
     ) -> RecurringTask:
-        """Call it at the times of a cron expression of five fields, or six (seconds first).
+        """Call ``function`` by a cron expression of five fields, or of six (seconds first).
 
-        ``timezone`` is an IANA name (default: the setting). Raise `InvalidInput`.
+        ``timezone`` is an IANA name (default: the setting). Raise `InvalidInput` for an invalid
+        expression or zone.
         """
         zone = timezone or settings.load().timezone
         return self._add(make(cron=cron, timezone=zone, now=self._clock.now()), function, name)
 
     def wait(self) -> None:
-        """In a `with`: wait until the program is interrupted, or another thread ends the block."""
+        """Wait, in a `with`, until the program is interrupted or another thread ends the block."""
         self._closed.wait()
 
     async def __aenter__(self) -> Self:
@@ -133,10 +134,10 @@ class Recurring(SyncWrapper):
         return task
 
     def _in_loop(self, callback: Callable[[RecurringTask], None], task: RecurringTask) -> None:
-        """Call it at once in the loop's own thread, soon from another thread.
+        """Call ``callback`` in the loop's thread: at once from there, soon from another thread.
 
-        Outside of the block there is no loop: a stop takes effect at once, a start is left to the
-        block.
+        Outside the block there is no loop: a task is stopped at once, but not started, because the
+        block starts all tasks.
         """
         loop = self._loop
         if loop is None:

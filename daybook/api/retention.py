@@ -1,9 +1,10 @@
-"""Retention on request, by the service that the keeper runs each hour (`keeper.retention`)."""
+"""Retention on request: the service that the keeper runs each hour (`keeper.retention`)."""
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+
+from pydantic import BaseModel
 
 from daybook.keeper import retention as keeper
 from daybook.ledger.engine import Ledger, open_ledger
@@ -12,15 +13,28 @@ from daybook.runs import retention as book
 from daybook.schedules import durations
 
 
-async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> dict[str, Any]:
+class PruneResult(BaseModel, frozen=True):
+    """The numbers of deleted runs, session messages, outbox rows (``deliveries``) and task runs.
+
+    ``removed`` are the names of the removed jobs, or with ``dry_run`` of those that would be
+    removed; ``jobs`` are the names of the archived jobs that were deleted with their last run.
+    """
+
+    removed: list[str]
+    runs: int
+    messages: int
+    deliveries: int
+    tasks: int
+    jobs: list[str]
+    dry_run: bool
+
+
+async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> PruneResult:
     """Delete all history that the settings no longer keep.
 
     ``disabled_for``, such as `90d`, first removes the jobs that have been disabled and unedited for
-    that long, as `jobs.remove` does; only that needs Prefect. With ``dry_run``, list those jobs and
-    delete nothing. Return `{"removed", "runs", "messages", "deliveries", "tasks", "jobs",
-    "dry_run"}`: the names of the removed jobs, the numbers of deleted runs, messages of
-    conversations, callbacks and messages without a run, and task runs, and the names of the
-    archived jobs that were deleted with their last run. Raise `InvalidInput`.
+    that long, as `jobs.remove` does; only this step needs Prefect. With ``dry_run``, list those
+    jobs and delete nothing. Raise `InvalidInput` for an invalid duration.
     """
     age = durations.parse(disabled_for, "disabled_for") if disabled_for is not None else None
     async with open_ledger() as ledger:
@@ -32,21 +46,19 @@ async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> di
             total.deliveries += batch.deliveries
             total.tasks += batch.tasks
             total.jobs, total.left = [*total.jobs, *batch.jobs], batch.left
-    return {
-        "removed": removed,
-        "runs": total.runs,
-        "messages": total.messages,
-        "deliveries": total.deliveries,
-        "tasks": total.tasks,
-        "jobs": total.jobs,
-        "dry_run": dry_run,
-    }
+    return PruneResult(
+        removed=removed,
+        runs=total.runs,
+        messages=total.messages,
+        deliveries=total.deliveries,
+        tasks=total.tasks,
+        jobs=total.jobs,
+        dry_run=dry_run,
+    )
 
 
 async def _remove(ledger: Ledger, age: timedelta, *, dry_run: bool) -> list[str]:
-    """Archive the jobs that were disabled for ``age`` and delete their deployments; return their
-    names.
-    """
+    """Return the names of the jobs disabled for ``age``; remove them unless ``dry_run`` is true."""
     from daybook.prefect import client as prefect
     from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
 

@@ -8,15 +8,21 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
+from pydantic import BaseModel
+
 from daybook import owners
-from daybook.api import authorization, views
+from daybook.api import authorization
+from daybook.api.filters import RunFilters
 from daybook.delivery import history as deliveries
-from daybook.errors import InvalidInput
+from daybook.delivery.views import ListedRun, Notification, RunDetails
+from daybook.errors import InvalidInput, PrefectUnreachable
 from daybook.jobs import store
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import LIVE, TERMINAL, Status
 from daybook.ledger.tables import JobRow, RunRow, new_id
+from daybook.ledger.views import Run, UtcTime
 from daybook.owners import Actor
+from daybook.prefect import work_pool
 from daybook.runs import claims
 from daybook.runs import history as past
 
@@ -28,20 +34,29 @@ if TYPE_CHECKING:
 POLL_INTERVAL_SECONDS = 0.2
 """Interval between two polls of the ledger while waiting for a run."""
 POLLS_PER_PREFECT_REQUEST = 10
-"""After this many polls, ask Prefect whether the run ended there before it started here."""
+"""Number of polls of the ledger between two requests to Prefect for the state of the flow run."""
+NO_FILTERS = RunFilters()
 DELIVERY_TIMEOUT_SECONDS = 5.0
 """Maximum time to wait, after the end of a run, for the deliveries about it."""
+
+
+class LogLine(BaseModel, frozen=True):
+    """A line of a run's log; ``level`` is a level number of `logging`."""
+
+    at: UtcTime
+    level: int
+    message: str
 
 
 class WaitObserver(Protocol):
     """Receives the progress of a run while a caller waits for it."""
 
     def asked(self) -> None:
-        """The run has been requested: it continues even if the caller stops waiting."""
+        """Report that the run was requested: it continues even if the caller stops waiting."""
         ...
 
     def held_up(self, why: str) -> None:
-        """The run has not started, for this reason; each reason is reported once."""
+        """Report why the run has not started; called once for each reason."""
         ...
 
 
@@ -52,13 +67,15 @@ async def run(
     request_id: str | None = None,
     trigger: str | None = None,
     talk: WaitObserver | None = None,
-) -> dict[str, Any]:
+) -> RunDetails:
     """Run a job now, even if it is disabled; return the run.
 
     A repeated ``request_id`` returns the same run. With ``wait``, return the run when it has ended,
-    or when Prefect ended it before it started; else return it as requested. After its end, wait up
-    to `DELIVERY_TIMEOUT_SECONDS` for its deliveries, so that its `delivery` is not always
-    `pending`. ``trigger`` defaults to `authorization.current_trigger`.
+    or when its flow run has ended in Prefect because its process died; else return it as requested.
+    With ``wait``, also wait up to `DELIVERY_TIMEOUT_SECONDS` for the run's deliveries, so that its
+    `delivery` is not always `pending`. ``trigger`` defaults to `authorization.current_trigger`.
+    Raise `NotFound`, `Ambiguous`, `PrefectUnreachable`, and `InvalidInput` for a ``request_id``
+    that is too long. If Prefect stops answering after the run was requested, it starts later.
     """
     from daybook.prefect import client as prefect
 
@@ -79,26 +96,32 @@ async def run(
         return await _view(ledger, row.id)
 
 
-async def history(ref: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
-    """Return runs, newest first; of one job (which may be a removed one) or of all.
+async def history(
+    ref: str | None = None, limit: int = 20, filters: RunFilters = NO_FILTERS
+) -> list[ListedRun]:
+    """Return ``limit`` runs of one job (even a removed one) or of all, latest due time first.
 
-    In addition to the fields of `views.run` each has ``alert``: the delivery of its alert to the
-    operator, or None. Works without Prefect.
+    Only runs that match ``filters``, which can also change the order. Works without Prefect. Raise
+    `NotFound` or `Ambiguous` for the job, and `InvalidInput` for the filters.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         stored = None if ref is None else await authorization.find_job(session, ref, archived=True)
-        runs = await authorization.recent_runs(session, stored.id if stored else None, limit)
+        conditions, order = await filters.conditions(session, ledger.now())
+        runs = await authorization.recent_runs(
+            session, stored.id if stored else None, limit, conditions, order
+        )
         alerts = await deliveries.alert_statuses(session, [row.id for row, _ in runs])
-        return [views.run(row, job) | {"alert": alerts.get(row.id)} for row, job in runs]
+        return [ListedRun.of(row, job, alert=alerts.get(row.id)) for row, job in runs]
 
 
-async def cancel(ref: str, within: float = 30.0) -> dict[str, Any]:
+async def cancel(ref: str, within: float = 30.0) -> RunDetails:
     """Cancel a run, by id, unique id prefix, or the job whose live run it is; return the run.
 
     A waiting run is cancelled immediately. A run in progress is ended by its worker, with all its
     child processes; wait for that at most ``within`` seconds, so the returned run may still be
-    live. Raise `NotFound`, `Ambiguous`, `InvalidInput` for a run that has ended,
-    `PrefectUnreachable` if a worker has to be notified.
+    live. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for a run that has any outcome other
+    than `cancelled`. Raise `PrefectUnreachable` for a run in progress if Prefect does not answer; a
+    waiting run is cancelled all the same, and a keeper updates Prefect later.
     """
     from prefect.states import Cancelling
 
@@ -108,15 +131,19 @@ async def cancel(ref: str, within: float = 30.0) -> dict[str, Any]:
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             live, _ = await authorization.find_live_run(session, ref)
-        if live.state in TERMINAL - {Status.CANCELLED}:
-            raise InvalidInput(
-                "run", f"{live.id[:8]} has already ended: {live.status}", "cancel an active run"
-            )
         row = await claims.cancel(ledger, live.id)
-        async with prefect.connected() as client:
-            if row.state is Status.CANCELLED:
-                await state_mirror.mirror_run(ledger, client, row.id)
-            elif row.flow_run_id is not None:
+        if row.state in TERMINAL - {Status.CANCELLED}:
+            raise InvalidInput(
+                "run",
+                f"{row.id[:8]} has already ended: {row.status}",
+                "only a live run can be cancelled",
+            )
+        if row.state is Status.CANCELLED:
+            with suppress(PrefectUnreachable):  # then the keeper of `daybook up` mirrors it later
+                async with prefect.connected() as client:
+                    await state_mirror.mirror_run(ledger, client, row.id)
+        elif row.flow_run_id is not None:
+            async with prefect.connected() as client:
                 await client.set_flow_run_state(UUID(row.flow_run_id), Cancelling())
                 with suppress(TimeoutError):
                     async with asyncio.timeout(within):
@@ -124,30 +151,34 @@ async def cancel(ref: str, within: float = 30.0) -> dict[str, Any]:
         return await _view(ledger, row.id)
 
 
-async def show(ref: str) -> dict[str, Any]:
-    """Return one run, by id or unique id prefix, with `deliveries`: the deliveries about it.
+async def show(ref: str) -> RunDetails:
+    """Return one run, by id or unique id prefix. Works without Prefect.
 
-    Works without Prefect.
+    Raise `NotFound`, `Ambiguous`.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         return await _full_view(session, *await authorization.find_run(session, ref))
 
 
-async def find_logged(ref: str) -> dict[str, Any]:
-    """Return the run whose log `logs` returns. Works without Prefect."""
+async def find_logged(ref: str) -> Run:
+    """Return the run whose log `logs` returns. Works without Prefect.
+
+    Raise `NotFound`, `Ambiguous`.
+    """
     async with open_ledger() as ledger, ledger.read() as session:
-        return views.run(*await authorization.find_logged_run(session, ref))
+        return Run.of(*await authorization.find_logged_run(session, ref))
 
 
-def logs(ref: str) -> AsyncIterator[dict[str, Any]]:
-    """Return what a run logged in Prefect, oldest first: `{"at", "level", "message"}`.
+def logs(ref: str) -> AsyncIterator[LogLine]:
+    """Return an iterator over what a run logged in Prefect, oldest line first.
 
     ``ref`` is a run or a job (possibly removed); a job stands for its last run that Prefect knows.
+    The iteration raises `NotFound`, `Ambiguous` and `PrefectUnreachable`.
     """
     return _logs(ref, owners.current_actor())  # the actor of the call, not of the iteration
 
 
-async def _logs(ref: str, actor: Actor) -> AsyncIterator[dict[str, Any]]:
+async def _logs(ref: str, actor: Actor) -> AsyncIterator[LogLine]:
     from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
     from prefect.client.schemas.sorting import LogSort
 
@@ -164,11 +195,7 @@ async def _logs(ref: str, actor: Actor) -> AsyncIterator[dict[str, Any]]:
                 log_filter=only, limit=page, offset=offset, sort=LogSort.TIMESTAMP_ASC
             )
             for each in found:
-                yield {
-                    "at": views.utc_text(each.timestamp),
-                    "level": each.level,
-                    "message": each.message,
-                }
+                yield LogLine(at=each.timestamp, level=each.level, message=each.message)
             offset += len(found)
             if len(found) < page:
                 return
@@ -210,7 +237,7 @@ async def _wait_for_end(
         if polls % POLLS_PER_PREFECT_REQUEST == 0 and row.flow_run_id:
             state = (await client.read_flow_run(UUID(row.flow_run_id))).state
             if state is not None and state.is_final() and previous_state is row.state:
-                return  # its process is gone, before its claim or in the middle
+                return  # its process died, before its claim or during the run
             previous_state = row.state
             if talk is not None and row.state is Status.WAITING:
                 why = await _waiting_reason(ledger, client, row, state)
@@ -223,8 +250,7 @@ async def _wait_for_end(
 async def _waiting_reason(
     ledger: Ledger, client: PrefectClient, row: RunRow, state: State[Any] | None
 ) -> str:
-    """Return why a waiting run does not begin, if that can be known; else empty."""
-    from daybook.prefect import work_pool
+    """Return why a waiting run does not start; empty if that is unknown."""
     from daybook.prefect.states import WAITING_NAME
 
     pool = await work_pool.read(client, ledger.id)
@@ -232,24 +258,31 @@ async def _waiting_reason(
         return f"{pool.idle}; `daybook up` starts one"
     if row.until is not None and row.until > ledger.now():
         return row.reason
-    # One of Prefect's own workers set the run back, which the ledger does not know.
+    # A worker of one of Prefect's own types postponed the run, which the ledger does not know.
     return (state.message or "") if state is not None and state.name == WAITING_NAME else ""
 
 
-async def _view(ledger: Ledger, run_id: str) -> dict[str, Any]:
+async def _view(ledger: Ledger, run_id: str) -> RunDetails:
     async with ledger.read() as session:
         return await _full_view(session, *await past.find(session, run_id))
 
 
-async def _full_view(session: AsyncSession, row: RunRow, job: JobRow | None) -> dict[str, Any]:
+async def _full_view(session: AsyncSession, row: RunRow, job: JobRow | None) -> RunDetails:
     rows = await deliveries.list_for_run(session, row.id)
     alerts = await deliveries.alert_statuses(session, [row.id])
-    view = views.run(row, job) | {"alert": alerts.get(row.id)}
-    return view | {"deliveries": [views.delivery(each, job) for each in rows]}
+    return RunDetails.of(
+        row,
+        job,
+        alert=alerts.get(row.id),
+        deliveries=[Notification.of(each, job) for each in rows],
+    )
 
 
 async def _tried(ledger: Ledger, run_id: str) -> None:
-    """Wait, for a limited time, until each due delivery about the run has been tried once."""
+    """Wait until each due delivery about the run has been tried once.
+
+    Wait at most `DELIVERY_TIMEOUT_SECONDS`, and not for listener calls or paused destinations.
+    """
     with suppress(TimeoutError):
         async with asyncio.timeout(DELIVERY_TIMEOUT_SECONDS):
             while True:

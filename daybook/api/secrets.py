@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from daybook.api.document_users import refuse_if_used, stored_jobs
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery import destinations
@@ -17,10 +19,26 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 
-async def add(
-    name: str, value: str, hosts: Sequence[str], *, replace: bool = False
-) -> dict[str, Any]:
-    """Store a secret as a Prefect block. Return `{"name", "hosts"}`, with normalised hosts.
+class AddedSecret(BaseModel, frozen=True):
+    """A secret that was stored, with its normalised hosts."""
+
+    name: str
+    hosts: list[str]
+
+
+class ListedSecret(secret_blocks.SecretInfo, frozen=True):
+    """A secret with the names of the jobs, tool servers and destinations that refer to it.
+
+    A destination refers to a secret as its token.
+    """
+
+    jobs: list[str]
+    servers: list[str]
+    destinations: list[str]
+
+
+async def add(name: str, value: str, hosts: Sequence[str], *, replace: bool = False) -> AddedSecret:
+    """Store a secret as a Prefect block.
 
     Raise `InvalidInput`, without the value in its text, and store nothing if the input is invalid.
     """
@@ -29,32 +47,29 @@ async def add(
     async with prefect.connected() as client:
         await prefect.check_connection(client)
         await secret_blocks.STORE.save(client, name, secret, replace=replace)
-    return {"name": name, "hosts": secret.hosts}
+    return AddedSecret(name=name, hosts=secret.hosts)
 
 
-async def list_secrets() -> list[dict[str, Any]]:
-    """Return all secrets by name: `{"name", "hosts", "problem", "jobs", "servers",
-    "destinations"}`.
-
-    The last three are the names of those that refer to it; a destination does so by its token.
-    """
+async def list_secrets() -> list[ListedSecret]:
+    """Return all secrets, sorted by name."""
     jobs_of = await _jobs()
     async with prefect.connected() as client:
         servers_of, tokens_of = await _servers(client), await _tokens(client)
         return [
-            each
-            | {
-                "jobs": jobs_of.get(each["name"], []),
-                "servers": servers_of.get(each["name"], []),
-                "destinations": tokens_of.get(each["name"], []),
-            }
+            ListedSecret(
+                **dict(each),
+                jobs=jobs_of.get(each.name, []),
+                servers=servers_of.get(each.name, []),
+                destinations=tokens_of.get(each.name, []),
+            )
             for each in await secret_blocks.list_secrets(client)
         ]
 
 
 async def remove(name: str) -> None:
-    """Delete a secret. Raise `InvalidInput` if jobs, saved tool servers or destinations refer to
-    it.
+    """Delete a secret.
+
+    Raise `InvalidInput` if jobs, saved tool servers or destinations refer to it, and `NotFound`.
     """
     async with prefect.connected() as client:
         await prefect.check_connection(client)
@@ -67,24 +82,23 @@ async def remove(name: str) -> None:
 
 async def _jobs() -> dict[str, list[str]]:
     """Return the names of the jobs that refer to each secret, by the secret's name."""
-    jobs = await stored_jobs()
-    actions = [(each.row.name, each.job.action.model_dump(mode="json")) for each in jobs]
     return _by_secret(
-        (name, [action.get("headers"), action.get("params")]) for name, action in actions
+        (each.row.name, each.job.fields_with_secrets()) for each in await stored_jobs()
     )
 
 
 async def _servers(client: PrefectClient) -> dict[str, list[str]]:
     """Return the names of the tool servers that refer to each secret, by the secret's name."""
     saved = await PrefectServers(client).every()
-    return _by_secret((each["name"], each["settings"]) for each in saved)
+    return _by_secret((each.name, each.settings) for each in saved)
 
 
 async def _tokens(client: PrefectClient) -> dict[str, list[str]]:
-    """Return the names of the destinations whose token each secret is, by the secret's name."""
+    """Return the names of the destinations whose token is each secret, by the secret's name."""
     users: dict[str, list[str]] = {}
     for each in await destinations.list_destinations(client, SYSTEM_CLOCK.now()):
-        users.setdefault(each["token"], []).append(each["name"])
+        if isinstance(each.token, str):  # an invalid block may hold any JSON value
+            users.setdefault(each.token, []).append(each.name)
     return users
 
 

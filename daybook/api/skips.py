@@ -1,39 +1,42 @@
 """Manual skips: skip the next due time of a job, or all due times before an instant (snooze).
 
-Skipped due times stay due: each gets a row with the outcome `skipped` at its claim. Works without
-Prefect.
+A skipped due time is still due: its claim, or the audit, records the outcome `skipped`. Works
+without Prefect.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 
-from daybook.api import authorization, views
+from daybook.api import authorization, jobs
 from daybook.errors import InvalidInput
 from daybook.jobs import upcoming
 from daybook.jobs.store import StoredJob
+from daybook.jobs.views import ONE_MICROSECOND, ListedJob
 from daybook.ledger.engine import open_ledger
 from daybook.schedules.schedule import one_time
 
 
-async def skip(ref: str, *, undo: bool = False) -> dict[str, Any]:
+async def skip(ref: str, *, undo: bool = False) -> ListedJob:
     """Skip the job's next due time; a repeated call changes nothing. Return the job.
 
-    With ``undo``, stop skipping due times. Raise `InvalidInput` for a job that has no next due
-    time.
+    With ``undo``, skip none of the coming due times any more; a snooze stays. Raise `NotFound`,
+    `Ambiguous`, and, without ``undo``, `InvalidInput` for a job that is disabled or has no further
+    due time.
     """
 
     def change(stored: StoredJob, now: datetime) -> None:
         row, job = stored.row, stored.job
-        to_come = [each for each in row.skips if datetime.fromisoformat(each) > now]
+        # A past due time without an outcome may still be caught up on, so its skip stays.
+        decided_until = min(row.audited_until, now)
+        skips = {each for each in row.skips if datetime.fromisoformat(each) > decided_until}
         if undo:
-            to_come = []
+            skips = {each for each in skips if datetime.fromisoformat(each) <= now}
         else:
-            following = upcoming.next_due(
-                job.schedule, job.policy, max(now, _snooze_end(stored, now))
-            )
+            # A due time at the very end of a snooze is not snoozed.
+            snooze_end = row.snoozed_until - ONE_MICROSECOND if row.snoozed_until else now
+            following = upcoming.next_due(job.schedule, job.policy, max(now, snooze_end))
             if not job.enabled:
                 raise InvalidInput(
                     "job",
@@ -42,16 +45,17 @@ async def skip(ref: str, *, undo: bool = False) -> dict[str, Any]:
                 )
             if following is None:
                 raise InvalidInput("job", "has no further due time to skip")
-            to_come = sorted({*to_come, following.isoformat()})
-        row.skips = to_come
+            skips.add(following.isoformat())
+        row.skips = sorted(skips)
 
     return await _changed(ref, change)
 
 
-async def snooze(ref: str, until: str | None) -> dict[str, Any]:
+async def snooze(ref: str, until: str | None) -> ListedJob:
     """Skip all due times before ``until``, an RFC 3339 time or `in 2h`; None ends the snooze.
 
-    A due time exactly at ``until`` runs. Return the job. Raise `InvalidInput`.
+    A due time exactly at ``until`` runs. Return the job. Raise `NotFound`, `Ambiguous`, and
+    `InvalidInput` for an invalid or past time.
     """
 
     def change(stored: StoredJob, now: datetime) -> None:
@@ -68,16 +72,9 @@ async def snooze(ref: str, until: str | None) -> dict[str, Any]:
     return await _changed(ref, change)
 
 
-def _snooze_end(stored: StoredJob, now: datetime) -> datetime:
-    """Return the instant after which due times are not snoozed."""
-    until = stored.row.snoozed_until
-    return now if until is None else until - views.ONE_MICROSECOND
-
-
-async def _changed(ref: str, change: Callable[[StoredJob, datetime], None]) -> dict[str, Any]:
-    async with open_ledger() as ledger:
-        async with ledger.write() as session:
-            stored = await authorization.find_job(session, ref)
-            change(stored, ledger.now())
-            session.add(stored.row)
-        return views.job(stored, ledger.now())
+async def _changed(ref: str, change: Callable[[StoredJob, datetime], None]) -> ListedJob:
+    async with open_ledger() as ledger, ledger.write() as session:
+        stored = await authorization.find_job(session, ref)
+        change(stored, ledger.now())
+        session.add(stored.row)
+        return await jobs.view(session, stored, ledger.now())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel
 
 from daybook.api import conflicts
 from daybook.errors import InvalidInput
@@ -12,12 +14,50 @@ if TYPE_CHECKING:
     from daybook.prefect.report import ReconcileReport
 
 
-async def sync(prefer: str | None = None, ref: str | None = None) -> dict[str, Any]:
-    """Reconcile all jobs in both directions; return the changes by job name, as `report_view` does.
+class SyncReport(BaseModel, frozen=True):
+    """Result of a reconciliation, with the names of the jobs, as in `ReconcileReport`.
 
-    `writes` is the number of deployments written; on a second call it is 0. With ``prefer``,
-    `ledger` or `prefect`, resolve the remaining conflicts for that side, or only that of the job
-    ``ref``: `decided` has their names. Raise `InvalidInput`.
+    ``conflicts`` has Prefect's values of the fields that were changed on both sides; ``refused``,
+    ``foreign`` and ``failed`` contain reasons. ``writes`` is the number of deployments that were
+    written or deleted, 0 if ledger and Prefect did not differ.
+    """
+
+    created: list[str]
+    updated: list[str]
+    pulled: list[str]
+    adopted: list[str]
+    deleted: list[str]
+    removed: list[str]
+    remade: list[str]
+    conflicts: dict[str, dict[str, Any]]
+    refused: dict[str, str]
+    foreign: dict[str, str]
+    failed: dict[str, str]
+    unchanged: int
+    writes: int
+
+    @classmethod
+    def of(cls, report: ReconcileReport, **more: object) -> Self:
+        """Return the report; ``more`` are the fields that a subclass adds."""
+        shared = {name: getattr(report, name) for name in SyncReport.model_fields}
+        return cls.model_validate(shared | more)
+
+
+class DecidedSyncReport(SyncReport, frozen=True):
+    """Result of a sync that resolved conflicts: ``decided`` are the names of their jobs.
+
+    ``refused`` also has the conflicts that could not be resolved.
+    """
+
+    decided: list[str]
+
+
+async def sync(prefer: str | None = None, ref: str | None = None) -> SyncReport:
+    """Reconcile all jobs in both directions.
+
+    With ``prefer`` (`ledger` or `prefect`), decide the remaining conflicts, or only that of the job
+    ``ref``, in favour of that side, and return a `DecidedSyncReport`. Raise `PrefectUnreachable`,
+    `InvalidInput` for ``ref`` without ``prefer``, and the errors of `conflicts.decide`.
     """
     from daybook.prefect import client as prefect
     from daybook.prefect import reconcile
@@ -29,29 +69,10 @@ async def sync(prefer: str | None = None, ref: str | None = None) -> dict[str, A
         await prefect.check_connection(client)
         report = await reconcile.reconcile_all(ledger, client)
         if side is None:
-            return report_view(report)
+            return SyncReport.of(report)
         decided, refused = await conflicts.decide(ledger, side, ref)
         if side == "prefect":
             for job_id in decided:
                 await reconcile.reconcile_changed_job(ledger, client, job_id, report)
-    names = list(decided.values())
-    return report_view(report) | {"decided": names, "refused": report.refused | refused}
-
-
-def report_view(report: ReconcileReport) -> dict[str, Any]:
-    """Return a report as a plain dictionary."""
-    return {
-        "created": report.created,
-        "updated": report.updated,
-        "pulled": report.pulled,
-        "adopted": report.adopted,
-        "deleted": report.deleted,
-        "removed": report.removed,
-        "remade": report.remade,
-        "conflicts": report.conflicts,
-        "refused": report.refused,
-        "foreign": report.foreign,
-        "failed": report.failed,
-        "unchanged": report.unchanged,
-        "writes": report.writes,
-    }
+    report.refused |= refused
+    return DecidedSyncReport.of(report, decided=list(decided.values()))

@@ -1,7 +1,7 @@
 """`daybook.SyncClient`: the client for programs without an event loop.
 
-Each method calls the method of `Client` and blocks until it has finished. It has the same docstring
-and returns the same results.
+Each method calls the method of `Client` with the same name, blocks until that has finished, and
+returns its result. The docstrings are the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class SyncClient:
 
         client = daybook.SyncClient()
         job = client.add("Summarise open pull requests", schedule="0 9 * * 1-5")
-        print(client.run(job["id"], wait=True)["status"])
+        print(client.run(job.id, wait=True).status)
 
     """
 

@@ -13,7 +13,7 @@ from anyio.from_thread import start_blocking_portal
 class SyncWrapper(ABC):
     """Adds `with` to a class that has `__aenter__` and `__aexit__`.
 
-    In a `with`, an event loop in a separate thread runs them.
+    In a `with`, an event loop in a separate thread runs these methods.
     """
 
     _stack: ExitStack | None = None

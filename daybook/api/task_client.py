@@ -1,8 +1,8 @@
 """`daybook.Client.tasks`: the operations of `daybook task`, for programs.
 
-Each method calls the operation of the same name for the client's actor, and has its signature and
-docstring. An agent's client may use its own sessions and runs, as over MCP; every other operation
-is the operator's.
+Each method calls an operation for the client's actor, and has the operation's signature and
+docstring. An agent's client may use its own sessions and runs, as over MCP; all other operations
+are only for the operator, and raise `InvalidInput` for an agent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 ActingAs = Callable[[], AbstractContextManager[None]]
-"""Makes the client's actor the current one."""
+"""Function that returns a context manager in which the client's actor is the current one."""
 
 
 class Operations:

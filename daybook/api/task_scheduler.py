@@ -1,6 +1,6 @@
 """Operations on the task scheduler: status, pause, resume, drain, backlog, cycle, rebuild.
 
-The scheduler never claims. The keeper runs its cycles; these operations are for the operator.
+The scheduler never claims a run. The keeper runs its cycles; these operations are for the operator.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.schedules import durations
 from daybook.schedules.descriptions import duration_in_words
-from daybook.tasks import counts, matching, model, queue, sessions, statistics, wakes
+from daybook.tasks import counts, matching, model, notifier, queue, sessions, statistics, wakes
+from daybook.tasks import cycle as cycles
 from daybook.tasks import pause as switch
 from daybook.tasks.counts import TaskCounts
 from daybook.tasks.matching import Candidate, RunRequirements
@@ -39,7 +40,7 @@ from daybook.tasks.views import (
 from daybook.tasks.worker_requests import AgentCapabilities
 
 POLL_INTERVAL_SECONDS = 0.5
-"""Interval between two checks whether all held runs have ended."""
+"""Interval between two reads of the held runs."""
 
 OnChange = Callable[[Sequence[HeldTaskRun]], None]
 
@@ -61,13 +62,16 @@ async def status() -> SchedulerStatus:
 
 
 async def pause(reason: str = "") -> PauseState:
-    """Wake no session and allow no claim until `resume`."""
+    """Stop wakes and claims until `resume`. Return the state of the pause.
+
+    Raise `InvalidInput` for an invalid reason.
+    """
     async with open_ledger() as ledger:
         return await switch.pause(ledger, redact_tokens(reason))
 
 
 async def resume() -> PauseState:
-    """End the pause, even if its flag cannot be read."""
+    """End the pause, even if its flag cannot be read. Return the state of the pause."""
     async with open_ledger() as ledger:
         return await switch.resume(ledger)
 
@@ -77,8 +81,10 @@ async def drain(
 ) -> DrainResult:
     """Pause, and wait until no session holds a run; without ``timeout``, wait without limit.
 
-    Call ``on_change`` with the held runs whenever they change. A scheduler that is paused already
-    keeps its reason. Raise `InvalidInput`.
+    While runs are held, call ``on_change`` with them at first and after each change. If the
+    scheduler is already paused, the reason of the pause changes only if ``reason`` is given. Return
+    the runs that are still held, and the time waited. Raise `InvalidInput` for an invalid timeout
+    or reason.
     """
     if isinstance(timeout, str):
         timeout = durations.parse(timeout, "timeout")
@@ -106,7 +112,7 @@ async def drain(
 
 
 async def backlog(limit: int = 50) -> Backlog:
-    """Return the counts of all queued runs, and the first ``limit`` runs."""
+    """Return the counts of all queued runs, and the first ``limit`` of them in claim order."""
     async with open_ledger() as ledger, ledger.read() as session:
         queued, now = await queue.runs(session, status=[Status.QUEUED]), ledger.now()
         live = await sessions.live_sessions(session, now)
@@ -143,14 +149,11 @@ async def backlog(limit: int = 50) -> Backlog:
 
 
 async def cycle() -> CycleSummary:
-    """Run one cycle in this process, in addition to the keeper's.
+    """Run one cycle in this process, in addition to the keeper's; return what it did.
 
-    Prefect is used only to spawn a worker
-    or to report a starving run; if it is not reachable, a later cycle does those steps. Raise
-    `InvalidInput` for `[tasks]`.
+    Only requesting a worker and reporting a starving run need Prefect; if Prefect is unreachable, a
+    later cycle does these steps. Raise `InvalidInput` for invalid settings in `[tasks]`.
     """
-    from daybook.tasks import cycle as cycles
-
     async with open_ledger() as ledger:
         report = await cycles.cycle(
             ledger,
@@ -163,7 +166,6 @@ async def cycle() -> CycleSummary:
 
 async def _notify_prefect(starving: StarvingRun) -> None:
     from daybook.prefect import client as prefect
-    from daybook.tasks import notifier
 
     async with prefect.connected() as client:
         await notifier.prefect_notifier(client)(starving)
@@ -180,7 +182,7 @@ async def _capabilities() -> AgentCapabilities:
 async def rebuild() -> Statistics:
     """Forget the recent wakes, so that every session may be woken again. Return the statistics.
 
-    The counts and completed steps of the escalation policy stay.
+    The counts and the completed steps of the escalation policy are kept.
     """
     async with open_ledger() as ledger:
         return await statistics.rebuild(ledger)
@@ -188,7 +190,7 @@ async def rebuild() -> Statistics:
 
 @dataclass(frozen=True)
 class TaskProblem:
-    """A problem (``what``) for an operator, and a ``command`` with what it ``does`` about it."""
+    """A problem (``what``) for the operator, the ``command`` to run, and what that ``does``."""
 
     what: str
     command: str
@@ -225,8 +227,8 @@ def problems(found: TaskCounts, now: datetime) -> list[TaskProblem]:
         what = "a task needs attention" if count == 1 else f"{count:,} tasks need attention"
         listed.append(TaskProblem(what, "daybook task list", "shows why"))
     if count := found.starving:
-        text = "a task starves: no session claims it"
-        what = text if count == 1 else f"{count:,} tasks starve: no session claims them"
+        text = "a task is starving: no session claims it"
+        what = text if count == 1 else f"{count:,} tasks are starving: no session claims them"
         listed.append(TaskProblem(what, "daybook task scheduler backlog", "shows why"))
     return listed
 
@@ -234,7 +236,7 @@ def problems(found: TaskCounts, now: datetime) -> list[TaskProblem]:
 def _why(
     wanted: RunRequirements, candidates: Sequence[Candidate], woken: Collection[str], now: datetime
 ) -> str:
-    """Return why the run is not claimed, and if no session that fits can be woken."""
+    """Return why the run is not claimed, with a remark if no matching session can be woken."""
     why = matching.why_waiting(wanted, candidates, now)
     free = {each.name for each in candidates if not matching.refusal_reason(wanted, each, now)}
     return f"{why}, but cannot be woken" if free and free.isdisjoint(woken) else why
@@ -245,7 +247,7 @@ async def _held_runs(ledger: Ledger) -> list[HeldTaskRun]:
         listed = []
         for run_id in await switch.claimed_run_ids(session, ledger.now()):
             run = await session.get_one(TaskRunRow, run_id)
-            if run.session_id is None:  # it ended in the meantime
+            if run.session_id is None:  # it has just ended
                 continue
             task = await session.get_one(TaskRow, run.task_id)
             holder = await session.get(TaskSessionRow, run.session_id)

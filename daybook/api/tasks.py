@@ -1,7 +1,7 @@
 """Operations on tasks and task sessions: queue, list, change, claim and finish.
 
-The command line, MCP and programs use these; `daybook.api.task_scheduler` has the operations on the
-scheduler. They return the models of `daybook.tasks.views`, act for `owners.current_actor()` and
+The command line, MCP and programs use these operations; `daybook.api.task_scheduler` has those on
+the scheduler. They return the models of `daybook.tasks.views`, act for `owners.current_actor()` and
 work without Prefect. A claim's token is removed from every text that is stored with a run.
 """
 
@@ -47,7 +47,7 @@ async def add(
     preferred: Iterable[str] = (),
     paused: bool = False,
 ) -> TaskWithRun:
-    """Queue a task, with its first run. Raise `InvalidInput`."""
+    """Queue a task, with its first run; return both. Raise `InvalidInput`."""
     async with open_ledger() as ledger:
         row, run = await queue.add(
             ledger,
@@ -65,10 +65,11 @@ async def add(
 
 
 async def list_tasks(status: str | None = None, limit: int = 50) -> list[TaskWithRun]:
-    """Return tasks, each with its newest run: live ones in claim order, then ended ones, newest
-    first.
+    """Return up to ``limit`` tasks, each with its newest run: first live ones, then ended ones.
 
-    ``status`` selects tasks of that status; raise `InvalidInput` for an unknown one.
+    Live tasks that need attention come first, then claimed ones, then queued ones in claim order.
+    Ended tasks are sorted by their end, the latest first. ``status`` selects the tasks whose newest
+    run has that status; raise `InvalidInput` for an unknown one.
     """
     statuses = tuple(str(each) for each in Status)
     if status is not None and status not in statuses:
@@ -82,7 +83,7 @@ async def list_tasks(status: str | None = None, limit: int = 50) -> list[TaskWit
 
 
 async def show(ref: str) -> TaskDetails:
-    """Return one task, all its `runs`, newest first, and their events as `history`.
+    """Return one task, all its `runs`, newest first, and their events, oldest first, as `history`.
 
     ``ref`` is the id of the task or of a run, a unique prefix of one, or the title. Raise
     `NotFound`, `Ambiguous`.
@@ -103,35 +104,49 @@ async def show(ref: str) -> TaskDetails:
 
 
 async def pause(ref: str, reason: str = "") -> TaskWithRun:
-    """Stop claims of a task until `resume`; a session that holds it continues."""
+    """Stop wakes and claims for a task until `resume`; a session that holds its run continues.
+
+    Return the task. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid reason.
+    """
     async with open_ledger() as ledger:
         await queue.pause(ledger, ref, spec.redact_tokens(reason))
         return await _read_task(ledger, ref)
 
 
 async def resume(ref: str) -> TaskWithRun:
-    """Allow claims of a paused task again."""
+    """Allow claims of a paused task again. Return the task. Raise `NotFound`, `Ambiguous`."""
     async with open_ledger() as ledger:
         await queue.resume(ledger, ref)
         return await _read_task(ledger, ref)
 
 
 async def retry(ref: str) -> TaskWithRun:
-    """Queue another run of a failed or cancelled task. Raise `InvalidInput` after the 10th run."""
+    """Queue another run of a task that failed, was cancelled, or needs attention.
+
+    Return the task and the new run. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for any other
+    task, for a run that is not the task's newest, and after the 10th run.
+    """
     async with open_ledger() as ledger:
         run = await queue.retry(ledger, ref)
         return await _read_task(ledger, run.id)
 
 
 async def recover(ref: str, reason: str = "") -> TaskWithRun:
-    """Queue a claimed run again, or one that needs attention."""
+    """Queue a claimed run again, or one that needs attention. Return the task with the run.
+
+    A queued run about which the operator was alerted starts to wait again. Raise `NotFound`,
+    `Ambiguous`, and `InvalidInput` for any other run or an invalid reason.
+    """
     async with open_ledger() as ledger:
         await queue.recover(ledger, ref, spec.redact_tokens(reason))
         return await _read_task(ledger, ref)
 
 
 async def cancel(ref: str, reason: str = "") -> TaskWithRun:
-    """Cancel a live run; later calls with its token are refused."""
+    """Cancel a live run; later calls with its token are refused. Return the task with the run.
+
+    Raise `NotFound`, `Ambiguous`, and `InvalidInput` for a run that has ended or an invalid reason.
+    """
     async with open_ledger() as ledger:
         await queue.cancel(ledger, ref, spec.redact_tokens(reason))
         return await _read_task(ledger, ref)
@@ -143,8 +158,8 @@ async def cancel(ref: str, reason: str = "") -> TaskWithRun:
 async def next_run(session: str, lease: timedelta | str | None = None) -> ClaimedTaskRun:
     """Claim the first run that fits the session with this name.
 
-    Only this call returns the token. Raise `NothingClaimable` with the reason, `NotFound`,
-    `InvalidInput`.
+    Only this call returns the token. Raise `NothingClaimable` with the reason, `NotFound` for the
+    session, and `InvalidInput` for an invalid lease.
     """
     async with open_ledger() as ledger:
         claimed = await claims.claim(ledger, session, spec.lease_duration(lease))
@@ -158,28 +173,40 @@ async def next_run(session: str, lease: timedelta | str | None = None) -> Claime
 
 
 async def heartbeat(run: str, token: str, lease: timedelta | str | None = None) -> TitledTaskRun:
-    """Renew the lease of a run from now, with its own length or ``lease``. Raise `TokenRefused`."""
+    """Renew the lease of a run from now, for ``lease`` or its previous duration; return the run.
+
+    Raise `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid lease.
+    """
     length = None if lease is None else spec.lease_duration(lease)
     async with open_ledger() as ledger:
         return await _read_run(ledger, await claims.heartbeat(ledger, run, token, length))
 
 
 async def complete(run: str, token: str, output: str = "") -> TitledTaskRun:
-    """Record that the work is done, with its ``output``. Raise `TokenRefused`, `InvalidInput`."""
+    """Record that the work is done, with its ``output``; return the run.
+
+    Raise `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid output.
+    """
     text = spec.redact_tokens(spec.check_text(output, "output"))
     async with open_ledger() as ledger:
         return await _read_run(ledger, await claims.complete(ledger, run, token, text))
 
 
 async def fail(run: str, token: str, error: str) -> TitledTaskRun:
-    """Record that the work failed, and why. Raise `TokenRefused`, `InvalidInput`."""
+    """Record that the work failed, and why; return the run.
+
+    Raise `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid error text.
+    """
     text = spec.redact_tokens(spec.check_text(error, "error"))
     async with open_ledger() as ledger:
         return await _read_run(ledger, await claims.fail(ledger, run, token, text))
 
 
 async def release(run: str, token: str, reason: str = "") -> TitledTaskRun:
-    """Return the run to the queue, at its old place. Raise `TokenRefused`, `InvalidInput`."""
+    """Put the run back into the queue, at its old position; return the run.
+
+    Raise `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid reason.
+    """
     text = spec.redact_tokens(reason)
     async with open_ledger() as ledger:
         return await _read_run(ledger, await claims.release(ledger, run, token, text))
@@ -197,9 +224,12 @@ async def register(
     channel: str = "",
     capabilities: Iterable[str] = (),
 ) -> TaskSession:
-    """Register a session, idle and not prompting; it expires 15 minutes after its last call.
+    """Register a session, idle and not prompting.
 
-    A second registration of a name by the same owner replaces the first. Raise `InvalidInput`.
+    It expires 15 minutes after its last sign of life: a call or an open MCP stream. A second
+    registration of a name by the same owner updates the session, which keeps the run that it
+    holds. Return the session. Raise `InvalidInput`, including if another owner's session has the
+    name, unless that session has expired and holds no run.
     """
     async with open_ledger() as ledger:
         row = await sessions.register(
@@ -219,7 +249,8 @@ async def report(
 ) -> TaskSession:
     """Report a session's state: `idle` or `active`, and whether it waits for a person to answer.
 
-    None leaves a value unchanged. Raise `InvalidInput`, `NotFound`.
+    None leaves a value unchanged. An expired session becomes live again. Return the session. Raise
+    `NotFound`, and `InvalidInput` for an unknown state.
     """
     async with open_ledger() as ledger:
         row = await sessions.report(ledger, name, state=state, prompting=prompting)
@@ -227,22 +258,28 @@ async def report(
 
 
 async def list_sessions() -> list[TaskSession]:
-    """Return the registered sessions by name, including expired ones."""
+    """Return the sessions that the actor may see, sorted by name, including expired ones."""
     async with open_ledger() as ledger, ledger.read() as session:
         rows, now = await sessions.visible_sessions(session), ledger.now()
-        held = await _held_runs(session)
+        query = select(TaskRunRow.session_id, TaskRunRow.id).where(
+            col(TaskRunRow.session_id).is_not(None)
+        )
+        held = {str(key): run for key, run in (await session.execute(query)).all()}
         webhook = bool(wake_url())
         return [TaskSession.of(each, now, held.get(each.id), webhook=webhook) for each in rows]
 
 
 async def find_session(name: str) -> TaskSession:
-    """Return the session with this name. Raise `NotFound`, also for another owner's session."""
+    """Return the session with this name. Raise `NotFound`; an agent finds only its own sessions."""
     async with open_ledger() as ledger, ledger.read() as session:
         return await _session_view(session, await sessions.find(session, name), ledger.now())
 
 
 async def remove_session(name: str) -> TaskSession:
-    """Remove a session; a run that it holds is queued again. Return the session as it was."""
+    """Remove a session, and queue the run that it holds again. Return the session as it was.
+
+    Raise `NotFound`.
+    """
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             removed = await _session_view(session, await sessions.find(session, name), ledger.now())
@@ -291,16 +328,8 @@ async def _names(session: AsyncSession, runs: Iterable[TaskRunRow]) -> dict[str,
     return {key: name for key, name in (await session.execute(query)).all()}
 
 
-async def _held_runs(session: AsyncSession) -> dict[str, str]:
-    """Return the run that each session holds, by the session's id."""
-    query = select(TaskRunRow.session_id, TaskRunRow.id).where(
-        col(TaskRunRow.session_id).is_not(None)
-    )
-    return {str(key): run for key, run in (await session.execute(query)).all()}
-
-
 POLL_INTERVAL_SECONDS = 1.0
-"""Interval between two polls."""
+"""Interval between two checks for a claimable run."""
 
 
 async def is_claimable(name: str) -> bool:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from pydantic import BaseModel, Field
+
+from daybook.agents import documents
 from daybook.api.document_users import refuse_if_used, stored_jobs
 from daybook.errors import DaybookError, UnknownName
 from daybook.http.guard import Guard, Rule
@@ -17,48 +20,119 @@ from daybook.prefect import client as prefect
 from daybook.processes import locations
 from daybook.tools import calls, catalog
 from daybook.tools.base import ToolInfo
-from daybook.tools.server_blocks import STORE, PrefectServers
+from daybook.tools.server_blocks import STORE, PrefectServers, ToolServerInfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
-async def list_tools() -> dict[str, Any]:
-    """Return every tool that can be called here.
+class ListedTool(BaseModel, frozen=True, serialize_by_alias=True):
+    """A tool, as `ToolInfo` describes it.
 
-    ``{"tools": [{"name", "description", "schema", "source"}], "absent": {name: why}}``, where
-    ``absent`` has the servers and Python tools that could not be listed.
+    In JSON ``json_schema`` is named `schema`; a field of that name would shadow a method of
+    pydantic's models.
     """
+
+    name: str
+    description: str
+    json_schema: dict[str, Any] = Field(serialization_alias="schema")
+    source: str
+
+    @classmethod
+    def of(cls, tool: ToolInfo) -> Self:
+        return cls(
+            name=tool.name,
+            description=tool.description,
+            json_schema=tool.schema,
+            source=tool.source,
+        )
+
+
+class ToolList(BaseModel, frozen=True):
+    """The tools that can be called here.
+
+    ``absent`` maps the names of the servers, Python tools and plugins that could not be used to the
+    reasons.
+    """
+
+    tools: list[ListedTool]
+    absent: dict[str, str]
+
+
+class ToolDetails(ListedTool, frozen=True):
+    """A tool with the names of the jobs that call it."""
+
+    jobs: list[str]
+
+
+class ToolServerWithTools(ToolServerInfo, frozen=True):
+    """A saved server with the names of its tools, None if it did not answer.
+
+    ``problem`` also says why it did not answer.
+    """
+
+    tools: list[str] | None
+
+
+class ToolServerDetails(ToolServerWithTools, frozen=True):
+    """A saved server with its tools and the names of the jobs that call one of them."""
+
+    jobs: list[str]
+
+
+class ToolServerTest(BaseModel, frozen=True):
+    """Result of testing a saved server, which took ``seconds``.
+
+    ``tools`` are the names of its tools. If it did not answer, they are None, and ``problem`` says
+    why.
+    """
+
+    server: str
+    tools: list[str] | None
+    seconds: float
+    problem: str | None
+
+
+class ToolCallResult(BaseModel, frozen=True):
+    """The result of a call to ``tool``.
+
+    `Outcome` describes the other fields; ``result`` is the JSON value of the answer.
+    """
+
+    tool: str
+    status: str
+    output: str | None
+    result: Any
+    reason: str
+    error: str | None
+
+
+async def list_tools() -> ToolList:
+    """Return every tool that can be called here, sorted by name, and what could not be used."""
     async with _servers() as servers:
         tools, absent = await catalog.list_tools(servers)
-    return {"tools": [_tool_view(each) for each in tools], "absent": absent}
+    return ToolList(tools=[ListedTool.of(each) for each in tools], absent=absent)
 
 
-async def show(name: str) -> dict[str, Any]:
-    """Return one tool as in `list_tools`, or a saved server: ``{"name", "settings", "problem"}``.
+async def show(name: str) -> ToolDetails | ToolServerDetails:
+    """Return one tool or saved server, with the names of the jobs that call it or its tools.
 
-    Both have the names of the jobs that use them as ``jobs``; a server has the names of its tools
-    as ``tools``, which is None if it could not be reached.
+    Raise `UnknownName`, `InvalidInput` for an invalid reference, and `ToolUnreachable` if the
+    tool's server does not answer.
     """
     async with _servers() as servers:
         if name in await servers.names():
-            server = await servers.describe(name)
-            try:
-                tools = [each.name for each in await catalog.list_server_tools(name, servers)]
-            except DaybookError as error:
-                server |= {"tools": None, "problem": server["problem"] or str(error)}
-            else:
-                server |= {"tools": tools}
-            return server | {"jobs": await _users(name)}
+            server = await _with_tools(name, servers)
+            return ToolServerDetails(**dict(server), jobs=await _users(name))
         tool = await catalog.find(name, servers, Guard.from_settings(Rule.OPERATOR))
-    return _tool_view(tool) | {"jobs": await _users_of_tool(name)}
+    jobs = [job for job, called in await _tool_calls() if called == name]
+    return ToolDetails(**dict(ListedTool.of(tool)), jobs=jobs)
 
 
-async def call(name: str, params: Mapping[str, Any], timeout: float = 30.0) -> dict[str, Any]:
-    """Call a tool once, in this process, outside of any job; ``timeout`` in seconds.
+async def call(name: str, params: Mapping[str, Any], timeout: float = 30.0) -> ToolCallResult:
+    """Call a tool once, in this process, outside any job; ``timeout`` is in seconds.
 
-    Return ``{"tool", "status", "output", "result", "reason", "error"}``. Raise `InvalidInput`, also
-    for params that no job could have.
+    Raise `InvalidInput`, including for params that are invalid in a job.
     """
     action, *_ = read_parameters("tool-call", {"tool": name, "params": dict(params)})
     assert isinstance(action, ToolCall)
@@ -73,21 +147,20 @@ async def call(name: str, params: Mapping[str, Any], timeout: float = 30.0) -> d
         )
     called = await calls.call(prepared, timeout=timeout)
     outcome = called.outcome
-    return {
-        "tool": name,
-        "status": str(outcome.status),
-        "output": outcome.output,
-        "result": outcome.result["result"] if outcome.result else None,
-        "reason": outcome.reason,
-        "error": outcome.error,
-    }
+    return ToolCallResult(
+        tool=name,
+        status=str(outcome.status),
+        output=outcome.output,
+        result=outcome.result["result"] if outcome.result else None,
+        reason=outcome.reason,
+        error=outcome.error,
+    )
 
 
-async def test(name: str | None = None) -> list[dict[str, Any]]:
+async def test(name: str | None = None) -> list[ToolServerTest]:
     """Start or connect to one saved server, or all of them, and list their tools.
 
-    Return ``[{"server", "tools", "seconds", "problem"}]``; ``tools`` are names, and ``problem`` is
-    None if the server answered. Raise `UnknownName`.
+    An error of a server is in its result. Raise `UnknownName` for an unknown server.
     """
     async with _servers() as servers:
         if name is not None:
@@ -97,12 +170,13 @@ async def test(name: str | None = None) -> list[dict[str, Any]]:
         ]
 
 
-async def add(name: str, settings: Mapping[str, Any], *, replace: bool = False) -> dict[str, Any]:
+async def add(
+    name: str, settings: Mapping[str, Any], *, replace: bool = False
+) -> ToolServerWithTools:
     """Store a server as a Prefect block; ``settings`` are those of `ToolServerSettings`.
 
-    A command is stored with the full path of its program. Return the server as `show` does, without
-    its jobs. An unreachable server or a missing secret is a problem in the result, not an error:
-    the worker may run elsewhere.
+    A command is stored with the full path of its program. An unreachable server or a missing secret
+    is a problem in the result, not an error: the worker may run elsewhere.
     """
     STORE.check_name(name)
     parsed = STORE.validate(settings)
@@ -113,16 +187,23 @@ async def add(name: str, settings: Mapping[str, Any], *, replace: bool = False) 
         await prefect.check_connection(client)
         servers = PrefectServers(client)
         await servers.add(name, settings, replace=replace)
-        server = await servers.describe(name)
-        tested = await _tested(name, servers)
-    return server | {"tools": tested["tools"], "problem": tested["problem"]}
+        return await _with_tools(name, servers)
 
 
 async def remove(name: str) -> None:
-    """Delete a server. Raise `InvalidInput` if jobs call a tool of it."""
+    """Delete a server.
+
+    Raise `InvalidInput` if the action or the check of a job calls one of its tools, or if an agent
+    may call one, and `NotFound`.
+    """
     refuse_if_used("tool server", name, await _users(name))
     async with prefect.connected() as client:
         await prefect.check_connection(client)
+        entries = await documents.tool_entries(client)
+        agents = [
+            agent for agent, tools in entries if name in {each.partition(".")[0] for each in tools}
+        ]
+        refuse_if_used("tool server", name, [f"the agent {each}" for each in agents])
         await STORE.remove(client, name)
 
 
@@ -132,38 +213,30 @@ async def _servers() -> AsyncIterator[PrefectServers]:
         yield PrefectServers(client)
 
 
-async def _tested(name: str, servers: PrefectServers) -> dict[str, Any]:
+async def _with_tools(name: str, servers: PrefectServers) -> ToolServerWithTools:
+    server, tested = await servers.describe(name), await _tested(name, servers)
+    problem = server.problem or tested.problem
+    return ToolServerWithTools(**dict(server) | {"problem": problem}, tools=tested.tools)
+
+
+async def _tested(name: str, servers: PrefectServers) -> ToolServerTest:
     started, tools, problem = time.monotonic(), None, None
     try:
         tools = [each.name for each in await catalog.list_server_tools(name, servers)]
     except DaybookError as error:
         if isinstance(error, UnknownName) and error.field != "secret":
-            raise  # the server itself is gone
+            raise  # the server itself does not exist
         problem = str(error)
     seconds = round(time.monotonic() - started, 3)
-    return {"server": name, "tools": tools, "seconds": seconds, "problem": problem}
-
-
-def _tool_view(tool: ToolInfo) -> dict[str, Any]:
-    return {
-        "name": tool.name,
-        "description": tool.description,
-        "schema": tool.schema,
-        "source": tool.source,
-    }
+    return ToolServerTest(server=name, tools=tools, seconds=seconds, problem=problem)
 
 
 async def _users(server: str) -> list[str]:
-    """Return the jobs that call a tool of a saved server."""
-    return [name for name, tool in await _tool_calls() if tool.startswith(f"{server}.")]
-
-
-async def _users_of_tool(name: str) -> list[str]:
-    return [job for job, tool in await _tool_calls() if tool == name]
+    """Return the names of the jobs that call a tool of a saved server."""
+    users = [name for name, tool in await _tool_calls() if tool.startswith(f"{server}.")]
+    return list(dict.fromkeys(users))
 
 
 async def _tool_calls() -> list[tuple[str, str]]:
-    """Return the name of each job that calls a tool, and the tool's name."""
-    jobs = await stored_jobs()
-    listed = [(each.row.name, getattr(each.job.action, "tool", None)) for each in jobs]
-    return [(job, tool) for job, tool in listed if tool]
+    """Return a job's name and a tool, for each tool that the job or its check calls."""
+    return [(each.row.name, tool) for each in await stored_jobs() for tool in each.job.tools()]

@@ -1,15 +1,25 @@
 """The command line: each command parses its arguments, calls `daybook.api` and prints the result.
 
 Contract: data goes to stdout, messages and errors go to stderr. With `--json` stdout holds only
-JSON, also if the command fails: `{"error": {"code", "message", "field"?}}` with the message of
-stderr. Exit codes: 0 success, 1 a negative result (a failed run, not ready, an answer of no) or an
-error without a code of its own, 2 invalid input, 3 not found, 4 Prefect or the ledger unreachable,
-130 interrupted, 141 broken pipe.
+JSON, even if the command fails: `{"error": {"code", "message", "field"?}}` with the same message as
+stderr. Exit codes: 0 success, 1 a negative result (a failed run, not ready, not confirmed) or an
+error without a code of its own, 2 invalid input, a refused token or a newer ledger, 3 not found or
+nothing to claim, 4 Prefect or the ledger unreachable, 130 interrupted, 141 broken pipe.
 
 A command is a function that returns its exit code, or a coroutine function that does. `main` runs
 the coroutine in the only event loop of the process.
 
+`entry` starts the program: if `daybook up` runs, its command server (`command_server`) runs the
+command in a fork of a process that has imported everything; else `main` runs it here.
+
+To add a command `verb`, write the function `verb_` in the module of its noun, and add the name to
+`main._COMMANDS` or `main._COMMAND_GROUPS`. The function's docstring is the help text; the operation
+that the function calls belongs in `daybook.api`. A field of a job needs no code here: `job_options`
+derives the options of `daybook add` and `edit` from the models. `make docs` updates
+docs/reference/cli.md, and tests/snapshots/cli-help.txt records all help.
+
 Pitfalls: `main` registers each command by its import path, so that only the module of the called
-command is imported. A command imports heavy modules (`daybook.api`, rich) inside its function. A
-command that talks to Prefect calls `prepare_prefect` before it imports anything of Prefect.
+command is imported. A command imports `api` from `daybook`, which loads each of its modules at the
+first use, and imports other heavy modules (rich, `daybook.operations`) inside its function. A
+command that uses Prefect calls `prepare_prefect` before it imports any part of Prefect.
 """

@@ -2,67 +2,85 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from daybook import api
 from daybook.cli import documents, formatting, output
 from daybook.cli.model_options import ModelOptions
 from daybook.cli.options import Json, prepare_prefect
 from daybook.errors import InvalidInput
+from daybook.processes.environment import DEFAULT_NAMES
+from daybook.schedules import durations
+
+if TYPE_CHECKING:
+    from daybook.agents.documents import AgentInfo
+    from daybook.api.agents import AgentDetails
 
 
 async def add_(
     name: documents.NewName,
     /,
     *arguments: Annotated[str, Parameter(help="Program and its arguments, after --.")],
-    offline: Annotated[bool, Parameter(help="Answer without a model, and say so.")] = False,
+    offline: Annotated[
+        bool, Parameter(help="Answer without a model; each answer says so.")
+    ] = False,
     command: Annotated[
         str | None,
-        Parameter(help="Program and its arguments as one text; not run by a shell."),
+        Parameter(help="Program and its arguments as one string; no shell interprets it."),
     ] = None,
     work_dir: Annotated[
         str | None,
-        Parameter(help="Folder of the program. Default: a new, empty one for each run."),
+        Parameter(
+            help="Working directory of the program. [default: a new, empty one for each run]"
+        ),
     ] = None,
     environment: Annotated[
         list[str] | None,
         Parameter(
             name="--env",
-            help="NAME of a variable of the worker that the program gets, in addition to PATH, "
-            "HOME and similar ones. Can be given several times.",
+            help="Environment variable of the worker to pass to the program, in addition to PATH, "
+            "HOME and similar ones. Repeatable.",
         ),
     ] = None,
     output_: Annotated[
-        str | None, Parameter(name="--output", help="Format of its output: text (default) or json.")
+        str | None,
+        Parameter(
+            name="--output", help="Format of the program's output: text or json. [default: text]"
+        ),
     ] = None,
     history: Annotated[
         str | None,
-        Parameter(help="Form in which it gets the conversation: transcript (default) or none."),
+        Parameter(
+            help="Session history to pass to the program: transcript or none. [default: transcript]"
+        ),
     ] = None,
     tools: Annotated[
         list[str] | None,
         Parameter(
             name="--tool",
-            help="Tool that it may call: a tool server, server.tool, a Python tool, or daybook. A "
-            "program finds the servers in the file {mcp_config}. Can be given several times.",
+            help="Tool that the agent may call: a tool server, server.tool, a Python tool, or "
+            "daybook. In a program's arguments, {mcp_config} is the file that lists the servers. "
+            "Repeatable.",
         ),
     ] = None,
     capabilities: Annotated[
         list[str] | None,
         Parameter(
             name="--capability",
-            help="Capability that tasks can require: for a task that nobody claims, a worker with "
-            "it is started. Can be given several times.",
+            help="Capability that tasks can require. If no session claims such a task, Daybook can "
+            "run a job of this agent that has the tag task-worker. Repeatable.",
         ),
     ] = None,
     model_options: ModelOptions = ModelOptions(),  # noqa: B008 - immutable
     replace: Annotated[
-        bool, Parameter(help="Replace the agent of this name, if any; its key is deleted.")
+        bool, Parameter(help="Replace the existing agent of this name; its stored key is deleted.")
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Add an agent: a model, or any program that reads a prompt and prints its answer.
+    """Add an agent: a model, or any program that reads a prompt and prints an answer.
 
     The program gets the prompt on standard input, or in place of {prompt} in an argument.
 
@@ -90,24 +108,21 @@ async def add_(
     settings = {field: value for field, value in settings.items() if value is not None}
     settings |= model_options.settings()
     if environment is not None:
-        from daybook.processes.environment import DEFAULT_NAMES
-
         settings["environment"] = list(dict.fromkeys([*DEFAULT_NAMES, *environment]))
     if program:
         settings["command"] = program
     prepare_prefect()
-    from daybook.api import agents
 
-    agent = await agents.add(name, given_kinds[0], settings, replace=replace)
+    agent = await api.agents.add(name, given_kinds[0], settings, replace=replace)
     if as_json:
         output.print_json(agent)
     else:
         _print_agent(agent)
-        if given_kinds == ["model"] and not agent["settings"]["api_key"]:
+        if given_kinds == ["model"] and not agent.settings["api_key"]:
             output.say(model_options.missing_key_note())
-        for note in agent["notes"]:
+        for note in agent.notes:
             output.say(f"! {note}")
-        output.say(f"Ask it something: daybook agents test {name}")
+        output.say(f"Try it: daybook agents test {name}")
     return 0
 
 
@@ -115,34 +130,30 @@ async def test_(
     name: Annotated[str, Parameter(help="The agent's name.")],
     /,
     prompt: Annotated[
-        str | None, Parameter(help="Prompt to send. Default: one that asks if it is ready.")
+        str | None, Parameter(help="Prompt to send. [default: a test prompt]")
     ] = None,
     *,
-    timeout: Annotated[
-        str, Parameter(help="Maximum duration of the answer.", show_default=True)
-    ] = "60s",
+    timeout: Annotated[str, Parameter(help="Timeout for the answer.", show_default=True)] = "60s",
     as_json: Json = False,
 ) -> int:
     """Send an agent one prompt from this machine, outside of any job and without its tools.
 
     Example: daybook agents test default "Say hello"
     """
-    from daybook.schedules import durations
-
     timeout_seconds = durations.parse(timeout, "timeout").total_seconds()
     prepare_prefect()
-    from daybook.api import agents
 
     with documents.unknown_as_not_found("agent"):
-        answer = await agents.test(name, prompt or agents.TEST_PROMPT, timeout_seconds)
+        answer = await api.agents.test(name, prompt or api.agents.TEST_PROMPT, timeout_seconds)
     if as_json:
         output.print_json(answer)
     else:
-        output.line(answer["output"])
-        if answer["cut"]:
-            output.say(f"(cut: {answer['cut']})")
-        if answer["usage"]:
-            output.say(_usage_line(answer))
+        output.line(answer.output)
+        if answer.cut:
+            output.say(f"(incomplete: {answer.cut})")
+        if usage := answer.usage:
+            parts = (answer.model or "model", formatting.tokens(usage), formatting.cost(usage))
+            output.say(f"({', '.join(filter(None, parts))})")
     return 0
 
 
@@ -162,41 +173,46 @@ def command_words(command: str | None, arguments: tuple[str, ...]) -> list[str]:
     return words
 
 
-def _usage_line(answer: dict[str, Any]) -> str:
-    """Return the model, tokens and cost of an answer as one line."""
-    usage = answer["usage"]
-    parts = (answer["model"] or "model", formatting.tokens(usage), formatting.cost(usage))
-    return "(" + ", ".join(filter(None, parts)) + ")"
-
-
 def _setting_text(value: Any) -> str:
-    """Return a setting as text: the items of a list, `temperature 0.2` for an object."""
+    """Return a setting as text: the items of a list, `temperature 0.2` for an object.
+
+    The setting may be any JSON, because agents can be edited in Prefect's UI.
+    """
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {each}" for name, each in value.items())
-    return " ".join(value) if isinstance(value, list) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _print_agent(agent: dict[str, Any]) -> None:
-    settings = dict(agent["settings"])
-    if "command" in settings:
-        settings["command"] = " ".join(map(formatting.quoted, settings["command"]))
-    output.line(f"{agent['name']} ({agent['kind']})", style="bold")
+def _print_agent(agent: AgentInfo, jobs: Sequence[str] = ()) -> None:
+    settings = dict(agent.settings)
+    if isinstance(command := settings.get("command"), list):
+        settings["command"] = " ".join(formatting.quoted(str(each)) for each in command)
+    output.line(f"{agent.name} ({agent.kind})", style="bold")
     pairs = [
         (name.replace("_", " "), _setting_text(value)) for name, value in settings.items() if value
     ]
-    pairs.append(("problem", agent["problem"] or ""))
-    pairs.append(("jobs", ", ".join(agent.get("jobs", []))))
+    pairs.append(("problem", agent.problem or ""))
+    pairs.append(("jobs", ", ".join(jobs)))
     output.fields([(name, value) for name, value in pairs if value])
 
 
-def _print_agents(listed: list[dict[str, Any]]) -> None:
-    rows = [(each["name"], each["kind"], each["problem"] or "-") for each in listed]
-    output.table(("NAME", "KIND", "PROBLEM"), rows)
+def _print_agents(listed: list[AgentDetails]) -> None:
+    rows = [
+        (
+            each.name,
+            each.kind,
+            str(each.settings.get("model") or "-"),
+            str(len(each.jobs)),
+            each.problem or "-",
+        )
+        for each in listed
+    ]
+    output.table(("NAME", "KIND", "MODEL", "JOBS", "PROBLEM"), rows, whole=("KIND", "JOBS"))
 
 
 list_ = documents.list_command(
     "agents",
-    """List agents.
+    """List agents with their models and the number of jobs that use each.
 
     Example: daybook agents list
     """,
@@ -209,7 +225,7 @@ show_ = documents.show_command(
 
     Example: daybook agents show default
     """,
-    _print_agent,
+    lambda details: _print_agent(details, details.jobs),
     name_help="The agent's name.",
 )
 remove_ = documents.remove_command(

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from daybook import api
 from daybook.cli import documents, formatting, output
-from daybook.cli.options import Json, prepare_prefect
+from daybook.cli.options import Json, Limit, check_limit, prepare_prefect
 from daybook.errors import InvalidInput
+from daybook.schedules import durations
+
+if TYPE_CHECKING:
+    from daybook.api.destinations import ListedDestination
+    from daybook.delivery.views import DeliveryAttempt, NotificationDetails
 
 
 async def list_(
     *,
     status: Annotated[
-        str | None, Parameter(help="Status to list: pending, delivered or failed.")
+        str | None, Parameter(help="List only this status: pending, delivered or failed.")
     ] = None,
-    job: Annotated[str | None, Parameter(help="Job to list, current or removed.")] = None,
-    limit: Annotated[int, Parameter(help="Maximum number to list.", show_default=True)] = 50,
+    job: Annotated[str | None, Parameter(help="List only this job, current or removed.")] = None,
+    limit: Limit = 50,
     as_json: Json = False,
 ) -> int:
     """List callbacks and messages, newest first.
@@ -26,26 +32,24 @@ async def list_(
 
     Example: daybook callbacks list --status failed
     """
-    if limit < 1:
-        raise InvalidInput("limit", f"{limit} is too small", "use 1 or more")
-    from daybook.api import callbacks
+    check_limit(limit)
 
-    listed = await callbacks.list_callbacks(status, job, limit)
+    listed = await api.callbacks.list_callbacks(status, job, limit)
     if as_json:
         output.print_json(listed)
     elif listed:
         output.table(
-            ("ID", "JOB", "EVENT", "TO", "STATUS", "TRIES", "ASKED", "WHY"),
+            ("ID", "JOB", "EVENT", "TO", "STATUS", "TRIES", "CREATED", "ERROR"),
             [
                 (
-                    formatting.short_id(each["id"]),
+                    formatting.short_id(each.id),
                     formatting.job_label(each),
-                    each["event"],
+                    each.event,
                     formatting.recipient(each),
-                    each["status"],
-                    str(each["attempts"]),
-                    formatting.local_time(each["created_at"]),
-                    formatting.first_line(each["error"]),
+                    each.status,
+                    str(each.attempts),
+                    formatting.local_time(each.created_at),
+                    formatting.first_line(each.error),
                 )
                 for each in listed
             ],
@@ -63,7 +67,7 @@ async def list_(
 
 
 async def show_(
-    ref: Annotated[str, Parameter(name="ID", help="Id, or a unique prefix of it.")],
+    ref: Annotated[str, Parameter(name="ID", help="Id or unique prefix.")],
     /,
     *,
     as_json: Json = False,
@@ -74,9 +78,7 @@ async def show_(
 
     Example: daybook callbacks show 5f0c22ab
     """
-    from daybook.api import callbacks
-
-    callback = await callbacks.show(ref)
+    callback = await api.callbacks.show(ref)
     if as_json:
         output.print_json(callback)
     else:
@@ -85,19 +87,17 @@ async def show_(
 
 
 async def retry_(
-    *refs: Annotated[str, Parameter(name="ID", help="Ids, or unique prefixes of them.")],
-    failed: Annotated[bool, Parameter(help="Retry all that failed.")] = False,
+    *refs: Annotated[str, Parameter(name="ID", help="Ids or unique prefixes.")],
+    failed: Annotated[bool, Parameter(help="Retry all failed callbacks and messages.")] = False,
     as_json: Json = False,
 ) -> int:
     """Retry failed callbacks and messages, and try pending ones now.
 
-    The leading keeper sends them: that of a worker, or `daybook keeper`.
+    The leading keeper sends them, so a worker or `daybook keeper` must be running.
 
     Example: daybook callbacks retry --failed
     """
-    from daybook.api import callbacks
-
-    count = await callbacks.retry(refs, failed=failed)
+    count = await api.callbacks.retry(refs, failed=failed)
     if as_json:
         output.print_json({"retried": count})
     elif count:
@@ -111,13 +111,17 @@ async def retry_(
 async def destinations_add_(
     url: Annotated[
         str,
-        Parameter(help="URL, or its beginning up to a slash; the longest match applies."),
+        Parameter(
+            help="URL of the callbacks, or its beginning up to a slash; the longest match applies."
+        ),
     ],
     /,
     *,
     name: Annotated[
         str | None,
-        Parameter(help="Lowercase letters, digits and dashes. Default: derived from the URL."),
+        Parameter(
+            help="Name of lowercase letters, digits and dashes. [default: derived from the URL]"
+        ),
     ] = None,
     token: Annotated[
         str | None,
@@ -126,30 +130,34 @@ async def destinations_add_(
         ),
     ] = None,
     timeout: Annotated[
-        str, Parameter(help="Timeout of one attempt, up to 45s.", show_default=True)
+        str, Parameter(help="Timeout of each attempt, up to 45s.", show_default=True)
     ] = "15s",
     tries: Annotated[
-        int, Parameter(help="Number of attempts, spread over about a day.", show_default=True)
+        int,
+        Parameter(
+            help="Maximum number of attempts. 11 attempts take about a day.", show_default=True
+        ),
     ] = 11,
     secret_from_stdin: Annotated[
         bool, Parameter(help="Read the whsec_… secret from standard input instead of creating one.")
     ] = False,
     replace: Annotated[
-        bool, Parameter(help="Replace the destination of this name, if any; its secret stays.")
+        bool, Parameter(help="Replace the existing destination of this name; its secret is kept.")
     ] = False,
     typed: Annotated[str | None, Parameter(name="--secret", show=False)] = None,
     as_json: Json = False,
 ) -> int:
     """Set the signing secret, token, timeout and number of attempts for a URL.
 
-    A new secret is printed once, here. The receiver needs it to verify signatures, as described by
-    Standard Webhooks.
+    A new secret is printed only once. The receiver needs it to verify signatures as Standard
+    Webhooks describes.
 
     Example: daybook callbacks destinations add https://ops.example.org/hook --token ops-token
     """
     if typed is not None:  # the error must not repeat the secret
-        raise InvalidInput("secret", "is never an argument", "use --secret-from-stdin")
-    from daybook.schedules import durations
+        raise InvalidInput(
+            "secret", "cannot be passed on the command line", "use --secret-from-stdin"
+        )
 
     timeout_seconds = durations.parse(timeout, "timeout").total_seconds()
     given_secret = (
@@ -158,9 +166,8 @@ async def destinations_add_(
         else None
     )
     prepare_prefect()
-    from daybook.api import destinations
 
-    destination = await destinations.add(
+    destination = await api.destinations.add(
         url,
         name=name,
         token=token,
@@ -172,26 +179,25 @@ async def destinations_add_(
     if as_json:
         output.print_json(destination)
         return 0
-    output.line(f"Saved the destination {destination['name']} for {destination['url']}")
-    _print_secret_once(destination)
-    for note in destination["notes"]:
+    output.line(f"Saved the destination {destination.name} for {destination.url}")
+    if destination.secret:
+        _print_secret_once(destination.secret)
+    for note in destination.notes:
         output.say(note)
-    output.say(f"Try it: daybook callbacks destinations test {destination['name']}")
+    output.say(f"Try it: daybook callbacks destinations test {destination.name}")
     return 0
 
 
-def _print_destinations(listed: list[dict[str, Any]]) -> None:
-    from daybook.api import destinations
-
+def _print_destinations(listed: list[ListedDestination]) -> None:
     rows = [
         (
-            each["name"],
-            each["url"],
-            each["token"] or "-",
-            f"{each['timeout']:g} s",
-            str(each["tries"]),
-            each["problem"] or formatting.signing_secret_state(each["rotating_until"]),
-            ", ".join(each["jobs"]) or "-",
+            each.name,
+            str(each.url),
+            str(each.token or "-"),
+            f"{each.timeout:g} s" if isinstance(each.timeout, int | float) else str(each.timeout),
+            str(each.tries),
+            each.problem or formatting.signing_secret_state(each.rotating_until),
+            ", ".join(each.jobs) or "-",
         )
         for each in listed
     ]
@@ -200,7 +206,7 @@ def _print_destinations(listed: list[dict[str, Any]]) -> None:
         output.table(headers, rows, whole=("NAME",))
     else:
         output.say("No destinations; add one with `daybook callbacks destinations add`.")
-    location = destinations.home_secret_location()
+    location = api.destinations.home_secret_location()
     output.say(f"Callbacks to other URLs are signed with the secret in {location}.")
 
 
@@ -220,10 +226,13 @@ async def destinations_rotate_(
     *,
     homes: Annotated[
         bool,
-        Parameter(name="--home", help="Rotate the home's secret, used for URLs without their own."),
+        Parameter(
+            name="--home", help="Rotate the home's secret, which signs for URLs without their own."
+        ),
     ] = False,
     at_once: Annotated[
-        bool, Parameter(name="--now", help="Stop using old secrets at once, as after a leak.")
+        bool,
+        Parameter(name="--now", help="Stop using old secrets at once, for example after a leak."),
     ] = False,
     as_json: Json = False,
 ) -> int:
@@ -236,19 +245,18 @@ async def destinations_rotate_(
     if homes is (name is not None):
         raise InvalidInput(
             "name",
-            "use either a name or --home",
-            "`daybook callbacks destinations list` lists names",
+            "cannot be combined with --home" if homes else "is missing",
+            "pass a name from `daybook callbacks destinations list`, or --home",
         )
     prepare_prefect()
-    from daybook.api import destinations
 
-    destination = await destinations.rotate(name, at_once=at_once)
+    destination = await api.destinations.rotate(name, at_once=at_once)
     if as_json:
         output.print_json(destination)
         return 0
     output.line(f"The destination {name} has a new secret" if name else "The home has a new secret")
-    _print_secret_once(destination)
-    if until := destination["rotating_until"]:
+    _print_secret_once(destination.secret)
+    if until := destination.rotating_until:
         output.say(f"The old secret also signs callbacks until {formatting.local_time(until)}.")
     return 0
 
@@ -259,81 +267,81 @@ async def destinations_test_(
     *,
     as_json: Json = False,
 ) -> int:
-    """Send one signed event `test`; exit with 1 if the response is not 2xx.
+    """Send a signed `test` event; exit with 1 if the response is not 2xx.
 
     Example: daybook callbacks destinations test ops
     """
     prepare_prefect()
-    from daybook.api import destinations
 
-    result = await destinations.test(ref)
+    result = await api.destinations.test(ref)
     if as_json:
         output.print_json(result)
     else:
-        took = f"in {formatting.duration(result['seconds'])}"
-        outcome = result["error"] or f"{result['status_code']}"
-        style = "green" if result["ok"] else "red"
-        output.line(f"{result['url']}: {outcome} {took} ({result['id']})", style=style)
-        if result["note"]:
-            output.say(result["note"])
-    return 0 if result["ok"] else 1
+        took = f"in {formatting.duration(result.seconds)}"
+        outcome = result.error or f"{result.status_code}"
+        style = "green" if result.ok else "red"
+        output.line(f"{result.url}: {outcome} {took} ({result.id})", style=style)
+        if result.note:
+            output.say(result.note)
+    return 0 if result.ok else 1
 
 
 async def destinations_remove_(
     name: Annotated[str, Parameter(help="The destination's name.")], /, *, as_json: Json = False
 ) -> int:
-    """Remove a destination; from then on the home's secret signs callbacks to its URL.
+    """Remove a destination.
+
+    From then on, the next destination above its URL signs the callbacks to it, or, if there is
+    none, the home's secret.
 
     Example: daybook callbacks destinations remove ops
     """
     prepare_prefect()
-    from daybook.api import destinations
 
-    users = await destinations.remove(name)
+    users = await api.destinations.remove(name)
     if as_json:
         output.print_json({"removed": name, "jobs": users})
         return 0
     output.line(f"Removed the destination {name}")
     if users:
-        output.say(f"From now on the home's secret signs callbacks of {', '.join(users)}.")
+        signer = "the next destination above its URL, or, if there is none, the home's secret,"
+        output.say(f"From now on {signer} signs callbacks of {', '.join(users)}.")
     return 0
 
 
-def _print_callback(callback: dict[str, Any]) -> None:
+def _print_callback(callback: NotificationDetails) -> None:
     job, to = formatting.job_label(callback), formatting.recipient(callback)
-    line = f"{callback['event']} of {job} to {to}"
-    style = output.STYLES.get(callback["status"], "")
-    output.line(f"{line}: {callback['status']}", style=f"bold {style}".strip())
-    is_pending = callback["status"] == "pending"
+    line = f"{callback.event} of {job} to {to}"
+    style = output.STYLES.get(callback.status, "")
+    output.line(f"{line}: {callback.status}", style=f"bold {style}".strip())
+    is_pending = callback.status == "pending"
     pairs = [
-        ("is a", callback["purpose"]),
-        ("asked", formatting.local_time(callback["created_at"])),
+        ("purpose", callback.purpose),
+        ("created", formatting.local_time(callback.created_at)),
         (
             "ended",
-            formatting.local_time(callback["finished_at"]) if callback["finished_at"] else "",
+            formatting.local_time(callback.finished_at) if callback.finished_at else "",
         ),
         (
             "next try",
-            formatting.next_try(callback["next_at"], callback["paused_until"])
-            if is_pending
-            else "",
+            formatting.next_try(callback.next_at, callback.paused_until) if is_pending else "",
         ),
-        ("held back", _paused_until(callback)),
-        ("tries", "\n".join(map(_attempt_line, callback["tries"])) or "none yet"),
-        ("note", callback["note"]),
-        ("run", callback["run_id"] or ""),
-        ("id", callback["id"]),
-        ("subject", callback["subject"]),
+        ("paused", _paused_until(callback)),
+        ("tries", "\n".join(map(_attempt_line, callback.tries)) or "none yet"),
+        ("note", callback.note),
+        ("run", callback.run_id or ""),
+        ("id", callback.id),
+        ("subject", callback.subject),
     ]
     output.fields([(name, value) for name, value in pairs if value])
     output.line()
     output.line("\n".join(f"  {each}".rstrip() for each in _body_text(callback).splitlines()))
-    if callback["status"] == "failed":
-        output.say(f"Retry it with: daybook callbacks retry {formatting.short_id(callback['id'])}")
+    if callback.status == "failed":
+        output.say(f"Retry it with: daybook callbacks retry {formatting.short_id(callback.id)}")
 
 
-def _paused_until(callback: dict[str, Any]) -> str:
-    until = callback["paused_until"]
+def _paused_until(callback: NotificationDetails) -> str:
+    until = callback.paused_until
     return (
         f"until {formatting.local_time(until)}, because its destination failed too often"
         if until
@@ -341,31 +349,30 @@ def _paused_until(callback: dict[str, Any]) -> str:
     )
 
 
-def _attempt_line(attempt: dict[str, Any]) -> str:
-    """Return `2026-11-20 09:00:01  0.1 s  500  the answer was 500 …`."""
-    code = attempt["status_code"]
+def _attempt_line(attempt: DeliveryAttempt) -> str:
+    """Return an attempt as a line: `2026-11-20 09:00:01  0.1 s  500  the answer was 500 …`."""
+    code = attempt.status_code
     parts = [
-        formatting.local_time(attempt["at"]),
-        formatting.duration(attempt["seconds"]),
+        formatting.local_time(attempt.at),
+        formatting.duration(attempt.seconds),
         str(code or ""),
-        attempt["error"],
+        attempt.error,
     ]
     return "  ".join(filter(None, parts))
 
 
-def _body_text(callback: dict[str, Any]) -> str:
-    """Return the body of a message, or the indented JSON of a callback."""
-    if callback["purpose"] != "callback":
-        return str(callback["body"])
+def _body_text(callback: NotificationDetails) -> str:
+    """Return the body of a message, or of a callback as indented JSON if it is JSON."""
+    if callback.purpose != "callback":
+        return callback.body
     import json
 
     try:
-        return json.dumps(json.loads(callback["body"]), ensure_ascii=False, indent=2)
+        return json.dumps(json.loads(callback.body), ensure_ascii=False, indent=2)
     except ValueError:
-        return str(callback["body"])
+        return callback.body
 
 
-def _print_secret_once(destination: dict[str, Any]) -> None:
-    if destination.get("secret"):
-        output.fields([("secret", destination["secret"])])
-        output.say("Store it at the receiver now, because it will not be shown again.")
+def _print_secret_once(secret: str) -> None:
+    output.fields([("secret", secret)])
+    output.say("Store it at the receiver now. It will not be shown again.")

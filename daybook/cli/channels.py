@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from daybook import api
 from daybook.cli import documents, output
 from daybook.cli.options import Json, prepare_prefect
 from daybook.errors import InvalidInput
 
+if TYPE_CHECKING:
+    from daybook.api.channels import ListedChannel
 
-def _print_channels(listed: list[dict[str, Any]]) -> None:
+
+def _print_channels(listed: list[ListedChannel]) -> None:
     from daybook.delivery.channels.base import UNBOUNDED
 
     rows = [
         (
-            each["name"],
-            each["kind"],
-            "needed" if each["chat_id"] else "-",
-            f"{limit:,}" if (limit := each["limit"]) and limit < UNBOUNDED else "-",
-            each["problem"] or ", ".join(each["jobs"]) or "-",
+            each.name,
+            each.kind,
+            "needed" if each.chat_id else "-",
+            f"{each.limit:,}" if each.limit and each.limit < UNBOUNDED else "-",
+            each.problem or ", ".join(each.jobs) or "-",
         )
         for each in listed
     ]
-    output.table(("NAME", "KIND", "CHAT ID", "AT MOST", "USED BY"), rows, whole=("NAME",))
+    output.table(("NAME", "KIND", "CHAT ID", "MAX LENGTH", "USED BY"), rows, whole=("NAME",))
 
 
 list_ = documents.list_command(
@@ -42,32 +46,32 @@ async def add_(
     /,
     *more: Annotated[str, Parameter(show=False)],
     url: Annotated[str | None, Parameter(show=False)] = None,
-    replace: Annotated[bool, Parameter(help="Replace the channel of this name, if any.")] = False,
+    replace: Annotated[bool, Parameter(help="Replace the existing channel of this name.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Add a channel: any service that apprise supports, by its URL.
+    """Add a channel for any service that Apprise supports, by its URL.
 
-    Such as mailto://user:password@mail.example.org?to=me@example.org, ntfy://topic, or
+    Examples are mailto://user:password@mail.example.org?to=me@example.org, ntfy://topic, and
     tgram://token/{chat_id}, where each job names its chat. The URL is secret: it is read from
-    standard input, or from a prompt on a terminal; it is never an argument. Services for which
-    Prefect has a block (Slack, Teams, Discord, ...) can also be added in Prefect's UI.
+    standard input, or from a prompt on a terminal, and cannot be passed on the command line.
+    Services that have a Prefect block (Slack, Teams, Discord, ...) can also be added in Prefect's
+    UI.
 
     Example: daybook channels add team < url.txt
     """
     if more or url is not None:  # the error must not repeat the secret
-        raise InvalidInput("url", "is never an argument", "pass it on standard input")
+        raise InvalidInput(
+            "url", "cannot be passed on the command line", "pass it on standard input"
+        )
     secret_url = documents.read_hidden_value("url", "URL", "url.txt").strip()
     prepare_prefect()
-    from daybook.api import channels
 
-    channel = await channels.add(name, secret_url, replace=replace)
+    channel = await api.channels.add(name, secret_url, replace=replace)
     if as_json:
         output.print_json(channel)
         return 0
-    chat = " --chat-id ID" if channel["chat_id"] else ""
-    output.line(
-        f"Saved the channel {name}; maximum message length: {channel['limit']:,} characters"
-    )
+    chat = " --chat-id ID" if channel.chat_id else ""
+    output.line(f"Saved the channel {name}; maximum message length: {channel.limit:,} characters")
     output.say(f"Try it: daybook channels test {name}{chat}")
     return 0
 
@@ -75,10 +79,10 @@ async def add_(
 async def test_(
     name: Annotated[str, Parameter(help="The channel's name.")],
     /,
-    text: Annotated[str | None, Parameter(help="Text to send. Default: a test sentence.")] = None,
+    text: Annotated[str | None, Parameter(help="Text to send. [default: a test sentence]")] = None,
     *,
     chat_id: Annotated[
-        str, Parameter(help="Chat of the channel; for the channel file, the file's name.")
+        str, Parameter(help="Chat in the channel; for the `file` channel, the file name.")
     ] = "",
     as_json: Json = False,
 ) -> int:
@@ -87,17 +91,16 @@ async def test_(
     Example: daybook channels test team
     """
     prepare_prefect()
-    from daybook.api import channels
 
     with documents.unknown_as_not_found("channel"):
-        sent = await channels.test(name, chat_id, text or channels.TEST_TEXT)
+        sent = await api.channels.test(name, chat_id, text or api.channels.TEST_TEXT)
     if as_json:
         output.print_json(sent)
-    elif sent["problem"]:
-        output.say(f"Did not arrive: {sent['problem']}")
+    elif sent.problem:
+        output.say(f"Did not arrive: {sent.problem}")
     else:
-        output.line(f"Arrived in {sent['seconds']:.1f} s")
-    return 1 if sent["problem"] else 0
+        output.line(f"Arrived in {sent.seconds:.1f} s")
+    return 1 if sent.problem else 0
 
 
 remove_ = documents.remove_command(

@@ -1,7 +1,7 @@
-"""Commands that every kind of settings document has: list, show and remove.
+"""Commands for every kind of settings document: list, show and remove.
 
-Each factory takes the module of `daybook.api` that has the operations, such as "secrets". It is
-imported when the command runs, so help starts without a database.
+Each factory takes the name of the module of `daybook.api` that has the operations, such as
+"secrets". `api` imports it when the command runs, so `--help` starts without a database.
 """
 
 from __future__ import annotations
@@ -9,26 +9,26 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from daybook import api
 from daybook.cli import output
 from daybook.cli.options import Json, prepare_prefect
 from daybook.errors import InvalidInput, NotFound, UnknownName
 
 Command = Callable[..., Awaitable[int]]
 
-NewName = Annotated[str, Parameter(help="Lowercase letters, digits and dashes.")]
+NewName = Annotated[str, Parameter(help="Name of lowercase letters, digits and dashes.")]
 
 
-def list_command(api: str, help_text: str, show: Callable[[Any], None]) -> Command:
-    """Return a command that lists all documents; ``show`` prints them for a person."""
+def list_command(module: str, help_text: str, show: Callable[[Any], None]) -> Command:
+    """Return a command that lists all documents; ``show`` prints them in human-readable form."""
 
     async def list_(*, as_json: Json = False) -> int:
         prepare_prefect()
-        listed = await getattr(import_module(f"daybook.api.{api}"), f"list_{api}")()
+        listed = await getattr(getattr(api, module), f"list_{module}")()
         (output.print_json if as_json else show)(listed)
         return 0
 
@@ -37,14 +37,14 @@ def list_command(api: str, help_text: str, show: Callable[[Any], None]) -> Comma
 
 
 def show_command(
-    api: str, noun: str, help_text: str, show: Callable[[Any], None], name_help: str
+    module: str, noun: str, help_text: str, show: Callable[[Any], None], name_help: str
 ) -> Command:
-    """Return a command that shows one document; ``show`` prints it for a person."""
+    """Return a command that shows one document; ``show`` prints it in human-readable form."""
 
     async def show_(name: str, /, *, as_json: Json = False) -> int:
         prepare_prefect()
         with unknown_as_not_found(noun):
-            details = await import_module(f"daybook.api.{api}").show(name)
+            details = await getattr(api, module).show(name)
         (output.print_json if as_json else show)(details)
         return 0
 
@@ -53,12 +53,12 @@ def show_command(
     return show_
 
 
-def remove_command(api: str, noun: str, help_text: str) -> Command:
+def remove_command(module: str, noun: str, help_text: str) -> Command:
     """Return a command that removes one document."""
 
     async def remove_(name: str, /, *, as_json: Json = False) -> int:
         prepare_prefect()
-        await import_module(f"daybook.api.{api}").remove(name)
+        await getattr(api, module).remove(name)
         if as_json:
             output.print_json({"removed": name})
         else:
@@ -73,22 +73,22 @@ def remove_command(api: str, noun: str, help_text: str) -> Command:
 
 @contextmanager
 def unknown_as_not_found(noun: str) -> Iterator[None]:
-    """Raise `NotFound` for an unknown document, because the command names it as its target.
+    """Raise `NotFound` instead of `UnknownName` for the document that the command names.
 
-    An unknown secret stays `UnknownName`: the command does not name it.
+    An unknown secret stays `UnknownName`, because the command does not name it.
     """
     try:
         yield
     except UnknownName as error:
         if error.field == "secret":
             raise
-        raise NotFound(noun, error.name) from error
+        raise NotFound(noun, error.name, known=error.known) from error
 
 
 def read_hidden_value(field: str, label: str, file: str) -> str:
-    """Read a value from standard input or a prompt, without its last line break.
+    """Return a value from standard input or a prompt, without its last line break.
 
-    ``file`` is the name of the example file in the error. Raise `InvalidInput` if the value is
+    ``file`` is the name of the example file in the error. Raises `InvalidInput` if the value is
     blank or not UTF-8.
     """
     if sys.stdin.isatty():

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook.cli import formatting, output
-from daybook.cli.job_options import At, Cron, Every, Zone
-from daybook.cli.options import Json
+from daybook import api
+from daybook.cli import completion, formatting, output
+from daybook.cli.job_options import ScheduleOptions
+from daybook.cli.options import Absolute, Json, check_limit
 from daybook.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from daybook.jobs.views import DueTimes
+
+_NO_OPTIONS = ScheduleOptions()
 
 Reference = Annotated[
     str | None,
-    Parameter(help="Job name, id or unique id prefix; leave out if you pass a schedule."),
+    Parameter(
+        help="Job name, id or unique id prefix. [default: all jobs, or the given schedule]",
+        completer=completion.jobs,
+    ),
 ]
 
 
@@ -22,58 +31,84 @@ def next_(
     job: Reference = None,
     /,
     *,
-    cron: Cron = None,
-    every: Every = None,
-    at: At = None,
-    timezone: Zone = None,
+    options: ScheduleOptions = _NO_OPTIONS,
     after: Annotated[
-        str | None, Parameter(help="Show due times after this RFC 3339 time [default: now].")
+        str | None, Parameter(help="Show due times after this RFC 3339 time. [default: now]")
     ] = None,
-    count: Annotated[int, Parameter(help="Number of due times.", show_default=True)] = 5,
+    count: Annotated[
+        int | None,
+        Parameter(help="Number of due times. [default: 5; without a job or a schedule, all jobs]"),
+    ] = None,
+    absolute: Absolute = False,
     as_json: Json = False,
 ) -> int | Coroutine[Any, Any, int]:
-    """Show the next due times of a job or a schedule.
+    """Show the next due times of a job or a schedule, or the next one of each job.
 
-    A schedule needs neither Prefect nor the ledger.
+    Works without Prefect; with a schedule, also without the ledger. The due times of one job or
+    schedule are always absolute, in its time zone and in UTC.
 
     Example: daybook next --cron "0 9 * * 1-5" --tz Europe/Berlin --count 10
     """
-    given_options = [
-        name for name, value in (("cron", cron), ("every", every), ("at", at)) if value is not None
-    ]
+    given: dict[str, Any] = options.fields()
+    limits: dict[str, Any] = {"after": after} | ({} if count is None else {"count": count})
+    schedules = [name for name in given if name != "timezone"]
     if job is not None:
-        if given_options:
-            raise InvalidInput(
-                " and ".join(["job", *given_options]), "only one of these can be given"
-            )
-        if timezone is not None:
+        if schedules:
+            raise InvalidInput(" and ".join(["job", *schedules]), "only one of these can be given")
+        if given:
             raise InvalidInput(
                 "timezone", "cannot be combined with a job", "a job has its own time zone"
             )
-        return _next_of_job(job, after, count, as_json)
-    if not given_options:
-        raise InvalidInput("schedule", "is missing", "pass a job, or one of cron, every, at")
-    from daybook.api import due
+        return _next_of_job(job, limits, as_json)
+    if not given and after is None:
+        return _next_of_all(count, absolute, as_json)
+    if not schedules:
+        raise InvalidInput("schedule", "is missing", "pass a job or a schedule")
 
-    result = due.of_schedule(
-        cron=cron, every=every, at=at, timezone=timezone, after=after, count=count
-    )
-    return _print_due_times(result, as_json)
+    return _print_due_times(api.due.of_schedule(**given, **limits), as_json)
 
 
-async def _next_of_job(job: str, after: str | None, count: int, as_json: bool) -> int:
-    from daybook.api import due
+async def _next_of_all(count: int | None, absolute: bool, as_json: bool) -> int:
+    from daybook.api.filters import JobFilters
 
-    return _print_due_times(await due.of_job(job, after=after, count=count), as_json)
+    if count is not None:
+        check_limit(count, "count")
+    jobs = await api.jobs.list_jobs(JobFilters(sort="next"))
+    jobs = [each for each in jobs if each.next_due][:count]
+    if as_json:
+        output.print_json(jobs)
+    elif jobs:
+        when = formatting.time_format(absolute)
+        next_heading = formatting.time_heading("NEXT", absolute)
+        output.table(
+            (next_heading, "JOB", "SCHEDULE", "LAST"),
+            [
+                (
+                    when(each.next_due[0]),
+                    each.name,
+                    each.words,
+                    formatting.last_outcome(each),
+                )
+                for each in jobs
+            ],
+            whole=(next_heading, "LAST"),
+        )
+    else:
+        output.say("No job is due. `daybook list` lists all jobs.")
+    return 0
 
 
-def _print_due_times(result: dict[str, Any], as_json: bool) -> int:
+async def _next_of_job(job: str, limits: dict[str, Any], as_json: bool) -> int:
+    return _print_due_times(await api.due.of_job(job, **limits), as_json)
+
+
+def _print_due_times(result: DueTimes, as_json: bool) -> int:
     if as_json:
         output.print_json(result)
         return 0
-    output.say(result["words"])
-    for each in result["due"]:
-        output.line(formatting.due_time_with_utc(each["local"]))
-    if not result["due"]:
+    output.say(result.words)
+    for each in result.due:
+        output.line(formatting.due_time_with_utc(each.local))
+    if not result.due:
         output.say("There are no further due times.")
     return 0

@@ -1,13 +1,13 @@
 """Error messages of the command line: one sentence that names the option as the user typed it.
 
-The service names fields as Python and JSON do (`on_demand`). Only this module translates such a
+`daybook.api` names fields as Python and JSON do (`on_demand`). Only this module translates such a
 name into its spelling on the command line: `--on-demand`, or `PROMPT` for a positional argument.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from cyclopts import App, CycloptsError
@@ -23,37 +23,47 @@ from daybook.errors import DaybookError, InvalidInput
 COMMAND_LINE = "command line"
 """The field of an `InvalidInput` that concerns the whole command line."""
 
-_UNDERSCORED = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b")
-_CHOICES = re.compile(r"\b(cron|every|at|on_demand)\b")
+_WORD = re.compile(r"\b[a-z]+(?:_[a-z]+)*\b")
 
 
 def option_spellings(app: App) -> dict[str, str]:
-    """Return the spelling of each field of a command on the command line, by field name."""
+    """Return a mapping of each field of a command to its spelling on the command line."""
     spelling_of: dict[str, str] = {}
     for argument in app.assemble_argument_collection():
         name = argument.field_info.name
         if argument.name.startswith("--") or argument.index is not None:
-            spelling_of[name.rstrip("_")] = (
-                argument.name if argument.index is None else name.upper()
-            )
+            spelling = argument.name if argument.index is None else name.upper()
+            spelling_of.setdefault(name.rstrip("_"), spelling)  # a positional argument comes first
     return spelling_of
 
 
 def error_message(error: DaybookError, typed: Mapping[str, str]) -> str:
-    """Return the error in the words of the command line; ``typed`` is from `option_spellings`."""
+    """Return the error's message with fields spelled as in ``typed`` (from `option_spellings`)."""
     if not isinstance(error, InvalidInput):
         return str(error)
     fields = error.field.split(" and ")
     field = " and ".join(typed.get(name, name) for name in fields)
-    hint = _UNDERSCORED.sub(lambda match: typed.get(match[0], match[0]), error.hint)
-    if error.field == "schedule" or len(fields) > 1:  # the hint names several options
-        hint = _CHOICES.sub(lambda match: typed.get(match[0], match[0]), hint)
+    plain_names: Collection[str] = ()
+    if error.field == "schedule" or len(fields) > 1:
+        from daybook.jobs.model import ScheduleFields
+        from daybook.schedules.schedule import FIELD_NAMES
+
+        if FIELD_NAMES in error.hint:
+            plain_names = ScheduleFields.model_fields
+    hint = _WORD.sub(
+        lambda match: (
+            typed.get(match[0], match[0])
+            if "_" in match[0] or match[0] in plain_names
+            else match[0]
+        ),
+        error.hint,
+    )
     problem = error.problem if error.field == COMMAND_LINE else f"{field}: {error.problem}"
     return problem + (f" ({hint})" if hint else "")
 
 
 def error_as_json(error: DaybookError, typed: Mapping[str, str]) -> dict[str, Any]:
-    """Return `{"error": {"code", "message", "field"?}}`; ``field`` is the service's field name."""
+    """Return `{"error": {"code", "message", "field"?}}`; ``field`` is as in `daybook.api`."""
     body: dict[str, Any] = {"code": error.code, "message": error_message(error, typed)}
     if isinstance(error, InvalidInput):
         body["field"] = error.field
@@ -65,7 +75,7 @@ def usage_error(error: CycloptsError) -> InvalidInput:
     if isinstance(error, UnusedCliTokensError):
         extra = " ".join(error.unused_tokens or [])
         return InvalidInput(
-            COMMAND_LINE, f'unexpected argument "{extra}"', "quote arguments with blanks"
+            COMMAND_LINE, f'unexpected argument "{extra}"', "quote arguments with spaces"
         )
     problem = str(error).partition(" Available commands")[0].strip().removesuffix(".")
     if isinstance(error, MissingArgumentError) and "--" in problem:

@@ -1,59 +1,92 @@
-"""Text for instants, jobs and runs, made from the dictionaries of `daybook.api`."""
+"""Text for instants, jobs and runs, made from the results of `daybook.api`."""
 
 from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daybook.clock import SYSTEM_CLOCK
 
+if TYPE_CHECKING:
+    from daybook.delivery.views import InboxMessage, ListedRun, Notification
+    from daybook.jobs.checks import Check
+    from daybook.jobs.views import ListedJob
+    from daybook.ledger.views import Run
+    from daybook.operations.status import DueJob
 
-def local_time(instant: datetime | str | None) -> str:
+
+TimeFormat = Callable[[datetime | None], str]
+"""Function that returns an instant as text: `relative_time` or `local_time`."""
+
+
+def time_format(absolute: bool) -> TimeFormat:
+    """Return the format of all times in one output; ``absolute`` is the option `--absolute`."""
+    return local_time if absolute else relative_time
+
+
+def time_heading(name: str, absolute: bool) -> str:
+    """Return the heading of a column of times; absolute ones name the zone: `DUE (UTC)`."""
+    return f"{name} ({_zone_name()})" if absolute else name
+
+
+def time_zone_field(absolute: bool) -> list[tuple[str, str]]:
+    """Return the field that names the zone of the absolute times in fields; none if relative."""
+    return [("times in", _zone_name())] if absolute else []
+
+
+def _zone_name() -> str:
+    from daybook.settings import machine_timezone  # not needed for relative times
+
+    return machine_timezone()
+
+
+def relative_time(instant: datetime | None) -> str:
+    """Return an instant relative to now: `in 14 min`, `2 h ago`, `now`; a dash for None.
+
+    The unit is the largest one of which there are at least two.
+    """
+    if instant is None:
+        return "-"
+    seconds = round((instant - SYSTEM_CLOCK.now()).total_seconds())
+    if seconds == 0:
+        return "now"
+    units = (("days", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+    unit, size = next(each for each in units if abs(seconds) >= 2 * each[1] or each[1] == 1)
+    amount = f"{round(abs(seconds) / size)} {unit}"
+    return f"in {amount}" if seconds > 0 else f"{amount} ago"
+
+
+def local_time(instant: datetime | None) -> str:
     """Return an instant in this machine's time zone, to the second; a dash for None."""
     if instant is None:
         return "-"
-    if isinstance(instant, str):
-        instant = datetime.fromisoformat(instant)
     return f"{instant.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def due_time(text: str) -> str:
+def due_time(moment: datetime) -> str:
     """Return a due time in its job's time zone: `Fri 2026-11-20 09:00 +01:00`."""
-    moment = datetime.fromisoformat(text)
     offset = f"{moment:%z}"
     return f"{_DAYS[moment.weekday()]} {_date_and_time(moment)} {offset[:3]}:{offset[3:5]}"
 
 
-def due_time_with_utc(text: str) -> str:
+def due_time_with_utc(moment: datetime) -> str:
     """Return a due time in its job's time zone and, if the zone's offset is not zero, also in UTC.
 
     `Fri 2026-11-20 09:00 +01:00  =  2026-11-20 08:00 UTC`, or `Fri 2026-11-20 09:00 UTC`.
     """
-    moment = datetime.fromisoformat(text)
     if not moment.utcoffset():
         return f"{_DAYS[moment.weekday()]} {_date_and_time(moment)} UTC"
-    return f"{due_time(text)}  =  {_date_and_time(moment.astimezone(UTC))} UTC"
-
-
-def short_due_time(text: str) -> str:
-    """Return a due time for a table: `Fri 20 Nov 09:00`, with seconds only if they are not zero.
-
-    The year is left out for the next 180 days, in which no day and month comes twice.
-    """
-    moment = datetime.fromisoformat(text)
-    shown = (
-        f"{_DAYS[moment.weekday()]} {moment.day} {_MONTHS[moment.month - 1]} {_time_of_day(moment)}"
-    )
-    return shown if (moment - SYSTEM_CLOCK.now()).days < 180 else f"{shown} {moment.year}"
+    return f"{due_time(moment)}  =  {_date_and_time(moment.astimezone(UTC))} UTC"
 
 
 def duration(seconds: float | None) -> str:
-    """Return `0.4 s`, `1 m 05 s` or `2 h 03 m`; a dash for None."""
+    """Return a duration as `0.4 s`, `1 m 05 s` or `2 h 03 m`; a dash for None."""
     if seconds is None:
         return "-"
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
@@ -61,90 +94,111 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02} m"
 
 
-def enabled_state(job: dict[str, Any]) -> str:
-    """Return `on`, or `off` with the reason: `off (paused: on holiday)`."""
-    if job["enabled"]:
+def short_state(job: ListedJob) -> str:
+    """Return the state of a job for a table: `on`, `off`, `running`; `on, conflict`."""
+    state = "running" if job.running else "on" if job.enabled else "off"
+    return state + (", conflict" if job.conflicts else "")
+
+
+def last_outcome(job: ListedJob) -> str:
+    """Return the outcome of the last run; for failures in a row with their number: `failed × 3`."""
+    count = job.consecutive_failures
+    return (job.last_status or "-") + (f" × {count}" if count > 1 else "")
+
+
+def enabled_state(job: ListedJob) -> str:
+    """Return `on`, or `off` with the reason, if there is one: `off (paused: on holiday)`."""
+    if job.enabled:
         return "on"
-    reason = job["disabled_reason"]
+    reason = job.disabled_reason
     return f"off ({reason})" if reason else "off"
 
 
-def run_summary(run: dict[str, Any]) -> str:
-    """Return `failed at 2026-11-20 09:00:01 (exit code 1)`, or `running, due …`."""
-    if run["finished_at"] is None:
-        line = f"{run['status']}, due {local_time(run['scheduled_for'])}"
+def run_summary(run: Run, when: TimeFormat = local_time) -> str:
+    """Return a run's state: `failed, 2026-11-20 09:00:01 (exit code 1)` or `running, due …`."""
+    if run.finished_at is None:
+        line = f"{run.status}, due {when(run.scheduled_for)}"
     else:
-        line = f"{run['status']} at {local_time(run['finished_at'])}"
+        line = f"{run.status}, {when(run.finished_at)}"
     return line + (f" ({why})" if (why := short_reason(run)) else "")
 
 
-def run_due_time(run: dict[str, Any]) -> str:
-    """Return the due time of a run.
-
-    For a run that covers several due times, return the first, the last and their number.
-    """
-    first, last = local_time(run["scheduled_for"]), run["scheduled_to"]
-    return first if last is None else f"{first} to {local_time(last)}, {run['count']:,} times"
+def run_due_time(run: Run, when: TimeFormat = local_time) -> str:
+    """Return the due time of a run; for several due times, the first, the last and their number."""
+    first, last = when(run.scheduled_for), run.scheduled_to
+    return first if last is None else f"{first} to {when(last)}, {run.count:,} times"
 
 
-def job_label(run: dict[str, Any], none: str = "-") -> str:
+def due_jobs(due_soon: Sequence[DueJob], when: TimeFormat) -> str:
+    """Return a line with the due time and the name of each job; empty if there are none."""
+    times = [when(each.due) for each in due_soon]
+    width = max(map(len, times), default=0)
+    return "\n".join(f"{at:<{width}}  {each.job}" for at, each in zip(times, due_soon, strict=True))
+
+
+def job_label(of: Run | Notification | InboxMessage, none: str = "-") -> str:
     """Return the job's name, marked if the job was removed, or ``none`` without a job."""
-    return f"{run['job']} (removed)" if run["job_removed"] else run["job"] or none
+    return f"{of.job} (removed)" if of.job_removed else of.job or none
 
 
-def short_reason(run: dict[str, Any]) -> str:
+def short_reason(run: Run) -> str:
     """Return the first line of a run's reason or error; empty if it has neither."""
-    return "".join((run["reason"] or run["error"] or "").strip().splitlines()[:1])
+    return "".join((run.reason or run.error or "").strip().splitlines()[:1])
 
 
-def delivery_summary(run: dict[str, Any]) -> str:
+def delivery_summary(run: ListedRun) -> str:
     """Return the state of a run's callbacks and messages, or else of its alert, for a table.
 
-    `delivered`, `alert delivered`; a dash if there are none.
+    `delivered`, `alert delivered`; a dash if there are neither.
     """
-    if run["delivery"] != "not_requested":
-        return str(run["delivery"])
-    return f"alert {run['alert']}" if run.get("alert") else "-"
+    if run.delivery != "not_requested":
+        return run.delivery
+    return f"alert {run.alert}" if run.alert else "-"
 
 
-def delivery_details(run: dict[str, Any]) -> str:
-    """Return a line for each callback and message of a run; empty if none was requested."""
-    lines = [f"{recipient(each)}: {delivery_state(each)}" for each in run.get("deliveries", ())]
-    if run["delivery"] == "suppressed":
+def delivery_details(run: Run, deliveries: Sequence[Notification]) -> str:
+    """Return a line for each callback and message of a run, and why others were not sent.
+
+    Empty if none was requested.
+    """
+    lines = [f"{recipient(each)}: {delivery_state(each)}" for each in deliveries]
+    if run.delivery == "suppressed":
         lines.append("not sent: a repeat, nothing to report, or the job is silent")
-    elif not lines and run["delivery"] != "not_requested":
-        lines.append(str(run["delivery"]))
+    elif not lines and run.delivery != "not_requested":
+        lines.append(run.delivery)
     return "\n".join(lines)
 
 
-def delivery_state(each: dict[str, Any]) -> str:
+def delivery_state(each: Notification) -> str:
     """Return the state of one callback or message.
 
     `delivered`, `delivered after 3 tries`, `pending, 2 tries, next 2026-…: connection refused`.
     """
-    tries, error = each["attempts"], first_line(each["error"])
+    tries, error = each.attempts, first_line(each.error)
     why = f": {error}" if error else ""
-    match each["status"]:
+    match each.status:
         case "delivered":
             return "delivered" + (f" after {counted(tries, 'try')}" if tries > 1 else "")
         case "failed":
             return f"failed after {counted(tries, 'try')}{why}"
         case "suppressed":
-            return each["note"] or "withdrawn"
+            return each.note or "withdrawn"
         case _:
-            return f"pending, {counted(tries, 'try')}, next {next_try(each['next_at'])}{why}"
+            return f"pending, {counted(tries, 'try')}, next {next_try(each.next_at)}{why}"
 
 
-def next_try(*at: str | None) -> str:
-    """Return the latest of the instants in this machine's time zone, or `now` if it has passed."""
-    times = [datetime.fromisoformat(each) for each in at if each is not None]
-    latest = max(times, default=SYSTEM_CLOCK.now())
-    return local_time(latest.isoformat()) if latest > SYSTEM_CLOCK.now() else "now"
+def next_try(*at: datetime | None) -> str:
+    """Return the latest of the instants in this machine's time zone.
+
+    Return `now` if that instant has passed, or if all are None.
+    """
+    latest = max(filter(None, at), default=SYSTEM_CLOCK.now())
+    return local_time(latest) if latest > SYSTEM_CLOCK.now() else "now"
 
 
-def recipient(each: dict[str, Any]) -> str:
+def recipient(each: Notification) -> str:
     """Return the recipient of a callback or message: an address, or `team (chat 42)`."""
-    return f"{each['to']} (chat {each['chat_id']})" if each["chat_id"] else str(each["to"])
+    return f"{each.to} (chat {each.chat_id})" if each.chat_id else each.to
 
 
 def notifications(recipients_of: dict[str, list[str]]) -> str:
@@ -162,61 +216,73 @@ def notifications(recipients_of: dict[str, list[str]]) -> str:
     return "\n".join(f"{events} → {', '.join(recipients)}" for events, recipients in lines.items())
 
 
-def signing_secret_state(until: str | None) -> str:
-    """Describe a destination's signing secret, and until when its previous one is valid."""
+def signing_secret_state(until: datetime | None) -> str:
+    """Describe a destination's signing secret, and until when its previous one signs as well."""
     return f"own; the previous one until {local_time(until)}" if until else "own"
 
 
 def short_id(of: str) -> str:
-    """Return the short form of an id that a user can type, without the common prefix."""
+    """Return the first 8 characters of an id, without the prefix `msg_`."""
     return of.removeprefix("msg_")[:8]
 
 
 def counted(count: int, noun: str) -> str:
-    """Return `1 try`, `2 tries` or `1,000 messages`."""
+    """Return a number with its noun: `1 try`, `2 tries` or `1,000 messages`."""
     plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{count:,} {noun if count == 1 else plural}"
 
 
 def first_line(text: str | None) -> str:
-    """Return the first line that is not blank; empty if there is none."""
+    """Return the first line of ``text`` that is not blank; empty if there is none."""
     return next(filter(None, map(str.strip, (text or "").splitlines())), "")
 
 
-def attempts(run: dict[str, Any]) -> str:
-    """Return `3 attempts`; empty for one or none."""
-    return f"{run['attempts']} attempts" if run["attempts"] > 1 else ""
+def attempts(run: Run) -> str:
+    """Return the number of attempts: `3 attempts`; empty for one or none."""
+    return f"{run.attempts} attempts" if run.attempts > 1 else ""
 
 
 def tokens(usage: dict[str, Any]) -> str:
-    """Return `14 tokens in, 8 out`; empty if the usage is not known."""
+    """Return the tokens of a usage: `14 tokens in, 8 out`; empty if they are not known."""
     if usage.get("input_tokens") is None:
         return ""
     return f"{usage['input_tokens']:,} tokens in, {usage['output_tokens'] or 0:,} out"
 
 
 def cost(usage: dict[str, Any]) -> str:
-    """Return `$0.000018` or `price unknown`; empty if there is no usage."""
+    """Return the cost of a usage: `$0.000018` or `price unknown`; empty if there is no usage."""
     if not usage:
         return ""
     dollars = usage.get("cost_usd")
     return "price unknown" if dollars is None else f"${dollars:.6f}"
 
 
-def usage_summary(run: dict[str, Any]) -> str:
+def short_tokens(usage: dict[str, Any]) -> str:
+    """Return the tokens in and out of a usage for a table: `1,302`; a dash if not known."""
+    counts = [usage.get("input_tokens"), usage.get("output_tokens")]
+    return "-" if counts == [None, None] else f"{sum(filter(None, counts)):,}"
+
+
+def short_cost(usage: dict[str, Any]) -> str:
+    """Return the cost of a usage for a table: `$0.0042`; a dash if it is not known."""
+    dollars = usage.get("cost_usd")
+    return "-" if dollars is None else f"${dollars:.4f}"
+
+
+def usage_summary(run: Run) -> str:
     """Return the usage of a run: `2 attempts · gpt-6-luna · 14 tokens in, 8 out · $0.000018`."""
-    usage = run["usage"]
-    parts = [attempts(run), run["model"] if usage else "", tokens(usage), cost(usage)]
+    usage = run.usage
+    parts = [attempts(run), (run.model or "") if usage else "", tokens(usage), cost(usage)]
     return " · ".join(filter(None, parts))
 
 
-def check_summary(of: dict[str, Any]) -> str:
+def check_summary(of: Check) -> str:
     """Describe a job's check: `the tool mail.any {"box": "in"}`; empty if it has none."""
-    if of["tool"]:
-        return f"the tool {of['tool']}" + (f" {field_text(of['params'])}" if of["params"] else "")
-    if of["prompt"]:
-        return f"the agent {of['agent'] or 'of the job'}: {of['prompt']}"
-    return f"the command {shlex.join(of['command'])}" if of["command"] else ""
+    if of.tool:
+        return f"the tool {of.tool}" + (f" {field_text(of.params)}" if of.params else "")
+    if of.prompt:
+        return f"the agent {of.agent or 'of the job'}: {of.prompt}"
+    return f"the command {shlex.join(of.command)}" if of.command else ""
 
 
 def field_text(of: Any) -> str:
@@ -231,7 +297,6 @@ def quoted(name: str) -> str:
 
 # English in every locale.
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def _date_and_time(moment: datetime) -> str:

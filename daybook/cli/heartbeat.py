@@ -1,14 +1,19 @@
-"""The `daybook heartbeat` commands: standing orders that an agent checks regularly."""
+"""The `daybook heartbeat` commands: standing orders that an agent carries out regularly."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from daybook import api
 from daybook.cli import formatting, output
 from daybook.cli.job_options import HeartbeatOptions
 from daybook.cli.options import Json, prepare_prefect
+from daybook.jobs.actions import Heartbeat
+
+if TYPE_CHECKING:
+    from daybook.api.heartbeat import HeartbeatStatus
 
 Name = Annotated[str, Parameter(help="Name of the heartbeat. [default: heartbeat]")]
 _NO_OPTIONS = HeartbeatOptions()
@@ -23,16 +28,15 @@ async def on_(
     """Turn the heartbeat on, every 10 minutes by default.
 
     Each beat reads the file of standing orders. If it has text, the gate agent decides whether
-    there is anything to do, and only then the agent carries the orders out. Options that are not
-    given keep their values.
+    there is anything to do; if so, the main agent carries out the orders. Options you omit keep
+    their values.
 
     Example: daybook heartbeat on --every 10m --gate-agent fast --channel inbox
     """
     prepare_prefect()
-    from daybook.api import heartbeat
 
-    status = await heartbeat.on(options.fields(), name)
-    for note in status.pop("notes"):
+    status = await api.heartbeat.on(options.fields(), name)
+    for note in () if as_json else status.notes:
         output.say(note)
     return _print_status(status, as_json)
 
@@ -43,9 +47,8 @@ async def off_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
     Example: daybook heartbeat off
     """
     prepare_prefect()
-    from daybook.api import heartbeat
 
-    return _print_status(await heartbeat.off(name), as_json)
+    return _print_status(await api.heartbeat.off(name), as_json)
 
 
 async def status_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
@@ -55,35 +58,34 @@ async def status_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
 
     Example: daybook heartbeat status
     """
-    from daybook.api import heartbeat
-
-    return _print_status(await heartbeat.status(name), as_json)
+    return _print_status(await api.heartbeat.status(name), as_json)
 
 
-def _print_status(status: dict[str, Any], as_json: bool) -> int:
+def _print_status(status: HeartbeatStatus, as_json: bool) -> int:
     if as_json:
         output.print_json(status)
         return 0
-    job = status["job"]
+    job = status.job
     if job is None:
         output.line("There is no heartbeat.")
         output.fields([("orders", _orders_text(status))])
-        output.say("Switch it on with: daybook heartbeat on")
+        output.say("Turn it on with: daybook heartbeat on")
         return 0
-    last = job["last_run"]
-    output.line(f"{job['name']} is {formatting.enabled_state(job)}: {job['words']}")
+    last, action = job.last_run, job.action
+    assert isinstance(action, Heartbeat)
+    output.line(f"{job.name} is {formatting.enabled_state(job)}: {job.words}")
     pairs = [
-        ("next due", "\n".join(map(formatting.due_time_with_utc, job["next_due"])) or "-"),
+        ("next due", "\n".join(map(formatting.due_time_with_utc, job.next_due)) or "-"),
         ("orders", _orders_text(status)),
-        ("gate agent", job["gate_agent"] or job["agent"]),
-        ("agent", job["agent"]),
-        ("notifies", formatting.notifications(job["recipients"])),
+        ("gate agent", action.gate_agent or action.agent),
+        ("agent", action.agent),
+        ("notifies", formatting.notifications(job.recipients)),
         ("last beat", formatting.run_summary(last) if last else "none yet"),
     ]
     output.fields([(name, value) for name, value in pairs if value])
     return 0
 
 
-def _orders_text(status: dict[str, Any]) -> str:
-    state, file = status["orders"], str(status["file"])
+def _orders_text(status: HeartbeatStatus) -> str:
+    state, file = status.orders, status.file
     return file if state == "there" else f"{file} is {state}, so each beat is skipped"

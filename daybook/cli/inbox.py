@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from daybook import api
 from daybook.cli import formatting, output
-from daybook.cli.options import Json
+from daybook.cli.options import Json, Limit, check_limit
 from daybook.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from daybook.delivery.views import InboxMessage
 
 
 async def inbox_(
     *messages: Annotated[
         str, Parameter(name="ID", help="Message id or unique prefix; shows the full message.")
     ],
-    all_: Annotated[bool, Parameter(name="--all", help="Include messages that were read.")] = False,
+    all_: Annotated[
+        bool, Parameter(name="--all", help="Also list messages that are already read.")
+    ] = False,
     job: Annotated[
-        str | None, Parameter(help="List only messages about this job, which may be a removed one.")
+        str | None, Parameter(help="List only messages about this job, current or removed.")
     ] = None,
     read: Annotated[
         bool, Parameter(help="Mark the given messages as read; without ID, all messages.")
     ] = False,
-    limit: Annotated[int, Parameter(help="Maximum number of messages.", show_default=True)] = 20,
+    limit: Limit = 20,
     as_json: Json = False,
 ) -> int:
     """List inbox messages, newest first: alerts, and answers of jobs that send to the inbox.
@@ -32,21 +38,19 @@ async def inbox_(
 
     Example: daybook inbox --read
     """
-    if limit < 1:
-        raise InvalidInput("limit", f"{limit} is too small", "use 1 or more")
+    check_limit(limit)
     if (messages or read) and (job or all_):
         other = "ID" if messages else "read"
         raise InvalidInput(
             "job" if job else "all", f"cannot be combined with {other}", "leave one out"
         )
-    from daybook.api import inbox
 
     if read:
         return await _mark_read(messages, as_json)
     if messages:
-        listed = [await inbox.show(each) for each in messages]
+        listed = [await api.inbox.show(each) for each in messages]
     else:
-        listed = await inbox.list_messages(job, unread_only=not all_, limit=limit)
+        listed = await api.inbox.list_messages(job, unread_only=not all_, limit=limit)
     if as_json:
         output.print_json(listed)
     elif messages:
@@ -61,9 +65,7 @@ async def inbox_(
 
 
 async def _mark_read(messages: tuple[str, ...], as_json: bool) -> int:
-    from daybook.api import inbox
-
-    count = await inbox.mark_read(messages)
+    count = await api.inbox.mark_read(messages)
     if as_json:
         output.print_json({"read": count})
     else:
@@ -71,15 +73,15 @@ async def _mark_read(messages: tuple[str, ...], as_json: bool) -> int:
     return 0
 
 
-def _print_list(listed: list[dict[str, Any]], limit: int) -> None:
+def _print_list(listed: list[InboxMessage], limit: int) -> None:
     output.table(
         ("ID", "WHEN", "JOB", "ABOUT", "MESSAGE"),
         [
             (
-                formatting.short_id(each["id"]),
-                formatting.local_time(each["created_at"]),
+                formatting.short_id(each.id),
+                formatting.local_time(each.created_at),
                 formatting.job_label(each),
-                output.ALERT_PREFIX * each["alert"] + each["event"],
+                output.ALERT_PREFIX * each.alert + each.event,
                 _summary(each),
             )
             for each in listed
@@ -93,23 +95,23 @@ def _print_list(listed: list[dict[str, Any]], limit: int) -> None:
     output.say(f"{more_text}Show one: daybook inbox ID. Mark all as read: daybook inbox --read")
 
 
-def _summary(message: dict[str, Any]) -> str:
-    """Return the first line of a message; with the subject if the message has no job."""
-    first = formatting.first_line(message["text"])
-    return first if message["job"] and first else f"{message['subject']}. {first}"
+def _summary(message: InboxMessage) -> str:
+    """Return the first line of a message, after its subject if it has no job or no text."""
+    first = formatting.first_line(message.text)
+    return first if message.job and first else f"{message.subject}. {first}"
 
 
-def _print_message(message: dict[str, Any]) -> None:
-    subject = message["subject"] or formatting.job_label(message)
-    output.line(subject, style="bold red" if message["alert"] else "bold")
-    run = message["run_id"]
+def _print_message(message: InboxMessage) -> None:
+    subject = message.subject or formatting.job_label(message)
+    output.line(subject, style="bold red" if message.alert else "bold")
+    run = message.run_id
     pairs = [
-        ("about", ", ".join(filter(None, [formatting.job_label(message, ""), message["event"]]))),
-        ("at", formatting.local_time(message["created_at"])),
-        ("read", formatting.local_time(message["read_at"]) if message["read_at"] else "no"),
+        ("about", ", ".join(filter(None, [formatting.job_label(message, ""), message.event]))),
+        ("at", formatting.local_time(message.created_at)),
+        ("read", formatting.local_time(message.read_at) if message.read_at else "no"),
         ("run", f"{run} (`daybook show {run[:8]}`)" if run else ""),
-        ("id", message["id"]),
+        ("id", message.id),
     ]
     output.fields([(name, value) for name, value in pairs if value])
     output.line()
-    output.line("\n".join(f"  {each}".rstrip() for each in message["text"].splitlines()))
+    output.line("\n".join(f"  {each}".rstrip() for each in message.text.splitlines()))

@@ -1,6 +1,7 @@
-"""Options of a job's fields on the command line, derived from `daybook.jobs.model.FIELDS`.
+"""Command-line options for the fields of a job, derived from `daybook.jobs.model`.
 
-A field's description is the help of its option. Only the spelling of a value is defined here.
+The description of a field is the help of its option. Only the names of options that differ from
+their fields, and the syntax of values, are defined here.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, ge
 
 from cyclopts import Group, Parameter
 
+from daybook.cli import completion
 from daybook.cli.options import header, metadata, parse_json_object, split_command, text_or_file
 from daybook.jobs import policy as policies
-from daybook.jobs.actions import ACTIONS, AgentPrompt, Heartbeat, ToolCall, Webhook
+from daybook.jobs.actions import ACTIONS, AgentPrompt, Heartbeat
 from daybook.jobs.checks import Check
-from daybook.jobs.model import FIELDS, ScheduleFields, default_fields
+from daybook.jobs.model import FIELDS, Job, ScheduleFields, default_fields
 from daybook.jobs.notify import Notify
 from daybook.schedules import bounds
 
@@ -28,50 +30,72 @@ _NAMES = {
     "timezone": "tz",
     "url": "webhook",
 }
-"""Options that are not named like their fields."""
+"""Options whose names differ from their fields."""
 
 _SYNTAX = {
     "body": "Write the text, or @file.",
     "headers": 'Write "Name: value".',
     "metadata": "Write name=value, or a JSON object.",
-    "url": "Replaces the prompt.",
-    "tool": "Replaces the prompt.",
 }
-"""How to write a value, where the type of the field does not say it."""
+"""How to write a value, where the type of the field does not show it."""
+
+REPLACES_PROMPT = {
+    name
+    for action in ACTIONS.values()
+    for name, field in action.model_fields.items()
+    if field.is_required() and name != "prompt"
+}
+"""The required fields of the other kinds of job; each is given instead of a prompt."""
 
 _CHECKS = {f"check_{name}": field for name, field in Check.model_fields.items()}
-"""Keys of the field `check`: each is an option of its own."""
+"""Fields of the object `check`; each has its own option."""
 
 _HELP = {
     "check_command": "Quotes work as in a shell. Pass '' to remove the check.",
-    "enabled": "Add the job switched off; it can still be run by hand.",
+    "enabled": "Add the job disabled; it can still be run by hand.",
+}
+
+_COMPLETERS = {
+    "agent": completion.agents,
+    "channel": completion.channels,
+    "check_agent": completion.agents,
 }
 
 _Options = TypeVar("_Options", bound="type[FieldOptions]")
 
 
 def parameter(name: str, group: Group | None = None) -> Parameter:
-    """Return the option of the field ``name``, with its description, choices and default."""
+    """Return the option for the field ``name``, with its description, choices and default."""
     field = (FIELDS | _CHECKS)[name]
     spelling = "--" + _NAMES.get(name, name).replace("_", "-")
     if name == "enabled":
         return Parameter(name=spelling, group=group, help=_HELP[name])
     texts = [field.description or "", _SYNTAX.get(name, ""), _HELP.get(name, "")]
+    if name in REPLACES_PROMPT:
+        texts.append("Replaces the prompt.")
     if get_origin(field.annotation) is dict and name not in _SYNTAX:
         texts.append("Write a JSON object, or @file.")
     if _type(name) == list[str]:
         texts.append("Repeatable.")
-    if choices := _choices(field.annotation):
+    completer: Callable[..., Any] | None = _COMPLETERS.get(name)
+    if choices := _choices(field.annotation):  # `Parameter.choices` would refuse '', which clears
         texts.append(f"[choices: {', '.join(choices)}]")
+        completer = completion.of_choices(choices)
     if default := _default(name):
         texts.append(f"[default: {default}]")
     text = " ".join(filter(None, texts))
     negative = f"--no-{spelling[2:]}" if _type(name) is bool and name != "on_demand" else ()
-    return Parameter(name=spelling, group=group, help=text, negative=negative)
+    return Parameter(
+        name=spelling,
+        group=group,
+        help=text,
+        negative=negative,
+        completer=completer,
+    )
 
 
 def _type(name: str) -> Any:
-    """Return the type of a field's option: a truth value, a number, a text or several texts."""
+    """Return the type of a field's option: bool, int, str or list[str]."""
     annotation = (FIELDS | _CHECKS)[name].annotation
     if annotation in (bool, int):
         return annotation
@@ -80,14 +104,17 @@ def _type(name: str) -> Any:
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
-    """Return the legal values of a field, or of each of its items."""
+    """Return the legal values of a field, or of each of its items; empty if it has no choices."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     return _choices(get_args(annotation)[0]) if get_origin(annotation) is tuple else ()
 
 
 def _default(name: str) -> str:
-    """Return a field's default, also where a kind has another one: `30m; webhook: 30s`."""
+    """Return a field's default, such as `30m; webhook: 30s` if it depends on the kind of job.
+
+    Return an empty text if there is no default to show.
+    """
     by_kind = {kind: default_fields(kind).get(name) for kind in ACTIONS if kind != "heartbeat"}
     given = {kind: value for kind, value in by_kind.items() if value not in (None, "", [], {})}
     if not given or (False in given.values() and not any(given.values())):
@@ -102,14 +129,18 @@ def _text(value: object) -> str:
 
 
 class FieldOptions:
-    """Base of options that are fields of a job; None means that an option was not given."""
+    """Base of classes whose attributes are options for fields of a job; None means not given."""
 
     if TYPE_CHECKING:
 
         def __init__(self, **given: Any) -> None: ...
 
     def fields(self) -> dict[str, object]:
-        """Return the given options by field name; read the files that they name."""
+        """Return a mapping of field names to the given values; read the files that they name.
+
+        The options of a check are together in `check`. Raises `InvalidInput` for a value that
+        cannot be parsed, or a file that cannot be read.
+        """
         given: dict[str, object] = {}
         check: dict[str, object] = {}
         for attribute, value in vars(self).items():
@@ -141,7 +172,7 @@ def _value(name: str, value: Any) -> object:
 
 
 def _with_options(groups: Mapping[str, tuple[str, ...]]) -> Callable[[_Options], _Options]:
-    """Decorate a class with an attribute for each field; a name stays in its first group."""
+    """Return a class decorator that adds an option for each field, in its first group only."""
 
     def decorate(cls: _Options) -> _Options:
         annotations: dict[str, Any] = {}
@@ -166,7 +197,10 @@ def _without(names: Mapping[str, object], *left_out: str) -> tuple[str, ...]:
     return tuple(name for name in names if name not in left_out)
 
 
-_WHEN = (*_without(ScheduleFields.model_fields, "schedule"), *bounds.FIELDS, "stagger", "max_runs")
+_WHEN = (*ScheduleFields.model_fields, *bounds.FIELDS, "stagger", "max_runs")
+
+# An action implies the kind, and the objects have groups of their own.
+_ELSEWHERE = ("kind", "enabled", "action", "schedule", "policy", "notify")
 
 
 @Parameter(name="*")
@@ -174,14 +208,14 @@ _WHEN = (*_without(ScheduleFields.model_fields, "schedule"), *bounds.FIELDS, "st
     {
         "When": _WHEN,
         "What": (
-            "name",
+            *_without(Job.model_fields, *_ELSEWHERE),
             *_without(AgentPrompt.model_fields, "prompt"),
-            "description",
-            "tags",
-            "metadata",
         ),
-        "Webhook": tuple(Webhook.model_fields),
-        "Tool call": tuple(ToolCall.model_fields),
+        **{
+            kind.replace("-", " ").capitalize(): tuple(action.model_fields)
+            for kind, action in ACTIONS.items()
+            if action not in (AgentPrompt, Heartbeat)
+        },
         "Checks": tuple(_CHECKS),
         "Execution": (*_without(policies.FIELDS, *_WHEN, "check"), "enabled"),
         "Notifications": tuple(Notify.model_fields),
@@ -203,10 +237,13 @@ class HeartbeatOptions(FieldOptions):
     """Options of `daybook heartbeat on`."""
 
 
-_SCHEDULE = Group("When", sort_key=1)
+@Parameter(name="*")
+@_with_options({"When": _without(ScheduleFields.model_fields, "on_demand")})
+class ScheduleOptions(FieldOptions):
+    """Options of `daybook next`: the schedules that have due times, and the time zone."""
 
-Prompt = Annotated[str | None, Parameter(help=FIELDS["prompt"].description)]
-Cron = Annotated[str | None, parameter("cron", _SCHEDULE)]
-Every = Annotated[str | None, parameter("every", _SCHEDULE)]
-At = Annotated[str | None, parameter("at", _SCHEDULE)]
-Zone = Annotated[str | None, parameter("timezone", _SCHEDULE)]
+
+Prompt = Annotated[
+    str | None,
+    Parameter(help=FIELDS["prompt"].description, group=Group.create_default_arguments()),
+]

@@ -4,106 +4,172 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook.cli import formatting, output
-from daybook.cli.job_options import JobOptions, Prompt
-from daybook.cli.options import Job, Json, prepare_prefect
+from daybook import api
+from daybook.api.filters import JobFilters
+from daybook.cli import completion, formatting, output
+from daybook.cli.job_options import REPLACES_PROMPT, JobOptions, Prompt
+from daybook.cli.options import Absolute, Job, Json, Watch, check_limit, prepare_prefect
 from daybook.cli.runs import print_run_details
 from daybook.cli.skips import skip_fields
 from daybook.errors import InvalidInput, NotFound
+from daybook.jobs.actions import Heartbeat, ToolCall, Webhook
+from daybook.jobs.model import FIELDS, ScheduleFields
+from daybook.jobs.notify import Notify
+from daybook.jobs.policy import Policy
+from daybook.schedules.schedule import is_schedule
+
+if TYPE_CHECKING:
+    from daybook.jobs.actions import AgentPrompt
+    from daybook.jobs.views import ChangedJob, JobDetails, ListedJob
 
 _NO_OPTIONS = JobOptions()
+_NO_FILTERS = JobFilters()
 
 
 async def add_(
+    schedule: Annotated[str | None, Parameter(help=FIELDS["schedule"].description)] = None,
+    /,
     prompt: Prompt = None,
     *,
     options: JobOptions = _NO_OPTIONS,
     as_json: Json = False,
 ) -> int:
-    """Add a job.
+    """Add a job: when it is due, and what to ask the agent.
 
-    Give one of --cron, --every, --at and --on-demand. The job keeps the time zone of its creation.
+    The schedule can also be given by --cron, --every, --at or --on-demand; the only other argument
+    is then the prompt. The job keeps its time zone, even if the default changes.
 
-    Example: daybook add "Summarise open pull requests" --cron "0 9 * * 1-5" --tz Europe/Berlin
+    Example: daybook add "every weekday at 9:00" "Summarise open pull requests"
     """
     prepare_prefect()
-    from daybook.api import jobs
     from daybook.operations import status
 
-    job = await jobs.add({"prompt": prompt, **options.fields()})
+    job = await api.jobs.add(_new_job_fields(schedule, prompt, options.fields()))
     if as_json:
         output.print_json(job)
         return 0
-    name = formatting.quoted(job["name"])
-    output.line(f"Added {job['name']} ({job['id'][:8]})")
+    name = formatting.quoted(job.name)
+    output.line(f"Added {job.name} ({job.id[:8]})")
     output.fields(
         [
-            ("schedule", job["words"]),
+            ("schedule", job.words),
             ("next due", _next_due(job)),
             _action_in_brief(job),
             (
                 "answer",
                 f"in the ledger (`daybook runs {name}`)\n"
-                f"and in Prefect's UI, deployment {job['deployment']}",
+                f"and in Prefect's UI, deployment {job.deployment}",
             ),
-            ("notifies", formatting.notifications(job["recipients"])),
-            ("worker", _worker_text(await status.worker_online())),
+            ("notifies", formatting.notifications(job.recipients)),
+            (
+                "worker",
+                "online"
+                if await status.worker_online()
+                else "offline, so no job runs; start `daybook up`",
+            ),
         ]
     )
     _print_notes(job)
-    output.say(f"Try it now: daybook run {name} --wait")
+    if job.sync == "synced":
+        output.say(f"Try it now: daybook run {name} --wait")
     return 0
 
 
-def _action_in_brief(job: dict[str, Any]) -> tuple[str, str]:
-    """Return the label and a short description of a job's action."""
-    if job["kind"] == "webhook":
-        return "calls", f"{job['method']} {job['url']}"
-    if job["kind"] == "tool-call":
-        return "calls", f"the tool {job['tool']}"
-    if job["kind"] == "heartbeat":
-        return "orders", job["file"]
-    return "asks", f"the agent {job['agent']}"
+def _new_job_fields(
+    schedule: str | None, prompt: str | None, given: dict[str, object]
+) -> dict[str, object]:
+    """Return the fields of a new job from the two arguments and the options of `daybook add`.
 
-
-async def list_(*, as_json: Json = False) -> int:
-    """List all jobs with their state, schedule, next due time and last outcome.
-
-    Works without Prefect. Due times are in the time zone of each job.
-
-    Example: daybook list --json
+    A single argument is the schedule if an option replaces the prompt, else the prompt.
+    Raises `InvalidInput` if the arguments are in the wrong order, or one of them is missing.
     """
-    from daybook.api import jobs
-
-    listed = await jobs.list_jobs()
-    if as_json:
-        output.print_json(listed)
-    elif listed:
-        output.table(
-            ("NAME", "STATE", "SCHEDULE", "NEXT DUE", "LAST"),
-            [
-                (
-                    job["name"],
-                    _state(job),
-                    job["words"],
-                    formatting.short_due_time(job["next_due"][0]) if job["next_due"] else "-",
-                    job["last_status"] or "-",
-                )
-                for job in listed
-            ],
-            whole=("STATE", "NEXT DUE", "LAST"),
+    options = [name for name in ScheduleFields.model_fields if name in given and name != "timezone"]
+    if prompt is None and (options or given.keys().isdisjoint(REPLACES_PROMPT)):
+        schedule, prompt = None, schedule
+    if options and schedule is not None:
+        fields = " and ".join(["schedule", *options])
+        raise InvalidInput(fields, "only one can be given", "quote a prompt that has spaces")
+    if not options and prompt is not None and is_schedule(prompt):
+        if schedule is None:
+            raise InvalidInput("prompt", "is missing", "write it after the schedule")
+        if not is_schedule(schedule):
+            raise InvalidInput("schedule", "comes after the prompt", "write the schedule first")
+    if not options and schedule is None:
+        raise InvalidInput(
+            "schedule",
+            "is missing",
+            'write it before the prompt, such as "every weekday at 9:00", or use --on-demand',
         )
-    else:
-        output.say("There are no jobs. See `daybook add --help` for how to add one.")
+    return {"prompt": prompt, **given, **({} if schedule is None else {"schedule": schedule})}
+
+
+def _action_in_brief(job: ListedJob) -> tuple[str, str]:
+    """Return the label and a short description of a job's action."""
+    match job.action:
+        case Webhook(method=method, url=url):
+            return "calls", f"{method} {url}"
+        case ToolCall(tool=tool):
+            return "calls", f"the tool {tool}"
+        case Heartbeat(file=file):
+            return "orders", file
+        case asked:
+            return "asks", f"the agent {asked.agent}"
+
+
+async def list_(
+    *,
+    filters: Annotated[JobFilters, Parameter(name="*")] = _NO_FILTERS,
+    limit: Annotated[int | None, Parameter(help="Maximum number to show. [default: all]")] = None,
+    absolute: Absolute = False,
+    watch: Watch = False,
+    as_json: Json = False,
+) -> int:
+    """List jobs with their state, schedule, next due time, agent and last outcome.
+
+    Works without Prefect.
+
+    Example: daybook list --failing --sort failures
+    """
+    if limit is not None:
+        check_limit(limit)
+
+    async def read() -> list[ListedJob]:
+        return (await api.jobs.list_jobs(filters))[:limit]
+
+    def render(listed: list[ListedJob]) -> None:
+        if listed:
+            _print_jobs(listed, absolute)
+        elif filters == _NO_FILTERS:
+            output.say("There are no jobs. See `daybook add --help` for how to add one.")
+        else:
+            output.say("No job matches. `daybook list` lists all jobs.")
+
+    await output.show(read, render, as_json=as_json, watch=watch)
     return 0
 
 
-def _state(job: dict[str, Any]) -> str:
-    return ("on" if job["enabled"] else "off") + (", conflict" if job["conflicts"] else "")
+def _print_jobs(listed: list[ListedJob], absolute: bool) -> None:
+    when = formatting.time_format(absolute)
+    next_heading = formatting.time_heading("NEXT", absolute)
+    output.table(
+        ("NAME", "STATE", "SCHEDULE", next_heading, "AGENT", "LAST"),
+        [
+            (
+                job.name,
+                formatting.short_state(job),
+                job.words,
+                when(job.next_due[0] if job.next_due else None),
+                getattr(job.action, "agent", ""),
+                formatting.last_outcome(job),
+            )
+            for job in listed
+        ],
+        whole=("STATE", next_heading, "LAST"),
+    )
 
 
 async def show_(
@@ -111,37 +177,38 @@ async def show_(
         str,
         Parameter(
             name="JOB",
-            help="Name or id of a job, or id of a run; a unique prefix of it will do.",
+            help="Job name, or unique id prefix of a job or a run.",
+            completer=completion.jobs_and_runs,
         ),
     ],
     /,
     *,
+    absolute: Absolute = False,
     as_json: Json = False,
 ) -> int:
     """Show a job with its last run and next due times, or a run in full.
 
-    Works without Prefect, and for removed jobs.
+    Also shows removed jobs. The next due times are also in the time zone of the job. Works without
+    Prefect.
 
     Example: daybook show morning-brief
     """
-    from daybook.api import jobs, runs
-
     try:
-        job = await jobs.show(ref)
+        job = await api.jobs.show(ref)
     except NotFound as no_job:
         try:
-            run = await runs.show(ref)
+            run = await api.runs.show(ref)
         except NotFound:
             raise no_job from None
         if as_json:
             output.print_json(run)
         else:
-            print_run_details(run)
+            print_run_details(run, absolute)
         return 0
     if as_json:
         output.print_json(job)
     else:
-        _print_job(job)
+        _print_job(job, absolute)
     return 0
 
 
@@ -153,24 +220,46 @@ async def edit_(
     options: JobOptions = _NO_OPTIONS,
     as_json: Json = False,
 ) -> int:
-    """Change the given fields of a job.
+    """Change the given fields of a job; without options, open the job as YAML in $EDITOR.
 
     A new interval counts from now. With --tz alone, a cron schedule keeps its times of day in the
-    new zone. Pass '' to clear a text or a list, and {} to clear an object.
+    new zone. Pass '' to clear a string or a list, and {} to clear an object.
 
     Example: daybook edit morning-brief --cron "30 8 * * 1-5"
     """
+    if prompt is not None and is_schedule(prompt):
+        raise InvalidInput("prompt", f'"{prompt}" is a schedule', "write --schedule before it")
     changes = {"prompt": prompt, **options.fields()}
     if all(value is None for value in changes.values()):
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            prepare_prefect()
+            return await _edit_as_yaml(job, as_json)
         raise InvalidInput("options", "nothing to change", "pass an option such as --every 2h")
     prepare_prefect()
-    from daybook.api import jobs
-    from daybook.jobs.notify import Notify
 
     has_notify_change = not changes.keys().isdisjoint(Notify.model_fields)
     return _print_change(
-        await jobs.edit_job(job, changes), as_json, show_notifications=has_notify_change
+        await api.jobs.edit_job(job, changes), as_json, show_notifications=has_notify_change
     )
+
+
+async def _edit_as_yaml(job: str, as_json: bool) -> int:
+    """Open the job in the user's editor, again after each refusal, until it is valid."""
+    from daybook.cli.editor import Edit
+
+    current = await api.jobs.show(job)
+    edit, problem = Edit(current), ""
+    while True:
+        try:
+            if not (changes := edit.changes(problem)):
+                output.say("Nothing changed.")
+                return 0
+            return _print_change(await api.jobs.edit_job(current.id, changes), as_json)
+        except InvalidInput as refused:
+            problem = str(refused)
+            output.say(f"daybook: {problem}")
+            output.say("Press Enter to edit it again, or Ctrl-C to give up.")
+            sys.stdin.readline()
 
 
 async def pause_(
@@ -185,9 +274,8 @@ async def pause_(
     Example: daybook pause morning-brief --note "on holiday"
     """
     prepare_prefect()
-    from daybook.api import jobs
 
-    return _print_change(await jobs.pause(job, note), as_json)
+    return _print_change(await api.jobs.pause(job, note), as_json)
 
 
 async def resume_(job: Job, /, *, as_json: Json = False) -> int:
@@ -196,9 +284,8 @@ async def resume_(job: Job, /, *, as_json: Json = False) -> int:
     Example: daybook resume morning-brief
     """
     prepare_prefect()
-    from daybook.api import jobs
 
-    return _print_change(await jobs.resume(job), as_json)
+    return _print_change(await api.jobs.resume(job), as_json)
 
 
 async def remove_(
@@ -210,107 +297,93 @@ async def remove_(
 ) -> int:
     """Remove a job and its deployment. Its history stays in the ledger.
 
-    Asks for confirmation on a terminal. With --json it prints the removed job.
+    Asks for confirmation on a terminal. With --json, prints the removed job.
 
     Example: daybook remove morning-brief --yes
     """
     prepare_prefect()
-    from daybook.api import jobs
 
     if not yes and sys.stdin.isatty():
-        current = await jobs.show(job)
-        if not _confirmed(f"Remove {current['name']} ({current['words']})?"):
+        current = await api.jobs.show(job)
+        question = f"Remove {current.name} ({current.words})? [y/N] "
+        print(question, end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             output.say("Nothing removed.")
             return 1
-    removed = await jobs.remove(job)
+    removed = await api.jobs.remove(job)
     if as_json:
         output.print_json(removed)
     else:
-        output.line(f"Removed {removed['name']} ({removed['id'][:8]})")
+        output.line(f"Removed {removed.name} ({removed.id[:8]})")
     return 0
 
 
-def _confirmed(question: str) -> bool:
-    """Ask the user at the terminal; return whether the answer is yes."""
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def _print_change(job: dict[str, Any], as_json: bool, *, show_notifications: bool = False) -> int:
+def _print_change(job: ChangedJob, as_json: bool, *, show_notifications: bool = False) -> int:
     if as_json:
         output.print_json(job)
         return 0
-    output.line(f"{job['name']} is {formatting.enabled_state(job)}: {job['words']}")
+    output.line(f"{job.name} is {formatting.enabled_state(job)}: {job.words}")
     notifications = (
-        [("notifies", formatting.notifications(job["recipients"]))] if show_notifications else []
+        [("notifies", formatting.notifications(job.recipients))] if show_notifications else []
     )
     output.fields([("next due", _next_due(job)), *notifications])
     _print_notes(job)
     return 0
 
 
-def _print_job(job: dict[str, Any]) -> None:
-    last = job["last_run"]
-    output.line(f"{job['name']} ({job['id'][:8]})", style="bold")
+def _print_job(job: JobDetails, absolute: bool) -> None:
+    when = formatting.time_format(absolute)
+    last, conflicts = job.last_run, ", ".join(job.conflicts)
+    output.line(f"{job.name} ({job.id[:8]})", style="bold")
     pairs = [
-        ("description", job["description"]),
-        ("schedule", job["words"]),
+        ("description", job.description),
+        ("schedule", job.words),
         ("state", formatting.enabled_state(job)),
-        ("next due", _next_due(job)),
+        ("next due", _next_due(job) if absolute else _relative_next_due(job)),
         *skip_fields(job),
-        ("last run", formatting.run_summary(last) if last else "none yet"),
+        ("last run", formatting.run_summary(last, when) if last else "none yet"),
         ("failures", _failures(job)),
         *_action(job),
-        ("check", formatting.check_summary(job["policy"]["check"])),
-        ("notifies", formatting.notifications(job["recipients"])),
-        ("policy", _policy(job["policy"])),
-        ("tags", ", ".join(job["tags"])),
-        ("deployment", job["deployment"] + (", sync pending" if job["sync"] == "pending" else "")),
-        ("conflicts", _conflicts(job)),
-        ("Prefect's own", "\n".join(job["prefect_own"])),
-        ("id", job["id"]),
-        ("changed", formatting.local_time(job["updated_at"])),
-        ("removed", formatting.local_time(job["removed_at"]) if job["removed_at"] else ""),
+        ("check", formatting.check_summary(job.policy.check)),
+        ("notifies", formatting.notifications(job.recipients)),
+        ("policy", _policy(job.policy)),
+        ("tags", ", ".join(job.tags)),
+        ("deployment", job.deployment + (", sync pending" if job.sync == "pending" else "")),
+        ("conflicts", f"{conflicts}; see `daybook conflicts`" if conflicts else ""),
+        ("Prefect's own", "\n".join(job.prefect_own)),
+        ("id", job.id),
+        ("changed", when(job.updated_at)),
+        ("removed", when(job.removed_at) if job.removed_at else ""),
+        *formatting.time_zone_field(absolute),
     ]
     output.fields([(name, value) for name, value in pairs if value])
 
 
-def _conflicts(job: dict[str, Any]) -> str:
-    fields = ", ".join(job["conflicts"])
-    return f"{fields}; see `daybook conflicts`" if fields else ""
-
-
-def _action(job: dict[str, Any]) -> list[tuple[str, str]]:
-    if job["kind"] == "webhook":
-        names = ", ".join(job["headers"])
+def _action(job: ListedJob) -> list[tuple[str, str]]:
+    action = job.action
+    if isinstance(action, Webhook):
+        names = ", ".join(action.headers)
         return [
-            ("calls", f"{job['method']} {job['url']}"),
+            ("calls", f"{action.method} {action.url}"),
             ("headers", names),
-            ("body", job["body"]),
+            ("body", action.body),
         ]
-    if job["kind"] == "tool-call":
-        params = job["params"]
-        return [("tool", job["tool"]), ("params", formatting.field_text(params) if params else "")]
-    if job["kind"] == "heartbeat":
-        return [
-            ("orders", job["file"]),
-            ("gate", job["gate_agent"]),
-            ("agent", job["agent"]),
-            ("model", job["model"]),
-            ("session", job["session_key"] or job["session"]),
-        ]
-    return [
-        ("prompt", job["prompt"]),
-        ("agent", job["agent"]),
-        ("model", job["model"]),
-        ("session", job["session_key"] or job["session"]),
-        ("answer", _answer_format(job)),
+    if isinstance(action, ToolCall):
+        params = formatting.field_text(action.params) if action.params else ""
+        return [("tool", action.tool), ("params", params)]
+    asked = [
+        ("agent", action.agent),
+        ("model", action.model),
+        ("session", action.session_key or action.session),
     ]
+    if isinstance(action, Heartbeat):
+        return [("orders", action.file), ("gate", action.gate_agent), *asked]
+    return [("prompt", action.prompt), *asked, ("answer", _answer_format(action))]
 
 
-def _failures(job: dict[str, Any]) -> str:
-    count, error, last = job["consecutive_failures"], job["last_error"], job["last_run"]
-    is_shown = last is not None and error in (last["reason"], last["error"])  # by "last run" above
+def _failures(job: JobDetails) -> str:
+    count, error, last = job.consecutive_failures, job.last_error, job.last_run
+    is_shown = last is not None and error in (last.reason, last.error)  # with "last run" above
     parts = [
         f"{count} in a row" if count > 1 else "",
         "" if is_shown else f"last error: {error}",
@@ -318,28 +391,26 @@ def _failures(job: dict[str, Any]) -> str:
     return ", ".join(filter(None, parts)) if count else ""
 
 
-def _answer_format(job: dict[str, Any]) -> str:
-    """Return the required format of the answer; empty for text, which needs none."""
-    if job["output_format"] == "text":
+def _answer_format(action: AgentPrompt) -> str:
+    """Return the required format of the answer; empty for plain text."""
+    if action.output_format == "text":
         return ""
-    schema = f", {json.dumps(job['output_schema'])}" if job["output_schema"] else ""
-    return f"{job['output_format']}{schema}"
+    schema = f", {json.dumps(action.output_schema)}" if action.output_schema else ""
+    return f"{action.output_format}{schema}"
 
 
 _ALWAYS_SHOWN = ("timeout", "retries", "retry_delay", "overlap", "catch_up")
 
 
-def _policy(policy: dict[str, Any]) -> str:
-    """Return the policy as one line.
+def _policy(policy: Policy) -> str:
+    """Return the policy as one line, without its check, which is shown separately.
 
-    It shows some fields always, the others only if they differ from the default.
+    It contains `_ALWAYS_SHOWN`, and the fields that differ from their default.
     """
-    from daybook.jobs.policy import Policy
-
     defaults = Policy().model_dump(mode="json")
     parts = [
         " ".join([name.replace("_", " "), *_value_words(value)])
-        for name, value in policy.items()
+        for name, value in policy.model_dump(mode="json").items()
         if name in _ALWAYS_SHOWN or (value != defaults.get(name) and name != "check")
     ]
     return ", ".join(parts)
@@ -352,17 +423,18 @@ def _value_words(value: Any) -> list[str]:
     return [str(each) for each in value] if isinstance(value, list) else [str(value)]
 
 
-def _next_due(job: dict[str, Any]) -> str:
-    return "\n".join(map(formatting.due_time_with_utc, job["next_due"])) or "-"
+def _next_due(job: ListedJob) -> str:
+    return "\n".join(map(formatting.due_time_with_utc, job.next_due)) or "-"
 
 
-def _worker_text(online: bool) -> str:
-    return "online" if online else "offline, so no job runs; start `daybook up`"
+def _relative_next_due(job: ListedJob) -> str:
+    lines = (
+        f"{formatting.relative_time(each)}, {formatting.due_time(each)}" for each in job.next_due
+    )
+    return "\n".join(lines) or "-"
 
 
-def _print_notes(job: dict[str, Any]) -> None:
+def _print_notes(job: ChangedJob) -> None:
     """Print the notes on a job that was added or changed."""
-    for note in job.get("notes", []):
+    for note in job.notes:
         output.say(note)
-    if job["sync"] == "pending":
-        output.say("Prefect did not answer in time. Run `daybook sync` to deploy the job.")

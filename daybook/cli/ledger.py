@@ -6,7 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from daybook.cli import output
+from daybook import api
+from daybook.cli import formatting, output
 from daybook.cli.options import Json, prepare_prefect
 
 
@@ -15,7 +16,7 @@ async def prune_(
     disabled_for: Annotated[
         str | None,
         Parameter(
-            help="First remove jobs that have been disabled and unchanged for this long: 90d."
+            help="First remove jobs that have been disabled and unchanged for a time such as 90d."
         ),
     ] = None,
     dry_run: Annotated[
@@ -23,30 +24,33 @@ async def prune_(
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Remove old runs, conversations, deliveries and tasks.
+    """Remove old runs, session messages, deliveries and tasks.
 
-    DAYBOOK_KEEP_DAYS and DAYBOOK_KEEP_RUNS set how many to keep. The keeper does the same every
-    hour. Only --disabled-for needs Prefect.
+    DAYBOOK_KEEP_DAYS and DAYBOOK_KEEP_RUNS set what to keep. The keeper does the same every hour.
+    Only --disabled-for needs Prefect.
 
     Example: daybook ledger prune --disabled-for 90d --dry-run
     """
     if disabled_for is not None:
         prepare_prefect()
-    from daybook.api import retention
 
-    result = await retention.prune(disabled_for=disabled_for, dry_run=dry_run)
+    result = await api.retention.prune(disabled_for=disabled_for, dry_run=dry_run)
     if as_json:
         output.print_json(result)
         return 0
-    for name in result["removed"]:
+    for name in result.removed:
         output.line(f"{'Would remove' if dry_run else 'Removed'} {name}")
     if dry_run:
         output.say("Nothing was changed.")
     else:
-        nouns = ("runs", "messages", "deliveries", "tasks")
-        *first, last = [f"{result[noun]:,} {noun}" for noun in nouns]
+        *first, last = (
+            formatting.counted(result.runs, "run"),
+            formatting.counted(result.messages, "message"),
+            formatting.counted(result.deliveries, "delivery"),
+            formatting.counted(result.tasks, "task"),
+        )
         output.line(f"Deleted {', '.join(first)} and {last}")
-    for name in result["jobs"]:
+    for name in result.jobs:
         output.line(f"Deleted the last record of {name}, which was removed earlier")
     return 0
 
@@ -65,13 +69,12 @@ async def rekey_(
     Example: daybook ledger rekey
     """
     prepare_prefect()
-    from daybook.api import ledger_key
 
-    result = await ledger_key.renew(discard=discard)
+    result = await api.ledger_key.renew(discard=discard)
     if as_json:
         output.print_json(result)
         return 0
-    output.line(f"Copied to the ledger: {', '.join(result['copied']) or 'nothing'}")
-    for each in result["discarded"]:
+    output.line(f"Copied to the ledger: {', '.join(result.copied) or 'nothing'}")
+    for each in result.discarded:
         output.line(f"Discarded the copy of {each}")
     return 0

@@ -1,21 +1,31 @@
-"""The commands for this machine.
-
-They are `daybook up`, `open`, `env`, `down`, `status`, `worker`, `keeper` and `doctor`.
-"""
+"""The `daybook up`, `open`, `env`, `down`, `status`, `worker`, `keeper` and `doctor` commands."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from daybook import home as homes
 from daybook.cli import formatting as words
 from daybook.cli import output, sync
-from daybook.cli.options import Json, prepare_prefect
-from daybook.errors import InvalidInput
+from daybook.cli.options import Absolute, Json, Watch, check_limit, prepare_prefect
+from daybook.cli.runs import print_run
+from daybook.operations import browser as browsers
+from daybook.prefect import address as prefect_address
+from daybook.processes import environment
+
+if TYPE_CHECKING:
+    from daybook.api.overdue import KeeperStatus
+    from daybook.api.sync import SyncReport
+    from daybook.delivery.views import OutboxHealth
+    from daybook.ledger.views import Run
+    from daybook.operations.status import StatusReport
+    from daybook.operations.up import UpFacts
+    from daybook.prefect.work_pool import OnlineWorker
+    from daybook.tasks.views import TaskTotals
 
 
 async def up_(
@@ -32,10 +42,10 @@ async def up_(
 ) -> int:
     """Start Daybook on this machine, and print the outcome of each run.
 
-    Start a Prefect server (unless one is configured), its UI and a worker; at the first start, also
-    run an example job. The printed link opens the UI once without a password; `daybook open` prints
-    another. Stay in the foreground until Ctrl-C, SIGTERM or `daybook down`. With --json, print a
-    line `{"ready": …}`, then a line `{"run": …}` for each run that ends.
+    Starts a Prefect server (unless one is configured), its UI and a worker; at the first start,
+    also runs an example job. The printed link opens the UI once without a password; `daybook open`
+    prints another. Stays in the foreground until Ctrl-C, SIGTERM or `daybook down`. With --json,
+    prints a line `{"ready": …}`, then a line `{"run": …}` for each run that ends.
 
     Example: daybook up --no-browser
     """
@@ -45,7 +55,6 @@ async def up_(
     homes.forget_stopped_server()
     prepare_prefect()
     from daybook.operations import up
-    from daybook.processes import environment
 
     reporter = JsonReporter() if as_json else TerminalReporter(browser=browser, detached=detach)
     environment.set_search_path()
@@ -62,21 +71,20 @@ async def open_(
 ) -> int:
     """Open Prefect's UI, logged in.
 
-    Print a link that works once, within ten minutes, and open it if there is a display. The
+    Prints a link that works once, within ten minutes, and opens it if there is a display. The
     browser stays logged in for a week.
 
     Example: daybook open --no-browser
     """
     prepare_prefect()
-    from daybook.operations import browser as browsers
 
     link = await browsers.link()
     if as_json:
         output.print_json(link)
         return 0
-    output.line(link["url"])
-    if not (browser and open_browser(link["url"])) and link["expires_in_seconds"]:
-        minutes = link["expires_in_seconds"] // 60
+    output.line(link.url)
+    if not (browser and open_browser(link.url)) and link.expires_in_seconds:
+        minutes = link.expires_in_seconds // 60
         output.say(f"Open it in a browser on this machine within {minutes} minutes. It works once.")
     return 0
 
@@ -87,18 +95,16 @@ def env_(
         bool, Parameter(help="Print commands for the fish shell.", negative=())
     ] = False,
 ) -> int:
-    """Print the variables that `prefect` needs in this shell.
+    """Print shell commands that set the variables that `prefect` needs.
 
-    They contain the credential of the Prefect server, which gives full access to it.
+    The variables include the credential of the Prefect server, which gives full access to it.
 
     Example: eval "$(daybook env)"
     """
     prepare_prefect()
     import shlex
 
-    from daybook.prefect import address as reach
-
-    values = reach.client_environment()
+    values = prefect_address.client_environment()
     if fish:
         for name, value in values.items():
             output.line(f"set -gx {name} {shlex.quote(value)}")
@@ -109,7 +115,7 @@ def env_(
 
 
 async def down_(*, as_json: Json = False) -> int:
-    """Stop this home's `daybook up`, and processes that a killed one left.
+    """Stop this home's `daybook up`, and processes left over from a killed one.
 
     Example: daybook down
     """
@@ -124,45 +130,49 @@ async def down_(*, as_json: Json = False) -> int:
     return 0
 
 
-async def status_(*, as_json: Json = False) -> int:
+async def status_(
+    *, absolute: Absolute = False, watch: Watch = False, as_json: Json = False
+) -> int:
     """Show running processes, upcoming due times and problems.
 
-    Exit code 0 if Prefect responds and a worker of this Daybook is online.
+    Exits with 0 if Prefect responds, a worker of this Daybook is online, and the work pool does not
+    contain only another Daybook's jobs while this one has jobs too.
 
     Example: daybook status --json
     """
     prepare_prefect()
     from daybook.operations import status
 
-    report = await status.status()
-    if as_json:
-        output.print_json(report)
-    else:
-        _print_status(report)
-    return 0 if report["ready"] else 1
+    report = await output.show(
+        status.status,
+        lambda found: _print_status(found, absolute),
+        as_json=as_json,
+        watch=watch,
+    )
+    return 0 if report.ready else 1
 
 
 def worker_(
     *,
-    pool: Annotated[str, Parameter(help="Work pool.", show_default=True)] = "daybook",
+    pool: Annotated[str, Parameter(help="Name of the work pool.", show_default=True)] = "daybook",
     limit: Annotated[
-        int | None, Parameter(help="Maximum number of concurrent runs. Default: no limit.")
+        int | None, Parameter(help="Maximum number of concurrent runs. [default: no limit]")
     ] = None,
     name: Annotated[
         str | None,
-        Parameter(help="Name of the worker in Prefect. Default: from this machine and home."),
+        Parameter(help="Name of the worker in Prefect. [default: from machine and home]"),
     ] = None,
     once: Annotated[bool, Parameter(help="Run the jobs that are due now, then exit.")] = False,
 ) -> int:
     """Run a worker on this machine, with or without `daybook up`.
 
-    It runs the due jobs of its pool until Ctrl-C or SIGTERM, and then gives current runs 10 seconds
-    to end. The same as `prefect worker start --type daybook`.
+    Runs the due jobs of its pool until Ctrl-C or SIGTERM, and then gives active runs 10 seconds to
+    end. Equivalent to `prefect worker start --type daybook`.
 
     Example: daybook worker --limit 2
     """
-    if limit is not None and limit < 1:
-        raise InvalidInput("limit", f"{limit} is too small", "use 1 or more")
+    if limit is not None:
+        check_limit(limit)
     from daybook.operations.checks import installation
 
     installation.require_versions()
@@ -178,10 +188,10 @@ def worker_(
 
 
 async def keeper_() -> int:
-    """Run a keeper: reconcile ledger and Prefect, and audit due times.
+    """Run a keeper: reconcile the ledger with Prefect, and audit due times.
 
     Each worker also runs a keeper. For each ledger, one keeper leads and the others are on standby.
-    Use this command on a machine that runs no jobs. It runs until Ctrl-C or SIGTERM.
+    Use this command on a machine that runs no jobs. Runs until Ctrl-C or SIGTERM.
 
     Example: daybook keeper
     """
@@ -190,18 +200,23 @@ async def keeper_() -> int:
     installation.require_versions()
     prepare_prefect()
     from daybook.operations import keeper
-    from daybook.processes import environment
 
     environment.set_search_path()
     await keeper.run_keeper(output.say)
     return 0
 
 
-async def doctor_(*, as_json: Json = False) -> int:
+async def doctor_(
+    *,
+    verbose: Annotated[
+        bool, Parameter(alias="-v", help="Also print the checks that found nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
     """Check this installation, and print a fix for each problem.
 
-    Print a line for each check of versions, home, ledger, Prefect, pool, worker and jobs. Exit code
-    0 if no check finds a problem; warnings do not count.
+    Checks the versions, home, ledger, Prefect, pool, worker and jobs. Exits with 0 if no check
+    finds a problem; warnings do not count.
 
     Example: daybook doctor
     """
@@ -211,14 +226,27 @@ async def doctor_(*, as_json: Json = False) -> int:
     if as_json:
         output.print_json(findings)
     else:
-        _print_findings(findings)
-    return 0 if all(each["ok"] for each in findings) else 1
+        shown = [each for each in findings if verbose or each.severity != "ok"]
+        width = max((len(each.check) for each in shown), default=0)
+        for each in shown:
+            details = "; fix: ".join(filter(None, (each.problem, each.fix)))
+            line = f"{each.severity:<7}  {each.check:<{width}}  {details}".rstrip()
+            output.line(line, style=_SEVERITY_STYLES[each.severity])
+        if fine := len(findings) - len(shown):
+            hint = "`daybook doctor -v` lists them"
+            output.say(f"{words.counted(fine, 'check')} found no problem; {hint}.")
+    return 0 if all(each.ok for each in findings) else 1
 
 
-def _print_sync_report(report: dict[str, Any]) -> None:
+_SEVERITY_STYLES = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "dim"}
+
+
+def _print_sync_report(report: SyncReport) -> None:
     changes = ("created", "updated", "pulled", "removed")
-    if any(report[each] for each in changes):
-        counts = ", ".join(f"{len(report[each])} {_CHANGE_WORDS[each]}" for each in changes)
+    if any(getattr(report, each) for each in changes):
+        counts = ", ".join(
+            f"{len(getattr(report, each))} {_CHANGE_WORDS[each]}" for each in changes
+        )
         output.say(f"Synced with Prefect: {counts}")
     for line in sync.notable_changes(report):
         output.say(f"! {line}")
@@ -247,37 +275,35 @@ class TerminalReporter:
     def progress(self, line: str) -> None:
         output.progress(line)
 
-    def synced(self, report: dict[str, Any]) -> None:
+    def synced(self, report: SyncReport) -> None:
         _print_sync_report(report)
 
-    def ready(self, facts: dict[str, Any]) -> None:
+    def ready(self, facts: UpFacts) -> None:
         output.line("Ready.", style="bold green")
-        jobs = f"{facts['jobs']} (`daybook list` shows them)"
-        health = f"{facts['web_url']}/health" if facts["web_url"] else ""
+        jobs = f"{facts.jobs} (`daybook list` shows them)"
+        health = f"{facts.web_url}/health" if facts.web_url else ""
         address = ui_address(facts)
         pairs = [
             ("Prefect UI", address),
             ("jobs", jobs),
-            ("ledger", facts["ledger"]),
+            ("ledger", facts.ledger),
             ("health", health),
             ("for prefect", 'eval "$(daybook env)"'),
         ]
         output.fields([(name, value) for name, value in pairs if value])
-        self._example = facts["example"]
+        self._example = facts.example
         if self._example:
             output.say(f"Running the example job {self._example} now; {self._stop_hint}")
         else:
-            if facts["jobs"] <= 1:  # the user has not added a job yet
+            if facts.jobs <= 1:  # the user has not added a job yet
                 self._print_next_steps()
             output.say(self._stop_hint)
         if self._browser:
             open_browser(address)
 
-    def outcome(self, run: dict[str, Any]) -> None:
-        from daybook.cli.runs import print_run
-
+    def outcome(self, run: Run) -> None:
         print_run(run)
-        if self._example and run["job"] == self._example:
+        if self._example and run.job == self._example:
             self._example = None
             self._print_next_steps()
 
@@ -287,7 +313,7 @@ class TerminalReporter:
 
 
 class JsonReporter:
-    """Output of `daybook up --json`: one line of JSON per event."""
+    """Output of `daybook up --json`: JSON lines `ready` and `run`; other text goes to stderr."""
 
     def say(self, line: str) -> None:
         output.say(line)
@@ -295,13 +321,13 @@ class JsonReporter:
     def progress(self, line: str) -> None:
         output.progress(line)
 
-    def synced(self, report: dict[str, Any]) -> None:
+    def synced(self, report: SyncReport) -> None:
         _print_sync_report(report)
 
-    def ready(self, facts: dict[str, Any]) -> None:
+    def ready(self, facts: UpFacts) -> None:
         output.print_json_line({"ready": facts})
 
-    def outcome(self, run: dict[str, Any]) -> None:
+    def outcome(self, run: Run) -> None:
         output.print_json_line({"run": run})
 
 
@@ -311,19 +337,20 @@ NEXT_STEPS = (
         "agents add default --replace --model anthropic:claude-haiku-5-5 --key-env "
         "ANTHROPIC_API_KEY",
     ),
-    ("add a job", 'add "Summarise today\'s news" --cron "0 9 * * 1-5" --name morning-brief'),
+    ("add a job", 'add "every weekday at 9:00" "Summarise the news" --name morning-brief'),
     ("see the runs", "runs"),
+    ("complete names with Tab", "completion --install"),
 )
 """The next steps after the first start, each with its command."""
 
 
-def ui_address(facts: dict[str, Any]) -> str:
+def ui_address(facts: UpFacts) -> str:
     """Return the address at which a user opens the UI; empty if there is none."""
-    return str(facts["open_url"] or facts["ui_url"] or "")
+    return facts.open_url or facts.ui_url
 
 
 def program_name() -> str:
-    """Return the command that starts Daybook here: `daybook`, or `.venv/bin/daybook`."""
+    """Return the command that starts Daybook in this shell: `daybook`, or `.venv/bin/daybook`."""
     import shutil
 
     if shutil.which("daybook"):
@@ -336,9 +363,9 @@ def program_name() -> str:
 def open_browser(url: str) -> bool:
     """Open ``url`` if the user of this terminal would see it; return whether it was opened.
 
-    Other users can read the arguments of a browser. On Linux the server refuses them the link
-    (`daybook.operations.peers`); elsewhere the browser opens a file of the home that redirects
-    to it.
+    Other users can read the arguments of a browser. On Linux the server refuses the link to them
+    (`daybook.operations.peers`); elsewhere, for a link with a query, the browser opens a file in
+    the home that redirects to the link.
     """
     if not url or not sys.stdout.isatty() or not display_likely():
         return False
@@ -358,75 +385,68 @@ def display_likely() -> bool:
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def _print_findings(findings: list[dict[str, Any]]) -> None:
-    width = max(len(each["check"]) for each in findings)
-    for each in findings:
-        details = "; fix: ".join(filter(None, (each["problem"], each["fix"])))
-        line = f"{each['severity']:<7}  {each['check']:<{width}}  {details}".rstrip()
-        output.line(line, style=_SEVERITY_STYLES[each["severity"]])
+def _worker_names(online: list[OnlineWorker]) -> str:
+    ours = ", ".join(each.name for each in online if each.ours) or "none online"
+    others = ", ".join(each.name for each in online if not each.ours)
+    return ours + (f"\n(of another Daybook: {others})" if others else "")
 
 
-_SEVERITY_STYLES = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "dim"}
-
-
-def _worker_names(online: list[dict[str, Any]]) -> str:
-    ours = ", ".join(each["name"] for each in online if each["ours"]) or "none online"
-    others = ", ".join(each["name"] for each in online if not each["ours"])
-    return ours + (f"\n(another Daybook's: {others})" if others else "")
-
-
-def _keeper_text(keeper: dict[str, Any]) -> str:
-    if not keeper["running"]:
+def _keeper_text(keeper: KeeperStatus, when: words.TimeFormat) -> str:
+    if not keeper.running:
         return "no leader"
-    observed_at = keeper["observed_at"]
-    return str(keeper["holder"]) + (
-        f", has observed Prefect at {words.local_time(observed_at)}" if observed_at else ""
-    )
+    at = keeper.observed_at
+    return keeper.holder + (f", last observed Prefect {when(at)}" if at else "")
 
 
-def _outbox(outbox: dict[str, Any]) -> str:
-    """Return `3 pending, the oldest since …; 1 failed`."""
-    pending, failed = outbox["pending"], outbox["failed"]
-    since = words.local_time(outbox["oldest_pending_at"])
-    parts = [f"{pending:,} pending, the oldest since {since}" if pending else ""]
+def _outbox(outbox: OutboxHealth, when: words.TimeFormat) -> str:
+    """Return the state of the outbox: `3 pending, the oldest from 5 min ago; 1 failed`."""
+    pending, failed = outbox.pending, outbox.failed
+    oldest = when(outbox.oldest_pending_at)
+    parts = [f"{pending:,} pending, the oldest from {oldest}" if pending else ""]
     parts.append(f"{failed:,} failed" if failed else "")
     return "; ".join(filter(None, parts)) or "nothing pending"
 
 
-def _task_fields(tasks: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return `2 queued, 1 claimed; sessions: 1 free, 1 busy`, or no field if there are none."""
-    live = [f"{tasks[each]} {each.replace('_', ' ')}" for each in _LIVE_TASKS if tasks[each]]
-    sessions = [f"{tasks[each]} {each}" for each in ("free", "busy") if tasks[each]]
-    parts = [", ".join(live) or "none", f"sessions: {', '.join(sessions)}" if sessions else ""]
+def _task_fields(tasks: TaskTotals) -> list[tuple[str, str]]:
+    """Return the field `tasks`: `2 queued, 1 claimed; sessions: 1 free, 1 busy`.
+
+    Return no field if there are neither tasks nor sessions.
+    """
+    live = _counts(
+        ("queued", tasks.queued),
+        ("claimed", tasks.claimed),
+        ("needs attention", tasks.needs_attention),
+    )
+    sessions = _counts(("free", tasks.free), ("busy", tasks.busy))
+    parts = [live or "none", f"sessions: {sessions}" if sessions else ""]
     return [("tasks", "; ".join(filter(None, parts)))] if live or sessions else []
 
 
-_LIVE_TASKS = ("queued", "claimed", "needs_attention")
+def _counts(*counts: tuple[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in counts if count)
 
 
-def _print_status(report: dict[str, Any]) -> None:
-    prefect, ledger = report["prefect"], report["ledger"]
-    ready = report["ready"]
+def _print_status(report: StatusReport, absolute: bool) -> None:
+    when = words.time_format(absolute)
+    prefect, ledger = report.prefect, report.ledger
+    ready = report.ready
     output.line("ready" if ready else "not ready", style="bold green" if ready else "bold red")
-    live = ", ".join(f"{count} {state}" for state, count in ledger["live"].items() if count)
-    due = "\n".join(
-        f"{words.local_time(each['due'])}  {each['job']}" for each in report["due_soon"]
-    )
-    where = prefect["ui_url"] or prefect["api_url"]
-    unreachable = f"{where}, does not answer" if where else "no server is known"
+    where = prefect.ui_url or prefect.api_url
+    unreachable = f"{where} does not answer" if where else "no server is known"
     output.fields(
         [
-            ("prefect", where if prefect["reachable"] else unreachable),
-            ("worker", _worker_names(report["worker"]["workers"])),
-            ("keeper", _keeper_text(report["keeper"])),
-            ("ledger", ledger["place"]),
-            ("jobs", f"{ledger['jobs']}, {ledger['enabled']} enabled"),
-            ("runs now", live or "none"),
-            ("due soon", due or "nothing"),
-            ("outbox", _outbox(report["outbox"])),
-            ("inbox", f"{report['outbox']['unread']} unread"),
-            *_task_fields(report["tasks"]),
+            ("prefect", (where or "") if prefect.reachable else unreachable),
+            ("worker", _worker_names(report.worker.workers)),
+            ("keeper", _keeper_text(report.keeper, when)),
+            ("ledger", ledger.place),
+            ("jobs", f"{ledger.jobs}, {ledger.enabled} enabled"),
+            ("runs now", _counts(*ledger.live.items()) or "none"),
+            ("due soon", words.due_jobs(report.due_soon, when) or "nothing"),
+            ("outbox", _outbox(report.outbox, when)),
+            ("inbox", f"{report.outbox.unread} unread"),
+            *_task_fields(report.tasks),
+            *words.time_zone_field(absolute),
         ]
     )
-    for problem in report["problems"]:
+    for problem in report.problems:
         output.line(f"! {problem}", style="yellow")

@@ -1,4 +1,4 @@
-"""The `daybook` program: the command tree; errors become messages and exit codes here."""
+"""The `daybook` program: its commands, and how errors become messages and exit codes."""
 
 from __future__ import annotations
 
@@ -7,187 +7,218 @@ import sys
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from daybook import __version__
-from daybook.errors import DaybookError
+from daybook.errors import DaybookError, InvalidInput
 
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
-_MACHINE = Group("This machine", sort_key=1)
-_JOBS = Group("Jobs", sort_key=2)
-_RUNS = Group("Runs", sort_key=3)
-_AGENTS = Group("Agents and Prefect", sort_key=4)
+_FIRST = Group("Commands", sort_key=1)
+_MORE = Group("More", sort_key=2)
+_OPERATE = Group("Operate", sort_key=3)
 _OPTIONS = Group("Options", sort_key=9)
 
 app = App(
     name="daybook",
     help="Schedule the jobs of AI agents and record the outcome of every due time.",
-    help_epilogue="Start with `daybook up`, then see `daybook add --help` in another terminal.",
+    help_epilogue="First `daybook up`, then `daybook add --help`. All commands: `daybook --help "
+    "--all`.",
     help_format="markdown",
     version=__version__,
+    version_flags=("--version", "-V"),
     default_parameter=Parameter(negative=(), show_default=False),
+    group_commands=_FIRST,
     group_parameters=_OPTIONS,
     print_error=False,
     exit_on_error=False,
 )
-_agents = App(
-    name="agents",
-    help="Manage agents: add, list, show, test, remove.",
-    help_epilogue="",
-    group=_AGENTS,
+
+
+class _CommandGroup(NamedTuple):
+    """Commands below a common word, such as `daybook task session …`."""
+
+    path: str
+    help: str
+    """The group's help, to which the names of its commands are added."""
+    section: Group | None
+    functions: str
+    """The module, a colon, and the common prefix of the functions' names."""
+    commands: tuple[str, ...]
+
+
+_COMMANDS = (
+    (_FIRST, "machine", ("up", "down", "status", "doctor")),
+    (_FIRST, "today", ("today",)),
+    (_FIRST, "jobs", ("add", "list", "show", "edit", "pause", "resume", "remove")),
+    (_FIRST, "due", ("next",)),
+    (_FIRST, "runs", ("run", "runs", "logs", "cancel")),
+    (_MORE, "machine", ("open",)),
+    (_MORE, "skips", ("skip", "snooze")),
+    (_MORE, "backfill", ("backfill",)),
+    (_MORE, "inbox", ("inbox",)),
+    (_MORE, "mcp", ("mcp",)),
+    (_MORE, "completion", ("completion",)),
+    (_OPERATE, "machine", ("env", "worker", "keeper")),
+    (_OPERATE, "web", ("web",)),
+    (_OPERATE, "sync", ("sync", "conflicts")),
 )
-_sessions = App(
-    name="session",
-    help="Show stored conversations: list, show.",
-    help_epilogue="",
-    group=_RUNS,
-    sort_key=50,
+"""Commands of one word: for each module, their section in `--help`, the module and their names."""
+
+_COMMAND_GROUPS = (
+    _CommandGroup("ledger", "Maintain the ledger", _OPERATE, "ledger:", ("prune", "rekey")),
+    _CommandGroup(
+        "heartbeat",
+        "Manage an agent's standing orders",
+        _MORE,
+        "heartbeat:",
+        ("on", "off", "status"),
+    ),
+    _CommandGroup(
+        "callbacks",
+        "Show and retry callbacks and messages",
+        _MORE,
+        "callbacks:",
+        ("list", "show", "retry"),
+    ),
+    _CommandGroup(
+        "callbacks destinations",
+        "Manage callback URLs that have their own secret",
+        None,
+        "callbacks:destinations_",
+        ("add", "list", "rotate", "test", "remove"),
+    ),
+    _CommandGroup(
+        "session", "Show stored sessions with agents", _MORE, "sessions:", ("list", "show")
+    ),
+    _CommandGroup(
+        "task",
+        "Manage the queue of tasks that live agents claim",
+        _MORE,
+        "task:",
+        (
+            *("add", "list", "show", "next", "heartbeat", "complete", "fail", "release"),
+            *("retry", "recover", "cancel", "pause", "resume"),
+        ),
+    ),
+    _CommandGroup(
+        "task session",
+        "Manage the live agents that claim tasks",
+        None,
+        "task_session:",
+        ("register", "report", "list", "show", "remove"),
+    ),
+    _CommandGroup(
+        "task scheduler",
+        "Control the task scheduler",
+        None,
+        "task_scheduler:",
+        ("status", "pause", "resume", "drain", "backlog", "cycle", "rebuild"),
+    ),
+    _CommandGroup(
+        "agents", "Manage agents", _MORE, "agents:", ("add", "list", "show", "test", "remove")
+    ),
+    _CommandGroup(
+        "channels",
+        "Manage channels for answers and alerts",
+        _MORE,
+        "channels:",
+        ("list", "add", "test", "remove"),
+    ),
+    _CommandGroup(
+        "secrets",
+        "Manage secrets for {{secret:name}} in jobs",
+        _MORE,
+        "secrets:",
+        ("add", "list", "remove"),
+    ),
+    _CommandGroup(
+        "tokens",
+        "Manage tokens for MCP clients that use HTTP",
+        _OPERATE,
+        "tokens:",
+        ("add", "list", "remove"),
+    ),
+    _CommandGroup(
+        "tools",
+        "Manage tools and tool servers",
+        _MORE,
+        "tools:",
+        ("list", "show", "call", "test", "add", "remove"),
+    ),
 )
-_secrets = App(
-    name="secrets",
-    help="Manage secrets for {{secret:name}} in jobs: add, list, remove.",
-    help_epilogue="",
-    group=_AGENTS,
-)
-_tools = App(
-    name="tools",
-    help="Manage tools (list, show, call) and tool servers (test, add, remove).",
-    help_epilogue="",
-    group=_AGENTS,
-)
-_callbacks = App(
-    name="callbacks",
-    help="Show and retry callbacks and messages: list, show, retry, destinations.",
-    help_epilogue="",
-    group=_RUNS,
-    sort_key=40,
-)
-_channels = App(
-    name="channels",
-    help="Manage channels for answers and alerts: list, add, test, remove.",
-    help_epilogue="",
-    group=_AGENTS,
-)
-_destinations = App(
-    name="destinations",
-    help="Manage callback addresses with their own secret: add, list, rotate, test, remove.",
-    help_epilogue="",
-    sort_key=90,
-)
-_tokens = App(
-    name="tokens",
-    help="Manage tokens of MCP clients over HTTP: add, list, remove.",
-    help_epilogue="",
-    group=_AGENTS,
-)
-_heartbeat = App(
-    name="heartbeat",
-    help="Manage standing orders of an agent: on, off, status.",
-    help_epilogue="",
-    group=_JOBS,
-    sort_key=45,
-)
-_task = App(
-    name="task",
-    help="Manage the queue of tasks that live agents claim: add, list, show, next, …",
-    help_epilogue="",
-    group=_RUNS,
-    sort_key=60,
-)
-_task_session = App(
-    name="session",
-    help="Manage the live agents that claim tasks: register, report, list, show, remove.",
-    help_epilogue="",
-    sort_key=90,
-)
-_task_scheduler = App(
-    name="scheduler",
-    help="Control the task scheduler: status, pause, resume, drain, backlog, cycle, rebuild.",
-    help_epilogue="",
-    sort_key=91,
-)
-_ledger = App(
-    name="ledger",
-    help="Maintain the ledger: prune, rekey.",
-    help_epilogue="",
-    group=_MACHINE,
-    sort_key=60,
-)
-_COMMAND_GROUPS = {
-    "agents": _agents,
-    "callbacks": _callbacks,
-    "callbacks destinations": _destinations,
-    "channels": _channels,
-    "heartbeat": _heartbeat,
-    "ledger": _ledger,
-    "secrets": _secrets,
-    "session": _sessions,
-    "task": _task,
-    "task scheduler": _task_scheduler,
-    "task session": _task_session,
-    "tokens": _tokens,
-    "tools": _tools,
+"""Groups of commands, in the order of `--help`; a group comes after the group that contains it."""
+
+_ALIASES = {"list": ("ls",), "remove": ("rm",)}
+"""Other names of commands, also of those in groups."""
+
+_SYNONYMS = {
+    "add": ("create", "new", "schedule"),
+    "cancel": ("kill", "abort"),
+    "down": ("stop",),
+    "edit": ("update", "change", "set", "rename"),
+    "list": ("ps", "jobs"),
+    "logs": ("log", "output"),
+    "next": ("list-timers", "upcoming"),
+    "pause": ("disable",),
+    "remove": ("delete", "uninstall"),
+    "resume": ("enable", "unpause"),
+    "run": ("trigger", "rerun", "exec"),
+    "runs": ("history",),
+    "show": ("get", "describe", "inspect", "view"),
+    "status": ("info",),
+    "up": ("start",),
 }
-_TASK_COMMANDS = (
-    *("add", "list", "show", "next", "heartbeat", "complete", "fail", "release"),
-    *("retry", "recover", "cancel", "pause", "resume"),
-)
-_SCHEDULER_COMMANDS = ("status", "pause", "resume", "drain", "backlog", "cycle", "rebuild")
+"""Names from other programs that are not commands here; their error names the command."""
+
+_MAX_COMMANDS_IN_HELP = 8
+_group_apps: dict[str, App] = {}
 
 
 def _register_commands() -> None:
-    commands = [
-        (
-            _MACHINE,
-            "machine",
-            ("up", "open", "down", "status", "doctor", "env", "worker", "keeper"),
-        ),
-        (_MACHINE, "web", ("web",)),
-        (_JOBS, "jobs", ("add", "list", "show", "edit", "pause", "resume", "remove")),
-        (_JOBS, "skips", ("skip", "snooze")),
-        (_JOBS, "due", ("next",)),
-        (_RUNS, "runs", ("run", "runs", "logs", "cancel")),
-        (_RUNS, "backfill", ("backfill",)),
-        (_RUNS, "inbox", ("inbox",)),
-        (_AGENTS, "sync", ("sync", "conflicts")),
-        (_AGENTS, "mcp", ("mcp",)),
-    ]
     order = count()
-    for group, module, names in commands:
+    for section, module, names in _COMMANDS:
         for name in names:
-            _add_lazy_command(app, f"{module}:{name}_", name, group=group, sort_key=next(order))
-    group_commands = [
-        (_agents, "agents:", ("add", "list", "show", "test", "remove")),
-        (_secrets, "secrets:", ("add", "list", "remove")),
-        (_tokens, "tokens:", ("add", "list", "remove")),
-        (_heartbeat, "heartbeat:", ("on", "off", "status")),
-        (_tools, "tools:", ("list", "show", "call", "test", "add", "remove")),
-        (_channels, "channels:", ("list", "add", "test", "remove")),
-        (_sessions, "sessions:", ("list", "show")),
-        (_callbacks, "callbacks:", ("list", "show", "retry")),
-        (_destinations, "callbacks:destinations_", ("add", "list", "rotate", "test", "remove")),
-        (_ledger, "ledger:", ("prune", "rekey")),
-        (_task, "task:", _TASK_COMMANDS),
-        (_task_session, "task_session:", ("register", "report", "list", "show", "remove")),
-        (_task_scheduler, "task_scheduler:", _SCHEDULER_COMMANDS),
-    ]
-    for parent, module_prefix, names in group_commands:
-        for name in names:
-            _add_lazy_command(parent, f"{module_prefix}{name}_", name, sort_key=next(order))
-    for path, each in _COMMAND_GROUPS.items():
-        parent_path, _, _ = path.rpartition(" ")
-        (_COMMAND_GROUPS[parent_path] if parent_path else app).command(each)
+            _add_lazy_command(app, f"{module}:{name}_", name, group=section, sort_key=next(order))
+    for group in _COMMAND_GROUPS:
+        parent_path, _, name = group.path.rpartition(" ")
+        _group_apps[group.path] = App(
+            name=name,
+            help=f"{group.help}: {_command_names(group)}",
+            help_epilogue="",
+            group=group.section,
+            default_parameter=app.default_parameter,  # for `App.generate_docs`
+            sort_key=next(order),
+        )
+        _group_apps.get(parent_path, app).command(_group_apps[group.path])
+        for name in group.commands:
+            function = f"{group.functions}{name}_"
+            _add_lazy_command(_group_apps[group.path], function, name, sort_key=next(order))
     for flag in ("--help", "--version"):
         app[flag].group = (_OPTIONS,)
 
 
+def _command_names(group: _CommandGroup) -> str:
+    subgroups = (each.path.partition(f"{group.path} ")[2] for each in _COMMAND_GROUPS)
+    names = [*group.commands, *filter(None, subgroups)]
+    if len(names) > _MAX_COMMANDS_IN_HELP:
+        return f"{', '.join(names[:4])}, …"
+    return f"{', '.join(names)}."
+
+
 def _add_lazy_command(parent: App, path: str, name: str, **settings: Any) -> None:
     """Add a command whose module is imported when it is called or when its help is shown."""
-    parent.command(f"daybook.cli.{path}", name=name, help_epilogue="", **settings)
+    parent.command(
+        f"daybook.cli.{path}",
+        name=name,
+        alias=_ALIASES.get(name, ()),
+        synonym=_SYNONYMS.get(name, ()),
+        help_epilogue="",
+        **settings,
+    )
 
 
 _register_commands()
@@ -196,20 +227,24 @@ _register_commands()
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run a command line (default: `sys.argv`) and return the exit code."""
     arguments = list(sys.argv[1:] if tokens is None else tokens)
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     try:
         code = _run_command_line(arguments)
-        sys.stdout.flush()
-        return code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of stdout has closed it. Redirect stdout so that the flush at exit succeeds.
+    except BrokenPipeError:  # the reader of stdout has closed it
+        code = EXIT_BROKEN_PIPE
+    try:
+        sys.stdout.flush()
+    except OSError:  # redirect stdout so that the flush at exit succeeds
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
+    return code
 
 
 def _run_command_line(tokens: list[str]) -> int:
     try:
+        tokens = _choose_help(tokens)
         _load_for_help(tokens)
         with _usage_errors_as_invalid_input():
             command, bound, _ = app.parse_args(tokens)
@@ -218,9 +253,10 @@ def _run_command_line(tokens: list[str]) -> int:
             import asyncio
 
             result = asyncio.run(result)
+        sys.stdout.flush()
         return result or 0
     except DaybookError as error:
-        return _report_error(error, tokens)
+        return report_error(error, tokens)
     except (KeyboardInterrupt, BrokenPipeError):
         raise
     except Exception as error:
@@ -228,22 +264,36 @@ def _run_command_line(tokens: list[str]) -> int:
             raise
         text = " ".join(f"{type(error).__name__}: {error}".split())
         wrapped = DaybookError(
-            f"{text} (unexpected error; run `python -X dev -m daybook …` to see where)"
+            f"{text} (unexpected error; run `python -X dev -m daybook …` for a traceback)"
         )
-        return _report_error(wrapped, tokens)
+        return report_error(wrapped, tokens)
 
 
 def _load_for_help(tokens: list[str]) -> None:
     """Import the commands that a help page lists, to read the first line of their docstrings."""
     group, depth = app, 0
-    while (
-        subgroup := _COMMAND_GROUPS.get(" ".join(tokens[: depth + 1])) if tokens[depth:] else None
-    ):
+    while subgroup := _group_apps.get(" ".join(tokens[: depth + 1])) if tokens[depth:] else None:
         group, depth = subgroup, depth + 1
     next_tokens = tokens[depth : depth + 1]
     if not next_tokens or next_tokens[0] in ("-h", "--help"):
         for name in group:
             group[name]
+
+
+def _choose_help(tokens: list[str]) -> list[str]:
+    """Choose between the short help pages and, for `--all`, the whole; return the other tokens."""
+    options = set(takewhile(lambda token: token != "--", tokens))
+    if tokens[:1] == ["__complete"] or (tokens and options.isdisjoint(("-h", "--help"))):
+        return tokens
+    from daybook.cli.help import CommandsInShort, OptionsInShort
+
+    is_whole = "--all" in options
+    app.help_formatter = None if is_whole else CommandsInShort()
+    for name in ("add", "edit"):
+        app[name].help_formatter = None if is_whole else OptionsInShort()
+        hint = f"`daybook {name} --help --all` shows all options."
+        app[name].help_epilogue = "" if is_whole else hint
+    return [token for token in tokens if token != "--all"] if is_whole else tokens
 
 
 @contextmanager
@@ -256,14 +306,20 @@ def _usage_errors_as_invalid_input() -> Iterator[None]:
         raise error_text.usage_error(error) from error
 
 
-def _report_error(error: DaybookError, tokens: list[str]) -> int:
+def report_error(error: DaybookError, tokens: list[str]) -> int:
     from daybook.cli import error_text, output
 
     spellings: dict[str, str] = {}
-    _, apps, _ = app.parse_commands(tokens)
-    if apps[-1].default_command is not None:
-        spellings = error_text.option_spellings(apps[-1])
+    if isinstance(error, InvalidInput):
+        _, apps, _ = app.parse_commands(tokens)
+        if apps[-1].default_command is not None:
+            spellings = error_text.option_spellings(apps[-1])
     output.say(f"daybook: {error_text.error_message(error, spellings)}")
     if "--json" in takewhile(lambda token: token != "--", tokens):
-        output.print_json(error_text.error_as_json(error, spellings))
+        try:
+            output.print_json(error_text.error_as_json(error, spellings))
+        except BrokenPipeError:
+            raise
+        except OSError:  # the disk is full, and stderr has the message
+            pass
     return error.exit_code

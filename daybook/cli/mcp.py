@@ -1,4 +1,4 @@
-"""The `daybook mcp` command: an MCP server with the tools for agents."""
+"""The `daybook mcp` command: an MCP server with Daybook's tools for agents."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from daybook import owners
 from daybook.cli import output
 from daybook.errors import InvalidInput
+from daybook.mcp import clients
+from daybook.processes import proc
 
 DEFAULT_OWNER = "agent:mcp"
-"""The owner of the jobs of a client that was started without `--owner`."""
+"""The owner of a client's jobs if the server was started without `--owner`."""
 
 DEFAULT_PORT = 4281
 
@@ -22,45 +25,42 @@ async def mcp_(
         str | None,
         Parameter(
             help="Owner of the jobs that the client sees and adds: agent:NAME, or user (you, "
-            f"without an agent's limits). Default: {DEFAULT_OWNER}. Not with --http, where each "
-            "token has its own."
+            "without an agent's limits). Not with --http, where each token has its own owner. "
+            f"[default: {DEFAULT_OWNER}]"
         ),
     ] = None,
-    user_id: Annotated[str, Parameter(help="Person that the client serves.")] = "",
+    user_id: Annotated[str, Parameter(help="Id of the user that the client serves.")] = "",
     http: Annotated[
         bool, Parameter(help="Serve over HTTP at /mcp, for clients with a token.")
     ] = False,
     host: Annotated[
         str | None,
         Parameter(
-            help="With --http: address to listen on, such as 0.0.0.0 for other machines. Default: "
-            "this machine only."
+            help="With --http: address to listen on, such as 0.0.0.0 for other machines. [default: "
+            "this machine only]"
         ),
     ] = None,
     port: Annotated[
-        int | None, Parameter(help=f"With --http: port to listen on. Default: {DEFAULT_PORT}.")
+        int | None, Parameter(help=f"With --http: port to listen on. [default: {DEFAULT_PORT}]")
     ] = None,
     name: Annotated[
         list[str] | None,
-        Parameter(help="With --http: host name under which clients reach the server. Repeatable."),
+        Parameter(help="With --http: host name that clients use to reach the server. Repeatable."),
     ] = None,
     print_config: Annotated[
         str | None,
         Parameter(
-            help="Print the configuration for a client and exit: claude-code, claude-desktop, "
-            "codex, cursor, gemini-cli, opencode, vscode, windsurf or zed."
+            help="Print the configuration for a client and exit. "
+            f"[choices: {', '.join(clients.CLIENTS)}]"
         ),
     ] = None,
 ) -> int:
-    """Serve the MCP tools for jobs and tasks: cron_add, task_next and eighteen more.
+    """Serve MCP tools for jobs and tasks, such as cron_add and task_next.
 
-    Uses stdio unless --http is given. docs/guides/mcp.md lists the tools and shows a conversation.
+    Uses stdio unless --http is given. docs/guides/mcp.md lists the tools and shows an example.
 
     Example: daybook mcp --print-config claude-code
     """
-    from daybook import owners
-    from daybook.processes import proc
-
     user_id = owners.validate_user_id(user_id)
     actor = owners.Actor(owners.validate_owner(owner or DEFAULT_OWNER), user_id, via="mcp")
     if http and (owner is not None or user_id):
@@ -81,7 +81,7 @@ async def mcp_(
         return 0
     if sys.stdin.isatty():
         output.say(
-            "Waiting for an MCP client on standard input; see `daybook mcp --help`. Ctrl-C stops."
+            "Waiting for an MCP client on standard input (see `daybook mcp --help`). Ctrl-C stops."
         )
     from daybook.mcp import stdio
 
@@ -112,19 +112,20 @@ def _url(host: str | None, port: int | None) -> str:
 
 
 def _print_config(client: str, owner: str | None, user_id: str, url: str | None) -> int:
-    from daybook.mcp import clients
-
     file = clients.find(client).file
     if url is not None:
-        output.line(clients.http_config(client, url))
-        output.say(f"Add it to {file}, and set {clients.TOKEN_VARIABLE} to the token.")
+        config = clients.http_config(client, url)
+        output.line(config)
+        is_variable = clients.TOKEN_VARIABLE in config
+        token_hint = f", and set {clients.TOKEN_VARIABLE} to the token" if is_variable else ""
+        output.say(f"Add it to {file}{token_hint}.")
         return 0
     arguments = ["--owner", owner] if owner else []
     arguments += [f"--user-id={user_id}"] if user_id else []  # it may begin with -
     output.line(clients.stdio_config(client, arguments))
     output.say(f"Add it to {file}.")
     for variable in clients.omitted_variables():
-        output.say(f"{variable} is left out because it may be secret: the client has to set it.")
+        output.say(f"{variable} is left out because it may be secret. Set it in the client.")
     return 0
 
 

@@ -1,7 +1,7 @@
-"""The options of `daybook agents add` that configure a model.
+"""Options of `daybook agents add` that configure a model.
 
-A key is never an argument, because every user of the machine can read arguments. It is read from
-standard input, or from an environment variable that an option names.
+An API key cannot be passed as an argument, because every user of the machine can read arguments. It
+is read from standard input, or from an environment variable that an option names.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
+from daybook.agents import providers
 from daybook.errors import InvalidInput
 
 _MODEL = Group("A model", sort_key=1)
@@ -21,58 +22,73 @@ _MODEL = Group("A model", sort_key=1)
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """Each attribute has the name of its setting; its `Parameter` defines the spelling."""
+    """Options of a model; each attribute except the two for the key is named after its setting."""
 
     model: Annotated[
         str | None,
         Parameter(
             group=_MODEL,
-            help="Provider and name, such as openai:gpt-6-luna; with --base-url a name is enough.",
+            help="Provider and name, such as openai:gpt-6-luna; with --base-url, the name alone is "
+            "enough.",
         ),
     ] = None
     base_url: Annotated[
         str | None,
         Parameter(
             group=_MODEL,
-            help="URL of the API, such as http://localhost:8000/v1: OpenAI-compatible, or that of "
-            "the provider in --model.",
+            help="URL of an OpenAI-compatible API, such as http://localhost:8000/v1, or of the API "
+            "of the provider in --model.",
         ),
     ] = None
     key_env: Annotated[
         str | None,
         Parameter(
             group=_MODEL,
-            help="NAME of a variable with the key; the key is read now and stored.",
+            help="Environment variable that holds the API key. The key is read now and stored.",
         ),
     ] = None
     key_stdin: Annotated[
-        bool, Parameter(group=_MODEL, help="Read the key from standard input and store it.")
+        bool, Parameter(group=_MODEL, help="Read the API key from standard input and store it.")
     ] = False
     system_prompt: Annotated[
-        str | None, Parameter(group=_MODEL, help="System prompt of every conversation.")
+        str | None, Parameter(group=_MODEL, help="System prompt sent with every request.")
     ] = None
     temperature: Annotated[
-        float | None, Parameter(group=_MODEL, help="Sampling temperature. Default: the provider's.")
+        float | None,
+        Parameter(group=_MODEL, help="Sampling temperature. [default: the provider's]"),
     ] = None
     max_tokens: Annotated[
         int | None,
-        Parameter(group=_MODEL, help="Maximum tokens per answer. Default: the provider's."),
+        Parameter(
+            group=_MODEL, help="Maximum number of tokens per answer. [default: the provider's]"
+        ),
     ] = None
     request_limit: Annotated[
         int | None,
-        Parameter(group=_MODEL, help="Maximum requests per answer. Default: 1, with tools 50."),
+        Parameter(
+            group=_MODEL,
+            help="Maximum number of requests per answer. [default: 1, or 50 with tools]",
+        ),
     ] = None
     input_price: Annotated[
         float | None,
-        Parameter(group=_MODEL, help="US dollars per million input tokens. Default: price table."),
+        Parameter(
+            group=_MODEL, help="US dollars per million input tokens. [default: from a price table]"
+        ),
     ] = None
     output_price: Annotated[
         float | None,
-        Parameter(group=_MODEL, help="US dollars per million output tokens. Default: price table."),
+        Parameter(
+            group=_MODEL, help="US dollars per million output tokens. [default: from a price table]"
+        ),
     ] = None
 
     def settings(self) -> dict[str, Any]:
-        """Return the given options by the names of the settings; read the key."""
+        """Return a mapping of the settings' names to the given options; read the key.
+
+        Raises `InvalidInput` if the request limit is below 1, the source of the key is empty, or
+        two sources are given.
+        """
         given = {name: value for name, value in vars(self).items() if value is not None}
         if self.request_limit is not None and self.request_limit < 1:
             raise InvalidInput(
@@ -90,8 +106,9 @@ class ModelOptions:
     def missing_key_note(self) -> str:
         """Return the note for an agent that has no stored key."""
         if self.base_url:
-            return "No key is stored, so none is sent; --replace and --key-stdin store one."
-        from daybook.agents import providers
+            return (
+                "No key is stored, so none is sent. To store one, pass --replace and --key-stdin."
+            )
 
         variable = providers.variable(self.model or "") or "the provider's variable"
         return f"No key is stored: set {variable} in the worker's environment."
@@ -105,21 +122,16 @@ class ModelOptions:
                 # The user may have typed a key instead of a name, so the error must not repeat it.
                 raise InvalidInput(
                     "key_env",
-                    "this variable is not set or empty",
+                    "this variable is unset or empty",
                     "export it first, or pass the key on standard input with --key-stdin",
                 )
             return key
         if self.key_stdin:
-            key = _read_key_line().strip()
+            from getpass import getpass
+
+            line = getpass("Key: ") if sys.stdin.isatty() else sys.stdin.readline()
+            key = line.strip()
             if not key:
-                raise InvalidInput("key_stdin", "standard input has no key")
+                raise InvalidInput("key_stdin", "standard input is empty")
             return key
         return None
-
-
-def _read_key_line() -> str:
-    if sys.stdin.isatty():
-        from getpass import getpass
-
-        return getpass("Key: ")
-    return sys.stdin.readline()

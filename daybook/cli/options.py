@@ -1,4 +1,7 @@
-"""Options that several commands share, and the texts that users write in them."""
+"""Options that several commands share, and parsers of their values.
+
+The parsers raise `InvalidInput` for a value that they cannot parse, or a file that cannot be read.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from daybook.cli import completion
 from daybook.errors import InvalidInput
 
 _JSON_OBJECT_EXAMPLES = {
@@ -14,14 +18,25 @@ _JSON_OBJECT_EXAMPLES = {
     "params": """use one such as '{"full": true}' or @params.json""",
     "check_params": """use one such as '{"folder": "inbox"}' or @params.json""",
 }
-"""The options that take a JSON object, each with an example."""
+"""The hint for an invalid JSON object, by option; an option that is not listed has none."""
 
 Json = Annotated[bool, Parameter(name="--json", help="Print JSON only.")]
-Job = Annotated[str, Parameter(help="Name or id of the job; a unique prefix of the id will do.")]
+Job = Annotated[str, Parameter(help="Job name, id or unique id prefix.", completer=completion.jobs)]
+Watch = Annotated[
+    bool, Parameter(alias="-w", help="Update the output every 2 seconds, until Ctrl-C.")
+]
+Absolute = Annotated[bool, Parameter(help="Show local times instead of relative ones.")]
+Limit = Annotated[int, Parameter(help="Maximum number to show.", show_default=True)]
+
+
+def check_limit(limit: int, field: str = "limit") -> None:
+    """Raise `InvalidInput` for ``field`` if ``limit`` is less than 1."""
+    if limit < 1:
+        raise InvalidInput(field, f"{limit} is too small", "use 1 or more")
 
 
 def split_command(field: str, text: str) -> list[str]:
-    """Split a program and its arguments; quotes work as in a shell."""
+    """Return the words of a program and its arguments; quotes work as in a shell."""
     import shlex
 
     try:
@@ -33,12 +48,13 @@ def split_command(field: str, text: str) -> list[str]:
 
 
 def metadata(text: str) -> dict[str, object]:
-    """Parse one `--metadata` option: `name=value`, or a JSON object."""
+    """Return the object that one `--metadata` option gives: `name=value`, or a JSON object."""
     if text.lstrip().startswith("{"):
         return parse_json_object("metadata", text)
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise InvalidInput("metadata", f'"{text}" has no name', "write name=value")
+        hint = "write name=value, or a JSON object"
+        raise InvalidInput("metadata", f'"{text}" has no name or no "="', hint)
     return {name.strip(): value}
 
 
@@ -47,12 +63,12 @@ def header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
         # Without a name the text may be a secret, so the error must not repeat it.
-        raise InvalidInput("headers", "a header has no name", 'write "Name: value"')
+        raise InvalidInput("headers", "a header has no name or no colon", 'write "Name: value"')
     return name.strip(), value.strip()
 
 
 def text_or_file(field: str, text: str) -> str:
-    """Return the text, or the content of the file if the text is `@` and a path."""
+    """Return the text or, if it is `@` and a path, the content of that file."""
     return _read_file(field, text[1:]) if text.startswith("@") else text
 
 
@@ -65,7 +81,7 @@ def _read_file(field: str, path: str) -> str:
 
 
 def parse_json_object(field: str, text: str) -> dict[str, object]:
-    """Parse a JSON object, or the file if the text is `@` and a path."""
+    """Parse a JSON object in the text or, if it is `@` and a path, in that file."""
     import json
 
     if text.startswith("@"):
@@ -82,10 +98,10 @@ def parse_json_object(field: str, text: str) -> dict[str, object]:
 
 
 def prepare_prefect() -> None:
-    """Point Prefect at the right server; call this before importing anything of Prefect.
+    """Point Prefect at the right server; call this before importing any part of Prefect.
 
-    From then on the process may hold a credential, so other processes of this user
-    cannot inspect it.
+    The process may then hold a credential, so other processes of this user are prevented from
+    inspecting it.
     """
     from daybook import home
     from daybook.processes import proc

@@ -1,8 +1,9 @@
 """Output functions: JSON, lines, fields and tables.
 
-On a terminal the output has colours, and columns that fit its width. Elsewhere it consists of plain
-lines, which are never shortened. Control characters are printed as escapes, so text of an agent or
-a user can control neither this terminal nor one that later shows the file.
+On a terminal the output has colours, and columns that fit the terminal's width. Elsewhere it
+consists of plain lines, which are never shortened. Control characters are printed as escapes, so
+that text from an agent or a user cannot control this terminal, or one that later displays the
+output.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ import shutil
 import sys
 import time
 import unicodedata
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
+
+_Result = TypeVar("_Result")
 
 STYLES = {
     "succeeded": "green",
@@ -37,32 +42,68 @@ STYLES = {
     "claimed": "cyan",
     "needs_attention": "red",
 }
-"""The colour of each status of a run, delivery, alert or task."""
+"""The colour of a status of a run, delivery, alert or task; a status not listed has none."""
 
 ALERT_PREFIX = "! "
 """The prefix of an entry that needs attention."""
 
 PROGRESS_INTERVAL_SECONDS = 5.0
-"""Minimum seconds between two lines of `progress` if stderr is not a terminal."""
+"""Minimum interval between two lines of `progress` if stderr is not a terminal."""
 
 COLUMN_GAP = 2
 """The number of spaces between two columns."""
 MIN_COLUMN_WIDTH = 8
-"""Minimum width of a column that is cut; a narrower one would be useless."""
+"""Minimum width of a truncated column; one with less room is left out."""
+
+
+WATCH_INTERVAL_SECONDS = 2.0
+"""The time between two updates of a list that is watched."""
+
+
+async def show(
+    read: Callable[[], Awaitable[_Result]],
+    render: Callable[[_Result], object],
+    *,
+    as_json: bool,
+    watch: bool,
+) -> _Result:
+    """Print what ``read`` returns, as JSON or with ``render``, and return it.
+
+    With ``watch``, do so on a cleared screen every `WATCH_INTERVAL_SECONDS`, until Ctrl-C. Raise
+    `InvalidInput` if that is combined with ``as_json``, or if stdout is not a terminal.
+    """
+    if watch and as_json:
+        raise InvalidInput("watch", "cannot be combined with --json", "leave one out")
+    if watch and not sys.stdout.isatty():
+        raise InvalidInput("watch", "needs a terminal", "leave it out, and repeat the command")
+    while True:
+        found = await read()
+        if watch:
+            print(_CLEAR, end="")
+        (print_json if as_json else render)(found)
+        if not watch:
+            return found
+        import asyncio
+
+        await asyncio.sleep(WATCH_INTERVAL_SECONDS)
+
+
+_CLEAR = "\x1b[H\x1b[2J"
+"""Moves to the start of the terminal's screen and clears it."""
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document to stdout; it may contain pydantic models."""
+    """Print ``value``, which may contain pydantic models, as one JSON document to stdout."""
     print(_json(value, indent=2))
 
 
 def print_json_line(value: Any) -> None:
-    """Print one line of JSON to stdout and flush it, for output that comes piece by piece."""
+    """Print one line of JSON to stdout and flush it, for streamed output."""
     print(_json(value), flush=True)
 
 
 def line(text: str = "", style: str = "") -> None:
-    """Print a text to stdout; with the rich ``style`` if stdout is a terminal."""
+    """Print text to stdout, in the rich ``style`` if stdout is a terminal."""
     _PROGRESS.clear()
     if not sys.stdout.isatty():
         print(_plain_text(text), flush=True)
@@ -129,11 +170,11 @@ def table(
     whole: Collection[str] = (),
     cut: bool = False,
 ) -> None:
-    """Print rows under headers; on a terminal a row fits its width.
+    """Print rows under headers; on a terminal, fit each row to the terminal's width.
 
-    Cells that do not fit are folded. With ``cut`` they are cut, and the last columns are left out
-    if there is no room for them. The columns in ``whole`` are never folded, cut or left out; on a
-    terminal that is too narrow for those alone, the line wraps.
+    Long cells are wrapped. With ``cut`` they are truncated instead, and the last columns are left
+    out if there is no room for them. The columns in ``whole`` are never wrapped, truncated or left
+    out; on a terminal that is too narrow for those alone, the line wraps.
     """
     if sys.stdout.isatty():
         _print_rich_table(headers, rows, whole, cut)
@@ -175,7 +216,7 @@ def _print_rich_table(
     for cells in shown:
         styles = [STYLES.get(cell.removeprefix(ALERT_PREFIX), "") for cell in cells]
         rich_table.add_row(*(Text(cells[n], style=styles[n]) for n in shown_columns))
-    console.width -= min(room + COLUMN_GAP, 0)  # make room for the columns that are never cut
+    console.width -= min(room + COLUMN_GAP, 0)  # make room for the columns in `whole`
     console.print(rich_table, crop=False)
 
 
@@ -197,7 +238,7 @@ def _dump_model(value: BaseModel) -> Any:
 
 
 def _encodable(text: str) -> str:
-    encoding = sys.stdout.encoding
+    encoding = sys.stdout.encoding or "utf-8"  # None if a program replaced it by a StringIO
     return text.encode(encoding, "replace").decode(encoding)
 
 
@@ -209,13 +250,13 @@ def _console() -> Console:
 
 _CONTROL = ("Cc",)
 _INVISIBLE = ("Cc", "Cf", "Cs")
-"""Unicode categories: control characters; and those plus characters a terminal does not show."""
+"""Unicode categories of control characters, and of all characters that a terminal hides."""
 
 
 def _plain_text(text: str) -> str:
     """Return ``text`` for output that is not a terminal.
 
-    Control characters become escapes; characters that are only invisible stay as they are.
+    Control characters become escapes; other invisible characters are kept.
     """
     return _encodable(_escaped(text, _CONTROL))
 

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from daybook.cli import formatting, output
-from daybook.cli.options import Job, Json, prepare_prefect
+from daybook import api
+from daybook.api.filters import RunFilters
+from daybook.cli import completion, formatting, output
+from daybook.cli.options import Absolute, Job, Json, Limit, Watch, check_limit, prepare_prefect
 from daybook.errors import InvalidInput
+from daybook.ledger.states import LIVE
+
+if TYPE_CHECKING:
+    from daybook.api.runs import LogLine
+    from daybook.delivery.views import ListedRun, Notification, RunDetails
+    from daybook.ledger.views import Run
+
+_NO_FILTERS = RunFilters()
 
 POLL_INTERVAL_SECONDS = 1.0
-"""The time between two polls for new log lines."""
+"""Interval between two polls for new log lines."""
 MAX_EMPTY_POLLS = 4
-"""Empty polls after the end of a run: Prefect gets log lines in batches, two seconds late."""
+"""Number of empty polls after a run's end before following ends: log lines may be 2 s late."""
 
 
 async def run_(
@@ -25,7 +36,7 @@ async def run_(
         Parameter(help="Wait for the outcome; exit with 0 if the run succeeded or was skipped."),
     ] = False,
     request_id: Annotated[
-        str | None, Parameter(help="Request id; repeating it returns the same run.")
+        str | None, Parameter(help="Id of the request; repeating it returns the same run.")
     ] = None,
     dry_run: Annotated[
         bool, Parameter(help="Show what the run would do, without running it.")
@@ -39,17 +50,16 @@ async def run_(
     if dry_run:
         return await _preview(job, wait=wait or request_id is not None, as_json=as_json)
     prepare_prefect()
-    from daybook.api import runs
 
     reporter = WaitReporter(quiet=as_json) if wait else None
-    result = await runs.run(job, wait=wait, request_id=request_id, talk=reporter)
+    result = await api.runs.run(job, wait=wait, request_id=request_id, talk=reporter)
     if as_json:
         output.print_json(result)
     else:
-        print_run(result)
+        print_run(result, result.deliveries)
         if not wait:
             output.say(f"See its outcome: daybook runs {formatting.quoted(job)}")
-    return 0 if not wait or result["status"] in ("succeeded", "skipped") else 1
+    return 0 if not wait or result.status in ("succeeded", "skipped") else 1
 
 
 async def _preview(job: str, *, wait: bool, as_json: bool) -> int:
@@ -57,23 +67,22 @@ async def _preview(job: str, *, wait: bool, as_json: bool) -> int:
         raise InvalidInput(
             "dry_run", "cannot be combined with --wait or --request-id", "leave them out"
         )
-    from daybook.api import preview
 
-    view = await preview.of_job(job)
+    view = await api.preview.of_job(job)
     if as_json:
         output.print_json(view)
         return 0
-    output.line(f"{view['job']} ({view['kind']}) would do this:", style="bold")
+    output.line(f"{view.job} ({view.kind}) would do this:", style="bold")
     defaults = {"session": "reuse", "output_format": "text"}
     pairs = [
         (name.replace("_", " "), formatting.field_text(each))
-        for name, each in view["does"].items()
+        for name, each in view.does.model_dump(mode="json").items()
         if each and each != defaults.get(name)
     ]
-    if view["session_id"]:
-        pairs.append(("session", f"{view['session_id']}, {view['history']} earlier messages"))
+    if view.session_id:
+        pairs.append(("session", f"{view.session_id}, {view.history} earlier messages"))
     answer_text = "stored in the ledger and shown in the Prefect UI"
-    notifications = formatting.notifications(view["recipients"])
+    notifications = formatting.notifications(view.recipients)
     pairs += [
         ("answer", answer_text),
         ("notifies", notifications),
@@ -85,53 +94,77 @@ async def _preview(job: str, *, wait: bool, as_json: bool) -> int:
 
 async def runs_(
     job: Annotated[
-        str | None, Parameter(help="Job name, id or unique id prefix [default: all jobs].")
+        str | None,
+        Parameter(
+            help="Job name, id or unique id prefix. [default: all jobs]", completer=completion.jobs
+        ),
     ] = None,
     /,
     *,
-    limit: Annotated[int, Parameter(help="Maximum number of runs.", show_default=True)] = 20,
+    filters: Annotated[RunFilters, Parameter(name="*")] = _NO_FILTERS,
+    limit: Limit = 20,
+    absolute: Absolute = False,
+    watch: Watch = False,
     as_json: Json = False,
 ) -> int:
     """List runs with their outcomes, newest first.
 
-    Includes runs of removed jobs. Works without Prefect. Times are in this machine's time zone.
+    Includes runs of removed jobs. Works without Prefect.
 
-    Example: daybook runs morning-brief --limit 50
+    Example: daybook runs morning-brief --failing --since 7d
     """
-    if limit < 1:
-        raise InvalidInput("limit", f"{limit} is too small", "use 1 or more")
-    from daybook.api import runs
+    check_limit(limit)
 
-    listed = await runs.history(job, limit)
-    if as_json:
-        output.print_json(listed)
-    elif listed:
-        output.table(
-            ("RUN", "JOB", "DUE", "STATUS", "DELIVERY", "TOOK", "BY", "WHY"),
-            [
-                (
-                    run["id"][:8],
-                    formatting.job_label(run),
-                    formatting.run_due_time(run),
-                    run["status"],
-                    formatting.delivery_summary(run),
-                    formatting.duration(run["duration_seconds"]),
-                    run["trigger"],
-                    formatting.short_reason(run),
-                )
-                for run in listed
-            ],
-            whole=("RUN", "JOB", "DUE", "STATUS"),
-            cut=True,
-        )
-    else:
-        output.say("There are no runs yet.")
+    def render(listed: list[ListedRun]) -> None:
+        if listed:
+            _print_runs(listed, absolute)
+        else:
+            output.say("There are no runs yet." if filters == _NO_FILTERS else "No run matches.")
+
+    await output.show(
+        lambda: api.runs.history(job, limit, filters), render, as_json=as_json, watch=watch
+    )
     return 0
+
+
+def _print_runs(listed: list[ListedRun], absolute: bool) -> None:
+    when = formatting.time_format(absolute)
+    due_heading = formatting.time_heading("DUE", absolute)
+    has_usage = any(run.usage for run in listed)
+    output.table(
+        (
+            *("RUN", "JOB", due_heading, "STATUS", "DELIVERY", "TOOK"),
+            *(("COST",) if has_usage else ()),
+            *("BY", "REASON"),
+            *(("TOKENS",) if has_usage else ()),
+        ),
+        [
+            (
+                run.id[:8],
+                formatting.job_label(run),
+                formatting.run_due_time(run, when),
+                run.status,
+                formatting.delivery_summary(run),
+                formatting.duration(run.duration_seconds),
+                *((formatting.short_cost(run.usage),) if has_usage else ()),
+                run.trigger,
+                formatting.short_reason(run),
+                *((formatting.short_tokens(run.usage),) if has_usage else ()),
+            )
+            for run in listed
+        ],
+        whole=("RUN", "JOB", due_heading, "STATUS"),
+        cut=True,
+    )
 
 
 async def cancel_(
     run: Annotated[
-        str, Parameter(help="Run id or unique prefix, or a job that has one active run.")
+        str,
+        Parameter(
+            help="Run id or unique prefix, or a job that has one active run.",
+            completer=completion.jobs_and_runs,
+        ),
     ],
     /,
     *,
@@ -140,27 +173,33 @@ async def cancel_(
     """Cancel a run.
 
     A waiting run ends at once; a running one is stopped with all its processes. Exits with 0 if the
-    run was cancelled, 1 if it ended in another way first.
+    run was cancelled, or with 1 if it ended in another way or has not ended within 30 s.
 
     Example: daybook cancel morning-brief
     """
     prepare_prefect()
-    from daybook.api import runs
 
-    result = await runs.cancel(run)
+    result = await api.runs.cancel(run)
     if as_json:
         output.print_json(result)
     else:
-        print_run(result)
-    return 0 if result["status"] == "cancelled" else 1
+        print_run(result, result.deliveries)
+    return 0 if result.status == "cancelled" else 1
 
 
 async def logs_(
-    run: Annotated[str, Parameter(help="Run id or unique prefix, or a job (its last run).")],
+    run: Annotated[
+        str,
+        Parameter(
+            help="Run id or unique prefix, or a job for its last run.",
+            completer=completion.jobs_and_runs,
+        ),
+    ],
     /,
     *,
     follow: Annotated[
-        bool, Parameter(alias="-f", help="Follow until the run ends; prints JSON line by line.")
+        bool,
+        Parameter(alias="-f", help="Follow until the run ends; with --json, one line per entry."),
     ] = False,
     as_json: Json = False,
 ) -> int:
@@ -169,15 +208,14 @@ async def logs_(
     Example: daybook logs morning-brief --follow
     """
     prepare_prefect()
-    from daybook.api import runs
 
-    logged_run = await runs.find_logged(run)
-    if logged_run["job_removed"]:
-        output.say(f"The job {formatting.quoted(logged_run['job'])} was removed.")
+    logged_run = await api.runs.find_logged(run)
+    if logged_run.job_removed:
+        output.say(f"The job {formatting.quoted(logged_run.job or '')} was removed.")
     if follow:
-        await _follow(logged_run["id"], as_json)
+        await _follow(logged_run.id, as_json)
         return 0
-    lines = [each async for each in runs.logs(logged_run["id"])]
+    lines = [each async for each in api.runs.logs(logged_run.id)]
     if as_json:
         output.print_json(lines)
     for each in [] if as_json else lines:
@@ -187,52 +225,51 @@ async def logs_(
     return 0
 
 
-def print_run(run: dict[str, Any]) -> None:
-    """Print a run: its status, its usage, its deliveries and the answer."""
-    took = f" in {formatting.duration(run['duration_seconds'])}" if run["duration_seconds"] else ""
-    line = f"{formatting.job_label(run, run['kind'])}: {run['status']}{took}"
-    line += f", due {formatting.run_due_time(run)} ({run['trigger']}, run {run['id'][:8]})"
-    output.line(line, style=output.STYLES.get(run["status"], ""))
+def print_run(run: Run, deliveries: Sequence[Notification] = ()) -> None:
+    """Print a run: its status, usage, deliveries, reason, error and answer."""
+    took = f" in {formatting.duration(run.duration_seconds)}" if run.duration_seconds else ""
+    line = f"{formatting.job_label(run, run.kind)}: {run.status}{took}"
+    line += f", due {formatting.run_due_time(run)} ({run.trigger}, run {run.id[:8]})"
+    output.line(line, style=output.STYLES.get(run.status, ""))
     if spent := formatting.usage_summary(run):
         output.line(f"  {spent}")
-    output.fields(
-        [("delivery", deliveries)] if (deliveries := formatting.delivery_details(run)) else []
-    )
+    if lines := formatting.delivery_details(run, deliveries):
+        output.fields([("delivery", lines)])
     _print_texts(run)
 
 
-def print_run_details(run: dict[str, Any]) -> None:
-    """Print all fields of a run."""
-    output.line(f"{formatting.job_label(run, run['kind'])}: {run['status']}", style="bold")
-    usage = run["usage"]
-    ended = run["finished_at"]
-    took = (
-        f" (took {formatting.duration(run['duration_seconds'])})" if run["duration_seconds"] else ""
-    )
+def print_run_details(run: RunDetails, absolute: bool = False) -> None:
+    """Print a run in full: also its times, attempts, agent, session and ids."""
+    when = formatting.time_format(absolute)
+    output.line(f"{formatting.job_label(run, run.kind)}: {run.status}", style="bold")
+    usage = run.usage
+    ended = run.finished_at
+    took = f" (took {formatting.duration(run.duration_seconds)})" if run.duration_seconds else ""
     pairs = [
-        ("due", f"{formatting.run_due_time(run)} ({run['trigger']})"),
-        ("began", formatting.local_time(run["started_at"]) if run["started_at"] else ""),
-        ("ended", f"{formatting.local_time(ended)}{took}" if ended else ""),
-        ("attempts", str(run["attempts"])),
-        ("agent", run["agent"]),
-        ("model", run["model"]),
+        ("due", f"{formatting.run_due_time(run, when)} ({run.trigger})"),
+        ("began", when(run.started_at) if run.started_at else ""),
+        ("ended", f"{when(ended)}{took}" if ended else ""),
+        ("attempts", str(run.attempts)),
+        ("agent", run.agent),
+        ("model", run.model),
         ("tokens", formatting.tokens(usage)),
         ("cost", formatting.cost(usage)),
-        ("session", run["session_id"]),
-        ("delivery", formatting.delivery_details(run)),
-        ("id", run["id"]),
-        ("retry of", run["retry_of"]),
-        ("flow run", run["flow_run_id"]),
+        ("session", run.session_id),
+        ("delivery", formatting.delivery_details(run, run.deliveries)),
+        ("id", run.id),
+        ("retry of", run.retry_of),
+        ("flow run", run.flow_run_id),
+        *formatting.time_zone_field(absolute),
     ]
     output.fields([(name, value) for name, value in pairs if value])
     _print_texts(run)
 
 
-def _print_texts(run: dict[str, Any]) -> None:
-    """Print the reason, the error and the answer of a run; a repeated text only once."""
-    error = run["error"]
-    is_in_reason = bool(error) and (run["reason"] or "").startswith(error)
-    for text in dict.fromkeys([run["reason"], None if is_in_reason else error, run["output"]]):
+def _print_texts(run: Run) -> None:
+    """Print the reason, the error and the answer of a run, and a repeated text only once."""
+    error = run.error
+    is_in_reason = error and run.reason.startswith(error)
+    for text in dict.fromkeys([run.reason, None if is_in_reason else error, run.output]):
         if text:
             output.line("\n".join(f"  {each}".rstrip() for each in text.splitlines()))
 
@@ -254,13 +291,10 @@ class WaitReporter:
 async def _follow(run_id: str, as_json: bool) -> None:
     import asyncio
 
-    from daybook.api import runs
-    from daybook.ledger.states import LIVE
-
     shown_count = empty_polls = 0
     while empty_polls < MAX_EMPTY_POLLS:
-        ended = (await runs.show(run_id))["status"] not in LIVE
-        lines = [each async for each in runs.logs(run_id)]
+        ended = (await api.runs.show(run_id)).status not in LIVE
+        lines = [each async for each in api.runs.logs(run_id)]
         for each in lines[shown_count:]:
             if as_json:
                 output.print_json_line(each)
@@ -271,9 +305,9 @@ async def _follow(run_id: str, as_json: bool) -> None:
         await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
 
-def _print_log_line(entry: dict[str, Any]) -> None:
+def _print_log_line(entry: LogLine) -> None:
     import logging
 
-    level = logging.getLevelName(entry["level"])
-    style = "red" if entry["level"] >= logging.ERROR else ""
-    output.line(f"{formatting.local_time(entry['at'])} {level:<7} {entry['message']}", style=style)
+    level = logging.getLevelName(entry.level)
+    style = "red" if entry.level >= logging.ERROR else ""
+    output.line(f"{formatting.local_time(entry.at)} {level:<7} {entry.message}", style=style)

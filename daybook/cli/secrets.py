@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from daybook import api
 from daybook.cli import documents, output
 from daybook.cli.options import Json, prepare_prefect
 from daybook.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from daybook.api.secrets import ListedSecret
 
 
 async def add_(
@@ -20,42 +24,44 @@ async def add_(
         list[str] | None,
         Parameter(
             name="--host",
-            help="Host that may receive it: api.example.org, or with a port api.example.org:8443; "
-            "tool:NAME for a tool without a host. Can be given several times.",
+            help="Host that may receive the secret: api.example.org, or api.example.org:8443 for "
+            "another port; tool:NAME for a tool without a host. Repeatable.",
         ),
     ] = None,
-    replace: Annotated[bool, Parameter(help="Replace the secret of this name, if any.")] = False,
+    replace: Annotated[bool, Parameter(help="Replace the existing secret of this name.")] = False,
     as_json: Json = False,
 ) -> int:
     """Add a secret that jobs refer to as {{secret:name}}; Prefect encrypts it.
 
-    The value is read from standard input, or from a prompt on a terminal; it is never an argument.
+    The value is read from standard input, or from a prompt on a terminal. It cannot be passed on
+    the command line.
 
     Example: daybook secrets add ops-token --host api.example.org < token.txt
     """
     if more or value is not None:  # the error must not repeat the value or a part of it
-        raise InvalidInput("value", "is never an argument", "pass it on standard input")
+        raise InvalidInput(
+            "value", "cannot be passed on the command line", "pass it on standard input"
+        )
     if not hosts:
         raise InvalidInput("hosts", "is missing", "add --host api.example.org")
     secret_value = documents.read_hidden_value("value", "Value", "token.txt")
     prepare_prefect()
-    from daybook.api import secrets
 
-    secret = await secrets.add(name, secret_value, hosts, replace=replace)
+    secret = await api.secrets.add(name, secret_value, hosts, replace=replace)
     if as_json:
         output.print_json(secret)
     else:
-        output.line(f"Saved the secret {name} for {', '.join(secret['hosts'])}")
-        output.say(f"Write {{{{secret:{name}}}}} in a header or a parameter to use it.")
+        output.line(f"Saved the secret {name} for {', '.join(secret.hosts)}")
+        output.say(f"To use it, write {{{{secret:{name}}}}} in a header or a parameter.")
     return 0
 
 
-def _print_secrets(listed: list[dict[str, Any]]) -> None:
+def _print_secrets(listed: list[ListedSecret]) -> None:
     rows = [
         (
-            each["name"],
-            each["problem"] or ", ".join(each["hosts"]),
-            ", ".join([*each["jobs"], *each["servers"], *each["destinations"]]) or "-",
+            each.name,
+            each.problem or ", ".join(each.hosts),
+            ", ".join([*each.jobs, *each.servers, *each.destinations]) or "-",
         )
         for each in listed
     ]
@@ -67,7 +73,7 @@ def _print_secrets(listed: list[dict[str, Any]]) -> None:
 
 list_ = documents.list_command(
     "secrets",
-    """List secrets with their hosts and users, without values.
+    """List secrets with their hosts and where they are used, without their values.
 
     Example: daybook secrets list
     """,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from daybook import api
 from daybook.cli import formatting, output
 from daybook.cli.options import Job, Json
 from daybook.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from daybook.jobs.views import ListedJob
 
 
 async def skip_(
@@ -20,13 +24,11 @@ async def skip_(
 ) -> int:
     """Skip a job's next due time.
 
-    Repeating the command skips no other due time. Works without Prefect.
+    Repeating the command has no further effect. Works without Prefect.
 
     Example: daybook skip morning-brief
     """
-    from daybook.api import skips
-
-    return _print_job(await skips.skip(job, undo=undo), as_json)
+    return _print_job(await api.skips.skip(job, undo=undo), as_json)
 
 
 async def snooze_(
@@ -39,36 +41,35 @@ async def snooze_(
     off: Annotated[bool, Parameter(help="End the snooze.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Skip all due times of a job before an instant.
+    """Skip all due times of a job before a given time.
 
-    Runs by hand still start. Works without Prefect.
+    You can still run the job by hand. Works without Prefect.
 
     Example: daybook snooze morning-brief "in 2d"
     """
     if off is (until is not None):
         problem = "cannot be combined with --off" if off else "is missing"
         raise InvalidInput("until", problem, 'use a time such as "in 2h", or --off')
-    from daybook.api import skips
 
-    return _print_job(await skips.snooze(job, until), as_json)
+    return _print_job(await api.skips.snooze(job, until), as_json)
 
 
-def _print_job(job: dict[str, Any], as_json: bool) -> int:
+def _print_job(job: ListedJob, as_json: bool) -> int:
     if as_json:
         output.print_json(job)
         return 0
-    output.line(f"{job['name']} is {formatting.enabled_state(job)}: {job['words']}")
-    due = "\n".join(map(formatting.due_time_with_utc, job["next_due"])) or "-"
+    output.line(f"{job.name} is {formatting.enabled_state(job)}: {job.words}")
+    due = "\n".join(map(formatting.due_time_with_utc, job.next_due)) or "-"
     output.fields(
         [(name, value) for name, value in [*skip_fields(job), ("next due", due)] if value]
     )
     return 0
 
 
-def skip_fields(job: dict[str, Any]) -> list[tuple[str, str]]:
+def skip_fields(job: ListedJob) -> list[tuple[str, str]]:
     """Return the skips and the snooze of a job for `output.fields`; a value may be empty."""
-    snoozed = job["snoozed_until"]
+    snoozed = job.snoozed_until
     return [
-        ("skips", "\n".join(map(formatting.due_time_with_utc, job["skips"]))),
+        ("skips", "\n".join(map(formatting.due_time_with_utc, job.skips))),
         ("snoozed", f"until {formatting.due_time_with_utc(snoozed)}" if snoozed else ""),
     ]

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from daybook import api
 from daybook.cli import formatting, output
 from daybook.cli.options import Json, prepare_prefect
+
+if TYPE_CHECKING:
+    from daybook.api.sync import SyncReport
 
 
 async def sync_(
     job: Annotated[
         str | None,
-        Parameter(name="JOB", help="Resolve only the conflict of this job (with --prefer)."),
+        Parameter(name="JOB", help="Resolve only this job's conflict; requires --prefer."),
     ] = None,
     /,
     *,
@@ -28,47 +32,45 @@ async def sync_(
     """Reconcile the ledger and Prefect in both directions.
 
     If a job was changed on both sides, the ledger's values are kept, and `daybook conflicts` shows
-    both. The exit code is 1 if a job cannot be reconciled.
+    both. Exits with 1 if a job cannot be reconciled.
 
     Example: daybook sync --prefer prefect morning-brief
     """
     prepare_prefect()
-    from daybook.api import sync
 
-    report = await sync.sync(prefer, job)
+    report = await api.sync.sync(prefer, job)
     if as_json:
         output.print_json(report)
     else:
         for change in ("created", "updated", "pulled", "removed"):
-            for name in report[change]:
+            for name in getattr(report, change):
                 output.line(f"{_LABELS[change]} {name}")
         for line in notable_changes(report):
             output.line(line)
-        for name, why in report["foreign"].items():
+        for name, why in report.foreign.items():
             output.line(f"left unchanged in Prefect: {name} ({why})")
-        for name in report.get("decided", []):
+        decided = report.decided if isinstance(report, api.sync.DecidedSyncReport) else []
+        for name in decided:
             output.line(f"resolved for {prefer}: {name}")
-        output.say(f"{report['unchanged']} unchanged, {report['writes']} written to Prefect.")
-    return 1 if report["failed"] else 0
+        output.say(f"{report.unchanged} unchanged, {report.writes} written to Prefect.")
+    return 1 if report.failed else 0
 
 
 async def conflicts_(*, as_json: Json = False) -> int:
     """List conflicts: fields that were changed both in the ledger and in Prefect.
 
-    The ledger's values are in force. `daybook sync --prefer prefect JOB` uses Prefect's values
-    instead; `--prefer ledger` discards them. Does not need Prefect.
+    The ledger's values apply. `daybook sync --prefer prefect JOB` uses Prefect's values
+    instead; `--prefer ledger` discards them. Works without Prefect.
 
     Example: daybook conflicts --json
     """
-    from daybook.api import conflicts
-
-    listed = await conflicts.list_conflicts()
+    listed = await api.conflicts.list_conflicts()
     if as_json:
         output.print_json(listed)
     for each in [] if as_json else listed:
-        output.line(f"{each['job']} ({formatting.local_time(each['at'])})", style="bold")
-        for name, versions in each["fields"].items():
-            in_ledger, in_prefect = _differences(versions["ledger"], versions["prefect"])
+        output.line(f"{each.job} ({formatting.local_time(each.at)})", style="bold")
+        for name, versions in each.fields.items():
+            in_ledger, in_prefect = _differences(versions.ledger, versions.prefect)
             output.fields(
                 [(f"{name} in ledger", _text(in_ledger)), (f"{name} in Prefect", _text(in_prefect))]
             )
@@ -95,18 +97,18 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def notable_changes(report: dict[str, Any]) -> Iterator[str]:
+def notable_changes(report: SyncReport) -> Iterator[str]:
     """Yield a line for each unexpected change and each failure of a sync."""
-    for name in report["adopted"]:
+    for name in report.adopted:
         yield f"adopted from Prefect: {name}"
-    for name in report["remade"]:
-        yield f"missing in Prefect, created again: {name}"
-    for name in report["deleted"]:
-        yield f"disabled, because its deployment in Prefect is gone: {name}"
-    for name, fields in report["conflicts"].items():
+    for name in report.remade:
+        yield f"missing in Prefect, recreated: {name}"
+    for name in report.deleted:
+        yield f"disabled, because its deployment in Prefect was deleted: {name}"
+    for name, fields in report.conflicts.items():
         yield f"changed on both sides, kept the ledger's values: {name} ({', '.join(fields)})"
     for kind in ("refused", "failed"):
-        for name, why in report[kind].items():
+        for name, why in getattr(report, kind).items():
             yield f"{_LABELS[kind]} {name} ({why})"
 
 

@@ -1,4 +1,4 @@
-"""The `daybook task` commands: the queue of tasks that idle task sessions claim."""
+"""The `daybook task` commands: the queue of tasks that task sessions claim."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
+from daybook import api
 from daybook.cli import formatting, output, task_formatting
-from daybook.cli.options import Json, text_or_file
+from daybook.cli.options import Json, Limit, check_limit, text_or_file
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _ELIGIBILITY = Group("Eligible sessions", sort_key=1)
 Ref = Annotated[
     str, Parameter(name="TASK", help="Task title, or a unique prefix of its id or of a run's id.")
 ]
-Run = Annotated[str, Parameter(name="RUN", help="Unique prefix of the run's id.")]
+Run = Annotated[str, Parameter(name="RUN", help="Run id or unique prefix.")]
 Reason = Annotated[str, Parameter(help="Reason, stored in the history.")]
 Lease = Annotated[str | None, Parameter(help="Duration of the lease, such as 60s, up to 24h.")]
 RejectedArgument = Annotated[str, Parameter(show=False)]
@@ -34,7 +35,7 @@ async def add_(
     /,
     *,
     instructions: Annotated[
-        str, Parameter(help="Instructions for the session: text or @FILE.")
+        str, Parameter(help="Instructions for the session: text, or @file.")
     ] = "",
     priority: Annotated[
         str, Parameter(help="Priority: urgent, high, medium or low.", show_default=True)
@@ -44,8 +45,8 @@ async def add_(
         Parameter(
             name="--capability",
             group=_ELIGIBILITY,
-            help="Capability that a session must have, such as python. Repeatable; a session "
-            "must have all of them.",
+            help="Capability that a session must have, such as python. Repeatable: a session must "
+            "have all of them.",
         ),
     ] = None,
     preferred: Annotated[
@@ -53,14 +54,15 @@ async def add_(
         Parameter(
             name="--prefer-capability",
             group=_ELIGIBILITY,
-            help="Capability that decides which session is woken first. Repeatable.",
+            help="Sessions with this capability are woken first. Repeatable.",
         ),
     ] = None,
     owner: Annotated[
         str,
         Parameter(
             group=_ELIGIBILITY,
-            help="Owner: agent:NAME, session:NAME, or user for a person. [default: any session]",
+            help="Sessions that may claim the task: agent:NAME, session:NAME, or user (none). "
+            "[default: all]",
         ),
     ] = "",
     workspace: Annotated[
@@ -69,18 +71,16 @@ async def add_(
     channel: Annotated[
         str, Parameter(group=_ELIGIBILITY, help="Channel of the sessions. [default: any]")
     ] = "",
-    paused: Annotated[bool, Parameter(help="Add it paused.")] = False,
+    paused: Annotated[bool, Parameter(help="Add the task paused.")] = False,
     as_json: Json = False,
 ) -> int:
     """Queue a task for task sessions.
 
-    Like all `daybook task` commands, this needs no Prefect.
+    Like all `daybook task` commands, works without Prefect.
 
     Example: daybook task add "Review pull request 12" --capability python --priority high
     """
-    from daybook.api import tasks
-
-    task = await tasks.add(
+    task = await api.tasks.add(
         title,
         instructions=text_or_file("instructions", instructions),
         priority=priority,
@@ -103,9 +103,12 @@ async def list_(
     *,
     status: Annotated[
         str | None,
-        Parameter(help="Status: queued, claimed, needs_attention, completed, failed or cancelled."),
+        Parameter(
+            help="List only tasks with this status: queued, claimed, needs_attention, completed, "
+            "failed or cancelled."
+        ),
     ] = None,
-    limit: Annotated[int, Parameter(help="Maximum number to list.", show_default=True)] = 50,
+    limit: Limit = 50,
     as_json: Json = False,
 ) -> int:
     """List tasks: those that need attention, then claimed, queued and ended ones.
@@ -114,17 +117,15 @@ async def list_(
 
     Example: daybook task list --status queued
     """
-    if limit < 1:
-        raise InvalidInput("limit", f"{limit} is less than 1", "use 1 or more")
-    from daybook.api import tasks
+    check_limit(limit)
 
-    listed = await tasks.list_tasks(status, limit)
+    listed = await api.tasks.list_tasks(status, limit)
     if as_json:
         output.print_json(listed)
     elif listed:
         task_formatting.print_tasks(listed)
         if len(listed) == limit:
-            output.say(f"Only the first {limit} tasks are listed; use --limit to list more.")
+            output.say(f"The first {limit} tasks are listed. Use --limit to list more.")
     elif status:
         output.say(f"There are no tasks with the status {status}.")
     else:
@@ -137,9 +138,7 @@ async def show_(task: Ref, /, *, as_json: Json = False) -> int:
 
     Example: daybook task show "Review pull request 12"
     """
-    from daybook.api import tasks
-
-    details = await tasks.show(task)
+    details = await api.tasks.show(task)
     if as_json:
         output.print_json(details)
     else:
@@ -161,9 +160,7 @@ async def next_(
 
     Example: daybook task next --session alpha --lease 60s --json
     """
-    from daybook.api import tasks
-
-    claimed = await tasks.next_run(session, lease)
+    claimed = await api.tasks.next_run(session, lease)
     if as_json:
         output.print_json(claimed)
         return 0
@@ -183,16 +180,15 @@ async def heartbeat_(
     token: RejectedOption = None,
     as_json: Json = False,
 ) -> int:
-    """Extend the lease of a run, from now on.
+    """Extend the lease of a run; its duration counts from now.
 
     Pass the token in DAYBOOK_TASK_TOKEN or on standard input.
 
     Example: daybook task heartbeat 0f3a9c21 --lease 10m
     """
     run_token = _read_token(more, token)
-    from daybook.api import tasks
 
-    held_run = await tasks.heartbeat(run, run_token, lease)
+    held_run = await api.tasks.heartbeat(run, run_token, lease)
     if as_json:
         output.print_json(held_run)
     else:
@@ -206,12 +202,12 @@ async def complete_(
     /,
     *more: RejectedArgument,
     result: Annotated[
-        str, Parameter(name="--output", help="Result of the work: text or @FILE.")
+        str, Parameter(name="--output", help="Result of the task: text, or @file.")
     ] = "",
     token: RejectedOption = None,
     as_json: Json = False,
 ) -> int:
-    """Report that the work is done.
+    """Report that a task is done.
 
     Pass the token in DAYBOOK_TASK_TOKEN or on standard input.
 
@@ -219,30 +215,28 @@ async def complete_(
     """
     run_token = _read_token(more, token)
     text = text_or_file("output", result)
-    from daybook.api import tasks
 
-    return _print_result(await tasks.complete(run, run_token, text), "is done", as_json)
+    return _print_result(await api.tasks.complete(run, run_token, text), "is done", as_json)
 
 
 async def fail_(
     run: Run,
     /,
     *more: RejectedArgument,
-    error: Annotated[str, Parameter(help="Reason for the failure: text or @FILE.")],
+    error: Annotated[str, Parameter(help="Reason for the failure: text, or @file.")],
     token: RejectedOption = None,
     as_json: Json = False,
 ) -> int:
-    """Report that the work failed. Use `daybook task retry` to queue it again.
+    """Report that a task failed. Use `daybook task retry` to queue it again.
 
     Pass the token in DAYBOOK_TASK_TOKEN or on standard input.
 
-    Example: daybook task fail 0f3a9c21 --error "the branch is gone"
+    Example: daybook task fail 0f3a9c21 --error "the branch was deleted"
     """
     run_token = _read_token(more, token)
     text = text_or_file("error", error)
-    from daybook.api import tasks
 
-    return _print_result(await tasks.fail(run, run_token, text), "failed", as_json)
+    return _print_result(await api.tasks.fail(run, run_token, text), "failed", as_json)
 
 
 async def release_(
@@ -260,19 +254,20 @@ async def release_(
     Example: daybook task release 0f3a9c21 --reason "needs access to production"
     """
     run_token = _read_token(more, token)
-    from daybook.api import tasks
 
-    return _print_result(await tasks.release(run, run_token, reason), "is queued again", as_json)
+    return _print_result(
+        await api.tasks.release(run, run_token, reason), "is queued again", as_json
+    )
 
 
 async def retry_(task: Ref, /, *, as_json: Json = False) -> int:
-    """Queue another run of a failed or cancelled task, at most ten per task.
+    """Queue another run of a task that failed, was cancelled or needs attention.
+
+    A task has at most ten runs.
 
     Example: daybook task retry "Review pull request 12"
     """
-    from daybook.api import tasks
-
-    return _print_result(await tasks.retry(task), "is queued again", as_json)
+    return _print_result(await api.tasks.retry(task), "is queued again", as_json)
 
 
 async def recover_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) -> int:
@@ -282,9 +277,7 @@ async def recover_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) 
 
     Example: daybook task recover 0f3a9c21 --reason "alpha hangs"
     """
-    from daybook.api import tasks
-
-    return _print_result(await tasks.recover(task, reason), "is queued again", as_json)
+    return _print_result(await api.tasks.recover(task, reason), "is queued again", as_json)
 
 
 async def cancel_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) -> int:
@@ -292,19 +285,15 @@ async def cancel_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) -
 
     Example: daybook task cancel 0f3a9c21 --reason "done by hand"
     """
-    from daybook.api import tasks
-
-    return _print_result(await tasks.cancel(task, reason), "is cancelled", as_json)
+    return _print_result(await api.tasks.cancel(task, reason), "is cancelled", as_json)
 
 
 async def pause_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) -> int:
-    """Stop claims of a task. A session that holds it continues.
+    """Pause a task, so that no session can claim it. A session that holds it continues.
 
     Example: daybook task pause 0f3a9c21 --reason "wait for the release"
     """
-    from daybook.api import tasks
-
-    return _print_result(await tasks.pause(task, reason), "is paused", as_json)
+    return _print_result(await api.tasks.pause(task, reason), "is paused", as_json)
 
 
 async def resume_(task: Ref, /, *, as_json: Json = False) -> int:
@@ -312,30 +301,31 @@ async def resume_(task: Ref, /, *, as_json: Json = False) -> int:
 
     Example: daybook task resume 0f3a9c21
     """
-    from daybook.api import tasks
-
-    return _print_result(await tasks.resume(task), "is resumed", as_json)
+    return _print_result(await api.tasks.resume(task), "is resumed", as_json)
 
 
 def repeated_values(given: list[str] | None, field: str, option: str) -> list[str]:
-    """Return the values of a repeatable option.
+    """Return the values of a repeatable option; empty if it is not given.
 
-    Raise `InvalidInput` if one of them contains a comma, that is several values.
+    Raises `InvalidInput` for a value with a comma, which probably stands for several values.
     """
     for each in given or ():
         if "," in each:
-            raise InvalidInput(field, f'"{each}" contains a comma', f"use {option} once for each")
+            raise InvalidInput(
+                field, f'"{each}" contains a comma', f"use {option} once for each value"
+            )
     return given or []
 
 
 def _read_token(more: tuple[str, ...], typed: str | None) -> str:
-    """Read the token of a run from the environment, standard input or a prompt.
+    """Return the token of a run from the environment, standard input or a prompt.
 
-    Raise `InvalidInput` if it is an argument, because other users can read arguments.
+    Raises `InvalidInput` if the token is missing or not UTF-8, or is passed as an argument, because
+    other users can read arguments.
     """
     hint = f"pass it in {TOKEN_VARIABLE} or on standard input"
     if more or typed is not None:  # the error must not repeat the token or a part of it
-        raise InvalidInput("token", "must not be an argument", hint)
+        raise InvalidInput("token", "cannot be passed on the command line", hint)
     token = os.environ.get(TOKEN_VARIABLE, "").strip()
     if not token and sys.stdin.isatty():
         from getpass import getpass
@@ -363,7 +353,7 @@ def _print_result(run: TitledTaskRun | TaskWithRun, result: str, as_json: bool) 
 
 def _next_step(task: TaskWithRun) -> str:
     if task.owner == "user":
-        return "This task is for a person; no session can claim it."
+        return "This task is for the user; no session can claim it."
     if task.paused:
         return f"No session can claim it until you run: daybook task resume {task.id[:8]}"
     return f"To follow it, run: daybook task show {task.id[:8]}"

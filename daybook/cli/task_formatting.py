@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from daybook.cli import formatting, output
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def print_tasks(found: list[TaskWithRun]) -> None:
-    """Print tasks, one line each."""
+    """Print tasks, one per line."""
     output.table(
         ("TASK", "TITLE", "PRIORITY", "STATUS", "SINCE", "NOTE"),
         [
@@ -28,7 +27,9 @@ def print_tasks(found: list[TaskWithRun]) -> None:
                 each.title,
                 each.priority,
                 each.status,
-                formatting.local_time(_since(each.run)),
+                formatting.local_time(
+                    each.run.finished_at or each.run.claimed_at or each.run.queued_at
+                ),
                 note(each) or "-",
             )
             for each in found
@@ -39,7 +40,10 @@ def print_tasks(found: list[TaskWithRun]) -> None:
 
 
 def note(task: TaskWithRun) -> str:
-    """Return the note on a task in a list: its holder, or the reason why it has none."""
+    """Return the note on a task in a list: its holder, result, problem or requirements.
+
+    The note on a cancelled task is empty.
+    """
     run = task.run
     match task.status:
         case "claimed":
@@ -63,24 +67,20 @@ def _queued_note(task: TaskWithRun) -> str:
     if task.paused:
         return _with_reason("paused", task.paused_reason)
     if task.owner == "user":
-        return "for a person"
+        return "for the user"
     if task.run.attention:
         return f"{output.ALERT_PREFIX}{task.run.attention}"
-    return _requirements(task)
-
-
-def _requirements(task: TaskWithRun) -> str:
-    """Return what a task requires of a session: `for python, docker; agent:eva; workspace shop`."""
-    parts = [", ".join(task.capabilities), task.owner]
-    parts += [f"{name} {value}" for name, value in _place(task) if value]
-    parts = list(filter(None, parts))
-    return "for " + "; ".join(parts) if parts else ""
+    # Such as: for python, docker; agent:eva; workspace shop
+    place = [f"{name} {value}" for name, value in _place(task) if value]
+    required = "; ".join(filter(None, [", ".join(task.capabilities), task.owner, *place]))
+    return f"for {required}" if required else ""
 
 
 def print_task(task: TaskWithRun) -> None:
-    """Print a task and its newest run."""
+    """Print a task and the run in ``task.run``: the newest, or the one that the user named."""
     run = task.run
-    output.line(f"{task.title} ({_state(task)})", style="bold")
+    state = task.status.replace("_", " ")
+    output.line(f"{task.title} ({state})", style="bold")
     paused = _with_reason("yes", task.paused_reason) if task.paused else ""
     attempt = f", run {run.number} of at most {MAX_RUNS_PER_TASK}" if run.number > 1 else ""
     waited_seconds = run.queued_seconds or 0.0
@@ -147,7 +147,7 @@ def print_claimed_run(found: ClaimedTaskRun) -> None:
 
 
 def print_sessions(found: list[TaskSession]) -> None:
-    """Print task sessions, one line each."""
+    """Print task sessions, one per line."""
     output.table(
         ("SESSION", "STATE", "AGENT", "CAPABILITIES", "WHERE", "WOKEN BY", "EXPIRES"),
         [
@@ -156,7 +156,7 @@ def print_sessions(found: list[TaskSession]) -> None:
                 session_state(each),
                 each.agent or "-",
                 ", ".join(each.capabilities) or "-",
-                _where(each) or "-",
+                ", ".join(f"{name} {value}" for name, value in _place(each) if value) or "-",
                 each.woken_by or "nothing",
                 formatting.local_time(each.expires_at),
             )
@@ -178,13 +178,13 @@ def print_session(each: TaskSession) -> None:
         ("channel", each.channel),
         ("woken by", each.woken_by or "nothing: no stream is connected and no wake_url is set"),
         ("registered by", each.owner),
-        ("expires", f"{formatting.local_time(each.expires_at)} unless it is active before"),
+        ("expires", f"{formatting.local_time(each.expires_at)} unless it is active before then"),
     ]
     output.fields([(name, value) for name, value in pairs if value])
 
 
 def session_state(each: TaskSession) -> str:
-    """Return `idle`, `active`, `prompting`, `holds 0f3a9c21` or `expired`."""
+    """Return the state of a task session: `idle`, `active`, `prompting`, `holds …`, `expired`."""
     if each.expired:
         return "expired"
     if each.run_id:
@@ -192,24 +192,12 @@ def session_state(each: TaskSession) -> str:
     return "prompting" if each.prompting else each.state
 
 
-def _where(each: TaskSession) -> str:
-    return ", ".join(f"{name} {value}" for name, value in _place(each) if value)
-
-
 def _place(of: TaskWithRun | TaskSession) -> tuple[tuple[str, str], ...]:
     return ("workspace", of.workspace), ("channel", of.channel)
 
 
-def _since(run: TaskRun) -> datetime:
-    return run.finished_at or run.claimed_at or run.queued_at
-
-
-def _state(task: TaskWithRun) -> str:
-    return task.status.replace("_", " ")
-
-
 def _eligible_sessions(owner: str) -> str:
-    return {"": "any session", "user": "a person; no session can claim it"}.get(owner, owner)
+    return {"": "any session", "user": "the user; no session can claim it"}.get(owner, owner)
 
 
 def _holder(run: TaskRun) -> str:

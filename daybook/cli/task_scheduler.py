@@ -6,21 +6,20 @@ The task scheduler wakes sessions and escalates tasks; it never claims a task it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from daybook import api
 from daybook.cli import formatting, output
-from daybook.cli.options import Json, prepare_prefect
-from daybook.errors import InvalidInput
+from daybook.cli.options import Json, Limit, check_limit, prepare_prefect
 
 if TYPE_CHECKING:
     from daybook.tasks.pause import PauseState
     from daybook.tasks.statistics import CycleSummary
     from daybook.tasks.views import Backlog, HeldTaskRun, SchedulerStatus, TaskTotals
 
-_NO_LEADER = "No keeper leads, so no session is woken. Start one with `daybook keeper`."
+_NO_LEADER = "No keeper is the leader, so no session is woken. Start one with `daybook keeper`."
 
 _STAYS_PAUSED = "The scheduler stays paused. To resume it, run: daybook task scheduler resume"
 
@@ -28,15 +27,13 @@ Reason = Annotated[str, Parameter(help="Reason, shown to sessions that ask for a
 
 
 async def status_(*, as_json: Json = False) -> int:
-    """Show the counts of tasks and the results of the scheduler's cycles.
+    """Show task counts and the results of the scheduler's cycles.
 
     Times are in this machine's time zone.
 
     Example: daybook task scheduler status
     """
-    from daybook.api import task_scheduler
-
-    status = await task_scheduler.status()
+    status = await api.task_scheduler.status()
     if as_json:
         output.print_json(status)
     else:
@@ -45,13 +42,11 @@ async def status_(*, as_json: Json = False) -> int:
 
 
 async def pause_(*, reason: Reason = "", as_json: Json = False) -> int:
-    """Stop wakes and claims until `resume`. Leases still run and expire.
+    """Stop wakes and claims until `resume`. Leases still expire.
 
     Example: daybook task scheduler pause --reason "the repository moves"
     """
-    from daybook.api import task_scheduler
-
-    return _print_switch(await task_scheduler.pause(reason), as_json)
+    return _print_switch(await api.task_scheduler.pause(reason), as_json)
 
 
 async def resume_(*, as_json: Json = False) -> int:
@@ -59,27 +54,23 @@ async def resume_(*, as_json: Json = False) -> int:
 
     Example: daybook task scheduler resume
     """
-    from daybook.api import task_scheduler
-
-    return _print_switch(await task_scheduler.resume(), as_json)
+    return _print_switch(await api.task_scheduler.resume(), as_json)
 
 
 async def drain_(
     *,
     timeout: Annotated[
         str | None,
-        Parameter(help="Maximum wait, such as 10m; then exit with code 1. [default: none]"),
+        Parameter(help="Maximum wait, such as 10m; then exit with code 1. [default: no limit]"),
     ] = None,
     reason: Reason = "",
     as_json: Json = False,
 ) -> int:
-    """Pause, and wait until no session holds a run. Stay paused until `resume`.
+    """Pause the scheduler until `resume`, and wait until no session holds a run.
 
     Example: daybook task scheduler drain --timeout 10m
     """
-    from daybook.api import task_scheduler
-
-    result = await task_scheduler.drain(timeout, reason, on_change=_print_remaining)
+    result = await api.task_scheduler.drain(timeout, reason, on_change=_print_remaining)
     if as_json:
         output.print_json(result)
     elif result.drained:
@@ -87,7 +78,8 @@ async def drain_(
         output.say(_STAYS_PAUSED)
     else:
         output.line(
-            f"Not drained after {formatting.duration(result.waited_seconds)}:", style="yellow"
+            f"Still not drained after {formatting.duration(result.waited_seconds)}; runs held:",
+            style="yellow",
         )
         output.fields([(each.run_id[:8], _holder(each)) for each in result.left])
         output.say(_STAYS_PAUSED)
@@ -96,18 +88,16 @@ async def drain_(
 
 async def backlog_(
     *,
-    limit: Annotated[int, Parameter(help="Maximum number to list.", show_default=True)] = 50,
+    limit: Limit = 50,
     as_json: Json = False,
 ) -> int:
-    """List queued runs in claim order, and why no session has claimed them.
+    """List queued runs in claim order, with the reason why no session has claimed each.
 
     Example: daybook task scheduler backlog
     """
-    if limit < 1:
-        raise InvalidInput("limit", f"{limit} is less than 1", "use 1 or more")
-    from daybook.api import task_scheduler
+    check_limit(limit)
 
-    backlog = await task_scheduler.backlog(limit)
+    backlog = await api.task_scheduler.backlog(limit)
     if as_json:
         output.print_json(backlog)
         return 0
@@ -143,16 +133,15 @@ async def backlog_(
 
 
 async def cycle_(*, as_json: Json = False) -> int:
-    """Run one cycle now: requeue runs with expired leases, wake sessions, escalate.
+    """Run one cycle now: requeue runs with expired leases, wake sessions, escalate tasks.
 
     The keeper runs one every 15 s. Without Prefect, a cycle requests no worker and sends no event.
 
     Example: daybook task scheduler cycle
     """
     prepare_prefect()
-    from daybook.api import task_scheduler
 
-    report = await task_scheduler.cycle()
+    report = await api.task_scheduler.cycle()
     if as_json:
         output.print_json(report)
     else:
@@ -169,9 +158,7 @@ async def rebuild_(*, as_json: Json = False) -> int:
 
     Example: daybook task scheduler rebuild
     """
-    from daybook.api import task_scheduler
-
-    result = await task_scheduler.rebuild()
+    result = await api.task_scheduler.rebuild()
     if as_json:
         output.print_json(result)
     else:
@@ -185,13 +172,13 @@ def _print_switch(switch: PauseState, as_json: bool) -> int:
     elif switch.paused:
         output.line(_paused_line(switch))
     else:
-        output.line("The scheduler runs.")
+        output.line("The scheduler is not paused.")
     return 0
 
 
 def _print_remaining(runs: Sequence[HeldTaskRun]) -> None:
     """Print the runs that sessions still hold during a drain."""
-    output.say("waiting for " + "; ".join(f"{each.title} ({_holder(each)})" for each in runs))
+    output.say("Waiting for " + "; ".join(f"{each.title} ({_holder(each)})" for each in runs))
 
 
 def _holder(run: HeldTaskRun) -> str:
@@ -213,9 +200,12 @@ def _print_status(status: SchedulerStatus) -> None:
     if switch.paused:
         output.line(_paused_line(switch), style="bold red")
     else:
-        output.line("The scheduler runs." if status.runs else _NO_LEADER)
+        output.line("The scheduler is running." if status.runs else _NO_LEADER)
     oldest = f", the oldest for {_oldest_age(queue)}" if queue.queued else ""
     starving = f", {queue.starving} starving" if queue.starving else ""
+    totals = [f"{n:,} {name.replace('_', ' ')}" for name, n in statistics.totals.items() if n]
+    rebuilt_at = statistics.last_rebuild_at
+    last_rebuild = f", last at {formatting.local_time(rebuilt_at)}" if rebuilt_at else ""
     output.fields(
         [
             ("queued", f"{queue.queued}{oldest}{starving}"),
@@ -223,8 +213,8 @@ def _print_status(status: SchedulerStatus) -> None:
             ("need attention", str(queue.attention)),
             ("sessions", f"{queue.free} free, {queue.busy} busy"),
             ("cycles", f"{statistics.cycles:,} with work"),
-            ("totals", _totals(statistics.totals)),
-            ("rebuilds", f"{statistics.rebuilds:,}" + _last_at(statistics.last_rebuild_at)),
+            ("totals", ", ".join(totals) or "none yet"),
+            ("rebuilds", f"{statistics.rebuilds:,}{last_rebuild}"),
             ("lease errors", f"{statistics.recovery_errors:,}"),
         ]
     )
@@ -240,17 +230,8 @@ def _print_status(status: SchedulerStatus) -> None:
         output.line(f"! {problem}", style="yellow")
 
 
-def _last_at(instant: datetime | None) -> str:
-    return f", last at {formatting.local_time(instant)}" if instant else ""
-
-
-def _totals(totals: dict[str, int]) -> str:
-    parts = [f"{count:,} {name.replace('_', ' ')}" for name, count in totals.items() if count]
-    return ", ".join(parts) or "none yet"
-
-
 def _counter_fields(report: CycleSummary) -> list[tuple[str, str]]:
-    """Return the counters of a cycle, each with the ids of its runs."""
+    """Return the counters of a cycle, each with the ids of up to five of its runs."""
     return [
         (name.replace("_", " "), _with_ids(count, report.runs.get(name, [])))
         for name, count in report

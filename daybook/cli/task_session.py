@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from daybook import api
 from daybook.cli import formatting, output, task_formatting
 from daybook.cli.options import Json
 from daybook.cli.task import repeated_values
@@ -18,30 +19,32 @@ async def register_(
     /,
     *,
     agent: Annotated[
-        str | None, Parameter(help="Agent that it is; it may then claim that agent's tasks.")
+        str | None,
+        Parameter(help="Agent that the session runs as; it can then claim that agent's tasks."),
     ] = None,
-    type_: Annotated[str, Parameter(name="--type", help="Kind of program, for information.")] = "",
+    type_: Annotated[
+        str, Parameter(name="--type", help="Kind of program, such as ide; informational only.")
+    ] = "",
     capabilities: Annotated[
         list[str] | None,
         Parameter(name="--capability", help="Capability, such as python. Repeatable."),
     ] = None,
     workspace: Annotated[
-        str, Parameter(help="Workspace; it may claim its tasks and those without a workspace.")
+        str,
+        Parameter(help="Workspace whose tasks the session can claim, besides tasks without one."),
     ] = "",
     channel: Annotated[
-        str, Parameter(help="Channel; it may claim its tasks and those without a channel.")
+        str, Parameter(help="Channel whose tasks the session can claim, besides tasks without one.")
     ] = "",
     as_json: Json = False,
 ) -> int:
     """Register a session as idle and not prompting.
 
-    It expires 15 minutes after its last command. Registering the same name again replaces it.
+    It expires 15 minutes after its last sign of life. Registering the same name again updates it.
 
     Example: daybook task session register alpha --agent claude --capability python
     """
-    from daybook.api import tasks
-
-    session = await tasks.register(
+    session = await api.tasks.register(
         name,
         agent=agent,
         type=type_,
@@ -73,9 +76,7 @@ async def report_(
 
     Example: daybook task session report alpha --state idle
     """
-    from daybook.api import tasks
-
-    session = await tasks.report(name, state=state, prompting=prompting)
+    session = await api.tasks.report(name, state=state, prompting=prompting)
     if as_json:
         output.print_json(session)
     else:
@@ -88,9 +89,7 @@ async def list_(*, as_json: Json = False) -> int:
 
     Example: daybook task session list
     """
-    from daybook.api import tasks
-
-    listed = await tasks.list_sessions()
+    listed = await api.tasks.list_sessions()
     if as_json:
         output.print_json(listed)
     elif listed:
@@ -105,9 +104,7 @@ async def show_(name: Name, /, *, as_json: Json = False) -> int:
 
     Example: daybook task session show alpha
     """
-    from daybook.api import tasks
-
-    session = await tasks.find_session(name)
+    session = await api.tasks.find_session(name)
     if as_json:
         output.print_json(session)
     else:
@@ -120,9 +117,7 @@ async def remove_(name: Name, /, *, as_json: Json = False) -> int:
 
     Example: daybook task session remove alpha
     """
-    from daybook.api import tasks
-
-    removed = await tasks.remove_session(name)
+    removed = await api.tasks.remove_session(name)
     if as_json:
         output.print_json(removed)
     else:

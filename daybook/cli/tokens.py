@@ -1,4 +1,4 @@
-"""The `daybook tokens` commands: the tokens by which MCP clients authenticate over HTTP."""
+"""The `daybook tokens` commands: the tokens with which MCP clients authenticate over HTTP."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from daybook import api
 from daybook.cli import formatting, output
 from daybook.cli.options import Json
 
@@ -15,26 +16,24 @@ async def add_(
     owner: Annotated[
         str,
         Parameter(
-            help="Owner of the jobs that the client sees and adds: agent:NAME, with an agent's "
-            "limits, or user or plugin, without limits."
+            help="Owner of the jobs that the client sees and adds: agent:NAME (with an agent's "
+            "limits), user or plugin (without limits)."
         ),
     ],
-    name: Annotated[str | None, Parameter(help="Name of the token. Default: the owner.")] = None,
-    user_id: Annotated[str, Parameter(help="Person that the client serves.")] = "",
+    name: Annotated[str | None, Parameter(help="Name of the token. [default: the owner]")] = None,
+    user_id: Annotated[str, Parameter(help="Id of the user that the client serves.")] = "",
     as_json: Json = False,
 ) -> int:
     """Create a token and print it once; Daybook stores only its digest.
 
     Example: daybook tokens add --owner agent:claude
     """
-    from daybook.api import tokens
-
-    token = await tokens.add(owner, name, user_id)
+    token = await api.tokens.add(owner, name, user_id)
     if as_json:
         output.print_json(token)
         return 0
-    output.line(token["token"])
-    created = f"Created the token {token['name']} for {token['owner']}."
+    output.line(token.token)
+    created = f"Created the token {token.name} for {token.owner}."
     output.say(f"{created} It will not be shown again.")
     output.say("Clients send it as `Authorization: Bearer …` to `daybook mcp --http`.")
     return 0
@@ -43,47 +42,43 @@ async def add_(
 async def list_(*, as_json: Json = False) -> int:
     """List tokens with their owners and last use, never the tokens themselves.
 
-    Needs no Prefect.
+    Works without Prefect.
 
     Example: daybook tokens list
     """
-    from daybook.api import tokens
-
-    listed = await tokens.list_tokens()
+    listed = await api.tokens.list_tokens()
     if as_json:
         output.print_json(listed)
     elif listed:
         rows = [
             (
-                each["name"],
-                each["owner"],
-                each["user_id"] or "-",
-                formatting.local_time(each["created_at"]),
-                formatting.local_time(each["used_at"]),
+                each.name,
+                each.owner,
+                each.user_id or "-",
+                formatting.local_time(each.created_at),
+                formatting.local_time(each.used_at),
             )
             for each in listed
         ]
-        output.table(("NAME", "OWNER", "USER", "MADE", "LAST USED"), rows, whole=("NAME",))
+        output.table(("NAME", "OWNER", "USER", "CREATED", "LAST USED"), rows, whole=("NAME",))
     else:
         output.say("There are no tokens. Create one with `daybook tokens add --owner agent:NAME`.")
     return 0
 
 
 async def remove_(
-    name: Annotated[str, Parameter(help="Token name, or the beginning of its id.")],
+    name: Annotated[str, Parameter(help="Token name or id prefix.")],
     /,
     *,
     as_json: Json = False,
 ) -> int:
-    """Remove a token; Daybook refuses it from now on.
+    """Remove a token; Daybook rejects it from then on.
 
     Example: daybook tokens remove agent:claude
     """
-    from daybook.api import tokens
-
-    removed = await tokens.remove(name)
+    removed = await api.tokens.remove(name)
     if as_json:
         output.print_json(removed)
     else:
-        output.line(f"Removed the token {removed['name']} of {removed['owner']}")
+        output.line(f"Removed the token {removed.name} of {removed.owner}")
     return 0

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from daybook import api
 from daybook.cli import documents, formatting, output
+from daybook.cli.agents import command_words
 from daybook.cli.options import Json, header, parse_json_object, prepare_prefect
 from daybook.errors import InvalidInput
+from daybook.processes.environment import DEFAULT_NAMES
+from daybook.schedules import durations
+
+if TYPE_CHECKING:
+    from daybook.api.tools import ToolDetails, ToolList, ToolServerDetails, ToolServerWithTools
 
 
 async def call_(
@@ -19,65 +27,56 @@ async def call_(
     params: Annotated[
         str | None, Parameter(help="Parameters of the call: a JSON object, or @file.")
     ] = None,
-    timeout: Annotated[
-        str, Parameter(help="Maximum duration of the call.", show_default=True)
-    ] = "30s",
+    timeout: Annotated[str, Parameter(help="Timeout for the call.", show_default=True)] = "30s",
     as_json: Json = False,
 ) -> int:
     """Call a tool once from this machine, outside of any job.
 
     Example: daybook tools call search.reindex --params '{"full": true}'
     """
-    from daybook.schedules import durations
-
     arguments = parse_json_object("params", params) if params is not None else {}
     timeout_seconds = durations.parse(timeout, "timeout").total_seconds()
     prepare_prefect()
-    from daybook.api import tools
 
     with documents.unknown_as_not_found("tool"):
-        result = await tools.call(name, arguments, timeout_seconds)
+        result = await api.tools.call(name, arguments, timeout_seconds)
     if as_json:
         output.print_json(result)
     else:
-        if result["output"]:
-            output.line(result["output"])
-        if result["status"] != "succeeded":
-            output.say(f"{result['status']}: {result['reason'] or result['error']}")
-        elif result["reason"]:
-            output.say(f"({result['reason']})")
-    return 0 if result["status"] == "succeeded" else 1
+        if result.output:
+            output.line(result.output)
+        if result.status != "succeeded":
+            output.say(f"{result.status}: {result.reason or result.error}")
+        elif result.reason:
+            output.say(f"({result.reason})")
+    return 0 if result.status == "succeeded" else 1
 
 
 async def test_(
-    name: Annotated[str | None, Parameter(help="The server's name. Default: all servers.")] = None,
+    name: Annotated[str | None, Parameter(help="The server's name. [default: all servers]")] = None,
     /,
     *,
     as_json: Json = False,
 ) -> int:
-    """Start or connect to saved servers and list their tools, without calling one.
+    """Start or connect to saved servers and ask for their tools, without calling any.
 
     Example: daybook tools test search
     """
     prepare_prefect()
-    from daybook.api import tools
 
     with documents.unknown_as_not_found("tool server"):
-        results = await tools.test(name)
+        results = await api.tools.test(name)
     if as_json:
         output.print_json(results)
     elif results:
         rows = [
-            (
-                each["server"],
-                each["problem"] or f"{len(each['tools'])} tools in {each['seconds']:.1f} s",
-            )
+            (each.server, each.problem or f"{len(each.tools or ())} tools in {each.seconds:.1f} s")
             for each in results
         ]
-        output.table(("SERVER", "ANSWER"), rows)
+        output.table(("SERVER", "RESULT"), rows)
     else:
         output.say("No tool servers; save one with `daybook tools add`.")
-    return 1 if any(each["problem"] for each in results) else 0
+    return 1 if any(each.problem for each in results) else 0
 
 
 async def add_(
@@ -86,15 +85,15 @@ async def add_(
     *arguments: Annotated[str, Parameter(help="Program and its arguments, after --.")],
     command: Annotated[
         str | None,
-        Parameter(help="Program and its arguments as one text; not run by a shell."),
+        Parameter(help="Program and its arguments as one string; no shell interprets it."),
     ] = None,
     url: Annotated[str | None, Parameter(help="URL of a server that uses streamable HTTP.")] = None,
     environment: Annotated[
         list[str] | None,
         Parameter(
             name="--env",
-            help="NAME of a variable of the worker that the program gets, in addition to PATH, "
-            "HOME and similar ones. Can be given several times.",
+            help="Environment variable of the worker to pass to the program, in addition to PATH, "
+            "HOME and similar ones. Repeatable.",
         ),
     ] = None,
     headers: Annotated[
@@ -102,22 +101,22 @@ async def add_(
         Parameter(
             name="--header",
             help='Header of each request to the URL: "X-Team: ops". Write a secret as '
-            "{{secret:name}}. Can be given several times.",
+            "{{secret:name}}. Repeatable.",
         ),
     ] = None,
     work_dir: Annotated[
         str | None,
-        Parameter(help="Folder of the program. Default: a new, empty one for each call."),
+        Parameter(
+            help="Working directory of the program. [default: a new, empty one for each call]"
+        ),
     ] = None,
-    replace: Annotated[bool, Parameter(help="Replace the server of this name, if any.")] = False,
+    replace: Annotated[bool, Parameter(help="Replace the existing server of this name.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Save an MCP server, a program or a URL, so that jobs can call its tools.
+    """Save an MCP server (a program or a URL) so that jobs can call its tools.
 
     Example: daybook tools add time -- uvx mcp-server-time
     """
-    from daybook.cli.agents import command_words
-
     settings: dict[str, Any] = {
         "command": command_words(command, arguments),
         "url": url or "",
@@ -126,46 +125,46 @@ async def add_(
     if headers is not None:
         settings["headers"] = dict(map(header, headers))
     if environment is not None:
-        from daybook.processes.environment import DEFAULT_NAMES
-
         if not settings["command"]:
-            raise InvalidInput("env", "applies to a program only, and this server is a URL")
+            raise InvalidInput("env", "applies only to a program, but this server is a URL")
         settings["environment"] = list(dict.fromkeys([*DEFAULT_NAMES, *environment]))
     prepare_prefect()
-    from daybook.api import tools
 
-    server = await tools.add(name, settings, replace=replace)
+    server = await api.tools.add(name, settings, replace=replace)
     if as_json:
         output.print_json(server)
     else:
         _print_server(server)
-        if server["tools"]:
-            output.say(f"Show a tool's parameters: daybook tools show {server['tools'][0]}")
+        if server.tools:
+            output.say(f"Show a tool's parameters: daybook tools show {server.tools[0]}")
     return 0
 
 
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0] or "-"
+def _print_details(details: ToolDetails | ToolServerDetails) -> None:
+    if isinstance(details, api.tools.ToolDetails):
+        _print_tool(details)
+    else:
+        _print_server(details, details.jobs)
 
 
-def _print_tool(tool: dict[str, Any]) -> None:
-    output.line(f"{tool['name']} ({tool['source']})", style="bold")
-    schema = tool["schema"]
+def _print_tool(tool: ToolDetails) -> None:
+    output.line(f"{tool.name} ({tool.source})", style="bold")
+    schema = tool.json_schema
     required = schema.get("required", [])
     needs = required if isinstance(required, list) else []
     properties = schema.get("properties", {})
-    pairs = [("description", tool["description"].strip())]
+    pairs = [("description", tool.description.strip())]
     for name, each in properties.items() if isinstance(properties, dict) else ():
         type_text = _of_type(each)
         pairs.append((f"param {name}", f"{type_text}, required" if name in needs else type_text))
-    pairs.append(("jobs", ", ".join(tool["jobs"])))
+    pairs.append(("jobs", ", ".join(tool.jobs)))
     output.fields([(name, value) for name, value in pairs if value])
 
 
 def _of_type(schema: Any) -> str:
     """Return the schema of a parameter in words if it is simple, else as JSON.
 
-    `integer, default 0: how many`.
+    In words: `integer, default 0: how many`.
     """
     if not isinstance(schema, dict) or schema.keys() - _SIMPLE:
         return formatting.field_text(schema)
@@ -186,41 +185,50 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _print_server(server: dict[str, Any]) -> None:
-    settings = server["settings"]
-    output.line(f"{server['name']} (tool server)", style="bold")
-    headers = [f"{name}: {value}" for name, value in settings.get("headers", {}).items()]
+def _print_server(server: ToolServerWithTools, jobs: Sequence[str] = ()) -> None:
+    settings = server.settings
+    output.line(f"{server.name} (tool server)", style="bold")
     pairs = [
-        ("command", " ".join(map(formatting.quoted, settings.get("command", [])))),
-        ("url", settings.get("url", "")),
-        ("headers", "\n".join(headers)),
-        ("work dir", settings.get("work_dir", "")),
-        (
-            "environment",
-            " ".join(settings.get("environment", [])) if settings.get("command") else "",
-        ),
-        ("tools", "\n".join(server["tools"] or [])),
-        ("problem", server["problem"] or ""),
-        ("jobs", ", ".join(server.get("jobs", []))),
+        (name.replace("_", " "), _setting_text(settings.get(name)))
+        for name in ("command", "url", "headers", "work_dir", "environment")
+        if name != "environment" or settings.get("command")
+    ]
+    pairs += [
+        ("tools", "\n".join(server.tools or [])),
+        ("problem", server.problem or ""),
+        ("jobs", ", ".join(jobs)),
     ]
     output.fields([(name, value) for name, value in pairs if value])
 
 
-def _print_tools(listed: dict[str, Any]) -> None:
+def _setting_text(value: Any) -> str:
+    """Return a setting as text: quoted items of a list, one line for each name of an object.
+
+    The setting may be any JSON, because tool servers can be edited in Prefect's UI.
+    """
+    if isinstance(value, dict):
+        return "\n".join(f"{name}: {each}" for name, each in value.items())
+    if isinstance(value, list):
+        return " ".join(formatting.quoted(str(each)) for each in value)
+    return str(value or "")
+
+
+def _print_tools(listed: ToolList) -> None:
     rows = [
-        (each["name"], each["source"], _first_line(each["description"])) for each in listed["tools"]
+        (each.name, each.source, each.description.strip().partition("\n")[0] or "-")
+        for each in listed.tools
     ]
     if rows:
         output.table(("NAME", "SOURCE", "DESCRIPTION"), rows, whole=("NAME",))
     else:
         output.say("No tools; save a tool server with `daybook tools add`.")
-    for name, why in listed["absent"].items():
+    for name, why in listed.absent.items():
         output.say(f"{name}: {why}")
 
 
 list_ = documents.list_command(
     "tools",
-    """List the tools that a job can call: Python tools and those of the saved servers.
+    """List the tools that a job can call: Python tools and the tools of saved servers.
 
     Example: daybook tools list
     """,
@@ -233,7 +241,7 @@ show_ = documents.show_command(
 
     Example: daybook tools show search.reindex
     """,
-    lambda details: (_print_server if "settings" in details else _print_tool)(details),
+    _print_details,
     name_help="Name of a tool or of a saved server, or https://host/path#tool.",
 )
 remove_ = documents.remove_command(

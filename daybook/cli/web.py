@@ -7,17 +7,18 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from daybook import settings
 from daybook.errors import InvalidInput
 
 
 def web_(
     *,
     port: Annotated[
-        int | None, Parameter(help="Port to listen on. Default: the setting DAYBOOK_WEB_PORT.")
+        int | None, Parameter(help="Port to listen on. [default: the setting DAYBOOK_WEB_PORT]")
     ] = None,
     host: Annotated[
         str | None,
-        Parameter(help="Address to listen on, such as 0.0.0.0. Default: this machine only."),
+        Parameter(help="Address to listen on, such as 0.0.0.0. [default: this machine only]"),
     ] = None,
     name: Annotated[
         list[str] | None,
@@ -27,17 +28,16 @@ def web_(
     """Serve `/health`, and `/metrics` for Prometheus, until Ctrl-C or SIGTERM.
 
     `daybook up` serves both pages too. Every client that can connect can read the names of late and
-    failing jobs. docs/operations/monitoring.md describes the pages and has alert rules.
+    failing jobs. docs/operations/monitoring.md describes the pages and gives alert rules.
 
     Example: daybook web --port 4290
     """
-    from daybook import settings
     from daybook.operations import server, web
 
     loaded = settings.load()
     number = loaded.web_port if port is None else port
     if not 0 < number < 2**16:
-        raise InvalidInput("port", f"{number} is not a port", "use 1 to 65535")
+        raise InvalidInput("port", f"{number} is out of range", "use 1 to 65535")
     if host is not None and not host.strip():
         raise InvalidInput("host", "is empty", "use 0.0.0.0 for all addresses of this machine")
     command = web.command(host or server.HOST, number, name or ())

@@ -7,6 +7,7 @@
                                               listeners ─► listener_calls   └─► inbox
     the result ─► sending: delivered, retried after `backoff`, or failed
 
-Every row is written in the transaction of its outcome (promise 6), so nothing is lost if the
-process dies. Delivery is at least once; recipients deduplicate by the message id.
+Each row about a run's outcome is written in the transaction of that outcome (promise 6), so nothing
+is lost if the process dies. Delivery is at least once; a receiver of callbacks can recognise a
+repetition by its `webhook-id`.
 """

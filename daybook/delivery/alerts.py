@@ -1,4 +1,4 @@
-"""Rules for alerts about a job's failures: never silently, never in bursts.
+"""Rules for alerts about a job's failures, to avoid both silence and bursts.
 
 ::
 
@@ -8,13 +8,14 @@
     an hour ago   no     alert at once; open                  nothing
     less          no     alert when the hour is over; open    nothing
     an hour ago   yes    alert again, with the count          one recovery message; closed
-    less          yes    suppressed: known to fail            one recovery message; closed;
-                                                              an unsent alert is withdrawn
+    less          yes    suppressed: known to fail            one recovery message, or an unsent
+                                                              alert is withdrawn instead; closed
 
-`jobs.alerted_at` is the time of the last alert, which may be in the future; `jobs.alert_open` is
-true while a recovery message is due. So a job that alternates between failure and success gets one
-alert and one recovery message an hour, and a failure after a recovery message is not silent. The
-message that a job was paused is always sent.
+`jobs.alerted_at` is the time of the last alert, which is in the future if the alert waits for its
+hour; `jobs.alert_open` is true from an alert until the job succeeds. So a job that alternates
+between failure and success causes at most one alert and one recovery message an hour, and a failure
+after a recovery message is reported unless the job succeeds before the hour is over. The message
+that a job was paused is always sent at once.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from datetime import datetime, timedelta
 from daybook.ledger.tables import JobRow
 
 ALERT_INTERVAL = timedelta(hours=1)
-"""The minimum interval between two alerts of a job."""
+"""Minimum interval between two alerts about a job's failures."""
 
 ALERT_EVENTS = frozenset(
     {"failed", "missed", "paused", "overdue", "undelivered", "needs_attention"}
 )
-"""The events that need attention, for any recipient; other events are informative."""
+"""Events that need attention, for any recipient; other events are informative."""
 
 
 def next_alert_at(job: JobRow, now: datetime) -> datetime | None:
-    """Return the time of the alert for a failure at ``now``; None if it is known to fail."""
+    """Return when to alert about a failure at ``now``; None if the last alert still covers it."""
     last = job.alerted_at
     if (
         last is None or now >= last + ALERT_INTERVAL or last > now + ALERT_INTERVAL
@@ -48,5 +49,5 @@ def record_alert(job: JobRow, at: datetime) -> None:
 
 
 def withdraw_alert(job: JobRow, at: datetime) -> None:
-    """Withdraw the alert planned for ``at``: the hour counts from the alert before it."""
+    """Withdraw the alert planned for ``at``: the hour is counted from the previous alert again."""
     job.alerted_at, job.alert_open = at - ALERT_INTERVAL, False

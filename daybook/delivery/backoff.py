@@ -1,4 +1,4 @@
-"""Retry delays of callbacks and messages. Pure.
+"""Retry delays of callbacks, messages and listener calls.
 
 ::
 
@@ -6,7 +6,7 @@
     after    –   5 s  30 s  2 min  10 min 30 min 1 h   2 h   4 h   6 h   10 h     about 24 h in all
 
 Each delay is extended by a random part of up to a tenth, so rows that failed together are not
-retried together.
+retried together. The last delay also precedes any further attempt that a destination allows.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ def next_attempt_at(
 ) -> datetime | None:
     """Return the time of the next attempt after a failed one that follows ``row.attempts`` others.
 
-    ``asked`` are the seconds of a ``Retry-After``: used if longer than the delay, up to the end of
-    the row's time. Returns None if it was the last attempt.
+    ``asked`` is a ``Retry-After`` in seconds: used if longer than the delay, up to the row's
+    deadline. Returns None if the failed attempt was the last one: there were ``tries`` attempts, or
+    `MAX_RETRY_AGE` has passed since the row was created or last retried by the operator.
     """
     attempts, deadline = row.attempts + 1, (row.retried_at or row.created_at) + MAX_RETRY_AGE
     if attempts >= tries or now >= deadline:
@@ -63,8 +64,8 @@ def failed(
     """Return the result of a failed attempt: pending until the next one, or failed after the last.
 
     ``final`` means that no later attempt can succeed. A wake has one attempt, because the next
-    cycle sends the next wake. A row that was refused for good says nothing about its queue: other
-    rows may be sent there.
+    cycle sends the next wake. A final failure says nothing about the row's queue, whose other rows
+    may be sent. ``asked`` and ``tries`` are those of `next_attempt_at`.
     """
     last = final or row.purpose == WAKE
     next_at = None if last else next_attempt_at(row, now, asked, tries)

@@ -9,8 +9,8 @@ anything else                       retried by `backoff`, and failed after the l
 ↳ for the wake of a task session    failed: the next cycle sends the next wake
 ==================================  ============================================================
 
-A redirect is not followed: a callback goes only to the requested URL. The body is sent byte by byte
-as the ledger holds it, because the signature covers these bytes.
+A redirect is not followed: a callback goes only to the requested URL. The body is sent exactly as
+the ledger holds it, because the signature covers its bytes.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ T = TypeVar("T")
 CONNECTION_REUSE_SECONDS = 10.0
 """How long connections to a checked address are kept."""
 MAX_RESPONSE_BYTES = 64 * 1024
-"""Bytes of a response that are read: they are discarded, but the connection stays usable."""
+"""Maximum number of bytes of a response to read and discard to keep the connection usable."""
 PREFECT_TIMEOUT_SECONDS = 10.0
 """Timeout of a request to Prefect, whose client retries a vanished server for minutes."""
 TOKEN_WITHHELD_NOTE = (
-    "sent without the token: an agent's job gets it only at the destination's own URL"
+    "sent without the token: an agent's job sends it only to the destination's own URL"
 )
 HOME_SECRET_NOTE = "signed with the home's secret: the URL has no destination"
 
@@ -62,9 +62,9 @@ HOME_SECRET_NOTE = "signed with the home's secret: the URL has no destination"
 class CallbackSender:
     """Sends callbacks, one attempt each; use it as an async context manager.
 
-    ``now`` is the ledger's clock. ``client`` is Prefect's: it reads destinations and tokens, once
-    each and only when they are needed. If Prefect does not respond, `PrefectUnreachable` or the
-    client's own error is raised.
+    ``now`` is the ledger's clock. ``client`` is Prefect's; through it, destinations and tokens are
+    read once each, and only when they are needed. ``place`` is the home with the signing secret; by
+    default, the current one.
     """
 
     def __init__(
@@ -90,11 +90,14 @@ class CallbackSender:
             await transport.aclose()
 
     async def send(self, row: OutboxRow) -> DeliveryResult:
-        """Make one attempt, which lasts at most the destination's timeout.
+        """Make one attempt; the request lasts at most the destination's timeout.
 
-        Raises if Prefect cannot be read for destinations or a token: then no attempt was made.
+        Raises `PrefectUnreachable` or the client's own error if the destinations or the token
+        cannot be read from Prefect: then no attempt was made.
         """
-        known = await self._destinations()
+        if self._known is None:
+            self._known = await self._answered(destinations.load_index(self._client))
+        known = self._known
         started, destination = time.perf_counter(), Destination()
         answer: Response | None = None
         final = False
@@ -115,20 +118,18 @@ class CallbackSender:
         seconds = time.perf_counter() - started
         if answer is not None:
             address = guard.origin(httpx.URL(row.address))
-            problem = (
-                "" if _is_success(answer) else f"{address} answered {status_text(answer.status)}"
-            )
+            succeeded = 200 <= answer.status < 300
+            problem = "" if succeeded else f"{address} answered {status_text(answer.status)}"
             final = answer.status == GONE_STATUS
         return self._tried(row, destination, answer, problem, seconds, ends=final)
 
-    async def _destinations(self) -> DestinationIndex:
-        if self._known is None:
-            self._known = await self._answered(destinations.load_index(self._client))
-        return self._known
-
     async def _ask(self, row: OutboxRow, destination: Destination) -> Response:
         now, body = self._now(), row.body.encode("utf-8", errors="replace")
-        signing_secrets = destination.secrets(now) if destination.secret else self._of_home(now)
+        if destination.secret:
+            signing_secrets = destination.secrets(now)
+        else:
+            self._homes = self._homes or home_secret.read_secrets(self._home)
+            signing_secrets = home_secret.valid_secrets(self._homes, now)
         transport = self._transport(Rule.for_owner(row.owner, row.writer))
         token = await self._token(row, destination)
         return await request.request(
@@ -142,11 +143,6 @@ class CallbackSender:
             limit=MAX_RESPONSE_BYTES,
         )
 
-    def _of_home(self, now: datetime) -> list[str]:
-        if not self._homes:
-            self._homes = home_secret.read_secrets(self._home)
-        return home_secret.valid_secrets(self._homes, now)
-
     def _transport(self, rule: Rule) -> HttpxTransport:
         transport = self._transports.get(rule)
         if transport is None:
@@ -157,7 +153,7 @@ class CallbackSender:
         return transport
 
     async def _token(self, row: OutboxRow, destination: Destination) -> str | None:
-        """Return the secret that the destination names, which goes only to its hosts; or None."""
+        """Return the value of the destination's token, or None; only the secret's hosts get it."""
         if not _has_token(row, destination):
             return None
         target = secrets.SecretDestination.of_url(Guard(Rule.OPERATOR).check(row.address))
@@ -215,10 +211,6 @@ def _has_token(row: OutboxRow, destination: Destination) -> bool:
         row.address
     )
     return bool(destination.token) and allowed
-
-
-def _is_success(answer: Response) -> bool:
-    return 200 <= answer.status < 300
 
 
 AUTHORIZATION = "Authorization"

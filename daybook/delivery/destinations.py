@@ -1,15 +1,16 @@
-"""Destinations of callbacks: the signing secret, token, timeout and number of attempts of a URL.
+"""Destinations of callbacks: the signing secret, token, timeout and number of attempts for a URL.
 
 A destination is a block document of Daybook's own type, whose secret Prefect encrypts. It applies
-to every URL that begins with its own up to a slash; the longest match wins. A callback to a URL
-without a destination is signed with the home's secret (`home_secret`).
+to its own URL, with or without a query, and to every URL below it; the longest match wins. A
+callback to a URL without a destination is signed with the home's secret (`home_secret`).
 
 ::
 
     https://ops.example.org/hook     applies to  …/hook  …/hook/a  …/hook?x=1     not to  …/hooks
 
-Each process reads the destinations at most once a minute. Prefect's connection errors propagate: a
-process that cannot read them cannot send, and retries later.
+The destinations that one client has read are reused for a minute. Prefect's connection errors
+propagate: a process that cannot read the destinations cannot send, and retries later. Functions
+that change a destination also change its copy in the ledger, and raise `LedgerUnreachable`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from daybook.delivery.home_secret import ROTATION_GRACE, check_rotation, new_sec
 from daybook.errors import InvalidInput, NotFound
 from daybook.http.addresses import DEFAULT_PORTS
 from daybook.http.guard import Guard, Rule
+from daybook.ledger.views import UtcTime
 from daybook.resources.store import BlockStore, block_data
 
 if TYPE_CHECKING:
@@ -48,14 +50,16 @@ CACHE_SECONDS = 60.0
 
 
 class DestinationSettings(BaseModel):
-    """One destination."""
+    """Settings of a destination."""
 
     model_config = ConfigDict(extra="ignore")
 
     url: str = Field(
-        description="URL without a query. It applies to URLs that begin with it, up to a slash.",
+        description="URL without a query. It also applies to every URL below it.",
     )
-    secret: SecretStr = Field(description="Signs the callbacks: whsec_…, as in Standard Webhooks.")
+    secret: SecretStr = Field(
+        description="Secret that signs callbacks: whsec_…, as in Standard Webhooks."
+    )
     previous_secret: SecretStr = Field(
         default=SecretStr(""),
         description="Previous secret, which also signs callbacks during a rotation.",
@@ -72,7 +76,7 @@ class DestinationSettings(BaseModel):
         default=DEFAULT_TIMEOUT_SECONDS,
         ge=1,
         le=MAX_TIMEOUT_SECONDS,
-        description="Timeout of one attempt, in seconds.",
+        description="Timeout of each attempt, in seconds.",
     )
     tries: int = Field(
         default=backoff.DEFAULT_ATTEMPTS,
@@ -102,6 +106,23 @@ class DestinationSettings(BaseModel):
         return value
 
 
+class DestinationInfo(BaseModel, frozen=True):
+    """A stored destination, without its secrets.
+
+    ``timeout`` is in seconds. If ``problem`` says that the stored block is invalid, ``url``,
+    ``token``, ``timeout`` and ``tries`` are whatever JSON values it has. The previous secret also
+    signs callbacks until ``rotating_until``, which is None if no rotation is in progress.
+    """
+
+    name: str
+    url: Any
+    token: Any
+    timeout: Any
+    tries: Any
+    rotating_until: UtcTime | None
+    problem: str | None
+
+
 STORE = BlockStore(
     slug="daybook-destination",
     title="Daybook destination",
@@ -112,7 +133,7 @@ STORE = BlockStore(
 
 @dataclass(frozen=True)
 class Destination:
-    """A validated destination. ``name`` is empty for the home's own settings."""
+    """A validated destination. ``name`` is empty for a URL without one: the home's secret signs."""
 
     name: str = ""
     url: str = ""
@@ -124,7 +145,7 @@ class Destination:
     tries: int = backoff.DEFAULT_ATTEMPTS
 
     def is_at(self, url: str) -> bool:
-        """Return whether ``url`` is the destination's own URL, not one below it."""
+        """Return whether ``url`` is exactly the destination's URL, which has no query."""
         try:
             return str(httpx.URL(url)) == self.url
         except (httpx.InvalidURL, TypeError, ValueError):
@@ -211,7 +232,7 @@ _read: WeakKeyDictionary[PrefectClient, tuple[float, DestinationIndex]] = WeakKe
 
 
 async def load_index(client: PrefectClient) -> DestinationIndex:
-    """Return all destinations, read by this process at most `CACHE_SECONDS` ago."""
+    """Return all destinations, read by this client at most `CACHE_SECONDS` ago."""
     cached = _read.get(client)
     if cached is None or time.monotonic() - cached[0] > CACHE_SECONDS:
         documents = await STORE.documents(client, include_secrets=True)
@@ -227,26 +248,23 @@ async def find(client: PrefectClient, url: str) -> Destination | None:
 # --- storage
 
 
-async def list_destinations(client: PrefectClient, now: datetime) -> list[dict[str, Any]]:
-    """Return all destinations by name, without their secrets.
-
-    `{"name", "url", "token", "timeout", "tries", "rotating_until", "problem"}`
-    """
-    return [_shown(str(each.name), dict(each.data), now) for each in await STORE.documents(client)]
+async def list_destinations(client: PrefectClient, now: datetime) -> list[DestinationInfo]:
+    """Return all destinations, sorted by name, without their secrets."""
+    return [_info(str(each.name), dict(each.data), now) for each in await STORE.documents(client)]
 
 
-def _shown(name: str, data: dict[str, Any], now: datetime) -> dict[str, Any]:
+def _info(name: str, data: dict[str, Any], now: datetime) -> DestinationInfo:
     settings, problem = STORE.check(data)
     until = settings.previous_until if settings else None
-    return {
-        "name": name,
-        "url": data.get("url"),
-        "token": data.get("token") or "",
-        "timeout": data.get("timeout", DEFAULT_TIMEOUT_SECONDS),
-        "tries": data.get("tries", backoff.DEFAULT_ATTEMPTS),
-        "rotating_until": until if until and now < until else None,
-        "problem": problem,
-    }
+    return DestinationInfo(
+        name=name,
+        url=data.get("url"),
+        token=data.get("token") or "",
+        timeout=data.get("timeout", DEFAULT_TIMEOUT_SECONDS),
+        tries=data.get("tries", backoff.DEFAULT_ATTEMPTS),
+        rotating_until=until if until and now < until else None,
+        problem=problem,
+    )
 
 
 async def add(
@@ -260,10 +278,10 @@ async def add(
     tries: int = backoff.DEFAULT_ATTEMPTS,
     replace: bool = False,
 ) -> Destination:
-    """Save a destination, with a new secret if none is given.
+    """Save and return a destination, with a new secret if none is given.
 
-    Raises `InvalidInput` for a bad or taken name, bad settings, or a URL that another destination
-    has.
+    Raises `InvalidInput` for a bad name, a name that is taken (without ``replace``), bad settings,
+    a URL that another destination has, or a block type that is not registered.
     """
     data = {"url": url, "token": token, "timeout": timeout, "tries": tries}
     checked = STORE.validate(data | {"secret": secret or new_secret()})
@@ -281,12 +299,13 @@ async def rotate(
 ) -> Destination:
     """Give the destination a new secret; the old secret also signs until ``keep`` has passed.
 
-    With a ``keep`` of zero, all old secrets expire at once. Raises `NotFound`, and `InvalidInput`
-    if another rotation is in progress and ``keep`` is not zero.
+    Returns the changed destination. With a ``keep`` of zero, all old secrets expire at once. Raises
+    `NotFound`, and `InvalidInput` if the stored settings are invalid, or if another rotation is in
+    progress and ``keep`` is not zero.
     """
     document = await STORE.find(client, name, include_secrets=True)
     if document is None:
-        raise NotFound(STORE.noun, name)
+        raise NotFound(STORE.noun, name, known=await STORE.names(client))
     old = build(name, dict(document.data))
     check_rotation(old.secrets(now), keep)
     changed: dict[str, Any] = {

@@ -2,22 +2,22 @@
 
 ::
 
-    claim rows ─► one task a row: the sender of its queue's kind ─► record, several together
-       ▲   fair between queues                                             │
-       └────────────────────── when half of them are free ◄────────────────┘
+    claim rows ─► one task per row: the sender of its queue's kind ─► record, several together
+       ▲   fair between queues                                               │
+       └────────────────────── when half of them are free ◄──────────────────┘
 
     QueueKind     sender                              called by
     ------------  ----------------------------------  ------------------------------------------
     URL           `callbacks.CallbackSender`          the keeper, and the process of a run
     CHANNEL       `outgoing.ChannelSender`            the keeper, and the process of a run
-    LISTENER      `listener_calls.ListenerSender`     the keeper, and programs that listen
+    LISTENER      `listener_calls.ListenerSender`     the keeper, programs that listen, direct calls
     TASK_SESSION  `daybook.mcp.wakes.WakeNotifier`    the MCP server that has the connection
 
 Rows that need Prefect, which holds the signing secrets and the channel blocks, wait while Prefect
-does not respond: they stay pending and lose no attempt. Rows for a file or the console are sent
+does not respond: they stay pending and use up no attempt. Rows for a file or the console are sent
 anyway, because they may hold the alert that Prefect is unreachable. A dispatcher that is stopped
-records its results and releases the other rows. One that is killed leaves leases; when they
-expire, each row is sent again under the same id.
+records its results and releases the other rows. One that is killed leaves its leases behind; when
+they expire, each row is sent again under the same id.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from daybook.processes.ending import wait_shielded
 log = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT = 2 * sending.MAX_IN_FLIGHT_PER_QUEUE
-"""Rows that one process sends at a time; a hanging queue occupies at most half of them."""
+"""Maximum number of rows that one `dispatch` sends at a time; one queue occupies at most half."""
 MAX_BATCH_SIZE = 8
-"""Results recorded in one transaction, if so many arrive within `BATCH_WAIT_SECONDS`."""
+"""Number of results to collect for one transaction, within `BATCH_WAIT_SECONDS`."""
 BATCH_WAIT_SECONDS = 0.02
 POLL_INTERVAL_SECONDS = 1.0
-"""Interval between claims while no attempt ends: a hanging attempt delays no other row."""
+"""Interval between claims while no attempt ends, so that a hanging attempt delays no other row."""
 SHUTDOWN_GRACE_SECONDS = 5.0
 """Time for the attempts of a stopped dispatcher to end, and then for recording their results."""
 PREFECT_UNREACHABLE_ERRORS = (Unreachable, httpx.TransportError)
@@ -59,20 +59,24 @@ PREFECT_STATUS_ERROR = httpx.HTTPStatusError
 
 
 class Sender(Protocol):
-    """Adapter that sends the rows of one kind of queue."""
+    """Adapter that sends the rows of one kind of queue.
+
+    A caller of `dispatch` passes its senders; `outgoing` passes those of callbacks and channels.
+    """
 
     async def send(self, row: OutboxRow) -> DeliveryResult:
         """Make one attempt, which ends within `Timing.delivery_lease`.
 
         Raise one of `PREFECT_UNREACHABLE_ERRORS`, or `PREFECT_STATUS_ERROR`, if Prefect did not
-        provide the data for it: then no attempt was made, and the row stays pending.
+        provide the data for it: then no attempt was made, and the row stays pending. Any other
+        error counts as a failed attempt.
         """
         ...
 
 
 @dataclass
 class DispatchResult:
-    """The result of dispatching: the number of rows delivered, failed for good, and to be retried.
+    """The result of dispatching: how many rows were delivered, failed permanently, or are retried.
 
     ``ended`` are the runs with a delivered or failed row, once each. ``away`` is true if Prefect
     was unreachable for an attempt that needs it, ``held`` if Prefect responded to one with an
@@ -104,9 +108,9 @@ async def dispatch(
     """Send all due rows that ``senders`` can send, or those of one run; return when none is left.
 
     ``accepts`` returns whether the caller sends to a queue now. ``holder`` is the name of this
-    process in leases. After ``claims_for`` seconds no attempt is started. ``most`` rows are sent at
-    a time. The result is also written to ``sent`` if given, so the caller has it if this raises. If
-    nothing is due, write nothing. Raises `LedgerUnreachable`.
+    process in leases. After ``claims_for`` seconds no attempt is started. At most ``most`` rows are
+    sent at a time. The result is also written to ``sent`` if given, so the caller has it even if
+    this function raises. If nothing is due, write nothing. Raises `LedgerUnreachable`.
     """
     dispatcher = _Dispatcher(ledger, holder, senders, accepts=accepts, most=most, sent=sent)
     try:
@@ -157,12 +161,12 @@ class _Dispatcher:
             if due is None or due > self._ledger.now():
                 return
         rows: list[OutboxRow] = []
-        # To the end even if this dispatcher is stopped, which then releases the rows.
+        # The claim completes even if this dispatcher is stopped, which then releases the rows.
         task = asyncio.create_task(self._claim_into(rows, run_id))
         later = asyncio.get_running_loop().call_later
         await wait_shielded(task, cancelled=lambda: later(SHUTDOWN_GRACE_SECONDS, task.cancel))
         self._last_claim_found_rows = bool(rows)
-        # First the rows that need no Prefect.
+        # Rows that do not need Prefect go first.
         for row in sorted(rows, key=lambda row: not outbox.is_builtin_queue(row.lane)):
             self._unsent.remove(row)
             attempt = asyncio.create_task(self._attempt(row))
@@ -199,7 +203,7 @@ class _Dispatcher:
             self._tried.append((row, tried))
 
     def _close_queue(self, lane: str, error: Exception) -> None:
-        """Send no more rows of the queue, because Prefect did not provide the data for one."""
+        """Send no more rows of the queue, because Prefect did not provide the data to send one."""
         self._closed_queues.add(lane)
         if isinstance(error, PREFECT_STATUS_ERROR):
             self.sent.held, problem = True, f"Prefect answered {error.response.status_code}"
@@ -236,11 +240,14 @@ class _Dispatcher:
         """Record the results, to the end even if this dispatcher is stopped."""
         if self._recording is None:
             self._recording = asyncio.create_task(self._write())
-        await asyncio.shield(self._recording)
-        self._recording = None
+        try:
+            await asyncio.shield(self._recording)
+        finally:
+            if self._recording.done():
+                self._recording = None
 
     async def _write(self) -> None:
-        # A result that cannot be written is not written again: its lease expires.
+        # A result that cannot be written is not written again: the lease on its row expires.
         tried, self._tried = self._tried, []
         unsent, self._unsent = self._unsent, []
         if tried:
@@ -264,7 +271,10 @@ class _Dispatcher:
             self.sent.ended[row.run_id] = None
 
     async def close(self) -> None:
-        """Record the results and release the other rows, whatever ended the work."""
+        """Record the results and release the other rows, whatever ended the work.
+
+        After a failed recording, do neither: the leases of these rows expire.
+        """
         if self._under_way or self._tried or self._unsent or self._recording:
             await wait_shielded(asyncio.create_task(self._close()))
 
@@ -274,8 +284,8 @@ class _Dispatcher:
             attempt.cancel()
         if attempts:  # one that does not end keeps its lease; the rows of the others are recorded
             await asyncio.wait(attempts, timeout=SHUTDOWN_GRACE_SECONDS)
-        with suppress(TimeoutError, Unreachable):
+        with suppress(TimeoutError):
             async with asyncio.timeout(SHUTDOWN_GRACE_SECONDS):
-                if self._recording is not None:
-                    await self._record()
-                await self._record()
+                for _ in range(2):  # first the recording in progress, if there is one
+                    with suppress(Unreachable):
+                        await self._record()

@@ -16,13 +16,13 @@ from daybook.ledger.states import Delivery
 from daybook.ledger.tables import LaneRow, OutboxRow
 
 ID_PREFIX = "msg_"
-"""The prefix of every id; a user may omit it."""
+"""Prefix of every id; a user may omit it."""
 
 _NEWEST = (col(OutboxRow.created_at).desc(), col(OutboxRow.id))
 
 
 async def list_for_run(session: AsyncSession, run_id: str) -> list[OutboxRow]:
-    """Return all rows of a run, oldest first."""
+    """Return all outbox rows about a run, oldest first."""
     query = select(OutboxRow).where(col(OutboxRow.run_id) == run_id)
     ordered = query.order_by(col(OutboxRow.created_at), col(OutboxRow.key))
     return list((await session.execute(ordered)).scalars())
@@ -46,7 +46,7 @@ async def alert_statuses(session: AsyncSession, run_ids: Collection[str]) -> dic
 async def has_untried(session: AsyncSession, run_id: str, now: datetime) -> bool:
     """Return whether a run has a due row without an attempt, in a queue that is not paused.
 
-    Rows of listeners do not count: the process that has the listener may be gone.
+    Rows of listeners do not count: the process that has the listener may have exited.
     """
     paused = select(LaneRow.lane).where(col(LaneRow.paused_until) > now)
     untried_rows = select(OutboxRow.id).where(
@@ -67,9 +67,10 @@ async def recent(
     job_id: str | None = None,
     limit: int = 50,
 ) -> list[OutboxRow]:
-    """Return the newest rows first, of one job or with this status.
+    """Return at most ``limit`` rows, newest first; optionally only of one job or with one status.
 
-    Wakes of task sessions are omitted: they are shown with their tasks.
+    Wakes of task sessions are omitted: they are shown with their tasks. Raises ValueError for an
+    unknown status.
     """
     rows = select(OutboxRow).where(col(OutboxRow.purpose) != outbox.WAKE)
     rows = rows.order_by(*_NEWEST).limit(limit)
@@ -103,11 +104,11 @@ async def inbox(
     events: Collection[str] | None = None,
     limit: int = 50,
 ) -> list[OutboxRow]:
-    """Return the inbox's messages, newest first; of one job, or of these events."""
-    messages = select(OutboxRow).where(
-        col(OutboxRow.address) == outbox.sql_literal(outbox.INBOX),
-        col(OutboxRow.status) == Delivery.DELIVERED,
-    )
+    """Return at most ``limit`` messages of the inbox, newest first.
+
+    Optionally, return only those that are unread, of one job, or of these events.
+    """
+    messages = select(OutboxRow).where(outbox.IN_INBOX, col(OutboxRow.status) == Delivery.DELIVERED)
     if unread_only:
         messages = messages.where(outbox.UNREAD)
     if job_id is not None:
@@ -118,7 +119,7 @@ async def inbox(
 
 
 async def mark_read(ledger: Ledger, ids: Collection[str] | None = None) -> int:
-    """Mark these messages of the inbox as read, or all; return how many were unread."""
+    """Mark these messages of the inbox as read, or all; return how many of them were unread."""
     async with ledger.write() as session:
         unread = update(OutboxRow).where(outbox.UNREAD, col(OutboxRow.status) == Delivery.DELIVERED)
         if ids is not None:

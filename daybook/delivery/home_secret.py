@@ -1,10 +1,10 @@
 """The home's signing secret, for callbacks to URLs without a destination.
 
-It is the setting's value, or the one in `<home>/webhook-secret`, which is created when it is first
-needed. The file is complete or absent, and only its owner can read it::
+It is the value of the setting `DAYBOOK_WEBHOOK_SECRET`, or else the one in `<home>/webhook-secret`,
+which Daybook creates on first use. The file is complete or absent, and only its owner can read it::
 
     whsec_…                                     the secret
-    whsec_… 2027-01-16T12:00:00+00:00           the previous one, and until when it also signs
+    whsec_… 2027-01-16T12:00:00+00:00           the previous secret, and when it expires
 """
 
 from __future__ import annotations
@@ -40,14 +40,21 @@ def default_secrets(home: Home, now: datetime) -> list[str]:
 
 
 def read_secrets(home: Home) -> list[SigningSecret]:
-    """Return the home's secrets, each with the end of its validity.
+    """Return the home's secrets, newest first, each with the end of its validity (None: no end).
 
-    Raises `InvalidInput` if the file holds no secret, and OSError if it cannot be read or created.
+    Raises `InvalidInput` if the file holds no secret or a setting is invalid, and OSError if the
+    file cannot be read or created.
     """
     setting = settings.load().webhook_secret.get_secret_value()
     if setting:
         return [(setting, None)]
-    return _read(home.webhook_secret) or _made(home.webhook_secret)
+    found = _read(home.webhook_secret)
+    if found is None:
+        # If another process creates the file first, its secret is kept.
+        make_private_file(home.webhook_secret, f"{new_secret()}\n")
+        found = _read(home.webhook_secret)
+        assert found is not None
+    return found
 
 
 def valid_secrets(kept: Iterable[SigningSecret], now: datetime) -> list[str]:
@@ -56,14 +63,15 @@ def valid_secrets(kept: Iterable[SigningSecret], now: datetime) -> list[str]:
 
 
 def default_secret(home: Home, now: datetime) -> str:
-    """Return the newest of the home's secrets."""
+    """Return the newest of the home's secrets; raise the same errors as `read_secrets`."""
     return default_secrets(home, now)[0]
 
 
 def rotate_default(home: Home, now: datetime, *, keep: timedelta = ROTATION_GRACE) -> str:
     """Give the home a new secret and return it; the old secret also signs for ``keep``.
 
-    Raises `InvalidInput` if the secret is a setting, or if `check_rotation` refuses.
+    Raises `InvalidInput` if the secret is a setting, and the errors of `read_secrets` and
+    `check_rotation`.
     """
     if settings.load().webhook_secret.get_secret_value():
         problem = "DAYBOOK_WEBHOOK_SECRET sets the home's secret"
@@ -80,7 +88,7 @@ def rotate_default(home: Home, now: datetime, *, keep: timedelta = ROTATION_GRAC
 
 
 def check_rotation(valid: list[str], keep: timedelta) -> None:
-    """Raise `InvalidInput` if a rotation would end a secret that must remain valid."""
+    """Raise `InvalidInput` if a rotation would invalidate a secret that must remain valid."""
     if keep and len(valid) > 1:
         raise InvalidInput(
             "secret",
@@ -89,16 +97,8 @@ def check_rotation(valid: list[str], keep: timedelta) -> None:
         )
 
 
-def _made(file: Path) -> list[SigningSecret]:
-    """Create the file; if another process created it first, read its secret."""
-    make_private_file(file, f"{new_secret()}\n")
-    made = _read(file)
-    assert made is not None
-    return made
-
-
 def _read(file: Path) -> list[SigningSecret] | None:
-    """Return the secrets in the file, or None without one. No error repeats its text."""
+    """Return the secrets in ``file``, or None if it does not exist. No error quotes its content."""
     try:
         lines = file.read_text(encoding="ascii").splitlines()
         secrets_found = [_of_line(line) for line in lines if line.strip()]

@@ -1,4 +1,4 @@
-"""Calls of listeners: independent of each other, in order, and with a timeout.
+"""Calls to listeners: one at a time for each, independent of other listeners, with a timeout.
 
 ::
 
@@ -6,14 +6,18 @@
           ▲                                                                 ├─ failed: it raised
           └─ retry by `delivery.backoff`: `Temporary`, timeout, not loaded ─┘
 
-A listener is another author's program in the keeper's process and must not delay the renewal of
-leases. So each call runs in its own thread, and an `async def` in its own event loop there. A call
-that does not end is abandoned in its thread, and its queue is paused like that of any unresponsive
-destination. A program that listens itself has them called in its own loop (``at_home``).
+Listeners are third-party code, and in the keeper's process they must not delay the renewal of
+leases. So each call gets a thread of its own, and an `async def` listener an event loop in that
+thread. In a program that uses `daybook.listening` (``in_this_loop``), an `async def` listener runs
+in the program's own event loop, and any other listener in a thread. At its timeout an asynchronous
+call is cancelled; a call that still does not end is abandoned in its thread. After several failures
+in a row that are retried, the listener's queue is paused, like that of any unresponsive
+destination. A listener gets its outcomes in order, except that later ones may precede a retry.
 
-If the process is stopped, it records the completed calls and releases the rows that it claimed but
-did not deliver. If it is killed, it leaves a lease, and the listener is called again after that
-expires. A listener that crashes its process is called at most `MAX_CRASHES` times.
+A process that is stopped records the completed calls and releases the rows that it claimed but did
+not deliver. A killed process leaves its leases behind; when a lease expires, the listener is called
+again. A listener that crashes its process is called at most `MAX_CRASHES` times for one outcome,
+unless the operator retries the call.
 """
 
 from __future__ import annotations
@@ -45,9 +49,9 @@ log = logging.getLogger(__name__)
 LISTENER_TIMEOUT_SECONDS = 30.0
 """Timeout of one call."""
 CANCEL_GRACE_SECONDS = 1.0
-"""Additional time in which a cancelled call may end."""
+"""Additional time for a cancelled call to end."""
 MAX_CRASHES = 5
-"""Maximum number of calls about one outcome that end without a recorded result."""
+"""Maximum number of claims of one row without a recorded result; a released claim counts."""
 MAX_ERROR_LENGTH = 2_000
 
 
@@ -60,7 +64,10 @@ class TooManyCrashes(Exception):
 
 
 async def load_names() -> list[str]:
-    """Return the names of this process's listeners, sorted; import the modules of `plugins`."""
+    """Return the names of this process's listeners, sorted; import the modules of `plugins`.
+
+    Raises `InvalidInput` for an invalid setting, and `ListenerTimeout` if an import does not end.
+    """
     names: list[str] = []
 
     def collect() -> None:
@@ -79,23 +86,23 @@ async def call_listeners(
     run_id: str | None = None,
     claims_for: float | None = None,
     within: float = LISTENER_TIMEOUT_SECONDS,
-    at_home: bool = False,
+    in_this_loop: bool = False,
 ) -> int:
-    """Call these listeners for all due outcomes, or those of one run; return the number of calls.
+    """Call these listeners for all due outcomes, or those of one run.
 
-    Start no call after ``claims_for`` seconds, and stop waiting for a call after ``within``
-    seconds. No listener waits for another. If nothing is due, write nothing. Raises
-    `LedgerUnreachable`.
+    Return the number of recorded attempts. Start no call after ``claims_for`` seconds, and stop
+    waiting for a call after ``within`` seconds. No listener waits for another. If nothing is due,
+    write nothing. Raises `LedgerUnreachable`.
     """
     queues = {outbox.queue_of_listener(name) for name in names}
     called = await dispatch(
         ledger,
         holder,
-        {QueueKind.LISTENER: ListenerSender(ledger.now, within, at_home=at_home)},
+        {QueueKind.LISTENER: ListenerSender(ledger.now, within, in_this_loop=in_this_loop)},
         accepts=queues.__contains__,
         run_id=run_id,
         claims_for=claims_for,
-        most=2 * len(queues),  # each has one call at a time, and no number of them stops a claim
+        most=2 * len(queues),  # one call each at a time: at most half, so claims continue
     )
     return called.delivered + called.failed + called.again
 
@@ -103,11 +110,11 @@ async def call_listeners(
 class ListenerSender:
     """Calls listeners, each with at most ``within`` seconds; ``now`` is the ledger's clock.
 
-    If ``at_home``, an `async def` is called in this loop.
+    With ``in_this_loop``, an `async def` listener runs in the caller's event loop.
     """
 
-    def __init__(self, now: Callable[[], datetime], within: float, *, at_home: bool) -> None:
-        self._now, self._within, self._at_home = now, within, at_home
+    def __init__(self, now: Callable[[], datetime], within: float, *, in_this_loop: bool) -> None:
+        self._now, self._within, self._in_this_loop = now, within, in_this_loop
 
     async def send(self, row: OutboxRow) -> DeliveryResult:
         """Call the row's listener with its outcome."""
@@ -132,19 +139,20 @@ class ListenerSender:
         """Return the error that the listener raised or that prevented the call, or None."""
         if row.retried_at is None and row.fence - row.attempts > MAX_CRASHES:
             return TooManyCrashes(
-                f"gave up: {MAX_CRASHES} calls ended without a result, because their process died"
+                f"gave up: {MAX_CRASHES} calls ended without a result, because their process died "
+                "or was stopped"
             )
         started, body = time.monotonic(), json.loads(row.body)
         functions: list[Callable[..., Any]] = []
         try:
-            if not self._at_home:  # one thread and one timeout: the import may also be slow
+            if not self._in_this_loop:  # one thread and one timeout: the import may also be slow
                 await run_in_thread(lambda: _found(row.address)(body), self._within)
                 return None
             await run_in_thread(lambda: functions.append(_found(row.address)), self._within)
             call = partial(functions[0], body)
             time_left = self._within - (time.monotonic() - started)
             if registry.is_async(functions[0]):
-                return await _at_home(call, time_left)
+                return await _in_this_loop(call, time_left)
             await run_in_thread(call, time_left)
         except asyncio.CancelledError:
             raise
@@ -161,7 +169,7 @@ def _found(name: str) -> Callable[..., Any]:
     return function
 
 
-async def _at_home(call: Callable[[], Any], within: float) -> BaseException | None:
+async def _in_this_loop(call: Callable[[], Any], within: float) -> BaseException | None:
     try:
         await _awaited(call(), within)
     except asyncio.CancelledError as error:
@@ -187,11 +195,11 @@ async def _awaited(work: Any, within: float) -> None:
 
 
 async def run_in_thread(call: Callable[[], Any], within: float) -> None:
-    """Run ``call`` in its own thread and await its result there.
+    """Run ``call`` in its own thread, and await its result there if it is awaitable.
 
     Raises the error of ``call``; an error that would end a thread or task is converted to a
-    `RuntimeError`. Raises `ListenerTimeout` if it does not end: the thread is then abandoned and
-    ends with the process.
+    `RuntimeError`. Raises `ListenerTimeout` if ``call`` does not end within ``within`` seconds; if
+    it cannot be cancelled, its thread is abandoned and ends with the process.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[BaseException | None] = loop.create_future()

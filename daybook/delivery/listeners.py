@@ -5,7 +5,7 @@
     announce ─► the fact `listeners`: names, and when each was last present
                         │
     outcome ──► enqueue ┴─► an outbox row for each name, in the transaction of the outcome
-     (outcomes.record)       │  one at a time for each name, oldest first
+     (outcomes.record)       │  one at a time for each name, in order of `next_at`
                              ▼
                           pending ──► delivered | failed      sent by a process with the listener
                              └──────► failed                  no such process for `UNSEEN_TIMEOUT`
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from daybook.jobs.store import StoredJob
 
 UNSEEN_TIMEOUT = timedelta(hours=24)
-"""How long a listener may be absent; then no more rows are enqueued, and its rows fail."""
+"""How long a listener may be absent; then its rows fail, and no more are enqueued for it."""
 
 _FACT = "listeners"
 
@@ -142,7 +142,7 @@ async def announce(ledger: Ledger, names: Collection[str]) -> None:
             col(OutboxRow.lease_until).is_(None) | (col(OutboxRow.lease_until) <= now),
         )
         hours = UNSEEN_TIMEOUT // timedelta(hours=1)
-        why = f"gave up: no process had this listener for {hours} hours"
+        why = f"gave up: no process has had this listener for {hours} hours"
         values = {"status": Delivery.FAILED, "finished_at": now, "error": why, "lease_until": None}
         await session.execute(
             give_up.values(**values), execution_options={"synchronize_session": False}

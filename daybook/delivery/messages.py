@@ -1,4 +1,4 @@
-"""Texts of notifications: callbacks as JSON, and channel messages by the job's template or our own.
+"""Texts of notifications: callbacks as JSON, channel messages from the job's template or our own.
 
 A message is stored in full, up to `MAX_MESSAGE_LENGTH`; its channel truncates it to its own limit.
 """
@@ -13,29 +13,33 @@ from daybook import owners
 from daybook.jobs import prompts
 from daybook.jobs.notify import SILENT_ANSWER, VARIABLES, Event
 from daybook.jobs.store import StoredJob
-from daybook.ledger import run_json, texts
+from daybook.ledger import texts
 from daybook.ledger.states import FAILURES, Status
 from daybook.ledger.tables import JobRow, RunRow
+from daybook.ledger.views import Run
 from daybook.schedules.schedule import zone
 
 CALLBACK_VERSION = 1
 """Version of a callback's body."""
 
 MAX_MESSAGE_LENGTH = 100_000
-"""Characters of a message."""
+"""Maximum length of a stored message in characters."""
 
 MAX_SUBJECT_LENGTH = 200
 
 _STATUS_PHRASES: dict[Status, str] = {
     Status.TIMED_OUT: "timed out",
-    Status.UNKNOWN: "ended as unknown",
+    Status.UNKNOWN: "ended with an unknown outcome",
     Status.CANCELLED: "was cancelled",
     Status.MISSED: "was missed",
 }
 
 
 def callback_body(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> str:
-    """Return the body of a callback, as it is signed and sent."""
+    """Return the body of a callback, as it is signed and sent; ``corrects`` is the former outcome.
+
+    For a job that an agent owns, `output`, `result` and `error` are null.
+    """
     data = _run(row, job, event, corrects)
     if job is not None and owners.is_agent(job.owner):
         data |= {"output": None, "result": None, "error": None}  # an error may quote the answer
@@ -43,29 +47,29 @@ def callback_body(row: RunRow, job: JobRow | None, event: str, corrects: str | N
 
 
 def listener_body(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> str:
-    """Return the same body including the answer, for a job of any owner.
+    """Return the body for a listener: with the answer, for a job of any owner.
 
-    It is for a listener, which belongs to the operator.
+    Listeners belong to the operator, unlike the receivers of callbacks.
     """
     return texts.to_json(_run(row, job, event, corrects))
 
 
 def _run(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> dict[str, Any]:
     data: dict[str, Any] = {"version": CALLBACK_VERSION, "event": event, "corrects": corrects}
-    data |= run_json.run(row, job)
+    data |= Run.of(row, job).model_dump(mode="json")
     del data["delivery"]  # not known before this row is delivered
     return data
 
 
 def answer_text(row: RunRow, output: str | None) -> str:
-    """Return the answer of a run that succeeded; empty if it has none or it is `[SILENT]`."""
+    """Return the answer of a run that succeeded; empty if there is none, or only `[SILENT]`."""
     text = output if output is not None or row.result is None else texts.to_json(row.result)
     text = (text or "").strip()
     return "" if text.upper() == SILENT_ANSWER else text
 
 
 def truncate(text: str) -> str:
-    """Truncate to `MAX_MESSAGE_LENGTH` characters, with a mark that counts the omitted ones."""
+    """Cut ``text`` to `MAX_MESSAGE_LENGTH` characters and append how many were omitted."""
     if len(text) <= MAX_MESSAGE_LENGTH:
         return text
     return f"{text[:MAX_MESSAGE_LENGTH]}\n… ({len(text) - MAX_MESSAGE_LENGTH:,} more characters)"
@@ -80,7 +84,10 @@ def subject(row: RunRow, job: JobRow | None, corrects: str | None) -> str:
 def message(
     row: RunRow, stored: StoredJob | None, event: Event, output: str | None, template: str
 ) -> str:
-    """Return the text for the job's channel: the template's result, if that is not blank."""
+    """Return the text for the job's channel: the rendered template, unless it is blank.
+
+    Otherwise return the answer of a completed run, or the description of any other outcome.
+    """
     if template:
         rendered = prompts.render(template, _values(row, stored, output), VARIABLES)
         if rendered.strip():
@@ -91,7 +98,7 @@ def message(
 
 
 def failure(row: RunRow, stored: StoredJob | None) -> str:
-    """Return what failed, how often in a row, and the command that shows it."""
+    """Return the description of a run that did not succeed, with the command that shows the run."""
     job = stored.row if stored else None
     failures = job.consecutive_failures if job and row.state in FAILURES else 0
     nth = f", {failures} times in a row" if failures > 1 else ""
@@ -112,10 +119,12 @@ def failure(row: RunRow, stored: StoredJob | None) -> str:
 def paused(row: RunRow, stored: StoredJob) -> tuple[str, str]:
     """Return subject and text for a job that was paused because of its failures."""
     job = stored.row
-    text = (
-        f"{job.name} was {job.disabled_reason}\nTo go on: daybook resume {shlex.quote(job.name)}\n"
-    )
-    return _line(f"{job.name}: paused"), truncate(f"{text}daybook show {row.id[:12]}")
+    lines = [
+        f"{job.name} was {job.disabled_reason}",
+        f"To resume it: daybook resume {shlex.quote(job.name)}",
+        f"daybook show {row.id[:12]}",
+    ]
+    return _line(f"{job.name}: paused"), truncate("\n".join(lines))
 
 
 def recovered(row: RunRow, stored: StoredJob) -> tuple[str, str]:

@@ -12,8 +12,8 @@
 
 A run's `delivery` combines the status of its callbacks and messages. Alerts to the operator do not
 count, nor do rows of listeners (`listeners`) and wakes of task sessions (`daybook.tasks.wakes`).
-The inbox is the ledger itself: its rows are delivered when they are written. `alerts` decides when
-to alert about failures, and `messages` contains the texts.
+The inbox is the ledger itself: its rows are delivered when they are due, without a sender. `alerts`
+decides when to alert about failures, and `messages` contains the texts.
 
 The destination queue of a row (column ``lane``) groups the rows for one destination that may be
 unavailable as a whole. `daybook.delivery.sending` explains it.
@@ -37,7 +37,7 @@ from daybook import settings
 from daybook.delivery import alerts, messages
 from daybook.errors import InvalidInput
 from daybook.jobs import provenance
-from daybook.jobs.notify import Event, Notify
+from daybook.jobs.notify import CALLBACK_FIELDS, Event, Notify
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow, RunRow
@@ -51,16 +51,24 @@ INBOX = "inbox"
 FILE = "file"
 """The channel whose conversations are files in the home's `out/`."""
 
-CONSOLE = "console"
-"""The channel that is the standard output of the sending process."""
+BUILTIN_CHANNELS = (INBOX, FILE, "console")
+"""The channels that need no Prefect block; `channels.registry.BUILTIN` has their adapters."""
 
 
 class QueueKind(StrEnum):
     """Kinds of destination queues; each has its own sender (`daybook.delivery.dispatcher`).
 
     The value is the prefix of the queue's name. The queue of a URL is the URL itself. A new kind
-    needs a sender in `outgoing`, a check for agents in `jobs.limits`, and one for operators in
-    `operations.checks.delivery`. A new service for messages is usually a URL of apprise instead.
+    needs its prefix here, rows (as `listeners` enqueues them), and a sender. If every keeper and
+    run can send, the sender is in `outgoing.dispatch_outgoing`, and the kind in `is_outgoing` here;
+    else the sender is passed to `dispatcher.dispatch`. Rows wait while Prefect is unreachable;
+    `dispatcher` and `dispatch_outgoing` list the exceptions. If jobs name the recipient,
+    `_Notifications` here creates the rows, and the kind also needs a field in `jobs.notify`, a line
+    in `delivery.views.recipients`, a check for agents in `jobs.limits`, which its sender repeats,
+    and one for operators in `api.preflight` (for edits, `api.jobs` lists the fields) and
+    `operations.checks.delivery`. If the recipient is an address, `jobs.provenance.target_parts`
+    has to include it, and `execution.artifact` must not show the tokens in it. A new service for
+    messages is a channel instead (`daybook.delivery.channels`).
     """
 
     URL = ""
@@ -71,12 +79,15 @@ class QueueKind(StrEnum):
 
 CALLBACK, MESSAGE, ALERT, LISTENER = "callback", "message", "alert", "listener"
 WAKE = "wake"
-"""Wakes a task session (`daybook.tasks.wakes`). It has one attempt: the next cycle wakes again."""
+"""Purpose of a row that wakes a task session (`daybook.tasks.wakes`).
+
+It has one attempt: the next cycle of the task scheduler sends the next wake.
+"""
 COUNTED_PURPOSES = (CALLBACK, MESSAGE)
 """The purposes that count for a run's delivery."""
 
 MAX_NAME_BYTES = 400
-"""Bytes of a queue name or key: PostgreSQL indexes no more than 2,704."""
+"""Maximum length of a queue name or key in bytes: PostgreSQL indexes no more than 2,704."""
 
 
 def sql_literal(word: str) -> ColumnElement[str]:
@@ -91,9 +102,11 @@ UNSENT = (
     & col(OutboxRow.retried_at).is_(None)
     & col(OutboxRow.lease_until).is_(None)
 )
-"""No process has claimed the row: its text may still be changed."""
-UNREAD = (col(OutboxRow.address) == sql_literal(INBOX)) & col(OutboxRow.read_at).is_(None)
-"""Rows of the inbox; some may still wait for their delivery there."""
+"""No process is sending the row, and no attempt was recorded: its text may still be changed."""
+IN_INBOX = (col(OutboxRow.address) == sql_literal(INBOX)) & (col(OutboxRow.purpose) != LISTENER)
+"""The row belongs to the inbox. A listener, whose row has its name as address, may be named so."""
+UNREAD = IN_INBOX & col(OutboxRow.read_at).is_(None)
+"""Unread rows of the inbox, including those that still wait for their delivery there."""
 
 OUTCOME_EVENTS: dict[Status, Event] = {
     Status.SUCCEEDED: "completed",
@@ -169,10 +182,10 @@ async def enqueue_message(
     job_id: str | None = None,
     now: datetime,
 ) -> OutboxRow | None:
-    """Enqueue one message to a channel; return None if a row with this key exists.
+    """Enqueue one message to a channel; return its row, or None if a row with this key exists.
 
-    An alert goes to the operator; any other message goes to the conversation that the job's owner
-    chose.
+    An alert belongs to the operator. Any other message belongs to the job's owner, whose limits the
+    sender checks, and has the chat id of `chat_id_of`.
     """
     job = await session.get(JobRow, job_id) if job_id and purpose != ALERT else None
     chat_id = chat_id_of(Notify.model_construct(channel=channel, chat_id=chat_id), job)
@@ -203,7 +216,7 @@ async def refresh_delivery(session: AsyncSession, run_id: str) -> None:
 
 
 async def refresh_deliveries(session: AsyncSession, run_ids: Collection[str]) -> None:
-    """Update the `delivery` of several runs; a run without such rows keeps its value."""
+    """Update the `delivery` of several runs; one without callbacks and messages keeps its value."""
     if not run_ids:
         return
     await session.flush()
@@ -229,7 +242,7 @@ async def refresh_deliveries(session: AsyncSession, run_ids: Collection[str]) ->
 
 
 def operator_channel() -> str:
-    """Return the channel for alerts of jobs that have no channel of their own."""
+    """Return the channel for alerts to the operator."""
     try:
         return settings.load().alert_channel
     except InvalidInput:  # an invalid setting must not lose an outcome
@@ -237,7 +250,7 @@ def operator_channel() -> str:
 
 
 def queue_of_url(url: str) -> str:
-    """Return the queue of a URL: scheme, host and path, without credentials and query."""
+    """Return the queue of a URL: scheme, host, port and path, without credentials or query."""
     try:
         parts = urlsplit(url)
     except ValueError:  # an invalid URL must not lose an outcome
@@ -263,7 +276,7 @@ def queue_of_task_session(session_id: str) -> str:
 
 
 def kind_of_queue(lane: str) -> QueueKind:
-    """Return the kind of a queue, by its name."""
+    """Return the kind of the queue with this name."""
     prefixed = (kind for kind in QueueKind if kind is not QueueKind.URL)
     return next((kind for kind in prefixed if lane.startswith(kind)), QueueKind.URL)
 
@@ -279,7 +292,7 @@ def is_builtin_queue(lane: str) -> bool:
 
 
 def shorten(name: str) -> str:
-    """Shorten a long name for an index: its beginning, and a digest of the whole."""
+    """Return ``name``, or its beginning and a digest if it is longer than `MAX_NAME_BYTES`."""
     data = name.encode()
     if len(data) <= MAX_NAME_BYTES:
         return name
@@ -287,13 +300,13 @@ def shorten(name: str) -> str:
     return f"{data[: MAX_NAME_BYTES - len(digest) - 3].decode(errors='ignore')}…{digest}"
 
 
-_BUILTIN_QUEUES = frozenset(map(queue_of_channel, (INBOX, FILE, CONSOLE)))
+_BUILTIN_QUEUES = frozenset(map(queue_of_channel, BUILTIN_CHANNELS))
 
 
 def chat_id_of(notify: Notify, job: JobRow | None) -> str:
-    """Return the conversation of the job's channel.
+    """Return the chat id for the job's channel.
 
-    For `file` without a chat id it is a file of the job's own.
+    For `file` without a chat id, it is the name of a file of the job's own.
     """
     if notify.channel == FILE and not notify.chat_id and job is not None:
         return f"{job.slug}.md"
@@ -313,12 +326,12 @@ def notify_of(parameters: Mapping[str, object], stored: StoredJob | None) -> Not
 
 
 async def put(session: AsyncSession, row: OutboxRow) -> OutboxRow | None:
-    """Store ``row``; return None if a row with its key exists."""
+    """Store and return ``row``; return None if a row with its key exists."""
     row.key = shorten(row.key)
     known = select(OutboxRow.id).where(col(OutboxRow.key) == row.key)
     if (await session.execute(known)).first() is not None:
         return None
-    # A listener or a task session may have the same name.
+    # The address of a listener's row is its name, which may also be `inbox`.
     is_inbox = kind_of_queue(row.lane) is QueueKind.CHANNEL and row.address == INBOX
     if is_inbox and row.next_at <= row.created_at:
         row.status, row.finished_at = Delivery.DELIVERED, row.created_at
@@ -349,12 +362,13 @@ class _Notifications:
     async def event(self, event: Event, *, paused: bool) -> bool:
         """Enqueue the notifications; return whether a requested one is held back."""
         notify = self.notify
-        url = notify.on_complete if event == "completed" else notify.on_fail
+        field = CALLBACK_FIELDS[event]
+        url = notify.callbacks[field]
         wanted = event in notify.events
         held_back = wanted and notify.silent and bool(url or notify.channel)
         wanted = wanted and not notify.silent
         if wanted and url:
-            await self._callback(event, url)
+            await self._callback(event, field, url)
         if event == "failed":
             enqueued = await self._alert(paused=paused)
             held_back |= wanted and bool(notify.channel) and not enqueued
@@ -365,26 +379,28 @@ class _Notifications:
             await self._recovered(self.stored)
         return held_back
 
-    async def _callback(self, event: Event, url: str) -> None:
-        what = "on_complete" if event == "completed" else "on_fail"
+    async def _callback(self, event: Event, field: str, url: str) -> None:
         body = messages.callback_body(self.row, self.job, event, self.corrects)
-        row = self._new(CALLBACK, what, event, body=body, at=self.now)
+        row = self._new(CALLBACK, field, event, body=body, at=self.now)
         row.lane, row.address = queue_of_url(url), url
-        row.writer = await self._writer(what)
+        row.writer = await self._writer(field)
         await self._put(row)
 
-    async def _writer(self, what: str) -> str:
-        """Return the writer of that URL in the revision that the run used."""
+    async def _writer(self, field: str) -> str:
+        """Return the writer of the field's URL in the run's revision; empty for a direct call."""
         if self.job is None:
             return ""
         revision_key = (self.job.id, self.row.revision or self.job.revision)
         revision = await self.session.get(RevisionRow, revision_key)
         return provenance.author_of(
-            revision.written_by if revision else {}, self.job.created_by, (what,)
+            revision.written_by if revision else {}, self.job.created_by, (field,)
         )
 
     async def _message(self, event: Event) -> bool:
-        """Enqueue the message; return false if the answer is silent or, by `only_changed`, old."""
+        """Enqueue the message; return false if the answer is not sent.
+
+        That is an empty or silent answer, and with `only_changed` an unchanged one.
+        """
         notify, digest = self.notify, ""
         if event == "completed":
             answer = messages.answer_text(self.row, self.output)
@@ -401,7 +417,7 @@ class _Notifications:
         return True
 
     async def _last_digest(self) -> str | None:
-        """Return the digest of the last answer that was delivered there or is pending."""
+        """Return the digest of the last delivered or pending answer to the job's chat, or None."""
         if self.job is None:
             return None
         last = (
@@ -420,7 +436,7 @@ class _Notifications:
         return found
 
     async def _alert(self, *, paused: bool) -> bool:
-        """Enqueue the alert for a failure or the pause after it; return whether it did."""
+        """Enqueue the alert about a failure, or the pause after it; return false for neither."""
         subject = messages.subject(self.row, self.job, self.corrects)
         own = self._is_own()
         template = self.notify.template if own else ""
@@ -448,7 +464,7 @@ class _Notifications:
         return at is not None
 
     async def _recovered(self, stored: StoredJob) -> None:
-        """Enqueue one message that the job's failures have ended."""
+        """Withdraw an unsent alert, or else enqueue the message that the job has recovered."""
         if not await self._withdraw():
             subject, body = messages.recovered(self.row, stored)
             await self._to_channel("recovered", "recovered", subject, body, self.now)

@@ -1,4 +1,4 @@
-"""Senders for everything that leaves Daybook: callbacks and channel messages."""
+"""Sending of the outbox rows that leave Daybook: requests to URLs, and channel messages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def dispatch_outgoing(
     claims_for: float | None = None,
     sent: DispatchResult | None = None,
 ) -> DispatchResult:
-    """Send all due callbacks and messages, or those of one run, as `dispatcher.dispatch`.
+    """Send all due callbacks and messages, or those of one run, with `dispatcher.dispatch`.
 
     If ``hurried``, the process may be cut short: it starts no message to a channel that needs
     Prefect, because the message could arrive twice. A callback can be repeated: its id identifies
@@ -64,7 +64,11 @@ class ChannelSender:
         self._client, self._ledger, self._ui = client, ledger, ui_address()
 
     async def send(self, row: OutboxRow) -> DeliveryResult:
-        """Make one attempt; raise if Prefect cannot be asked for the channel."""
+        """Make one attempt.
+
+        Raises `PrefectUnreachable` or Prefect's own error if the channel cannot be read from
+        Prefect: then no attempt was made.
+        """
         url = await self._run_url(row)
         started, final = time.perf_counter(), False
         try:
@@ -73,7 +77,7 @@ class ChannelSender:
         except channels.NotDelivered as error:
             problem, final = str(error), not error.temporary
         except TimeoutError:
-            problem = f"it did not end within {MESSAGE_TIMEOUT_SECONDS:g} s and may have arrived"
+            problem = f"no result within {MESSAGE_TIMEOUT_SECONDS:g} s; it may have arrived"
         else:
             problem = ""
         seconds = time.perf_counter() - started

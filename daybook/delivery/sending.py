@@ -1,4 +1,4 @@
-"""Claim due outbox rows, and record the results.
+"""Claims of due outbox rows, and the results of sending them.
 
 ::
 
@@ -16,7 +16,9 @@ A destination queue (column ``lane``) groups the rows for one destination that m
 a whole: a URL, or a conversation of a channel. The number of rows in flight is limited per queue,
 and the queues take turns, so a hanging destination delays the others by one attempt at most. After
 `FAILURES_BEFORE_PAUSE` failures in a row a queue is paused: its rows wait and use up no attempts,
-then one of them is sent as a probe. A success resets the queue; a failed probe doubles the pause.
+then one of them is sent as a probe. A success resets the queue; a failed probe doubles the pause,
+up to `MAX_PAUSE`.
+
 If a destination has accepted nothing for `MAX_DELIVERY_AGE`, a failed attempt also fails the
 waiting rows of at least that age: with one probe in ten minutes they would never be sent.
 """
@@ -37,6 +39,7 @@ from sqlmodel import col, select
 
 from daybook.delivery import alerts, outbox
 from daybook.delivery.outbox import PENDING, QueueKind
+from daybook.delivery.views import OutboxHealth, PausedQueue
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import LaneRow, OutboxRow
@@ -46,9 +49,9 @@ log = logging.getLogger(__name__)
 
 
 MAX_IN_FLIGHT_PER_QUEUE = 32
-"""Rows of a queue that all processes together send at once."""
+"""Maximum number of rows of a queue that all processes together send at a time."""
 MAX_IN_FLIGHT_AFTER_FAILURE = 4
-"""The same after a failed attempt; for a paused queue it is one row, the probe."""
+"""The same maximum after a failed attempt. It is 0 during a pause, and then 1: the probe."""
 
 FAILURES_BEFORE_PAUSE = 5
 """Failed attempts in a row after which a queue is paused."""
@@ -56,9 +59,9 @@ MIN_PAUSE = timedelta(seconds=30)
 MAX_PAUSE = timedelta(minutes=10)
 
 MAX_DELIVERY_AGE = timedelta(hours=24)
-"""The age at which a row is given up, however many attempts it has left."""
+"""Age of a row from which a failed attempt is its last, however many attempts are left."""
 MAX_BATCH_SIZE = 500
-"""Rows of a queue that one transaction gives up or retries."""
+"""Maximum number of rows that one transaction retries, or gives up for each queue."""
 
 CLOCK_SKEW_GRACE = timedelta(minutes=1)
 """A pause or lease that exceeds its maximum by more than this was written before the clock was set
@@ -66,20 +69,21 @@ back, and counts as over.
 """
 
 GONE_STATUS = 410
-"""The status by which a recipient refuses every later request to this URL."""
+"""The status with which a recipient refuses all later requests to this URL."""
 
 MAX_RECORDED_ATTEMPTS = 12
 
 MAX_QUEUES_PER_QUERY = 100
-"""Queues whose rows one statement reads."""
+"""Maximum number of queues whose rows one statement reads."""
 
 
 @dataclass(frozen=True)
 class DeliveryResult:
     """The result of sending one row: delivered, pending (retried at ``next_at``), or failed.
 
-    ``seconds`` is the duration; ``note`` is stored with the row. ``went_out`` is false if this side
-    refused to send, which says nothing about the queue: other rows may be sent there.
+    ``seconds`` is the duration; ``note`` is stored with the row. ``went_out`` is false if the
+    failure concerns this row only, for example because Daybook refused to send it: the failure does
+    not count for the queue, whose other rows may be sent.
     """
 
     id: str
@@ -106,8 +110,9 @@ async def claim(
 ) -> list[OutboxRow]:
     """Claim at most ``most`` due rows, of one run or of all; the caller sends them.
 
-    ``wanted`` returns whether the caller can send to a queue now. The rows are detached and ordered
-    by the turns of their queues.
+    ``wanted`` returns whether the caller can send to a queue now. The rows are detached. Those
+    of one run are ordered by `next_at`; otherwise the queues take turns. Due rows of the inbox are
+    marked as delivered and not returned. Raises `LedgerUnreachable`.
     """
     async with ledger.write() as session:
         now = ledger.now()
@@ -134,7 +139,7 @@ async def claim(
 
 
 class _Capacity:
-    """The number of further rows of each queue that may be in flight."""
+    """The number of further rows that may be in flight, by queue."""
 
     def __init__(
         self,
@@ -168,13 +173,13 @@ def _paused_until(state: LaneRow | None, now: datetime) -> datetime | None:
 
 
 def _leased(now: datetime) -> ColumnElement[bool]:
-    """A process is sending the row."""
+    """Return the condition that a process is sending the row."""
     leased = col(OutboxRow.lease_until)
     return (leased > now) & (leased <= now + TIMING.delivery_lease + CLOCK_SKEW_GRACE)
 
 
 def _free(now: datetime) -> ColumnElement[bool]:
-    """The row is pending and no process is sending it."""
+    """Return the condition that the row is pending and no process is sending it."""
     return PENDING & or_(col(OutboxRow.lease_until).is_(None), ~_leased(now))
 
 
@@ -232,7 +237,7 @@ async def _choose_of_run(
 async def _first_of_queues(
     session: AsyncSession, now: datetime
 ) -> Sequence[tuple[str, datetime, str]]:
-    """Return the earliest free row of each queue: queue, due time, id.
+    """Return the earliest free row of each queue: queue, `next_at`, id.
 
     The query skips from queue to queue in the index, so ten thousand rows in a queue cost as much
     as one.
@@ -279,9 +284,9 @@ async def _deliver_to_inbox(session: AsyncSession, now: datetime) -> None:
 
 
 async def next_due(ledger: Ledger, wanted: Callable[[str], bool] | None = None) -> datetime | None:
-    """Return the earliest time at which a row may be claimed; None if no row is pending.
+    """Return the earliest time at which a row may be claimed; None if no such row is pending.
 
-    ``wanted`` returns whether a queue is included.
+    ``wanted`` returns whether the rows of a queue are included.
     """
     return min((await due_times_by_queue(ledger, wanted)).values(), default=None)
 
@@ -289,7 +294,7 @@ async def next_due(ledger: Ledger, wanted: Callable[[str], bool] | None = None) 
 async def due_times_by_queue(
     ledger: Ledger, wanted: Callable[[str], bool] | None = None
 ) -> dict[str, datetime]:
-    """Return that time for each queue with pending rows. Reads only."""
+    """Return the time of `next_due` for each wanted queue with pending rows. Writes nothing."""
     async with ledger.read() as session:
         now = ledger.now()
         lanes = await _load_queues(session)
@@ -317,7 +322,7 @@ async def due_times_by_queue(
 
 
 async def record(ledger: Ledger, tried: Sequence[DeliveryResult]) -> None:
-    """Record the results; ignore a result whose lease another process has taken over."""
+    """Record the results; ignore one whose row was claimed again or is no longer pending."""
     if not tried:
         return
     async with ledger.write() as session:
@@ -362,7 +367,7 @@ class _Recording:
         await outbox.refresh_deliveries(self.session, runs)
 
     async def _known(self, tried: Sequence[DeliveryResult]) -> dict[str, Any]:
-        """Return the rows by id, without their bodies."""
+        """Return the rows of the results, keyed by id, without their bodies."""
         columns = ("id", "fence", "status", "attempts", "tries", "lane", "run_id", "purpose")
         rows = select(*(getattr(OutboxRow, name) for name in (*columns, "note"))).where(
             col(OutboxRow.id).in_([each.id for each in tried])
@@ -391,7 +396,7 @@ class _Recording:
         }
 
     def _update_queue(self, lane: str, each: DeliveryResult) -> None:
-        """Update the state of the queue by the result; a 410 (gone) counts as a response."""
+        """Update the state of the queue by the result; a 410 (gone) resets it like a success."""
         state = self.lanes.setdefault(lane, LaneRow(lane=lane, since=self.now))
         self.stirred.add(lane)
         if each.status is Delivery.DELIVERED or each.status_code == GONE_STATUS:
@@ -403,7 +408,7 @@ class _Recording:
         state.error = each.error
         if state.since <= self.now - MAX_DELIVERY_AGE:
             self.down[lane] = each.error
-        # Only a probe counts during a pause, not the rows that were in flight when it started.
+        # During a pause, only rows that were in flight when it started can fail: they do not count.
         if _paused_until(state, self.now) is None:
             state.failures += 1
             if state.failures >= FAILURES_BEFORE_PAUSE:
@@ -418,7 +423,7 @@ class _Recording:
                 await self.session.delete(state)
 
     async def _give_up(self, lane: str) -> set[str]:
-        """Fail the rows that are too old in an unavailable queue; return their runs."""
+        """Fail the old rows of an unavailable queue; return the runs whose `delivery` changes."""
         started = func.coalesce(OutboxRow.retried_at, OutboxRow.created_at)
         old_rows = (
             select(OutboxRow.id, OutboxRow.run_id, OutboxRow.purpose)
@@ -436,7 +441,7 @@ class _Recording:
             update_failed.values(
                 status=Delivery.FAILED,
                 finished_at=self.now,
-                error=f"gave up: nothing was accepted since {since.isoformat()}: {last_error}",
+                error=f"gave up: nothing has been accepted since {since.isoformat()}: {last_error}",
                 holder="",
                 lease_until=None,
             ),
@@ -448,7 +453,7 @@ class _Recording:
         }
 
     async def _report_undelivered(self, lane: str, error: str) -> None:
-        """Report in the inbox, once per queue and hour, with the current number."""
+        """Report the number of the queue's failed rows in the inbox: one message for each hour."""
         hour = self.now.replace(minute=0, second=0, microsecond=0)
         failed = select(func.count()).where(
             col(OutboxRow.status) == Delivery.FAILED,
@@ -508,13 +513,14 @@ async def release(ledger: Ledger, rows: Iterable[OutboxRow]) -> None:
 
 
 async def retry(ledger: Ledger, ids: Collection[str] | None = None) -> int:
-    """Make failed rows pending again, these or all; return their number.
+    """Retry the rows ``ids``, or all failed rows if that is None; return how many rows changed.
 
-    Their attempts, and the 24 hours for them, start over; the results so far are kept. A pending
-    row of ``ids`` becomes due now. The pauses of their queues end: a caller that retries expects
-    that the destinations respond again.
+    Failed rows become pending again. Pending rows of ``ids`` that no process is sending become due
+    now. For both, the attempts and the 24 hours for them start over, and the results so far are
+    kept. Failed wakes are not retried. The pauses of the retried rows' queues end: a caller that
+    retries expects the destinations to respond again.
     """
-    # No wake is retried: the session was woken since, or will be again.
+    # Failed wakes are not retried: the session has been woken since, or will be.
     failed = _failed() & (col(OutboxRow.purpose) != outbox.WAKE)
     which = failed
     if ids is None:
@@ -558,14 +564,8 @@ async def _retry(ledger: Ledger, which: ColumnElement[bool]) -> int:
 # --- state
 
 
-async def health(session: AsyncSession, now: datetime) -> dict[str, Any]:
-    """Return the state of the outbox.
-
-    ``pending``, ``oldest_pending_at``, ``in_flight`` (being sent), ``failed``, ``unread`` and
-    ``unread_alerts`` (of the inbox: those whose event is in `ALERT_EVENTS`), and ``paused``: the
-    paused queues as `{"lane", "failures", "since", "paused_until", "error"}`. Wakes of connected
-    sessions do not count as pending: they end within a minute. No wake counts as failed.
-    """
+async def health(session: AsyncSession, now: datetime) -> OutboxHealth:
+    """Return the state of the outbox."""
     # By queue, because the index of pending rows contains the queue and not the purpose.
     wakes = col(OutboxRow.lane).startswith(outbox.queue_of_task_session(""))
     pending = select(func.count(), func.min(OutboxRow.created_at)).where(PENDING, ~wakes)
@@ -578,16 +578,13 @@ async def health(session: AsyncSession, now: datetime) -> dict[str, Any]:
     )
     by_event = dict((await session.execute(unread)).tuples().all())
     paused = select(LaneRow).where(col(LaneRow.paused_until).is_not(None))
-    names = ("lane", "failures", "since", "paused_until", "error")
-    return {
-        "pending": count,
-        "oldest_pending_at": oldest,
-        "in_flight": sum((await _in_flight(session, now)).values()),
-        "failed": (await session.execute(failed)).scalar_one(),
-        "paused": [
-            {name: getattr(row, name) for name in names}
-            for row in (await session.execute(paused.order_by(col(LaneRow.since)))).scalars()
-        ],
-        "unread": sum(by_event.values()),
-        "unread_alerts": sum(by_event.get(event, 0) for event in alerts.ALERT_EVENTS),
-    }
+    rows = await session.execute(paused.order_by(col(LaneRow.since)))
+    return OutboxHealth(
+        pending=count,
+        oldest_pending_at=oldest,
+        in_flight=sum((await _in_flight(session, now)).values()),
+        failed=(await session.execute(failed)).scalar_one(),
+        paused=[PausedQueue.of(row) for row in rows.scalars()],
+        unread=sum(by_event.values()),
+        unread_alerts=sum(by_event.get(event, 0) for event in alerts.ALERT_EVENTS),
+    )

@@ -8,8 +8,9 @@
       ├ waiting, or no ledger: the run is rescheduled in Prefect
       └ skipped, missed, held elsewhere: the Prefect run ends in that state
 
-Purpose: a flow only orchestrates; every decision and every write is here or in the ledger.
-Contract: `execute.carry_out` returns the Prefect state for the flow to return, and no effect ever
-happens without a claim (promise.md 7: no ledger, no effect). Pitfall: a Scheduled state is set
-through the API and the flow exits with `Abort`; *returning* one is an error in Prefect.
+Flows only orchestrate; every decision and every write is here or in `daybook.runs`.
+`execute.carry_out` returns the Prefect state that the flow returns. No effect happens without a
+claim (promise.md 7: no ledger, no effect). To reschedule a run, its Scheduled state is set through
+Prefect's API, and the flow exits with `Abort`, because *returning* that state is an error in
+Prefect.
 """

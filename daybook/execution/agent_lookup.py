@@ -1,4 +1,4 @@
-"""Lookup of an agent by name, also in a Prefect server that has no Daybook blocks yet."""
+"""Lookup of a run's agent, and of the guard for its outgoing requests."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ from prefect.client.orchestration import PrefectClient
 
 from daybook import repository
 from daybook.agents import documents
-from daybook.agents.base import Agent
+from daybook.agents.base import StoredAgent
 from daybook.errors import AgentMisconfigured, LedgerKeyMissing, UnknownName
 from daybook.http.guard import Guard, Rule
 from daybook.jobs import limits, provenance
+from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.runs.claim_requests import Granted
 
 
-async def find_agent(client: PrefectClient, name: str) -> Agent:
-    """Return the agent with this name; make the default agent if it is missing.
+async def find_agent(client: PrefectClient, name: str) -> StoredAgent:
+    """Return the agent with this name; create or restore the agent `default` if it is missing.
 
-    Raise the errors of `documents.get`.
+    Raise the errors of `documents.get`, and `LedgerUnreachable`.
     """
     try:
         return await documents.get(client, name)
     except (AgentMisconfigured, UnknownName):
-        if name != documents.DEFAULT_AGENT:
+        if name != DEFAULT_AGENT:
             raise
-    # A direct call may be the first contact of this Prefect server with Daybook.
+    # In a direct call, this Prefect server may not have Daybook's block types yet.
     await repository.load_entry_point("blocks/__init__.py").register(client)
     try:
         await documents.ensure_default(client)
@@ -33,10 +34,10 @@ async def find_agent(client: PrefectClient, name: str) -> Agent:
 
 
 def guard_of(granted: Granted, parts: tuple[str, ...] = provenance.ACTION_PARTS) -> Guard:
-    """Return the guard for an address of the run.
+    """Return the guard for the run's outgoing addresses.
 
-    Its rule is the stricter one of the job's owner and of the last writer of these ``parts``, with
-    the owner's hosts. A direct call has the operator's.
+    Its rule is the stricter one of those for the job's owner and for the last writer of the job's
+    ``parts``; the allowed hosts are the owner's. The operator's rule applies to a direct call.
     """
     if granted.job is None:
         return Guard.from_settings(Rule.OPERATOR)

@@ -1,11 +1,11 @@
-"""Request to an agent: the agent, the prompt and the tools of a run, prepared and then asked.
+"""Request of a run to its agent, with the prompt and the tools.
 
 ::
 
-    prepare_request ──► PreparedRequest         between claim and begin: it has no effect
+    prepare_request ──► PreparedRequest         between claim and begin, without an effect
                           └─ ask ──► open the tools ─► ask (`answers`) ─► close the tools
 
-An attempt's timeout and token limit cover all of it.
+The attempt's timeout and token limit cover all of `ask`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from typing import Any
 
 from prefect.client.orchestration import get_client
 
-from daybook.agents import kinds
 from daybook.agents.base import Agent, AgentRequest, Message
-from daybook.agents.command import CommandAgent
 from daybook.errors import AgentTimeout
 from daybook.execution import agent_lookup, agent_tools, answers, handover, mcp_config
 from daybook.execution.agent_tools import OwnTools, ToolSelection
@@ -35,7 +33,7 @@ from daybook.tools.server_blocks import PrefectServers
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """An agent, the request to it, its tools, and the actor of Daybook's own tools."""
+    """An agent, the request to it, its tools, and the actor that calls Daybook's own tools."""
 
     agent: Agent
     request: AgentRequest = field(repr=False)
@@ -43,7 +41,10 @@ class PreparedRequest:
     actor: Actor
 
     async def ask(self, form: OutputFormat = "text", schema: Mapping[str, Any] = {}) -> AgentAnswer:
-        """Ask as `answers.ask` does. The tools are closed at the end in every case."""
+        """Open the tools, call `answers.ask`, and close the tools in any case.
+
+        Raise the errors of `agent_tools.open_tools` and of `answers.ask`.
+        """
         timeout, loop = self.request.timeout, asyncio.get_running_loop()
         end = loop.time() + timeout
         tools = agent_tools.open_tools(self.offer, self.request.occurrence, self.actor, timeout)
@@ -70,17 +71,17 @@ async def prepare_request(
 ) -> PreparedRequest:
     """Look up the agent and the tools that it may call; ``own`` returns Daybook's own tools.
 
-    Raise `DaybookError`, and what Prefect's client raises.
+    Raise `DaybookError`, and the errors of Prefect's client.
     """
     policy = Policy.model_validate(granted.parameters["policy"])
     async with get_client() as client:
         found = await agent_lookup.find_agent(client, agent)
-        entries, servers = kinds.tools_of(found), PrefectServers(client)
+        servers = PrefectServers(client)
         offer, configuration = ToolSelection(found.name), McpConfiguration()
-        if isinstance(found, CommandAgent):
-            configuration = await mcp_config.find(entries, servers)
+        if found.is_program:
+            configuration = await mcp_config.find(found.tools, servers)
         else:
-            offer = await agent_tools.find(found.name, entries, servers, own)
+            offer = await agent_tools.find(found.name, found.tools, servers, own)
     actor = actor_of(granted, found.name)
     request = AgentRequest(
         prompt=prompt,
@@ -98,19 +99,22 @@ async def prepare_request(
 
 
 def _report_usage(usage: dict[str, Any]) -> None:
-    """Report the usage so far, to be recorded if the process is ended in the middle of a call."""
+    """Report the usage so far to the worker, which records it if this process is killed."""
     handover.report(took=usage)
 
 
 def actor_of(granted: Granted, agent: str) -> Actor:
-    """Return the actor of the agent's Daybook tools: the agent that owns the job, else itself."""
+    """Return the actor that calls Daybook's own tools.
+
+    It is the job's owner if that is an agent, else ``agent``.
+    """
     row = granted.job.row if granted.job else None
     owner = row.owner if row is not None and is_agent(row.owner) else f"{AGENT_PREFIX}{agent}"
     return Actor(owner, (row.user_id or "") if row is not None else "", "run")
 
 
 def success_outcome(answer: AgentAnswer, prompt: str) -> Outcome:
-    """Return the outcome of a run that the agent answered."""
+    """Return the outcome of a run whose agent answered."""
     reply = answer.reply
     return Outcome(
         Status.SUCCEEDED,

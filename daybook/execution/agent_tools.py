@@ -1,14 +1,14 @@
-"""Tools that an agent may call while it answers, by its allow-list (`daybook.agents.base`).
+"""Tools that an agent may call while it answers, from its allow-list (`daybook.agents.base`).
 
 ::
 
     find ──► ToolSelection ──► open_tools ──► tools, with names that models accept ──► closed
      │                           │
-     │                           └ a server is unreachable: `AgentTemporary`, nothing was asked
+     │                           └ a server is unreachable: `AgentTemporary`, no agent was asked
      └ an unknown name: `InvalidInput`, before the run has started
 
-`find` makes the last requests to Prefect. No secret goes through the model: arguments are sent as
-the model wrote them, and a secret reference in them is plain text.
+Only `find` and `check` send requests to Prefect. No secret passes through the model: its arguments
+are sent as it wrote them, and a secret reference in them stays plain text.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from daybook.tools.pool import PooledSession, PreloadedSecrets
 from daybook.tools.server_blocks import ToolServer, ToolServers
 
 MAX_TOOLS = 128
-"""The most tools of one request; some providers refuse more."""
+"""Maximum number of tools in one request; some providers refuse more."""
 
 MAX_DEFINITION_CHARACTERS = 300_000
-"""Characters of all tool definitions; some eighty thousand tokens, sent with each request."""
+"""Maximum length of the tool definitions in each request: about 80,000 tokens."""
 
 MAX_NAME_CHARACTERS = 64
 _HASH_CHARACTERS = 8
@@ -58,7 +58,7 @@ OwnTools = Callable[[], Sequence[Tool]]
 
 @dataclass(frozen=True)
 class ServerTools:
-    """A server, its secrets, and patterns; a tool's name must match one of them."""
+    """Server, its secrets, and patterns, one of which a tool's name has to match."""
 
     server: ToolServer
     patterns: tuple[str, ...]
@@ -67,7 +67,7 @@ class ServerTools:
 
 @dataclass(frozen=True)
 class ToolSelection:
-    """The tools that the agent with this name may call."""
+    """Tools that the agent named ``agent`` may call."""
 
     agent: str
     servers: tuple[ServerTools, ...] = ()
@@ -78,10 +78,10 @@ class ToolSelection:
 async def find(
     agent: str, entries: Iterable[str], servers: ToolServers, own: OwnTools
 ) -> ToolSelection:
-    """Return the tools that ``entries`` name.
+    """Look up the tools that ``entries`` name.
 
-    Raise `InvalidInput` for an entry that is unknown or ambiguous, and the errors of Prefect's
-    client.
+    Raise `InvalidInput` for an entry that is unknown or ambiguous, for a server with invalid
+    settings and for a missing secret, and the errors of Prefect's client.
     """
     entries = list(dict.fromkeys(entries))
     if not entries:
@@ -109,7 +109,11 @@ async def find(
 
 
 async def check(entries: Iterable[str], servers: ToolServers) -> None:
-    """Raises the same errors as `find`, for errors that show without a request to a tool server."""
+    """Raise `InvalidInput` for an entry whose Python tool or server is unknown or ambiguous.
+
+    This does not connect to a server, and does not check which tools it has. Also raise the errors
+    of Prefect's client.
+    """
     saved, functions = await servers.names(), python_tools.names()
     for entry in entries:
         _source(entry, saved, functions)
@@ -124,8 +128,8 @@ def _source(
     if entry in functions and name in saved:
         raise InvalidInput(
             "tools",
-            f'"{entry}" is ambiguous: a Python tool and a saved server ("{name}") match',
-            "rename the server",
+            f'"{entry}" is ambiguous: it is a Python tool, and "{name}" is a saved server',
+            "save the server under another name",
         )
     if entry in functions:
         return "python"
@@ -145,9 +149,9 @@ def _matching_own(entry: str, pattern: str, tools: Sequence[Tool]) -> list[Tool]
 async def open_tools(
     offer: ToolSelection, occurrence: str, actor: Actor, timeout: float
 ) -> AsyncIterator[tuple[Tool, ...]]:
-    """Open the tools of ``offer``, to be called inside the block, for ``timeout`` seconds from now.
+    """Open the tools of ``offer`` for calls inside the block, within ``timeout`` seconds from now.
 
-    Daybook's own tools act for ``actor``. Raise `AgentTemporary` and `AgentMisconfigured`.
+    Daybook's own tools act for ``actor``. Raise `AgentTemporary` or `AgentMisconfigured`.
     """
     calls = _Calls(occurrence, timeout)
     async with AsyncExitStack() as stack:
@@ -159,18 +163,19 @@ async def open_tools(
             tools |= _server_tools(offer.agent, selected, server, calls)
         tools |= {each.name: _python_tool(each, calls) for each in offer.python}
         own = {f"{base.OWN_TOOLS}.{each.name}": _acting_for(each, actor) for each in offer.own}
-        if len(tools) + len(own) > MAX_TOOLS:
+        offered = [*own.values(), *tools.values()]
+        if len(offered) > MAX_TOOLS:
             raise AgentMisconfigured(
-                f'agent "{offer.agent}": its entries name {len(tools) + len(own)} tools, but '
-                f"a model accepts {MAX_TOOLS}; list only those it needs, as server.tool or "
+                f'agent "{offer.agent}": its entries name {len(offered)} tools, but '
+                f"the limit is {MAX_TOOLS}; list only those that it needs, as server.tool or "
                 "server.get_*"
             )
-        size = sum(len(each.description) + len(str(each.schema)) for each in tools.values())
+        size = sum(len(each.description) + len(str(each.schema)) for each in offered)
         if size > MAX_DEFINITION_CHARACTERS:
             raise AgentMisconfigured(
                 f'agent "{offer.agent}": its tool definitions have {size:,} characters, but '
-                f"the limit is {MAX_DEFINITION_CHARACTERS:,}; list only those it needs, as "
-                "server.tool"
+                f"the limit is {MAX_DEFINITION_CHARACTERS:,}; list only the tools that it needs, "
+                "as server.tool"
             )
         taken = {each.name for each in own.values()}
         names = legal_names(tools, taken)
@@ -184,7 +189,8 @@ async def _connect(offer: ToolSelection, sessions: list[PooledSession], timeout:
     except TimeoutError:
         names = ", ".join(each.name for each in sessions)
         raise AgentTemporary(
-            f"the tools ({names}) were not ready within {timeout:g} s; the agent was not asked"
+            f"the tool servers ({names}) were not ready within {timeout:g} s; "
+            "the agent was not asked"
         ) from None
     except ToolUnreachable as error:
         raise AgentTemporary(f"{error}; the agent was not asked", error.retry_after) from None
@@ -239,7 +245,7 @@ def _acting_for(tool: Tool, actor: Actor) -> Tool:
 
 
 class _Calls:
-    """Idempotency keys of the calls, and the time that is left for them."""
+    """Idempotency keys of an attempt's calls, and the time left for them."""
 
     def __init__(self, occurrence: str, timeout: float) -> None:
         self._occurrence = occurrence
@@ -247,14 +253,16 @@ class _Calls:
         self._end = asyncio.get_running_loop().time() + timeout
 
     def left(self) -> float:
-        """Return the seconds left: more than the attempt's, which ends a hanging call and names
-        it.
+        """Return the seconds left for a call, which are more than the attempt has left.
+
+        So the attempt's timeout, which names the tool, ends a call that hangs.
         """
         return self._end + _CALL_GRACE_SECONDS - asyncio.get_running_loop().time()
 
     def key(self, tool: str, arguments: dict[str, Any]) -> str:
-        """Return the call's key: equal in every attempt, different if one attempt repeats the
-        call.
+        """Return the call's key, the same in every attempt.
+
+        A call that repeats an earlier one of the same attempt gets another key.
         """
         written = json.dumps([tool, arguments], sort_keys=True, default=str)
         digest = hashlib.sha256(written.encode(errors="replace")).hexdigest()[:16]
@@ -264,10 +272,12 @@ class _Calls:
 
 
 def legal_names(full: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
-    """Return for each of ``full`` a unique name that every provider accepts.
+    """Return a unique name that every provider accepts, for each name of ``full``.
 
-    The name is ``server_tool``. If that is too long or ambiguous, it ends in a hash of the full
-    name, so that it does not depend on the other tools of the request.
+    The result maps each full name to its new name, which is not in ``taken``.
+
+    The name is ``server_tool``. If that is too long or not unique, it ends in a hash of the full
+    name, so that it does not depend on the order of the tools.
     """
     plain = {each: _ILLEGAL.sub("_", each) for each in full}
     count = Counter([*plain.values(), *taken])

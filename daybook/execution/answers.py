@@ -7,17 +7,17 @@
                          question, the first       └► does not: `AgentFailed` with the mismatch
                          answer and its mismatch
 
-Both requests belong to one attempt and share its time and its tokens; their usage is reported
-together. The second prompt contains all that it refers to, because not every agent gets a history.
-The prompt describes the format in words, so that every agent understands it; the schema itself
-judges the answer. Words around the JSON do no harm (`daybook.agents.json_text`).
+Both requests belong to one attempt and share its timeout and its token limit; their usage is added
+up. The second prompt contains all that it refers to, because not every agent gets a history. The
+prompt describes the format in words, which every agent understands; the answer is validated against
+the schema itself. Text around the JSON is accepted (`daybook.agents.json_text`).
 
 Tools that change something are not called twice for one answer: the second request gets only the
-tools that read, and a temporary error after such a call is final. If the request is repeatable,
-neither restriction applies.
+read-only tools, and after a call of a tool that is not read-only, a temporary error is final.
+Neither restriction applies if the request is repeatable.
 
-An agent's words are stored in many places. If they contain the token of its claim on a task
-(`daybook.tasks`), the token is removed from all of them.
+An agent's output is stored in many places. So tokens of claims on tasks (`daybook.tasks`) are
+removed from the output first.
 """
 
 from __future__ import annotations
@@ -42,15 +42,16 @@ from daybook.tasks.model import redact_tokens
 log = logging.getLogger(__name__)
 
 MAX_QUOTED_CHARACTERS = 20_000
-"""Characters of the first answer that the second request quotes; an argument has to hold them."""
+"""Maximum length of the first answer in the second prompt, which may be an argument of a program.
+"""
 
 
 @dataclass(frozen=True)
 class AgentAnswer:
     """A reply in the requested format.
 
-    ``remark`` is the run's note about it: the mismatch of the first answer if it was repaired, the
-    reason if the reply was cut; else empty.
+    ``remark`` is a note for the run: the mismatch of the first answer if the second one is used,
+    and the reason if the reply was cut; else empty.
     """
 
     reply: AgentReply
@@ -70,7 +71,7 @@ async def ask(
     """Ask until the answer matches, at most twice.
 
     Raise the errors of `Agent.answer`, and `AgentFailed` if the second answer does not match
-    either. The ``usage`` of the result or of the error covers both requests.
+    either. The result or the error has the ``usage`` of both requests.
     """
     acted: list[str] = []
     request = replace(request, tools=tuple(_logged(tool, acted) for tool in request.tools))
@@ -102,7 +103,7 @@ def _without_tokens(value: Any) -> Any:
 def _usage_adder(
     first: Usage | None, took: Callable[[Usage], None] | None
 ) -> Callable[[Usage], None]:
-    """Return a callback that adds the first answer's usage to the second's usage so far."""
+    """Return a callback that passes to ``took`` the usage of the first answer plus the second's."""
 
     def report(used: Usage) -> None:
         if took is not None and (total := usage.total((first, used))) is not None:
@@ -114,7 +115,8 @@ def _usage_adder(
 def _logged(tool: Tool, acted: list[str]) -> Tool:
     """Wrap ``tool`` to log its calls and, unless it only reads, add its name to ``acted``.
 
-    Such a call is also reported to the worker, so that it is not repeated however the process ends.
+    A call that is added to ``acted`` is also reported to the worker, so that the worker does not
+    retry the attempt if it has to end this process.
     """
 
     async def call(arguments: dict[str, Any]) -> str:
@@ -122,7 +124,7 @@ def _logged(tool: Tool, acted: list[str]) -> Tool:
         log.info("the agent calls %s", tool.name, extra={"action": "agent_tool_called"})
         if not tool.read_only:
             acted.append(tool.name)
-            handover.report(changed=tool.name)  # before the call: it may be killed in the middle
+            handover.report(changed=tool.name)  # before the call, in which the process may die
         return await tool.call(arguments)
 
     return replace(tool, call=call)
@@ -136,7 +138,9 @@ async def _ask_agent(
         return AgentAnswer(reply, _cut_remark(reply))
     loop = asyncio.get_running_loop()
     end = loop.time() + request.timeout
-    instruction = _format_request(schema)
+    schema_text = json.dumps(schema, ensure_ascii=False)
+    rest = f", that matches this JSON schema:\n{schema_text}" if schema else "."
+    instruction = f"Answer with JSON only, without any other words{rest}"
     first = await agent.answer(replace(request, prompt=f"{request.prompt}\n\n{instruction}"))
     try:
         return AgentAnswer(_checked(first, schema), _cut_remark(first))
@@ -172,7 +176,7 @@ async def _ask_agent(
 async def _ask_again(
     agent: Agent, request: AgentRequest, timeout: float, first_answer: str
 ) -> AgentReply:
-    """Return the second answer. A timeout reports the whole attempt's time and output."""
+    """Return the second answer. A timeout reports the time and the output of the whole attempt."""
     if request.timeout <= 0:
         raise AgentTimeout(timeout, first_answer)
     if request.tokens is not None and request.tokens <= 0:
@@ -189,20 +193,13 @@ async def _ask_again(
 
 
 def _quote(answer: str) -> str:
-    """Quote the first answer for the second prompt, indented to keep it apart from the rest."""
+    """Quote the first answer for the second prompt, indented, so that its end is clear."""
     if not answer.strip():
         return "Your first answer to this was empty."
     quoted = textwrap.indent(answer[:MAX_QUOTED_CHARACTERS], "    ")
     if len(answer) > MAX_QUOTED_CHARACTERS:
         quoted += f"\n\n(its first {MAX_QUOTED_CHARACTERS:,} characters)"
     return f"Your first answer to this was, indented:\n\n{quoted}"
-
-
-def _format_request(schema: Mapping[str, Any]) -> str:
-    if not schema:
-        return "Answer with JSON only, without any other words."
-    text = json.dumps(schema, ensure_ascii=False)
-    return f"Answer with JSON only, without any other words, that matches this JSON schema:\n{text}"
 
 
 def _cut_remark(reply: AgentReply) -> str:

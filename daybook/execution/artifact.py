@@ -28,15 +28,14 @@ _FENCE = re.compile(r"`{3,}")
 _CODE = re.compile(r"`|~~~")
 
 MAX_PARSED_CHARACTERS = 40_000
-"""Characters up to which an answer is parsed for its code; a longer one is escaped throughout."""
+"""Maximum length of an answer that is parsed for code; in a longer one, code is escaped too."""
 
-# For links, images and emphasis the parser takes quadratic time. None of them is needed to find
-# code.
+# The parser takes quadratic time for links, images and emphasis, which are not needed to find code.
 _SLOW_RULES = ["link", "image", "emphasis"]
 
 
 def sanitize_markdown(markdown: str) -> str:
-    """Disarm images and raw HTML in model-written Markdown: the UI must not load them.
+    """Escape images and raw HTML in Markdown that a model wrote, so that the UI renders neither.
 
     Fenced blocks and code spans stay as they are, because they would show the escapes.
     """
@@ -57,12 +56,12 @@ def sanitize_markdown(markdown: str) -> str:
     marked = _RISKY.sub(mark, markdown)
     code = {each[0] for text in _code(marked) for each in _MARKED.finditer(text)}
     restored = _MARKED.sub(put_back, marked)
-    # The restored parts can change the parse of the whole: a tag that starts a line, for example.
+    # The restored parts, such as a tag at the start of a line, can change how the rest is parsed.
     return escaped if any(map(_calls_out, _tokens(restored))) else restored
 
 
 def _calls_out(token: Token) -> bool:
-    """Return whether ``token`` is raw HTML, or text that another parser takes for an image."""
+    """Return whether ``token`` is raw HTML, or text that another parser may take for an image."""
     return token.type.startswith("html_") or (token.type == "text" and "![" in token.content)
 
 
@@ -75,7 +74,7 @@ def _tokens(markdown: str) -> Iterator[Token]:
 
 
 def _code(markdown: str) -> Iterator[str]:
-    """Yield the text that every Markdown parser takes for code, whatever its dialect."""
+    """Yield the texts that parsers of every Markdown dialect take for code."""
     links = False
     for token in _tokens(markdown):
         text = token.content
@@ -86,7 +85,7 @@ def _code(markdown: str) -> Iterator[str]:
             line.lstrip().startswith(token.markup) for line in text.splitlines()
         ):
             yield text
-        # A span over several lines cannot be found again: its line breaks are spaces now.
+        # A span over several lines cannot be found again, because its line breaks are spaces here.
         if token.type == "code_inline" and not links and text in markdown:
             yield text
 
@@ -99,10 +98,7 @@ def fenced_block(text: str) -> str:
 
 
 def usage_line(outcome: Outcome, attempts: int = 0) -> str:
-    """Return the usage in one line, without the unknown parts; empty if nothing is known.
-
-    An unknown price is called unknown, because it is not zero.
-    """
+    """Return the usage in one line, without unknown parts; an unknown price is named as such."""
     usage = outcome.usage or {}
     parts = [f"{attempts} attempts"] if attempts > 1 else []
     if usage and outcome.model:
@@ -117,7 +113,7 @@ def usage_line(outcome: Outcome, attempts: int = 0) -> str:
 
 
 def delivery_lines(rows: Sequence[OutboxRow]) -> list[str]:
-    """Return one line of Markdown for each callback and message, with its delivery status."""
+    """Return one line of Markdown for each row, with its recipient and delivery status."""
     return [f"- {_delivery_line(row)}" for row in rows]
 
 
@@ -134,7 +130,7 @@ def _delivery_line(row: OutboxRow) -> str:
 
 
 def render_delivery(title: str, run: RunRow, rows: Sequence[OutboxRow]) -> str:
-    """Return the Markdown of a later artifact about a run's callbacks and messages."""
+    """Return the Markdown of the artifact about the delivery of a run's callbacks and messages."""
     about = f"**{run.status}** · due {_utc_text(run.due)} · run `{run.id[:8]}`"
     heading = f"## Delivery: {run.delivery}"
     parts = [f"# {sanitize_markdown(title)}", about, heading, "\n".join(delivery_lines(rows))]
@@ -151,9 +147,10 @@ def render(
     attempts: int = 0,
     rows: Sequence[OutboxRow] = (),
 ) -> str:
-    """Return the artifact's Markdown. ``attempts`` is the number of attempts, 0 if unknown.
+    """Return the Markdown of a run's artifact.
 
-    ``rows`` are the run's callbacks and messages.
+    ``attempts`` is the number of attempts, 0 if unknown; ``rows`` are the run's outbox rows to
+    list.
     """
     job = granted.job
     title = job.row.name if job else "direct call"
@@ -166,7 +163,10 @@ def render(
         *filter(None, [usage_line(outcome, attempts)]),
         "## Answer" if outcome.status is Status.SUCCEEDED else "## What went wrong",
     ]
-    if why := _explanation(outcome):
+    reason, error = outcome.reason, outcome.error or ""
+    # A reason that starts with the error repeats it.
+    why = reason if reason.startswith(error) else "\n".join(filter(None, [error, reason]))
+    if why:
         lines.append(fenced_block(why))
     if outcome.output:
         by_a_model = "prompt" in granted.parameters
@@ -180,12 +180,6 @@ def render(
     return "\n\n".join(lines) + "\n"
 
 
-def _explanation(outcome: Outcome) -> str:
-    """Return error and reason on two lines, or the reason alone if it starts with the error."""
-    reason, error = outcome.reason, outcome.error or ""
-    return reason if reason.startswith(error) else "\n".join(filter(None, [error, reason]))
-
-
 def _target(granted: Granted, outcome: Outcome) -> str:
     parameters = granted.parameters
     if "url" in parameters:
@@ -196,7 +190,7 @@ def _target(granted: Granted, outcome: Outcome) -> str:
 
 
 def _sent_part(granted: Granted, outcome: Outcome) -> tuple[str, str]:
-    """Return the heading and the text of what was sent; the text is empty if there was nothing."""
+    """Return the heading and the text of the run's input; the text is empty if there is none."""
     parameters = granted.parameters
     if "url" in parameters:
         return "Body", str(parameters.get("body", ""))
@@ -214,7 +208,7 @@ async def publish(
 ) -> None:
     """Create the artifact of a run; ``attempts`` and ``rows`` as in `render`.
 
-    A failure is logged and changes nothing: the ledger has the outcome.
+    A failure is only logged, because the ledger has the outcome.
     """
     name = slugify(granted.job.row.slug) if granted.job else "direct-call"
     try:

@@ -1,23 +1,25 @@
-"""One attempt at the effect, after `begin`: act, and record the outcome reliably.
+"""One attempt at the effect, after `begin`: act, and record the outcome.
 
 ::
 
     act ──► finish ──► the outcome
      │         ├ temporary, attempts left      waiting for the next one: `RetryAt`
-     │         ├ the ledger is unreachable     kept in the spool, retried until the lease is lost:
+     │         ├ the ledger is unreachable     spooled, and retried for two leases:
      │         │                               `OutcomeUnwritten`
-     │         └ decided elsewhere in the meantime   kept as evidence: `FenceRefused` or
+     │         └ decided elsewhere             kept as evidence: `FenceRefused` or
      │                                         `IllegalTransition`
      ├ AgentTimeout               timed_out, temporary
      ├ AgentTemporary             failed, temporary
      ├ any other error            failed
-     ├ cancelled                  cancelled
+     ├ cancelled in Prefect       cancelled
      ├ the process is stopped     unknown: the effect may have happened
-     └ the lease was refused      the agent is ended, its outcome so far is kept: `LeaseLost`
+     └ a renewal was refused      the agent is ended, a known outcome is kept: `LeaseLost`
+
+If a worker has stopped the process, the worker records the outcome.
 
 The effect is attempted again only if a temporary error ended the attempt and the job has retries
-left (promise.md 4: which errors are retried; 8: timeouts). An attempt that started and whose
-outcome is unknown is never rescheduled (promise.md 3).
+left (promise.md 4: which errors are retried; 8: timeouts). After an attempt with an unknown outcome
+there is no further one (promise.md 3).
 """
 
 from __future__ import annotations
@@ -48,44 +50,45 @@ from daybook.timing import TIMING
 log = logging.getLogger(__name__)
 
 Act = Callable[[], Awaitable["Outcome | AttemptResult"]]
-"""The flow's own part: performs the effect and returns its outcome. Raises what the agents raise.
+"""Function of a flow that performs the effect and returns its outcome.
 
-An act that holds something open is a `ClosableAct`."""
+It raises the errors of agents. An act that keeps something open is a `ClosableAct`.
+"""
 
 
 @runtime_checkable
 class ClosableAct(Protocol):
-    """An act that has to be closed if it is not carried out."""
+    """Act that has to be closed if it is not carried out."""
 
     async def close(self) -> None: ...
 
 
 async def close_act(act: object) -> None:
-    """Close an act that is not carried out after all."""
+    """Close ``act``, which will not be carried out, if that is necessary."""
     if isinstance(act, ClosableAct):
         await act.close()
 
 
 Prepare = Callable[[Granted], Awaitable[Act]]
-"""The flow's preparation between claim and begin, without an effect."""
+"""Function of a flow that prepares the act between claim and begin, without an effect."""
 
 
 STOP_ERRORS = (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt, SystemExit)
-"""How the end of this process reaches a flow; Prefect's SIGTERM handler raises anywhere."""
+"""Exceptions that a stop of this process raises in a flow, at any point."""
 
 
 @dataclass(frozen=True)
 class RetryAt:
-    """The attempt ended with a temporary error; the next one starts at ``until``."""
+    """Result of an attempt after a temporary error: the next one starts at ``until``."""
 
     until: datetime
 
 
 @dataclass(frozen=True)
 class AttemptResult:
-    """Result of an attempt. A temporary error is retried while retries are left.
+    """Result of an act. A ``temporary`` one is retried while retries are left.
 
-    ``asked`` is the delay that the other side asked for.
+    ``asked`` is the delay before a retry that the other side asked for.
     """
 
     outcome: Outcome
@@ -104,9 +107,9 @@ async def run_attempt(
 ) -> Outcome | RetryAt:
     """Act and record the outcome. Return the outcome in the ledger, or `RetryAt`.
 
-    ``attempt`` is the number of this attempt. With ``given``, a worker renews the lease, and
-    records the outcome if this process is stopped, because it knows the cause. Raise the errors of
-    the diagram above.
+    ``attempt`` is the number of this attempt. With ``given``, a worker renews the lease; if this
+    process is stopped, the worker records the outcome, because it knows the cause. Raise the errors
+    in the module's diagram, and `STOP_ERRORS`.
     """
     tried: AttemptResult | None = None
     every = TIMING.run_lease_renewal.total_seconds()
@@ -123,8 +126,8 @@ async def run_attempt(
         await _run_to_end(lambda: recording.finish_once(ledger, granted, known))
         raise
     except STOP_ERRORS:
-        # The agent's adapter has ended the agent; record that while there is time. A stopped
-        # process does not make a known outcome unknown.
+        # The agent's adapter has ended the agent: record that while there is time. A known outcome
+        # stays known.
         if tried is not None:
             await _record(ledger, granted, attempt, tried, clock)
         elif given is None:
@@ -150,7 +153,7 @@ async def _record(
         is_waiting = status is Status.WAITING
 
     await _run_to_end(finish)
-    # A run that was marked `unknown` in the meantime ends with the outcome of this attempt.
+    # A run that was marked `unknown` ends with the outcome of this attempt.
     return retry if retry is not None and is_waiting else tried.outcome
 
 
@@ -178,7 +181,7 @@ async def _try(granted: Granted, act: Act) -> AttemptResult:
 
 
 def requested_delay(retry_after: float | None) -> timedelta:
-    """Return the delay that the other side asked for, limited to the longest delay accepted."""
+    """Return the delay that was asked for (None: zero), but at most `MAX_REQUESTED_DELAY`."""
     return timedelta(seconds=min(retry_after or 0, MAX_REQUESTED_DELAY.total_seconds()))
 
 
@@ -203,5 +206,5 @@ async def _record_interruption(ledger: Ledger, granted: Granted) -> None:
 
 
 async def _run_to_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run ``work`` to its end even if this task is stopped; the stop takes effect afterwards."""
+    """Run ``work`` to its end even if this task is cancelled; raise the cancellation afterwards."""
     await wait_shielded(asyncio.create_task(work()), repeat=work)

@@ -5,15 +5,17 @@ check     run                                           skip
 ========  ============================================  ======================================
 tool      true, or `{"action": "run"}`                  false, or `{"action": "skip"}`
 prompt    `{"action": "run", "reason": "..."}`          `{"action": "skip", "reason": "..."}`
-command   exit code 0                                   exit code 1; the reason is line one
+command   exit code 0                                   exit code 1
 ========  ============================================  ======================================
 
-If the check says skip, the run ends as skipped, with the reason. Anything else is not an answer and
-fails the run: an error of the check, other words, JSON of another form, a tool call in place of an
-answer. So a broken check is visible and never silent.
+A command's reason is its first line of output. If the check says skip, the run ends as skipped,
+with the reason. Any other result fails the run: an error of the check, other text, JSON of another
+shape, a tool call in place of an answer. So a broken check is never silent.
 
-The check runs before the first attempt only, and once: a temporary error fails the run as well. Its
-usage counts for the run. An agent is asked without a conversation and without tools.
+The check runs before the first attempt and is not retried: even a temporary error of the agent or
+the tool fails the run. The check runs again only if Prefect or the ledger is unreachable, or if the
+claim is lost, before that attempt begins. Its usage is added to the run's. An agent gets no
+conversation and no tools for a check.
 """
 
 from __future__ import annotations
@@ -27,16 +29,16 @@ from typing import Any
 from prefect.client.orchestration import get_client
 
 from daybook import owners
-from daybook.agents import documents, json_text, process
+from daybook.agents import json_text, process
 from daybook.agents.base import Agent, AgentReply, AgentRequest
-from daybook.agents.model import ModelAgent
 from daybook.errors import AgentError, DaybookError, Unreachable
 from daybook.execution import agent_lookup, conversation
 from daybook.execution.agent_lookup import guard_of
 from daybook.jobs import policy, provenance
+from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.checks import Check
 from daybook.ledger.states import Status
-from daybook.processes import environment, locations
+from daybook.processes import environment, group, locations
 from daybook.resources.secrets import PrefectSecretStore
 from daybook.runs import usage
 from daybook.runs.claim_requests import Granted
@@ -46,9 +48,9 @@ from daybook.tools.server_blocks import PrefectServers
 log = logging.getLogger(__name__)
 
 RUN_EXIT_CODE, SKIP_EXIT_CODE = 0, 1
-"""Meaning of a command's exit codes."""
+"""Exit codes with which a command says run or skip."""
 MAX_QUOTED_CHARACTERS = 100
-"""Characters of an unreadable answer that the error quotes."""
+"""Maximum length of an invalid answer in the error."""
 MAX_REASON_CHARACTERS = 500
 
 _ANSWER = (
@@ -61,14 +63,14 @@ _OPENING = re.compile(r"(`{3,}+|~{3,}+)[ \t]*+(?:\w++[ \t]*+)?\r?\n")
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the run may continue, why not, and the usage of the check."""
+    """Result of a check: whether the run continues, why, and the usage of the check."""
 
     opens: bool
     reason: str = ""
     usage: dict[str, Any] | None = None
 
     def charged(self, granted: Granted) -> Granted:
-        """Return ``granted`` less the check's tokens. Raise `CheckFailed` if none is left."""
+        """Return ``granted`` minus the check's tokens. Raise `CheckFailed` if it used them up."""
         if granted.tokens is None:
             return granted
         used = usage.tokens(self.usage)
@@ -82,14 +84,17 @@ class Verdict:
 
 
 NO_CHECK = Verdict(opens=True)
-"""Verdict for a run without a check, or past it."""
+"""Verdict for a run without a check, or whose check has already run."""
 
 CheckCallable = Callable[[Granted], Awaitable[Verdict]]
-"""Runs a check. Raises `CheckFailed`, and errors of an unreachable ledger or Prefect."""
+"""Function that runs a check.
+
+It raises `CheckFailed`, and the errors of an unreachable ledger or Prefect.
+"""
 
 
 class CheckFailed(DaybookError):
-    """The check gave no readable answer. ``usage`` is its usage all the same."""
+    """The check failed or gave an invalid answer. ``usage`` is its usage, None if unknown."""
 
     code = "check_failed"
 
@@ -99,7 +104,10 @@ class CheckFailed(DaybookError):
 
 
 async def check_job(granted: Granted) -> Verdict:
-    """Run the check of the run's policy; return `NO_CHECK` if there is none."""
+    """Run the check of the run's policy; return its verdict, or `NO_CHECK` if there is none.
+
+    Raise `CheckFailed`, and the errors of an unreachable ledger or Prefect.
+    """
     run_policy = policy.policy_from_parameters(granted.parameters)
     if not run_policy.check:
         return NO_CHECK
@@ -108,7 +116,11 @@ async def check_job(granted: Granted) -> Verdict:
 
 
 async def run_check(name: str, ask: Callable[[], Awaitable[Verdict]]) -> Verdict:
-    """Call ``ask``; prefix its reasons and its errors with the name of the check."""
+    """Call ``ask``; return its verdict, with the name of the check before the reason.
+
+    Raise `CheckFailed`, also with the name, for a `DaybookError` or ValueError. Errors of an
+    unreachable ledger or Prefect are raised as they are.
+    """
     try:
         verdict = await ask()
     except Unreachable:  # Prefect or the ledger: a temporary error
@@ -127,17 +139,17 @@ async def _run(check: Check, granted: Granted, seconds: float) -> Verdict:
         return await _tool(check, granted, seconds)
     if check.prompt:
         async with get_client() as client:
-            agent = await agent_lookup.find_agent(client, check.agent or _agent_of_run(granted))
+            name = check.agent or str(granted.parameters.get("agent") or DEFAULT_AGENT)
+            agent = await agent_lookup.find_agent(client, name)
         return await ask_agent(agent, conversation.render_prompt(granted, check.prompt), granted)
     return await _command(check, granted, seconds)
 
 
-def _agent_of_run(granted: Granted) -> str:
-    return str(granted.parameters.get("agent") or documents.DEFAULT_AGENT)
-
-
 def _key(granted: Granted) -> str:
-    """Return the idempotency key of the check; the run's own key would get it the run's answer."""
+    """Return the check's idempotency key.
+
+    For the run's own key, a receiver could later return the check's answer as the run's.
+    """
     return f"{granted.occurrence}#check"
 
 
@@ -147,7 +159,7 @@ def _key(granted: Granted) -> str:
 async def ask_agent(
     agent: Agent, prompt: str, granted: Granted, took: dict[str, Any] | None = None
 ) -> Verdict:
-    """Ask an agent whether there is anything to do; ``took`` is the usage before this.
+    """Ask an agent whether there is anything to do; ``took`` is the usage before the request.
 
     Raise `CheckFailed`.
     """
@@ -158,9 +170,10 @@ async def ask_agent(
         job=granted.job.row.name if granted.job else None,
         due=granted.due,
         tokens=granted.tokens,
+        once=True,
     )
     try:
-        reply = await _single_request(agent).answer(request)
+        reply = await agent.answer(request)
     except AgentError as error:
         raise CheckFailed(str(error), usage.total((took, error.usage))) from None
     took = usage.total((took, reply.usage))
@@ -172,7 +185,7 @@ async def ask_agent(
 
 def _verdict_of_reply(reply: AgentReply) -> Verdict:
     if reply.cut:
-        raise CheckFailed(f"the answer of agent {reply.agent} was cut: {reply.cut}")
+        raise CheckFailed(f"the answer of agent {reply.agent} is incomplete: {reply.cut}")
     try:
         value = json_text.read(_unfenced(reply.text))
     except ValueError as error:
@@ -182,16 +195,8 @@ def _verdict_of_reply(reply: AgentReply) -> Verdict:
     return _verdict_of_json(value, f"agent {reply.agent}")
 
 
-def _single_request(agent: Agent) -> Agent:
-    """Return the agent limited to one request, so that a tool call gets no second one."""
-    if isinstance(agent, ModelAgent):
-        settings = agent.settings.model_copy(update={"request_limit": 1})
-        return replace(agent, settings=settings)
-    return agent
-
-
 def _unfenced(text: str) -> str:
-    """Return the content of a fenced block if the whole text is one; else the text."""
+    """Return the content of the fenced block if the whole text is one, else the text."""
     whole = text.strip()
     opening = _OPENING.match(whole)
     if opening is None or not (inside := whole[opening.end() :]).endswith(opening[1]):
@@ -201,7 +206,7 @@ def _unfenced(text: str) -> str:
 
 
 def _verdict_of_json(value: Any, whose: str) -> Verdict:
-    """Read the verdict of a check's JSON; any other form is not an answer."""
+    """Read the verdict from a check's JSON; raise `CheckFailed` for any other form."""
     match value:
         case {"action": "run" | "skip" as action}:
             reason = value.get("reason") or ""
@@ -238,7 +243,7 @@ async def _tool(check: Check, granted: Granted, seconds: float) -> Verdict:
 
 
 def _verdict_of_result(value: Any, whose: str) -> Verdict:
-    """Read the verdict of a tool's result; a server can say true only in an object or a text."""
+    """Read the verdict from a tool's result; a server's result is an object or a string."""
     match value:
         case bool():
             return Verdict(value, f"{whose} says {'yes' if value else 'no'}")
@@ -262,8 +267,9 @@ def _verdict_of_result(value: Any, whose: str) -> Verdict:
 
 async def _command(check: Check, granted: Granted, seconds: float) -> Verdict:
     """Run the operator's program in a temporary folder, with a minimal environment."""
-    if owners.is_agent(_owner(granted)):
-        raise CheckFailed("only the operator may write a command, and an agent owns the job")
+    owner = granted.job.row.owner if granted.job else owners.USER
+    if owners.is_agent(owner):
+        raise CheckFailed("an agent owns the job, but only the operator may set a command")
     variables = environment.select(environment.DEFAULT_NAMES)
     name = check.command[0]
     with locations.run_folder("", prefix="daybook-check-") as folder:
@@ -283,11 +289,7 @@ async def _command(check: Check, granted: Granted, seconds: float) -> Verdict:
     if ended.code not in (RUN_EXIT_CODE, SKIP_EXIT_CODE):
         errors = ended.errors.decode(errors="replace").strip()[-MAX_REASON_CHARACTERS:]
         suffix = f": {errors}" if errors else ""
-        raise CheckFailed(f"{name} exited with code {ended.code}{suffix}")
+        raise CheckFailed(f"{name} {group.describe_exit(ended.code)}{suffix}")
     lines = ended.output.decode(errors="replace").strip().splitlines()
     why = lines[0] if lines else f"{name} exited with code {ended.code}"
     return Verdict(ended.code == RUN_EXIT_CODE, why)
-
-
-def _owner(granted: Granted) -> str:
-    return granted.job.row.owner if granted.job else owners.USER

@@ -1,7 +1,7 @@
-"""Claim of a run by its own process: waits for the due time, reconciles once, reschedules.
+"""Claim of a run's occurrence, with the wait for its due time and the reconciliation of its job.
 
 A flow that gets no fencing token from its worker claims for itself (promise.md 2). No run begins
-before its due time: Prefect starts runs up to half a second early, and this module waits that out.
+before its due time: Prefect starts runs up to half a second early, so this module waits until then.
 """
 
 from __future__ import annotations
@@ -31,23 +31,26 @@ from daybook.runs.claim_requests import (
 from daybook.runs.claims import claim
 
 NO_LEDGER_DELAY = timedelta(seconds=30)
-"""Delay before the next claim if the ledger is unreachable (promise.md 7: then no effect)."""
+"""Delay before the next claim if the ledger or Prefect is unreachable.
+
+Promise.md 7: no ledger, no effect.
+"""
 MAX_IN_PROCESS_WAIT = timedelta(seconds=30)
-"""The longest wait inside the process; for a longer one the run is rescheduled."""
+"""Longest wait inside the process; for a longer wait, the run is rescheduled."""
 
 
 class Reconciler(Recogniser, Protocol):
-    """Reconciliation of one job, passed in by the flow because this package cannot import it."""
+    """Reconciliation of one job, which the flow passes in."""
 
     async def compare(self, job_id: str, deployment_id: str) -> frozenset[str]:
-        """Import the edits of this one job from Prefect into the ledger.
+        """Import the edits of this job from Prefect into the ledger.
 
-        Return the ids of the schedules that stay Prefect's own.
+        Return the ids of the schedules that a job cannot express, which exist only in Prefect.
         """
         ...
 
     async def push(self, job_id: str) -> None:
-        """Apply the changes of this one job in the ledger to Prefect."""
+        """Apply the changes of this job in the ledger to Prefect."""
         ...
 
 
@@ -61,10 +64,12 @@ async def wait_for_claim(
     made_by: str | None = None,
     patience: timedelta = MAX_IN_PROCESS_WAIT,
 ) -> Granted | Finished:
-    """Claim the occurrence. A run that has to wait for long is rescheduled, with `Abort`.
+    """Claim the occurrence, after a wait in this process if necessary; return the grant or the end.
 
-    ``made_by`` is the id of the creator of the Prefect run: for an auto-scheduled run, its
-    schedule. ``patience`` is the longest wait for which this process is kept.
+    For a wait longer than ``patience``, reschedule the run and raise `Abort`; a direct call, which
+    has no ``deployment_id``, waits here for any time. Also raise `Abort` if another process
+    executes this flow run, and the errors of an unreachable ledger or Prefect. ``made_by`` is the
+    id of the Prefect run's creator, which for an auto-scheduled run is its schedule.
     """
     while True:
         answer = await decide(
@@ -74,21 +79,22 @@ async def wait_for_claim(
             case Granted() | Finished():
                 return answer
             case Waiting(until=until) if until - ledger.now() <= patience or deployment_id is None:
-                # Wait for a duration, not until an instant: the ledger's clock may be behind.
+                # Wait for a duration, not until an instant, because the ledger's clock may differ.
                 await clock.wait_until(clock.now() + (until - ledger.now()))
             case Waiting(until=until, why=why):
                 await suspend_flow_run(str(offer.flow_run_id), until, why, ledger)
             case HeldElsewhere() if answer.flow_run_id == offer.flow_run_id:
-                # Another process carries this very flow run and sets its state.
+                # Another process executes this flow run and sets its state.
                 raise Abort(f"run {answer.run_id} is held by {answer.holder}")
             case HeldElsewhere():
                 return end_of_duplicate(answer)
 
 
 def end_to_show(answer: Finished, flow_run_id: str) -> Finished:
-    """Return the end of the Prefect run that requested an occurrence which has its outcome.
+    """Return the end to show for a Prefect run whose occurrence already has an outcome.
 
-    A run that another Prefect run carried is shown there, so this one ends as skipped.
+    If another Prefect run executed the occurrence, that run shows the outcome, and this run ends as
+    skipped. Every Prefect run of a skipped or missed occurrence shows that outcome.
     """
     own = answer.flow_run_id == flow_run_id or answer.status in {Status.SKIPPED, Status.MISSED}
     if own:
@@ -97,8 +103,10 @@ def end_to_show(answer: Finished, flow_run_id: str) -> Finished:
 
 
 def end_of_duplicate(answer: HeldElsewhere) -> Finished:
-    """Return the end of a Prefect run whose occurrence another Prefect run carries."""
-    return Finished(Status.SKIPPED, f"run {answer.run_id[:8]} already has it", answer.run_id)
+    """Return the end of a Prefect run whose occurrence another Prefect run executes."""
+    return Finished(
+        Status.SKIPPED, f"run {answer.run_id[:8]} is already in progress", answer.run_id
+    )
 
 
 async def decide(
@@ -109,7 +117,10 @@ async def decide(
     deployment_id: str | None = None,
     made_by: str | None = None,
 ) -> Granted | Waiting | Finished | HeldElsewhere:
-    """Claim; if the ledger does not know the instant, reconcile the job and claim again."""
+    """Claim; if the ledger does not know the instant, reconcile the job and claim again.
+
+    If the run has to wait until other runs are cancelled, request their cancellation in Prefect.
+    """
     loaded = settings.load()
     offer = replace(offer, rules=limits.load_rules(loaded))
     if offer.most is not None:
@@ -123,5 +134,5 @@ async def decide(
         prefect_schedules = await reconciler.compare(answer.job_id, str(deployment_id))
         offer = replace(offer, compared=True)
         if made_by in prefect_schedules:
-            # A schedule that a job cannot express: its runs are not due times of the job.
+            # The job cannot express this schedule, so its runs are no due times of the job.
             offer = replace(offer, occurrence=flow_key(str(offer.flow_run_id)))

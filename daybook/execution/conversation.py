@@ -1,6 +1,6 @@
-"""Prompt of a run with its variables filled in, and the session's history before it.
+"""Prompt of a run with its variables filled in, and the history of its session.
 
-The prompt is sent exactly as a person or a job wrote it, also if it starts with a slash.
+Apart from the variables, the prompt is sent as it was written, even if it starts with a slash.
 """
 
 from __future__ import annotations
@@ -24,13 +24,17 @@ class Turn:
 
 
 def turn(granted: Granted) -> Turn:
-    """Return the turn that the claim gave this run.
+    """Return the turn for this run.
 
-    Raise `InvalidInput` if the prompt consisted of variables only and all of them are empty.
+    Raise `InvalidInput` if the prompt consists of variables only and all of them are empty.
     """
     prompt = render_prompt(granted, str(granted.parameters["prompt"]))
     if not prompt.strip():
-        raise InvalidInput("prompt", "is blank after its variables are filled in")
+        raise InvalidInput(
+            "prompt",
+            "is blank after its variables are filled in",
+            "write some text besides the variables",
+        )
     history = (
         Message("assistant" if each.role == "assistant" else "user", each.content)
         for each in granted.history
@@ -44,7 +48,7 @@ def render_prompt(granted: Granted, prompt: str) -> str:
 
 
 def _values(granted: Granted) -> dict[str, str]:
-    """Return the variables. The due time is in the job's time zone, with its offset."""
+    """Return the variables' values. The due time has the offset of the job's (or default) zone."""
     job = granted.job
     timezone = job.job.schedule.timezone if job else settings.load().timezone
     return {

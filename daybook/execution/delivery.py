@@ -1,31 +1,33 @@
-"""Delivery of a run's callbacks and messages by its own process, and its display in Prefect's UI.
+"""Delivery of a run's callbacks and messages by its own process, and their status in Prefect's UI.
 
 ::
 
-    finished ─► nothing to send                            nothing is done
-             └► callbacks at once, within `SEND_TIMEOUT_SECONDS` ─► the run's artifact shows them
-                          └ messages to channels, and what is not sent by then or after a kill:
-                            the leader's keeper sends it ─► a later artifact shows it
+    finished ─┬► nothing to send
+              ├► callbacks: sent within `SEND_TIMEOUT_SECONDS` ─► shown in the run's artifact
+              └► messages to channels, and callbacks that were not sent by then:
+                 the leader's keeper sends them ─► shown in a later artifact
 
-A run ends in Prefect when its process does, so a slow receiver must not keep it active, nor for so
-long that the keeper (`Timing.own_state_limit`) or the worker ends it. An attempt that is cut for
-this reason is given back, and the keeper sends it again under the same id; it counts neither as an
-attempt nor as a failure of the destination. A message to a channel has no id, so it would arrive
-twice: the keeper sends it, within a second, unless its channel is a file or the like. A direct call
-may be the only process, so it sends everything and takes the time that this needs.
+A run ends in Prefect when its process does, so a slow receiver must not keep the process active,
+least of all until the keeper (`Timing.own_state_limit`) or the worker ends it. A callback that is
+cut off for this reason is released, and the keeper sends it again under the same id; this counts
+neither as an attempt nor as a failure of the destination. A message to a channel has no id, so
+after a cut it could arrive twice. So the keeper sends it, within seconds, unless its channel is
+local, such as a file. A direct call may be the only process, so it also calls its listeners and
+sends everything; each of these two steps may take about a minute.
 
-Any failure here is logged and changes nothing: the outbox is in the ledger.
+A failure here is only logged, because the outbox in the ledger keeps what is not sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from slugify import slugify
@@ -45,15 +47,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SEND_TIMEOUT_SECONDS = 4.0
-"""Seconds that a run's process spends on sending; recording the results takes a moment more."""
+"""Seconds that a run's process may spend on sending; recording the results takes a moment more."""
 DIRECT_SEND_TIMEOUT_SECONDS = 60.0
-"""The same for a direct call: longer than any single attempt."""
+"""Seconds that a direct call may spend on sending: longer than any single request."""
 
 
 async def send_pending(ledger: Ledger, run_id: str, *, alone: bool) -> Sequence[OutboxRow]:
-    """Send a run's pending messages; return its callbacks and messages with their current status.
+    """Send a run's pending callbacks and messages; return them all with their current status.
 
-    ``alone`` means that the run is a direct call.
+    The result includes alerts and failed listener calls. ``alone`` means that the run is a direct
+    call, which also calls its listeners. An error is only logged; the result is then what was read
+    before, or empty.
     """
     rows: Sequence[OutboxRow] = ()
     try:
@@ -62,7 +66,7 @@ async def send_pending(ledger: Ledger, run_id: str, *, alone: bool) -> Sequence[
         rows = await _rows_of(ledger, run_id)
         if all(row.status != Delivery.PENDING for row in rows):
             return rows
-        # A late import: it loads all channels, and most runs send nothing.
+        # A late import, because it loads all channels, and most runs send nothing.
         from daybook.delivery.outgoing import dispatch_outgoing
 
         with suppress(TimeoutError):
@@ -93,34 +97,36 @@ async def _call_listeners(ledger: Ledger, run_id: str) -> None:
 
 
 async def _rows_of(ledger: Ledger, run_id: str) -> list[OutboxRow]:
-    """Return a run's callbacks, messages and failed listener calls."""
+    """Return a run's callbacks, messages, alerts and failed listener calls."""
     async with ledger.read() as session:
         rows = await history.list_for_run(session, run_id)
     return [row for row in rows if row.purpose != LISTENER or row.status == Delivery.FAILED]
 
 
-async def publish_delivery(ledger: Ledger, client: PrefectClient, run_ids: Iterable[str]) -> None:
-    """Publish the delivery status of these runs' callbacks and messages in Prefect's UI.
+async def publish_delivery(ledger: Ledger, client: PrefectClient, run_id: str) -> None:
+    """Publish the delivery status of all outbox rows about a run in Prefect's UI.
 
-    It is an artifact of the flow run, in addition to the run's own; no state is forced for it.
+    Each call creates a further artifact of a run that has a Prefect run and outbox rows; the run's
+    state does not change. Raises `LedgerUnreachable`, and the client's errors if Prefect is
+    unreachable or responds with a status of 500 or more. An artifact that Prefect refuses is only
+    logged.
     """
-    for run_id in run_ids:
-        async with ledger.read() as session:
-            run = await session.get(RunRow, run_id)
-            job = await session.get(JobRow, run.job_id) if run and run.job_id else None
-            rows = await history.list_for_run(session, run_id)
-        if run is None or run.flow_run_id is None or not rows:
-            continue
-        made = ArtifactCreate(
-            key=f"{slugify(job.slug) if job else 'direct-call'}-delivery",
-            type="markdown",
-            description=f"delivery: {run.delivery}",
-            data=artifact.render_delivery(job.name if job else "direct call", run, rows),
-            flow_run_id=UUID(run.flow_run_id),
-        )
-        try:
-            await client.create_artifact(made)
-        except Exception as error:
-            log.warning(
-                "cannot create the artifact: %s", error, extra={"action": "artifact_failed"}
-            )
+    async with ledger.read() as session:
+        run = await session.get(RunRow, run_id)
+        job = await session.get(JobRow, run.job_id) if run and run.job_id else None
+        rows = await history.list_for_run(session, run_id)
+    if run is None or run.flow_run_id is None or not rows:
+        return
+    made = ArtifactCreate(
+        key=f"{slugify(job.slug) if job else 'direct-call'}-delivery",
+        type="markdown",
+        description=f"delivery: {run.delivery}",
+        data=artifact.render_delivery(job.name if job else "direct call", run, rows),
+        flow_run_id=UUID(run.flow_run_id),
+    )
+    try:
+        await client.create_artifact(made)
+    except httpx.HTTPStatusError as error:
+        if error.response.is_server_error:
+            raise
+        log.warning("cannot create the artifact: %s", error, extra={"action": "artifact_failed"})

@@ -7,12 +7,12 @@
       ├─────── claim lost ─────┘        │   before the effect, so the run may be claimed again
       └─────── waiting, once more ──────┘   a temporary error, and the job has retries left
 
-(`execution.checks`, `execution.attempt`.) The process itself waits up to half a minute; for longer
-the run is rescheduled in Prefect (`claim.MAX_IN_PROCESS_WAIT`).
+`checks` and `attempt` have the details. The process itself waits up to half a minute; for a longer
+wait, the run is rescheduled in Prefect (`claim.MAX_IN_PROCESS_WAIT`).
 
-Between claim and `begin`, before the first attempt only, the job's check runs, and the flow
-prepares the act: which agent to ask, and what. Until `begin` is written, an unreachable ledger or
-Prefect reschedules the run. Afterwards nothing does, because the effect may have happened.
+Between claim and `begin`, the job's check runs (before the first attempt only), and the flow
+prepares the act. Until `begin` is recorded, the run is rescheduled if the ledger or Prefect is
+unreachable. Afterwards it is not, because the effect may have happened.
 """
 
 from __future__ import annotations
@@ -62,20 +62,26 @@ from daybook.timing import TIMING
 log = logging.getLogger(__name__)
 
 UNAVAILABLE_ERRORS = (Unreachable, httpx.TransportError)
-"""Errors of an unreachable ledger or Prefect, which may pass."""
+"""Errors of an unreachable ledger or Prefect, which are temporary."""
 
 
 _UNBEGUN_STATES = {terminal_state(status, "").name for status in (Status.SKIPPED, Status.MISSED)}
-"""Names of the states of runs that ended before their effect."""
+"""Names of the Prefect states of skipped and missed runs, whose effect never started."""
 
 CHECK_GRACE = timedelta(seconds=5)
-"""Time for a check beyond its timeout; less than the worker gives (`Timing.timeout_margin`),
-because the process itself can best name what was late."""
+"""How much longer than its timeout a check may take.
+
+It is less than `Timing.timeout_margin`, so that the process itself, and not the worker, ends the
+check and names it.
+"""
 
 
 @dataclass(frozen=True)
 class _Run:
-    """The flow run to execute and its means. ``given`` is the worker's handover, if any."""
+    """The flow run to execute, with all that its execution needs.
+
+    ``given`` is the worker's handover, if any; ``refused`` says why the parameters are invalid.
+    """
 
     flow_run: FlowRun
     given: Handover | None
@@ -93,7 +99,7 @@ class _Run:
 
     @property
     def is_direct(self) -> bool:
-        """Return whether the flow was called in a script, without a deployment."""
+        """Whether the flow was called without a deployment, in a script or as a subflow."""
         return self.flow_run.deployment_id is None
 
 
@@ -108,10 +114,12 @@ async def carry_out(
 ) -> State[Any]:
     """Execute the current flow run; return the state for the flow to return.
 
-    ``parameters`` are the flow's; `policy` and `notify` are models or JSON. If those of a direct
-    call are invalid, raise `InvalidInput`; a due time uses the job's own, and any other run ends as
-    failed, in the ledger too. The state's data is the run as the flow's result. Raise Prefect's
-    `Abort` if the run has to wait.
+    ``parameters`` are the flow's; `policy` and `notify` are models or JSON. If they are invalid, a
+    direct call raises `InvalidInput`, a run for a due time uses the job's own parameters, and any
+    other run fails. The data of a completed state is the flow's result. Raise Prefect's `Abort` if
+    the run has to wait, if it was skipped or missed (a direct call returns that state), or if
+    another process sets its state. If the ledger or Prefect is unreachable before the effect, a
+    direct call raises the error, and any other run waits.
     """
     flow_run, refused = occurrence.current_flow_run(), ""
     parameters = {
@@ -134,7 +142,8 @@ async def carry_out(
     except attempt.STOP_ERRORS as error:
         if given is None:
             raise
-        # Prefect must not report a crash: the worker knows the cause and records it on both sides.
+        # Prefect must not report a crash, because the worker knows the cause and records it, in the
+        # ledger and in Prefect.
         raise Abort(f"ended by its worker: {error!r}") from None
     if not run.is_direct and state.name in _UNBEGUN_STATES:
         await states.end_flow_run(run.id, state)
@@ -182,10 +191,10 @@ async def _execute(run: _Run) -> State[Any]:
 
 
 async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act] | Finished:
-    """Claim, prepare and begin; return the grant, the attempt's number and act, or the end."""
+    """Claim, prepare and begin; return the grant, the attempt's number and its act, or the end."""
     flow_run, given = run.flow_run, run.given
     if given is not None:
-        with suppress(FenceRefused):  # the worker's claim was lost or used: claim again
+        with suppress(FenceRefused):  # if the worker's claim was lost or used, claim again
             granted = await claims.read_grant(ledger, given.run_id, given.fence)
             prepared = await _check_and_begin(ledger, run, granted)
             if prepared is not None:
@@ -193,7 +202,7 @@ async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act
     deployment_id = str(flow_run.deployment_id) if flow_run.deployment_id else None
     if occurrence.belongs_to_other_ledger(flow_run, ledger.id):
         why = (
-            f"the run belongs to another ledger than this worker ({ledger.id}); check the "
+            f"the run and its worker use different ledgers (the worker: {ledger.id}); check the "
             "worker's DAYBOOK_HOME"
         )
         await suspend_flow_run(run.id, run.clock.now() + NO_LEDGER_DELAY, why)
@@ -206,7 +215,7 @@ async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act
         holder=given.holder if given else occurrence.current_holder(),
         starts=flow_run.run_count,
         refused=run.refused,
-        # A direct call counts for the limit of active runs, but does not wait for it.
+        # A direct call counts towards the limit of active runs, but does not wait for it.
         most=settings.load().max_concurrent if deployment_id else None,
     )
     while True:
@@ -233,8 +242,11 @@ async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act
 async def _check_and_begin(
     ledger: Ledger, run: _Run, granted: Granted
 ) -> tuple[Granted, int, Act] | Finished | None:
-    """Check, prepare and begin a claimed run. None: the claim was lost before, claim again."""
-    naming = asyncio.create_task(_name_run(run, granted))  # concurrently: nothing depends on it
+    """Check, prepare and begin a claimed run; return the end of one that does not begin.
+
+    Return None if the claim was lost, or the run was ended in Prefect, in the meantime.
+    """
+    naming = asyncio.create_task(_name_run(run, granted))  # concurrent, as nothing depends on it
     checked, prepared = checks.NO_CHECK, granted
     act: Act | None = None
     outcome = None
@@ -248,7 +260,8 @@ async def _check_and_begin(
             outcome = Outcome(Status.SKIPPED, checked.reason, usage=checked.usage)
     except UNAVAILABLE_ERRORS as error:
         until = run.clock.now() + NO_LEDGER_DELAY
-        await claims.postpone(ledger, granted.run_id, granted.fence, until, str(error))
+        with suppress(FenceRefused, IllegalTransition):  # lost, or ended in Prefect, meanwhile
+            await claims.postpone(ledger, granted.run_id, granted.fence, until, str(error))
         raise
     except (lease.LeaseLost, FenceRefused) as error:
         log.warning("%s", error, extra={"action": "fence_refused"})
@@ -259,7 +272,11 @@ async def _check_and_begin(
         await naming
     if act is None:
         assert outcome is not None
-        return await _end_unbegun(ledger, granted, run, outcome)
+        try:
+            return await _end_unbegun(ledger, granted, run, outcome)
+        except (FenceRefused, IllegalTransition) as error:  # lost, or ended in Prefect, meanwhile
+            log.warning("%s", error, extra={"action": "decided_elsewhere"})
+            return None
     try:
         number = await claims.begin(ledger, granted.run_id, granted.fence, usage=checked.usage)
     except BaseException as error:
@@ -275,7 +292,7 @@ async def _check_and_begin(
 
 
 async def _checked(ledger: Ledger, run: _Run, granted: Granted) -> checks.Verdict:
-    """Run the check, while the lease is renewed and the worker knows when it started."""
+    """Run the check; renew the lease meanwhile, unless the worker does."""
     policy = policies.policy_from_parameters(granted.parameters)
     if run.check is checks.check_job and not policy.check:
         return checks.NO_CHECK
@@ -289,7 +306,7 @@ async def _checked(ledger: Ledger, run: _Run, granted: Granted) -> checks.Verdic
         async with lease.keep_lease(ledger.address, granted, every):
             return await _in_time(run, granted, policy.timeout)
     except attempt.STOP_ERRORS:
-        if run.is_direct:  # no process would ever claim it again
+        if run.is_direct:  # no other process would ever claim it
             stopped = Outcome(Status.CANCELLED, "stopped before it began")
             finishing = claims.finish(ledger, granted.run_id, granted.fence, stopped)
             await wait_shielded(asyncio.create_task(finishing))
@@ -297,7 +314,7 @@ async def _checked(ledger: Ledger, run: _Run, granted: Granted) -> checks.Verdic
 
 
 async def _in_time(run: _Run, granted: Granted, timeout: timedelta) -> checks.Verdict:
-    """Limit the whole check to the timeout of one attempt, plus a grace for what it has to end."""
+    """Run the check within the timeout of one attempt, plus `CHECK_GRACE` for its clean-up."""
     limit = asyncio.timeout((timeout + CHECK_GRACE).total_seconds())
     try:
         async with limit:
@@ -313,14 +330,14 @@ async def _name_run(run: _Run, granted: Granted) -> None:
     if granted.job is None:
         name = run_names.of_call(run.kind, granted.due, settings.load().timezone)
     elif granted.trigger == "retry":
-        return  # it keeps the name of the repeated run
+        return  # Prefect's Retry keeps the run's name
     else:
         name = run_names.of_due(granted.job, granted.due)
     await run_names.rename_own_run(run.flow_run, name)
 
 
 def _failure(granted: Granted, error: Exception, checked: checks.Verdict) -> Outcome:
-    """Return the outcome of a run that cannot start even in a retry, such as without an agent."""
+    """Return the outcome of a run that failed before it began, for example without an agent."""
     if isinstance(error, DaybookError):
         message = str(error)
     else:
@@ -344,9 +361,10 @@ async def _end_unbegun(ledger: Ledger, granted: Granted, run: _Run, outcome: Out
 async def _with_total_usage(
     ledger: Ledger, granted: Granted, outcome: Outcome, number: int
 ) -> Outcome:
-    """Return the outcome with the usage of all attempts, as the ledger has summed it up.
+    """Return the outcome with the usage of all attempts, which the ledger has added up.
 
-    On this occasion also write other runs' spooled outcomes, since their worker may be gone.
+    If the ledger is unreachable, return the outcome as it is. Also write the spooled outcomes of
+    other runs, whose workers may have exited.
     """
     with suppress(LedgerUnreachable):
         await outcome_spool.drain(ledger)
@@ -358,12 +376,15 @@ async def _with_total_usage(
 
 
 def _state_of_unwritten(granted: Granted, run: _Run, error: OutcomeUnwritten) -> State[Any]:
-    """Return the Prefect state for an outcome that the ledger does not have yet."""
+    """Return the Prefect state for an outcome that is not in the ledger.
+
+    Raise `Abort` if it is in the spool, unless the run is a direct call.
+    """
     if not error.spooled:
         return _state(granted.run_id, Outcome(Status.UNKNOWN, str(error)), run)
     if not run.is_direct:
-        # The process that drains the spool updates Prefect. If Prefect showed the end before the
-        # ledger has it, it would look like a process that recorded no outcome.
+        # The process that drains the spool updates Prefect. If Prefect had the end before the
+        # ledger, it would look as if this process had recorded no outcome.
         raise Abort(str(error))
     return _state(granted.run_id, error.outcome, run)
 
@@ -371,7 +392,11 @@ def _state_of_unwritten(granted: Granted, run: _Run, error: OutcomeUnwritten) ->
 async def _decided_elsewhere(
     ledger: Ledger, granted: Granted, run: _Run, error: DaybookError
 ) -> State[Any]:
-    """End the run as another process decided; this attempt's outcome is kept as evidence."""
+    """Return the state of a run whose end another process decided.
+
+    The ledger keeps this process's outcome as evidence. Raise `Abort` if a later start of the same
+    flow run holds the run or has yet to claim it.
+    """
     log.warning("%s", error, extra={"action": "decided_elsewhere"})
     async with ledger.read() as session:
         row = await session.get(RunRow, granted.run_id)
@@ -380,7 +405,7 @@ async def _decided_elsewhere(
         known = Outcome(row.state, row.reason, row.output, row.result, row.error)
         return _state(row.id, known, run)
     if row.flow_run_id == run.id:
-        # A later start of this very flow run holds it and sets its state.
+        # A later start of this flow run sets its state.
         raise Abort(str(error))
     return _state(row.id, Outcome(Status.SKIPPED, f"run {row.id[:8]} was taken over"), run)
 
@@ -394,14 +419,15 @@ async def _push(reconciler: Reconciler, job_id: str) -> None:
     try:
         await reconciler.push(job_id)
     except (DaybookError, httpx.HTTPError) as error:
-        # The job stays marked as pending; the next reconciliation applies it.
+        # The job stays marked as pending, and the next reconciliation applies it.
         log.warning("the job is not reconciled yet: %s", error, extra={"action": "push_failed"})
 
 
 def _state(run_id: str | None, outcome: Outcome, run: _Run) -> State[Any]:
-    """Return the flow's last state. Its data is the result for a direct call or a parent flow.
+    """Return the flow's final state, whose data is the result for a caller or a parent flow.
 
-    Only a completed state carries data: for the others Prefect makes an exception from the message.
+    Only a completed state has data; for any other state, Prefect creates an exception from the
+    message.
     """
     message = states.outcome_message(outcome.status, run_id, outcome.error, outcome.reason)
     result = {

@@ -1,10 +1,10 @@
-"""Heartbeat of an agent: first the checks, then the agent.
+"""Checks of a heartbeat, and the prompts for its agents.
 
 ::
 
-    the standing orders are missing or blank ──► skip, without asking
-    the job's check, if it has one ────────────► skip
-    the agent of the check ────────────────────► skip, or run: the agent is asked to do the work
+    the standing orders are missing or blank ──► skip, without a request to an agent
+    the job's check, if it has one ────────────► skip, or go on
+    the agent of the check ────────────────────► skip, or run: the agent gets the orders
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from daybook.jobs.model import read_parameters
 from daybook.runs.claim_requests import Granted
 
 SHARED_PARAMETERS = ("agent", "model", "session", "session_key", "policy", "notify")
-"""Parameters of a heartbeat that it shares with an agent prompt."""
+"""Parameters that a heartbeat shares with an agent prompt."""
 
 _CHECK_PROMPT = """\
 It is {{due}}. An agent has the standing orders below. Wake it only if they \
@@ -38,18 +38,24 @@ few words what is worth knowing. If there is nothing to report, answer with [SIL
 
 
 def prompt(file: str) -> str:
-    """Return the agent's prompt, with variables. Raise `InvalidInput` if there are no orders."""
+    """Return the agent's prompt, with variables.
+
+    Raise `InvalidInput` if there are no orders or the file cannot be read.
+    """
     try:
         text = read(file)
     except FileNotFoundError:
         text = ""
-    if not text:  # the check found orders, which are gone now
-        raise InvalidInput("file", f"{path_of(file)} is missing or blank by now")
+    if not text:  # the check found orders, but they have been deleted since
+        raise InvalidInput("file", f"{path_of(file)} is missing or blank now")
     return _PROMPT + text
 
 
 async def check(granted: Granted) -> Verdict:
-    """Decide whether there is anything to do; without standing orders, no agent is asked."""
+    """Decide whether there is anything to do. Without standing orders, ask no agent.
+
+    Raise `CheckFailed`, and the errors of an unreachable ledger or Prefect.
+    """
     return await checks.run_check("heartbeat", lambda: _check(granted))
 
 
@@ -72,11 +78,14 @@ async def _check(granted: Granted) -> Verdict:
 
 
 MAX_CHARACTERS = 100_000
-"""The most characters of the file: all of it goes to a model, twice."""
+"""Maximum length of the file: the check's agent gets all of it, and then the run's agent."""
 
 
 def path_of(file: str) -> Path:
-    """Return the file's path; a relative name is one in the home. Raise `InvalidInput`."""
+    """Return the file's path; a relative path is relative to the home.
+
+    Raise `InvalidInput` if the path begins with ~ and that home cannot be found.
+    """
     try:
         return home.current_home().path / Path(file).expanduser()
     except RuntimeError as error:
@@ -84,7 +93,11 @@ def path_of(file: str) -> Path:
 
 
 def read(file: str) -> str:
-    """Return the stripped text of the file. Raise `InvalidInput` and FileNotFoundError."""
+    """Return the stripped text of the file.
+
+    Raise FileNotFoundError if there is no such file, and `InvalidInput` if it is not a file, cannot
+    be read, or is longer than `MAX_CHARACTERS`.
+    """
     path = path_of(file)
     try:
         if path.exists() and not path.is_file():  # opening a pipe would block

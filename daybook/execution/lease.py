@@ -1,7 +1,8 @@
-"""Lease renewed by its own thread (promise.md 5: a refused renewal stops the run).
+"""Renewal of a lease in its own thread (promise.md 5: a refused renewal stops the run).
 
-The thread has its own event loop and its own connection, so that a flow that blocks its loop keeps
-its claim. A *refused* renewal cancels the run; an *unreachable* ledger does not.
+The thread has its own event loop and its own connection to the ledger, so that a flow that blocks
+its loop keeps its claim. A *refused* renewal cancels the run; an *unreachable* ledger does not,
+whatever the job's `on_lost` says.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class LeaseLost(DaybookError):
-    """Another holder took over the claim during the run."""
+    """The claim was lost during the run: a renewal was refused."""
 
     code = "lease_lost"
 
@@ -33,8 +34,8 @@ async def _renew_until(
     refused: Callable[[], None],
     every: float,
 ) -> None:
-    # Not entered: the claim has checked the schema version, and an upgrade during the run must
-    # not cost the lease.
+    # Not entered, which would check the schema's version: the claim has done that, and an upgrade
+    # during the run must not cost the lease.
     ledger = Ledger(address)
     try:
         while not await asyncio.to_thread(stopped.wait, every):
@@ -66,7 +67,7 @@ async def keep_lease(address: str, granted: Granted, every: float) -> AsyncItera
     stopped, lost = threading.Event(), threading.Event()
 
     def cancel() -> None:
-        # Runs in the loop, so that a block that has just ended is never cancelled.
+        # This runs in the loop, so that it never cancels a block that has just ended.
         if not stopped.is_set():
             lost.set()
             task.cancel()
@@ -86,7 +87,7 @@ async def keep_lease(address: str, granted: Granted, every: float) -> AsyncItera
             yield
         finally:
             stopped.set()
-            # A running renewal may wait for the ledger's lock; the loop must not block on it.
+            # A renewal may be waiting for the ledger's lock, which must not block the loop.
             await asyncio.to_thread(thread.join)
     except asyncio.CancelledError:
         if lost.is_set() and task.uncancel() == 0:

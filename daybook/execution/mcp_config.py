@@ -1,6 +1,6 @@
-"""MCP configuration for a program: saved servers, each as a whole, and Daybook itself.
+"""MCP configuration for a program, with saved servers and Daybook's own server.
 
-`daybook.agents.command` writes it into a file for the program, in the form that most clients read:
+`daybook.agents.command` writes the configuration to a file, in the form that most clients read:
 ``{"mcpServers": {name: {"command", "args", "env"} or {"type", "url", "headers"}}}``.
 """
 
@@ -15,35 +15,34 @@ from typing import Any
 from daybook.agents import base
 from daybook.agents.base import McpServers
 from daybook.errors import UnknownName
-from daybook.home import CLIENT_CREDENTIAL, current_home
+from daybook.home import CLIENT_CREDENTIAL, current_home, home_path
 from daybook.http import secrets as references
 from daybook.http.guard import Guard, Rule
 from daybook.http.secrets import FilledSecrets, SecretDestination
 from daybook.owners import Actor
 from daybook.processes import environment
-from daybook.settings import home_path
 from daybook.tools.pool import PreloadedSecrets
 from daybook.tools.server_blocks import ToolServer, ToolServers
 
 _VARIABLE_PREFIXES = ("DAYBOOK_", "PREFECT_API_", "PREFECT_PROFILE", "PREFECT_HOME")
-"""Prefixes of variables that Daybook's own server reads, to reach the same ledger and Prefect."""
+"""Prefixes of the variables with which Daybook's own server finds the same ledger and Prefect."""
 
 _SECRET_VARIABLES = ("DAYBOOK_LEDGER_URL", "PREFECT_API_AUTH_STRING")
-"""Secret variables whose names do not show that they are."""
+"""Variables that are secret, although their names do not show it."""
 
 _EXCLUDED_VARIABLES = ("DAYBOOK_WEBHOOK_SECRET", "DAYBOOK_MCP_TOKEN")
 
 
 @dataclass(frozen=True)
 class McpConfiguration:
-    """Servers of an agent, with their headers' secrets; ``own`` means that Daybook is one."""
+    """Servers of an agent, with their header secrets; ``own`` is true if Daybook's own is one."""
 
     servers: tuple[tuple[ToolServer, PreloadedSecrets], ...] = field(default=(), repr=False)
     own: bool = False
 
 
 async def find(entries: Iterable[str], servers: ToolServers) -> McpConfiguration:
-    """Return the servers that ``entries`` name.
+    """Look up the servers that ``entries`` name.
 
     Raise `UnknownName`, `InvalidInput`, and the errors of Prefect's client.
     """
@@ -65,7 +64,8 @@ async def find(entries: Iterable[str], servers: ToolServers) -> McpConfiguration
 async def build(configuration: McpConfiguration, actor: Actor) -> McpServers:
     """Build the configuration with its secrets; Daybook's own server acts for ``actor``.
 
-    Raise `InvalidInput` for a secret that must not be sent to the server's address.
+    Raise `InvalidInput` for a secret that must not be sent to the server's address, and for an
+    address that no job may reach.
     """
     filled = FilledSecrets()
     variables: dict[str, str] = {}
@@ -112,7 +112,7 @@ def _own_variables(variables: Mapping[str, str]) -> dict[str, str]:
         for name, value in variables.items()
         if name.startswith(_VARIABLE_PREFIXES) and name not in _EXCLUDED_VARIABLES
     }
-    # The program can read this file; Daybook's server finds the credential in the home itself.
+    # The program can read the file, and Daybook's server finds the credential in the home itself.
     if (credential := ours.get(CLIENT_CREDENTIAL)) and credential == current_home().credential():
         del ours[CLIENT_CREDENTIAL]
     return {

@@ -1,4 +1,4 @@
-"""Spool of outcomes that could not be written into the ledger, one file each (promise.md 6).
+"""Spool of outcomes that could not be written to the ledger, one file each (promise.md 6).
 
 ::
 
@@ -9,10 +9,11 @@
     written, or refused and kept as evidence    unreadable, or of no known run: set aside as
     with the run: the file is deleted           `….aside`, which `daybook doctor` reports
 
-A file is complete or absent: it is written under another name, synced, and renamed. Writing an
-outcome twice changes nothing (`claims.finish`, `claims.retry`), so a file that remains after its
-outcome was written, because of a crash or of several drains at once, does no harm. Only their owner
-can read the files, as with the ledger.
+A file is complete or absent, because it is written under another name, synced, and then renamed.
+Writing an outcome twice changes nothing (`claims.finish`, `claims.retry`), so a file that remains
+after its outcome was written, because of a crash or two concurrent drains, does no harm; an outcome
+that is refused twice is kept as evidence twice. Like the ledger, the files are readable only by
+their owner.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ log = logging.getLogger(__name__)
 VERSION = 1
 ASIDE_SUFFIX = ".aside"
 MAX_DRAFT_AGE_SECONDS = 3600.0
-"""Age in seconds after which an unfinished file is deleted, because its writer has died."""
+"""Age in seconds above which an unfinished file is deleted, because its writer must have died."""
 
 
 @dataclass(frozen=True)
 class SpooledOutcome:
-    """An outcome to be written. With ``until`` it is an attempt's, and another attempt follows."""
+    """Outcome of a run; or of one attempt, if ``until``, the start of the next attempt, is set."""
 
     ledger_id: str
     run_id: str
@@ -52,7 +53,10 @@ class SpooledOutcome:
     until: datetime | None = None
 
     async def write(self, ledger: Ledger) -> Status:
-        """Write it into the ledger. Raise the errors of `claims.finish` and `claims.retry`."""
+        """Write the outcome to the ledger; return the run's new status.
+
+        Raise the errors of `claims.finish` and `claims.retry`.
+        """
         if self.until is None:
             return await claims.finish(ledger, self.run_id, self.fence, self.outcome)
         return await claims.retry(ledger, self.run_id, self.fence, self.outcome, self.until)
@@ -60,7 +64,7 @@ class SpooledOutcome:
 
 @dataclass
 class DrainResult:
-    """Numbers of outcomes: written, refused, set aside, left for another ledger."""
+    """Numbers of outcomes that were written, refused, set aside, or left for another ledger."""
 
     written: int = 0
     refused: int = 0
@@ -72,15 +76,15 @@ class DrainResult:
 
 
 def folder() -> Path:
-    """Return this home's spool folder, which is made when needed."""
+    """Return this home's spool folder, which may not exist yet."""
     return home.current_home().path / "spool"
 
 
 def put(spooled: SpooledOutcome) -> Path:
-    """Store an outcome in its own file, which survives a power failure. Raise OSError."""
+    """Store an outcome in a file that survives a power failure; return its path. Raise OSError."""
     directory = folder()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Each time, not only by the process that made the folder: it may have died, or not be done.
+    # Each time, because the process that created the folder may have died before its own sync.
     _sync(directory.parent)
     text = json.dumps({"version": VERSION, **_as_json(spooled)})
     for number in range(1, 1000):
@@ -100,22 +104,28 @@ def put(spooled: SpooledOutcome) -> Path:
 
 
 def drop(file: Path | None) -> None:
-    """Delete the file of an outcome that is in the ledger."""
+    """Delete the file, if any, of an outcome that the ledger has, as outcome or as evidence.
+
+    If it cannot be deleted, only log that: the next drain writes the outcome once more.
+    """
     if file is not None:
-        file.unlink(missing_ok=True)
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("cannot delete %s: %s", file, error, extra={"action": "spool_failed"})
 
 
 async def drain(ledger: Ledger, run_id: str = "") -> DrainResult:
-    """Write the spooled outcomes into ``ledger``: all, or those of one run.
+    """Write this ledger's spooled outcomes to ``ledger``: all, or those of one run.
 
-    Raise `LedgerUnreachable`; the outcomes written before that are deleted from the spool.
+    Raise `LedgerUnreachable`; the files of outcomes that were written before the error are deleted.
     """
     result = DrainResult()
     for file in pending_files(run_id):
         try:
             spooled = _read(file)
         except FileNotFoundError:
-            continue  # another process drains too
+            continue  # another process is draining too
         except (OSError, ValueError, KeyError, TypeError) as error:
             _set_aside(file, f"cannot be read: {error!r}")
             result.aside += 1
@@ -147,11 +157,17 @@ async def drain(ledger: Ledger, run_id: str = "") -> DrainResult:
 
 
 def pending_files(run_id: str = "") -> list[Path]:
-    """Return the files to be drained; the files of one run are in the order of writing."""
+    """Return the files to be drained, of all runs or of one, sorted by run, fence and number.
+
+    Also delete unfinished files that are older than `MAX_DRAFT_AGE_SECONDS`.
+    """
     directory = folder()
     try:
         files = list(directory.iterdir())
     except FileNotFoundError:
+        return []
+    except OSError as error:
+        log.error("cannot read the spool: %s", error, extra={"action": "spool_failed"})
         return []
     _delete_abandoned(files)
     return sorted(
@@ -194,7 +210,7 @@ def _as_json(spooled: SpooledOutcome) -> dict[str, Any]:
 
 
 def _read(file: Path) -> SpooledOutcome:
-    """Raise OSError, ValueError, KeyError or TypeError for a file that `put` did not write."""
+    """Read an outcome; raise OSError, ValueError, KeyError or TypeError for an invalid file."""
     content = json.loads(file.read_text(encoding="utf-8"))
     if content["version"] != VERSION:
         raise ValueError(f"its version is {content['version']}, not {VERSION}")
@@ -213,7 +229,7 @@ def _read(file: Path) -> SpooledOutcome:
 
 def _set_aside(file: Path, why: str) -> None:
     log.error("%s %s; it is set aside", file, why, extra={"action": "spool_aside"})
-    with suppress(FileNotFoundError):
+    with suppress(OSError):
         file.rename(file.with_suffix(ASIDE_SUFFIX))
 
 

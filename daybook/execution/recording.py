@@ -1,11 +1,11 @@
-"""Records an attempt's outcome in the ledger, with retries and the spool (promise.md 6).
+"""Recording of an attempt's outcome in the ledger, with retries and the spool (promise.md 6).
 
 ::
 
     finish ─► written
-      ├ ledger unreachable   spooled at once, retried until the lease is lost: `OutcomeUnwritten`;
+      ├ ledger unreachable   spooled at once, retried for two leases, then `OutcomeUnwritten`;
       │                      a later drain of the spool writes it
-      └ refused              decided elsewhere in the meantime; kept with the run as evidence
+      └ refused              decided elsewhere; kept with the run as evidence
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ MAX_RETRY_DELAY = timedelta(seconds=15)
 
 
 class OutcomeUnwritten(DaybookError):
-    """The outcome is known and could not be written before the lease was lost.
+    """The outcome is known, but the ledger was unreachable for too long (two leases) to record it.
 
-    ``spooled`` means that it is in the spool and will be written; else it is lost.
+    If ``spooled``, it is in the spool and will be written later; otherwise it is lost.
     """
 
     code = "outcome_unwritten"
@@ -41,7 +41,7 @@ class OutcomeUnwritten(DaybookError):
         self, granted: Granted, outcome: Outcome, why: LedgerUnreachable, *, spooled: bool
     ) -> None:
         self.outcome, self.spooled = outcome, spooled
-        kept = "; it is stored and will be recorded later" if spooled else ""
+        kept = "; it is stored in the home and will be recorded later" if spooled else ""
         super().__init__(
             f"run {granted.run_id} ended as {outcome.status}, but its outcome could not be "
             f"recorded: {why}{kept}"
@@ -55,7 +55,7 @@ async def finish(
     clock: Clock,
     again: datetime | None = None,
 ) -> Status:
-    """Record the outcome of the run, or with ``again`` (the next attempt's start) of its attempt.
+    """Record the outcome of the run or, with ``again`` (the next attempt's start), of an attempt.
 
     Return the new status of the run. Raise `OutcomeUnwritten`, `FenceRefused`, `IllegalTransition`.
     """
@@ -66,7 +66,7 @@ async def finish(
         try:
             status = await spooled.write(ledger)
         except LedgerUnreachable as error:
-            # Spool it first: this process may be killed while it waits.
+            # Spool it first, because this process may be killed while it waits.
             file = file or _spool(spooled)
             if clock.now() + delay >= deadline:
                 raise OutcomeUnwritten(granted, outcome, error, spooled=file is not None) from error
@@ -84,7 +84,10 @@ async def finish(
 
 
 async def finish_once(ledger: Ledger, granted: Granted, outcome: Outcome) -> None:
-    """Try once to record the outcome; raise nothing: there is no time, or the run is lost."""
+    """Try once to record the outcome; spool it if the ledger is unreachable.
+
+    Log a refusal and an unreachable ledger instead of raising the error, since the run is over.
+    """
     spooled = SpooledOutcome(ledger.id, granted.run_id, granted.fence, outcome)
     try:
         await spooled.write(ledger)

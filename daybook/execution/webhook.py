@@ -1,16 +1,19 @@
-"""Act of a webhook job: one request to an address, and its meaning for the run.
+"""Act of a webhook job: one HTTP request, and the outcome of the run that follows from its result.
 
 ========================================================  ======================================
 2xx                                                       succeeded
-429, 503                                                  failed, temporary
-refused, not found, timeout while connecting              failed or timed out, temporary
-no response after sending it, or a part of a 2xx          unknown; if the job is idempotent:
+429, 503                                                  failed, temporary; after a redirect
+                                                          that reports an effect, only if the job
+                                                          is idempotent
+connection refused, unknown host, timeout connecting      failed or timed out, temporary
+no response after sending it, or only part of a 2xx       unknown; if the job is idempotent:
                                                           failed or timed out, temporary
 any other status; an untrusted certificate                failed
 an address, a header or a secret that is refused          raises `InvalidInput`; failed
 ========================================================  ======================================
 
-These are the retries of promise.md 4. ``Idempotency-Key`` is the occurrence, equal in all attempts.
+Promise.md 4 has the rules of these retries. ``Idempotency-Key`` is the occurrence, which is the
+same in every attempt.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from daybook.ledger.states import Outcome, Status
 
 
 class Action(Protocol):
-    """The job's request. Header values may hold ``{{secret:name}}``; ``body`` is sent as UTF-8."""
+    """Request of a job. Headers may contain ``{{secret:name}}``; ``body`` is sent as UTF-8."""
 
     @property
     def url(self) -> str: ...
@@ -45,7 +48,7 @@ class Action(Protocol):
 
 @dataclass(frozen=True)
 class PreparedWebhook:
-    """The complete request. It holds secrets, so it is neither stored nor shown."""
+    """Request that is ready to be sent. It contains secrets, so do not store or show it."""
 
     method: str
     url: str
@@ -57,10 +60,10 @@ class PreparedWebhook:
 
 @dataclass(frozen=True)
 class WebhookResult:
-    """Result of the request.
+    """Result of a request.
 
-    ``temporary`` means that it may be retried; ``retry_after`` is in seconds, None if the other
-    side named none.
+    ``temporary``: it may be retried; ``retry_after`` is in seconds, None if the receiver gave no
+    delay.
     """
 
     outcome: Outcome
@@ -69,16 +72,16 @@ class WebhookResult:
 
 
 def check(action: Action, guard: Guard) -> None:
-    """Check a new job's request without a DNS lookup. Raise `InvalidInput`."""
+    """Check a request, of a new job or of a run, without a DNS lookup. Raise `InvalidInput`."""
     if "{{" in action.url:
         raise InvalidInput(
-            "url", "must not contain {{…}}", "use {{secret:name}} in a header's value"
+            "url", "contains {{…}}", "use {{secret:name}} in the value of a header instead"
         )
     guard.check(action.url)
     request.check(action.method, action.headers)
     for name, value in action.headers.items():
         if name.lower() == request.IDEMPOTENCY_KEY.lower():
-            raise InvalidInput("headers", f'"{name}" is set by Daybook', "leave it out")
+            raise InvalidInput("headers", f'"{name}" is set by Daybook', "remove it")
         secrets.references("headers", value)
     secrets.refuse_literal_headers(action.headers)
 
@@ -86,7 +89,7 @@ def check(action: Action, guard: Guard) -> None:
 async def prepare(
     action: Action, occurrence: str, guard: Guard, source: SecretStore
 ) -> PreparedWebhook:
-    """Do everything but the sending, between claim and begin.
+    """Prepare everything except the sending, between claim and begin.
 
     Raise `InvalidInput`, and the errors of an unreachable ``source``.
     """
@@ -116,7 +119,7 @@ async def send(
     idempotent: bool = False,
     clock: Clock = SYSTEM_CLOCK,
 ) -> WebhookResult:
-    """Send it once; ``timeout`` is in seconds. Raise `OutgoingRefused`."""
+    """Send the request once, within ``timeout`` seconds. Raise `OutgoingRefused`."""
     address = origin(transport.guard.check(prepared.url))
     hide = prepared.filled.hide
     try:
@@ -132,23 +135,26 @@ async def send(
     except NoResponse as error:
         if error.part is None or 200 <= error.part.status < 300:
             return _result_without_answer(error, hide(str(error)), prepared, idempotent=idempotent)
-        # The status means that it was not done, even if the body is incomplete.
+        # The status says that the request failed, even if the body is incomplete.
         answer = error.part
-    return _result_of_answer(answer, address, prepared, clock.now())
+    may_repeat = idempotent or not answer.had_effect
+    return _result_of_answer(answer, address, prepared, clock.now(), may_repeat=may_repeat)
 
 
 def _result_of_answer(
-    answer: Response, address: str, prepared: PreparedWebhook, now: datetime
+    answer: Response, address: str, prepared: PreparedWebhook, now: datetime, *, may_repeat: bool
 ) -> WebhookResult:
     result = _result_json(answer, prepared)
-    remark = _remark(answer)
+    redirects = f"redirected: {'; '.join(answer.redirects)}" if answer.redirects else ""
+    cut = f"cut: {answer.cut}" if answer.cut else ""
+    remark = "; ".join(filter(None, (redirects, cut)))
     if 200 <= answer.status < 300:
         return WebhookResult(
             Outcome(Status.SUCCEEDED, remark, output=result["body"], result=result)
         )
     message = f"{address} answered {request.status_text(answer.status)}"
     failed = Outcome(Status.FAILED, remark, output=result["body"], result=result, error=message)
-    if answer.status in request.RETRYABLE_STATUSES:
+    if answer.status in request.RETRYABLE_STATUSES and may_repeat:
         return WebhookResult(
             failed, True, request.retry_after(answer.headers.get("retry-after", ""), now)
         )
@@ -173,9 +179,3 @@ def _result_without_answer(
 def _result_json(answer: Response, prepared: PreparedWebhook) -> dict[str, Any]:
     body = prepared.filled.hide(bodies.decode_text(answer.body, answer.headers))
     return {"status_code": answer.status, "body": body}
-
-
-def _remark(answer: Response) -> str:
-    redirects = f"redirected: {'; '.join(answer.redirects)}" if answer.redirects else ""
-    cut = f"cut: {answer.cut}" if answer.cut else ""
-    return "; ".join(filter(None, (redirects, cut)))

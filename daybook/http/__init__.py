@@ -6,13 +6,13 @@
     (an MCP client by URL) ───────────────────────────────► httpx2_transport ─┘
 
 `guard` decides which IP addresses a request may reach, by the job's owner and the URL's writer.
-`transport` enforces it: each request has its own connection to an IP address that was checked for
-it, also after a redirect. A sender of many requests to one URL may keep the connection for some
-seconds. Nothing here reads proxies, `.netrc` or cookies from anywhere.
+`transport` enforces this: each request has its own connection to an IP address that was checked for
+it, even after a redirect. A sender of many requests to one URL may keep the connection for a few
+seconds. Nothing here reads proxy settings, `.netrc` or cookies.
 
 - Send a request to a URL that another party chose with `httpx_transport.HttpxTransport`, or with
   `httpx2_transport.Httpx2Transport` if a library uses httpx2, and with no other client.
-- No message of this package contains a secret, a query or a path: it names a URL by scheme, host
-  and port.
-- A checked host name is not resolved again. A URL that is passed on as text would be.
+- No message of this package contains a secret, a query or a path: messages name a URL by scheme,
+  host and port.
+- Do not pass a checked URL on as text: its host name would be resolved again.
 """

@@ -2,17 +2,16 @@
 
 The tables are Daybook's own, because `ipaddress.is_global` differs between Python versions, lacks
 ranges that were registered later, and includes multicast. An address is public if IANA's registries
-of special addresses call it globally reachable and somebody may serve HTTP there, which excludes
+of special addresses call it globally reachable and it may belong to an HTTP server, which excludes
 relays.
 
-An IPv6 address can embed an IPv4 address, and the network delivers packets to that. So no address
-that embeds one is public, except NAT64 of a public address: networks without IPv4 reach all of
-IPv4 through it.
+An IPv6 address can embed an IPv4 address, and the network delivers packets to that. So an address
+of a known format that embeds one is not public, with two exceptions if the embedded address is
+public: ISATAP, and the well-known prefix of NAT64, through which networks without IPv4 reach IPv4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -47,7 +46,7 @@ METADATA_SERVICES: dict[Address, str] = {
         "fe80::a9fe:a9fe": "OpenStack",
     }.items()
 }
-"""Metadata services, which hand the machine's credentials to any process that asks."""
+"""Providers by the address of their metadata service, which gives credentials to any process."""
 
 METADATA_NAMES = frozenset(
     {
@@ -84,7 +83,8 @@ NON_PUBLIC_NETWORKS: dict[Network, str] = {
         "203.0.113.0/24": "a documentation network",
         "224.0.0.0/4": "multicast",
         "240.0.0.0/4": "reserved",
-        # All public IPv6 addresses lie in 2000::/3. Networks outside it are listed with a reason,
+        # Except for NAT64, all public IPv6 addresses are in 2000::/3. These networks are outside
+        # it, and are listed for their reasons.
         "::/128": "this host",
         "::1/128": "this host",
         "::ffff:0:0/96": "an IPv4 address embedded in IPv6",
@@ -96,7 +96,7 @@ NON_PUBLIC_NETWORKS: dict[Network, str] = {
         "fe80::/10": "link-local",
         "fec0::/10": "a private network",
         "ff00::/8": "multicast",
-        # and these inside it are not public.
+        # These networks are inside 2000::/3, but not public.
         "2001::/32": "a Teredo tunnel to an IPv4 address",
         "2001::/23": "reserved for protocols",
         "2001:db8::/32": "a documentation network",
@@ -124,7 +124,7 @@ _EMBEDDED_POSITIONS = (
 
 
 def metadata_provider(address: Address) -> str:
-    """Return the provider whose metadata service ``address`` is or embeds, or an empty string.
+    """Return the provider whose metadata service ``address`` is or embeds; empty if there is none.
 
     An embedded address is searched for in every position that a translation can use.
     """
@@ -132,19 +132,15 @@ def metadata_provider(address: Address) -> str:
         return METADATA_SERVICES[address]
     if isinstance(address, IPv4Address):
         return ""
+    embedded = [_at(address, positions) for positions in _EMBEDDED_POSITIONS]
+    if address in _TEREDO:  # the bits are inverted
+        embedded.append(IPv4Address(int(_at(address, _LAST_FOUR_BYTES)) ^ 0xFFFFFFFF))
     # The table is so short that no legitimate address matches it by chance.
-    return next(
-        (
-            METADATA_SERVICES[each]
-            for each in _embedded_addresses(address)
-            if each in METADATA_SERVICES
-        ),
-        "",
-    )
+    return next((METADATA_SERVICES[each] for each in embedded if each in METADATA_SERVICES), "")
 
 
 def non_public_reason(address: Address) -> str:
-    """Return what ``address`` is instead of public, or an empty string if it is public."""
+    """Return the reason why ``address`` is not public; empty if it is public."""
     for network, what in NON_PUBLIC_NETWORKS.items():
         if address in network:
             return what
@@ -160,13 +156,6 @@ def non_public_reason(address: Address) -> str:
     ):
         return f"{reason}, by ISATAP"
     return ""
-
-
-def _embedded_addresses(address: IPv6Address) -> Iterator[IPv4Address]:
-    for positions in _EMBEDDED_POSITIONS:
-        yield _at(address, positions)
-    if address in _TEREDO:  # the bits are inverted
-        yield IPv4Address(int(_at(address, _LAST_FOUR_BYTES)) ^ 0xFFFFFFFF)
 
 
 def _at(address: IPv6Address, places: tuple[int, ...]) -> IPv4Address:

@@ -1,11 +1,13 @@
 """Bounded reading and decompression of response bodies.
 
-Bytes are counted after decompression, and no decompression step produces more bytes than are
-still needed, so a small response that expands to a huge one costs no more than a small one.
+Bytes are counted after decompression, and each decompression step is limited to the bytes that are
+still needed, plus one. So a small response that expands to a huge one costs no more than any other.
 """
 
 from __future__ import annotations
 
+import codecs
+import re
 import zlib
 from collections.abc import Iterator
 from email.message import Message
@@ -13,7 +15,7 @@ from email.message import Message
 import httpx
 
 ACCEPT_ENCODING = "gzip"
-"""The value of the `Accept-Encoding` header."""
+"""The value of the `Accept-Encoding` header of each `daybook.http.request.request`."""
 
 _WINDOWS = {
     "gzip": zlib.MAX_WBITS | 16,
@@ -22,8 +24,19 @@ _WINDOWS = {
 }
 
 
+MAX_CONTENT_TYPE_CHARACTERS = 1_000
+
+_CHARSETS = re.compile(
+    r"ascii|utf-(8|16|32)|iso8859-|cp\d|koi8-|mac-|gb|big5|euc_|shift_jis|iso2022_"
+)
+"""Beginnings of the names of Python's codecs for the charsets of web pages.
+
+Python has others, of which some (`punycode`, `idna`) take quadratic time.
+"""
+
+
 class BoundedBody:
-    """The first ``limit`` bytes of a body that arrives in parts.
+    """The first ``limit`` bytes of a decompressed body that arrives in parts.
 
     ``cut`` is the reason why the body is incomplete, or empty while nothing is known to be missing.
     """
@@ -46,7 +59,7 @@ class BoundedBody:
         return bytes(self._kept)
 
     def add(self, part: bytes) -> bool:
-        """Add the next part; return false if no more parts are wanted."""
+        """Add the next part; return False if no more parts are needed."""
         if self.cut:
             return False
         self._raw += len(part)
@@ -60,13 +73,13 @@ class BoundedBody:
         except zlib.error:
             self.cut = "compressed, but the data is invalid"
             return False
-        # Compressed bytes that expand to nothing could arrive for ever.
+        # Compressed bytes that expand to nothing could arrive forever.
         if self._zlib is not None and self._raw > 2 * self._limit + 1024:
             self._cut()
         return not self.cut
 
     def end(self) -> None:
-        """Record that no more parts come."""
+        """Record that all parts have arrived."""
         if self._zlib is not None and not self.cut and self._raw and not self._zlib.eof:
             self.cut = "compressed, but its end is missing"
 
@@ -90,13 +103,15 @@ class BoundedBody:
 
 
 def decode_text(body: bytes, headers: httpx.Headers) -> str:
-    """Decode ``body`` by the charset in the headers, or as UTF-8.
+    """Decode ``body`` with the charset in the headers, or as UTF-8 if that is missing or unknown.
 
-    Undecodable bytes become U+FFFD.
+    A charset is known if `_CHARSETS` matches it. Undecodable bytes become U+FFFD.
     """
     message = Message()
-    message["content-type"] = headers.get("content-type", "")
+    # Cut, because a charset may itself be encoded, with any codec.
+    message["content-type"] = headers.get("content-type", "")[:MAX_CONTENT_TYPE_CHARACTERS]
     try:
-        return body.decode(message.get_content_charset("utf-8"), errors="replace")
+        codec = codecs.lookup(message.get_content_charset("utf-8")).name
     except (LookupError, ValueError):
-        return body.decode(errors="replace")
+        codec = "utf-8"
+    return body.decode(codec if _CHARSETS.match(codec) else "utf-8", errors="replace")

@@ -7,15 +7,16 @@ public                     yes                yes
 private, this host, …      no                 yes [1]
 ↳ in the allow-list        yes [1]            yes [1]
 a metadata service         no                 no
-↳ listed as one address    yes                yes
+↳ listed as one address    yes [1]            yes [1]
 =========================  =================  ==================
 
-[1] Never by a redirect from a public address.
+[1] If the address is not public, it is never reached by a redirect from a public address.
 
-A URL is checked in two steps. `Guard.check` reads only the text, when a job is stored.
-`Guard.target` resolves the host name once and checks every IP address of it. One refused address
-refuses the request, so an attacker cannot mix a private address with public ones and wait until it
-is tried. The client connects to `Target.addresses` and does not resolve the name again.
+A URL is checked in two steps. `Guard.check` reads only the text: when a job is stored, and before
+each request. `Guard.target` resolves the host name once and checks every IP address of it. If one
+address is refused, so is the request. So an attacker cannot mix a private address with public ones
+and wait until a client tries it. The client connects to `Target.addresses` and does not resolve the
+name again.
 
 An IP address has one accepted spelling: four decimal numbers, or IPv6 in brackets without a zone.
 Other spellings (``0177.0.0.1``, ``2130706433``, ``127.1``) mean different things to different
@@ -80,7 +81,7 @@ class Resolver(Protocol):
 
 
 async def system_resolver(host: str, port: int) -> Sequence[str]:
-    """Resolve ``host`` by this machine's resolver, including its `hosts` file."""
+    """Resolve ``host`` with this machine's resolver, including its `hosts` file."""
     loop = asyncio.get_running_loop()
     results = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in results]
@@ -117,7 +118,7 @@ class AllowedHosts:
 
 @dataclass(frozen=True)
 class Target:
-    """A checked destination: ``addresses`` are the IP addresses in the order to try them.
+    """A checked destination: ``addresses`` are the IP addresses in the order in which to try them.
 
     ``name`` is the host as a certificate has it: lowercase, without a final dot. ``excepted`` are
     the addresses that pass only because of the allow-list.
@@ -131,12 +132,12 @@ class Target:
 
     @property
     def exposed(self) -> bool:
-        """Return whether a public address is among them that needs no exception."""
+        """Return whether one of the addresses is public and needs no exception."""
         return any(_is_public(each) for each in self.addresses if each not in self.excepted)
 
 
 class Guard:
-    """Checks URLs and their IP addresses by one rule."""
+    """Checks URLs and their IP addresses against one rule."""
 
     def __init__(
         self,
@@ -160,11 +161,14 @@ class Guard:
         return cls(rule, AllowedHosts.parse(settings.load().allowed_hosts), limits=limits)
 
     def for_operator(self) -> Guard:
-        """Return a guard with the same exceptions, for a URL that the operator chose."""
+        """Return a guard for a URL that the operator chose.
+
+        It has the same allowed hosts, the operator's rule, and no agent's limits.
+        """
         return Guard(Rule.OPERATOR, self._allowed, self._resolver)
 
     def check(self, url: str | httpx.URL) -> httpx.URL:
-        """Check everything but the IP addresses of a host name.
+        """Check everything but the IP addresses of a host name; return the parsed URL.
 
         Raises `InvalidInput` or `OutgoingRefused`.
         """
@@ -182,11 +186,12 @@ class Guard:
         return parsed
 
     async def target(self, url: str | httpx.URL, source: str | None = None) -> Target:
-        """Resolve the host of ``url`` and check every IP address of it.
+        """Resolve the host of ``url``, check every IP address of it, and return the target.
 
-        ``source`` is the IP address of the server that redirected here: a host may have public and
-        private addresses. Raises `InvalidInput` and `OutgoingRefused`, and `OSError` if the name
-        has no address or the lookup fails.
+        ``source`` is the IP address of the server that redirected here, None without a redirect.
+        The server's name would not suffice, because a host may have public and private addresses.
+        Raises `InvalidInput`, `OutgoingRefused`, and `OSError` if the name has no address or the
+        lookup fails.
         """
         parsed, name, literal = _parse(url)
         self.check(parsed)
@@ -213,7 +218,10 @@ class Guard:
         return Target(parsed, name, port, tuple(resolved), frozenset(excepted))
 
     def _check_address(self, url: httpx.URL, found: str | Address, *, name_allowed: bool) -> bool:
-        """Raise if the address is refused; return whether only the allow-list lets it pass."""
+        """Raise `OutgoingRefused` if the address is refused.
+
+        Returns True if it passes only because of the allow-list, False if it needs no exception.
+        """
         address = ip_address(found)
         if isinstance(address, IPv6Address) and address.scope_id is not None:
             raise OutgoingRefused(_shown(url, str(address)), "a link-local address", self.rule)

@@ -39,9 +39,9 @@ class Httpx2Transport(GuardedTransport, httpx2.AsyncBaseTransport):
     def client(self, **given: Any) -> httpx2.AsyncClient:
         """Return a client that uses only this transport; ``given`` are its other arguments.
 
-        It serves as the client factory of fastmcp and mcp. Their redirect setting is ignored: this
-        transport follows redirects. ``trust_env`` is false because a client that reads the
-        environment adds proxies that bypass its transport, and reads `.netrc`.
+        ``follow_redirects`` in them is ignored: this transport follows redirects itself.
+        ``trust_env`` is false because a client that reads the environment adds proxies that bypass
+        its transport, and reads `.netrc`.
         """
         given |= {"transport": self, "trust_env": False, "follow_redirects": False}
         return httpx2.AsyncClient(**given)

@@ -1,12 +1,14 @@
-"""The request that a redirect asks for, by RFC 9110 and the practice of browsers. Pure.
+"""The request that a redirect asks for, following RFC 9110 and browsers. Pure.
 
-=============  ==============================  ==================
-status         next request                    first had effect?
-=============  ==============================  ==================
-301, 302       POST: GET without a body        POST: yes
-303            GET without a body (HEAD: HEAD)  yes
-307, 308       the same, with its body         no
-=============  ==============================  ==================
+=============  ===================  ==========================  ==================
+status         method               next request                first had effect?
+=============  ===================  ==========================  ==================
+301, 302       POST                 GET without a body          yes
+301, 302       any other            same method, with its body  no
+303            HEAD                 HEAD without a body         yes
+303            any other            GET without a body          yes
+307, 308       any                  same method, with its body  no
+=============  ===================  ==========================  ==================
 
 At another origin only headers that reveal nothing about the sender are kept: any other header may
 be a credential under an unknown name.
@@ -42,7 +44,7 @@ Headers = list[tuple[str, str]]
 class RedirectedRequest:
     """The next request; ``had_effect`` is true if the previous one already had its effect.
 
-    ``unchanged`` is true if it is the same request at the same origin.
+    ``unchanged`` is true if the method and the origin are those of the previous request.
     """
 
     method: str
@@ -54,7 +56,7 @@ class RedirectedRequest:
 
 
 def location(status: int, headers: httpx.Headers) -> str | None:
-    """Return the Location of a redirect; None if the response is not a redirect."""
+    """Return the Location of a redirect; None if the response is not a redirect, or has none."""
     return headers.get("location") if status in _REDIRECT_STATUSES else None
 
 
@@ -80,22 +82,21 @@ def next_request(
     if url.scheme == "https" and target.scheme == "http":
         why = "Daybook does not follow a redirect from https to http"
         raise OutgoingRefused(guard.origin(target), why, rule)
-    same_method = method in {"GET", "HEAD"} or status in {307, 308}
-    same_method = same_method or (status in {301, 302} and method != "POST")
+    with_body = status in {307, 308} or (status in {301, 302} and method != "POST")
     kept = [(name, value) for name, value in headers if name.lower() != "host"]
-    if not same_method:
+    if not with_body:
         kept = [(name, value) for name, value in kept if name.lower() not in _BODY_HEADERS]
     other_origin = _origin(target) != _origin(url)
     if other_origin:
         kept = [(name, value) for name, value in kept if name.lower() in _SAFE_HEADERS]
-    had_effect = not same_method or status == 303
+    next_method = method if with_body or method == "HEAD" else "GET"
     return RedirectedRequest(
-        method if same_method else "GET",
+        next_method,
         target,
         kept,
-        same_method,
-        had_effect,
-        same_method and not other_origin,
+        with_body,
+        had_effect=not with_body,
+        unchanged=next_method == method and not other_origin,
     )
 
 

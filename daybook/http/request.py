@@ -3,13 +3,13 @@
 ::
 
     request ─┬─► whole response                               `Response`
-             ├─► response longer than the limit               `Response` with `cut`, rest unread
+             ├─► response too long, or not decodable          `Response` with `cut`, rest unread
              ├─► not sent: not found, refused or timed out    `NoResponse`
              ├─► sent, but no or only a partial response      `NoResponse` with `sent`
              └─► the guard refuses the address                `OutgoingRefused`
 
 The timeout covers the whole exchange: resolving, connecting, sending, redirects and reading. So a
-response that arrives one byte at a time ends as well.
+response that arrives one byte at a time also times out.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from daybook.http.transport import PROGRESS_EXTENSION, SECRETS_EXTENSION, Guarde
 from daybook.jobs.actions import Method
 
 MAX_BODY_BYTES = 2**20
-"""Bytes of a response body that are kept."""
+"""Maximum number of bytes of a response body that are kept."""
 
 MAX_HEADERS = 100
 MAX_HEADER_VALUE_LENGTH = 16_384
-"""Characters of a header value: servers accept 8,192 or 16,384 bytes."""
+"""Maximum length of a header value in characters: servers accept 8,192 or 16,384 bytes."""
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 RETRYABLE_STATUSES = (429, 503)
@@ -69,6 +69,8 @@ class Response:
     """A response. ``body`` is decompressed; ``cut`` is the reason why it is incomplete, else empty.
 
     ``redirects`` describes each followed redirect, such as "308 to https://example.org".
+    ``had_effect`` is true if one of them said that the request had its effect, so that this is the
+    response to a later one.
     """
 
     status: int
@@ -76,14 +78,15 @@ class Response:
     body: bytes
     cut: str = ""
     redirects: tuple[str, ...] = ()
+    had_effect: bool = False
 
 
 class NoResponse(DaybookError):
     """No response, or only a part of one.
 
-    ``sent`` is true if the request was sent and may have had its effect; ``timed_out`` if the time
-    was up; ``misconfigured`` if a retry cannot help. ``part`` is the part of the response that
-    arrived.
+    ``sent`` is true if the request was sent and may have had its effect; ``timed_out`` if the
+    timeout expired; ``misconfigured`` if a retry cannot help. ``part`` is the part of the response
+    that arrived.
     """
 
     code = "no_answer"
@@ -118,7 +121,7 @@ async def request(
     """Send one request; ``timeout`` is in seconds, ``limit`` in bytes.
 
     ``secret`` names the headers that hold secrets. Raises `NoResponse`, `OutgoingRefused`, and
-    `InvalidInput` for an invalid header or URL.
+    `InvalidInput` for an invalid method, header or URL.
     """
     check(method, headers)
     address = transport.guard.check(url)
@@ -152,7 +155,7 @@ async def request(
 
 
 def check(method: str, headers: Mapping[str, str]) -> None:
-    """Raise `InvalidInput` for an invalid request; the message contains no header value."""
+    """Raise `InvalidInput` for an invalid method or header; the message has no header value."""
     if method not in METHODS:
         raise InvalidInput("method", f'"{method[:20]}" is not valid', f"use {', '.join(METHODS)}")
     if len(headers) > MAX_HEADERS:
@@ -212,8 +215,14 @@ class _Exchange:
         if self._response is None or self._body is None:
             return None
         response, body = self._response, self._body
-        turned = self.progress.redirects
-        return Response(response.status_code, response.headers, bytes(body), body.cut, turned)
+        return Response(
+            response.status_code,
+            response.headers,
+            bytes(body),
+            body.cut,
+            self.progress.redirects,
+            self.progress.had_effect,
+        )
 
 
 def _no_answer(error: Exception, address: str, exchange: _Exchange) -> NoResponse:
@@ -232,7 +241,7 @@ def _no_answer(error: Exception, address: str, exchange: _Exchange) -> NoRespons
 
 
 def certificate_problem(error: BaseException) -> str:
-    """Return why the certificate was refused, if that caused ``error``; else empty."""
+    """Return why the certificate was refused; empty if ``error`` has another cause."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
         cause = cause.__cause__ or cause.__context__
@@ -248,7 +257,7 @@ def status_text(status: int) -> str:
 
 
 def retry_after(text: str, now: datetime) -> float | None:
-    """Return the delay in seconds of a ``Retry-After`` (number or date); None for other text."""
+    """Return the seconds that a ``Retry-After`` (number or date) asks for; None for other text."""
     if text.strip().isascii() and text.strip().isdigit():
         return float(text)
     with suppress(ValueError, TypeError, OverflowError):
@@ -257,5 +266,8 @@ def retry_after(text: str, now: datetime) -> float | None:
 
 
 def idempotency_key(occurrence: str) -> str:
-    """Return ``occurrence`` as a header value: other characters percent-encoded."""
+    """Return ``occurrence`` as a header value.
+
+    Percent-encodes `%`, and all characters except ASCII letters, digits and punctuation.
+    """
     return quote(occurrence, safe=_UNQUOTED)

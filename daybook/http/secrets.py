@@ -1,8 +1,8 @@
 """Secrets by reference: ``{{secret:name}}`` in a header or parameter, resolved when it is used.
 
 A secret is bound to hosts and sent to no other host, so changing a job's URL cannot redirect it.
-A literal value that looks like a secret is refused where a reference belongs, because a job is
-shown, exported, and kept in its revisions.
+A literal value that looks like a secret is refused where a reference belongs, because jobs are
+shown and exported, and their revisions are kept.
 """
 
 from __future__ import annotations
@@ -69,15 +69,18 @@ class SecretStore(Protocol):
     """A store of secrets."""
 
     async def read(self, name: str) -> Secret:
-        """Return this secret. Raise `InvalidInput`, or `UnknownName` if it does not exist."""
+        """Return the secret with this name.
+
+        Raises `UnknownName` if it does not exist, and `InvalidInput` if it cannot be used.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class SecretDestination:
-    """A destination of a secret: ``shown`` in messages, matched by ``known_as``.
+    """A destination of a secret.
 
-    ``known_as`` are its spellings in the hosts of a secret.
+    ``shown`` is its name in messages; ``known_as`` are its possible spellings in `Secret.hosts`.
     """
 
     shown: str
@@ -99,14 +102,15 @@ class SecretDestination:
 
 @dataclass
 class FilledSecrets:
-    """The secrets that were filled into texts. ``values`` must not appear anywhere."""
+    """The secrets that were filled in. ``values`` must not appear in any output."""
 
     values: set[str] = field(default_factory=set, repr=False)
 
     def hide(self, text: str) -> str:
-        """Return ``text`` without the secrets, because a server may echo a secret that it was sent.
+        """Return ``text`` with each secret of at least 4 characters replaced.
 
-        Hide before truncating: a part of a secret is not found.
+        A server may echo a secret that it was sent. Hide before truncating: a part of a secret is
+        not found.
         """
         hidden = [value for value in self.values if len(value) >= _MIN_HIDDEN_LENGTH]
         for written in sorted({each for v in hidden for each in _written(v)}, key=len)[::-1]:
@@ -124,9 +128,9 @@ def _written(value: str) -> Iterator[str]:
 
 
 def references(what: str, text: str) -> list[str]:
-    """Return the names referenced in ``text``; raise `InvalidInput` for a misspelt reference.
+    """Return the names of the secrets that ``text`` refers to, in order.
 
-    ``what`` names the field in the error.
+    Raises `InvalidInput` for a misspelt reference. ``what`` names the field in the error.
     """
     if len(_BEGINS.findall(text)) != len(_REFERENCE.findall(text)):
         raise InvalidInput(
@@ -138,7 +142,7 @@ def references(what: str, text: str) -> list[str]:
 
 
 def referenced_names(value: Any) -> set[str]:
-    """Return the names that the texts of a JSON value reference; ignore misspelt references."""
+    """Return the secrets that the strings of a JSON value name; ignore misspelt references."""
     return {name for _, text in _texts(value) for name in _REFERENCE.findall(text)}
 
 
@@ -151,8 +155,8 @@ async def fill(
 ) -> str:
     """Return ``text`` with its secrets filled in; add each to ``filled``.
 
-    ``what`` is the field as the user wrote it. Raises `InvalidInput` for a secret that does not
-    exist or is bound to other hosts.
+    ``what`` is the field as the user wrote it. Raises `InvalidInput` for a misspelt reference, and
+    for a secret that does not exist or is bound to other hosts.
     """
     values = {}
     for name in references(what, text):
@@ -171,7 +175,10 @@ async def fill(
 async def fill_params(
     params: Any, destination: SecretDestination, secrets: SecretStore, filled: FilledSecrets
 ) -> Any:
-    """Return the JSON value with the secrets filled into its texts; names stay unchanged."""
+    """Return the JSON value with the secrets filled into its strings; keys stay unchanged.
+
+    Raises the errors of `fill`.
+    """
     match params:
         case str():
             return await fill("params", params, destination, secrets, filled)
@@ -187,11 +194,17 @@ async def fill_params(
 
 
 def refuse_literal_headers(headers: Mapping[str, str]) -> None:
-    """Raise `InvalidInput` if a header value looks like a literal secret."""
+    """Raise `InvalidInput` if a header holds a literal secret.
+
+    It is recognised by the header's name, unless the value refers to a secret, or by its form. Also
+    raises `InvalidInput` if a header with such a name has a misspelt reference.
+    """
     for name, value in headers.items():
         named = _SECRET_HEADER.search(name.lower()) and not references("headers", value)
         if value.strip() and (named or _SECRET_VALUE.search(value)):
-            raise InvalidInput("headers", f'"{name}" looks like a secret', STORE_SECRET_HINT)
+            raise InvalidInput(
+                "headers", f'the value of "{name}" looks like a secret', STORE_SECRET_HINT
+            )
 
 
 def refuse_literal_params(params: Any) -> None:
@@ -203,9 +216,8 @@ def refuse_literal_params(params: Any) -> None:
         named = _SECRET_PARAM.fullmatch(path.rpartition(".")[2].lower().replace("-", "_"))
         known = references("params", value)
         if value and ((named and not known) or _SECRET_VALUE.search(value)):
-            raise InvalidInput(
-                "params", f'"{path or "params"}" looks like a secret', STORE_SECRET_HINT
-            )
+            problem = f'the value of "{path or "params"}" looks like a secret'
+            raise InvalidInput("params", problem, STORE_SECRET_HINT)
 
 
 def _texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

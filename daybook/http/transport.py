@@ -15,8 +15,8 @@ request can use a connection that another request was allowed to open. The certi
 
 A sender of thousands of requests to a few hosts may keep connections (``kept_for``). The text of
 each URL is still checked, but its name is resolved only once in that many seconds. A kept
-connection serves only requests of this transport, hence of its one rule, to the same scheme, name,
-port and path.
+connection serves only requests of this transport, and so only under its guard, to the same scheme,
+name, port and path.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from daybook.http.guard import Guard, Target
 PROGRESS_EXTENSION = "daybook_progress"
 SECRETS_EXTENSION = "daybook_secrets"
 SECRET_BODY = ":body"
-"""Marks the request's body as secret among its `SECRETS_EXTENSION`; no header has this name."""
+"""Entry in `SECRETS_EXTENSION` that marks the body as secret; no header has this name."""
 MAX_IDLE_SECONDS = 2.0
-"""How long a kept connection may be idle: shorter than the timeout of any server."""
+"""Maximum time that a kept connection may be idle: shorter than that of common servers."""
 CONNECTED_ADDRESS = "daybook_connected"
-"""The extra info of a network stream that holds the checked IP address it is connected to."""
+"""Name of a network stream's extra info: the checked IP address that it is connected to."""
 
 
 @dataclass
@@ -48,11 +48,13 @@ class Progress:
     """The progress of an exchange; passed in a request's extensions as `PROGRESS_EXTENSION`.
 
     ``sent`` is true from the first byte of a request on, because the request may then have had its
-    effect. It is false again after a redirect which says that the request had no effect and is to
-    be sent elsewhere. ``redirects`` describes each followed redirect.
+    effect. It is false again after a redirect that says that the request had no effect and has to
+    be sent elsewhere. ``had_effect`` is true once a redirect has said that a request had an effect.
+    ``redirects`` describes each followed redirect.
     """
 
     sent: bool = False
+    had_effect: bool = False
     redirects: tuple[str, ...] = ()
 
 
@@ -60,8 +62,8 @@ class Progress:
 class HttpLibrary:
     """An HTTP client library: ``http`` is `httpx` or `httpx2`, ``core`` its `httpcore` module.
 
-    ``backend``, ``connection`` and ``body`` are this module's classes as subclasses of the
-    library's network backend, network stream and response stream.
+    ``backend``, ``connection`` and ``body`` combine this module's classes with the library's
+    network backend, network stream and response stream.
     """
 
     http: Any
@@ -76,10 +78,10 @@ class GuardedTransport:
 
     ``backend`` opens connections to IP addresses, never to names. ``ssl_context`` holds the trusted
     certificates, by default this machine's. If ``one_origin`` is true, a redirect to another origin
-    and one that drops the body are refused, so a body with secrets goes to that origin only. If
-    ``follow`` is false, a redirect is returned as the response. If ``kept_for`` is positive,
-    connections are kept for that many seconds after their address was checked, and the transport
-    must be closed (`aclose`).
+    and one that changes the method are refused, so a body with secrets goes to that origin only. If
+    ``follow`` is false, a redirect is returned as the response. If ``kept_for`` is positive, new
+    requests may use a connection until that many seconds after its address was checked, and the
+    transport must be closed (`aclose`).
 
     The extension `SECRETS_EXTENSION` of a request, a collection of lowercase header names, says
     which headers hold secrets: they are not sent over plain HTTP to a public address. `SECRET_BODY`
@@ -133,7 +135,8 @@ class GuardedTransport:
                 headers=request.headers.multi_items(),
                 rule=self.guard.rule,
             )
-            progress.sent = following.had_effect
+            progress.had_effect |= following.had_effect
+            progress.sent = progress.had_effect
             if self._one_origin and not following.unchanged:
                 why = "Daybook does not follow a redirect that changes the address or method"
                 raise OutgoingRefused(guard.origin(following.url), why, self.guard.rule)
@@ -147,7 +150,7 @@ class GuardedTransport:
             request = self._next(request, following)
 
     async def aclose(self) -> None:
-        """Close pooled connections after in-flight requests finish."""
+        """Close the kept connections: each pool now, or when its last request has ended."""
         pools, self._pools = list(self._pools.values()), {}
         for pool in pools:
             await pool.close()
@@ -189,9 +192,9 @@ class GuardedTransport:
         )
         created = _Pool(target, connections, time.monotonic() + self._kept_for).enter()
         if not keeps:
-            await created.close()  # as soon as this request has left it
+            await created.close()  # its connection closes as soon as this request has left the pool
             return created
-        # Another request may have made the same pool in the meantime: either is valid.
+        # Another request may have created the same pool: either is valid.
         expired = [known for known, each in self._pools.items() if each.until < time.monotonic()]
         closing = [self._pools.pop(known) for known in {key, *expired} if known in self._pools]
         self._pools[key] = created
@@ -267,8 +270,8 @@ _Key = tuple[str, str, int | None, bytes]
 class _Pool:
     """Connections to one checked target, and the number of requests on them.
 
-    New requests enter it until ``until`` (monotonic seconds). A closed pool ends its connections
-    when the last request leaves.
+    New requests enter the pool until ``until`` (monotonic seconds). A closed pool closes its
+    connections when the last request leaves.
     """
 
     target: Target
@@ -334,7 +337,7 @@ class PinnedBackend:
 
 
 class PinnedConnection:
-    """Network stream that knows the checked IP address it is connected to, also under TLS."""
+    """Network stream that knows the checked IP address it is connected to, even under TLS."""
 
     def __init__(self, stream: Any, address: str) -> None:
         self._stream, self._address = stream, address
@@ -406,7 +409,7 @@ def _to_http_error(library: HttpLibrary, error: BaseException) -> Exception:
 def _default_ssl_context() -> ssl.SSLContext:
     """Return a context with this machine's certificates, for either library.
 
-    httpcore's own default differs.
+    httpcore's own default context differs from it.
     """
     import httpcore2
 
@@ -418,6 +421,8 @@ def _refuse_plain_secret(request: Any, target: Target, secret: frozenset[str], r
     if target.url.scheme == "https" or not target.exposed:
         return
     names = {name.lower() for name in request.headers}
-    if not secret.isdisjoint(names | {SECRET_BODY} if "content-length" in names else names):
+    if not names.isdisjoint({"content-length", "transfer-encoding"}):
+        names.add(SECRET_BODY)
+    if not secret.isdisjoint(names):
         why = "Daybook does not send a secret over plain http to a public address"
         raise OutgoingRefused(guard.origin(target.url), why, rule, "use https")

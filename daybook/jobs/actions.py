@@ -1,4 +1,9 @@
-"""Actions of a job by kind: an agent prompt, a webhook, a tool call, or a heartbeat."""
+"""Actions of jobs: an agent prompt, a webhook, a tool call or a heartbeat, one model per kind.
+
+A new kind needs its model here (in `Kind`, `Action`, `ACTIONS`, `DEFAULT_POLICIES` and `subject`),
+its words in `jobs.model`, and its flow `flows/<kind>.py`. Agents may own jobs of that kind only if
+`jobs.limits` checks it.
+"""
 
 from __future__ import annotations
 
@@ -22,25 +27,30 @@ from daybook.jobs import answer_schema
 from daybook.names import validate_line
 from daybook.validation import raising_pydantic_error
 
-MAX_KEY_LENGTH = 100
+MAX_KEY_LENGTH = 100  # characters of a session key, and of an agent's name in a job
 RESERVED_KEY_PREFIXES = ("chat:", "job:", "run:")
 """Prefixes of Daybook's own session keys; a user's key may not start with one."""
 
 
 MAX_URL_LENGTH = 4_000
 MAX_BODY_LENGTH = 500_000
-"""Characters. Prefect answers parameters above 512 KiB with 422."""
+"""Maximum length, in characters, of a body and of a tool's parameters as JSON.
+
+Prefect rejects parameters above 512 KiB with status 422.
+"""
 MAX_TOOL_NAME_LENGTH = 200
-"""Characters of a tool's name; the URL of its server has its own limit on top."""
+"""Maximum length of a tool's name in characters; the URL of its server has its own limit."""
+DEFAULT_AGENT = "default"
+"""Name of the agent that a job asks if it names none."""
 DEFAULT_ORDERS_FILE = "HEARTBEAT.md"
-"""File of a heartbeat that names none."""
+"""Default file of a heartbeat's standing orders."""
 MAX_DEPTH = 100
-"""Nesting levels of a tool's parameters."""
+"""Maximum number of nesting levels of JSON in a field, such as a tool's parameters."""
 
 Kind = Literal["agent-prompt", "webhook", "tool-call", "heartbeat"]
 
 CONVERSATION_KINDS = ("agent-prompt", "heartbeat")
-"""Kinds whose runs ask an agent and continue a conversation."""
+"""Kinds whose runs ask an agent and continue a session."""
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 """HTTP methods of a webhook."""
@@ -66,7 +76,7 @@ def _gate_agent(name: str) -> str:
 
 def _checked_length(name: str, field: str) -> str:
     name = name.strip()
-    if len(name) > MAX_KEY_LENGTH:  # it is part of its conversation's key
+    if len(name) > MAX_KEY_LENGTH:  # the name is part of the session's id
         with raising_pydantic_error():
             raise InvalidInput(field, "is too long", f"use at most {MAX_KEY_LENGTH} characters")
     return name
@@ -82,7 +92,7 @@ _PREFECT_KEY = "__prefect_kind"
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 Session = Literal["reuse", "new", "chat"]
-"""Conversation that a job's runs continue: their own, none, or the channel's."""
+"""Session that a job's runs continue: the job's own, a new one, or that of the channel's chat."""
 
 AgentName = Annotated[
     str,
@@ -98,18 +108,18 @@ SessionChoice = Annotated[
     Session,
     Field(
         title="Session",
-        description="Conversation of the runs: reuse continues the job's own, new starts one for "
-        "each run, chat continues the conversation of the channel and chat id.",
+        description="Session that runs use: `reuse` continues the job's own, `new` starts one per "
+        "run, `chat` continues that of the channel and chat id.",
     ),
 ]
 SessionKey = Annotated[
     str,
     Field(
         title="Session key",
-        description="Name of a conversation to share with other jobs of the same agent.",
+        description="Name of a session to share with other jobs of the same agent.",
     ),
 ]
-"""Fields of the kinds that ask an agent."""
+"""`AgentName`, `ModelName`, `SessionChoice` and this type are for all kinds that ask an agent."""
 
 OutputFormat = Literal["text", "json", "structured"]
 """Required format of an answer."""
@@ -124,7 +134,7 @@ class AgentPrompt(BaseModel):
         title="Prompt",
         description="Prompt for the agent. {{due}}, {{job}} and {{last_output}} are replaced.",
     )
-    agent: AgentName = "default"
+    agent: AgentName = DEFAULT_AGENT
     model: ModelName = ""
     session: SessionChoice = "reuse"
     session_key: SessionKey = ""
@@ -137,7 +147,7 @@ class AgentPrompt(BaseModel):
     output_schema: dict[str, Any] = Field(
         default_factory=dict,
         title="Output schema",
-        description="JSON schema of a structured answer.",
+        description="JSON schema that a structured answer must match.",
     )
 
     @model_validator(mode="after")
@@ -155,7 +165,7 @@ class AgentPrompt(BaseModel):
 def _check_session(session: Session, key: str) -> None:
     if key and session != "reuse":
         problem = f"cannot be combined with session {session}"
-        raise InvalidInput("session_key", problem, "leave session at reuse")
+        raise InvalidInput("session_key", problem, "set session to reuse")
     if key != key.strip() or len(key) > MAX_KEY_LENGTH:
         hint = f"use at most {MAX_KEY_LENGTH} characters, without spaces at the ends"
         raise InvalidInput("session_key", "is not a valid key", hint)
@@ -168,14 +178,14 @@ def _check_session(session: Session, key: str) -> None:
 def is_readable(url: str) -> bool:
     """Return whether a URL can be parsed: `http://[/` cannot."""
     try:
-        urlsplit(url).hostname  # noqa: B018 - read for what it raises
+        urlsplit(url).hostname  # noqa: B018 - for the error that it raises
     except ValueError:
         return False
     return True
 
 
 def _url(url: str) -> str:
-    """Check that the text is a URL; `daybook.http` decides whether it may be reached."""
+    """Check that the string is a URL; `daybook.http` decides whether it may be reached."""
     if len(url) > MAX_URL_LENGTH or not is_address(url) or not is_readable(url):
         with raising_pydantic_error():
             hint = (
@@ -191,7 +201,7 @@ def _upper_case(method: object) -> object:
 
 
 class Webhook(BaseModel):
-    """Action of a `webhook` job: one HTTP request. 2xx is success."""
+    """Action of a `webhook` job: one HTTP request. A 2xx response is success."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -216,7 +226,7 @@ class Webhook(BaseModel):
 
 
 def _tool(name: str) -> str:
-    """Check that the text can name a tool; `daybook.tools` decides whether the tool exists."""
+    """Check that the string can name a tool; `daybook.tools` decides whether the tool exists."""
     name = name.strip()
     longest = MAX_TOOL_NAME_LENGTH + (MAX_URL_LENGTH if is_address(name) else 0)
     with raising_pydantic_error():
@@ -325,10 +335,10 @@ class Heartbeat(BaseModel):
     file: Annotated[str, AfterValidator(_file)] = Field(
         default=DEFAULT_ORDERS_FILE,
         title="File",
-        description="File of standing orders; a relative path starts at Daybook's home. If it is "
-        "missing or blank, the run is skipped.",
+        description="File of standing orders; a relative path is relative to Daybook's home. If "
+        "the file is missing or blank, the run is skipped.",
     )
-    agent: AgentName = "default"
+    agent: AgentName = DEFAULT_AGENT
     gate_agent: Annotated[str, AfterValidator(_gate_agent)] = Field(
         default="",
         title="Gate agent",
@@ -361,9 +371,10 @@ DEFAULT_POLICIES: dict[str, dict[str, object]] = {
     "tool-call": {"retries": 0},
     "heartbeat": {"retries": 0, "catch_up": "none"},
 }
-"""Defaults of a kind's policy that differ from the defaults of `Policy`.
+"""Policy defaults of each kind, where they differ from those of `Policy`.
 
-A failed webhook or tool call may have had its effect, and the next heartbeat comes soon.
+By default only agent prompts are retried: a failed webhook or tool call may have had its effect,
+and the next heartbeat comes soon.
 """
 
 KIND_ALIASES = {
@@ -371,11 +382,11 @@ KIND_ALIASES = {
     "call_webhook": "webhook",
     "call_tool": "tool-call",
 }
-"""Names of other schedulers for a kind, accepted on import."""
+"""Names of kinds in other schedulers, which `jobs.model.new_job` and `edit` also accept."""
 
 
 def subject(action: Action) -> str:
-    """Return the part of the action that names a job: the prompt, the host, or the tool."""
+    """Return the source of a job's default name: prompt, host, tool, or `heartbeat`."""
     match action:
         case AgentPrompt():
             return action.prompt

@@ -1,8 +1,8 @@
 """JSON schema of a structured answer: validation of the schema and of answers.
 
-A schema is complete in itself. Every `$ref` is resolved when the job is created, and always in an
-empty registry. An external reference would be fetched from a URL that the job chose, after the
-answer was paid for.
+A schema is self-contained: every `$ref` is resolved when the job is validated, and only ever
+against an empty registry. Otherwise an external reference would be fetched from a URL that the job
+chose, after the answer was paid for.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ def check(schema: Mapping[str, Any]) -> None:
         _check_references(root, Registry().resolver_with_root(root), set())
         _validator(schema).is_valid(None)
     except RecursionError:
-        raise InvalidInput(_FIELD, "refers to itself without end, or is nested too deep") from None
+        raise InvalidInput(_FIELD, "refers to itself endlessly, or is nested too deeply") from None
 
 
 def mismatch(schema: Mapping[str, Any], value: Any) -> str:
-    """Return what in ``value`` violates the schema, and where, or "" if all of it is valid.
+    """Return where and how ``value`` violates the schema, or "" if it is valid.
 
-    `check` has accepted the schema.
+    The schema must have passed `check`.
     """
     from jsonschema.exceptions import best_match
 
     try:
         error = best_match(_validator(schema).iter_errors(value))
     except RecursionError:
-        return "is nested deeper than the schema can be applied"
+        return "is nested too deeply to be checked"
     if error is None:
         return ""
-    message = f"does not fit the schema at {error.json_path}: {error.message}"
+    message = f"does not match the schema at {error.json_path}: {error.message}"
     return message if len(message) <= _MAX_MESSAGE_LENGTH else f"{message[:_MAX_MESSAGE_LENGTH]} …"
 
 
@@ -67,11 +67,14 @@ def _check_form(schema: Any) -> None:
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
-        raise InvalidInput(_FIELD, f"is no JSON schema: {error.message}") from error
+        raise InvalidInput(_FIELD, f"is not a valid JSON schema: {error.message}") from error
 
 
 def _check_references(resource: SchemaResource, resolver: Any, seen: set[int]) -> None:
-    """Resolve the references in a schema and in their targets; ``seen`` are already resolved."""
+    """Resolve the references in a schema and in their targets, except in those in ``seen``.
+
+    ``seen`` holds the `id` of each schema that was visited.
+    """
     schema = resource.contents
     if not isinstance(schema, Mapping) or id(schema) in seen:
         return
@@ -91,10 +94,10 @@ def _check_reference(reference: str, resolver: Any, seen: set[int]) -> None:
     except Exception:  # errors of `referencing`, and any error from a pointer into a number
         raise InvalidInput(
             _FIELD,
-            f'"{reference}" leads out of the schema, or nowhere',
-            "nothing is fetched: put it under $defs, and refer to it as #/$defs/<name>",
+            f'"{reference}" points outside the schema, or to nothing',
+            "references are not fetched; define it under $defs and refer to it as #/$defs/<name>",
         ) from None
     if id(target.contents) not in seen:
-        # A pointer may lead to a place that is not a subschema, which was not checked before.
+        # A pointer may lead to a value that is not a subschema and so has not been checked.
         _check_form(target.contents)
         _check_references(DRAFT202012.create_resource(target.contents), target.resolver, seen)

@@ -1,8 +1,9 @@
 """Check of a job: a precondition that decides whether a run starts.
 
 It is a tool, a prompt to an agent, or a command. If the check answers no, the run ends as skipped
-with the reason; if the check fails, the run fails. It runs before the first attempt only. A check
-must only read: it may run again for the same run if a process died before the run's work started.
+with the reason; if the check fails, the run fails. A check runs before the first attempt only. It
+must have no side effects: it may run again for the same run if a process died before the run's work
+started.
 """
 
 from __future__ import annotations
@@ -78,9 +79,9 @@ class Check(BaseModel):
 def merge_check(before: object, given: object) -> object:
     """Return the check ``before`` with the edit ``given`` applied.
 
-    Another tool, prompt or command replaces the whole check; parameters or an agent alone are added
-    to it. The prompt's variables are validated here and not in `Check`, so that stored checks stay
-    readable. Raises `InvalidInput`.
+    A new tool, prompt or command replaces the whole check; parameters or an agent alone are added
+    to ``before``. The prompt's variables are validated here and not in `Check`, so that stored
+    checks stay readable. Raises `InvalidInput` for an unknown variable.
     """
     if not isinstance(given, Mapping):
         return given

@@ -1,4 +1,4 @@
-"""Judgement of a late due time: whether it still runs (promise 9).
+"""Judgement of a late due time: whether it still runs or is missed (promise 9).
 
 A claim and the audit use the same function, so that they cannot disagree.
 """
@@ -26,8 +26,8 @@ MAX_CATCH_UP_AGE = timedelta(hours=24)
 class Lateness:
     """Judgement of a due time: ``on_time`` and ``run`` may run, ``missed`` may not.
 
-    ``reason`` explains ``run`` and ``missed``. ``why`` is the part of a missed one's reason that
-    also applies to its neighbours: it leaves out how late this one is.
+    ``reason`` explains ``run`` and ``missed``. ``why`` is the reason of a missed due time without
+    how late it is, so that adjacent due times can share it.
     """
 
     verdict: Literal["on_time", "run", "missed"]
@@ -41,15 +41,16 @@ class Lateness:
 
 @dataclass(frozen=True)
 class Following:
-    """The due time after the judged one; None if there is none in sight."""
+    """Due time after the judged one; ``due`` is None if none is in sight."""
 
     due: datetime | None
 
 
 def window(schedule: Schedule, due: datetime, policy: Policy | None = None) -> timedelta:
-    """Return how late this due time may still run: half the gap to the next one, 60 s to 2 h.
+    """Return how late this due time may still run: half the gap to the next one, from 60 s to 2 h.
 
-    For a one-time job it is always 24 h.
+    It is 2 h if there is no next one, and 24 h for a one-time job. The window applies only
+    to jobs with `catch_up = "latest"`.
     """
     return _window(schedule, due, next_due(schedule, policy or Policy(), due))
 
@@ -74,18 +75,18 @@ def judge(
     With any policy, a run is on time until 60 s after its due time. After that, `catch_up` decides:
     with `none` it is missed; with `latest` it runs if it is inside its window and no later due time
     has passed; with `all` it runs until 24 hours after its due time. All bounds are inclusive.
-    ``policy`` also bounds the later due times. A caller that judges consecutive due times passes
-    the next one as ``following``.
+    Only later due times within the bounds of ``policy`` count. A caller that judges consecutive due
+    times passes the next one as ``following``.
     """
     effective_policy = policy or Policy()
     late = now - due
     if late <= ON_TIME_GRACE:
         return Lateness("on_time")
     if effective_policy.catch_up == "none":
-        return _missed(late, "the job catches up on none")
+        return _missed(late, "the job does not catch up")
     if effective_policy.catch_up == "all":
         if late > MAX_CATCH_UP_AGE:
-            return _missed(late, "the job catches up on the last 24 hours")
+            return _missed(late, "the job only catches up on the last 24 hours")
         return Lateness("run", f"{duration_in_words(late)} late")
     next_one = following or Following(next_due(schedule, effective_policy, due))
     if next_one.due is not None and next_one.due <= now:

@@ -1,7 +1,7 @@
-"""Operator's limits on the jobs that agents own.
+"""The operator's limits on the jobs that agents own.
 
-They are the table ``limits`` of `config.toml`: one set for all agents, and differences for one
-agent below its name::
+The table ``limits`` of `config.toml` contains one set for all agents, and overrides for single
+agents under their names::
 
     user_jobs = true
 
@@ -14,9 +14,9 @@ agent below its name::
     agents = ["researcher", "fast"]
     tools = ["search.*"]
 
-They are checked when a job is written, and again at each claim with the parameters that the run
-would use, whatever Prefect stores. Names may contain the shell patterns `*` and `?`. Anything
-unknown is not allowed, such as a kind of job that a later version adds.
+The limits are checked when a job is written, and again at each claim with the parameters that the
+run would use, whatever Prefect stores. Names may contain the wildcards `*`, `?` and `[…]`. Anything
+that `check` does not know, such as a new kind of job, is refused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from daybook import owners
 from daybook.errors import InvalidInput
-from daybook.jobs.actions import AgentPrompt, ToolCall, Webhook, is_address
+from daybook.jobs.actions import DEFAULT_AGENT, AgentPrompt, ToolCall, Webhook, is_address
 from daybook.jobs.model import Job
 from daybook.jobs.secret_references import secrets_in
 from daybook.schedules import due, durations
@@ -46,11 +46,13 @@ if TYPE_CHECKING:
     from daybook.settings import Settings
 
 MAX_DUE_TIMES_CHECKED, MIN_DUE_TIMES_CHECKED, LOOKAHEAD_DURATION = 2_000, 100, timedelta(days=32)
-"""Due times that are checked for the smallest interval between two.
+"""Limits of the search for the smallest interval between two due times.
 
-At most `MAX_DUE_TIMES_CHECKED`: those within `LOOKAHEAD_DURATION`, or `MIN_DUE_TIMES_CHECKED` if
-there are fewer. A cron expression that fires several times within a minute, an hour or a day does
-so in each one in which it fires; the range also covers changes of the clock and of the month.
+It examines all due times within `LOOKAHEAD_DURATION`, but at least `MIN_DUE_TIMES_CHECKED` and at
+most `MAX_DUE_TIMES_CHECKED`. A cron expression that fires several times within a minute, an hour or
+a day does so in every minute, hour or day in which it fires, so it is enough that the range
+includes the start of a month. A range of 32 days always does. A change of the clocks does no harm,
+because intervals are compared by wall-clock time, too.
 """
 
 FORBIDDEN_CHANNELS = ("console", "file")
@@ -69,48 +71,56 @@ def _interval(value: object) -> object:
 
 
 class Limits(BaseModel):
-    """Limits on the jobs of one agent."""
+    """Limits on the jobs of one agent: "its jobs" are the jobs that the agent owns."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    jobs: int = Field(default=20, ge=0, description="How many jobs it may have.")
+    jobs: int = Field(
+        default=20,
+        ge=0,
+        description="Maximum number of jobs that an agent may have; 0 allows none.",
+    )
     min_interval: Annotated[timedelta, BeforeValidator(_interval)] = Field(
-        default=timedelta(minutes=1), description="The least time between two of a job's due times."
+        default=timedelta(minutes=1),
+        description="Minimum interval between two due times of a job, such as 30s or 5m.",
     )
     agents: Patterns = Field(
         default=("default",),
-        description="The agents that its jobs may ask, besides the agent with its own name.",
+        description="Agents that its jobs may use, besides the agent with its own name.",
     )
     models: Patterns = Field(
         default=(),
-        description="The models that a job may name in place of its agent's own; none: no other.",
+        description="Models that its jobs may name instead of an agent's own; empty: none.",
     )
-    tools: Patterns = Field(default=(), description="The tools that its jobs may call.")
+    tools: Patterns = Field(default=(), description="Tools that its jobs may call; empty: none.")
     channels: Patterns = Field(
-        default=("*",), description="The channels that its jobs may use; never file and console."
+        default=("*",),
+        description="Channels that its jobs may use; `file` and `console` are never allowed.",
     )
     chats: Patterns = Field(
-        default=("*",), description="The chat ids that its jobs may send to, in those channels."
+        default=("*",), description="Chat ids that its jobs may send to in those channels."
     )
     hosts: Patterns = Field(
         default=("*",),
-        description="The hosts that its jobs may reach, among those that an agent may at all.",
+        description="Hosts that its jobs may reach. Addresses that are not public also need "
+        "DAYBOOK_ALLOWED_HOSTS.",
     )
     secrets: Patterns = Field(
         default=(),
-        description="The secrets that its jobs may name. Each is sent only to its own hosts.",
+        description="Secrets that its jobs may name, each sent only to its own hosts; empty: none.",
     )
     tokens_per_run: int = Field(
-        default=200_000, ge=0, description="The most tokens of one run; 0: no limit."
+        default=200_000, ge=0, description="Maximum number of tokens per run; 0 means no limit."
     )
     tokens_per_day: int = Field(
         default=1_000_000,
         ge=0,
-        description="The most tokens of all its jobs in a day of the operator's clock, removed "
-        "jobs included; 0: no limit.",
+        description="Maximum number of tokens per day for all its jobs together, including removed "
+        "jobs. The day begins at midnight in DAYBOOK_TIMEZONE. 0 means no limit.",
     )
     all_jobs: bool = Field(
-        default=False, description="Whether it sees and changes every job, not only its own."
+        default=False,
+        description="Whether the agent may see and change all jobs, not only its own.",
     )
 
     def has_host(self, name: str) -> bool:
@@ -122,8 +132,9 @@ class Limits(BaseModel):
 class AgentLimits:
     """Limits for all agents, and limits for single agents by id.
 
-    ``user_jobs`` is False if only plugins' jobs and heartbeats may fire. ``timezone`` is the
-    operator's. It defines when an agent's day starts: a job's own zone cannot reset daily limits.
+    ``user_jobs`` is False if the schedules of all jobs except plugins' jobs and heartbeats are
+    switched off. ``timezone`` is the operator's. It defines when an agent's day starts, so that no
+    job's own zone can reset daily limits.
     """
 
     for_all: Limits = field(default_factory=Limits)
@@ -141,7 +152,7 @@ class AgentLimits:
         own = table.get("for", {})
         if not isinstance(own, Mapping) or not all(isinstance(v, Mapping) for v in own.values()):
             hint = "write a table for each agent, such as [limits.for.scout]"
-            raise InvalidInput("limits.for", f"{own!r} does not hold tables", hint)
+            raise InvalidInput("limits.for", f"{own!r} is not a table of tables", hint)
         return cls(
             _read(common, "limits"),
             {name: _read({**common, **each}, f"limits.for.{name}") for name, each in own.items()},
@@ -185,12 +196,16 @@ def check(job: Job, owner: str, limits: Limits | None, now: datetime) -> None:
     _check_chat(job, limits)
     if job.notify.channel:
         check_channel(job.notify.channel, job.notify.chat_id, limits)
-    for name in ("on_complete", "on_fail"):
-        check_host(getattr(job.notify, name), name, limits)
+    for name, url in job.notify.callbacks.items():
+        check_host(url, name, limits)
 
 
 def check_channel(channel: str, chat_id: str, limits: Limits | None) -> None:
-    """Check a notification channel; also used without a claim, for a missed due time."""
+    """Raise `InvalidInput` if the limits do not allow the channel or the chat id.
+
+    Also called before a job's message is sent, because a missed due time has had no claim.
+    ``limits`` None allows every channel.
+    """
     if limits is None:
         return
     if channel in FORBIDDEN_CHANNELS:
@@ -209,7 +224,10 @@ def may_use(channel: str, limits: Limits) -> bool:
 
 
 def check_host(url: str, field: str, limits: Limits | None) -> None:
-    """Check the host of a URL; an empty URL is always allowed."""
+    """Raise `InvalidInput` naming ``field`` if the limits do not allow the host of ``url``.
+
+    An empty URL is always allowed, and ``limits`` None allows every host.
+    """
     host = (urlsplit(url).hostname or "") if url else ""
     if url and limits is not None and not limits.has_host(host):
         raise _not_allowed(field, host, limits.hosts)
@@ -221,19 +239,19 @@ def matches_any(name: str, patterns: Patterns) -> bool:
 
 
 def smallest_interval(job: Job, now: datetime, enough: timedelta = _ZERO) -> timedelta | None:
-    """Return the least time between two of the next `MAX_DUE_TIMES_CHECKED` due times.
+    """Return the smallest interval between two consecutive due times of the job's schedule.
 
-    None if there are fewer than two. An interval below ``enough`` is returned as soon as it is
-    found. Bounds are ignored: they only remove due times, and the days on which they do may be far
-    away. The hour that a zone's clocks skip is ignored, too: a daily due time stays daily on that
-    day.
+    Examines at most `MAX_DUE_TIMES_CHECKED` of them, from the start of the day (UTC) on. Returns
+    None if there are fewer than two, and an interval below ``enough`` as soon as it is found. The
+    policy's bounds are ignored: they only remove due times, perhaps on distant days. An hour that
+    the zone's clocks skip is ignored, too: a daily due time counts as daily on that day.
     """
     return _smallest(job.schedule, now.astimezone(UTC).date(), enough)
 
 
 @lru_cache(maxsize=1_000)
 def _smallest(schedule: Schedule, since: date, enough: timedelta) -> timedelta | None:
-    """Compute it once a day: each claim needs it, under the claim lock."""
+    """Return the interval, cached by date: each claim needs it while it holds the claim lock."""
     tz, begin = zone(schedule.timezone), datetime.combine(since, time(), UTC)
     upcoming = islice(due.due_times(schedule, after=begin), MAX_DUE_TIMES_CHECKED)
     smallest: timedelta | None = None
@@ -264,7 +282,7 @@ def _check_action(job: Job, owner: str, limits: Limits) -> None:
 
 
 def _check_session(key: str, owner: str) -> None:
-    """Restrict session keys to those that start with the agent's name: others are private."""
+    """Raise `InvalidInput` unless the key is empty, the agent's name, or starts with `<name>:`."""
     own = owners.agent_id(owner)
     if key and key != own and not key.startswith(f"{own}:"):
         hint = f"{owner} can use {own}, or a key that starts with {own}:"
@@ -272,7 +290,10 @@ def _check_session(key: str, owner: str) -> None:
 
 
 def _check_chat(job: Job, limits: Limits) -> None:
-    """Allow `chat` only if the limits name the channel itself: it shows what others said there."""
+    """Raise `InvalidInput` for `chat` unless the limits list the channel without a wildcard.
+
+    A chat contains the messages of others.
+    """
     if getattr(job.action, "session", "") == "chat" and job.notify.channel not in limits.channels:
         channel = job.notify.channel
         problem = f'"chat" would read the messages of others in "{channel}"'
@@ -296,7 +317,7 @@ def _check_precondition(job: Job, owner: str, limits: Limits) -> None:
     if precondition.tool:
         _check_tool("check", precondition.tool, limits)
     if precondition.prompt:
-        own = getattr(job.action, "agent", "default")
+        own = getattr(job.action, "agent", DEFAULT_AGENT)
         _check_agent("check", precondition.agent or own, owner, limits)
 
 
@@ -315,16 +336,15 @@ def _check_tool(field: str, name: str, limits: Limits) -> None:
 
 def _not_allowed(field: str, name: str, names: Patterns) -> InvalidInput:
     allowed = ", ".join(names) or "none"
-    return InvalidInput(field, f'"{name}" is not allowed for agents here', f"allowed: {allowed}")
+    return InvalidInput(field, f'"{name}" is not allowed for this agent', f"allowed: {allowed}")
 
 
 def load_rules(found: Settings | None = None) -> AgentLimits:
-    """Return the limits in the settings, which are read unless ``found`` is given.
+    """Return the limits in ``found``, or else in the settings of this process.
 
-    Called for each claim, because the file may have changed. Raises `InvalidInput` naming the
+    Call it for each claim, because the file may have changed. Raises `InvalidInput` naming the
     variable, or the file and the key.
     """
-
     from daybook import settings  # slow to import, and this module is pure
 
     found = found or settings.load()
@@ -337,5 +357,8 @@ def load_rules(found: Settings | None = None) -> AgentLimits:
 
 
 def load_limits(owner: str) -> Limits | None:
-    """Return the limits of ``owner`` in this home, or None. Raise the errors of `load_rules`."""
+    """Return the limits of ``owner`` in this home; None if the owner is not an agent.
+
+    Raises the same errors as `load_rules`.
+    """
     return load_rules().for_owner(owner) if owners.is_agent(owner) else None

@@ -1,11 +1,24 @@
 """Job model: its name, action, schedule, policy and notifications.
 
-`new_job` and `edit` make a job from a user's flat fields. They raise `InvalidInput` naming the
-field, and change nothing then. `None` always means that a field was not given.
+`new_job` and `edit` create a job from a user's flat fields. For invalid input they raise
+`InvalidInput` naming the field, and change nothing. `None` always means that a field was not given.
 
-A new field is added to its model only: options, flow parameters, `--json` and the page of fields
-are derived from `FIELDS`. `cli.jobs` and `toolbox.text` choose what `show` prints for people. The
-snapshots in `tests/snapshots` record the change.
+A new field of an action, of the policy or of the notifications is one line in its model (`actions`,
+`policy`, `notify`): options, flow parameters, `--json` and the page of fields are derived from the
+models. A new field of `Job` itself is one line in `Job`, and needs:
+
+- a column of the same name in `ledger.tables`, with a migration: in `RevisionRow` if a change makes
+  a new revision, else in `JobRow` (`jobs.store` copies the columns by name)
+- its field in `jobs.views.ListedJob`, for `--json`
+- if people should edit it in Prefect too: a field of `prefect.projection.Projection`, which
+  `prefect.deployment` writes, and `prefect.import_edits` and `prefect.adoption` read
+
+Its option follows from the field; `cli.job_options` changes only for an option group of its own or
+a value with a syntax of its own.
+
+`toolbox.tools` lists the fields that agents may set; `cli.jobs` and `toolbox.text` choose what
+people and agents see. The snapshots in `tests/snapshots` record the change; `tests/policies.py` and
+`tests/notifications.py` have the defaults of `Policy` and `Notify`.
 """
 
 from __future__ import annotations
@@ -28,7 +41,7 @@ from pydantic.fields import FieldInfo
 from daybook.errors import InvalidInput
 from daybook.jobs import actions, checks, prompts, upcoming
 from daybook.jobs import policy as policies
-from daybook.jobs.actions import ACTIONS, Action, AgentPrompt, Heartbeat, Kind
+from daybook.jobs.actions import ACTIONS, DEFAULT_AGENT, Action, AgentPrompt, Heartbeat, Kind
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
 from daybook.names import default_name, free_name, validate_name
@@ -52,7 +65,7 @@ RESERVED_TAG_PREFIX = "daybook:"
 """Prefix of Daybook's own tags (promise 15: a deployment carries the id of its ledger as a tag)."""
 
 MAX_METADATA_LENGTH = 10_000
-"""Characters, as JSON, of the metadata that a program stores with a job."""
+"""Maximum length, in characters of JSON, of the metadata that a program stores with a job."""
 
 _REQUIRED_FIELD = {"agent-prompt": "prompt", "webhook": "url", "tool-call": "tool"}
 """Required field of a kind. A heartbeat has none: only its kind identifies it."""
@@ -114,10 +127,10 @@ class Job(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, AfterValidator(_name)] = Field(
-        description="Unique name. Default: the beginning of the prompt."
+        description="Unique name. Default: the first words of the prompt."
     )
     kind: Kind = Field(default="agent-prompt", description="Kind of the job.")
-    description: str = Field(default="", description="Description for people.")
+    description: str = Field(default="", description="Human-readable description.")
     tags: Annotated[tuple[str, ...], AfterValidator(_tags)] = Field(
         default=(), description="Tag of the job and its deployment."
     )
@@ -155,7 +168,20 @@ class Job(BaseModel):
     def agents(self) -> list[str]:
         """Return the agents that the job's runs ask, including those of its gate and its check."""
         found = [getattr(self.action, name, "") for name in ("agent", "gate_agent")]
-        return list(dict.fromkeys(filter(None, [*found, self.policy.check.agent])))
+        check = self.policy.check
+        if check.prompt:
+            found.append(check.agent or found[0] or DEFAULT_AGENT)
+        return list(dict.fromkeys(filter(None, found)))
+
+    def tools(self) -> list[str]:
+        """Return the tools that the job's runs call themselves, including that of its check."""
+        found = [getattr(self.action, "tool", ""), self.policy.check.tool]
+        return list(dict.fromkeys(filter(None, found)))
+
+    def fields_with_secrets(self) -> list[object]:
+        """Return the values in which a reference to a secret is replaced when the job runs."""
+        found = [getattr(self.action, name, None) for name in ("headers", "params")]
+        return [*found, self.policy.check.params]
 
     def with_parameters(self, parameters: Mapping[str, object]) -> Self:
         """Return the job with these parameters. Raises `InvalidInput`."""
@@ -169,17 +195,20 @@ class ScheduleFields(BaseModel):
 
     cron: str = Field(
         default="",
-        description='Cron expression, such as "0 9 * * 1-5" or @daily. With six fields the first '
-        "is the second.",
+        description='Cron expression, such as "0 9 * * 1-5" or @daily. If it has six fields, the '
+        "first is seconds.",
     )
     every: str = Field(default="", description="Interval, such as 90s, 30m, 1h30m or 2d.")
     at: str = Field(
-        default="", description="Time of a single run, such as 2027-01-15T14:30:00+01:00 or in 30m."
+        default="",
+        description="Time of a single run, such as 2027-01-15T14:30:00+01:00, "
+        '"tomorrow at 9:00" or "in 30m".',
     )
     on_demand: bool = Field(default=False, description="Never due: runs are started by hand.")
     schedule: str = Field(
         default="",
-        description='Any of these as one text: a cron expression, "every 30m", "in 30m", '
+        description='Cron expression ("0 9 * * 1-5", @daily; six fields: seconds first), '
+        '"every 30m", "every weekday at 9:00", "tomorrow at 9:00", "in 30m" (once), '
         '"at 2027-01-15T14:30" or "on demand".',
     )
     timezone: str = Field(
@@ -189,7 +218,7 @@ class ScheduleFields(BaseModel):
 
 
 def _action_fields_of_all_kinds() -> dict[str, FieldInfo]:
-    """Return the fields of all actions; of a name in two kinds, the field of the first kind."""
+    """Return the fields of all actions; if kinds share a field name, that of the first."""
     fields: dict[str, FieldInfo] = {}
     for model in ACTIONS.values():
         fields = {**fields, **{k: v for k, v in model.model_fields.items() if k not in fields}}
@@ -203,8 +232,7 @@ FIELDS: dict[str, FieldInfo] = {
     **policies.FIELDS,
     **Notify.model_fields,
 }
-"""Flat fields that `new_job` and `edit` accept. The options of `daybook add`, the tools of agents
-and the table of fields in the docs are derived from them."""
+"""Flat fields that `new_job` and `edit` accept; `daybook add` derives its options from them."""
 
 
 def default_fields(kind: str) -> dict[str, Any]:
@@ -234,7 +262,10 @@ def read_parameters(kind: str, parameters: Mapping[str, object]) -> tuple[Action
 
 
 def normal_parameters(kind: str, parameters: Mapping[str, object]) -> dict[str, JsonValue]:
-    """Return the parameters with every default, as `Job.parameters`. Raises `InvalidInput`."""
+    """Return the parameters completed by the kind's defaults, in the form of `Job.parameters`.
+
+    Raises `InvalidInput`.
+    """
     action, policy, notify = read_parameters(kind, parameters)
     return {
         **action.model_dump(mode="json"),
@@ -250,15 +281,15 @@ def new_job(
     taken: Collection[str] = (),
     **fields: object,
 ) -> Job:
-    """Return the job made from flat fields (`FIELDS`); no other function makes one.
+    """Create a new job from flat fields (`FIELDS`); the only function that does so.
 
-    ``now`` is an aware instant: the anchor of an `every`, and the limit of the past for an `at`.
+    ``now`` is an aware instant: the anchor of an `every`; an `at` must be later.
     ``default_timezone`` is used if `timezone` is not given. ``taken`` are the names in use: a given
-    name that is taken is refused, a name made from the prompt gets `-2`, `-3`.
+    name that is taken is refused, and a default name gets `-2`, `-3` and so on.
 
-    `schedule` is one text (see `schedule.parse`) that replaces `cron`, `every`, `at` and
-    `on_demand`; `policy` and `notify` are objects that replace or complement `timeout`, `channel`
-    and the like. Raises `InvalidInput` naming the field.
+    `schedule` is one string (see `schedule.parse`) that replaces `cron`, `every`, `at` and
+    `on_demand`; `policy` and `notify` are objects; flat fields such as `timeout` and `channel`
+    override their entries. Raises `InvalidInput` naming the field.
     """
     given = _known(fields)
     kind = _kind(given)
@@ -291,9 +322,11 @@ def edit(
 ) -> Job:
     """Return the job with only the given fields changed; ``job`` itself never changes.
 
-    `timezone` alone re-reads a cron expression by the new zone's clocks, and changes only the
-    display of other schedules. A new `every` counts from ``now``; the same one keeps its phase.
-    ``taken`` are the names of the other jobs. Raises `InvalidInput` as `new_job` does.
+    `timezone` alone makes a cron expression apply in the new zone; of other schedules it changes
+    only the display. A new `every` counts from ``now``; an equal one keeps its phase. A `policy` or
+    `notify` object replaces all fields of the stored one; a `channel` without a `chat_id` clears
+    the stored chat id.
+    ``taken`` are the names of the other jobs. Raises `InvalidInput` naming the field.
     """
     given = _known(changes)
     if given.get("kind", job.kind) != job.kind:
@@ -334,16 +367,19 @@ def _known(fields: Mapping[str, object]) -> dict[str, object]:
     for name in given:
         if name not in FIELDS:
             raise unknown_field(name, FIELDS)
-    kind = given.get("kind", "agent-prompt")
+    kind = _text(given, "kind", "agent-prompt")
     if kind not in ACTIONS and kind not in actions.KIND_ALIASES:
         raise InvalidInput("kind", f"{kind!r} is not a kind", f"use {', '.join(ACTIONS)}")
     if kind in actions.KIND_ALIASES:
-        given["kind"] = actions.KIND_ALIASES[str(kind)]
+        given["kind"] = actions.KIND_ALIASES[kind]
     return given
 
 
 def _kind(given: Mapping[str, object]) -> str:
-    """Return the given kind, or the one that the only required field implies."""
+    """Return the given kind, else the one that a required field implies, else `agent-prompt`.
+
+    Raises `InvalidInput` if the given fields imply two kinds.
+    """
     implied = [kind for kind, field in _REQUIRED_FIELD.items() if field in given]
     if len(implied) > 1:
         fields = " and ".join(_REQUIRED_FIELD[kind] for kind in implied)
@@ -374,8 +410,9 @@ def _check_prompt(action: Action, before: Action | None) -> None:
 
 
 def _plain(given: Mapping[str, object]) -> dict[str, object]:
-    names = ("kind", "description", "tags", "metadata", "enabled")
-    plain = {name: given[name] for name in names if name in given}
+    """Return the given fields that are stored as they are given."""
+    composed = ("name", "action", "schedule", "policy", "notify")
+    plain = {name: given[name] for name in Job.model_fields if name in given.keys() - composed}
     if isinstance(plain.get("tags"), str):
         raise InvalidInput("tags", "is a string", "use a list of strings")
     return plain
@@ -403,12 +440,17 @@ def _action(kind: str, fields: Mapping[str, object]) -> Action:
 
 
 def _bounded(job: Job, now: datetime) -> Job:
-    """Return ``job`` if its policy suits its schedule and it is ever due. Raises `InvalidInput`."""
+    """Return ``job`` if its policy suits its schedule. Raises `InvalidInput`.
+
+    The bounds must not exclude all due times of the schedule.
+    """
     if job.policy.delete_after_run and job.schedule.only_due is None:
-        raise InvalidInput("delete_after_run", "needs a job that is due once", "set at")
+        hint = "set a time such as 2027-01-15T14:30"
+        raise InvalidInput("delete_after_run", "needs a job that is due once", hint)
     if next_due(job.schedule, now) and not upcoming.next_due(job.schedule, job.policy, now):
         given = [name for name in bounds.FIELDS if getattr(job.policy, name)]
-        raise InvalidInput(" and ".join(given), "the job would never be due")
+        hint = "change them so that at least one due time remains"
+        raise InvalidInput(" and ".join(given), "the job would never be due", hint)
     return job
 
 
@@ -439,7 +481,7 @@ def _notify(base: object, given: Mapping[str, object]) -> Notify:
 
 
 def _check_chat(action: Action, notify: Notify) -> None:
-    """Raise `InvalidInput` if the `chat` session has no channel whose conversation it continues."""
+    """Raise `InvalidInput` if the session is `chat` and there is no channel to continue."""
     if not isinstance(action, (AgentPrompt, Heartbeat)):
         return
     if action.session == "chat" and not notify.channel:

@@ -37,17 +37,22 @@ from daybook.validation import raising_pydantic_error
 Event = Literal["completed", "failed", "cancelled", "missed"]
 EVENTS: tuple[Event, ...] = get_args(Event)
 
-ON_FAIL_EVENTS = frozenset({"failed", "cancelled", "missed"})
-"""Events that call `on_fail`."""
+CALLBACK_FIELDS: dict[Event, str] = {
+    "completed": "on_complete",
+    "failed": "on_fail",
+    "cancelled": "on_fail",
+    "missed": "on_fail",
+}
+"""Field of `Notify` with the callback URL of each event."""
 
 VARIABLES = ("job", "status", "due", "output", "error", "reason", "run")
 """Variables of a template, such as `{{output}}`."""
 
 SILENT_ANSWER = "[SILENT]"
-"""An answer with only this text is not sent; neither is an empty one."""
+"""An answer with only this text, in upper or lower case, is not sent; nor is an empty one."""
 
 MAX_NAME_LENGTH = 200
-"""Characters of a channel's name, and of a chat id."""
+"""Maximum length, in characters, of a channel's name and of a chat id."""
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_NAME_LENGTH)]
 
@@ -86,12 +91,14 @@ def _template(text: str) -> str:
 class Notify(BaseModel):
     """Recipients of a job's answers, failures and other events."""
 
+    # A new kind of callback needs a field here, and an entry in `CALLBACK_FIELDS` for each event.
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     events: tuple[Event, ...] = Field(
         default=("completed", "failed"),
         title="Events",
-        description="Ends of a run to report: completed, failed (with timed out and unknown), "
+        description="Outcomes to report: completed, failed (including timed out and unknown), "
         "cancelled, missed.",
     )
     channel: Name = Field(
@@ -103,7 +110,7 @@ class Notify(BaseModel):
     chat_id: Name = Field(
         default="",
         title="Chat id",
-        description="Conversation of the channel, if it has several; for the file channel the "
+        description="Chat within the channel, if it has several; for the file channel, the "
         "file's name.",
     )
     on_complete: Annotated[str, _callback("on_complete")] = Field(
@@ -114,13 +121,13 @@ class Notify(BaseModel):
     on_fail: Annotated[str, _callback("on_fail")] = Field(
         default="",
         title="On fail",
-        description="URL that receives the run as JSON after it has failed, or was cancelled or "
-        "missed if these events are reported.",
+        description="URL that receives the run as JSON after it has failed; also after it was "
+        "cancelled or missed, if those events are reported.",
     )
     template: Annotated[str, AfterValidator(_template)] = Field(
         default="",
         title="Template",
-        description="Text of a message, with {{job}}, {{status}}, {{due}}, {{output}}, "
+        description="Message text, with {{job}}, {{status}}, {{due}}, {{output}}, "
         "{{error}}, {{reason}} and {{run}}. Empty: the answer, or the error.",
     )
     only_changed: bool = Field(
@@ -141,6 +148,11 @@ class Notify(BaseModel):
         json_schema_extra={"default": ""},
     )
 
+    @property
+    def callbacks(self) -> dict[str, str]:
+        """Return the callback URL of each field; "" if it is not set."""
+        return {name: getattr(self, name) for name in CALLBACK_FIELDS.values()}
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         with raising_pydantic_error():
@@ -148,13 +160,9 @@ class Notify(BaseModel):
                 raise InvalidInput("events", "contains a duplicate", "name each event once")
             if self.chat_id and not self.channel:
                 raise InvalidInput("chat_id", "needs a channel", "set the channel too")
-            if self.on_complete and "completed" not in self.events:
-                raise InvalidInput(
-                    "on_complete", "needs the event completed", "add it to the events"
-                )
-            if self.on_fail and ON_FAIL_EVENTS.isdisjoint(self.events):
-                needed = ", ".join(each for each in EVENTS if each in ON_FAIL_EVENTS)
-                raise InvalidInput(
-                    "on_fail", f"needs one of the events {needed}", "add one to the events"
-                )
+            for field, url in self.callbacks.items():
+                if url and not any(CALLBACK_FIELDS[event] == field for event in self.events):
+                    needed = [event for event in EVENTS if CALLBACK_FIELDS[event] == field]
+                    hint = f"add {' or '.join(needed)} to the events"
+                    raise InvalidInput(field, "none of the events calls it", hint)
         return self

@@ -28,19 +28,19 @@ CatchUp = Literal["none", "latest", "all"]
 """Treatment of due times that passed while nothing ran."""
 
 RunClass = Literal["light", "medium", "resource-intensive"]
-"""Resource class of a run; the settings may limit how many runs of each are at work."""
+"""Resource class of a run; the settings may limit how many runs of each class are active."""
 
 OnLost = Literal["unknown", "rerun"]
 """Treatment of a run whose process vanished while it was running."""
 
 Overlap = Literal["skip", "queue_one", "queue_all", "cancel_running", "allow"]
-"""Treatment of a run that is due while another run of the job is at work."""
+"""Treatment of a run that is due while another run of the job is active."""
 
 MAX_RETRIES = 10
 MAX_RETRY_DELAY = timedelta(minutes=5)
 MAX_REQUESTED_DELAY = timedelta(hours=1)
 JITTER_FRACTION = 0.1
-"""Fraction by which a delay may be longer, so that runs that failed together retry apart."""
+"""Fraction by which a delay may be longer, so that runs that failed together spread out."""
 
 
 def _without_blanks(texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -48,11 +48,11 @@ def _without_blanks(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Moment = Annotated[str, StringConstraints(strip_whitespace=True)]
-"""Day, time or range of them as it was written; its meaning depends on the job's zone."""
+"""Day, time or range as written; its meaning depends on the job's zone."""
 
 
 class Policy(BaseModel):
-    """Limits of the runs, retries, overlap, catch-up and bounds."""
+    """Rules for a job's runs: limits, retries, overlap, catch-up, bounds and the check."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_by_name=True, serialize_by_alias=True
@@ -90,7 +90,7 @@ class Policy(BaseModel):
         title="Overlap",
         description="What to do if the previous run of the job is still active: skip the new "
         "run, queue one run, queue all runs, cancel the active run, or allow both. "
-        "Runs that share a conversation never overlap.",
+        "Runs that share a session never overlap.",
     )
     catch_up: CatchUp = Field(
         default="latest",
@@ -121,7 +121,7 @@ class Policy(BaseModel):
         default=0,
         ge=0,
         title="Max runs",
-        description="Number of runs after which the job is switched off. 0: no limit.",
+        description="Number of runs after which the job is disabled. 0: no limit.",
     )
     exclude: Annotated[tuple[Moment, ...], AfterValidator(_without_blanks)] = Field(
         default=(),
@@ -145,7 +145,7 @@ class Policy(BaseModel):
         default=10,
         ge=0,
         title="Pause after failures",
-        description="Number of consecutive failures after which the job is switched off. 0: never.",
+        description="Number of consecutive failures after which the job is disabled. 0: never.",
     )
     stagger: Stagger = Field(
         default=None,
@@ -195,14 +195,15 @@ class Policy(BaseModel):
 
     @property
     def reruns(self) -> int:
-        """Number of lost attempts that may be repeated; 0 unless `on_lost` is `rerun`."""
+        """Return how many lost attempts may be repeated; 0 unless `on_lost` is `rerun`."""
         return max(1, self.retries) if self.on_lost == "rerun" else 0
 
     def delay(self, attempt: int, asked: timedelta = timedelta(0)) -> timedelta:
         """Return how long to wait after ``attempt`` (1 is the first) ended with a temporary error.
 
         `retry_delay` is doubled for each earlier attempt, capped at `MAX_RETRY_DELAY`, and gets
-        jitter. ``asked`` is the delay that the other side requested; it is respected up to an hour.
+        jitter. ``asked`` is the delay that the called service requested; if it is longer, it
+        counts, up to `MAX_REQUESTED_DELAY`.
         """
         doubled = min(self.retry_delay * (1 << (attempt - 1)), MAX_RETRY_DELAY)
         return max(
@@ -230,7 +231,7 @@ class Policy(BaseModel):
 
 
 FIELDS = {field.alias or name: field for name, field in Policy.model_fields.items()}
-"""Fields of a policy by their names in texts and JSON."""
+"""Fields of a policy by the names that users and JSON use."""
 
 
 def policy_from_parameters(parameters: Mapping[str, object]) -> Policy:

@@ -1,8 +1,8 @@
 """Variables of a prompt: `{{due}}`, `{{job}}` and `{{last_output}}`.
 
-`check` refuses any other name in double braces when a job gets its prompt; otherwise it stays in
-the text, as does anything that is not a name. A variable's value is never expanded again: it may be
-the answer of a model, or an external text.
+When a job gets its prompt, `check` refuses any other name in double braces. `render` leaves such a
+name in the text, as it does anything that is not a name. A variable's value is never expanded
+again: it may be a model's answer, or an external text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NAMED = re.compile(r"\{\{\s*([\w.:-]+)\s*\}\}")
 
 
 def check(prompt: str, known: Sequence[str] = VARIABLES, field: str = "prompt") -> None:
-    """Raise `InvalidInput` for an unknown variable, which would be sent as it is written."""
+    """Raise `InvalidInput` for an unknown variable, which would be sent as written."""
     for found in _NAMED.finditer(prompt):
         if found[1] not in known:
             matches = difflib.get_close_matches(found[1].lower(), known, n=1)

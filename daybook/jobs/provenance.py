@@ -16,19 +16,20 @@ CHECK_PARTS = ("check.tool", "check.params")
 
 
 def target_parts(job: Job) -> dict[str, object]:
-    """Return the parts of a job that name its targets; absent ones are empty."""
+    """Return the parts of a job that name its targets; absent ones are None or empty."""
     check = job.policy.check
     return {
         **{name: getattr(job.action, name, None) for name in ACTION_PARTS},
         **dict(zip(CHECK_PARTS, (check.tool, check.params), strict=True)),
-        **{name: getattr(job.notify, name) for name in ("on_complete", "on_fail")},
+        **job.notify.callbacks,
     }
 
 
 def update_authors(before: Job, after: Job, by: Mapping[str, str], writer: str) -> dict[str, str]:
-    """Return the author of each part after ``writer`` changed ``before`` into ``after``.
+    """Return the authors of the parts after ``writer`` changed ``before`` into ``after``.
 
-    An empty part has no target, and so no author, whichever way the job was created.
+    ``by`` are the authors before; a part that it lacks and that has not changed stays absent. An
+    empty part has no target, so its author is empty, however the job was created.
     """
     old, new = target_parts(before), target_parts(after)
     if old == new:
@@ -38,7 +39,7 @@ def update_authors(before: Job, after: Job, by: Mapping[str, str], writer: str) 
 
 
 def author_of(by: Mapping[str, str], created_by: str, parts: Iterable[str]) -> str:
-    """Return the author of these parts: an agent or a model's channel, if any of them wrote one."""
+    """Return the author of these parts; of several, a model takes precedence. Empty if none."""
     wrote = [by.get(name, created_by) for name in parts]
     models = filter(owners.is_model, wrote)
     return next(models, None) or next(filter(None, wrote), "")

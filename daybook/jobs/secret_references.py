@@ -8,7 +8,7 @@ SECRET = re.compile(r"\{\{\s*secret:\s*([a-z0-9](?:[a-z0-9-]*[a-z0-9])?)\s*\}\}"
 
 
 def secrets_in(value: object) -> set[str]:
-    """Return the names of the secrets that the texts of JSON refer to, object keys included."""
+    """Return the names of the secrets that a JSON value refers to, object keys included."""
     match value:
         case str():
             return set(SECRET.findall(value))

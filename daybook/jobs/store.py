@@ -1,9 +1,9 @@
 """Jobs and their revisions in the ledger.
 
 Every change of a job's schedule, action, policy, notifications or enabled flag makes a new
-revision, in force from `effective_from` (strictly increasing per job) until the next one's. Name,
-description and tags belong to the job itself. All functions take a session of `Ledger.write` or
-`Ledger.read`, and instants in UTC.
+revision, in force from `effective_from` (strictly increasing per job) until the next one's. The
+other fields belong to the job itself. Functions that access the ledger take a session of
+`Ledger.write` or `Ledger.read`. All instants are in UTC.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -23,16 +24,21 @@ from daybook.jobs.model import Job
 from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow
 
 FIRED_REASON = "fired"
-"""Prefix of the reason why a one-time job was disabled after its time."""
+"""Prefix of the reason why a one-time job was disabled after its due time."""
 
 FAILURES_REASON = "paused after"
 """Prefix of the reason why a job was disabled after too many failures in a row."""
 
 MAX_RUNS_REASON = "max runs"
-"""Prefix of the reason why a job was disabled after all its runs."""
+"""Prefix of the reason why a job was disabled after its maximum number of runs."""
 
 MAX_IDS_PER_QUERY = 200
-"""Number of ids in one query; with more ids, all jobs are read and filtered."""
+"""Maximum number of ids in one query; with more ids, all jobs are read and filtered."""
+
+_COLUMNS = {"metadata": "meta"}
+"""Columns whose names differ from those of the fields of `Job`, by field."""
+_VERSIONED_FIELDS = Job.model_fields.keys() & RevisionRow.model_fields.keys()
+"""Fields of `Job` that belong to a revision; the others are columns of the job's row."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +55,17 @@ class StoredJob:
 
 
 def _compose(row: JobRow, revision: RevisionRow) -> StoredJob:
-    job = Job.model_validate(
-        {
-            "name": row.name,
-            "kind": row.kind,
-            "description": row.description,
-            "tags": row.tags,
-            "metadata": row.meta,
-            "enabled": revision.enabled,
-            "action": revision.action,
-            "schedule": revision.schedule,
-            "policy": revision.policy,
-            "notify": revision.notify,
-        }
-    )
-    return StoredJob(row, revision, job)
+    fields = {
+        name: getattr(revision if name in _VERSIONED_FIELDS else row, _COLUMNS.get(name, name))
+        for name in Job.model_fields
+    }
+    return StoredJob(row, revision, Job.model_validate(fields))
+
+
+def _job_columns(job: Job) -> dict[str, Any]:
+    """Return the values that belong to the job itself, by column."""
+    fields = job.model_dump(mode="json", exclude=_VERSIONED_FIELDS)
+    return {_COLUMNS.get(name, name): value for name, value in fields.items()}
 
 
 def _revision(
@@ -73,17 +75,13 @@ def _revision(
         job_id=job_id,
         number=number,
         effective_from=effective_from,
-        enabled=job.enabled,
-        schedule=job.schedule.model_dump(mode="json"),
-        action=job.action.model_dump(mode="json"),
-        policy=job.policy.model_dump(mode="json"),
-        notify=job.notify.model_dump(mode="json"),
         source=source,
+        **job.model_dump(mode="json", by_alias=True, include=_VERSIONED_FIELDS),
     )
 
 
 async def taken_names(session: AsyncSession, owner: str) -> set[str]:
-    """Return the names that are taken for a job of ``owner``.
+    """Return the names of the live jobs in ``owner``'s namespace.
 
     Each agent has its own namespace, so that a refusal reveals nothing about the jobs of others.
     All other owners share one.
@@ -93,8 +91,15 @@ async def taken_names(session: AsyncSession, owner: str) -> set[str]:
     return set((await session.execute(query)).scalars())
 
 
+async def live_names(session: AsyncSession, owner: str | None = None) -> list[str]:
+    """Return the names of all live jobs or, with ``owner``, of the live jobs of that owner."""
+    condition = true() if owner is None else col(JobRow.owner) == owner
+    query = select(JobRow.name).where(col(JobRow.archived_at).is_(None), condition)
+    return list((await session.execute(query)).scalars())
+
+
 async def taken_slugs(session: AsyncSession, kind: str) -> set[str]:
-    """Return the deployment names that are taken among the jobs of this kind."""
+    """Return the deployment names of the live jobs of this kind."""
     live = (col(JobRow.kind) == kind, col(JobRow.archived_at).is_(None))
     return set((await session.execute(select(JobRow.slug).where(*live))).scalars())
 
@@ -109,18 +114,14 @@ async def add(
     user_id: str = "",
     created_by: str = "cli",
 ) -> StoredJob:
-    """Store a new job. Raises `InvalidInput` if its name is taken."""
+    """Store a new job and return it. Raises `InvalidInput` if its name is taken."""
     if job.name in await taken_names(session, owner):
         raise InvalidInput(
             "name", f'"{job.name}" is taken', "choose another name, or edit that job"
         )
     row = JobRow(
-        name=job.name,
+        **_job_columns(job),
         slug=slug,
-        kind=job.kind,
-        description=job.description,
-        tags=list(job.tags),
-        meta=dict(job.metadata),
         owner=owner,
         user_id=user_id,
         created_by=created_by,
@@ -136,14 +137,14 @@ async def add(
 
 
 async def count_owned(session: AsyncSession, owner: str) -> int:
-    """Return how many jobs ``owner`` has, disabled ones included."""
+    """Return how many live jobs ``owner`` has, disabled ones included."""
     live = (col(JobRow.owner) == owner, col(JobRow.archived_at).is_(None))
     count: int = (await session.execute(select(func.count()).where(*live))).scalar_one()
     return count
 
 
-async def any_ever(session: AsyncSession) -> bool:
-    """Return whether this ledger has ever held a job, archived ones included."""
+async def has_jobs(session: AsyncSession) -> bool:
+    """Return whether this ledger contains a job, archived ones included."""
     return (await session.execute(select(JobRow.id).limit(1))).first() is not None
 
 
@@ -162,9 +163,10 @@ async def find(
 ) -> StoredJob:
     """Return the live job with this name, id, or unique id prefix. Raises `NotFound`, `Ambiguous`.
 
-    Among several with the same name, the one that no agent owns wins. With ``archived``, an
-    archived job is returned if there is no live one, the one archived last among several. With
-    ``owner``, only jobs of that owner are searched.
+    Of several with the same name, the one that no agent owns is returned; if agents own all of
+    them, the name is ambiguous. With ``archived``, an archived job is returned if there is no live
+    one: of several with the same name, one that no agent owned, else the one that was archived
+    last. With ``owner``, only jobs of that owner are searched.
     """
     condition = true() if owner is None else col(JobRow.owner) == owner
     row = await _look_up(session, ref, col(JobRow.archived_at).is_(None) & condition)
@@ -202,7 +204,7 @@ def _owned_by_agent() -> ColumnElement[bool]:
 
 
 async def all_jobs(session: AsyncSession, only: Collection[str] | None = None) -> list[StoredJob]:
-    """Return all live jobs with their newest revisions, by name; ``only`` selects these ids."""
+    """Return the live jobs (those in ``only``, if given), sorted by name, in newest revisions."""
     joined = (
         select(JobRow, RevisionRow)
         .join(
@@ -220,7 +222,7 @@ async def all_jobs(session: AsyncSession, only: Collection[str] | None = None) -
 
 
 async def in_force(session: AsyncSession, job_id: str, instant: datetime) -> StoredJob | None:
-    """Return the job with the revision in force at ``instant``; None before its first one."""
+    """Return the job with the revision in force at ``instant``; None if none was in force."""
     newest = (
         select(RevisionRow)
         .where(col(RevisionRow.job_id) == job_id, col(RevisionRow.effective_from) <= instant)
@@ -233,7 +235,10 @@ async def in_force(session: AsyncSession, job_id: str, instant: datetime) -> Sto
 
 
 async def revisions_since(session: AsyncSession, job_id: str, instant: datetime) -> list[StoredJob]:
-    """Return the job by each revision in force at ``instant`` or later, oldest first."""
+    """Return the job with each revision in force at ``instant`` or later, oldest first.
+
+    Empty if there is no such job.
+    """
     of_job = col(RevisionRow.job_id) == job_id
     first = select(func.max(RevisionRow.effective_from)).where(
         of_job, col(RevisionRow.effective_from) <= instant
@@ -259,13 +264,14 @@ async def change(
     disabled_reason: str = "",
     writer: str = "",
 ) -> StoredJob:
-    """Put ``job`` in force from ``now`` on; write nothing if nothing changed.
+    """Put ``job`` in force from ``now`` on and return it; write nothing if nothing changed.
 
     ``stored`` is the job with its newest revision, ``now`` the ledger's time. An edit that was made
-    at ``edited`` counts from then, but not from before the watermark: audited due times stay as
-    they were judged. A watermark ahead of ``now``, which a clock that was set back leaves, delays
-    nothing. ``writer`` becomes the author of the changed targets (`daybook.jobs.provenance`); if it
-    is empty, the authors stay. Raises `InvalidInput` if a new name is taken.
+    at ``edited`` takes effect from then, but not from before the watermark: audited due times are
+    not judged again. A watermark ahead of ``now`` (the clock was set back) delays nothing. Enabling
+    a job clears its failure count and its snooze. ``writer`` becomes the author of the changed
+    targets (`daybook.jobs.provenance`); if it is empty, the authors are kept. Raises `InvalidInput`
+    if a new name is taken.
     """
     row, latest = stored.row, stored.revision
     if job.name != row.name and job.name in await taken_names(session, row.owner):
@@ -273,8 +279,8 @@ async def change(
     reason = "" if job.enabled else disabled_reason or row.disabled_reason
     if job == stored.job and reason == row.disabled_reason:
         return stored
-    row.name, row.description, row.tags = job.name, job.description, list(job.tags)
-    row.meta = dict(job.metadata)
+    for name, value in _job_columns(job).items():
+        setattr(row, name, value)
     row.disabled_reason = reason
     if job.enabled and not stored.job.enabled:
         row.consecutive_failures, row.snoozed_until = 0, None
@@ -286,8 +292,7 @@ async def change(
     revision.written_by = dict(latest.written_by)
     if writer:
         revision.written_by = provenance.update_authors(stored.job, job, latest.written_by, writer)
-    versioned_fields = ("enabled", "schedule", "action", "policy", "notify")
-    if any(getattr(revision, name) != getattr(latest, name) for name in versioned_fields):
+    if any(getattr(revision, name) != getattr(latest, name) for name in _VERSIONED_FIELDS):
         # Strictly increasing, even if two changes share a microsecond or the clock was set back.
         earliest = latest.effective_from + timedelta(microseconds=1)
         revision.effective_from = max(since, earliest, min(row.audited_until, now))
@@ -300,7 +305,7 @@ async def change(
 
 
 def enable_again(stored: StoredJob, job: Job) -> Job:
-    """Return ``job``, enabled again if it was disabled because it was done and now has more to do.
+    """Return ``job``, enabled again if it was disabled as finished and now has more to do.
 
     A one-time job is disabled after its time; a new schedule lets it fire again. A higher
     `max_runs` does the same for a job that has had all its runs.
@@ -318,8 +323,8 @@ def has_had_all_runs(row: JobRow, job: Job) -> bool:
     return 0 < job.policy.max_runs <= row.run_count
 
 
-async def undo_add(session: AsyncSession, job_id: str) -> None:
-    """Undo `add`, for a job that never ran. Its messages in the outbox stay."""
+async def delete_job(session: AsyncSession, job_id: str) -> None:
+    """Delete a job that has no runs, with its revisions. Its messages in the outbox are kept."""
     detach_messages = update(OutboxRow).where(col(OutboxRow.job_id) == job_id).values(job_id=None)
     await session.execute(detach_messages)
     await session.execute(delete(RevisionRow).where(col(RevisionRow.job_id) == job_id))

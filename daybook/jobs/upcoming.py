@@ -1,6 +1,6 @@
 """Due times of a job: the due times of its schedule that lie within its bounds.
 
-Every question about when a job is due comes here; `daybook.schedules.due` knows the schedule alone.
+To learn when a job is due, use this module: `daybook.schedules.due` ignores the bounds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from daybook.schedules import bounds, due
 from daybook.schedules.schedule import Schedule
 
 MAX_SKIPS = 1_000
-"""Number of times in a row that the bounds may skip a due time before there is none in sight.
+"""Maximum number of consecutive excluded ranges that the search for the next due time skips.
 
 An interval may take years to reach the active hours, and some cron expressions never do.
 """
@@ -28,9 +28,10 @@ def due_times(
     after: datetime,
     inclusive: bool = False,
 ) -> Iterator[datetime]:
-    """Yield the due times after ``after`` (also at it if ``inclusive``).
+    """Yield the due times after ``after`` (with ``inclusive``, also the one at ``after``).
 
-    They are in UTC and strictly increasing.
+    They are in UTC and strictly increasing. The search ends after `MAX_SKIPS` excluded ranges
+    without a due time between them.
     """
     limits = bounds.read_bounds(policy, schedule.timezone)
     if not limits:
@@ -77,5 +78,5 @@ def stagger_offset(job_id: str, stagger: timedelta | None) -> timedelta:
 def between(
     schedule: Schedule, policy: Policy, start: datetime, end: datetime
 ) -> Iterator[datetime]:
-    """Return the due times in (start, end]."""
+    """Yield the due times in (start, end], in UTC and strictly increasing."""
     return takewhile(lambda instant: instant <= end, due_times(schedule, policy, after=start))

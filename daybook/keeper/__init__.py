@@ -1,18 +1,28 @@
-"""Background services of the leader: they keep the ledger and Prefect in agreement, and let no due
-time be forgotten.
+"""Background services that reconcile the ledger with Prefect, so that no due time is forgotten.
 
 `services.LOOPS` is the table of all services: names, intervals (fields of `timing.Timing`) and
-functions. The first cycle of each follows directly after a process has become leader. One process
-leads and runs them (`leadership`; promise 16: one leader by a lease). Each worker, and `daybook
-keeper`, has a keeper that leads or stands by. `prefect.stale_runs` runs in each worker instead. The
-services that compare runs with Prefect are modules of `daybook.prefect`.
+functions. Each worker, and `daybook keeper`, has a keeper. One keeper leads and runs the services
+(`leadership`; promise 16: one leader by a lease). The others stand by and run only the loops with
+`everywhere`. The first cycles start as soon as a process becomes leader. `prefect.stale_runs` is no
+service: each worker runs it.
 
-One cycle of a service is idempotent. Two processes may run the same cycle at once, and one may die
-between any two of its writes: each cycle derives its work from the ledger anew, Prefect runs are
-created under an idempotency key, and a state is written only if the row is still the one that was
-read (`prefect.flow_runs.change_state`). The ledger says which writes are due, so a cycle without
-work sends no request to Prefect; only `ended_runs` and `stale_runs` have to send one.
+A cycle of a service can be repeated. Two processes may run the same cycle at the same time, and a
+process may die between any two writes. So each cycle finds its work in the ledger again, creates
+Prefect runs under an idempotency key, and reads a row again before it changes the state of the
+row's Prefect run. The ledger says which writes are due, so a cycle without work writes nothing to
+Prefect. The services that look for changes in Prefect (`ends`, `unread`, `blocks`, `observe`,
+`naming`, `server`) send read requests to it in each cycle; `ends` only if there are live runs.
 
-Services raise `LedgerUnreachable`, `PrefectUnreachable` and the errors of Prefect's client; writes
-made before the error persist, and the next cycle does the rest.
+Services raise `LedgerUnreachable`, `LeadershipLost`, `PrefectUnreachable` and the errors of
+Prefect's client. Writes made before an error persist, and the next cycle does the rest.
+
+To add a service, change the following:
+
+- a module here, or in `daybook.prefect` if it compares runs with Prefect: a function that runs one
+  cycle, with a bounded amount of work;
+- `services.LOOPS`: a `Service` in an existing loop, or in a new `Loop`;
+- `services.Context`: a field, if the service keeps state between its cycles;
+- `timing.Timing`: an interval, if the loop is new;
+- its name in rule 16 of `docs/promise.md`, which lists the services of each loop; `make docs`
+  writes the table of services.
 """

@@ -1,20 +1,21 @@
-"""Alerts to the operator about overdue runs, and progress notes about runs that run for long.
+"""Alerts to the operator about overdue runs, and progress notes about long runs.
 
 ::
 
-    overdue now                     last alert                        queued
-    ------------------------------  --------------------------------  --------------------------
-    in two consecutive cycles       none, or closed                   one alert about all of it
-                                    open, and newly overdue runs      one alert about all of it
-                                    open, and nothing new             nothing
-    nothing                         open                              a note that nothing is
-                                                                      overdue, once; closes it
+    overdue now                 last alert                     queued
+    --------------------------  -----------------------------  ---------------------------------
+    in two consecutive cycles   none, or closed                one alert about all overdue runs
+                                open, and newly overdue runs   one alert about all overdue runs
+                                open, and nothing new          nothing
+    nothing                     open                           a note that nothing is overdue;
+                                                               closes the alert
 
-Alerts are at least an hour apart, however things change. A run that was missed because no process
-claimed it counts as overdue until a process claims a later run of its job. The last alert is a row
-of the outbox, read in the transaction that queues the next one: a new leader continues where the
-last one stopped, and two leaders at once queue an alert once. One cycle alone is not trusted: after
-a standstill many runs are overdue that the auditor judges within seconds.
+Alerts are at least an hour apart. A run that was missed because no process claimed it counts as
+overdue until a process claims a later run of its job, but at most for `MISSED_MAX_AGE`. The last
+alert is a row of the outbox, and the transaction that queues the next alert reads it. So a new
+leader continues where the last one stopped, and two leaders at the same time queue an alert only
+once. At least one run has to be overdue in two cycles, because after an outage many runs are
+overdue for the few seconds that the auditor needs.
 """
 
 from __future__ import annotations
@@ -43,20 +44,17 @@ from daybook.schedules.schedule import zone
 log = logging.getLogger(__name__)
 
 MISSED_MAX_AGE = ALERT_INTERVAL + timedelta(minutes=10)
-"""How long a missed run counts as overdue: for an hourly job, until after its next due time."""
+"""How long a missed run counts as overdue; for an hourly job, until after its next due time."""
 MAX_LISTED = 20
-"""How many overdue runs an alert lists."""
+"""Maximum number of overdue runs that an alert lists."""
 
 OVERDUE_EVENT, ON_TIME_EVENT, PROGRESS_EVENT = "overdue", "on_time", "progress"
-"""Event names; `PROGRESS_EVENT` is also a purpose, and no part of a run's delivery."""
+"""Names of events. `PROGRESS_EVENT` is also a purpose; a run's delivery ignores such messages."""
 
 
 @dataclass
 class AlertState:
-    """State of the alerts between two cycles of one leader.
-
-    ``seen`` are the occurrences that were overdue in the last cycle.
-    """
+    """State between two cycles. ``seen`` are the occurrences that the last cycle found overdue."""
 
     late: overdue.DueTimeCache = field(default_factory=overdue.DueTimeCache)
     seen: set[str] = field(default_factory=set)
@@ -64,9 +62,7 @@ class AlertState:
 
 @dataclass
 class QueuedAlerts:
-    """What one cycle queued: an alert's event (empty for none), and the number of progress
-    notes.
-    """
+    """Result of one cycle: the event of the queued alert or "", and the number of queued notes."""
 
     alert: str = ""
     notes: int = 0
@@ -76,7 +72,7 @@ class QueuedAlerts:
 
 
 async def queue_alerts(ledger: Ledger, memory: AlertState) -> QueuedAlerts:
-    """Run one cycle: queue what is due about overdue runs and about running ones."""
+    """Run one cycle: queue the due alert and the due progress notes; return what was queued."""
     queued = QueuedAlerts(await _queue_overdue_alert(ledger, memory))
     queued.notes = await _queue_progress_notes(ledger)
     return queued
@@ -98,7 +94,7 @@ async def _queue_overdue_alert(ledger: Ledger, memory: AlertState) -> str:
     async with ledger.write() as session:
         key = await _due_alert_key(session, found, now)
         if not key:
-            return ""  # another leader has queued it in the meantime
+            return ""  # another leader has already queued it
         event = OVERDUE_EVENT if found else ON_TIME_EVENT
         subject, body = _alert_text(found, now)
         await outbox.enqueue_message(
@@ -117,15 +113,23 @@ async def _queue_overdue_alert(ledger: Ledger, memory: AlertState) -> str:
 
 
 async def _due_alert_key(session: AsyncSession, found: Sequence[Overdue], now: datetime) -> str:
-    """Return the outbox key of the alert that is due now; empty if none is."""
+    """Return the outbox key of the alert, or of the note that closes it, that is due now, or ""."""
     last = await _last_alert(session, now)
-    over = f"{last.key}:over" if last else ""
-    is_open = last is not None and not await _is_queued(session, over)
+    over, is_open = "", False
+    if last is not None:
+        over = f"{last.key}:over"
+        queued = select(OutboxRow.id).where(col(OutboxRow.key) == over)
+        is_open = (await session.execute(queued)).first() is None
     if not found:
         return over if is_open else ""
     if last is not None and now - last.created_at < ALERT_INTERVAL:
         return ""
-    new = not is_open or any(last and each.overdue_since > last.created_at for each in found)
+    # A missed run counts as new from the time at which it was recorded as missed, not from its due
+    # time, because no alert could list it as missed before.
+    known = [
+        (each.missed and each.run and each.run.finished_at) or each.overdue_since for each in found
+    ]
+    new = not is_open or any(last and each >= last.created_at for each in known)
     return f"overdue:{now.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}" if new else ""
 
 
@@ -135,7 +139,7 @@ async def _last_alert(session: AsyncSession, now: datetime) -> OutboxRow | None:
         .where(
             col(OutboxRow.job_id).is_(None),
             col(OutboxRow.event) == OVERDUE_EVENT,
-            col(OutboxRow.created_at) <= now,  # a row of the future: the clock was set back
+            col(OutboxRow.created_at) <= now,  # a later row means that the clock was set back
         )
         .order_by(col(OutboxRow.created_at).desc())
         .limit(1)
@@ -143,37 +147,30 @@ async def _last_alert(session: AsyncSession, now: datetime) -> OutboxRow | None:
     return (await session.execute(alerts)).scalar_one_or_none()
 
 
-async def _is_queued(session: AsyncSession, key: str) -> bool:
-    queued = select(OutboxRow.id).where(col(OutboxRow.key) == key)
-    return (await session.execute(queued)).first() is not None
-
-
 def _alert_text(overdue_runs: Sequence[Overdue], now: datetime) -> tuple[str, str]:
     if not overdue_runs:
-        return "nothing is overdue any more", "Every overdue run has started, or has an outcome."
+        return "nothing is overdue any more", "Every overdue run has started or has an outcome."
     names = list(dict.fromkeys(each.stored.row.name for each in overdue_runs))
     others = f" and {len(names) - 1} more" if len(names) > 1 else ""
     lines = ["These runs are due and have not started:"]
-    lines += [f"- {_overdue_line(each, now)}" for each in overdue_runs[:MAX_LISTED]]
+    for each in overdue_runs[:MAX_LISTED]:
+        due, late = _local_time(each.due, each.stored), duration_in_words(now - each.due)
+        why = f": {each.why}" if each.why else ""
+        lines.append(f"- {each.stored.row.name}, due {due}, {late} ago{why}")
     if len(overdue_runs) > MAX_LISTED:
         lines.append(f"- and {len(overdue_runs) - MAX_LISTED} more")
     lines.append("To see why: daybook status")
     return f"overdue: {names[0]}{others}", "\n".join(lines)
 
 
-def _overdue_line(each: Overdue, now: datetime) -> str:
-    due = _local_time(each.due, each.stored)
-    why = f": {each.why}" if each.why else ""
-    return f"{each.stored.row.name}, due {due}, {duration_in_words(now - each.due)} ago{why}"
-
-
 # --- progress
 
 
 async def _queue_progress_notes(ledger: Ledger) -> int:
-    """Queue a note about each run that has run for another of its job's intervals; return how many.
+    """Queue a note for each run that has run for another progress interval.
 
-    If several intervals passed since the last note, one note covers all of the time.
+    If several intervals have passed since a run's last note, queue only one. Return the number of
+    queued notes.
     """
     async with ledger.read() as session:
         running = select(RunRow).where(col(RunRow.status) == Status.RUNNING)
@@ -186,7 +183,7 @@ async def _queue_progress_notes(ledger: Ledger) -> int:
         for run_id in due.values():
             row = await session.get(RunRow, run_id)
             if row is None or row.state is not Status.RUNNING:
-                continue  # it has ended in the meantime
+                continue  # it has ended
             for key in await _due_note_keys(session, [row], now):
                 queued += await _queue_note(session, row, key, now)
         return queued
@@ -195,7 +192,7 @@ async def _queue_progress_notes(ledger: Ledger) -> int:
 async def _due_note_keys(
     session: AsyncSession, rows: Iterable[RunRow], now: datetime
 ) -> dict[str, str]:
-    """Return the keys of the notes that are due for ``rows``, each with the id of its run."""
+    """Return the ids of the runs for which a note is due, queued or not, by the note's key."""
     keys = {}
     for row in rows:
         every = (await _progress_notify(session, row)).progress
@@ -213,7 +210,7 @@ async def _not_queued(session: AsyncSession, keys: dict[str, str]) -> dict[str, 
 
 
 async def _progress_notify(session: AsyncSession, row: RunRow) -> Notify:
-    """Return where this run's progress notes go; an empty `Notify` if it names no channel."""
+    """Return the recipient of this run's progress notes; an empty `Notify` if there is none."""
     stored = await store.get(session, row.job_id) if row.job_id else None
     notify = outbox.notify_of(row.parameters, stored)
     return notify if notify.channel and not notify.silent else Notify()
@@ -224,7 +221,7 @@ async def _queue_note(session: AsyncSession, row: RunRow, key: str, now: datetim
     notify, name = await _progress_notify(session, row), stored.row.name if stored else row.kind
     since = row.started_at or now
     lines = [
-        f"{name} is still running, since {_local_time(since, stored)} "
+        f"{name} has been running since {_local_time(since, stored)} "
         f"({duration_in_words(now - since)})",
         f"daybook show {row.id[:12]}",
     ]

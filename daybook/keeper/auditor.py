@@ -1,17 +1,20 @@
-"""The auditor: each due time gets its row, whatever happened to its Prefect run (promise 10: the
-audit is a watermark per job).
+"""The auditor: makes sure that each past due time has a row, whatever its Prefect run did.
+
+Promise 10: the audit is a watermark for each job.
 
 ::
 
     observed since the leader started? ── no ────────────► not audited
            │
-    next due time is known, and later than the end ────► nothing, the job is not even read
-           │
-    up to a minute ago and to the observation's start ─► `runs.audit.advance`, the oldest first
+    next due time is known, and later than the end ────► the job is not read; its watermark advances
+           │                                             once an hour
+    up to the end ─────────────────────────────────────► `runs.audit.advance`, the oldest first
 
-A job that was not observed may have been edited in Prefect, and the edit decides which times were
-due. Removed jobs have no deployment left, so they are audited up to their removal as they are. The
-auditor sends Prefect no request; `scheduled_runs` creates the Prefect runs of waiting rows.
+The end is a minute ago, or the instant up to which Prefect was observed, if that is earlier.
+
+A job that was not observed may have been edited in Prefect, which changes its due times. Removed
+jobs have no deployment any more, so they are audited up to their removal without an observation.
+The auditor sends no request to Prefect; `scheduled_runs` creates the Prefect runs of waiting rows.
 """
 
 from __future__ import annotations
@@ -27,19 +30,19 @@ from daybook.runs import audit as book
 from daybook.runs.audit import AuditResult, Watermark
 
 IDLE_WATERMARK_MAX_AGE = timedelta(hours=1)
-"""How far the watermark of a job without due times may stay behind; staying behind saves writes."""
+"""How far a job's watermark may lag behind while nothing is due. The lag saves writes."""
 
 
 @dataclass
 class AuditorState:
-    """State of the auditor between two cycles: each job's revision and the next due time by it."""
+    """State between two cycles: each job's revision, and its next due time or None."""
 
     following: dict[str, tuple[int, datetime | None]] = field(default_factory=dict)
 
 
 @dataclass
 class AuditReport:
-    """Number of jobs, and of due times by status; ``left``: the time limit was reached."""
+    """Numbers of jobs and of due times by status; ``left`` is true if the audit is not complete."""
 
     jobs: int = 0
     missed: int = 0
@@ -64,10 +67,11 @@ async def audit(
     memory: AuditorState | None = None,
     most_seconds: float = 1.0,
 ) -> AuditReport:
-    """Run one cycle of about ``most_seconds``; the transaction that reaches the limit is completed.
+    """Run one cycle of about ``most_seconds``; complete the transaction that reaches the limit.
 
-    ``observed`` maps jobs that were completely compared with Prefect to the start of that
-    comparison (ledger time). ``memory`` saves reading jobs of which nothing is due.
+    ``observed`` has, by job id, the instant up to which the ledger has the edits and ends made in
+    Prefect (ledger time); live jobs that are not in it are not audited. With ``memory``, which is
+    updated, jobs without a new due time are not read.
     """
     began, cpu = time.monotonic(), time.process_time()
     known = (memory or AuditorState()).following
@@ -96,7 +100,7 @@ async def audit(
 
 
 def _up_to(mark: Watermark, observed: Mapping[str, datetime], now: datetime) -> datetime | None:
-    """Return up to when the job can be audited; None if that is not beyond its watermark."""
+    """Return the instant up to which to audit the job; None if it is unknown or already reached."""
     until = mark.archived_at or observed.get(mark.job_id)
     if until is None:
         return None
@@ -108,7 +112,7 @@ def _is_idle(mark: Watermark, known: tuple[int, datetime | None] | None, up_to: 
     if known is None or known[0] != mark.revision or mark.since > mark.until:
         return False
     if mark.archived_at is not None:
-        return False  # its end does not move: the watermark would never reach it
+        return False  # its end is fixed, and the watermark has to reach it
     following = known[1]
     nothing_due = following is None or following > up_to
     return nothing_due and up_to - mark.until < IDLE_WATERMARK_MAX_AGE

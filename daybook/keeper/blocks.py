@@ -1,7 +1,7 @@
-"""Block reconciliation: copies block documents of Prefect's UI to the ledger, restores lost ones.
+"""Reconciliation of Prefect's block documents with their copies in the ledger.
 
 Agents, secrets, tool servers, channels and destinations are block documents of Prefect. Prefect
-emits no event when one is edited, so each cycle lists them (`daybook.resources.mirror`).
+emits no event when one is edited, so each cycle lists them all (`daybook.resources.mirror`).
 """
 
 from __future__ import annotations
@@ -30,13 +30,16 @@ BLOCK_TYPES: tuple[BlockStore[Any], ...] = (
     apprise.STORE,
     destinations.STORE,
 )
-"""The store of every block type whose documents the ledger has copies of."""
+"""The stores of all Daybook block types. The ledger has copies of their documents."""
 
 
 async def reconcile_blocks(
     ledger: Ledger, client: PrefectClient, memory: ComparisonCache | None = None
 ) -> MirrorReport:
-    """Run one cycle. Raises the errors of a Prefect or a ledger that cannot be reached."""
+    """Run one cycle, log what it changed or could not restore, and return its report.
+
+    Errors of an unreachable Prefect or ledger propagate.
+    """
     memory = memory or ComparisonCache()
     report = await mirror.reconcile(ledger, client, BLOCK_TYPES, memory)
     if report.key_problem != memory.key_problem:

@@ -1,22 +1,51 @@
-"""Cost meters of a cycle: CPU seconds of one coroutine, and the number of requests to Prefect."""
+"""Cost of a service's cycle, meters of CPU time and requests, and the CPU budget of a loop."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, cast
+
+from pydantic import BaseModel, PlainSerializer
+
+from daybook.ledger.views import LocalTime
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 T = TypeVar("T")
 
+CPU_SHARE = 0.02
+"""Share of one core that a loop with a budget may use in the long run."""
+MAX_BURST_SECONDS = 2.0
+"""CPU seconds that a loop with a budget may use in a burst after a long time without use."""
+MAX_WAIT_SECONDS = 300.0
+"""The longest wait that an overdrawn budget causes."""
+
+
+def _rounded(digits: int) -> PlainSerializer:
+    return PlainSerializer(lambda each: round(each, digits), when_used="json")
+
+
+class CycleCost(BaseModel, frozen=True):
+    """Cost of a service's last cycle, with its end (ledger time) and its error (empty for none).
+
+    The leader stores it with each renewal of its lease; in JSON, the seconds are rounded. A field
+    that a leader of another version did not store has its default.
+    """
+
+    at: LocalTime | None = None
+    seconds: Annotated[float, _rounded(3)] = 0.0
+    cpu_seconds: Annotated[float, _rounded(4)] = 0.0
+    requests: int = 0
+    error: str = ""
+
 
 class MeteredCoroutine(Generic[T]):
-    """A coroutine whose own CPU time in this thread is measured; await it once.
+    """Meter of a coroutine's CPU time in this thread; await it once.
 
-    The time of other tasks of the loop is not counted, nor that of other threads (such as a
-    database driver's): the process's clock would count the work of a whole worker.
+    It counts neither other tasks of the loop nor other threads, such as a database driver's. The
+    process's clock would count the work of the whole worker.
     """
 
     def __init__(self, work: Coroutine[Any, Any, T]) -> None:
@@ -50,7 +79,7 @@ def _step_throwing(work: Coroutine[Any, Any, Any], error: BaseException) -> Call
 
 
 class CountingClient:
-    """Prefect's client with a count of its calls; each call is one request, retries aside."""
+    """Prefect's client that counts each call of a method as one request; retries do not count."""
 
     def __init__(self, client: PrefectClient) -> None:
         self._client, self.requests = client, 0
@@ -69,3 +98,35 @@ class CountingClient:
     @property
     def as_client(self) -> PrefectClient:
         return cast("PrefectClient", self)
+
+
+class CpuBudget:
+    """Token bucket of CPU seconds.
+
+    A cycle that overdraws the bucket delays the next cycle until the debt is paid off, but at most
+    by `MAX_WAIT_SECONDS`.
+    """
+
+    def __init__(
+        self,
+        share: float = CPU_SHARE,
+        saved: float = MAX_BURST_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._share, self._most, self._clock = share, saved, clock
+        self._left, self._at = saved, clock()
+
+    def spend(self, seconds: float) -> None:
+        """Deduct CPU seconds that were used."""
+        self._accrue()
+        self._left = max(self._left - seconds, -MAX_WAIT_SECONDS * self._share)
+
+    def wait(self) -> float:
+        """Return the seconds until the debt is paid off."""
+        self._accrue()
+        return max(0.0, -self._left / self._share)
+
+    def _accrue(self) -> None:
+        now = self._clock()
+        self._left = min(self._left + (now - self._at) * self._share, self._most)
+        self._at = now

@@ -1,8 +1,9 @@
-"""Delivery service: the leader sends the outbox's callbacks and messages.
+"""Delivery service: the leader sends the callbacks and messages in the outbox.
 
-The process that records an outcome sends its messages at once. This service sends those that it did
-not get to, those that have to be retried, and those that other services queued. The next cycle
-follows from when the next row is due: one indexed query.
+The process that records an outcome sends what it can at once (`daybook.execution.delivery`). This
+service sends the rest: what that process did not send, what has to be retried, and what other
+services queued. One indexed query finds when the next row is due; if that is soon, the next cycle
+starts early.
 """
 
 from __future__ import annotations
@@ -12,30 +13,29 @@ from dataclasses import dataclass, field
 
 from prefect.client.orchestration import PrefectClient
 
-from daybook.delivery import outbox, sending
+from daybook.delivery import sending
 from daybook.delivery.dispatcher import DispatchResult
+from daybook.delivery.outbox import is_outgoing
 from daybook.delivery.outgoing import dispatch_outgoing
 from daybook.execution import delivery
 from daybook.ledger.engine import Ledger
 
 BUSY_INTERVAL_SECONDS = 1.0
-"""Interval while a row is due within `LOOKAHEAD_SECONDS`."""
+"""Interval while a row is due within `LOOKAHEAD_SECONDS`, or delivery results wait to be shown."""
 LOOKAHEAD_SECONDS = 5.0
 UNREACHABLE_INTERVAL_SECONDS = 10.0
-"""Interval while Prefect cannot be asked for a token or for a channel."""
+"""Interval while Prefect, which stores tokens and channels, is unreachable or reports an error."""
 MAX_CLAIMING_SECONDS = 45.0
-"""How long one cycle claims rows; a try that it has started may take as long again."""
+"""How long one cycle keeps claiming rows; an attempt that has started may take as long again."""
 MAX_SHOWN_PER_CYCLE = 20
-"""Runs whose delivery results one cycle shows in Prefect's UI."""
+"""Maximum number of runs whose delivery results one cycle shows in Prefect's UI."""
 MAX_UNSHOWN = 1000
-"""Runs that may wait to be shown; the delivery results of further ones are in the ledger alone."""
+"""Maximum number of runs whose results wait to be shown; further results are not shown."""
 
 
 @dataclass
 class DeliveriesState:
-    """State of the service between two cycles: the runs whose delivery results are still to be
-    shown.
-    """
+    """State between two cycles: the runs whose delivery results are not shown yet."""
 
     ended: dict[str, None] = field(default_factory=dict)
 
@@ -54,13 +54,14 @@ class DeliveriesState:
 async def send_due(
     ledger: Ledger, client: PrefectClient, holder: str, memory: DeliveriesState
 ) -> float | None:
-    """Send the due rows under a lease of ``holder``; return the seconds until the next cycle,
-    or None for `Timing.delivery_interval`.
+    """Send the due rows under a lease of ``holder``; return the seconds until the next cycle.
 
-    Raises `LedgerUnreachable`. The runs that are still to be shown are kept then, and while Prefect
-    is unreachable.
+    None stands for `Timing.delivery_interval`. The delivery results of ended rows are shown in
+    Prefect's UI. While the ledger or Prefect is unreachable, the runs whose results are not shown
+    yet stay in ``memory``. Raises `LedgerUnreachable`, and the client's errors if Prefect is
+    unreachable when a result is to be shown.
     """
-    due, now = await sending.next_due(ledger, outbox.is_outgoing), ledger.now()
+    due, now = await sending.next_due(ledger, is_outgoing), ledger.now()
     sent = DispatchResult()
     if due is not None and due <= now:
         try:
@@ -72,7 +73,7 @@ async def send_due(
     if sent.away:
         return UNREACHABLE_INTERVAL_SECONDS
     for run in memory.some():
-        await delivery.publish_delivery(ledger, client, [run])
+        await delivery.publish_delivery(ledger, client, run)
         memory.forget(run)
     if sent.held:
         return UNREACHABLE_INTERVAL_SECONDS

@@ -1,7 +1,7 @@
-"""Subscription to Prefect's event stream: events arrive within milliseconds while it is open.
+"""Subscription to Prefect's event stream, which delivers events within milliseconds.
 
-Events may only shorten a wait. Prefect's scheduler inserts runs, and edits of a schedule are
-stored, without an event; with several servers and in-memory messaging, events of the other servers
+Use events only to shorten a wait. Prefect emits none when its scheduler inserts runs or when a
+schedule is edited, and with several servers and in-memory messaging, events of the other servers
 never arrive.
 """
 
@@ -28,8 +28,10 @@ EventHandler = Callable[[Event], Awaitable[None]]
 
 
 async def listen(only: EventFilter, handle: EventHandler) -> NoReturn:
-    """Call ``handle`` with each event that ``only`` selects, until cancelled; reopen a broken
-    stream.
+    """Call ``handle`` with each event that ``only`` selects, until cancelled.
+
+    If the stream breaks or ``handle`` raises, log the error and open the stream again. Events that
+    Prefect emits in between are lost.
     """
     wait = 1.0
     while True:
@@ -38,12 +40,12 @@ async def listen(only: EventFilter, handle: EventHandler) -> NoReturn:
         try:
             await asyncio.wait({receiving})
         finally:
-            # Closing a stream may wait for the server's response, which must not delay a shutdown:
-            # a second cancellation interrupts it.
+            # Closing a stream may wait for the server's response, which must not delay a shutdown,
+            # so a second cancellation interrupts it.
             while not receiving.done():
                 receiving.cancel()
                 await asyncio.wait({receiving}, timeout=CLOSE_TIMEOUT_SECONDS)
-        # Not an error: the callers also poll.
+        # Not an error, because the callers also poll.
         error = None if receiving.cancelled() else receiving.exception()
         log.info("The event stream ended: %r", error, extra={"action": "events_away"})
         wait = (
@@ -57,7 +59,8 @@ async def listen(only: EventFilter, handle: EventHandler) -> NoReturn:
 async def _receive(only: EventFilter, handle: EventHandler) -> None:
     stream = get_events_subscriber(filter=only, reconnection_attempts=0)
     async with AsyncExitStack() as stack:
-        # Before it is opened: Prefect leaves a stream open that is cancelled or refused then.
+        # Registered before the stream is opened, because Prefect does not close a stream whose
+        # opening is cancelled or refused.
         stack.push_async_exit(stream)
         await stream.__aenter__()
         async for event in stream:

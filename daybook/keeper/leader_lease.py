@@ -1,5 +1,4 @@
-"""Leader election: one leader among any number of processes (promise 16: the keeper leads by a
-lease).
+"""Lease that makes one of several processes the leader (promise 16: the keeper leads by a lease).
 
 ::
 
@@ -8,10 +7,9 @@ lease).
          ├── release ─────────────┤
          └── not renewed for `Timing.leader_lease`: the next `acquire` raises the fencing token
 
-``acquire`` and ``renew`` return whether they succeeded; a process that is refused no longer leads
-and must write nothing. The time is the ledger's. Unlike a run's lease, the leadership passes on as
-soon as its lease expires: nothing is lost with it, because each write of a leader is keyed or
-derived from the ledger again.
+A process whose `renew` is refused no longer leads and must write nothing. All times are the
+ledger's. Unlike a run's lease, this one can be acquired as soon as it expires, because nothing is
+lost with it: each write of a leader has an idempotency key or is recomputed from the ledger.
 """
 
 from __future__ import annotations
@@ -27,14 +25,15 @@ from daybook.ledger.tables import Fact, LeadRow
 from daybook.timing import TIMING
 
 LEADERSHIP_NAME = "keeper"
-"""The name under which keepers elect their leader."""
+"""Name of the leadership that keepers compete for."""
 
 
 @dataclass(frozen=True)
 class Leader:
-    """The current or last leader; ``holder`` is empty if it released the leadership.
+    """Current or last leader; ``holder`` is empty if it released the leadership.
 
-    ``note`` is what the leader stored with its last renewal; {} if it stored nothing.
+    ``note`` is the data that was stored with the last renewal; right after a change of leaders it
+    is still the previous leader's. It is {} if none was stored.
     """
 
     holder: str
@@ -42,16 +41,16 @@ class Leader:
     note: dict[str, Any]
 
     def leads(self, now: datetime) -> bool:
-        """Return whether its lease is valid at ``now`` (ledger time)."""
+        """Return whether the lease is valid at ``now`` (ledger time)."""
         return bool(self.holder) and self.until > now
 
 
 async def acquire(ledger: Ledger, name: str, holder: str) -> int | None:
-    """Acquire the leadership ``name`` for one lease; return the fencing token, None if it is held.
+    """Acquire the leadership ``name`` for one lease; return the fencing token.
 
-    ``holder`` names this process alone: a leadership of its own, from a commit whose answer was
-    lost, is acquired again. While another process holds it, this only reads and needs no write
-    lock.
+    Return None if another process holds the leadership; in most cases this takes no write lock.
+    ``holder`` is unique to this process. If it holds the leadership already, because the answer to
+    its commit was lost, it acquires the leadership again, with a new token.
     """
     async with ledger.read() as session:
         row = await session.get(LeadRow, name)
@@ -72,9 +71,10 @@ async def acquire(ledger: Ledger, name: str, holder: str) -> int | None:
 async def renew(
     ledger: Ledger, name: str, fence: int, note: Mapping[str, Any] | None = None
 ) -> bool:
-    """Renew the lease and store ``note``; return False if another process has acquired it.
+    """Renew the lease, and store ``note`` unless it is None; return whether the lease was renewed.
 
-    An expired lease that no other process has acquired is renewed too.
+    Return False if the leadership was released, or acquired again since ``fence`` was granted. An
+    expired lease that no process has acquired is renewed.
     """
     async with ledger.write() as session:
         row = await session.get(LeadRow, name)
@@ -88,14 +88,17 @@ async def renew(
 
 
 async def check(ledger: Ledger, name: str, fence: int) -> bool:
-    """Return whether ``fence`` still holds the leadership and its lease has not expired."""
+    """Return whether ``fence`` is the current fencing token, and its lease has not expired."""
     async with ledger.read() as session:
         row = await session.get(LeadRow, name)
     return row is not None and bool(row.holder) and row.fence == fence and row.until > ledger.now()
 
 
 async def release(ledger: Ledger, name: str, fence: int) -> None:
-    """Release the leadership, so that no other waits for its expiry; no-op if another holds it."""
+    """Release the leadership, so that another process need not wait for its expiry.
+
+    Do nothing if ``fence`` is no longer the current fencing token.
+    """
     async with ledger.write() as session:
         row = await session.get(LeadRow, name)
         if row is not None and row.fence == fence:

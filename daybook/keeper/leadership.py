@@ -1,18 +1,19 @@
-"""Leadership of this process, and a Prefect client that checks it before each write (promise 16:
-one leader by a lease; its Prefect writes are keyed or derived again).
+"""Leadership of this process, and a Prefect client that checks it before each write.
+
+Promise 16: there is one leader, by a lease; each of its Prefect writes has an idempotency key or is
+recomputed from the ledger.
 
 ::
 
     stands by ──acquire──► leads ──renew, in time──► leads
         ▲                    │
-        ├── release, wait ───┤  given up
+        ├── released ────────┤  by this process, which then waits
         ├── refused ─────────┤  another process leads
-        └── no renewal for ──┘  nearly a lease: another process may lead
-            so long
+        └── not renewed for ─┘  `Timing.leader_trust`: another process may lead
 
-A process that was suspended, or whose renewals hang, does not know that it lost the leadership:
-`Leadership.check` asks the ledger right before each write in Prefect. A write sent just before the
-loss is harmless, because it is keyed or derived again.
+A process that was suspended, or whose renewals hang, does not know that it lost the leadership. So
+`Leadership.check` asks the ledger right before each write in Prefect. A write that was sent just
+before the loss is harmless, because it has an idempotency key or is recomputed from the ledger.
 """
 
 from __future__ import annotations
@@ -41,21 +42,21 @@ log = logging.getLogger(__name__)
 
 
 _READS = re.compile(r"/(filter|paginate|count|history|get_scheduled_flow_runs|health|hello)/?$")
-"""Paths that read although they are requested by POST."""
+"""Paths of POST requests that only read."""
 _GATEWAY_ERRORS = (502, 504)
-"""Status codes of a proxy that does not reach Prefect."""
+"""Status codes with which a proxy reports that it does not reach Prefect."""
 
 
 def new_holder() -> str:
-    """Return the name of this process in leases; no later process has the same."""
+    """Return a new, globally unique name for this process in leases."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
 class Leadership:
-    """The leadership of one process; ``holder`` is its name, which no later process has.
+    """Leadership of one process; ``holder`` is the process's unique name (`new_holder`).
 
-    ``note`` is called at each renewal for what `daybook status` shows of this leader
-    (`leader_lease.Leader.note`).
+    ``note`` is called at each renewal and returns the data about this leader that `daybook status`
+    shows (`leader_lease.Leader.note`).
     """
 
     def __init__(
@@ -73,11 +74,11 @@ class Leadership:
         self._gained, self._ended = asyncio.Event(), asyncio.Event()
         self._wake_up = asyncio.Event()
         self.last_answer_at = time.monotonic()
-        """When Prefect last answered, by this process's monotonic clock."""
+        """Monotonic time of Prefect's last answer, or of a later start or end of the term."""
 
     @property
     def fence(self) -> int | None:
-        """The fencing token of this term; None while this process is not known to lead."""
+        """Fencing token of this term; None while this process cannot be sure that it leads."""
         return self._fence if time.monotonic() < self._until else None
 
     async def wait_until_leading(self) -> int:
@@ -94,21 +95,21 @@ class Leadership:
             await self._ended.wait()
 
     async def keep(self) -> NoReturn:
-        """Acquire the leadership when it is free and renew it, until cancelled."""
+        """Acquire the leadership when it is free, and renew it, until cancelled."""
         while True:
             self._wake_up.clear()
             try:
                 pause = await self._turn()
             except LedgerUnreachable as error:
                 log.warning(
-                    "Could not acquire or renew the leadership: %s",
+                    "Could not acquire or renew leadership: %s",
                     error,
-                    extra={"action": "lead_unreachable"},
+                    extra={"action": "leadership_unreachable"},
                 )
                 pause = TIMING.leader_check.total_seconds()
             except Exception:
                 log.exception(
-                    "Could not acquire or renew the leadership", extra={"action": "lead_failed"}
+                    "Could not acquire or renew leadership", extra={"action": "leadership_failed"}
                 )
                 pause = TIMING.leader_check.total_seconds()
             try:
@@ -118,7 +119,7 @@ class Leadership:
                 pass
 
     async def _turn(self) -> float:
-        """Acquire, renew or check; return the seconds until the next turn."""
+        """Renew the leadership, or try to acquire it; return the seconds until the next turn."""
         if self._fence is not None:
             sent_at = time.monotonic()
             if await leader_lease.renew(self._ledger, self._name, self._fence, self._note()):
@@ -131,10 +132,10 @@ class Leadership:
         fence = await leader_lease.acquire(self._ledger, self._name, self.holder)
         if fence is None:
             return TIMING.leader_check.total_seconds()
-        log.info("%s leads", self.holder, extra={"action": "lead_acquired"})
+        log.info("%s leads", self.holder, extra={"action": "leadership_acquired"})
         self._fence = fence
         self._extend(sent_at)
-        return 0.0  # renewed at once, which stores its note
+        return 0.0  # renew at once, to store the note
 
     def _extend(self, sent_at: float) -> None:
         self._until = sent_at + TIMING.leader_trust.total_seconds()
@@ -142,12 +143,15 @@ class Leadership:
 
     def _lost(self) -> None:
         if self._fence is not None:
-            log.warning("%s lost the leadership", self.holder, extra={"action": "lead_lost"})
+            log.warning("%s lost leadership", self.holder, extra={"action": "leadership_lost"})
         self._fence = None
         self._ended.set()
 
     async def check(self) -> None:
-        """Raise `LeadershipLost` unless the ledger says that this process leads now."""
+        """Raise `LeadershipLost` unless the ledger says that this process leads now.
+
+        Raises `LedgerUnreachable` if the ledger cannot be asked.
+        """
         fence = self.fence
         if fence is None or not await leader_lease.check(self._ledger, self._name, fence):
             raise LeadershipLost(self.holder)
@@ -155,7 +159,7 @@ class Leadership:
     async def release(self, rest: float = 0.0) -> None:
         """Release the leadership, and do not acquire it again for ``rest`` seconds.
 
-        If the ledger cannot be reached, the lease expires by itself.
+        If the ledger is unreachable, let the lease expire instead.
         """
         fence, self._fence = self._fence, None
         self._not_before = time.monotonic() + rest
@@ -166,18 +170,22 @@ class Leadership:
                 await leader_lease.release(self._ledger, self._name, fence)
             except LedgerUnreachable as error:
                 log.warning(
-                    "Could not release the leadership: %s",
+                    "Could not release leadership: %s",
                     error,
-                    extra={"action": "lead_unreachable"},
+                    extra={"action": "leadership_unreachable"},
                 )
 
 
 request_count: ContextVar[list[int]] = ContextVar("requests")
-"""A list with the number of requests that the cycle of this task has sent."""
+"""List of one number: how many requests the cycle that this task runs has sent."""
 
 
 def leader_client(lead: Leadership) -> PrefectClient:
-    """Return a client (not entered) whose writes raise `LeadershipLost` once ``lead`` is lost."""
+    """Return a client, not opened yet, that checks the leadership ``lead`` before each write.
+
+    If the check fails, its errors are raised and the write is not sent. The client counts its
+    requests in `request_count`, and records in ``lead`` when Prefect answers.
+    """
 
     async def check_leadership(request: httpx.Request) -> None:
         if counted := request_count.get(None):
@@ -194,7 +202,7 @@ def leader_client(lead: Leadership) -> PrefectClient:
 
 
 def is_write(method: str, path: str) -> bool:
-    """Return whether such a request may change something in Prefect."""
+    """Return whether a request with this method and path may change something in Prefect."""
     if method == "POST":
         return not _READS.search(path)
     return method not in ("GET", "HEAD", "OPTIONS")

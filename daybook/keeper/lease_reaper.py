@@ -1,8 +1,11 @@
-"""The lease reaper: expires lost leases and passed deadlines (promise 3: a lease lost before the
-effect makes the run wait again; promise 5: one lost after it makes the run unknown).
+"""The lease reaper: expires lost leases and passed deadlines.
 
-The ledger judges, and the result is written to Prefect at once. The holder of such a run has been
-silent for two periods and its next write is refused, so its Prefect run is taken over as well.
+Promise 3: a lease lost before the effect makes the run wait again. Promise 5: a lease lost after
+the effect began makes the run unknown, unless the job has `on_lost: rerun`.
+
+The ledger decides, and the result is written to Prefect at once. The holder of a lost lease has
+been silent for at least two lease durations, and the ledger will refuse its next write, so the
+keeper sets the state of the Prefect run as well.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from daybook.runs import leases
 
 @dataclass
 class ExpiryReport:
-    """Number of runs that wait again, and of runs that ended."""
+    """Numbers of runs that wait again and of runs that ended."""
 
     waiting: int = 0
     ended: int = 0
@@ -29,9 +32,10 @@ class ExpiryReport:
 
 
 async def expire(ledger: Ledger, client: PrefectClient, limit: int = 200) -> ExpiryReport:
-    """Run one cycle over at most ``limit`` lost leases and as many passed deadlines.
+    """Run one cycle over at most ``limit`` expired leases and as many passed deadlines.
 
-    If Prefect cannot be reached, `state_mirror` and `scheduled_runs` write the rest later.
+    Errors of an unreachable Prefect propagate; `state_mirror` and `scheduled_runs` then write the
+    rest later.
     """
     rows = await leases.expire_all(ledger, limit)
     waiting = [row for row in rows if row.state is Status.WAITING]

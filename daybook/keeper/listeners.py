@@ -1,8 +1,8 @@
 """Listener service: the leader calls listeners with outcomes.
 
-The ledger holds the names of the installed listeners, so that the process that records an outcome
-queues calls for them (`daybook.delivery.listeners`). Without listeners this costs one cycle a
-minute. It has its own loop, so a listener that hangs delays no callback.
+The service stores the names of the installed listeners in the ledger, so that the process that
+records an outcome queues calls for them (`daybook.delivery.listeners`). Without listeners, it runs
+one cycle a minute. It has its own loop, so that a listener that hangs delays no callback.
 """
 
 from __future__ import annotations
@@ -18,24 +18,26 @@ BUSY_INTERVAL_SECONDS = 0.5
 NO_LISTENERS_INTERVAL_SECONDS = 60.0
 """Interval while no listener is installed."""
 ANNOUNCE_INTERVAL_SECONDS = 3600.0
-"""How often the names of the installed listeners are written to the ledger again."""
+"""Interval at which the names of the installed listeners are written to the ledger again."""
 MAX_CLAIMING_SECONDS = 45.0
-"""How long one cycle starts calls; a call that it has started may take as long again."""
+"""How long one cycle keeps starting calls; a call that has started may take as long again."""
 
 
 @dataclass
 class ListenersState:
-    """State between two cycles: the installed listeners, and when they were announced."""
+    """State between two cycles: the listeners' names, and when they were last announced.
+
+    That time is monotonic, in seconds.
+    """
 
     names: list[str] = field(default_factory=list)
     announced_at: float | None = None
 
 
 async def call_listeners(ledger: Ledger, holder: str, memory: ListenersState) -> float | None:
-    """Call listeners with due outcomes; return the seconds until the next cycle, or None for
-    `Timing.listener_interval`.
+    """Call listeners with due outcomes; return the seconds until the next cycle.
 
-    Raises `LedgerUnreachable`.
+    None stands for `Timing.listener_interval`. Raises `LedgerUnreachable`.
     """
     if (
         memory.announced_at is None

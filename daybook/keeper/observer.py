@@ -1,11 +1,12 @@
-"""The observer: imports edits made in Prefect into the ledger.
+"""The observer: compares all jobs with Prefect, and imports edits made there into the ledger.
 
-An edit of a schedule emits no event and does not touch the deployment, so each cycle lists all
-deployments of our flows and skips those whose two sides still match the last agreed state
-(`daybook.prefect.fingerprints`). The others are reconciled as by `daybook sync`: imported, adopted,
-disabled if deleted in Prefect, or in conflict.
+Prefect emits no event when a schedule is edited, and does not change the deployment's update time.
+So each cycle lists all deployments of Daybook's flows and skips those that have not changed on
+either side since the last reconciliation (`daybook.prefect.fingerprints`). The others are
+reconciled as by `daybook sync`: edits are imported, new deployments are adopted, jobs whose
+deployment was deleted are disabled, and conflicts are recorded.
 
-An interrupted cycle is repeated as a whole; the jobs it reconciled stay reconciled.
+After an interruption, the next cycle starts over; the changes already made persist.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_RECONCILE_SECONDS = 20.0
-"""How long a cycle starts to reconcile jobs; the next cycle does the rest."""
+"""How long a cycle keeps starting to reconcile jobs; the next cycle does the rest."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """``jobs`` are the ids of the jobs for which the ledger has every edit made before ``began``
-    (ledger time). A job that is missing there was not reached.
+    """Result of one cycle.
 
-    ``requests`` counts the requests to Prefect; ``cpu_seconds`` is the cycle's CPU time in its
-    thread.
+    ``jobs`` are the ids of the jobs for which the ledger has every edit made before ``began``
+    (ledger time); the cycle did not reach the other jobs, or could not compare them. ``requests``
+    is the number of requests to Prefect; ``cpu_seconds`` is the cycle's CPU time in its thread.
     """
 
     began: datetime
@@ -55,9 +56,9 @@ async def observe(
     *,
     most_seconds: float = MAX_RECONCILE_SECONDS,
 ) -> Observation:
-    """Run one cycle; ``seen`` are the fingerprints of one term of a leader.
+    """Run one cycle; ``seen`` are the fingerprints of the leader's term.
 
-    Raises the errors of a Prefect or a ledger that cannot be reached.
+    Errors of an unreachable Prefect or ledger propagate.
     """
     began, counted = ledger.now(), CountingClient(client)
     work = MeteredCoroutine(

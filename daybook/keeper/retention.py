@@ -1,7 +1,7 @@
 """Retention service: applies the rules of `runs.retention` and `tasks.retention` in small batches.
 
-It changes nothing in Prefect: Daybook's own server has its own retention on the same terms
-(`daybook.operations.server`); any other server keeps what its operator wants.
+It changes nothing in Prefect. The server that Daybook starts has a retention of its own with the
+same age limit (`daybook.operations.server`); the operator configures any other server.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from daybook.tasks import retention as tasks
 
 @dataclass
 class PruneReport:
-    """Number of deleted runs, messages of conversations, outbox rows without a run (``deliveries``)
-    and task runs; the names of deleted archived jobs. ``left``: the time limit was reached.
+    """Numbers of deleted rows, and the names of the deleted archived jobs.
+
+    ``messages`` are those of sessions; a deleted session counts as one. ``deliveries`` are rows of
+    the outbox, ``tasks`` task runs. ``left`` is true if the time limit was reached.
     """
 
     runs: int = 0
@@ -37,7 +39,10 @@ class PruneReport:
 async def prune(
     ledger: Ledger, keep: RetentionLimits | None = None, *, most_seconds: float = 5.0
 ) -> PruneReport:
-    """Run one cycle of about ``most_seconds``; the next cycle does the rest."""
+    """Run one cycle of about ``most_seconds``; the next cycle does the rest.
+
+    ``keep`` are the limits; by default those of the settings. Raises `LedgerUnreachable`.
+    """
     settings, done = keep or RetentionLimits.of_settings(), PruneReport()
     end = time.monotonic() + most_seconds
 
@@ -48,16 +53,22 @@ async def prune(
             done.left = time.monotonic() >= end
         return count
 
+    async def prune_runs(job_id: str | None) -> int:
+        runs, deliveries = await book.prune_runs(ledger, job_id, settings)
+        done.deliveries += deliveries
+        return runs
+
     for job_id in await book.jobs_to_prune(ledger, settings):
-        done.runs += await in_batches(partial(book.prune_runs, ledger, job_id, settings))
+        done.runs += await in_batches(partial(prune_runs, job_id))
     for conversation in await book.sessions_to_prune(ledger, settings):
         done.messages += await in_batches(
             partial(book.prune_messages, ledger, conversation, settings)
         )
-    done.deliveries = await in_batches(partial(book.prune_outbox, ledger, settings))
+    done.deliveries += await in_batches(partial(book.prune_outbox, ledger, settings))
     done.tasks = await in_batches(partial(tasks.delete_ended_tasks, ledger, settings))
     await in_batches(partial(tasks.delete_old_wakes, ledger))
     await in_batches(partial(tasks.delete_expired_sessions, ledger))
     if not done.left:
         done.jobs = await book.prune_archived_jobs(ledger, settings)
+        done.left = len(done.jobs) == book.BATCH_SIZE
     return done

@@ -1,12 +1,13 @@
 """The keeper: leader election, and the table of background services (`LOOPS`).
 
-Each worker, and `daybook keeper`, has a keeper. One of them leads and runs the leader's loops; the
-others stand by and run the loops of every process.
+Each worker, and `daybook keeper`, has a keeper. One keeper leads and runs all loops; the others
+stand by and run only the loops with `everywhere`. `daybook.keeper` says what to change to add
+a service.
 
-One cycle of a service is one idempotent function with a bounded amount of work, and has a timeout
-here. A failing service stops no other loop: its error is logged, and its next cycle tries again. A
-leader that does not reach Prefect releases the leadership for a while: another process may reach
-it.
+One cycle of a service is one function that can be repeated and has a bounded amount of work; its
+timeout is set here. A failing service stops no other loop: its error is logged, and its next cycle
+tries again. A leader that does not reach Prefect releases the leadership for a while, because
+another process may reach it.
 """
 
 from __future__ import annotations
@@ -42,8 +43,7 @@ from daybook.keeper import (
     observer,
     retention,
 )
-from daybook.keeper.budget import CpuBudget
-from daybook.keeper.cost import MeteredCoroutine
+from daybook.keeper.cost import CpuBudget, CycleCost, MeteredCoroutine
 from daybook.keeper.leadership import Leadership
 from daybook.ledger.engine import Ledger
 from daybook.prefect import (
@@ -63,11 +63,11 @@ from daybook.timing import TIMING
 log = logging.getLogger(__name__)
 
 CYCLE_TIMEOUT_SECONDS = 120.0
-"""Timeout of one cycle; its writes up to then persist."""
+"""Timeout of one cycle; the writes that it made until then persist."""
 PREFECT_TIMEOUT_SECONDS = 90.0
-"""How long Prefect may not answer before the leader releases the leadership."""
+"""Time without an answer from Prefect after which the leader releases the leadership."""
 REACQUIRE_DELAY_SECONDS = 2 * TIMING.leader_check.total_seconds()
-"""How long this process does not acquire it again, so that another can."""
+"""How long a process that released the leadership waits before it competes for it again."""
 _EDITS = EventFilter(
     event=EventNameFilter(
         name=[f"prefect.deployment.{done}" for done in ("created", "updated", "deleted")]
@@ -76,7 +76,7 @@ _EDITS = EventFilter(
 
 
 class Signal(Enum):
-    """Events that end the pause of a loop early."""
+    """Signals that end the pause of a loop early."""
 
     EDITED = "a deployment was edited in Prefect"
     OBSERVED = "an observation was completed"
@@ -84,9 +84,10 @@ class Signal(Enum):
 
 @dataclass
 class Context:
-    """What the services of one process use, and their state in one term of leadership.
+    """Data that the services of one process share, and their state in one term of leadership.
 
-    ``fence`` is the term's fencing token; the loops of every process have a context without one.
+    ``fence`` is the fencing token of the term; it is None in the context of the loops with
+    `everywhere`.
     """
 
     ledger: Ledger
@@ -111,9 +112,10 @@ class Context:
     heard: listeners.ListenersState = field(default_factory=listeners.ListenersState)
 
     def known(self) -> dict[str, datetime]:
-        """Return up to when each job is known from Prefect: its edits, and the ends of its runs.
+        """Return, by job id, the instant up to which the ledger has Prefect's edits and ends.
 
-        A run that was cancelled ahead in Prefect while no keeper led must not be caught up.
+        Empty until the ends have been read in this term. The ends matter, because a run that was
+        cancelled in advance in Prefect while no keeper led must not be caught up.
         """
         read_to = self.ends_read
         if read_to is None:
@@ -126,11 +128,11 @@ class Context:
 
 @dataclass(frozen=True)
 class Service:
-    """A background service. ``name`` is its name in `daybook status` (`passes`) and in the log.
+    """A background service. ``name`` is its name in the log and in `daybook status` (`passes`).
 
-    ``run`` runs one cycle. If it returns a `float`, the next cycle starts after so many seconds,
-    instead of the loop's interval. If a cycle of a ``required`` service fails, the services after
-    it wait for the loop's next cycle.
+    ``run`` runs one cycle. If it returns a `float`, the next cycle starts after that many seconds
+    instead of the loop's interval. If a cycle of a ``required`` service fails, the later services
+    of the loop wait for the next cycle.
     """
 
     name: str
@@ -141,12 +143,12 @@ class Service:
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """Services that run one after another, again after a pause of ``interval``.
+    """Services that run one after another, with a pause of ``interval`` after each cycle.
 
     ``signal`` ends the pause early, but not before ``min_pause``. ``charged`` returns whether a
     cycle is charged to the loop's CPU budget, which may extend the pause. The loop with
-    ``checks_prefect`` releases the leadership if Prefect does not answer. A loop that runs
-    ``everywhere`` needs no leadership.
+    ``checks_prefect`` releases the leadership if Prefect does not answer. A loop with
+    ``everywhere`` runs in every process, without leadership.
     """
 
     interval: Callable[[], timedelta]
@@ -166,7 +168,7 @@ async def _record_server(context: Context) -> None:
 
 
 async def _record_ends(context: Context) -> None:
-    # For `ensure` too: it must leave a run alone that `ends` left to its supervision.
+    # `ensure` uses the same set: it must not change a run that `ends` left to its supervisor.
     context.excluded = context.supervised()
     await ended_runs.record_live_ends(context.ledger, context.client, supervised=context.excluded)
 
@@ -204,7 +206,7 @@ RUNS = Loop(
     interval=lambda: TIMING.runs_interval,
     checks_prefect=True,
     services=(
-        _DRAIN,  # first: a run whose outcome is spooled must not be judged unknown
+        _DRAIN,  # first, so that no run with a spooled outcome becomes unknown
         Service(
             "expire",
             "expires lost leases and passed deadlines",
@@ -212,7 +214,7 @@ RUNS = Loop(
         ),
         Service(
             "ends",
-            "records the ends that Prefect shows for live runs",
+            "records live runs that have ended in Prefect",
             _record_ends,
             required=True,
         ),
@@ -225,7 +227,7 @@ RUNS = Loop(
         ),
         Service(
             "wake",
-            "starts the run that gets a free slot",
+            "starts waiting runs when slots are free",
             lambda context: scheduled_runs.wake_for_idle_slots(context.ledger, context.client),
         ),
         Service(
@@ -233,8 +235,8 @@ RUNS = Loop(
             "shows the outcomes of finished runs in Prefect",
             lambda context: state_mirror.mirror(context.ledger, context.client),
         ),
-        # Last: after a long absence there may be much to read, and nothing here waits for it.
-        Service("unread", "reads the other ends in Prefect since the last cycle", _read_ends),
+        # Last, because there may be much to read after a long absence, and nothing here needs it.
+        Service("unread", "records other runs that have ended in Prefect", _read_ends),
     ),
 )
 
@@ -245,10 +247,10 @@ JOBS = Loop(
     # The first observation of a term, which reads everything, is not charged.
     charged=lambda context: context.observed_at is not None,
     services=(
-        # First: a job whose deployment is recreated needs its agent and its secrets.
+        # First, because a job whose deployment is created again needs its agent and its secrets.
         Service(
             "blocks",
-            "copies block documents of Prefect to the ledger, and restores lost ones",
+            "copies Prefect's block documents to the ledger, and restores lost ones",
             lambda context: blocks.reconcile_blocks(context.ledger, context.client, context.copied),
         ),
         Service("observe", "imports edits made in Prefect", _observe),
@@ -285,7 +287,7 @@ LOOPS = (
     Loop(
         interval=lambda: TIMING.jobs_interval,
         signal=Signal.OBSERVED,
-        services=(Service("audit", "gives each due time that passed its row", _audit),),
+        services=(Service("audit", "makes sure that each past due time has a row", _audit),),
     ),
     Loop(
         interval=lambda: TIMING.delivery_interval,
@@ -333,40 +335,22 @@ LOOPS = (
     ),
     Loop(
         interval=lambda: TIMING.retention_interval,
-        services=(Service("prune", "deletes rows that the settings no longer keep", _prune),),
+        services=(
+            Service("prune", "deletes rows that the retention settings no longer keep", _prune),
+        ),
     ),
 )
-"""Every background service of a keeper. A loop waits for no other loop."""
+"""All loops of a keeper. They run concurrently."""
 
 
 # --- the keeper
 
 
-@dataclass
-class CycleCost:
-    """The last cycle of a service: its end (ledger time), its cost, its error (empty for none)."""
-
-    at: datetime
-    seconds: float
-    cpu_seconds: float
-    requests: int
-    error: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "at": self.at.isoformat(),
-            "seconds": round(self.seconds, 3),
-            "cpu_seconds": round(self.cpu_seconds, 4),
-            "requests": self.requests,
-            "error": self.error,
-        }
-
-
 class Keeper:
-    """The keeper of one process. ``holder`` is the process's name, which no later process has.
+    """Keeper of one process. ``holder`` is the process's unique name (`leadership.new_holder`).
 
-    ``supervised`` returns the flow runs whose processes this process supervises; the supervision's
-    findings about them take precedence over the keeper's.
+    ``supervised`` returns the ids of the flow runs whose processes this process supervises; it
+    records their ends itself, so the keeper does not.
     """
 
     def __init__(
@@ -383,7 +367,7 @@ class Keeper:
         self._term: Context | None = None
 
     async def run(self) -> NoReturn:
-        """Run until cancelled, then release the leadership."""
+        """Run until cancelled; then release the leadership, and forget this process's server."""
         try:
             async with (
                 leadership.leader_client(self.leadership) as client,
@@ -399,7 +383,7 @@ class Keeper:
                 async with asyncio.timeout(5.0):
                     await self.leadership.release()
                     await instances.forget(self._ledger, self.leadership.holder)
-        raise AssertionError("its tasks end by cancelling only")
+        raise AssertionError("its tasks end only when they are cancelled")
 
     def context(self, client: PrefectClient) -> Context:
         """Return the context of the loops that run in every process."""
@@ -457,8 +441,10 @@ class Keeper:
         return self._term
 
     async def cycle(self, loop: Loop, context: Context) -> float | None:
-        """Run the services of a loop; return the seconds until its next cycle, None for its
-        interval.
+        """Run the services of a loop; return the seconds until its next cycle.
+
+        None stands for the loop's interval. If the loop checks Prefect, and Prefect has not
+        answered for `PREFECT_TIMEOUT_SECONDS`, release the leadership.
         """
         pause: float | None = None
         for service in loop.services:
@@ -470,20 +456,18 @@ class Keeper:
                     pause = TIMING.runs_interval.total_seconds()
                 if service.required:
                     break
-        if loop.checks_prefect:
-            await self._release_without_prefect()
+        # A slow answer counts too, and `unread` sends a request in every cycle.
+        answered = self.leadership.last_answer_at
+        if loop.checks_prefect and time.monotonic() - answered > PREFECT_TIMEOUT_SECONDS:
+            self.leadership.last_answer_at = time.monotonic()
+            log.warning("Prefect does not answer: releasing leadership")
+            await self.leadership.release(rest=REACQUIRE_DELAY_SECONDS)
         return pause
 
-    async def _release_without_prefect(self) -> None:
-        # A long reading counts as an answer too, and `unread` sends a request in every cycle.
-        if time.monotonic() - self.leadership.last_answer_at > PREFECT_TIMEOUT_SECONDS:
-            self.leadership.last_answer_at = time.monotonic()
-            log.warning("Prefect does not answer: releasing the leadership")
-            await self.leadership.release(rest=REACQUIRE_DELAY_SECONDS)
-
     async def _run(self, service: Service, context: Context) -> tuple[bool, object]:
-        """Run one cycle of a service and record its cost; return whether it succeeded (a failure is
-        logged), and its result.
+        """Run one cycle of a service; return whether it succeeded, and the service's result.
+
+        The cost of the cycle is recorded, and a failure is logged.
         """
         name, started, request_count, error = service.name, time.monotonic(), [0], ""
         metered = MeteredCoroutine(service.run(context))
@@ -507,7 +491,11 @@ class Keeper:
             leadership.request_count.reset(token)
             seconds = time.monotonic() - started
             self.costs[name] = CycleCost(
-                self._ledger.now(), seconds, metered.seconds, request_count[0], error
+                at=self._ledger.now(),
+                seconds=seconds,
+                cpu_seconds=metered.seconds,
+                requests=request_count[0],
+                error=error,
             )
             log.debug(
                 "%s: %.3f s, %.3f s of CPU, %d requests",
@@ -520,9 +508,9 @@ class Keeper:
         return False, None
 
     def _note(self) -> dict[str, Any]:
-        """Return what `daybook status` shows of this leader."""
+        """Return the data about this leader that `daybook status` shows."""
         at = self._term.observed_at if self._term else None
         return {
             "observed_at": None if at is None else at.isoformat(),
-            "passes": {name: cost.as_json() for name, cost in self.costs.items()},
+            "passes": {name: cost.model_dump(mode="json") for name, cost in self.costs.items()},
         }

@@ -1,8 +1,8 @@
 """The `Database` protocol: the part of a ledger that differs between SQLite and PostgreSQL.
 
-Both implementations (`sqlite`, `postgresql`) provide the same: a write transaction that holds the
-claim lock from its beginning (`docs/promise.md` 1), a read that sees one moment, and one error for
-everything that makes the ledger unreachable. The tests of `tests/unit/ledger` run over both.
+Both implementations (`sqlite`, `postgresql`) provide a write transaction that holds the claim lock
+from its beginning (`docs/promise.md` 1), a read transaction that sees a snapshot, and one error for
+everything that makes the ledger unreachable. Most tests of `tests/unit/ledger` run over both.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ REPLACED = (
     "move the original file back to continue; to use the new one, run `daybook down`, `daybook up`",
 )
 EMPTIED = ("was emptied while it was in use", _AFRESH)
-"""What happened to a ledger and what to do about it: arguments of `LedgerReplaced`."""
+"""The problem and the hint for each of these cases: arguments of `LedgerReplaced`."""
 
 
 def wal_lost(name: str) -> tuple[str, str]:
-    """Return the same for a file ``name`` whose `-wal` or `-shm` file is gone or was replaced."""
+    """Return the problem and hint for a file whose `-wal` or `-shm` file was lost or replaced."""
     return (
         f"lost its file {name}-wal or {name}-shm while it was in use",
         "run `daybook down`, which saves its contents, then `daybook up`",
@@ -42,7 +42,7 @@ def wal_lost(name: str) -> tuple[str, str]:
 
 
 def another_ledger(was: str, found: str) -> tuple[str, str]:
-    """Return the same for a ledger with another id."""
+    """Return the problem and hint for a ledger with another id."""
     return (
         f"was replaced by another ledger while it was in use: it was {was}, and is {found}",
         "put the original back; to use the new one, run `daybook down`, `daybook up`",
@@ -50,7 +50,7 @@ def another_ledger(was: str, found: str) -> tuple[str, str]:
 
 
 class Database(Protocol):
-    """One database; the first transaction makes the first connection."""
+    """One database; the first transaction opens the first connection."""
 
     @property
     def place(self) -> str:
@@ -68,22 +68,25 @@ class Database(Protocol):
         ...
 
     def prepare_files(self, in_use: InUse | None) -> None:
-        """Make the files that the first connection needs; raises `LedgerUnreachable`.
+        """Create the files that the first connection needs; raises `LedgerUnreachable`.
 
-        Makes nothing if a running `daybook up` has the ledger ``in_use``, and raises
-        `LedgerReplaced` if another ledger is at this place now.
+        If a running `daybook up` has the ledger ``in_use``, creates nothing, and raises
+        `LedgerReplaced` if the ledger is no longer at its path or lacks a file.
         """
         ...
 
     def identity(self, ledger_id: str) -> InUse:
-        """Return what other processes compare to see whether they open the same ledger.
+        """Return the identity that other processes compare with that of the ledger they open.
 
-        Call it after a connection.
+        Call it only after the first connection was opened.
         """
         ...
 
     def replaced(self) -> LedgerReplaced | None:
-        """Return the error to raise if the ledger is no longer at its path; else None."""
+        """Return the error to raise if the ledger is no longer at its path, else None.
+
+        A ledger without a path, such as one in PostgreSQL, always returns None.
+        """
         ...
 
     def reading(self) -> AsyncSession:
@@ -91,7 +94,7 @@ class Database(Protocol):
         ...
 
     async def begin_reading(self, session: AsyncSession) -> None:
-        """Let ``session``, made by `reading`, see one moment."""
+        """Begin the read transaction of ``session``, a result of `reading`, on a snapshot."""
         ...
 
     def writing(self) -> AsyncSession:
@@ -99,22 +102,26 @@ class Database(Protocol):
         ...
 
     async def begin_writing(self, session: AsyncSession, left: timedelta) -> None:
-        """Take the claim lock for ``session``, made by `writing`, within ``left``."""
+        """Take the claim lock for ``session``, a result of `writing`, within ``left``.
+
+        Raises `LedgerUnreachable`.
+        """
         ...
 
     async def commit(self, session: AsyncSession) -> None:
-        """Commit ``session``, made by `writing`; return when it is known to be committed.
+        """Commit ``session``, a result of `writing`; return once it is known to be committed.
 
-        Raises `LedgerReplaced` if the commit went to a ledger that was replaced in the meantime.
+        Raises `LedgerUnreachable`, also if it remains unknown whether it was committed, and
+        `LedgerReplaced` if the commit went to a ledger that had been replaced.
         """
         ...
 
     def closed(self) -> None:
-        """Clean up after the last connection of this process was closed."""
+        """Clean up after all connections of `engine` were closed."""
         ...
 
     def why_unreachable(self, error: BaseException) -> str | None:
-        """Return why the ledger is unreachable if the driver's ``error`` means that; else None."""
+        """Return why the ledger is unreachable if the driver's ``error`` says so; else None."""
         ...
 
     def skew(self) -> timedelta:

@@ -1,10 +1,10 @@
 """A clock that estimates the database's time without a query for each reading.
 
-Each transaction reads the database's time as it begins (`docs/promise.md` 16). That time was true
-at some moment between query and answer, measured by this process's monotonic clock. So the estimate
-stays as long as no answer contradicts it, and otherwise moves by the smallest amount: a slow answer
-never makes it worse. Between two answers the monotonic clock advances the estimate, so setting the
-machine's clock changes nothing.
+Each transaction reads the database's time as it begins (`docs/promise.md` 16). That time was
+correct at some moment between query and answer, both measured by this process's monotonic clock. So
+the estimate stays unchanged as long as no answer contradicts it, and otherwise moves as little as
+possible: a slow answer never makes it worse. Between two answers the monotonic clock advances the
+estimate, so setting the machine's clock changes nothing.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from datetime import datetime, timedelta
 from daybook.clock import SYSTEM_CLOCK, SystemClock
 
 MAX_STANDSTILL = timedelta(seconds=1)
-"""If the estimate is corrected back by less than this, it stands still until it is true again."""
+"""An estimate that is ahead by less than this stands still until the true time reaches it."""
 
 
 class DatabaseClock(SystemClock):
-    """A clock with the database's time, in UTC; before the first answer, the machine's time."""
+    """A clock that shows the database's time in UTC; before the first answer, the machine's."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._zero: datetime | None = None
-        """The database's time when the monotonic clock was at zero."""
+        """The database's time at zero of the monotonic clock."""
         self._latest: datetime | None = None
 
     def observe(self, instant: datetime, asked: float, answered: float) -> None:
         """Record that the database's clock showed ``instant`` between ``asked`` and ``answered``.
 
-        These are times of the monotonic clock, in seconds.
+        Both are times of the monotonic clock, in seconds.
         """
         earliest = instant - timedelta(seconds=answered)
         latest = instant - timedelta(seconds=asked)
@@ -50,5 +50,5 @@ class DatabaseClock(SystemClock):
         return now
 
     def skew(self) -> timedelta:
-        """Return how far it is ahead of the machine's clock; zero before the first answer."""
+        """Return how far this clock is ahead of the machine's; zero before the first answer."""
         return timedelta(0) if self._zero is None else self.now() - SYSTEM_CLOCK.now()

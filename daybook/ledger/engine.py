@@ -28,13 +28,14 @@ from daybook.ledger.in_use import InUse
 from daybook.ledger.tables import Fact
 
 PROBE_TIMEOUT = timedelta(milliseconds=500)
-"""How long `why_unwritable` waits for the lock."""
+"""How long `why_unwritable` waits for the lock by default."""
 PROBE_FACT = "probed"
 """The key of the fact that `why_unwritable` writes: the time of the probe."""
 VERIFY_INTERVAL_SECONDS = 5.0
-"""Seconds after which a transaction verifies the ledger's id again."""
+"""Interval after which a transaction verifies the ledger's id again."""
 LOCK_TIMEOUT = timedelta(seconds=30)
-"""How long a transaction waits for the lock, in this process and at the database together."""
+"""How long a transaction waits for the lock: in this process's queue and in the database together.
+"""
 
 
 def _sanitize(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> tuple[str, Any]:
@@ -46,8 +47,9 @@ class Ledger:
 
     Entering migrates the schema if needed (under a lock) and reads the ledger's id. Raises
     `LedgerUnreachable`, and `LedgerNewer` for a schema that this program does not know. If the
-    ledger is deleted or replaced later, each transaction raises `LedgerReplaced`. ``clock`` decides
-    whether a run is due; the default is the database's clock, on SQLite the machine's.
+    ledger is deleted or replaced later, each transaction raises `LedgerReplaced`, in PostgreSQL up
+    to `VERIFY_INTERVAL_SECONDS` later. ``clock`` decides whether a run is due; the default is the
+    clock of the database (with SQLite, of this machine). ``busy`` is the longest wait for the lock.
     """
 
     def __init__(
@@ -93,13 +95,11 @@ class Ledger:
         self._database.closed()
 
     def identity(self) -> in_use.InUse:
-        """Return what `up` records, so that other processes can see whether they open the same
-        ledger.
-        """
+        """Return the ledger's identity, which `up` records for comparison by other processes."""
         return self._database.identity(self.id)
 
     def _translate(self, context: ExceptionContext) -> LedgerUnreachable | None:
-        """Return the error to raise instead; None for a constraint or a wrong statement."""
+        """Return the error to raise instead; None unless the ledger is unreachable."""
         why = self._database.why_unreachable(context.original_exception)
         if why is None:
             return None
@@ -122,7 +122,7 @@ class Ledger:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """Return a read-only session that sees a snapshot of the ledger."""
+        """Open a read-only session that sees a snapshot; raises `LedgerUnreachable`."""
         async with self._translated(), self._database.reading() as session:
             await self._database.begin_reading(session)
             await self._verify(session)
@@ -132,8 +132,9 @@ class Ledger:
     async def write(self, within: timedelta | None = None) -> AsyncIterator[AsyncSession]:
         """Open a write transaction with the claim lock; commit at the end, roll back on an error.
 
-        Raises `LedgerUnreachable` if the lock is not free after `LOCK_TIMEOUT`, or after ``within``
-        if that is shorter. Must not be nested.
+        Raises `LedgerUnreachable`, also if the lock is not free after the ledger's ``busy`` (by
+        default `LOCK_TIMEOUT`), or after ``within`` if that is shorter. Must not be nested in
+        another write.
         """
         async with (
             self._queued(self._busy if within is None else min(within, self._busy)) as left,
@@ -162,10 +163,10 @@ class Ledger:
             self._turn.release()
 
     async def why_unwritable(self, within: timedelta = PROBE_TIMEOUT) -> str:
-        """Return why the ledger can be read but not written, as with a full disk; empty if it can.
+        """Return why the ledger cannot be written, such as a full disk; "" if it can be.
 
-        It counts as locked if the lock is not free ``within`` that time. Writes a fact, because a
-        full disk shows only at a commit.
+        The ledger counts as locked if the lock is not free after ``within``. Writes a fact, because
+        a full disk shows only at a commit.
         """
         try:
             async with self.write(within=within) as session:
@@ -179,9 +180,10 @@ class Ledger:
         return self.clock.now()
 
     async def _migrate(self, in_use: InUse | None) -> str:
-        """Migrate if needed and return the ledger's id; raise `LedgerNewer`.
+        """Migrate if needed and return the ledger's id.
 
-        Raise `LedgerReplaced` if it is not the one that a running `daybook up` has ``in_use``.
+        Raises `LedgerNewer`, and `LedgerReplaced` if the ledger is not the one that a running
+        `daybook up` has ``in_use``.
         """
         async with self.read() as session:
             if in_use is not None:
@@ -214,6 +216,9 @@ def _database_at(address: str, busy: timedelta) -> database.Database:
 
 @asynccontextmanager
 async def open_ledger() -> AsyncIterator[Ledger]:
-    """Open the ledger that the settings name; raise `InvalidInput` or `LedgerUnreachable`."""
+    """Open the ledger that the settings name.
+
+    Raises `InvalidInput` for an invalid setting, `LedgerUnreachable`, and `LedgerNewer`.
+    """
     async with Ledger(settings.load().ledger_address) as ledger:
         yield ledger

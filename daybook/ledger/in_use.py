@@ -1,8 +1,8 @@
 """The ledger that this home's running `daybook up` has opened.
 
 `up` records it in `up.json` (`daybook.operations.home_lock`). Another process that opens a ledger
-at the same place compares: if the file is gone or was replaced, the process refuses to continue,
-and it never makes a new ledger there.
+at the same address compares that ledger with the record. If the file was deleted or replaced, the
+process refuses to continue; it never creates a new ledger there.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from daybook import home
 
 @dataclass(frozen=True)
 class InUse:
-    """An open ledger. ``inode`` is 0 and ``wal`` False for one that is not in a file.
+    """Identity of an open ledger. ``inode`` is 0 and ``wal`` False for one that is not in a file.
 
-    ``wal`` is True if its `-wal` file exists; it does as long as a process has the ledger open.
+    ``wal`` is True if the `-wal` file exists, as it does while a process has the ledger open.
     """
 
     place: str
@@ -41,6 +41,6 @@ def find(place: str) -> InUse | None:
 
 
 def _real(place: str) -> str:
-    """Return the place with its path, if it has one, free of symbolic links."""
+    """Return the address; if it contains a path, with the path's symbolic links resolved."""
     scheme, separator, path = place.partition(":///")
     return f"{scheme}{separator}{os.path.realpath(path)}" if separator and path else place

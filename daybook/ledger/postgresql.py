@@ -1,11 +1,12 @@
 """A ledger in a PostgreSQL database, in the first schema of the user's search path.
 
 A write transaction takes one advisory lock as it begins; the server releases the lock when the
-transaction ends. Each statement sees all that was committed before it, so what is read behind the
-lock is still true at the commit. A read transaction sees one moment and waits for no lock.
+transaction ends. Each statement sees everything committed before it, so data read under the lock is
+still current at the commit. A read transaction sees a snapshot and waits for no lock.
 
-A connection may be lost while a commit's answer is on its way. The server keeps the status of each
-transaction, so the ledger asks for it: no write is left in doubt.
+A connection may be lost before a commit's answer arrives. The server keeps the status of each
+transaction, so the ledger asks for that status and learns whether the write was committed. If the
+server does not answer in time, `LedgerUnreachable` is raised and the result stays unknown.
 
 A process that stalls in the middle of a write loses its connection and thereby the lock; its writes
 are rolled back.
@@ -30,18 +31,18 @@ from daybook.ledger.database_clock import DatabaseClock
 from daybook.ledger.in_use import InUse
 
 CONNECT_TIMEOUT = timedelta(seconds=10)
-"""How long connecting may take."""
+"""Maximum time to connect."""
 
 ANSWER_TIMEOUT = timedelta(seconds=10)
-"""How long an answer may take, in addition to the wait for the lock."""
+"""Maximum time to wait for an answer, in addition to the wait for the lock."""
 
 IDLE_TRANSACTION_TIMEOUT = timedelta(seconds=20)
-"""How long a write transaction may be idle: less than others wait for the lock."""
+"""How long a write transaction may be idle: less than other writers wait for the lock."""
 
 COMMIT_POLL_INTERVAL = timedelta(milliseconds=200)
 
 _NUMBER = "transaction"
-"""The key under which a session keeps the number of its transaction."""
+"""The key under which a session keeps the id of its transaction."""
 
 _MOMENT = text("SELECT clock_timestamp(), NULL")
 # PostgreSQL guarantees an order of evaluation only for the conditions of a CASE.
@@ -57,21 +58,23 @@ _STATUS = text("SELECT pg_xact_status(CAST(CAST(:number AS text) AS xid8))")
 
 _DRIVERS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _AT_CONNECT = (*_DRIVERS, OSError, TypeError, ValueError)
-"""The last two are raised if the address's query has an option that the driver does not know."""
+"""The last two are raised for an option in the address's query that the driver does not know."""
 
 _CUT = (
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.IdleInTransactionSessionTimeoutError,
-    # "cannot switch to state 12": a connection that was cut while it was idle.
+    # "cannot switch to state 12": the connection was cut while it was idle.
     asyncpg.InternalClientError,
     OSError,
 )
 
 _UNREACHABLE = ("08", "28", "53", "57P", "58", "XX")
-"""Classes of SQLSTATE: connection, authorisation, resources (connections, disk), operator
-intervention, system errors and internal errors.
+"""Classes of SQLSTATE that mean that the ledger is unreachable.
+
+In order: connection, authorisation, exhausted resources (such as connections, disk), operator
+intervention, system errors, internal errors.
 """
 _UNREACHABLE_STATES = {
     "25006": "it is read-only",
@@ -105,8 +108,9 @@ class Postgresql:
         )
 
     async def _connect(self, *given: Any, **options: Any) -> Any:
-        """Connect, and raise `LedgerUnreachable` here: SQLAlchemy translates errors of statements
-        only.
+        """Connect.
+
+        Raises `LedgerUnreachable` itself, because SQLAlchemy translates only errors of statements.
         """
         try:
             return await asyncpg.connect(*given, **options)
@@ -121,7 +125,7 @@ class Postgresql:
         return InUse(self.place, ledger_id)
 
     def replaced(self) -> None:
-        """Return None: nothing is visible from outside, and `Ledger` verifies the id."""
+        """Return None: a replacement cannot be seen from outside, so `Ledger` verifies the id."""
 
     def reading(self) -> AsyncSession:
         return AsyncSession(self._snapshot, expire_on_commit=False)
@@ -167,13 +171,16 @@ class Postgresql:
                 raise
 
     async def _was_committed(self, number: str) -> bool:
-        """Ask until there is an answer, as long as a writer waits for the lock."""
+        """Return whether the transaction was committed; ask until the server answers.
+
+        Raises `LedgerUnreachable` after the time for which a writer waits for the lock.
+        """
         end = time.monotonic() + self._busy.total_seconds()
         while True:
             left = timedelta(seconds=end - time.monotonic())
             try:
                 async with self.writing() as session:
-                    await self.begin_writing(session, left)  # with the lock free, it has ended
+                    await self.begin_writing(session, left)  # lock free: the transaction has ended
                     status = await session.execute(_STATUS, {"number": number})
                     return bool(status.scalar_one() == "committed")
             except LedgerUnreachable:
@@ -206,7 +213,7 @@ def _refuse_closed(connection: Any, *_: Any) -> None:
 
 
 def _mark_cut(context: ExceptionContext) -> None:
-    """Discard a connection that was lost or does not answer."""
+    """Discard a connection that was lost or does not respond."""
     error = context.original_exception
     if _is_cut(error) or isinstance(_cause(error), TimeoutError):
         context.is_disconnect = True
@@ -220,7 +227,7 @@ def _cause(error: BaseException | None) -> BaseException | None:
 
 
 def _is_cut(error: BaseException | None) -> bool:
-    """Return whether the connection was lost, and with it what was not committed."""
+    """Return whether the connection was lost; if so, everything uncommitted is lost too."""
     cause = _cause(error)
     if isinstance(cause, asyncpg.InterfaceError):
         return "closed" in str(cause)

@@ -1,4 +1,4 @@
-"""Migration of a ledger's schema: automatic, and under the claim lock.
+"""Automatic migration of a ledger's schema, under the claim lock.
 
 If two processes start at once, both ask for the lock; the second finds the schema up to date.
 Alembic is imported only if there is something to do.
@@ -29,7 +29,10 @@ _MIGRATING = threading.Lock()
 
 
 def head() -> str:
-    """Return the newest known schema; migrations written concurrently conflict in this file."""
+    """Return the newest known version.
+
+    It is kept in a file, so that two migrations written at the same time cause a merge conflict.
+    """
     return (MIGRATIONS / "HEAD").read_text().split()[0]
 
 
@@ -67,9 +70,7 @@ def upgrade(connection: Connection) -> str:
 
 
 async def replacement_error(session: AsyncSession, place: str, known: str) -> LedgerReplaced | None:
-    """Return the error to raise if the ledger of ``session`` does not have the id ``known``; else
-    None.
-    """
+    """Return the error to raise if the id of the ledger is not ``known``, else None."""
     connection = await session.connection()
     found_id = await connection.run_sync(_id_if_any)
     if found_id == known:
@@ -89,8 +90,8 @@ def _id_if_any(connection: Connection) -> str:
 async def exclusive() -> AsyncIterator[None]:
     """Run one migration at a time in this process: Alembic's state is global.
 
-    Migrations may come from several event loops, so an asyncio lock does not suffice. A thread must
-    not wait for the lock either: a cancelled task would leave it held.
+    Migrations may come from several event loops, so an asyncio lock does not suffice. Nor may a
+    helper thread acquire a lock for the task: if the task were cancelled, the lock would stay held.
     """
     while not _MIGRATING.acquire(blocking=False):  # noqa: ASYNC110 - not an event of one loop
         await asyncio.sleep(POLL_INTERVAL_SECONDS)

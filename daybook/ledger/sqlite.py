@@ -1,7 +1,7 @@
-"""A ledger in one SQLite file in WAL mode, whose write transactions begin immediate.
+"""A ledger in one SQLite file in WAL mode, whose write transactions are `BEGIN IMMEDIATE`.
 
-A transaction that begins deferred and writes later can fail if another one wrote in between. One
-that begins immediate waits for its turn and then has the ledger to itself: that is the claim lock.
+A deferred transaction that writes later can fail if another one wrote in between. An immediate one
+waits for its turn, and no other can write until it ends: that is the claim lock.
 """
 
 from __future__ import annotations
@@ -53,10 +53,11 @@ class Sqlite:
         named = url.database
         self._path = Path(named).absolute() if named and named != ":memory:" else None
         self._inode = self._wal = 0
-        """The inodes of the file that the first connection opened, and of its newest `-wal` file.
+        """The inodes of the database file that `up` or the first connection opened, and of its
+        newest `-wal` file.
         """
         self._stamp = ""
-        """What distinguished that file from others when it was last seen at its place."""
+        """The stamp of that database file when it was last seen at its path."""
 
         def prepare(raw: Any, record: ConnectionPoolEntry) -> None:
             _prepare(raw, busy)
@@ -112,7 +113,7 @@ class Sqlite:
         return AsyncSession(self._immediate, expire_on_commit=False)
 
     async def begin_writing(self, session: AsyncSession, left: timedelta) -> None:
-        # Take the lock now, so that everything read in this session is still true at the commit.
+        # Take the lock now, so that everything read in this session is still current at the commit.
         await session.connection(execution_options={"left": left})
 
     async def commit(self, session: AsyncSession) -> None:
@@ -137,7 +138,7 @@ class Sqlite:
         """Raise `LedgerReplaced` if one of the ``opened`` files is no longer at its path.
 
         A connection continues to read and write deleted files; a process that opens them again sees
-        different ones. SQLite itself removes none of them as long as a connection is open.
+        different ones. SQLite itself deletes none of them while a connection is open.
         """
         if opened is None:
             return
@@ -152,9 +153,10 @@ class Sqlite:
         return LedgerReplaced(self.place, *database.wal_lost(self._path.name))
 
     def closed(self) -> None:
-        """Set the `-wal` file aside if the file that it belongs to is gone.
+        """Set the `-wal` file aside if its database file was deleted or replaced.
 
-        SQLite leaves it where it is, and would read it into any file put in its place.
+        SQLite leaves the `-wal` file behind, and would apply it to any database file at the same
+        path.
         """
         inodes = self._inodes()
         if (
@@ -168,16 +170,17 @@ class Sqlite:
         with suppress(OSError):
             os.replace(f"{self._path}{WAL_SUFFIX}", aside)
             log.warning(
-                "%s is not the file that was opened; the last changes of that file are in %s",
+                "%s is not the file that was opened; the last changes of the opened file are in %s",
                 self._path,
                 aside,
                 extra={"action": "wal_set_aside"},
             )
 
     def _restore_wal(self) -> None:
-        """Put the `-wal` file back if the file that it belongs to has come back.
+        """Put the `-wal` file back if the database file that it belongs to is back.
 
-        Another file may have got its inode; then its modification time or size differs.
+        A new file may have the inode of the deleted one, but then its modification time or size
+        differs, and so does its stamp.
         """
         stamp = self._stamp_now()
         if stamp and not self._inodes()[1]:
@@ -196,13 +199,13 @@ class Sqlite:
         return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
 
     def _inodes(self) -> tuple[int, ...]:
-        """Return the inodes of the ledger's files, 0 for a missing one."""
+        """Return the inodes of the ledger's files; 0 for a missing file."""
         if self._path is None:
             return (0,) * len(FILE_SUFFIXES)
         return tuple(_inode(f"{self._path}{ending}") for ending in FILE_SUFFIXES)
 
     def _refuse_missing(self) -> None:
-        """Raise the reason before the driver fails to open the file."""
+        """If the file is missing, raise an error with the reason, before the driver does."""
         if self._path is not None and not self._path.exists():
             raise self.replaced() or LedgerUnreachable(self.place, "there is no such file")
 
@@ -226,13 +229,13 @@ def _inode(path: str) -> int:
 class _Connection(sqlite3.Connection):
     """A connection that creates no file and releases the lock when it is closed.
 
-    If a task is cancelled, its connection is closed in the middle of a transaction. SQLite keeps
-    the connection and its lock as long as a cursor with rows left is referenced, for example by the
-    error's traceback.
+    If a task is cancelled, its connection is closed in the middle of a transaction. SQLite would
+    keep the connection and its lock as long as a cursor with unread rows is referenced, for example
+    by the error's traceback. So `close` rolls back first.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
-        if name and name != ":memory:":  # `mode=rw`: only `prepare_files` makes a ledger
+        if name and name != ":memory:":  # `mode=rw`: only `prepare_files` creates a ledger
             name = f"{Path(name).absolute().as_uri()}?mode=rw"
         super().__init__(name, **{**options, "uri": True})
 
@@ -251,16 +254,16 @@ def _prepare(connection: Any, busy: timedelta) -> None:
     _to_wal(cursor, busy)
     cursor.execute("PRAGMA synchronous = FULL")  # an outcome survives a power cut
     cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.execute("PRAGMA schema_version")  # reads, and so opens the WAL
+    cursor.execute("PRAGMA schema_version")  # this reads the file, and so opens the WAL
     cursor.fetchall()
     cursor.close()
 
 
 def _to_wal(cursor: Any, busy: timedelta) -> None:
-    """Switch the file to WAL; if it is in WAL mode already, this changes nothing and does not wait.
+    """Switch the file to WAL; if it is already in WAL mode, do nothing and do not wait.
 
-    SQLite does not wait for a lock here, whatever the busy timeout: two processes that open a new
-    ledger at once would fail.
+    SQLite does not wait for a lock here, whatever the busy timeout. Without the retries, one of two
+    processes that open a new ledger at the same time would fail.
     """
     end = time.monotonic() + busy.total_seconds()
     while True:
@@ -274,7 +277,7 @@ def _to_wal(cursor: Any, busy: timedelta) -> None:
 
 
 def _begin(connection: Connection, busy: timedelta) -> None:
-    """Begin a transaction; the option ``left`` is how much of ``busy`` this writer has left."""
+    """Begin a transaction; the option ``left`` is what this writer has left of ``busy``."""
     options = connection.get_execution_options()
     if not options.get("immediate", False):
         connection.exec_driver_sql("BEGIN")

@@ -13,6 +13,13 @@
 
 The live states are waiting, claimed and running. A transition that is not in `TRANSITIONS` raises
 `IllegalTransition`; `None` stands for "no row yet".
+
+A new state is a member of `Status`, with its transitions in `TRANSITIONS`, from which `make docs`
+makes the table of `docs/concepts/states.md`. A live state also belongs in `LIVE`, and in `HELD` if
+a process holds the run. Every other state is an outcome, which `runs.outcomes.record` writes. It
+needs a Prefect state in `prefect.states` and a colour in `cli.output`, belongs in `FAILURES` if it
+counts as a failure, and in `delivery.outbox.OUTCOME_EVENTS` if it causes callbacks and messages. No
+migration is needed: the column is a text.
 """
 
 from __future__ import annotations
@@ -43,8 +50,9 @@ class Status(StrEnum):
 class Delivery(StrEnum):
     """The delivery status of a run's callbacks and messages, independent of the run's own state.
 
-    An outbox row is pending, delivered or failed. For a run with several rows, failed takes
-    precedence over pending, and pending over delivered.
+    An outbox row is pending, delivered, failed, or suppressed (withdrawn). For a run with several
+    rows, failed takes precedence over pending, pending over delivered, and delivered over
+    suppressed.
     """
 
     NOT_REQUESTED = "not_requested"
@@ -57,55 +65,57 @@ class Delivery(StrEnum):
 LIVE = frozenset({Status.WAITING, Status.CLAIMED, Status.RUNNING})
 TERMINAL = frozenset(Status) - LIVE
 FAILURES = frozenset({Status.FAILED, Status.TIMED_OUT, Status.UNKNOWN})
-"""The outcomes that count as failures, for pausing a job and for notifications."""
+"""The outcomes that count as failures, which can pause a job and cause notifications."""
 HELD = frozenset({Status.CLAIMED, Status.RUNNING})
-"""The states in which a process holds the run by a lease and a fence."""
+"""The states in which a process holds the run, with a lease and a fencing token."""
 
 _W, _C, _R = Status.WAITING, Status.CLAIMED, Status.RUNNING
 _OUTCOMES = {
     Status.SUCCEEDED: "the effect happened",
     Status.FAILED: "the attempt failed, and no retry is left",
     Status.TIMED_OUT: "the attempt timed out, and no retry is left",
-    Status.CANCELLED: "cancelled while running; the process group is gone",
+    Status.CANCELLED: "cancelled while running; the process group has exited",
 }
 
 TRANSITIONS: dict[Status | None, dict[Status, str]] = {
     None: {
         _W: "requested, or it has to wait",
         _C: "granted at claim",
-        Status.SKIPPED: "refused at claim",
+        Status.SKIPPED: "refused at claim or by the audit, or ended in Prefect before its claim",
         Status.MISSED: "too late at claim, or found by the audit",
-        Status.CANCELLED: "a future run was cancelled",
-        Status.FAILED: "invalid parameters",
+        Status.CANCELLED: "cancelled in Prefect before its claim",
+        Status.FAILED: "invalid parameters, or failed in Prefect before its claim",
     },
     _W: {
         _C: "granted at claim",
-        Status.SKIPPED: "refused at claim",
-        Status.MISSED: "made ahead of its due time, or left undecided, and not claimed in time",
+        Status.SKIPPED: "refused at claim, replaced by a later run, its job was removed, or set to "
+        "Completed in Prefect",
+        Status.MISSED: "created ahead of its due time, or left undecided, and not claimed in time",
         Status.CANCELLED: "cancelled while waiting",
         Status.TIMED_OUT: "the deadline passed while it waited",
     },
     _C: {
         _R: "begin: written immediately before the effect",
         _W: "the lease was lost before the effect, or the holder has to wait",
-        Status.SKIPPED: "its check said skip",
+        Status.SKIPPED: "its check decided to skip it, or it was set to Completed in Prefect",
         Status.CANCELLED: "cancelled before the effect",
-        Status.FAILED: "invalid parameters or schema, a failed check, or a limit",
+        Status.FAILED: "invalid parameters, a failed check, a limit, or a failure in Prefect",
         Status.TIMED_OUT: "the deadline passed before the effect",
     },
     _R: {
         **_OUTCOMES,
-        _W: "attempts are left, or the job says on_lost: rerun",
+        _W: "attempts are left, or the job has on_lost: rerun",
         Status.UNKNOWN: "the lease was lost after begin: the effect cannot be known",
     },
     Status.UNKNOWN: {
-        status: f"late outcome of the last fence: {why}" for status, why in _OUTCOMES.items()
+        status: f"late outcome with the last fencing token: {why}"
+        for status, why in _OUTCOMES.items()
     },
 }
 
 
 def check_transition(run: str, old: Status | None, new: Status) -> None:
-    """Raise `IllegalTransition` unless ``TRANSITIONS`` joins ``old`` to ``new``."""
+    """Raise `IllegalTransition` unless ``TRANSITIONS`` leads from ``old`` to ``new``."""
     if new not in TRANSITIONS.get(old, {}):
         raise IllegalTransition(run, old or "none", new)
 
@@ -123,12 +133,12 @@ def as_markdown() -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. ``output`` is the full text; the ledger stores it cut and marked.
+    """The end of a run. ``output`` is the full text, which the ledger shortens if it is long.
 
-    ``usage`` is what its last attempt took; it is added to the usage of earlier attempts. A
+    ``usage`` is what its last attempt used; it is added to the usage of earlier attempts. A
     ``reason`` equal to the ``error`` is left out.
 
-    ``prompt`` is what the agent was actually asked. If it is given and the run succeeded, prompt
+    ``prompt`` is the text that the agent actually got. If it is given and the run succeeded, prompt
     and answer are appended to the run's session.
     """
 

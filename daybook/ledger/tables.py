@@ -1,7 +1,15 @@
-"""The tables. A test of the migrations compares them with what the migrations make.
+"""The tables, except those of tasks (`task_tables`).
 
-Only what cannot be derived is stored: a job's next due time, for example, follows from its
-schedule. Ids are 32 hexadecimal digits.
+A job's next due time is not stored, because it follows from the schedule. Ids made by `new_id` are
+32 hexadecimal digits.
+
+A new column is a field here and a column in a migration (`ledger/migrations/versions`). Until the
+first release, there is only one migration: change it, and give it a new revision id (also in its
+file name and in `migrations/HEAD`). After the release, add a new one. A test compares the tables
+with the result of the migrations, and with `tests/snapshots/ledger-*.txt`. To show the column in
+`--json`, add a field of the same name to the view (`jobs.views`, `ledger.views`, `delivery.views`,
+`tasks.views`). Code that inserts rows without these models has to give every value: the database
+has no defaults.
 """
 
 from __future__ import annotations
@@ -64,7 +72,7 @@ def new_message_id() -> str:
 
 
 class Fact(SQLModel, table=True):
-    """A fact about the ledger as a whole: its `id`, made once (`promise.md` 15), and others."""
+    """A fact about the whole ledger, such as its `id`, which never changes (`promise.md` 15)."""
 
     __tablename__ = "facts"
 
@@ -73,13 +81,13 @@ class Fact(SQLModel, table=True):
 
 
 class JobRow(SQLModel, table=True):
-    """One job. Its revisions hold what it does and when; this row holds what outlives them."""
+    """One job. Its revisions define what it does and when; this row has what is not revised."""
 
     __tablename__ = "jobs"
     __table_args__ = (
-        # Names and slugs are free again once a job is archived; its history stays. Each owner has
-        # a namespace of its own. A slug is the deployment's name below its flow, so two kinds may
-        # have the same slug.
+        # Names and slugs are free again once a job is archived; its history stays. Each agent has
+        # a namespace of its own, and all other owners share one (`jobs.store.taken_names`). A slug
+        # is the deployment's name below its flow, so two kinds may have the same slug.
         Index(
             "jobs_name",
             "owner",
@@ -116,15 +124,15 @@ class JobRow(SQLModel, table=True):
     updated_at: datetime = Field(sa_type=Instant)
     archived_at: datetime | None = Field(default=None, sa_type=Instant)
 
-    # Due times that a person skipped (ISO texts), and snoozed (all before an instant).
+    # Due times that the user skipped (ISO strings), and the instant until which all are snoozed.
     skips: list[str] = Field(default_factory=list, sa_type=JSON)
     snoozed_until: datetime | None = Field(default=None, sa_type=Instant)
 
-    # The watermark: each due time up to it has its row (`docs/promise.md` 10). A new job's is its
+    # The watermark: each due time up to it has its row (`docs/promise.md` 10). For a new job, it is
     # `created_at`.
     audited_until: datetime = Field(sa_type=Instant)
 
-    # The Prefect side: the last version that both sides had is the base of the three-way diff.
+    # The link to Prefect: the last version that both sides had is the base of the three-way diff.
     deployment_id: str | None = None
     synced: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
     sync_pending: bool = True
@@ -139,14 +147,16 @@ class JobRow(SQLModel, table=True):
     run_count: int = 0
     consecutive_failures: int = 0
 
-    # When an alert about its failures was last sent, and whether a recovery is still to be sent.
+    # The time of the last alert about its failures, perhaps in the future, and whether the next
+    # success has to be reported: `daybook.delivery.alerts`.
     alerted_at: datetime | None = Field(default=None, sa_type=Instant)
     alert_open: bool = False
 
 
 class RevisionRow(SQLModel, table=True):
-    """A job over [effective_from, the next revision's): its schedule, action, policy,
-    notifications.
+    """A revision of a job: its schedule, action, policy and notifications.
+
+    It is in force from `effective_from` until the `effective_from` of the next revision.
     """
 
     __tablename__ = "revisions"
@@ -161,7 +171,7 @@ class RevisionRow(SQLModel, table=True):
     policy: dict[str, Any] = Field(sa_type=JSON)
     notify: dict[str, Any] = Field(default_factory=dict, repr=False, sa_type=JSON)
     source: str = "ledger"
-    # The last writer of each address, if not the job's creator: `daybook.jobs.provenance`.
+    # The last writer of each target, if not the job's creator: `daybook.jobs.provenance`.
     written_by: dict[str, str] = Field(default_factory=dict, repr=False, sa_type=JSON)
 
 
@@ -196,8 +206,8 @@ class RunRow(SQLModel, table=True):
     revision: int | None = None
     kind: str
     trigger: str
-    # Adjacent missed due times are one row: `due` is the first, `due_to` the last, `count` their
-    # number. Any other row is one due time, and has no `due_to`.
+    # Adjacent due times that were missed or skipped are one row: `due` is the first, `due_to` the
+    # last, `count` their number. Any other row is one occurrence, and has no `due_to`.
     due: datetime = Field(sa_type=Instant)
     due_to: datetime | None = Field(default=None, sa_type=Instant)
     count: int = 1
@@ -213,17 +223,18 @@ class RunRow(SQLModel, table=True):
     suspected_at: datetime | None = Field(default=None, sa_type=Instant)
 
     # The Prefect run that carries it. `flow_starts` is that run's own count of starts at the last
-    # claim: a higher one is a Retry. `prefect_runs` counts the runs that were made for this row.
+    # claim: a higher count means a later start, such as a Retry. `prefect_runs` counts the Prefect
+    # runs that were created for this row.
     flow_run_id: str | None = None
-    # `unmirrored`: it has ended, and Prefect does not show that yet (`daybook.prefect.unmirrored`).
     flow_starts: int = 0
     prefect_runs: int = 0
+    # It has ended, and Prefect does not show that yet (`daybook.prefect.unmirrored`).
     unmirrored: bool = False
     retry_of: str | None = None
 
     parameters: dict[str, Any] = Field(default_factory=dict, repr=False, sa_type=JSON)
     attempts: int = 0
-    # How many tokens it may take from its last claim on; None if nothing limits it.
+    # How many tokens it may use from its last claim on; None if unlimited.
     tokens: int | None = None
     queued_at: datetime = Field(sa_type=Instant)
     started_at: datetime | None = Field(default=None, sa_type=Instant)
@@ -240,7 +251,7 @@ class RunRow(SQLModel, table=True):
     # The delivery status of its callbacks and messages: `daybook.delivery.outbox`.
     delivery: str = Delivery.NOT_REQUESTED.value
 
-    # Outcomes of writers that had lost their claim: refused, but kept as evidence.
+    # Outcomes of writers that had lost their claim or came too late: refused, but kept as evidence.
     evidence: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
 
     @property
@@ -265,17 +276,18 @@ class AttemptRow(SQLModel, table=True):
 
 
 class OutboxRow(SQLModel, table=True):
-    """One requested callback or message: `daybook.delivery.outbox`.
+    """One callback, message, alert, listener call or wake: `daybook.delivery.outbox`.
 
     It is pending, delivered or failed, or suppressed if it was withdrawn before it was sent.
-    ``key`` identifies event and recipient, so that it is requested once. ``run_id`` is not a
+    ``key`` identifies event and recipient, so that each is requested only once. ``run_id`` is not a
     foreign key: a message may concern a run without a row of its own, and a pending message
     outlives its run.
     """
 
     __tablename__ = "outbox"
     __table_args__ = (
-        # The columns of the conditions are in the indexes; otherwise SQLite reads the row for them.
+        # Except in `outbox_leased`, the columns of the conditions are in the indexes; otherwise
+        # SQLite has to read the row.
         Index(
             "outbox_pending",
             "lane",
@@ -300,6 +312,7 @@ class OutboxRow(SQLModel, table=True):
             "status",
             "event",
             "address",
+            "purpose",
             "read_at",
             sqlite_where=_UNREAD,
             postgresql_where=_UNREAD,
@@ -312,8 +325,8 @@ class OutboxRow(SQLModel, table=True):
     # `msg_` and 32 hexadecimal digits: the same `webhook-id` on every attempt.
     id: str = Field(default_factory=new_message_id, primary_key=True)
     key: str = Field(unique=True)
-    # A `callback` and a `message` belong to the job, and count for its run's delivery status; an
-    # `alert` is for the operator.
+    # A `callback` and a `message` belong to the job, and determine its run's delivery status; an
+    # `alert` is for the operator, a `listener` call for a function, a `wake` for a task session.
     purpose: str
     event: str
     run_id: str | None = None
@@ -322,18 +335,19 @@ class OutboxRow(SQLModel, table=True):
     owner: str = "user"
     writer: str = ""
 
-    # The destination queue, which fails as a whole: an address without its query, or a channel.
+    # The destination queue, which fails as a unit: an address without its query, or a channel.
     lane: str
     address: str = Field(repr=False)
     chat_id: str = Field(default="", repr=False)
-    # For an answer, to detect whether the next one differs; else empty.
+    # Identifies an answer, to detect whether the next one differs; empty for other messages.
     digest: str = ""
 
     status: str = Delivery.PENDING.value
     attempts: int = 0
     next_at: datetime = Field(sa_type=Instant)
     created_at: datetime = Field(sa_type=Instant)
-    # When the operator requested a retry: `attempts`, and the day for them, count from there.
+    # When the operator requested a retry: `attempts`, and the 24 hours for them, are counted from
+    # this time on.
     retried_at: datetime | None = Field(default=None, sa_type=Instant)
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
     read_at: datetime | None = Field(default=None, sa_type=Instant)
@@ -348,13 +362,13 @@ class OutboxRow(SQLModel, table=True):
     # The last attempts: {"at", "seconds", "status_code", "error"}, oldest first.
     tries: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
 
-    # The last columns: SQLite reads columns behind a long one slowly.
+    # Must stay last: SQLite is slow to read columns that follow a long one.
     subject: str = ""
     body: str = Field(repr=False)
 
 
 class LaneRow(SQLModel, table=True):
-    """A destination queue whose last delivery failed; one that works has no row."""
+    """A destination queue with failures since its last success; one that works has no row."""
 
     __tablename__ = "lanes"
 
@@ -366,7 +380,10 @@ class LaneRow(SQLModel, table=True):
 
 
 class LeadRow(SQLModel, table=True):
-    """The leader of a service group until ``until``, unless renewed; ``fence`` rises per holder."""
+    """The leader of a service group, until ``until`` unless renewed.
+
+    Each new leader raises ``fence``.
+    """
 
     __tablename__ = "leads"
 
@@ -377,7 +394,7 @@ class LeadRow(SQLModel, table=True):
 
 
 class SessionRow(SQLModel, table=True):
-    """A conversation with an agent. ``job_id`` is None if several jobs share it."""
+    """A session: the stored history of an agent. ``job_id`` is None if several jobs share it."""
 
     __tablename__ = "sessions"
     __table_args__ = (Index("sessions_used", "updated_at"),)
@@ -390,7 +407,7 @@ class SessionRow(SQLModel, table=True):
 
 
 class MessageRow(SQLModel, table=True):
-    """One message of a session, in full, and its origin.
+    """One message of a session, in full, with its origin.
 
     ``number`` rises by one within the session. ``run_id`` is not a foreign key: a session may
     outlive its runs.
@@ -425,8 +442,8 @@ class TokenRow(SQLModel, table=True):
 class BlockCopyRow(SQLModel, table=True):
     """The copy of one Prefect block document, complete enough to restore it in Prefect.
 
-    ``type_id`` is Prefect's id of the block type under which the document was last seen. A Prefect
-    that lost its database gives the type another id (`daybook.resources.mirror`).
+    ``type_id`` is Prefect's id of the block type with which the document was last seen. A Prefect
+    server that lost its database gives the type another id (`daybook.resources.mirror`).
     """
 
     __tablename__ = "block_copies"

@@ -1,4 +1,7 @@
-"""The tables of tasks (`daybook.tasks`): tasks, their runs, task sessions, events."""
+"""The tables of tasks (`daybook.tasks`): tasks, their runs, task sessions, events.
+
+For how to add a column, see `daybook.ledger.tables`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ class TaskRow(SQLModel, table=True):
     instructions: str = Field(default="", repr=False)
     # 0 is urgent, 3 low: `daybook.tasks.model.PRIORITIES`.
     priority: int
-    # The owner whose sessions may do it: `daybook.tasks.model.check_owner`. Empty: any session.
+    # The sessions that may do it: `daybook.tasks.model.check_owner`. Empty: any session.
     owner: str = ""
     workspace: str = ""
     channel: str = ""
@@ -35,7 +38,7 @@ class TaskRow(SQLModel, table=True):
 
 
 class TaskRunRow(SQLModel, table=True):
-    """One attempt at a task, from queue to end; a retry is another row, with `number` + 1."""
+    """One attempt at a task, from queue to end; a retry is another row with the next `number`."""
 
     __tablename__ = "task_runs"
     __table_args__ = (
@@ -56,7 +59,7 @@ class TaskRunRow(SQLModel, table=True):
     claimed_at: datetime | None = Field(default=None, sa_type=Instant)
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
 
-    # The holder, only while it is claimed. The token itself is not stored.
+    # The holder, only while it is claimed. The claim's token itself is not stored.
     session_id: str | None = Field(default=None, foreign_key="task_sessions.id")
     token_digest: str | None = Field(default=None, repr=False)
     lease_until: datetime | None = Field(default=None, sa_type=Instant)
@@ -64,7 +67,8 @@ class TaskRunRow(SQLModel, table=True):
     # Rises with each claim, so that an event can refer to one of them.
     fence: int = 0
 
-    # How often its lease expired; how many cycles it has starved, and the escalation steps taken.
+    # How often its lease expired; for how many cycles it has starved, and the escalation steps
+    # taken.
     expiries: int = 0
     starved_cycles: int = 0
     tiers: list[str] = Field(default_factory=list, sa_type=JSON)
@@ -73,14 +77,14 @@ class TaskRunRow(SQLModel, table=True):
     # Why it needs attention; empty if it does not.
     attention: str = ""
 
-    # The session that had it last, by name: the name outlives the session.
+    # The session that completed or failed it, by name: the name outlives the session.
     done_by: str = ""
     output: str | None = Field(default=None, repr=False)
     error: str | None = None
 
 
 class TaskSessionRow(SQLModel, table=True):
-    """A live agent that claims tasks by itself. It is not a conversation (`SessionRow`)."""
+    """A live agent that claims tasks by itself; not a session (`SessionRow`)."""
 
     __tablename__ = "task_sessions"
 
@@ -99,15 +103,16 @@ class TaskSessionRow(SQLModel, table=True):
     prompting: bool = False
     idle_since: datetime = Field(sa_type=Instant)
     registered_at: datetime = Field(sa_type=Instant)
-    # It counts as gone from then on, unless it reports again.
+    # From then on it counts as expired, unless it reports again.
     expires_at: datetime = Field(sa_type=Instant)
-    # An MCP server can notify it until then, unless the server renews this.
+    # Until then an MCP server can notify it; the server renews this while the client is connected.
     connected_until: datetime | None = Field(default=None, sa_type=Instant)
 
 
 class TaskEventRow(SQLModel, table=True):
-    """An event of a task run: its actor and reason. For a wake, `outbox_id` leads to its delivery
-    status.
+    """An event of a task run, with its actor and reason.
+
+    For a wake, `outbox_id` refers to the row with its delivery status.
     """
 
     __tablename__ = "task_events"

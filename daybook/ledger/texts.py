@@ -1,11 +1,12 @@
-"""Sanitizes texts and JSON on their way to the database: one rule for all of them.
+"""Sanitizing of all strings and JSON before they are stored.
 
-PostgreSQL stores no NUL character, UTF-8 no half of a surrogate pair, and JSON no number that is
-not finite. A program's output, an answer or a state in Prefect may contain each of them, and no
-outcome may be lost for that. In a text U+FFFD replaces the character; such a number becomes null.
+PostgreSQL cannot store a NUL character, UTF-8 cannot encode half of a surrogate pair, and JSON has
+no infinity and no NaN. A program's output, an answer or a state in Prefect may contain any of them,
+and no outcome may be lost because of that. In a string, U+FFFD replaces such a character; a number
+that is not finite becomes null.
 
-`Ledger` passes every statement's parameters through `sanitize_parameters`, and `to_json` makes all
-JSON. A value that is compared with a stored one is passed through `sanitize` first
+`Ledger` passes every statement's parameters through `sanitize_parameters`, and `to_json` produces
+all JSON. A value that is compared with a stored one is passed through `sanitize` first
 (`daybook.ledger.states.Outcome`).
 """
 
@@ -23,7 +24,7 @@ _PERHAPS = re.compile(r"\\u(?:0000|d[89a-f])")
 
 
 def sanitize(value: Any) -> Any:
-    """Return ``value``, JSON or a text, as every database stores it."""
+    """Return ``value``, JSON or a string, in a form that every database can store."""
     match value:
         case str():
             return _UNKEPT.sub("\ufffd", value)
@@ -38,7 +39,7 @@ def sanitize(value: Any) -> Any:
 
 
 def sanitize_parameters(parameters: Any) -> Any:
-    """Return a statement's parameters, as the driver gets them, with sanitized texts."""
+    """Return a statement's parameters, as the driver gets them, with sanitized strings."""
     if isinstance(parameters, tuple | list):
         return (
             parameters
@@ -65,7 +66,7 @@ def _sanitize_parameter(parameter: Any) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """Return ``value`` as the JSON that a column holds."""
+    """Return ``value`` as the JSON that a column stores."""
     try:
         text = json.dumps(value, allow_nan=False)
     except ValueError:

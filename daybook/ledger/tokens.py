@@ -1,4 +1,4 @@
-"""Access tokens for MCP over HTTP, each with the owner that its bearer represents.
+"""Access tokens for MCP over HTTP. Each authenticates one owner.
 
 Only the token's digest is stored. A bearer is looked up by the digest of the token it presents, so
 the time of the look-up reveals nothing about any token. Functions take a session of `Ledger.write`
@@ -18,7 +18,10 @@ from daybook.ledger.tables import TokenRow
 from daybook.names import free_name
 
 USE_RECORD_INTERVAL = timedelta(minutes=1)
-"""The minimum interval between two records of a token's last use: each write waits for the lock."""
+"""The minimum interval between two records of a token's last use.
+
+Recording it on every use would wait for the lock each time.
+"""
 
 
 def digest(token: str) -> str:
@@ -35,7 +38,10 @@ async def add(
     name: str | None,
     now: datetime,
 ) -> TokenRow:
-    """Store a token's digest; without a ``name`` it gets its owner's. Raises `InvalidInput`."""
+    """Store a token's digest and return its row; raises `InvalidInput` if ``name`` is taken.
+
+    The default name is that of the owner, with a number if that is taken.
+    """
     names = set((await session.execute(select(TokenRow.name))).scalars())
     if name in names:
         raise InvalidInput("name", f'"{name}" is taken', "use another name, or remove that token")
@@ -52,7 +58,7 @@ async def add(
 
 
 async def every(session: AsyncSession) -> list[TokenRow]:
-    """Return all tokens, by name."""
+    """Return all tokens, sorted by name."""
     return list((await session.execute(select(TokenRow).order_by(col(TokenRow.name)))).scalars())
 
 
@@ -64,7 +70,7 @@ async def find(session: AsyncSession, token: str) -> TokenRow | None:
 
 
 async def remove(session: AsyncSession, ref: str) -> TokenRow:
-    """Remove a token, by name or unique prefix of its id; raises `NotFound`, `Ambiguous`."""
+    """Remove the token with this name or unique id prefix; raises `NotFound` or `Ambiguous`."""
     rows = await every(session)
     matches = [row for row in rows if row.name == ref] or [
         row for row in rows if ref and row.id.startswith(ref)
@@ -78,12 +84,12 @@ async def remove(session: AsyncSession, ref: str) -> TokenRow:
 
 
 def is_use_due(row: TokenRow, now: datetime) -> bool:
-    """Return whether the token's use is to be recorded now."""
+    """Return whether the token's use should be recorded now."""
     return row.used_at is None or now - row.used_at >= USE_RECORD_INTERVAL
 
 
 async def record_use(session: AsyncSession, token_id: str, now: datetime) -> None:
-    """Record that the token is used now."""
+    """Record that the token was used at ``now``; do nothing if it was removed."""
     row = await session.get(TokenRow, token_id)
     if row is not None:
         row.used_at = now

@@ -1,7 +1,7 @@
 """Configuration of common MCP clients for this server, as JSON or TOML for their files.
 
 It never contains a token: it names the variable that holds the token, or makes the client ask for
-it.
+the token.
 """
 
 from __future__ import annotations
@@ -17,28 +17,31 @@ from typing import Any
 from daybook.errors import InvalidInput
 
 TOKEN_VARIABLE = "DAYBOOK_MCP_TOKEN"
-"""The variable in which clients hold a token."""
+"""The environment variable from which clients read the token."""
 
 _PASSED_VARIABLES = ("DAYBOOK_HOME", "PREFECT_API_URL")
-"""Variables without secrets that a client has to pass on if they are set here."""
+"""Variables without secrets that are passed on to the server if they are set here."""
 
 _SECRET_VARIABLES = ("DAYBOOK_LEDGER_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
-"""Variables that may hold a secret: a person adds them where the client stores secrets."""
+"""Variables that may hold a secret: the user adds them where the client stores secrets."""
 
 RenderConfig = Callable[[Mapping[str, Any]], str]
 
 
 @dataclass(frozen=True)
 class McpClient:
-    """A client: its configuration file, and the format of a server in it.
+    """A client: its configuration file, and how a server is written in it.
 
-    ``header`` is how a file refers to the token; empty if the client cannot refer to one.
+    ``key`` is the file's key for its servers, used only if ``render`` is None; ``url_key`` is the
+    key for a server's URL. ``header`` is how the file refers to the token; empty if it cannot.
+    ``render`` is None for plain JSON.
     """
 
     file: str
     key: str = "mcpServers"
+    url_key: str = "url"
     header: str = ""
-    made: RenderConfig | None = None
+    render: RenderConfig | None = None
 
 
 def _json(key: str, entry: Mapping[str, Any]) -> str:
@@ -79,30 +82,33 @@ def _opencode(entry: Mapping[str, Any]) -> str:
 
 
 def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)  # JSON strings are valid TOML basic strings
+    return json.dumps(value, ensure_ascii=False)  # a JSON string is a valid TOML basic string
 
 
 CLIENTS = {
     "claude-code": McpClient(".mcp.json in the project", header=f"Bearer ${{{TOKEN_VARIABLE}}}"),
     "claude-desktop": McpClient("claude_desktop_config.json (Settings, Developer, Edit Config)"),
-    "codex": McpClient("~/.codex/config.toml", header=TOKEN_VARIABLE, made=_codex),
+    "codex": McpClient("~/.codex/config.toml", header=TOKEN_VARIABLE, render=_codex),
     "cursor": McpClient("~/.cursor/mcp.json", header=f"Bearer ${{env:{TOKEN_VARIABLE}}}"),
-    "gemini-cli": McpClient("~/.gemini/settings.json", header=f"Bearer ${{{TOKEN_VARIABLE}}}"),
-    "opencode": McpClient(
-        "opencode.json", header=f"Bearer {{env:{TOKEN_VARIABLE}}}", made=_opencode
+    "gemini-cli": McpClient(
+        "~/.gemini/settings.json", url_key="httpUrl", header=f"Bearer ${{{TOKEN_VARIABLE}}}"
     ),
-    "vscode": McpClient(".vscode/mcp.json", header="Bearer ${input:daybook-token}", made=_vscode),
+    "opencode": McpClient(
+        "opencode.json", header=f"Bearer {{env:{TOKEN_VARIABLE}}}", render=_opencode
+    ),
+    "vscode": McpClient(".vscode/mcp.json", header="Bearer ${input:daybook-token}", render=_vscode),
     "windsurf": McpClient(
-        "~/.codeium/windsurf/mcp_config.json", header=f"Bearer ${{env:{TOKEN_VARIABLE}}}"
+        "~/.codeium/windsurf/mcp_config.json",
+        url_key="serverUrl",
+        header=f"Bearer ${{env:{TOKEN_VARIABLE}}}",
     ),
     "zed": McpClient("settings.json of Zed", key="context_servers"),
 }
-
-_URL_KEY = {"gemini-cli": "httpUrl", "windsurf": "serverUrl"}
+"""The clients by name; `daybook mcp --print-config` accepts these names."""
 
 
 def find(name: str) -> McpClient:
-    """Return the client with this name; raises `InvalidInput`."""
+    """Return the client with this name. Raises `InvalidInput`."""
     if name not in CLIENTS:
         raise InvalidInput(
             "print_config", f'unknown client "{name}"', f"known: {', '.join(CLIENTS)}"
@@ -111,40 +117,40 @@ def find(name: str) -> McpClient:
 
 
 def stdio_config(name: str, arguments: list[str]) -> str:
-    """Return the content of the client's file that starts ``daybook mcp`` with these arguments."""
-    command, *first = _command()
+    """Return the configuration with which the client starts `daybook mcp` with these arguments.
+
+    Raises `InvalidInput` for an unknown client.
+    """
+    # An absolute path: a client started from a desktop may not have the command on its PATH.
+    path = Path(sys.executable).with_name("daybook")
+    command, *first = [str(path)] if path.exists() else [sys.executable, "-P", "-m", "daybook"]
     entry: dict[str, Any] = {"command": command, "args": [*first, "mcp", *arguments]}
     if variables := {each: os.environ[each] for each in _PASSED_VARIABLES if os.environ.get(each)}:
         entry["env"] = variables
-    return _made(name, entry)
+    return _rendered(name, entry)
 
 
 def http_config(name: str, url: str) -> str:
-    """Return the content of the client's file that connects to ``url`` with a token held
-    elsewhere.
+    """Return the configuration with which the client connects to ``url``.
+
+    Raises `InvalidInput` for a client that is unknown, or whose file cannot refer to a token.
     """
     client = find(name)
     if not client.header:
         raise InvalidInput("print_config", f"{name} cannot refer to a token", "leave out --http")
-    entry: dict[str, Any] = {_URL_KEY.get(name, "url"): url}
-    if client.made is not _codex:
+    entry: dict[str, Any] = {client.url_key: url}
+    if client.render is not _codex:
         entry["headers"] = {"Authorization": client.header}
     if name == "claude-code":
         entry = {"type": "http", **entry}
-    return _made(name, entry)
+    return _rendered(name, entry)
 
 
 def omitted_variables() -> list[str]:
-    """Return the variables that are set here and that no client's file should hold."""
+    """Return the variables that are set here but left out, because they may hold a secret."""
     return [each for each in _SECRET_VARIABLES if os.environ.get(each)]
 
 
-def _made(name: str, entry: Mapping[str, Any]) -> str:
+def _rendered(name: str, entry: Mapping[str, Any]) -> str:
     client = find(name)
-    return client.made(entry) if client.made is not None else _json(client.key, entry)
-
-
-def _command() -> list[str]:
-    """Return the absolute command: a client started from a desktop has no PATH to find it."""
-    path = Path(sys.executable).with_name("daybook")
-    return [str(path)] if path.exists() else [sys.executable, "-P", "-m", "daybook"]
+    return client.render(entry) if client.render is not None else _json(client.key, entry)

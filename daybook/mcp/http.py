@@ -1,17 +1,18 @@
 """The MCP server over streamable HTTP, at `/mcp`, for clients with a bearer token.
 
 Each request stands alone: there are no sessions that another token could take over and no state to
-keep, so only POST is allowed. The response to `subscriptions/listen` is a stream, which lasts as
-long as its client, its token and this server. A client of a protocol before 2026-07-28 that
-requests a stream by GET is refused (405).
+keep, so only POST is allowed. The response to `subscriptions/listen` is a stream, which ends if
+the client disconnects or does not read, its token becomes invalid, one of its sessions is deleted,
+or this server stops. A client of a protocol version before 2026-07-28 that requests a stream by GET
+gets 405.
 """
 
 from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import uvicorn
@@ -34,16 +35,17 @@ from daybook.owners import Actor
 PATH = "/mcp"
 
 MAX_BODY_BYTES = 2**20
-"""Maximum bytes of a request's body, which is read after the token is verified."""
+"""Maximum size of a request's body, which is read only after the token is verified."""
 
 MAX_REQUESTS = connections.MAX_REQUESTS
-"""Maximum requests in progress, streams included; the next one gets 503."""
+"""Maximum number of concurrent requests, including streams; further ones get a 503."""
 MAX_REQUESTS_PER_OWNER = 40
-"""Maximum requests of one owner, with any of its tokens; the next one gets 429."""
+"""Maximum number of concurrent requests per owner, across all its tokens; further ones get a 429.
+"""
 MAX_STREAMS = MAX_REQUESTS // 2
-"""Maximum streams, which last; the remaining requests are for other calls."""
+"""Maximum number of streams, which are long-lived; the remaining requests are for other calls."""
 MAX_STREAMS_PER_OWNER = 10
-"""Maximum streams of one owner."""
+"""Maximum number of streams per owner."""
 
 _ACTOR = "daybook.actor"
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
@@ -51,22 +53,23 @@ _CLOSE = _HEADERS | {"connection": "close"}
 
 
 class BearerGuard:
-    """ASGI middleware that checks the host name and the token, and sets the actor of the request.
+    """ASGI application that checks the host name and the token, and acts for the token's owner.
 
-    Requests without a token, with a wrong one or with a removed one get the same response.
+    It also limits the concurrent requests of each owner. Requests without a token, with a wrong
+    token or with a removed one get the same response.
     """
 
     def __init__(self, ledger: Ledger, names: AllowedNames) -> None:
         self._ledger, self._names = ledger, names
         self.wakes = WakeNotifier(lambda: nullcontext(ledger), MAX_STREAMS, MAX_STREAMS_PER_OWNER)
         self._application = _application(
-            ledger, SessionResources(_actor_of, self.wakes, self._still_allowed)
+            SessionResources(_actor_of, self.wakes, self._still_allowed)
         )
         self._owners = connections.RequestSlots(MAX_REQUESTS, MAX_REQUESTS_PER_OWNER)
 
     @property
     def owners(self) -> Mapping[str, int]:
-        """The number of requests in progress of each owner."""
+        """The number of concurrent requests of each owner."""
         return self._owners.taken
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -122,11 +125,11 @@ class BearerGuard:
 
 
 def application(ledger: Ledger, names: AllowedNames) -> BearerGuard:
-    """Return the application; it opens and closes ``ledger``, in which it looks up tokens."""
+    """Return the application; ``ledger`` is open, and contains the tokens."""
     return BearerGuard(ledger, names)
 
 
-def _application(ledger: Ledger, sessions: SessionResources) -> ASGIApp:
+def _application(sessions: SessionResources) -> ASGIApp:
     manager = StreamableHTTPSessionManager(
         server.build_server(_actor_of, sessions, keeps=False),
         json_response=True,
@@ -134,17 +137,12 @@ def _application(ledger: Ledger, sessions: SessionResources) -> ASGIApp:
         max_request_body_size=MAX_BODY_BYTES,
     )
 
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with ledger, manager.run():
-            yield
-
     routes = [Mount("/", app=manager.handle_request)]
-    return Starlette(routes=routes, lifespan=lifespan)
+    return Starlette(routes=routes, lifespan=lambda _: manager.run())
 
 
 def _actor_of(context: Context) -> Actor:
-    """Return the actor of the token, which `BearerGuard` has stored in the request's scope."""
+    """Return the actor of the token, which `BearerGuard` has put into the request's scope."""
     actor = context.request.scope[_ACTOR] if context.request is not None else None
     assert isinstance(actor, Actor)
     return actor
@@ -155,8 +153,8 @@ def build_server(
 ) -> uvicorn.Server:
     """Return the server of the application, with the limits of `connections.server_config`.
 
-    When it shuts down, it ends its streams. ``started`` is called when it listens and Ctrl-C stops
-    it in order.
+    Its shutdown ends all streams. ``started`` is called once it is listening; from then on, Ctrl-C
+    stops it gracefully.
     """
 
     class Server(uvicorn.Server):
@@ -173,11 +171,12 @@ def build_server(
 
 
 async def serve(address: str, host: str, port: int, names: Iterable[str] = ()) -> None:
-    """Serve until stopped; ``address`` is the ledger's. Raises `InvalidInput`."""
+    """Serve until stopped; ``address`` is the ledger's, ``names`` are further host names to accept.
+
+    Raises `InvalidInput` if it cannot listen on ``host`` and ``port``, and the errors of a ledger
+    that cannot be opened.
+    """
     is_remote = not web.is_local(host)
-    listener = web.listen(host, port)
-    host_names = [*names, host, *([socket.gethostname()] if is_remote else [])]
-    guarded = application(Ledger(address), AllowedNames(host_names, any_address=is_remote))
 
     def announce() -> None:
         print(f"MCP: {web.url(host, port)}{PATH}", file=sys.stderr, flush=True)
@@ -187,4 +186,8 @@ async def serve(address: str, host: str, port: int, names: Iterable[str] = ()) -
             )
             print(message, file=sys.stderr, flush=True)
 
-    await build_server(guarded, started=announce).serve(sockets=[listener])
+    async with Ledger(address) as ledger:
+        listener = web.listen(host, port)
+        host_names = [*names, host, *([socket.gethostname()] if is_remote else [])]
+        guarded = application(ledger, AllowedNames(host_names, any_address=is_remote))
+        await build_server(guarded, started=announce).serve(sockets=[listener])

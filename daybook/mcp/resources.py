@@ -5,8 +5,8 @@
     2026-07-28       subscriptions/listen ──► a stream of its own     stdio, HTTP
     before that      resources/subscribe ───► the one pipe            stdio
 
-A subscribed client is notified when the session is woken (`wakes`). It may subscribe to its own
-sessions only: a wake of one agent does not concern another.
+A subscribed client is notified when the session is woken (`wakes`). A client may subscribe only to
+sessions of its actor: a wake of one agent does not concern another.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from mcp_types import (
     UnsubscribeRequestParams,
 )
 
+from daybook import api
 from daybook.errors import DaybookError, NotFound
 from daybook.mcp.wakes import Subscription, WakeNotifier
 from daybook.owners import Actor, acting_as
@@ -49,11 +50,13 @@ if TYPE_CHECKING:
 URI_PREFIX = "daybook://task-sessions/"
 
 MAX_URIS = 20
-"""Maximum resources of one stream."""
+"""Maximum number of resources of one stream."""
 
 MAX_BUFFERED_EVENTS = 8
-"""Maximum events that wait for a client that does not read; then its stream ends, and the client
-has to subscribe again."""
+"""Maximum number of events buffered for a client that does not read.
+
+If there are more, its stream ends, and the client has to subscribe again.
+"""
 
 _JSON = "application/json"
 
@@ -64,12 +67,15 @@ Result = TypeVar("Result")
 
 
 async def always_allowed(_: Context) -> bool:
-    """Allow the client: the pipe has only one."""
+    """Return True: the only client of a pipe may always stay subscribed."""
     return True
 
 
 class SessionResources:
-    """Handlers of one server. ``may_continue`` returns whether a client may keep its stream."""
+    """Request handlers of one server.
+
+    ``may_continue`` returns whether a client may keep its stream.
+    """
 
     def __init__(
         self, whose: ActorOf, wakes: WakeNotifier, may_continue: MayContinue = always_allowed
@@ -81,18 +87,14 @@ class SessionResources:
     async def listed(
         self, context: Context, _: PaginatedRequestParams | None
     ) -> ListResourcesResult:
-        from daybook.api import tasks
-
         with acting_as(self._actor_of(context)):
-            rows = await _translate_errors(tasks.list_sessions())
+            rows = await _translate_errors(api.tasks.list_sessions())
         return ListResourcesResult(resources=[_resource(each) for each in rows])
 
     async def read(self, context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
-        from daybook.api import tasks
-
         with acting_as(self._actor_of(context)):
             row = await self._find(params.uri)
-            waits = await _translate_errors(tasks.is_claimable(row.name))
+            waits = await _translate_errors(api.tasks.is_claimable(row.name))
         content = row.model_dump(mode="json") | {"something_waits": waits}
         text = json.dumps(content, ensure_ascii=False)
         contents = TextResourceContents(uri=params.uri, mime_type=_JSON, text=text)
@@ -101,9 +103,10 @@ class SessionResources:
     async def listen(
         self, context: Context, params: SubscriptionsListenRequestParams
     ) -> SubscriptionsListenResult:
-        """Serve a stream that ends when its client disconnects or may no longer have it.
+        """Serve a stream until its client disconnects or is no longer allowed to have it.
 
-        A stream without resources is refused: it would occupy a slot for nothing.
+        A stream without resources is refused, because it would occupy a slot for nothing. Raises
+        `MCPError`, also for too many resources or a session of another owner.
         """
         uris = list(dict.fromkeys(params.notifications.resource_subscriptions or []))
         if not uris:
@@ -121,7 +124,7 @@ class SessionResources:
 
         stream = ListenHandler(bus, max_buffered_events=MAX_BUFFERED_EVENTS)
         subscription = await self._subscription(context, uris, notify, stream.close)
-        # No other notification ever occurs.
+        # No other kind of notification ever occurs.
         notifications = SubscriptionFilter(resource_subscriptions=list(subscription.uris.values()))
         async with _subscribed_for(self._wakes, subscription):
             return await stream(context, params.model_copy(update={"notifications": notifications}))
@@ -150,12 +153,10 @@ class SessionResources:
     # --- helpers of one request
 
     async def _find(self, uri: str) -> TaskSession:
-        """Find the session of that URI, if the actor may see it. Raises `MCPError`."""
-        from daybook.api import tasks
-
+        """Find the session with this URI, if the actor may see it. Raises `MCPError`."""
         name = unquote(uri.removeprefix(URI_PREFIX)) if uri.startswith(URI_PREFIX) else ""
         try:
-            return await tasks.find_session(name)
+            return await api.tasks.find_session(name)
         except NotFound:
             raise MCPError(INVALID_PARAMS, f"there is no resource {uri[:200]!r}") from None
         except DaybookError as error:
@@ -168,14 +169,17 @@ class SessionResources:
         notify: Callable[[str], Awaitable[None]],
         end: Callable[[], None],
     ) -> Subscription:
-        """Build a subscription to these sessions; raises `MCPError` for one of another owner."""
+        """Build a subscription to these sessions.
+
+        Raises `MCPError`, including for a session of another owner.
+        """
         actor, uris = self._actor_of(context), {}
         with acting_as(actor):
             for each in wanted:
                 row = await self._find(each)
                 if row.owner != actor.owner:  # the operator sees it, but is not notified
                     owner = row.owner
-                    raise MCPError(INVALID_PARAMS, f"{row.name!r} is the session of {owner}")
+                    raise MCPError(INVALID_PARAMS, f"{row.name!r} belongs to {owner}")
                 uris[row.id] = each
         return Subscription(actor, uris, notify, partial(self._may_continue, context), end)
 
@@ -190,14 +194,14 @@ class SessionResources:
 
 @asynccontextmanager
 async def _subscribed_for(wakes: WakeNotifier, held: Subscription) -> AsyncIterator[None]:
-    """Hold a subscription as `WakeNotifier.holding` does, with errors of the protocol."""
+    """Hold a subscription as `WakeNotifier.holding` does; raise its errors as `MCPError`."""
     async with AsyncExitStack() as stack:
         await _translate_errors(stack.enter_async_context(wakes.holding(held)))
         yield
 
 
 async def _translate_errors(work: Awaitable[Result]) -> Result:
-    """Await ``work``, and raise Daybook's errors as errors of the protocol."""
+    """Await ``work`` and return its result; raise Daybook's errors as `MCPError`."""
     try:
         return await work
     except NotFound as error:

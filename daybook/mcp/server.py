@@ -1,5 +1,4 @@
-"""The MCP server on any transport: lists the tools, and calls them as the actor that `ActorOf`
-returns.
+"""The MCP server on any transport: lists the tools, and calls them as the request's actor.
 
 It also serves the task sessions as resources (`resources`).
 """
@@ -41,8 +40,8 @@ INSTRUCTIONS = (
 def build_server(whose: ActorOf, sessions: SessionResources, *, keeps: bool) -> Server[Any]:
     """Return a server that handles each request as the actor that ``whose`` returns for it.
 
-    ``keeps``: the connection stays open after a request, so that a client of a protocol before
-    2026-07-28 can be notified.
+    ``keeps`` says whether the connection stays open after a request, so that a client of a protocol
+    version before 2026-07-28 can be notified.
     """
 
     async def listed(_: Context, __: PaginatedRequestParams | None) -> ListToolsResult:
@@ -73,9 +72,9 @@ def build_server(whose: ActorOf, sessions: SessionResources, *, keeps: bool) -> 
 
 
 async def _until_disconnected(context: Context, work: Awaitable[ToolAnswer]) -> ToolAnswer:
-    """Return the result of ``work``, which is cancelled if the request's client disconnects.
+    """Return the result of ``work``; cancel it if the request's client disconnects.
 
-    Without a request there is only one client, and its end is the server's.
+    Without a request (stdio) there is only one client, and the server ends with it.
     """
     request = context.request
     if request is None:
@@ -88,7 +87,7 @@ async def _until_disconnected(context: Context, work: Awaitable[ToolAnswer]) -> 
         await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         disconnect.cancel()
-        task.cancel()  # only once: the task has connections to close
+        task.cancel()  # cancelled only once: the task has connections to close
         await asyncio.wait({task, disconnect})
     return (
         ToolAnswer("the client disconnected", refused=True) if task.cancelled() else task.result()

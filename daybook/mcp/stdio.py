@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from daybook.ledger.engine import Ledger
 
 MAX_SUBSCRIPTIONS = 20
-"""Maximum subscriptions of the client."""
+"""Maximum number of subscriptions of the client."""
 
 
 async def serve(actor: Actor) -> None:
-    """Serve one client as ``actor``. Meanwhile fd 1 is stderr, and only the protocol writes to
-    stdout.
+    """Serve one client as ``actor``.
 
-    When the client disconnects, running work is cancelled; stored data stays consistent.
+    File descriptor 1 is stderr while this runs, so only the protocol uses stdout. When the client
+    disconnects, running work is cancelled; stored data stays consistent.
     """
     sessions = SessionResources(
         lambda _: actor, WakeNotifier(_ledger, MAX_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS)

@@ -5,14 +5,14 @@
     a client subscribes ──► Subscription ──► connected_until      a lease, renewed in time
                              │
     a cycle writes a row of ─┴─► claim ──► the client ──► delivered
-    the destination queue          └── disconnected: failed; the next cycle notifies another way
+    the destination queue          └── not accepted: failed; the next cycle may wake it again
     task-session:…
 
-Only while there are subscriptions is the ledger polled: each second for pending rows. At the next
-renewal, a subscription is ended if its token was removed, or if its session is gone or belongs to
-another owner. A killed process leaves sessions that count as connected until their lease ends; the
-cycle then gives up a wake that the process had claimed. A client that does not read delays no
-other: each is notified in a task of its own, and the renewals continue in the meantime.
+The ledger is polled for pending rows every second while there are subscriptions. At the next
+renewal, a subscription is ended if its token was removed, or if its session was deleted or belongs
+to another owner. The sessions of a killed process count as connected until their lease ends; a
+later cycle withdraws the wakes that the process did not send. A client that does not read delays no
+other, and no renewal: each is notified in a task of its own.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from daybook.errors import DaybookError
+from daybook.ledger.states import Delivery
 from daybook.owners import Actor, acting_as
 from daybook.timing import TIMING
 
@@ -42,13 +43,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL_SECONDS = 1.0
-"""Interval of the lookups of pending rows."""
+"""Interval between two queries for pending rows."""
 NOTIFY_TIMEOUT_SECONDS = 10.0
-"""Time for a client to accept a notification."""
+"""Maximum time for a client to accept a notification."""
 DISCONNECT_TIMEOUT_SECONDS = 5.0
-"""Time to record that a client has disconnected."""
+"""Maximum time to record that a client has disconnected."""
 MAX_WAKES_IN_FLIGHT = 2_000
-"""Twice as many as all clients' sessions: clients that do not read stop no other."""
+"""Maximum number of wakes being sent, so that clients that do not read block no others.
+
+It is twice the number of the sessions of all clients (`http.MAX_STREAMS` × `resources.MAX_URIS`).
+"""
 CLIENT_GONE_REASON = "its client disconnected"
 
 OpenLedger = Callable[[], "AbstractAsyncContextManager[Ledger]"]
@@ -56,15 +60,14 @@ Work = Callable[["Ledger"], Awaitable[None]]
 
 
 class TooManyClients(DaybookError):
-    """No more clients can subscribe, or no more of this owner."""
+    """The maximum number of subscriptions, in total or of one owner, is reached."""
 
     code = "too_many"
 
 
 @dataclass(eq=False)
 class Subscription:
-    """A client's subscription to at least one of its sessions; ``uris`` are their URIs by their
-    ids.
+    """A client's subscription to at least one of its sessions; ``uris`` are the URIs by session id.
 
     ``allowed`` returns whether the client may stay subscribed; ``end`` ends its subscription.
     """
@@ -79,8 +82,8 @@ class Subscription:
 class WakeNotifier:
     """The subscriptions of this process, and their notifications. ``opened`` opens the ledger.
 
-    There are at most ``most`` subscriptions at once, and at most ``share`` for each owner, so that
-    no owner can use all of them.
+    There are at most ``most`` concurrent subscriptions, and at most ``share`` per owner, so that no
+    owner can use all of them.
     """
 
     def __init__(self, opened: OpenLedger, most: int, share: int) -> None:
@@ -92,14 +95,13 @@ class WakeNotifier:
 
     @asynccontextmanager
     async def holding(self, held: Subscription) -> AsyncIterator[None]:
-        """Count the client's sessions as connected inside the context, and notify it of their
-        wakes.
+        """Count the sessions as connected inside the context, and notify the client of their wakes.
 
         Raises `TooManyClients` and `LedgerUnreachable`.
         """
         if len(self._held) >= self._most:
             raise TooManyClients(
-                f"{self._most} clients wait already, the maximum; call task_next with wait_seconds"
+                f"the maximum of {self._most} clients is reached; call task_next with wait_seconds"
             )
         if sum(each.actor.owner == held.actor.owner for each in self._held) >= self._most_per_owner:
             message = (
@@ -131,7 +133,10 @@ class WakeNotifier:
             each.end()
 
     async def _mark_disconnected(self, held: Subscription) -> None:
-        """Mark the sessions as disconnected now, so that no wake is sent over this connection."""
+        """Mark the sessions as disconnected now, so that no wake is sent over this connection.
+
+        Sessions that another subscription of this process covers stay connected.
+        """
         with anyio.CancelScope(shield=True), suppress(TimeoutError, DaybookError):
             async with (
                 asyncio.timeout(DISCONNECT_TIMEOUT_SECONDS),
@@ -149,7 +154,7 @@ class WakeNotifier:
         return by_session
 
     async def _work(self, do: Work, every: float) -> None:
-        """Repeat until there is no subscription; not cancelled, which could interrupt a write."""
+        """Repeat ``do`` while there are subscriptions. Must not be cancelled during a write."""
         while self._is_needed():
             try:
                 async with self._opened() as ledger:
@@ -206,10 +211,9 @@ class WakeNotifier:
         )
 
     async def send(self, row: OutboxRow) -> DeliveryResult:
-        """Notify all subscribers of the session; delivered if one of them accepted it."""
+        """Notify all subscribers of the row's session; the wake is delivered if one accepts it."""
         from daybook.delivery.outbox import QueueKind
         from daybook.delivery.sending import DeliveryResult
-        from daybook.ledger.states import Delivery
 
         started_at, id_ = time.perf_counter(), row.lane.removeprefix(QueueKind.TASK_SESSION)
         subscriptions = self._by_session().get(id_, ())

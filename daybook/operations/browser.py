@@ -1,23 +1,32 @@
-"""Login links: they log a browser in to the Prefect server of this home's `daybook up`."""
+"""Login links, which log a browser in to the Prefect server of this home's `daybook up`."""
 
 from __future__ import annotations
 
 import base64
-from typing import Any
+
+from pydantic import BaseModel, Field
 
 from daybook import home as homes
 from daybook.errors import PrefectUnreachable
 from daybook.home import Home
+from daybook.operations import login
 
 TIMEOUT_SECONDS = 10.0
 
 
-async def link(home: Home | None = None) -> dict[str, Any]:
-    """Return `{"url", "expires_in_seconds"}`: a link to Prefect's UI that works once.
+class LoginLink(BaseModel, frozen=True):
+    """A link to Prefect's UI that works once.
 
-    For a server that `daybook up` has not started the link is its UI's address, and
-    ``expires_in_seconds`` is None. Raises `PrefectUnreachable`.
+    For a server that `daybook up` did not start, it is the UI's plain address, and
+    ``expires_in_seconds`` is None.
     """
+
+    url: str = Field(repr=False)
+    expires_in_seconds: int | None
+
+
+async def link(home: Home | None = None) -> LoginLink:
+    """Return a link to Prefect's UI. Raises `PrefectUnreachable`."""
     home = home or homes.current_home()
     running = home.running() or {}
     ui_url, api_url = str(running.get("ui_url") or ""), str(running.get("api_url") or "")
@@ -30,13 +39,11 @@ async def link(home: Home | None = None) -> dict[str, Any]:
         if settings.api.url is None:
             raise PrefectUnreachable(None)
         ui_url = settings.ui_url or settings.api.url.removesuffix("/api")
-    return {"url": ui_url, "expires_in_seconds": None}
+    return LoginLink(url=ui_url, expires_in_seconds=None)
 
 
-async def _one_time(home: Home, ui_url: str, api_url: str) -> dict[str, Any]:
+async def _one_time(home: Home, ui_url: str, api_url: str) -> LoginLink:
     import httpx
-
-    from daybook.operations import login
 
     basic = base64.b64encode(home.credential().encode()).decode()
     headers = {"Authorization": f"Basic {basic}"}
@@ -47,9 +54,11 @@ async def _one_time(home: Home, ui_url: str, api_url: str) -> dict[str, Any]:
     except (httpx.TransportError, ValueError) as error:
         raise PrefectUnreachable(api_url, str(error) or type(error).__name__) from error
     if response.status_code == httpx.codes.UNAUTHORIZED:
-        changed = f"{home.credential_file} was changed since `daybook up` started; restart it"
+        changed = (
+            f"{home.credential_file} has changed since `daybook up` started; restart `daybook up`"
+        )
         raise PrefectUnreachable(api_url, changed)
     if created is None:
-        raise PrefectUnreachable(api_url, f"it answers {response.status_code}")
+        raise PrefectUnreachable(api_url, f"it returned status {response.status_code}")
     url = f"{ui_url}{login.LOGIN_PATH}?token={created['token']}"
-    return {"url": url, "expires_in_seconds": created["expires_in"]}
+    return LoginLink(url=url, expires_in_seconds=created["expires_in"])

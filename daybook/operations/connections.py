@@ -7,13 +7,14 @@
                   `MAX_WAITING_…`          `WRITE_TIMEOUT_SECONDS` for a client that does not read,
                                            `MAX_REQUESTS`, `MAX_REQUESTS_PER_PEER` (else 503)
 
-uvicorn counts every connection against its limit, and waits without end for the head of a first
-request and for a body. So a client that opens a hundred connections and sends nothing would keep
-all others out. Here a connection that waits for a head takes no request's slot: if too many wait,
-the one that has waited longest, of the address with the most waiting connections, is closed.
+uvicorn counts every connection against its limit, and waits forever for the head of a first request
+and for a body. So a client that opens a hundred connections and sends nothing would keep all others
+out. Here a connection that waits for a head uses no slot for requests. If too many connections
+wait, the server closes one: of the address with the most of them, the one that has waited longest.
+The newest connection is not closed.
 
-A stream on which nothing is sent may be silent for ever; the system's keep-alive signals show that
-its peer is gone (`TCP_USER_TIMEOUT_SECONDS`).
+A stream may stay silent forever; if its peer has disappeared, the system closes the connection some
+time after data was sent (`TCP_USER_TIMEOUT_SECONDS`).
 """
 
 from __future__ import annotations
@@ -32,26 +33,26 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 HEAD_TIMEOUT_SECONDS = 10.0
-"""Time for the head of a request, from the start of the connection or of the next head."""
+"""Maximum time to receive a head, from the start of the connection or the head's first byte."""
 BODY_TIMEOUT_SECONDS = 30.0
-"""Time for the body of a request, from its head on."""
+"""Maximum time to receive the body of a request, from the end of its head."""
 WRITE_TIMEOUT_SECONDS = 60.0
-"""Time after which a client that does not read its response is cut off, once buffers are full."""
+"""Maximum time that a client may stop reading its response once buffers are full."""
 TCP_USER_TIMEOUT_SECONDS = 60
-"""Time after which a peer that acknowledges nothing is cut off, if the system supports it."""
+"""Maximum time that sent data may remain unacknowledged, on systems that support this limit."""
 KEEP_ALIVE_SECONDS = 75
 MAX_HEAD_BYTES = 16_384
 
 MAX_WAITING_CONNECTIONS = 100
 """Maximum number of connections that wait for a head."""
 MAX_REQUESTS = 100
-"""Maximum number of requests in progress; one more is answered 503."""
+"""Maximum number of concurrent requests; further ones get a 503."""
 MAX_REQUESTS_PER_PEER = 75
-"""Maximum number of requests of one address in progress; one more is answered 503."""
+"""Maximum number of concurrent requests of one address; further ones get a 503."""
 
 
 class SlowClientProtocol(H11Protocol):
-    """uvicorn's own protocol with timeouts, and a limit on connections without a request."""
+    """uvicorn's own protocol, with timeouts and a limit on connections without a request."""
 
     head, body, unread, waiting = (
         HEAD_TIMEOUT_SECONDS,
@@ -65,7 +66,7 @@ class SlowClientProtocol(H11Protocol):
     _waiting_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for a head, and close another connection if too many wait."""
+        """Wait for a head, and close another connection if too many are waiting for one."""
         super().connection_made(transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -77,7 +78,7 @@ class SlowClientProtocol(H11Protocol):
         self._make_room()
 
     def data_received(self, data: bytes) -> None:
-        """Take ``data`` and update the timers: a body or a head may be incomplete."""
+        """Process ``data`` and update the timers: a head or a body may still be incomplete."""
         super().data_received(data)
         self._update_timers()
 
@@ -109,7 +110,7 @@ class SlowClientProtocol(H11Protocol):
 
     @property
     def _request(self) -> RequestResponseCycle | None:
-        """The request in progress."""
+        """The current request, or None while the connection waits for a head."""
         cycle = cast(RequestResponseCycle | None, self.cycle)  # none before the first head
         return None if cycle is None or cycle.response_complete else cycle
 
@@ -129,7 +130,7 @@ class SlowClientProtocol(H11Protocol):
 
     def _on_body_timeout(self) -> None:
         self._body_timer = None
-        if self.flow.read_paused:  # paused by us: the application has not taken what was received
+        if self.flow.read_paused:  # paused by us: the application has not read all received data
             self._update_timers()
         else:
             self.transport.abort()
@@ -186,7 +187,7 @@ class RequestSlots:
 
 
 class RequestLimit:
-    """ASGI middleware: `MAX_REQUESTS` at once, `MAX_REQUESTS_PER_PEER` of one address."""
+    """ASGI middleware: at most `MAX_REQUESTS` at once, `MAX_REQUESTS_PER_PEER` from one peer."""
 
     def __init__(
         self, application: ASGIApp, most: int = MAX_REQUESTS, share: int = MAX_REQUESTS_PER_PEER
@@ -205,7 +206,7 @@ class RequestLimit:
 
 
 def unavailable(why: str, status: int = 503) -> PlainTextResponse:
-    """Return the response to a request for which no slot is free."""
+    """Return the response to a request that exceeds a limit; ``why`` is its text."""
     headers = {"connection": "close", "retry-after": "1", "cache-control": "no-store"}
     return PlainTextResponse(f"{why}\n", status, headers)
 
@@ -220,9 +221,7 @@ def server_config(
     graceful: int,
     **more: Any,
 ) -> uvicorn.Config:
-    """Return the configuration of a server with these limits, without server header or access
-    log.
-    """
+    """Return the configuration of a server with these limits; it writes no access log."""
     limits = {"head": head, "body": body, "waiting": waiting}
     return uvicorn.Config(
         RequestLimit(application, most, min(most, MAX_REQUESTS_PER_PEER)),

@@ -3,14 +3,16 @@
 ::
 
     installation ─► home ─► ledger ─► Prefect answers? ─┬─ yes ─► clock, UI, pool, worker, agents …
-                                                        └─ no ──► those are skipped
+                                                        └─ no ──► these checks are skipped
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Self
+
+from pydantic import BaseModel
 
 from daybook import home
 from daybook.errors import LedgerError, LedgerUnreachable
@@ -60,32 +62,43 @@ PREFECT_CHECKS: tuple[tuple[str, Check], ...] = (
 )
 NO_LEDGER = "the ledger cannot be used"
 PREFECT_TIMEOUT_SECONDS = 5.0
-"""Timeout of requests to Prefect: the user should not have to wait for a report of problems."""
+"""Timeout of requests to Prefect, so that `doctor` reports problems soon."""
 
 
-async def doctor() -> list[dict[str, Any]]:
-    """Return `{"check", "ok", "severity", "problem", "fix"}` for each finding of `find`.
+class CheckResult(BaseModel, frozen=True):
+    """A finding of a check; ``ok`` is true if there is no problem, or only a warning.
 
-    ``ok`` is true if there is no problem or only a warning, and false for a skipped check.
+    A skipped check is not ``ok``, and its ``problem`` is the reason.
     """
-    return [
-        {
-            "check": each.check,
-            "ok": each.severity in (Severity.OK, Severity.WARNING),
-            "severity": str(each.severity),
-            "problem": each.message,
-            "fix": each.fix,
-        }
-        for each in await find()
-    ]
+
+    check: str
+    ok: bool
+    severity: Severity
+    problem: str
+    fix: str
+
+    @classmethod
+    def of(cls, finding: Finding) -> Self:
+        return cls(
+            check=finding.check,
+            ok=_is_sound([finding]),
+            severity=finding.severity,
+            problem=finding.message,
+            fix=finding.fix,
+        )
+
+
+async def doctor() -> list[CheckResult]:
+    """Run all checks; return their results."""
+    return [CheckResult.of(each) for each in await find()]
 
 
 async def find() -> list[Finding]:
     """Return the findings of all checks, at least one for each check.
 
-    Checks of the ledger and of Prefect are skipped if that is not sound. Never raises for a problem
-    that it checks for. `daybook.home.configure_prefect` must not have been called before, because
-    it fixes the modes of the home; it is called here, after their check.
+    If the ledger or Prefect cannot be used, skip the checks that need it. Never raises for a
+    problem that a check can report. `daybook.home.configure_prefect` must not have been called
+    before, because it fixes the modes of the home; this function calls it after checking them.
     """
     found = await _run_checks(LOCAL_CHECKS)
     ledger = await _run_checks(LEDGER_CHECKS[:1])
@@ -101,7 +114,7 @@ async def find() -> list[Finding]:
             found.append(problem("home", str(error), "export DAYBOOK_HOME=<another folder>"))
     try:
         found += await _check_prefect(ledger_sound=_is_sound(ledger))
-    except Exception as error:  # Prefect cannot be imported, or lacks a name that we call
+    except Exception as error:  # Prefect cannot be imported, or lacks a name that we use
         message = " ".join(f"Prefect cannot be used: {type(error).__name__}: {error}".split())
         found.append(problem("prefect", message, installation.reinstall_command()))
         found += _skip(PREFECT_CHECKS, "Prefect cannot be used")
@@ -145,7 +158,9 @@ async def _run_checks(
                 found += _skip([(name, check)], NO_LEDGER)
                 continue
             message = " ".join(f"the check itself failed: {type(error).__name__}: {error}".split())
-            of_check = [problem(name, message, "fix the problems above first")]
+            of_check = [
+                problem(name, message, "fix any problems above, then run daybook doctor again")
+            ]
         found += of_check or [Finding(name, Severity.OK)]
     return found
 

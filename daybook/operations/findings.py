@@ -1,8 +1,8 @@
 """Findings: what is wrong with this Daybook, each with its fix.
 
-`doctor`, `status` and `/health` print findings. A diagnosis that several of them report is a
-function here, so they never disagree. Each gets facts that the caller has read, and reads nothing
-of the ledger or Prefect::
+`doctor`, `status` and `/health` print findings. A diagnosis that several of them report is one
+function, so they never disagree: a function here, unless the table names another. Each gets facts
+that the caller has read, and reads nothing of the ledger or Prefect::
 
     diagnosis       doctor  status  /health
     sync, jobs        x       x              not in Prefect, changed on both sides; failed last
@@ -13,27 +13,35 @@ of the ledger or Prefect::
     keeper            x       x        x     none leads; /health reports that without delay
     outbox            x       x              `outbox_status.OutboxStatus.findings`
     tasks             x       x              paused scheduler, tasks that need attention
+    one prefect       x       x              `prefect.instances.conflict`
     late              x       x        x     overdue runs (`runs.overdue`, as the keeper's alerts)
 
 Checks that only `doctor` makes, and that of the settings, are in `checks`. The metrics are counts
 of the same facts.
+
+To add a finding, write a check in a module of `checks` and list it in one of the tables of
+`doctor`. If `status` or `/health` should report it too, write its diagnosis here as a function, add
+a row above, and call the function in the check and in `status.status` or `health.findings_of`.
+`tests/unit/operations/test_doctor.py` lists the checks that need no Prefect.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from daybook.api import overdue, task_scheduler, views
-from daybook.api.overdue import DelayFacts
+from daybook.api import overdue, task_scheduler
+from daybook.api.overdue import DelayFacts, OverdueRun
 from daybook.home import current_home
 from daybook.jobs.store import StoredJob
 from daybook.keeper.leader_lease import Leader
 from daybook.ledger.tables import RunRow
+from daybook.ledger.views import utc_text
 from daybook.runs import leases
 from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks.counts import TaskCounts
@@ -43,7 +51,7 @@ if TYPE_CHECKING:
     from daybook.prefect.work_pool import WorkPool
 
 MAX_LISTED = 5
-"""Maximum number of jobs that a finding names, and of overdue runs that are described."""
+"""Maximum number of jobs that a finding names, and of overdue runs that it describes."""
 SET_CLOCK = "on both machines: sudo timedatectl set-ntp true"
 
 
@@ -58,9 +66,10 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """Result of a check. ``fix`` is a command, or what to do and the command for it.
+    """Result of a check. ``fix`` is a command, or says what to do and with which command.
 
-    A warning may have no ``fix``. A skipped check has the reason as its ``message``.
+    A warning or an overdue run may have no ``fix``. The ``message`` of a skipped check is the
+    reason.
     """
 
     check: str
@@ -81,7 +90,7 @@ def warning(check: str, message: str, fix: str = "") -> Finding:
 
 
 def sync(stored: Iterable[StoredJob]) -> list[Finding]:
-    """Report jobs that Prefect does not have as the ledger has them."""
+    """Report jobs that are not in Prefect yet, and those changed in both the ledger and Prefect."""
     stored, found = list(stored), []
     if waiting := [each.row.name for each in stored if each.row.sync_pending]:
         found.append(problem("sync", f"not in Prefect yet: {join(waiting)}", "daybook sync"))
@@ -98,24 +107,24 @@ def sync(stored: Iterable[StoredJob]) -> list[Finding]:
 
 
 def failing_jobs(stored: Iterable[StoredJob]) -> list[Finding]:
-    """Report jobs whose last run failed: their owner's concern, so only a warning."""
+    """Warn about jobs whose last run failed; fixing them is up to their owners."""
     found = []
     for each in stored:
         if count := each.row.consecutive_failures:
             times = "once" if count == 1 else f"{count} times in a row"
             error = (each.row.last_error or "").strip().partition("\n")[0]
             message = f"{each.row.name} failed {times}" + (f": {error}" if error else "")
-            found.append(warning("jobs", message))
+            found.append(warning("jobs", message, f"daybook show {shlex.quote(each.row.name)}"))
     return found
 
 
 def expired_leases(live: Iterable[RunRow], now: datetime) -> list[Finding]:
-    """Report live runs whose process no longer renews their lease."""
+    """Report live runs whose process has stopped renewing their lease."""
     return [
         warning(
             "leases",
             f"run {row.id[:8]}: {row.holder} has not renewed its lease since "
-            f"{views.utc_text(row.lease_until)}",
+            f"{utc_text(row.lease_until)}",
         )
         for row in live
         if leases.is_expired(row, now)
@@ -123,19 +132,21 @@ def expired_leases(live: Iterable[RunRow], now: datetime) -> list[Finding]:
 
 
 def clock(check: str, whose: str, ahead: timedelta) -> list[Finding]:
-    """Report a clock that is more than a second off this machine's (promise 16)."""
+    """Report a clock that differs from this machine's by more than a second (promise 16)."""
     message = overdue.clock_skew(whose, ahead)
     return [problem(check, message, SET_CLOCK)] if message else []
 
 
 def pool(state: WorkPool, api_url: str, *, has_jobs: bool) -> list[Finding]:
-    """Report a work pool with the jobs of another Daybook only, and what is paused in Prefect."""
+    """Report a work pool that has only another Daybook's jobs, and what is paused in Prefect."""
     found = []
     if has_jobs and state.foreign:
         fix = "daybook sync"
         if current_home().running() is None:
-            fix = f"{unset_command()}; or, if it is the right Prefect, {fix}"
-        found.append(problem("pool", f"{state.foreign}: {api_url} is its Prefect", fix))
+            fix = f"{unset_command()}; or, if it is the right Prefect server, {fix}"
+        found.append(
+            problem("pool", f"{state.foreign}, so {api_url} may be the wrong Prefect server", fix)
+        )
     found += [
         warning("pool", f"{each} is paused in Prefect", "resume it in Prefect's UI")
         for each in state.paused
@@ -155,14 +166,15 @@ def worker(state: WorkPool) -> list[Finding]:
 
 def unwritable(why: str) -> Finding:
     """Report a ledger that cannot be written, so that no keeper can lead."""
-    message = f"the ledger cannot be written: {why}"
+    message = f"the ledger is not writable: {why}"
     return problem("ledger", message, overdue.ledger_write_fix(why))
 
 
 def keeper(known: DelayFacts) -> list[Finding]:
-    """Report that no keeper leads or none has observed Prefect lately, while a worker is online.
+    """Report that no keeper leads, or that none has observed Prefect lately.
 
-    If there never was a leader, the first worker has just started.
+    Report nothing if the work pool is unknown, if no worker is online, or if there never was a
+    leader: then the first worker has just started.
     """
     if known.leader is None or known.pool is None or known.pool.idle:
         return []
@@ -173,7 +185,7 @@ def keeper(known: DelayFacts) -> list[Finding]:
 
 
 def no_keeper(leader: Leader | None, now: datetime) -> Finding:
-    """Report that no keeper leads; ``leader`` is the last one."""
+    """Report that no keeper leads; ``leader`` is the last one, or None if there never was one."""
     message = overdue.NO_KEEPER
     if leader is not None:
         message += f"; the last lease expired {duration_in_words(now - leader.until)} ago"
@@ -193,23 +205,26 @@ def tasks(state: TaskCounts, now: datetime) -> list[Finding]:
     ]
 
 
-def late(listed: Sequence[dict[str, Any]], most: int = MAX_LISTED) -> list[Finding]:
-    """Report overdue runs, given as `overdue.overdue_views`; describe at most ``most`` of them."""
-    found = [problem("late", overdue.as_sentence(each), "") for each in listed[:most]]
-    if more := len(listed) - len(found):
+def late(listed: Sequence[OverdueRun], count: int | None = None) -> list[Finding]:
+    """Report overdue runs: describe the first `MAX_LISTED` of ``listed``, and count the others.
+
+    ``count`` is the number of all overdue runs; the default is the number of those ``listed``.
+    """
+    found = [problem("late", each.as_sentence(), "") for each in listed[:MAX_LISTED]]
+    if more := (len(listed) if count is None else count) - len(found):
         runs = "run is" if more == 1 else "runs are"
         found.append(problem("late", f"{more:,} more {runs} overdue", "daybook status"))
     return found
 
 
 def unset_command() -> str:
-    """Return the command that unsets the user's own setting of a server."""
+    """Return the command that removes the user's own setting of the Prefect server."""
     if os.environ.get("PREFECT_API_URL"):
         return "unset PREFECT_API_URL"
     return "prefect config unset PREFECT_API_URL"
 
 
 def join(names: Sequence[str]) -> str:
-    """Return the first names, and how many more there are."""
+    """Return the first `MAX_LISTED` names as text, with the number of those left out."""
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return ", ".join(names[:MAX_LISTED]) + more

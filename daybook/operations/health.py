@@ -1,4 +1,4 @@
-"""Health of the scheduler and its metrics, for monitors that ask every few seconds.
+"""Health of the scheduler and its metrics, for monitors that query every few seconds.
 
 ::
 
@@ -27,13 +27,16 @@ from collections.abc import Iterable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
+from pydantic import BaseModel
+
 from daybook import home as homes
-from daybook.api.overdue import DelayFacts, observed_at, overdue_views
+from daybook.api.overdue import DelayFacts, OverdueRun, observed_at
 from daybook.clock import Clock
 from daybook.delivery import sending
+from daybook.delivery.views import OutboxHealth
 from daybook.errors import DaybookError, LedgerUnreachable
 from daybook.keeper import leader_lease
 from daybook.keeper.leader_lease import Leader
@@ -51,28 +54,29 @@ from daybook.timing import TIMING
 log = logging.getLogger(__name__)
 
 MAX_AGE_SECONDS = 2.0
-"""Maximum age of a snapshot that is returned again."""
+"""Maximum age of a snapshot that is reused."""
 ANSWER_TIMEOUT_SECONDS = 1.5
-"""Timeout of an answer."""
+"""Maximum time that a request waits for a query."""
 PREFECT_MAX_AGE_SECONDS = 10.0
 
 DUE_SOON_LIMIT = timedelta(minutes=5)
 DAY = timedelta(days=1)
 OUTCOME_REREAD_AGE = timedelta(seconds=30)
-"""Period before the last query in which outcomes are read again: one is committed after its
-timestamp."""
+"""Age up to which outcomes are read again: an outcome is committed later than its timestamp."""
 MAX_FAILING_JOBS = 100
-"""Maximum number of failing jobs that are named."""
+"""Maximum number of failing jobs that a snapshot names."""
 MAX_DESCRIBED = 3
-"""Maximum number of overdue runs that are described."""
+"""Maximum number of overdue runs that a snapshot describes."""
 
 
 @dataclass(frozen=True)
 class HealthSnapshot:
-    """Result of one query. `overdue` are those of ``late`` that no limit of the operator explains.
+    """Result of one query. `overdue` is ``late`` without the runs that a limit delays.
 
-    ``ended`` counts the outcomes that were recorded since the monitor started, ``ended_last_day``
-    those of the last 24 hours; a range of missed due times counts each of them.
+    ``ahead`` is how far the ledger's clock is ahead of this machine's. ``jobs`` counts the enabled
+    (True) and disabled jobs. ``ended`` counts the outcomes that were recorded since the monitor
+    started, ``ended_last_day`` those of the last 24 hours; a row for a range of due times counts as
+    often as it has due times.
     """
 
     at: datetime
@@ -85,7 +89,7 @@ class HealthSnapshot:
     ended: dict[str, int]
     ended_last_day: dict[str, int]
     failing: dict[str, int]
-    outbox: dict[str, Any]
+    outbox: OutboxHealth
     leader: Leader | None
     tasks: TaskCounts
     unwritable: str
@@ -114,11 +118,99 @@ class HealthSnapshot:
         return None if seen is None else self.at - seen
 
 
+class LedgerHealth(BaseModel, frozen=True):
+    """Whether the ledger answers, its id, and how far its clock is ahead of this machine's."""
+
+    answers: bool
+    id: str | None
+    clock_ahead_seconds: float | None
+
+
+class KeeperHealth(BaseModel, frozen=True):
+    """Whether a keeper leads, and the seconds since the last renewal and the last observation.
+
+    The first one counts from the release if the last leader released the leadership.
+    """
+
+    leads: bool | None
+    renewed_seconds_ago: float | None
+    observed_seconds_ago: float | None
+
+
+class OutboxCounts(BaseModel, frozen=True):
+    """Counts of deliveries except wakes, and of the destination queues that are ``paused``."""
+
+    pending: int
+    failed: int
+    paused: int
+
+
+class PrefectHealth(BaseModel, frozen=True):
+    """Whether Prefect answered recently; None if this home knows no Prefect server."""
+
+    answers: bool | None
+
+
+class HealthReport(BaseModel, frozen=True):
+    """The answer of `/health`; values that the ledger does not provide are None."""
+
+    status: Literal["ok", "failing"]
+    problems: list[str]
+    ledger: LedgerHealth
+    keeper: KeeperHealth
+    late: int | None
+    overdue: int | None
+    outbox: OutboxCounts | None
+    tasks: TaskTotals | None
+    prefect: PrefectHealth
+
+    @classmethod
+    def of(cls, snapshot: HealthSnapshot, prefect_answers: bool | None) -> Self:
+        problems = [str(each) for each in findings_of(snapshot)]
+        return cls(
+            status="failing" if problems else "ok",
+            problems=problems,
+            ledger=LedgerHealth(
+                answers=True,
+                id=snapshot.ledger_id,
+                clock_ahead_seconds=_seconds(snapshot.ahead),
+            ),
+            keeper=KeeperHealth(
+                leads=snapshot.has_leader,
+                renewed_seconds_ago=_seconds(snapshot.renewed_ago),
+                observed_seconds_ago=_seconds(snapshot.observed_ago),
+            ),
+            late=len(snapshot.late),
+            overdue=len(snapshot.overdue),
+            outbox=OutboxCounts(
+                pending=snapshot.outbox.pending,
+                failed=snapshot.outbox.failed,
+                paused=len(snapshot.outbox.paused),
+            ),
+            tasks=TaskTotals.of(snapshot.tasks, snapshot.at),
+            prefect=PrefectHealth(answers=prefect_answers),
+        )
+
+    @classmethod
+    def without_ledger(cls, problem: str, prefect_answers: bool | None) -> Self:
+        return cls(
+            status="failing",
+            problems=[problem],
+            ledger=LedgerHealth(answers=False, id=None, clock_ahead_seconds=None),
+            keeper=KeeperHealth(leads=None, renewed_seconds_ago=None, observed_seconds_ago=None),
+            late=None,
+            overdue=None,
+            outbox=None,
+            tasks=None,
+            prefect=PrefectHealth(answers=prefect_answers),
+        )
+
+
 @dataclass
 class _OutcomeCounter:
-    """Counter of recorded outcomes; it only rises, whatever is pruned.
+    """Counter of recorded outcomes; it never falls, even if runs are pruned.
 
-    A range of missed due times that has grown adds its growth.
+    When a range of due times has grown, only its growth is added.
     """
 
     since: datetime
@@ -126,7 +218,7 @@ class _OutcomeCounter:
     known: dict[tuple[str, str], tuple[datetime, int]] = field(default_factory=dict)
 
     def add(self, outcomes: Iterable[tuple[str, str, int, datetime]], now: datetime) -> None:
-        """Add outcomes of ``since`` or later: id, status, number of due times, and when."""
+        """Add outcomes of ``since`` or later: id, status, number of due times, and time."""
         for run_id, status, count, at in outcomes:
             _, counted = self.known.get((run_id, status), (at, 0))
             self.total[status] += max(0, count - counted)
@@ -138,9 +230,9 @@ class _OutcomeCounter:
 class HealthMonitor:
     """Monitors a ledger, and whether Prefect answers, for the life of a process.
 
-    It starts without a ledger that answers, and opens it when one does; `close` it at the end.
-    ``fresh`` is the maximum age in seconds of a snapshot that is returned again, ``patience`` the
-    timeout of an answer in seconds; ``clock`` as in `Ledger`.
+    The ledger need not answer when the monitor starts: queries try to open it until it does. Call
+    `close` at the end. ``fresh`` is the maximum age in seconds of a snapshot that is reused,
+    ``patience`` the maximum time in seconds that a request waits; ``clock`` is as in `Ledger`.
     """
 
     def __init__(
@@ -161,7 +253,7 @@ class HealthMonitor:
         self._thread: LoopThread | None = None
 
     def start(self) -> None:
-        """Start the first query, which takes longer, before the first request."""
+        """Start the first query, the slowest one, before the first request."""
         self._ledger.start()
 
     async def close(self) -> None:
@@ -176,8 +268,9 @@ class HealthMonitor:
         await self._thread.stop(ANSWER_TIMEOUT_SECONDS)
 
     async def snapshot(self) -> HealthSnapshot:
-        """Return the current snapshot, at most two seconds old. Raises `DaybookError` if there is
-        none.
+        """Return a snapshot, at most ``fresh`` seconds old unless the query is slow.
+
+        Raises `LedgerUnreachable` or another `DaybookError` if there is none.
         """
         try:
             return await self._ledger.ask(self._patience)
@@ -190,45 +283,18 @@ class HealthMonitor:
             raise LedgerUnreachable(self._place, repr(error)) from error
 
     async def prefect(self) -> bool | None:
-        """Return whether Prefect answered lately; None if this home knows none."""
+        """Return whether Prefect answered lately; None if no Prefect server is known."""
         try:
             return await self._prefect.ask(self._patience)
         except TimeoutError:
             return False
 
-    async def health(self) -> tuple[bool, dict[str, Any]]:
-        """Return whether there is no problem, and the health view. Never raises.
-
-        `{"status": "ok" | "failing", "problems", "ledger", "keeper", "late", "overdue", "outbox",
-        "tasks", "prefect"}`; values that the ledger does not provide are null.
-        """
+    async def health(self) -> HealthReport:
+        """Return the health of the scheduler. Never raises."""
         result, prefect_answers = await asyncio.gather(self._snapshot_or_error(), self.prefect())
-        snapshot = result if isinstance(result, HealthSnapshot) else None
-        problems = [str(each) for each in findings_of(snapshot)] if snapshot else [str(result)]
-        return not problems, {
-            "status": "failing" if problems else "ok",
-            "problems": problems,
-            "ledger": {
-                "answers": snapshot is not None,
-                "id": snapshot.ledger_id if snapshot else None,
-                "clock_ahead_seconds": _seconds(snapshot.ahead) if snapshot else None,
-            },
-            "keeper": {
-                "leads": snapshot.has_leader if snapshot else None,
-                "renewed_seconds_ago": _seconds(snapshot.renewed_ago) if snapshot else None,
-                "observed_seconds_ago": _seconds(snapshot.observed_ago) if snapshot else None,
-            },
-            "late": len(snapshot.late) if snapshot else None,
-            "overdue": len(snapshot.overdue) if snapshot else None,
-            "outbox": snapshot
-            and {
-                "pending": snapshot.outbox["pending"],
-                "failed": snapshot.outbox["failed"],
-                "paused": len(snapshot.outbox["paused"]),
-            },
-            "tasks": snapshot and TaskTotals.of(snapshot.tasks, snapshot.at).model_dump(),
-            "prefect": {"answers": prefect_answers},
-        }
+        if isinstance(result, HealthSnapshot):
+            return HealthReport.of(result, prefect_answers)
+        return HealthReport.without_ledger(str(result), prefect_answers)
 
     async def _snapshot_or_error(self) -> HealthSnapshot | DaybookError:
         try:
@@ -282,7 +348,8 @@ class HealthMonitor:
 def findings_of(snapshot: HealthSnapshot) -> list[Finding]:
     """Return what is wrong with the scheduler itself; [] if nothing is.
 
-    A keeper that does not lead is reported without delay, because the monitor may wait itself.
+    A missing leader is reported at once: a monitoring system can itself wait before it raises an
+    alarm.
     """
     found = []
     if not snapshot.has_leader:
@@ -296,7 +363,8 @@ def findings_of(snapshot: HealthSnapshot) -> list[Finding]:
         leader=snapshot.leader,
         unwritable=snapshot.unwritable,
     )
-    return found + findings.late(overdue_views(snapshot.overdue, known), MAX_DESCRIBED)
+    described = [OverdueRun.of(each, known) for each in snapshot.overdue[:MAX_DESCRIBED]]
+    return found + findings.late(described, len(snapshot.overdue))
 
 
 def _seconds(length: timedelta | None) -> float | None:
@@ -304,19 +372,19 @@ def _seconds(length: timedelta | None) -> float | None:
 
 
 async def _prefect_answers() -> bool | None:
-    """Ask the Prefect that this process, or this home's `daybook up`, works with."""
+    """Return whether the Prefect of this process or this home answers; None if none is known."""
     import httpx
 
     running = homes.current_home().running() or {}
     address = os.environ.get("PREFECT_API_URL") or running.get("api_url")
     if not address:
         return None
-    is_local = urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1")
     try:
+        is_local = urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1")
         async with httpx.AsyncClient(
             timeout=ANSWER_TIMEOUT_SECONDS, trust_env=not is_local
         ) as client:
             response = await client.get(f"{address.rstrip('/')}/health")
-    except (httpx.HTTPError, httpx.InvalidURL, OSError):
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):  # or an invalid address
         return False
     return response.status_code == httpx.codes.OK

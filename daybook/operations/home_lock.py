@@ -1,4 +1,4 @@
-"""The lock of a home, held by its living `daybook up`, and the record of what that runs.
+"""The lock of a home, held by its running `daybook up`, and the record of what `up` runs.
 
 ::
 
@@ -34,9 +34,9 @@ from daybook.processes.children import Child
 GRACE_SECONDS = 10.0
 """Grace period of a leftover child between SIGTERM and SIGKILL."""
 CHILD_GRACE_SECONDS = {"worker": 40.0}
-"""Children that need longer: `operations.worker.GRACE_SECONDS`, which says why."""
+"""Grace periods of the children that need a longer one; see `operations.worker.GRACE_SECONDS`."""
 LOCK_TIMEOUT_SECONDS = 1.0
-"""Timeout of the lock: `Home.running` holds it for a moment."""
+"""Maximum time to wait for the lock, which `Home.running` holds for a moment."""
 POLL_INTERVAL_SECONDS = 0.1
 
 
@@ -51,7 +51,7 @@ class ChildEntry:
 
 @dataclass
 class UpRecord:
-    """Record of the processes of one `daybook up`. Each change is written when the call returns."""
+    """Record of the processes of one `daybook up`; each method writes its change to the file."""
 
     home: Home
     pid: int
@@ -66,7 +66,7 @@ class UpRecord:
     ready_at: str | None = None
 
     def set_server(self, api_url: str, ui_url: str, *, own: bool) -> None:
-        """Record which Prefect is used, and whether this `up` started it."""
+        """Record which Prefect server is used, and whether this `up` started it."""
         self.api_url, self.ui_url, self.own_server = api_url, ui_url, own
         self._save()
 
@@ -89,12 +89,15 @@ class UpRecord:
         self._save()
 
     def set_ready(self, at: datetime) -> None:
-        """Record that everything runs since ``at`` (UTC)."""
+        """Record that everything has been running since ``at`` (UTC)."""
         self.ready_at = at.isoformat()
         self._save()
 
     async def end_leftovers(self, grace: float | None = None) -> list[str]:
-        """End the leftovers of a killed `up`; return the names of those that still ran."""
+        """End the leftovers from a killed `up`; return the names of those that were running.
+
+        ``grace`` is the time in seconds from SIGTERM to SIGKILL; it defaults to that of the child.
+        """
         ended = []
         for entry in reversed(self.leftovers):
             process = proc.find(entry.pid, entry.started)
@@ -117,20 +120,24 @@ class UpRecord:
         temporary.replace(self.home.up_file)
 
 
+def already_running(home: Home) -> InvalidInput:
+    """Return the error that another `daybook up` is running for ``home``."""
+    problem = f"`daybook up` is already running for {home.path}"
+    return InvalidInput("home", problem, "stop it with `daybook down`")
+
+
 @contextmanager
 def hold(home: Home, patience: float = LOCK_TIMEOUT_SECONDS) -> Iterator[UpRecord]:
     """Hold the lock of ``home`` as its one `daybook up` until the block ends.
 
-    Raises `InvalidInput` naming the home if another one runs. Deletes `up.json` at the end unless a
-    child or leftover still runs.
+    Raises `InvalidInput` naming the home if another `up` is running. Deletes `up.json` at the end
+    unless a child or leftover is still running.
     """
     home.make()
     descriptor = os.open(home.up_lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if not _acquire_lock(descriptor, patience):
-            raise InvalidInput(
-                "home", f"`daybook up` already runs for {home.path}", "stop it with `daybook down`"
-            )
+            raise already_running(home)
         previous = _load(home)
         self_process = proc.find(os.getpid())
         record = UpRecord(
@@ -149,9 +156,7 @@ def hold(home: Home, patience: float = LOCK_TIMEOUT_SECONDS) -> Iterator[UpRecor
 
 
 def leftover_children(home: Home) -> list[ChildEntry]:
-    """Return the children of a killed `daybook up` of ``home`` that still run; [] while one
-    runs.
-    """
+    """Return the running children left over from a killed `up`; [] while an `up` runs."""
     if home.running() is not None:
         return []
     content = _load(home)
@@ -160,10 +165,11 @@ def leftover_children(home: Home) -> list[ChildEntry]:
 
 
 async def stop_running(home: Home, within: float = 60.0) -> bool:
-    """Stop the `daybook up` of ``home`` and end the leftovers of a killed one; False if nothing
-    ran.
+    """Stop the `daybook up` of ``home``, and end the leftovers from a killed one.
 
-    It gets SIGTERM, and after ``within`` seconds it and its children are killed.
+    Send SIGTERM to a running `up`; after ``within`` seconds, kill it and end its children. Return
+    False if nothing ran. Raises `InvalidInput` if an unknown process still holds the lock after
+    ``within`` seconds.
     """
     if not home.path.is_dir():
         return False
@@ -176,7 +182,8 @@ async def stop_running(home: Home, within: float = 60.0) -> bool:
                 return bool(await record.end_leftovers()) or stopped
         except InvalidInput:
             stopped = True
-        # Read each time: an `up` that has just started may still show the record of a dead one.
+        # Read the file each time: just after the start of an `up`, it may still hold the record of
+        # a dead one.
         content = _load(home)
         up = proc.find(content.get("pid", 0), content.get("started"))
         if up is not None and up != signalled:
@@ -184,7 +191,9 @@ async def stop_running(home: Home, within: float = 60.0) -> bool:
             signalled = up
         if time.monotonic() >= end:
             if up is None:
-                raise InvalidInput("home", f"an unknown process holds {home.up_lock}")
+                raise InvalidInput(
+                    "home", f"an unknown process holds {home.up_lock}", "end it first"
+                )
             proc.send_signal([up], signal.SIGKILL)
         await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
@@ -211,6 +220,6 @@ def _load(home: Home) -> dict[str, Any]:
 def _entries(content: dict[str, Any], which: str) -> list[ChildEntry]:
     entries = []
     for entry in content.get(which, []):
-        with suppress(KeyError, TypeError):  # an entry of another version is not ours to end
+        with suppress(KeyError, TypeError):  # an entry of another version: do not end that process
             entries.append(ChildEntry(entry["name"], entry["pid"], entry["started"]))
     return entries

@@ -1,9 +1,9 @@
 """Allowed `Host` and `Origin` names of our own HTTP servers.
 
 A browser on this machine visits untrusted pages. CORS hides responses from such a page, unless its
-owner points a name of his to 127.0.0.1, which makes it the same origin: so the `Host` has to be one
-of our names. An address cannot be pointed elsewhere, and a server that listens on several addresses
-accepts any.
+owner points the page's host name to 127.0.0.1 (DNS rebinding), which makes it the same origin. So
+the `Host` has to be one of our names. An IP address cannot be pointed elsewhere, and a server that
+listens on several addresses accepts any IP address.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 class AllowedNames:
     """The names ``given`` and those of this machine's loopback.
 
-    ``any_address``: accept every IP address as well.
+    With ``any_address``, every IP address is accepted as well.
     """
 
     def __init__(self, given: Iterable[str] = (), *, any_address: bool = False) -> None:
@@ -61,9 +61,10 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class SameOriginGuard:
-    """ASGI middleware: forwards requests from ``origins``, and those that no web page sends.
+    """ASGI middleware: forwards the requests of pages of ``origins``, and those without `Origin`.
 
-    ``origins`` are such as `http://127.0.0.1:4200`; `*` turns the guard off.
+    Both also need the `Host` of one of ``origins``, which look like `http://127.0.0.1:4200`; `*`
+    turns the guard off.
     """
 
     def __init__(self, application: Application, origins: Iterable[str]) -> None:
@@ -76,7 +77,7 @@ class SameOriginGuard:
             await self.application(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
-            await send({"type": "websocket.close", "code": 1008})  # before accept: HTTP 403
+            await send({"type": "websocket.close", "code": 1008})  # before accepting it: HTTP 403
         else:
             head = [(b"content-type", b"text/plain"), (b"connection", b"close")]
             await send({"type": "http.response.start", "status": 403, "headers": head})
@@ -89,5 +90,8 @@ class SameOriginGuard:
         origin = headers.get(b"origin")
         if origin is not None and origin.lower() not in self.origins:
             return False
-        host = urlsplit("//" + headers.get(b"host", "")).hostname
+        try:
+            host = urlsplit("//" + headers.get(b"host", "")).hostname
+        except ValueError:
+            return False
         return host in self.hosts

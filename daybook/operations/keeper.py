@@ -6,27 +6,22 @@ import asyncio
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING
 
+from daybook.keeper import leadership
+from daybook.keeper.services import Keeper
 from daybook.ledger.engine import open_ledger
-from daybook.prefect import work_pool
-
-if TYPE_CHECKING:
-    from daybook.keeper.services import Keeper
+from daybook.prefect import client as connection
+from daybook.prefect import private_names, work_pool
+from daybook.prefect.parameter_schema import WORK_POOL
 
 
 async def run_keeper(say: Callable[[str], None]) -> None:
-    """Run a keeper until SIGINT or SIGTERM; ``say`` gets a line when it starts or stops leading.
+    """Run a keeper until SIGINT or SIGTERM.
 
-    Raises `PrefectUnreachable`, `LedgerUnreachable`, and `InvalidInput` if Prefect has jobs of
-    another ledger and none of this one's (promise 15: a deployment belongs to one ledger).
+    ``say`` gets a line when the keeper starts or stops, and when it starts or stops leading. Raises
+    `PrefectUnreachable`, `LedgerUnreachable`, and `InvalidInput` if Prefect has jobs of another
+    ledger and none of this one's (promise 15: a deployment belongs to one ledger).
     """
-    from daybook.keeper import leadership
-    from daybook.keeper.services import Keeper
-    from daybook.prefect import client as connection
-    from daybook.prefect import private_names
-    from daybook.prefect.parameter_schema import WORK_POOL
-
     private_names.cache_time_zones()
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(open_ledger())

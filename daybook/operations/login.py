@@ -13,12 +13,12 @@ counts as the credential for requests of this server's own pages.
     /ui-settings with the cookie             ─► Prefect's, changed not to ask for a password
 
 Tokens are kept as hashes, in memory. A cookie is signed and not stored, so it outlives a restart;
-it becomes invalid when it expires, when the credential changes, and when the file `browser-key` is
-deleted.
+it becomes invalid when it expires, or when the server restarts after the credential was changed or
+the file `browser-key` was deleted.
 
-A browser sends a cookie with requests of any page, and to each port of this machine. So it counts
-only if the browser says that a page of this very server sends the request (`Origin`,
-`Sec-Fetch-Site`).
+A browser sends a cookie to each port of this machine, also with requests of other pages. So the
+cookie counts only if the browser says that a page of this very server sent the request (`Origin`,
+`Sec-Fetch-Site`); a request that changes nothing may lack both headers.
 """
 
 from __future__ import annotations
@@ -42,14 +42,15 @@ LINK_LIFETIME_SECONDS = 10 * 60
 SESSION_LIFETIME_SECONDS = 7 * 24 * 60 * 60
 MAX_LINKS = 32
 MAX_PASSWORD_BYTES = 4096
-"""Limit of a typed password."""
+"""Maximum size of the body of a request with a typed password."""
 
 _POLICY = "connect-src 'self' {}".format(
     " ".join(
         f"{scheme}://{name}:*" for scheme in ("http", "ws") for name in ("127.0.0.1", "localhost")
     )
 )
-"""For Prefect's pages: their analytics send requests to the Internet, whatever is set."""
+"""Policy for Prefect's pages, whose analytics send requests to the Internet despite all settings.
+"""
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
@@ -116,7 +117,7 @@ class BrowserLogin:
         if not hmac.compare_digest(authorization, self._basic):
             await _answer(send, 401, {"error": "the credential of this server is required"})
         elif scope["method"] != "POST":
-            await _answer(send, 405, {"error": "POST"})
+            await _answer(send, 405, {"error": "use POST"})
         else:
             token, now = secrets.token_urlsafe(32), self._clock()
             valid = [each for each in self._links.items() if now < each[1]]
@@ -129,22 +130,24 @@ class BrowserLogin:
     ) -> None:
         if scope["method"] == "GET":
             token = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-            # The link may be among the arguments of a browser process, which all users can read.
+            # The link may be an argument of a browser's process, and all users can read arguments.
             if is_another_user(scope):
-                await _page(send, 403, "This link was made for another user of this machine.")
+                await _page(send, 403, "This link was created for another user of this machine.")
                 return
             if not self._use_up(token):
-                await _page(send, 403, "This link was used before, or is too old.")
+                await _page(send, 403, "This link has been used, or has expired.")
                 return
         elif scope["method"] == "POST" and _from_own_page(headers, safe=False):
             typed = parse_qs((await _body(receive)).decode("latin-1")).get("password", [""])[0]
             if not hmac.compare_digest(typed.encode(), self._credential.encode()):
-                await _page(send, 403, "This is not the password.")
+                await _page(send, 403, "Wrong password.")
                 return
         else:
-            await _page(send, 403, "Log in with this page.")
+            await _page(send, 403, "Use this page to log in.")
             return
-        cookie = f"{self._cookie}={self._new_session()}; HttpOnly; SameSite=Strict; Path=/"
+        content = f"{int(self._clock()) + SESSION_LIFETIME_SECONDS}.{secrets.token_hex(8)}"
+        session = f"{content}.{self._signature(content)}"
+        cookie = f"{self._cookie}={session}; HttpOnly; SameSite=Strict; Path=/"
         head = ((b"set-cookie", f"{cookie}; Max-Age={SESSION_LIFETIME_SECONDS}".encode()),)
         await _html(send, 200, _LOGGED_IN_PAGE, head)
 
@@ -159,17 +162,13 @@ class BrowserLogin:
 
     # Sessions.
 
-    def _new_session(self) -> str:
-        content = f"{int(self._clock()) + SESSION_LIFETIME_SECONDS}.{secrets.token_hex(8)}"
-        return f"{content}.{self._signature(content)}"
-
     def _has_session(self, scope: Scope, headers: Mapping[bytes, str]) -> bool:
-        """Return whether the request is of a logged-in browser, and not of another user with its
-        cookie.
+        """Return whether a logged-in browser sent the request, not another user who has its cookie.
 
         A browser sends the cookie to each port of this machine, so also to servers of other users.
         """
-        # Not by `SimpleCookie`: one cookie of another port that it cannot parse hides all others.
+        # `SimpleCookie` is not used: a single cookie of another port that it cannot parse hides all
+        # others.
         cookies = (each.strip().partition("=") for each in headers.get(b"cookie", "").split(";"))
         value = next((value for name, _, value in cookies if name == self._cookie), "")
         content, _, signature = value.rpartition(".")
@@ -181,9 +180,7 @@ class BrowserLogin:
         return hmac.new(self._key, content.encode(), hashlib.sha256).hexdigest()
 
     def _inject_credential(self, receive: Receive) -> Receive:
-        """Wrap ``receive``: put the credential into the message with which Prefect's pages log
-        in.
-        """
+        """Wrap ``receive``: put the credential into the message with which a page logs in."""
         first = True
 
         async def received() -> Any:
@@ -198,24 +195,21 @@ class BrowserLogin:
 
 
 def _from_own_page(headers: Mapping[bytes, str], *, safe: bool) -> bool:
-    """Return whether a page of this very server sends the request.
+    """Return whether a page of this very server sent the request.
 
-    A request with a ``safe`` method may have neither header.
+    If the method is ``safe``, the request may lack both `Origin` and `Sec-Fetch-Site`.
     """
     site = headers.get(b"sec-fetch-site")
     if site is not None and site not in ("same-origin", "none"):
         return False
     origin = headers.get(b"origin")
     if origin is not None:
-        return _netloc(origin) == headers.get(b"host", "").lower() != ""
+        try:
+            netloc = urlsplit(origin).netloc.lower()
+        except ValueError:
+            return False
+        return netloc == headers.get(b"host", "").lower() != ""
     return safe or site == "same-origin"
-
-
-def _netloc(url: str) -> str:
-    try:
-        return urlsplit(url).netloc.lower()
-    except ValueError:
-        return ""
 
 
 def _hash(token: str) -> bytes:
@@ -238,7 +232,7 @@ def _with_credential(message: Any, credential: str) -> Any:
 
 
 def _with_policy(send: Send) -> Send:
-    """Wrap ``send``: the page of the response may then connect to this machine only."""
+    """Wrap ``send`` so that the page of the response may connect to this machine only."""
 
     async def changed(message: Any) -> None:
         if message["type"] == "http.response.start":
@@ -250,7 +244,7 @@ def _with_policy(send: Send) -> Send:
 
 
 def _without_password(send: Send, host: str) -> Send:
-    """Wrap ``send`` for Prefect's response about its UI, which then asks for no password.
+    """Wrap ``send`` for Prefect's response about its UI, so that the UI asks for no password.
 
     The response also names the API by ``host`` if that is this machine: the cookie is valid only
     for that name.
@@ -287,14 +281,14 @@ def _without_auth(body: bytes, host: str) -> bytes:
 
 
 async def _body(receive: Receive) -> bytes:
-    """Return at most `MAX_PASSWORD_BYTES` of the body; empty if it is longer."""
+    """Return the body if it has at most `MAX_PASSWORD_BYTES`; else an empty one."""
     body = bytearray()
     while len(body) <= MAX_PASSWORD_BYTES:
         message = await receive()
         body += message.get("body", b"")
         if not message.get("more_body"):
-            return bytes(body)
-    return b""
+            break
+    return bytes(body) if len(body) <= MAX_PASSWORD_BYTES else b""
 
 
 _PRIVATE = (
@@ -319,7 +313,7 @@ _PAGE = """\
 code{{background:#eee;padding:.1em .3em}}</style></head><body>
 <h1>Daybook: log in to Prefect</h1>
 <p><strong>{problem}</strong></p>
-<p>Run <code>daybook open</code> in a terminal on this machine: it opens this page logged in.</p>
+<p>Run <code>daybook open</code> in a terminal on this machine: it opens the UI, logged in.</p>
 <form method="post" action="{login}">
 <p>Or enter what <code>daybook env</code> shows as <code>PREFECT_API_AUTH_STRING</code>:<br>
 <input type="password" name="password" autocomplete="off" aria-label="PREFECT_API_AUTH_STRING">

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 SOCKET_TABLES = Path("/proc/net")
-"""Folder of Linux's lists of sockets: IPv4 ones in `tcp`, IPv6 ones in `tcp6`. A client can reach
-an IPv4 address by an IPv6 socket too (as `::ffff:127.0.0.1`)."""
+"""Folder of Linux's lists of sockets: IPv4 ones in `tcp`, IPv6 ones in `tcp6`.
+
+A client can reach an IPv4 address from an IPv6 socket too (as `::ffff:127.0.0.1`).
+"""
 _MAPPED = "0000000000000000FFFF0000"
 _ROOT = 0
 
 
 def is_another_user(scope: Any) -> bool:
-    """Return whether a user other than this process's, and not root, has sent a request.
+    """Return whether the request comes from a user other than root and this process's user.
 
-    On Linux also true if the socket is not listed, so that no user can hide. False on other
-    systems, and for a request without addresses, which came over no network.
+    On Linux also return True if the socket is not listed, so that no user can hide. Return False on
+    other systems, and for a request without addresses, which did not come over a network.
     """
     client, server = scope.get("client"), scope.get("server")
     if not client or not server:
@@ -32,9 +34,10 @@ def is_another_user(scope: Any) -> bool:
 
 
 def uid_of(client: tuple[str, int], server: tuple[str, int]) -> int | None:
-    """Return the user whose socket has the address ``client`` and is connected to ``server``.
+    """Return the id of the user whose socket at ``client`` is connected to ``server``.
 
-    None if no such socket is listed. Raises `OSError` if the system lists none at all.
+    Returns None if no such socket is listed. Raises `OSError` if the system has no lists of
+    sockets.
     """
     try:
         addresses = [_as_listed(client), _as_listed(server)]

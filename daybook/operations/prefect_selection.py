@@ -1,6 +1,4 @@
-"""Selection of the Prefect for this machine's `daybook up`: the user's own, or one that it
-starts.
-"""
+"""Selection of the Prefect server for `daybook up`: the user's own, or one that it starts."""
 
 from __future__ import annotations
 
@@ -21,12 +19,12 @@ from daybook.prefect import private_names
 from daybook.processes.children import Child
 
 MAX_PORT_TRIES = 5
-"""Other processes may take the port between our check and the server's start."""
+"""Maximum number of starts: another process may take the port between our check and the start."""
 
 
 @dataclass(frozen=True)
 class SelectedPrefect:
-    """The selected Prefect; ``child`` is the server's process if it is our own, else None."""
+    """The selected Prefect server; ``child`` is its process if it is our own, else None."""
 
     api_url: str
     ui_url: str
@@ -41,34 +39,31 @@ async def find_or_start(
     *,
     progress: Callable[[str], None] | None = None,
 ) -> SelectedPrefect:
-    """Return the Prefect that the user's settings name, else start a server of our own.
+    """Return the Prefect server that the user's settings name; without one, start our own.
 
-    ``say`` gets a line for the user, ``progress`` (by default ``say``) each second how long the
-    server has been waited for. Afterwards Prefect's clients in this process, and in processes that
-    it starts, use that server. Raises `PrefectUnreachable` if the configured one does not answer:
-    starting another would split the user's runs over two; `PrefectRefused` if it requires another
-    credential.
+    ``say`` gets lines for the user, ``progress`` (by default ``say``) one each second while this
+    waits for our own server, at most ``within`` seconds. Afterwards Prefect's clients in this
+    process, and in processes that it starts, use that server. Raises `PrefectUnreachable` if the
+    configured server does not answer, because starting another would split the user's runs between
+    two servers, or if our own server does not start. Raises `PrefectRefused` if the configured
+    server requires another credential.
     """
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()
     if settings.api.url is not None:
         selected = SelectedPrefect(settings.api.url, settings.ui_url or "")
-        await _check_configured()
+        async with connection.connected() as client:
+            await connection.check_connection(client)
         say(f"Prefect: {selected.api_url}, as configured")
         record.set_server(selected.api_url, selected.ui_url, own=False)
         return selected
     selected = await _start(home, record, say, within, progress or say)
-    _configure_clients(home, selected)
+    os.environ["PREFECT_API_URL"] = selected.api_url
+    os.environ[homes.CLIENT_CREDENTIAL] = home.credential()
+    if "prefect" in sys.modules:
+        private_names.reload_settings()
     return selected
-
-
-async def _check_configured() -> None:
-    """Check the Prefect of the user's settings, with their authentication, certificates and
-    proxies.
-    """
-    async with connection.connected() as client:
-        await connection.check_connection(client)
 
 
 async def _start(
@@ -108,8 +103,9 @@ async def _start(
 
 
 def _port(home: Home, say: Callable[[str], None]) -> int:
-    """Return the port of the last start, so that addresses which a user has noted stay valid; else
-    `server.PORT`, else any free one.
+    """Return the port of the last start, so that a user's bookmarks stay valid; else `server.PORT`.
+
+    If that port is not free, return `server.PORT`, or else any free port.
     """
     preferred = server.PORT
     with suppress(OSError, ValueError):
@@ -124,10 +120,3 @@ def _port(home: Home, say: Callable[[str], None]) -> int:
 
 def _port_file(home: Home) -> Path:
     return home.path / "port"
-
-
-def _configure_clients(home: Home, selected: SelectedPrefect) -> None:
-    os.environ["PREFECT_API_URL"] = selected.api_url
-    os.environ[homes.CLIENT_CREDENTIAL] = home.credential()
-    if "prefect" in sys.modules:
-        private_names.reload_settings()

@@ -1,10 +1,10 @@
 """Daybook's own Prefect server: API, UI and services on this machine, with SQLite in the home.
 
 `python -m daybook.operations.server --port 4200` runs it in the foreground; `start` runs that as a
-child. It listens on 127.0.0.1, sends no analytics, and keeps flow runs as long as the ledger keeps
-its runs. It requires the home's credential, or the cookie of a logged-in browser
+child. It listens on 127.0.0.1, sends no analytics, and deletes flow runs at the age at which the
+ledger deletes runs. It requires the home's credential, or the cookie of a logged-in browser
 (`login.BrowserLogin`), and accepts no web page but its own UI (`host_names.SameOriginGuard`): a
-Prefect that cannot be guarded this way is not started.
+Prefect version that cannot be guarded this way is not started.
 """
 
 from __future__ import annotations
@@ -21,26 +21,28 @@ from daybook import home as homes
 from daybook import settings
 from daybook.errors import PrefectUnreachable
 from daybook.home import Home
-from daybook.processes import children, proc
+from daybook.operations.host_names import SameOriginGuard
+from daybook.operations.login import BrowserLogin
+from daybook.prefect import private_names
+from daybook.processes import children, group, proc
 
 HOST = "127.0.0.1"
 PORT = 4200
 DAY_SECONDS = 24 * 60 * 60
 POLL_INTERVAL_SECONDS = 0.1
 PROGRESS_INTERVAL_SECONDS = 1.0
-"""Interval between two reports of a wait; `cli.output` shows it less often if the output
-is not a terminal."""
+"""Interval between two progress reports; `cli.output` shows fewer unless on a terminal."""
 EXIT_PORT_TAKEN = os.EX_TEMPFAIL
 """The server's exit code if its port is taken."""
 EXIT_UNGUARDED = os.EX_SOFTWARE
 """The server's exit code if any web page could use it."""
 BACKLOG = 2048
 SHUTDOWN_GRACE_SECONDS = 5
-"""Time for open requests at shutdown; the UI's websockets would otherwise delay it."""
+"""Maximum time that a shutdown waits for open requests, such as the UI's websockets."""
 
 
 class ServerNotStarted(PrefectUnreachable):
-    """Daybook's own Prefect server does not start. Never raised for the user's own Prefect."""
+    """Daybook's own Prefect server did not start. Never raised for the user's own Prefect."""
 
     def __init__(self, api_url: str, why: str) -> None:
         super().__init__(api_url, why)
@@ -52,16 +54,16 @@ def api_url(port: int) -> str:
 
 
 def ui_url(port: int) -> str:
-    """Return the address of the UI. The server has two, and redirects `/` to the one it prefers."""
+    """Return the address of the UI. The server has two UIs, and redirects `/` to one of them."""
     return f"http://{HOST}:{port}"
 
 
 def environment(home: Home, port: int) -> dict[str, str]:
     """Return the variables for a server on ``port`` with its files in ``home``.
 
-    Variables that the operator has set stay, such as another database; the server's address and its
-    analytics are ours. The credential is not included: the server reads it from the home. Raises
-    `InvalidInput` for invalid settings of this home.
+    Variables that the operator has set, such as another database, are kept, except profiles,
+    credentials, and those of the homes, the server's address and analytics. The server reads its
+    credential from the home. Raises `InvalidInput` for invalid settings of this home.
     """
     # A profile names another server or database, and does not exist in our home.
     dropped = {"PREFECT_PROFILE", "PREFECT_PROFILES_PATH", "PREFECT_API_KEY"}
@@ -94,7 +96,7 @@ def environment(home: Home, port: int) -> dict[str, str]:
 
 
 def _retention() -> dict[str, str]:
-    """Return the retention of flow runs: by age as in the ledger; Prefect has no limit by count."""
+    """Return the retention of flow runs: the ledger's, but by age only, as Prefect allows."""
     vacuum = "PREFECT_SERVER_SERVICES_DB_VACUUM"
     days = settings.load().keep_days
     if not days:
@@ -106,20 +108,28 @@ def _retention() -> dict[str, str]:
 
 
 def absolute_python_path() -> dict[str, str]:
-    """Return `PYTHONPATH` for a child that runs in another folder than this process; {} if not
-    set.
-    """
+    """Return an absolute `PYTHONPATH` for a child in another folder; {} if it is not set."""
     path = os.environ.get("PYTHONPATH")
     if not path:
         return {}
     return {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, path.split(os.pathsep)))}
 
 
-async def start(home: Home, port: int) -> children.Child:
-    """Start a server on ``port`` as a child; `wait_until_healthy` waits for it. Its log is
-    `logs/server.log`.
+def child_environment(home: Home) -> dict[str, str]:
+    """Return the environment of a child of `up` that reads its credential from the home."""
+    return {
+        **homes.without_credentials(os.environ),
+        "DAYBOOK_HOME": str(home.path),
+        "PYTHONUNBUFFERED": "1",
+        **absolute_python_path(),
+    }
 
-    Its credential is `PREFECT_SERVER_API_AUTH_STRING` if that is set, else the home's.
+
+async def start(home: Home, port: int) -> children.Child:
+    """Start a server on ``port`` as a child; `wait_until_healthy` waits for it.
+
+    Its log is `logs/server.log`. Its credential is `PREFECT_SERVER_API_AUTH_STRING` if that is set,
+    else the home's.
     """
     home.make()
     home.ensure_credential(os.environ.get(homes.SERVER_CREDENTIAL, ""))
@@ -143,7 +153,7 @@ async def wait_until_healthy(
 
     ``progress`` is called with the seconds waited so far, every `PROGRESS_INTERVAL_SECONDS`. Raises
     `PrefectUnreachable` after ``within`` seconds. If ``child`` is the server's process, raises
-    `ServerNotStarted` instead, also as soon as the child has ended, with the last lines of its log.
+    `ServerNotStarted` instead; as soon as the child has ended, with the last lines of its log.
     """
     import httpx
 
@@ -153,13 +163,13 @@ async def wait_until_healthy(
     async with httpx.AsyncClient(timeout=1.0, trust_env=False) as client:
         while (waited := time.monotonic() - started) < within:
             if child is not None and child.exit_code is not None:
-                why = f"it exited with code {child.exit_code}\n{child.tail()}"
+                why = f"it {group.describe_exit(child.exit_code)}\n{child.tail()}"
                 break
             try:
                 response = await client.get(f"{api_url}/health")
                 if response.status_code == httpx.codes.OK:
                     return
-                why = f"it answers {response.status_code}"
+                why = f"it returned status {response.status_code}"
             except httpx.TransportError as error:
                 why = str(error) or type(error).__name__
             if progress is not None and waited >= next_report:
@@ -170,9 +180,13 @@ async def wait_until_healthy(
 
 
 def free_port(preferred: int | None = None) -> int:
-    """Return ``preferred`` (default `PORT`) if it is free, else any free port; 0 prefers none."""
+    """Return ``preferred`` (default `PORT`; 0 for none) if it is free, else any free port."""
     preferred = PORT if preferred is None else preferred
-    return preferred if preferred and _is_free(preferred) else _any_port()
+    if preferred and _is_free(preferred):
+        return preferred
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
 
 
 def _is_free(port: int) -> bool:
@@ -182,7 +196,8 @@ def _is_free(port: int) -> bool:
         if probe.connect_ex((HOST, port)) == 0:
             return False
     with socket.socket() as probe:
-        # As the server itself does: an old connection that is still closing blocks no port.
+        # As the server itself does: an old connection that is still closing does not block the
+        # port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -191,17 +206,11 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _any_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
 def run(port: int) -> None:
-    """Run the server in this process, which must be its own, until a signal stops it.
+    """Run the server in this process, which must do nothing else, until a signal stops it.
 
-    Exits with `EXIT_PORT_TAKEN` if another process listens on ``port``, and with `EXIT_UNGUARDED`
-    if this Prefect cannot reject other web pages; it prints the reason and the fix.
+    Exits with `EXIT_PORT_TAKEN` and the reason if ``port`` cannot be used, and with
+    `EXIT_UNGUARDED`, the reason and the fix if this Prefect cannot reject other web pages.
     """
     listener = listen(port)  # before the slow imports, so that others see the port as taken
     os.umask(0o077)  # Prefect makes its database readable for all users
@@ -212,15 +221,11 @@ def run(port: int) -> None:
 
     from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, get_current_settings
 
-    from daybook.operations.host_names import SameOriginGuard
-    from daybook.operations.login import BrowserLogin
-    from daybook.prefect import private_names
-
     private_names.begin_writes_immediately(PREFECT_API_DATABASE_CONNECTION_URL.value())
     private_names.cache_time_zones()
     application = private_names.server_application()
     if application is None:
-        # A client that may write to the API can make a worker run any program.
+        # A client with write access to the API can make a worker run any program.
         print(_UNGUARDED_MESSAGE.format(api_url=api_url(PORT)), file=sys.stderr)
         sys.exit(EXIT_UNGUARDED)
 
@@ -248,9 +253,10 @@ Install the versions in requirements.lock (in a clone: make install), or run
 
 
 def listen(port: int) -> socket.socket:
-    """Return a listening socket on ``port``; exit this process if the port is taken."""
-    # With its protocol named: asyncio disables Nagle's delay only for a socket known to be TCP.
-    # Otherwise a response in two parts waits 40 ms for the client's acknowledgement of the first.
+    """Return a listening socket on ``port``; exit this process if the port cannot be used."""
+    # The protocol is named, because asyncio disables Nagle's delay only for a socket known to be
+    # TCP. Otherwise a response in two parts waits 40 ms for the client's acknowledgement of the
+    # first.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -1,4 +1,4 @@
-"""Preparation of a Prefect before a job can run there: block types, work pool, first agent."""
+"""Preparation of a Prefect server for jobs: block types, work pool, first agent."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from daybook import repository
 from daybook.errors import LedgerKeyMissing
 from daybook.ledger.engine import open_ledger
+from daybook.operations import worker
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -21,7 +22,6 @@ async def prepare(client: PrefectClient) -> list[str]:
     Idempotent. Returns messages for the user, one line each.
     """
     from daybook.keeper.blocks import reconcile_blocks
-    from daybook.operations import worker
 
     await repository.load_entry_point("blocks/__init__.py").register(client)
     async with open_ledger() as ledger:
@@ -43,7 +43,10 @@ async def prepare(client: PrefectClient) -> list[str]:
 
 
 async def _first_agent(client: PrefectClient) -> list[str]:
-    """Create the agent `default`: a model if the environment has a provider's key, else offline."""
+    """Create the agent `default` if it is missing; return messages for the user.
+
+    It is offline unless the environment has a provider's key and the provider's SDK is installed.
+    """
     from daybook.agents import documents, kinds, providers
 
     found = providers.find_key()

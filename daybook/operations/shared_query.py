@@ -11,14 +11,16 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 MAX_ANSWER_AGE_SECONDS = 60.0
-"""Age from which a result is not returned again, however slow the next query is."""
+"""Age above which a result is no longer returned, even if the next query is slow."""
 
 
 class SharedQuery(Generic[T]):
     """The result of ``query``, returned again for ``fresh`` seconds, even if it is an error.
 
     One query serves all concurrent callers. If it is too slow for a caller once, the last result is
-    returned again, because a machine under load is not a reason for an alarm. Twice in a row is.
+    returned again, up to an age of `MAX_ANSWER_AGE_SECONDS`, because a machine under load is no
+    reason for an alarm. If a caller that asked after this timeout also waits too long for the same
+    query, or if the last query failed, `ask` raises `TimeoutError`.
     """
 
     def __init__(self, query: Callable[[], Awaitable[T]], fresh: float) -> None:
@@ -29,7 +31,11 @@ class SharedQuery(Generic[T]):
         self._last_answer: tuple[float, T] | None = None
 
     async def ask(self, patience: float) -> T:
-        """Return the result, or raise the query's error; `TimeoutError` if it takes too long."""
+        """Return a result, or raise the query's error.
+
+        Raise `TimeoutError` if the query takes longer than ``patience`` seconds and there is no
+        usable last result.
+        """
         asked_at, task = time.monotonic(), self._task
         if task is None or (task.done() and asked_at - self._finished_at >= self._fresh):
             task = self.start()
@@ -63,20 +69,23 @@ class SharedQuery(Generic[T]):
             self._finished_at, self._timed_out_at = time.monotonic(), None
 
     async def stop(self, patience: float) -> None:
-        """Let the query finish; a driver that is interrupted in the middle may never answer."""
+        """Wait up to ``patience`` seconds for the query, then cancel it.
+
+        It is not cancelled at once, because a driver that is interrupted may never answer.
+        """
         if self._task is not None and not self._task.done():
             await asyncio.wait({self._task}, timeout=patience)
             self._task.cancel()
 
 
 def _retrieve_exception(task: asyncio.Task[Any]) -> None:
-    """Mark the task's error as retrieved; callers get it from the task, if there still are any."""
+    """Mark the task's error as retrieved; any waiting callers get it from the task."""
     if not task.cancelled():
         task.exception()
 
 
 class LoopThread:
-    """An event loop in its own thread, so that computing there delays no response of this loop."""
+    """An event loop in its own thread, so that computations there do not delay this loop."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
@@ -92,8 +101,9 @@ class LoopThread:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     async def stop(self, patience: float) -> None:
-        """End the thread; work that still hangs after ``patience`` seconds ends with the
-        process.
+        """Cancel all work and end the thread, each within ``patience`` seconds.
+
+        Work that still hangs then ends with the process.
         """
         await asyncio.wait({asyncio.create_task(self.run(_cancel_all()))}, timeout=patience)
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
 
 from daybook import home as homes
-from daybook.api import overdue, views
-from daybook.api.overdue import DelayFacts
+from daybook.api.overdue import DelayFacts, KeeperStatus, OverdueRun
+from daybook.delivery.views import OutboxHealth
 from daybook.errors import PrefectUnreachable
 from daybook.jobs import store as jobs
+from daybook.jobs.views import DueTimes
 from daybook.keeper import leader_lease
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import Status
+from daybook.ledger.views import UtcTime
 from daybook.operations import findings, outbox_status
 from daybook.operations.checks import home as home_checks
 from daybook.operations.findings import Finding
-from daybook.prefect import instances
+from daybook.prefect import instances, work_pool
+from daybook.prefect.work_pool import OnlineWorker
 from daybook.runs import history
 from daybook.runs.overdue import find as find_overdue
 from daybook.runs.overdue import unattended
@@ -30,16 +35,70 @@ if TYPE_CHECKING:
 MAX_LISTED = 5
 
 
-async def status() -> dict[str, Any]:
-    """Return `{"ready", "prefect", "worker", "keeper", "ledger", "outbox", "tasks", "due_soon",
-    "late", "problems"}`.
+class PrefectStatus(BaseModel, frozen=True):
+    """The Prefect server; ``own`` is true if this home's `daybook up` started it.
 
-    ``late``: due times that passed without a started run, or that were missed lately because no
-    process claimed them (`api.overdue`). ``outbox``: the state of callbacks and messages, and
-    unread alerts (`outbox_status`). ``tasks``: the tasks of task sessions. ``ready``: Prefect
-    answers, its pool does not belong to another Daybook alone, and a worker of this one is online.
-    ``problems``: the findings, as sentences. Never raises for a Prefect that does not answer;
-    raises `LedgerUnreachable`.
+    If the server is not ``reachable``, ``version`` is None, and so is ``api_url`` if no server is
+    known.
+    """
+
+    reachable: bool
+    api_url: str | None
+    ui_url: str | None
+    own: bool
+    version: str | None
+
+
+class WorkersOnline(BaseModel, frozen=True):
+    """The workers of the pool; ``online`` counts those of this Daybook."""
+
+    online: int
+    workers: list[OnlineWorker]
+
+
+class LedgerStatus(BaseModel, frozen=True):
+    """The ledger: its address, the number of its jobs, and its ``live`` runs by status."""
+
+    place: str
+    id: str
+    jobs: int
+    enabled: int
+    live: dict[str, int]
+
+
+class DueJob(BaseModel, frozen=True):
+    """A job with its next due time."""
+
+    job: str
+    due: UtcTime
+
+
+class StatusReport(BaseModel, frozen=True):
+    """The running processes, the next due times, and the findings.
+
+    ``ready`` is true if Prefect answers, a worker of this Daybook is online, and the work pool does
+    not contain only another Daybook's jobs while this one has jobs too. ``due_soon`` has up to
+    `MAX_LISTED` jobs, the next due first. ``late`` has the due times whose run has not started, or
+    that were missed recently because no process claimed them; ``problems`` has the findings as
+    sentences.
+    """
+
+    ready: bool
+    prefect: PrefectStatus
+    worker: WorkersOnline
+    keeper: KeeperStatus
+    ledger: LedgerStatus
+    outbox: OutboxHealth
+    tasks: TaskTotals
+    due_soon: list[DueJob]
+    late: list[OverdueRun]
+    problems: list[str]
+
+
+async def status() -> StatusReport:
+    """Return the state of this Daybook.
+
+    Never raises for a Prefect that does not answer; raises `LedgerUnreachable`.
     """
     async with open_ledger() as ledger:
         async with ledger.read() as session:
@@ -63,10 +122,10 @@ async def status() -> dict[str, Any]:
             unwritable=unwritable,
         )
     workers = pool.workers if pool else []
-    online = sum(each["ours"] for each in workers)
-    late = overdue.overdue_views(overdue_runs, known)
+    online = sum(each.ours for each in workers)
+    late = [OverdueRun.of(each, known) for each in overdue_runs]
     if pool:
-        found += findings.pool(pool, prefect["api_url"], has_jobs=bool(stored))
+        found += findings.pool(pool, prefect.api_url or "", has_jobs=bool(stored))
         found += findings.worker(pool)
     found += findings.clock("clock", "Prefect's", known.prefect_ahead)
     found += findings.clock("ledger clock", "the ledger's", known.ledger_ahead)
@@ -80,30 +139,29 @@ async def status() -> dict[str, Any]:
     found += home_checks.settings()
     found += findings.tasks(tasks, now)
     found += findings.late(late)
-    return {
-        "ready": online > 0 and not (stored and pool and pool.foreign),
-        "prefect": prefect,
-        "worker": {"online": online, "workers": workers},
-        "keeper": overdue.keeper_view(leader, known.now),
-        "ledger": {
-            "place": ledger.place,
-            "id": ledger.id,
-            "jobs": len(stored),
-            "enabled": sum(each.job.enabled for each in stored),
-            "live": {str(state): sum(row.state is state for row in live) for state in _LIVE},
-        },
-        "outbox": outbox.as_view(),
-        "tasks": TaskTotals.of(tasks, now).model_dump(),
-        "due_soon": _due_soon(stored, now),
-        "late": late,
-        "problems": [str(each) for each in found],
-    }
+    return StatusReport(
+        ready=online > 0 and not (stored and pool and pool.foreign),
+        prefect=prefect,
+        worker=WorkersOnline(online=online, workers=workers),
+        keeper=KeeperStatus.of(leader, known.now),
+        ledger=LedgerStatus(
+            place=ledger.place,
+            id=ledger.id,
+            jobs=len(stored),
+            enabled=sum(each.job.enabled for each in stored),
+            live={str(state): sum(row.state is state for row in live) for state in _LIVE},
+        ),
+        outbox=outbox.health,
+        tasks=TaskTotals.of(tasks, now),
+        due_soon=_due_soon(stored, now),
+        late=late,
+        problems=[str(each) for each in found],
+    )
 
 
 async def worker_online() -> bool:
-    """Return whether a worker would run a job now; False also if Prefect does not answer."""
+    """Return whether a worker would run a job now; also False if Prefect does not answer."""
     from daybook.prefect import client as connection
-    from daybook.prefect import work_pool
 
     try:
         async with open_ledger() as ledger, connection.connected() as client:
@@ -114,48 +172,52 @@ async def worker_online() -> bool:
 
 async def _prefect(
     ledger: Ledger,
-) -> tuple[dict[str, Any], WorkPool | None, DelayFacts, list[Finding]]:
-    """Return the view of Prefect, its work pool, the facts about delays, and the problem if Prefect
-    does not answer, when the pool is None.
+) -> tuple[PrefectStatus, WorkPool | None, DelayFacts, list[Finding]]:
+    """Return the state of Prefect, its work pool, the facts about delays, and the findings.
+
+    If Prefect does not answer, the pool is None and there is one finding.
     """
     from daybook.operations.checks import prefect as checks
     from daybook.prefect import client as connection
-    from daybook.prefect import work_pool
 
     running = homes.current_home().running() or {}
-    view: dict[str, Any] = {
-        "reachable": False,
-        "api_url": running.get("api_url"),
-        "ui_url": running.get("ui_url"),
-        "own": bool(running.get("own_server")),
-        "version": None,
-    }
+    state = PrefectStatus(
+        reachable=False,
+        api_url=running.get("api_url"),
+        ui_url=running.get("ui_url"),
+        own=bool(running.get("own_server")),
+        version=None,
+    )
     try:
         async with connection.connected() as client:
             from prefect.settings import get_current_settings
 
             await connection.check_connection(client)
-            settings = get_current_settings()
-            view |= {"reachable": True, "api_url": str(client.api_url).rstrip("/")}
-            view["ui_url"] = view["ui_url"] or settings.ui_url
-            view["version"] = await client.api_version()
+            state = PrefectStatus(
+                reachable=True,
+                api_url=str(client.api_url).rstrip("/"),
+                ui_url=state.ui_url or get_current_settings().ui_url,
+                own=state.own,
+                version=await client.api_version(),
+            )
             pool = await work_pool.read(client, ledger.id)
             ahead = await checks.clock_ahead(client)
     except PrefectUnreachable as error:
-        view["api_url"] = (error.address or "").rstrip("/") or view["api_url"]
+        address = (error.address or "").rstrip("/") or state.api_url
+        state = state.model_copy(update={"api_url": address})
         known = DelayFacts(ledger.now(), away=str(error))
-        return view, None, known, [checks.unreachable(error)]
-    return view, pool, DelayFacts(ledger.now(), pool=pool, prefect_ahead=ahead), []
+        return state, None, known, [checks.unreachable(error)]
+    return state, pool, DelayFacts(ledger.now(), pool=pool, prefect_ahead=ahead), []
 
 
 _LIVE = (Status.WAITING, Status.CLAIMED, Status.RUNNING)
 
 
-def _due_soon(stored: list[jobs.StoredJob], now: datetime) -> list[dict[str, Any]]:
+def _due_soon(stored: list[jobs.StoredJob], now: datetime) -> list[DueJob]:
     coming = [
-        (due["utc"], each.row.name)
+        (due.utc, each.row.name)
         for each in stored
         if each.job.enabled
-        for due in views.due_of_job(each, now, 1)
+        for due in DueTimes.of_job(each, now, 1).due
     ]
-    return [{"job": name, "due": due} for due, name in sorted(coming)[:MAX_LISTED]]
+    return [DueJob(job=name, due=due) for due, name in sorted(coming)[:MAX_LISTED]]

@@ -1,4 +1,4 @@
-"""Supervision of a child: restarts it when it ends by itself, ends it when the supervision ends."""
+"""Supervision of a child: restart it if it ends by itself, and end it when cancelled."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from daybook.operations.home_lock import UpRecord
+from daybook.processes import group
 from daybook.processes.children import Child
 
 MAX_RESTART_DELAY_SECONDS = 60.0
-"""The longest delay before a restart; a child that ran as long resets the delay."""
+"""Maximum delay before a restart; a child that has run for this long resets the delay."""
 
 
 async def supervise(
@@ -22,13 +23,13 @@ async def supervise(
     *,
     pause: float = 1.0,
 ) -> NoReturn:
-    """Keep ``child``, which ``record`` already has, running until this task is cancelled.
+    """Keep ``child``, which is already in ``record``, running until this task is cancelled.
 
-    When the child ends, ``say`` gets a line with the end of its log, and ``again`` starts the next
-    one after ``pause`` seconds, doubled each time. A start that fails is reported and tried again
-    in the same way, so a full disk or a machine without room for a process does not end the
-    supervision. When cancelled, end the child and return after all processes that it started have
-    ended.
+    When the child ends, ``say`` gets a message with the end of its log, and ``again`` starts the
+    next one after ``pause`` seconds, doubled each time up to `MAX_RESTART_DELAY_SECONDS`. A start
+    that fails is reported and tried again in the same way, so a full disk or a full process table
+    does not end the supervision. When cancelled, end the child if it is running, and wait until all
+    processes that it started have ended.
     """
     wait = pause
     try:
@@ -39,8 +40,8 @@ async def supervise(
             if time.monotonic() - started >= MAX_RESTART_DELAY_SECONDS:
                 wait = pause
             say(
-                f"The {child.name} exited with code {code}; restarting it in {wait:g} s; its log "
-                f"is {child.log}\n{child.tail(5)}".rstrip()
+                f"The {child.name} {group.describe_exit(code)}; restarting it in {wait:g} s; its "
+                f"log is {child.log}\n{child.tail(5)}".rstrip()
             )
             restarted: Child | None = None
             while restarted is None:

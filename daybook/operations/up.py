@@ -2,12 +2,14 @@
 
 ::
 
-    lock ─► leftovers ─► ledger ─► Prefect ─► blocks, pool, agent ─► example ─► sync ─► worker
+    lock ─► leftovers ─► ledger ─► Prefect ─► health page ─► blocks, pool, agent ─► example
+         ─► sync ─► worker ─► command server
 
-    stop: worker first, then the server, then the lock ◄── SIGINT, SIGTERM, `down`
+    stop: in the reverse order, the lock last ◄── SIGINT, SIGTERM (as from `down`), SIGHUP
 
-A server or worker that ends by itself is restarted. Each process is recorded in `up.json` when it
-is started, so that the next `up` or `down` can end the leftovers of a killed one.
+A child (server, health page, worker, command server) that ends by itself is restarted. Each process
+is recorded in `up.json` when it is started, so that the next `up` or `down` can end the leftovers
+from a killed one.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from functools import partial
@@ -24,17 +26,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from httpx import URL
+from pydantic import BaseModel, Field
 
 from daybook import home as homes
 from daybook import repository, settings
-from daybook.api import runs, sync, views
+from daybook.api import runs
 from daybook.api.jobs import add
+from daybook.api.sync import SyncReport
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, PrefectUnreachable
 from daybook.jobs import limits, store
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import JobRow, RunRow
+from daybook.ledger.views import Run
 from daybook.operations import (
     browser,
     home_lock,
@@ -45,6 +50,8 @@ from daybook.operations import (
     web,
     worker,
 )
+from daybook.prefect import client as connection
+from daybook.prefect import reconcile
 from daybook.processes import children
 from daybook.processes.children import Child
 from daybook.runs import claim_requests, claims, history
@@ -57,11 +64,31 @@ EXAMPLE_FILE = "deployments/jobs/example.yaml"
 EXAMPLE_REQUEST_ID = "first-light"
 """Request id of the example's first run, so that it happens once in a ledger's life."""
 EXAMPLE_TIMEOUT_SECONDS = 60.0
-"""Timeout of `up --detach` for the answer of the example's first run."""
+"""How long `up --detach` waits for the answer of the example's first run."""
 
+COMMAND_GRACE_SECONDS = 5.0
+"""Time for running commands to end when `up` stops."""
 POLL_INTERVAL_SECONDS = 0.5
 MAX_POLL_INTERVAL_SECONDS = 30.0
-"""Intervals between two queries for finished runs; the longest one if the ledger is unreachable."""
+"""Maximum interval between two queries for finished runs, used while the ledger is unreachable."""
+
+
+class UpFacts(BaseModel, frozen=True):
+    """What is running after the start: addresses, and the number of ``jobs`` in the ledger.
+
+    ``open_url`` is a link to the UI: a one-time login link for our own server, else the plain
+    address. It is None if no link was requested or made.
+    ``web_url`` is None while the health page is not listening. ``example`` is the name of the
+    example job if this start runs it for the first time.
+    """
+
+    api_url: str
+    ui_url: str
+    open_url: str | None = Field(repr=False)
+    web_url: str | None
+    ledger: str
+    jobs: int
+    example: str | None
 
 
 class UpReporter(Protocol):
@@ -72,37 +99,30 @@ class UpReporter(Protocol):
         ...
 
     def progress(self, line: str) -> None:
-        """Show the progress of a step; called often, each call replaces the line of the one
-        before.
-        """
+        """Show the progress of a step; each line replaces the one before."""
         ...
 
-    def synced(self, report: dict[str, Any]) -> None:
-        """Show the result of the first sync (`api.sync.report_view`)."""
+    def synced(self, report: SyncReport) -> None:
+        """Show the result of the first sync."""
         ...
 
-    def ready(self, facts: dict[str, Any]) -> None:
-        """Show that everything runs: `{"api_url", "ui_url", "open_url", "web_url", "ledger",
-        "jobs", "example"}`.
-
-        ``open_url`` opens the UI once without a password; it is None if no link was requested.
-        ``web_url`` is None while the health page is not listening.
-        """
+    def ready(self, facts: UpFacts) -> None:
+        """Show that everything is running."""
         ...
 
-    def outcome(self, run: dict[str, Any]) -> None:
-        """Show a finished run of this ledger (`views.run`)."""
+    def outcome(self, run: Run) -> None:
+        """Show a finished run of this ledger."""
         ...
 
 
 async def up(talk: UpReporter, *, link: bool = True) -> None:
-    """Start everything, and return after a stop request, when everything has stopped.
+    """Start everything; return when everything has stopped after a stop request.
 
-    ``link``: create a link that opens Prefect's UI logged in.
+    With ``link``, create a link that opens Prefect's UI, logged in.
 
-    Raises `InvalidInput` if this home's `up` already runs or a setting is invalid,
-    `PrefectUnreachable` for a configured Prefect that does not answer, or a server or worker that
-    does not start.
+    Raises `InvalidInput` if this home's `up` is already running or a setting is invalid,
+    `LedgerUnreachable`, and `PrefectUnreachable` for a configured Prefect that does not answer, or
+    for a server or worker that does not start.
     """
     limits.load_rules()
     model.load_policy()
@@ -122,18 +142,15 @@ async def up(talk: UpReporter, *, link: bool = True) -> None:
 
 
 async def detach(talk: UpReporter, within: float = 180.0) -> None:
-    """Start `daybook up` in the background, and return when everything runs; its log is
-    `logs/up.log`.
+    """Start `daybook up` in the background, and return when everything is running.
 
-    If it runs the example job for the first time, its outcome is shown, too. Raises `InvalidInput`
-    if this home's `up` already runs, `DaybookError` with the end of its log if it ends before that
-    or takes longer than ``within`` seconds.
+    Its log is `logs/up.log`. If it runs the example job for the first time, show its outcome too.
+    Raises `InvalidInput` if this home's `up` is already running, and `DaybookError` with the end of
+    the log if `up` ends early or takes longer than ``within`` seconds to start.
     """
     home = homes.current_home().make()
     if home.running() is not None:
-        raise InvalidInput(
-            "home", f"`daybook up` already runs for {home.path}", "stop it with `daybook down`"
-        )
+        raise home_lock.already_running(home)
     log = home.logs / "up.log"
     talk.say(f"Starting in the background; log: {log}")
     # -P: do not import another `daybook` from the current folder, such as another checkout.
@@ -142,15 +159,13 @@ async def detach(talk: UpReporter, within: float = 180.0) -> None:
     )
     since, started = SYSTEM_CLOCK.now(), time.monotonic()
     while child.poll() is None and (waited := time.monotonic() - started) < within:
-        facts = home.running() or {}
-        if facts.get("pid") == child.pid and facts.get("ready_at"):
-            child.returncode = 0  # it keeps running, and this process does not wait for it
+        running = home.running() or {}
+        if running.get("pid") == child.pid and running.get("ready_at"):
+            child.returncode = 0  # it outlives this process, which does not wait for it
             async with open_ledger() as ledger:
-                async with ledger.read() as session:
-                    count = len(await store.all_jobs(session))
                 example = await _first_run(ledger, since)
                 name = example[1].name if example else None
-                talk.ready(await _facts(facts, ledger, count, name, link=True))
+                talk.ready(await _facts(ledger, running, example=name))
                 if example is not None:
                     await _show_first_run(ledger, talk, since)
             return
@@ -163,7 +178,7 @@ async def detach(talk: UpReporter, within: float = 180.0) -> None:
 
 
 async def _first_run(ledger: Ledger, since: datetime) -> tuple[RunRow, JobRow] | None:
-    """Return the example job's first run, if it is live or ended after ``since``."""
+    """Return the example job's first run with its job, if live or ended at ``since`` or later."""
     async with ledger.read() as session:
         live = await history.live(session)
         rows = [*live, *(row for row, _ in await history.ended_since(session, since))]
@@ -183,9 +198,9 @@ async def _show_first_run(ledger: Ledger, talk: UpReporter, since: datetime) -> 
         talk.progress(f"Waiting for the answer: {waited:.0f} s")
         await asyncio.sleep(POLL_INTERVAL_SECONDS)
     if found is not None and found[0].state not in LIVE:
-        talk.outcome(views.run(*found))
+        talk.outcome(Run.of(*found))
     else:
-        talk.say("The example job still runs; `daybook runs` shows its outcome later")
+        talk.say("The example job is still running; `daybook runs` shows its outcome later")
 
 
 def _is_first_run(row: RunRow) -> bool:
@@ -193,7 +208,10 @@ def _is_first_run(row: RunRow) -> bool:
 
 
 async def down() -> bool:
-    """Stop this home's `up` and the leftovers of a killed one; return False if nothing ran."""
+    """Stop this home's `up`, and end the leftovers from a killed one.
+
+    Return False if nothing ran. Raises `InvalidInput` if an unknown process holds the lock.
+    """
     return await home_lock.stop_running(homes.current_home())
 
 
@@ -217,9 +235,7 @@ async def _supervised_child(
     record: home_lock.UpRecord,
     talk: UpReporter,
 ) -> AsyncIterator[None]:
-    """Keep a child running while the block runs; it ends with the block, before enclosing
-    resources.
-    """
+    """Keep a child running while the block runs, and end it at the end of the block."""
     async with _background(supervision.supervise(child, again, record, talk.say)):
         yield
 
@@ -235,10 +251,8 @@ async def _background(work: Coroutine[Any, Any, NoReturn]) -> AsyncIterator[None
 
 
 async def _run(home: homes.Home, record: home_lock.UpRecord, talk: UpReporter, link: bool) -> None:
-    from daybook.prefect import client as connection
-
     for name in await record.end_leftovers():
-        talk.say(f"Ended a {name} that an earlier `daybook up` left")
+        talk.say(f"Ended a {name} left over from an earlier `daybook up`")
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_background(children.keep_logs_short(home.logs, talk.say)))
         ledger = await stack.enter_async_context(open_ledger())
@@ -269,50 +283,81 @@ async def _run(home: homes.Home, record: home_lock.UpRecord, talk: UpReporter, l
             await stack.enter_async_context(supervised)
             await worker.wait_until_online(client, home, child, before=last_heartbeat)
         record.set_ready(SYSTEM_CLOCK.now())
-        async with ledger.read() as session:
-            count = len(await store.all_jobs(session))
-        talk.ready(await _facts(vars(record), ledger, count, example, link=link))
+        talk.ready(await _facts(ledger, vars(record), example=example, link=link))
         if example is not None:
             await runs.run(example, request_id=EXAMPLE_REQUEST_ID)
+        if settings.load().command_server and sys.platform == "linux":
+            await stack.enter_async_context(_command_server(home, record, talk))
         await _watch(ledger, talk, since)
 
 
+@asynccontextmanager
+async def _command_server(
+    home: homes.Home, record: home_lock.UpRecord, talk: UpReporter
+) -> AsyncIterator[None]:
+    """Keep the command server running; without it, commands run in processes of their own."""
+    try:
+        child = await _start_command_server(home)
+        record.add_child(child)
+    except OSError as error:
+        talk.say(f"The command server did not start: {error}")
+        yield
+        return
+    async with _supervised_child(child, partial(_start_command_server, home), record, talk):
+        yield
+
+
+async def _start_command_server(home: homes.Home) -> Child:
+    """Start the server in which the commands of this home run; its log is `logs/commands.log`."""
+    # -P: do not import another `daybook` from the current folder, such as another checkout.
+    return await children.start(
+        "command server",
+        [sys.executable, "-P", "-m", "daybook.cli.command_server"],
+        environment=server.child_environment(home),
+        log=home.logs / "commands.log",
+        folder=home.path,
+        grace=COMMAND_GRACE_SECONDS,
+    )
+
+
 async def _facts(
-    running: dict[str, Any], ledger: Ledger, count: int, example: str | None, *, link: bool
-) -> dict[str, Any]:
-    """Return what `UpReporter.ready` gets; ``running`` is the home's record of this `up`."""
+    ledger: Ledger, running: Mapping[str, Any], *, example: str | None, link: bool = True
+) -> UpFacts:
+    """Return the facts about the `up` whose `home_lock.UpRecord` has the fields ``running``."""
+    async with ledger.read() as session:
+        count = len(await store.all_jobs(session))
     open_url = None
-    if link:
-        with suppress(PrefectUnreachable):  # `daybook open` creates another
-            open_url = (await browser.link())["url"]
-    return {
-        "api_url": running["api_url"],
-        "ui_url": running["ui_url"],
-        "open_url": open_url,
-        "web_url": running.get("web_url") or None,
-        "ledger": ledger.place,
-        "jobs": count,
-        "example": example,
-    }
+    with suppress(PrefectUnreachable):  # `daybook open` creates another link
+        open_url = (await browser.link()).url if link else None
+    return UpFacts(
+        api_url=running["api_url"],
+        ui_url=running["ui_url"],
+        open_url=open_url,
+        web_url=running.get("web_url") or None,
+        ledger=ledger.place,
+        jobs=count,
+        example=example,
+    )
 
 
 async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpReporter) -> str | None:
-    """Prepare Prefect for the jobs; return the example's name while it has not run yet."""
-    from daybook.prefect import reconcile
+    """Prepare Prefect for the jobs; add the example job to a new ledger.
 
+    Return the example job's name if its first run is not in Prefect yet, else None.
+    """
     for line in await setup.prepare(client):
         talk.say(line)
     async with ledger.read() as session:
-        is_new = not await store.any_ever(session)
+        is_new = not await store.has_jobs(session)
     if is_new:
         for fields in read(repository.root() / EXAMPLE_FILE):
             view = await add(fields)
-            talk.say(f"Added the example job {view['name']}: {view['words']}")
+            talk.say(f"Added the example job {view.name}: {view.words}")
             async with ledger.read() as session:
-                added = await store.find(session, view["id"])
+                added = await store.find(session, view.id)
             await claims.request(ledger, added, EXAMPLE_REQUEST_ID, "manual")
-    talk.synced(sync.report_view(await reconcile.reconcile_all(ledger, client)))
-    # Requested in the ledger with the job, so that it runs even if this `up` is killed first.
+    talk.synced(SyncReport.of(await reconcile.reconcile_all(ledger, client)))
+    # The first run was requested with the job, so it starts even if that `up` was killed.
     async with ledger.read() as session:
         for row in await history.live(session):
             if _is_first_run(row) and row.flow_run_id is None:
@@ -322,10 +367,10 @@ async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpReporter) -> s
 
 
 async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:
-    """Show each run that ends after ``since``, until cancelled.
+    """Show each run that has ended since ``since`` (UTC), until cancelled.
 
-    While the ledger is unreachable nothing is shown; runs that end in the meantime are shown
-    afterwards.
+    While the ledger is unreachable, show nothing; afterwards show the runs that ended in the
+    meantime.
     """
     cursor, shown = since, set[str]()
     pause = POLL_INTERVAL_SECONDS
@@ -344,7 +389,7 @@ async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:
             pause = POLL_INTERVAL_SECONDS
         for row, job in ended:
             if row.id not in shown:
-                talk.outcome(views.run(row, job))
+                talk.outcome(Run.of(row, job))
         if ended:
             cursor = ended[-1][0].finished_at or cursor
             shown = {row.id for row, _ in ended if row.finished_at == cursor}

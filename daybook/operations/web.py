@@ -1,14 +1,13 @@
-"""Child process with the health page and metrics of this machine, for `daybook up` and `daybook
-web`.
+"""The process with the health page and metrics of this machine: its command, and its start.
 
-The application is `daybook.web`. `up` does not depend on it: if its port is taken it gets another
-one, which is shown, recorded in `up.json`, and preferred at the next start of this home.
+The application is `daybook.web`. `up` starts the process but does not depend on it. If the
+configured port is taken, the process gets another one, which is shown, recorded in `up.json`, and
+preferred at the next start of this home.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +17,6 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import NoReturn
 
-from daybook import home as homes
 from daybook.errors import DaybookError, InvalidInput
 from daybook.home import Home
 from daybook.operations import server, supervision
@@ -26,7 +24,7 @@ from daybook.operations.home_lock import UpRecord
 from daybook.processes import children
 
 START_TIMEOUT_SECONDS = 30.0
-"""Timeout of a new child's first response."""
+"""Maximum time from the start of a child to its first response."""
 BACKLOG = 128
 
 
@@ -54,7 +52,10 @@ def command(host: str, port: int, names: Sequence[str] = ()) -> list[str]:
 
 
 def listen(host: str, port: int, setting: str = "") -> socket.socket:
-    """Return a listening socket; raises `InvalidInput`, naming the option and the ``setting``."""
+    """Return a listening socket.
+
+    Raises `InvalidInput`, which names the option and the ``setting``.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -75,20 +76,15 @@ def listen(host: str, port: int, setting: str = "") -> socket.socket:
 async def start(home: Home, listener: socket.socket) -> children.Child:
     """Start a child that serves ``listener``; its log is `logs/web.log`.
 
-    The child inherits the socket. If it got only the port, another process could listen there
-    first, and `up` would take that process for its child.
+    The child inherits the socket. If it only got the port number, another process could listen
+    there first, and `up` would mistake that process for its child.
     """
     home.make()
     descriptor = listener.fileno()
     return await children.start(
         "web",
         [*_COMMAND, server.HOST, "--descriptor", str(descriptor)],
-        environment={
-            **homes.without_credentials(os.environ),
-            "DAYBOOK_HOME": str(home.path),
-            "PYTHONUNBUFFERED": "1",
-            **server.absolute_python_path(),
-        },
+        environment=server.child_environment(home),
         log=home.logs / "web.log",
         folder=home.path,
         descriptors=[descriptor],
@@ -98,7 +94,7 @@ async def start(home: Home, listener: socket.socket) -> children.Child:
 async def supervise(
     home: Home, configured: int, record: UpRecord, say: Callable[[str], None]
 ) -> NoReturn:
-    """Keep the health page running until cancelled; an error is reported and stops nothing else."""
+    """Keep the health page running until cancelled; report errors, which stop nothing else."""
     pause = 1.0
     while True:
         try:
@@ -132,7 +128,7 @@ async def _start_answering(home: Home, listener: socket.socket, record: UpRecord
 
 
 async def _wait_for_answer(child: children.Child, port: int) -> None:
-    """Wait for any response of ``child``; raise `DaybookError` if it ends or is too slow."""
+    """Wait for any response of ``child``; raise `DaybookError` if the child ends or is too slow."""
     answer, ended = asyncio.create_task(_answer(port)), asyncio.create_task(child.wait())
     try:
         await asyncio.wait(
@@ -156,8 +152,10 @@ async def _answer(port: int) -> bytes:
 
 
 def _open_listener(home: Home, configured: int) -> socket.socket:
-    """Return a listening socket: on the last port if ``configured`` is unchanged, else on
-    ``configured``, else on any port.
+    """Return a listening socket, preferably on the same port as last time.
+
+    The port is the last one if ``configured`` is unchanged, else ``configured``; if it is taken,
+    any port.
     """
     preferred = configured
     with suppress(OSError, ValueError):

@@ -19,7 +19,7 @@ from daybook.operations import home_lock
 from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.operations.server import absolute_python_path
 from daybook.prefect import parameter_schema
-from daybook.processes import children
+from daybook.processes import children, group
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -28,10 +28,13 @@ POOL = parameter_schema.WORK_POOL
 POOL_TYPE = "daybook"
 POLL_INTERVAL_SECONDS = 0.2
 GRACE_SECONDS = home_lock.CHILD_GRACE_SECONDS["worker"]
-"""Time from SIGTERM to SIGKILL: runs may end by themselves, then they are asked to and killed,
-and their outcomes are recorded."""
+"""Time from SIGTERM to SIGKILL of the worker.
+
+In this time runs may end by themselves; then the worker ends or kills the rest and records the
+outcomes.
+"""
 HEARTBEAT_INTERVAL_SECONDS = 10
-"""Prefect considers a worker lost after three missed ones."""
+"""Interval between two heartbeats; after three missed ones, Prefect considers the worker lost."""
 
 
 def command(
@@ -42,9 +45,7 @@ def command(
     name: str | None = None,
     once: bool = False,
 ) -> list[str]:
-    """Return the command line of a worker; without ``name`` its name differs from
-    the name of `up`'s worker.
-    """
+    """Return the command line of a worker; its default name differs from that of `up`'s worker."""
     # -P: do not import another `daybook` from the current folder, such as another checkout.
     arguments = [sys.executable, "-P", "-m", "daybook.worker", "--pool", pool]
     arguments += ["--name", name or f"{home.worker_name}-{os.getpid()}"]
@@ -53,7 +54,7 @@ def command(
 
 
 def environment(home: Home, here: SelectedPrefect) -> dict[str, str]:
-    """Return the variables for a worker of ``home`` that uses the Prefect ``here``.
+    """Return the variables for a worker of ``home`` that uses the selected Prefect, ``here``.
 
     The worker reads the credential of Daybook's own server from the home.
     """
@@ -77,7 +78,7 @@ def environment(home: Home, here: SelectedPrefect) -> dict[str, str]:
 
 
 async def ensure_pool(client: PrefectClient) -> None:
-    """Create the work pool if it is missing. Raises `InvalidInput` if it has another type."""
+    """Create the work pool if it is missing. Raises `InvalidInput` if the pool has another type."""
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
     from prefect.workers.base import BaseWorker
@@ -85,7 +86,7 @@ async def ensure_pool(client: PrefectClient) -> None:
     try:
         pool = await client.read_work_pool(POOL)
     except ObjectNotFound:
-        # By its entry point: the package `worker` is above this one.
+        # Found by its entry point, because this package may not import the package `worker`.
         worker_type = BaseWorker.get_worker_class_from_type(POOL_TYPE)
         new_pool = WorkPoolCreate(
             name=POOL,
@@ -145,7 +146,7 @@ async def wait_until_online(
 
     ``before`` is the result of `last_heartbeat` before ``child`` was started: a worker that ended a
     moment ago still counts as online. Raises `PrefectUnreachable`, with the end of the worker's
-    log, if it ends or sends no heartbeat.
+    log, if ``child`` ends or sends no heartbeat for ``within`` seconds.
     """
     end = time.monotonic() + within
     while time.monotonic() < end and child.exit_code is None:
@@ -156,6 +157,6 @@ async def wait_until_online(
     problem = (
         "is not sending heartbeats"
         if child.exit_code is None
-        else f"exited with code {child.exit_code}"
+        else group.describe_exit(child.exit_code)
     )
     raise PrefectUnreachable(str(client.api_url), f"the worker {problem}\n{child.tail()}")

@@ -1,7 +1,7 @@
-"""The Prefect server that a long-lived process uses: the one that `daybook up` runs now.
+"""The Prefect server that a long-lived process uses: the user's own, or that of `daybook up`.
 
 A command selects its server once, before it imports Prefect (`daybook.home.configure_prefect`). An
-MCP server, or a program that embeds Daybook, may start before `daybook up` and outlive several.
+MCP server, or a program that embeds Daybook, may start before `daybook up` and outlive its server.
 """
 
 from __future__ import annotations
@@ -11,20 +11,24 @@ import sys
 
 from daybook import home
 from daybook.errors import PrefectUnreachable
+from daybook.prefect import private_names
 
 _VARIABLE = "PREFECT_API_URL"
 
 
 class _Selected:
     ours: str | None = None
-    """The address that this module set; `""` if none was known yet, None if the user set it."""
+    """The address that this module set; `""` if none was known yet.
+
+    None if the user, or another module, selected the server, or before the first selection.
+    """
 
 
 def use_current_server() -> None:
-    """Point Prefect at the right server, even if it is imported already and another one runs now.
+    """Point Prefect at the current server, even if Prefect was imported before the server started.
 
-    A server that the user's own settings name stays. The credential of this home's own server is
-    set.
+    A server that the user's own settings name is kept. Also sets the credential of this home's own
+    server.
     """
     if _Selected.ours is None and "prefect" not in sys.modules:
         by_user = home.is_configured_by_user()
@@ -34,8 +38,6 @@ def use_current_server() -> None:
     before = _current_variables()
     _follow_running_server()
     if "prefect" in sys.modules and _current_variables() != before:
-        from daybook.prefect import private_names
-
         private_names.reload_settings()
 
 
@@ -43,7 +45,7 @@ def _follow_running_server() -> None:
     if "prefect" in sys.modules and not _Selected.ours:
         from prefect.settings import get_current_settings
 
-        if imported := get_current_settings().api.url:  # any module may have imported Prefect
+        if imported := get_current_settings().api.url:  # another module may have imported Prefect
             home.use_credential(imported)
             return
     if os.environ.get(_VARIABLE, "") != (_Selected.ours or ""):
@@ -58,10 +60,10 @@ def _current_variables() -> tuple[str | None, ...]:
 
 
 def client_environment() -> dict[str, str]:
-    """Return the environment variables with which another program reaches the Prefect in use here.
+    """Return the environment variables with which another program connects to this server.
 
-    They contain its credential. Call `use_current_server` or `daybook.home.configure_prefect`
-    first. Raises `PrefectUnreachable` if no Prefect is known.
+    They include the credential, if there is one. Call `use_current_server` or
+    `daybook.home.configure_prefect` first. Raises `PrefectUnreachable` if no server is known.
     """
     from prefect.settings import get_current_settings
 

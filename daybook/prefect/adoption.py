@@ -1,22 +1,22 @@
-"""Adoption: deployments of our flows that somebody made in Prefect become jobs.
+"""Adoption: a user's deployment of a Daybook flow becomes a job.
 
 ::
 
     tag of another ledger               never (promise 15: each ledger touches its own and
                                         untagged deployments only)
-    entrypoint of one of our flows      a job: made by `prefect deploy` or the API
-    no entrypoint, and our tag or       a job, which gets the missing fields: made by Duplicate in
-    our pool                            the UI
+    entrypoint of a Daybook flow        a job: created by `prefect deploy` or the API
+    no entrypoint, and our tag or       a job, which gets the missing fields: created by Duplicate
+    our pool                            in the UI
     schedule or parameters that no      stays Prefect's own, reported once
     job can express
     the ledger has no job in this       stays as it is: this is another Daybook's Prefect
     Prefect, and another ledger has
 
-The deployment as found is the agreement from which the job begins, so only our tag, the
-description's first line and the parameters' defaults are written back. It is a job from its
-adoption on: earlier runs are not due times of the job. If a second ledger adopts it at the same
-moment, the ledger whose tag was overwritten gives it up when it sees the other tag
-(`links.TAKEN_REASON`).
+The deployment as found is recorded as the job's first reconciled state, so only differing fields
+are written back: our tag, the description's first line, the parameters' defaults, the zone of an
+interval and the like. Runs due before the adoption are not due times of the job. If two ledgers
+adopt a deployment at the same moment, the one whose tag was overwritten gives it up when it sees
+the other tag (`links.TAKEN_REASON`).
 """
 
 from __future__ import annotations
@@ -54,10 +54,12 @@ async def adopt_deployments(
     refused: dict[str, tuple[bytes, float]],
     report: ReconcileReport,
 ) -> list[str]:
-    """Adopt those of ``listed``, deployments of no job, that can be jobs; return the jobs' ids.
+    """Adopt those of ``listed`` that can be jobs; return the ids of the new jobs.
 
-    ``refused`` are the deployments that could not be adopted, as `Fingerprints` keeps them; others
-    are tried and reported. A failure does not hold up the others.
+    ``listed`` are deployments without a job. ``refused`` holds those that could not be adopted
+    (`Fingerprints.refused`), which are skipped until they change or their retry is due. A failure
+    of one deployment is reported and does not stop the others; errors of an unreachable Prefect or
+    ledger propagate.
     """
     made = []
     for each in listed:
@@ -82,7 +84,7 @@ async def adopt_deployments(
 
 
 def _display_name(each: ListedDeployment) -> str:
-    """Name the deployment: several flows may each have one of the same name."""
+    """Return an unambiguous name, because deployments of several flows may share one."""
     kind = parameter_schema.kind_of(each.raw["entrypoint"]) if each.raw.get("entrypoint") else None
     return f"{kind}/{each.name}" if kind else f"{each.name} ({each.id[:8]})"
 
@@ -97,14 +99,20 @@ def _is_candidate(each: ListedDeployment, ledger_id: str) -> bool:
 async def _adopt(
     ledger: Ledger, client: PrefectClient, each: ListedDeployment, report: ReconcileReport
 ) -> str | None:
-    """Return the new job's id; None if no job can be made now. Raises `InvalidInput`."""
+    """Store the deployment as a job; return the job's id.
+
+    Returns None if the deployment was deleted, belongs to another ledger, or has a job by now.
+    Raises `InvalidInput` if no job can express it.
+    """
     existing = await deployment.read(client, each.id)
     if existing is None or projection.belongs_to_other_ledger(existing.tags, ledger.id):
         return None
     kind = (await client.read_flow(existing.flow_id)).name
     if existing.entrypoint and parameter_schema.kind_of(existing.entrypoint) != kind:
         raise InvalidInput(
-            "entrypoint", f"{existing.entrypoint} does not belong to the flow {kind}"
+            "entrypoint",
+            f"{existing.entrypoint} does not belong to the flow {kind}",
+            "use the entry point of that flow",
         )
     now = ledger.now()
     async with ledger.write() as session:
@@ -114,7 +122,7 @@ async def _adopt(
         elif job.schedule.has_passed(now):
             disabled_reason = f"{store.FIRED_REASON} before its adoption"
         else:
-            disabled_reason = "switched off in Prefect"
+            disabled_reason = records.SWITCHED_OFF_REASON
         stored = await records.add_adopted_job(
             session,
             job,
@@ -133,14 +141,14 @@ async def _adopt(
 def _job(
     existing: DeploymentResponse, kind: str, used_names: Collection[str], now: datetime
 ) -> Job:
-    """Return the deployment as a job. Raises `InvalidInput` if no job can express it."""
+    """Return the deployment as a job; raise `InvalidInput` if no job can express it."""
     observed = projection.of_deployment(existing)
     schedule = projection.to_schedule(observed.schedule, settings.load().timezone, now)
     action, policy, notify = read_parameters(kind, observed.parameters)
     if isinstance(action, AgentPrompt):
         prompts.check(action.prompt)
     if isinstance(action, Heartbeat) and "file" not in observed.parameters:
-        # All parameters of a heartbeat have defaults: without any, the deployment is a template.
+        # All parameters of a heartbeat have defaults: a deployment without a file is a template.
         raise InvalidInput("file", "is missing", f"name the file, such as {DEFAULT_ORDERS_FILE}")
     own_tags = [
         tag for tag in observed.tags if tag.strip() and not tag.startswith(RESERVED_TAG_PREFIX)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -22,22 +22,21 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 MAX_REFUSAL_LENGTH = 300
-"""Maximum number of characters of a refusal in messages."""
+"""Maximum length of a refusal in messages, in characters."""
 _UNAVAILABLE_CODES = {
     httpx.codes.UNAUTHORIZED,
     httpx.codes.BAD_GATEWAY,
     httpx.codes.SERVICE_UNAVAILABLE,
     httpx.codes.GATEWAY_TIMEOUT,
 }
-"""Status codes that show that Prefect is unreachable, is too busy, or denies us access."""
+"""Status codes that show that Prefect is unreachable, too busy, or denies us access."""
 
 
 @asynccontextmanager
 async def connected() -> AsyncIterator[PrefectClient]:
     """Open a client of this process's Prefect server (`daybook.home.configure_prefect`).
 
-    Raises `PrefectUnreachable` if no server is known or it does not answer, and `PrefectRefused` if
-    it asks for another credential. Other HTTP errors pass through.
+    Raises `PrefectUnreachable` if no server is known, and the errors of `raising_daybook_errors`.
     """
     from prefect.client.orchestration import get_client
     from prefect.settings import get_current_settings
@@ -45,57 +44,96 @@ async def connected() -> AsyncIterator[PrefectClient]:
     address = get_current_settings().api.url
     if address is None:
         raise PrefectUnreachable(None)
-    try:
+    with raising_daybook_errors(address):
         async with get_client() as client:
             yield client
+
+
+@asynccontextmanager
+async def connected_if_reachable() -> AsyncIterator[PrefectClient | None]:
+    """Open a client as `connected` does; yield None if Prefect is unreachable.
+
+    Raises `PrefectRefused`, and the errors of `connected` if Prefect stops answering later.
+    """
+    async with AsyncExitStack() as stack:
+        client: PrefectClient | None = None
+        try:
+            client = await stack.enter_async_context(connected())
+            await check_connection(client)
+        except PrefectRefused:
+            raise
+        except PrefectUnreachable:
+            client = None
+        yield client
+
+
+@contextmanager
+def raising_daybook_errors(address: str) -> Iterator[None]:
+    """Raise errors of Prefect's client as errors of Daybook; ``address`` is Prefect's.
+
+    They are `PrefectUnreachable` if the server does not answer or answers with a server error
+    (5xx), and `PrefectRefused` if it answers 401 or 403. Other HTTP errors pass through.
+    """
+    try:
+        yield
     except httpx.TransportError as error:
         raise PrefectUnreachable(address, str(error) or type(error).__name__) from error
     except httpx.HTTPStatusError as error:
-        if error.response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-            raise PrefectUnreachable(address, "it is too busy (503)") from error
         if is_unauthorized(error):
-            raise unauthorized_error(address) from error
+            raise unauthorized_error(address, error.response.status_code) from error
+        if error.response.is_server_error:
+            raise PrefectUnreachable(address, _status_text(error)) from error
         raise
 
 
 async def check_connection(client: PrefectClient) -> None:
-    """Raise `PrefectUnreachable` unless Prefect answers; called before a change is written.
+    """Raise `PrefectUnreachable` unless Prefect answers; call it before writing a change.
 
-    Raises `PrefectRefused` if Prefect asks for another credential.
+    A server error (5xx) is no answer. Raises `PrefectRefused` if Prefect answers 401, or answers
+    the health check with 403.
     """
+    address = str(client.api_url).rstrip("/")
     problem = await client.api_healthcheck()
+    if problem is None:
+        try:
+            await client.api_version()  # the health check needs no credential
+        except httpx.HTTPStatusError as error:
+            # Prefect Cloud may answer 403: it has no such page for its users.
+            if error.response.status_code == 401 or error.response.is_server_error:
+                problem = error
+    if isinstance(problem, httpx.HTTPStatusError):
+        if is_unauthorized(problem):
+            raise unauthorized_error(address, problem.response.status_code) from problem
+        raise PrefectUnreachable(address, _status_text(problem)) from problem
     if problem is not None:
-        address = str(client.api_url).rstrip("/")
         raise PrefectUnreachable(address, str(problem) or type(problem).__name__)
-    try:
-        await client.api_version()  # the health check needs no credential
-    except httpx.HTTPStatusError as error:
-        if is_unauthorized(error):
-            raise unauthorized_error(str(client.api_url)) from error
 
 
-def is_unauthorized(error: BaseException) -> bool:
-    """Return whether Prefect asks for another credential."""
-    if not isinstance(error, httpx.HTTPStatusError):
-        return False
-    return error.response.status_code == httpx.codes.UNAUTHORIZED
+def _status_text(error: httpx.HTTPStatusError) -> str:
+    return f"it returned status {describe_refusal(error)}"
 
 
-def unauthorized_error(address: str) -> PrefectRefused:
-    """Return the error for a Prefect that answers 401 to this process's credential."""
+def is_unauthorized(error: httpx.HTTPStatusError) -> bool:
+    """Return whether Prefect denied access (401, 403) to this process's credential."""
+    return error.response.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
+
+
+def unauthorized_error(address: str, status: int) -> PrefectRefused:
+    """Return the error for a Prefect that answers ``status`` to this process's credential."""
     from prefect.settings import get_current_settings
 
     api = get_current_settings().api
     sent = "PREFECT_API_KEY" if api.key else ""
     sent = home.CLIENT_CREDENTIAL if api.auth_string else sent
-    return PrefectRefused(address.rstrip("/"), sent, own=home.is_own_server(address))
+    own = home.is_own_server(address)
+    return PrefectRefused(address.rstrip("/"), sent, own=own, status=status)
 
 
 def is_job_error(error: Exception) -> bool:
-    """Return whether the error may concern one job only, so that the others continue.
+    """Return whether the error may concern one job only, so that other jobs can continue.
 
-    It does not if Prefect or the ledger is unreachable, or if the caller must stop
-    (`DaybookError`).
+    False if Prefect or the ledger is unreachable, and for any `DaybookError` other than
+    `InvalidInput` and `LedgerError`: then the caller must stop.
     """
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code not in _UNAVAILABLE_CODES
@@ -105,7 +143,7 @@ def is_job_error(error: Exception) -> bool:
 
 
 def describe_error(error: Exception) -> str:
-    """Describe an error of one job, without values, which can be prompts or headers."""
+    """Describe an error of one job without quoting parameters, which may be prompts or headers."""
     if isinstance(error, httpx.HTTPStatusError):
         return describe_refusal(error)
     if isinstance(error, DaybookError):
@@ -115,7 +153,7 @@ def describe_error(error: Exception) -> str:
 
 
 def describe_refusal(error: httpx.HTTPStatusError) -> str:
-    """Return Prefect's error message, without the request's values: prompts or headers."""
+    """Return the status code and Prefect's message, without values of the request."""
     try:
         body = error.response.json()
         details = body.get("exception_detail") or body.get("detail") or body

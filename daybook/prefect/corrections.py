@@ -1,17 +1,18 @@
 """Corrections of the runs that Prefect queues wrongly around a clock change.
 
-Where a time zone's offset changes, Prefect's scheduler reads a cron expression differently from the
-job's own due times. From two days before such a change until three hours after it, the runs that
-Prefect has queued are compared with the job's due times (promise 14: Daybook corrects them)::
+When a time zone's offset changes, Prefect's scheduler computes due times from a cron expression
+that differ from the job's own. From two days before such a change until three hours after it, the
+runs that Prefect has queued are compared with the job's due times (promise 14: Daybook corrects
+them)::
 
     queued and not due ────────► set to `Skipped`, so that the UI is right; the claim would
                                  refuse it anyway
     due and not queued, although ► a row that waits for its time (`runs.corrections`);
-    later ones are, or due soon    `scheduled_runs` makes its Prefect run
+    later ones are, or due soon    `scheduled_runs` creates its Prefect run
 
-Both are final: Prefect does not queue a run again that it has ended, and a due time has one row. A
-job is compared when its revision is new, and every half hour, because Prefect queues an hour ahead.
-A job that does not agree with Prefect is compared in the pass after its reconciliation.
+Both are final: Prefect does not queue an ended run again, and a due time has one row. A job is
+compared when its revision is new, and every half hour, because Prefect queues an hour ahead. A job
+whose deployment differs is compared in the first pass after its reconciliation.
 """
 
 from __future__ import annotations
@@ -41,22 +42,23 @@ log = logging.getLogger(__name__)
 BEFORE_CHANGE_WINDOW = timedelta(days=2)
 """How long before a clock change the comparison begins."""
 AFTER_CHANGE_WINDOW = timedelta(hours=3)
-"""How long after a clock change it continues."""
+"""How long after a clock change the comparison continues."""
 COMPARISON_INTERVAL = timedelta(minutes=30)
 """How long after its last comparison an unchanged job is compared again."""
 QUEUED_AHEAD_WINDOW = timedelta(minutes=50)
-"""A due time this near is already queued, if ever: Prefect queues an hour ahead."""
+"""A due time this near is queued already or never will be: Prefect queues at least an hour ahead.
+"""
 WORKER_GRACE = timedelta(minutes=1)
 """Due times this near are left to the workers, which may have fetched the run already."""
 MAX_JOBS_PER_PASS = 20
-"""Maximum jobs compared in a pass: two requests each, and one for each wrong run."""
+"""Maximum number of jobs compared in a pass: about two requests each, and two per wrong run."""
 
 
 @dataclass
 class CorrectionState:
-    """State of a keeper between passes: the revision of each job that was compared last, and when.
+    """State of a keeper between passes: for each job, the last revision compared, and when.
 
-    Times are the ledger's.
+    The times are the ledger's.
     """
 
     compared: dict[str, tuple[int, datetime]] = field(default_factory=dict)
@@ -77,9 +79,10 @@ class CorrectionResult:
 async def correct(
     ledger: Ledger, client: PrefectClient, memory: CorrectionState | None = None
 ) -> CorrectionResult:
-    """Compare the jobs that were not compared lately, at most `MAX_JOBS_PER_PASS` of them.
+    """Compare the jobs that were not compared recently, and correct their runs.
 
-    Without ``memory``, all are due for comparison, as at a start.
+    Only jobs near a clock change are compared, at most `MAX_JOBS_PER_PASS`. Without ``memory``, all
+    of them are due for a comparison, as at startup.
     """
     compared = (memory or CorrectionState()).compared
     done, now = CorrectionResult(), ledger.now()
@@ -102,7 +105,11 @@ async def correct(
 async def _jobs_to_compare(
     ledger: Ledger, compared: dict[str, tuple[int, datetime]], now: datetime
 ) -> list[tuple[str, int]]:
-    """Return id and revision of the deployed jobs in agreement that are due for a comparison."""
+    """Return id and revision of the jobs that are due for a comparison.
+
+    These jobs have a deployment, and no change that has to be sent to Prefect. Other jobs are
+    removed from ``compared``.
+    """
     deployed = select(JobRow.id, JobRow.revision).where(
         col(JobRow.archived_at).is_(None),
         col(JobRow.deployment_id).is_not(None),
@@ -121,7 +128,10 @@ async def _jobs_to_compare(
 
 
 def _next_clock_change(stored: StoredJob, now: datetime) -> datetime | None:
-    """Return when the clocks of the job's time zone change, if that is near."""
+    """Return the clock change that requires a comparison; None if none is near.
+
+    None also if the job is disabled, or if its schedule does not follow the wall clock.
+    """
     schedule = stored.job.schedule
     if not stored.job.enabled or not schedule.follows_wall_clock:
         return None
@@ -138,7 +148,7 @@ async def _compare_job(
     change: datetime,
     done: CorrectionResult,
 ) -> bool:
-    """Compare one job; return False if it does not agree with Prefect."""
+    """Compare one job; return False if its deployment is missing, or not reconciled yet."""
     schedule, policy, now = stored.job.schedule, stored.job.policy, ledger.now()
     existing = await deployment.read(client, str(stored.row.deployment_id))
     if existing is None:
@@ -156,7 +166,7 @@ async def _compare_job(
     missing = [
         each for each in upcoming.between(schedule, policy, start, until) if each not in queued
     ]
-    reason = f"Prefect does not queue it: daylight saving in {schedule.timezone}"
+    reason = f"Prefect does not schedule it: daylight saving time in {schedule.timezone}"
     done.added += await corrections.add_waiting_runs(
         ledger, stored.id, stored.revision.number, missing, reason
     )
@@ -166,7 +176,10 @@ async def _compare_job(
 async def _queued(
     client: PrefectClient, deployment_id: object, after: datetime, foreign: Collection[str]
 ) -> dict[datetime, FlowRun]:
-    """Return the runs that Prefect's scheduler made of the job's own schedule, by due time."""
+    """Return the runs from ``after`` on that the job's own schedule queued, by due time (UTC).
+
+    Runs of the schedules with the ids ``foreign`` are left out.
+    """
     runs = await flow_runs.read_queued(client, str(deployment_id), after)
     return {
         datetime.fromtimestamp(int(run.expected_start_time.timestamp()), UTC): run
@@ -178,11 +191,11 @@ async def _queued(
 
 
 async def _skip_run(client: PrefectClient, run: FlowRun, timezone: str) -> bool:
-    message = f"not due: daylight saving in {timezone}"
+    message = f"not due: daylight saving time in {timezone}"
     change = await flow_runs.change_state(
         client, run, states.terminal_state(Status.SKIPPED, message)
     )
     if change.surprise:
-        # A process has it or has ended it: the claim refuses it in any case.
-        log.info("%s was changed meanwhile", run.name, extra={"action": "raced"})
+        # A process holds the run or has ended it; the claim will refuse it anyway.
+        log.info("%s was changed in the meantime", run.name, extra={"action": "raced"})
     return change.accepted

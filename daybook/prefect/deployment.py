@@ -1,7 +1,7 @@
 """Reads and writes of one job's deployment in Prefect.
 
 An existing deployment is patched, and only in the fields that differ. That keeps the ids of its
-schedules (an open page of the UI keeps working, and a queued due time is not queued twice), the
+schedules (so an open page of the UI keeps working, and a queued due time is not queued twice), the
 schedules that are not ours, and everything that only Prefect knows, such as its concurrency limit.
 Only the removal of our schedule posts the deployment again, because deleting a schedule by itself
 would delete late runs too.
@@ -44,7 +44,7 @@ async def read(client: PrefectClient, deployment_id: str) -> DeploymentResponse 
 
 
 async def read_by_name(client: PrefectClient, kind: str, slug: str) -> DeploymentResponse | None:
-    """Return the deployment with that name, of any ledger; None if there is none."""
+    """Return the deployment with this name, whichever ledger owns it; None if there is none."""
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -54,13 +54,16 @@ async def read_by_name(client: PrefectClient, kind: str, slug: str) -> Deploymen
 
 
 def is_ours(found: DeploymentResponse, ledger_id: str) -> bool:
-    """Return whether this ledger made it. A copy made in Prefect's UI has our tag, but no flow."""
+    """Return whether ``found`` has this ledger's tag and the entrypoint of a Daybook flow.
+
+    A copy that a user made in the UI has the tag, but no entrypoint.
+    """
     entrypoints = {parameter_schema.entrypoint(kind) for kind in ACTIONS}
     return projection.ledger_tag(ledger_id) in found.tags and found.entrypoint in entrypoints
 
 
 def execution_fields_differ(kind: str, found: DeploymentResponse) -> bool:
-    """Return whether it was made for another version's flow, or moved to another pool."""
+    """Return whether the fields that define how the job runs differ from `execution_fields`."""
     return bool(_changed_execution_fields(kind, found))
 
 
@@ -78,8 +81,9 @@ async def write(
 ) -> str:
     """Create the deployment, or set its ``changed`` fields to those of ``wanted``; return its id.
 
-    Each write deletes the future runs that Prefect had queued, so scheduling is requested at once,
-    from the job's last change on: no due time is lost in between. Late runs stay as they are.
+    Fields that define how the job runs are corrected too. Each write deletes the future runs that
+    Prefect had queued, so scheduling is requested at once, starting from the job's last change if
+    that is recent: no due time is lost. Late runs stay as they are.
     """
     ours = projection.own_schedule(found) if found else None
     if found is None or ("schedule" in changed and ours is not None and not wanted.schedule):
@@ -98,9 +102,10 @@ async def request_scheduling(
     found: DeploymentResponse | None,
     deployment_id: str,
 ) -> None:
-    """Ask Prefect to queue the next runs at once; it adds those that are missing.
+    """Ask Prefect to queue the next runs at once; Prefect adds the runs that are missing.
 
-    This includes the schedules that stay Prefect's own, because a write deletes their runs too.
+    This includes the schedules that stay Prefect's own, because a write deletes their runs too. Do
+    nothing if the job is disabled or there is no schedule.
     """
     if wanted.enabled and (wanted.schedule or (found is not None and found.schedules)):
         await client.request(
@@ -114,22 +119,24 @@ async def request_scheduling(
 def _schedule_from(stored: StoredJob) -> datetime:
     """Return the time from which Prefect should queue runs.
 
-    It is the last change if a due time since then is still on time, else now, so that the hundred
-    runs which Prefect queues lie ahead. A one-time job's run is queued however late it is: the
-    claim judges it.
+    It is the job's last change if a due time since then is still on time, else now, so that the
+    hundred runs that Prefect queues lie in the future. A one-time job's run is queued however late
+    it is: the claim decides about it.
     """
     now, changed = SYSTEM_CLOCK.now(), stored.revision.effective_from
     one_time = stored.job.schedule.only_due is not None
-    # Plus a tick: an interval is not due at its anchor, which a change at a whole second hits.
+    # One tick later, because an interval is not due at its anchor, and a change at a whole second
+    # may be that anchor.
     return min(now, changed + _TICK) if one_time or now - changed <= ON_TIME_GRACE else now
 
 
 def _schedule_body(stored: StoredJob, target: Projection, *, slug: bool) -> dict[str, Any]:
-    """Return our schedule as a request body; ``slug`` says that it needs one in any case.
+    """Return our schedule as a request body; with ``slug``, it always gets a slug.
 
-    The UI shows a slug in place of the schedule's description. So it gets one only if the UI
-    describes it badly (a one-time job, cron with seconds), if ours must be distinguished from other
-    schedules, or if it has one already, which Prefect cannot remove.
+    The UI shows a slug instead of the schedule's description. So without ``slug``, ours gets one
+    only if the UI describes it badly (a one-time job, cron with seconds). Callers pass ``slug`` if
+    ours must be distinguished from other schedules, or has a slug already, which Prefect cannot
+    remove.
     """
     (schedule,) = projection.to_prefect_schedules(target.schedule)
     ours = stored.job.schedule
@@ -144,7 +151,9 @@ async def _create(
     target: Projection,
     existing: DeploymentResponse | None,
 ) -> str:
-    """Create it, or create it again under its id, which replaces its schedules.
+    """Create the deployment, or post it again, which keeps its id and replaces all its schedules.
+
+    The schedules that are not ours are posted again, without changes.
 
     Fields that the request omits stay as they are. That is why this does not use the client's own
     method, which sends all fields.
@@ -222,7 +231,7 @@ async def _update(
 
 
 async def delete(client: PrefectClient, deployment_id: str) -> None:
-    """Delete it; a deployment that is already gone is not an error."""
+    """Delete the deployment; do nothing if it does not exist."""
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -236,7 +245,7 @@ async def start_run(
 ) -> str | None:
     """Request a run now with this ``name``; the same key returns the same run.
 
-    Returns its id, or None if the deployment is gone.
+    Returns its id, or None if the deployment was deleted.
     """
     run = await create_run(client, deployment_id, key, parameters, name=name)
     return None if run is None else str(run.id)
@@ -251,9 +260,10 @@ async def create_run(
     name: str,
     state: State[Any] | None = None,
 ) -> FlowRun | None:
-    """Create a run, scheduled for now or as ``state`` says; None if the deployment is gone.
+    """Create a run, scheduled for now or in ``state``; return None if the deployment was deleted.
 
-    The same key returns the same run, in its current state.
+    The same key returns the same run, in its current state. Raises `PrefectHTTPStatusError` if
+    Prefect refuses it for another reason.
     """
     from prefect.exceptions import PrefectHTTPStatusError
 

@@ -1,8 +1,8 @@
-"""The list of all deployments of our flows, as Prefect's API returns them, with fingerprints.
+"""Deployments of this ledger, and untagged ones of Daybook's flows, with fingerprints.
 
-A pass over a thousand unchanged jobs should cost about a second. So nothing here is parsed into
-models, and a deployment with the fingerprint of the last pass is not read again
-(`daybook.prefect.reconcile.reconcile_all`).
+A pass over a thousand unchanged jobs should take about a second. So the list is kept as Prefect's
+API returns it. A deployment is parsed (`ListedDeployment.read`) only if it or its job has changed
+since the last pass (`daybook.prefect.reconcile.reconcile_all`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 PAGE_SIZE = 200
-"""Prefect's maximum page size."""
+"""Prefect's default for the maximum page size."""
 
 _COMPARED_FIELDS = (
     "name",
@@ -35,8 +35,10 @@ _COMPARED_FIELDS = (
     "work_pool_name",
     "parameter_openapi_schema",
 )
-"""Fields that a job decides, and those that it runs with. Schedules include their update times: a
-schedule that was saved without a change has lost its queued runs.
+"""Fields that a job determines, and those that determine how it is run.
+
+Schedules include their update times: a schedule that was saved without a change has lost its queued
+runs.
 """
 
 
@@ -56,11 +58,11 @@ class ListedDeployment:
         return str(self.raw["name"])
 
     def ledgers(self) -> set[str]:
-        """Return the tags of the ledgers that own it."""
+        """Return the tags of the ledgers that own this deployment."""
         return {tag for tag in self.raw["tags"] or [] if tag.startswith(RESERVED_TAG_PREFIX)}
 
     def read(self) -> DeploymentResponse:
-        """Parse it into Prefect's own model."""
+        """Return the deployment as Prefect's own model."""
         from prefect.client.schemas.responses import DeploymentResponse
 
         return DeploymentResponse.model_validate(self.raw)
@@ -68,7 +70,10 @@ class ListedDeployment:
 
 @dataclass
 class DeploymentList:
-    """Deployments by id; of those of other ledgers only their existence is recorded."""
+    """Deployments by id, without those of other ledgers.
+
+    ``has_ours`` and ``has_others`` say whether this ledger and other ledgers have any.
+    """
 
     found: dict[str, ListedDeployment] = field(default_factory=dict)
     has_ours: bool = False
@@ -80,12 +85,12 @@ class DeploymentList:
         return self.has_others and not self.has_ours
 
     def has_name(self, name: str) -> bool:
-        """Return whether a deployment of one of our flows has this name."""
+        """Return whether a deployment in ``found`` has this name, under whichever flow."""
         return any(each.name == name for each in self.found.values())
 
 
 async def read(client: PrefectClient, ledger_id: str) -> DeploymentList:
-    """Return the deployments of this ledger and the untagged ones.
+    """Return the deployments of Daybook's flows that belong to this ledger or have no ledger's tag.
 
     A deployment that moves between two pages while they are read may be missing.
     """

@@ -1,16 +1,17 @@
-"""Three-way comparison of one job: a pure function.
+"""Three-way comparison of one job, as a pure function.
 
-Each field is compared: L is its value in the ledger, P in Prefect, and B at the last agreement.
+Each field is compared: L is its value in the ledger, P in Prefect, and B in the last reconciled
+state (`daybook.prefect.links`).
 
 =====================  ==============================================================
 L = P                  nothing
 L = B, P differs       **import**: it was edited in Prefect
 L = B, P is foreign    **import**: a schedule that no job can express stays Prefect's own, and the
-                       job becomes on demand; nothing if it already is
+                       job becomes on demand; nothing if the job already is
 P = B, L differs       it was changed in the ledger: sent, like all differences after the import
 all differ             **conflict**: the ledger's value is sent, and Prefect's value is reported
-no B (the agreement    **conflict** in all fields that differ
-is unknown)
+no B (nothing was      **conflict** in all fields that differ
+reconciled yet)
 no P                   nothing to compare: the deployment is created
 =====================  ==============================================================
 """
@@ -32,7 +33,7 @@ class Difference:
 
 
 def compare(ours: Projection, base: dict[str, Any] | None, theirs: Projection | None) -> Difference:
-    """Compare ``ours`` (ledger) with ``theirs`` (Prefect), by ``base``, the last agreement."""
+    """Compare ``ours`` (ledger), ``theirs`` (Prefect) and ``base``, the last reconciled state."""
     pull: list[str] = []
     conflicts: dict[str, Any] = {}
     if theirs is None:
@@ -49,7 +50,10 @@ def compare(ours: Projection, base: dict[str, Any] | None, theirs: Projection | 
 
 
 def differing_fields(ours: Projection, theirs: Projection | None) -> set[str]:
-    """Return the fields to send to Prefect: all that differ, except a schedule left to Prefect."""
+    """Return the fields to send to Prefect: all that differ, except a schedule left to Prefect.
+
+    Without ``theirs``, these are all fields.
+    """
     if theirs is None:
         return set(ours.as_dict())
     observed = theirs.as_dict()

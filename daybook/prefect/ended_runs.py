@@ -1,4 +1,4 @@
-"""Ends in Prefect, which become outcomes in the ledger.
+"""Runs that ended in Prefect: their ends become outcomes in the ledger.
 
 This is the second half of promise 13: an end in Prefect of a run whose row is live or missing is
 recorded according to the row's state.
@@ -10,13 +10,12 @@ recorded according to the row's state.
     waiting       ended or cancelling in Prefect    `runs.prefect_ends` decides
     held          its holder may be alive           nothing: the holder records the outcome, or
                                                     its lease ends
-                  its holder is gone, ended in      `runs.prefect_ends` decides
+                  its holder is dead, ended in      `runs.prefect_ends` decides
                   Prefect
-    missing       ended in Prefect, a run of ours   `runs.prefect_ends` decides: makes a row or none
+    missing       ended in Prefect, a run of ours   `runs.prefect_ends` decides if a row is made
 
-A holder proves that it is alive by a renewal of its lease after the end. A holder that has not
-renewed for longer than a renewal takes is gone. So no outcome is recorded while the process is
-still being ended.
+A holder proves that it is alive by renewing its lease after the end. A holder whose next renewal is
+overdue counts as dead. So no outcome is recorded while the process is still being ended.
 """
 
 from __future__ import annotations
@@ -49,21 +48,22 @@ from daybook.timing import TIMING
 log = logging.getLogger(__name__)
 
 READ_OVERLAP = timedelta(seconds=60)
-"""Overlap of two passes, for ends that were stored late and clocks that differ."""
+"""Overlap of two passes, because ends may be stored late and clocks may differ."""
 SAVE_INTERVAL = timedelta(seconds=30)
 """How far a pass advances before it records its progress."""
 CLOCK_ERROR_LOOKBACK = timedelta(days=1)
-"""How far a pass looks back if the recorded progress lies ahead of the ledger's now."""
+"""How far a pass looks back if the recorded progress is later than the ledger's time."""
 END_TYPES = (*flow_runs.ENDED_TYPES, StateType.CANCELLING)
 
 
 async def record_live_ends(
     ledger: Ledger, client: PrefectClient, *, supervised: Collection[str] = ()
 ) -> int:
-    """Record the ends of live rows, however long ago their runs ended; return the number of ends.
+    """Record the ends of live rows, however long ago their runs ended.
 
-    ``supervised`` are the flow runs whose processes the caller supervises: its own observation of
-    them takes precedence.
+    Return how many of these runs have ended or are being cancelled in Prefect, even if nothing was
+    recorded for them. ``supervised`` are the flow runs whose processes the caller supervises; its
+    own observations of them take precedence.
     """
     async with ledger.read() as session:
         rows = {str(row.flow_run_id): row for row in await waiting_runs.live_in_prefect(session)}
@@ -82,10 +82,10 @@ async def record_unread_ends(
 ) -> datetime:
     """Record the ends that were not read yet, oldest first, for about ``most_seconds``.
 
-    They are ends of runs without a row. Returns the instant up to which all ends were read (UTC,
-    the ledger's time). If that is not now, the next pass continues there, by this leader or another
-    one. A supervised run without a row holds the progress back, because its supervisor may die
-    before it records the end.
+    These are ends of runs without a row. Returns the instant up to which all ends were read (UTC,
+    the ledger's time). The next pass, of this leader or another, starts there or a little earlier.
+    A supervised run without a row holds the progress back, because its supervisor may die before it
+    records the end.
     """
     started, deadline = ledger.now(), time.monotonic() + most_seconds
     async with ledger.read() as session:
@@ -108,7 +108,7 @@ async def record_unread_ends(
         reached = min(read_until, limit)
         out_of_time = time.monotonic() >= deadline
         progress = min(reached, started - READ_OVERLAP)
-        # Not every time: a pass without work writes nothing.
+        # Only if there was progress: a pass without work writes nothing.
         if (
             stored is None
             or stored > started
@@ -126,7 +126,7 @@ def _read_from(stored: datetime | None, oldest: datetime | None, began: datetime
     if stored is None:
         since = began if oldest is None else oldest - READ_OVERLAP
     elif stored > began:
-        since = began - CLOCK_ERROR_LOOKBACK  # the ledger's clock was or is wrong
+        since = began - CLOCK_ERROR_LOOKBACK  # the ledger's clock is or was wrong
     else:
         since = stored
     if (
@@ -140,7 +140,7 @@ def _read_from(stored: datetime | None, oldest: datetime | None, began: datetime
 async def _record_safely(
     ledger: Ledger, client: PrefectClient, run: FlowRun, row: RunRow | None
 ) -> None:
-    """Record the end of one run; an unexpected error is logged and does not stop the others."""
+    """Record the end of one run; an error that concerns only this run is logged."""
     try:
         await _record(ledger, client, run, row)
     except (Unreachable, httpx.HTTPError, LeadershipLost):
@@ -152,9 +152,10 @@ async def _record_safely(
 async def record_end(
     ledger: Ledger, client: PrefectClient, flow_run_id: str, *, gone: bool = False
 ) -> Status | None:
-    """Record the end of one flow run that Prefect reports; None if nothing changed.
+    """Record the end of one flow run that Prefect reports; return the recorded status.
 
-    ``gone`` is true if the caller knows that no process of the run is alive.
+    Returns None if nothing was recorded. ``gone`` is true if the caller knows that no process of
+    the run is alive.
     """
     row = (await rows_of_flow_runs(ledger, [flow_run_id])).get(flow_run_id)
     if row is not None and row.state in TERMINAL:
@@ -168,9 +169,10 @@ async def record_end(
 async def record_found_end(
     ledger: Ledger, client: PrefectClient, run: FlowRun, state: State[Any]
 ) -> Status | None:
-    """Record the end of ``run``, which carries a waiting row, from the ``state`` of an end.
+    """Record the end of ``run``, which carries a waiting row and was found in an end ``state``.
 
     The pass that found the state may have overwritten it, so the outcome is set in Prefect at once.
+    Returns the recorded status, or None if nothing was recorded.
     """
     row = (await rows_of_flow_runs(ledger, [str(run.id)])).get(str(run.id))
     if row is None or state.type not in END_TYPES:
@@ -186,13 +188,19 @@ async def make_wait(
 ) -> flow_runs.StateChange:
     """Make ``run``, which carries a waiting row, wait in Prefect until ``until`` (UTC).
 
-    If the run was ended in Prefect in the meantime, the ledger records that. If an outcome was
-    recorded in the ledger in the meantime, Prefect shows it.
+    If the run was meanwhile ended in Prefect, the end is recorded in the ledger. If an outcome was
+    meanwhile recorded in the ledger, that outcome is set in Prefect. Returns the result of the
+    change that made the run wait.
     """
     change = await flow_runs.change_state(client, run, states.waiting_state(until, why))
     recorded = None
     if change.surprise and change.over is not None:
-        log.info("%s was %s meanwhile", run.name, change.over.name, extra={"action": "raced"})
+        log.info(
+            "%s changed in Prefect in the meantime; its state was %s",
+            run.name,
+            change.over.name,
+            extra={"action": "raced"},
+        )
         recorded = await record_found_end(ledger, client, run, change.over)
     if change.accepted and recorded is None:
         await states.show_recorded_outcome(ledger, client, str(run.id))
@@ -200,7 +208,10 @@ async def make_wait(
 
 
 async def finish_cancellation(ledger: Ledger, client: PrefectClient, run: FlowRun) -> Status | None:
-    """End a cancelling run without a live row or a process that would end it."""
+    """End a run that is being cancelled and has neither a live row nor a process to end it.
+
+    Returns the recorded status, or None if only the state in Prefect was set.
+    """
     status = await _record(ledger, client, run, None)
     if status is None:
         await flow_runs.change_state(client, run, Cancelled(message="no process runs it"))
@@ -208,9 +219,9 @@ async def finish_cancellation(ledger: Ledger, client: PrefectClient, run: FlowRu
 
 
 async def rows_of_flow_runs(ledger: Ledger, flow_run_ids: Collection[str]) -> dict[str, RunRow]:
-    """Return the rows of these flow runs by flow run id.
+    """Return the rows of these flow runs, by flow run id; flow runs without a row are left out.
 
-    A flow run's row is the live row, or the row of its last start.
+    A flow run with several rows has its live row, or else the row of its last start.
     """
     if not flow_run_ids:
         return {}
@@ -227,8 +238,10 @@ _OWN_STATES = {
         terminal_state(status, "") for status in (Status.SKIPPED, Status.MISSED, Status.UNKNOWN)
     )
 }
-"""States that only Daybook sets: a refusal without a row, one of several missed due times, and an
-unknown outcome that the mirror set. No row is made for them.
+"""States that only Daybook sets; no row is created for them.
+
+They stand for a refusal without a row, one of several missed due times, and an unknown outcome that
+the mirror has set.
 """
 
 
@@ -266,7 +279,7 @@ async def _record(
         state.message or "",
         request,
     )
-    # An older end must not finish a row that was claimed since it was read.
+    # An older end must not finish a row that was claimed after the row was read.
     status = await prefect_ends.apply_end(ledger, end, fence=None if row is None else row.fence)
     if status is not None:
         log.info("%s was %s in Prefect: %s", run.name, kind, status, extra={"action": "end_taken"})
@@ -277,7 +290,7 @@ async def _record(
 
 
 async def _claim_request(ledger: Ledger, run: FlowRun) -> ClaimRequest | None:
-    """Return the claim request of the run; None if it is not of a job of this ledger."""
+    """Return the claim request of the run; None if it belongs to no job of this ledger."""
     if run.deployment_id is None or ledger_tag(ledger.id) not in run.tags:
         return None
     request = await occurrence.build_claim_request(

@@ -1,4 +1,4 @@
-"""Fingerprints of the jobs, in memory only: the next pass skips the jobs that are unchanged."""
+"""Fingerprints of jobs and deployments, kept in memory: the next pass skips unchanged ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from daybook.prefect.deployments import DeploymentList, ListedDeployment
 from daybook.prefect.links import JobVersion
 
 RETRY_INTERVAL_SECONDS = 300.0
-"""How long a job that Prefect refused is not sent again unchanged."""
+"""Delay before a job or deployment that failed is tried again if it is unchanged."""
 
 
 class _Fingerprint(NamedTuple):
@@ -22,10 +22,10 @@ class _Fingerprint(NamedTuple):
 
 @dataclass
 class Fingerprints:
-    """Fingerprints of the jobs in agreement, and of the deployments and jobs that failed.
+    """Fingerprints of the jobs equal on both sides, and of the deployments and jobs that failed.
 
     ``refused`` are the deployments that cannot be jobs, by their ids: the fingerprint, and the
-    monotonic time until which an unchanged one is not tried again.
+    monotonic time before which an unchanged one is not tried again.
     """
 
     refused: dict[str, tuple[bytes, float]] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Fingerprints:
     _failed: dict[str, tuple[_Fingerprint, float, bool]] = field(default_factory=dict)
 
     def knows(self, job: JobVersion, listed: DeploymentList) -> bool:
-        """Return whether both sides are unchanged since they agreed."""
+        """Return whether both sides are unchanged since they were last equal."""
         entry = listed.found.get(job.deployment_id or "")
         if entry is None and (job.deployment_id or listed.has_name(job.slug)):
             return False
@@ -41,11 +41,11 @@ class Fingerprints:
         return not job.pending and self._agreed.get(job.id) == current
 
     def has(self, job_id: str) -> bool:
-        """Return whether the job was seen in agreement before."""
+        """Return whether the job was recorded as equal on both sides before."""
         return job_id in self._agreed
 
     def agreed(self, stored: StoredJob, there: ListedDeployment | None) -> None:
-        """Record that both sides agree; ``there`` is None if they agree on no deployment."""
+        """Record that both sides are equal; ``there`` is None if neither side has a deployment."""
         self._agreed[stored.id] = _Fingerprint(there.mark if there else None, stored.row.updated_at)
         self._failed.pop(stored.id, None)
 
@@ -58,11 +58,11 @@ class Fingerprints:
         self._failed[stored.id] = current, time.monotonic() + RETRY_INTERVAL_SECONDS, observed
 
     def failed_recently(self, stored: StoredJob, there: ListedDeployment | None) -> bool:
-        """Return whether an attempt with the same fingerprints failed a short while ago."""
+        """Return whether an attempt with the same fingerprints failed recently."""
         failed, until, _ = self._failed.get(stored.id, (None, 0.0, False))
         current = _Fingerprint(there.mark if there else None, stored.row.updated_at)
         return failed == current and time.monotonic() < until
 
     def was_observed(self, job_id: str) -> bool:
-        """Return whether all edits of the job were in the ledger when it failed."""
+        """Return the ``observed`` of the job's last failure; raise `KeyError` if there is none."""
         return self._failed[job_id][2]

@@ -1,9 +1,9 @@
-"""Prefect's flow runs: bulk reads, their states in order, and state changes that report what they
-replaced.
+"""Prefect's flow runs: bulk reads, states in order, and state changes.
 
-Prefect has no compare-and-set. It refuses a state that is not forced over `CANCELLING`, and a crash
-also over an end; any other state replaces any other. So `change_state` writes first and then reads
-in the history what it replaced. The caller decides what to do if that is not the state it had read.
+Prefect has no compare-and-set. Unless a change is forced, only `Cancelled` replaces `CANCELLING`,
+and a crash replaces no end; apart from that, any state that Daybook sets replaces any other. So
+`change_state` writes first and then reads in the history what it replaced. The caller decides what
+to do if that is not the state that the caller had read.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ from prefect.client.schemas.responses import SetStateStatus
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
+from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.states import LATE_NAME, WAITING_NAME
 
-PAGE_SIZE = 200
-"""Prefect's default for the maximum page size."""
 ENDED_TYPES = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
 INITIAL_WINDOW = timedelta(minutes=5)
-"""Length of the first window of time whose ends are requested."""
+"""Length of the first time window in which ends are requested."""
 MIN_WINDOW = timedelta(seconds=1)
 """A window as short as this is read completely, in any number of pages."""
 GENERAL_REFUSAL_CODES = {401, 403, 407, 408, 425, 429}
-"""Status codes of refusals that concern every run."""
+"""Status codes of refusals that apply to every run."""
 STARTED_TYPES = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 
 
@@ -46,7 +45,7 @@ def is_run_error(error: PrefectHTTPStatusError) -> bool:
 async def read(
     client: PrefectClient, flow_run_ids: Iterable[str | None], states: Collection[StateType] = ()
 ) -> dict[str, FlowRun]:
-    """Return the existing ones among these flow runs, by id; ``states`` filters them if given."""
+    """Return the flow runs with these ids that exist, by id; ``states`` selects types of states."""
     ids = list(dict.fromkeys(each for each in flow_run_ids if each))
     runs: dict[str, FlowRun] = {}
     for start in range(0, len(ids), PAGE_SIZE):
@@ -62,12 +61,12 @@ async def read(
 async def read_ended(
     client: PrefectClient, tag: str, since: datetime, until: datetime
 ) -> AsyncIterator[tuple[datetime, list[FlowRun]]]:
-    """Yield the flow runs with this tag that ended at ``since`` or later, oldest first.
+    """Yield the flow runs with this tag that ended at ``since`` or later.
 
-    They come in parts, each with the instant up to which all have come by then. The last instant is
-    ``until``; its part includes the runs that ended after it. A run may come twice. Prefect sorts
-    by end time in descending order only, so a part is a window of time that holds less than a page,
-    or is as short as `MIN_WINDOW`.
+    They are yielded in parts, the part with the earliest ends first, each with the instant up to
+    which all runs have been yielded. The last instant is ``until``; its part includes the runs that
+    ended later. A run may be yielded twice. Prefect sorts by end time in descending order only, so
+    a part is a window of time that holds less than a page, or is as short as `MIN_WINDOW`.
     """
     length = INITIAL_WINDOW
     while True:
@@ -92,8 +91,8 @@ async def read_ended(
 class _EndedPage:
     """One page of the runs that ended from ``since`` to ``to``, latest first.
 
-    ``offset`` counts within those that ended exactly at ``to``. More than a page of them exist at
-    one instant only after a bulk change.
+    Without ``to``, there is no upper limit. ``offset`` counts within the runs that ended exactly at
+    ``to``: only after a bulk change does more than a page of runs end at one instant.
     """
 
     tag: str
@@ -117,13 +116,13 @@ class _EndedPage:
         )
 
     def below(self, page: list[FlowRun]) -> _EndedPage:
-        """Return the page after this full one; it includes the last instant again."""
+        """Return the page after a full ``page``; it includes the last instant of ``page`` again."""
         last = page[-1].end_time
         return replace(self, to=last, offset=self.offset + PAGE_SIZE if last == self.to else 0)
 
 
 async def read_started(client: PrefectClient, pool: str) -> list[FlowRun]:
-    """Return the flow runs of a work pool that Prefect considers started and not ended."""
+    """Return the pending, running and cancelling flow runs of a work pool."""
     query = FlowRunFilter.model_validate({"state": {"type": {"any_": list(STARTED_TYPES)}}})
     runs: dict[UUID, FlowRun] = {}
     offset, page = 0, list[FlowRun]()
@@ -141,7 +140,7 @@ async def read_started(client: PrefectClient, pool: str) -> list[FlowRun]:
 
 
 async def read_queued(client: PrefectClient, deployment_id: str, after: datetime) -> list[FlowRun]:
-    """Return the scheduled flow runs of a deployment with a start expected after ``after``."""
+    """Return a deployment's scheduled flow runs whose expected start is ``after`` or later."""
     query = FlowRunFilter.model_validate(
         {
             "deployment_id": {"any_": [deployment_id]},
@@ -167,8 +166,9 @@ async def read_queued(client: PrefectClient, deployment_id: str, after: datetime
 class StateChange:
     """Result of a state change.
 
-    ``over`` is the state that it replaced, or that prevented it; None if the run is gone.
-    ``surprise`` says that this was not the state that the caller had read.
+    ``over`` is the state that was replaced, or with which Prefect refused the change; None if there
+    is none, as for a deleted run. ``surprise`` is true if the change was refused, or if it replaced
+    a state other than the one that the caller had read.
     """
 
     accepted: bool
@@ -177,7 +177,7 @@ class StateChange:
 
 
 async def change_state(client: PrefectClient, run: FlowRun, state: State[Any]) -> StateChange:
-    """Set ``state`` on ``run``; report whether the run still had the state that was read."""
+    """Set ``state`` on ``run``; return whether Prefect accepted it, and which state it replaced."""
     try:
         response = await client.set_flow_run_state(run.id, state)
         if response.status is not SetStateStatus.ACCEPT or response.state is None:
@@ -197,7 +197,7 @@ async def change_state(client: PrefectClient, run: FlowRun, state: State[Any]) -
 
 
 async def clear_process_id(client: PrefectClient, run: FlowRun) -> None:
-    """Remove the process id from a waiting run: with it, the run cannot be cancelled at once."""
+    """Remove the process id from a waiting run, which otherwise could not be cancelled at once."""
     if run.infrastructure_pid:
         # The client's own method omits an empty value.
         path = {"id": str(run.id)}
@@ -208,9 +208,9 @@ async def clear_process_id(client: PrefectClient, run: FlowRun) -> None:
 async def read_states(client: PrefectClient, flow_run_id: UUID) -> list[State[Any]]:
     """Return all states of a flow run, oldest first; empty if Prefect does not have the run.
 
-    Prefect dates a state when the request arrives, and stores it when it gets the database's lock.
-    If two processes write at the same time, the state that was stored last can have the earlier
-    timestamp. Only the flow run itself says reliably which state is its last one.
+    Prefect timestamps a state when the request arrives, and stores it once it acquires the database
+    lock. If two processes write at the same time, the state that was stored last can have the
+    earlier timestamp. Only the flow run itself reliably names its last state.
     """
     states = await client.read_flow_run_states(flow_run_id)
     try:
@@ -232,14 +232,14 @@ def order_states(states: Sequence[State[Any]], current: State[Any] | None) -> li
 def retry_starts(states: Sequence[State[Any]]) -> tuple[int, ...]:
     """Return one number for each Retry in ``states``: the run's starts before that Retry.
 
-    Prefect counts a start when a run becomes RUNNING. A Retry is an end from which somebody
-    continued the run. If the run is set back over its end (`WAITING_NAME`), or Prefect's late-run
-    service marked it just before that end (`LATE_NAME`), nobody asked for the run again.
+    Prefect counts a start when a run becomes RUNNING. A Retry is a state that directly follows an
+    end and is not an end itself, unless Daybook rescheduled the run (`WAITING_NAME`) or Prefect's
+    late-run service marked it late (`LATE_NAME`).
     """
     starts, starts_before = 0, list[int]()
     for state, following in pairwise(states):
         starts += state.is_running()
-        nobody_asked = following.is_final() or following.name in {WAITING_NAME, LATE_NAME}
-        if state.is_final() and not nobody_asked:
+        by_a_user = not following.is_final() and following.name not in {WAITING_NAME, LATE_NAME}
+        if state.is_final() and by_a_user:
             starts_before.append(starts)
     return tuple(starts_before)

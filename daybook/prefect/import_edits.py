@@ -31,10 +31,11 @@ async def import_edits(
     todo: Difference,
     report: ReconcileReport,
 ) -> StoredJob | None:
-    """Import the fields that were edited in Prefect: one revision for the time of each edit.
+    """Import the fields that were edited in Prefect: one revision per time of an edit.
 
     The losing values of a conflict are kept in the same transaction, because afterwards only the
-    ledger has them. Returns None if the job was changed in the ledger in the meantime.
+    ledger has them. Returns the job as it is then, or None if it was meanwhile changed in the
+    ledger.
     """
     observed = projection.of_deployment(found)
     edits = _edits(found, todo.pull, ledger.now())
@@ -51,7 +52,7 @@ async def import_edits(
                 try:
                     job = _with_field(job, name, observed, edited)
                 except InvalidInput as error:
-                    # Report a value that no job can have: the caller writes ours back.
+                    # Report a value that no job can have; the caller overwrites it with ours.
                     report.refuse(job.name, str(error))
                     losing = {name: observed.as_dict()[name]}
                     records.record_conflict(current.row, losing, ledger.now())
@@ -72,7 +73,7 @@ async def import_edits(
 async def accept_prefect_values(ledger: Ledger, job_id: str) -> None:
     """Resolve the job's conflict in favour of Prefect: the job gets the values that Prefect held.
 
-    Raises `InvalidInput` if no job can have them; nothing is written then. Does nothing without a
+    Raises `InvalidInput`, and writes nothing, if no job can have them. Does nothing if there is no
     conflict.
     """
     async with ledger.write() as session:
@@ -82,7 +83,7 @@ async def accept_prefect_values(ledger: Ledger, job_id: str) -> None:
         fields, now = stored.row.conflict["fields"], ledger.now()
         kept = replace(projection.of_job(stored, ledger.id), **fields)
         if "foreign" in kept.schedule:
-            projection.to_schedule(kept.schedule, "UTC", now)  # raises, with its own message
+            projection.to_schedule(kept.schedule, "UTC", now)  # this raises, with its own message
         job = with_prefect_fields(stored.job, fields, kept, now)
         reason = _disabled_reason(stored, job)
         stored.row.conflict = None
@@ -91,14 +92,14 @@ async def accept_prefect_values(ledger: Ledger, job_id: str) -> None:
 
 
 def _disabled_reason(before: StoredJob, job: Job) -> str:
-    """Return the reason why the job is disabled from now on; empty if it is not."""
-    return "switched off in Prefect" if before.job.enabled and not job.enabled else ""
+    """Return why this change disables the job; an empty string if it does not."""
+    return records.SWITCHED_OFF_REASON if before.job.enabled and not job.enabled else ""
 
 
 def with_prefect_fields(
     job: Job, fields: Iterable[str], theirs: Projection, edited: datetime
 ) -> Job:
-    """Return ``job`` with these fields as Prefect holds them. Raises `InvalidInput`."""
+    """Return ``job`` with the values that these fields have in Prefect. Raises `InvalidInput`."""
     for name in fields:
         job = _with_field(job, name, theirs, edited)
     return job
@@ -107,11 +108,11 @@ def with_prefect_fields(
 def _edits(
     existing: DeploymentResponse, fields: Collection[str], now: datetime
 ) -> list[tuple[datetime, list[str]]]:
-    """Return the edited fields by the server's time of the edit, oldest first.
+    """Return the edited fields by the server's time of the edit (UTC), oldest first.
 
     The time is never later than now (`promise.md`, "Revision"). A schedule has an update time of
-    its own, which its deployment's does not follow; the time when a schedule was deleted is not
-    known.
+    its own, which the deployment's update time does not reflect. If a schedule was deleted, the
+    time of the edit is not known, and now is used.
     """
     ours = projection.own_schedule(existing)
     deployment, schedule = existing.updated, ours.updated if ours else None
@@ -128,7 +129,8 @@ def _edits(
     for name, edited in by_field.items():
         at = now
         if edited:
-            # Prefect's instants are pendulum's, which lose the zone `datetime.UTC` on an addition.
+            # Prefect's instants are pendulum objects, which lose the zone `datetime.UTC` on an
+            # addition.
             at = min(now, datetime.fromisoformat(edited.isoformat()).astimezone(UTC))
         by_time.setdefault(at, []).append(name)
     return sorted(by_time.items())
@@ -149,6 +151,7 @@ def _with_field(job: Job, name: str, observed: Projection, edited: datetime) -> 
             own_tags = [tag for tag in observed.tags if not tag.startswith(RESERVED_TAG_PREFIX)]
             with raising_invalid_input():
                 return Job.model_validate({**dict(job), "tags": own_tags})
-        case _:
+        case "description":
             text = projection.own_description(observed.description)
             return job.model_copy(update={"description": text})
+    raise AssertionError(name)

@@ -1,4 +1,4 @@
-"""The Prefect servers to which processes of this ledger are connected: there must be only one.
+"""The Prefect servers to which processes of this ledger are connected; there should be only one.
 
 Each worker and keeper records its server about once a minute. If two servers use one ledger, a
 waiting run gets a Prefect run in the server of the leading keeper only, so the workers of the other
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 IN_USE_AGE = timedelta(minutes=3)
-"""How long a server counts as in use after it was recorded."""
+"""How long a server counts as in use after it was last recorded."""
 _RETENTION_AGE = timedelta(days=1)
 _PREFIX = "prefect:"
 
@@ -47,26 +47,26 @@ class PrefectServer:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Address and machine that it was recorded on: `localhost` differs by machine."""
+        """Address, and the machine that recorded it: `localhost` differs by machine."""
         return self.api_url, self.holder.partition(":")[0]
 
 
 async def record_server(ledger: Ledger, client: PrefectClient, holder: str) -> str:
-    """Record the server of ``client``; return what is wrong if other processes use another one."""
+    """Record the server of ``client``; return the `conflict` of all servers in use."""
     current = await pool_id(client)
     if current is None:
-        return ""  # no pool yet, so no run of ours
+        return ""  # there is no pool yet, so no run of ours
     return conflict(await record(ledger, current, str(client.api_url), holder))
 
 
 async def record(ledger: Ledger, pool_id: str, api_url: str, holder: str) -> list[PrefectServer]:
-    """Record that ``holder`` is connected to this server; return all servers in use."""
+    """Record that ``holder`` is connected to this server; return all servers in use, sorted."""
     parts = urlsplit(api_url)
     without_user = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
     async with ledger.write() as session:
         server = PrefectServer(pool_id, without_user, holder, ledger.now())
         for each in await _all(session):
-            # The same location with another id: its pool was deleted and recreated.
+            # The same address with another id: its pool was deleted and recreated.
             if each.seen_at < server.seen_at - _RETENTION_AGE or each.place == server.place:
                 await _delete(session, each)
         value = {"api_url": server.api_url, "holder": holder, "seen_at": server.seen_at.isoformat()}
@@ -78,7 +78,7 @@ async def record(ledger: Ledger, pool_id: str, api_url: str, holder: str) -> lis
 async def forget(ledger: Ledger, holder: str) -> None:
     """Remove the servers that the ending process ``holder`` recorded.
 
-    Other users of a server record it again.
+    Other processes that use a server record it again.
     """
     async with ledger.write() as session:
         for each in await _all(session):
@@ -87,13 +87,13 @@ async def forget(ledger: Ledger, holder: str) -> None:
 
 
 async def in_use(session: AsyncSession, now: datetime) -> list[PrefectServer]:
-    """Return the servers to which a process was connected lately, by address."""
+    """Return the servers that a process recorded in the last `IN_USE_AGE`, sorted by address."""
     servers = [each for each in await _all(session) if each.seen_at >= now - IN_USE_AGE]
     return sorted(servers, key=lambda each: (each.api_url, each.pool_id))
 
 
 def conflict(servers: list[PrefectServer]) -> str:
-    """Describe the problem if more than one server is in use; empty if there is none."""
+    """Return a description of the problem if ``servers`` has several; else an empty string."""
     if len(servers) < 2:
         return ""
     each = " and ".join(f"{server.api_url} (process {server.holder})" for server in servers)
@@ -126,7 +126,7 @@ async def _all(session: AsyncSession) -> list[PrefectServer]:
 
 
 async def pool_id(client: PrefectClient) -> str | None:
-    """Return the id of the work pool; None if there is none (yet)."""
+    """Return the id of the work pool; None if there is none yet."""
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -141,10 +141,12 @@ async def is_same_instance(
     report: ReconcileReport,
     there: Collection[str] | None = None,
 ) -> bool | None:
-    """Return whether a deployment that is missing was deleted; if not, record the new Prefect.
+    """Return whether this is the recorded Prefect, in which a missing deployment was deleted.
 
-    ``there`` are the ids of the deployments of a list that was just read. Returns None while there
-    is no pool, because the Prefect cannot be identified then.
+    If it is another Prefect, or none was recorded, record it, and report the jobs whose deployment
+    it does not have, which become pending. ``there`` are the ids of the deployments that were just
+    listed; by default, they are read. Returns None while there is no pool, because the Prefect
+    cannot be identified then.
     """
     current = await pool_id(client)
     if current is None:

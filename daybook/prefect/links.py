@@ -1,9 +1,9 @@
-"""The link of each job to its Prefect deployment, and the last agreement of both sides.
+"""The link of each job to its Prefect deployment, and the last reconciled state of both sides.
 
-`JobRow.synced` is the last agreement: a projection (`daybook.prefect.projection`), in which
-`foreign` describes what Prefect keeps for itself; `NO_DEPLOYMENT` if both sides have no deployment
-of the job, which is disabled then; None if nothing was agreed yet. It is written before the
-deployment is made: without a deployment's id it is the intended deployment, if there is one.
+`JobRow.synced` is the last reconciled state: a projection (`daybook.prefect.projection`), in which
+`foreign` describes what stays Prefect's own; `NO_DEPLOYMENT` if the job was disabled because it
+lost its deployment; None if nothing was reconciled yet. It is written before the deployment is
+created: as long as the deployment's id is not recorded, it is the intended state.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from daybook.runs import outcomes
 
 NO_DEPLOYMENT: dict[str, Any] = {}
 DELETED_REASON = "its deployment was deleted in Prefect"
-"""Why a job is disabled that was not removed in Daybook."""
+"""Reason recorded for a job that is disabled because its deployment was deleted."""
 TAKEN_REASON = "its deployment belongs to another Daybook now"
+SWITCHED_OFF_REASON = "turned off in Prefect"
 REMOVAL_GRACE = timedelta(minutes=1)
-"""How long after a removal a pass that had started before it may still see the deployment."""
+"""How long after a removal a pass that started before the removal may see the deployment."""
 
 _POOL_KEY = "pool"
 
@@ -46,23 +47,24 @@ class JobVersion:
 
 
 async def job_versions(session: AsyncSession) -> list[JobVersion]:
-    """Return the versions of all live jobs, by name."""
+    """Return the versions of all live jobs, sorted by name."""
     columns = (JobRow.id, JobRow.slug, JobRow.deployment_id, JobRow.updated_at, JobRow.sync_pending)
     query = select(*map(col, columns)).where(col(JobRow.archived_at).is_(None))
     return [JobVersion(*each) for each in await session.execute(query.order_by(col(JobRow.name)))]
 
 
 async def recorded_pool_id(session: AsyncSession) -> str | None:
-    """Return the work pool id of the Prefect in which the deployments were made."""
+    """Return the id of the work pool of the recorded Prefect; None if none is recorded."""
     fact = await session.get(Fact, _POOL_KEY)
     return None if fact is None else fact.value
 
 
 async def record_instance(session: AsyncSession, pool_id: str, there: Collection[str]) -> list[str]:
-    """Record another Prefect, or another pool; jobs without a deployment ``there`` become pending.
+    """Record another Prefect, or another pool, and mark the jobs that it lacks as pending.
 
-    This is one transaction with the pool's id, so that no deployment counts as deleted that this
-    Prefect never had. Returns the names of the jobs.
+    These are the live jobs whose recorded deployment is not among the ids ``there``. Both writes
+    are in one transaction, so that a deployment that this Prefect never had does not count as
+    deleted. Returns the names of these jobs.
     """
     deployed = select(JobRow).where(
         col(JobRow.archived_at).is_(None), col(JobRow.deployment_id).is_not(None)
@@ -82,10 +84,10 @@ async def record_instance(session: AsyncSession, pool_id: str, there: Collection
 async def record_lost_deployment(
     session: AsyncSession, job_id: str, deployment_id: str, now: datetime, why: str
 ) -> bool:
-    """Disable a job whose deployment is gone from Prefect; neither side has one from then on.
+    """Disable a job that has lost its deployment in Prefect, and record that it has none.
 
-    Returns False, and writes nothing, if the job has another deployment now. Its waiting runs are
-    skipped, because Prefect has no deployment left to run them.
+    Its waiting runs are skipped, because Prefect has no deployment left to run them. Returns False,
+    and writes nothing, if the job has another deployment now, was removed or does not exist.
     """
     stored = await store.get(session, job_id)
     if stored is None or stored.row.archived_at is not None:
@@ -102,12 +104,14 @@ async def record_lost_deployment(
         col(RunRow.job_id) == job_id, col(RunRow.status) == Status.WAITING
     )
     for run in (await session.execute(waiting_runs)).scalars().all():
-        await outcomes.record(session, run, Outcome(Status.SKIPPED, f"the job is off: {why}"), now)
+        await outcomes.record(
+            session, run, Outcome(Status.SKIPPED, f"the job is disabled: {why}"), now
+        )
     return True
 
 
 async def jobs_without_deployment(session: AsyncSession) -> set[str]:
-    """Return the ids of the live jobs that have no Prefect deployment by agreement."""
+    """Return the ids of the live jobs that are recorded as having no Prefect deployment."""
     query = select(JobRow).where(
         col(JobRow.archived_at).is_(None), col(JobRow.deployment_id).is_(None)
     )
@@ -117,10 +121,11 @@ async def jobs_without_deployment(session: AsyncSession) -> set[str]:
 
 
 async def skip_without_deployment(session: AsyncSession, run_id: str, now: datetime) -> bool:
-    """Skip a waiting run whose job is disabled and has no deployment by agreement.
+    """Skip a waiting run whose job is disabled and recorded as having no deployment.
 
-    The run was held when the deployment was lost (`record_lost_deployment`), and waits only since
-    then. Returns False, and writes nothing, if any of this does not hold.
+    A process still held such a run when the deployment was lost (`record_lost_deployment`), or the
+    run was requested afterwards and no deployment was created for it. Returns False, and writes
+    nothing, if the run does not wait, or if its job is enabled or may have a deployment.
     """
     run = await session.get(RunRow, run_id)
     if run is None or run.state is not Status.WAITING or run.job_id is None:
@@ -129,12 +134,14 @@ async def skip_without_deployment(session: AsyncSession, run_id: str, now: datet
     if stored is None or stored.job.enabled or not is_without_deployment(stored.row):
         return False
     reason = stored.row.disabled_reason or DELETED_REASON
-    await outcomes.record(session, run, Outcome(Status.SKIPPED, f"the job is off: {reason}"), now)
+    await outcomes.record(
+        session, run, Outcome(Status.SKIPPED, f"the job is disabled: {reason}"), now
+    )
     return True
 
 
 def is_without_deployment(row: JobRow) -> bool:
-    """Return whether the job has no Prefect deployment by agreement."""
+    """Return whether the job is recorded as having no Prefect deployment."""
     return row.deployment_id is None and row.synced == NO_DEPLOYMENT
 
 
@@ -148,9 +155,10 @@ async def add_adopted_job(
     projection: dict[str, Any],
     disabled_reason: str = "",
 ) -> store.StoredJob | None:
-    """Store a deployment of Prefect as a new job; the deployment as found is the agreement.
+    """Store a deployment of Prefect as a new job, with ``projection`` as its last reconciled state.
 
-    Returns None, and writes nothing, if it is a job already, or if its job is being removed.
+    Returns None, and writes nothing, if the deployment already belongs to a job, even to one that
+    is being removed.
     """
     existing = select(JobRow.id).where(
         (col(JobRow.deployment_id) == deployment_id)
@@ -176,7 +184,7 @@ async def add_adopted_job(
 def record_conflict(row: JobRow, losing: dict[str, Any], now: datetime) -> None:
     """Keep Prefect's values of these fields, which are about to be overwritten.
 
-    Earlier values stay, of other fields and of the same one, because their conflict is still open.
+    Values kept earlier stay, even those of the same field, because their conflict is still open.
     """
     earlier = (row.conflict or {}).get("fields", {})
     if losing.keys() - earlier.keys():
@@ -184,7 +192,7 @@ def record_conflict(row: JobRow, losing: dict[str, Any], now: datetime) -> None:
 
 
 async def clear_conflict(session: AsyncSession, job_id: str) -> None:
-    """Clear the conflict, which was resolved in favour of the ledger's values."""
+    """Clear the job's conflict, which was resolved in favour of the ledger's values."""
     row = await session.get(JobRow, job_id)
     if row is not None:
         row.conflict = None
@@ -192,7 +200,7 @@ async def clear_conflict(session: AsyncSession, job_id: str) -> None:
 
 
 async def jobs_in_conflict(session: AsyncSession) -> list[str]:
-    """Return the ids of the live jobs with an open conflict, by name."""
+    """Return the ids of the live jobs with an open conflict, sorted by the jobs' names."""
     query = select(JobRow.id).where(
         col(JobRow.archived_at).is_(None), col(JobRow.conflict).is_not(None)
     )
@@ -204,9 +212,9 @@ async def job_of_deployment(
 ) -> str | None:
     """Return the id of the job with this deployment, or None.
 
-    A live job comes first, then a removed one whose deployment is still to be deleted: the claim
-    refuses its runs. Also None if ``due`` is earlier than the adoption of the deployment, because
-    runs that Prefect queued until then belong to no job.
+    A live job takes precedence over a removed one whose deployment is still to be deleted: the
+    claim refuses runs of the removed one. Also None if ``due`` is earlier than the adoption of the
+    deployment, because runs that Prefect queued until then belong to no job.
     """
     query = (
         select(JobRow.id, JobRow.owner, JobRow.created_at)
@@ -229,8 +237,8 @@ async def record_agreement(
 ) -> None:
     """Record that Prefect holds ``projection`` (None: nothing) for this job.
 
-    ``as_of`` is the job's `updated_at` when the projection was made. A change since then leaves the
-    job pending.
+    ``as_of`` is the job's `updated_at` when the projection was computed. If the job was changed
+    after that, it stays pending.
     """
     row = await session.get(JobRow, job_id)
     if row is not None:
@@ -240,7 +248,10 @@ async def record_agreement(
 
 
 async def record_intention(session: AsyncSession, job_id: str, projection: dict[str, Any]) -> None:
-    """Record the projection of the deployment about to be made, if nothing is agreed yet."""
+    """Record the projection of the deployment about to be created.
+
+    Do nothing if the job has a recorded deployment, or is recorded as having none.
+    """
     row = await session.get(JobRow, job_id)
     if row is not None and row.deployment_id is None and row.synced != NO_DEPLOYMENT:
         row.synced = projection
@@ -250,9 +261,10 @@ async def record_intention(session: AsyncSession, job_id: str, projection: dict[
 async def record_deployment_id(
     session: AsyncSession, kind: str, slug: str, deployment_id: str
 ) -> None:
-    """Record the deployment of the job with this kind and slug, if it has none yet.
+    """Record the deployment of the job with this kind and slug, if the job has none yet.
 
-    If no live job has them, record it for the job that was removed before its deployment was known.
+    If no live job has this kind and slug, record it for the job that was removed before its
+    deployment was known.
     """
     query = (
         select(JobRow)
@@ -270,7 +282,7 @@ async def record_deployment_id(
 
 
 async def change_slug(session: AsyncSession, job_id: str, slug: str) -> None:
-    """Give the job another slug before its deployment is made: Prefect has one with this name."""
+    """Give a job without a deployment another slug, because its slug is taken in Prefect."""
     row = await session.get(JobRow, job_id)
     if row is not None:
         row.slug = slug
@@ -278,7 +290,7 @@ async def change_slug(session: AsyncSession, job_id: str, slug: str) -> None:
 
 
 async def jobs_to_undeploy(session: AsyncSession) -> list[JobRow]:
-    """Return the archived jobs whose deployment is still to be deleted, without those of live jobs.
+    """Return the archived jobs whose deployment has to be deleted and is not used by a live job.
 
     They include jobs without a deployment id whose deployment was not looked up in Prefect yet.
     """
@@ -294,7 +306,7 @@ async def jobs_to_undeploy(session: AsyncSession) -> list[JobRow]:
 
 
 def _may_have_deployment() -> ColumnElement[bool]:
-    """Select archived jobs that may have a deployment: a crash kept its id from the ledger."""
+    """Return the condition for archived jobs whose deployment a crash may have left unrecorded."""
     return (
         col(JobRow.archived_at).is_not(None)
         & col(JobRow.deployment_id).is_(None)

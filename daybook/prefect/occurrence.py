@@ -1,6 +1,6 @@
 """The occurrence of a Prefect flow run, and the claim request for it.
 
-The forms of the key are in `docs/promise.md`, "Occurrence key".
+The formats of an occurrence's key are in `docs/promise.md`, "Occurrence key".
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from daybook.runs.claim_requests import ClaimRequest
 
 
 class Recogniser(Protocol):
-    """The part of reconciliation that this module needs."""
+    """The part of reconciliation that this module uses."""
 
     async def recognise(self, deployment_id: str) -> None:
         """Record which job one of our deployments belongs to."""
@@ -37,7 +37,7 @@ def current_holder() -> str:
 
 
 def current_flow_run() -> FlowRun:
-    """Return the flow run of the current code; raises `RuntimeError` outside a flow run."""
+    """Return the flow run that executes this code; raise `RuntimeError` outside a flow run."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         raise RuntimeError("there is no current Prefect flow run; call this inside a flow")
@@ -45,7 +45,10 @@ def current_flow_run() -> FlowRun:
 
 
 def _due(run: FlowRun, now: datetime) -> datetime:
-    """Return Prefect's `expected_start_time`, floored to the second; waiting never changes it."""
+    """Return Prefect's `expected_start_time`, floored to the second; ``now`` if there is none.
+
+    A wait never changes it.
+    """
     expected = run.expected_start_time
     if expected is None:
         return now
@@ -53,7 +56,7 @@ def _due(run: FlowRun, now: datetime) -> datetime:
 
 
 def belongs_to_other_ledger(run: FlowRun, ledger_id: str) -> bool:
-    """Return whether this run is of another ledger's deployment."""
+    """Return whether this is a run of another ledger's deployment."""
     ledgers = {tag for tag in run.tags if tag.startswith("daybook:")}
     return bool(ledgers) and f"daybook:{ledger_id}" not in ledgers
 
@@ -73,17 +76,17 @@ async def build_claim_request(
 ) -> ClaimRequest:
     """Return the claim request for ``run``.
 
-    ``kind`` is the kind of its flow, and ``parameters`` are in their normal form then. A caller
-    that does not know the flow passes the parameters as Prefect has them, and the job's kind
-    applies. ``holder`` is the name of the would-be holder in the lease. ``starts`` is how often
-    Prefect has started the run, including the start that the claim is for. ``refused`` is the
-    problem with the parameters, if any. ``most`` is the maximum number of concurrent runs;
-    ``started`` is as in `ClaimRequest`.
+    If ``kind`` (of its flow) is given, ``parameters`` are in their normal form. A caller that does
+    not know the flow passes Prefect's parameters, and the job's kind applies. ``holder`` is the
+    name of the would-be holder in the lease. ``starts`` is how often Prefect has started the run,
+    including the start that the claim is for. ``refused`` is the problem with the parameters, if
+    any. ``most`` is the maximum number of concurrent runs; ``started`` is as in `ClaimRequest`.
+    Errors of an unreachable ledger or Prefect propagate.
     """
     flow_run_id = str(run.id)
     job_id = await _job_of(ledger, run)
     if job_id is None and f"daybook:{ledger.id}" in run.tags:
-        # Ours, but a crash kept the deployment's id from being recorded.
+        # Our deployment, but a crash kept its id from being recorded.
         await reconciler.recognise(str(run.deployment_id))
         job_id = await _job_of(ledger, run)
     if kind is None:
@@ -92,7 +95,7 @@ async def build_claim_request(
     prefix = f"{ledger.id}:"
     key = run.idempotency_key or ""
     if key.startswith(prefix):
-        # A run that we asked Prefect for, keyed `<ledger>:<occurrence>:<n>`.
+        # A run that we created in Prefect, with the key `<ledger>:<occurrence>:<n>`.
         occurrence, trigger = key.removeprefix(prefix).rpartition(":")[0], "manual"
     elif run.auto_scheduled and job_id is not None:
         occurrence, trigger = claim_requests.due_key(job_id, due), "schedule"
@@ -120,7 +123,10 @@ async def build_claim_request(
 async def _read_parameters(
     ledger: Ledger, job_id: str | None, parameters: dict[str, Any]
 ) -> tuple[str, dict[str, Any], str]:
-    """Return the job's kind, its parameters in normal form, and their problem, if any."""
+    """Return the job's kind, the parameters in normal form, and their problem; "" if there is none.
+
+    Parameters with a problem are returned as they are. Without a job, the kind is empty.
+    """
     if job_id is None:
         return "", parameters, ""
     async with ledger.read() as session:
@@ -138,14 +144,15 @@ async def _job_of(ledger: Ledger, run: FlowRun) -> str | None:
     async with ledger.read() as session:
         due = _due(run, ledger.now()) if run.auto_scheduled else None
         job_id = await links.job_of_deployment(session, str(run.deployment_id), due)
-        # The run was set back over its end, then its deployment was deleted: show the end again.
+        # The run was rescheduled after its end, then its deployment was deleted: show that end
+        # again.
         return job_id or await rows.job_id_of_finished(session, str(run.id))
 
 
 async def read_retry_starts(run: FlowRun) -> tuple[int, ...]:
     """Return one number for each Retry of this run: how often Prefect had started it before.
 
-    Empty if nobody asked for the run again after it had ended.
+    Empty if there was no Retry.
     """
     async with get_client() as client:
         return flow_runs.retry_starts(await flow_runs.read_states(client, run.id))

@@ -1,7 +1,7 @@
 """Parameters of the flows, derived from the models of a job, and the location of each flow.
 
 A flow takes the fields of its kind's action (`daybook.jobs.actions.ACTIONS`), `policy` and
-`notify`. Prefect makes the parameter form of its UI from a function's signature and docstring.
+`notify`. Prefect builds the parameter form of its UI from a function's signature and docstring.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def takes_parameters_of(kind: str) -> Callable[[_Function], _Function]:
-    """Decorate a flow function that takes ``**parameters`` with the parameters of a kind.
+    """Return a decorator that gives a function with ``**parameters`` the parameters of a kind.
 
     The signature has plain types without the models' validators: invalid parameters reach the
-    function, which records them as the reason of a failed run.
+    function, which records them as the reason of a failed run. Every parameter has a default, a
+    required one the empty string: Prefect's UI offers "Quick run" only then, and the deployment
+    holds every value anyway.
     """
     fields = dict(ACTIONS[kind].model_fields)
     defaults = {
-        name: field.get_default(call_default_factory=True)
+        name: "" if field.is_required() else field.get_default(call_default_factory=True)
         for name, field in fields.items()
-        if not field.is_required()
     }
     fields |= {name: Job.model_fields[name] for name in ("policy", "notify")}
     defaults |= {
@@ -45,7 +46,7 @@ def takes_parameters_of(kind: str) -> Callable[[_Function], _Function]:
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=defaults.get(name, inspect.Parameter.empty),
+                default=defaults[name],
                 annotation=field.annotation,
             )
             for name, field in fields.items()
@@ -79,7 +80,7 @@ def kind_of(entrypoint: str | None) -> str | None:
 
 @cache
 def schema(kind: str) -> dict[str, Any]:
-    """Return the parameter schema of a kind's flow, as Prefect makes it from a signature."""
+    """Return the parameter schema of a kind's flow, as Prefect derives it from a signature."""
     from prefect.utilities.callables import parameter_schema
 
     def prototype(**parameters: Any) -> None: ...
@@ -88,7 +89,7 @@ def schema(kind: str) -> dict[str, Any]:
 
 
 def execution_fields(kind: str) -> dict[str, Any]:
-    """Return the deployment fields that run a job of this kind, which no user edits."""
+    """Return the deployment fields, not edited by users, that define how jobs of a kind run."""
     return {
         "entrypoint": entrypoint(kind),
         "pull_steps": PULL_STEPS,

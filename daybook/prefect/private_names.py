@@ -1,7 +1,10 @@
-"""Uses of Prefect's private names; no other module of the package uses them.
+"""Uses of Prefect's private names.
 
-Each name is checked when it is used. If the check fails, there is a fallback that is slower and
-correct, or a refusal, and a log line says so.
+Other modules use only private attributes of Prefect's objects: `tasks.notifier` (of the client) and
+`worker.prefect_worker` (of its base class).
+
+Each name is checked when it is used. If the check fails, the function logs a warning, and its
+docstring names the fallback: Prefect's own behaviour, a missing feature, or no server.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ def begin_writes_immediately(connection_url: str) -> bool:
 
     Prefect begins them deferred. Two that read first and write later collide, SQLite cannot wait
     for such a lock, and the server answers many requests with 503. Immediate transactions queue up.
-    Returns whether it was done. Fallback: Prefect's own way, in which clients retry after a 503.
+    Returns whether this succeeded; False, without a warning, for another database than SQLite.
+    Fallback: Prefect's own behaviour, where clients retry after a 503.
     """
     if not connection_url.startswith("sqlite"):
         return False
@@ -52,7 +56,7 @@ def begin_writes_immediately(connection_url: str) -> bool:
 def server_application() -> Any | None:
     """Return Prefect's server as an ASGI application: API, UI and services.
 
-    None if that fails: then nothing can be put in front of the application, and it is not started.
+    None if that fails. Then no middleware can be put in front of the server, so it is not started.
     """
     try:
         from prefect.server.api.server import create_app
@@ -64,7 +68,7 @@ def server_application() -> Any | None:
 
 
 def reload_settings() -> None:
-    """Make a Prefect that is already imported read its environment again.
+    """Make an already imported Prefect read its environment again.
 
     Fallback: none, so `PREFECT_API_URL` has no effect if it is set after the import. Callers
     therefore also pass the address where they can.
@@ -78,7 +82,7 @@ def reload_settings() -> None:
 
 
 def worker_healthcheck(polling: Callable[[], bool]) -> AbstractContextManager[Any]:
-    """Return Prefect's health check server of a worker; ``polling`` returns whether it is well.
+    """Return Prefect's health check server; ``polling`` returns whether the worker is healthy.
 
     Fallback: no health check is served, and the log says so.
     """
@@ -94,9 +98,9 @@ def worker_healthcheck(polling: Callable[[], bool]) -> AbstractContextManager[An
 def share_tls_contexts() -> bool:
     """Make Prefect's clients of this process, and of processes forked from it, share TLS contexts.
 
-    Each client loads all certificates of the authorities, which is 40 ms of work, three times in a
-    run. This loads them once, and again if their file changes. Returns whether it was done.
-    Fallback: Prefect's own way.
+    Each client loads all CA certificates, which takes 40 ms, three times in a run. This loads them
+    once, and again if their file changes. Returns whether this succeeded. Fallback: Prefect's own
+    behaviour.
     """
     try:
         from prefect.client import orchestration
@@ -104,7 +108,7 @@ def share_tls_contexts() -> bool:
 
         clients: Any = orchestration
         if clients.ssl is not ssl:
-            raise LookupError("the client does not make its TLS context as expected")
+            raise LookupError("the client does not create its TLS context as expected")
         shared: dict[tuple[str, int, int], ssl.SSLContext] = {}
 
         def create_default_context(*given: Any, **named: Any) -> ssl.SSLContext:
@@ -130,8 +134,8 @@ def cache_time_zones() -> bool:
     """Make Prefect in this process read the time zone database only once.
 
     Otherwise Prefect reads it for each schedule that it parses or checks: 3 ms, twice for each
-    deployment that its server lists, which is most of the cost of a list of a thousand. Returns
-    whether it was done. Fallback: Prefect's own way.
+    deployment that its server lists, which is most of the cost of listing a thousand. Returns
+    whether this succeeded. Fallback: Prefect's own behaviour.
     """
     try:
         from prefect.types import _datetime

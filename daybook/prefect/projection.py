@@ -5,13 +5,14 @@ cron        CronSchedule; six fields are rotated: ours has seconds first, Prefec
 every       IntervalSchedule in UTC, whose anchor is compared as a phase only
 at          RRuleSchedule with `DTSTART` in UTC and `COUNT=1`
 on demand   no schedule
-disabled    the deployment's pause; a job is disabled if that or the schedule's switch is off
+disabled    the deployment is paused; an inactive schedule disables the job as well
 name        the first line of the description, with the schedule in words
 ==========  ================================================================================
 
-A schedule that Prefect can express and these cannot (another RRULE, seven fields, an interval below
-a second) becomes `{"foreign": …}`. It, a second schedule and a schedule's own parameters stay
-Prefect's own: they are reported and not changed, and a job without another schedule is on demand.
+A schedule that Prefect can express and these forms cannot (another RRULE, seven fields, an interval
+with a fraction of a second) becomes `{"foreign": …}`. Such a schedule, a second schedule and a
+schedule's own parameters stay Prefect's own: they are reported and not changed, and a job without
+another schedule is on demand.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _DAY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Projection:
-    """Fields of a deployment that a job decides; ``schedule`` is in Daybook's normal form."""
+    """Fields of a deployment that a job determines; ``schedule`` is in Daybook's normal form."""
 
     enabled: bool
     schedule: dict[str, Any]
@@ -53,7 +54,7 @@ class Projection:
     description: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the form in which the ledger stores it."""
+        """Return the projection in the form in which the ledger stores it."""
         return asdict(self)
 
 
@@ -93,7 +94,7 @@ def of_deployment(found: DeploymentResponse) -> Projection:
 
 
 def own_schedule(found: DeploymentResponse) -> DeploymentSchedule | None:
-    """Return the job's own schedule: the one with our slug, else the oldest."""
+    """Return the oldest schedule with our slug, else the oldest schedule; None if there is none."""
 
     def rank(each: DeploymentSchedule) -> tuple[bool, datetime]:
         return not (each.slug or "").startswith(
@@ -144,7 +145,7 @@ def own_description(description: str) -> str:
 
 
 def to_prefect_cron(expr: str) -> str:
-    """Return six fields, seconds first, as Prefect expects them, seconds last; five unchanged."""
+    """Move the seconds of six fields from the front to the end, as in Prefect; keep five fields."""
     fields = expr.split()
     return " ".join([*fields[1:], fields[0]]) if len(fields) == 6 else expr
 
@@ -176,7 +177,7 @@ def _read_schedule(given: DeploymentSchedule) -> dict[str, Any]:
         if seconds < 1 or seconds % 1:
             return {"foreign": f"interval {interval}"}
         # Also for a schedule with a zone: Prefect counts from the anchor in UTC up to now, and
-        # follows the wall clock only across the clock changes that still lie ahead.
+        # follows the wall clock only across later clock changes.
         phase = int(schedule.anchor_date.timestamp()) % int(seconds)
         normal = {"interval": int(seconds), "phase": phase}
         zoned = interval >= _DAY and schedule.timezone not in (None, "UTC")
@@ -188,7 +189,7 @@ def _read_schedule(given: DeploymentSchedule) -> dict[str, Any]:
     parts = dict(part.partition("=")[::2] for part in match[2].split(";")) if match else {}
     if match is None or parts.pop("COUNT", "") != "1" or parts.keys() - {"FREQ", "INTERVAL"}:
         return {"foreign": f"rrule {rule}"}
-    # Prefect ignores the zone of DTSTART and reads its digits in the schedule's zone.
+    # Prefect ignores the zone of DTSTART and interprets its digits in the schedule's zone.
     local = datetime.strptime(match[1], _STAMP).replace(tzinfo=ZoneInfo(schedule.timezone or "UTC"))
     return {"at": local.astimezone(UTC).strftime(_STAMP)}
 
@@ -212,14 +213,15 @@ def to_prefect_schedules(plain: dict[str, Any]) -> list[Any]:
 def to_schedule(plain: dict[str, Any], timezone: str, edited_at: datetime) -> Schedule:
     """Return the `Schedule` for a normal form.
 
-    ``timezone`` is the job's, used if Prefect does not carry one. Raises `InvalidInput` for a
-    schedule that Prefect can express but Daybook cannot.
+    ``timezone`` is the job's, used if the normal form has none. An interval is anchored at its last
+    due time up to ``edited_at``. Raises `InvalidInput` for a schedule that Prefect can express but
+    Daybook cannot.
     """
     try:
         with raising_invalid_input():
             return _schedule_of(plain, timezone, edited_at)
     except (ValueError, ArithmeticError) as error:
-        # For example an anchor before the year 1: Prefect's intervals may have any length.
+        # For example an anchor before the year 1: Prefect's intervals may be arbitrarily long.
         raise InvalidInput(
             "schedule", f"Daybook cannot express Prefect's {_describe(plain)}"
         ) from error
@@ -234,7 +236,7 @@ def _schedule_of(normal: dict[str, Any], timezone: str, edited_at: datetime) -> 
         )
     if "cron" in normal:
         expr = normal["cron"]
-        if len(fields := expr.split()) == 6:  # Prefect has the seconds last
+        if len(fields := expr.split()) == 6:  # Prefect expects the seconds last
             expr = " ".join([fields[-1], *fields[:-1]])
         return Cron(expr=expr, timezone=normal["timezone"])
     if "interval" in normal:

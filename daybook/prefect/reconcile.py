@@ -50,12 +50,14 @@ async def reconcile_all(
     seen: Fingerprints | None = None,
     most_seconds: float = math.inf,
 ) -> ReconcileReport:
-    """Reconcile all jobs, one after the other; a second call writes nothing.
+    """Reconcile all jobs, one after the other, and adopt deployments that users created.
 
-    A job that Prefect refuses, or that cannot be compared, is reported, and the others continue.
-    The error is raised only if Prefect or the ledger is unreachable. Jobs that are unchanged since
-    ``seen`` recorded their agreement are skipped. After ``most_seconds`` no further job is started,
-    and the report counts the rest.
+    Without further changes, a second call writes nothing. A job that Prefect refuses, or that
+    cannot be compared, is reported, and the other jobs are still reconciled. Errors that concern
+    more than one job propagate, such as those of an unreachable Prefect or ledger. Jobs are skipped
+    if, by ``seen``, neither the ledger nor Prefect has changed since both were last equal. After
+    ``most_seconds`` no further job is reconciled, except newly adopted ones; the report counts the
+    rest.
     """
     report, end = ReconcileReport(), time.monotonic() + most_seconds
     await delete_leftover_deployments(ledger, client, report)
@@ -101,7 +103,7 @@ class _Reconciler:
     report: ReconcileReport
 
     async def do(self, stored: Sequence[StoredJob], end: float) -> None:
-        """Reconcile these jobs, until the monotonic time ``end``."""
+        """Reconcile these jobs, but start none after the monotonic time ``end``; count the rest."""
         for each in stored:
             if time.monotonic() > end:
                 self.report.left += 1
@@ -119,7 +121,7 @@ class _Reconciler:
             if self._has_failed_recently(stored, entry):
                 return
             self.report.fail(stored.job.name, prefect.describe_error(error))
-            # The edits imported before the error are in the ledger.
+            # The edits that were imported before the error are in the ledger.
             async with self.ledger.read() as session:
                 newest = await store.get(session, stored.id) or stored
             self.seen.failed(newest, entry, observed=stored.id in self.report.observed)
@@ -131,7 +133,7 @@ class _Reconciler:
             self.report.unchanged += 1
             self.report.observed.add(stored.id)
             if self.seen.has(stored.id):
-                # A save without a change has deleted the queued runs.
+                # Saving the deployment without a change has deleted its queued runs.
                 expected = projection.of_job(stored, self.ledger.id)
                 await deployment.request_scheduling(
                     self.client, stored, expected, existing, str(existing.id)
@@ -146,7 +148,7 @@ class _Reconciler:
             self.seen.agreed(reconciled, None)
 
     def _has_failed_recently(self, stored: StoredJob, entry: ListedDeployment | None) -> bool:
-        """Return whether the same attempt failed, and was reported, a short while ago."""
+        """Return whether the job failed recently and is unchanged; if so, repeat its `observed`."""
         if not self.seen.failed_recently(stored, entry):
             return False
         if self.seen.was_observed(stored.id):
@@ -158,9 +160,11 @@ class PrefectReconciler:
     """Implementation of `daybook.execution.claim.Reconciler`: operations on one job for a run."""
 
     async def compare(self, job_id: str, deployment_id: str) -> frozenset[str]:
-        """Import the edits made in Prefect on one job.
+        """Reconcile one job, so that the ledger has the edits that were made in Prefect.
 
-        Returns the ids of its deployment's schedules that stay Prefect's own.
+        Returns the ids of the deployment's schedules that stay Prefect's own; empty if there is no
+        deployment. A refused write is only logged. Errors of an unreachable Prefect or ledger
+        propagate.
         """
         from prefect.exceptions import PrefectHTTPStatusError
 
@@ -179,7 +183,10 @@ class PrefectReconciler:
             return projection.unmanaged_schedule_ids(existing) if existing else frozenset()
 
     async def recognise(self, deployment_id: str) -> None:
-        """Record the id of one of our deployments that a crash kept out of the ledger."""
+        """Record the id of a deployment of this ledger that a crash kept from being recorded.
+
+        Do nothing if the deployment does not exist, or is not of this ledger.
+        """
         async with Ledger(settings.load().ledger_address) as ledger, prefect.connected() as client:
             existing = await deployment.read(client, deployment_id)
             if existing is None or not deployment.is_ours(existing, ledger.id):
@@ -190,9 +197,9 @@ class PrefectReconciler:
                 await records.record_deployment_id(session, kind, existing.name, str(existing.id))
 
     async def push(self, job_id: str) -> None:
-        """Send the changes of one job in the ledger to Prefect; do nothing if there are none.
+        """Send one job's changes in the ledger to Prefect; do nothing if there are none.
 
-        If the job is removed after its run, its deployment is deleted.
+        If the job has been removed, delete its deployment and those of other archived jobs.
         """
         async with Ledger(settings.load().ledger_address) as ledger:
             async with ledger.read() as session:

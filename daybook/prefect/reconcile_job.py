@@ -6,11 +6,11 @@
     ───────────────────────────  ────────────────────────────────────────────────────────────────
     present                      compared (`daybook.prefect.diff`): edits imported, or written
     another ledger's by its tag  the job is disabled
-    gone, and recreated by hand  adopted as the job's
-    under the same name
-    gone, from this Prefect      the job is disabled, unless it was enabled in Daybook since
-    gone, in another Prefect     recreated
-    missing by agreement         created when the job is enabled, or when it needs one for a run
+    deleted, but recreated by    adopted as the job's
+    hand under the same name
+    deleted in this Prefect      the job is disabled, unless it was enabled in Daybook since
+    missing in a new Prefect     recreated
+    recorded as having none      created when the job is enabled, or when a run needs it
 
 Edits made in Prefect, and values that a conflict will overwrite, are recorded in the ledger before
 anything is written to Prefect.
@@ -49,12 +49,13 @@ async def reconcile_job(
     needed: bool = False,
     again: bool = True,
 ) -> StoredJob:
-    """Reconcile one job; return it as it is now.
+    """Reconcile one job that is not archived; return it as it is now.
 
-    ``found`` is its deployment as Prefect holds it now; without one, the deployment is searched
-    for, and made if necessary. It is not made for a job that is disabled because it was deleted in
-    Prefect, unless it is ``needed``. If another process has made the deployment again since it was
-    read, the job is compared ``again``, once.
+    ``found`` is its deployment as Prefect holds it now; without ``found``, the deployment is
+    searched for, and created if necessary. It is not created if the job is disabled because its
+    deployment was deleted in Prefect, unless the deployment is ``needed``. If Prefect no longer has
+    the deployment when it is written, the job is compared ``again``, once. Raises
+    `PrefectHTTPStatusError` if Prefect refuses a write; imported edits persist.
     """
     from prefect.exceptions import PrefectHTTPStatusError
 
@@ -68,14 +69,14 @@ async def reconcile_job(
         stored, found = result
     ours = projection.of_job(stored, ledger.id)
     observed = projection.of_deployment(found) if found else None
-    # Made again in Prefect for a job that had none by agreement: all of it is an edit.
+    # If the job was recorded as having no deployment, a user created it: all differences are edits.
     base = stored.row.synced if stored.row.synced != records.NO_DEPLOYMENT else ours.as_dict()
     difference = compare(ours, base, observed)
     if found is not None:
         report_unmanaged(stored, found, report)
         if difference.pull or difference.conflicts:
             pulled = await import_edits(ledger, stored, found, difference, report)
-            if pulled is None:  # changed in the ledger in the meantime: compare again
+            if pulled is None:  # meanwhile changed in the ledger: compare again
                 return await reconcile_by_id(ledger, client, stored.id, report) or stored
             if difference.conflicts:
                 report.conflict(stored.job.name, difference.conflicts)
@@ -103,14 +104,14 @@ async def _push(
     *,
     ask: bool,
 ) -> None:
-    """Send the differences, request scheduling at once, and record the new agreement."""
+    """Send the differences, request scheduling if needed, and record the reconciled state."""
     row, expected = stored.row, projection.of_job(stored, ledger.id)
     changed = differing_fields(expected, projection.of_deployment(existing) if existing else None)
     writes = (
         existing is None or bool(changed) or deployment.execution_fields_differ(row.kind, existing)
     )
     if existing is None:
-        # After a crash right after its creation, the next pass can import later edits.
+        # If a crash follows right after the creation, the next pass can import later edits.
         async with ledger.write() as session:
             await records.record_intention(session, row.id, expected.as_dict())
     if writes:
@@ -120,7 +121,8 @@ async def _push(
         deployment_id = str(existing.id) if existing else ""
         report.unchanged += 1
         if ask or row.sync_pending:
-            # An edit deleted the queued runs, or our write was cut off before its request.
+            # An edit deleted the queued runs, or a crash came between our last write and this
+            # request.
             await deployment.request_scheduling(client, stored, expected, existing, deployment_id)
     agreed = _agreement(expected, existing)
     if writes or not _is_recorded(stored, agreed, deployment_id):
@@ -129,7 +131,7 @@ async def _push(
 
 
 def is_in_agreement(ledger: Ledger, stored: StoredJob, found: DeploymentResponse) -> bool:
-    """Return whether nothing has to be done for the job and the agreement is recorded."""
+    """Return whether ``found`` matches the job, and the ledger has recorded this state."""
     expected, actual = projection.of_job(stored, ledger.id), projection.of_deployment(found)
     return (
         not differing_fields(expected, actual)
@@ -157,11 +159,11 @@ async def _find_deployment(
     *,
     needed: bool,
 ) -> tuple[StoredJob, DeploymentResponse | None] | StoredJob:
-    """Return the job with its deployment, or None to make one; or only the job, if it gets none.
+    """Return the job and its deployment, or only the job if it should have none.
 
-    The deployment is found by its id; or by its name, if a crash kept the id from being recorded or
-    somebody made it again. A deployment of another owner under that name is not changed: the job
-    gets another slug.
+    The deployment is None if one must be created. It is found by its id; or by its name, if a crash
+    kept the id from being recorded or a user recreated the deployment. A deployment with that name
+    that is not this ledger's is not changed: the job gets another slug.
     """
     row = stored.row
     if row.deployment_id or records.is_without_deployment(row):
@@ -191,7 +193,7 @@ async def _find_deployment(
 async def _find_replacement(
     ledger: Ledger, client: PrefectClient, stored: StoredJob
 ) -> DeploymentResponse | None:
-    """Return a deployment of our flow under the job's name that replaces the job's own."""
+    """Return the deployment that a user recreated under the job's slug and flow, or None."""
     row = stored.row
     existing = await deployment.read_by_name(client, row.kind, row.slug)
     if existing is None or projection.belongs_to_other_ledger(existing.tags, ledger.id):
@@ -202,12 +204,12 @@ async def _find_replacement(
 async def _needs_deployment(
     ledger: Ledger, client: PrefectClient, stored: StoredJob, report: ReconcileReport
 ) -> bool:
-    """Return whether a missing deployment must be recreated.
+    """Return whether a missing deployment must be recreated, and report this.
 
-    It is if it was not deleted in Prefect, or the job was enabled since.
+    That is so if it was not deleted in this Prefect, or if the job was enabled afterwards.
     """
     row = stored.row
-    if row.deployment_id is None:  # by agreement, until the job is enabled
+    if row.deployment_id is None:  # recorded as having none, until the job is enabled
         return stored.job.enabled
     if row.synced is not None and not row.synced.get("enabled", True) and stored.job.enabled:
         report.add_remade(row.name)
@@ -245,7 +247,10 @@ async def reconcile_by_id(
     needed: bool = False,
     again: bool = True,
 ) -> StoredJob | None:
-    """Reconcile one job by its id; return it as it is now. An archived job is not changed."""
+    """Reconcile one job by its id; return it as it is now, or None if it does not exist.
+
+    An archived job is not changed. The options and errors are those of `reconcile_job`.
+    """
     async with ledger.read() as session:
         stored = await store.get(session, job_id)
     if stored is None or stored.row.archived_at is not None:
@@ -258,9 +263,9 @@ async def reconcile_by_id(
 async def delete_leftover_deployments(
     ledger: Ledger, client: PrefectClient, report: ReconcileReport
 ) -> None:
-    """Delete the deployments of archived jobs; no others are ever deleted.
+    """Delete the deployments of archived jobs; Daybook deletes no other deployments.
 
-    A deployment that Prefect does not delete is reported, and tried again the next time.
+    If Prefect refuses to delete one, that is reported, and the next call tries again.
     """
     async with ledger.read() as session:
         archived = await records.jobs_to_undeploy(session)
@@ -288,5 +293,5 @@ async def _find_unrecorded(ledger: Ledger, client: PrefectClient, row: JobRow) -
     async with ledger.write() as session:
         await records.record_deployment_id(session, row.kind, row.slug, str(existing.id))
         stored = await store.get(session, row.id)
-        # Otherwise a live job with this name has it.
+        # Otherwise the deployment belongs to a live job with this name.
         return stored.row.deployment_id if stored is not None else None

@@ -1,4 +1,4 @@
-"""The result of a reconciliation, by the names of the jobs."""
+"""Report of a reconciliation; its methods also log what they record."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ log = logging.getLogger(__name__)
 class ReconcileReport:
     """Result of a reconciliation, by the names of the jobs.
 
-    ``remade`` were missing because this is another Prefect, or were enabled after their deployment
-    was deleted; they are in ``created`` as well. ``deleted`` are disabled because their deployment
-    is gone. ``adopted`` were made in Prefect. ``refused`` are edits made in Prefect that no job can
-    have, ``foreign`` describes what Prefect keeps for itself, and ``failed`` are the jobs that
-    Prefect refuses or that cannot be compared, each with the reason.
+    ``remade`` are jobs without a deployment because this is another Prefect, or that were enabled
+    after their deployment was deleted; once it is created, they are in ``created`` as well.
+    ``pulled`` are jobs with imported edits. ``deleted`` are disabled because their deployment was
+    deleted or belongs to another ledger now. ``adopted`` were deployments that users created in
+    Prefect. ``removed`` are archived jobs whose deployment was deleted. ``conflicts`` has Prefect's
+    losing values. ``refused`` are edits made in Prefect that no job can express, ``foreign``
+    describes what stays Prefect's own, and ``failed`` are the jobs that Prefect refuses or that
+    cannot be compared, each with the reason.
 
     ``observed`` are the ids of the jobs whose edits, made in Prefect before the reconciliation
     started, are all in the ledger; ``left`` counts the jobs for which there was no time.
@@ -50,18 +53,18 @@ class ReconcileReport:
         log.warning("%s: %s", name, words, extra={"action": "sync_conflict"})
 
     def add_remade(self, name: str) -> None:
-        """Report that it is recreated, in another Prefect or after a deletion."""
+        """Report that the deployment is to be recreated, in another Prefect or after a deletion."""
         self.remade.append(name)
-        words = "it has no deployment in this Prefect; creating one"
+        words = "it has no deployment on this Prefect server; creating one"
         log.warning("%s: %s", name, words, extra={"action": "sync_remade"})
 
     def add_deleted(self, name: str, why: str) -> None:
-        """Report that its deployment is gone, and that it is disabled."""
+        """Report that the job is disabled because it lost its deployment; ``why`` says how."""
         self.deleted.append(name)
         log.warning("%s: %s; the job is disabled", name, why, extra={"action": "deployment_gone"})
 
     def adopt(self, name: str, deployment: str) -> None:
-        """Report that a deployment made in Prefect is a job now."""
+        """Report that a deployment created in Prefect is a job now."""
         self.adopted.append(name)
         log.info(
             "%s: adopted from the deployment %s", name, deployment, extra={"action": "adopted"}
@@ -78,7 +81,7 @@ class ReconcileReport:
         )
 
     def add_unmanaged(self, name: str, words: str) -> None:
-        """Report something of Prefect's own that was left unchanged."""
+        """Report something that stays Prefect's own and was left unchanged."""
         self.foreign[name] = words
         log.info("%s: left unchanged in Prefect: %s", name, words, extra={"action": "sync_foreign"})
 

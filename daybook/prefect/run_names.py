@@ -1,7 +1,7 @@
 """Names of Prefect runs: the job and the due time, with the zone's offset.
 
 Prefect's scheduler gives each run a random name of two words, and no setting of the server or of a
-deployment changes that. Daybook names the runs that it makes itself, and renames the others.
+deployment changes that. Daybook names the runs that it creates itself, and renames the others.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.prefect import flow_runs
+from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.projection import ledger_tag
 from daybook.schedules.zones import zone
 
@@ -39,9 +40,9 @@ _INSTANT = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?:UTC|[+-]\d\d:\d\d)"
 _OURS = re.compile(
     rf".* {_INSTANT}(?: to {_INSTANT}, [\d,]+ due times)?(?: \((?P<given>.*+)(?<=\)))?", re.DOTALL
 )
-"""A name that Daybook gave; ``given`` is the name that a person had given, with ``)``.
+"""A name that Daybook gave; the group ``given`` is the user's earlier name, with its ``)``.
 
-``given`` is not shortened to find the ``)``: that would take quadratic time.
+The match never backtracks to find the ``)``: that would take quadratic time.
 """
 
 
@@ -51,7 +52,7 @@ def of_due(stored: StoredJob, due: datetime) -> str:
 
 
 def of_row(stored: StoredJob, row: RunRow) -> str:
-    """Return the name of the Prefect run that shows ``row``, which may be several due times."""
+    """Return the name of the Prefect run that shows ``row``, which may be for several due times."""
     if row.due_to is None:
         return of_due(stored, row.due)
     timezone = stored.job.schedule.timezone
@@ -67,7 +68,8 @@ def of_call(kind: str, at: datetime, timezone: str) -> str:
 def of_new(stored: StoredJob, run: FlowRun, ledger_id: str) -> str | None:
     """Return the name of a Prefect run that never started and may have no row yet.
 
-    None for a run that Daybook made, and named, itself: it may be scheduled for another time.
+    None if the run has started or has no expected start. None also for a run that Daybook created
+    and named: that run may be scheduled for another time.
     """
     at, key = run.expected_start_time, run.idempotency_key or ""
     if at is None or run.start_time is not None or key.startswith(f"{ledger_id}:"):
@@ -81,9 +83,9 @@ def is_own_name(name: str) -> bool:
 
 
 def new_name(given: str, wanted: str) -> str | None:
-    """Return the new name of a run that is named ``given``; None if it has the ``wanted`` name.
+    """Return the new name of a run that is named ``given``; None if it need not be renamed.
 
-    A name that a person gave is kept in parentheses.
+    A name that a user gave is kept in parentheses.
     """
     match = _OURS.fullmatch(given)
     given_by_person = (
@@ -94,20 +96,20 @@ def new_name(given: str, wanted: str) -> str | None:
 
 
 async def rename_run(client: PrefectClient, run: FlowRun, wanted: str) -> bool:
-    """Rename ``run`` if its name differs; return whether a request was sent."""
+    """Rename ``run`` if its name is not that of `new_name`; return whether a request was sent."""
     name = new_name(run.name, wanted)
     if name is None:
         return False
     try:
         await client.update_flow_run(run.id, name=name)
     except ObjectNotFound:
-        return True  # deleted in the meantime
+        return True  # already deleted
     run.name = name
     return True
 
 
 async def rename_own_run(flow_run: FlowRun, wanted: str) -> None:
-    """Rename the flow run that this process executes; a failure has no consequence."""
+    """Rename the flow run that this process executes; a failure is only logged."""
     try:
         if new_name(flow_run.name, wanted) is not None:
             async with get_client() as client:
@@ -122,9 +124,9 @@ def _local(instant: datetime, timezone: str) -> str:
 
 
 FIRST_PAGE_SIZE = 10
-"""How many runs are read if there is nothing new."""
+"""Number of runs that are read first; often none of them is new."""
 ID_ORDER_GRACE = timedelta(seconds=60)
-"""After this time no run can be stored any more whose id is lower than one that was read."""
+"""After this time, no run is stored any more whose id is lower than one that was read."""
 MAX_JOBS_PER_QUERY = 200
 """Maximum number of jobs that one query reads for the runs to be named."""
 
@@ -136,8 +138,9 @@ _BY_OTHERS = {"operator": "or_", "is_null_": True, "type_": ["AUTOMATION"]}
 class NamingState:
     """State of a keeper between passes.
 
-    ``newest`` is the highest id of the scheduler's runs that was read; ``seen`` are the other runs
-    of the last pass; ``unnamed`` are those still to be named, the earliest due first.
+    ``newest`` is the highest id of the scheduler's runs that was read; ``seen`` are the ids of the
+    runs that the last pass read and the scheduler did not create; ``unnamed`` are the runs still to
+    be named, the earliest due first.
     """
 
     newest: UUID | None = None
@@ -148,9 +151,10 @@ class NamingState:
 async def name_runs(
     ledger: Ledger, client: PrefectClient, memory: NamingState, *, most_seconds: float = 3.0
 ) -> int:
-    """Name new runs, for at most about ``most_seconds``; return how many were named.
+    """Name new runs, for at most about ``most_seconds``; return how many requests were sent.
 
-    The next pass names the rest. A run that was named or deleted in the meantime is not an error.
+    The next pass names the rest. It is no error if a run has already been named or deleted; a
+    refusal of one run is logged.
     """
     deadline = time.monotonic() + most_seconds
     await _read_new(client, ledger_tag(ledger.id), memory)
@@ -172,7 +176,7 @@ async def name_runs(
 
 
 async def _read_new(client: PrefectClient, tag: str, memory: NamingState) -> None:
-    others = await _page(client, tag, _BY_OTHERS, flow_runs.PAGE_SIZE)
+    others = await _page(client, tag, _BY_OTHERS, PAGE_SIZE)
     new = [run for run in others if run.id not in memory.seen]
     scheduled = await _scheduled(client, tag, memory)
     new += scheduled
@@ -186,7 +190,7 @@ async def _read_new(client: PrefectClient, tag: str, memory: NamingState) -> Non
 
 
 async def _scheduled(client: PrefectClient, tag: str, memory: NamingState) -> list[FlowRun]:
-    """Return the runs that the scheduler has made since the last pass, and some older ones."""
+    """Return the runs that the scheduler has created since the last pass, and some older ones."""
     runs = dict[UUID, FlowRun]()
     offset, limit = 0, FIRST_PAGE_SIZE
     while True:
@@ -194,11 +198,11 @@ async def _scheduled(client: PrefectClient, tag: str, memory: NamingState) -> li
         runs |= {run.id: run for run in page}
         if len(page) < limit or _was_read(page[-1].id, memory.newest):
             return list(runs.values())
-        offset, limit = offset + len(page), flow_runs.PAGE_SIZE
+        offset, limit = offset + len(page), PAGE_SIZE
 
 
 def _was_read(flow_run_id: UUID, newest: UUID | None) -> bool:
-    """Return whether an earlier pass read this run and all with lower ids."""
+    """Return whether an earlier pass read this run and all runs with lower ids."""
     if newest is None or flow_run_id > newest:
         return False
     age = time.time() - _made_at(newest)
@@ -206,7 +210,7 @@ def _was_read(flow_run_id: UUID, newest: UUID | None) -> bool:
 
 
 def _made_at(flow_run_id: UUID) -> float:
-    """Return when an id of UUID version 7 was made, in seconds since 1970."""
+    """Return when an id of UUID version 7 was created, in seconds since 1970."""
     return (flow_run_id.int >> 80) / 1000
 
 
@@ -221,7 +225,7 @@ async def _page(
     query = FlowRunFilter.model_validate(
         {
             "tags": {"all_": [tag]},
-            # A waiting run has a name of ours: the worker gives it when it sets the run back.
+            # A waiting run has a name of ours: the worker gives it when it reschedules the run.
             "state": {"name": {"any_": ["Scheduled", "Late"]}},
             "created_by": made_by,
         }
@@ -232,7 +236,10 @@ async def _page(
 
 
 async def _jobs(ledger: Ledger, runs: Iterable[FlowRun]) -> dict[str, StoredJob | None]:
-    """Return the jobs of the first of these runs by deployment id; None if there is no job."""
+    """Return the jobs of these runs, by deployment id; None for a deployment without a job.
+
+    Covers only the first `MAX_JOBS_PER_QUERY` deployments.
+    """
     deployments = list(dict.fromkeys(str(run.deployment_id) for run in runs))[:MAX_JOBS_PER_QUERY]
     query = select(JobRow.id).where(col(JobRow.deployment_id).in_(deployments))
     async with ledger.read() as session:

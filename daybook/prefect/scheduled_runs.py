@@ -1,4 +1,4 @@
-"""Scheduled Prefect runs of waiting rows: each has exactly one.
+"""Scheduled Prefect runs of waiting rows: one per row.
 
 This implements promise 11 (each waiting row has exactly one scheduled Prefect run) and promise 12
 (a free slot goes to the waiting row with the earliest due time).
@@ -11,18 +11,19 @@ This implements promise 11 (each waiting row has exactly one scheduled Prefect r
     scheduled at another time        moved; a run that waits for a slot may have been woken, so an
                                      earlier time is right too
     pending, running                 a process may have it, so it is moved only long after `until`
-    cancelling, paused               nothing: `ended_runs` handles it
-    gone, or none                    made, with the key `<ledger>:<occurrence>:<n>`
-    ended                            `runs.prefect_ends` decides; made if the row still waits then
-    of a disabled job without a      skipped, a minute after the request: a request for a run of
-    deployment by agreement          such a job makes a deployment
-    refused by Prefect               made after a pause that doubles; after some refusals the row
+    cancelling                       nothing: `ended_runs` handles it
+    paused                           nothing, until a user resumes or cancels it
+    deleted, or none yet             created, with the key `<ledger>:<occurrence>:<n>`
+    ended                            `runs.prefect_ends` decides; created if the row still waits
+    of a disabled job recorded as    the row is skipped, a minute after the request: a request for a
+    having no deployment             run of such a job creates a deployment
+    refused by Prefect               created after a delay that doubles; after some refusals the row
                                      fails (`runs.prefect_ends.record_refusal`)
 
-By the key, two processes, or a second attempt after a crash, get the same run. It also returns an
-ended run: then the next number is used. Before a run is moved the row is read again, and afterwards
-the replaced state: a state that was set in between is not lost (`flow_runs.change_state`). A run
-that was started in between continues under a wrong state until it ends: no other process gets the
+With the same key, two processes, or a second attempt after a crash, get the same run. If that run
+has ended, the next number is used. The row is read again before a run is moved, and the replaced
+state afterwards, so a state that was set in between is not lost (`flow_runs.change_state`). A run
+that was started meanwhile continues under a wrong state until it ends: no other process gets the
 claim on its row.
 """
 
@@ -44,31 +45,31 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import deployment, ended_runs, flow_runs, run_names, states
 from daybook.prefect import links as records
-from daybook.runs import claims, prefect_ends, slots, waiting_runs
+from daybook.runs import claims, outcomes, prefect_ends, slots, waiting_runs
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
 START_TOLERANCE = timedelta(seconds=1)
-"""Tolerance between the scheduled start of a Prefect run and the intended one."""
+"""Maximum difference between the scheduled start of a Prefect run and the intended one."""
 MAX_REFUSAL_LENGTH = 1000
 """Maximum number of characters of a refusal that are kept."""
 REQUEST_GRACE = timedelta(seconds=5)
-"""How long a process that requested a run has to make its Prefect run."""
+"""How long a process that requested a run has to create its Prefect run."""
 WAKE_GRACE = timedelta(seconds=5)
-"""How long a worker that woke a run has to start it before the leader handles it."""
+"""Time for the worker to start a run that it woke; after it, the keeper's leader wakes it again."""
 MAX_KEYS_PER_PASS = 5
-"""Maximum numbers tried in one pass for a row."""
+"""Maximum number of keys that one pass tries for a row."""
 MAX_WRITES_PER_PASS = 50
-"""Maximum number of runs moved and made in one pass, earliest due first: about 2 s."""
+"""Maximum number of runs moved and created in one pass, earliest due first: about 2 s."""
 
 
 @dataclass
 class EnsureResult:
-    """Ids of the flow runs that were moved and made, and the number of rows left without one.
+    """Ids of the flow runs that were moved and created, and the number of rows that were ``left``.
 
-    These are rows without a deployment, rows that Prefect refuses, and rows that were changed
-    in the meantime; the next pass tries again.
+    These are rows without a deployment, rows that Prefect refuses, and rows that were changed since
+    they were read; the next pass tries again. Rows beyond `MAX_WRITES_PER_PASS` are not counted.
     """
 
     moved: list[str] = field(default_factory=list)
@@ -88,9 +89,9 @@ async def ensure_all(
     itself.
     """
     async with ledger.read() as session:
-        rows = await waiting_runs.needing_prefect_run(session, ledger.now())
+        rows = await waiting_runs.needing_prefect_run(session)
     rows = [row for row in rows if row.flow_run_id not in supervised]
-    # The process that has just requested a run is about to make its Prefect run.
+    # The process that has just requested a run is about to create its Prefect run.
     since = ledger.now() - REQUEST_GRACE
     requested = {
         row.id
@@ -104,7 +105,7 @@ async def ensure_all(
 
 
 async def ensure_row(ledger: Ledger, client: PrefectClient, row: RunRow) -> EnsureResult:
-    """Ensure the Prefect run of one row at once; no process has the run."""
+    """Ensure the Prefect run of one row at once; the caller knows that no process has the run."""
     return await ensure_rows(ledger, client, [row], abandoned=True)
 
 
@@ -116,11 +117,11 @@ async def wake(
     at_hand: Callable[[RunRow], bool] = lambda row: False,
     after: timedelta | None = None,
 ) -> list[str]:
-    """Select the runs that the free slots can take, of ``most`` in all, and schedule them for now.
+    """Select the waiting runs that free slots can take, and schedule them for now.
 
-    Returns the flow runs that are scheduled for now, including those that were so before. Runs that
-    are ``at_hand`` need nothing in Prefect: the caller starts them. ``after`` is that of
-    `slots.wake_next`.
+    ``most`` is the maximum number of runs in progress. Returns the ids of the flow runs that are
+    scheduled for now, including those that already were. Runs that are ``at_hand`` need nothing in
+    Prefect: the caller starts them. ``after`` is as in `slots.wake_next`.
     """
     classes = settings.load().max_of_class
     async with ledger.read() as session:
@@ -137,14 +138,14 @@ async def wake(
 
 
 async def wake_for_idle_slots(ledger: Ledger, client: PrefectClient) -> list[str]:
-    """Wake runs if no worker has done it: the leader's safety net for `wake`."""
+    """Wake runs for free slots if no worker has done so; return their flow run ids."""
     return await wake(ledger, client, settings.load().max_concurrent, after=WAKE_GRACE)
 
 
 async def ensure_rows(
     ledger: Ledger, client: PrefectClient, rows: Sequence[RunRow], *, abandoned: bool = False
 ) -> EnsureResult:
-    """Ensure the Prefect runs of the waiting ``rows``; ``abandoned``: no process has them."""
+    """Ensure the Prefect runs of the waiting ``rows``; if ``abandoned``, no process has any."""
     work = _EnsurePass(ledger, client, abandoned=abandoned)
     await work.do(rows)
     return work.done
@@ -188,7 +189,7 @@ class _EnsurePass:
             except PrefectHTTPStatusError as error:
                 if not flow_runs.is_run_error(error):
                     raise
-                # This concerns one row only: its run cannot be moved.
+                # This concerns one row only: its run could not be moved.
                 self.done.left += 1
                 log.warning(
                     "Prefect refused run %s: %s",
@@ -198,7 +199,7 @@ class _EnsurePass:
                 )
 
     async def _skip_absent(self, rows: Sequence[RunRow]) -> list[RunRow]:
-        """Skip the rows of disabled jobs without a deployment; return the others."""
+        """Skip the rows of disabled jobs that have no deployment; return the other rows."""
         async with self._ledger.read() as session:
             absent = await records.jobs_without_deployment(session)
         waiting = []
@@ -223,7 +224,7 @@ class _EnsurePass:
         elif run is None or run.state is None:
             await self._make(row, None)
         elif kind in flow_runs.ENDED_TYPES:
-            # A user may have ended it: decide what it means before another run is made.
+            # A user may have ended it: decide what that means before another run is created.
             await ended_runs.record_found_end(self._ledger, self._client, run, run.state)
             newest = await self._read(row.id)
             if newest is not None and newest.state is Status.WAITING:
@@ -252,7 +253,7 @@ class _EnsurePass:
     async def _move(self, row: RunRow, run: FlowRun) -> None:
         if run.deployment_id is None or not await self._is_unchanged(row):
             self.done.left += (
-                1  # a direct call, which no worker can run, or another process was faster
+                1  # a direct call, which no worker can run; or another process was faster
             )
             return
         await flow_runs.clear_process_id(self._client, run)
@@ -302,15 +303,18 @@ class _EnsurePass:
         self.done.left += 1
 
     async def _deployment(self, row: RunRow, old: FlowRun | None) -> tuple[str, str] | None:
-        """Return the deployment from which to make the run of ``row``, and the run's name."""
+        """Return the deployment from which to create the run of ``row``, and the run's name.
+
+        None if there is no deployment. The run of a removed job is cancelled in the ledger.
+        """
         if row.job_id is None:
             has_one = old is not None and old.deployment_id is not None
             return (str(old.deployment_id), old.name) if old is not None and has_one else None
         async with self._ledger.read() as session:
             stored = await store.get(session, row.job_id)
         if stored is None or stored.row.archived_at is not None:
-            # No claim will refuse it, so cancel it here.
-            await claims.cancel(self._ledger, row.id, "the job was removed")
+            # Without a Prefect run, no claim will refuse this run, so cancel it here.
+            await claims.cancel(self._ledger, row.id, outcomes.REMOVED_REASON)
             return None
         if stored.row.deployment_id is None:
             return None
@@ -321,7 +325,7 @@ class _EnsurePass:
             return await session.get(RunRow, run_id)
 
     async def _is_unchanged(self, row: RunRow) -> bool:
-        """Return whether the row still waits as it was read, as the next write requires."""
+        """Return whether the row is as it was read; if not, the caller must write nothing."""
         newest = await self._read(row.id)
         columns = ("status", "until", "flow_run_id", "prefect_runs")
         return newest is not None and all(

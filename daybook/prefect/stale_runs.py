@@ -1,7 +1,7 @@
 """Stale Prefect runs: started according to Prefect, but without a process.
 
-Prefect cleans up none of them: a run left pending by a killed worker is offered to no other worker,
-and a run left running stays so.
+Prefect does not clean them up: no other worker gets a run that a killed worker left pending, and a
+run left running stays running.
 
 ::
 
@@ -11,9 +11,9 @@ and a run left running stays so.
     of our type is gone           pending             scheduled for now
                                   cancelling          cancelled
 
-`scheduled_runs`, `ended_runs` and the lease handle our runs with a live row; other ledgers handle
-their own. The `infrastructure_pid` of a flow run that is not ours identifies its worker: `<worker's
-name>:<incarnation>:<pid>`.
+`scheduled_runs`, `ended_runs` and the lease handle our runs with a live row; other ledgers' workers
+handle the runs of those ledgers. The `infrastructure_pid` of a flow run that is not ours identifies
+its worker: `<worker's name>:<incarnation>:<pid>`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import RunRow
 from daybook.prefect import ended_runs, flow_runs, states
+from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.projection import ledger_tag
 from daybook.processes import locations
 from daybook.timing import TIMING
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class StaleRunResult:
-    """Numbers of runs that were scheduled again, crashed, and cancelled."""
+    """Numbers of runs that were rescheduled, set to crashed, and cancelled."""
 
     scheduled: int = 0
     crashed: int = 0
@@ -64,13 +65,13 @@ async def handle_stale_runs(
     """Handle the stale runs of the pool, as the worker ``worker_name``.
 
     First removes the folders that killed processes left on this machine. ``supervised`` returns the
-    flow runs for which the worker has, or is starting, processes; Prefect did not learn the end of
-    its other runs.
+    flow runs for which the worker has, or is starting, processes; its other runs have no process,
+    although Prefect regards them as started.
     """
     counts = StaleRunResult()
     if folders := await asyncio.to_thread(locations.remove_abandoned):
-        log.info("removed %d abandoned folders", folders, extra={"action": "swept"})
-    supervised_ids = set(supervised())  # some of them end during the request
+        log.info("abandoned folders removed: %d", folders, extra={"action": "swept"})
+    supervised_ids = set(supervised())  # some of the supervised runs end during the request
     runs = await flow_runs.read_started(client, pool)
     supervised_ids |= set(supervised())  # and others start
     runs = [run for run in runs if str(run.id) not in supervised_ids]
@@ -118,7 +119,7 @@ async def _handle_own(
 async def _with_dead_worker(
     client: PrefectClient, pool: str, worker_name: str, runs: list[FlowRun]
 ) -> list[FlowRun]:
-    """Return those whose worker is no longer alive."""
+    """Return the runs of an earlier process of this worker, and of workers that are offline."""
     by_worker: list[tuple[str, str, FlowRun]] = []
     for run in runs:
         name, _, incarnation = (run.infrastructure_pid or "").rpartition(":")[0].rpartition(":")
@@ -127,7 +128,7 @@ async def _with_dead_worker(
     orphaned = [run for name, _, run in by_worker if name == worker_name]
     others = {name for name, _, _ in by_worker} - {worker_name}
     if others:
-        workers = await client.read_workers_for_work_pool(pool, limit=flow_runs.PAGE_SIZE)
+        workers = await client.read_workers_for_work_pool(pool, limit=PAGE_SIZE)
         offline = {each.name for each in workers if each.status is WorkerStatus.OFFLINE}
         orphaned += [run for name, _, run in by_worker if name in offline & others]
     return orphaned
@@ -138,13 +139,13 @@ async def _handle_external(
 ) -> None:
     match run.state_type:
         case StateType.RUNNING:
-            crashed: State[Any] = Crashed(message="the worker that ran it is gone")
+            crashed: State[Any] = Crashed(message="the worker that ran it is no longer running")
             done.crashed += await _set_state(client, run, crashed)
         case StateType.PENDING:
             await flow_runs.clear_process_id(client, run)
             done.scheduled += await _set_state(client, run, Scheduled(scheduled_time=now))
         case _:
-            cancelled: State[Any] = Cancelled(message="the worker that ran it is gone")
+            cancelled: State[Any] = Cancelled(message="the worker that ran it is no longer running")
             done.cancelled += await _set_state(client, run, cancelled)
 
 

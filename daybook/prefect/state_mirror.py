@@ -5,12 +5,13 @@ once.
 
 ::
 
-    Prefect has          then                        (always once: afterwards the mark is gone)
-    ───────────────────  ───────────────────────────────────────────────────────────────────────
-    the same, or is gone  nothing
-    another state         the row's is forced, unless Prefect had shown it before: a later state
-                          was set by hand, or is a Retry, and is not undone
-    no run of the row     one is made in the row's state, which no worker is ever offered; its key
+    Prefect has           then                       (always once: afterwards the mark is cleared)
+    ────────────────────  ───────────────────────────────────────────────────────────────────────
+    the row's state       nothing
+    another state         the row's state is forced, unless Prefect showed that state before: then
+                          the later state was set by hand, or is a Retry, and is not undone
+    deleted the run       nothing
+    no run for the row    a run is created in the row's state, so no worker ever gets it; its key
                           lets a second attempt find it
 
 A run whose name is not its job's name and due time is renamed. The run of a range of due times is
@@ -42,14 +43,14 @@ from daybook.timing import TIMING
 log = logging.getLogger(__name__)
 
 MAX_CLOCK_SKEW = timedelta(seconds=2)
-"""How far Prefect's clock may be behind the ledger's."""
+"""Maximum time by which Prefect's clock may be behind the ledger's."""
 DEPLOYMENT_GRACE = timedelta(hours=1)
-"""How long an outcome without a Prefect run waits for its job's deployment to exist again."""
+"""How long an outcome without a Prefect run waits for its job's deployment to be recreated."""
 
 
 @dataclass
 class MirrorResult:
-    """Numbers of rows that agreed, Prefect runs whose state was forced, and runs that were made."""
+    """Numbers of rows that needed no new state, of runs with a forced state, and of new runs."""
 
     agreed: int = 0
     forced: int = 0
@@ -60,14 +61,14 @@ class MirrorResult:
 
 
 async def mirror(ledger: Ledger, client: PrefectClient, limit: int = 100) -> MirrorResult:
-    """Set the outcomes of at most ``limit`` ended runs in Prefect."""
+    """Show the outcomes of at most ``limit`` ended runs in Prefect, oldest first."""
     async with ledger.read() as session:
         rows = await marks.unmirrored_rows(session, ledger.now() - TIMING.own_state_limit, limit)
     return await mirror_rows(ledger, client, rows)
 
 
 async def mirror_run(ledger: Ledger, client: PrefectClient, run_id: str) -> MirrorResult:
-    """Mirror one run at once: its process is gone, or there never was one."""
+    """Mirror one run at once; the caller knows that no process of the run will do it."""
     async with ledger.read() as session:
         row = await session.get(RunRow, run_id)
     return await mirror_rows(ledger, client, [row] if row is not None else [])
@@ -121,7 +122,7 @@ async def _with_runs(
     jobs: Mapping[str | None, StoredJob],
     done: MirrorResult,
 ) -> list[RunRow]:
-    """Return the ``rows`` with a Prefect run, after making one for the others."""
+    """Return the ``rows`` that have a Prefect run; first try to create the missing runs."""
     with_runs = list[RunRow]()
     for row in rows:
         if row.flow_run_id is not None:
@@ -129,7 +130,8 @@ async def _with_runs(
             continue
         stored = jobs.get(row.job_id)
         if stored is None or stored.row.deployment_id is None:
-            await _clear_marks(ledger, [row])  # the job was removed: there is nothing to show
+            # The job was removed or has no deployment: Prefect cannot show the outcome.
+            await _clear_marks(ledger, [row])
             continue
         try:
             flow_run_id = await _make(ledger, client, row, stored)
@@ -140,7 +142,7 @@ async def _with_runs(
             await _clear_marks(ledger, [row])
             continue
         if flow_run_id is None:
-            # Prefect lost the deployment, and the next reconciliation makes it again.
+            # Prefect lost the deployment, and the next reconciliation recreates it.
             if row.finished_at is None or ledger.now() - row.finished_at > DEPLOYMENT_GRACE:
                 await _clear_marks(ledger, [row])
             continue
@@ -153,7 +155,7 @@ async def _with_runs(
 async def _make(
     ledger: Ledger, client: PrefectClient, row: RunRow, stored: StoredJob
 ) -> str | None:
-    """Make the Prefect run of a row that no run carried; None if its deployment does not exist.
+    """Create the Prefect run of a row that has none; return None if its deployment does not exist.
 
     The run gets the deployment's parameters: those of the row may no longer fit the deployment, and
     nothing runs with them.
@@ -171,15 +173,16 @@ async def _make(
 
 
 async def _is_settled(client: PrefectClient, row: RunRow, run: FlowRun) -> bool:
-    """Return whether Prefect shows the outcome of ``row``, or did before somebody changed it."""
+    """Return whether Prefect shows the outcome of ``row``, or did until a user changed it."""
     state, finished = run.state, row.finished_at
     if state is None or finished is None or _agrees(state, row):
         return True
     if row.due_to is not None:
-        # It ended as this row when that was one due time: later states are a Retry of it.
+        # The run ended with this outcome when the row was a single due time: later states are its
+        # Retry.
         return any(_agrees(each, row) for each in await flow_runs.read_states(client, run.id))
     if state.name == states.WAITING_NAME:
-        return False  # not set by a person: a process of ours overwrote a state set in between
+        return False  # not set by a user: a process of ours overwrote a newer state
     retried = not state.is_final()
     return any(
         _agrees(each, row) or (retried and each.is_final())
@@ -198,19 +201,19 @@ async def _force(ledger: Ledger, client: PrefectClient, row: RunRow, run: FlowRu
         newest = await session.get(RunRow, row.id)
     if newest is None or not newest.unmirrored or newest.finished_at != row.finished_at:
         return False  # another process did it, or the outcome was corrected
-    with suppress(ObjectNotFound):  # deleted in the meantime: there is no run to show it
+    with suppress(ObjectNotFound):  # deleted since then: there is no run that could show it
         await client.set_flow_run_state(run.id, states.of_row(row), force=True)
-    log.info(
-        "set %s to %s in Prefect, as in the ledger",
-        run.name,
-        row.status,
-        extra={"action": "mirrored"},
-    )
+        log.info(
+            "set %s to %s in Prefect, as in the ledger",
+            run.name,
+            row.status,
+            extra={"action": "mirrored"},
+        )
     await _clear_marks(ledger, [row])
     return True
 
 
 async def _clear_marks(ledger: Ledger, rows: Sequence[RunRow]) -> None:
-    # An outcome that was recorded in the meantime is later, and its row keeps the mark.
+    # A row with an outcome that was recorded after the rows were read keeps its mark.
     last = max((row.finished_at for row in rows if row.finished_at), default=None)
     await marks.clear_marks(ledger, [row.id for row in rows], last)

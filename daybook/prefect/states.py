@@ -37,10 +37,10 @@ _TERMINAL_STATES: dict[Status, tuple[StateType, str]] = {
 
 
 WAITING_NAME = "AwaitingConcurrencySlot"
-"""The name that survives pauses and edits of the deployment and is never marked late."""
+"""State name that survives pauses and edits of the deployment and is never marked late."""
 
 LATE_NAME = "Late"
-"""The name of the state that Prefect's late-run service gives to a run named `Scheduled`."""
+"""The name that Prefect's late-run service gives to the state of an overdue scheduled run."""
 
 
 def waiting_state(until: datetime, why: str) -> State[Any]:
@@ -49,7 +49,7 @@ def waiting_state(until: datetime, why: str) -> State[Any]:
 
 
 def outcome_message(status: Status, run_id: str | None, error: str | None, reason: str) -> str:
-    """Return the message for an outcome in Prefect."""
+    """Return the message that Prefect shows with an outcome; it may be empty."""
     if status is Status.SUCCEEDED:
         return f"run {str(run_id)[:8]} succeeded"
     if status is Status.UNKNOWN:
@@ -60,8 +60,8 @@ def outcome_message(status: Status, run_id: str | None, error: str | None, reaso
 def terminal_state(status: Status, message: str, data: dict[str, Any] | None = None) -> State[Any]:
     """Return the terminal Prefect state of a terminal status.
 
-    The UI shows ``message`` with it; ``data`` is the flow's result. A state that is not
-    COMPLETED has no data, so that Prefect makes the caller's error from the message.
+    The UI shows ``message`` with it; ``data`` is the flow's result. A state that is not COMPLETED
+    has no data, so that Prefect builds the caller's error from the message.
     """
     kind, name = _TERMINAL_STATES[status]
     result = data if kind is StateType.COMPLETED else None
@@ -91,15 +91,15 @@ def is_skipped(state: State[Any]) -> bool:
 
 
 def is_being_cancelled(state: State[Any] | None) -> bool:
-    """Return whether somebody cancels, or has cancelled, the run in Prefect."""
+    """Return whether the run has been cancelled, or is being cancelled, in Prefect."""
     cancelled = {StateType.CANCELLING, StateType.CANCELLED}
     return state is not None and state.type in cancelled and not is_skipped(state)
 
 
 async def request_cancellation(flow_run_ids: Collection[str], why: str) -> None:
-    """Ask the processes of these flow runs to end them; a failure has no consequence.
+    """Request the cancellation of these flow runs; a failure is only logged.
 
-    The run that needs them to end claims again, and the answer then repeats this request.
+    The run that waits for them claims again later, and the request is then repeated.
     """
     for flow_run_id in flow_run_ids:
         try:
@@ -110,7 +110,7 @@ async def request_cancellation(flow_run_ids: Collection[str], why: str) -> None:
 
 
 async def end_flow_run(flow_run_id: str, state: State[Any]) -> NoReturn:
-    """Set the terminal state of this flow run and leave it.
+    """Set the terminal state of this flow run and exit the flow.
 
     Raises Prefect's `Abort`, which ends the process without an error. A flow that *returns* a state
     of type FAILED or CANCELLED ends its process with a traceback and exit code 1.
@@ -123,9 +123,9 @@ async def end_flow_run(flow_run_id: str, state: State[Any]) -> NoReturn:
 async def suspend_flow_run(
     flow_run_id: str, until: datetime, why: str, ledger: Ledger | None = None
 ) -> NoReturn:
-    """Make this flow run wait in Prefect until ``until`` (UTC), and leave it.
+    """Make this flow run wait in Prefect until ``until`` (UTC), and exit the flow.
 
-    If ``ledger`` is given, an outcome that was recorded in the meantime replaces the waiting state
+    If ``ledger`` is given, an outcome that was meanwhile recorded replaces the waiting state
     (`show_recorded_outcome`). Raises Prefect's `Abort`, which ends the process and leaves the state
     as it is.
     """
@@ -139,10 +139,12 @@ async def suspend_flow_run(
 async def show_recorded_outcome(ledger: Ledger, client: PrefectClient, flow_run_id: str) -> None:
     """Set the terminal state of a run whose outcome was recorded while the caller made it wait.
 
+    Do nothing if the run has no outcome.
+
     Prefect has no compare-and-set, and of two states that are set at the same time it may keep the
-    one that was requested first. So a process that made a run wait reads its row again afterwards.
-    If that process dies in between, Prefect shows a waiting run until its scheduled time; then a
-    worker gets it and sets the terminal state.
+    one that was requested first. So a process that makes a run wait reads its row again afterwards.
+    If the process dies before it does so, Prefect shows a waiting run until its scheduled time;
+    then a worker gets it and sets the terminal state.
     """
     async with ledger.read() as session:
         row = await rows.find(session, flow_run_id, None)

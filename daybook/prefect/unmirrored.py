@@ -1,11 +1,10 @@
 """The marks of ended runs whose outcome Prefect does not show yet (promise 13: once per outcome).
 
-Each outcome of a run that a Prefect run carries marks its row `unmirrored`, in the transaction that
-records it. The mark is cleared when Prefect shows the outcome, and only another outcome sets it
-again. So a state that somebody sets by hand afterwards is not changed.
-
-The audit marks its rows too, which have no Prefect run: the mirror makes one for each. A row of
-several due times is marked again when it is extended.
+The transaction that records the outcome of a run that has a Prefect run also marks the run's row as
+`unmirrored`. The mark is cleared when Prefect shows the outcome, and only another outcome sets it
+again. So a state that a user sets by hand afterwards is not changed. The audit marks its rows
+too. They have no Prefect run, so the mirror creates one for each. A row of several due times is
+marked again when it is extended.
 """
 
 from __future__ import annotations
@@ -25,11 +24,12 @@ from daybook.prefect import links
 async def unmirrored_rows(
     session: AsyncSession, before: datetime, limit: int = 100
 ) -> list[RunRow]:
-    """Return marked runs that ended at ``before`` (UTC) or earlier, oldest first.
+    """Return at most ``limit`` marked runs that ended by ``before`` (UTC), oldest first.
 
     Runs that no process ended are included at once: those without a Prefect run, and ranges of due
-    times. Runs whose job has no deployment yet are left out. Runs whose deployment was deleted in
-    Prefect are included, so that the caller clears their mark: Prefect can never show them.
+    times. Of the runs without a Prefect run, those whose job has no deployment yet are left out.
+    Those whose deployment was deleted in Prefect are included, so that the caller clears their
+    mark: Prefect can never show them.
     """
     deleted = await links.jobs_without_deployment(session)
     deployed = select(JobRow.id).where(
@@ -51,10 +51,10 @@ async def unmirrored_rows(
 
 
 async def record_flow_run(ledger: Ledger, run_id: str, flow_run_id: str) -> RunRow | None:
-    """Record the Prefect run that was made for a marked run without one.
+    """Record the Prefect run that was created for a marked run without one.
 
     Returns the row as it is then; returns None, and writes nothing, if the row is not marked any
-    more. If a claim has recorded another Prefect run in the meantime, that one stays.
+    more. If a claim has meanwhile recorded another Prefect run, that one stays.
     """
     async with ledger.write() as session:
         row = await session.get(RunRow, run_id)
@@ -68,7 +68,7 @@ async def record_flow_run(ledger: Ledger, run_id: str, flow_run_id: str) -> RunR
 
 
 async def clear_mark(ledger: Ledger, run_id: str) -> None:
-    """Clear the mark of this run; the caller has just set its outcome in Prefect.
+    """Clear the mark of this run, whose outcome the caller has just set in Prefect.
 
     A range keeps its mark, because its Prefect run must still show the other due times.
     """
@@ -80,10 +80,11 @@ async def clear_mark(ledger: Ledger, run_id: str) -> None:
 async def clear_marks(
     ledger: Ledger, run_ids: Collection[str], before: datetime | None = None
 ) -> None:
-    """Clear the mark of these runs.
+    """Clear the mark of these runs, unless their outcome was recorded after ``before``.
 
-    ``before`` is the instant that was passed to `unmirrored_rows`. A run that got a late outcome
-    since then keeps its mark, because Prefect shows the earlier outcome.
+    ``before`` is the end of the last of these runs, as the caller read it (UTC); None clears all
+    marks. A run that got a later outcome keeps its mark, because Prefect still shows the earlier
+    one.
     """
     if not run_ids:
         return

@@ -1,7 +1,7 @@
 """The work pool: its workers, and the ledgers that have jobs in it.
 
 Two homes may share one Prefect, and each worker takes the runs of its own ledger only (promise 15).
-So an online worker of another Daybook does not help this one.
+So an online worker of another Daybook is of no use to this one.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
 
 from daybook import home as homes
 from daybook import settings
 from daybook.errors import InvalidInput
 from daybook.jobs.model import RESERVED_TAG_PREFIX
-from daybook.ledger.run_json import utc_text
+from daybook.ledger.views import UtcTime
 from daybook.prefect.parameter_schema import WORK_POOL
 from daybook.prefect.projection import ledger_tag
 
@@ -26,30 +28,38 @@ MAX_DEPLOYMENTS_READ = 200
 """Maximum number of deployments that are read for the tags of other ledgers."""
 
 
+class OnlineWorker(BaseModel, frozen=True):
+    """A worker that is online; ``ours`` is True if it runs the jobs of this ledger."""
+
+    name: str
+    last_heartbeat: UtcTime | None
+    ours: bool
+
+
 @dataclass(frozen=True)
 class WorkPool:
-    """State of the work pool. ``workers`` are those online: `{"name", "last_heartbeat", "ours"}`.
+    """State of the work pool, with the workers that are online.
 
     ``type`` is empty if there is no pool. ``has_ours`` is True if jobs of this ledger are in it;
-    ``others`` are the ids of the other ledgers with jobs in it. ``paused`` names the pool and those
-    of its queues that are paused in Prefect.
+    ``others`` are the ids of the other ledgers with jobs in it. ``paused`` names what is paused in
+    Prefect: the pool, or any of its queues.
     """
 
     type: str
-    workers: list[dict[str, Any]]
+    workers: list[OnlineWorker]
     has_ours: bool
     others: list[str]
     paused: tuple[str, ...] = ()
 
     @property
     def names_of_others(self) -> str:
-        """Names of the workers that run nothing of this ledger."""
-        return ", ".join(each["name"] for each in self.workers if not each["ours"])
+        """Names of the workers that run no jobs of this ledger."""
+        return ", ".join(each.name for each in self.workers if not each.ours)
 
     @property
     def idle(self) -> str:
-        """Why no run of this ledger can start; empty if one of our workers is online."""
-        if any(each["ours"] for each in self.workers):
+        """Why no run of this ledger can start; empty if one of this ledger's workers is online."""
+        if any(each.ours for each in self.workers):
             return ""
         if not self.workers:
             return "no worker is online, so nothing runs"
@@ -82,11 +92,11 @@ async def read(client: PrefectClient, ledger_id: str) -> WorkPool:
         return WorkPool("", [], has_ours=False, others=[])
     has_ours, others = await ledgers_in_pool(client, WORK_POOL, ledger_id)
     workers = [
-        {
-            "name": each.name,
-            "last_heartbeat": utc_text(each.last_heartbeat_time),
-            "ours": is_own_worker(each.name, shared=bool(others)),
-        }
+        OnlineWorker(
+            name=each.name,
+            last_heartbeat=each.last_heartbeat_time,
+            ours=is_own_worker(each.name, shared=bool(others)),
+        )
         for each in registered
         if each.status == WorkerStatus.ONLINE
     ]
@@ -99,7 +109,10 @@ async def read(client: PrefectClient, ledger_id: str) -> WorkPool:
 async def ledgers_in_pool(
     client: PrefectClient, pool: str, ledger_id: str
 ) -> tuple[bool, list[str]]:
-    """Return whether ``pool`` has jobs of this ledger, and the ids of the other ledgers."""
+    """Return whether ``pool`` has jobs of this ledger, and the ids of other ledgers with jobs.
+
+    Only the first `MAX_DEPLOYMENTS_READ` deployments are read for the other ledgers.
+    """
     from prefect.client.schemas.filters import (
         DeploymentFilter,
         DeploymentFilterTags,
@@ -127,8 +140,8 @@ async def ledgers_in_pool(
 async def check_ledger(client: PrefectClient, pool: str, ledger_id: str) -> None:
     """Raise `InvalidInput` if other ledgers have jobs in the pool and this one has none.
 
-    A worker there would take no run and a keeper would maintain none, without a visible reason
-    (promise 15: a worker takes the runs of its own ledger only).
+    A worker there would run nothing, and a keeper would have no runs to maintain, without a visible
+    reason (promise 15: a worker takes the runs of its own ledger only).
     """
     has_ours, others = await ledgers_in_pool(client, pool, ledger_id)
     if others and not has_ours:
@@ -145,8 +158,9 @@ def is_own_worker(name: str, *, shared: bool) -> bool:
     """Return whether a worker with this name works for this home.
 
     ``shared`` is True if other ledgers have jobs in the pool. Prefect does not know a worker's
-    home. `Home.worker_name` is made from machine and home. A worker with another name, or on
-    another machine, counts as ours while the pool has only our jobs.
+    home, but `Home.worker_name` contains the machine's name and a digest of the home's path. So a
+    worker of another home on this machine is not ours, unless `ledger_url` is set. Any other worker
+    counts as ours while the pool has only our jobs.
     """
     own_name = re.escape(homes.current_home().worker_name)
     if re.fullmatch(rf"{own_name}(-\d+)?", name):

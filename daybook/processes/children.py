@@ -1,8 +1,9 @@
 """Children of `daybook up`: their start, their logs, and their end.
 
-Each child leads its own session, so Ctrl-C in the terminal reaches only `up`, which ends the
-children in its own order. A child's output is appended to a log in the home; a log that is too long
-is cut to its newest part when the child is restarted, and once a minute while it runs.
+Each child leads its own session, so Ctrl-C in the terminal reaches only `up`, which then ends the
+children in the right order. A child's output is appended to a log in the home. A log that is too
+long is cut to its newest part when the child is started again. A check each minute moves the newest
+part of a log that a running child made too long to `<log>.old`.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from daybook.processes import proc
 
 MAX_LOG_BYTES = 5_000_000
 KEPT_LOG_BYTES = 1_000_000
-"""Bytes: a log above the limit keeps only this newest part."""
+"""Number of bytes that are kept of a log above the limit: the newest ones."""
 LOG_CHECK_INTERVAL_SECONDS = 60.0
 """Interval between two checks of the logs' sizes."""
 
 
 @dataclass(eq=False)
 class Child:
-    """Running child, made by `start`.
+    """Child process, created by `start`.
 
-    ``grace`` is the number of seconds that it may take to end after SIGTERM.
+    ``grace`` is the time in seconds that the child has to end after SIGTERM.
     """
 
     name: str
@@ -46,7 +47,7 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """Return the exit code: None while it runs, and -N if signal N ended it."""
+        """Exit code; None while it runs, -N if signal N ended it."""
         return self._running.returncode
 
     async def wait(self) -> int:
@@ -56,10 +57,11 @@ class Child:
     async def terminate(self, grace: float | None = None, last: float = 3.0) -> int:
         """End the child and all its descendants; return its exit code.
 
-        Send SIGTERM to its group. After ``grace`` seconds (default: its own), or once it has ended,
-        send SIGTERM to descendants that left the group (`proc.process_tree`), so that they can
-        clean up. After ``last`` more seconds send SIGKILL to all. If the child has already ended,
-        do nothing: its pid may belong to another process now.
+        Send SIGTERM to its group. Once the child has ended, or after ``grace`` seconds (by default
+        the child's own ``grace``), send SIGTERM to descendants that left the group
+        (`proc.process_tree`), so that they can clean up. After at most ``last`` more seconds, send
+        SIGKILL to all. If the child has already ended, send nothing, because its pid may belong to
+        another process now.
         """
         if self.exit_code is not None:
             return self.exit_code
@@ -82,17 +84,20 @@ class Child:
         return True
 
     def tail(self, lines: int = 20) -> str:
-        """Return the last lines that it printed since its start, for an error message."""
+        """Return the last lines that the child has printed, for an error message."""
         return read_tail(self.log, self._log_from, lines)
 
 
 def read_tail(log: Path, begins: int, lines: int = 20) -> str:
-    """Return the last lines of ``log`` from byte ``begins`` on."""
+    """Return at most ``lines`` lines from the end of ``log``, none from before byte ``begins``.
+
+    Read at most the last 64,000 bytes; return "" if the log cannot be read.
+    """
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             if begins > size:
-                begins = 0  # the log was truncated after that
+                begins = 0  # the log was truncated after the child's start
             file.seek(max(begins, size - 64_000))
             text = file.read().decode(errors="replace")
     except OSError:
@@ -101,9 +106,10 @@ def read_tail(log: Path, begins: int, lines: int = 20) -> str:
 
 
 def start_detached(command: Sequence[str], log: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a process that outlives this one; return it and where in ``log`` its output begins.
+    """Start a process that outlives this one.
 
-    It is not an asyncio child: the end of the loop would kill that.
+    Return the process, and the position in ``log`` at which its output begins. asyncio does not
+    manage the process, because it would kill the process when the loop ends.
     """
     trim_log(log)
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as output:
@@ -128,7 +134,7 @@ async def start(
     grace: float = 10.0,
     descriptors: Sequence[int] = (),
 ) -> Child:
-    """Start ``command`` in ``folder`` with only ``environment``; both streams go to ``log``.
+    """Start ``command`` in ``folder`` with only ``environment``; append its output to ``log``.
 
     The child inherits the file ``descriptors`` under the same numbers.
     """
@@ -150,13 +156,13 @@ async def start(
     finally:
         os.close(descriptor)
     process = proc.find(running.pid)
-    if process is None:  # it has ended already, so no other process can be mistaken for it
+    if process is None:  # it has ended already; this start time matches no process
         process = proc.Process(running.pid, "ended")
     return Child(name, log, process, running, begins, grace)
 
 
 def trim_log(log: Path, limit: int = MAX_LOG_BYTES, kept: int = KEPT_LOG_BYTES) -> None:
-    """Cut a log of more than ``limit`` bytes to whole lines of its newest ``kept`` bytes."""
+    """Cut a log of more than ``limit`` bytes to the whole lines in its newest ``kept`` bytes."""
     try:
         if log.stat().st_size <= limit:
             return
@@ -170,10 +176,10 @@ def trim_log(log: Path, limit: int = MAX_LOG_BYTES, kept: int = KEPT_LOG_BYTES) 
 
 
 def truncate_logs(folder: Path, limit: int = MAX_LOG_BYTES, kept: int = KEPT_LOG_BYTES) -> None:
-    """Truncate the logs in ``folder`` that running processes append to.
+    """Empty the logs of more than ``limit`` bytes in ``folder``, to which running processes append.
 
-    The processes keep their open file, so the file is truncated and its newest part goes to
-    `<log>.old`. A line that is printed between the two steps is lost.
+    The processes keep the files open, so the newest part of a log is copied to `<log>.old`, and
+    then the log is truncated to nothing. A line that is printed between the two steps is lost.
     """
     for log in folder.glob("*.log"):
         if log.stat().st_size <= limit:
@@ -185,7 +191,7 @@ def truncate_logs(folder: Path, limit: int = MAX_LOG_BYTES, kept: int = KEPT_LOG
 
 
 async def keep_logs_short(folder: Path, say: Callable[[str], None]) -> NoReturn:
-    """Keep each log in ``folder`` below about `MAX_LOG_BYTES`, until cancelled."""
+    """Keep each log in ``folder`` below about `MAX_LOG_BYTES`, until cancelled; report errors."""
     while True:
         try:
             await asyncio.to_thread(truncate_logs, folder)

@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 MAX_REPEATS = 2
-"""How often `wait_shielded` repeats work whose task was itself cancelled."""
+"""Maximum number of times that `wait_shielded` repeats the work of a task that was cancelled."""
 
 
 async def wait_shielded(
@@ -22,17 +22,17 @@ async def wait_shielded(
     *,
     repeat: Callable[[], Coroutine[Any, Any, Result]] | None = None,
 ) -> Result:
-    """Return or raise the result of ``task``, which the caller's cancellation does not reach.
+    """Return or raise the result of ``task``, which is not cancelled with the caller.
 
-    A cancellation, or an error of a signal handler, calls ``cancelled``, and is raised when the
-    task is done; further cancellations until then are ignored. A loop that is torn down cancels
-    ``task`` as well: then ``repeat`` starts its work again.
+    A cancellation of the caller, or an error of a signal handler, calls ``cancelled`` at once and
+    is raised when the task is done; further cancellations until then are ignored. A loop that is
+    shut down cancels ``task`` too; then a coroutine of ``repeat`` does the work again, if given.
     """
     try:
         await asyncio.wait({task})
     except BaseException:
         cancelled()
-        with anyio.CancelScope(shield=True):  # a cancel scope repeats its cancellation
+        with anyio.CancelScope(shield=True):  # a cancel scope cancels repeatedly
             await _wait_until_done(task)
             for _ in range(MAX_REPEATS):
                 if repeat is None or not task.cancelled():

@@ -1,7 +1,7 @@
 """Environment of a program: an allow-list of variables of the worker.
 
-Names that start with `PREFECT_` or `DAYBOOK_` cannot be on the list, in any case of letters
-(Prefect ignores the case): they carry the keys to the server and to the ledger.
+Names that start with `PREFECT_` or `DAYBOOK_` cannot be on the list, in upper or lower case
+(Prefect ignores case), because they give access to the server and to the ledger.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DEFAULT_NAMES = (
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
 )
-"""Variables that programs need to start and to use the user's language; none is a secret."""
+"""Variables that most programs need, such as PATH, language and time zone; none is secret."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _FORBIDDEN_PREFIXES = ("PREFECT_", "DAYBOOK_")
@@ -37,16 +37,16 @@ _SECRET_NAMES = (
     "PREFECT_SERVER_API_AUTH_STRING",
     "PREFECT_SERVER_DATABASE_CONNECTION_URL",
 )
-"""Secrets whose names do not match `_SECRET`."""
+"""Variables that may contain a secret although `_SECRET` does not match their names."""
 _MIN_SECRET_LENGTH = 8
 
 
 def search_path() -> str:
-    """Return this process's PATH with the interpreter's own `bin` first.
+    """Return this process's PATH, with the interpreter's own `bin` folder first.
 
-    That folder has the programs of the packages installed alongside Daybook. A system interpreter's
-    folder that is already on the PATH stays in its place: `/usr/bin` first would hide other
-    programs.
+    That folder contains the programs of packages that are installed together with Daybook. A system
+    interpreter's folder that is already on the PATH keeps its position, because `/usr/bin` at the
+    front would hide other programs.
     """
     own = os.path.dirname(os.path.abspath(sys.executable))
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
@@ -63,40 +63,47 @@ def set_search_path() -> None:
 def check(names: Iterable[str]) -> None:
     """Raise ValueError for a name that cannot be passed on."""
     for name in names:
-        # A user who writes NAME=value here may have put a secret into it: do not repeat the value.
+        # If it has the form NAME=value, the value may be a secret, so do not repeat it.
         shown = name.split("=", 1)[0]
         if not _NAME.match(name):
             raise ValueError(
-                f'"{shown}" is not the name of a variable; write names only, the values come from '
-                "the worker's environment"
+                f'"{shown}" is not the name of a variable; list names only, because the values '
+                "come from the worker's environment"
             )
         if name.upper().startswith(_FORBIDDEN_PREFIXES):
             raise ValueError(f"{shown} cannot be passed on; remove PREFECT_… and DAYBOOK_… names")
 
 
 def select(names: Iterable[str], given: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the variables among ``names`` that are set in ``given`` (default: this process)."""
+    """Return the variables among ``names`` that are set in ``given`` (default: `os.environ`)."""
     source = os.environ if given is None else given
     return {name: source[name] for name in names if name in source}
 
 
 def split_secrets(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the variables without secrets, and those that may hold one.
+    """Return the variables without secrets, and those that may contain one.
 
-    The first can be given to a process at its start, when other processes of this user can read
-    them until the process denies that (`daybook.processes.proc`); the second are sent to it later.
+    A process may get the former at its start, when other processes of this user can still read its
+    environment. It must get the latter only after `daybook.processes.proc.deny_inspection`.
     """
     secret = {k: v for k, v in given.items() if k in _SECRET_NAMES or _SECRET.search(k)}
     return {k: v for k, v in given.items() if k not in secret}, secret
 
 
 def redact_values(text: str, environment: Mapping[str, str]) -> str:
-    """Return ``text`` for an error: values that the operator added are replaced by their names."""
+    """Return ``text`` with the values of variables replaced by their names in brackets.
+
+    The values of `DEFAULT_NAMES`, and values of fewer than 8 characters, are not replaced.
+    """
     return _redacted(text, {k: v for k, v in environment.items() if k not in DEFAULT_NAMES})
 
 
 def redact_secrets(text: str, environment: Mapping[str, str]) -> str:
-    """Return ``text`` with the values of secret variables replaced by the variables' names."""
+    """Return ``text`` with the values of secret variables replaced by their names in brackets.
+
+    A variable is secret if `_SECRET` matches its name (`_SECRET_NAMES` does not count here). Values
+    of fewer than 8 characters are not replaced.
+    """
     return _redacted(text, {k: v for k, v in environment.items() if _SECRET.search(k)})
 
 

@@ -5,19 +5,21 @@
     end the group:  anything alive? ──no─────────────────────────► SIGKILL ──► none alive ──► reap
                          └─yes─► SIGTERM, up to TERM_GRACE_SECONDS ──┘
 
-Why not `asyncio.subprocess`: its child watchers reap the leader as soon as it exits. From then on
-the kernel may give the leader's pid to another process, and a signal to "the group" could hit that
-one. So the exit is awaited *without* reaping (``waitid`` with ``WNOWAIT``, in a thread), every
-signal is sent while the leader is at least a zombie and still owns its pid, and only then is it
-reaped. SIGKILL to a group is one step in the kernel: no member can fork out of it. It is always
-sent, because listing the members is not one step.
+Why not `asyncio.subprocess`? It reaps the leader as soon as it exits. From then on, the kernel may
+give the leader's pid to another process, and a signal to "the group" could reach that process. So
+this module waits for the exit *without* reaping (``waitid`` with ``WNOWAIT``, in a thread), sends
+every signal while the leader is at least a zombie and still owns its pid, and reaps it only then.
+SIGKILL to a group is one step in the kernel: no member can fork out of it. It is always sent,
+because listing the members is not one step.
 
-A process that creates its own session (``setsid``) leaves the group and is not seen here.
+A process that creates its own session (``setsid``) leaves the group and is not ended here. Nor is a
+process that runs as another user.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import signal
@@ -29,7 +31,10 @@ from contextlib import suppress
 from pathlib import Path
 
 TERM_GRACE_SECONDS = 3.0
-"""Seconds between SIGTERM and SIGKILL."""
+"""Maximum number of seconds between SIGTERM and SIGKILL."""
+
+TEMPORARY_ERRNOS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""Errors of a start that may succeed if it is tried again."""
 
 _KILL_TIMEOUT_SECONDS = 10.0  # seconds for the kernel to remove killed processes
 _MAX_POLL_INTERVAL_SECONDS = 0.05  # seconds between two checks of a group that is ending
@@ -37,9 +42,9 @@ _PROC = Path("/proc")
 
 
 class Group:
-    """Child process from its start until it is reaped, with its process group.
+    """Child process that leads a process group, from its start until it is reaped.
 
-    ``exited`` is set when the leader has exited; it is not reaped until `end`.
+    ``exited`` is set when the leader has exited; `end` or `kill` reaps the leader.
     """
 
     def __init__(
@@ -52,7 +57,8 @@ class Group:
     ) -> None:
         """Start the program. Raises OSError and ValueError if it cannot be started.
 
-        The caller must not await between this call and the code that ensures `end` or `kill`.
+        The caller must not await anything between this call and a block that ensures `end` or
+        `kill`.
         """
         self.child = subprocess.Popen(
             [argument.encode() for argument in arguments],
@@ -73,7 +79,7 @@ class Group:
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         _until_exit(self.number)
-        with suppress(RuntimeError):  # the loop was closed in the meantime
+        with suppress(RuntimeError):  # the loop has been closed
             loop.call_soon_threadsafe(self.exited.set)
 
     async def end(self) -> None:
@@ -87,18 +93,17 @@ class Group:
                     await self._until_none_alive()
         self._signal(signal.SIGKILL)
         await self.exited.wait()
-        # A process that remains after this is inside the kernel with SIGKILL pending, and executes
-        # no instruction of its own any more.
+        # A process that remains after this is blocked in the kernel with SIGKILL pending, and will
+        # execute no further instruction of its own.
         with suppress(TimeoutError):
             async with asyncio.timeout(_KILL_TIMEOUT_SECONDS):
                 await self._until_none_alive()
         self.child.wait()  # at once: it has exited
 
     def kill(self) -> None:
-        """End and reap the leader without the loop, while that is closing; nothing if it was
-        reaped.
+        """Kill the group and reap the leader without the loop, which may be closing.
 
-        It waits for the leader only, which SIGKILL ends.
+        Does nothing if the leader was already reaped.
         """
         if self.child.returncode is None:
             self._signal(signal.SIGKILL)
@@ -111,37 +116,47 @@ class Group:
             pause = min(pause * 2, _MAX_POLL_INTERVAL_SECONDS)
 
     def _signal(self, number: signal.Signals) -> None:
-        # PermissionError: only zombies (macOS), or programs of another user, which we cannot end.
+        # PermissionError: only zombies are left (macOS), or only processes of another user.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.number, number)
 
     def _alive(self) -> bool:
-        """Return whether a process of the group runs; zombies, like the unreaped leader, do not."""
+        """Return whether a process of the group is running; a zombie does not count."""
         try:
             os.killpg(self.number, 0)
         except (ProcessLookupError, PermissionError):
             return False
         if not (_PROC / "self" / "stat").exists():
-            return True  # on macOS a signal does not find zombies
+            return True  # on macOS, a signal fails if only zombies are left
         return any(_runs_in(entry, self.number) for entry in os.listdir(_PROC) if entry.isdigit())
+
+
+def describe_exit(code: int) -> str:
+    """Return how a program ended; code -N means that signal N ended it, as in `subprocess`."""
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
 
 
 def _runs_in(pid: str, group: int) -> bool:
     try:
         stat = (_PROC / pid / "stat").read_text(errors="replace")
     except OSError:
-        return False  # it ended in the meantime
+        return False  # it has ended
     # pid (name) state parent group …; the name may contain anything.
     state, _parent, its_group = stat.rpartition(")")[2].split()[:3]
     return int(its_group) == group and state not in "ZX"
 
 
 def _until_exit(pid: int) -> None:
-    """Block until the child has exited, and leave it unreaped."""
+    """Block until the child has exited; do not reap it."""
     if hasattr(os, "waitid"):
         with suppress(ChildProcessError):
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    elif sys.platform == "darwin":  # Python learned waitid there in 3.13
+    elif sys.platform == "darwin":  # where Python before 3.13 has no `os.waitid`
         queue = select.kqueue()
         event = select.kevent(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)
         with suppress(ProcessLookupError):  # it has exited already

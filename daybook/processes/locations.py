@@ -1,8 +1,9 @@
 """Location of a program, and the folder in which it runs.
 
-Raises ValueError for errors that the operator has to fix. A temporary folder's name ends in
-`LOCKED_SUFFIX`, and its maker holds a lock on it. If the maker is killed, the lock is released but
-the folder remains, with any secrets in it: `remove_abandoned` removes such folders.
+The functions raise ValueError for errors that the operator has to fix. A temporary folder's name
+ends in `LOCKED_SUFFIX`, and its creator holds a lock on it, unless the file system has no locks. If
+the creator is killed, the kernel releases the lock, but the folder remains, with any secrets in it,
+until `remove_abandoned`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from daybook.processes import environment
@@ -37,11 +38,11 @@ def check(work_dir: str) -> None:
 
 @contextmanager
 def run_folder(work_dir: str, prefix: str) -> Iterator[str]:
-    """Yield the folder to run in: the operator's, else a temporary one that lasts as long as the
-    run.
+    """Yield the folder in which a program runs: ``work_dir``, or else a temporary folder.
 
-    It is neither the user's home nor the worker's folder: a program that writes to its current
-    folder must not do so among other files unless the operator says so.
+    The temporary folder is removed afterwards. It is never the user's home or the worker's folder,
+    so that a program that writes to its current folder mixes its files with others only if the
+    operator wants that.
     """
     if not work_dir:
         with temporary_folder(prefix) as made:
@@ -57,7 +58,7 @@ def run_folder(work_dir: str, prefix: str) -> Iterator[str]:
 def temporary_folder(prefix: str) -> Iterator[str]:
     """Yield a private temporary folder, which is removed afterwards.
 
-    ``prefix`` starts with ``daybook-``.
+    ``prefix`` must start with ``daybook-``.
     """
     made = tempfile.mkdtemp(prefix=_NEW)
     lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
@@ -74,12 +75,12 @@ def temporary_folder(prefix: str) -> Iterator[str]:
 
 
 def remove_abandoned() -> int:
-    """Remove this user's folders whose creators were killed; return the number removed."""
+    """Remove this user's temporary folders whose creators were killed; return their number."""
     swept = 0
     for each in Path(tempfile.gettempdir()).glob(f"{_NAMES}*{LOCKED_SUFFIX}"):
         try:
             lock = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:  # another user's, or removed in the meantime
+        except OSError:  # another user's, or already removed
             continue
         try:
             if os.fstat(lock).st_uid == os.getuid() and _locked(lock):
@@ -91,20 +92,24 @@ def remove_abandoned() -> int:
 
 
 def _remove(folder: str | Path) -> None:
-    """Remove the folder, even if a program took its own permissions on folders inside it."""
+    """Remove the folder, even if a program made folders inside it inaccessible.
+
+    What belongs to another user, such as the files of a container, may be left.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     if os.path.isdir(folder):
         for parent, subfolders, _ in os.walk(folder):
             for each in (os.path.join(parent, name) for name in subfolders):
                 if not os.path.islink(each):
-                    os.chmod(each, 0o700)
+                    with suppress(OSError):
+                        os.chmod(each, 0o700)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _locked(folder: int) -> bool:
-    """Return whether this process has the lock now.
+    """Try to lock the folder; return whether this succeeded.
 
-    False if another process holds it, or if the file system has no locks.
+    False if another process holds the lock, or if the file system has no locks.
     """
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -114,11 +119,12 @@ def _locked(folder: int) -> bool:
 
 
 def resolve_command(command: Sequence[str], work_dir: str) -> tuple[list[str], str]:
-    """Return ``command`` with the absolute path of its program, found from the current folder.
+    """Return ``command`` with the absolute path of its program, and a warning or "".
 
-    Also return a warning if the program was not found, else "": a worker on another machine may
-    have it. A path relative to ``work_dir`` stays as it is; without a ``work_dir`` it is relative
-    to the current folder.
+    The warning says that the program was not found here; a worker on another machine may have it.
+    The program then stays unchanged, as does a path that begins with ~. With ``work_dir``, a
+    relative path stays unchanged too, because it is relative to that folder; without one, it is
+    relative to the current folder.
     """
     name, *arguments = command
     if "/" in name and not os.path.isabs(os.path.expanduser(name)):
@@ -135,13 +141,17 @@ def resolve_command(command: Sequence[str], work_dir: str) -> tuple[list[str], s
 
 def _missing_program(name: str) -> str:
     return (
-        f'there is no program "{name}" on this machine; install it where the worker runs or '
-        "write its full path, or every run fails"
+        f'there is no program "{name}" on this machine, so every run here will fail; install it '
+        "where the worker runs, or use its full path"
     )
 
 
 def find_program(name: str, folder: str, variables: Mapping[str, str]) -> str:
-    """Return the file of the program called ``name``, for a process that runs in ``folder``."""
+    """Return the path of the program ``name``, for a process that runs in ``folder``.
+
+    A name without a slash is looked up in the PATH of ``variables``. Raises ValueError if the
+    program does not exist or is not executable.
+    """
     name = os.path.expanduser(name)
     if "/" in name:
         path = os.path.join(folder, name)

@@ -1,4 +1,4 @@
-"""The three pipes of a program: bounded in memory, and none can block another."""
+"""The three pipes of a program. They are bounded in memory, and none can block another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import cast
 
 
 class Pipe(asyncio.Protocol):
-    """One pipe. ``gone`` is set once either side has closed it."""
+    """Pipe to or from a program. ``gone`` is set once either side has closed the pipe."""
 
     def __init__(self) -> None:
         self.gone = asyncio.Event()
@@ -23,7 +23,7 @@ class Pipe(asyncio.Protocol):
 
 
 class HeadPipe(Pipe):
-    """Keeps the first ``limit`` bytes; reads and counts the rest."""
+    """Output pipe that keeps the first ``limit`` bytes; the rest is only counted."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class HeadPipe(Pipe):
 
 
 class TailPipe(Pipe):
-    """Keeps the last ``limit`` bytes."""
+    """Output pipe that keeps the last ``limit`` bytes."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -51,16 +51,17 @@ class TailPipe(Pipe):
 
 
 class InputPipe(Pipe):
-    """Standard input. A program may close it early or never read it: that is not an error."""
+    """Pipe to standard input. A program may close it early or never read it."""
 
 
 async def attach(
     child: subprocess.Popen[bytes], output: asyncio.Protocol, errors: Pipe, feed: InputPipe
 ) -> tuple[asyncio.ReadTransport, asyncio.WriteTransport | None]:
-    """Connect the child's pipes to the running loop; return the transports of its output and input.
+    """Connect the child's pipes to the running loop; return the transports of output and input.
 
-    From then on the transports own the pipes. If this is cancelled, it closes the pipes that are
-    not connected yet, and the output's transport, which the caller does not have.
+    The input's transport is None for a child without an input pipe. The transports then own the
+    pipes. On an error or a cancellation, close the pipes that are not connected yet, and the
+    output's transport, which the caller did not get.
     """
     loop = asyncio.get_running_loop()
     files = [each for each in (child.stdout, child.stderr, child.stdin) if each is not None]
@@ -83,33 +84,36 @@ async def attach(
 async def connect(
     child: subprocess.Popen[bytes], output: Pipe, errors: Pipe, feed: InputPipe, data: bytes
 ) -> None:
-    """Connect the pipes as `attach` does, and write ``data`` as fast as the child reads it."""
+    """Connect the pipes as `attach` does, and start to write ``data`` to the input.
+
+    The loop writes as fast as the child reads, and then closes the input.
+    """
     _, writer = await attach(child, output, errors, feed)
     if writer is not None:
-        # Not in `connection_made`: closed there, the transport would leave its file descriptor
-        # registered.
+        # Not in `connection_made`: a transport that is closed there leaves its file descriptor
+        # registered in the loop.
         writer.write(data)
         writer.write_eof()
 
 
 async def wait_drained(pipes: Iterable[Pipe], seconds: float) -> None:
-    """Wait until all pipes are read to their end, or ``seconds`` have passed."""
+    """Wait until all pipes have been read to their end, or ``seconds`` have passed."""
     try:
         async with asyncio.timeout(seconds):
             for pipe in pipes:
                 await pipe.gone.wait()
     except TimeoutError:
-        pass  # a process outside the group holds the other end
+        pass  # a process outside the group keeps the other end open
 
 
 async def close(pipes: Iterable[Pipe]) -> None:
-    """Close the pipes that are still open."""
+    """Close the pipes that are still open; data that the program has not read is dropped."""
     for pipe in pipes:
         if pipe.transport is None:
             continue
         if isinstance(pipe, InputPipe):
-            # `close` would wait until all data is read. With nothing left to write, the transport
-            # is closing already, and a second close would be an error in the loop.
+            # `close` would wait until the program has read all data. With no data left, the
+            # transport is closing already, and a second close would be an error in the loop.
             writer = cast(asyncio.WriteTransport, pipe.transport)
             if writer.get_write_buffer_size():
                 writer.abort()

@@ -1,8 +1,7 @@
-"""Living processes, their descendants, and signals that never hit another process.
+"""Living processes, their descendants, and signals that do not reach another process by mistake.
 
-A pid alone does not identify a process: the kernel gives it to another one after the first has
-ended. So a process is identified by its pid and its start time, and is looked up again before each
-signal.
+A pid alone does not identify a process, because the kernel reuses it after the process has ended.
+So a process is identified by its pid and its start time, and is looked up again before each signal.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ log = logging.getLogger(__name__)
 
 PROC = Path("/proc")
 POLL_INTERVAL_SECONDS = 0.05
-"""Poll interval for a process that is not our own child, for which nothing can wait."""
+"""Interval between two checks whether processes have ended."""
 
 _PR_SET_DUMPABLE = 4
 
 
 def deny_inspection() -> None:
-    """Deny other processes of this user access to memory and environment of this one (Linux).
+    """Deny other processes of this user access to this one's memory and environment (Linux).
 
-    They cannot read `/proc/PID/environ` or `/proc/PID/mem`, and cannot trace it; there are no core
-    dumps either. A forked child inherits that, an executed program does not. On other systems this
-    does nothing.
+    They can then neither read `/proc/PID/environ` or `/proc/PID/mem` nor trace this process, which
+    also dumps no core. A forked child inherits this; an executed program does not. On other
+    systems, do nothing.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
@@ -43,7 +42,7 @@ def deny_inspection() -> None:
 
 @dataclass(frozen=True)
 class Process:
-    """One process. ``started`` is opaque: equal for the same process, different after pid reuse."""
+    """A process. ``started`` is an opaque text that differs for a later process with its pid."""
 
     pid: int
     started: str
@@ -52,7 +51,7 @@ class Process:
 
 
 def living_processes() -> dict[int, Process]:
-    """Return every process of this machine by pid, without zombies."""
+    """Return the processes of this machine, except zombies, mapped by pid."""
     if sys.platform != "linux":
         return _from_ps()
     boot = _boot_id()
@@ -74,8 +73,8 @@ def find(pid: int, started: str | None = None) -> Process | None:
 def process_tree(head: Process) -> list[Process]:
     """Return ``head``, first, with its descendants and the group that it leads; [] if it has ended.
 
-    Descendants are found in any group or session. A process that init adopted, because its parent
-    ended, is found if it stayed in the group.
+    The descendants may be in any group or session. A process that init adopted, because its parent
+    has ended, is found only if it stayed in the group.
     """
     everyone = living_processes()
     if everyone.get(head.pid) != head:
@@ -103,7 +102,7 @@ def send_signal(processes: Iterable[Process], number: signal.Signals) -> None:
 
 
 async def wait_gone(processes: Iterable[Process], within: float) -> list[Process]:
-    """Wait at most ``within`` seconds until all have ended; return those that still live."""
+    """Wait at most ``within`` seconds until all have ended; return those still alive."""
     end = time.monotonic() + within
     while left := [p for p in processes if find(p.pid, p.started) is not None]:
         if time.monotonic() >= end:
@@ -113,9 +112,10 @@ async def wait_gone(processes: Iterable[Process], within: float) -> list[Process
 
 
 async def end(head: Process, grace: float) -> None:
-    """End ``head`` and its family: SIGTERM to ``head``, after ``grace`` seconds SIGKILL to all.
+    """End ``head`` and its descendants: SIGTERM, then SIGKILL to the processes that are left.
 
-    Only the head gets SIGTERM, so that it can end its children in its own order.
+    Only ``head`` gets SIGTERM, so that it can end its children in its own order. SIGKILL follows
+    when ``head`` has ended, or after ``grace`` seconds.
     """
     members = process_tree(head)
     send_signal([head], signal.SIGTERM)
@@ -124,9 +124,9 @@ async def end(head: Process, grace: float) -> None:
 
 
 async def kill(members: Iterable[Process], within: float = 5.0) -> None:
-    """Send SIGKILL to ``members`` that still live and to all processes that they have started.
+    """Send SIGKILL to ``members`` and all their descendants until none is alive.
 
-    Processes that still live after ``within`` seconds are left, and logged.
+    Give up after ``within`` seconds, and log the processes that are still alive.
     """
     known = set(members)
     stop_at = time.monotonic() + within
@@ -144,7 +144,7 @@ async def kill(members: Iterable[Process], within: float = 5.0) -> None:
 
 
 def _boot_id() -> str:
-    """Return the boot's id: ticks since boot repeat after the next boot, the id does not."""
+    """Return the boot's id, because a process of a later boot can have the same start ticks."""
     try:
         return (PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -156,8 +156,8 @@ def _read_stat(entry: Path, boot: str) -> Process | None:
         text = (entry / "stat").read_text(errors="replace")
     except OSError:
         return None
-    # The second field, the name, is in brackets and may contain anything: split after the last
-    # bracket. Then come state, parent, group, …; the start in ticks is field 22 of the whole line.
+    # The second field, the name, is in brackets and may contain anything, so split after the last
+    # bracket. Then come state, parent, group, …; the start in ticks is field 22 of the line.
     fields = text.rpartition(")")[2].split()
     if fields[0] in "ZX":
         return None
@@ -165,7 +165,7 @@ def _read_stat(entry: Path, boot: str) -> Process | None:
 
 
 def _from_ps(only: int | None = None) -> dict[int, Process]:
-    """List processes on systems without /proc; `ps` reports the start in whole seconds only."""
+    """Return the processes, on systems without /proc; `ps` reports starts in whole seconds only."""
     which = ["-p", str(only)] if only is not None else ["-ax"]
     answer = subprocess.run(
         ["ps", *which, "-o", "pid=,ppid=,pgid=,stat=,lstart="],

@@ -1,8 +1,8 @@
 """Encrypted copies in the ledger of Prefect's block documents: agents, secrets and others.
 
-Documents are used and edited in Prefect; a copy serves to restore its document after Prefect's
-database was lost. All copies of a ledger are encrypted with one key, whose id is a fact of the
-ledger: a home without that key can neither read copies nor add copies under another key.
+Runs use the documents in Prefect, where users edit them; the copies restore them if Prefect's
+database is lost. One key encrypts all copies of a ledger. The ledger stores the key's id, so a home
+without that key can neither read the copies nor add copies under another key.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ DocumentRef = tuple[str, str]
 
 @dataclass(frozen=True)
 class CopyVersion:
-    """The version of a copy: it changes with every write, because no two encryptions are equal."""
+    """Version of a copy. It changes with every write, because no two encryptions are equal."""
 
     type_id: str
     sealed: str
 
 
 def version(row: BlockCopyRow | None) -> CopyVersion | None:
-    """Return the version of a row; None if there is no row."""
+    """Return the version of the copy in ``row``; None if there is no row."""
     return None if row is None else CopyVersion(row.type_id, row.sealed)
 
 
 async def list_copies(session: AsyncSession) -> list[BlockCopyRow]:
-    """Return all copies, by type and name."""
+    """Return all copies, sorted by type and name."""
     order = (col(BlockCopyRow.slug), col(BlockCopyRow.name))
     return list((await session.execute(select(BlockCopyRow).order_by(*order))).scalars())
 
 
 async def get(session: AsyncSession, ref: DocumentRef) -> BlockCopyRow | None:
-    """Return one copy, or None."""
+    """Return the copy of this document; None if there is none."""
     return await session.get(BlockCopyRow, ref)
 
 
 async def key_id(session: AsyncSession) -> str | None:
-    """Return the id of the key of all copies; None if nothing was ever encrypted."""
+    """Return the id of the key of all copies; None if there is no key yet."""
     fact = await session.get(Fact, _KEY_ID)
     return None if fact is None else fact.value
 
@@ -61,7 +61,7 @@ async def key_id(session: AsyncSession) -> str | None:
 async def key(session: AsyncSession, home: Home) -> Key | None:
     """Return the key of this ledger's copies; None if the ledger has no key yet.
 
-    Raises `LedgerKeyMissing` if the home has no key, or another key.
+    Raises `LedgerKeyMissing` if the home has no valid key, or a different one.
     """
     expected_id = await key_id(session)
     if expected_id is None:
@@ -76,9 +76,11 @@ async def key(session: AsyncSession, home: Home) -> Key | None:
 
 
 async def get_or_create_key(session: AsyncSession, home: Home) -> Key:
-    """Return the key for a new copy; create it for the first copy. Call in a write transaction.
+    """Return the key for a new copy; call in a write transaction.
 
-    Raises the same errors as `key`, and OSError if the file cannot be created.
+    If the ledger has no key yet, it gets the home's key, which is created if there is none.
+
+    Raises the errors of `key`, and OSError if the key's file cannot be created.
     """
     ledger_key = await key(session, home)
     if ledger_key is None:
@@ -96,7 +98,7 @@ async def put(
     key: Key,
     now: datetime,
 ) -> CopyVersion:
-    """Write a copy; replace an existing one."""
+    """Write or overwrite a copy; return its version."""
     sealed = key.seal(_label(ref), json.dumps(data, separators=(",", ":")))
     slug, name = ref
     row = BlockCopyRow(slug=slug, name=name, type_id=type_id, sealed=sealed, updated_at=now)
@@ -105,16 +107,13 @@ async def put(
 
 
 def decrypt(row: BlockCopyRow, key: Key) -> dict[str, Any]:
-    """Return the document's data from a copy, with secrets in plain text.
-
-    Raises `CopyDamaged`.
-    """
+    """Return the document's data from a copy, with secrets in plain text; raise `CopyDamaged`."""
     document_data: dict[str, Any] = json.loads(key.unseal(_label((row.slug, row.name)), row.sealed))
     return document_data
 
 
 async def remove(session: AsyncSession, ref: DocumentRef) -> bool:
-    """Delete a copy; return false if there was none."""
+    """Delete a copy; return whether there was one."""
     row = await get(session, ref)
     if row is not None:
         await session.delete(row)
@@ -122,7 +121,7 @@ async def remove(session: AsyncSession, ref: DocumentRef) -> bool:
 
 
 async def remove_key(session: AsyncSession) -> None:
-    """Delete every copy and the key's id: the next copy is encrypted with the home's key."""
+    """Delete every copy and the key's id, so that the home's key encrypts the next copy."""
     await session.execute(delete(BlockCopyRow))
     await session.execute(delete(Fact).where(col(Fact.key) == _KEY_ID))
 

@@ -1,10 +1,10 @@
 """Encryption of the ledger's copies of secrets: AES-256-GCM, with a key from the home.
 
-The key is 256 random bits in `<home>/ledger-key`, mode 0600, created when it is first needed. It
-is not in the ledger, so a copy of the database alone reveals no secret. The ledger holds only the
-key's id, which identifies a wrong key before it is used (`daybook.resources.copies`).
+The key is 256 random bits in `<home>/ledger-key`, mode 0600, created when it is first needed. It is
+not in the ledger, so a copy of the database alone reveals no secret. The ledger holds only the
+key's id, by which a wrong key is recognised before it is used (`daybook.resources.copies`).
 
-Each text is bound to a label, so an encrypted text cannot be moved to another row.
+Each text is bound to a label, so an encrypted text is invalid in any other row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NONCE_BYTES = 12
 
 
 class Key:
-    """A key that encrypts and decrypts. ``id`` is a digest and may be shown."""
+    """Encryption key. ``id`` is a digest of the key, which may be shown."""
 
     def __init__(self, raw: bytes) -> None:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -34,7 +34,7 @@ class Key:
         self.id = hashlib.sha256(b"daybook ledger key" + raw).hexdigest()[:12]
 
     def seal(self, label: str, text: str) -> str:
-        """Encrypt ``text``; every call returns another result."""
+        """Encrypt ``text``; each call returns a different result."""
         nonce = os.urandom(_NONCE_BYTES)
         sealed = nonce + self._cipher.encrypt(nonce, text.encode(), label.encode())
         return _VERSION + base64.urlsafe_b64encode(sealed).decode()
@@ -56,7 +56,8 @@ class Key:
 def read_key(file: Path) -> Key | None:
     """Return the key in ``file``; None if the file does not exist.
 
-    Raises `LedgerKeyMissing` for a file without a valid key; the error never repeats its text.
+    Raises `LedgerKeyMissing` if the file cannot be read or has no valid key; the error never quotes
+    the file's content.
     """
     try:
         text = file.read_text(encoding="ascii").strip()
@@ -68,15 +69,15 @@ def read_key(file: Path) -> Key | None:
     except (ValueError, binascii.Error):
         raw = b""
     if len(raw) != _KEY_BYTES or not text.startswith(_MARK):
-        raise LedgerKeyMissing(f"{file} holds no key")
+        raise LedgerKeyMissing(f"{file} contains no key")
     return Key(raw)
 
 
 def read_or_create_key(file: Path) -> Key:
     """Return the key in ``file``; create the file if it does not exist.
 
-    Raises the same errors as `read_key`, and OSError. If several processes create it at once, all
-    get the same key.
+    Raises the errors of `read_key`, and OSError if the file cannot be created. Processes that
+    create the file at the same time get the same key.
     """
     key = read_key(file)
     if key is None:

@@ -6,17 +6,17 @@ the documents are restored from the ledger.
 ::
 
     in Prefect   copy     same block type id   action
-    yes          no       -                    copy: somebody created the document in Prefect's UI
-    yes          differs  -                    copy: somebody edited it there
-    no           yes      yes                  delete the copy: somebody deleted the document
-    no           yes      no                   restore: the database is new and never had it
+    yes          no       -                    copy: a user created the document in Prefect's UI
+    yes          differs  -                    copy: a user edited it there
+    no           yes      yes                  delete the copy: a user deleted the document
+    no           yes      no                   restore: the database is new, without the document
 
 A block type gets a new id in each database, and deleting a type deletes its documents. So if a
-document is missing while its type still has the recorded id, somebody deleted it on purpose.
+document is missing while its type still has the recorded id, a user deleted it on purpose.
 
-Each step is one write to Prefect or one transaction of the ledger, in an order in which dying
-between two steps is harmless: a copy gets the new type's id only after its document was created.
-The next pass starts over.
+Each step is one write to Prefect or one transaction in the ledger. A crash between two steps is
+harmless, because the next pass starts over, and because a copy gets the new type's id only after
+its document was created.
 """
 
 from __future__ import annotations
@@ -37,18 +37,17 @@ from daybook.resources.store import BlockStore, RegisteredType, create_in_prefec
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
-    from sqlalchemy.ext.asyncio import AsyncSession
 
 log = logging.getLogger(__name__)
 
 _PAGE = 200
 _SERVER_ERROR = 500
-"""The lowest HTTP status that reports a server problem and not one document."""
+"""The lowest HTTP status that indicates a problem of the server, not of a single document."""
 
 
 @dataclass(frozen=True)
 class _Document:
-    """A listed document. ``data`` holds its secrets only if they were requested."""
+    """A document in Prefect. ``data`` contains its secrets only if they were requested."""
 
     id: str
     ref: DocumentRef
@@ -59,16 +58,17 @@ class _Document:
 
 @dataclass
 class ComparisonCache:
-    """The pairs that were equal at their last comparison, which the next pass skips.
+    """Documents that were equal to their copies when last compared; a pass skips unchanged ones.
 
-    ``key_problem`` is that of the last pass, so that the caller reports it only once.
+    ``key_problem`` is the key's problem in the last pass, so that the caller reports each problem
+    only once.
     """
 
     key_problem: str = ""
     _agreed: dict[DocumentRef, tuple[str, str, CopyVersion | None]] = field(default_factory=dict)
 
     def is_unchanged(self, document: _Document, row: BlockCopyRow | None) -> bool:
-        """Return whether neither side changed since the last comparison."""
+        """Return whether neither side has changed since the last comparison."""
         pair = (document.id, document.updated, copies.version(row))
         return row is not None and self._agreed.get(document.ref) == pair
 
@@ -79,10 +79,10 @@ class ComparisonCache:
 
 @dataclass
 class MirrorReport:
-    """The result of one pass; documents are named as in `secret ops`.
+    """Result of one pass. Documents have names such as `secret ops`.
 
-    ``locked`` are the documents that Prefect lost and that cannot be restored because the key is
-    missing; ``key_problem`` is the reason. ``failed`` are those that failed for another reason.
+    ``locked`` are the lost documents that cannot be restored because the key is missing, which
+    ``key_problem`` explains. ``failed`` are the others that were not restored, with the reasons.
     """
 
     registered: bool = False
@@ -102,9 +102,9 @@ async def reconcile(
     *,
     only: str | None = None,
 ) -> MirrorReport:
-    """Compare all documents of these types with their copies; ``only`` selects one name.
+    """Reconcile the documents of these types with their copies; ``only`` selects one name.
 
-    Registers the block types first if Prefect lacks one. A second pass changes nothing. Errors of
+    Registers the block types first if Prefect lacks any. A second pass changes nothing. Errors of
     an unreachable Prefect or ledger propagate.
     """
     run = _Pass(
@@ -122,7 +122,7 @@ async def reconcile(
 async def list_lost(
     ledger: Ledger, client: PrefectClient, types: Collection[BlockStore[Any]]
 ) -> list[str]:
-    """Return the documents that Prefect lost but the ledger has a copy of."""
+    """Return the names of the documents that Prefect has lost and the ledger has copies of."""
     run = _Pass(
         ledger, client, {each.slug: each for each in types}, ComparisonCache(), MirrorReport()
     )
@@ -145,13 +145,13 @@ class _Pass:
     report: MirrorReport
 
     async def type_ids(self) -> dict[str, str]:
-        """Return the ids of the block types that Prefect has, by slug."""
+        """Return the ids of the registered block types, by slug."""
         query = {"block_types": {"slug": {"any_": list(self.types)}}, "limit": _PAGE}
         response = await self.client.request("POST", "/block_types/filter", json=query)
         return {each["slug"]: each["id"] for each in response.json()}
 
     async def rows(self) -> dict[DocumentRef, BlockCopyRow]:
-        """Return the ledger's copies."""
+        """Return the ledger's copies of documents of these types."""
         async with self.ledger.read() as session:
             all_rows = await copies.list_copies(session)
         return {(row.slug, row.name): row for row in all_rows if row.slug in self.types}
@@ -188,7 +188,7 @@ class _Pass:
     async def listed(
         self, ids: Sequence[str] | None = None, *, include_secrets: bool = False
     ) -> list[_Document]:
-        """Return the named documents of our types; if ``ids`` is given, only those."""
+        """Return the named documents of these types; with ``ids``, only those with these ids."""
         document_filter: dict[str, Any] = {"is_anonymous": {"eq_": False}}
         if ids is not None:
             document_filter["id"] = {"any_": ids}
@@ -221,7 +221,7 @@ class _Pass:
     async def _copy(
         self, news: Sequence[_Document], rows: Mapping[DocumentRef, BlockCopyRow], key: Key | None
     ) -> None:
-        """Copy the documents in ``news`` that differ from their copy, and record the equal ones."""
+        """Copy the documents that differ from their copies, and record those that are equal."""
         differing: list[_Document] = []
         for start in range(0, len(news), _PAGE):
             ids = [each.id for each in news[start : start + _PAGE]]
@@ -237,7 +237,7 @@ class _Pass:
         async with self.ledger.write() as session:
             try:
                 key = await copies.get_or_create_key(session, home.current_home())
-            except LedgerKeyMissing as error:  # another home stored its key first
+            except LedgerKeyMissing as error:  # another home stored the id of its key first
                 self.report.key_problem = error.why
                 return
             except OSError as error:
@@ -248,7 +248,7 @@ class _Pass:
                 ref = document.ref
                 before = copies.version(rows.get(ref))
                 if copies.version(await copies.get(session, ref)) != before:
-                    continue  # written or removed in the meantime: the next pass compares it
+                    continue  # meanwhile written or removed: the next pass compares it
                 new = await copies.put(
                     session, ref, document.type_id, document.data, key=key, now=self.ledger.now()
                 )
@@ -260,18 +260,20 @@ class _Pass:
     # --- from the ledger to Prefect
 
     async def _handle_missing(self, row: BlockCopyRow, key: Key | None) -> None:
-        """Handle a copy whose document was not in the list."""
+        """Delete a copy whose document was deleted, or restore the document that Prefect lost."""
         ref, of = (row.slug, row.name), self.types[row.slug]
         if await of.find(self.client, row.name) is not None:
-            return  # created in the meantime, or missed between two pages
-        # Read the type after the document: the type is then of this Prefect or a newer one.
+            return  # created since then, or missed between two pages
+        # Read the type after the document: if Prefect got a new database between the two reads, the
+        # type's id is the new one.
         try:
             registered = await of.registered_type(self.client)
         except InvalidInput:
-            return  # Prefect lost its database once more
+            return  # Prefect has lost its database once more
         if str(registered.type_id) == row.type_id:
             async with self.ledger.write() as session:
-                if await self._is_unchanged(session, row):
+                current = await copies.get(session, ref)
+                if copies.version(current) == copies.version(row):
                     await copies.remove(session, ref)
                     self.report.removed.append(self.word(ref))
             return
@@ -297,33 +299,32 @@ class _Pass:
             status = error.response.status_code
             if status >= _SERVER_ERROR:
                 raise
-            # Do not quote the response: it repeats the request's data.
+            # Do not quote the response, which repeats the request's data.
             self.report.failed[self.word(ref)] = f"Prefect answered {status}"
             return
         async with self.ledger.write() as session:
             current = await copies.get(session, ref)
             if copies.version(current) == copies.version(row) and current is not None:
                 current.type_id = str(known.type_id)
-        if current is None:  # removed in the meantime
+        if current is None:  # already removed
             await self.client.delete_block_document(document_id)
             return
         self.report.restored.append(self.word(ref))
 
-    async def _is_unchanged(self, session: AsyncSession, row: BlockCopyRow) -> bool:
-        current = await copies.get(session, (row.slug, row.name))
-        return copies.version(current) == copies.version(row)
-
     def word(self, ref: DocumentRef) -> str:
-        """Return the name of a document in reports: `secret ops`."""
+        """Return the name of a document for reports, such as `secret ops`."""
         slug, name = ref
         return f"{self.types[slug].noun} {name}"
 
 
 def _same(document: _Document, row: BlockCopyRow, key: Key | None) -> bool:
-    """Return whether a copy equals its document, under the same block type."""
+    """Return whether a copy has the same data and block type as its document.
+
+    False if the copy cannot be decrypted.
+    """
     if key is None or document.type_id != row.type_id:
         return False
     try:
         return copies.decrypt(row, key) == document.data
-    except CopyDamaged:  # the copy is written anew
+    except CopyDamaged:  # not readable: write the copy again
         return False

@@ -1,7 +1,8 @@
 """Secrets in Prefect: one block document each, of Daybook's own block type.
 
-Prefect's own `Secret` block has no field for hosts, and a secret without hosts is sent nowhere. So
-our type holds both, and Prefect's UI shows and edits them. Prefect encrypts the value.
+Prefect's own `Secret` block has no field for the hosts that may receive the secret, and Daybook
+sends a secret to no other host. So Daybook's type has the value and its hosts. Users can edit
+both in Prefect's UI. Prefect encrypts the value.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ _HOST = re.compile(
 
 
 class SecretSettings(BaseModel):
-    """One secret."""
+    """Value of a secret, and the hosts that may receive it."""
 
     model_config = ConfigDict(extra="ignore")
 
-    value: SecretStr = Field(description="Text that replaces {{secret:name}}.")
+    value: SecretStr = Field(description="Value that replaces {{secret:name}}.")
     hosts: list[str] = Field(
-        description="Hosts that may receive it: api.example.org, or with a port "
+        description="Hosts that may receive it, such as api.example.org or "
         "api.example.org:8443; tool:name for a tool without a host.",
     )
 
@@ -42,7 +43,10 @@ class SecretSettings(BaseModel):
     def _one_line(cls, value: SecretStr) -> SecretStr:
         text = value.get_secret_value()
         if not text or text != text.strip():
-            raise ValueError("is empty, or begins or ends with a space or a line break")
+            raise ValueError(
+                "is empty, or begins or ends with a space or a line break; use the value without "
+                "them"
+            )
         return value
 
     @field_validator("hosts")
@@ -50,8 +54,23 @@ class SecretSettings(BaseModel):
     def _known_hosts(cls, value: list[str]) -> list[str]:
         hosts = [each.strip().lower().removesuffix(".") for each in value]
         if not hosts or not all(map(_HOST.match, hosts)):
-            raise ValueError("name each host, without scheme, path or *: api.example.org")
+            raise ValueError(
+                "is empty, or has an entry that is not a host; use names such as api.example.org, "
+                "without scheme, path or *"
+            )
         return hosts
+
+
+class SecretInfo(BaseModel, frozen=True):
+    """A stored secret, without its value.
+
+    ``problem`` says why the stored settings are invalid, or is None; ``hosts`` may then be any JSON
+    value.
+    """
+
+    name: str
+    hosts: Any
+    problem: str | None
 
 
 STORE = BlockStore(
@@ -63,15 +82,17 @@ STORE = BlockStore(
 
 
 def build(name: str, data: Mapping[str, Any]) -> Secret:
-    """Return the secret of stored settings; raise `InvalidInput` if they are invalid."""
+    """Build the secret from stored settings; raise `InvalidInput` if they are invalid."""
     settings = STORE.parse(name, data)
     return Secret(name, settings.value.get_secret_value(), tuple(settings.hosts))
 
 
-async def list_secrets(client: PrefectClient) -> list[dict[str, Any]]:
-    """Return all secrets by name, without values: `{"name", "hosts", "problem"}`."""
+async def list_secrets(client: PrefectClient) -> list[SecretInfo]:
+    """Return all secrets, sorted by name, without their values."""
     return [
-        {"name": each.name, "hosts": each.data.get("hosts"), "problem": STORE.check(each.data)[1]}
+        SecretInfo(
+            name=str(each.name), hosts=each.data.get("hosts"), problem=STORE.check(each.data)[1]
+        )
         for each in await STORE.documents(client)
     ]
 
@@ -79,13 +100,17 @@ async def list_secrets(client: PrefectClient) -> list[dict[str, Any]]:
 async def add(
     client: PrefectClient, name: str, value: str, hosts: Sequence[str], *, replace: bool = False
 ) -> None:
-    """Save a secret; raise `InvalidInput` for a bad or taken name, bad hosts or a bad value."""
+    """Store a secret.
+
+    Raises `InvalidInput` if the name, the value or a host is invalid, if the name is taken and
+    ``replace`` is false, or if the block type is not registered.
+    """
     settings = STORE.validate({"value": value, "hosts": list(hosts)})
     await STORE.save(client, name, settings, replace=replace)
 
 
 class PrefectSecretStore:
-    """`SecretStore` that uses Prefect's async client; its connection errors propagate."""
+    """Implementation of `SecretStore` in Prefect. Connection errors of its client propagate."""
 
     def __init__(self, client: PrefectClient) -> None:
         self._client = client
@@ -100,14 +125,12 @@ class PrefectSecretStore:
         return build(name, document.data)
 
     async def _refuse_prefect_secret(self, name: str) -> None:
-        """Raise `InvalidInput` if Prefect's own type of secrets has one with this name."""
+        """Raise `InvalidInput` if a block of Prefect's own type `Secret` has this name."""
         from prefect.exceptions import ObjectNotFound
 
         with suppress(ObjectNotFound):
             await self._client.read_block_document_by_name(name, "secret", include_secrets=False)
-            problem = (
-                f'"{name}" is one of Prefect\'s own Secret blocks, which are bound to no hosts'
-            )
+            problem = f'"{name}" is a block of Prefect\'s own type Secret, which has no hosts'
             raise InvalidInput(
                 "secret", problem, f'create a block of the type "{STORE.title}" instead'
             )

@@ -1,12 +1,14 @@
-"""Store of named settings documents of one kind, such as secrets, as Prefect block documents.
+"""Storage of named settings documents, such as secrets, as Prefect block documents.
 
-A kind is a pydantic model of its settings and one `BlockStore`. The block classes are Prefect entry
-points and are not imported here: a document's data are its settings. Every method that takes
-Prefect's async client lets its connection errors propagate.
+A kind of document is a pydantic model of its settings and one `BlockStore`. The block classes are
+Prefect entry points and are not imported here: a document's data are its settings. Methods that
+take Prefect's async client let its connection errors propagate.
 
-`save` and `remove` write to Prefect first, because runs read from there, and then to the ledger's
-encrypted copy. If the process dies in between, `daybook.resources.mirror` finds the difference and
-changes the ledger.
+`save` and `remove` write to Prefect first, because runs read from there, and then to the encrypted
+copy in the ledger. If the process dies in between, `daybook.resources.mirror` corrects the copy.
+
+To add a kind of document, write its model, its `BlockStore` and a block class in a module of
+`blocks/`, and list the store in `keeper.blocks.BLOCK_TYPES`, so that the ledger has copies.
 """
 
 from __future__ import annotations
@@ -34,6 +36,9 @@ log = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=BaseModel)
 
+SECRET_PLACEHOLDER = "********"
+"""Text shown in place of a secret."""
+
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?\Z")
 
 
@@ -46,11 +51,11 @@ class RegisteredType(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockStore(Generic[Model]):
-    """The documents of one block type.
+    """Store of the documents of one block type.
 
-    ``noun`` is the word for one document, such as "secret". ``field`` is the field of a job that
-    names one, if it is not the noun. ``whole`` names the fields of a problem that is not about one
-    field of the model.
+    ``noun`` is the word for one document, such as "secret". ``field`` is the field in which a job
+    names a document; by default the noun. Errors that concern no single field of the model name
+    ``whole`` instead.
     """
 
     slug: str
@@ -73,9 +78,9 @@ class BlockStore(Generic[Model]):
             )
 
     def validate(self, data: Mapping[str, Any]) -> Model:
-        """Return the settings in ``data``; raise `InvalidInput` that names the wrong field.
+        """Return the settings in ``data``; raise `InvalidInput`, which names the invalid field.
 
-        The error omits the input, which may be a secret, so it does not use pydantic's own text.
+        Unlike pydantic's own error, it never quotes the input, which may be a secret.
         """
         try:
             return self.model.model_validate(dict(data))
@@ -88,16 +93,37 @@ class BlockStore(Generic[Model]):
         raise InvalidInput(field, problem, known)
 
     def check(self, data: Mapping[str, Any]) -> tuple[Model | None, str | None]:
-        """Return the settings and no problem, or no settings and their problem."""
+        """Return the settings and None; if they are invalid, None and their problem."""
         try:
             return self.validate(data), None
         except InvalidInput as error:
             return None, f"{error.field}: {error.problem}"
 
+    def displayed(self, data: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+        """Return a document's settings for display, without secrets, and their problem, if any.
+
+        ``data`` must include the secrets: without them, Prefect returns the same for an empty
+        secret as for one that is set.
+        """
+        settings, problem = self.check(data)
+        fields = self.model.model_fields
+        secret = {name for name, each in fields.items() if each.annotation is SecretStr}
+        shown = data if settings is None else block_data(settings)
+        return {
+            name: (SECRET_PLACEHOLDER if value else "") if name in secret else value
+            for name, value in shown.items()
+        }, problem
+
+    def name_taken(self, name: str) -> InvalidInput:
+        """Return the error for a new document with the name of an existing one."""
+        hint = f"choose another, or replace that {self.noun}"
+        return InvalidInput("name", f'"{name}" is taken', hint)
+
     def parse(self, name: str, data: Mapping[str, Any]) -> Model:
         """Return a document's settings; raise `InvalidInput` if they are invalid.
 
-        The Prefect server does not validate a block that was edited in its UI, so this check does.
+        They can be invalid, because Prefect's server does not validate a block that is edited in
+        its UI.
         """
         found, problem = self.check(data)
         if found is None:
@@ -106,7 +132,7 @@ class BlockStore(Generic[Model]):
         return found
 
     def read_block(self, block: Block) -> tuple[str, dict[str, Any]]:
-        """Return the name and the data of an instance of the block class."""
+        """Return the name and the data of a block; the name is "unsaved" if it has none."""
         data = {name: getattr(block, name) for name in self.model.model_fields}
         return block._block_document_name or "unsaved", data
 
@@ -115,13 +141,13 @@ class BlockStore(Generic[Model]):
     async def documents(
         self, client: PrefectClient, *, include_secrets: bool = False
     ) -> list[BlockDocument]:
-        """Return all documents, by name; [] if the type is not registered."""
+        """Return all documents, sorted by name; [] if the type is not registered."""
         return await self.documents_if_registered(client, include_secrets=include_secrets) or []
 
     async def documents_if_registered(
         self, client: PrefectClient, *, include_secrets: bool = False
     ) -> list[BlockDocument] | None:
-        """Return all documents, by name; None if the type is not registered."""
+        """Return all documents, sorted by name; None if the type is not registered."""
         from prefect.exceptions import PrefectHTTPStatusError
 
         try:
@@ -142,7 +168,7 @@ class BlockStore(Generic[Model]):
     async def find(
         self, client: PrefectClient, name: str, *, include_secrets: bool = False
     ) -> BlockDocument | None:
-        """Return the document with this name, or None."""
+        """Return the document with this name; None if it or the type does not exist."""
         from prefect.exceptions import ObjectNotFound
 
         try:
@@ -155,7 +181,10 @@ class BlockStore(Generic[Model]):
     async def read(
         self, client: PrefectClient, name: str, *, include_secrets: bool = False, fix: str = ""
     ) -> BlockDocument:
-        """Return the document with this name; raise `UnknownName` with the names and ``fix``."""
+        """Return the document with this name.
+
+        Raises `UnknownName`, with all names and with ``fix`` as advice, if there is none.
+        """
         found = await self.find(client, name, include_secrets=include_secrets)
         if found is None:
             raise UnknownName(self.noun, name, await self.names(client), fix)
@@ -166,21 +195,19 @@ class BlockStore(Generic[Model]):
     ) -> None:
         """Write a document; with ``replace``, overwrite all data of an existing one.
 
-        Raises `InvalidInput` for a bad or taken name, and if the type is not registered.
+        Raises `InvalidInput` if the name is invalid, if it is taken and ``replace`` is false, or if
+        the type is not registered. A problem with the key of the ledger's copies is only logged.
         """
         from prefect.client.schemas.actions import BlockDocumentUpdate
         from prefect.exceptions import ObjectAlreadyExists
 
         self.check_name(name)
         data = block_data(settings)
-        async with _ledger() as ledger:  # an unreachable ledger raises before any write
+        async with _ledger() as ledger:  # raises before any write if the ledger is unreachable
             block_type_ids = await self.registered_type(client)
-            name_taken = InvalidInput(
-                "name", f'"{name}" is taken', f"choose another, or replace that {self.noun}"
-            )
             old = await self.find(client, name)
             if old is not None and not replace:
-                raise name_taken
+                raise self.name_taken(name)
             if old is not None:
                 changed = BlockDocumentUpdate(
                     block_schema_id=block_type_ids.schema_id, data=data, merge_existing_data=False
@@ -190,7 +217,7 @@ class BlockStore(Generic[Model]):
                 try:
                     await create_in_prefect(client, block_type_ids, name, data)
                 except ObjectAlreadyExists:  # another process was faster
-                    raise name_taken from None
+                    raise self.name_taken(name) from None
             await _copy(ledger, (self.slug, name), str(block_type_ids.type_id), data)
 
     async def remove(self, client: PrefectClient, name: str) -> None:
@@ -209,7 +236,7 @@ class BlockStore(Generic[Model]):
             async with ledger.write() as session:
                 had_copy = await copies.remove(session, (self.slug, name))
         if not (deleted or had_copy):
-            raise NotFound(self.noun, name)
+            raise NotFound(self.noun, name, known=await self.names(client))
 
     async def registered_type(self, client: PrefectClient) -> RegisteredType:
         """Return the ids of the type; raise `InvalidInput` if it is not registered."""
@@ -226,15 +253,13 @@ class BlockStore(Generic[Model]):
         return RegisteredType(block_type.id, schema.id)
 
     def unregistered(self) -> tuple[str, str]:
-        """Return the problem and the hint of a Prefect that does not know the block type."""
-        problem = f'this Prefect does not know the block type "{self.title}"'
+        """Return the problem and the hint to report if Prefect does not have the block type."""
+        problem = f'the block type "{self.title}" is not registered in Prefect'
         return problem, "register it with `daybook up`, or `prefect deploy --all` in the repository"
 
 
 def block_data(settings: BaseModel) -> dict[str, Any]:
-    """Return the settings as the block's data, with secrets in plain text: Prefect encrypts
-    them.
-    """
+    """Return the settings as block data, with secrets in plain text, which Prefect encrypts."""
     data = settings.model_dump(mode="json")
     for name, value in settings:
         if isinstance(value, SecretStr):
@@ -245,9 +270,9 @@ def block_data(settings: BaseModel) -> dict[str, Any]:
 async def create_in_prefect(
     client: PrefectClient, known: RegisteredType, name: str, data: Mapping[str, Any]
 ) -> UUID:
-    """Create a document in Prefect only; return its id.
+    """Create a document in Prefect, without a copy; return its id.
 
-    Raises Prefect's `ObjectAlreadyExists`.
+    Raises Prefect's `ObjectAlreadyExists` if the name is taken.
     """
     from prefect.client.schemas.actions import BlockDocumentCreate
 
@@ -264,11 +289,14 @@ def _ledger() -> Ledger:
 async def _copy(
     ledger: Ledger, ref: copies.DocumentRef, type_id: str, data: Mapping[str, Any]
 ) -> None:
-    """Write the ledger's copy of the document that Prefect just stored."""
+    """Write the ledger's copy of a document that Prefect has just stored.
+
+    A problem with the key is only logged.
+    """
     try:
         async with ledger.write() as session:
             key = await copies.get_or_create_key(session, home.current_home())
             await copies.put(session, ref, type_id, data, key=key, now=ledger.now())
     except (LedgerKeyMissing, OSError) as error:
-        # Prefect has the document, so it works; `daybook doctor` explains the problem with the key.
+        # The document works without a copy; `daybook doctor` reports the problem with the key.
         log.warning("the ledger has no copy of %s: %s", "/".join(ref), error)

@@ -6,7 +6,8 @@
                                                                │
     leases: renewed, expired      slots, budget, sessions ◄────┤ held by the claim
     outcomes: one for each run, with its outbox rows ◄─────────┘
-    audit: each due time up to the watermark has a row (promise 1: every due time has one outcome)
+    audit: each due time up to the watermark has a row (`docs/promise.md` 10)
 
-Each function takes a session of the caller's transaction, or opens one write transaction.
+A function that uses the database takes a session of the caller's transaction, or the `Ledger` and
+opens its own transactions.
 """

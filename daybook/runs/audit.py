@@ -1,11 +1,11 @@
-"""The audit of due times: up to a job's watermark each due time has a row (`docs/promise.md` 10).
+"""The audit of due times: each due time up to a job's watermark has a row (`docs/promise.md` 10).
 
 ::
 
     ────────────────┬──────────────────────────────────┬──────────► time
          audited_until ── due times without a row ── up_to
          claims make no rows             │
-         before this watermark           ├─ skipped by hand, off, max runs ► skipped ┐ adjacent ones
+         before this watermark           ├─ by hand, disabled, max runs ───► skipped ┐ adjacent ones
                                          ├─ too late ──────────────────────► missed  ┘ are one row
                                          └─ may still run ─────────────────► waiting
 
@@ -13,9 +13,8 @@ The audit decides as the claim does: by the revision in force at each due time a
 functions. It reads nothing from Prefect. One transaction writes the rows and moves the watermark,
 so a crash in between leaves nothing half done.
 
-If a job catches up on all due times of its last day, their rows wait in order, each behind the one
-before it, as if they had been claimed. If it catches up on the latest one only, an earlier row that
-still waits is skipped.
+If a job catches up on all due times of the last day, their rows wait in order, each behind the one
+before it. If it catches up on the latest one only, an earlier row that still waits is skipped.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ from daybook.runs import (
 from daybook.runs.decision import Rule
 
 MAX_DUE_TIMES = 2000
-"""How many due times one transaction judges: about a third of a second."""
+"""Maximum number of due times judged in one transaction; these take about a third of a second."""
 
 NOT_RUN_REASON = "no worker ran it in time"
 SUPERSEDED_REASON = "a later due time of the job runs instead"
@@ -59,10 +58,12 @@ SUPERSEDED_REASON = "a later due time of the job runs instead"
 
 @dataclass(frozen=True)
 class AuditResult:
-    """Where the watermark is now, and how many due times got which status.
+    """The new watermark ``until``, and the number of due times per status.
 
     ``more`` is True if due times remain before the instant that the caller asked for. ``following``
-    is the job's next due time after ``until`` by its newest ``revision``; None if there is none.
+    is the job's next due time after ``until`` by its newest ``revision``; None if there is none, or
+    if the job is disabled or removed. If there was nothing to audit, ``revision`` is 0 and
+    ``following`` None.
     """
 
     until: datetime
@@ -76,7 +77,10 @@ class AuditResult:
 
 @dataclass(frozen=True)
 class Watermark:
-    """The watermark of one job; its newest ``revision`` is in force from ``since`` on."""
+    """The watermark of one job.
+
+    ``since`` is when the job's newest ``revision`` came into force.
+    """
 
     job_id: str
     until: datetime
@@ -114,8 +118,8 @@ async def advance(
 ) -> AuditResult | None:
     """Audit the job's due times up to ``up_to`` (UTC), at most ``most`` of them.
 
-    Stops one minute before now: a later due time can still be claimed on time. Returns None if
-    there is no such job.
+    Stops one minute before now, because a later due time can still be claimed on time, and at the
+    removal of the job. Returns None if there is no such job.
     """
     async with ledger.write() as session:
         row = await session.get(JobRow, job_id)
@@ -175,7 +179,7 @@ def _due_times(revisions: Sequence[StoredJob], after: datetime, up_to: datetime)
 
 @dataclass
 class _Range:
-    """Adjacent due times of one revision with one outcome; missed ones for any reasons."""
+    """Adjacent due times of one revision with one status; missed ones may differ in reason."""
 
     stored: StoredJob
     status: Status
@@ -187,7 +191,7 @@ class _Range:
 
 @dataclass(frozen=True)
 class _Verdict:
-    """Status and reason of a due time; ``late`` is True if it waits to be caught up on."""
+    """Status and reason of a due time; ``late`` is True if it will be caught up on."""
 
     status: Status
     reason: str
@@ -196,9 +200,7 @@ class _Verdict:
 
 @dataclass
 class _Audit:
-    """The audit in one transaction; ``newest`` is the job as it is now, ``before`` its old
-    watermark.
-    """
+    """One transaction of the audit; ``newest`` is the job now, ``before`` its old watermark."""
 
     session: AsyncSession
     now: datetime
@@ -246,12 +248,12 @@ class _Audit:
             col(RunRow.job_id) == self.newest.id,
             col(RunRow.due) > self.before,
             col(RunRow.due) <= up_to,
-            col(RunRow.occurrence).startswith("due:"),
+            claim_requests.HAS_DUE_KEY,
         )
         return {row.due: row for row in (await self.session.execute(of_job)).scalars()}
 
     def judge(self, each: _Due) -> _Verdict:
-        """Judge a due time that nothing claimed, by the rules of the claim and in their order."""
+        """Judge a due time that nothing claimed: apply `_JUDGES` in the claim's order."""
         for rule in claim_rules.RULES:
             if rule in _JUDGES and (verdict := _JUDGES[rule](self, each)):
                 return verdict
@@ -308,7 +310,11 @@ class _Audit:
         await self._write(row, closed.status, closed.reason)
 
     async def _write(self, row: RunRow, status: Status, reason: str) -> None:
-        """Write the outcome; the state mirror will make a Prefect run for a row that has none."""
+        """Write the outcome, and mark the row for the state mirror even if it has no Prefect run.
+
+        The state mirror creates that run. For a removed job, only rows with a Prefect run are
+        marked.
+        """
         await outcomes.record(self.session, row, Outcome(status, reason), self.now)
         if self.newest.row.archived_at is None:
             row.unmirrored = True
@@ -323,7 +329,7 @@ class _Audit:
             "until": begins,
             "queued_at": begins,
             "reason": verdict.reason,
-            # They run in order, whichever of their Prefect runs starts first.
+            # Rows to catch up on run in order, whichever of their Prefect runs starts first.
             "waits_for": slots.OVERLAP if late and policy.catch_up == "all" else "",
             "trigger": overlap.CATCH_UP if late else "schedule",
         }
@@ -335,10 +341,13 @@ class _Audit:
         states.check_transition(each.stored.id, None, Status.WAITING)
         columns |= {"id": new_id(), "status": Status.WAITING.value}
         columns |= {"occurrence": claim_requests.due_key(each.stored.id, each.due), "due": each.due}
-        self._new_rows.append(self._template(each.stored) | columns)
+        number = each.stored.revision.number  # all rows of a revision have the same other columns
+        if number not in self._templates:
+            self._templates[number] = self._row(each.stored, self.now).model_dump()
+        self._new_rows.append(self._templates[number] | columns)
 
     async def _insert(self) -> None:
-        """Insert the waiting rows: thousands if a job catches up on a whole day."""
+        """Insert the waiting rows: there may be thousands if a job catches up on a whole day."""
         new_rows, self._new_rows = self._new_rows, []
         if new_rows:
             await self.session.execute(insert(RunRow), new_rows)
@@ -361,19 +370,13 @@ class _Audit:
         key = claim_requests.due_key(stored.id, due)
         return rows.of_job(stored, key, "schedule", due, self.now)
 
-    def _template(self, stored: StoredJob) -> dict[str, Any]:
-        """Return the columns that all rows of that revision share."""
-        number = stored.revision.number
-        if number not in self._templates:
-            self._templates[number] = self._row(stored, self.now).model_dump()
-        return self._templates[number]
-
 
 _JUDGES: dict[Rule, Callable[[_Audit, _Due], _Verdict | None]] = {
     claim_rules.switched_off: _Audit.skipped,
     claim_rules.too_late: _Audit.late,
 }
-"""The rules of the claim that decide about a due time which nothing claimed.
+"""The claim's rules that can also decide a due time that nothing claimed.
 
-The others concern a run that a process wants to begin; each claim of a waiting row applies them.
+They are applied in the order of `claim_rules.RULES`. The other rules apply only when a process
+wants to begin the run, so each claim of a waiting row applies them.
 """

@@ -1,8 +1,8 @@
-"""Backfills: past due times that a person requests again.
+"""Backfills: past due times that the user requests again.
 
 Each is a waiting row ``request:<job>:backfill-<instant>``, so repeating the request adds nothing.
 The row's due time is the past one, yet scheduled runs go first (`slots.ORDER`), and its deadline
-counts from its turn. Disabling the job skips the rest.
+counts from the claim that grants it. Disabling the job skips the rest.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ _PAGE = 400
 async def known_statuses(
     session: AsyncSession, job_id: str, instants: Sequence[datetime]
 ) -> dict[datetime, Status]:
-    """Return the status of each of these due times that the ledger knows.
+    """Return the statuses of those due times that have a row of their own; others are absent.
 
-    If there are several rows, a success counts first, then a live row, then the rest.
+    A due time inside a range (`missed_ranges`) has no row of its own, unless it is the first. The
+    row of a backfill counts too. If a due time has several rows, a success takes precedence over a
+    live row, and a live row over any other.
     """
     by_key = {claim_requests.due_key(job_id, each): each for each in instants}
     by_key |= {_key(job_id, each): each for each in instants}
@@ -50,28 +52,31 @@ def _rank(status: Status) -> int:
 
 
 async def request_runs(ledger: Ledger, stored: StoredJob, instants: Sequence[datetime]) -> int:
-    """Request those due times that have not succeeded, are not live and were not requested before.
-
-    Returns how many were added, in one transaction.
-    """
+    """Request the runs of `missing_runs` in one transaction; return how many were added."""
     async with ledger.write() as session:
-        statuses = await known_statuses(session, stored.id, instants)
-        needed = [each for each in instants if needs_run(statuses.get(each))]
-        keys = {_key(stored.id, each): each for each in needed}
-        existing = select(RunRow.occurrence).where(
-            col(RunRow.job_id) == stored.id, col(RunRow.trigger) == BACKFILL
-        )
-        for key in (await session.execute(existing)).scalars():
-            keys.pop(key, None)
-        now = ledger.now()
-        for key, instant in keys.items():
+        missing, now = await missing_runs(session, stored.id, instants), ledger.now()
+        for key, instant in missing.items():
             session.add(new_requested_row(stored, key, BACKFILL, instant, now))
-        return len(keys)
+        return len(missing)
 
 
-def needs_run(status: Status | None) -> bool:
-    """Return whether a due time with this status is requested again."""
-    return status is None or (status is not Status.SUCCEEDED and status not in LIVE)
+async def missing_runs(
+    session: AsyncSession, job_id: str, instants: Sequence[datetime]
+) -> dict[str, datetime]:
+    """Return the due times that need a run, by the occurrence key of that run.
+
+    Those are due times that have not succeeded, have no live run, and were not requested by an
+    earlier backfill.
+    """
+    statuses = await known_statuses(session, job_id, instants)
+    done = LIVE | {Status.SUCCEEDED}
+    keys = {_key(job_id, each): each for each in instants if statuses.get(each) not in done}
+    existing = select(RunRow.occurrence).where(
+        col(RunRow.job_id) == job_id, col(RunRow.trigger) == BACKFILL
+    )
+    for key in (await session.execute(existing)).scalars():
+        keys.pop(key, None)
+    return keys
 
 
 def _key(job_id: str, instant: datetime) -> str:

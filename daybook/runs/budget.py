@@ -1,15 +1,16 @@
-"""Token budgets: how many tokens a run may take, decided at its claim and granted with it.
+"""Token budgets: how many tokens a run may use, decided at its claim and granted with it.
 
 ::
 
-    per run    the smaller of its policy's and its owner's limit, less what its attempts have taken
-    per day    the policy's: attempts of the job that started today, in the zone of the job
+    per run    the smaller of its policy's and its owner's limit, less what its attempts have used
+    per day    the policy's: attempts of the job that started today, in the job's time zone
                the owner's: attempts of all jobs of an agent, in the operator's time zone
 
-Tokens granted to runs in progress are reserved: other runs wait for them until those runs have
-ended, so no token of a day is granted twice. An attempt that reported no usage counts as zero.
-Exception: in an agent's day a cancelled attempt without usage counts as all that it was granted,
-because an agent may cancel its own runs.
+Tokens granted to runs in progress are reserved: another run gets at most the rest. If nothing is
+left, it waits until those runs have ended, so no token of a day is granted twice. An attempt that
+reported no usage counts as zero. Exception: in an agent's daily total, a cancelled attempt that
+reported no usage counts as all the tokens that it was granted, because an agent could otherwise
+evade the limit by cancelling its own runs.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from daybook.runs import usage
 from daybook.schedules.zones import to_instant, wall_time, zone
 
 RETRY_INTERVAL = timedelta(seconds=30)
-"""How long a run waits before it claims again if other runs reserve the remaining tokens."""
+"""How long a run waits before it claims again if other runs have reserved the remaining tokens."""
 
 POLICY_FIELDS = ("tokens_per_run", "tokens_per_day")
 
@@ -52,7 +53,11 @@ class TokenBudget:
 
 @dataclass(frozen=True)
 class _Day:
-    """A limit for the day from ``begin`` to ``end``, counted over the jobs in ``whose``."""
+    """A daily limit of ``most`` tokens from ``begin`` to ``end``.
+
+    ``whose`` is the condition for the runs that count. ``of`` names the agent in messages; it is
+    empty for the limit of one job.
+    """
 
     most: int
     begin: datetime
@@ -65,7 +70,7 @@ class _Day:
 async def for_run(
     session: AsyncSession, row: RunRow, stored: StoredJob | None, rules: AgentLimits, now: datetime
 ) -> TokenBudget:
-    """Return what ``row`` may take from now on. Makes no query if there is no limit."""
+    """Return how many tokens ``row`` may use from now on. Makes no query if there is no limit."""
     owner_limits = rules.for_owner(stored.row.owner) if stored is not None else None
     stored_policy = row.parameters.get("policy")
     has_own_limit = isinstance(stored_policy, Mapping) and any(
@@ -75,8 +80,9 @@ async def for_run(
         return TokenBudget()
     policy = policies.policy_from_parameters(row.parameters)
     if row.kind not in CONVERSATION_KINDS and not policy.check.prompt:
-        return TokenBudget()  # it asks no agent
-    per_run = _least(policy.tokens_per_run, owner_limits.tokens_per_run if owner_limits else 0)
+        return TokenBudget()  # its run uses no agent
+    limits = policy.tokens_per_run, owner_limits.tokens_per_run if owner_limits else 0
+    per_run = min(filter(None, limits), default=0)  # the smaller one of the limits that are set
     allowed = None
     if per_run:
         used = usage.tokens(row.usage)
@@ -96,8 +102,10 @@ async def for_run(
     for day in days:
         used = await _used(session, day)
         if used >= day.most:
-            until = f"{day.end.astimezone(day.tz):%Y-%m-%d %H:%M} {day.tz.key}"
-            why = f"tokens: {used:,} of {day.most:,} per day{day.of} are used, until {until}"
+            end = f"{day.end.astimezone(day.tz):%Y-%m-%d %H:%M} {day.tz.key}"
+            why = (
+                f"tokens: {used:,} of {day.most:,} per day{day.of} are used; the day ends at {end}"
+            )
             return TokenBudget(spent=why)
         free = day.most - used - await _granted(session, day, row)
         if free <= 0:
@@ -105,11 +113,6 @@ async def for_run(
             return TokenBudget(held=why)
         allowed = free if allowed is None else min(allowed, free)
     return TokenBudget(allowed)
-
-
-def _least(*limits: int) -> int:
-    """Return the smallest limit; 0 if there is none."""
-    return min(filter(None, limits), default=0)
 
 
 def _day(most: int, tz: ZoneInfo, whose: ColumnElement[bool], of: str, now: datetime) -> _Day:
@@ -122,9 +125,9 @@ def _day(most: int, tz: ZoneInfo, whose: ColumnElement[bool], of: str, now: date
 
 
 async def _used(session: AsyncSession, day: _Day) -> int:
-    """Return what attempts and checks have taken since the day started.
+    """Return how many tokens the attempts and checks that count have used on this day.
 
-    Checks count here if no attempt followed them.
+    Checks count here only if no attempt followed them; otherwise the attempt includes them.
     """
     attempts = (
         select(AttemptRow.usage, AttemptRow.status, RunRow.tokens)
@@ -144,7 +147,7 @@ async def _used(session: AsyncSession, day: _Day) -> int:
 
 
 async def _granted(session: AsyncSession, day: _Day, row: RunRow) -> int:
-    """Return what other runs in progress were granted."""
+    """Return how many tokens are granted to other runs in progress."""
     others = select(RunRow.tokens).where(
         day.whose, col(RunRow.id) != row.id, col(RunRow.status).in_(HELD)
     )

@@ -1,7 +1,7 @@
 """The operator's limits that a claim enforces (`daybook.jobs.limits`).
 
-They are checked against what the run would do, whatever was stored or edited in Prefect and
-whatever was allowed when the job was written. A run without limits costs no query here.
+The limits are checked against what the run would actually do, regardless of what is stored in
+Prefect and of what was allowed when the job was written. A run without limits costs no query here.
 """
 
 from __future__ import annotations
@@ -25,16 +25,19 @@ from daybook.schedules import durations
 
 log = logging.getLogger(__name__)
 
-USER_JOBS_OFF_REASON = "user jobs are switched off"
+USER_JOBS_OFF_REASON = "user jobs are disabled"
 
 _BY_CLOCK = ("schedule", "catch_up")
-"""The triggers of runs that nobody requested by hand."""
+"""The triggers of runs that the schedule started."""
 
 _NOT_RUN = (Status.SKIPPED, Status.MISSED)
 
 
 def switched_off(row: RunRow, stored: StoredJob, rules: AgentLimits) -> str:
-    """Return why the job of a person or an agent does not fire; empty if it does."""
+    """Return why a scheduled run may not start because user jobs are disabled; empty if it may.
+
+    Exempt are a plugin's jobs, heartbeats, and a run that has had an attempt.
+    """
     if rules.user_jobs or row.attempts or row.trigger not in _BY_CLOCK:
         return ""
     is_exempt = stored.row.owner == owners.PLUGIN or stored.row.kind == "heartbeat"
@@ -44,7 +47,8 @@ def switched_off(row: RunRow, stored: StoredJob, rules: AgentLimits) -> str:
 def violation(row: RunRow, stored: StoredJob, offer: ClaimRequest, now: datetime) -> str:
     """Return why a run of an agent's job exceeds its owner's limits; empty if it does not.
 
-    Nothing that an agent wrote into Prefect raises here: if it cannot be checked, it is refused.
+    Never raises because of values that an agent wrote into Prefect: a run whose values cannot be
+    checked is refused.
     """
     owner = stored.row.owner
     owner_limits = offer.rules.for_owner(owner)
@@ -55,7 +59,7 @@ def violation(row: RunRow, stored: StoredJob, offer: ClaimRequest, now: datetime
         limits.check(job, owner, owner_limits, now)
     except InvalidInput as error:
         return f"limits: {error}"
-    except (ValueError, OverflowError):  # its message may contain the unreadable value
+    except (ValueError, OverflowError):  # the error's message may contain the unreadable value
         return "limits: parameters: cannot be read"
     return ""
 
@@ -65,11 +69,14 @@ async def too_soon(
 ) -> str:
     """Return why a run of an agent's job comes too soon after another; empty if it does not.
 
-    Only a new run is checked, before it may wait for its turn: waiting would bypass the limit.
+    Real due times of the schedule are not checked here. Any other run is checked only while it is
+    new, before it can wait for its turn; otherwise it could bypass the limit by waiting.
     """
     owner_limits = offer.rules.for_owner(stored.row.owner)
-    if owner_limits is None or row.status or _is_regular(row):
+    if owner_limits is None or row.status:
         return ""
+    if row.job_id is not None and row.occurrence == claim_requests.due_key(row.job_id, row.due):
+        return ""  # a real due time of the schedule, not one only labelled so in Prefect
     try:
         await _check_pace(session, row, owner_limits.min_interval, now)
     except InvalidInput as error:
@@ -86,20 +93,14 @@ def log_refusal(row: RunRow, stored: StoredJob, why: str) -> None:
     )
 
 
-def _is_regular(row: RunRow) -> bool:
-    """Return whether the row is a due time of the job's schedule, not merely labelled so in
-    Prefect.
-    """
-    return row.job_id is not None and row.occurrence == claim_requests.due_key(row.job_id, row.due)
-
-
 async def _check_pace(
     session: AsyncSession, row: RunRow, min_interval: timedelta, now: datetime
 ) -> None:
-    """Raise `InvalidInput` if another run came within the minimum interval.
+    """Raise `InvalidInput` if another run of the job was queued or started too recently.
 
-    Applies to runs that Prefect created: by hand, or by a schedule of its own. Runs requested from
-    Daybook have their row before the claim and are not checked.
+    That is less than ``min_interval`` ago; skipped and missed runs do not count. The caller checks
+    only runs created in Prefect, by a user or by a schedule that Daybook does not manage. A run
+    that was requested from Daybook has its row before the claim and is not checked.
     """
     since = now - min_interval
     recent = (
@@ -115,6 +116,6 @@ async def _check_pace(
     if (await session.execute(recent)).first() is not None:
         raise InvalidInput(
             "schedule",
-            f"another run came less than {durations.to_text(min_interval)} earlier",
+            f"another run was queued or started less than {durations.to_text(min_interval)} ago",
             "use `daybook run` to start one now",
         )

@@ -1,7 +1,7 @@
 """Claim requests, their results, and the keys of occurrences.
 
-An occurrence's key is ``due:<job>:<instant>``, ``request:<job>:<id>`` or ``flow:<flow-run id>``. A
-Retry of an ended flow run makes ``flow:<flow-run id>:<n>``.
+An occurrence's key is ``due:<job>:<instant>``, ``request:<job>:<id>`` or ``flow:<flow-run id>``.
+Retrying an ended flow run in Prefect creates the key ``flow:<flow-run id>:<n>``.
 """
 
 from __future__ import annotations
@@ -11,19 +11,26 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from sqlmodel import col
+
 from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
-from daybook.ledger.tables import MessageRow
+from daybook.ledger.tables import MessageRow, RunRow
+
+_DUE_PREFIX = "due:"
+
+HAS_DUE_KEY = col(RunRow.occurrence).startswith(_DUE_PREFIX)
+"""`is_due_key` of a row's occurrence, as a condition in SQL."""
 
 
 def due_key(job_id: str, instant: datetime) -> str:
     """Return the key of a due time: whole seconds, in UTC."""
-    return f"due:{job_id}:{instant.astimezone(UTC).strftime('%Y-%m-%dT%H:%M:%SZ')}"
+    return f"{_DUE_PREFIX}{job_id}:{instant.astimezone(UTC).strftime('%Y-%m-%dT%H:%M:%SZ')}"
 
 
 def parse_due_key(occurrence: str) -> tuple[str, datetime] | None:
-    """Return the job's id and the due time (UTC) of a key that `due_key` made, None for others."""
+    """Return the job's id and the due time (UTC) of a key from `due_key`, else None."""
     if not is_due_key(occurrence):
         return None
     _, job_id, instant = occurrence.split(":", 2)
@@ -41,29 +48,30 @@ def flow_key(flow_run_id: str) -> str:
 
 
 def is_due_key(occurrence: str) -> bool:
-    """Return whether the key is of a due time of a job's schedule."""
-    return occurrence.startswith("due:")
+    """Return whether the key is that of a due time of a job's schedule."""
+    return occurrence.startswith(_DUE_PREFIX)
 
 
 def agent_of(parameters: Mapping[str, object]) -> str | None:
-    """Return the agent that a run's parameters name."""
+    """Return the agent that a run's parameters name; None if they name none."""
     name = parameters.get("agent")
     return name if isinstance(name, str) else None
 
 
 @dataclass(frozen=True)
 class ClaimRequest:
-    """What a caller knows about the run that it wants to execute.
+    """A caller's description of the run that it wants to execute.
 
     ``due`` is the nominal due time in UTC. ``parameters`` are those that Prefect passed, in the
-    normal form of `Job.parameters`. ``flow_starts`` is how often Prefect has started the flow run,
-    including this start. ``retries`` has one number for each Retry of the flow run that somebody
-    requested: how many starts preceded it. ``started`` is True if Prefect has already started the
-    run: a flow that claims for itself has been started, a worker claims before the start.
-    ``refused`` says what is wrong with the parameters: a due time acts with the job's own, any
-    other run ends as failed. ``most`` is how many runs may be in progress at once, None for any
-    number; ``classes`` are the limits of the classes that have one. ``full`` is True if the
-    requesting worker has no slot. ``rules`` are the operator's limits for the jobs of agents.
+    normal form of `Job.parameters` unless they are ``refused``. ``flow_starts`` is how often
+    Prefect has started the flow run, including this start. ``retries`` has one number for each
+    Retry of the flow run that a user requested: how many starts preceded it. ``started`` is True if
+    Prefect has already started the run, as when a flow claims for itself; a worker claims before
+    the start. ``compared`` is True if the job was reconciled with Prefect just before. ``refused``
+    says what is wrong with the parameters: a new run that would use them fails; a due time uses the
+    job's own. ``most`` is how many runs may be in progress at once, None for any number;
+    ``classes`` are the limits of the classes that have one. ``full`` is True if the requesting
+    worker has no slot. ``rules`` are the operator's limits for the jobs of agents.
     """
 
     occurrence: str
@@ -87,13 +95,13 @@ class ClaimRequest:
 
 @dataclass(frozen=True)
 class Granted:
-    """The claim is the caller's until its lease ends; the run acts with ``parameters``.
+    """The claim is the caller's until its lease ends; the run uses ``parameters``.
 
-    ``queued_at`` is when the ledger first knew of the run; its deadline counts from there.
-    ``session_id`` is the run's session, locked for the caller, and ``history`` its last messages,
-    oldest first. ``last_output`` is the answer of the job's last succeeded run, if the prompt names
-    it. ``attempts`` is how many attempts the run had before. ``tokens`` is how many tokens it may
-    still take, None if nothing limits them.
+    ``queued_at`` is the instant from which the run's deadline counts. ``session_id`` is the run's
+    session, locked for the caller, and ``history`` its last messages, oldest first. ``last_output``
+    is the answer of the job's last succeeded run; it is empty if no prompt of the run can use it.
+    ``attempts`` is how many attempts the run had before. ``tokens`` is how many tokens it may still
+    use, None if nothing limits them.
     """
 
     run_id: str
@@ -116,9 +124,11 @@ class Waiting:
     """The run has to wait until ``until``.
 
     ``cancel`` are the Prefect flow runs of the same job that are to be cancelled for this one. The
-    caller requests their cancellation (`daybook.execution.claim`); each claim repeats them until
-    they have ended. ``free`` is True if a slot is free but reserved for runs that were due earlier:
-    the worker that gets this result wakes them. ``fence`` is the row's.
+    caller requests their cancellation (`daybook.execution.claim`); each claim repeats the request
+    until they have ended. ``free`` is True if a slot is free but reserved for runs that were due
+    earlier: the worker that gets this result wakes them. ``run_id`` is None if no row of the run
+    waits: there is none yet, or an earlier process of the same Prefect run may still hold it.
+    ``fence`` is the fence of the waiting row.
     """
 
     until: datetime
@@ -131,8 +141,9 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Finished:
-    """The occurrence has its outcome. ``run_id`` is None if no row was made (not due).
+    """The occurrence has its outcome.
 
+    ``run_id`` is None if the occurrence has no row (not due, or already recorded and pruned).
     ``flow_run_id`` is the Prefect run that carried it, if known.
     """
 
@@ -145,7 +156,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class HeldElsewhere:
-    """Another holder has the occurrence, in the Prefect run ``flow_run_id`` if known."""
+    """``holder`` already holds the run, in the Prefect run ``flow_run_id`` if known."""
 
     run_id: str
     holder: str

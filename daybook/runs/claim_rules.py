@@ -1,9 +1,17 @@
 """The rules of a claim, in the order in which they are applied.
 
-Each rule takes the `Decision` about one run. It returns a result, which ends the claim, or None,
-and the next rule follows. If no rule returns a result, the claim is granted. A rule that can also
-decide a due time that nobody claimed has an entry in `audit._JUDGES`.
-`docs/concepts/states.md` lists the rules in a table that is generated from their docstrings.
+Each rule takes the `Decision` about one run. It returns a result, which ends the claim, or None;
+then the next rule is applied. If no rule returns a result, the claim is granted.
+
+A new rule is a function here, with an entry in `RULES`, the only list that sets the order. The
+first paragraph of its docstring becomes its row in the table of `docs/concepts/states.md` (`make
+docs`). If the rule can also decide a due time that nothing claimed, `audit._JUDGES` needs an entry
+for it. A condition that the audit or `overdue` also checks belongs in `eligibility`, a limit of the
+operator in `claim_limits`.
+
+A rule that makes the run wait for a time needs no more. A wait that may end earlier has a
+`waits_for`, one of `slots.WAITS_FOR_TURN`; a new one is a constant there, with a case in
+`api.overdue.delay_reason` and code that ends the wait.
 """
 
 from __future__ import annotations
@@ -20,6 +28,7 @@ from daybook.runs import (
     corrections,
     eligibility,
     leases,
+    outcomes,
     overlap,
     sessions,
     slots,
@@ -30,11 +39,11 @@ from daybook.runs.decision import Decision, Rule
 from daybook.schedules import durations
 
 UNDECIDED_GRACE = timedelta(minutes=5)
-"""How long after `until` a run that waits to learn whether a holder lives is not judged late."""
+"""How long after its `until` a run that waits to learn whether a holder is alive is not late."""
 
 
 async def invalid_parameters(claim: Decision) -> ClaimResult | None:
-    """Fail a requested run whose parameters its flow refuses."""
+    """Fail a custom run or a direct call if its flow does not accept the parameters."""
     if not claim.row.error or not claim.is_new:
         return None
     return await claim.end(Status.FAILED, "parameters")
@@ -48,7 +57,9 @@ async def past_deadline(claim: Decision) -> ClaimResult | None:
 
 
 async def still_waiting(claim: Decision) -> ClaimResult | None:
-    """Keep a run waiting until its time; one that waits for a slot or turn may claim earlier."""
+    """Keep a run waiting until its time. A run that waits for a slot or its turn may claim
+    earlier.
+    """
     row = claim.row
     if (
         claim.is_new
@@ -61,8 +72,8 @@ async def still_waiting(claim: Decision) -> ClaimResult | None:
 
 
 async def switched_off(claim: Decision) -> ClaimResult | None:
-    """Skip a due time that a person skipped or snoozed, or whose job is disabled or has had all its
-    runs; skip a backfill whose job is disabled.
+    """Skip a due time that was skipped or snoozed by hand, or whose job is disabled or has used up
+    its runs; skip a backfill whose job is disabled.
     """
     if not claim.is_timed and claim.row.trigger != slots.BACKFILL:
         return None
@@ -79,7 +90,7 @@ async def switched_off(claim: Decision) -> ClaimResult | None:
 
 
 async def no_longer_due(claim: Decision) -> ClaimResult | None:
-    """Skip a due time that an edit removed before it started."""
+    """Skip a due time that an edit removed before its run started."""
     if claim.stored is None or not claim.is_timed or claim.row.attempts:
         return None
     if eligibility.is_due(claim.stored.job, claim.row.due):
@@ -88,7 +99,7 @@ async def no_longer_due(claim: Decision) -> ClaimResult | None:
 
 
 async def too_late(claim: Decision) -> ClaimResult | None:
-    """Record a due time as missed if it is too late by the job's catch-up policy."""
+    """Record a due time as missed if the job's catch-up policy says that it is too late."""
     row, stored = claim.row, claim.stored
     if stored is None or not claim.is_timed or not _undecided(claim):
         return None
@@ -102,22 +113,23 @@ async def too_late(claim: Decision) -> ClaimResult | None:
 
 
 async def staggered(claim: Decision) -> ClaimResult | None:
-    """Let a due time wait for the job's stagger."""
+    """Delay a due time by the job's stagger."""
     row, stored = claim.row, claim.stored
     if stored is None or not claim.is_timed or not _undecided(claim):
         return None
     stagger = upcoming.stagger_offset(stored.id, stored.job.policy.stagger)
     if row.due + stagger <= claim.now:
         return None
-    row.queued_at = row.due + stagger  # nothing else delays it before
+    row.queued_at = row.due + stagger  # the deadline does not include the stagger
     return claim.wait(row.queued_at, f"staggered by {durations.to_text(stagger)}")
 
 
 def _undecided(claim: Decision) -> bool:
-    """Return whether lateness counts: a waiting run never becomes late.
+    """Return whether the run can still be too late; a waiting run never becomes late.
 
-    Two exceptions, for which nothing was decided: a row written ahead of its due time, and a run
-    that waited to learn whether a holder lives and was not claimed again.
+    There are two exceptions, about which nothing was decided yet: a row written ahead of its due
+    time, and a run that waited to learn whether a holder is alive and was not claimed within
+    `UNDECIDED_GRACE` after its `until`.
     """
     row = claim.row
     if claim.is_new or row.waits_for == corrections.UNTIL_DUE:
@@ -128,7 +140,9 @@ def _undecided(claim: Decision) -> bool:
 
 
 async def last_run_in_doubt(claim: Decision) -> ClaimResult | None:
-    """Let a due time wait while it is not known whether another run is the last of `max_runs`."""
+    """Make a due time wait while it is unknown whether another run is the last that `max_runs`
+    allows.
+    """
     newest = await claim.newest() if claim.is_timed else None
     if newest is None:
         return None
@@ -143,11 +157,11 @@ async def removed(claim: Decision) -> ClaimResult | None:
     """Skip a run of a job that was removed."""
     if claim.stored is None or claim.stored.row.archived_at is None:
         return None
-    return await claim.end(Status.SKIPPED, "the job was removed")
+    return await claim.end(Status.SKIPPED, outcomes.REMOVED_REASON)
 
 
 async def owner_off(claim: Decision) -> ClaimResult | None:
-    """Skip a scheduled run if the operator has switched off the jobs of users and agents."""
+    """Skip a scheduled run if the operator has disabled the jobs of users and agents."""
     if claim.stored is None:
         return None
     why = claim_limits.switched_off(claim.row, claim.stored, claim.request.rules)
@@ -155,7 +169,7 @@ async def owner_off(claim: Decision) -> ClaimResult | None:
 
 
 async def too_soon(claim: Decision) -> ClaimResult | None:
-    """Refuse an agent's run that begins sooner after another than its owner's limits allow."""
+    """Refuse an agent's run that was started in Prefect too soon after another run of the job."""
     if claim.stored is None:
         return None
     why = await claim_limits.too_soon(
@@ -190,7 +204,7 @@ async def owner_limits(claim: Decision) -> ClaimResult | None:
 
 
 async def token_budget(claim: Decision) -> ClaimResult | None:
-    """Refuse a run if no tokens are left; let it wait if runs in progress may still use them."""
+    """Refuse a run if no tokens are left. If active runs may use all that are left, let it wait."""
     rules = claim.request.rules
     granted = await budget.for_run(claim.session, claim.row, claim.stored, rules, claim.now)
     if granted.spent:
@@ -202,7 +216,7 @@ async def token_budget(claim: Decision) -> ClaimResult | None:
 
 
 async def session_busy(claim: Decision) -> ClaimResult | None:
-    """Let a run wait while another run of its session is in progress (promise 17: two runs never
+    """Make a run wait while another run of its session is in progress (promise 17: two runs never
     interleave in one history).
     """
     row = claim.row
@@ -215,7 +229,7 @@ async def session_busy(claim: Decision) -> ClaimResult | None:
 
 
 async def no_slot(claim: Decision) -> ClaimResult | None:
-    """Let a run wait until a slot of its class is free and its turn has come (promise 12: free
+    """Make a run wait until a slot of its class is free and its turn has come (promise 12: free
     slots go to the earliest due time).
     """
     slot_wait = await slots.wait_for_slot(claim.session, claim.row, claim.request, claim.now)

@@ -3,19 +3,20 @@
 ::
 
     claim ─► Granted(fence)          the caller may begin; it holds a lease
-           ─► Waiting(until)          not before then; the row, if there is one, waits
-           ─► Finished(status)        it has its outcome (skipped, missed, or an earlier one)
-           ─► HeldElsewhere(holder)   another holder has it
-           ─► NeedsReconcile(job)     not due by the ledger: reconcile the job with Prefect, then
+           ─► Waiting(until)          claim again then; the row, if there is one, waits
+           ─► Finished(status)        it has its outcome: from this claim, or an earlier one
+           ─► HeldElsewhere(holder)   a process already holds it
+           ─► NeedsReconcile(job)     not due in the ledger: reconcile the job with Prefect, then
                                       claim with ``compared=True``; still not due: Finished, no row
 
-    begin  ─► written immediately before the effect
+    begin  ─► `running`, written immediately before the effect
     finish ─► the outcome, the attempt's end and the job's fields
     holder_died ─► instead of finish: the process is gone and recorded no outcome
 
-`daybook.runs.decision` decides a claim; `daybook.runs.claim_requests` defines its types. Every
-later write carries the fence and is one transaction: a process that is killed between two of them
-leaves a held row, whose lease expires.
+`daybook.runs.decision` decides a claim; `daybook.runs.claim_requests` defines requests and results.
+Every later write of a holder is one transaction and carries the fence (`leases.renew_all` compares
+the holder instead): a process that is killed between two of them leaves a held row, whose lease
+expires.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from daybook.runs.claim_rules import RULES
 from daybook.timing import TIMING
 
 MAX_REQUEST_ID_LENGTH = 200
-"""The longest legal request id, in characters: database indexes limit the length of a key."""
+"""Maximum length of a request id, in characters: database indexes limit the length of a key."""
 
 
 async def claim(ledger: Ledger, offer: ClaimRequest) -> ClaimResult:
@@ -50,7 +51,7 @@ async def claim(ledger: Ledger, offer: ClaimRequest) -> ClaimResult:
 async def read_grant(ledger: Ledger, run_id: str, fence: int) -> Granted:
     """Return the existing grant of this fence, for a process that did not claim the run itself.
 
-    Raises `FenceRefused` if the claim was lost or has started, `NotFound`.
+    Raises `NotFound`, and `FenceRefused` if the claim was lost or the run has started.
     """
     async with ledger.read() as session:
         row = await rows.get_held(session, run_id, fence)
@@ -64,8 +65,9 @@ async def begin(
 ) -> int:
     """Write `running`, immediately before the effect; return the attempt's number.
 
-    ``usage`` is what the run's check has taken since the claim. Raises `FenceRefused` if the claim
-    was lost: then the effect must not happen.
+    ``usage`` is what the run's check has used since the claim. Raises `NotFound`, `FenceRefused` if
+    the claim was lost, and `IllegalTransition` if the run is already running: then the effect must
+    not happen.
     """
     async with ledger.write() as session:
         row = await rows.get_held(session, run_id, fence)
@@ -85,9 +87,10 @@ async def begin(
 async def finish(ledger: Ledger, run_id: str, fence: int, outcome: Outcome) -> Status:
     """Record the outcome; return the status that the run has now.
 
-    Raises `FenceRefused` if the writer lost its claim, and `IllegalTransition` if the run has
-    another outcome; the refused outcome is kept with the run as evidence. Calling it again after a
-    commit whose answer was lost changes nothing.
+    Raises `NotFound`, `FenceRefused` if the writer lost its claim, and `IllegalTransition` if the
+    run has another outcome; in the last two cases, the refused outcome is kept with the run as
+    evidence. Also raises `IllegalTransition`, without evidence, for a status that the run's state
+    does not allow. Calling this again after a commit whose answer was lost changes nothing.
     """
     async with ledger.write() as session:
         row = await rows.get(session, run_id)
@@ -108,7 +111,7 @@ async def finish(ledger: Ledger, run_id: str, fence: int, outcome: Outcome) -> S
 
 
 def _refusal(row: RunRow, fence: int, new: Status) -> FenceRefused | IllegalTransition | None:
-    """Return the error for a writer with that fence that may not change the outcome of ``row``."""
+    """Return the error if the fence is not the current one or the run has an outcome, else None."""
     if row.fence != fence:
         return FenceRefused(row.id, fence, row.fence)
     if row.state in TERMINAL - {Status.UNKNOWN}:
@@ -125,13 +128,13 @@ async def holder_died(
     *,
     usage: dict[str, Any] | None = None,
 ) -> Status:
-    """Record that the holder's process group is gone; return the status that the run has now.
+    """Record that the holder's process group has exited; return the status that the run has now.
 
     A run that had not started waits again. One that had started becomes `unknown`, or waits if its
-    job says `on_lost: rerun` and attempts are left. ``error`` is what is known about the end, such
-    as the last output; ``usage`` is what the attempt took until then. A run that has its outcome
-    keeps it. Raises `FenceRefused` if the claim was lost; the caller's knowledge is kept as
-    evidence.
+    job says `on_lost: rerun` and a rerun is left. ``error`` is what is known about the end, such
+    as the last output; ``usage`` is what the attempt used until then. A run that has its outcome
+    keeps it. Raises `NotFound`, and `FenceRefused` if the claim was lost; then the caller's report
+    is kept as evidence.
     """
     async with ledger.write() as session:
         row = await rows.get(session, run_id)
@@ -160,10 +163,10 @@ def _keep_evidence(
 
 
 async def postpone(ledger: Ledger, run_id: str, fence: int, until: datetime, why: str) -> None:
-    """Give a claim back before its effect: the run waits until ``until``.
+    """Give a claim back before the effect: the run waits until ``until``.
 
-    Raises `FenceRefused` if the claim was lost, and `IllegalTransition` if the run is running: the
-    effect may have happened.
+    Raises `NotFound`, `FenceRefused` if the claim was lost, and `IllegalTransition` if the run is
+    running: the effect may have happened.
     """
     async with ledger.write() as session:
         row = await rows.get_held(session, run_id, fence)
@@ -176,12 +179,12 @@ async def postpone(ledger: Ledger, run_id: str, fence: int, until: datetime, why
 async def retry(
     ledger: Ledger, run_id: str, fence: int, outcome: Outcome, until: datetime
 ) -> Status:
-    """End the attempt with ``outcome`` and let the run wait until ``until`` for its next one.
+    """End the attempt with ``outcome`` and make the run wait until ``until`` for the next attempt.
 
-    Returns the status that the run has now. A run that was judged `unknown` in the meantime is not
-    retried: ``outcome`` becomes its outcome. Raises the same errors as `finish`, with evidence, and
-    raises `IllegalTransition` if the run is not running. Calling it again after a commit whose
-    answer was lost changes nothing, whatever has happened to the run since.
+    Returns the status that the run has now. A run that was already judged `unknown` is not retried:
+    ``outcome`` becomes its outcome. Raises the same errors as `finish` and keeps the same evidence;
+    also raises `IllegalTransition` if the run is not running. Calling this again after a commit
+    whose answer was lost changes nothing, whatever has happened to the run since.
     """
     async with ledger.write() as session:
         row, now = await rows.get(session, run_id), ledger.now()
@@ -216,7 +219,7 @@ async def _is_ended(session: AsyncSession, row: RunRow, fence: int, outcome: Out
 
 
 async def cancel(ledger: Ledger, run_id: str, why: str = "cancelled") -> RunRow:
-    """Cancel a waiting run; return a held or ended one unchanged.
+    """Cancel a waiting run and return it; return a held or ended run unchanged.
 
     Only the holder of a held run can end its process. Raises `NotFound`.
     """
@@ -228,7 +231,7 @@ async def cancel(ledger: Ledger, run_id: str, why: str = "cancelled") -> RunRow:
 
 
 async def request(ledger: Ledger, stored: StoredJob, request_id: str, trigger: str) -> RunRow:
-    """Request a run now; the same id again returns the same run.
+    """Request a run now; a repeated request with the same id returns the same run.
 
     Raises `InvalidInput` for an id that is too long to be a key.
     """
@@ -250,17 +253,17 @@ async def request(ledger: Ledger, stored: StoredJob, request_id: str, trigger: s
 def new_requested_row(
     stored: StoredJob, occurrence: str, trigger: str, due: datetime, now: datetime
 ) -> RunRow:
-    """Return the row, not stored yet, of a requested run, with the job as it is now."""
+    """Return the row of a requested run, with the job as it is now; the caller stores the row."""
     return rows.wait(rows.of_job(stored, occurrence, trigger, due, now), now, "requested")
 
 
 async def link_prefect_run(ledger: Ledger, seen: RunRow, flow_run_id: str) -> bool:
     """Record which Prefect run carries a waiting run; return whether it was recorded.
 
-    False, with nothing written, if another process has recorded one since the row was ``seen``, or
-    if the run no longer waits. Two processes that make a Prefect run for it at once get the same
-    one, by its key: it counts once, and the slower process does not replace a later Prefect run
-    with an earlier one.
+    Writes nothing if another process has recorded a Prefect run since the row was ``seen``, or if
+    the run no longer waits. Two processes that create a Prefect run for the row at the same time
+    get the same one, because of its key: it counts once, and the slower process does not replace a
+    later Prefect run with an earlier one. Raises `NotFound`.
     """
     async with ledger.write() as session:
         row = await rows.get(session, seen.id)

@@ -1,15 +1,15 @@
-"""Corrected due times: waiting rows, made ahead of time, for due times that Prefect will not queue.
+"""Corrected due times: waiting rows, created early, for due times that Prefect will not queue.
 
 ::
 
-    row ──due──► claimed by the Prefect run that the keeper made for it: judged as any due time
+    row ──due──► claimed by the Prefect run that the keeper made for it: judged like any due time
       │  └─ not claimed ──► the audit judges it, as if it had no row
       └─ no longer due by the revision in force ──► skipped
 
 Until its due time such a row only reserves the instant (`docs/promise.md` 14): it waits for
-`UNTIL_DUE` and nothing is decided. The revision in the row is the one known when it was made; the
-run acts, and is judged, by the revision in force at its due time. A due time whose Prefect run
-crashed ahead of time waits in the same way (`daybook.runs.prefect_ends`).
+`UNTIL_DUE` and nothing is decided. The revision in the row is the one that was newest when the row
+was created; the revision in force at the due time decides whether and how it runs. A due time whose
+Prefect run crashed ahead of time waits in the same way (`daybook.runs.prefect_ends`).
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ UNTIL_DUE = "due"
 """The `waits_for` of a row that waits for its due time and has not been judged."""
 
 NO_LONGER_DUE_REASON = "no longer due"
-"""Why a row is skipped if the revision in force has no such due time."""
+"""Why a row is skipped if the revision in force does not have its due time."""
 
 
 async def add_waiting_runs(
     ledger: Ledger, job_id: str, revision: int, instants: Collection[datetime], why: str
 ) -> int:
-    """Add waiting rows for those of these due times that have no row; return how many.
+    """Add waiting rows for those future due times that have no row; return how many were added.
 
-    Adds nothing if ``revision`` is no longer the job's newest.
+    Adds nothing if the job is disabled or does not exist, or if ``revision`` is no longer its
+    newest.
     """
     if not instants:
         return 0
@@ -46,12 +47,12 @@ async def add_waiting_runs(
             return 0
         between = (col(RunRow.due) >= min(instants), col(RunRow.due) <= max(instants))
         existing = select(RunRow.due).where(
-            col(RunRow.job_id) == job_id, *between, col(RunRow.occurrence).startswith("due:")
+            col(RunRow.job_id) == job_id, *between, claim_requests.HAS_DUE_KEY
         )
         existing_due_times = set((await session.execute(existing)).scalars())
         missing = [each for each in instants if each not in existing_due_times and each > now]
         for due in missing:
             key = claim_requests.due_key(job_id, due)
-            row = rows.of_job(stored, key, "schedule", due, queued_at=due)  # no delay before it
+            row = rows.of_job(stored, key, "schedule", due, queued_at=due)  # starts the deadline
             session.add(rows.wait(row, due, why, UNTIL_DUE))
         return len(missing)

@@ -1,6 +1,6 @@
 """Counts of jobs and runs, for a page that refreshes every few seconds.
 
-Each query uses an index: with 100,000 runs it takes a few milliseconds.
+The queries of runs use indexes: with 100,000 runs, each takes a few milliseconds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from daybook.ledger.tables import JobRow, RevisionRow, RunRow
 
 
 async def jobs_by_enabled(session: AsyncSession) -> dict[bool, int]:
-    """Return how many jobs are enabled, and how many are disabled."""
+    """Return how many live jobs are enabled (key True), and how many are disabled (key False)."""
     counted = (
         select(RevisionRow.enabled, func.count())
         .join(
@@ -31,7 +31,7 @@ async def jobs_by_enabled(session: AsyncSession) -> dict[bool, int]:
 
 
 async def live_by_status(session: AsyncSession) -> dict[str, int]:
-    """Return how many runs are in each live state."""
+    """Return how many runs are in each live state; a state without runs is absent."""
     counted = (
         select(RunRow.status, func.count())
         .where(col(RunRow.status).in_(LIVE))
@@ -41,8 +41,11 @@ async def live_by_status(session: AsyncSession) -> dict[str, int]:
 
 
 async def outcome_counts_since(session: AsyncSession, instant: datetime) -> dict[str, int]:
-    """Return how often each outcome was recorded since ``instant``; `missed` counts due times."""
-    # Without this SQLite scans all runs in the order of their status instead of sorting a few.
+    """Return how many due times and requests ended at ``instant`` or later, by status.
+
+    A row that stands for several due times counts each of them. A status without any is absent.
+    """
+    # Without `coalesce`, SQLite scans all runs in the order of status instead of sorting a few.
     status = func.coalesce(RunRow.status, literal_column("''"))
     counted = (
         select(status, func.sum(RunRow.count))
@@ -55,7 +58,7 @@ async def outcome_counts_since(session: AsyncSession, instant: datetime) -> dict
 async def outcomes_since(
     session: AsyncSession, instant: datetime
 ) -> list[tuple[str, str, int, datetime]]:
-    """Return id, status, number of due times and end of the runs that ended since ``instant``."""
+    """Return id, status, number of due times and end of the runs that ended from ``instant`` on."""
     rows = select(RunRow.id, RunRow.status, RunRow.count, RunRow.finished_at).where(
         col(RunRow.finished_at) >= instant
     )
@@ -67,9 +70,10 @@ async def outcomes_since(
 
 
 async def failing_jobs(session: AsyncSession, most: int) -> dict[str, int]:
-    """Return the ``most`` jobs with the most consecutive failures, by name, with their counts.
+    """Return the ``most`` highest counts of consecutive failures, as a mapping from job names.
 
-    If several owners have a job with this name, the highest count is used.
+    The highest comes first; removed jobs and jobs without failures are left out. If several owners
+    have a job of the same name, the highest count is used.
     """
     times = func.max(col(JobRow.consecutive_failures))
     rows = (

@@ -1,7 +1,7 @@
-"""The decision about one claim: granted, waiting, or finished (`docs/promise.md` 1).
+"""The decision about one claim; its result is a `ClaimResult` (`docs/promise.md` 1).
 
 It is made in one transaction under the claim lock, which `daybook.runs.claims.claim` opens. No
-other code grants claims. `Decision.decide` finds or makes the occurrence's row, then applies the
+other code grants claims. `Decision.decide` finds or creates the occurrence's row, then applies the
 rules of `daybook.runs.claim_rules` in their order.
 """
 
@@ -45,7 +45,7 @@ from daybook.timing import TIMING
 
 
 async def build_grant(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> Granted:
-    """Return the grant for a claimed ``row``; ``stored`` is the revision that it acts with."""
+    """Return the grant for a claimed ``row``; ``stored`` is the revision that it uses."""
     prompt_texts = (
         str(row.parameters.get("prompt", "")),
         policy.policy_from_parameters(row.parameters).check.prompt,
@@ -72,11 +72,11 @@ async def build_grant(session: AsyncSession, row: RunRow, stored: StoredJob | No
 
 
 class Decision:
-    """One claim: the run that is claimed, and the actions that the rules take on it.
+    """One claim: the run that is being claimed, and the actions by which rules decide it.
 
-    ``row`` is the run and ``stored`` its job in the revision that it acts with, None for a run
-    without a job. ``is_new`` is True if this claim made the row, ``is_timed`` if the run is a due
-    time of the job.
+    ``row`` is the run and ``stored`` its job in the revision that it uses, None for a run without a
+    job. ``is_new`` is True if this claim created the row, ``is_timed`` if the run is a due time of
+    the job.
     """
 
     row: RunRow
@@ -92,7 +92,7 @@ class Decision:
         return self.stored is not None and claim_requests.is_due_key(self.row.occurrence)
 
     async def newest(self) -> StoredJob | None:
-        """Return the job in its newest revision."""
+        """Return the job in its newest revision; None for a run without a job."""
         if self._newest is None and self.stored is not None:
             self._newest = await store.get(self.session, self.stored.id)
         return self._newest
@@ -126,10 +126,10 @@ class Decision:
     # --- the row
 
     async def _continue_waiting(self, row: RunRow) -> None:
-        """Act on a waiting row by the revision that it acts with.
+        """Continue with a waiting row, in the revision that applies to it now.
 
-        A due time that has not started follows all edits made before it, including those that were
-        made, or became known, after its row was.
+        A due time that has not started follows all edits made before it, including edits that were
+        made, or became known, after its row was created.
         """
         stored = await rows.job_of(self.session, row)
         if stored is not None and claim_requests.is_due_key(row.occurrence) and not row.attempts:
@@ -142,14 +142,14 @@ class Decision:
         self.row, self.stored, self.is_new = row, stored, False
 
     async def _start_new(self) -> ClaimResult | None:
-        """Make the row of an occurrence that has none; return a result if it gets none."""
+        """Create the row of an occurrence that has none; if it gets no row, return the result."""
         request = self.request
         if request.due > self.now:
             return Waiting(request.due, "not due yet")
-        # Only a due time of a job needs the job to be enabled, and can be too late.
+        # Only for a due time does the job have to be enabled, and only a due time can be too late.
         timed, stored = claim_requests.is_due_key(request.occurrence), None
         if request.job_id is not None:
-            # A custom run's due time may lie in the second before the job was made.
+            # A custom run's due time may lie in the second before the job was created.
             at = request.due if timed else self.now
             stored = await store.in_force(self.session, request.job_id, at)
         if timed and (result := self._without_row(stored)):
@@ -163,7 +163,7 @@ class Decision:
         return None
 
     async def _retry(self, ended: RunRow) -> None:
-        """Make the row of another run after the start that carried ``ended``."""
+        """Create the row for a Retry of the flow run that carried ``ended``."""
         base, number = (
             claim_requests.flow_key(str(self.request.flow_run_id)),
             len(self.request.retries),
@@ -184,15 +184,16 @@ class Decision:
         return row.flow_run_id is not None and row.flow_run_id == self.request.flow_run_id
 
     async def _is_retry(self, row: RunRow) -> bool:
-        """Return whether somebody requested another run after the start that carried ``row``.
+        """Return whether a user requested a Retry after the start that carried ``row``.
 
-        Any other start of an ended run must not repeat it, least of all an `unknown` run: a machine
-        was restarted, the run was set back, or another worker has already claimed the same Retry.
+        No other start may repeat an ended run, least of all an `unknown` one. Other starts happen
+        if a machine restarted, the run was set back, or another worker has claimed the same Retry.
         """
         retries = self.request.retries
         if not retries:
             return False
-        # The Prefect run of another due time of a range never started: any start of it is later.
+        # The Prefect run of another due time of a range never started: any start of it is a later
+        # one.
         is_other_of_range = row.due_to is not None and not self._carries(row)
         if not is_other_of_range and (
             not self._is_later_start(row) or retries[-1] < row.flow_starts
@@ -204,16 +205,16 @@ class Decision:
         return all(int(each.rpartition(":")[2]) < len(retries) for each in claimed)
 
     def _agrees(self, stored: StoredJob) -> bool:
-        """Return whether Prefect and the ledger agree about the job, by this request."""
+        """Return whether the request has the job's parameters, or the job was just reconciled."""
         return self.request.compared or self.request.parameters == stored.job.parameters()
 
     def _without_row(self, stored: StoredJob | None) -> ClaimResult | None:
-        """Return the result for an instant that gets no row; None for a due time."""
+        """Return the result for an instant that gets no row; None if it gets one."""
         if stored is None or not eligibility.is_due(stored.job, self.request.due):
             return self._not_due(stored)
         if not self._agrees(stored):
-            # Edited in Prefect, or queued before an edit in Daybook: the revision decides, but
-            # first the ledger has to know all edits.
+            # The job was edited in Prefect, or the run was queued before an edit in Daybook. The
+            # revision decides, but the ledger has to know all edits first.
             return NeedsReconcile(stored.id)
         if self.request.due <= stored.row.audited_until:
             return Finished(Status.SKIPPED, "already recorded")
@@ -230,10 +231,10 @@ class Decision:
             return Finished(Status.SKIPPED, "not due")
         return NeedsReconcile(self.request.job_id)
 
-    # --- what the rules do
+    # --- actions of the rules
 
     async def refuse(self, why: str) -> Finished:
-        """End a run that exceeds a limit: skipped, or failed if an attempt was started."""
+        """End a run that exceeds a limit: as skipped, or as failed if it has had an attempt."""
         row = self.row
         if self.stored is not None:
             claim_limits.log_refusal(row, self.stored, why)
@@ -245,7 +246,7 @@ class Decision:
         return await self.end(Status.FAILED, "")
 
     def wait(self, until: datetime, why: str, waits_for: str = "") -> Waiting:
-        """Let the run wait; ``waits_for`` is one of `slots.WAITS_FOR_TURN`, or empty."""
+        """Make the run wait; ``waits_for`` is one of `slots.WAITS_FOR_TURN`, or empty."""
         row = rows.wait(self.row, until, why, waits_for)
         self._link_request(row)
         self.session.add(row)
@@ -267,9 +268,9 @@ class Decision:
         return await build_grant(self.session, row, self.stored)
 
     async def miss(self, stored: StoredJob, late: Lateness) -> Finished:
-        """End a due time as missed; extend the row of the due times before it if possible."""
+        """End a due time as missed; if possible, extend the row of the preceding due times."""
         row, missed_range = self.row, None
-        if not row.status:  # it has no row of its own yet
+        if not row.status:  # this due time has no row of its own yet
             missed = Status.MISSED
             missed_range = await missed_ranges.range_before(
                 self.session, stored, row.due, missed, late.reason
@@ -284,24 +285,27 @@ class Decision:
         return Finished(Status.MISSED, late.reason, missed_range.id, missed_range.flow_run_id)
 
     def _link(self, row: RunRow) -> None:
-        """Link the requesting Prefect run to a due time that the audit judged without a run."""
+        """Link the requesting Prefect run to a due time that the audit decided without one."""
         judged_by_audit = row.unmirrored and row.flow_run_id is None
         if judged_by_audit and claim_requests.is_due_key(self.request.occurrence):
             self._link_request(row)
             self.session.add(row)
 
     async def end(self, status: Status, reason: str) -> Finished:
-        """Record the outcome of the run, which is not granted."""
+        """Record the outcome of a run that is not granted."""
         row = self.row
         self._link_request(row)
         await outcomes.record(self.session, row, Outcome(status, reason, error=row.error), self.now)
         return Finished(status, reason, row.id, row.flow_run_id, row.error)
 
     def _link_request(self, row: RunRow) -> None:
-        """Record that the requesting Prefect run carries ``row``; it starts only if granted."""
+        """Record that the requesting Prefect run carries ``row``.
+
+        If a worker claims before Prefect has started the run, this start is not counted yet.
+        """
         row.flow_run_id = self.request.flow_run_id or row.flow_run_id
         row.flow_starts = self.request.flow_starts - (not self.request.started)
 
 
 Rule = Callable[[Decision], Awaitable[ClaimResult | None]]
-"""A rule of the claim: its result ends the claim, None leaves it to the next rule."""
+"""A rule of the claim: its result ends the claim; None passes it on to the next rule."""

@@ -1,11 +1,12 @@
 """Reasons why a due time of a job does not run now.
 
-The claim checks them (`claim_rules`), also after a wait; the audit and `overdue` use the same
-functions, so that they do not report a due time as missed or late that a claim would skip.
+The claim checks them (`claim_rules`), also after a wait. The audit uses the same functions, so it
+never records a due time as missed if a claim would skip it for one of these reasons; `overdue` uses
+some of them.
 
 Schedule and bounds decide what is due (`daybook.jobs.upcoming`). This module checks the rest at the
 moment of the claim, by the job's newest revision (`docs/promise.md` 1: `enabled` and limits are
-judged now).
+evaluated as they are now).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from daybook.jobs.model import Job
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import leases
+from daybook.runs import leases, outcomes
 
 
 def skip_reason(
@@ -37,7 +38,7 @@ def skip_reason(
 
 
 def manual_skip_reason(newest: StoredJob, due: datetime) -> str:
-    """Return why a person skipped or snoozed this due time; empty if nobody did."""
+    """Return why the user has skipped or snoozed this due time; empty if it was neither."""
     if due.isoformat() in newest.row.skips:
         return "skipped by hand"
     snoozed = newest.row.snoozed_until
@@ -49,7 +50,7 @@ def manual_skip_reason(newest: StoredJob, due: datetime) -> str:
 async def max_runs_reason(
     session: AsyncSession, newest: StoredJob, now: datetime, run_id: str = ""
 ) -> str:
-    """Return why the job may have no run besides ``run_id``: it has used `max_runs`; "" if it may.
+    """Return why `max_runs` does not allow the run ``run_id``, or a new run; "" if it does.
 
     A run that is uncertain (`uncertain_last_run`) does not count yet.
     """
@@ -66,9 +67,11 @@ async def max_runs_reason(
 async def uncertain_last_run(
     session: AsyncSession, row: RunRow, newest: StoredJob, now: datetime
 ) -> RunRow | None:
-    """Return the claimed run with an expired lease that uses up the job's `max_runs`, if any.
+    """Return a run with an expired lease that may use up the job's `max_runs`, if there is one.
 
-    Its holder has not started it. If the holder is dead, the run waits again and no longer counts.
+    That run is claimed, but its holder has not started it. If the holder is dead, the run waits
+    again and no longer counts. Checks the leases of such runs, and judges those that are lost.
+    Returns None if ``row`` has had an attempt.
     """
     max_runs = newest.job.policy.max_runs
     if not max_runs or row.attempts:
@@ -83,10 +86,13 @@ async def uncertain_last_run(
 
 
 def job_off_reason(newest: StoredJob) -> str:
-    """Return why the job has no due times: it is disabled; empty if it is enabled."""
+    """Return why the job is disabled or removed; empty if it is enabled."""
     if newest.job.enabled:
         return ""
-    return f"the job is off: {newest.row.disabled_reason or 'disabled'}"
+    if newest.row.archived_at is not None:
+        return outcomes.REMOVED_REASON
+    reason = newest.row.disabled_reason
+    return f"the job is disabled: {reason}" if reason else "the job is disabled"
 
 
 async def _started_runs(session: AsyncSession, job_id: str, run_id: str) -> Sequence[RunRow]:
@@ -101,7 +107,7 @@ async def _started_runs(session: AsyncSession, job_id: str, run_id: str) -> Sequ
 
 
 def _may_wait_again(row: RunRow, now: datetime) -> bool:
-    """Return whether a run without an attempt has an expired lease: it may go back to waiting."""
+    """Return whether ``row`` has had no attempt and its lease has expired: it may wait again."""
     return not row.attempts and leases.is_expired(row, now)
 
 

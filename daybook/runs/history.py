@@ -4,34 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Select
+from sqlalchemy import ColumnElement, Select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import Ambiguous, NotFound
 from daybook.jobs import store
-from daybook.ledger.states import LIVE
+from daybook.ledger.states import HELD, LIVE
 from daybook.ledger.tables import JobRow, RunRow
 
 RunAndJob = tuple[RunRow, JobRow | None]
-"""A run and its job, which may already be archived; None for a direct call."""
+"""A run and its job; the job may be archived, and is None for a direct call."""
 
 
 async def recent(
-    session: AsyncSession, job_id: str | None, limit: int, *, owner: str | None = None
+    session: AsyncSession,
+    job_id: str | None,
+    limit: int,
+    *,
+    owner: str | None = None,
+    conditions: Sequence[ColumnElement[bool]] = (),
+    order: ColumnElement[Any] | None = None,
 ) -> Sequence[RunAndJob]:
-    """Return runs, newest first: of one job, of all jobs if ``job_id`` is None, or of ``owner``."""
+    """Return up to ``limit`` runs, latest due time first; all jobs' runs if ``job_id`` is None.
+
+    With ``owner``, only runs of that owner's jobs. ``conditions`` on the run and its job restrict
+    the runs further. With ``order``, sort by that first.
+    """
     runs = _runs(owner).order_by(
-        col(RunRow.due).desc(), col(RunRow.queued_at).desc(), col(RunRow.id)
+        *([] if order is None else [order]),
+        col(RunRow.due).desc(),
+        col(RunRow.queued_at).desc(),
+        col(RunRow.id),
     )
     if job_id is not None:
         runs = runs.where(col(RunRow.job_id) == job_id)
-    return await _all(session, runs.limit(limit))
+    return await _all(session, runs.where(*conditions).limit(limit))
+
+
+async def running_jobs(session: AsyncSession) -> set[str | None]:
+    """Return the ids of the jobs that have a claimed or running run; None for a direct call."""
+    rows = select(RunRow.job_id).where(col(RunRow.status).in_(HELD)).distinct()
+    return set((await session.execute(rows)).scalars())
 
 
 async def find(session: AsyncSession, ref: str, *, owner: str | None = None) -> RunAndJob:
-    """Return the run with this id or unique id prefix; raises `NotFound`, `Ambiguous`.
+    """Return the run with this id or unique id prefix; raise `NotFound`, `Ambiguous`.
 
     Here and below, ``owner`` restricts the search to the runs of that owner's jobs.
     """
@@ -45,9 +65,10 @@ async def find(session: AsyncSession, ref: str, *, owner: str | None = None) -> 
 
 
 async def find_logged(session: AsyncSession, ref: str, *, owner: str | None = None) -> RunAndJob:
-    """Return the newest run of this job that Prefect knows, else the run with this id.
+    """Return the job's newest run that has a Prefect run; if ``ref`` is no job, the run itself.
 
-    Includes removed jobs. Raises `NotFound`, `Ambiguous`.
+    ``ref`` is a job's name, id or unique id prefix, also of a removed job, or a run's id or prefix.
+    Raises `NotFound`, also if no such run has a Prefect run, and `Ambiguous`.
     """
     try:
         job_id = (await store.find(session, ref, archived=True, owner=owner)).id
@@ -58,14 +79,15 @@ async def find_logged(session: AsyncSession, ref: str, *, owner: str | None = No
         newest = of_job.order_by(col(RunRow.due).desc(), col(RunRow.queued_at).desc())
         matches = list(await _all(session, newest.limit(1)))
     if not matches or matches[0][0].flow_run_id is None:
-        raise NotFound("log of", ref)
+        raise NotFound("run", ref, f'Prefect has no run, and so no log, of "{ref}"')
     return matches[0]
 
 
 async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None) -> RunAndJob:
-    """Return the one live run of this job, else the run with this id, ended or not.
+    """Return the job's only live run; if ``ref`` is no job, the run with this id, ended or not.
 
-    Raises `NotFound` (also for a job without a live run), `Ambiguous` for a job with several.
+    Raises `NotFound`, also for a job without a live run, and `Ambiguous`, also for a job with
+    several.
     """
     try:
         job_id = (await store.find(session, ref, owner=owner)).id
@@ -74,16 +96,17 @@ async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None
     of_job = _runs().where(col(RunRow.job_id) == job_id, col(RunRow.status).in_(LIVE))
     matches = await _all(session, of_job.limit(5))
     if len(matches) > 1:
-        raise Ambiguous("active run of", ref, [row.id[:12] for row, _ in matches])
+        ids = [row.id[:12] for row, _ in matches]
+        raise Ambiguous("run", ref, ids, f'job "{ref}" has several active runs')
     if not matches:
-        raise NotFound("active run of", ref)
+        raise NotFound("run", ref, f'job "{ref}" has no active run')
     return matches[0]
 
 
 async def ended_since(
     session: AsyncSession, instant: datetime, limit: int = 100
 ) -> Sequence[RunAndJob]:
-    """Return runs that ended at ``instant`` (UTC) or later, oldest first."""
+    """Return up to ``limit`` runs that ended at ``instant`` (UTC) or later, earliest end first."""
     ended = (
         _runs()
         .where(col(RunRow.finished_at) >= instant, col(RunRow.status).not_in(LIVE))
@@ -93,8 +116,21 @@ async def ended_since(
     return await _all(session, ended)
 
 
+async def ended_runs(
+    session: AsyncSession, instant: datetime
+) -> Sequence[tuple[str, int, dict[str, Any] | None]]:
+    """Return the outcome, number of due times and usage of each run that ended since ``instant``.
+
+    ``instant`` is in UTC.
+    """
+    ended = select(RunRow.status, RunRow.count, RunRow.usage).where(
+        col(RunRow.finished_at) >= instant, col(RunRow.status).not_in(LIVE)
+    )
+    return (await session.execute(ended)).tuples().all()
+
+
 async def live(session: AsyncSession) -> Sequence[RunRow]:
-    """Return runs that have not ended, by due time."""
+    """Return the runs that have not ended, earliest due time first."""
     rows = select(RunRow).where(col(RunRow.status).in_(LIVE)).order_by(col(RunRow.due))
     return (await session.execute(rows)).scalars().all()
 

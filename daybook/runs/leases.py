@@ -1,19 +1,19 @@
-"""Leases on runs: their holders, their duration, and the result of a loss (`docs/promise.md` 3, 5).
+"""Leases on runs: their holders, their duration, and the effect of a loss (`docs/promise.md` 3, 5).
 
 ::
 
     claimed ──holder lost──► waiting   nothing has started, so it may run again; the fence rises
     running ──holder lost─┬► unknown   the effect may have happened, so it is never repeated; the
                           │            fence stays, and its holder may still record the outcome late
-                          └► waiting   only if the job says `on_lost: rerun`; the fence rises
+                          └► waiting   only with `on_lost: rerun` and a rerun left; the fence rises
 
-A holder is lost if its process group is known to be gone (`claims.holder_died`), or when its lease
-is lost. A lease lasts `Timing.run_lease`; its holder renews it every `run_lease_renewal`. The first
-process that finds an expired lease only marks it. The holder is judged lost if it has not renewed
-one lease duration after that mark. So a machine that slept, or an unreachable ledger, costs no
-run: the holder can renew before it is judged (promise 5: a lease is suspected first).
-`renew` returns whether the lease was renewed. False means: stop at once, your writes will be
-refused.
+A holder is lost if its process group is known to be gone (`claims.holder_died`), if its Prefect run
+has ended (`prefect_ends`), or if it is judged lost after its lease has expired. A lease lasts
+`Timing.run_lease`; its holder renews it every `run_lease_renewal`. The first process that finds an
+expired lease only marks it. The holder is judged lost if it has not renewed within one lease
+duration of that mark. So a machine that slept, or an unreachable ledger, costs no run: the holder
+can renew before it is judged (promise 5: a lease is suspected first). `renew` returns whether the
+lease was renewed. If it was not, the caller has to stop at once: its writes will be refused.
 """
 
 from __future__ import annotations
@@ -39,11 +39,10 @@ from daybook.timing import TIMING
 log = logging.getLogger(__name__)
 
 FIRST_RESTART_DELAY = timedelta(seconds=2)
-MAX_DELAY = timedelta(minutes=5)
 
 
 async def renew(ledger: Ledger, run_id: str, fence: int) -> bool:
-    """Renew the lease from now on; return False if the caller no longer has the claim."""
+    """Restart the lease from now; return False if the caller no longer has the claim."""
     async with ledger.write() as session:
         row = await session.get(RunRow, run_id)
         if row is None or row.state not in HELD or row.fence != fence:
@@ -56,10 +55,11 @@ async def renew(ledger: Ledger, run_id: str, fence: int) -> bool:
 async def renew_all(
     ledger: Ledger, holder: str, run_ids: Collection[str]
 ) -> dict[str, Status | None]:
-    """Renew the leases that ``holder`` has on these runs from now on, in one transaction.
+    """Restart the leases that ``holder`` has on these runs from now, in one transaction.
 
-    Returns the status of each run: one that is not held (waiting, or an outcome) was lost or has
-    ended. None stands for a run that another process holds, or that does not exist.
+    Returns the status of each run. If that is not claimed or running, nothing was renewed: the run
+    has ended, was lost, or waits for its next attempt. None stands for a run that another process
+    holds, or that does not exist.
     """
     statuses: dict[str, Status | None] = dict.fromkeys(run_ids)
     if not statuses:
@@ -83,9 +83,10 @@ def is_expired(row: RunRow, now: datetime) -> bool:
 
 
 async def check_lease(session: AsyncSession, row: RunRow, now: datetime) -> bool:
-    """Suspect the holder of ``row``, or judge it lost if the suspicion is old enough.
+    """Mark the holder of an expired lease as suspected, or judge it lost if the mark is old enough.
 
-    Returns True if it was judged lost; the row's state has then changed.
+    Does nothing if the lease has not expired. Returns True if the holder was judged lost; the row's
+    state has then changed.
     """
     if not is_expired(row, now):
         return False
@@ -100,20 +101,23 @@ async def check_lease(session: AsyncSession, row: RunRow, now: datetime) -> bool
 
 
 def next_check_at(row: RunRow) -> datetime | None:
-    """Return when the next check of a held ``row`` can have a new result."""
+    """Return when the next check of a held ``row`` can have a new result; None without a lease."""
     return row.lease_until if row.suspected_at is None else row.suspected_at + TIMING.run_lease
 
 
 def holder_last_seen_at(row: RunRow) -> datetime | None:
-    """Return when the holder of ``row`` last wrote: claim, begin and renewal extend the lease."""
+    """Return when the holder of ``row`` last wrote; None without a lease.
+
+    A claim, a begin and a renewal each restart the lease.
+    """
     return None if row.lease_until is None else row.lease_until - TIMING.run_lease
 
 
 def holder_known_at(row: RunRow, now: datetime) -> datetime:
-    """Return when more is known about the holder of ``row``: at its next renewal or its lease's
-    end.
+    """Return when more will be known about the holder of ``row``.
 
-    Later than ``now`` for a row that was checked.
+    That is when its next renewal counts as missed; after that, when its lease ends; after that,
+    when it can be judged lost. The result is later than ``now`` for a row that has been checked.
     """
     seen_at = holder_last_seen_at(row)
     if seen_at is None or row.lease_until is None:
@@ -125,11 +129,11 @@ def holder_known_at(row: RunRow, now: datetime) -> datetime:
 
 
 async def judge_lost(session: AsyncSession, row: RunRow, now: datetime) -> None:
-    """Apply the diagram above to an expired lease."""
+    """Handle an expired lease as in the module's diagram."""
     if row.state is Status.CLAIMED:
         why = "the lease was lost before the effect"
     else:
-        why = f"the lease of {row.holder} was lost while it was running"
+        why = f"{row.holder} lost its lease during the run"
     await release_lost(session, row, now, why)
 
 
@@ -142,14 +146,15 @@ async def release_lost(
     error: str | None = None,
     usage: dict[str, Any] | None = None,
 ) -> None:
-    """Apply the diagram above to a held ``row`` whose holder is gone and recorded no outcome.
+    """Release a held ``row`` whose holder recorded no outcome, as in the module's diagram.
 
     ``error`` is what is known about the end, such as the last output of the process; ``usage`` is
-    what the attempt had taken.
+    what the attempt had used.
     """
     unknown = Outcome(Status.UNKNOWN, why, error=error, usage=usage)
     if row.state is Status.CLAIMED:
-        return_to_waiting(row, now + start_delay(_grants(row)), unknown.reason)
+        grants = (row.fence + 1) // 2  # each grant raises the fence, and so does each release
+        return_to_waiting(row, now + start_delay(grants), unknown.reason)
         session.add(row)
         return
     run_policy = policy.policy_from_parameters(row.parameters)
@@ -163,10 +168,6 @@ async def release_lost(
         await outcomes.record(session, row, unknown, now)
 
 
-def _grants(row: RunRow) -> int:
-    return (row.fence + 1) // 2  # each grant raises the fence, and so does each return
-
-
 def start_delay(starts: int) -> timedelta:
     """Return the delay before the next start, after ``starts`` starts without an attempt.
 
@@ -177,8 +178,8 @@ def start_delay(starts: int) -> timedelta:
 
 
 def backoff(first: timedelta, repeats: int) -> timedelta:
-    """Return ``first``, doubled ``repeats`` times, at most `MAX_DELAY`."""
-    return min(first * (1 << min(repeats, 9)), MAX_DELAY)
+    """Return ``first``, doubled ``repeats`` times, but at most `policy.MAX_RETRY_DELAY`."""
+    return min(first * (1 << min(repeats, 9)), policy.MAX_RETRY_DELAY)
 
 
 def return_to_waiting(row: RunRow, until: datetime, why: str) -> None:
@@ -198,10 +199,11 @@ async def expire_job(session: AsyncSession, job_id: str, now: datetime) -> int:
 
 
 async def expire_all(ledger: Ledger, limit: int = 200) -> list[RunRow]:
-    """Check every run whose lease expired, and end those that waited past their deadline.
+    """Check runs with expired leases, and time out runs that waited past their deadlines.
 
-    At most ``limit`` of each kind; returns the rows whose state changed. If there is nothing to do,
-    it only reads and does not take the write lock.
+    At most ``limit`` of each kind; returns the rows whose state changed. An error of one run is
+    logged; `LedgerUnreachable` is raised. If there is nothing to do, this only reads and does not
+    take the write lock.
     """
     async with ledger.read() as session:
         now = ledger.now()
@@ -213,12 +215,15 @@ async def expire_all(ledger: Ledger, limit: int = 200) -> list[RunRow]:
         return await _judge(ledger, [*held, *waiting])
     except LedgerUnreachable:
         raise
-    except Exception:  # one run's error must not hold up the others
+    except Exception:  # one run's error must not block the other runs
         return await _judge_each(ledger, [*held, *waiting])
 
 
 async def _judge(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
-    """Judge these runs in one transaction; return the rows whose state changed."""
+    """Check the leases of held runs and the deadlines of waiting ones, in one transaction.
+
+    Returns the rows whose state changed.
+    """
     changed = []
     async with ledger.write() as session:
         now = ledger.now()

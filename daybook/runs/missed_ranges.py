@@ -1,8 +1,9 @@
-"""Ranges: adjacent due times that were missed share one row (`docs/promise.md` 10).
+"""Ranges: adjacent due times that were missed or skipped share one row (`docs/promise.md` 10).
 
-The row's `due` is the first of them, `due_to` the last, `count` their number. Claim and audit both
-extend the row before a missed due time instead of adding another, so one row results whichever
-judges first. A range has no gaps: no other due time of its job lies in it.
+The row's `due` is the first of them, `due_to` the last, `count` their number. The audit, and for a
+missed due time also the claim, extends the row of the preceding due time instead of adding another
+row. So the result is the same whichever judges first. A range has no gaps: each due time of the job
+from `due` to `due_to` belongs to it.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from daybook.jobs import store, upcoming
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
+from daybook.runs import claim_requests
 
 
 async def range_covering(session: AsyncSession, job_id: str, due: datetime) -> RunRow | None:
     """Return the range that includes the job's due time ``due``, or None.
 
-    None for an instant between two due times of a range: Prefect may have queued it by mistake.
+    Returns None also for an instant that lies between two due times of a range: Prefect may have
+    queued it by mistake.
     """
     row = await _last(session, job_id, col(RunRow.due) <= due)
     if row is None or row.due_to is None or due > row.due_to:
@@ -38,8 +41,9 @@ async def range_before(
 ) -> RunRow | None:
     """Return the row that ``due`` would extend with this outcome, or None if it needs its own row.
 
-    ``stored`` is the job with the revision in force at ``due``. Missed due times form one range,
-    whatever their reasons; skipped ones only if the reason is the same and no Prefect run had them.
+    ``stored`` is the job with the revision in force at ``due``; all due times of a range have the
+    same revision. Missed due times form one range whatever their reasons, skipped ones only if
+    their reason is the same and the row has no Prefect run.
     """
     row = await _last(session, stored.id, col(RunRow.due) < due)
     if row is None or (row.revision, row.status) != (stored.revision.number, status):
@@ -54,7 +58,7 @@ async def range_before(
 async def _last(session: AsyncSession, job_id: str, where: ColumnElement[bool]) -> RunRow | None:
     query = (
         select(RunRow)
-        .where(col(RunRow.job_id) == job_id, where, col(RunRow.occurrence).startswith("due:"))
+        .where(col(RunRow.job_id) == job_id, where, claim_requests.HAS_DUE_KEY)
         .order_by(col(RunRow.due).desc())
         .limit(1)
     )

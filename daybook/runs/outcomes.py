@@ -1,6 +1,6 @@
 """Recording outcomes: the run's row, its open attempt, the job's fields and its outbox rows.
 
-All in one transaction (`docs/promise.md` 6).
+All of these are written in one transaction (`docs/promise.md` 6).
 """
 
 from __future__ import annotations
@@ -18,17 +18,24 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger import states
 from daybook.ledger.states import FAILURES, TERMINAL, Outcome, Status
 from daybook.ledger.tables import AttemptRow, JobRow, RevisionRow, RunRow
-from daybook.runs import slots, usage
+from daybook.runs import claim_requests, slots, usage
 
 MAX_OUTPUT_CHARACTERS = 8_000
-"""How many characters of an answer the ledger keeps; Prefect's artifact has the full text."""
+"""Maximum length of an answer in the ledger, in characters; Prefect's artifact has the full text.
+"""
+
+REMOVED_REASON = "the job was removed"
+"""Why a run is skipped or cancelled if its job was removed."""
 
 _OPEN = (Status.RUNNING, Status.UNKNOWN)
 """The states of an attempt whose end is not known."""
 
 
 def shorten(text: str | None) -> str | None:
-    """Cut a text to `MAX_OUTPUT_CHARACTERS` and append how many characters were left out."""
+    """Return ``text`` cut to `MAX_OUTPUT_CHARACTERS`, with the number of characters left out.
+
+    A text that is not longer, and None, are returned unchanged.
+    """
     if text is None or len(text) <= MAX_OUTPUT_CHARACTERS:
         return text
     kept = text[:MAX_OUTPUT_CHARACTERS]
@@ -38,9 +45,10 @@ def shorten(text: str | None) -> str | None:
 
 
 async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: datetime) -> None:
-    """Put ``row`` into a terminal state; raises `IllegalTransition` for an illegal transition.
+    """Put ``row`` into a terminal state, and write everything that belongs to the outcome.
 
-    Every outcome is recorded here, also that of a row without a status, which is not stored yet.
+    Every outcome is recorded here, including that of a row without a status, which is not stored
+    yet; only `extend_range` adds due times to an outcome. Raises `IllegalTransition`.
     """
     old = row.state if row.status else None
     if outcome.status not in TERMINAL:
@@ -56,14 +64,14 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
     row.result, row.error = outcome.result, outcome.error
     row.agent = outcome.agent or row.agent
     row.model = outcome.model
-    # Once its flow run was started again, Prefect's state belongs to the later row.
+    # Once the flow run has been started again, Prefect's state belongs to the later row.
     started_again = late and await _started_again(session, row)
     row.unmirrored = row.flow_run_id is not None and not started_again
     session.add(row)
     await session.flush()
-    if old in _OPEN:  # else the last attempt has ended before, even if its end is unknown
+    if old in _OPEN:  # else the last attempt has ended already, even if its end is unknown
         await close_attempt(session, row, outcome, now)
-    elif outcome.usage:  # of a check that skipped the run, or failed
+    elif outcome.usage:  # usage of a check that skipped the run, or failed
         row.usage = usage.total((row.usage, outcome.usage))
     stored = await store.get(session, row.job_id) if row.job_id else None
     paused = await update_job(session, row, stored, now, late=late)
@@ -75,11 +83,11 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
 async def extend_range(
     session: AsyncSession, row: RunRow, due_to: datetime, now: datetime, *, count: int, reason: str
 ) -> None:
-    """Let ``row``, which had no attempt, include ``count`` more due times, the last at ``due_to``.
+    """Add ``count`` due times, the last at ``due_to``, to ``row``, which had no attempt.
 
-    They are adjacent to its own and had the same outcome; ``reason`` becomes the reason of the
-    whole range. The row is marked `unmirrored`, so that its Prefect run shows the new end of the
-    range.
+    They are adjacent to the row's due times and had the same outcome; ``reason`` becomes the reason
+    of the whole range. The row is marked `unmirrored`, so that its Prefect run shows the new end of
+    the range, unless the job was removed or that Prefect run has been started again.
     """
     row.due_to, row.count, row.finished_at = due_to, row.count + count, now
     row.reason = reason
@@ -108,7 +116,7 @@ async def close_attempt(
 ) -> None:
     """Record how the run's last attempt ended, and the run's total usage.
 
-    Does nothing for a run without an attempt, or if the attempt's end is already recorded.
+    Does nothing for a run without an attempt, or if the attempt's end is already known.
     """
     attempt = await session.get(AttemptRow, (row.id, row.attempts))
     if attempt is None or attempt.status not in _OPEN:
@@ -127,8 +135,7 @@ async def close_attempt(
 async def update_job(
     session: AsyncSession, row: RunRow, stored: StoredJob | None, now: datetime, *, late: bool
 ) -> bool:
-    """Update the job after an outcome: last run, counters, and whether the job is disabled or
-    archived.
+    """Update the job after an outcome: last run, counters, and whether it is disabled or archived.
 
     ``late`` is True if the outcome corrects an `unknown`, which was counted already. Returns
     whether the job was disabled because of its failures.
@@ -136,7 +143,8 @@ async def update_job(
     if stored is None:
         return False
     job, status, last_due = stored.row, row.state, row.due_to or row.due
-    # A run that never started may be judged long after; a later due time is then the last run.
+    # A run that never started may be judged much later; then the job's last run is a later due
+    # time.
     older = not row.attempts and job.last_run_at is not None and last_due < job.last_run_at
     if (not late and not older) or job.last_run_id == row.id:
         job.last_run_id, job.last_run_at, job.last_status = row.id, last_due, row.status
@@ -151,10 +159,11 @@ async def update_job(
             job.consecutive_failures += 1
     session.add(job)
     schedule = stored.job.schedule
-    fired = row.occurrence.startswith("due:") and schedule.only_due == row.due
+    fired = claim_requests.is_due_key(row.occurrence) and schedule.only_due == row.due
     why, policy = "", stored.job.policy
     if fired and (stored.job.enabled or job.disabled_reason.startswith(store.FIRED_REASON)):
-        # A one-time job fires once, also across a restart. A new time set since is kept.
+        # A one-time job fires once, even across a restart. A new time that was set since then is
+        # kept.
         why = f"{store.FIRED_REASON}, {row.status}"
     elif stored.job.enabled and store.has_had_all_runs(job, stored.job):
         why = f"{store.MAX_RUNS_REASON}: the job has used all {job.run_count} of its runs"
@@ -169,7 +178,7 @@ async def update_job(
 
 
 def _disable_reason(job: JobRow, most: int) -> str:
-    """Return why a job is disabled because of its failures; empty if it is not."""
+    """Return why a job has to be disabled because of its failures; empty if it does not."""
     if not 0 < most <= job.consecutive_failures:
         return ""
     last = (job.last_error or "").strip().partition("\n")[0]
@@ -179,8 +188,7 @@ def _disable_reason(job: JobRow, most: int) -> str:
 
 
 async def _recount(session: AsyncSession, job: JobRow, *, enabled: bool) -> None:
-    """Count the failures since the last success from the rows: an `unknown` among them was
-    corrected.
+    """Recount the failures since the last success, because an `unknown` among them was corrected.
 
     For an enabled job, failures before it was last enabled do not count.
     """
@@ -191,11 +199,15 @@ async def _recount(session: AsyncSession, job: JobRow, *, enabled: bool) -> None
     )
     since = (await session.execute(succeeded)).scalar_one()
     if enabled:
+        of_revision = col(RevisionRow.job_id) == job.id
         last_disabled = select(func.max(RevisionRow.effective_from)).where(
-            col(RevisionRow.job_id) == job.id, col(RevisionRow.enabled).is_(False)
+            of_revision, col(RevisionRow.enabled).is_(False)
+        )
+        enabled_at = select(func.min(RevisionRow.effective_from)).where(
+            of_revision, col(RevisionRow.effective_from) > last_disabled.scalar_subquery()
         )
         since = max(
-            filter(None, (since, (await session.execute(last_disabled)).scalar_one())), default=None
+            filter(None, (since, (await session.execute(enabled_at)).scalar_one())), default=None
         )
     failed = select(RunRow).where(of_job, col(RunRow.status).in_(FAILURES))
     if since is not None:
@@ -210,7 +222,7 @@ async def _recount(session: AsyncSession, job: JobRow, *, enabled: bool) -> None
 async def archive_job(session: AsyncSession, stored: StoredJob, now: datetime) -> None:
     """Archive the job and skip its waiting runs; its history stays.
 
-    The caller deletes its deployment.
+    `reconcile_job.delete_leftover_deployments` deletes its deployment later.
     """
     disabled = stored.job.model_copy(update={"enabled": False})
     changed = await store.change(session, stored, disabled, now, disabled_reason="removed")
@@ -219,6 +231,6 @@ async def archive_job(session: AsyncSession, stored: StoredJob, now: datetime) -
     waiting = select(RunRow).where(
         col(RunRow.job_id) == stored.id, col(RunRow.status) == Status.WAITING
     )
-    removed = Outcome(Status.SKIPPED, "the job was removed")
+    removed = Outcome(Status.SKIPPED, REMOVED_REASON)
     for run in (await session.execute(waiting)).scalars().all():
         await record(session, run, removed, now)

@@ -1,4 +1,4 @@
-"""Overdue due times: those that passed without a run having started.
+"""Overdue due times: those that have passed although no run has started.
 
 ::
 
@@ -12,7 +12,8 @@ that the due time is too late. `find` checks the given jobs once. `find_all` is 
 and costs next to nothing while nothing is late.
 
 A run that waits for its turn and keeps claiming is late but not overdue: a limit that the operator
-set delays it, and the operator need not act.
+set delays it, and the operator need not act. `find` returns such a run too, with an `overdue_since`
+in the future.
 """
 
 from __future__ import annotations
@@ -29,21 +30,24 @@ from sqlmodel import col, select
 
 from daybook.jobs import lateness, store, upcoming
 from daybook.jobs.store import StoredJob
-from daybook.ledger.states import TERMINAL, Status
+from daybook.ledger.states import HELD, TERMINAL, Status
 from daybook.ledger.tables import JobRow, RevisionRow, RunRow
 from daybook.runs import audit, claim_requests, eligibility, slots
 
 OVERDUE_GRACE = lateness.ON_TIME_GRACE + timedelta(seconds=30)
-"""How long after its due time it is reported: a run has started, or the audit has judged it.
+"""Delay after which a due time counts as overdue.
+
+Until then, its run may start, or the audit may judge it.
 """
 MAX_DUE_TIMES = 200
-"""How many due times of a job are checked, from its watermark on."""
+"""Maximum number of due times of a job that are checked, from its watermark on."""
 MISSED_MAX_AGE = timedelta(minutes=10)
-"""How long after its due time an unclaimed one counts, unless a later one is claimed."""
+"""How long an unclaimed due time counts as overdue, unless a later one is claimed."""
 MAX_AUDIT_DELAY = timedelta(minutes=15)
-"""A due time judged later than this was due during an outage, which is over."""
+"""Maximum delay of a judgement; a due time that is judged later fell into an outage that is over.
+"""
 FIRST_PAGE_SIZE = 1
-"""How many due times are checked first: mostly the first one already has no row."""
+"""Number of due times that are checked first: usually the very first one has no row."""
 _MAX_KEYS = 500
 
 
@@ -51,7 +55,7 @@ _MAX_KEYS = 500
 class Overdue:
     """A due time of a job; ``run`` is its row, None if it has none.
 
-    If the row stands for several due times, it is the last of them.
+    If the row stands for several due times, ``due`` is the last of them.
     """
 
     stored: StoredJob
@@ -60,13 +64,15 @@ class Overdue:
 
     @property
     def occurrence(self) -> str:
-        """Return the occurrence's key, with or without a row."""
+        """Return the occurrence's key, whether it has a row or not."""
         return self.run.occurrence if self.run else claim_requests.due_key(self.stored.id, self.due)
 
     @property
     def overdue_since(self) -> datetime:
-        """Return since when no limit of the operator explains it; for a run in a queue, in the
-        future.
+        """Return when the due time became overdue, or will become so if its run still waits.
+
+        From then on, no limit that the operator set explains the delay. For a missed due time, this
+        is the due time itself.
         """
         row = self.run
         if self.missed:
@@ -75,7 +81,7 @@ class Overdue:
 
     @property
     def missed(self) -> bool:
-        """Return whether it has ended, so that it will never begin."""
+        """Return whether the due time has a run that ended without a start."""
         return self.run is not None and self.run.state in TERMINAL
 
     @property
@@ -90,22 +96,22 @@ class Overdue:
 
 @dataclass
 class DueTimeCache:
-    """What a poller keeps between calls: for each job the first due times that may concern it.
+    """A poller's cache between calls: for each job, the first due times that may be relevant.
 
-    So each schedule is expanded once for each due time, and not on each call.
+    With it, a schedule is expanded once for each due time, not on every call.
     """
 
     known: dict[str, _DueTimes] = field(default_factory=dict)
 
     def count_due(self, now: datetime, within: timedelta) -> int:
-        """Return how many jobs are due, by their schedules, from ``now`` to ``within`` later."""
+        """Return how many jobs have a scheduled due time in (``now``, ``now`` + ``within``]."""
         coming = (each.coming for each in self.known.values())
         return sum(due is not None and now < due <= now + within for due in coming)
 
 
 @dataclass(frozen=True)
 class _DueTimes:
-    """A job's first due time after its watermark, and the first one that was still to come."""
+    """A job's first due time that is not audited, and its first one in the future."""
 
     revision: int
     first: datetime | None
@@ -123,7 +129,10 @@ async def find_all(
     now: datetime,
     missed_for: timedelta = MISSED_MAX_AGE,
 ) -> list[Overdue]:
-    """Return what `find` returns for all jobs, their live runs, and those `unattended`."""
+    """Return the overdue due times of all jobs, as `find` does; keep ``memory`` between calls.
+
+    Missed due times are included if they were due at most ``missed_for`` ago.
+    """
     starts = await _starts(session)
     known = {job_id: each for job_id, each in memory.known.items() if job_id in starts}
     changed = {
@@ -133,8 +142,11 @@ async def find_all(
     }
     jobs = {each.id: each for each in await store.all_jobs(session, changed)} if changed else {}
     for job_id in changed:
-        revision, start = starts[job_id]
-        known[job_id] = _first_due_times(jobs[job_id], revision, start, now)
+        (revision, start), job = starts[job_id], jobs[job_id].job
+        first = coming = upcoming.next_due(job.schedule, job.policy, start)
+        if first is not None and first <= now:
+            coming = upcoming.next_due(job.schedule, job.policy, now)
+        known[job_id] = _DueTimes(revision, first, coming)
     memory.known = known
     late = {
         job_id for job_id, each in known.items() if each.first and each.first + OVERDUE_GRACE <= now
@@ -144,14 +156,18 @@ async def find_all(
         *await unattended(session, now, missed_for),
     ]
     concerned = late | {str(row.job_id) for row in rows}
-    jobs |= {each.id: each for each in await _read_jobs(session, concerned - jobs.keys())}
+    if unread := concerned - jobs.keys():
+        jobs |= {each.id: each for each in await store.all_jobs(session, unread)}
     stored = sorted((jobs[each] for each in concerned & jobs.keys()), key=lambda job: job.row.name)
     firsts = {job_id: each.first for job_id, each in known.items()}
     return await find(session, stored, rows, now, firsts)
 
 
 async def _starts(session: AsyncSession) -> dict[str, tuple[int, datetime]]:
-    """Return for each enabled job its revision, and from when on a due time has no row yet."""
+    """Return, by job id, each enabled job's newest revision, and the time it is audited up to.
+
+    That is the watermark, but not before the revision came into force.
+    """
     newest = (
         select(JobRow.id, JobRow.revision, JobRow.audited_until, RevisionRow.effective_from)
         .join(
@@ -165,36 +181,26 @@ async def _starts(session: AsyncSession) -> dict[str, tuple[int, datetime]]:
     return {job_id: (revision, max(audited, since)) for job_id, revision, audited, since in jobs}
 
 
-def _first_due_times(stored: StoredJob, revision: int, start: datetime, now: datetime) -> _DueTimes:
-    schedule, policy = stored.job.schedule, stored.job.policy
-    first = upcoming.next_due(schedule, policy, start)
-    coming = first if first is None or first > now else upcoming.next_due(schedule, policy, now)
-    return _DueTimes(revision, first, coming)
-
-
 async def _waiting(session: AsyncSession, before: datetime) -> Sequence[RunRow]:
     rows = select(RunRow).where(col(RunRow.status) == Status.WAITING, col(RunRow.due) < before)
     return (await session.execute(rows.order_by(col(RunRow.due)))).scalars().all()
 
 
-async def _read_jobs(session: AsyncSession, ids: set[str]) -> list[StoredJob]:
-    return await store.all_jobs(session, ids) if ids else []
-
-
 async def unattended(
     session: AsyncSession, now: datetime, within: timedelta = MISSED_MAX_AGE
 ) -> Sequence[RunRow]:
-    """Return the newest ended run of each job that nothing claimed, if due at most ``within`` ago.
+    """Return each job's newest ended run that nothing claimed, if due at most ``within`` ago.
 
-    Excludes jobs for which a later due time was claimed or a run is in progress, and due times
-    during an outage, however many of them are judged when it is over.
+    Excludes jobs with a run in progress, or with a later run that was claimed or decided otherwise,
+    and due times that were judged more than `MAX_AUDIT_DELAY` after they were due: they fell into
+    an outage.
     """
     later = aliased(RunRow)
     of_job = select(later.id).where(col(later.job_id) == col(RunRow.job_id))
     claimed_later = of_job.where(
         col(later.due) > func.coalesce(col(RunRow.due_to), col(RunRow.due)), _is_claimed(later)
     )
-    in_progress = of_job.where(col(later.status).in_((Status.CLAIMED, Status.RUNNING)))
+    in_progress = of_job.where(col(later.status).in_(HELD))
     rows = (
         select(RunRow)
         .where(
@@ -214,7 +220,7 @@ async def unattended(
 
 
 def _is_unclaimed(run: type[RunRow]) -> ColumnElement[bool]:
-    """Return the condition that the audit ended the run because nothing claimed it."""
+    """Return the condition for runs that the audit ended because nothing claimed them."""
     is_missed = and_(
         col(run.status) == Status.MISSED,
         col(run.reason).startswith(audit.NOT_RUN_REASON, autoescape=True),
@@ -243,9 +249,9 @@ async def find(
 ) -> list[Overdue]:
     """Return the overdue due times of these jobs at ``now``, earliest first.
 
-    ``rows`` are the live runs of these jobs, and those `unattended`. ``firsts`` are first due times
-    after the watermark that the caller already knows, by job id. For each job, at most one due time
-    without a row is returned: the first.
+    ``rows`` are the live runs of these jobs and the result of `unattended`. ``firsts`` maps job ids
+    to the first due times after the watermark, as far as the caller knows them. For each job, at
+    most one due time without a row is returned: the first.
     """
     by_id = {each.id: each for each in stored}
     overdue = [
@@ -263,10 +269,11 @@ async def _without_a_row(
     now: datetime,
     firsts: Mapping[str, datetime | None],
 ) -> list[Overdue]:
-    """Return for each job its first due time that passed and has no row.
+    """Return each job's first due time that has passed and has no row.
 
-    Mostly it is the very first one, so a few are read at a time, and more only for the jobs whose
-    first ones have rows: expanding 200 due times of 1,000 jobs takes 40 seconds.
+    Usually that is the very first one that has passed. So `FIRST_PAGE_SIZE` due times of each job
+    are read at first, and more only for jobs where all of them have rows: expanding 200 due times
+    of 1,000 jobs takes 40 seconds.
     """
     overdue, page_size = [], FIRST_PAGE_SIZE
     judged: dict[str, datetime] | None = None
@@ -331,7 +338,7 @@ def _passed_due_times(
 def _due_after(
     stored: StoredJob, start: datetime, end: datetime, firsts: Mapping[str, datetime | None]
 ) -> Iterator[datetime]:
-    """Yield the due times in (start, end]; knowing the first one saves expanding the schedule."""
+    """Yield the due times in (start, end]; if ``firsts`` has the first one, it is not computed."""
     if stored.id in firsts:
         first = firsts[stored.id]
         if first is None or first > end:
@@ -342,9 +349,9 @@ def _due_after(
 
 
 async def _judged_late(session: AsyncSession, now: datetime) -> dict[str, datetime]:
-    """Return, by job id, the end of the newest range of due times that a claim judged at once.
+    """Return, by job id, the end of the newest range that was judged within `MISSED_MAX_AGE`.
 
-    The claim extends such a row before the audit has moved the watermark there.
+    A claim may extend a range before the audit has moved the watermark there.
     """
     recent = (
         select(RunRow.job_id, func.max(RunRow.due_to))

@@ -1,21 +1,21 @@
 """Overlap policy: the effect of a run in progress on the next run of the same job.
 
 ===============  =================================================================================
-policy           a run that is claimed while one is in progress
+policy           a run that is claimed while another run of the job is in progress
 ===============  =================================================================================
 skip             is skipped
-queue_one        waits; it is skipped if one already waits
+queue_one        waits; it is skipped if another run already waits
 queue_all        waits; all of them run one after the other, in the order of their due times
-cancel_running   waits while that one is cancelled; a run that already waited is skipped for it
-allow            starts next to it
+cancel_running   waits while that run is cancelled; a run that already waited is skipped for it
+allow            starts next to that run
 ===============  =================================================================================
 
 A run is in progress while it is held, and between two attempts as long as another claim of it can
-be expected. A run with an attempt behind it is never skipped: it waits. When the run that it waits
-for ends, `slots.release_slot` puts the waiting run in the queue for slots; its own retry is only a
-fallback. If a job catches up on all due times, those wait as with `queue_all`, and a new due time
-waits behind them. A backfill waits in the same way unless the job says allow, and a due time that
-meets a backfill waits for that one run only.
+be expected. A run that has had an attempt is never skipped: it waits. When the run that it waits
+for ends, `slots.release_slot` puts the waiting run in the queue for slots; the time at which it
+claims again by itself is only a fallback. If a job catches up on all due times, they wait as with
+`queue_all`, and a new due time waits behind them. A backfill waits in the same way unless the
+policy is `allow`, and a due time that overlaps with a backfill waits for that one run only.
 
 A run is skipped only for another run whose holder is known to be alive: that holder has written to
 the ledger since the run was due, or it is the claiming process. Until that is known the run waits
@@ -48,17 +48,19 @@ from daybook.runs import claim_requests, corrections, leases, outcomes, slots
 from daybook.timing import TIMING
 
 RETRY_INTERVAL = timedelta(seconds=30)
+QUEUE_GRACE = timedelta(seconds=60)
+"""How long a waiting run still counts as queued after it missed its retry."""
 MAX_QUEUED_READ = 10
-"""How many queued runs are read to decide about another one."""
+"""How many queued runs are read to decide about a run, besides those in progress."""
 CATCH_UP = "catch_up"
 """The trigger of a due time that is caught up on."""
 
 
 @dataclass(frozen=True)
 class OverlapDecision:
-    """Why a run does not begin now: it is ``skipped``, or it waits.
+    """Why a run does not begin now: it waits, or it is skipped if ``skipped`` is True.
 
-    ``cancel`` are the flow runs that have to be cancelled for it. ``known_at`` is when more is
+    ``cancel`` are the flow runs that have to be cancelled for it. ``known_at`` is when more will be
     known about a holder that may be dead; None if the run does not wait for that.
     """
 
@@ -74,7 +76,7 @@ async def decide(
     """Return what keeps ``row`` from beginning; None if no run of its job does.
 
     Judges the expired leases of the job first. With `cancel_running`, ends unheld runs immediately.
-    ``claimant`` is the claiming process: the runs that it holds itself are in progress.
+    ``claimant`` is the claiming process: a run that it holds is known to be in progress.
     """
     await leases.expire_job(session, job_id, now)
     rule = _overlap_policy(row)
@@ -101,7 +103,7 @@ async def decide(
         if decision is not None:
             return decision
     if rule == "skip":
-        # The run was returned to waiting before it started, and only one of the two is to run.
+        # The run was returned to waiting before it started: the latest due time runs instead of it.
         later = await _later_due_times(session, row, job_id, now) if row.fence else ()
         return OverlapDecision(_replaced_by(later[-1]), skipped=True) if later else None
     ahead = at_work or queued_before
@@ -110,7 +112,7 @@ async def decide(
 
 @dataclass(frozen=True)
 class _Others:
-    """The other runs of the job that ``row`` meets; ``queued`` is empty unless one may wait."""
+    """The job's other runs that matter for ``row``; only `queue_one` has ``queued`` runs."""
 
     row: RunRow
     at_work: Sequence[RunRow]
@@ -119,7 +121,7 @@ class _Others:
     now: datetime
 
     async def verdict(self, session: AsyncSession, due: datetime) -> OverlapDecision | None:
-        """Return whether to skip ``row``, due at ``due``, or let it wait; None if neither."""
+        """Return the decision to skip ``row``, due at ``due``, or to make it wait, or None."""
         queues = _overlap_policy(self.row) == "queue_one"
         alive = [each for each in self.at_work if await self._is_alive(session, each, due)]
         certain = [*alive, *self.queued]
@@ -135,7 +137,11 @@ class _Others:
         return None
 
     async def _is_alive(self, session: AsyncSession, other: RunRow, due: datetime) -> bool:
-        """Return whether ``other`` was in progress at ``due`` or later, by its last write."""
+        """Return whether ``other`` is known to be in progress.
+
+        A held run counts if its lease is valid, and its holder is the claimant or has written since
+        ``due``. A run between two attempts counts unless the last one was lost since ``due``.
+        """
         if other.state in HELD:
             if leases.is_expired(other, self.now):
                 return False
@@ -146,7 +152,7 @@ class _Others:
 
 
 async def _lost_at(session: AsyncSession, row: RunRow) -> datetime | None:
-    """Return when the last attempt of ``row`` was judged lost; None if it ended in another way."""
+    """Return when the last attempt of ``row`` was recorded as lost; None if it was not lost."""
     attempt = await session.get(AttemptRow, (row.id, row.attempts))
     lost = attempt is not None and attempt.status == Status.UNKNOWN
     return attempt.finished_at if attempt is not None and lost else None
@@ -157,7 +163,7 @@ async def _later_due_times(
 ) -> Sequence[RunRow]:
     """Return the job's due times after that of ``row``, up to ``up_to``, that wait to begin.
 
-    Only those with the same overlap policy, so that no two runs wait for each other.
+    Includes only those with the same overlap policy, so that no two runs wait for each other.
     """
     if not _is_timed(row):
         return ()
@@ -166,7 +172,7 @@ async def _later_due_times(
         col(RunRow.status) == Status.WAITING,
         col(RunRow.attempts) == 0,
         col(RunRow.waits_for) != corrections.UNTIL_DUE,
-        col(RunRow.occurrence).startswith("due:"),
+        claim_requests.HAS_DUE_KEY,
         col(RunRow.due) > row.due,
         col(RunRow.due) <= up_to,
     )
@@ -179,7 +185,8 @@ async def _latest_only(
 ) -> OverlapDecision:
     """Return ``decision`` (``row`` waits for a holder) unless a later due time waits as well.
 
-    Skips earlier due times that wait for a holder: ``row`` replaces them.
+    If a later one waits, ``row`` is skipped. Otherwise this skips the earlier due times that wait
+    for a holder: ``row`` replaces them.
     """
     if not _is_timed(row):
         return decision
@@ -204,10 +211,10 @@ async def _awaiting_holder(session: AsyncSession, row: RunRow, job_id: str) -> S
 
 
 async def skip_runs_awaiting_holder(session: AsyncSession, row: RunRow, now: datetime) -> None:
-    """Skip the runs that wait to learn whether the holder of ``row`` is alive: it writes right now.
+    """Skip the runs that wait to learn whether the holder of ``row`` is alive.
 
-    Call it before the outcome of ``row`` is written. After the lease has expired it changes
-    nothing: then those runs may begin.
+    The holder's write proves that it is. Call this before the outcome of ``row`` is written. Does
+    nothing once the lease has expired: then those runs may begin.
     """
     if row.job_id is None or row.state not in HELD or leases.is_expired(row, now):
         return
@@ -219,20 +226,27 @@ async def skip_runs_awaiting_holder(session: AsyncSession, row: RunRow, now: dat
 async def _others(
     session: AsyncSession, row: RunRow, job_id: str, now: datetime, *, every: bool
 ) -> tuple[list[RunRow], list[RunRow]]:
-    """Return the job's other runs in progress and its queued ones, limited unless ``every``.
+    """Return the job's other runs in progress and its queued ones.
 
-    A day to catch up on may have thousands of rows.
+    The number of queued ones is limited unless ``every``: a day to catch up on may have thousands
+    of rows.
     """
     other = (col(RunRow.job_id) == job_id, col(RunRow.id) != row.id)
     begun = or_(col(RunRow.status).in_(HELD), col(RunRow.attempts) > 0)
     working = select(RunRow).where(*other, col(RunRow.status).in_(LIVE), begun)
     rows = (await session.execute(working.order_by(*slots.ORDER))).scalars().all()
-    at_work = [each for each in rows if _at_work(each, now)]
+    at_work = [
+        each
+        for each in rows
+        if each.state in HELD
+        # It may be between two attempts.
+        or (each.attempts > 0 and each.until is not None and each.until >= now - TIMING.run_lease)
+    ]
     waiting = select(RunRow).where(
         *other,
         col(RunRow.status) == Status.WAITING,
         col(RunRow.waits_for).in_(slots.WAITS_FOR_TURN),
-        col(RunRow.until) >= now - slots.WAITER_GRACE,
+        col(RunRow.until) >= now - QUEUE_GRACE,
     )
     first = waiting.order_by(*slots.ORDER).limit(None if every else MAX_QUEUED_READ + len(at_work))
     queued = (await session.execute(first)).scalars().all()
@@ -262,7 +276,7 @@ async def _replace_others(
 ) -> OverlapDecision | None:
     later = [each for each in (*at_work, *queued) if slots.order_key(each) > slots.order_key(row)]
     if later:
-        return OverlapDecision(f"{_still_at_work(later[0])}, which was due later", skipped=True)
+        return OverlapDecision(f"{_still_at_work(later[0])} and was due later", skipped=True)
     why = _replaced_by(row)
     for each in queued:
         await outcomes.record(session, each, Outcome(Status.SKIPPED, why), now)
@@ -276,17 +290,12 @@ async def _replace_others(
     return OverlapDecision(f"{_still_at_work(held[0])} and is being cancelled", cancel=flow_runs)
 
 
-def _at_work(row: RunRow, now: datetime) -> bool:
-    between = row.attempts > 0 and row.until is not None and row.until >= now - TIMING.run_lease
-    return row.state in HELD or between
-
-
 def _is_timed(row: RunRow) -> bool:
     return claim_requests.is_due_key(row.occurrence)
 
 
 def _due(row: RunRow, job_id: str) -> datetime:
-    """Return when ``row`` is to begin: its due time plus the job's stagger."""
+    """Return when ``row`` should begin: its due time, plus the stagger if the schedule set it."""
     if not _is_timed(row):
         return row.due
     return row.due + upcoming.stagger_offset(

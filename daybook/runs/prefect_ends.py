@@ -1,4 +1,4 @@
-"""Ends made in Prefect: the effect on a run whose Prefect run ended there (`docs/promise.md` 13).
+"""Ends in Prefect: their effect on the run that the Prefect run carried (`docs/promise.md` 13).
 
 ===========  ===========  ===================  =================  ==================
 the row is   CANCELLED    CRASHED              FAILED             COMPLETED, SKIPPED
@@ -6,7 +6,7 @@ the row is   CANCELLED    CRASHED              FAILED             COMPLETED, SKI
 waiting      cancelled    waiting for another  waiting (the same  skipped
                           Prefect run; failed  as crashed)
                           after some of them
-claimed      cancelled    waiting, at once     failed             skipped
+claimed      cancelled    waiting again        failed             skipped
 running      cancelled    unknown, or rerun    unknown, or rerun  unknown, or rerun
 missing      cancelled    waiting, or missed   failed             skipped
 judged       nothing      nothing              nothing            nothing
@@ -17,10 +17,12 @@ COMPLETED was set by hand. SKIPPED is Daybook's own refusal, which Prefect shows
 it makes no row, and does not end a row that waits without a Prefect run.
 
 A row is made only for a due time of the revision in force, and for a custom or quick run of a job.
+After a crash, the new row of a removed job is skipped, and that of a run with refused parameters
+fails.
 *Judged* is a due time up to the watermark of the audit, possibly within the range of another row.
 The same end may be applied any number of times; only the first time changes something. An end also
-changes nothing if another Prefect run now carries the row. The caller must not supervise a
-process of that run: its own observation of the process takes precedence.
+changes nothing if another Prefect run now carries the row. The caller must not supervise a process
+of that run: its own observation of the process would take precedence.
 """
 
 from __future__ import annotations
@@ -33,8 +35,7 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.jobs import lateness, store
-from daybook.jobs.model import Job
+from daybook.jobs import lateness, store, upcoming
 from daybook.jobs.store import StoredJob
 from daybook.ledger import states
 from daybook.ledger.engine import Ledger
@@ -45,11 +46,12 @@ from daybook.runs.claim_requests import ClaimRequest
 from daybook.runs.eligibility import is_due
 
 MAX_PREFECT_RUNS = 3
-"""Maximum Prefect runs for a run that never started; if the last ends too, the run failed.
-"""
+"""Maximum number of Prefect runs for a run that never started; after the last, the run fails."""
 
 PREFECT_REFUSAL = "prefect"
-"""The `waits_for` of a row whose Prefect run was refused: none is requested again before `until`.
+"""The `waits_for` of a row whose Prefect run was refused.
+
+No other Prefect run is requested before `until`.
 """
 
 FIRST_REFUSAL_DELAY = timedelta(seconds=15)
@@ -67,8 +69,8 @@ EndKind = Literal["COMPLETED", "FAILED", "CRASHED", "CANCELLED", "SKIPPED"]
 class EndInPrefect:
     """A Prefect run that has ended: the type, name and message of its state.
 
-    ``offer`` is the claim request that the Prefect run would have made; without it nothing is known
-    about a run that has no row.
+    ``offer`` is the claim request that the Prefect run would have made; if it is None and the run
+    has no row, nothing is known about the run.
     """
 
     flow_run_id: str
@@ -78,15 +80,16 @@ class EndInPrefect:
     offer: ClaimRequest | None = None
 
     def describe(self) -> str:
-        """Return what happened, as text."""
+        """Return the end as a reason: the name of the state, and its message if there is one."""
         return f"its Prefect run ended as {self.name}" + (f": {self.message}" * bool(self.message))
 
 
 async def apply_end(ledger: Ledger, end: EndInPrefect, fence: int | None = None) -> Status | None:
-    """Apply the table above to the run; return its new status, None if nothing changed.
+    """Apply the table above to the run; return its new status, or None if nothing changed.
 
-    ``fence`` is the one that the caller saw on the row before it asked Prefect. A row that was
-    granted or returned since then is left alone, because the end may belong to an earlier start.
+    ``fence`` is the row's fence as the caller saw it before it queried Prefect; None skips this
+    comparison. A row that was granted or released since then is not changed, because the end may
+    belong to an earlier start.
     """
     async with ledger.write() as session:
         occurrence = end.offer.occurrence if end.offer else None
@@ -104,12 +107,11 @@ async def apply_end(ledger: Ledger, end: EndInPrefect, fence: int | None = None)
 
 
 async def record_refusal(ledger: Ledger, seen: RunRow, why: str) -> Status | None:
-    """Record that Prefect refused to make a run for the waiting row ``seen``; return its new
-    status.
+    """Record that Prefect refused to create a run for the waiting row ``seen``.
 
-    ``why`` is Prefect's message. Returns None, with nothing changed, if the row has changed since
-    it was ``seen``. After `MAX_PREFECT_RUNS` refusals the run has failed; each earlier attempt
-    allows one more.
+    ``why`` is Prefect's message. Returns the new status of the row; None, with nothing changed, if
+    the row has changed since it was ``seen``. The run fails after `MAX_PREFECT_RUNS` Prefect runs
+    and refusals together; each attempt that it has had allows one more. Raises `NotFound`.
     """
     async with ledger.write() as session:
         row, now = await rows.get(session, seen.id), ledger.now()
@@ -147,19 +149,22 @@ async def _apply_to_row(
         case _:
             await _wait_for_another(session, row, end, now)
     if row.state is Status.WAITING:
-        row.flow_run_id = None  # the Prefect run has ended; the keeper makes another one
+        row.flow_run_id = None  # the Prefect run has ended; the keeper creates another one
         session.add(row)
 
 
 async def _wait_for_another(
     session: AsyncSession, row: RunRow, end: EndInPrefect, now: datetime
 ) -> None:
-    """Let a waiting row wait for another Prefect run: its last one ended unintentionally."""
+    """Make a waiting row wait for another Prefect run: its last one ended unintentionally.
+
+    After `MAX_PREFECT_RUNS` Prefect runs without an attempt, the run fails.
+    """
     if row.prefect_runs >= MAX_PREFECT_RUNS and not row.attempts:
-        problem = f"its Prefect runs ended {row.prefect_runs} times before it began: "
+        problem = f"{row.prefect_runs} of its Prefect runs ended before it began: "
         await _fail(session, row, problem + (end.message or end.name), now)
     else:
-        # It still waits for the same thing, such as a backoff or a slot.
+        # The run still waits for the same condition, such as a backoff or a slot.
         row.until = max(row.until or now, now + leases.start_delay(row.prefect_runs))
         row.reason = end.describe()
 
@@ -174,10 +179,10 @@ async def _fail(session: AsyncSession, row: RunRow, error: str, now: datetime) -
 async def _apply_to_uncarried(
     session: AsyncSession, row: RunRow, end: EndInPrefect, now: datetime
 ) -> Status | None:
-    """End a row that waits without a Prefect run; this one was made for it, or carried it before.
+    """End a row that waits without a Prefect run, because an earlier Prefect run of it ended.
 
-    Nobody intended a crash, and the row already waits for another Prefect run. So only the states
-    that a person set in Prefect count.
+    A crash is not intended, and the row already waits for another Prefect run. So only the states
+    that a user set in Prefect count.
     """
     if end.state == "CANCELLED":
         outcome = Outcome(Status.CANCELLED, _CANCELLED)
@@ -198,14 +203,15 @@ async def _apply_without_row(
         return None
     timed = claim_requests.is_due_key(request.occurrence)
     if not timed and not request.occurrence.startswith("flow:"):
-        return None  # a request has its row before its Prefect run: it was pruned
+        return None  # a request has its row before its Prefect run, so the row was pruned
     stored = await store.in_force(session, request.job_id, request.due if timed else now)
     if stored is None or (timed and not _has_no_row_yet(stored, request.due)):
         return None
+    job = stored.job
     row = rows.of_request(request, request.occurrence, request.trigger, stored, now)
     row.flow_run_id, row.flow_starts = end.flow_run_id, request.flow_starts
     if timed:
-        row.parameters = stored.job.parameters()
+        row.parameters = job.parameters()
     match end.state:
         case "CANCELLED":
             outcome = Outcome(Status.CANCELLED, _CANCELLED)
@@ -214,37 +220,48 @@ async def _apply_without_row(
         case "FAILED":
             outcome = _failed(end)
         case "CRASHED":
-            late = _late(stored.job, row, now) if timed else None
-            if stored.row.archived_at is not None:
-                outcome = Outcome(Status.SKIPPED, "the job was removed")
-            elif request.refused and not timed:
-                outcome = Outcome(Status.FAILED, "parameters", error=request.refused)
-            elif late is not None and not late.runs:
-                outcome = Outcome(Status.MISSED, late.reason)
-            else:
-                _make_waiting(row, end, now)
+            stagger = timedelta()
+            if timed:
+                stagger = upcoming.stagger_offset(stored.id, job.policy.stagger)
+            crash = _outcome_of_crash(request, stored, stagger, now)
+            if crash is None:
+                _make_waiting(row, end, now, stagger)
                 session.add(row)
                 return row.state
+            outcome = crash
     await outcomes.record(session, row, outcome, now)
     return row.state
 
 
-def _make_waiting(row: RunRow, end: EndInPrefect, now: datetime) -> None:
-    """Let a row that is not stored yet wait for another Prefect run."""
-    rows.wait(row, max(now, row.due), end.describe())
+def _outcome_of_crash(
+    request: ClaimRequest, stored: StoredJob, stagger: timedelta, now: datetime
+) -> Outcome | None:
+    """Return the outcome of a crashed run without a row; None if it gets another Prefect run."""
+    if stored.row.archived_at is not None:
+        return Outcome(Status.SKIPPED, outcomes.REMOVED_REASON)
+    if claim_requests.is_due_key(request.occurrence):
+        job = stored.job
+        late = lateness.judge(job.schedule, request.due, now - stagger, job.policy)
+        return None if late.runs else Outcome(Status.MISSED, late.reason)
+    if request.refused:
+        return Outcome(Status.FAILED, "parameters", error=request.refused)
+    return None
+
+
+def _make_waiting(row: RunRow, end: EndInPrefect, now: datetime, stagger: timedelta) -> None:
+    """Make a row that is not stored yet wait for another Prefect run."""
+    # A due time in the future is judged, and staggered, when it is due: the job may be edited.
+    early = claim_requests.is_due_key(row.occurrence) and row.due > now
+    begins = row.due if early else row.due + stagger
+    rows.wait(row, max(now, begins), end.describe(), corrections.UNTIL_DUE if early else "")
     row.flow_run_id = None
-    if claim_requests.is_due_key(row.occurrence) and row.due > now:
-        # The job may still be edited; the run is judged when it is due.
-        row.waits_for, row.queued_at = corrections.UNTIL_DUE, row.due
+    if begins > now:
+        row.queued_at = begins
 
 
 def _has_no_row_yet(stored: StoredJob, due: datetime) -> bool:
-    """Return whether it is a due time that the audit has not judged."""
+    """Return whether ``due`` is a due time that the audit has not judged."""
     return is_due(stored.job, due) and due > stored.row.audited_until
-
-
-def _late(job: Job, row: RunRow, now: datetime) -> lateness.Lateness:
-    return lateness.judge(job.schedule, row.due, now, job.policy)
 
 
 def _failed(end: EndInPrefect) -> Outcome:
@@ -255,13 +272,13 @@ _KEY = "ends_read"
 
 
 async def read_until(session: AsyncSession) -> datetime | None:
-    """Return the mark (UTC), by the time of the end; None before the first read."""
+    """Return the time (UTC) up to which ends in Prefect were read; None before the first read."""
     fact = await session.get(Fact, _KEY)
     return None if fact is None else datetime.fromisoformat(fact.value)
 
 
 async def advance(ledger: Ledger, to: datetime) -> None:
-    """Move the mark to ``to`` (UTC); never back, unless it lies beyond the ledger's now."""
+    """Move the time of `read_until` to ``to`` (UTC); move it back only from the future."""
     async with ledger.write() as session:
         fact = await session.get(Fact, _KEY) or Fact(key=_KEY, value="")
         if not fact.value or not to <= datetime.fromisoformat(fact.value) <= ledger.now():
@@ -270,9 +287,9 @@ async def advance(ledger: Ledger, to: datetime) -> None:
 
 
 async def first_job_created_at(session: AsyncSession) -> datetime | None:
-    """Return when the first job was made; None without any job.
+    """Return when the first job was created; None if there is no job.
 
-    No run of this ledger ended before that.
+    Archived jobs count too. No run of these jobs ended before that.
     """
     created_at: datetime | None = (
         await session.execute(select(func.min(col(JobRow.created_at))))

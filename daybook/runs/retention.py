@@ -2,17 +2,29 @@
 
 ::
 
-    a run of a job     older than the age, or beyond the newest N runs of its job
-    a session          its messages on the same terms, two for each run, except those that a model
-                       is given; a session that no job or run uses any more goes as a whole
-    the outbox         finished rows, with their run or by age; never the answer that the next one
-                       is compared with, nor a pending row: its run stays with it
-    an archived job    when nothing else of it is left
+    a run              older than the age limit, or beyond the newest N runs of its job; all runs
+                       without a job count as those of one job
+    a session          messages beyond the age limit, or beyond 2 x N per session, except those
+                       that are still sent to the model; the whole session if it is that of one
+                       deleted run, or if it was not used within the age limit and is not the one
+                       that the runs of a live job continue
+    the outbox         finished rows, together with their run or when older than the age limit;
+                       never a job's last answer (`only_changed` compares the next one with it),
+                       and never a pending row, which also keeps its run
+    an archived job    beyond the age limit, when its deployment is deleted and no row refers to it
 
 Never deleted: live runs, unmirrored runs, due times after their job's watermark (the audit would
 judge them again), request ids that may be repeated, custom runs whose end in Prefect may be read
-again (without a row the run would begin anew), and runs that a live one retries. Each batch is a
+again (without a row the run would start again), and runs that a live run retries. Each batch is a
 transaction of its own, so no other writer waits long, and after a crash the next call continues.
+
+A new rule that keeps or deletes rows of a table above is a condition in its function: `_deletable`
+(runs), `prune_outbox`, `_unused_sessions` and `_max_deletable` (sessions),
+`prune_archived_jobs`. Another limit is a setting (`daybook.settings`) and a field of
+`RetentionLimits`. Rows of another table need a function that deletes one batch and returns their
+number; `keeper.retention.prune` calls it and adds the number to `PruneReport`. `api.retention` adds
+these up in `PruneResult`, which `cli.ledger` prints and names in its help. Tasks have
+`tasks.retention`, Prefect's own runs `operations.server`.
 """
 
 from __future__ import annotations
@@ -42,15 +54,14 @@ from daybook.ledger.tables import (
     RunRow,
     SessionRow,
 )
-from daybook.runs import prefect_ends, sessions
+from daybook.runs import claim_requests, prefect_ends, sessions
 
 BATCH_SIZE = 500
 """How many rows one transaction deletes."""
 REQUEST_MIN_AGE = timedelta(days=7)
-"""How long a request id is kept at least: the same id again requests no second run."""
+"""Minimum time for which a request id is kept, so that repeating it requests no second run."""
 PREFECT_RUN_MIN_AGE = timedelta(days=2)
-"""How long a run that was started in Prefect is kept after the keeper has read the ends up to its
-own.
+"""Minimum time for which a run that was started in Prefect is kept after its end was read.
 
 Its end may be read again, and a run that is mirrored late ends late in Prefect.
 """
@@ -58,7 +69,10 @@ Its end may be read again, and a run that is mirrored late ends late in Prefect.
 
 @dataclass(frozen=True)
 class RetentionLimits:
-    """The limits: ``age`` since a run ended, the newest ``runs`` of each job; None keeps all."""
+    """The limits: the ``age`` since a run ended, and the newest ``runs`` of each job.
+
+    None means no limit.
+    """
 
     age: timedelta | None
     runs: int | None
@@ -71,7 +85,7 @@ class RetentionLimits:
         return cls(age, loaded.keep_runs or None)
 
     def since(self, now: datetime) -> datetime:
-        """Return the cutoff: anything that ended before it is deleted."""
+        """Return the cutoff: anything older may be deleted. Without an age limit, it is year 1."""
         return datetime.min.replace(tzinfo=now.tzinfo) if self.age is None else now - self.age
 
 
@@ -87,8 +101,12 @@ async def jobs_to_prune(ledger: Ledger, keep: RetentionLimits) -> list[str | Non
         return list((await session.execute(grouped)).scalars())
 
 
-async def prune_runs(ledger: Ledger, job_id: str | None, keep: RetentionLimits) -> int:
-    """Delete one batch of the job's runs, oldest first; return how many runs that were."""
+async def prune_runs(ledger: Ledger, job_id: str | None, keep: RetentionLimits) -> tuple[int, int]:
+    """Delete one batch of the job's runs, oldest first.
+
+    Returns how many runs were deleted, and how many outbox rows with them.
+    """
+    deliveries = 0
     async with ledger.write() as session:
         conditions = await _deletable(session, job_id, keep, ledger.now())
         oldest = select(RunRow.id).where(*conditions).order_by(col(RunRow.due)).limit(BATCH_SIZE)
@@ -97,10 +115,11 @@ async def prune_runs(ledger: Ledger, job_id: str | None, keep: RetentionLimits) 
             delete_outbox = delete(OutboxRow).where(
                 col(OutboxRow.run_id).in_(run_ids), ~_is_last_answer()
             )
-            await session.execute(delete_outbox)
+            deleted = await session.execute(delete_outbox)
+            deliveries = int(deleted.rowcount)  # type: ignore[attr-defined]
             await session.execute(delete(AttemptRow).where(col(AttemptRow.run_id).in_(run_ids)))
             await session.execute(delete(RunRow).where(col(RunRow.id).in_(run_ids)))
-        return len(run_ids)
+        return len(run_ids), deliveries
 
 
 async def _deletable(
@@ -134,8 +153,7 @@ async def _deletable(
     ]
     row = await session.get(JobRow, job_id) if job_id else None
     if row is not None:
-        timed = col(RunRow.occurrence).startswith("due:")
-        conditions.append(~timed | (col(RunRow.due) <= row.audited_until))
+        conditions.append(~claim_requests.HAS_DUE_KEY | (col(RunRow.due) <= row.audited_until))
     has_pending = exists().where(col(OutboxRow.run_id) == col(RunRow.id), outbox.PENDING)
     return [
         of_job,
@@ -152,37 +170,40 @@ async def _deletable(
 
 
 async def prune_outbox(ledger: Ledger, keep: RetentionLimits) -> int:
-    """Delete one batch of finished outbox rows, oldest first; return how many that were.
+    """Delete one batch of finished outbox rows, oldest first; return how many were deleted.
 
-    Rows of a run are deleted with it; this function deletes older ones and those without a run.
+    `prune_runs` deletes the rows of a run with it; this function deletes those older than the age
+    limit, with or without a run. It also forgets old failures of destinations without pending
+    messages.
     """
+    since = keep.since(ledger.now())
     old = (
         select(OutboxRow.id)
         .where(
-            col(OutboxRow.created_at) < keep.since(ledger.now()),
-            col(OutboxRow.finished_at) < keep.since(ledger.now()),
+            col(OutboxRow.created_at) < since,
+            col(OutboxRow.finished_at) < since,
             ~outbox.PENDING,
             ~_is_last_answer(),
         )
         .order_by(col(OutboxRow.created_at))
         .limit(BATCH_SIZE)
     )
+    has_pending = exists().where(col(OutboxRow.lane) == col(LaneRow.lane), outbox.PENDING)
+    old_failures = (col(LaneRow.since) < since) & ~has_pending
+    failed_queues = select(LaneRow.lane).where(old_failures)
     async with ledger.read() as session:
-        if (await session.execute(old.limit(1))).first() is None:
+        no_rows = (await session.execute(old.limit(1))).first() is None
+        if no_rows and (await session.execute(failed_queues.limit(1))).first() is None:
             return 0
     async with ledger.write() as session:
         outbox_ids = list((await session.execute(old)).scalars())
         await session.execute(delete(OutboxRow).where(col(OutboxRow.id).in_(outbox_ids)))
-        # Forget the failures of a destination that has no pending message.
-        has_pending = exists().where(col(OutboxRow.lane) == col(LaneRow.lane), outbox.PENDING)
-        await session.execute(
-            delete(LaneRow).where(col(LaneRow.since) < keep.since(ledger.now()), ~has_pending)
-        )
+        await session.execute(delete(LaneRow).where(old_failures))
         return len(outbox_ids)
 
 
 def _is_last_answer() -> ColumnElement[bool]:
-    """Return the condition for the last answer of a live job to a channel.
+    """Return the condition for a live job's last answer to a channel.
 
     `only_changed` compares the next answer with it.
     """
@@ -208,11 +229,15 @@ def _is_last_answer() -> ColumnElement[bool]:
     )
 
 
-# --- conversations
+# --- sessions
 
 
 def _unused_sessions(since: datetime) -> list[ColumnElement[bool]]:
-    """Return the conditions for sessions that go as a whole: no run uses or will use them."""
+    """Return the conditions for sessions to delete as a whole.
+
+    No live run uses them. Either they were not used since ``since`` and are those of one run, of a
+    removed job, or shared by jobs; or they are those of one run of a job, which was deleted.
+    """
     of_session = col(RunRow.session_id) == col(SessionRow.id)
     of_one_run = col(SessionRow.id).startswith(col(SessionRow.agent) + ":run:")
     removed = exists().where(
@@ -242,9 +267,9 @@ async def sessions_to_prune(ledger: Ledger, keep: RetentionLimits) -> list[str]:
 
 
 async def prune_messages(ledger: Ledger, session_id: str, keep: RetentionLimits) -> int:
-    """Delete one batch of a session's messages, oldest first; return how many.
+    """Delete one batch of a session's messages, oldest first; return how many were deleted.
 
-    After its last message the session itself is deleted, which counts as one.
+    An unused session without messages is deleted itself, which counts as one.
     """
     since = keep.since(ledger.now())
     of_session = col(MessageRow.session_id) == session_id
@@ -271,7 +296,10 @@ async def prune_messages(ledger: Ledger, session_id: str, keep: RetentionLimits)
 async def _max_deletable(
     session: AsyncSession, session_id: str, keep: RetentionLimits, since: datetime, last: int
 ) -> int:
-    """Return the number up to which messages may be deleted; a model is given the later ones."""
+    """Return the highest `number` of the messages that may be deleted.
+
+    The last `MAX_HISTORY_MESSAGES` are kept, because a model reads them.
+    """
     old = select(func.max(MessageRow.number)).where(
         col(MessageRow.session_id) == session_id, col(MessageRow.at) < since
     )
@@ -287,7 +315,8 @@ async def _max_deletable(
 async def prune_archived_jobs(ledger: Ledger, keep: RetentionLimits) -> list[str]:
     """Delete archived jobs that nothing refers to, with their revisions; return their names.
 
-    At most one batch of them.
+    Only those that were archived before the age limit, were audited up to their removal, and have
+    no deployment any more; at most one batch of them.
     """
     of_job = [col(each.job_id) == col(JobRow.id) for each in (RunRow, SessionRow, OutboxRow)]
     empty = (
@@ -306,14 +335,12 @@ async def prune_archived_jobs(ledger: Ledger, keep: RetentionLimits) -> list[str
     async with ledger.write() as session:
         archived_rows = (await session.execute(empty)).scalars().all()
         for row in archived_rows:
-            await store.undo_add(session, row.id)
+            await store.delete_job(session, row.id)
         return [row.name for row in archived_rows]
 
 
 async def disabled_since(session: AsyncSession, before: datetime) -> Sequence[StoredJob]:
-    """Return the live jobs that are disabled, and were neither switched nor edited since
-    ``before``.
-    """
+    """Return the live disabled jobs, sorted by name, whose newest revision precedes ``before``."""
     idle = (
         select(JobRow.id)
         .join(

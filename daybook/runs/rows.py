@@ -1,7 +1,8 @@
-"""Finding and making the rows of runs. Each function takes a session of the caller's transaction.
+"""Lookup and creation of the rows of runs.
 
-Only this module decides which of several rows an occurrence is: a live row with a flow run's id
-*is* that run's occurrence (`docs/promise.md`, "Occurrence key").
+Functions that query take a session of the caller's transaction. `find` decides which of several
+rows belongs to an occurrence: a live row with a flow run's id *is* that run's occurrence
+(`docs/promise.md`, "Occurrence key").
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from daybook.runs.claim_requests import ClaimRequest
 
 
 async def get(session: AsyncSession, run_id: str) -> RunRow:
-    """Return the run with this id; raises `NotFound`."""
+    """Return the run with this id; raise `NotFound`."""
     row = await session.get(RunRow, run_id)
     if row is None:
         raise NotFound("run", run_id)
@@ -31,7 +32,7 @@ async def get(session: AsyncSession, run_id: str) -> RunRow:
 
 
 async def get_held(session: AsyncSession, run_id: str, fence: int) -> RunRow:
-    """Return the run if this fence holds it; raises `NotFound`, `FenceRefused`."""
+    """Return the run if this fence holds it; raise `NotFound`, `FenceRefused`."""
     row = await get(session, run_id)
     if row.fence != fence or row.state not in HELD:
         raise FenceRefused(run_id, fence, row.fence)
@@ -41,9 +42,10 @@ async def get_held(session: AsyncSession, run_id: str, fence: int) -> RunRow:
 async def find(
     session: AsyncSession, flow_run_id: str | None, occurrence: str | None
 ) -> RunRow | None:
-    """Return the row of this flow run, else the row of the occurrence, or None.
+    """Return the row of this flow run or this occurrence, or None.
 
-    A due time that was missed together with adjacent ones has the row of their range.
+    Of several rows, a live one takes precedence, else the one that was started last. A due time
+    that was missed or skipped together with adjacent ones has the row of their range.
     """
     matches = col(RunRow.occurrence) == occurrence
     if flow_run_id is not None:
@@ -55,7 +57,8 @@ async def find(
         and (timed := claim_requests.parse_due_key(occurrence))
     ):
         return await missed_ranges.range_covering(session, *timed)
-    # A live row is the occurrence; among ended ones (retries of one flow run) it is the last start.
+    # A live row is the occurrence; of several ended ones (retries of a flow run), it is the last
+    # start.
     return max(
         found_rows,
         key=lambda row: (row.state in LIVE, row.flow_starts, row.queued_at),
@@ -64,7 +67,7 @@ async def find(
 
 
 async def job_id_of_finished(session: AsyncSession, flow_run_id: str) -> str | None:
-    """Return the job whose ended run this flow run carried, even if its deployment is gone."""
+    """Return the job id of an ended run that this flow run carried; None if there is none."""
     ended = select(RunRow.job_id).where(
         col(RunRow.flow_run_id) == flow_run_id, col(RunRow.status).in_(TERMINAL)
     )
@@ -90,7 +93,7 @@ def of_request(
 def of_job(
     stored: StoredJob, occurrence: str, trigger: str, due: datetime, queued_at: datetime
 ) -> RunRow:
-    """Return a row that acts with this revision of the job, not stored yet and without a status."""
+    """Return a row that uses this revision of the job, not stored yet and without a status."""
     return _new(
         stored,
         occurrence=occurrence,
@@ -114,7 +117,7 @@ def _new(stored: StoredJob | None, *, parameters: dict[str, Any], **columns: Any
 
 
 def wait(row: RunRow, until: datetime, why: str, waits_for: str = "") -> RunRow:
-    """Let a row that is not stored yet, or already waits, wait until ``until``; return it."""
+    """Make a row that is not stored yet, or already waits, wait until ``until``; return it."""
     if row.status != Status.WAITING:
         states.check_transition(row.id, None, Status.WAITING)
     row.status, row.waits_for = Status.WAITING, waits_for
@@ -123,15 +126,18 @@ def wait(row: RunRow, until: datetime, why: str, waits_for: str = "") -> RunRow:
 
 
 def use_revision(row: RunRow, stored: StoredJob) -> None:
-    """Let a run that has not started act with this revision of its job."""
+    """Make a run that has not started use this revision of its job."""
     row.revision, row.parameters = stored.revision.number, stored.job.parameters()
     row.agent = claim_requests.agent_of(row.parameters)
 
 
 async def job_of(session: AsyncSession, row: RunRow) -> StoredJob | None:
-    """Return the row's job in the revision that the run acts with; None for a run without a job."""
+    """Return the row's job; None for a run without a job.
+
+    Its revision is the one in force at the due time, or, for any other occurrence, at `queued_at`.
+    """
     if row.job_id is None:
         return None
-    # A custom run's due time may lie in the second before the job was made.
+    # A custom run's due time may lie in the second before the job was created.
     at = row.due if claim_requests.is_due_key(row.occurrence) else row.queued_at
     return await store.in_force(session, row.job_id, at)

@@ -7,12 +7,12 @@
     finish ─── succeeded ──► prompt and answer appended, in the transaction of the outcome
 
 The claim of a session's run is the session's lock (`docs/promise.md` 17): there is no other lock
-that could be left behind. The history is read in the claim's transaction, and nothing is appended
-until that run has ended. One exception: a run that was judged `unknown` but turns out to have
-succeeded appends its messages late, after those added in the meantime, and the next run reads them.
+that could be left behind. The history is read under that lock, and nothing is appended until that
+run has ended. One exception: a run that was judged `unknown` but turns out to have succeeded
+appends its messages late, after those of later runs, and the next run reads them.
 
-Only succeeded runs are in the history, and in full. A prompt without its answer would make the
-model answer an old question, and each retry would ask it once more.
+Only succeeded runs are in the history, with their full texts. A prompt without its answer would
+make the model answer an old question, and each retry would add the question once more.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from sqlmodel import col, select
 from daybook.delivery import outbox
 from daybook.errors import Ambiguous, NotFound
 from daybook.jobs import store
-from daybook.jobs.actions import AgentPrompt, Heartbeat
+from daybook.jobs.actions import DEFAULT_AGENT, AgentPrompt, Heartbeat
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import JobRow, MessageRow, RunRow, SessionRow
 from daybook.runs import leases, slots
 
 MAX_HISTORY_MESSAGES = 20
-"""How many of the last messages a model is given, so that cost does not grow with age."""
+"""Maximum number of messages given to a model, the last ones: long sessions do not cost more."""
 
 RETRY_INTERVAL = timedelta(seconds=2)
 """How long a run waits before it claims again if its session is busy."""
 
 WAITER_GRACE = timedelta(seconds=10)
-"""How long after its missed retry a waiting run still goes first.
+"""How long a waiting run keeps its turn after it missed its retry.
 
-Runs that are due later wait for it that long; a run whose process died delays none for longer.
+Runs that are due later wait for it that long; a run whose process died delays no run for longer.
 """
 
 
@@ -55,12 +55,12 @@ def session_id_of(
     run_id: str,
     stored: StoredJob | None = None,
 ) -> str:
-    """Return the session id of a run, by the parameters it acts with; its agent's name comes first.
+    """Return the session id of a run with these parameters; its agent's name comes first.
 
     ``<agent>:<key>`` for each run that names the key, ``<agent>:job:<job id>`` for the runs of one
     job, ``<agent>:chat:<channel>:<chat id>`` for runs that continue their channel's session, else
-    ``<agent>:run:<run id>``, which is new for each occurrence. Validation lets no key begin like
-    one of the others. An agent has one name, even if a job prefixes it with its kind.
+    ``<agent>:run:<run id>``, which is new for each occurrence. Validation refuses keys that begin
+    like one of these forms. The agent's name is used without its kind (`kind/name`).
     """
     agent = _agent(parameters)
     if key := parameters.get("session_key"):
@@ -74,7 +74,7 @@ def session_id_of(
 
 
 def _agent(parameters: Mapping[str, object]) -> str:
-    return str(parameters.get("agent") or "default").rpartition("/")[2]
+    return str(parameters.get("agent") or DEFAULT_AGENT).rpartition("/")[2]
 
 
 # --- the lock
@@ -92,7 +92,7 @@ async def busy_reason(session: AsyncSession, row: RunRow, now: datetime) -> str:
     for other in (await session.execute(held)).scalars().all():
         if not await leases.check_lease(session, other, now):
             return f"session {row.session_id} is busy: run {other.id[:8]} holds it"
-    # A run that waits for something else, such as a backoff, has a later time in `until`.
+    # A run that waits for something else, such as a backoff, has a later `until`.
     waiting = select(RunRow).where(
         *same_session,
         col(RunRow.status) == Status.WAITING,
@@ -126,8 +126,8 @@ async def append(
 ) -> None:
     """Append a run's prompt and answer, both in full, to its session.
 
-    Call it in the transaction that records the run's outcome, so that a crash loses both or
-    none.
+    Call this in the transaction that records the run's outcome, so that a crash loses both or
+    neither. Does nothing for a run without a session.
     """
     if row.session_id is None:
         return
@@ -180,7 +180,10 @@ async def _source(session: AsyncSession, row: RunRow) -> dict[str, Any]:
 
 
 async def last_output(session: AsyncSession, job_id: str | None) -> str:
-    """Return the answer of the job's last succeeded run, as the run keeps it: long ones are cut."""
+    """Return the answer of the job's last succeeded run; empty if there is none.
+
+    A long answer is returned as the ledger keeps it: shortened.
+    """
     if job_id is None:
         return ""
     newest = (
@@ -210,10 +213,9 @@ async def recent(session: AsyncSession, limit: int) -> Sequence[SessionSummary]:
 
 
 async def find(session: AsyncSession, ref: str) -> SessionSummary:
-    """Return the session with this id, unique id prefix or key, or the one that a job's runs
-    continue.
+    """Return the session with this id, unique id prefix or key, or the session of this job.
 
-    A key is an id without its agent. Job names work as everywhere. Raises `NotFound`, `Ambiguous`.
+    A key is a session id without its agent. Raises `NotFound`, `Ambiguous`.
     """
     if exact := await _listed(session, col(SessionRow.id) == ref):
         return exact[0]
@@ -239,7 +241,10 @@ async def find(session: AsyncSession, ref: str) -> SessionSummary:
 
 
 async def _of_job(session: AsyncSession, stored: store.StoredJob) -> Sequence[SessionSummary]:
-    """Return the session that the job's next run would continue; if each is new, the last one."""
+    """Return the session that the job's next run would continue, if it is stored.
+
+    If each run has its own session, return the one that was used last.
+    """
     action = stored.job.action
     if not isinstance(action, (AgentPrompt, Heartbeat)):
         return []

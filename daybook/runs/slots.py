@@ -4,22 +4,25 @@
 
     held = runs that a process holds     free = the limit - held
     ahead = runs that wait for a slot, were due earlier, and should claim now or later
-    overdue = those of them that should have claimed `SLOT_CLAIM_TIMEOUT` ago, and did not
+    overdue = runs that wait for a slot, were due earlier, and should have claimed more than
+              `SLOT_CLAIM_TIMEOUT`, but at most `MAX_RETRY_INTERVAL` ago
+    reserved = the smaller of ahead and free - overdue, but at least 0
 
-    ahead < free - overdue ──► granted          else ──► waiting, for a slot
+    reserved < free ──► granted                 else ──► waiting, for a slot
             └ the requesting worker is full ──► waiting, for the worker
 
-No free slot is reserved for a run that nothing claims. If a run has to wait although a slot is
+No free slot stays reserved for a run that nothing claims. If a run has to wait although a slot is
 free, its worker wakes the earlier runs (`wake_next`): from then on each of them has
-`SLOT_CLAIM_TIMEOUT` to claim. If a process, worker or deployment is gone or slow and does not
-claim, the slot goes to a run that does. The keeper's leader wakes runs every few seconds too.
+`SLOT_CLAIM_TIMEOUT` to claim. If it does not, because its process, worker or deployment no longer
+exists or is slow, the slot goes to a run that does. The keeper's leader wakes runs every few
+seconds too.
 
 A run that waits for its worker is ahead of no other run: a worker without room, possibly the only
 one of its pool, keeps no free slot from the others.
 
-A class may have a limit of its own. Then the same holds for the runs of the class, and from each
-other class no more runs count as ahead than can begin: a run that waits for its class delays no
-other class.
+A class may have a limit of its own. Then the same holds for the runs of the class, and no more runs
+of another class count as ahead than can begin, so a run that waits for its class delays no other
+class.
 
 Slots are not counted anywhere else: the held rows are the used slots, so a dead process cannot lose
 one. A direct call, which nothing schedules, takes a slot and never waits for one.
@@ -54,20 +57,19 @@ HOLDER = "holder"
 """The `waits_for` of a run that waits to learn whether another run's holder is alive."""
 
 WAITS_IN_QUEUE = (SLOT, WORKER, OVERLAP)
-"""The `waits_for` of runs in a queue: such a run begins when its turn comes."""
+"""The `waits_for` of runs in a queue; each begins when its turn comes."""
 
 WAITS_FOR_TURN = (*WAITS_IN_QUEUE, HOLDER)
-"""Waits that may end at any time: such a run may claim again before its `until`."""
+"""The `waits_for` of waits that may end at any time: such a run may claim before its `until`."""
 
 BACKFILL = "backfill"
 """The trigger of a past due time that was requested (`daybook.runs.backfill`)."""
 
 MIN_RETRY_INTERVAL = timedelta(seconds=30)
-"""When the first run that waits for a slot claims again by itself; a free slot wakes it sooner."""
+"""Delay until the first run in the queue claims again by itself; a free slot wakes it sooner."""
 
 MAX_RETRY_INTERVAL = timedelta(minutes=5)
-"""The same for the last run of a long queue, where more frequent claims cost more than they gain.
-"""
+"""Maximum delay until a run at the end of a long queue claims again by itself."""
 
 SLOT_CLAIM_TIMEOUT = timedelta(seconds=15)
 """How long a free slot is reserved for a run that should claim now."""
@@ -75,12 +77,9 @@ SLOT_CLAIM_TIMEOUT = timedelta(seconds=15)
 WORKER_RETRY_INTERVAL = timedelta(seconds=5)
 """How long a run waits before it claims again if its worker has no room."""
 
-WAITER_GRACE = timedelta(seconds=60)
-"""How long after its missed retry a waiting run still counts."""
-
 
 class SlotWait(NamedTuple):
-    """How long a run has to wait, why, and for what (one of `WAITS_FOR_TURN`).
+    """The time until which a run has to wait, why, and for what (one of `WAITS_FOR_TURN`).
 
     ``free`` is True if a slot is free but reserved for a run that was due earlier.
     """
@@ -94,7 +93,7 @@ class SlotWait(NamedTuple):
 async def wait_for_slot(
     session: AsyncSession, row: RunRow, offer: ClaimRequest, now: datetime
 ) -> SlotWait | None:
-    """Return how long ``row`` has to wait; None if it gets a slot."""
+    """Return until when and why ``row`` has to wait; None if it gets a slot."""
     if row.job_id is None and row.trigger == "direct":
         return None
     if offer.most is not None:
@@ -120,9 +119,10 @@ async def wake_next(
     *,
     after: timedelta | None = None,
 ) -> list[RunRow]:
-    """Let the runs that the free slots can take claim now; return them as `next_up` does.
+    """Wake the runs that the free slots can take, so that they claim now; return them.
 
-    With ``after``, only runs that wait for a slot, without those woken less than ``after`` ago.
+    With ``after``, only runs that wait for a slot are woken, except those whose `until` passed less
+    than ``after`` ago: they may just have been woken.
     """
     woken = list[RunRow]()
     for row in await next_up(session, now, most, classes):
@@ -139,10 +139,11 @@ async def wake_next(
 async def next_up(
     session: AsyncSession, now: datetime, most: int, classes: Mapping[str, int]
 ) -> list[RunRow]:
-    """Return the runs that the free slots can take now, by due time: no more than are free.
+    """Return the runs that wait for a slot, at most as many as slots are free, in `ORDER`.
 
-    Adds up to as many runs that wait for their worker, which may have room now. ``most`` is the
-    overall limit, ``classes`` the limits of the classes that have one.
+    Adds at most as many runs that wait for their worker, which may have room now. Leaves out runs
+    that should have claimed more than `SLOT_CLAIM_TIMEOUT` ago. ``most`` is the overall limit,
+    ``classes`` the limits of the classes that have one.
     """
     slots = _Slots(most, classes, await _count(session, _IS_HELD))
     if not slots.free():
@@ -167,18 +168,18 @@ class _Slots:
     held: Mapping[str, int]
 
     def free(self, name: str = "") -> int:
-        """Return how many more runs may begin, in total or of the class ``name``."""
+        """Return how many more runs may begin, in total or, with ``name``, of that class."""
         free = self.most - sum(self.held.values())
         if name in self.classes:
             free = min(free, self.classes[name] - self.held.get(name, 0))
         return max(free, 0)
 
     def _reserved(self, name: str, ahead: Mapping[str, int], overdue: Mapping[str, int]) -> int:
-        """Return how many free slots are reserved for runs of the class ``name``."""
+        """Return how many of the free slots are reserved for runs of the class ``name``."""
         return min(ahead.get(name, 0), max(self.free(name) - overdue.get(name, 0), 0))
 
     def refusal(self, name: str, ahead: Mapping[str, int], overdue: Mapping[str, int]) -> str:
-        """Return why a run of class ``name`` gets no slot with so many ahead of it; else empty."""
+        """Return why a run of class ``name`` gets no slot with these runs ahead; else ""."""
         before = sum(self._reserved(each, ahead, overdue) for each in ahead)
         all_held = sum(self.held.values())
         if all_held + before >= self.most:
@@ -192,12 +193,12 @@ class _Slots:
 
 
 def _full_text(held: int, most: int, kind: str, ahead: int) -> str:
-    waiting = f", and {ahead} that were due earlier wait" if held < most else ""
+    waiting = f", and {ahead} due earlier are waiting" if held < most else ""
     return f"{held} of {most} {kind} are active{waiting}"
 
 
 async def release_slot(session: AsyncSession, ended: RunRow, now: datetime) -> None:
-    """Move the next run of ``ended``'s job from its overlap wait to the queue for a slot.
+    """Move the next run of ``ended``'s job from its wait for a run or holder to the slot queue.
 
     Called when ``ended`` has its outcome; does nothing while another run of the job is held. So the
     next run is among those that are woken, and a later run of another job does not get the slot.
@@ -223,7 +224,7 @@ async def release_slot(session: AsyncSession, ended: RunRow, now: datetime) -> N
 
 _BACKFILLS_LAST = case((col(RunRow.trigger) == BACKFILL, 1), else_=0)
 ORDER = (_BACKFILLS_LAST, col(RunRow.due), col(RunRow.queued_at), col(RunRow.id))
-"""The order in which waiting runs get slots: backfills after everything that is scheduled."""
+"""The order in which waiting runs get slots: by due time, with all backfills last."""
 
 
 def order_key(row: RunRow) -> tuple[bool, datetime, datetime, str]:
@@ -252,7 +253,7 @@ def _expected_claims(now: datetime, what: str) -> ColumnElement[bool]:
 
 
 def _missed_claims(now: datetime) -> ColumnElement[bool]:
-    """Return the condition for runs that missed their claim, but not too long ago to count."""
+    """Return the condition for runs that missed their claim so recently that they count."""
     return and_(
         col(RunRow.status) == Status.WAITING,
         col(RunRow.waits_for) == SLOT,

@@ -1,6 +1,6 @@
-"""Sums of what attempts took. The keys are those of `daybook.agents.base.AgentReply.usage`.
+"""Sums of the usage of attempts. The keys are those of `daybook.agents.base.AgentReply.usage`.
 
-One key is added: `KNOWN_TOKENS`, if a sum of tokens is unknown and some of its parts are known.
+One key is added, `KNOWN_TOKENS`, if a sum of tokens is unknown but some of its parts are known.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from functools import reduce
 from typing import Any
 
 KNOWN_TOKENS = "known_tokens"
-"""The sum of the reported tokens, in and out, if others were not reported: a budget counts them."""
+"""The sum of the reported tokens, in and out, if some were not reported: budgets count this sum."""
 
 _TOKENS = ("input_tokens", "output_tokens")
 
 
 def total(parts: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
-    """Return the sum of these; None if none reported anything.
+    """Return the sum of ``parts``; None if all of them are None.
 
     A missing key counts as 0. If one value is None (unknown, such as a price), the sum is None. Of
-    values that cannot be added, the last one is kept.
+    values that cannot be added, the last one that is not empty is kept.
     """
     reported = [dict(part) for part in parts if part is not None]
     if not reported:
@@ -32,7 +32,10 @@ def total(parts: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
 
 
 def tokens(usage: Mapping[str, Any] | None) -> int:
-    """Return the tokens that an answer, an attempt or a run took; unreported ones count as zero."""
+    """Return the number of tokens that an answer, an attempt or a run used.
+
+    Unreported ones count as zero.
+    """
     reported = usage or {}
     return int(reported.get(KNOWN_TOKENS) or sum(int(reported.get(name) or 0) for name in _TOKENS))
 

@@ -1,8 +1,9 @@
 """Queries for waiting runs, and their deadlines.
 
 A waiting row is the only record of work that must happen later (`docs/promise.md`, "The states").
-Its deadline counts from `queued_at`, the moment the ledger first knew of the run; waiting is
-included.
+Its deadline counts from `queued_at`, so it includes the wait. `queued_at` is when the ledger first
+knew of the run, but not before its due time plus stagger. Once a backfill is claimed, it is the
+time of that claim.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ from daybook.schedules import durations
 
 
 def deadline_reason(row: RunRow, now: datetime) -> str:
-    """Return why a run may wait no longer; empty if it may, or if its job sets no deadline."""
+    """Return why a run must not wait any longer; empty if it may, or if it has no deadline."""
     deadline = policy.policy_from_parameters(row.parameters).deadline
     if row.trigger == slots.BACKFILL and not row.attempts:
-        return ""  # a backfill's deadline counts from its turn
+        return ""  # a backfill's deadline counts from its claim
     if deadline is None or row.queued_at + deadline > now:
         return ""
     return f"the deadline of {durations.to_text(deadline)} passed while it waited"
 
 
 async def ids_past_deadline(session: AsyncSession, now: datetime, limit: int) -> list[str]:
-    """Return the ids of waiting runs whose deadline has passed, the longest known first."""
+    """Return the ids of waiting runs whose deadlines have passed, first queued first."""
     deadline = col(RunRow.parameters)[("policy", "deadline")].as_string()
     waiting = (
         select(RunRow.id, RunRow.queued_at, deadline)
         .where(
             col(RunRow.status) == Status.WAITING,
             deadline != "",
-            # A run that is not judged yet may have another deadline by then.
+            # A run that is not judged yet may have another deadline when it is.
             col(RunRow.waits_for) != corrections.UNTIL_DUE,
             (col(RunRow.trigger) != slots.BACKFILL) | (col(RunRow.attempts) > 0),
         )
@@ -55,13 +56,10 @@ async def ids_past_deadline(session: AsyncSession, now: datetime, limit: int) ->
     return passed[:limit]
 
 
-async def needing_prefect_run(
-    session: AsyncSession, now: datetime, per_job: int = 10
-) -> list[RunRow]:
-    """Return the waiting runs that should have a Prefect run: of each job the next ``per_job`` by
-    due.
+async def needing_prefect_run(session: AsyncSession, per_job: int = 10) -> list[RunRow]:
+    """Return the waiting runs that should have a Prefect run: the next ``per_job`` of each job.
 
-    Includes all runs without a job. ``now`` is the ledger's.
+    Includes all runs without a job.
     """
     group = func.coalesce(col(RunRow.job_id), col(RunRow.id))
     place = func.row_number().over(partition_by=group, order_by=slots.ORDER)
@@ -80,7 +78,7 @@ async def needing_prefect_run(
 
 
 async def live_in_prefect(session: AsyncSession) -> list[RunRow]:
-    """Return the live runs that a Prefect run carries, by due time."""
+    """Return the live runs that a Prefect run carries, earliest due time first."""
     carried = (
         select(RunRow)
         .where(col(RunRow.status).in_(LIVE), col(RunRow.flow_run_id).is_not(None))

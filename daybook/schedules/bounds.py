@@ -1,17 +1,17 @@
 """Bounds on the due times of a schedule: start, end, excluded days, active and quiet hours.
 
-An instant outside the bounds is not a due time: `next` does not show it, and the ledger has no row
-for it. All bounds follow the clocks of the job's zone, through daylight saving:
+An instant outside the bounds is not a due time: `daybook next` does not show it, and the ledger has
+no row for it. All bounds follow the clocks of the job's zone, through daylight saving:
 
 ============  ===================================================================================
 start, until  `2027-01-15`, or `2027-01-15T09:00` with or without an offset; both are inclusive, and
-              a day without a time is the whole day
-exclude       days, `2026-12-25`, or first and last of several, `2026-12-24..2027-01-01`
-active_hours  `09:00-17:00`: the first time included, the second not; `22:00-06:00` is the night.
-              What the clocks show counts: skipped hours are not active, and hours that occur twice
-              are active both times
-quiet_hours   windows of the same form without due times, inside the active hours or not, such as
-              `12:00-13:00`
+              a day without a time means the whole day
+exclude       days (`2026-12-25`) or inclusive ranges of days (`2026-12-24..2027-01-01`)
+active_hours  `09:00-17:00` includes its start and excludes its end; `22:00-06:00` is the night.
+              They follow local time: hours that the clocks skip are never active, and hours that
+              occur twice are active both times
+quiet_hours   windows in the same form, such as `12:00-13:00`, in which nothing is due; they may lie
+              inside or outside the active hours
 ============  ===================================================================================
 """
 
@@ -26,7 +26,7 @@ from zoneinfo import ZoneInfo
 
 from daybook.errors import InvalidInput
 from daybook.schedules.schedule import parse_instant as read_instant
-from daybook.schedules.zones import to_instant, wall_time, zone
+from daybook.schedules.zones import check_year, to_instant, wall_time, zone
 
 FIELDS = ("start", "until", "exclude", "active_hours", "quiet_hours")
 """Fields of a policy that are bounds."""
@@ -42,21 +42,23 @@ _LEGAL_DAYS = "write 2026-12-25, or 2026-12-24..2027-01-01"
 _LEGAL_HOURS = "write 09:00-17:00, or 22:00-06:00 for the night"
 _LEGAL_MOMENT = "write 2027-01-15, 2027-01-15T09:00 or 2027-01-15T09:00:00+01:00"
 _MINUTES = 24 * 60
-_LAST_YEAR = 9000  # far from the end of datetime's range
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds of a policy, read by the clocks of ``tz``; ``start`` and ``until`` are instants."""
+    """Bounds of a policy in the time zone ``tz``; ``start`` and ``until`` are instants."""
 
     tz: ZoneInfo
     start: datetime | None = None
     until: datetime | None = None
     excluded: tuple[tuple[date, date], ...] = ()
     hours: tuple[int, int] | None = None
-    """Minutes of the day; the second is smaller if the range includes midnight."""
+    """Start and end (exclusive) of the active hours, in minutes of the day.
+
+    The start is at or after the end if the window spans midnight or is the whole day.
+    """
     quiet: tuple[tuple[int, int], ...] = ()
-    """Windows in the same form."""
+    """Quiet windows, each in the form of ``hours``."""
 
     def __bool__(self) -> bool:
         return bool(self.start or self.until or self.excluded or self.hours or self.quiet)
@@ -95,14 +97,18 @@ class Bounds:
         return self._next(datetime.combine(day, begin), instant)
 
     def _next(self, local: datetime, after: datetime) -> datetime:
-        """Return the instant of a wall-clock time: its second occurrence if only that is later."""
+        """Return the first instant later than ``after`` at which the clocks show ``local``.
+
+        If the clocks skip ``local``, it is the first instant after the gap. In a repeated hour it
+        may be the second occurrence. If there is none, return ``after`` plus a second.
+        """
         second = local.replace(tzinfo=self.tz, fold=1).astimezone(UTC)
         return next(
             (each for each in (to_instant(local, self.tz), second) if each > after), after + SECOND
         )
 
     def _last_excluded(self, day: date) -> date | None:
-        """Return the last day of the excluded range that contains ``day``."""
+        """Return the last day of the excluded range that contains ``day``, or None."""
         return max((last for first, last in self.excluded if first <= day <= last), default=None)
 
     def _active(self, local: datetime) -> bool:
@@ -116,7 +122,7 @@ def _is_within(local: datetime, window: tuple[int, int]) -> bool:
 
 
 class BoundsTexts(Protocol):
-    """Bounds as they are written in a job's policy. An empty text is not a bound."""
+    """Bounds as written in a job's policy. An empty string means no bound."""
 
     @property
     def start(self) -> str: ...
@@ -131,7 +137,10 @@ class BoundsTexts(Protocol):
 
 
 def read_bounds(policy: BoundsTexts, timezone: str) -> Bounds:
-    """Return the bounds of a job. Raises `InvalidInput`; the zone makes no difference to that."""
+    """Return the bounds of a job.
+
+    Raises `InvalidInput`. Whether the bounds are valid does not depend on the zone.
+    """
     hours = policy.active_hours, policy.quiet_hours
     return _read(policy.start, policy.until, policy.exclude, hours, timezone)
 
@@ -171,9 +180,9 @@ def check(policy: BoundsTexts) -> None:
 def read_moment(
     field: str, text: str, timezone: str, legal: str = _LEGAL_MOMENT, *, last: bool = False
 ) -> datetime | None:
-    """Return the instant, in UTC, of a day or a time; for a day its first second, or its ``last``.
+    """Return the UTC instant of a time, or of a day's first second (with ``last``, its last one).
 
-    None for the empty text. Raises `InvalidInput` naming ``field``.
+    Returns None for an empty string. Raises `InvalidInput` naming ``field``.
     """
     if not text:
         return None
@@ -198,8 +207,7 @@ def _day(field: str, text: str, legal: str) -> date:
         raise InvalidInput(field, f'"{text}" is not a date', legal)
     try:
         day = date.fromisoformat(text)
-        if day.year > _LAST_YEAR:
-            raise ValueError(f"the last year is {_LAST_YEAR}")
+        check_year(day)
         return day
     except ValueError as error:
         raise InvalidInput(field, f'"{text}" does not exist: {error}', legal) from None

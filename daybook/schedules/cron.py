@@ -2,9 +2,9 @@
 
 Five fields (minute, hour, day of month, month, weekday), or six with seconds first, or one of
 `@hourly @daily @midnight @weekly @monthly @yearly @annually`. A field is `*`, `*/n`, a value, a
-range, a range or a first value with a step, or a list of these. Weekday 0 and 7 are Sunday; months
-and weekdays have names. `?` means `*` in the two day fields. `L` is the last day of the month, `L5`
-the last Friday of the month, `1#2` its second Monday.
+range, a range or a first value with a step, or a list of these except `*`. Weekdays 0 and 7 are
+Sunday; months and weekdays have names. `?` means `*` in the two day fields. `L` is the last day of
+the month, `L5` the last Friday of the month, `1#2` its second Monday.
 
 Day of month and weekday are joined by OR if both are restricted, that is if neither is written `*`
 or `?`. (Vixie's cron also treats `*/2` as unrestricted and joins by AND; Prefect does not, and
@@ -12,10 +12,10 @@ neither does Daybook.)
 
 An accepted expression means the same to the `croniter` package, which expands it here, and to the
 croniter inside Prefect, which queues the runs. If those two differ from each other, or from the
-plain reading, the expression is refused with a hint how to write it: a range of one value (`5-5` is
-every minute to croniter), `L` or `#` next to a restricted day of month (joined by AND there), a
-wrapping range with a step, a weekday with a step and no end, `W`, a day that none of the given
-months has.
+plain reading, the expression is refused with a hint on how to write it: a range of one value
+(croniter reads `5-5` as every minute), `L` or `#` next to a restricted day of month (croniter joins
+them by AND), a wrapping range with a step, a weekday with a step and no end, `W`, a day that none
+of the given months has.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ SYNTAX_HINT = (
     f"or one of {' '.join(ALIASES)}"
 )
 MAX_YEARS_BETWEEN_MATCHES = 50
-"""An expression that does not fire within this many years never fires.
+"""An expression that does not fire within this many years is treated as one that never fires.
 
 29 February on a given weekday recurs within 40 years.
 """
 
 MAX_TEXT_LENGTH = 500
-"""Characters of an expression, and of any text of a schedule.
+"""Maximum length in characters of an expression, and of a text that `schedule.parse` reads.
 
-The longest useful field, every minute by its number, has 169.
+The longest useful field, which lists every minute, has 169.
 """
 
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
@@ -62,7 +62,10 @@ _NTH = re.compile(r"(\w+)#(\w+)", re.ASCII)
 
 @dataclass(frozen=True)
 class FieldKind:
-    """One of the six fields of an expression: its name, its range, the names of its values."""
+    """One of the six fields of an expression: its name, its range, and the names of its values.
+
+    ``first`` is the value of the first name.
+    """
 
     name: str
     low: int
@@ -90,7 +93,7 @@ class CronField:
 
     ``values`` are its plain values (weekday 7 as 0). ``last`` is true if it has `L`. ``nth`` are
     its `weekday#n` pairs, with n = -1 for `L5`. ``step`` is the n of a field that is only `*/n`,
-    and 1 for `*`. ``wild`` is true if it contains `*` or `*/n`.
+    1 for `*` and `?`, else None. ``wild`` is true if the field contains `*` or `*/n`.
     """
 
     text: str
@@ -102,7 +105,7 @@ class CronField:
 
     @property
     def free(self) -> bool:
-        """Whether it is written `*` or `?`."""
+        """Return whether the field is written as `*` or `?`."""
         return self.text in ("*", "?")
 
 
@@ -120,7 +123,7 @@ class CronFields:
 
     @property
     def real_time(self) -> bool:
-        """Whether it fires in real time (see `due`): `*` or `*/n` in minute or hour."""
+        """Return whether real time applies (see `due`): `*` or `*/n` in minute or hour."""
         return self.minute.wild or self.hour.wild
 
 
@@ -144,7 +147,10 @@ def canonical(text: str, field: str = "cron") -> str:
 
 @lru_cache(maxsize=1024)
 def read_fields(expr: str) -> CronFields:
-    """Return the fields, with `@` names expanded. Raises `InvalidInput` for an invalid field."""
+    """Return the fields, with `@` names expanded.
+
+    Raises `InvalidInput` for an unknown name, a wrong number of fields, or an invalid field.
+    """
     if expr.startswith("@"):
         if expr.lower() not in ALIASES:
             raise InvalidInput("cron", f'unknown name "{expr}"', f"use one of {' '.join(ALIASES)}")
@@ -166,7 +172,7 @@ def read_fields(expr: str) -> CronFields:
 def _validate(expr: str) -> None:
     fields = read_fields(expr)
     _check_days(fields)
-    # Prefect's croniter fails if one side of the OR never fires, so the days are tried alone.
+    # Prefect's croniter fails if one side of the OR never fires, so try the day of month alone.
     trials = [expr]
     if not fields.day.free and not fields.weekday.free:
         trials = [f"0 0 {fields.day.text} {fields.month.text} *"]
@@ -180,9 +186,9 @@ def _validate(expr: str) -> None:
                 max_years_between_matches=MAX_YEARS_BETWEEN_MATCHES,
             ).get_next(datetime)
         except CroniterBadDateError:
-            days = f"day of month {fields.day.text} with month {fields.month.text}"
+            problem = f"month {fields.month.text} has no day {fields.day.text}"
             raise InvalidInput(
-                "cron", f'"{expr}" never fires ({days})', "use a day that the month has"
+                "cron", f'"{expr}" never fires: {problem}', "use a day that exists in the month"
             ) from None
         except CroniterError as error:
             raise InvalidInput("cron", f'"{expr}" is not valid: {error}', SYNTAX_HINT) from None
@@ -202,7 +208,7 @@ def _check_days(fields: CronFields) -> None:
     if every_day and (day.wild or weekday.wild):
         raise InvalidInput(
             "cron",
-            f'day of month "{day.text}" or weekday "{weekday.text}" matches every day',
+            f'together, day of month "{day.text}" and weekday "{weekday.text}" match every day',
             "use * for both",
         )
 

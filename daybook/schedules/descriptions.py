@@ -35,14 +35,14 @@ _MOST_DAYS = 5
 
 
 class _NoDescription(Exception):
-    """The expression has no readable description."""
+    """The expression has no description that is exact and readable."""
 
 
 def describe(schedule: Schedule) -> str:
     """Describe the schedule, with its zone if the zone matters.
 
-    "every 15 seconds", "at 09:00 on weekdays, Europe/Berlin", "once at 14:30 on Friday 15 January
-    2027, Europe/Berlin", "on demand"; a cron expression without a description is quoted.
+    For example "every 15 seconds", "at 09:00 on weekdays, Europe/Berlin", "once at 14:30 on Friday
+    15 January 2027, Europe/Berlin", "on demand"; a cron expression without a description is quoted.
     """
     match schedule:
         case Cron():
@@ -96,7 +96,7 @@ def _cron(fields: CronFields) -> str:
 
 
 def _every(fields: CronFields) -> str | None:
-    """Return "every 15 minutes", "every 2 hours from 00:05" …; None for plain times of the day."""
+    """Return "every 15 minutes", "every 2 hours from 00:05" …; None for fixed times of the day."""
     second, minute, hour = fields.second, fields.minute, fields.hour
     if second.step is not None:
         if minute.step != 1 or hour.step != 1:
@@ -154,9 +154,9 @@ def _times(fields: CronFields) -> str:
 
 
 def _days(fields: CronFields) -> str:
-    """Return the days and months, or "".
+    """Return the days and months as text, or "" for every day.
 
-    Such as "on weekdays", "on the 1st of January", "on the 13th of the month or on Fridays".
+    For example "on weekdays", "on the 1st of January", "on the 13th of the month or on Fridays".
     """
     months = "" if fields.month.step == 1 else _months(fields.month)
     of = f" of {months}" if months else " of the month"

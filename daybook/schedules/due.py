@@ -6,8 +6,9 @@ instant. A cron expression refers to the wall clock of its zone; two rules apply
 Fixed times
     Neither the minute nor the hour field has a `*` or `*/n` (as one of its items; `0-59/15` counts
     as fixed, because each value is named). Each matching wall-clock time is due once: a time that
-    occurs twice, the first time; a time that the clocks skip, at the first instant after the gap.
-    Several skipped times, and one at the very end of the gap, share one instant, which is due once.
+    occurs twice at its first occurrence, a time that the clocks skip at the first instant after the
+    gap. If several times are due at this instant (times in the gap, and one at its end), it is due
+    once.
 
 Real time
     The minute or the hour field has a `*` or `*/n`. Each instant at which the clocks show a
@@ -17,8 +18,8 @@ Real time
 
 Only the minute and the hour field decide, also with six fields: `* 30 2 * * *` is fixed (its sixty
 skipped seconds are due once, after the gap), `0 */5 * * * *` and `@hourly` are real time, `@daily`
-is fixed. Offset changes that are not daylight saving, of half an hour, at midnight, or of a whole
-day (Apia skipped 30 December 2011), need no special case: only what the clocks show counts.
+is fixed. Other changes of the offset (by half an hour, at midnight, or by a whole day: Apia skipped
+30 December 2011) need no special case: only what the clocks show counts.
 
 `croniter` expands the expression in naive local time; the zone's rules come from zoneinfo.
 """
@@ -34,19 +35,18 @@ from croniter import croniter
 
 from daybook.schedules import cron
 from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
-from daybook.schedules.zones import next_change, to_instant, wall_time, zone
+from daybook.schedules.zones import LAST_YEAR, next_change, to_instant, wall_time, zone
 
 _SECOND = timedelta(seconds=1)
-_LAST_YEAR = 9000  # far from the end of datetime's range, where arithmetic overflows
 
 
 def due_times(
     schedule: Schedule, *, after: datetime, inclusive: bool = False
 ) -> Iterator[datetime]:
-    """Return the due times after ``after`` (also at it if ``inclusive``), strictly increasing.
+    """Return the due times after ``after`` (with ``inclusive``, also the one at ``after``).
 
-    ``after`` is aware, in any zone; the results are in UTC, in whole seconds. Most schedules have
-    no last due time: take as many as you need.
+    ``after`` is aware, in any zone; the results are in UTC, in whole seconds, and strictly
+    increasing. Most schedules have no last due time: take as many as you need.
     """
     floor = after.astimezone(UTC).replace(microsecond=0)
     if inclusive and floor == after:
@@ -71,7 +71,7 @@ def next_due(schedule: Schedule, after: datetime) -> datetime | None:
 
 
 def is_due(schedule: Schedule, instant: datetime) -> bool:
-    """Return whether exactly this instant is a due time; never with a fraction of a second."""
+    """Return whether exactly this instant is a due time; due times are whole seconds."""
     if instant.microsecond:
         return False
     return next(due_times(schedule, after=instant, inclusive=True), None) == instant
@@ -85,20 +85,20 @@ def between(schedule: Schedule, start: datetime, end: datetime) -> Iterator[date
 def _intervals(schedule: Every, after: datetime) -> Iterator[datetime]:
     passed = (after - schedule.anchor) // schedule.every
     due = schedule.anchor + max(passed + 1, 1) * schedule.every
-    while due.year <= _LAST_YEAR:
+    while due.year <= LAST_YEAR:
         yield due
         due += schedule.every
 
 
 def _wall_times(expr: str, after: datetime) -> Iterator[datetime]:
-    """Yield the matching wall-clock times strictly after ``after``; naive."""
+    """Yield the matching wall-clock times strictly after ``after``; they are naive."""
     times = croniter(
         expr,
         after,
         second_at_beginning=True,
         max_years_between_matches=cron.MAX_YEARS_BETWEEN_MATCHES,
     ).all_next(datetime)
-    return takewhile(lambda local: local.year <= _LAST_YEAR, times)
+    return takewhile(lambda local: local.year <= LAST_YEAR, times)
 
 
 def _fixed(expr: str, tz: ZoneInfo, after: datetime) -> Iterator[datetime]:
@@ -114,7 +114,7 @@ def _fixed(expr: str, tz: ZoneInfo, after: datetime) -> Iterator[datetime]:
 
 def _real_time(expr: str, tz: ZoneInfo, after: datetime) -> Iterator[datetime]:
     # Between two changes of the offset, local and real time run in step. All due times up to the
-    # instant ``done`` were yielded; ``local`` is the wall-clock time to continue after.
+    # instant ``done`` have been yielded; ``local`` is the wall-clock time to continue after.
     done, local = after, wall_time(after, tz)
     offset = after.astimezone(tz).utcoffset() or timedelta()
     while True:

@@ -1,6 +1,7 @@
-"""Durations as text: `90s`, `30m`, `1h30m`, `2d`.
+"""Durations as text: `90s`, `30m`, `1h30m`, `2d`, also `1 hour and 30 minutes`.
 
-A duration is whole seconds, at least one. A day is 24 hours; only cron knows wall-clock days.
+A duration is at least one second and has no fraction. A day is 24 hours; only cron schedules follow
+wall-clock days.
 """
 
 from __future__ import annotations
@@ -14,26 +15,30 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 from daybook.errors import InvalidInput
 from daybook.validation import raising_pydantic_error
 
-SYNTAX_HINT = "use whole seconds or more, such as 90s, 30m, 1h30m or 2d"
+SYNTAX_HINT = "use a whole number of seconds, at least 1s, such as 90s, 30m, 1h30m or 2d"
 MAX_DURATION = timedelta(days=36_500)
 
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-_SHAPE = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
+_NAMES = ("d|days?", "h|hrs?|hours?", "m|mins?|minutes?", "s|secs?|seconds?")
+_SHAPE = re.compile("".join(rf"(?:(\d+)(?:{names}))?" for names in _NAMES), re.ASCII)
 _FRACTION = re.compile(r"\d*[.,]\d+\s*[a-z]*|\d+\s*(?:ms|us|ns)", re.ASCII)
 
 
 def parse(text: str, field: str = "every") -> timedelta:
     """Parse a duration; errors name ``field``.
 
-    Units come in the order d, h, m, s, each at most once. Raises `InvalidInput` for zero, a
-    negative duration, one below a second or with a fraction of one, and for any other text.
+    Units come in the order d, h, m, s, each at most once; they may be written out. Raises
+    `InvalidInput` for a zero, negative or fractional duration, one above `MAX_DURATION`, and any
+    other text.
     """
     word = text.strip().lower()
     if word.startswith("-"):
         raise InvalidInput(field, f'"{text}" is negative', SYNTAX_HINT)
     if _FRACTION.fullmatch(word):
-        raise InvalidInput(field, f'"{text}" is below 1 s or has a fraction', SYNTAX_HINT)
-    match = _SHAPE.fullmatch(word)
+        raise InvalidInput(
+            field, f'"{text}" is shorter than 1 s or not a whole number of seconds', SYNTAX_HINT
+        )
+    match = _SHAPE.fullmatch(_without_spaces(word))
     if match is None or not word:
         problem = "has no unit" if word.isascii() and word.isdigit() else "is not a duration"
         raise InvalidInput(field, f'"{text}" {problem}', SYNTAX_HINT)
@@ -47,15 +52,38 @@ def parse(text: str, field: str = "every") -> timedelta:
     return _checked(seconds, text, field)
 
 
+def _without_spaces(word: str) -> str:
+    """Return `1h30m` for `1h, 30m` and `1hour30minutes` for `1 hour and 30 minutes`.
+
+    Return the word itself if spaces or separators stand where they mean nothing.
+    """
+    joined, has_separator = "", False
+    for part in word.replace(",", " , ").split():
+        if part in (",", "and"):
+            if has_separator or not joined[-1:].isalpha():
+                return word
+            has_separator = True
+            continue
+        if joined[-1:].isdigit() and part[0].isdigit():
+            return word
+        joined, has_separator = joined + part, False
+    return word if has_separator else joined
+
+
 def from_timedelta(value: timedelta, field: str = "every") -> timedelta:
-    """Return the duration if it is valid. Raises `InvalidInput` as `parse` does."""
+    """Return the duration if it is valid.
+
+    Raises `InvalidInput` for one that is zero, negative, fractional, or above `MAX_DURATION`.
+    """
     if value.microseconds:
-        raise InvalidInput(field, f'"{value}" is below 1 s or has a fraction', SYNTAX_HINT)
+        raise InvalidInput(
+            field, f'"{value}" is shorter than 1 s or not a whole number of seconds', SYNTAX_HINT
+        )
     return _checked(value.days * 86_400 + value.seconds, str(value), field)
 
 
 def to_text(value: timedelta) -> str:
-    """Return the canonical text: the largest units first, none that is zero (`1h30m`, `2d`)."""
+    """Return the canonical text: largest units first, without zero units (`1h30m`, `2d`)."""
     remaining = value.days * 86_400 + value.seconds
     parts = []
     for letter, unit in _UNITS.items():
@@ -112,15 +140,15 @@ _SCHEMA = WithJsonSchema(
 )
 
 Duration = Annotated[timedelta, _validated("every"), _TEXT, _SCHEMA]
-"""Model field that reads a text or a timedelta, and writes the canonical text to JSON."""
+"""Model field that accepts a string or a timedelta, and is serialized as its canonical text."""
 
 Timeout = Annotated[timedelta, _validated("timeout"), _TEXT, _SCHEMA]
 """Duration of a field named `timeout`."""
 RetryDelay = Annotated[timedelta, _validated("retry_delay"), _TEXT, _SCHEMA]
 """Duration of a field named `retry_delay`."""
 Deadline = Annotated[timedelta | None, _validated_or_none("deadline"), _TEXT_OR_EMPTY, _SCHEMA]
-"""Duration of a field named `deadline`; the empty text is None, for Prefect's plain text form."""
+"""Duration of a field named `deadline`; the empty string, which Prefect's form sends, is None."""
 Progress = Annotated[timedelta | None, _validated_or_none("progress"), _TEXT_OR_EMPTY, _SCHEMA]
-"""The same for a field named `progress`."""
+"""Duration of a field named `progress`; the empty string is None."""
 Stagger = Annotated[timedelta | None, _validated_or_none("stagger"), _TEXT_OR_EMPTY, _SCHEMA]
-"""The same for a field named `stagger`."""
+"""Duration of a field named `stagger`; the empty string is None."""

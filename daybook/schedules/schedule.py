@@ -1,11 +1,27 @@
 """Schedules of a job: four kinds, and the text form that a user writes.
 
-Every schedule carries its IANA zone, so that a job does not move if the machine's zone changes.
-Errors name the field as the user wrote it: `cron`, `every`, `at`, `on_demand` and `timezone` for
-`make`, `schedule` and `timezone` for `parse`.
+Every schedule carries its IANA zone, so that a job's due times do not move if the machine's zone
+changes. Errors name the field as the user wrote it: `cron`, `every`, `at` or `timezone` for `make`
+(all fields that exclude each other, or `schedule` if none is given), `schedule` or `timezone` for
+`parse`.
 
-A new kind of schedule is handled here, in `due` and `descriptions`, in `jobs.model.ScheduleFields`,
-and in `prefect.projection`, which translates schedules from and to Prefect.
+A new kind of schedule needs:
+
+- its model here, in `Schedule`, `make`, `parse` and `to_text`
+- its due times in `due`, and its words in `descriptions`
+- its field in `jobs.model.ScheduleFields`, which `daybook add` offers as an option, and the call of
+  `make` in `jobs.model`
+- its translation to and from Prefect in `prefect.projection`
+- a parameter of `api.due.of_schedule`, for `daybook next` without a job
+- its name or text form in the texts that list them: `SYNTAX_HINT`, `FIELD_NAMES`,
+  `ScheduleFields.schedule`, the docstrings of `api.client.Client.add`, `cli.jobs.add_` and
+  `jobs.views.ScheduleView`, the guides jobs.md and mcp.md, and concepts/job.md;
+  `tests/unit/schedules/test_schedule.py` and `tests/unit/jobs/test_model.py` quote the hints of
+  `make`
+
+The options of `daybook add`, `edit` and `next` and the arguments of agents' tools follow from
+`ScheduleFields`; `cli.job_options` names only flags, such as `on_demand`, and the schedules that
+`daybook heartbeat on` offers.
 """
 
 from __future__ import annotations
@@ -18,9 +34,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from daybook.errors import InvalidInput
 from daybook.schedules import cron as expressions
-from daybook.schedules import durations
+from daybook.schedules import durations, phrases
 from daybook.schedules.durations import Duration
-from daybook.schedules.zones import to_instant, zone
+from daybook.schedules.zones import FIRST_YEAR, check_year, to_instant, wall_time, zone
 from daybook.validation import raising_pydantic_error
 
 __all__ = [
@@ -37,15 +53,20 @@ __all__ = [
 ]
 
 SYNTAX_HINT = (
-    'write a cron expression ("0 9 * * 1-5", @daily), "every 30m", '
-    '"at 2027-01-15T14:30:00+01:00", "in 30m" or "on demand"'
+    'write a cron expression ("0 9 * * 1-5", @daily), "every 30m", "every weekday at 9:00", '
+    '"tomorrow at 9:00", "at 2027-01-15T14:30:00+01:00", "in 30m" or "on demand"'
 )
-_LEGAL_AT = "use 2027-01-15T14:30:00+01:00 (the offset is optional) or in 30m"
+FIELD_NAMES = "schedule, cron, every, at or on_demand"
+"""The fields that hints list; the command line writes them as its options."""
+_LEGAL_AT = "use 2027-01-15T14:30:00+01:00 (the offset is optional), tomorrow at 9:00 or in 30m"
 _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d(?::\d\d)?)(?:\.(\d+))?\s?([Zz]|[+-]\d\d:\d\d)?", re.ASCII
 )
 _DATE = re.compile(r"\d{4}-\d\d?-\d\d?(?:\D|$)", re.ASCII)
-_BARE = re.compile(r"-?[\d.]+\s*[a-z]+(?:\s*\d+\s*[a-z]+)*", re.ASCII | re.IGNORECASE)
+_BARE = re.compile(
+    r"(?!\d+\s*[ap]\.?m\b)-?[\d.]+\s*[a-z]+(?:\s*\d+\s*[a-z]+)*", re.ASCII | re.IGNORECASE
+)
+_INTERVAL = re.compile(r"[-\d.](?!\d?(?:st|nd|rd|th)\b)(?!.*\bat\b)", re.ASCII | re.IGNORECASE)
 
 
 def _check_zone(name: str) -> str:
@@ -69,16 +90,16 @@ def _whole_second_utc(value: datetime) -> datetime:
 
 Zone = Annotated[str, AfterValidator(_check_zone)]
 Instant = Annotated[datetime, AfterValidator(_whole_second_utc)]
-"""Aware datetime in whole seconds, converted to UTC; naive ones and fractions are refused."""
+"""Aware datetime in whole seconds, converted to UTC. Naive datetimes and fractions are refused."""
 
 
 class _Schedule(BaseModel):
-    """What the kinds of schedules share; each kind overrides what differs."""
+    """Base of the kinds of schedule; each kind overrides the properties that differ."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     follows_wall_clock: ClassVar[bool] = False
-    """Whether a change of the zone's clocks moves its due times."""
+    """Whether a daylight-saving change shifts its due times."""
 
     @property
     def only_due(self) -> datetime | None:
@@ -87,7 +108,7 @@ class _Schedule(BaseModel):
 
     @property
     def prefect_describes_it(self) -> bool:
-        """Return whether Prefect's UI describes such a schedule well."""
+        """Return whether Prefect's UI describes this schedule well."""
         return False
 
     def has_passed(self, now: datetime) -> bool:
@@ -95,12 +116,16 @@ class _Schedule(BaseModel):
         return self.only_due is not None and self.only_due <= now
 
     def to_json(self) -> dict[str, Any]:
-        """Return `{"kind", "expr" | "every" | "at", "timezone"}`, as `--json` prints it."""
+        """Return the fields as `--json` prints them.
+
+        They are `kind`, `timezone`, and `expr`, or `every` and `anchor` (UTC), or `at` (with the
+        offset of the zone).
+        """
         return self.model_dump(mode="json")
 
 
 class Cron(_Schedule):
-    """Due by the wall clock of its zone; ``expr`` is as written, with single spaces."""
+    """Due at wall-clock times of its zone; ``expr`` is as written, with single spaces."""
 
     follows_wall_clock = True
 
@@ -110,7 +135,7 @@ class Cron(_Schedule):
 
     @property
     def prefect_describes_it(self) -> bool:
-        return len(self.expr.split()) < 6  # it misreads seconds
+        return len(self.expr.split()) < 6  # Prefect's UI misreads seconds
 
 
 class Every(_Schedule):
@@ -145,7 +170,7 @@ class At(_Schedule):
 
 
 class OnDemand(_Schedule):
-    """Never due by itself: run by hand, hook or API."""
+    """Never due by itself: runs are started by hand or through the API."""
 
     kind: Literal["on_demand"] = "on_demand"
     timezone: Zone
@@ -167,7 +192,7 @@ def make(
     """Build a schedule from separate fields, exactly one of which is given.
 
     ``now`` is an aware instant. The anchor of an `every` is ``now`` floored to the second. An `at`
-    without an offset is read in ``timezone``; `in 30m` counts from ``now`` rounded up to the
+    without an offset is interpreted in ``timezone``; `in 30m` counts from ``now`` rounded up to the
     second. ``current`` is the schedule in force when a job is edited: an equal `every` keeps its
     anchor, an equal `at` its time, even if it has passed.
 
@@ -178,11 +203,9 @@ def make(
         name for name, value in (("cron", cron), ("every", every), ("at", at)) if value is not None
     ] + (["on_demand"] if on_demand else [])
     if not given:
-        raise InvalidInput("schedule", "is missing", "set one of cron, every, at or on_demand")
+        raise InvalidInput("schedule", "is missing", f"set one of {FIELD_NAMES}")
     if len(given) > 1:
-        raise InvalidInput(
-            " and ".join(given), "only one of these can be given", "cron, every, at or on_demand"
-        )
+        raise InvalidInput(" and ".join(given), "only one of these can be given", FIELD_NAMES)
     if cron is not None:
         return Cron(expr=expressions.canonical(cron), timezone=timezone)
     if every is not None:
@@ -201,6 +224,7 @@ def parse(
 ) -> Schedule:
     """Parse the schedule from one text; the inverse of `to_text`.
 
+    Besides the texts of `to_text`, it reads `in 30m`, `+30m` and the English of `phrases`.
     ``now`` and ``current`` are as for `make`. Raises `InvalidInput` naming `schedule` or
     `timezone`.
     """
@@ -213,14 +237,16 @@ def parse(
     lower = first.lower()
     if word.lower() in ("on demand", "on-demand", "on_demand"):
         return OnDemand(timezone=timezone)
-    if lower == "every" and rest:
+    if lower == "every" and _INTERVAL.match(rest):
         return _every(rest, "schedule", timezone, now, current)
-    if lower == "at" and rest:
+    if lower == "at" and (_DATE.match(rest) or _BARE.fullmatch(rest)):
         return one_time(rest, "schedule", timezone, now, current)
-    if (lower == "in" and rest) or _DATE.match(word):
+    if (lower == "in" and rest) or word.startswith("+") or _DATE.match(word):
         return one_time(word, "schedule", timezone, now, current)
     if _BARE.fullmatch(word):
         raise _ambiguous("schedule", word)
+    if phrases.is_like_one(word):
+        return _of_phrase(word, "schedule", timezone, now, current)
     if word.startswith("@") or " " in word:
         return Cron(expr=expressions.canonical(word, "schedule"), timezone=timezone)
     raise InvalidInput(
@@ -228,10 +254,19 @@ def parse(
     )
 
 
+def is_schedule(text: str) -> bool:
+    """Return whether `parse` reads ``text``, in any zone and at any time."""
+    try:
+        parse(text, timezone="UTC", now=datetime(FIRST_YEAR, 1, 1, tzinfo=UTC))
+    except InvalidInput:
+        return False
+    return True
+
+
 def to_text(schedule: Schedule) -> str:
     """Return the text that `parse` reads as this schedule.
 
-    For an `every`, ``now`` must be its anchor.
+    To get the same `every`, pass its anchor to `parse` as ``now``.
     """
     match schedule:
         case Cron():
@@ -251,7 +286,7 @@ def to_text(schedule: Schedule) -> str:
 def in_zone(schedule: Schedule, timezone: str) -> Schedule:
     """Return the same schedule in another zone.
 
-    A cron expression is read by the new zone's clocks; the instants of the others stay, and only
+    A cron expression is interpreted in the new zone. Other schedules keep their instants, and only
     their display changes. Raises `InvalidInput` for an unknown zone.
     """
     zone(timezone)
@@ -280,18 +315,40 @@ def one_time(
     now: datetime,
     current: Schedule | None = None,
 ) -> At:
-    """Return the schedule of an RFC 3339 time, or of `in 30m`; the arguments are as for `make`.
+    """Return the schedule of an RFC 3339 time, of `in 30m` or `+30m`, or of `tomorrow at 9:00`.
 
-    Raises `InvalidInput` naming ``field``, also for a time in the past.
+    The arguments are as for `make`. Raises `InvalidInput` naming ``field``, also for a time in the
+    past unless ``current`` is due then.
     """
     word = " ".join(text.split())
-    if word.lower().startswith("in "):
+    if word.lower().startswith("in ") or word.startswith("+"):
         whole = now.replace(microsecond=0)
         start = whole if whole == now else whole + timedelta(seconds=1)
-        return At(at=start + durations.parse(word[3:], field), timezone=timezone)
+        delay = word[1:] if word.startswith("+") else word[3:]
+        return At(at=start + durations.parse(delay, field), timezone=timezone)
     if _BARE.fullmatch(word):
         raise _ambiguous(field, word)
-    due = parse_instant(word, field, timezone)
+    if not _RFC3339.fullmatch(word) and phrases.is_like_one(word):
+        schedule = _of_phrase(word, field, timezone, now, current)
+        if not isinstance(schedule, At):
+            raise InvalidInput(field, f'"{word}" is due more than once', _LEGAL_AT)
+        return schedule
+    return _at(parse_instant(word, field, timezone), field, timezone, now, current)
+
+
+def _of_phrase(
+    phrase: str, field: str, timezone: str, now: datetime, current: Schedule | None
+) -> Cron | At:
+    local_now = wall_time(now, zone(timezone))
+    # The field `at` stands for the word, so `--at 17:00` is `at 17:00`.
+    given = f"at {phrase}" if field == "at" and phrases.is_time(phrase) else phrase
+    found = phrases.read(given, local_now, field)
+    if isinstance(found, str):
+        return Cron(expr=expressions.canonical(found, field), timezone=timezone)
+    return _at(to_instant(found.local, zone(timezone)), field, timezone, now, current)
+
+
+def _at(due: datetime, field: str, timezone: str, now: datetime, current: Schedule | None) -> At:
     if due <= now and (current is None or current.only_due != due):
         local = due.astimezone(zone(timezone)).isoformat()
         raise InvalidInput(field, f"{local} ({timezone}) is in the past", "use a future time")
@@ -299,8 +356,7 @@ def one_time(
 
 
 def parse_instant(word: str, field: str, timezone: str, legal: str = _LEGAL_AT) -> datetime:
-    """Return the instant, in UTC, of an RFC 3339 time; without an offset it is read in
-    ``timezone``.
+    """Return the UTC instant of an RFC 3339 time, in ``timezone`` if it has no offset.
 
     Raises `InvalidInput` naming ``field``.
     """
@@ -312,11 +368,12 @@ def parse_instant(word: str, field: str, timezone: str, legal: str = _LEGAL_AT) 
         raise InvalidInput(field, f'"{word}" has a fraction of a second', "use whole seconds")
     try:
         local = datetime.fromisoformat(f"{date}T{time}")
+        check_year(local)
         if offset is None:
             return to_instant(local, zone(timezone))
         sign = "+00:00" if offset in "Zz" else offset
         return datetime.fromisoformat(f"{date}T{time}{sign}").astimezone(UTC)
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         raise InvalidInput(field, f'"{word}" does not exist: {error}', legal) from None
 
 

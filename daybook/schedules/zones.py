@@ -1,14 +1,14 @@
 """Time zones, and wall-clock times as instants.
 
-A wall-clock time that the zone's clocks skip is the first instant after the gap; one that occurs
-twice is the first of the two. `due` applies this rule to schedules, `schedule` to an `at` without
-an offset.
+A wall-clock time that the zone's clocks skip becomes the first instant after the gap; one that
+occurs twice becomes the first of the two. `due` applies this rule to the fixed times of cron
+expressions, `schedule` and `bounds` to a time without an offset.
 """
 
 from __future__ import annotations
 
 import difflib
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from importlib import resources
 from zoneinfo import ZoneInfo, available_timezones
@@ -16,17 +16,19 @@ from zoneinfo import ZoneInfo, available_timezones
 from daybook.errors import InvalidInput
 
 MAX_NAME_LENGTH = 100
-"""Characters of a name that is looked up; the longest zone name has 32."""
+"""Maximum length of a name to look up, in characters; the longest zone name has 32."""
+FIRST_YEAR, LAST_YEAR = 1000, 9000
+"""Years of the earliest and the latest legal time, far from where conversions overflow."""
 
 _SECOND = timedelta(seconds=1)
-# No zone has changed its offset twice within 167 hours (all transitions in tzdata, 1850 to 2100; a
-# test repeats this check). So a stride of five days passes over at most one change.
+# No zone has changed its offset twice within 167 hours (all transitions in tzdata, 1850 to 2100).
+# So a stride of five days spans at most one change; a test checks that.
 _STRIDE = timedelta(days=5)
 
 
 @cache
 def _tzdata_names() -> frozenset[str]:
-    """Return the names in the tzdata package; its list is faster to read than its folders."""
+    """Return the zones that the tzdata package lists; a search of its folders would be slower."""
     return frozenset(resources.files("tzdata").joinpath("zones").read_text("utf-8").split())
 
 
@@ -37,7 +39,7 @@ def _names() -> frozenset[str]:
 
 @cache
 def zone(name: str, field: str = "timezone") -> ZoneInfo:
-    """Return the IANA zone with this name, in IANA's upper and lower case.
+    """Return the IANA zone with exactly this name, which is case-sensitive.
 
     Raises `InvalidInput` naming ``field``, with the nearest names, if there is no such zone.
     """
@@ -64,15 +66,24 @@ def _hint(name: str) -> str:
     return "write an IANA name such as Europe/Berlin or UTC"
 
 
+def check_year(day: date) -> None:
+    """Raise ValueError for a year before `FIRST_YEAR` or after `LAST_YEAR`."""
+    if day.year < FIRST_YEAR:
+        raise ValueError(f"the first year is {FIRST_YEAR}")
+    if day.year > LAST_YEAR:
+        raise ValueError(f"the last year is {LAST_YEAR}")
+
+
 def wall_time(instant: datetime, tz: ZoneInfo) -> datetime:
-    """Return the time that the zone's clocks show at an instant; naive."""
+    """Return the naive time that the zone's clocks show at an instant."""
     return instant.astimezone(tz).replace(tzinfo=None, fold=0)
 
 
 def to_instant(local: datetime, tz: ZoneInfo) -> datetime:
     """Return the instant, in UTC, of a naive wall-clock time in whole seconds.
 
-    A time that occurs twice gives the first of the two; one in a gap the first instant after it.
+    A time that occurs twice gives the first of the two; a skipped time gives the first instant
+    after the gap.
     """
     earlier = local.replace(tzinfo=tz, fold=0).astimezone(UTC)
     if wall_time(earlier, tz) == local:
@@ -92,7 +103,7 @@ def to_instant(local: datetime, tz: ZoneInfo) -> datetime:
 def next_change(tz: ZoneInfo, after: datetime, until: datetime) -> datetime | None:
     """Return the first instant in (after, until] at which the zone's offset changes.
 
-    Instants are in UTC and whole seconds. None if the offset stays the same.
+    Instants are in UTC and whole seconds. Returns None if the offset stays the same.
     """
     low = after
     offset = low.astimezone(tz).utcoffset()

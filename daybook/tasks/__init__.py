@@ -16,40 +16,45 @@ never claims: it expires leases, wakes sessions and escalates. Sessions claim.
                    └── cancel ──►   │                                               │
                                   needs_attention ◄── third lease expiry ───────────┘
 
-The live states are queued, claimed and needs_attention. No session can claim a run that
-`needs_attention` until the operator recovers, retries or cancels it. A starving run stays queued
-and can still be claimed; its `attention` says why an operator should look at it.
+The live states are queued, claimed and needs_attention. No session can claim a run in the state
+`needs_attention`; the operator recovers, retries or cancels it. A starving run stays queued and can
+still be claimed; after the last escalation step, its `attention` says why an operator should look
+at it.
 
 Guarantees:
 
 * A claim is one transaction under the ledger's lock: one session holds a run, and a session holds
   at most one run. The claim returns a token, of which the ledger stores only the digest. Every
-  later operation on the run names the token. A wrong token, the token of an earlier claim and one
-  whose lease has expired (`lease_until <= now`, requeued or not) are refused and change nothing.
-* Wakes and claims decide with the same function whether a session fits a run:
+  later operation of the session on the run names the token. A wrong token, the token of an earlier
+  claim and one whose lease has expired (`lease_until <= now`, requeued or not) are refused and
+  change nothing.
+* Wakes and claims use the same function to decide whether a session fits a run:
   `matching.refusal_reason`.
-* A cycle writes its decisions in one transaction, together with the outbox rows of its wakes and
-  the worker requests. A cycle that is killed at any point has done each of them once or not at all.
+* A cycle writes its wakes (rows of the outbox), its worker requests and its counts of starving
+  cycles in one transaction, so a cycle that is killed at any point has written all of them or none.
+  Only an event may reach Prefect twice, with the same id.
 * While the scheduler is paused (`pause`), no session is woken and nothing can be claimed; leases
-  run on and still expire. A pause state that cannot be read counts as paused.
+  continue and still expire. A pause state that cannot be read counts as paused.
 
 ::
 
-    model           fields of a task; `[tasks]` in the settings           pure
+    model           fields of a task; `[tasks]` in the settings
+    states          states of a run, and the transitions between them     pure
     matching        whether a session fits a run, and in which order      pure
-    sessions        register, report, expire and remove sessions
+    rows            lookups and changes of runs, their events, alerts
+    sessions        register, report, find and remove sessions
     queue           add, list, pause, retry, recover, cancel; history of a run
     selection       which run a session gets
     claims          claim, heartbeat, complete, fail, release
     lease_expiry    requeues runs whose lease has expired
     pause           pause state of the scheduler
-    cycle           expire ─► match ─► wake ─► escalate                   one pass
+    cycle           expire ─► match ─► wake ─► escalate                   one cycle
     wakes           how each session is woken, and the results            rows of the outbox
     worker_requests requests for a new worker                             rows of the runs
-    notifier        reports starving runs                                 a port; Prefect events
+    notifier        reports starving runs                                 interface; Prefect events
     statistics      the report of a cycle, and the totals of all cycles
     counts          counts of tasks and sessions
     views           typed results of the operations of `daybook.api`
-    scheduler       repeats the cycle, in the keeper
+    scheduler       runs the keeper's cycles, with the last valid settings
     retention       deletes old tasks, wakes and sessions
 """

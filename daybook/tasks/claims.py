@@ -1,4 +1,4 @@
-"""Claiming a task run, its heartbeat, and its end: each is one transaction.
+"""Claim, heartbeat and end of a task run, each in one transaction.
 
 ::
 
@@ -7,10 +7,10 @@
     heartbeat ─► the lease starts again from now
     complete, fail, release ─► the token is no longer valid
 
-The token is returned once; the ledger stores its digest. Every operation after the claim needs
-the token: another token, the token of an earlier claim, and one whose lease has expired
-(`lease_until <= now`) are refused with `TokenRefused`, and nothing changes. If the response to a
-claim is lost, no one knows the token, and the lease expires.
+The token is returned once; the ledger stores its digest. Every operation after the claim needs the
+token: another token, the token of an earlier claim, and one whose lease has expired (`lease_until
+<= now`) are refused with `TokenRefused`, and nothing changes. If the response to a claim is lost,
+no session knows the token, so the lease expires.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
 from daybook.ledger.tokens import digest
 from daybook.names import MAX_LINE_LENGTH, validate_line
-from daybook.tasks import lease_expiry, model, rows, selection, sessions
-from daybook.tasks.matching import Candidate
+from daybook.tasks import lease_expiry, matching, model, rows, selection, sessions
+from daybook.tasks.matching import Candidate, RunRequirements
 from daybook.tasks.states import Status
 
 
 @dataclass(frozen=True)
 class Claimed:
-    """Claimed run of a session. The token is stored nowhere else."""
+    """A run that a session has claimed. The token is stored nowhere else."""
 
     run: TaskRunRow
     task: TaskRow
@@ -47,10 +47,10 @@ class Claimed:
 
 
 async def claim(ledger: Ledger, session_name: str, lease: timedelta | str | None = None) -> Claimed:
-    """Claim the first run of the queue that fits the session, for ``lease``.
+    """Claim the first run of the queue that fits the session, for ``lease`` or the default.
 
-    Raises `NothingClaimable` with the reason, `NotFound` for the session, `InvalidInput` for the
-    lease.
+    Raises `NothingClaimable` with the reason, `NotFound` for an unknown session, and `InvalidInput`
+    for an invalid lease.
     """
     seconds = int(model.lease_duration(lease).total_seconds())
     async with ledger.read() as session:
@@ -98,7 +98,7 @@ async def heartbeat(
 ) -> TaskRunRow:
     """Restart the lease from now, with its previous duration unless ``lease`` gives another.
 
-    Raises `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for the lease.
+    Raises `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid lease.
     """
     new_seconds = None if lease is None else int(model.lease_duration(lease).total_seconds())
     async with _held(ledger, run_ref, token) as (_, run, _row, now):
@@ -109,7 +109,10 @@ async def heartbeat(
 
 
 async def complete(ledger: Ledger, run_ref: str, token: str, output: str = "") -> TaskRunRow:
-    """Complete the run. Raise the errors of `heartbeat`; `InvalidInput` for a too long output."""
+    """Record that the task is done, with its ``output``; return the run.
+
+    Raises `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` if the output is too long.
+    """
     model.check_text(output, "output")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
         rows.change_status(run, Status.COMPLETED, now)
@@ -121,25 +124,28 @@ async def complete(ledger: Ledger, run_ref: str, token: str, output: str = "") -
 
 
 async def fail(ledger: Ledger, run_ref: str, token: str, error: str = "") -> TaskRunRow:
-    """Fail the run. Raises the same errors as `complete`."""
+    """Record that the run failed, and why; return the run.
+
+    Raises `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` if the error is too long.
+    """
     model.check_text(error, "error")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
         rows.change_status(run, Status.FAILED, now)
         run.error, run.done_by = error, row.name
-        actor, reason = owners.current_actor().owner, _reason(error)
+        actor = owners.current_actor().owner
+        # The event's reason is the first line that is not blank, without tokens.
+        first = next((line for line in error.splitlines() if line.strip()), "")
+        shown = "".join(each if each.isprintable() else " " for each in first)
+        reason = one_line(model.redact_tokens(shown), MAX_LINE_LENGTH)
         rows.record_event(session, run, "failed", now, actor=actor, reason=reason, of=row)
     return run
 
 
-def _reason(error: str) -> str:
-    """Return the first line of ``error`` without tokens, cut to the length of an event's reason."""
-    first = next((line for line in error.splitlines() if line.strip()), "")
-    shown = "".join(each if each.isprintable() else " " for each in first)
-    return one_line(model.redact_tokens(shown), MAX_LINE_LENGTH)
-
-
 async def release(ledger: Ledger, run_ref: str, token: str, reason: str = "") -> TaskRunRow:
-    """Return the run to its old place in the queue. Raises the same errors as `complete`."""
+    """Queue the run again, at its old position; return the run.
+
+    Raises `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid reason.
+    """
     reason = validate_line(reason, "reason")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
         rows.change_status(run, Status.QUEUED, now)
@@ -152,17 +158,26 @@ async def release(ledger: Ledger, run_ref: str, token: str, reason: str = "") ->
 
 
 async def is_run_available(session: AsyncSession, row: TaskSessionRow, now: datetime) -> bool:
-    """Return whether a claim of the session would get a run now. Reads only."""
+    """Return whether a claim of the session would get a run now. Reads only.
+
+    If the session holds a run whose lease has expired, a claim first expires that lease, and can
+    then get the same run again unless the run needs attention.
+    """
     held = await sessions.held_run(session, row)
     if await selection.claim_refusal_reason(session, row, held, now):
         return False
-    return await selection.first_fitting(session, Candidate.of(row, False), now) is not None
+    candidate = Candidate.of(row, False)
+    if held is not None and lease_expiry.requeues_on_expiry(held):
+        requirements = RunRequirements.of(await rows.task_of(session, held), held)
+        if not matching.refusal_reason(requirements, candidate, now):
+            return True
+    return await selection.first_fitting(session, candidate, now) is not None
 
 
 async def _nothing_claimable_reason(
     session: AsyncSession, row: TaskSessionRow, now: datetime
 ) -> str:
-    """Return why a claim gets nothing, or "" if it gets a run or expires its own lease first.
+    """Return why a claim gets nothing; "" if it gets a run, or has to expire an old lease first.
 
     Reads only.
     """
@@ -178,7 +193,10 @@ async def _nothing_claimable_reason(
 async def _select(
     session: AsyncSession, row: TaskSessionRow, now: datetime
 ) -> tuple[TaskRow, TaskRunRow] | str:
-    """Return the run that the session gets, or the reason that it gets none."""
+    """Return the task and run that the session gets, or the reason that it gets none.
+
+    First expire the lease of the run that the session holds, if that lease has ended.
+    """
     held = await sessions.held_run(session, row)
     if why := await selection.claim_refusal_reason(session, row, held, now):
         return why
@@ -199,12 +217,15 @@ async def _select(
 async def _held(
     ledger: Ledger, run_ref: str, token: str
 ) -> AsyncIterator[tuple[AsyncSession, TaskRunRow, TaskSessionRow, datetime]]:
-    """Open a write transaction with the run that the token holds now, and touch its session."""
+    """Open a write transaction, find the run that the token holds now, and touch its session.
+
+    Raises `TokenRefused`, `NotFound`, `Ambiguous`.
+    """
     async with ledger.write() as session:
         run, now = await _run(session, run_ref), ledger.now()
         _check(run, token, now)
         row = await rows.holder(session, run)
-        assert row is not None  # the run is held
+        assert row is not None  # true of every held run
         if owners.current_actor().is_agent and row.owner != owners.current_actor().owner:
             raise TokenRefused(run.id[:8], "a session of another owner holds it")
         sessions.touch(row, now)
@@ -225,7 +246,7 @@ def _check(run: TaskRunRow, token: str, now: datetime) -> None:
 async def _run(session: AsyncSession, ref: str) -> TaskRunRow:
     """Return the run with this id or unique id prefix.
 
-    An agent finds only runs that its own sessions claimed.
+    An agent finds only runs that it or its own sessions claimed. Raises `NotFound`, `Ambiguous`.
     """
     id_ = col(TaskRunRow.id)
     # A full id is looked up by the primary key; only a prefix needs a scan.

@@ -21,11 +21,13 @@ DAY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class TaskCounts:
-    """Counts of tasks and sessions. ``oldest`` is since when the oldest queued run has waited.
+    """Counts of task runs and live sessions.
 
-    ``starving`` are queued runs that starve. ``attention`` are runs that an operator should look
-    at, including queued ones whose escalation is complete. ``free`` sessions could claim now.
-    Expired sessions are not counted.
+    ``live`` and ``ended_last_day`` (the last 24 hours) count runs by status. ``oldest`` is when the
+    longest waiting run was queued, None if none is queued. ``starving`` counts queued runs with a
+    starving cycle since their last claim, ``attention`` the runs that an operator should look at,
+    including queued ones about which the operator was alerted. ``free`` counts the sessions that
+    are idle, are not prompting and hold no run; ``busy`` counts the other live ones.
     """
 
     live: dict[Status, int]
@@ -36,12 +38,6 @@ class TaskCounts:
     free: int
     busy: int
     switch: PauseState
-
-    @property
-    def any(self) -> bool:
-        """Whether there is anything to show."""
-        counts = (*self.live.values(), *self.ended_last_day.values(), self.free, self.busy)
-        return any(counts) or self.switch.paused
 
 
 async def read_counts(session: AsyncSession, now: datetime) -> TaskCounts:

@@ -55,17 +55,17 @@ CapabilityLoader = Callable[[], Awaitable[AgentCapabilities]]
 """Loads the capabilities of each agent; called only if a worker may have to be requested."""
 
 REQUEST_TIMEOUT_SECONDS = 10.0
-"""Timeout of one request to Prefect, and of loading the agents' capabilities."""
+"""Timeout of reporting one starving run to Prefect, and of loading the agents' capabilities."""
 MAX_RUNS_PER_STATEMENT = 500
-"""Number of runs in one UPDATE statement."""
+"""Maximum number of runs in one UPDATE statement."""
 MAX_NOTIFICATIONS = 50
-"""Number of starving runs that one cycle reports to Prefect; the next cycle reports the rest."""
+"""Maximum number of starving runs that one cycle reports to Prefect; the next reports the rest."""
 NOTIFY_TIMEOUT_SECONDS = 30.0
-"""Time after which a cycle starts no further report, so that it can still record the sent ones."""
+"""Time after which a cycle starts no further report, so that it can still record those it sent."""
 
 REQUEST_WORKER = "request_worker"
 NEEDS_ATTENTION = "needs_attention"
-"""Event of the run and of the operator's alert (`delivery.alerts.ALERT_EVENTS`)."""
+"""Escalation step, counter, and event of the run; also the event of the operator's alert."""
 
 
 async def cycle(
@@ -89,7 +89,10 @@ async def cycle(
     if not findings.anything:
         return report
     recovery_failed = findings.over and not await _expire_leases(ledger, report)
-    may_request_worker = findings.asks and await _any_worker_job(ledger)
+    may_request_worker = False
+    if findings.asks:  # without a job for workers, Prefect is not queried
+        async with ledger.read() as session:
+            may_request_worker = bool(await worker_requests.worker_jobs(session))
     capable = await _load_capabilities(capabilities_of, report) if may_request_worker else None
     async with ledger.write() as session:
         report.at = ledger.now()
@@ -105,7 +108,10 @@ async def cycle(
 
 @dataclass
 class _Findings:
-    """Work that a cycle has to do: any at all, expired leases, and possible worker requests."""
+    """Work that a cycle found, with its report so far; ``anything`` is True if there is any.
+
+    ``over`` is True if the lease of a run has ended, ``asks`` if a worker may have to be requested.
+    """
 
     report: CycleReport
     anything: bool = False
@@ -152,7 +158,7 @@ async def _inspect(ledger: Ledger, policy: EscalationPolicy) -> _Findings:
 
 
 async def _expire_leases(ledger: Ledger, report: CycleReport) -> bool:
-    """Expire leases. Return False if that failed."""
+    """Expire leases, and list their runs in the report. Return False if that failed."""
     try:
         async with ledger.write() as session:
             now = ledger.now()
@@ -160,7 +166,7 @@ async def _expire_leases(ledger: Ledger, report: CycleReport) -> bool:
             recovered = [run.id for run in expired]
     except Unreachable:
         raise
-    except Exception as error:  # matching and waking continue all the same
+    except Exception as error:  # matching and waking continue anyway
         log.exception("cannot expire leases", extra={"action": "expire"})
         report.error("lease expiry", repr(error))
         return False
@@ -170,12 +176,6 @@ async def _expire_leases(ledger: Ledger, report: CycleReport) -> bool:
 
 
 # --- match, wake, escalate
-
-
-async def _any_worker_job(ledger: Ledger) -> bool:
-    """Return whether any job can run for a task. If none can, Prefect is not asked."""
-    async with ledger.read() as session:
-        return bool(await worker_requests.worker_jobs(session))
 
 
 async def _load_capabilities(
@@ -191,7 +191,7 @@ async def _load_capabilities(
 
 @dataclass
 class _Fits:
-    """Sessions that fit a kind of runs now, and whether any live session would ever fit it."""
+    """Sessions that fit given requirements now, and whether any live one fits once it is free."""
 
     now: list[TaskSessionRow]
     ever: bool
@@ -199,7 +199,7 @@ class _Fits:
 
 @dataclass
 class _Cycle:
-    """Transaction that matches runs to sessions; ``starving`` are the runs to report after it."""
+    """Transaction that matches runs to sessions; ``starving`` are the runs to report afterwards."""
 
     session: AsyncSession
     ledger_id: str
@@ -286,12 +286,13 @@ class _Cycle:
         report.wakes_tried = len(self.targets) + self.no_way
         report.wakes_failed += self.no_way
         if self.no_way:
-            # Without names and numbers, so that it is stored once and leaves room for other errors.
+            # Without names and numbers, so that it is stored only once and leaves room for other
+            # errors.
             report.error("wake", "a session has no MCP connection, and wake_url is not set")
         return await wakes.enqueue(session, self.targets, self.policy.wake_url, now)
 
     def _fitting(self, wanted: RunRequirements) -> _Fits:
-        """Return the fitting sessions, computed once for all runs with the same requirements."""
+        """Return the sessions that fit, computed once for all runs with the same requirements."""
         key = (wanted.owner, wanted.workspace, wanted.channel, tuple(wanted.capabilities))
         if key not in self.fits:
             now, candidates = self.report.at, self.candidates
@@ -303,7 +304,11 @@ class _Cycle:
         return self.fits[key]
 
     def _wake(self, run: TaskRunRow, task: TaskRow, *, everyone: bool) -> str:
-        """Wake the session that fits best, or all that fit. Return the counter for the run."""
+        """Wake the session that fits best, or with ``everyone`` all that fit.
+
+        Sessions that this cycle has woken already, or that were recently woken for the run, are
+        left out. Return the counter of the cycle to which the run belongs.
+        """
         wanted, now, url = RunRequirements.of(task, run), self.report.at, self.policy.wake_url
         fits = self._fitting(wanted)
         free = [row for row in fits.now if row.id not in self.woken]
@@ -318,9 +323,9 @@ class _Cycle:
             self.no_way += 1
             self.woken.add(fresh[0].id)
             return "woken"
-        reason = f"queued for {self._waited(run)}" + (
-            ", all fitting sessions are woken" if everyone else ""
-        )
+        reason = f"queued for {duration_in_words(now - run.queued_at)}"
+        if everyone:
+            reason += ", all fitting sessions are woken"
         for row in reachable if everyone else reachable[:1]:
             self.targets.append(WakeTarget(task, run, row, reason))
             self.woken.add(row.id)
@@ -328,11 +333,8 @@ class _Cycle:
 
     # --- escalate
 
-    def _waited(self, run: TaskRunRow) -> str:
-        return duration_in_words(self.report.at - run.queued_at)
-
     def _escalate(self, run: TaskRunRow, task: TaskRow) -> tuple[str, ...]:
-        """Count this cycle and return the steps that are due; a person's task only waits."""
+        """Count this cycle for the run; return the steps that are due: none for a user's task."""
         if task.owner == owners.USER:
             return ()
         waited = self.report.at - run.queued_at
@@ -343,7 +345,7 @@ class _Cycle:
         return owed.steps
 
     async def _write_starved_cycles(self) -> None:
-        """Add one starving cycle to all counted runs, in bulk: few statements for a long queue."""
+        """Add one starving cycle to all counted runs, with few statements even for a long queue."""
         for start in range(0, len(self.counted), MAX_RUNS_PER_STATEMENT):
             few = col(TaskRunRow.id).in_(self.counted[start : start + MAX_RUNS_PER_STATEMENT])
             more = update(TaskRunRow).where(few)
@@ -358,10 +360,10 @@ class _Cycle:
     async def _request_worker(self, run: TaskRunRow, task: TaskRow) -> None:
         """Request a worker for the run.
 
-        If no agent is capable, skip the step and try again in the next cycle, even after the
+        If no job has a capable agent, skip the step and try again in the next cycle, even after the
         operator was notified: the operator may add a suitable job then. A run that has had
-        `MAX_WORKERS_PER_RUN` workers gets no more: they claimed it and gave it back. While
-        `MAX_CONCURRENT_WORKERS` are under way, the run waits until one of them ends.
+        `MAX_WORKERS_PER_RUN` workers gets no more: after each of them it was claimed and queued
+        again. While `MAX_CONCURRENT_WORKERS` are in progress, the run waits until one of them ends.
         """
         if await worker_requests.has_max_workers(self.session, run):
             run.tiers = [*run.tiers, REQUEST_WORKER]
@@ -421,7 +423,7 @@ async def _notify(
 ) -> None:
     """Report each starving run, and record which reports succeeded.
 
-    A run that the notifier rejects does not stop the others. After any other failure, such as an
+    A rejected event does not stop the reports of other runs. After any other failure, such as an
     unreachable Prefect, the remaining runs are left to the next cycle.
     """
     sent: list[StarvingRun] = []
@@ -445,7 +447,7 @@ async def _notify(
         now = ledger.now()
         for each in sent:
             run = await session.get(TaskRunRow, each.run_id)
-            # A run that was claimed in the meantime starts to escalate anew.
+            # A run that was claimed since then starts its escalation anew.
             same = run is not None and (run.status, run.fence) == (Status.QUEUED, each.fence)
             if run is not None and same and "starved" not in run.tiers:
                 reason = f"after {each.cycles} cycles"

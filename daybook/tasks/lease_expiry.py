@@ -1,8 +1,8 @@
-"""Expiry of task leases: a session loses its run once `lease_until <= now`.
+"""Expiry of task leases: from `lease_until` on, a session's token is refused, and its run expires.
 
 After the first and second expiry, the run is queued again as if it had just arrived. After the
 third it needs attention: the operator is notified, and no session can claim the run until the
-operator has acted. The next call of the late session is refused, because its token is invalid.
+operator has acted. A recovery restarts the count.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from daybook.tasks import rows
 from daybook.tasks.states import MAX_EXPIRIES, Status
 
 MAX_EXPIRED_PER_PASS = 100
-"""Number of leases that one pass expires."""
+"""Maximum number of leases that one cycle expires."""
 
 
 async def expire_leases(
@@ -29,7 +29,7 @@ async def expire_leases(
 ) -> list[TaskRunRow]:
     """Expire at most ``limit`` leases, those that ended longest ago first; return their runs.
 
-    A run that now needs attention says so in `status`, and why in `attention`.
+    If a run now needs attention, its `status` says so, and its `attention` says why.
     """
     expired = select(TaskRunRow).where(
         col(TaskRunRow.status) == Status.CLAIMED, col(TaskRunRow.lease_until) <= now
@@ -41,14 +41,20 @@ async def expire_leases(
     return expired_runs
 
 
+def requeues_on_expiry(run: TaskRunRow) -> bool:
+    """Return whether the next expiry of the run's lease queues it again."""
+    return run.expiries + 1 < MAX_EXPIRIES
+
+
 async def expire_lease(session: AsyncSession, run: TaskRunRow, now: datetime, actor: str) -> None:
-    """Expire the lease of one run."""
+    """Queue a run whose lease has ended, or mark it `needs_attention` after too many expiries."""
     assert run.lease_until is not None and run.lease_until <= now
     late = durations.to_text(now - run.lease_until)
     session_row = await rows.holder(session, run)
     reason = f"its lease expired {late} ago"
+    requeues = requeues_on_expiry(run)
     run.expiries += 1
-    if run.expiries < MAX_EXPIRIES:
+    if requeues:
         rows.requeue(run, now)
         rows.record_event(session, run, "expired", now, actor=actor, reason=reason, of=session_row)
     else:
@@ -58,5 +64,5 @@ async def expire_lease(session: AsyncSession, run: TaskRunRow, now: datetime, ac
         rows.record_event(session, run, "needs_attention", now, actor=actor, reason=run.attention)
         await rows.alert_operator(session, run, "expired", now)
     session.add(run)
-    # The session may claim in this same transaction, and the ledger allows it one run only.
+    # The session may claim in this same transaction, and may hold only one run in the ledger.
     await session.flush()

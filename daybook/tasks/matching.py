@@ -1,17 +1,17 @@
-"""Match task sessions to runs, and order both: pure functions.
+"""Matching of task sessions and runs, and the order of both: pure functions.
 
 Wakes and claims use the same function. It checks the run, then whether the session is free, then
-whether the two fit:
+whether the session fits the run:
 
 ::
 
-    paused task ─► owned by a person ─► expired ─► not idle ─► prompting ─► holds a run
+    paused task ─► owned by the user ─► expired ─► not idle ─► prompting ─► holds a run
         ─► workspace ─► channel ─► owner ─► capabilities ─► fits
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
@@ -25,7 +25,7 @@ IDLE = "idle"
 
 @dataclass(frozen=True)
 class RunRequirements:
-    """Requirements of a run on a session, and its place in the queue."""
+    """Requirements and preferences of a run for its session, and its position in the queue."""
 
     run_id: str
     priority: int
@@ -53,13 +53,16 @@ class RunRequirements:
 
     @property
     def order(self) -> tuple[int, datetime, str]:
-        """Sort key of claims: by priority, then the longest waiting first."""
+        """Sort key of claims: by priority, then by waiting time, longest first."""
         return (self.priority, self.queued_at, self.run_id)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """State of a session. ``holds``: it holds a run whose lease has not expired."""
+    """State of a session.
+
+    ``holds`` is true if the session holds a run whose lease has not expired.
+    """
 
     name: str
     expires_at: datetime
@@ -94,7 +97,7 @@ def refusal_reason(wanted: RunRequirements, session: Candidate, now: datetime) -
 
 
 def mismatch_reason(wanted: RunRequirements, session: Candidate) -> str:
-    """Return why the session could never have the run, or "" if it fits when live and free."""
+    """Return why the session does not fit the run even when it is live and free; "" if it fits."""
     return _blocked_reason(wanted) or _unfit_reason(wanted, session)
 
 
@@ -121,18 +124,17 @@ def preference(wanted: RunRequirements, session: Candidate) -> tuple[int, dateti
 
 
 def why_waiting(wanted: RunRequirements, there: Sequence[Candidate], now: datetime) -> str:
-    """Return why no session of ``there`` has claimed a queued run yet."""
-    if wanted.paused:
-        return "the task is paused"
-    if wanted.owner == owners.USER:
-        return "the task is for a person"
+    """Return why none of the sessions ``there`` has claimed a queued run yet."""
+    if reason := _blocked_reason(wanted):
+        return reason
     if free := [each.name for each in there if not refusal_reason(wanted, each, now)]:
-        return f"{_first_three(free)} could claim it"
+        more = f" and {len(free) - 3} more" if len(free) > 3 else ""
+        return f"{', '.join(free[:3])}{more} could claim it"
     fitting = [each for each in there if not mismatch_reason(wanted, each)]
     if fitting:
         return "; ".join(f"{each.name}: {busy_reason(each, now)}" for each in fitting[:3])
     if not there:
-        return "no session is registered"
+        return "there is no live session"
     lacking = set(wanted.capabilities)
     for each in there:
         lacking -= set(each.capabilities)
@@ -147,7 +149,7 @@ def _blocked_reason(wanted: RunRequirements) -> str:
     if wanted.paused:
         return "the task is paused"
     if wanted.owner == owners.USER:
-        return "the task is for a person"
+        return "the task is for the user"
     return ""
 
 
@@ -170,8 +172,3 @@ def _is_owner(owner: str, session: Candidate) -> bool:
     if owner.startswith(model.SESSION_PREFIX):
         return owner == model.SESSION_PREFIX + session.name
     return bool(session.agent) and owner == owners.AGENT_PREFIX + session.agent
-
-
-def _first_three(names: Iterable[str]) -> str:
-    given = list(names)
-    return ", ".join(given[:3]) + (f" and {len(given) - 3} more" if len(given) > 3 else "")

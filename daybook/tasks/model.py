@@ -1,6 +1,6 @@
 """Rules for the fields of tasks and task sessions, and the escalation policy.
 
-Pure. `daybook.tasks` explains the fields, and which of them a session must match.
+Pure, except for `load_policy`. `daybook.tasks.matching` has the fields that a session must match.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from daybook.settings import Settings
 
 PRIORITIES = ("urgent", "high", "medium", "low")
-"""From first to last; `priority` in the ledger is the index in this tuple."""
+"""Priorities, highest first; `priority` in the ledger is the index in this tuple."""
 MEDIUM = "medium"
 
 ANY_SESSION = ""
-"""Owner of a task that any session may do."""
+"""Owner of a task that any session may claim."""
 SESSION_PREFIX = "session:"
 
 SESSION_STATES = ("idle", "active")
-"""States that a session reports of itself."""
+"""States that a session can report."""
 
 MAX_RUNS_PER_TASK = 10
-"""Number of runs per task: the first one and its retries."""
+"""Maximum number of runs per task: the first one and its retries."""
 
 DEFAULT_LEASE_DURATION, MIN_LEASE_DURATION, MAX_LEASE_DURATION = (
     timedelta(minutes=5),
@@ -44,12 +44,12 @@ DEFAULT_LEASE_DURATION, MIN_LEASE_DURATION, MAX_LEASE_DURATION = (
 )
 
 MAX_TEXT_LENGTH = 20_000
-"""Characters of a task's instructions, and of a run's output or error."""
+"""Maximum length of a task's instructions, and of a run's output or error, in characters."""
 MAX_CAPABILITIES = 50
 MAX_WORD_LENGTH = 100
 
 TOKEN_PREFIX = "dbt_"
-"""Prefix of a claim's token; `token_urlsafe` of 32 bytes follows."""
+"""Prefix of a claim's token; the rest is the result of `token_urlsafe` for 32 bytes."""
 
 _TOKEN = re.compile(rf"{TOKEN_PREFIX}(?=[a-z0-9_-]{{0,42}}[A-Z])[A-Za-z0-9_-]{{43}}")
 _CAPABILITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,63}\Z")
@@ -67,7 +67,7 @@ def check_owner(owner: str) -> str:
     """Return the owner of a task, normalised. Raises `InvalidInput`.
 
     `""` is any session, `agent:<id>` the sessions of an agent, `session:<name>` one session, and
-    `user` a person. A person's task is listed, but no session is woken for it or can claim it.
+    `user` the user. The user's task is listed, but no session is woken for it or can claim it.
     """
     owner = owner.strip()
     if owner in (ANY_SESSION, owners.USER):
@@ -96,12 +96,16 @@ def check_capabilities(given: Iterable[str], field: str = "capabilities") -> lis
 
 
 def check_word(value: str, field: str) -> str:
-    """Return a workspace, channel, type or reason: one line or empty. Raises `InvalidInput`."""
+    """Return a workspace, channel, type or reason without leading or trailing spaces.
+
+    It may be empty. Raises `InvalidInput` if it is not one line of at most `MAX_WORD_LENGTH`
+    characters.
+    """
     return validate_line(value, field, MAX_WORD_LENGTH)
 
 
 def check_text(value: str, field: str) -> str:
-    """Return instructions, an output or an error. Raises `InvalidInput` if it is too long."""
+    """Return the instructions, output or error. Raises `InvalidInput` if the text is too long."""
     if len(value) > MAX_TEXT_LENGTH:
         raise InvalidInput(
             field, f"has {len(value):,} characters", f"use at most {MAX_TEXT_LENGTH:,}"
@@ -110,7 +114,7 @@ def check_text(value: str, field: str) -> str:
 
 
 def redact_tokens(said: str) -> str:
-    """Return an agent's text with claim tokens removed: a token is stored nowhere."""
+    """Return the text with each claim token cut to its prefix: no token may be stored or logged."""
     return _TOKEN.sub(f"{TOKEN_PREFIX}…", said)
 
 
@@ -136,7 +140,7 @@ def lease_duration(value: timedelta | str | None) -> timedelta:
 
 
 def _duration(value: object) -> object:
-    """Parse as `durations.parse`, and accept 0 for never."""
+    """Return the duration that a string holds; 0 means never. Pydantic checks all other values."""
     if value in (0, "0", "0s"):
         return timedelta(0)
     if isinstance(value, str):
@@ -149,7 +153,7 @@ class EscalationPolicy(BaseModel):
     """Steps for a run that no session claims, each with its number of starving cycles.
 
     A run starves once it has been queued for ``starve_after``; 0 means never. Each step is taken
-    once; after a claim they start anew. Read from `[tasks]` in `config.toml`.
+    at most once until a session claims the run. Read from `[tasks]` in `config.toml`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -182,7 +186,7 @@ class EscalationPolicy(BaseModel):
         steps = [(name, getattr(self, name)) for name in ESCALATION_STEPS]
         for (before, low), (after, high) in pairwise(steps):
             if high <= low:
-                problem = f"{high} is not more than {before} ({low})"
+                problem = f"{high} is not greater than {before} ({low})"
                 hint = f"use increasing values: {' < '.join(ESCALATION_STEPS)}"
                 raise as_pydantic(InvalidInput(after, problem, hint))
         return self
@@ -212,10 +216,11 @@ class EscalationDue:
 def escalate(
     policy: EscalationPolicy, queued_for: timedelta, cycles: int, taken: Iterable[str]
 ) -> EscalationDue:
-    """Count one cycle of a queued run, and return the new count and the steps that are due.
+    """Return a queued run's count of starving cycles after this cycle, and the steps that are due.
 
-    ``cycles`` is the count before, ``taken`` are the steps already taken. A step that failed does
-    not count as taken, and is due again in the next cycle.
+    ``cycles`` is the count before this cycle; it rises only if the run starves. ``taken`` are the
+    steps already taken. A step that failed does not count as taken, and is due again in the next
+    cycle.
     """
     if not policy.starve_after or queued_for < policy.starve_after:
         return EscalationDue(cycles, ())
@@ -229,12 +234,12 @@ def escalate(
 
 
 def load_policy(found: Settings | None = None) -> EscalationPolicy:
-    """Return the policy in the settings, which are read unless ``found`` is given.
+    """Return the policy in the settings; loads the settings unless ``found`` is given.
 
     Called for each cycle, because the file may have changed. Raises `InvalidInput` naming the
     variable, or the file and the key.
     """
-    from daybook import settings  # slow to import, and this module is pure
+    from daybook import settings  # slow to import
 
     found = found or settings.load()
     try:

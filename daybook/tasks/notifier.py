@@ -1,7 +1,7 @@
-"""Port that reports starving runs, and its implementation with Prefect events.
+"""Interface that reports starving runs, and its implementation with Prefect events.
 
 An event's id is derived from the run and its claim. If the event is sent again, after a failure
-or a kill that lost the response, Prefect sees the same event.
+or a kill that lost the response, it has the same id.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 STARVED_EVENT = "task.starved"
 EVENT_REJECTED_STATUSES = frozenset({400, 409, 413, 422})
-"""HTTP statuses that reject this one event; others concern the client, or Prefect."""
+"""HTTP statuses that reject a single event; others concern the client or Prefect as a whole."""
 
 
 @dataclass(frozen=True)
 class StarvingRun:
-    """Starving run, as it is reported. ``at`` and ``queued_at`` are in UTC."""
+    """A starving run, as the notifier reports it. ``at`` and ``queued_at`` are in UTC."""
 
     ledger_id: str
     run_id: str
@@ -39,7 +39,7 @@ class StarvingRun:
 
     @property
     def event_id(self) -> uuid.UUID:
-        """Id of the event: the same for the same run until a session claims it."""
+        """Id of the event: the same for a run until a session claims it."""
         name = f"daybook:{self.ledger_id}:{self.run_id}:{self.fence}:{STARVED_EVENT}"
         return uuid.uuid5(uuid.NAMESPACE_URL, name)
 
@@ -51,8 +51,8 @@ class EventRejected(Exception):
 Notifier = Callable[[StarvingRun], Awaitable[None]]
 """Reports one starving run.
 
-Any exception means that it was not reported, and will be reported again. `EventRejected` concerns
-only this run.
+Any exception means that the run was not reported; a later cycle tries again. `EventRejected`
+concerns only this run.
 """
 
 
@@ -82,7 +82,7 @@ def event_body(starving: StarvingRun) -> dict[str, Any]:
 def prefect_notifier(client: PrefectClient) -> Notifier:
     """Return the notifier that sends Prefect events.
 
-    It raises `EventRejected`, and the exceptions of the client.
+    The notifier raises `EventRejected`, and the exceptions of the client.
     """
     # Importing Prefect takes long, and most importers of this module do not need it.
     from prefect.exceptions import PrefectHTTPStatusError

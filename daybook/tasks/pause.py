@@ -1,4 +1,4 @@
-"""Pause of the task scheduler: no wakes and no claims; leases run on and still expire.
+"""Pause of the task scheduler: no wakes and no claims; leases continue and still expire.
 
 The pause state is one fact in the ledger, so that it outlives every process and all machines see
 it. A state that cannot be read counts as paused: work must not start while that is uncertain.
@@ -19,13 +19,17 @@ from daybook.ledger.task_tables import TaskRunRow
 from daybook.tasks import model, rows
 
 FACT_KEY = "tasks.switch"
-UNREADABLE = "the pause flag in the ledger cannot be read; `resume` or `pause` rewrites it"
+UNREADABLE = (
+    "the pause flag in the ledger cannot be read; run `daybook task scheduler resume` or `pause`"
+)
 
 
 class PauseState(BaseModel, frozen=True):
-    """Whether the scheduler is paused, why, since when, and by which actor.
+    """Whether the scheduler is paused, and why.
 
-    ``at`` is None and ``actor`` is empty if it was never paused or resumed, or cannot be read.
+    ``at`` is the time of the last pause or resume (UTC), ``actor`` the owner that last changed the
+    state or the reason. ``at`` is None and ``actor`` is empty if the scheduler was never paused, or
+    if the state cannot be read.
     """
 
     paused: bool = False
@@ -35,7 +39,7 @@ class PauseState(BaseModel, frozen=True):
 
 
 class _StoredPause(BaseModel):
-    """Stored form of the fact. Any other form counts as paused."""
+    """Pause state as stored in the ledger. A value that does not fit the model counts as paused."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -46,7 +50,10 @@ class _StoredPause(BaseModel):
 
 
 async def read(session: AsyncSession) -> PauseState:
-    """Return the pause state. In a claim's transaction it cannot change before the commit."""
+    """Return the pause state.
+
+    If read in a claim's transaction, it cannot change before the commit.
+    """
     fact = await session.get(Fact, FACT_KEY, populate_existing=True)
     if fact is None:
         return PauseState()
@@ -58,15 +65,16 @@ async def read(session: AsyncSession) -> PauseState:
 
 
 async def pause(ledger: Ledger, reason: str = "") -> PauseState:
-    """Stop wakes and claims until `resume`. Raises `InvalidInput` for the reason.
+    """Stop wakes and claims until `resume`; return the pause state.
 
-    If the scheduler is paused already, keep the time of that and replace the reason.
+    Raises `InvalidInput` for an invalid reason. If the scheduler is already paused, keep the
+    time of the pause and replace the reason.
     """
     return await _set_paused(ledger, paused=True, reason=model.check_word(reason, "reason"))
 
 
 async def resume(ledger: Ledger) -> PauseState:
-    """Allow wakes and claims again; change nothing if the scheduler is not paused."""
+    """Allow wakes and claims again, if the scheduler is paused; return the pause state."""
     return await _set_paused(ledger, paused=False, reason="")
 
 
@@ -84,11 +92,6 @@ async def _set_paused(ledger: Ledger, *, paused: bool, reason: str) -> PauseStat
 
 
 async def claimed_run_ids(session: AsyncSession, now: datetime) -> list[str]:
-    """Return the ids of the claimed runs whose leases have not expired."""
+    """Return the ids of the claimed runs whose leases have not expired, oldest claim first."""
     held = select(TaskRunRow.id).where(rows.is_leased(now))
     return list((await session.execute(held.order_by(col(TaskRunRow.claimed_at)))).scalars())
-
-
-async def drained(session: AsyncSession, now: datetime) -> bool:
-    """Return whether no session still holds a run; while paused, none can claim another."""
-    return not await claimed_run_ids(session, now)

@@ -25,7 +25,7 @@ from daybook.tasks.states import ENDED, LIVE, RETRYABLE, Status
 MAX_TITLE_LENGTH = 200
 
 LEADING_EVENTS = frozenset({"added", "retried", "expired", "fan_out"})
-"""Events that sort before others of the same transaction, because they cause them."""
+"""Events that sort before the other events of their transaction, which they cause."""
 
 TaskAndRun = tuple[TaskRow, TaskRunRow]
 
@@ -76,9 +76,9 @@ async def runs(
     status: Collection[Status] | None = None,
     limit: int | None = None,
 ) -> list[TaskAndRun]:
-    """Return runs with their tasks, those of ``status``; None means the live ones.
+    """Return at most ``limit`` runs in the states ``status`` (None: live ones), with their tasks.
 
-    Live runs come in claim order; if ended runs are included, the newest come first.
+    Runs are in claim order; if ``status`` has a state of ended runs, the newest runs come first.
     """
     wanted = LIVE if status is None else frozenset(status)
     query = (
@@ -94,9 +94,11 @@ async def runs(
 
 
 async def list_tasks(session: AsyncSession, status: Status | None, limit: int) -> list[TaskAndRun]:
-    """Return tasks with their newest runs: live ones in claim order, then the most recently ended.
+    """Return at most ``limit`` tasks, with their newest runs: live ones, then ended ones.
 
-    With ``status``, return only tasks whose newest run has that state.
+    Of the live tasks, those that need attention come first, then the claimed and then the queued
+    ones, each in claim order. Ended tasks come in the order of their ends, the latest first. With
+    ``status``, return only tasks whose newest run has that state.
     """
     pairs: list[TaskAndRun] = []
     newer = aliased(TaskRunRow)
@@ -128,10 +130,15 @@ async def list_tasks(session: AsyncSession, status: Status | None, limit: int) -
 
 
 async def find(session: AsyncSession, ref: str) -> TaskAndRun:
-    """Find a run by id or unique id prefix, or the last run of a task by id, id prefix or title.
+    """Return a run by id or unique id prefix, or the newest run of a task, with its task.
 
-    Raises `NotFound`, `Ambiguous`.
+    A full id comes first, then the title of a task, then an id prefix. Raises `NotFound`,
+    `Ambiguous`.
     """
+    if (run := await session.get(TaskRunRow, ref)) is not None:
+        return await rows.task_of(session, run), run
+    if (task := await session.get(TaskRow, ref)) is not None:
+        return task, await rows.newest_run(session, task.id)
     run_matches = col(TaskRunRow.id).startswith(ref, autoescape=True)
     titled = select(TaskRow).where(col(TaskRow.title) == ref).limit(5)
     tasks = list((await session.execute(titled)).scalars())
@@ -168,7 +175,7 @@ async def events(session: AsyncSession, run_id: str) -> list[TaskEventRow]:
 async def pause(ledger: Ledger, ref: str, reason: str = "") -> TaskAndRun:
     """Stop wakes and claims for the task; a session that holds its run continues.
 
-    Raises `InvalidInput` for the reason, and as `find`.
+    Raises `InvalidInput` for an invalid reason, and the same errors as `find`.
     """
     reason = validate_line(reason, "reason")
     return await _set_paused(ledger, ref, True, reason)
@@ -190,17 +197,18 @@ async def _set_paused(ledger: Ledger, ref: str, paused: bool, reason: str) -> Ta
 
 
 async def retry(ledger: Ledger, ref: str) -> TaskRunRow:
-    """Add another run to a task whose last one failed, was cancelled, or needs attention.
+    """Add a run to a task whose last one failed, was cancelled, or needs attention; return it.
 
-    A run that needs attention is cancelled. Raises `InvalidInput`, also after `MAX_RUNS_PER_TASK`
-    runs.
+    An old run that needs attention is cancelled. Raises `InvalidInput` for a run in any other
+    state, for one that was already retried, and after `MAX_RUNS_PER_TASK` runs, and the same errors
+    as `find`.
     """
     async with ledger.write() as session:
         task, old = await find(session, ref)
         now, actor = ledger.now(), owners.current_actor().owner
         if old.number != (await rows.newest_run(session, task.id)).number:
             raise InvalidInput(
-                "run", f"{old.id[:8]} was retried already", "use the newest run of the task"
+                "run", f"{old.id[:8]} has already been retried", "use the newest run of the task"
             )
         _require_status(old, RETRYABLE)
         if old.number >= model.MAX_RUNS_PER_TASK:
@@ -223,11 +231,12 @@ async def retry(ledger: Ledger, ref: str) -> TaskRunRow:
 
 
 async def recover(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
-    """Queue a claimed run, or one that needs attention, again as if it had just arrived.
+    """Queue a claimed run, or one that needs attention, as if it had just arrived; return it.
 
-    Its count of lease expiries restarts, and its session no longer holds it. A queued run for which
-    the operator was notified starts to wait again; its escalation steps are not repeated before a
-    claim. Raises `InvalidInput` for any other run, and as `find`.
+    Its count of lease expiries restarts, and its session no longer holds it. A queued run about
+    which the operator was alerted starts to wait again; its escalation steps are not repeated
+    before a claim. Raises `InvalidInput` for any other run or an invalid reason, and the same
+    errors as `find`.
     """
     reason = validate_line(reason, "reason")
     async with ledger.write() as session:
@@ -246,7 +255,10 @@ async def recover(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
 
 
 async def cancel(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
-    """Cancel a live run and invalidate its token. Raises `InvalidInput`, and as `find`."""
+    """Cancel a live run and invalidate its token; return the run.
+
+    Raises `InvalidInput` for an ended run or an invalid reason, and the same errors as `find`.
+    """
     reason = validate_line(reason, "reason")
     async with ledger.write() as session:
         _, run = await find(session, ref)

@@ -4,7 +4,11 @@
 
     an ended task    with its runs and their events, once its last run ended long ago
     a wake           after a week: a run that waits long is woken every minute
-    a session        if it was silent for a week, and holds no run
+    a session        a week after it expired, if it holds no run
+
+A new rule for one of these is a condition in its function here. Rows of another table need a
+function that deletes one batch and returns their number; `keeper.retention.prune` calls it. The age
+limit of tasks is that of `runs.retention.RetentionLimits`.
 """
 
 from __future__ import annotations
@@ -22,11 +26,14 @@ from daybook.runs.retention import BATCH_SIZE, RetentionLimits
 from daybook.tasks.wakes import WOKEN
 
 MAX_RETENTION_AGE = timedelta(days=7)
-"""How long a wake, and an expired session, is kept at most."""
+"""How long wakes and expired sessions are kept."""
 
 
 async def delete_ended_tasks(ledger: Ledger, keep: RetentionLimits) -> int:
-    """Delete one batch of tasks whose runs have all ended; return the number of runs deleted."""
+    """Delete one batch of tasks whose runs have all ended before the age limit of ``keep``.
+
+    Return the number of deleted runs.
+    """
     since = keep.since(ledger.now())
     ended_tasks = (
         select(TaskRunRow.task_id)
@@ -51,7 +58,7 @@ async def delete_ended_tasks(ledger: Ledger, keep: RetentionLimits) -> int:
 
 
 async def delete_old_wakes(ledger: Ledger) -> int:
-    """Delete one batch of old wakes with their task events; return the number deleted."""
+    """Delete one batch of old wakes with their task events; return the number of deleted wakes."""
     before = ledger.now() - MAX_RETENTION_AGE
     old = (
         select(OutboxRow.id)
@@ -73,7 +80,7 @@ async def delete_old_wakes(ledger: Ledger) -> int:
 
 
 async def delete_expired_sessions(ledger: Ledger) -> int:
-    """Delete one batch of expired sessions; return the number deleted."""
+    """Delete one batch of long expired sessions that hold no run; return their number."""
     holds = exists().where(col(TaskRunRow.session_id) == col(TaskSessionRow.id))
     expired = (
         select(TaskSessionRow.id)

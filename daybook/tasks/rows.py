@@ -1,6 +1,7 @@
-"""Rows of tasks and their runs: lookups, changes of the holder, and events.
+"""Rows of tasks and their runs: lookups, changes of the status, events, and alerts.
 
-All functions take a session of a ledger; those that change a row need one of `Ledger.write`.
+`record_event` and `alert_operator` need a session of `Ledger.write`. Rows that `change_status` and
+`requeue` change must belong to such a session.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ SCHEDULER = "scheduler"
 
 
 def is_leased(now: datetime) -> ColumnElement[bool]:
-    """Return the condition on runs that a session holds the run and its lease has not expired."""
+    """Return the condition for runs that a session holds under an unexpired lease."""
     return col(TaskRunRow.session_id).is_not(None) & (col(TaskRunRow.lease_until) > now)
 
 
 async def task_of(session: AsyncSession, run: TaskRunRow) -> TaskRow:
     """Return the task of the run."""
     task = await session.get(TaskRow, run.task_id)
-    assert task is not None  # a foreign key
+    assert task is not None  # the foreign key guarantees it
     return task
 
 
 async def newest_run(session: AsyncSession, task_id: str) -> TaskRunRow:
-    """Return the last run of a task, which has at least one."""
+    """Return the newest run of a task; each task has at least one."""
     runs = select(TaskRunRow).where(col(TaskRunRow.task_id) == task_id)
     last = runs.order_by(col(TaskRunRow.number).desc()).limit(1)
     row: TaskRunRow = (await session.execute(last)).scalar_one()
@@ -49,7 +50,8 @@ async def holder(session: AsyncSession, run: TaskRunRow) -> TaskSessionRow | Non
 def change_status(run: TaskRunRow, new: Status, now: datetime) -> None:
     """Move a run to a state in which no session holds it, and invalidate its token.
 
-    A run that is queued again keeps its place; `requeue` gives it a new one.
+    A run that is queued again keeps its position in the queue, unless `requeue` queues it. Raises
+    `IllegalTransition`.
     """
     states.check(run.id, Status(run.status), new)
     run.status = new
@@ -77,7 +79,7 @@ def record_event(
     of: TaskSessionRow | None = None,
     outbox_id: str | None = None,
 ) -> TaskEventRow:
-    """Record an event of a run, its actor, and ``of`` the session it concerns, if any."""
+    """Record an event of a run, and return its row; ``of`` is the session concerned, if any."""
     row = TaskEventRow(
         run_id=run.id,
         at=now,
@@ -95,7 +97,8 @@ def record_event(
 async def alert_operator(session: AsyncSession, run: TaskRunRow, what: str, now: datetime) -> None:
     """Alert the operator about the run.
 
-    Sent once per claim and for each ``what``: `expired`, `starved`.
+    ``what`` is `expired` or `starved`; at most one alert of each is sent between two claims of the
+    run. The run's `attention` is the text.
     """
     task = await task_of(session, run)
     reason = run.attention[:1].upper() + run.attention[1:]

@@ -1,7 +1,8 @@
 """Selection of the run that a session gets, or of the reason that it gets none. Reads only.
 
-`matching.refusal_reason` decides. The database only leaves out runs that it would always refuse,
-so that a claim stays cheap with a long queue. Only the columns that the decision needs are read.
+`matching.refusal_reason` decides. The query only leaves out runs that this function would always
+refuse, so that a claim stays cheap with a long queue. Only the columns that the decision needs are
+read.
 """
 
 from __future__ import annotations
@@ -20,29 +21,27 @@ from daybook.tasks.matching import Candidate, RunRequirements
 from daybook.tasks.states import Status
 
 FIRST_BATCH_SIZE = 100
-"""Number of runs of the queue that are checked first, before all of them."""
+"""Number of runs that are read first; all are read only if none of these fits."""
 
 
 async def claim_refusal_reason(
     session: AsyncSession, row: TaskSessionRow, held: TaskRunRow | None, now: datetime
 ) -> str:
-    """Return why the session cannot claim at all, or "".
+    """Return why the session cannot claim any run: a pause, its expiry or its run; else "".
 
-    A ``held`` run whose lease has expired does not count.
+    ``held`` is the run that the session holds, if any; one whose lease has expired does not count.
+    A session that is not idle or is prompting is refused later.
     """
     paused = await pause.read(session)
     if paused.paused:
         return "the task scheduler is paused" + (f": {paused.reason}" if paused.reason else "")
     if row.expires_at <= now:
         since = (row.expires_at - sessions.SESSION_TIMEOUT).replace(microsecond=0).isoformat()
-        return f"the session expired, silent since {since}; report its state or register it again"
-    if held is not None and not _is_expired(held, now):
+        hint = "report its state or register it again"
+        return f"the session expired: it has been silent since {since}; {hint}"
+    if held is not None and (held.lease_until is None or held.lease_until > now):
         return f"the session holds run {held.id[:8]}; complete, fail or release it first"
     return ""
-
-
-def _is_expired(held: TaskRunRow | None, now: datetime) -> bool:
-    return held is not None and held.lease_until is not None and held.lease_until <= now
 
 
 _QUEUED = (col(TaskRunRow.status) == Status.QUEUED) & col(TaskRunRow.finished_at).is_(None)
@@ -61,7 +60,7 @@ _REQUIREMENTS = (
     .where(_QUEUED)
     .order_by(col(TaskRow.priority), col(TaskRunRow.queued_at), col(TaskRunRow.id))
 )
-"""Requirements of each queued run, in the order of claims; only the columns that are needed."""
+"""Query for the requirements of each queued run, in the order of claims."""
 
 
 def _requirements(row: Any) -> RunRequirements:
@@ -111,7 +110,7 @@ async def first_fitting(session: AsyncSession, candidate: Candidate, now: dateti
 
 
 async def no_match_reason(session: AsyncSession, candidate: Candidate, now: datetime) -> str:
-    """Return the reason: the session is busy, or none of the queued runs fits."""
+    """Return why the session gets no run: it is busy, no run is queued, or no queued run fits."""
     if reason := matching.busy_reason(candidate, now):
         return reason
     first_run = (await session.execute(_REQUIREMENTS.limit(1))).first()

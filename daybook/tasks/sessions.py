@@ -6,8 +6,8 @@
                   │
                   └── silent for `SESSION_TIMEOUT` ──► expired ──report, register──► live again
 
-The actor that registered a session owns it. An agent acts on its own sessions only; those of
-others do not exist for it (`NotFound`). The operator acts on all. An expired session still holds
+The actor that registered a session owns it. An agent acts on its own sessions only, and cannot see
+those of other owners (`NotFound`). The operator acts on all. An expired session still holds
 its run until the lease expires, and holding a run does not keep a session alive.
 """
 
@@ -29,9 +29,9 @@ from daybook.tasks import matching, model, rows
 from daybook.tasks.matching import IDLE
 
 SESSION_TIMEOUT = timedelta(minutes=15)
-"""How long a session stays live after its last sign of life; it expires exactly at the end."""
+"""How long a session stays live after its last sign of life; it expires at the end of this time."""
 TOUCH_INTERVAL = timedelta(minutes=1)
-"""Least time between two recorded signs of life of a session whose claims get nothing."""
+"""Minimum time between two recorded signs of life of a session whose claims get nothing."""
 
 NOUN = "task session"
 
@@ -49,8 +49,8 @@ async def register(
     """Register a live session, idle and not prompting.
 
     A session with this name and owner is updated, and keeps its id and its run. Raises
-    `InvalidInput`, also if the name belongs to another owner's session, unless that one is expired
-    and holds no run.
+    `InvalidInput`, also if a session of another owner has the name, unless that session has expired
+    and holds no run: then it is replaced.
     """
     actor, name = owners.current_actor(), validate_name(name)
     values = {
@@ -66,7 +66,7 @@ async def register(
         if row is not None and row.owner != actor.owner:
             if row.expires_at > now or await held_run(session, row) is not None:
                 raise InvalidInput("name", f'"{name}" is taken', "use another name")
-            # Its id goes with it: wakes sent to that id must not reach the new owner.
+            # The new session gets a new id: wakes sent to the old one must not reach the new owner.
             await session.delete(row)
             await session.flush()
             row = None
@@ -107,7 +107,7 @@ async def report(
 
 
 async def remove(ledger: Ledger, name: str) -> TaskSessionRow:
-    """Remove a session; a run that it holds is queued again, as by `recover`. Raises `NotFound`."""
+    """Remove a session; queue the run that it holds, as `queue.recover` does. Raises `NotFound`."""
     async with ledger.write() as session:
         row, now = await find(session, name), ledger.now()
         run = await held_run(session, row)
@@ -125,7 +125,8 @@ async def remove(ledger: Ledger, name: str) -> TaskSessionRow:
 async def set_connected(ledger: Ledger, ids: Collection[str], until: datetime) -> None:
     """Record that an MCP server holds connections to these sessions until ``until``.
 
-    ``until`` of now or before: the connections are closed.
+    An ``until`` that is not in the future means that the connections are closed; a later one is
+    also a sign of life of the sessions. Sessions that the current actor may not see are skipped.
     """
     async with ledger.write() as session:
         now = ledger.now()
@@ -137,17 +138,21 @@ async def set_connected(ledger: Ledger, ids: Collection[str], until: datetime) -
 
 
 async def visible_sessions(session: AsyncSession) -> list[TaskSessionRow]:
-    """Return all sessions that the current actor may see, expired ones included, by name."""
+    """Return the sessions that the current actor may see, also expired ones, sorted by name."""
     query = select(TaskSessionRow).where(_visible()).order_by(col(TaskSessionRow.name))
     return list((await session.execute(query)).scalars())
 
 
 async def find(session: AsyncSession, name: str) -> TaskSessionRow:
-    """Return the session with this name. Raises `NotFound`, also for a session of another owner."""
+    """Return the session with this name.
+
+    Raises `NotFound`, also if the current actor is an agent and does not own the session.
+    """
     row = await _named(session, name.strip())
     actor = owners.current_actor()
     if row is None or (actor.is_agent and row.owner != actor.owner):
-        raise NotFound(NOUN, name)
+        known = [each.name for each in await visible_sessions(session)]
+        raise NotFound(NOUN, name, known=known)
     return row
 
 
@@ -160,7 +165,7 @@ async def busy_session_ids(session: AsyncSession, now: datetime) -> frozenset[st
 async def live_sessions(
     session: AsyncSession, now: datetime
 ) -> list[tuple[TaskSessionRow, matching.Candidate]]:
-    """Return the live sessions of all owners by name, each with its `Candidate`."""
+    """Return the live sessions of all owners, sorted by name, each with its `Candidate`."""
     busy_ids = await busy_session_ids(session, now)
     query = select(TaskSessionRow).where(col(TaskSessionRow.expires_at) > now)
     rows_found = (await session.execute(query.order_by(col(TaskSessionRow.name)))).scalars()
@@ -168,7 +173,7 @@ async def live_sessions(
 
 
 async def held_run(session: AsyncSession, row: TaskSessionRow) -> TaskRunRow | None:
-    """Return the run that the session holds, even if its lease has expired."""
+    """Return the run that the session holds, even if its lease has expired; None if it has none."""
     query = select(TaskRunRow).where(col(TaskRunRow.session_id) == row.id)
     run: TaskRunRow | None = (await session.execute(query)).scalar_one_or_none()
     return run
@@ -196,7 +201,10 @@ def _visible() -> ColumnElement[bool]:
 
 
 def _agent(given: str | None, actor: owners.Actor) -> str:
-    """Return the agent whose tasks the session may do; an agent's session may do its own only."""
+    """Return the agent whose tasks the session may do, or "".
+
+    Raises `InvalidInput`, also if the actor is an agent and names an agent other than itself.
+    """
     own_agent = owners.agent_id(actor.owner)
     agent = (own_agent if given is None else given).strip()
     if agent:

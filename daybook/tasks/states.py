@@ -1,7 +1,11 @@
 """States of a task run and the transitions between them; `daybook.tasks` has the diagram.
 
-A transition that `TRANSITIONS` does not list raises `IllegalTransition`. Every operation checks
-the state of its run first, so this error means that an operation is wrong.
+`check` raises `IllegalTransition` for a transition that `TRANSITIONS` does not list. Every
+operation checks the state of its run first, so this error means a bug in an operation.
+
+To add a state, add a member to `Status`, also to `LIVE` if it is not an outcome, and list its
+transitions here. `counts` and `views.TaskTotals` count the live states, and `queue.list_tasks`
+orders them.
 """
 
 from __future__ import annotations
@@ -25,10 +29,10 @@ class Status(StrEnum):
 LIVE = frozenset({Status.QUEUED, Status.CLAIMED, Status.NEEDS_ATTENTION})
 ENDED = frozenset(Status) - LIVE
 RETRYABLE = frozenset({Status.FAILED, Status.CANCELLED, Status.NEEDS_ATTENTION})
-"""States after which another run of the task may be requested."""
+"""States of a task's newest run in which another run may be requested."""
 
 MAX_EXPIRIES = 3
-"""Number of lease expiries after which no session can claim the run any more."""
+"""Number of lease expiries after which a run needs attention, and no session can claim it."""
 
 TRANSITIONS: dict[Status, dict[Status, str]] = {
     Status.QUEUED: {

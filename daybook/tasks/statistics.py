@@ -22,7 +22,7 @@ from daybook.ledger.tables import Fact
 FACT_KEY = "tasks.statistics"
 MAX_ERRORS = 10
 MAX_IDS_PER_COUNTER = 50
-"""Ids stored per counter of the last cycle; the caller of a cycle gets all of them."""
+"""Maximum number of ids stored per counter of the last cycle; a cycle's caller gets all of them."""
 
 CUMULATIVE_COUNTERS = (
     "recovered",
@@ -32,33 +32,33 @@ CUMULATIVE_COUNTERS = (
     "starved",
     "spawn_requested",
 )
-"""Counters of events, which are summed up; the others describe the current state."""
+"""Counters of events, which are added up; the others describe the current state."""
 
 
 class CycleSummary(BaseModel):
-    """What one cycle saw and did.
+    """Numbers, errors and run ids of one cycle.
 
     ==================  ======================================================================
     pending             queued runs; each is in exactly one of: woken, no_match,
                         recently_notified, unclaimable, paused
     active              runs that a session holds
     scanned             pending, active, and runs in the state `needs_attention`
-    recovered           runs with an expired lease that this cycle took back
-    wakes_tried         wakes that were sent, or had no way to be sent
+    recovered           runs whose lease this cycle expired
+    wakes_tried         wakes that this cycle put into the outbox, or could not send
     wakes_succeeded     wakes that arrived since the last cycle
-    wakes_failed        wakes that failed, were not sent in time, or had no way
-    woken               runs for which a wake was tried
-    no_match            runs that a session would fit, but it is busy
-    recently_notified   runs for which all fitting sessions were woken recently
-    unclaimable         runs that no live session would fit
+    wakes_failed        wakes that failed, were not sent in time, or could not be sent
+    woken               runs that had a wake attempt
+    no_match            runs whose fitting sessions are all busy, or were just woken for others
+    recently_notified   runs for which each free fitting session was woken recently
+    unclaimable         runs that fit no live session
     paused              runs of paused tasks, or all runs while the scheduler is paused
     starved             starving runs that this cycle reported to Prefect
-    spawn_requested     runs for which this cycle requested a worker
+    spawn_requested     runs that this cycle requested a worker for
     needs_attention     runs that an operator should look at now
     ==================  ======================================================================
 
-    ``runs`` has the ids of the counters that count runs; ``errors`` lists failures that are tried
-    again. ``at`` is the ledger's time.
+    ``runs`` maps counters of runs, except the first three, to run ids; ``errors`` lists failures of
+    steps that a later cycle repeats. ``at`` is the ledger's time (UTC).
     """
 
     at: AwareDatetime
@@ -87,7 +87,7 @@ COUNTERS = tuple(name for name in CycleSummary.model_fields if name not in ("at"
 
 @dataclass
 class CycleReport:
-    """A cycle's report while the cycle runs; `summary` explains the counters."""
+    """The report of a cycle, filled in while it runs; `CycleSummary` explains the counters."""
 
     at: datetime
     pending: int = 0
@@ -107,7 +107,7 @@ class CycleReport:
         return value if isinstance(value, int) else len(self.runs.get(counter, ()))
 
     def error(self, what: str, error: object) -> None:
-        """Add an error that is tried again; its text may come from another system."""
+        """Add an error of a step that is tried again; its text may come from another system."""
         self.errors.append(f"{what}: {one_line(error, 500) or type(error).__name__}")
 
     def summary(self) -> CycleSummary:
@@ -135,19 +135,22 @@ class Statistics(BaseModel):
 
 
 class StoredStatistics(Statistics):
-    """Stored totals. ``under_way`` are the outbox ids of wakes that no cycle has counted yet."""
+    """Stored totals.
+
+    ``under_way`` are the outbox ids of wakes that no cycle has counted yet.
+    """
 
     under_way: list[str] = Kept(default_factory=list)
 
     def note(self, at: datetime, errors: Iterable[str]) -> None:
-        """Store each error once, with the last time it occurred."""
+        """Store each error once, with the last time it occurred; keep the newest `MAX_ERRORS`."""
         new = dict.fromkeys(errors)
         others = [each for each in self.errors if each.error not in new]
         entries = [CycleError(at=at, error=each) for each in new]
         self.errors = [*others, *entries][-MAX_ERRORS:]
 
     def count(self, report: CycleReport) -> None:
-        """Count one more cycle by its report so far."""
+        """Count one more cycle from its report so far."""
         self.cycles += 1
         for name in CUMULATIVE_COUNTERS:
             self.totals[name] = self.totals.get(name, 0) + report.count(name)
@@ -155,7 +158,7 @@ class StoredStatistics(Statistics):
         self.note(report.at, report.errors)
 
     def amend(self, report: CycleReport, *, starved: int) -> None:
-        """Add what the already counted cycle of this report did afterwards."""
+        """Add later results of the report's cycle, which was already counted."""
         self.totals["starved"] = self.totals.get("starved", 0) + starved
         self.note(report.at, report.errors)
         if self.last_cycle is None or self.last_cycle.at == report.at:
@@ -188,7 +191,7 @@ async def read(session: AsyncSession) -> Statistics:
 
 
 async def rebuild(ledger: Ledger) -> Statistics:
-    """Forget the recent wakes; escalation counts and steps stay. Return what `read` returns."""
+    """Forget the recent wakes; escalation counts and steps stay. Return the totals."""
     async with ledger.write() as session:
         stored = await load(session)
         stored.rebuilds, stored.last_rebuild_at = stored.rebuilds + 1, ledger.now()

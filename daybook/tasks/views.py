@@ -47,8 +47,9 @@ class TaskRun(BaseModel, frozen=True):
     """One run of a task.
 
     ``queued_seconds`` is None unless the run is queued. ``session`` is the name of the session that
-    holds the run. A run whose lease has expired (``lease_over``) stays claimed until lease expiry
-    requeues it. ``steps`` are the escalation steps that were taken.
+    holds the run. A run whose lease has expired (``lease_over``) stays claimed until a cycle or its
+    session's next claim queues it again, or marks it `needs_attention`. ``steps`` are the
+    escalation steps that were taken.
     """
 
     run_id: str
@@ -107,7 +108,10 @@ class Task(_Body, _Head, frozen=True):
 
 
 class TaskWithRun(_Body, _HeadWithRun, frozen=True):
-    """A task with its newest run, whose id and status are also those of the task."""
+    """A task with its newest run, or the run that the caller named.
+
+    ``run_id`` and ``status`` are those of this run.
+    """
 
     run: TaskRun
 
@@ -183,7 +187,10 @@ class TaskSession(BaseModel, frozen=True):
 
     @classmethod
     def of(cls, row: TaskSessionRow, now: datetime, held_run: str | None, *, webhook: bool) -> Self:
-        """Return the session at ``now``; ``webhook``: sessions without a stream are woken by it."""
+        """Return the session at ``now``.
+
+        ``webhook`` is whether sessions without a stream are woken by the webhook.
+        """
         connected = row.connected_until is not None and row.connected_until > now
         return cls.model_validate(
             row.model_dump()
@@ -202,7 +209,8 @@ class TaskSession(BaseModel, frozen=True):
 class TaskTotals(BaseModel, frozen=True):
     """Counts of live runs and sessions.
 
-    ``attention`` counts all runs that need an operator, ``free`` the sessions that could claim now.
+    ``oldest_seconds`` is the time in the queue of the longest waiting run, None without one. The
+    other fields are those of `counts.TaskCounts`.
     """
 
     claimed: int
@@ -273,9 +281,9 @@ class QueuedTaskRun(BaseModel, frozen=True):
 
 
 class Backlog(BaseModel, frozen=True):
-    """The queued runs in claim order, and the reason, time and actor of a pause, if there is one.
+    """Counts of all queued runs, the first ``runs`` in claim order, and the pause, if there is one.
 
-    ``runs`` are the first of them, ``by_priority`` counts all.
+    ``reason``, ``at`` (UTC) and ``actor`` are those of the pause.
     """
 
     pending: int
@@ -290,5 +298,5 @@ class Backlog(BaseModel, frozen=True):
 
 
 def seconds(length: timedelta) -> float:
-    """Return a duration in seconds, to the millisecond, and 0 if it is negative."""
+    """Return a duration in seconds, to the millisecond; 0 if it is negative."""
     return round(max(0.0, length.total_seconds()), 3)

@@ -8,12 +8,12 @@
 
     its row is   delivered                    succeeded: for `WAKE_COOLDOWN` the session is not
                                               woken for this run
-                 pending                      under way: the session is not woken twice
+                 pending                      under way: not woken again for this run
                  pending for `WAKE_TIMEOUT`   withdrawn, failed
                  failed, withdrawn            failed: the next cycle may try again at once
 
-A wake is tried once. It says only that there is something to claim: the woken session claims, and
-gets the run that fits it best then.
+A wake is tried once. It says only that a run can be claimed: the woken session claims, and gets the
+first run of the queue that fits it then.
 """
 
 from __future__ import annotations
@@ -37,11 +37,14 @@ from daybook.tasks.model import PRIORITIES
 from daybook.tasks.states import Status
 
 WAKE_COOLDOWN = timedelta(seconds=60)
-"""How long after an arrived wake the session is not woken again for the run (end excluded)."""
+"""How long after a successful wake the session is not woken again for the run.
+
+The end of this time is excluded.
+"""
 WAKE_TIMEOUT = timedelta(seconds=60)
-"""How long a wake may be under way."""
+"""Time after which a wake is withdrawn, unless it is being sent."""
 _MAX_WAKE_AGE = WAKE_COOLDOWN + 5 * WAKE_TIMEOUT
-"""Age after which a wake is ignored, however long sending it took."""
+"""Age after which a wake no longer prevents another one, even if it is still being sent."""
 
 WOKEN = "woken"
 WAKE_EVENT = "task.wake"
@@ -73,7 +76,7 @@ class WakeTarget:
 
 @dataclass
 class WakeResult:
-    """Results of wakes: counts of arrived and failed ones, errors, and the ids still under way."""
+    """Results of wakes: counts of arrived and failed ones, errors, outbox ids still under way."""
 
     succeeded: int = 0
     failed: int = 0
@@ -86,7 +89,8 @@ async def wake_results(
 ) -> WakeResult:
     """Return the results of these outbox rows so far.
 
-    Withdraw all wakes that have been under way for too long, even those that no statistics list.
+    First withdraw all wakes that are older than `WAKE_TIMEOUT` and are not being sent, even those
+    that no statistics list.
     """
     results = WakeResult()
     overdue = update(OutboxRow).where(
@@ -128,8 +132,11 @@ async def wake_results(
 async def recently_woken(
     session: AsyncSession, now: datetime, rebuilt_at: datetime | None
 ) -> set[tuple[str, str]]:
-    """Return the (run, session) ids that must not be woken now, of queued runs."""
-    # A wake that arrived after now arrived before the clock was set back.
+    """Return the (run id, session id) pairs of queued runs for which no wake may be sent now.
+
+    Wakes until ``rebuilt_at``, the last rebuild of the statistics, do not count.
+    """
+    # A wake that was delivered after now was delivered before the clock was set back.
     arrived = (
         (col(OutboxRow.status) == Delivery.DELIVERED)
         & (col(OutboxRow.finished_at) <= now)
@@ -153,7 +160,7 @@ async def recently_woken(
 
 
 def can_be_woken(row: TaskSessionRow, url: str, now: datetime) -> bool:
-    """Return whether the session can be woken at all."""
+    """Return whether the session has an MCP connection, or ``url``, the wake URL, is set."""
     return bool(url) or _is_connected(row, now)
 
 
@@ -164,13 +171,16 @@ def _is_connected(row: TaskSessionRow, now: datetime) -> bool:
 async def enqueue(
     session: AsyncSession, targets: Sequence[WakeTarget], url: str, now: datetime
 ) -> list[str]:
-    """Add wakes of these sessions to the outbox, and return its row ids. Each session has a way."""
+    """Add wakes of these sessions to the outbox; return the row ids.
+
+    All of the sessions must be reachable.
+    """
     connected = [each for each in targets if _is_connected(each.session, now)]
     others = [each for each in targets if not _is_connected(each.session, now)]
     row_ids = []
     for each in connected:
         lane = outbox.queue_of_task_session(each.session.id)
-        # Not the session's name: that may equal a channel's name, such as the inbox's.
+        # The address is not the session's name: that may equal a channel's name, such as `inbox`.
         row_ids.append(await _add_row(session, lane, lane, [each], now))
     if others:
         row_ids.append(await _add_row(session, outbox.queue_of_url(url), url, others, now))

@@ -1,10 +1,11 @@
-"""Requests for a worker when a run starves: a run of an agent-prompt job, one per claim.
+"""Requests for a worker when a task run starves: a run of an agent-prompt job.
 
-The operator marks the job for this with the tag `task-worker`; the capabilities of its agent cover
-the requirements of the task. The request is written in the cycle's transaction, under a key
-derived from the task run and its claim; the keeper creates its Prefect run, as for any requested
-run. The worker is an ordinary session: it registers, claims and completes by itself, in a
-conversation of its own, whatever conversation the job's other runs continue.
+At most one worker is requested between two claims of a task run. The operator marks the job for
+this with the tag `task-worker`; its agent must have the capabilities that the task requires. The
+request is written in the cycle's transaction, under a key derived from the task run and its claim;
+the keeper creates its Prefect run, as for any requested run. The worker is an ordinary session: it
+registers, claims and completes by itself, and its stored history is never that of the job's other
+runs.
 """
 
 from __future__ import annotations
@@ -31,24 +32,24 @@ from daybook.tasks import model
 TAG = "task-worker"
 TRIGGER = "api"
 RUN_ID_LENGTH = 8
-"""Characters of the run's id in its worker's name."""
+"""Number of characters of the run's id in the name of its worker."""
 MAX_WORKERS_PER_RUN = 3
-"""Number of workers requested for one run, however often it is claimed and released."""
+"""Maximum number of workers requested for a task run, however often it is claimed and queued."""
 MAX_CONCURRENT_WORKERS = 4
-"""Number of workers under way, of all tasks together.
+"""Maximum number of workers in progress, for all tasks together.
 
-Each worker may cost money, and each that ends makes room for the next.
+Each worker may cost money. When one ends, another may be requested.
 """
 
 REQUESTED = "worker_requested"
-"""Event of a run for which a worker was requested."""
+"""Event of a task run for which a worker was requested."""
 
 AgentCapabilities = Mapping[str, Collection[str]]
-"""Capabilities of each agent, by its name (`daybook.agents.documents.capabilities`)."""
+"""The capabilities of each agent, by its references (`agents.documents.capabilities`)."""
 
 
 async def worker_jobs(session: AsyncSession) -> list[StoredJob]:
-    """Return the enabled jobs that may run for a task, by name."""
+    """Return the enabled agent-prompt jobs with the tag `task-worker`, sorted by name."""
     query = select(JobRow.id, JobRow.tags).where(
         col(JobRow.kind) == "agent-prompt", col(JobRow.archived_at).is_(None)
     )
@@ -60,11 +61,17 @@ async def worker_jobs(session: AsyncSession) -> list[StoredJob]:
 def choose(
     jobs_: Iterable[StoredJob], task: TaskRow, capable: AgentCapabilities
 ) -> StoredJob | None:
-    """Return the job whose agent has all required capabilities and the fewest others, or None."""
+    """Return the job whose run can be a worker for the task, or None.
+
+    A session of that run may claim the task, and the job's agent exists and has all required
+    capabilities. If several jobs qualify, return the one whose agent has the fewest other ones.
+    """
     fits = []
     for stored in jobs_:
         action = stored.job.action
-        has = set(capable.get(action.agent, ())) if isinstance(action, AgentPrompt) else set()
+        if not isinstance(action, AgentPrompt) or action.agent not in capable:
+            continue
+        has = set(capable[action.agent])
         if set(task.capabilities) <= has and _may_claim(stored.row.owner, task.owner):
             fits.append((len(has - set(task.capabilities)), stored.row.name, stored))
     return min(fits, key=lambda each: each[:2])[2] if fits else None
@@ -73,7 +80,7 @@ def choose(
 def _may_claim(job_owner: str, task_owner: str) -> bool:
     """Return whether a session of this job's run may claim the task."""
     if task_owner.startswith(model.SESSION_PREFIX):
-        return False  # only that session may
+        return False  # only that session may claim it
     if not owners.is_agent(task_owner):
         return True
     return not owners.is_agent(job_owner) or job_owner == task_owner
@@ -88,9 +95,9 @@ async def request_worker(
     has: Collection[str],
     now: datetime,
 ) -> RunRow:
-    """Store the request for a worker whose agent ``has`` these capabilities.
+    """Store the request for a worker whose agent ``has`` these capabilities; return its row.
 
-    The same run and claim give the same request.
+    A repeated request for the same task run and claim returns the row of the first one.
     """
     key = claim_requests.request_key(stored.id, f"task-{run.id}-{run.fence}")
     same = select(RunRow).where(col(RunRow.occurrence) == key)
@@ -98,7 +105,7 @@ async def request_worker(
     if row is None:
         row = claims.new_requested_row(stored, key, TRIGGER, now, now)
         prompt = f"{row.parameters['prompt']}\n\n{worker_instructions(task, run, has)}"
-        # Workers in one conversation would wait for each other, and see each other's tasks.
+        # Workers that share a stored session would wait for each other, and see each other's tasks.
         own_conversation = {"session": "new", "session_key": ""}
         row.parameters = {**row.parameters, **own_conversation, "prompt": prompt}
         session.add(row)
@@ -107,7 +114,7 @@ async def request_worker(
 
 
 async def count_under_way(session: AsyncSession, jobs_: Iterable[StoredJob]) -> int:
-    """Return how many workers were requested as runs of these jobs and have not ended."""
+    """Return how many of the workers requested as runs of these jobs have not ended."""
     query = select(func.count()).where(
         col(RunRow.status).in_(LIVE),
         col(RunRow.job_id).in_([each.id for each in jobs_]),
@@ -118,7 +125,7 @@ async def count_under_way(session: AsyncSession, jobs_: Iterable[StoredJob]) -> 
 
 
 async def has_max_workers(session: AsyncSession, run: TaskRunRow) -> bool:
-    """Return whether `MAX_WORKERS_PER_RUN` workers have been requested for this run."""
+    """Return whether `MAX_WORKERS_PER_RUN` workers have been requested for this task run."""
     if run.fence < MAX_WORKERS_PER_RUN:  # at most one is requested between two claims
         return False
     query = select(func.count()).where(
@@ -149,7 +156,7 @@ def worker_instructions(task: TaskRow, run: TaskRunRow, has: Collection[str]) ->
     if agent := owners.agent_id(task.owner):
         given["agent"] = agent
     given = {field: value for field, value in given.items() if value}
-    # No text of a task may be read as a variable of the prompt.
+    # No text of a task may be interpreted as a variable of the prompt.
     arguments_json = json.dumps(given, ensure_ascii=False).replace("{{", "{\\u007b")
     return (
         "You were started because no session has claimed a queued task. Use Daybook's tools:\n"

@@ -1,12 +1,20 @@
 """Tools with which agents use Daybook, the same for every kind of client.
 
 Each is an `agents.base.Tool`: a name, a description, a flat schema, and a call that returns text
-which a model can act on. `daybook.mcp` serves them, `toolset`, `Skill` and `schedule_tool` offer
+that a model can act on. `daybook.mcp` serves them, `toolset`, `Skill` and `schedule_tool` offer
 them to the agents of programs, and the `agent-prompt` flow to an agent in its run. They act for
-`owners.current_actor()`, and only through `daybook.api`.
+`owners.current_actor()`, through `daybook.api`.
 
 `TOOLS` are the definitions; `call` calls one by name and never raises for invalid names or
 arguments. Importing this package imports neither Prefect nor a database.
+
+To add a tool, write its definition in `tools`, the function that it calls in `calls`, and the text
+of its answer in `text`; `task_tools`, `task_calls` and `task_text` are the same for task sessions.
+The flags of a definition (`read_only`, `destructive`, `idempotent`, `open_world`) become its MCP
+annotations, and each `Argument` has the limits of its value. All clients then have the tool.
+docs/guides/mcp.md describes it, tests/unit/toolbox/test_definitions.py lists its name, and
+tests/snapshots/mcp-tools.json records what MCP clients see. A tool that only reads is listed in
+tests/e2e/mcp/test_clients.py and tests/unit/mcp/test_http.py, too.
 """
 
 from daybook.toolbox.invocation import NotDone, ToolAnswer

@@ -1,4 +1,4 @@
-"""The tools of `daybook.toolbox` for the agents of a program.
+"""The tools of `daybook.toolbox`, for the agents of a program that embeds Daybook.
 
 ::
 
@@ -6,7 +6,7 @@
     Skill()            init, tools, close: for a host of skills
     schedule_tool()    one tool with `action`, for a host that gives each skill one tool
 
-A model that calls them acts for an agent: never for the operator, unless the program says so.
+A model that calls them always acts for an agent, never for the operator.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from daybook.api import context
 from daybook.errors import DaybookError, InvalidInput
 from daybook.owners import Actor
 from daybook.toolbox import TOOLS, NotDone, calls, text
-from daybook.toolbox.arguments import Argument, schema
+from daybook.toolbox.arguments import Argument, Arguments, schema
 from daybook.toolbox.invocation import guarded
 
 if TYPE_CHECKING:
@@ -31,20 +31,21 @@ if TYPE_CHECKING:
     from daybook.agents.model_tools import OfferedTools
 
 DEFAULT_AGENT = "program"
-"""The agent for which they act if neither the program nor its context names one."""
+"""The agent for which the tools act if neither the program nor its context names one."""
 MAX_ARGUMENT_RETRIES = 3
 """Maximum number of times that a model may repeat a call whose arguments are not an object."""
 
 
 def toolset(*, agent: str = "", user: str = "", tools: Collection[str] = ()) -> OfferedTools:
-    """Return Daybook's tools as a toolset of pydantic-ai::
+    """Return Daybook's tools as a pydantic-ai toolset::
 
         agent = pydantic_ai.Agent("openai:gpt-5", toolsets=[daybook.toolset(agent="researcher")])
 
-    ``agent`` is the id of the agent that uses them: it owns its jobs, under the operator's limits;
-    the default is the agent of `daybook.context`, else `program`. ``user`` is the person that it
-    represents. ``tools`` are the names of the tools to offer; the default is all. The model
-    receives a tool's error as text. Raise `InvalidInput` for an unknown tool name.
+    ``agent`` is the id of the agent that uses the tools and owns the jobs that it adds, within the
+    operator's limits. The default is the agent of `daybook.context` or, without one, `program`.
+    ``user`` is the id of the agent's user. ``tools`` are the names of the tools to offer; the
+    default is all. The model receives errors as text. Raise `InvalidInput` for an unknown tool
+    name, or an invalid agent or user.
     """
     from daybook.agents.model_tools import OfferedTools
 
@@ -57,11 +58,11 @@ def toolset(*, agent: str = "", user: str = "", tools: Collection[str] = ()) -> 
 
 
 def schedule_tool(*, agent: str = "", user: str = "") -> Tool:
-    """Return one tool, `schedule`, that adds, lists and removes prompts, by its `action`.
+    """Return one tool, `schedule`, whose `action` is to add, list or remove scheduled prompts.
 
     Its `name`, `description` and `schema` need no running service; `await call({...})` returns the
     answer as text, or raises a `DaybookError` whose text is for the model. ``agent`` and ``user``
-    are as in `toolset`.
+    are as in `toolset`. Raise `InvalidInput` if one of them is invalid.
     """
     description = "Schedule prompts for later: add one, list them, or remove one."
     call = guarded("schedule", _ARGUMENTS, _schedule)
@@ -81,8 +82,8 @@ class Skill:
         await skill.close()
 
     `async with` works as well. ``agent``, ``user`` and the names ``tools`` are as in `toolset`. The
-    definitions are always available; a call is refused before `init` and after `close`, which waits
-    for the calls in progress.
+    definitions are always available. Calls before `init` or after `close` are refused; `close`
+    waits for calls in progress.
     """
 
     name = "schedule"
@@ -95,16 +96,17 @@ class Skill:
         self._idle = asyncio.Event()
 
     async def init(self) -> None:
-        """Open the skill. Raise `LedgerUnreachable`, and `InvalidInput` for invalid settings."""
+        """Open the skill.
+
+        Raise `LedgerUnreachable`, `LedgerNewer`, and `InvalidInput` for invalid settings.
+        """
         from daybook.ledger.engine import open_ledger
 
         async with open_ledger():
             self._open = True
 
     def tools(self) -> tuple[Tool, ...]:
-        """Return the tools, each with `name`, `description`, `schema` (JSON), `read_only`, and
-        `call`.
-        """
+        """Return the tools: each has `name`, `description`, `schema`, `read_only` and `call`."""
         return self._tools
 
     async def call(self, name: str, arguments: Mapping[str, Any] | None = None) -> str:
@@ -138,7 +140,7 @@ class Skill:
         await self.close()
 
     def _counted(self, tool: Tool) -> Tool:
-        async def call(given: dict[str, Any]) -> str:
+        async def call(given: Arguments) -> str:
             if not self._open:
                 raise NotDone("the scheduler of this program is closed")
             self._under_way += 1
@@ -157,10 +159,10 @@ def _tools_for(tools: Sequence[Tool], agent: str, user: str) -> list[Tool]:
 
 
 def _tool_for(tool: Tool, agent: str, user: str, offered: Mapping[str, str]) -> Tool:
-    """Return the tool, acting for that agent and person; hints name only tools in ``offered``."""
-    context.actor_for(agent, user)  # raises here, not in the middle of a conversation
+    """Return the tool for that agent and user; its hints name only tools in ``offered``."""
+    context.actor_for(agent, user)  # an invalid value raises here, not in the middle of a session
 
-    async def call(given: dict[str, Any]) -> str:
+    async def call(given: Arguments) -> str:
         with owners.acting_as(_actor(agent, user)), text.offering(offered):
             return await tool.call(given)
 
@@ -202,17 +204,17 @@ _ARGUMENTS = (
     Argument("name", f"For add. {_ADD_DESCRIPTIONS['name']}"),
     Argument("channel", "For add. Channel that receives the answer, such as inbox. Default: none."),
     Argument("chat_id", f"For add. {_ADD_DESCRIPTIONS['chat_id']}"),
-    Argument("job_id", "For remove: the job's id, unique beginning of its id, or name."),
+    Argument("job_id", "For remove: job name, id or unique id prefix."),
 )
 _ACTION_NAMES = {
     f"cron_{action}": f"schedule with action {action}" for action in ("add", "list", "remove")
 }
-"""The name in hints for each tool of `toolbox` that an action of the single tool replaces."""
+"""The names, in hints, of the tools of `toolbox` that the actions of `schedule` replace."""
 _REQUIRED = {"add": ("prompt", "schedule"), "list": (), "remove": ("job_id",)}
 _OPTIONAL = {"add": ("timezone", "name", "channel", "chat_id"), "list": (), "remove": ()}
 
 
-async def _schedule(given: dict[str, Any]) -> str:
+async def _schedule(given: Arguments) -> str:
     action = given.pop("action")
     for name in _REQUIRED[action]:
         if name not in given:

@@ -1,8 +1,8 @@
 """The arguments of a tool: flat, described, and parsed the way models write them.
 
-Every argument is a text or an integer. A text that holds JSON says so in its description: some
-clients drop nested schemas, and some models write them wrongly. An optional argument has a default,
-which means that it was not given; null means the same.
+Every argument is a string or an integer. If a string holds JSON, its description says so: some
+clients drop nested schemas, and some models write them wrongly. An empty string or null means that
+the argument was not given.
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ from typing import Any
 from daybook.errors import InvalidInput
 from daybook.validation import unknown_field
 
+Arguments = dict[str, Any]
+"""The parsed arguments by name: those that a caller gave, and the defaults of numbers."""
+
 
 @dataclass(frozen=True)
 class Argument:
     """One argument of a tool.
 
-    ``default`` is None if the argument is required; ``legal`` are its only values. ``write`` is the
-    hint for a missing or invalid value. ``is_json`` marks a text that holds a JSON object, which
-    may be given as the object itself. ``many`` marks comma-separated words, which may be given as a
-    list, in JSON or itself. ``least`` and ``most`` bound a number. ``longest`` limits a text of one
-    line, such as a name that is looked up and logged.
+    ``default`` is None if the argument is required; an integer makes it a number. ``legal``, if not
+    empty, are the only values. ``write`` is the hint for a missing value or invalid JSON.
+    ``is_json`` marks a string that holds a JSON object; callers may also pass the object itself.
+    ``many`` marks comma-separated words; callers may also pass a list, or a list as JSON. ``least``
+    and ``most`` bound a number. ``longest`` is the maximum number of characters of a one-line
+    string; 0 allows any string.
     """
 
     name: str
@@ -41,7 +45,7 @@ class Argument:
 
     @property
     def schema(self) -> dict[str, Any]:
-        """Return its JSON schema: a plain type, nothing nested, no alternatives."""
+        """JSON schema of the argument: a plain type, nothing nested, no alternatives."""
         number = isinstance(self.default, int)
         schema: dict[str, Any] = {"type": "integer" if number else "string"}
         schema["description"] = self.description
@@ -52,7 +56,10 @@ class Argument:
         return schema if self.default is None else schema | {"default": self.default}
 
     def read(self, value: object) -> Any:
-        """Return the parsed ``value``; None if it was not given. Raise `InvalidInput`."""
+        """Return the parsed ``value``; if it was not given, a number's default, else None.
+
+        Raise `InvalidInput` if it is invalid, or missing but required.
+        """
         if value is None or value == "":
             return self._missing()
         if isinstance(self.default, int):
@@ -62,14 +69,16 @@ class Argument:
         if self.many:
             value = _with_commas(value)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            value = str(value)  # such as a chat's id
+            value = str(value)  # for example the id of a chat
         if not isinstance(value, str):
-            raise InvalidInput(self.name, f"{_short(value)} is not text", "use text")
+            raise InvalidInput(self.name, f"{_short(value)} is not a string", "pass a string")
         if not value.strip():
             return self._missing()
         if self.legal and value not in self.legal:
             raise InvalidInput(
-                self.name, f'"{value}" is not a choice', f"use one of: {', '.join(self.legal)}"
+                self.name,
+                f'"{value}" is not an allowed value',
+                f"use one of: {', '.join(self.legal)}",
             )
         if self.longest and (len(value) > self.longest or not value.isprintable()):
             hint = f"use one line of at most {self.longest} characters"
@@ -105,7 +114,7 @@ class Argument:
 
 
 def schema(arguments: tuple[Argument, ...]) -> dict[str, Any]:
-    """Return the JSON schema of these arguments together."""
+    """Return the JSON schema of an object with these arguments."""
     result: dict[str, Any] = {
         "type": "object",
         "properties": {each.name: each.schema for each in arguments},
@@ -115,8 +124,11 @@ def schema(arguments: tuple[Argument, ...]) -> dict[str, Any]:
     return result | {"additionalProperties": False}
 
 
-def read(arguments: tuple[Argument, ...], given: Mapping[str, object]) -> dict[str, Any]:
-    """Return the given arguments by name, with the defaults of numbers. Raise `InvalidInput`."""
+def read(arguments: tuple[Argument, ...], given: Mapping[str, object]) -> Arguments:
+    """Return the given arguments by name, and the defaults of numbers.
+
+    Raise `InvalidInput` for an argument that is unknown, invalid, or missing but required.
+    """
     names = [each.name for each in arguments]
     for name in given:
         if name not in names:
@@ -126,7 +138,7 @@ def read(arguments: tuple[Argument, ...], given: Mapping[str, object]) -> dict[s
 
 
 def _with_commas(value: object) -> object:
-    """Return a list of texts as one text, and any other value unchanged."""
+    """Return a list of strings, also one in JSON, joined by commas; any other value as it is."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         with suppress(ValueError, RecursionError):
             value = json.loads(value)

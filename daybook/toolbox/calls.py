@@ -1,4 +1,4 @@
-"""Calls of the job tools: each calls operations of `daybook.api` for `owners.current_actor()`.
+"""Functions of the job tools; each calls operations of `daybook.api` for `owners.current_actor()`.
 
 Each takes the parsed arguments that were given, and returns the answer as text.
 """
@@ -7,61 +7,64 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import TYPE_CHECKING
 
+from daybook import api
 from daybook.errors import InvalidInput
 from daybook.toolbox import text as words
+from daybook.toolbox.arguments import Arguments
 from daybook.toolbox.text import hint
+
+if TYPE_CHECKING:
+    from daybook.jobs.views import ListedJob
 
 log = logging.getLogger(__name__)
 
 WAIT_TIMEOUT_SECONDS = 15.0
-"""Maximum time to wait for a run; a client may cancel a call after 30 seconds."""
+"""Maximum time to wait for the end of a run; a client may cancel a call after 30 seconds."""
 
 CLEAR_VALUE = "none"
-"""The value that clears a field in `cron_update`; an empty text means no change.
-"""
+"""The value that clears a field in `cron_update`; an empty string means no change."""
 
 _CLEARABLE = ("channel", "model", "body")
 
 
-async def add(given: dict[str, Any]) -> str:
-    """Add a job; the fields determine its kind."""
-    from daybook.api import jobs
-    from daybook.prefect import address
+def _use_current_server() -> None:
+    from daybook.prefect import address  # loads the settings, which a server does not need to start
 
     address.use_current_server()
-    made = await jobs.add(given)
+
+
+async def add(given: Arguments) -> str:
+    """Add a job; the fields determine its kind."""
+    _use_current_server()
+    made = await api.jobs.add(given)
     return words.job(made, "Added. ") + await _worker_note()
 
 
-async def list_jobs(given: dict[str, Any]) -> str:
-    from daybook.api import jobs
-
+async def list_jobs(given: Arguments) -> str:
     status = given.get("status", "all")
-    selected = [each for each in await jobs.list_jobs() if _matches(each, status)]
+    selected = [each for each in await api.jobs.list_jobs() if _matches(each, status)]
     return words.jobs(selected, status)
 
 
-def _matches(found: dict[str, Any], status: str) -> bool:
+def _matches(found: ListedJob, status: str) -> bool:
     match status:
         case "enabled":
-            return bool(found["enabled"])
+            return found.enabled
         case "disabled":
-            return not found["enabled"]
+            return not found.enabled
         case "failed":
-            return found["last_status"] in ("failed", "timed_out", "unknown")
+            return found.last_status in ("failed", "timed_out", "unknown")
         case _:
             return True
 
 
-async def get(given: dict[str, Any]) -> str:
-    from daybook.api import jobs
-
-    return words.full_job(await jobs.show(given["job_id"]))
+async def get(given: Arguments) -> str:
+    return words.full_job(await api.jobs.show(given["job_id"]))
 
 
-async def update(given: dict[str, Any]) -> str:
+async def update(given: Arguments) -> str:
     ref = given.pop("job_id")
     if not given:
         hint = "pass a field to change, such as schedule"
@@ -69,29 +72,21 @@ async def update(given: dict[str, Any]) -> str:
     for name in _CLEARABLE:
         if given.get(name) == CLEAR_VALUE:
             given[name] = ""
-    from daybook.api import jobs
-    from daybook.prefect import address
 
-    address.use_current_server()
-    return words.job(await jobs.edit_job(ref, given), "Changed. ")
+    _use_current_server()
+    return words.job(await api.jobs.edit_job(ref, given), "Changed. ")
 
 
-async def remove(given: dict[str, Any]) -> str:
-    from daybook.api import jobs
-    from daybook.prefect import address
-
-    address.use_current_server()
-    gone = await jobs.remove(given["job_id"])
-    return f'Removed. Job "{gone["name"]}", id {gone["id"]}, will not run again; its runs stay.'
+async def remove(given: Arguments) -> str:
+    _use_current_server()
+    gone = await api.jobs.remove(given["job_id"])
+    return f'Removed. Job "{gone.name}", id {gone.id}, will not run again; its runs are kept.'
 
 
-async def enable(given: dict[str, Any]) -> str:
-    from daybook.api import jobs
-    from daybook.prefect import address
-
-    address.use_current_server()
+async def enable(given: Arguments) -> str:
+    _use_current_server()
     try:
-        return words.job(await jobs.resume(given["job_id"]), "Enabled. ")
+        return words.job(await api.jobs.resume(given["job_id"]), "Enabled. ")
     except InvalidInput as error:
         match error.field:
             case "at":
@@ -104,51 +99,47 @@ async def enable(given: dict[str, Any]) -> str:
         raise
 
 
-async def disable(given: dict[str, Any]) -> str:
-    from daybook.api import jobs
-    from daybook.prefect import address
-
-    address.use_current_server()
-    return words.job(await jobs.pause(given["job_id"], given.get("note", "")), "Disabled. ")
+async def disable(given: Arguments) -> str:
+    _use_current_server()
+    return words.job(await api.jobs.pause(given["job_id"], given.get("note", "")), "Disabled. ")
 
 
-async def trigger(given: dict[str, Any]) -> str:
-    """Run the job now. A longer run continues; a second call with its request id finds it."""
-    from daybook.api import jobs, runs
+async def trigger(given: Arguments) -> str:
+    """Run the job now, and wait a short time for the outcome; a run that takes longer continues."""
     from daybook.ledger.tables import new_id
-    from daybook.prefect import address
 
-    address.use_current_server()
+    _use_current_server()
     ref = given["job_id"]
-    job = await jobs.show(ref)
-    observer, key, timezone = _WaitReason(), new_id(), job["schedule"]["timezone"]
+    job = await api.jobs.show(ref)
+    observer, key, timezone = _WaitReason(), new_id(), job.schedule.timezone
     try:
         async with asyncio.timeout(WAIT_TIMEOUT_SECONDS):
-            finished = await runs.run(ref, wait=True, request_id=key, talk=observer)
+            finished = await api.runs.run(ref, wait=True, request_id=key, talk=observer)
     except TimeoutError:
-        unfinished = await runs.run(ref, request_id=key)
+        # The same request id: this returns the run that was requested above, and starts no other.
+        unfinished = await api.runs.run(ref, request_id=key)
         why = f"\nwhy: {observer.why}" if observer.why else ""
-        later = f"{{}} with job_id {job['id'][:8]} shows the outcome later."
+        later = f"{{}} with job_id {job.id[:8]} shows the outcome later."
         text = words.run(unfinished, timezone, "Requested, and not finished yet: ")
         return f"{text}{why}\n{hint('cron_runs', later)}".rstrip()
     return words.run(finished, timezone, "Ran: ")
 
 
-async def cancel(given: dict[str, Any]) -> str:
-    """Cancel a run. The run may still be live when this returns; the answer says so."""
-    from daybook.api import runs
-    from daybook.prefect import address
+async def cancel(given: Arguments) -> str:
+    """Cancel a run.
 
-    address.use_current_server()
-    ended = await runs.cancel(given["job_id"], WAIT_TIMEOUT_SECONDS)
+    The run may still be live when this returns; then the answer says so.
+    """
+    _use_current_server()
+    ended = await api.runs.cancel(given["job_id"], WAIT_TIMEOUT_SECONDS)
     begin = (
-        "Cancellation requested, and still running: " if ended["finished_at"] is None else "Ended: "
+        "Cancellation requested, and still running: " if ended.finished_at is None else "Ended: "
     )
     return words.run(ended, "", begin)
 
 
 class _WaitReason:
-    """Records why a run does not begin."""
+    """Observer that records why a run does not start."""
 
     why = ""
 
@@ -159,34 +150,37 @@ class _WaitReason:
         self.why = why
 
 
-async def history(given: dict[str, Any]) -> str:
-    from daybook.api import jobs, runs
-
-    job = await jobs.show(given["job_id"])
-    listed = await runs.history(job["id"], given["limit"])
-    return words.runs(job["name"], job["schedule"]["timezone"], listed)
+async def history(given: Arguments) -> str:
+    job = await api.jobs.show(given["job_id"])
+    listed = await api.runs.history(job.id, given["limit"])
+    return words.runs(job.name, job.schedule.timezone, listed)
 
 
-async def next_due(given: dict[str, Any]) -> str:
-    from daybook.api import due
-
+async def next_due(given: Arguments) -> str:
     ref, text = given.get("job_id"), given.get("schedule")
     if (ref is None) == (text is None):
-        problem = "is missing" if ref is None else "is given together with job_id"
+        problem = "is missing" if ref is None else "cannot be combined with job_id"
         raise InvalidInput("schedule", problem, "pass either job_id or schedule")
     if ref is not None:
         if "timezone" in given:
             raise InvalidInput(
                 "timezone",
                 "does not apply to a job, which has its own",
-                "leave it out, or pass a schedule",
+                "leave it out, or pass schedule instead of job_id",
             )
-        return words.due_times(await due.of_job(ref, count=given["count"]))
-    return words.due_times(due.of_text(str(text), given.get("timezone"), given["count"]))
+        return words.due_times(await api.due.of_job(ref, count=given["count"]))
+    return words.due_times(
+        api.due.of_schedule(
+            schedule=str(text), timezone=given.get("timezone"), count=given["count"]
+        )
+    )
 
 
 async def _worker_note() -> str:
-    """Return a note if no worker is online. Never raise: the job is stored already."""
+    """Return a note if no worker is online, else "".
+
+    Never raises, because the job is already stored.
+    """
     from daybook.operations import status
 
     try:

@@ -1,7 +1,7 @@
 """Invocation of tools: parses arguments, turns errors into text for the model, and logs them.
 
-A `DaybookError` says what to write instead. Any other error is reported without details, which go
-to this process's log.
+A `DaybookError` says what to write instead. For any other error the model gets no details; they are
+in this process's log.
 """
 
 from __future__ import annotations
@@ -9,39 +9,38 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from daybook import owners
 from daybook.agents.base import Tool
-from daybook.errors import DaybookError, InvalidInput, NotFound, TokenRefused, Unreachable, one_line
+from daybook.errors import DaybookError, NotFound, TokenRefused, Unreachable, one_line
 from daybook.tasks.model import redact_tokens
 from daybook.toolbox import arguments
-from daybook.toolbox.arguments import Argument
+from daybook.toolbox.arguments import Argument, Arguments
 from daybook.toolbox.text import hint
 
 log = logging.getLogger(__name__)
 
-ToolFunction = Callable[[dict[str, Any]], Awaitable[str]]
+ToolFunction = Callable[[Arguments], Awaitable[str]]
 
 
 @dataclass(frozen=True)
 class ToolAnswer:
-    """The answer of a call. ``refused`` means that nothing was done and ``text`` says why."""
+    """The answer of a call. ``refused`` means that the call failed and ``text`` says why."""
 
     text: str
     refused: bool = False
 
 
 class NotDone(DaybookError):
-    """An error as an agent reads it: the sentence, and what to do next."""
+    """An error worded for an agent: what is wrong, and what to do next."""
 
     code = "not_done"
 
 
 def guarded(name: str, takes: tuple[Argument, ...], does: ToolFunction) -> ToolFunction:
-    """Return the call of a tool: it parses arguments, and logs and raises `DaybookError`."""
+    """Return a tool's call, which parses arguments, logs errors, and raises `DaybookError` only."""
 
-    async def call(given: dict[str, Any]) -> str:
+    async def call(given: Arguments) -> str:
         try:
             return await does(arguments.read(takes, given))
         except DaybookError as error:
@@ -80,12 +79,9 @@ def _error_text(error: DaybookError) -> str:
             text += hint("cron_list", "; {} lists your jobs")
         case NotFound() if "run" in error.noun:
             text += hint("cron_runs", "; {} lists the runs of a job")
-        case InvalidInput(field="schedule") if (
-            "duration" in error.problem
-        ):  # the caller meant a day, or a time of the day
-            text += '; for times of the day write a cron expression, such as "0 9 * * 1-5"'
         case Unreachable():
-            text += " (only the operator can fix this; nothing was changed)"
+            text += " (only the operator can fix this; the call may still have had"
+            text += " an effect, so check before you repeat it)"
     return text
 
 
@@ -96,5 +92,5 @@ def log_refusal(tool: str, text: str) -> None:
 
 
 def loggable(tool: str) -> str:
-    """Return the tool's name in a form that is safe to log: the caller may have made it up."""
+    """Return the tool's name in a form that is safe to log: the caller may have invented it."""
     return tool if tool.isidentifier() and len(tool) < 100 else repr(tool)[:100]

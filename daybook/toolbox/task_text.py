@@ -28,10 +28,10 @@ def claimed(found: ClaimedTaskRun) -> str:
     return "\n".join(lines)
 
 
-WAIT_HINT = "Call again with wait_seconds, or subscribe to the resource of your session to be woken"
+WAIT_HINT = "Call again with wait_seconds, or subscribe to your session's resource to be notified"
 TOO_MANY_WAITING_HINT = (
-    "This call did not wait because too many of your calls wait already: call again in a minute, "
-    "or subscribe to the resource of your session"
+    "This call did not wait, because too many of your calls are waiting: call again in a minute, "
+    "or subscribe to your session's resource"
 )
 
 
@@ -41,9 +41,9 @@ def nothing_claimable(why: str, then: str = "") -> str:
 
 
 def required_first(session: TaskSession) -> str:
-    """Return what the session has to do before it can claim anything; empty if nothing.
+    """Return the steps that the session must take before it can claim a run; "" if there are none.
 
-    Waiting would not help in these cases.
+    Until then, waiting would not help.
     """
     if session.expired:
         return "Call task_session_report with state idle, then task_next again"
@@ -59,17 +59,17 @@ def required_first(session: TaskSession) -> str:
 
 def renewed(found: TitledTaskRun) -> str:
     """Say that the run's lease was renewed."""
-    assert found.lease_until is not None  # the run is claimed
+    assert found.lease_until is not None  # true of a claimed run
     until = due(found.lease_until)
-    return f'Run {found.run_id[:8]}, "{found.title}", has its lease until {until}'
+    return f'The lease of run {found.run_id[:8]}, "{found.title}", now lasts until {until}'
 
 
 def ended(found: TitledTaskRun) -> str:
-    """Say that the session no longer holds the run."""
+    """Say that the session no longer holds the run, and how to continue."""
     head = f'Run {found.run_id[:8]}, "{found.title}", '
     if found.status == "queued":
         return (
-            f"{head}is queued again at its old place, so you may claim it again; its token is "
+            f"{head}is queued again in its old place, so you may claim it again; its token is "
             "invalid now."
         )
     return f"{head}is {found.status}; its token is invalid now. task_next claims another."
@@ -80,7 +80,7 @@ def registered(found: TaskSession, waits: bool) -> str:
     has = ", ".join(found.capabilities) or "none"
     return (
         f"{session(found, 'Registered. ', waits)}\ncapabilities: {has}\n"
-        f"It expires at {due(found.expires_at)} unless you call a task tool for it before."
+        f"It expires at {due(found.expires_at)} unless you call a task tool for it before then."
     )
 
 
@@ -91,5 +91,5 @@ def session(found: TaskSession, begin: str, waits: bool) -> str:
     if found.run_id:
         return f"{text}; it holds run {found.run_id[:8]}"
     return f"{text}; " + (
-        "a task waits for it: call task_next" if waits else "no task waits for it"
+        "a task is waiting for it: call task_next" if waits else "no task is waiting for it"
     )

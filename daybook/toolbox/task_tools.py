@@ -52,7 +52,8 @@ TASK_TOOLS: tuple[Tool, ...] = (
     ),
     define_tool(
         "task_heartbeat",
-        "Extend the lease of a claimed run, from now on. Call it well before the lease expires.",
+        "Extend the lease of a claimed run; its duration counts from now. Call it well before the "
+        "lease expires.",
         calls.heartbeat,
         _RUN,
         _TOKEN,
@@ -69,7 +70,7 @@ TASK_TOOLS: tuple[Tool, ...] = (
     ),
     define_tool(
         "task_fail",
-        "Report that the task cannot be done. If another session may do it, use task_release.",
+        "Report that the task cannot be done. If another session could do it, use task_release.",
         calls.fail,
         _RUN,
         _TOKEN,
@@ -86,7 +87,7 @@ TASK_TOOLS: tuple[Tool, ...] = (
     define_tool(
         "task_session_register",
         "Register yourself for queued tasks, with your capabilities. Registering the same name "
-        "again replaces it.",
+        "again updates it.",
         calls.register,
         Argument(
             "name",
@@ -97,23 +98,27 @@ TASK_TOOLS: tuple[Tool, ...] = (
         ),
         Argument(
             "capabilities",
-            "Your capabilities, separated by commas, such as python,review. You cannot claim a "
-            "task that needs another one.",
+            "Your capabilities, separated by commas, such as python,review. You can claim only "
+            "tasks that need no other capability.",
             many=True,
         ),
         Argument(
             "agent",
-            "Agent that you are. Default: that of your token.",
+            "Agent that you run as. Default: that of your token.",
             longest=MAX_NAME_LENGTH,
         ),
-        Argument("type", "Kind of session, such as ide.", longest=model.MAX_WORD_LENGTH),
-        Argument("workspace", "Workspace that you work in.", longest=model.MAX_WORD_LENGTH),
-        Argument("channel", "Channel that you are in.", longest=model.MAX_WORD_LENGTH),
+        Argument(
+            "type",
+            "Kind of program, such as ide; informational only.",
+            longest=model.MAX_WORD_LENGTH,
+        ),
+        Argument("workspace", "Your workspace.", longest=model.MAX_WORD_LENGTH),
+        Argument("channel", "Your channel.", longest=model.MAX_WORD_LENGTH),
         idempotent=True,
     ),
     define_tool(
         "task_session_report",
-        "Report whether you can do a task.",
+        "Report whether you are free to do a task.",
         calls.report,
         _SESSION,
         Argument(
@@ -125,11 +130,11 @@ TASK_TOOLS: tuple[Tool, ...] = (
         ),
         Argument(
             "prompting",
-            "yes: you wait for a person's answer, so you are not free.",
+            "yes: you are waiting for the user's answer, so you are not free.",
             "no",
             legal=("no", calls.YES),
         ),
         idempotent=True,
     ),
 )
-"""The seven tools for task sessions."""
+"""The tools for task sessions."""

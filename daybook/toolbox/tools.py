@@ -1,7 +1,7 @@
 """The definitions of the job tools; `task_tools` has those for tasks.
 
-They are part of every conversation of an agent, so each word costs tokens: the job tools are under
-12 KB together, the task tools under 5 KB.
+The definitions are part of every session of an agent, so each word costs tokens: the job tools are
+under 12 KB together, the task tools under 5 KB.
 """
 
 from __future__ import annotations
@@ -12,30 +12,32 @@ from typing import Any
 from daybook import names
 from daybook.agents.base import Tool
 from daybook.errors import DaybookError
+from daybook.jobs.model import FIELDS
 from daybook.schedules import cron, zones
+from daybook.schedules.schedule import SYNTAX_HINT
 from daybook.tasks.model import redact_tokens
 from daybook.toolbox import calls, invocation, task_tools
 from daybook.toolbox.arguments import Argument
 from daybook.toolbox.invocation import ToolAnswer
 from daybook.toolbox.invocation import define_tool as _tool
 
-_FORMS = (
-    'A cron expression ("0 9 * * 1-5": weekdays at nine; six fields: seconds first; @daily), '
-    '"every 30m", "at 2027-01-15T14:30", "in 30m" (once), or "on demand".'
-)
-_WRITE = 'write such as "0 9 * * 1-5", "every 30m", "at 2027-01-15T14:30", "in 30m" or "on demand"'
-
 _LINE = 200
-"""Maximum characters of a reference to a job; a name may have half of that."""
+"""Maximum length of a reference to a job, in characters; a name may have half of that."""
 
 _JOB = Argument(
     "job_id",
-    "The job's id, unique beginning of its id, or name.",
+    "Job name, id or unique id prefix.",
     None,
     write="see cron_list",
     longest=_LINE,
 )
-_SCHEDULE = Argument("schedule", _FORMS, None, write=_WRITE, longest=cron.MAX_TEXT_LENGTH)
+_SCHEDULE = Argument(
+    "schedule",
+    str(FIELDS["schedule"].description),
+    None,
+    write=SYNTAX_HINT,
+    longest=cron.MAX_TEXT_LENGTH,
+)
 _ZONE = Argument(
     "timezone",
     "IANA time zone of the schedule, such as Europe/Berlin. Default: the operator's setting.",
@@ -43,7 +45,8 @@ _ZONE = Argument(
 )
 _NAME = Argument("name", "Unique name. Default: taken from the prompt, host or tool.")
 _CHANNEL = Argument(
-    "channel", "Channel that receives the answer, such as inbox. Default: none; see cron_runs."
+    "channel",
+    "Channel that receives the answer, such as inbox. Default: none; cron_runs shows the answer.",
 )
 _CHAT = Argument("chat_id", "Chat of the channel, if it has several.")
 _HEADERS = (
@@ -54,8 +57,8 @@ _METHOD = "HTTP method. Default: POST."
 _BODY = "Request body, sent unchanged."
 _TOOL = "name, server.tool, or https://host/path#tool of an MCP server."
 _SESSION = (
-    "reuse: all runs continue one conversation; new: each run starts one; chat: all runs continue "
-    "the conversation of channel and chat_id."
+    "reuse: all runs continue one session; new: each run starts one; chat: all runs continue "
+    "the session of channel and chat_id."
 )
 _OBJECT = 'write a JSON object, such as {"full": true}'
 _CHANGED = "Leave out for no change."
@@ -87,7 +90,10 @@ JOB_TOOLS: tuple[Tool, ...] = (
         _NAME,
         _CHANNEL,
         _CHAT,
-        Argument("agent", "Agent that answers. Default: the agent with your name, else default."),
+        Argument(
+            "agent",
+            "Agent that answers. Default: the agent with your name, or the agent `default`.",
+        ),
         Argument("model", "Model to use instead of the agent's own."),
         Argument("session", _SESSION, "reuse", legal=("reuse", "new", "chat")),
     ),
@@ -107,7 +113,7 @@ JOB_TOOLS: tuple[Tool, ...] = (
     ),
     _tool(
         "cron_add_tool",
-        "Schedule a call of one tool with fixed arguments, without a model.",
+        "Schedule a call to one tool with fixed arguments, without a model.",
         calls.add,
         Argument("tool", f"The tool: {_TOOL}", None, write=f"write {_TOOL}"),
         _SCHEDULE,
@@ -132,7 +138,7 @@ JOB_TOOLS: tuple[Tool, ...] = (
     _tool("cron_get", "Show one job in full, with its last run.", calls.get, _JOB, read_only=True),
     _tool(
         "cron_update",
-        "Change a job; arguments that you leave out stay. A new schedule counts from now.",
+        "Change the given fields of a job. A new schedule counts from now.",
         calls.update,
         _JOB,
         _unchanged("prompt"),
@@ -171,7 +177,7 @@ JOB_TOOLS: tuple[Tool, ...] = (
     ),
     _tool(
         "cron_trigger",
-        "Run a job now, even if it is disabled. Waits a few seconds for the outcome; cron_runs "
+        "Run a job now, even if it is disabled. Waits up to 15 s for the outcome; cron_runs "
         "shows the outcome of a longer run.",
         calls.trigger,
         _JOB,
@@ -183,7 +189,7 @@ JOB_TOOLS: tuple[Tool, ...] = (
         calls.cancel,
         Argument(
             "job_id",
-            "Job, or id of its run.",
+            "Job, or run id.",
             None,
             write="see cron_runs",
             longest=_LINE,

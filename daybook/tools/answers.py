@@ -1,4 +1,4 @@
-"""A tool's answer as a run stores it: a text and a JSON value, both bounded."""
+"""Conversion of a tool's answer to the bounded text and JSON value that a run stores."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ if TYPE_CHECKING:
     from mcp_types import CallToolResult
 
 HideSecrets = Callable[[str], str]
-"""Replaces the secrets in a text. Called before the text is cut: a part of a secret is not
-found."""
+"""Function that returns a text with its secrets replaced.
+
+It is called before the text is cut, because it would not recognise a part of a secret.
+"""
 
 MAX_DEPTH = 100
-"""Maximum nesting of lists and objects, so that every writer can serialize the value."""
+"""Maximum nesting depth of lists and objects, so that every writer can serialize the value."""
 
 
 @dataclass(frozen=True)
 class BoundedText:
-    """A text of at most `MAX_BODY_BYTES` bytes in ``kept``; ``remark`` says that it was cut."""
+    """Text of at most `MAX_BODY_BYTES` bytes (``kept``); ``remark`` is empty unless it was cut."""
 
     kept: str
     remark: str = ""
@@ -40,24 +42,36 @@ class BoundedText:
 
 
 def from_python(value: Any, hide: HideSecrets = str) -> tuple[BoundedText, Any]:
-    """Convert a Python function's return value: a text unchanged, None as none, the rest as
-    JSON.
+    """Convert a Python function's return value to its text and a JSON value.
+
+    A string is the text itself, None has an empty text, and the text of any other value is its
+    JSON, or its `repr` if JSON cannot represent the value.
     """
     try:
         encoded = to_json(value, inf_nan_mode="strings", bytes_mode="base64", fallback=repr)
         plain = from_json(encoded)
-    except (ValueError, RecursionError):  # it contains itself, or is nested too deep
-        plain = repr(value)
+    except (ValueError, RecursionError):  # the value contains itself, or is nested too deep
+        plain = _repr(value)
     if plain is None:
         return BoundedText(""), None
-    text = BoundedText.of(plain if isinstance(plain, str) else _to_json(plain) or repr(value), hide)
+    text = BoundedText.of(
+        plain if isinstance(plain, str) else _to_json(plain) or _repr(value), hide
+    )
     return text, _bounded(plain, text)
 
 
-def from_mcp(answer: CallToolResult, hide: HideSecrets = str) -> tuple[BoundedText, Any]:
-    """Convert a server's answer: its texts, a placeholder for other content, and its JSON value.
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return object.__repr__(value)
 
-    If the answer has no JSON value, the text stands for it, and the other way round.
+
+def from_mcp(answer: CallToolResult, hide: HideSecrets = str) -> tuple[BoundedText, Any]:
+    """Convert a server's answer to its text and a JSON value.
+
+    Content that is not text, such as an image, has a placeholder in the text. An answer without a
+    JSON value has its text as the value; an answer without a text has its JSON as the text.
     """
     joined = "\n".join(filter(None, map(_block, answer.content)))
     structured = answer.structured_content

@@ -1,4 +1,4 @@
-"""Types of tools and servers, and the result of a call."""
+"""Description of a tool, and the result of a call."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ PYTHON = "python"
 
 @dataclass(frozen=True)
 class ToolInfo:
-    """A tool. ``name`` is what a job writes; ``schema`` is the JSON schema of its params.
+    """Description of a tool.
 
-    ``source`` is `PYTHON`, the name of a saved server, or the address of one.
+    ``name`` is its name in a job; ``schema`` is the JSON schema of its params; ``source`` is
+    `PYTHON`, the name of a saved server, or the address of a server.
     """
 
     name: str
@@ -29,8 +30,10 @@ class ToolInfo:
 
 @dataclass(frozen=True)
 class CallResult:
-    """The result of a call. ``temporary``: the call may be tried again; ``retry_after`` is in
-    seconds, None if the server gave no delay.
+    """Result of a call.
+
+    If ``temporary``, the call may be retried, after ``retry_after`` seconds if the server gave a
+    delay.
     """
 
     outcome: Outcome

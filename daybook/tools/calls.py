@@ -1,20 +1,21 @@
-"""Calls of tools, one at a time, and what their result means for the run.
+"""Calls of tools, and the outcome of the run that follows from each result.
 
 ========================================================  ======================================
 an answer                                                 succeeded
 an answer that is an error; an exception                  failed
-`Temporary`, raised by a Python tool                      failed, to be tried again
-429, 503; the server cannot be reached or started         failed, to be tried again
+`Temporary`, raised by a Python tool                      failed, to be retried
+429, 503; the server cannot be reached or started         failed, to be retried
 the connection ended, or a timeout, after the call was    unknown; if the job is idempotent:
-sent to a server                                          failed or timed out, to be tried again
+sent to a server                                          failed or timed out, to be retried
 a timeout of a Python tool, which has ended               timed out; if the job is idempotent:
-                                                          to be tried again
-an address, a param or a secret that is refused           raises `InvalidInput`; failed
+                                                          to be retried
+a name, an address, a param or a secret that is refused   raises `InvalidInput`; failed
 ========================================================  ======================================
 
 The table follows promise 4: a call that may have had its effect is not repeated, unless the job is
-idempotent. Every call to a server carries the occurrence, the same in every attempt: as
-``Idempotency-Key`` and in its ``_meta``. A Python tool calls `occurrence`.
+idempotent. Every call to a server carries the occurrence, the same in every attempt, in its
+``_meta`` and, over HTTP, as ``Idempotency-Key``. A Python tool gets the occurrence from
+`daybook.tools.occurrence`.
 """
 
 from __future__ import annotations
@@ -27,24 +28,25 @@ from daybook.http import secrets as references
 from daybook.http.guard import Guard
 from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
 from daybook.ledger.states import Outcome, Status
-from daybook.tools import answers, catalog, python_tools
+from daybook.tools import answers, catalog, connection, python_tools
 from daybook.tools.base import CallResult
+from daybook.tools.connection import CallFailed, CallUnanswered
 from daybook.tools.server_blocks import ToolServers
 
 if TYPE_CHECKING:
     from daybook.tools.connection import Connection
 
 MAX_ERROR_CHARACTERS = 2_000
-"""Maximum characters of a tool's message in an error; the output has the whole message."""
+"""Maximum length of a server's message in an error; an error answer is also kept as output."""
 
 
 @dataclass
 class PreparedCall:
-    """A call that is ready. It may hold secrets and an open connection, so it must not be stored or
-    shown, and the caller must call `call` or `close`.
+    """A call that is ready to be made; pass it to `call`, or `close` it.
 
-    ``params`` are stored as they are, with references; ``values`` hold the secrets. ``failed`` is
-    the result that `call` returns because the server could not be reached.
+    It must not be stored or shown, because it may contain secrets: ``params`` only refer to them,
+    but ``values`` contain them. ``failed`` is the result that `call` returns if the server could
+    not be reached.
     """
 
     name: str
@@ -57,7 +59,7 @@ class PreparedCall:
     failed: CallResult | None = None
 
     async def close(self) -> None:
-        """Close a call that is not made; `call` closes by itself."""
+        """Close the connection of a call that will not be made; otherwise `call` closes it."""
         if self.connection is not None:
             await self.connection.close()
 
@@ -70,11 +72,11 @@ async def prepare(  # noqa: PLR0917
     secrets: SecretStore,
     guard: Guard,
 ) -> PreparedCall:
-    """Prepare everything except the call itself; runs between claim and begin.
+    """Prepare everything except the call itself, between claim and begin.
 
-    Params that contain a literal secret are refused. Raises `InvalidInput`, and the errors of
-    Prefect's client if it cannot be reached. An unreachable server is not an error yet: `call`
-    returns it as a failed attempt that may be repeated.
+    Raises `InvalidInput`, including for a literal secret in the params, and Prefect client errors
+    if Prefect cannot be reached. If the tool's server cannot be reached, this raises nothing, and
+    `call` returns a failed result that may be retried.
     """
     references.refuse_literal_params(params)
     location = await catalog.locate(name, servers, guard)
@@ -89,7 +91,6 @@ async def prepare(  # noqa: PLR0917
     if location is None:
         catalog.check_params(python_tools.info(name), values, hide)
         return prepared
-    from daybook.tools import connection
 
     prepared.tool = location.tool
     try:
@@ -114,10 +115,10 @@ async def prepare(  # noqa: PLR0917
 
 
 async def call(prepared: PreparedCall, *, timeout: float, idempotent: bool = False) -> CallResult:
-    """Make the call once, and close; ``timeout`` is in seconds, without the time that closing
-    takes.
+    """Make the call once, within ``timeout`` seconds, and close its connection.
 
-    Raises `OutgoingRefused`.
+    Closing the connection, and a Python tool that runs in a thread, may take longer than the
+    timeout. Raises `InvalidInput`, in particular `OutgoingRefused`.
     """
     if prepared.failed is not None:
         return prepared.failed
@@ -144,8 +145,6 @@ async def call(prepared: PreparedCall, *, timeout: float, idempotent: bool = Fal
 async def _call_server(
     prepared: PreparedCall, server: Connection, timeout: float, *, idempotent: bool
 ) -> CallResult:
-    from daybook.tools.connection import CallFailed, CallUnanswered
-
     hide = prepared.filled.hide
     try:
         answer = await server.call(
@@ -154,7 +153,12 @@ async def _call_server(
     except CallFailed as error:
         return CallResult(Outcome(Status.FAILED, error=_short(hide(str(error)))))
     except CallUnanswered as error:
-        return _unanswered_result(error, str(error), idempotent=idempotent)
+        message = str(error)
+        if error.sent and not idempotent:
+            reason = f"{message}; the call was sent, so its effect is unknown"
+            return CallResult(Outcome(Status.UNKNOWN, reason, error=message))
+        status = Status.TIMED_OUT if error.timed_out else Status.FAILED
+        return CallResult(Outcome(status, error=message), not error.refused, error.retry_after)
     text, result = answers.from_mcp(answer, hide)
     if answer.is_error:
         reason = _short(text.kept) or "the tool failed without a message"
@@ -164,16 +168,11 @@ async def _call_server(
     return CallResult(Outcome(Status.SUCCEEDED, text.remark, output=text.kept, result=result))
 
 
-def _unanswered_result(error: Any, message: str, *, idempotent: bool) -> CallResult:
-    if error.sent and not idempotent:
-        reason = f"{message}; the call was sent, and its effect is unknown"
-        return CallResult(Outcome(Status.UNKNOWN, reason, error=message))
-    status = Status.TIMED_OUT if error.timed_out else Status.FAILED
-    return CallResult(Outcome(status, error=message), not error.refused, error.retry_after)
-
-
 def _stored_outcome(outcome: Outcome, prepared: PreparedCall) -> Outcome:
-    """Return the outcome without secrets: a receiver of a secret may repeat it in its answer."""
+    """Return the outcome with the call added to its result, and without secrets.
+
+    A tool may have repeated secrets in its answer.
+    """
     hide = prepared.filled.hide
     succeeded = outcome.status is Status.SUCCEEDED
     result = {

@@ -1,13 +1,14 @@
 """Lookup of tools by name, and the list of all tools.
 
 ======================  ========================================================
-``reindex``             the Python tool of exactly that name, also with dots
+``reindex``             the Python tool of exactly that name; dots are allowed
 ``search.reindex``      the tool ``reindex`` of the saved server ``search``
-``https://host/p#t``    the tool ``t`` of the MCP server at that address
+``https://host/p#t``    the tool ``t`` of the MCP server at that URL
 ======================  ========================================================
 
-A name that matches both a Python tool and a saved server is refused. The operator decides what a
-saved server may reach, for any job; an address in the job is checked by the job's own rule.
+The name of a Python tool is refused if its part before the first dot is the name of a saved server.
+The operator's rule for outgoing addresses applies to saved servers, whichever job calls them; the
+job's own rule applies to a URL in the job.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from urllib.parse import unquote
 
 from daybook import registry
 from daybook.errors import InvalidInput, ToolUnreachable, UnknownName
-from daybook.http.guard import Guard
+from daybook.http.guard import Guard, Rule
 from daybook.jobs.actions import is_address
-from daybook.tools import python_tools, schemas
+from daybook.tools import connection, python_tools, schemas
 from daybook.tools.base import ToolInfo
 from daybook.tools.connection import ToolLocation
 from daybook.tools.server_blocks import ToolServerSettings
@@ -32,36 +33,37 @@ if TYPE_CHECKING:
     from daybook.tools.server_blocks import ToolServers
 
 MAX_SUGGESTIONS = 12
-"""Maximum number of names in the error for an unknown name."""
+"""Maximum number of names that the error for an unknown name lists."""
 
 
 async def find(name: str, servers: ToolServers, guard: Guard) -> ToolInfo:
-    """Return the tool with this name; the tool of a server as the server describes it now.
+    """Return the tool with this name, as its server currently describes it.
 
-    Raises `InvalidInput` for ``tool``, `UnknownName` with the nearest names, `OutgoingRefused`, and
+    Raises `InvalidInput` (`UnknownName` with the nearest names, `OutgoingRefused`) and
     `ToolUnreachable`.
     """
     location = await locate(name, servers, guard)
     if location is None:
         return python_tools.info(name)
-    from daybook.tools import connection
 
     async with connection.open_to_list(location, servers.secrets) as opened:
         return describe(location, opened)
 
 
 def check_params(info: ToolInfo, params: dict[str, Any], hide: Callable[[str], str] = str) -> None:
-    """Raise `InvalidInput` with the schema's message if the params do not fit the tool's schema.
+    """Raise `InvalidInput` if the params do not match the schema, or the schema is not usable.
 
-    ``hide`` replaces the params' secrets in that message.
+    ``hide`` replaces the params' secrets in the message.
     """
     if wrong := schemas.mismatch(info, params, hide):
         raise InvalidInput("params", wrong)
 
 
 async def list_tools(servers: ToolServers) -> tuple[list[ToolInfo], dict[str, str]]:
-    """Return all tools sorted by name, and the problems of servers and Python tools, by their
-    names.
+    """Return all usable tools, sorted by name, and the problems.
+
+    The problems map the name of each server, Python tool or plugin that cannot be used to the
+    reason.
     """
     found: list[ToolInfo] = []
     problems: dict[str, str] = {}
@@ -89,12 +91,10 @@ async def list_tools(servers: ToolServers) -> tuple[list[ToolInfo], dict[str, st
 
 
 async def list_server_tools(name: str, servers: ToolServers) -> list[ToolInfo]:
-    """Return the tools of a saved server; raises `UnknownName`, `InvalidInput` and
-    `ToolUnreachable`.
-    """
-    from daybook.http.guard import Rule
-    from daybook.tools import connection
+    """Return the tools of a saved server, sorted by name.
 
+    Raises `UnknownName`, `InvalidInput` and `ToolUnreachable`.
+    """
     server = await servers.read(name)
     location = ToolLocation(name, "", name, server.settings, Guard.from_settings(Rule.OPERATOR))
     async with connection.open_to_list(location, servers.secrets) as opened:
@@ -102,7 +102,11 @@ async def list_server_tools(name: str, servers: ToolServers) -> list[ToolInfo]:
 
 
 async def locate(name: str, servers: ToolServers, guard: Guard) -> ToolLocation | None:
-    """Return the location of the tool; None for a Python tool. Connects to nothing but Prefect."""
+    """Return the location of the tool; None for a Python tool.
+
+    Connects to no server except Prefect. Raises `InvalidInput` (`UnknownName` with the nearest
+    names, `OutgoingRefused`).
+    """
     if is_address(name):
         return _at_address(name, guard)
     is_python = name in python_tools.names()
@@ -127,7 +131,7 @@ async def locate(name: str, servers: ToolServers, guard: Guard) -> ToolLocation 
 
 
 def describe(where: ToolLocation, there: Connection) -> ToolInfo:
-    """Return the tool as its server describes it; raises `UnknownName` with the nearest names."""
+    """Return the tool as its server describes it; raise `UnknownName` with the nearest names."""
     tool = there.tools.get(where.tool)
     if tool is None:
         prefix = where.name.removesuffix(where.tool)
@@ -146,8 +150,8 @@ def _at_address(name: str, guard: Guard) -> ToolLocation:
     if "{{" in url:
         raise InvalidInput(
             "tool",
-            "contains a secret in its address",
-            "save the server, with the secret in a header",
+            "contains a secret in its URL",
+            "save the server with `daybook tools add` and put the secret in a header",
         )
     guard.check(url)
     return ToolLocation(name, unquote(tool), url, ToolServerSettings(url=url), guard)

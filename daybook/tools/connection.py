@@ -1,11 +1,10 @@
 """The MCP client's connection to a tool server: open, list, call, close.
 
-Each call of a job has a connection of its own; an agent's calls, one after the other, share one
-(`pool`).
+Each call of a job has a connection of its own; the calls of an agent's answer share one (`pool`).
 
-The protocol's library ties its tasks to the task that opened them, and cancels that task when a
-connection breaks. Here a task of our own opens them: a server that dies between claim and call must
-not cancel the task that writes to the ledger in the meantime.
+The `mcp` library ties a connection to the asyncio task that opened it, and cancels that task when
+the connection breaks. So a separate task opens the connection here: a server that dies between
+claim and call must not cancel the task that writes to the ledger at that time.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ if TYPE_CHECKING:
 
 
 OPEN_TIMEOUT_SECONDS = 30.0
-"""Timeout to start or reach a server and to list its tools; less than a lease lasts."""
+"""Timeout for starting or reaching a server and listing its tools; less than `Timing.run_lease`."""
 
 CLOSE_TIMEOUT_SECONDS = 3.0
-"""Timeout to close the connection to a server at an address. A program has its own (`stdio`)."""
+"""Timeout for closing a connection over HTTP. A program has its own timeout (`stdio`)."""
 
 OCCURRENCE_META_KEY = "daybook/idempotency-key"
 """The key of a call's ``_meta`` that holds its occurrence."""
@@ -51,12 +50,16 @@ MAX_NAME_LENGTH = 128
 MAX_DESCRIPTION_LENGTH = 1_000
 
 _QUIET = ("mcp.client", "mcp.shared", "client", "httpx2")
-"""Loggers that would log messages, addresses with their query, or tracebacks."""
+"""Loggers that would log message contents, URLs with their query, or tracebacks."""
 
 
 @dataclass(frozen=True)
 class ToolLocation:
-    """A tool of a server. ``name`` is what a job writes; ``source`` is that of its `ToolInfo`."""
+    """A server, and one of its tools.
+
+    ``name`` and ``source`` are those of the tool's `ToolInfo`; ``tool`` is the server's own name
+    for the tool.
+    """
 
     name: str
     tool: str
@@ -67,9 +70,9 @@ class ToolLocation:
 
 @dataclass(frozen=True)
 class ToolDescription:
-    """A tool as its server describes it, made safe to display.
+    """A tool as its server describes it, without characters that a terminal would interpret.
 
-    ``read_only``: the server says that the tool changes nothing.
+    ``read_only`` is True if the server says that the tool changes nothing.
     """
 
     description: str
@@ -78,10 +81,11 @@ class ToolDescription:
 
 
 class CallUnanswered(DaybookError):
-    """A call has no answer, or none that says whether it was done.
+    """A call got no answer, or an answer that does not say whether the call had its effect.
 
-    ``sent``: the call may have had its effect; ``timed_out``: the timeout passed; ``refused``:
-    trying again cannot help; ``retry_after`` is in seconds, None if the server gave no delay.
+    ``sent``: the call may have had its effect. ``timed_out``: the timeout has passed. ``refused``:
+    a retry cannot help. ``status`` is the HTTP status of an error (400 or more) that the server
+    answered, or None. ``retry_after`` is in seconds, None if the server gave no delay.
     """
 
     code = "no_answer"
@@ -93,26 +97,28 @@ class CallUnanswered(DaybookError):
         sent: bool,
         timed_out: bool = False,
         refused: bool = False,
+        status: int | None = None,
         retry_after: float | None = None,
     ) -> None:
         self.sent = sent
         self.timed_out = timed_out
         self.refused = refused
+        self.status = status
         self.retry_after = retry_after
         super().__init__(message)
 
 
 class CallFailed(DaybookError):
-    """The server answered the call with an error."""
+    """The server answered the call with an error, or asked for input."""
 
     code = "tool_failed"
 
 
 class Connection:
-    """A connection to one server. ``tools`` are the server's tools, by its own names for them.
+    """Connection to one server. ``tools`` maps the server's own names to its tools.
 
-    ``hide`` replaces the secrets in the server's messages while it is opened: it may repeat a
-    header.
+    ``hide`` replaces the secrets in errors of `open`, because the server may repeat a header in
+    them.
     """
 
     def __init__(self, shown: str, wire: Wire, hide: HideSecrets = str) -> None:
@@ -125,7 +131,10 @@ class Connection:
         self._keeper: asyncio.Task[None] | None = None
 
     async def open(self, within: float = OPEN_TIMEOUT_SECONDS) -> None:
-        """Connect. Raises `InvalidInput`, `OutgoingRefused` or `ToolUnreachable`."""
+        """Connect and list the tools, in at most ``within`` seconds.
+
+        Raises `InvalidInput`, `OutgoingRefused` or `ToolUnreachable`.
+        """
         ready = asyncio.Event()
         keeper = self._keeper = asyncio.create_task(self._keep(ready))
         waiting = asyncio.create_task(ready.wait())
@@ -150,11 +159,11 @@ class Connection:
     async def call(
         self, tool: str, params: dict[str, Any], occurrence: str, *, timeout: float
     ) -> CallToolResult:
-        """Call once, with a ``timeout`` in seconds.
+        """Call once, within ``timeout`` seconds.
 
-        Raises `CallFailed`, `CallUnanswered` and `OutgoingRefused`.
-
-        If the server asks for input instead of answering, the call fails: a job cannot answer.
+        Raises `CallFailed`, `CallUnanswered` and `InvalidInput`, in particular `OutgoingRefused`. A
+        server that asks for input instead of answering fails the call, because a job cannot give
+        any.
         """
         from mcp.shared.exceptions import MCPError
         from mcp_types import (
@@ -174,12 +183,12 @@ class Connection:
         kinds = TypeAdapter[Any](CallToolResult | InputRequiredResult)
         try:
             async with asyncio.timeout(timeout):
-                # Not `call_tool`: it would send again, or look up a schema of the answer.
+                # Not `call_tool`, which would send it again or request the answer's schema.
                 answer = await self._session.send_request(request, kinds)
         except TimeoutError:
-            await self.close()  # so that `fault` knows how it ended
+            await self.close()  # so that `fault` knows how the connection was closed
             fault = self._wire.fault()
-            if fault is not None and fault.undone:  # only the body of the answer is missing
+            if fault is not None and fault.status is not None:  # received without its body
                 raise self._unanswered_error() from None
             message = self._explain(f"{self._shown} did not answer within {timeout:g} s")
             raise CallUnanswered(message, sent=self._wire.sent, timed_out=True) from None
@@ -196,17 +205,17 @@ class Connection:
         return answer  # type: ignore[no-any-return]
 
     async def close(self) -> None:
-        """Close; everything is closed when this returns, even if it is cancelled."""
+        """Close the connection completely, even if the caller is cancelled."""
         if self._keeper is not None:
             await wait_shielded(asyncio.create_task(self._closed(self._keeper)))
 
     def done(self) -> None:
-        """Mark the work as done: the server may now exit by itself."""
+        """Mark the work as done, so that the server may exit by itself."""
         self._wire.gently()
 
     async def _closed(self, keeper: asyncio.Task[None]) -> None:
         self._over.set()
-        if self._session is None:  # it is still being opened
+        if self._session is None:  # the connection is still being opened
             keeper.cancel()
         await asyncio.wait({keeper}, timeout=CLOSE_TIMEOUT_SECONDS)
         if not keeper.done():
@@ -244,7 +253,7 @@ class Connection:
                 return
 
     def _opening_error(self, error: BaseException | None) -> DaybookError:
-        """Return the error to raise for the exception that ended the opening."""
+        """Return the error to raise for the exception that made the opening fail."""
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         if isinstance(error, (InvalidInput, ToolUnreachable)):
@@ -272,8 +281,9 @@ class Connection:
             return fault.raised
         return CallUnanswered(
             fault.message,
-            sent=sent and not fault.undone,
+            sent=sent and fault.status is None,
             refused=fault.refused,
+            status=fault.status,
             retry_after=fault.retry_after,
         )
 
@@ -289,9 +299,10 @@ async def connect(
     filled: FilledSecrets | None = None,
     secret_params: bool = False,
 ) -> Connection:
-    """Open a connection to the server of ``place``; adds the secrets of its headers to ``filled``.
+    """Open a connection to the server of ``place``; add the secrets of its headers to ``filled``.
 
-    ``secret_params``: a call will hold secrets. Raises the same errors as `Connection.open`.
+    ``secret_params`` is True if the params of the call contain secrets. Raises the errors of
+    `Connection.open`, and `InvalidInput` for a header or its secret.
     """
     from daybook.tools.http import HttpWire
     from daybook.tools.stdio import ProgramWire
@@ -311,7 +322,7 @@ async def connect(
         secret_headers = {
             n.lower() for n, value in settings.headers.items() if references.referenced_names(value)
         }
-        http.check("POST", headers)  # a secret may hold characters that are invalid in a header
+        http.check("POST", headers)  # a secret may contain characters that are invalid in a header
         if occurrence:
             headers[IDEMPOTENCY_KEY] = idempotency_key(occurrence)
         if secret_params:
@@ -324,7 +335,7 @@ async def connect(
 
 @asynccontextmanager
 async def open_to_list(place: ToolLocation, secrets: SecretStore) -> AsyncIterator[Connection]:
-    """Open a connection to list the tools of ``place``."""
+    """Open a connection, only to list the tools of ``place``; raise the errors of `connect`."""
     connection = await connect(place, secrets)
     try:
         connection.done()
@@ -338,7 +349,7 @@ def _is_valid_name(name: str) -> bool:
 
 
 def _printable(text: str) -> str:
-    """Replace the characters that a terminal would interpret, and cut the text."""
+    """Return ``text`` without characters that a terminal would interpret, and not too long."""
     cleaned = "".join(each if each.isprintable() or each == "\n" else " " for each in text)
     return (
         cleaned

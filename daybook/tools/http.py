@@ -1,4 +1,4 @@
-"""A connection to an MCP server at an address: streamable HTTP through the SSRF guard.
+"""Connection to an MCP server over streamable HTTP, through the SSRF guard.
 
 Each response is bounded and must be uncompressed.
 """
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
 
 CONNECT_TIMEOUT_SECONDS = 15.0
-"""Timeout to connect, and for the server to accept a part of a request."""
+"""Timeout for connecting, and for sending a part of a request."""
 
 
 class HttpWire:
-    """A connection to the server at ``url``; ``secret`` names the headers that hold secrets.
+    """Connection to the server at ``url``; ``secret`` names the headers that contain secrets.
 
     ``backend`` opens connections, as in `Httpx2Transport`.
     """
@@ -54,7 +54,7 @@ class HttpWire:
 
     @property
     def shown(self) -> str:
-        """Scheme, host and port: the part of an address that a message may contain."""
+        """Scheme, host and port: the only part of the URL that messages contain."""
         return addresses.origin(httpx.URL(self._url))
 
     @property
@@ -95,7 +95,7 @@ class HttpWire:
         return message
 
     def came(self, code: int) -> bool:
-        # A busy server may also send an error of the protocol.
+        # With a retryable status, a protocol error does not count as an answer.
         return self._transport.status not in RETRYABLE_STATUSES and code in self._transport.codes()
 
     def fault(self) -> Fault | None:
@@ -103,10 +103,10 @@ class HttpWire:
         if transport.status is not None and transport.status >= 400:  # even with half a body
             return Fault(
                 f"{shown} answered {status_text(transport.status)}",
-                # Before the call, every error except the client's own may be temporary.
+                # Before the call, an error of the server (5xx) may be temporary.
                 refused=transport.status not in RETRYABLE_STATUSES
                 and (transport.called or transport.status < 500),
-                undone=True,
+                status=transport.status,
                 retry_after=retry_after(transport.retry_after, SYSTEM_CLOCK.now()),
             )
         match transport.error:
@@ -129,9 +129,9 @@ class HttpWire:
 
 
 class _TrackingTransport(Httpx2Transport):
-    """The guarded transport, which records the result of the last request that expects an answer.
+    """Guarded transport that records the result of the last request that expects an answer.
 
-    ``called`` is set when a call is sent.
+    ``called`` becomes True when the first call is sent.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class _TrackingTransport(Httpx2Transport):
             if encoding.strip().lower() not in ("", "identity"):
                 await response.aclose()
                 raise httpx2.DecodingError(
-                    "the server compressed its answer, which Daybook did not accept"
+                    "the server compressed its answer, although Daybook accepts no compression"
                 )
         except (InvalidInput, httpx2.RequestError) as error:
             if method:
@@ -189,13 +189,14 @@ class _TrackingTransport(Httpx2Transport):
         )
 
     def new_body(self, kind: str) -> bytearray:
-        """Return the buffer in which `record` keeps a body of that type."""
+        """Return a new buffer in which `record` stores a body of this content type."""
         self._bodies.append((kind, bytearray()))
         return self._bodies[-1][1]
 
     def record(self, body: bytearray, part: bytes) -> None:
-        """Keep a part of a body. Before the call all bodies together are bounded: raises
-        `_TooLong`.
+        """Store a part of a body that arrives after the call, up to a limit.
+
+        Before the call, only count the bytes of all bodies; raise `_TooLong` above the limit.
         """
         self._read += len(part)
         if self.called:
@@ -204,22 +205,23 @@ class _TrackingTransport(Httpx2Transport):
             raise _TooLong(f"its list of tools is longer than {MAX_MESSAGE_BYTES:,} bytes")
 
     def _clear_bodies(self) -> None:
-        """Drop the bodies that were received before a call."""
+        """Empty the recorded bodies before a call."""
         for _, body in self._bodies:
             body.clear()
 
     def codes(self) -> set[int]:
-        """Return the codes of the errors that arrived completely since the call."""
+        """Return the codes of the errors received in full since the call."""
         return {code for kind, body in self._bodies for code in _error_codes(kind, bytes(body))}
 
 
 class _TooLong(httpx2.ReadError):
-    """A response that is longer than the limit."""
+    """The response is longer than the limit."""
 
 
 class _BoundedBody(httpx2.AsyncByteStream):
-    """A body, up to `MAX_MESSAGE_BYTES`; ``wanted`` if it answers a request that expects an
-    answer.
+    """Body of at most `MAX_MESSAGE_BYTES`.
+
+    ``wanted`` is True if its request expects an answer.
     """
 
     def __init__(
@@ -260,14 +262,14 @@ def _error_codes(kind: str, body: bytes) -> Iterator[int]:
             each.data for each in httpx2.EventSource(events, max_event_size=MAX_MESSAGE_BYTES)
         ]
     for each in messages:
-        with suppress(ValueError):  # no message, or an incomplete one
+        with suppress(ValueError):  # not a message, or an incomplete one
             message = jsonrpc_message_adapter.validate_json(each, by_name=False)
             if isinstance(message, JSONRPCError):
                 yield message.error.code
 
 
 def _method(request: httpx2.Request) -> str:
-    """Return the protocol's method if ``request`` expects an answer; "" for all others."""
+    """Return the MCP method of a request that expects an answer; "" for any other request."""
     if request.method != "POST":
         return ""
     message = json.loads(request.content)

@@ -1,14 +1,16 @@
-"""Sessions with saved servers that stay open while an agent answers, for all calls that it makes.
+"""Sessions with saved servers, which stay open for all calls of an agent's answer.
 
-A broken connection is reopened: for the next call, or for the same call if that was never sent. A
-model reads everything that a server sends, answers and errors, so these are bounded and the secrets
-that the server was given are replaced.
+A broken connection is reopened for the next call, or for the same call if that was never sent, or
+if the server refused it with a status such as 404, as for a session that it does not know. A model
+reads the server's answers and errors, so these are bounded, and the secrets that were sent to
+the server are replaced in them.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from daybook.errors import DaybookError
@@ -30,11 +32,11 @@ if TYPE_CHECKING:
     from mcp_types import CallToolResult
 
 MAX_ANSWER_CHARACTERS = 40_000
-"""Characters of an answer that a model receives; about ten thousand tokens."""
+"""Maximum length of an answer for a model: about ten thousand tokens."""
 
 
 def truncate(text: str) -> str:
-    """Return ``text``, cut to the length that a model receives."""
+    """Return ``text``, cut to the maximum length of an answer for a model."""
     if len(text) <= MAX_ANSWER_CHARACTERS:
         return text
     return f"{text[:MAX_ANSWER_CHARACTERS]}\n[cut here: the answer has {len(text):,} characters]"
@@ -51,16 +53,18 @@ class PreloadedSecrets:
 
     @classmethod
     async def of(cls, server: ToolServer, secrets: SecretStore) -> PreloadedSecrets:
-        """Read the secrets that the server's headers refer to. Raises what `SecretStore.read`
-        raises.
+        """Read the secrets that the server's headers refer to.
+
+        Raises the errors of `SecretStore.read`.
         """
         names = sorted(references.referenced_names(list(server.settings.headers.values())))
         return cls({name: await secrets.read(name) for name in names})
 
 
 class PooledSession:
-    """A session with one server. ``tools`` are the server's tools, by its own names, once it is
-    open.
+    """Session with one server.
+
+    Once the session is open, ``tools`` maps the server's own names to its tools.
     """
 
     def __init__(self, server: ToolServer, secrets: SecretStore) -> None:
@@ -74,20 +78,21 @@ class PooledSession:
         self._open: Connection | None = None
 
     async def open(self) -> None:
-        """Open the connection; raises the same errors as `Connection.open`."""
+        """Open the connection; raise the errors of `connection.connect`."""
         self._open = await connection.connect(self._place, self._secrets, filled=self._filled)
         self.tools = self._open.tools
 
     async def call(self, tool: str, params: dict[str, Any], key: str, timeout: float) -> str:
         """Call once, within ``timeout`` seconds; ``key`` is the idempotency key of the call.
 
-        Raises `DaybookError`, with a message for a model.
+        If the connection has to be opened first, this counts too. Raises `CallFailed`, with a
+        message for the model.
         """
         try:
             answer = await self._call_or_reopen(tool, params, key, timeout)
         except CallUnanswered as error:
             await self.close()
-            unknown = "; the call was sent, and its effect is unknown" if error.sent else ""
+            unknown = "; the call was sent, so its effect is unknown" if error.sent else ""
             raise CallFailed(truncate(self._hide(f"{error}{unknown}"))) from None
         except DaybookError as error:
             raise CallFailed(truncate(self._hide(str(error)))) from None
@@ -100,8 +105,10 @@ class PooledSession:
     async def _call_or_reopen(
         self, tool: str, params: dict[str, Any], key: str, timeout: float
     ) -> CallToolResult:
-        """Call; if the call was never sent because the server had died, call over a new
-        connection.
+        """Call the tool, over a new connection if none is open.
+
+        If the call could not be sent because the server had died, or was refused, call again over a
+        new connection.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
@@ -110,15 +117,24 @@ class PooledSession:
                 return await self._open.call(tool, params, key, timeout=timeout)
             except CallUnanswered as error:
                 await self.close()
-                is_final = error.timed_out or error.retry_after is not None
+                # After such a status the call may have had its effect, or is asked for too soon.
+                has_failed = error.status == HTTPStatus.TOO_MANY_REQUESTS or (
+                    error.status is not None and error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+                )
+                is_final = error.timed_out or error.retry_after is not None or has_failed
                 if error.sent or is_final or loop.time() >= end:
                     raise
-        await self.open()
+        try:
+            async with asyncio.timeout_at(end):
+                await self.open()
+        except TimeoutError:
+            message = f'the tool server "{self.name}" was not ready within {timeout:g} s'
+            raise CallUnanswered(message, sent=False, timed_out=True) from None
         assert self._open is not None
         return await self._open.call(tool, params, key, timeout=max(end - loop.time(), 0.0))
 
     async def close(self) -> None:
-        """Close the connection; everything is closed when this returns."""
+        """Close the connection completely."""
         open_connection, self._open = self._open, None
         if open_connection is not None:
             await open_connection.close()
@@ -128,7 +144,7 @@ class PooledSession:
 
 
 async def open_all(servers: list[PooledSession]) -> None:
-    """Open all of them in parallel; raises the first error when all have been tried."""
+    """Open all sessions in parallel; once all have been tried, raise the first error."""
     results = await asyncio.gather(*(each.open() for each in servers), return_exceptions=True)
     for error in results:
         if error is not None:
@@ -136,7 +152,7 @@ async def open_all(servers: list[PooledSession]) -> None:
 
 
 async def close_all(servers: list[PooledSession]) -> None:
-    """Close all of them in parallel: each may take seconds. Raises the first error."""
+    """Close all sessions in parallel, because each may take seconds; raise the first error."""
     results = await asyncio.gather(*(each.close() for each in servers), return_exceptions=True)
     for error in results:
         if error is not None:

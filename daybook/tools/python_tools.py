@@ -1,15 +1,17 @@
-"""Tools that are Python functions: entry points of the group ``daybook.tools``, and functions that
-``daybook.tool`` registers in a module of the setting `plugins` (`daybook.registry`).
+"""Tools that are Python functions, installed or registered.
+
+An installed tool is an entry point of the group ``daybook.tools``. ``daybook.tool`` registers a
+function, usually in a module of the setting `plugins` (`daybook.registry`).
 
 ::
 
     [project.entry-points."daybook.tools"]          @daybook.tool("reindex")
     reindex = "search_tools.jobs:reindex"           async def reindex(full: bool = False) -> str:
 
-The params are the function's arguments by name, the schema is made from their types, the docstring
-is the description, and the return value is the answer. A timeout or a cancellation ends an ``async
-def``. Any other function runs in a thread, which cannot be ended: the run waits for it, so that no
-retry begins while it runs, and only the worker's hard kill ends it.
+The params are the function's keyword arguments, the schema is derived from their types, the
+docstring is the description, and the return value is the answer. A timeout or a cancellation ends
+an ``async def``. Any other function runs in a thread, which cannot be ended: the run waits for it,
+so that no retry starts while it runs, and only the worker's SIGKILL ends it.
 """
 
 from __future__ import annotations
@@ -42,14 +44,14 @@ def names() -> list[str]:
 
 
 def info(name: str) -> ToolInfo:
-    """Return the tool with this name, which must be one of `names`; raises `InvalidInput`."""
+    """Return the tool with this name; raise `InvalidInput` if it is missing or cannot be used."""
     function = _load(name)
     try:
         schema = _arguments(function).json_schema()
-    except Exception as error:  # pydantic's errors, and those that the annotations raise
-        raise _unusable(name, f"no schema can be made of its arguments: {error}") from None
+    except Exception as error:  # pydantic's errors, and errors that the annotations raise
+        raise _unusable(name, f"its arguments have no schema: {error}") from None
     if schema.get("type") != "object":
-        raise _unusable(name, "an argument has no name, but params are passed by name")
+        raise _unusable(name, "it has an argument that cannot be passed by name")
     return ToolInfo(name, inspect.getdoc(function) or "", schema, PYTHON)
 
 
@@ -61,8 +63,11 @@ async def call(
     timeout: float,
     hide: answers.HideSecrets = str,
 ) -> CallResult:
-    """Call once; ``timeout`` in seconds. ``hide`` is applied before the answer is cut, but the
-    outcome's messages may contain secrets of the params.
+    """Call once, and return the result; an exception of the tool becomes a failed result.
+
+    After ``timeout`` seconds an `async def` is cancelled; any other function continues until it
+    ends. ``hide`` replaces secrets in the answer before it is cut; the messages of the outcome may
+    still contain secrets from the params. Raises `InvalidInput` if the tool cannot be used.
     """
     function = _load(name)
     work = _Work(_arguments(function), params, occurrence)
@@ -93,7 +98,10 @@ class _TooLate(Exception):
 
 
 class _Work:
-    """One call. ``ended``: the function has returned or raised by itself."""
+    """One call.
+
+    ``ended`` is set when the function has returned, or has raised an error of its own.
+    """
 
     def __init__(self, function: TypeAdapter[Any], params: dict[str, Any], occurrence: str) -> None:
         self.ended = False
@@ -102,11 +110,11 @@ class _Work:
         self._occurrence = occurrence
 
     def run_sync(self) -> Any:
-        """Run in a thread."""
+        """Run the function; called in a thread."""
         OCCURRENCE.set(self._occurrence)  # in the thread's own context
         try:
             return self._function.validate_python(ArgsKwargs((), self._params))
-        except SystemExit as error:  # in the thread it would end nothing and be lost
+        except SystemExit as error:  # in a thread, the exception would be ignored
             raise RuntimeError(f"SystemExit: {error}") from error
         finally:
             self.ended = True
@@ -127,7 +135,10 @@ class _Work:
 
 
 async def _run_in_thread(work: _Work, timeout: float) -> Any:
-    """Wait until the function has ended, even if the timeout passed or the caller was cancelled."""
+    """Run the function in a thread until it ends, even after the timeout or a cancellation.
+
+    Raises `_TooLate` if it ends after the timeout.
+    """
     began = time.monotonic()
     in_time = True
 
@@ -151,7 +162,7 @@ async def _run_in_thread(work: _Work, timeout: float) -> Any:
 
 def _late_reason(began: float, ending: str) -> str:
     after = time.monotonic() - began
-    return f"it runs in a thread, which cannot be stopped; after {after:.1f} s it {ending}"
+    return f"it ran in a thread, which cannot be stopped; after {after:.1f} s it {ending}"
 
 
 def _failed_result(error: BaseException) -> CallResult:
@@ -171,9 +182,7 @@ def _load(name: str) -> Callable[..., Any]:
 
 
 def _arguments(function: Callable[..., Any]) -> TypeAdapter[Any]:
-    """Return the adapter that validates the arguments by their annotations and calls
-    ``function``.
-    """
+    """Return the adapter that validates arguments by the annotations, and calls ``function``."""
     try:
         return TypeAdapter[Any](function)  # type: ignore[arg-type]  # a function is a type here
     except PydanticUserError as error:

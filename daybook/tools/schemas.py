@@ -1,9 +1,10 @@
 """Validation of params against a tool's JSON schema, which is not trusted.
 
-- Nothing is fetched: a reference that leads out of the schema makes the schema unusable.
-- A regular expression can take forever, and so can a schema that refers to itself in many places:
-  a server's regular expressions are left to the server, and the number of references is limited.
-- A text that refers to a secret is validated when the secret has been filled in.
+- Nothing is fetched: a schema with a reference to another document is refused.
+- A regular expression can take forever, and so can a schema that refers to itself in many places.
+  So regular expressions of a server are left to the server, and the number of references is
+  limited.
+- A string that refers to a secret is validated only once the secret has been filled in.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
 MAX_PROBLEM_CHARACTERS = 500
-"""Characters of the problem: the message repeats a part of the params and of the schema."""
+"""Maximum length of each part of an error's message that quotes the params or the schema."""
 
 MAX_SCHEMA_CHARACTERS = 200_000
-"""Maximum characters of a server's schema: validating so many takes a second."""
+"""Maximum length of a server's schema: validation with a schema of this length takes a second."""
 
 MAX_REFERENCES = 10_000
 """Maximum number of references followed in one validation of one tool's params."""
@@ -33,10 +34,10 @@ _BY_PATTERN = ("pattern", "patternProperties", "unevaluatedProperties")
 
 
 def mismatch(info: ToolInfo, params: Mapping[str, Any], hide: Callable[[str], str] = str) -> str:
-    """Return what in ``params`` does not fit, and where; empty if all of it fits.
+    """Return which part of ``params`` does not match the schema, and why; empty if all parts match.
 
-    ``hide`` replaces the secrets in messages that may repeat them. Raises `InvalidInput` for
-    ``tool`` if its schema cannot be applied.
+    ``hide`` replaces secrets in the message. Raises `InvalidInput` naming `tool` if its schema
+    cannot be applied.
     """
     from jsonschema.exceptions import SchemaError, best_match
 
@@ -56,7 +57,7 @@ def mismatch(info: ToolInfo, params: Mapping[str, Any], hide: Callable[[str], st
     if problem is None:
         return ""
     where = "" if problem.json_path == "$" else f" at {_short(problem.json_path)}"
-    return f"do not fit the tool's schema{where}: {_short(hide(problem.message))}"
+    return f"do not match the tool's schema{where}: {_short(hide(problem.message))}"
 
 
 class _LimitExceeded(Exception):
@@ -74,14 +75,14 @@ def _validator(info: ToolInfo) -> Validator:
         raise _LimitExceeded(f"it is longer than {MAX_SCHEMA_CHARACTERS:,} characters")
     validator_class.check_schema(schema)
     if info.source != PYTHON:
-        # A subschema with its own dialect would be applied by the unbounded validator.
+        # The unbounded validator would apply a subschema that names its own dialect.
         validator_class, schema = _bounded_validator(validator_class), _without_dialects(schema)
     validator: Validator = validator_class(schema, registry=Registry())
     return validator
 
 
 def _bounded_validator(known: Any) -> Any:
-    """Return the validator class without regular expressions, and with a limit on references."""
+    """Return the class ``known`` without regular expressions, and with a limit on references."""
     from jsonschema.validators import extend
 
     remaining = MAX_REFERENCES
@@ -99,7 +100,7 @@ def _bounded_validator(known: Any) -> Any:
         return bounded
 
     def additional_properties(validator: Any, others: Any, instance: Any, schema: Any) -> Any:
-        # The patterns decide which properties are additional.
+        # Without the patterns, it is unknown which properties are additional.
         if "patternProperties" in schema:
             return ()
         return known.VALIDATORS["additionalProperties"](validator, others, instance, schema)
@@ -127,7 +128,7 @@ def _without_dialects(schema: Any) -> Any:
 
 
 def _is_unresolved_secret(error: Any) -> bool:
-    """Return whether the part that does not fit is a text that still refers to a secret."""
+    """Return whether the value that does not match is a string that still refers to a secret."""
     return isinstance(error.instance, str) and bool(secrets.references("params", error.instance))
 
 

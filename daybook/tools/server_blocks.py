@@ -1,7 +1,7 @@
-"""Storage of tool servers in Prefect: one block document each, of the block type `TYPE`.
+"""Storage of tool servers in Prefect: one block document each (`STORE`).
 
-The block class is a Prefect entry point and is not needed here: a document's data are the settings.
-A secret setting is a reference to a secret block, so the document holds no secret.
+The block class is a Prefect entry point and is not imported here: a document's data are the
+settings. Headers refer to secrets by name, so a document contains no secret.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from daybook.http.guard import Guard, Rule
 from daybook.http.secrets import SecretStore
 from daybook.processes import environment, locations
 from daybook.resources.secrets import PrefectSecretStore
-from daybook.resources.store import BlockStore, block_data
+from daybook.resources.store import BlockStore
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -26,16 +26,19 @@ if TYPE_CHECKING:
 
 
 class ToolServerSettings(BaseModel):
-    """One server: a program that uses MCP over its pipes, or a URL. Set by the operator only."""
+    """Settings of a server: a program that uses MCP over its pipes, or a URL.
+
+    Only the operator sets them.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     command: list[str] = Field(
         default=[],
         title="Command",
-        description="Program and its arguments, one entry each; no shell is used. It is started "
-        "for each call of a job, or once for all calls of an agent's answer, and ended together "
-        "with its child processes.",
+        description="The program and its arguments, one entry each; no shell interprets them. "
+        "Daybook starts it for each call of a job, or once for all calls of an agent's answer, "
+        "and ends it together with its child processes.",
         examples=[["uvx", "mcp-server-time"]],
     )
     url: str = Field(
@@ -45,35 +48,35 @@ class ToolServerSettings(BaseModel):
         examples=["https://tools.example.org/mcp"],
     )
     environment: list[str] = Field(
-        default=list(environment.DEFAULT_NAMES),  # a value, not a factory: the form shows it
+        default=list(environment.DEFAULT_NAMES),  # a value, not a factory: Prefect's form shows it
         title="Environment",
-        description="For a program: names of the worker's environment variables that it gets; all "
-        "others are hidden from it. Names only, never values. PREFECT_… and DAYBOOK_… are refused.",
+        description="For a program: names of the worker's environment variables that it gets. "
+        "Names only, never values. PREFECT_… and DAYBOOK_… are refused.",
     )
     work_dir: str = Field(
         default="",
         title="Work directory",
-        description="For a program: folder in which it runs, absolute or beginning with ~. "
-        "Empty: a new, empty folder for every call, removed afterwards.",
+        description="For a program: its working directory; an absolute path, or one that begins "
+        "with ~. If empty, it gets a new, empty folder, which is removed afterwards.",
     )
     headers: dict[str, str] = Field(
         default={},
         title="Headers",
-        description="For a URL: headers of every request. Write a secret as {{secret:name}}; its "
-        "block has to be bound to this host.",
+        description="For a URL: headers of every request. Write a secret as {{secret:name}}; the "
+        "secret must list this host.",
     )
 
     @field_validator("command")
     @classmethod
     def _usable(cls, value: list[str]) -> list[str]:
         if value and not value[0].strip():
-            raise ValueError("is blank; write the program, then one entry for each argument")
+            raise ValueError("is blank; list the program, then one entry for each argument")
         if any("\0" in argument for argument in value):
             raise ValueError("an argument cannot contain a zero byte")
         if secrets.referenced_names(value):
             raise ValueError(
-                "all users of this machine can see arguments, so they cannot contain a secret; "
-                "name a variable of the worker's environment instead"
+                "contains a secret, but all users of the machine can see arguments; pass it in a "
+                "variable of the worker's environment instead"
             )
         return value
 
@@ -82,10 +85,10 @@ class ToolServerSettings(BaseModel):
     def _reachable(cls, value: str) -> str:
         if value:
             if "{{" in value:
-                raise ValueError("contains a reference; write {{secret:name}} in a header instead")
+                raise ValueError("contains a reference; use {{secret:name}} in a header instead")
             if "#" in value:
                 raise ValueError(
-                    "contains a #; remove it, because the job names the tool as server.tool"
+                    "contains a #; remove it, because a job names the tool as server.tool"
                 )
             _as_value_error(lambda: Guard(Rule.OPERATOR).check(value))
         return value
@@ -137,6 +140,19 @@ class ToolServer:
     settings: ToolServerSettings
 
 
+class ToolServerInfo(BaseModel, frozen=True):
+    """A saved server; ``problem`` says why its settings are invalid, or is None."""
+
+    name: str
+    settings: dict[str, Any]
+    problem: str | None
+
+    @classmethod
+    def of(cls, document: BlockDocument) -> ToolServerInfo:
+        settings, problem = STORE.displayed(document.data)
+        return cls(name=str(document.name), settings=settings, problem=problem)
+
+
 class ToolServers(Protocol):
     """Storage of saved servers. ``secrets`` resolves the references in their headers."""
 
@@ -148,12 +164,15 @@ class ToolServers(Protocol):
         ...
 
     async def read(self, name: str) -> ToolServer:
-        """Return the server; raises `UnknownName`, and `InvalidInput` for invalid settings."""
+        """Return the server; raise `UnknownName`, or `InvalidInput` for invalid settings."""
         ...
 
 
 def check_headers(headers: Mapping[str, str]) -> None:
-    """Raise `InvalidInput` for a header that is invalid, set by Daybook, or looks like a secret."""
+    """Raise `InvalidInput` for a header that is invalid, reserved, or holds a literal secret.
+
+    Also raises it for a misspelt reference to a secret.
+    """
     request.check("POST", headers)
     for name, value in headers.items():
         if name.lower() in _RESERVED_HEADERS or name.lower().startswith("mcp-"):
@@ -166,7 +185,7 @@ _RESERVED_HEADERS = ("accept", "content-type", "idempotency-key", "last-event-id
 
 
 def _as_value_error(check: Any) -> None:
-    """Raise an `InvalidInput` as pydantic expects it, without the field, which pydantic adds."""
+    """Run ``check``; raise its `InvalidInput` as a ValueError, to which pydantic adds the field."""
     try:
         check()
     except InvalidInput as error:
@@ -175,12 +194,12 @@ def _as_value_error(check: Any) -> None:
 
 
 def build(name: str, data: Mapping[str, Any]) -> ToolServer:
-    """Return the server of stored settings; raise `InvalidInput` if they are invalid."""
+    """Build the server from stored settings; raise `InvalidInput` if they are invalid."""
     return ToolServer(name, STORE.parse(name, data))
 
 
 class PrefectServers:
-    """`ToolServers` stored in Prefect, with its async client, whose connection errors propagate."""
+    """Implementation of `ToolServers` in Prefect. Connection errors of its client propagate."""
 
     def __init__(self, client: PrefectClient) -> None:
         self._client = client
@@ -192,24 +211,18 @@ class PrefectServers:
     async def read(self, name: str) -> ToolServer:
         return build(name, (await STORE.read(self._client, name)).data)
 
-    async def describe(self, name: str) -> dict[str, Any]:
-        """Return ``{"name", "settings", "problem"}``; ``problem`` is that of invalid settings, or
-        None.
+    async def describe(self, name: str) -> ToolServerInfo:
+        """Return the server for display, even with invalid settings; raise `UnknownName`."""
+        return ToolServerInfo.of(await STORE.read(self._client, name))
 
-        Raises `UnknownName`.
-        """
-        return _describe(await STORE.read(self._client, name))
-
-    async def every(self) -> list[dict[str, Any]]:
-        """Return all servers by name, as `describe` does."""
-        return [_describe(each) for each in await STORE.documents(self._client)]
+    async def every(self) -> list[ToolServerInfo]:
+        """Return all servers for display, sorted by name, even with invalid settings."""
+        return [ToolServerInfo.of(each) for each in await STORE.documents(self._client)]
 
     async def add(self, name: str, settings: Mapping[str, Any], *, replace: bool = False) -> None:
-        """Store a server; raise `InvalidInput` for a bad or taken name and for invalid settings."""
+        """Store a server.
+
+        Raises `InvalidInput` if the name or the settings are invalid, or if the name is taken and
+        ``replace`` is false.
+        """
         await STORE.save(self._client, name, STORE.validate(settings), replace=replace)
-
-
-def _describe(document: BlockDocument) -> dict[str, Any]:
-    settings, problem = STORE.check(document.data)
-    shown = block_data(settings) if settings else dict(document.data)
-    return {"name": document.name, "settings": shown, "problem": problem}

@@ -1,6 +1,6 @@
-"""An MCP server that is a program: one message per line, over its pipes.
+"""Connection to an MCP server that is a program: one message per line, over its pipes.
 
-It is started for each call of a job, and once for all calls of an agent's answer.
+The program is started for each call of a job, or once for all calls of an agent's answer.
 
 ::
 
@@ -8,17 +8,14 @@ It is started for each call of a job, and once for all calls of an agent's answe
                        └─► timeout, cancellation, fault ────────────────────────────────┴─► group
                                                                                      ended, reaped
 
-The library's own transport would leave the server's child processes running when the server has
-ended, would read a line of any length, and would pass on more of the environment than the operator
-names.
+The `mcp` library's own transport would leave the server's child processes running after the server
+has ended, would read a line of any length, and would pass on more environment variables than the
+operator names.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import signal
-import subprocess
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +27,7 @@ from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from daybook.errors import InvalidInput, ToolUnreachable
 from daybook.processes import environment, locations, pipes
 from daybook.processes.ending import wait_shielded
-from daybook.processes.group import Group
+from daybook.processes.group import TEMPORARY_ERRNOS, Group, describe_exit
 from daybook.tools.answers import HideSecrets
 from daybook.tools.server_blocks import ToolServerSettings
 from daybook.tools.wire import CALL_METHOD, MAX_MESSAGE_BYTES, Fault
@@ -40,20 +37,19 @@ if TYPE_CHECKING:
     from mcp.shared.message import SessionMessage
 
 EXIT_GRACE_SECONDS = 2.0
-"""Time for a server to exit by itself after its input was closed."""
+"""Time that a server has to exit by itself after its input has been closed."""
 
 MAX_ERROR_BYTES = 8 * 1024
-"""Bytes kept of the end of standard error."""
+"""Maximum number of bytes kept from the end of standard error."""
 
 MAX_SHOWN_ERROR_CHARACTERS = 2_000
-"""Characters of standard error that a message shows."""
+"""Maximum length of standard error in a message."""
 
-_TEMPORARY_ERRNOS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _CLOSED = (anyio.ClosedResourceError, anyio.BrokenResourceError)
 
 
 class ProgramWire:
-    """A connection to a program with these settings, which it starts; ``name`` is the server's.
+    """Connection to the server ``name``, a program that is started when the context is entered.
 
     ``hide`` replaces the secrets of a call in the program's standard error.
     """
@@ -79,14 +75,14 @@ class ProgramWire:
         self._code: int | None = None
 
     async def __aenter__(self) -> TransportStreams:
-        """Start the program; raises `InvalidInput` and `ToolUnreachable` if it cannot be
-        started.
-        """
+        """Start the program; raise `InvalidInput` or `ToolUnreachable` if it cannot be started."""
         from mcp.shared.message import SessionMessage
 
         group = self._group = self._start()
         try:
-            lines = await self._connected(group.child)
+            lines = asyncio.StreamReader(limit=MAX_MESSAGE_BYTES)
+            protocol = asyncio.StreamReaderProtocol(lines)
+            self._reading, _ = await pipes.attach(group.child, protocol, self._errors, self._input)
         except BaseException:
             await self._ended()
             raise
@@ -124,18 +120,18 @@ class ProgramWire:
             return Fault(message, refused=True)
         if self._code is None:
             return None
-        return Fault(self.explained(f"{self._program} {_end(self._code)}"))
+        return Fault(self.explained(f"{self._program} {describe_exit(self._code)}"))
 
     def explained(self, message: str) -> str:
         text = bytes(self._errors.kept).decode(errors="replace").strip()
-        # Cut last: a part of a secret would not be found.
+        # Cut it last, because a part of a secret would not be recognised.
         text = environment.redact_values(self._hide(text), self._variables)[
             -MAX_SHOWN_ERROR_CHARACTERS:
         ]
         return (
-            f"{message}; it said: {text}"
+            f"{message}; it printed: {text}"
             if text
-            else f"{message}; it said nothing on standard error"
+            else f"{message}; it printed nothing to standard error"
         )
 
     @property
@@ -155,15 +151,9 @@ class ProgramWire:
             reason = str(error)
             if isinstance(error, OSError):
                 reason = f"{self._program} cannot be started: {error.strerror}"
-                if error.errno in _TEMPORARY_ERRNOS:
+                if error.errno in TEMPORARY_ERRNOS:
                     raise ToolUnreachable(f'the tool server "{self._name}": {reason}') from None
             raise InvalidInput("tool", f'the server "{self._name}": {reason}') from None
-
-    async def _connected(self, child: subprocess.Popen[bytes]) -> asyncio.StreamReader:
-        lines = asyncio.StreamReader(limit=MAX_MESSAGE_BYTES)
-        protocol = asyncio.StreamReaderProtocol(lines)
-        self._reading, _ = await pipes.attach(child, protocol, self._errors, self._input)
-        return lines
 
     async def _ended(self) -> None:
         await wait_shielded(asyncio.create_task(self._end()))
@@ -181,7 +171,7 @@ class ProgramWire:
             await group.end()
             self._code = group.child.returncode if exited_by_itself else None
         finally:
-            group.kill()  # if the loop itself is being torn down
+            group.kill()  # in case the loop itself is being torn down
             self._folder_stack.close()
             for task in self._tasks:
                 task.cancel()
@@ -190,13 +180,6 @@ class ProgramWire:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await pipes.wait_drained([self._errors], 1.0)
         await pipes.close([self._errors, self._input])
-
-    def _input_is_gone(self) -> bool:
-        """Return whether nothing would read a call: a call that is not written has had no
-        effect.
-        """
-        ended = self._group is not None and self._group.exited.is_set()
-        return ended or self._input.gone.is_set()
 
     async def _read_messages(
         self, lines: asyncio.StreamReader, received: ObjectSendStream[SessionMessage | Exception]
@@ -229,7 +212,7 @@ class ProgramWire:
                     await received.send(SessionMessage(message))
                 except _CLOSED:
                     break
-        while await lines.read(2**16):  # so that a full pipe does not block its exit
+        while await lines.read(2**16):  # so that a full pipe does not block the program's exit
             pass
 
     async def _write_messages(
@@ -237,30 +220,22 @@ class ProgramWire:
         to_send: ObjectReceiveStream[SessionMessage],
         received: ObjectSendStream[SessionMessage | Exception],
     ) -> None:
-        # When ``received`` is closed, the waiting caller learns that no answer comes.
+        # Closing ``received`` lets the waiting caller know that no answer will come.
         async with to_send, received:
             async for each in to_send:
                 line = each.message.model_dump_json(by_alias=True, exclude_unset=True)
                 if getattr(each.message, "method", "") == CALL_METHOD:
-                    if self._input_is_gone():
-                        break
+                    ended = self._group is not None and self._group.exited.is_set()
+                    if ended or self._input.gone.is_set():
+                        break  # the server is gone; a call that is not written has no effect
                     self.sent = self._called = True
                     self._codes.clear()
                 if not await self._input.write(line.encode() + b"\n"):
                     break
 
 
-def _end(code: int) -> str:
-    if code >= 0:
-        return f"exited with code {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
-
-
 class _Input(pipes.InputPipe):
-    """Standard input, written as fast as the program reads it."""
+    """Pipe to standard input; a write waits until the program has read enough."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -268,9 +243,7 @@ class _Input(pipes.InputPipe):
         self._writable.set()
 
     async def write(self, data: bytes) -> bool:
-        """Write; return whether the data was accepted, which is false if the program closed its
-        input.
-        """
+        """Write ``data``; return false if the program has closed its input."""
         if not self.gone.is_set():
             self._writer.write(data)
             await self._writable.wait()

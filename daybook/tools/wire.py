@@ -1,6 +1,6 @@
-"""The port of `http` and `stdio`: tracks, below the protocol, what was sent and what was answered.
+"""Interface of `http` and `stdio`, which track, below the protocol, what was sent and answered.
 
-The protocol's library reports a broken connection with an error that a server may send as well. The
+The `mcp` library reports a broken connection with an error code that a server may send as well. The
 difference decides whether a call may be repeated, so it is determined here: an error counts as an
 answer only if its code was received.
 """
@@ -18,53 +18,54 @@ if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
 
 MAX_MESSAGE_BYTES = 4 * MAX_BODY_BYTES
-"""Limit of one message in bytes; the part of an answer that is stored is smaller."""
+"""Maximum length of one message in bytes; an answer is stored only up to a lower limit."""
 
 CALL_METHOD = "tools/call"
-"""The method of the request that has an effect."""
+"""MCP method of the only request that has an effect."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """The reason why there is no answer.
+    """The reason why a request got no answer.
 
-    ``refused``: trying again cannot help; ``undone``: the server reported that it did not do it;
-    ``retry_after`` is in seconds, None if it gave no delay; ``raised`` is an error to raise
-    unchanged.
+    ``refused``: a retry cannot help; ``status``: the HTTP status of an error (400 or more) that the
+    server answered, which counts as a call that was not done; ``retry_after`` is in seconds, None
+    if the server gave no delay; ``raised`` is an error to raise unchanged.
     """
 
     message: str
     refused: bool = False
-    undone: bool = False
+    status: int | None = None
     retry_after: float | None = None
     raised: InvalidInput | None = None
 
 
 class Wire(AbstractAsyncContextManager["TransportStreams"], Protocol):
-    """One connection to a server; entered once. When the context exits, everything is closed.
+    """Connection to a server, entered once; leaving the context closes everything.
 
-    Calls are made one after the other. ``sent``: the last call was sent, at least in part.
+    Calls are made one after the other. ``sent`` is True if the last call was sent, at least in
+    part.
     """
 
     @property
     def sent(self) -> bool: ...
 
     def begin(self) -> None:
-        """Forget the result of the previous call: another is about to be made."""
+        """Forget the result of the previous call, because another is about to be made."""
         ...
 
     def gently(self) -> None:
-        """Mark the work as done: the server may exit by itself."""
+        """Mark the work as done, so that the server may exit by itself."""
         ...
 
     def came(self, code: int) -> bool:
-        """Return whether an error of that code was received since the last call was sent."""
+        """Return whether an error with this code was received since the last call was sent."""
         ...
 
     def fault(self) -> Fault | None:
-        """Return what went wrong below the protocol, if anything did."""
+        """Return the fault below the protocol; None if there is none."""
         ...
 
     def explained(self, message: str) -> str:
-        """Return ``message`` with further details about the server."""
+        """Return ``message`` with details about the server added, such as its standard error."""
         ...

@@ -15,7 +15,7 @@ from daybook.web.app import Guard, application, build_server
 
 
 def run(listener: socket.socket, host: str, names: list[str]) -> None:
-    """Serve on ``listener``, bound to ``host``; ``names`` are further accepted host names."""
+    """Serve on ``listener``, bound to ``host``; ``names`` are additional host names to accept."""
     proc.deny_inspection()
     is_reachable = not web.is_local(host)
     names = [*names, host, *([socket.gethostname()] if is_reachable else [])]
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--host", required=True)
     endpoint = parser.add_mutually_exclusive_group(required=True)
     endpoint.add_argument("--port", type=int)
-    endpoint.add_argument("--descriptor", type=int, help="of an open socket that listens there")
+    endpoint.add_argument("--descriptor", type=int, help="descriptor of an open, listening socket")
     parser.add_argument("--name", action="append", default=[])
     options = parser.parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""The ASGI application with the two pages, and its server."""
+"""The ASGI application with the pages `/health` and `/metrics`, its guard, and its server."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def application(watch: HealthMonitor) -> Starlette:
     """Return the application, which starts and closes ``watch``; wrap it in `Guard`."""
 
     async def health(request: Request) -> Response:
-        healthy, view = await watch.health()
-        return JSONResponse(view, 200 if healthy else 503, _HEADERS)
+        report = await watch.health()
+        status = 200 if report.status == "ok" else 503
+        return JSONResponse(report.model_dump(mode="json"), status, _HEADERS)
 
     async def prometheus(request: Request) -> Response:
         try:
@@ -63,7 +64,10 @@ _CLOSE = {"connection": "close"}
 
 
 class Guard:
-    """ASGI middleware; `AllowedNames` documents ``names`` and ``any_address``."""
+    """ASGI middleware that refuses other hosts, methods other than GET and HEAD, and bodies.
+
+    It ignores web sockets. `AllowedNames` documents ``names`` and ``any_address``.
+    """
 
     def __init__(
         self, application: ASGIApp, names: Iterable[str] = (), *, any_address: bool = False

@@ -2,6 +2,13 @@
 
 `docs/operations/monitoring.md` has alert rules that use them.
 
+To add a metric, yield it in one of the functions below, which read only the `HealthSnapshot`. A
+new fact about jobs or runs is a field there, set in `HealthMonitor` (`operations.health`), with its
+query in `runs.counts`. One about tasks is a field of `tasks.counts.TaskCounts`. One about the
+outbox is a field of `delivery.views.OutboxHealth`, set in `delivery.sending.health`;
+`status --json` shows that field, too. `make docs` finds the metric in the snapshot of the tests. A
+metric whose value is unknown has no sample, but is on the page.
+
 A gauge is the current state. The only counter, `daybook_ended_runs_total`, counts from the start of
 the process. The totals in the ledger cannot be a counter, because retention removes runs.
 """
@@ -9,6 +16,7 @@ the process. The totals in the ledger cannot be a counter, because retention rem
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
@@ -24,7 +32,7 @@ from daybook.operations.health import HealthSnapshot
 def page(found: HealthSnapshot | None, accept: str) -> tuple[bytes, str]:
     """Return the page in the format that ``accept`` requests, and its content type.
 
-    If ``found`` is None, the ledger does not answer, and the page contains only that.
+    If ``found`` is None, the ledger does not answer, and the page only reports that.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_MetricsCollector(found))
@@ -56,7 +64,7 @@ def _info(snapshot: HealthSnapshot) -> Iterator[Metric]:
     yield _gauge(
         "clock_skew_seconds",
         "Seconds by which the ledger's clock is ahead of this machine's.",
-        snapshot.ahead.total_seconds(),
+        snapshot.ahead,
     )
 
 
@@ -99,39 +107,35 @@ def _runs(snapshot: HealthSnapshot) -> Iterator[Metric]:
 
 def _keeper(snapshot: HealthSnapshot) -> Iterator[Metric]:
     yield _gauge("keeper_leads", "Whether a keeper leads.", snapshot.has_leader)
-    if (renewed_ago := snapshot.renewed_ago) is not None:
-        yield _gauge(
-            "keeper_lease_age_seconds",
-            "Seconds since the keeper renewed its lease: every 10 s; it expires after 30 s.",
-            renewed_ago.total_seconds(),
-        )
-    if (observed_ago := snapshot.observed_ago) is not None:
-        yield _gauge(
-            "keeper_observed_age_seconds",
-            "Seconds since the keeper started its last complete observation of Prefect.",
-            observed_ago.total_seconds(),
-        )
+    yield _gauge(
+        "keeper_lease_age_seconds",
+        "Seconds since the keeper renewed its lease: every 10 s; it expires after 30 s.",
+        snapshot.renewed_ago,
+    )
+    yield _gauge(
+        "keeper_observed_age_seconds",
+        "Seconds since the keeper started its last complete observation of Prefect.",
+        snapshot.observed_ago,
+    )
 
 
 def _outbox(snapshot: HealthSnapshot) -> Iterator[Metric]:
     outbox = snapshot.outbox
-    oldest = outbox["oldest_pending_at"]
+    oldest = outbox.oldest_pending_at
     age = 0.0 if oldest is None else (snapshot.at - oldest).total_seconds()
-    yield _gauge(
-        "outbox_pending", "Callbacks and messages that are not sent yet.", outbox["pending"]
-    )
+    yield _gauge("outbox_pending", "Callbacks and messages not sent yet.", outbox.pending)
     yield _gauge(
         "outbox_oldest_seconds",
         "Age of the oldest pending callback or message in seconds.",
         max(0.0, age),
     )
-    yield _gauge("outbox_failed", "Callbacks and messages that failed for good.", outbox["failed"])
+    yield _gauge("outbox_failed", "Callbacks and messages that failed permanently.", outbox.failed)
     yield _gauge(
         "outbox_lanes_paused",
         "Destination queues that are paused after repeated failures.",
-        len(outbox["paused"]),
+        len(outbox.paused),
     )
-    yield _gauge("inbox_unread_alerts", "Unread alerts.", outbox["unread_alerts"])
+    yield _gauge("inbox_unread_alerts", "Unread alerts.", outbox.unread_alerts)
 
 
 def _tasks(snapshot: HealthSnapshot) -> Iterator[Metric]:
@@ -146,7 +150,11 @@ def _tasks(snapshot: HealthSnapshot) -> Iterator[Metric]:
         "Age of the oldest queued run of a task in seconds.",
         max(0.0, age),
     )
-    yield _gauge("tasks_starving", "Queued runs of tasks that no session claims.", tasks.starving)
+    yield _gauge(
+        "tasks_starving",
+        "Queued runs of tasks that have starved since their last claim.",
+        tasks.starving,
+    )
     yield _gauge("tasks_attention", "Runs of tasks that need an operator.", tasks.attention)
     yield _labelled_gauge(
         "tasks_sessions",
@@ -161,8 +169,11 @@ def _tasks(snapshot: HealthSnapshot) -> Iterator[Metric]:
     )
 
 
-def _gauge(name: str, help_text: str, value: float) -> Metric:
-    return GaugeMetricFamily(f"daybook_{name}", help_text, value=float(value))
+def _gauge(name: str, help_text: str, value: float | timedelta | None) -> Metric:
+    """Return a gauge; it has no sample if the value is None, which means unknown."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    return GaugeMetricFamily(f"daybook_{name}", help_text, value=value)
 
 
 def _labelled_gauge(name: str, help_text: str, label: str, values: Mapping[str, float]) -> Metric:

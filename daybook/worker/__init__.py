@@ -1,3 +1,5 @@
-"""Daybook's worker: claims runs, starts each run's process from a preloaded parent, supervises it
-and ends it. Flow code runs only in those processes.
+"""Daybook's worker: claims runs, and starts, supervises and ends their processes.
+
+A parent process, preloaded where this is possible, starts the process of each run. Flow code runs
+only in these processes.
 """

@@ -1,6 +1,7 @@
 """Entry point of ``python -m daybook.worker``, the worker of `daybook worker` and `daybook up`.
 
-The first SIGINT or SIGTERM stops it gently (`Timing.shutdown_wait`), a second one at once.
+The first SIGINT or SIGTERM stops the worker gracefully (`Timing.shutdown_wait`); a second one ends
+the active runs at once.
 """
 
 from __future__ import annotations

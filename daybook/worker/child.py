@@ -1,7 +1,7 @@
-"""Program of one run's process (`child_setup.Program`): enters a flow, or runs a flow's hooks.
+"""Program of a run's process (`child_setup.Program`): executes a flow, or runs a flow's hooks.
 
-`prepare` runs in the parent of forked children. It imports Prefect's engine and Daybook's flows,
-and must not start a thread: no logging by Prefect's loggers, no client.
+`prepare` runs in the parent of forked children. It imports Prefect's engine and Daybook's flows. It
+must not start a thread, so it uses no client and none of Prefect's loggers.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 
 EXIT_COMMAND_NOT_FOUND = 127
 INTERPRETER_VARIABLE_PREFIXES = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_")
-"""Prefixes of variables that an interpreter reads only at its start. A child with other values
-needs a fresh interpreter."""
+"""Prefixes of variables that an interpreter reads only when it starts.
+
+A child with different values needs a fresh interpreter.
+"""
 PRELOADED_MODULES = (
     "aiosqlite",
     "anyio._backends._asyncio",
@@ -47,7 +49,7 @@ PRELOADED_MODULES = (
     "daybook.ledger.engine",
     "daybook.execution.execute",
 )
-"""Modules that a run imports in its course."""
+"""Modules that each run would otherwise have to import."""
 
 LEARNED_MODULE_PREFIXES = (
     "asyncpg",
@@ -59,20 +61,22 @@ LEARNED_MODULE_PREFIXES = (
     "sqlalchemy.dialects.postgresql.",
     "tz",
 )
-"""Prefixes of modules that the parent imports for the next run once a run has imported them. The
-client of a model's provider takes a second or two to import, and the provider of a run is not known
-beforehand. The same holds for the ledger's database driver and for the protocol of tool
-servers: 0.4 s of CPU for each call."""
+"""Prefixes of modules that the parent imports for later runs once a run has imported them.
+
+The client library of a model provider takes a second or two to import, and the parent does not know
+in advance which provider a run uses. The same holds for the ledger's database driver and for the
+MCP library, whose import takes 0.4 s of CPU.
+"""
 
 _start_environment: dict[str, str] = dict(os.environ)
 _import_environment: dict[str, str] = {}
-"""Environment when Prefect was imported: `_start_environment` after `home.configure_prefect`."""
+"""Environment with which Prefect was imported: `_start_environment` after `configure_prefect`."""
 _preloaded: set[str] = set()
 _search_path: list[str] = list(sys.path)
 
 
 def prepare() -> None:
-    """Import what every child needs, once."""
+    """Import the modules that every child needs, once."""
     repository.enter()
     home.configure_prefect()
     _import_environment.update(os.environ)
@@ -81,7 +85,7 @@ def prepare() -> None:
     for file in sorted((repository.root() / "flows").glob("*.py")):
         if file.name != "__init__.py":
             repository.load_entry_point(f"flows/{file.name}")
-    configure_mappers()  # of the ledger's tables; else each child does it at its first query
+    configure_mappers()  # otherwise each child would do this at its first query
     private_names.share_tls_contexts()
     _preloaded.update(sys.modules)
 
@@ -90,7 +94,7 @@ def run(task: LaunchRequest, status: int, fresh: bool) -> int:
     """Carry out ``task``; return the exit code. Prefect's engine may raise `SystemExit`."""
     line_buffer_output()
     if task.mode != "ours":
-        os.close(status)  # only our own flows write to it
+        os.close(status)  # only Daybook's own flows write to the status pipe
     if not fresh and task.environment:
         os.environ.clear()
         os.environ.update(task.environment)
@@ -114,9 +118,7 @@ def run(task: LaunchRequest, status: int, fresh: bool) -> int:
 def _run_flow(task: LaunchRequest, status: int, fresh: bool) -> int:
     repository.enter()
     home.configure_prefect()
-    if (
-        not fresh
-    ):  # `home.configure_prefect` has no effect here, because Prefect is imported already
+    if not fresh:  # Prefect is already imported, so `home.configure_prefect` came too late
         for name in _import_environment.keys() - _start_environment.keys():
             os.environ.setdefault(name, _import_environment[name])
         _update_prefect_settings()
@@ -146,7 +148,7 @@ def _run_flow(task: LaunchRequest, status: int, fresh: bool) -> int:
 
 
 def _report_imports(status: int) -> None:
-    """Report the modules that this run imported and the parent should import."""
+    """Report the modules that this run imported, for the parent to import."""
     imported = sorted(
         name for name in sys.modules.keys() - _preloaded if name.startswith(LEARNED_MODULE_PREFIXES)
     )
@@ -156,21 +158,22 @@ def _report_imports(status: int) -> None:
 
 
 def _run_engine(fresh: bool) -> int:
-    """Behave like ``python -m prefect.engine`` in this folder."""
+    """Do the same as ``python -m prefect.engine`` in this folder."""
     if not fresh and _needs_fresh_interpreter():
         _execute([sys.executable, "-m", "prefect.engine"])
     _as_if_fresh(fresh)
     sys.argv = ["prefect.engine"]
-    # The parent imports the module on purpose.
+    # The parent imports this module on purpose.
     warnings.filterwarnings("ignore", "'prefect.engine' found in sys.modules", RuntimeWarning)
     runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
     return 0
 
 
 def _run_hooks(task: LaunchRequest, fresh: bool) -> int:
-    """Run the flow's hooks in turn. A failing hook is logged and does not stop the rest.
+    """Run the flow's hooks one after another.
 
-    Return 1 if the flow could not be loaded or a hook failed.
+    If a hook fails, log that and run the rest. Return 1 if the flow could not be loaded or a hook
+    failed.
     """
     if not fresh and _needs_fresh_interpreter():
         # The fresh interpreter gets the same task; only its environment differs.
@@ -218,7 +221,11 @@ async def _await_result(result: Any) -> None:
 
 
 def _execute(command: list[str]) -> NoReturn:
-    """Become ``command`` (found on the task's PATH), with a new process's signal dispositions."""
+    """Replace this process with ``command``, found on the task's PATH.
+
+    Restores the default handlers of SIGPIPE and SIGXFSZ first. If the command cannot be executed,
+    exits with `EXIT_COMMAND_NOT_FOUND`.
+    """
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
@@ -229,9 +236,10 @@ def _execute(command: list[str]) -> NoReturn:
 
 
 def _as_if_fresh(fresh: bool) -> None:
-    """Set the module search path of a fresh interpreter in this folder and drop our entry points.
+    """Set the module search path of a fresh interpreter in this folder.
 
-    Another project's flow may have packages called ``flows`` or ``blocks``.
+    Unless this is a ``fresh`` interpreter, also update Prefect's settings, and unload Daybook's
+    entry points, because the flow's project may have packages called ``flows`` or ``blocks``.
     """
     sys.path[:] = [os.getcwd(), *_search_path[1:]]
     importlib.invalidate_caches()
@@ -245,13 +253,13 @@ def _as_if_fresh(fresh: bool) -> None:
 
 
 def _update_prefect_settings() -> None:
-    """Make Prefect read its settings again if this task's differ from the parent's."""
+    """Make Prefect read its settings again if those of this task differ from the parent's."""
     if _prefect_settings(os.environ) != _prefect_settings(_import_environment):
         private_names.reload_settings()
 
 
 def _prefect_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return Prefect's settings. Names with two underscores are messages to its engine."""
+    """Return Prefect's settings, without the messages to its engine (``PREFECT__…``)."""
     named = {k: v for k, v in environment.items() if k.startswith("PREFECT_")}
     return {k: v for k, v in named.items() if not k.startswith("PREFECT__")}
 

@@ -3,13 +3,13 @@
 ::
 
     claim ─► Granted ─► Pending ─► a process with the fencing token ─► supervised
-      ├─► Waiting        one request: scheduled again, no process
-      ├─► Finished       one request: the state of the recorded outcome
-      └─► HeldElsewhere  one request: skipped, if another Prefect run carries it
+      ├─► Waiting        scheduled again in Prefect, no process
+      ├─► Finished       set to the state of the recorded outcome
+      └─► HeldElsewhere  set to skipped, if another Prefect run executes the occurrence
 
-The worker claims before it proposes Pending (promise.md 2), so a run that has to wait costs no
-process. A run that belongs to no Daybook job starts without a claim, as its work pool configures
-it.
+The worker claims before it proposes Pending (promise.md 2), so a run that has to wait needs no
+process. A run that belongs to no Daybook job starts without a claim, with the settings of its work
+pool and deployment.
 """
 
 from __future__ import annotations
@@ -52,21 +52,25 @@ log = logging.getLogger(__name__)
 
 GIVE_BACK_DELAY = timedelta(seconds=1)
 MAX_CONCURRENT_RESCHEDULES = 4
-"""How many runs are rescheduled in Prefect at a time; requests of active runs go first."""
+"""Maximum number of runs that are rescheduled in Prefect at the same time.
+
+More would delay the requests of active runs.
+"""
 MAX_REMEMBERED_RUNS = 500
-"""How many waiting runs a worker remembers, to start them without a request to Prefect."""
+"""Maximum number of waiting runs that a worker remembers, to start them without querying Prefect.
+"""
 ResolveProcessSpec = Callable[[FlowRun], Awaitable[ProcessSpec]]
-"""Resolves the process settings of the pool and the deployment for a flow run."""
+"""Function that returns a flow run's process settings, from the work pool and the deployment."""
 UNAVAILABLE_ERRORS = (Unreachable, LedgerNewer, httpx.HTTPError)
 
 
 class Dispatcher:
     """Dispatcher of one worker's flow runs.
 
-    It calls ``watch`` with each started process; ``free`` returns whether the worker has a free
-    slot. ``holder`` names the worker in its leases; ``most`` is the limit of active runs. It calls
-    ``fill_slot`` when a run has to wait although a slot is free: then the runs that were due
-    earlier have to claim at once.
+    ``holder`` names the worker in its leases; ``most`` is the maximum number of active runs in
+    the ledger. ``free`` returns whether the worker has a free slot. The dispatcher calls ``watch``
+    with each started process, and ``fill_slot`` when a run has to wait although a slot is free:
+    then the runs that were due earlier have to claim at once.
     """
 
     def __init__(
@@ -85,25 +89,26 @@ class Dispatcher:
         self._holder, self._max_active, self._free, self._watch = holder, most, free, watch
         self._fill_slot = fill_slot
         self._reconciler = PrefectReconciler()
-        # One claim at a time, in the order of due times: SQLite's wait for its lock keeps no
-        # order.
+        # One claim at a time, in the order of due times, because SQLite grants its own lock in no
+        # particular order.
         self._claim_lock = EarliestFirstLock()
         self._setting_back = asyncio.Semaphore(MAX_CONCURRENT_RESCHEDULES)
         self._waiting: dict[str, tuple[int, FlowRun]] = {}
         self.starting = 0
-        """Number of runs that have a slot and are not supervised yet."""
+        """Number of runs that have a slot but are not supervised yet."""
 
     async def dispatch(self, run: FlowRun) -> bool:
-        """Start a process for the run, or reschedule or end it in Prefect.
+        """Claim the run; then start its process, or reschedule or end it in Prefect.
 
-        Return False if the run belongs to no job of this ledger; `start` handles such a run.
+        Return False for an external run, which belongs to no job (see `start`). Ignore a run of
+        another ledger.
         """
         if occurrence.belongs_to_other_ledger(run, self._ledger.id):
-            return True  # its own worker fetches it
+            return True  # that ledger's own worker fetches it
         try:
             return await self._claim_and_start(run)
         except UNAVAILABLE_ERRORS as error:
-            # No ledger, no effect (promise.md 7): without a claim the run is rescheduled.
+            # No ledger, no effect (promise.md 7): the run has no claim, so it is rescheduled.
             log.warning("%s waits: %s", run.name, error, extra={"action": "ledger_away"})
             await self._reschedule(
                 run, Waiting(SYSTEM_CLOCK.now() + claim.NO_LEDGER_DELAY, str(error))
@@ -111,8 +116,8 @@ class Dispatcher:
             return True
 
     async def _claim_and_start(self, run: FlowRun) -> bool:
-        # Nothing is awaited before this lock, so runs get it in due-time order. Of two due times of
-        # one job, the later must not start before the claim of the earlier.
+        # Await nothing before this lock, so that runs get it in the order of their due times: the
+        # later of two due times of a job must not start before the earlier one is claimed.
         self._waiting.pop(str(run.id), None)
         async with self._claim_lock.turn(expected_start(run)):
             request = await occurrence.build_claim_request(
@@ -130,8 +135,8 @@ class Dispatcher:
             answer = await self._claim(run, request)
         own_end = isinstance(answer, Finished) and answer.flow_run_id == str(run.id)
         if own_end or (isinstance(answer, Finished) and run.start_time is not None):
-            # The run has ended and is scheduled again: a user chose Retry, or Prefect does not have
-            # the end yet. Prefect's history shows which. (Prefect sets a start time at each end.)
+            # The run has ended but is scheduled: a user chose Retry, or Prefect does not show the
+            # end yet. Prefect's history shows which. (Prefect sets a start time at each end.)
             retries = await occurrence.read_retry_starts(run)
             if retries and not request.retries:
                 async with self._claim_lock.turn(expected_start(run)):
@@ -155,13 +160,14 @@ class Dispatcher:
                 await self._end_in_prefect(run, answer)
             case HeldElsewhere() if answer.flow_run_id != str(run.id):
                 await self._end_in_prefect(run, claim.end_of_duplicate(answer))
-        if not isinstance(answer, Granted):  # a granted run is named by its process
+        if not isinstance(answer, Granted):  # the process of a granted run sets the run's name
             await self._name_run(run, request.job_id)
         return True
 
     def waiting(self, row: RunRow) -> FlowRun | None:
-        """Return the Prefect run of ``row``, if this worker rescheduled it and none claimed
-        since.
+        """Return the Prefect run of ``row`` if this worker has rescheduled it; else None.
+
+        Also return None if a process has claimed the row since.
         """
         fence, run = self._waiting.get(str(row.flow_run_id), (None, None))
         return run if fence == row.fence else None
@@ -182,7 +188,7 @@ class Dispatcher:
     async def _claim(
         self, run: FlowRun, request: ClaimRequest
     ) -> Granted | Waiting | Finished | HeldElsewhere:
-        """Claim the run. The caller holds the lock."""
+        """Claim the run; count a granted one in `starting`. The caller must hold the lock."""
         answer = await claim.decide(
             self._ledger,
             replace(request, full=not self._free()),
@@ -228,9 +234,13 @@ class Dispatcher:
         self._watch(watched)
 
     async def _propose_pending(self, run: FlowRun) -> State[Any] | None:
-        """Return the state that Prefect accepted, or None (deleted, cancelled, no slot)."""
-        # Set the time, or Prefect copies it from the previous state: if that state was just moved
-        # to a later time, the process would wait for it.
+        """Propose Pending; return the accepted state, or None if Prefect does not accept it.
+
+        Prefect does not accept it if the run was deleted or cancelled, for example, or if a
+        concurrency limit has no free slot. Raises `httpx.HTTPError`.
+        """
+        # Set the time, because Prefect otherwise copies it from the previous state. If that state
+        # was just moved to a later time, the process would wait until then.
         details = StateDetails.model_validate({"scheduled_time": SYSTEM_CLOCK.now()})
         pending: State[Any] = Pending(state_details=details)
         try:
@@ -242,7 +252,7 @@ class Dispatcher:
         return result.state if result.status is SetStateStatus.ACCEPT else None
 
     async def _give_back(self, run: FlowRun, granted: Granted, why: str) -> None:
-        """Release the claim of a run that was not started, unless it has ended in Prefect."""
+        """Release the claim of a run that did not start; record its end if Prefect ended it."""
         log.info("released the claim on %s: %s", run.name, why)
         until = self._ledger.now() + GIVE_BACK_DELAY
         try:
@@ -255,10 +265,14 @@ class Dispatcher:
             log.warning("%s", error, extra={"action": "give_back_failed"})
 
     async def _reschedule(self, run: FlowRun, answer: Waiting) -> None:
-        """Reschedule the run in Prefect, unless it waits there until that time already."""
+        """Reschedule the run in Prefect, unless it already waits there until the same time.
+
+        Do nothing if its row no longer waits as ``answer`` says. Errors of Prefect are only logged.
+        """
         at, state = run.next_scheduled_start_time, run.state
         is_waiting = state is not None and state.name == states.WAITING_NAME
-        # A worker whose clock is ahead of the ledger's would fetch the run repeatedly until then.
+        # Otherwise a worker whose clock is ahead of the ledger's would keep fetching the run until
+        # the ledger's clock reaches that time.
         ahead = -self._ledger.skew()
         until = answer.until + (ahead if ahead > timedelta(seconds=1) else timedelta(0))
         if is_waiting and at is not None and abs(at.timestamp() - until.timestamp()) < 1:
@@ -269,21 +283,21 @@ class Dispatcher:
             try:
                 await ended_runs.make_wait(self._ledger, self._client, run, until, answer.why)
             except httpx.HTTPError as error:
-                # It is still scheduled, and the next poll fetches it again.
+                # The run is still scheduled, so the next poll fetches it again.
                 log.warning("cannot update Prefect: %s", error, extra={"action": "tell_failed"})
 
     async def _still_waits(self, answer: Waiting) -> bool:
-        """Return whether the row still waits as the claim answered.
+        """Return whether the row still waits as the claim's answer said.
 
-        If not, another claim came later, or the run was woken: then this claim must not set its
-        state.
+        If not, the run was claimed, woken or ended in the meantime, so the answer must not be
+        written to Prefect.
         """
         async with self._ledger.read() as session:
             row = await session.get(RunRow, answer.run_id)
         return row is not None and (row.state, row.until) == (Status.WAITING, answer.until)
 
     async def _end_in_prefect(self, run: FlowRun, answer: Finished) -> None:
-        """End the Prefect run with the outcome of its occurrence."""
+        """Set the Prefect run to the state of its occurrence's outcome."""
         shown = claim.end_to_show(answer, str(run.id))
         message = states.outcome_message(shown.status, shown.run_id, shown.error, shown.reason)
         state = states.terminal_state(shown.status, message)
@@ -298,15 +312,18 @@ class Dispatcher:
         try:
             await self._client.set_flow_run_state(run.id, state, force=True)
         except ObjectNotFound:
-            return True  # deleted: no state to set
+            return True  # deleted, so there is no state to set
         except httpx.HTTPError as error:
-            # It is still scheduled, and the next poll fetches it again.
+            # The run is still scheduled, so the next poll fetches it again.
             log.warning("cannot update Prefect: %s", error, extra={"action": "tell_failed"})
             return False
         return True
 
     async def start(self, run: FlowRun, spec: ProcessSpec) -> SupervisedRun | None:
-        """Start an external run with the process settings of its work pool."""
+        """Start an external run with the settings ``spec``; return None if Prefect refuses it.
+
+        Raises OSError if the process cannot be started, and `httpx.HTTPError`.
+        """
         state = await self._propose_pending(run)
         if state is None:
             return None
@@ -321,7 +338,10 @@ def _json(run: FlowRun, state: State[Any]) -> dict[str, Any]:
 
 
 class EarliestFirstLock:
-    """One claim at a time, by due time; claims with the same due time in order of arrival."""
+    """Lock that allows one claim at a time, the one with the earliest due time first.
+
+    Claims with the same due time get the lock in the order of arrival.
+    """
 
     def __init__(self) -> None:
         self._busy = False
@@ -330,7 +350,7 @@ class EarliestFirstLock:
 
     @asynccontextmanager
     async def turn(self, due: datetime) -> AsyncIterator[None]:
-        """Wait for the lock and hold it."""
+        """Wait for the lock, and hold it while the block runs."""
         if self._busy:
             ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             heapq.heappush(self._waiting, (due, next(self._arrivals), ready))
@@ -338,7 +358,7 @@ class EarliestFirstLock:
                 await ready
             except asyncio.CancelledError:
                 if ready.done() and not ready.cancelled():
-                    self._pass_on()  # it had the lock already
+                    self._pass_on()  # cancelled just after it got the lock
                 raise
         self._busy = True
         try:
@@ -351,5 +371,5 @@ class EarliestFirstLock:
             *_, following = heapq.heappop(self._waiting)
             if not following.done():
                 following.set_result(None)
-                return  # still busy: no newcomer may come in between
+                return  # still busy, so that no newcomer jumps the queue
         self._busy = False

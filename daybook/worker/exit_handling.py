@@ -1,19 +1,22 @@
-"""Handles the exit of a run's process: records the outcome in the ledger, then in Prefect.
+"""Handling of the exit of a run's process: records the outcome in the ledger, then in Prefect.
 
-A process that recorded its outcome has done both; one that could only leave its outcome in the
-spool counts as well. Otherwise the run's state and the cause of the end decide (promise.md 3: a
-lease lost before the effect means `waiting` again, after it `unknown`; 8: timeouts; 13: the state
-in Prefect)::
+A process that recorded its outcome itself has done both. An outcome that it could only spool is
+recorded first. So is the end of a run that Prefect ended before its flow started. Otherwise the
+run's state and the cause of the stop decide (promise.md 3: a lease lost before the effect means
+`waiting` again, after it `unknown`; 8: timeouts; 13: the state in Prefect)::
 
-    terminal                        set Prefect to that state if the process did not
-    waiting                         cancelled, or still waiting; its Prefect run is rescheduled
+    terminal                        set that state in Prefect if the process did not
+    waiting          ─ CANCEL       cancelled
+                     ─ other        still waiting; its Prefect run is rescheduled if the process
+                                    was stopped or failed
     claimed, running ─ CANCEL       cancelled
-                     ─ TIMEOUT      waiting while attempts are left (webhooks, tools, and agents
-                                    that have called a tool which changes something: only if they
-                                    are idempotent), else timed_out
+                     ─ TIMEOUT      claimed: timed_out; running: waiting while attempts are left
+                                    (webhooks, tools, and agents that have called a tool which
+                                    changes something: only if the job is idempotent), else
+                                    timed_out
                      ─ DEADLINE     timed_out
-                     ─ LOST         left to the new holder
-                     ─ other        claimed: waiting again; running: unknown, or again by
+                     ─ LOST         left to the new holder, or to the lease reaper
+                     ─ other        claimed: waiting again; running: unknown, or waiting again by
                                     `on_lost`
 """
 
@@ -42,21 +45,28 @@ log = logging.getLogger(__name__)
 
 RETRY_INTERVAL_SECONDS = 1.0
 PREFECT_TIMEOUT_SECONDS = 10.0
-"""Seconds. Prefect's client retries for more than a minute; that would occupy the slot, and a
-worker that is being stopped could not end."""
+"""Timeout of all requests to Prefect that one step of the handling makes.
+
+Prefect's client retries for more than a minute, which would occupy the slot and delay the end of a
+worker that is being stopped.
+"""
 PREFECT_ERRORS = (httpx.HTTPError, TimeoutError)
 
 
 async def handle_exit(ledger: Ledger, client: PrefectClient, watched: SupervisedRun) -> None:
-    """Record what the exit of ``watched`` means, in the ledger and in Prefect."""
+    """Record the outcome that follows from the exit of ``watched``, in ledger and Prefect.
+
+    If the ledger stays unreachable for two leases, or Prefect for `PREFECT_TIMEOUT_SECONDS`, only
+    log that; the keeper does the rest later.
+    """
     row = await _retry_until_reachable(ledger, lambda: _record(ledger, client, watched))
     if row is None:
-        return  # unreachable for longer than the lease: the run counts as lost
+        return  # the ledger was unreachable for so long that the run counts as lost
     try:
         async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
             await _update_prefect(ledger, client, watched, row)
     except PREFECT_ERRORS as error:
-        # The keeper does it later.
+        # The keeper sets the state in Prefect later.
         log.warning(
             "cannot update Prefect, the keeper will: %r", error, extra={"action": "tell_failed"}
         )
@@ -94,7 +104,7 @@ async def _retry_until_reachable(
 
 
 async def _record(ledger: Ledger, client: PrefectClient, watched: SupervisedRun) -> RunRow | None:
-    await outcome_spool.drain(ledger, watched.run_id)  # outcomes it could not write
+    await outcome_spool.drain(ledger, watched.run_id)  # if the process could only spool it
     row = await _read_row(ledger, watched)
     if row.state is Status.WAITING and watched.cause is StopCause.CANCEL:
         return await claims.cancel(ledger, row.id, str(StopCause.CANCEL))
@@ -102,16 +112,16 @@ async def _record(ledger: Ledger, client: PrefectClient, watched: SupervisedRun)
         return row
     try:
         await _record_end(ledger, client, watched, row)
-    except (FenceRefused, IllegalTransition) as error:  # decided in the meantime
+    except (FenceRefused, IllegalTransition) as error:  # the outcome was decided meanwhile
         log.warning("%s", error, extra={"action": "outcome_refused"})
     return await _read_row(ledger, watched)
 
 
 def _holds_claim(row: RunRow, watched: SupervisedRun) -> bool:
-    """Return whether this process holds the claim.
+    """Return whether the supervised process still has the claim.
 
-    The fencing token cannot show that: the process may have claimed again without reporting it.
-    The holder alone cannot either: this worker may hold the run again, in another Prefect run.
+    The fencing token cannot show that, because the process may have claimed again without reporting
+    it. Nor can the holder alone, because this worker may hold the run in another Prefect run.
     """
     return (row.holder, row.flow_run_id) == (watched.holder, watched.flow_run_id)
 
@@ -127,12 +137,14 @@ async def _record_end(
             reason = f"the deadline of {to_text(policy.deadline)} passed" if policy.deadline else ""
             outcome = Outcome(Status.TIMED_OUT, reason, error=reason, usage=usage)
         case StopCause.TIMEOUT:
-            reason = f"no end within {to_text(policy.timeout)}; the worker ended its processes"
+            reason = (
+                f"it did not end within {to_text(policy.timeout)}; the worker ended its processes"
+            )
             outcome = Outcome(
                 Status.TIMED_OUT, reason, error=_with_tail(reason, watched), usage=usage
             )
-            # The call may have had its effect. Without `idempotent`, only an agent that called no
-            # tool which changes something is tried again.
+            # The call may have had its effect. So without `idempotent`, only an agent that has
+            # called no tool which changes something is tried again.
             repeatable_agent = row.kind in CONVERSATION_KINDS and not watched.facts.changed
             may_retry = repeatable_agent or policy.idempotent
             if may_retry and row.state is Status.RUNNING and row.attempts <= policy.retries:
@@ -150,7 +162,11 @@ async def _record_end(
 
 
 async def _ended_by_prefect(ledger: Ledger, client: PrefectClient, watched: SupervisedRun) -> bool:
-    """Return whether Prefect ended the run before the flow was entered (bad parameters)."""
+    """Record the run's end if Prefect ended it before the flow started.
+
+    Return whether an end was recorded. Prefect ends a run with invalid parameters in this way, for
+    example.
+    """
     if watched.exit_code != 0 or watched.facts.attempt:
         return False
     try:

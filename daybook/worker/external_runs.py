@@ -1,7 +1,8 @@
-"""External runs: flow runs of our pool that belong to no job, with no claim, lease or outcome.
+"""External runs: flow runs in Daybook's pool that belong to no job.
 
-They run as Prefect runs them. The worker reports their end to Prefect as far as it knows it, and
-calls Prefect's crash and cancellation hooks in a process of their own.
+They have no claim, lease or outcome, and run as in Prefect's own worker. This worker reports to
+Prefect the ends that their processes did not report, and runs the flow's crash and cancellation
+hooks in a separate process.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from daybook.worker.supervision import StopCause, SupervisedRun, describe_exit
 log = logging.getLogger(__name__)
 
 HOOKS_TIMEOUT_SECONDS = 60.0
-"""Seconds that a flow's hooks may take."""
+"""Timeout of a flow's hooks."""
 _ACTIVE_STATES = {StateType.PENDING, StateType.RUNNING, StateType.CANCELLING}
 
 
@@ -39,18 +40,18 @@ async def start(
     configure: ResolveProcessSpec,
     mark: str,
 ) -> None:
-    """Start the run. If it cannot be started it crashes in Prefect, with the reason.
+    """Start the run. If it cannot be started, set it to Crashed in Prefect, with the reason.
 
-    A run of a job whose deployment was deleted before its claim looks external too. It has lost
-    nothing, so it is skipped.
+    A run of a job whose deployment was deleted before the claim looks external too. It has had no
+    effect, so set it to Skipped. Do nothing if the run was started or ended elsewhere.
 
-    ``mark`` and this process's pid become its `infrastructure_pid`, by which a later worker
-    recognises the worker that started it.
+    ``mark`` and this process's pid become the run's `infrastructure_pid`, by which `stale_runs`
+    later recognises the worker that started it.
     """
     own_pid = f"{mark}:{os.getpid()}"
     try:
         spec = await configure(run)
-        # Before it is pending, so that a kill afterwards leaves no run without a known worker.
+        # Set before the run is pending, so that its worker is known even after a kill.
         await client.update_flow_run(run.id, infrastructure_pid=own_pid)
         await dispatcher.start(run, spec)
     except Exception as error:
@@ -72,8 +73,8 @@ async def start(
 async def _awaits_start(client: PrefectClient, run: FlowRun, own_pid: str) -> bool:
     """Return whether the run still exists and no other worker has started it.
 
-    Another worker may have a run of a job whose deployment was just deleted, which looks external
-    here.
+    A run of a job whose deployment was just deleted looks external here, but another worker may
+    have started it.
     """
     try:
         current = await client.read_flow_run(run.id)
@@ -85,7 +86,7 @@ async def _awaits_start(client: PrefectClient, run: FlowRun, own_pid: str) -> bo
 
 
 async def report_end(client: PrefectClient, launcher: Launcher, watched: SupervisedRun) -> None:
-    """Report to Prefect the end that the process did not report, and call the flow's hooks."""
+    """Report to Prefect an end that the process did not report, and run the flow's hooks."""
     run_id = watched.flow_run.id
     try:
         run = await client.read_flow_run(run_id)
@@ -94,7 +95,7 @@ async def report_end(client: PrefectClient, launcher: Launcher, watched: Supervi
     kind = run.state.type if run.state else None
     cancelled = watched.cause is StopCause.CANCEL and kind is not StateType.CANCELLED
     if not cancelled and kind not in _ACTIVE_STATES:
-        return  # its own process has reported the end, or it waits
+        return  # its own process has reported the end, or the run waits
     if cancelled:
         state: State[Any] = Cancelled(message="its worker ended it")
     else:

@@ -2,8 +2,8 @@
 
 The parent dies before the worker only if something kills it. Its children then continue, and the
 worker watches them by pid and start time; their exit codes are lost. The next task starts a new
-parent. A task that was sent but not confirmed was not started: `child_setup.setup_child` makes a
-child exit if its parent dies before it has reported the child.
+parent. A task that the parent did not confirm has not run, because `child_setup.setup_child` makes
+a child exit if the parent dies before it has reported the child.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ DEFAULT_PROGRAM = "daybook.worker.child"
 
 
 class Launcher:
-    """Starter of processes over one parent process; leaving the context manager ends all of them.
+    """Starts processes through one parent process; leaving the context manager ends them all.
 
-    ``preload`` is whether the parent imports Prefect and the flows once and forks each child. These
+    With ``preload``, the parent imports Prefect and the flows once and forks each child. These
     imports must not start a thread, because a fork copies only one thread; `open_launcher` checks
-    that. While the parent has more threads, a child is a fresh interpreter instead. Without
-    ``preload`` the parent stays small and each child is a fresh interpreter: slower, and right on
-    every system.
+    that. While the parent has more threads, each child is a fresh interpreter instead. Without
+    ``preload``, the parent stays small and each child is a fresh interpreter, which is slower but
+    works on every system.
 
-    ``folder`` holds the output files and is made if missing. ``environment`` is that of the parent
-    process and of tasks without one; by default it is this process's own. ``program`` is the module
-    that defines what a child does (`child_setup.Program`). The other arguments are seconds:
-    ``tick`` between two messages to the parent; ``silence`` without a message until the parent ends
-    the runs; ``grace`` from SIGTERM to SIGKILL for the processes still running when the launcher is
-    left.
+    ``folder`` is for the output files, and is created if it is missing. ``environment`` is the
+    environment of the parent process, and of tasks that have none; the default is that of this
+    process. ``program`` is the module that a child runs (`child_setup.Program`). The other
+    arguments are in seconds: ``tick`` is the interval of messages to the parent; after ``silence``
+    without a message the parent ends the runs; ``grace`` is the time from SIGTERM to SIGKILL for
+    processes that the parent ends, or that still run when the context ends.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class Launcher:
 
     @property
     def threads(self) -> int:
-        """Return the number of threads that the parent process had when it was ready."""
+        """Number of threads that the parent had when it became ready; 0 if there is no parent."""
         return self._connection.ready.result() if self._connection is not None else 0
 
     @property
     def pid(self) -> int | None:
-        """Return the parent's pid while it is known to live, else None."""
+        """Pid of the parent; None if it is not running."""
         return (
             None
             if self._connection is None or self._connection.gone
@@ -105,7 +105,10 @@ class Launcher:
             await self._close()
 
     async def start(self, task: LaunchRequest) -> RunProcess:
-        """Start a process for ``task``. If it raises OSError, nothing was or will be started."""
+        """Start a process for ``task``. If the caller is cancelled, the process is ended.
+
+        Raises OSError if no process was started, and none will be.
+        """
         starting = asyncio.create_task(self._begin(task))
         self._beginning.add(starting)
         starting.add_done_callback(self._beginning.discard)
@@ -116,7 +119,7 @@ class Launcher:
             raise
 
     async def _begin(self, task: LaunchRequest) -> RunProcess:
-        self._make_folder()  # a clean-up may have deleted it
+        self._make_folder()  # a clean-up of temporary files may have deleted the folder
         prefix = str(task.flow_run.get("id", task.mode))
         descriptor, name = tempfile.mkstemp(prefix=f"{prefix}-", suffix=".log", dir=self._folder)
         os.close(descriptor)
@@ -148,7 +151,7 @@ class Launcher:
                 raise ParentLost("the launcher is closed")
             if self._connection is not None and self._connection.gone:
                 log.warning(
-                    "the parent process of the runs is gone; starting a new one\n%s",
+                    "the parent process of the runs has exited; starting a new one\n%s",
                     self._connection.printed(),
                     extra={"action": "parent_again"},
                 )
@@ -179,8 +182,8 @@ async def open_launcher(
 ) -> AsyncIterator[Launcher]:
     """Open the launcher for this machine; see `Launcher` for the arguments.
 
-    Children are forked only on Linux, and only if the parent has one thread after its imports.
-    On other systems, the system's own libraries may run threads that cannot be counted.
+    Children are forked only on Linux, and only if the parent has one thread after its imports. On
+    other systems, system libraries may run threads that cannot be counted.
     """
     async with AsyncExitStack() as stack:
         options: dict[str, Any] = {"environment": environment, "program": program}

@@ -1,8 +1,8 @@
-"""Messages between the worker, the preloaded parent and a child.
+"""Messages between the worker and the parent process of its runs.
 
 Messages are JSON objects on a stream socket, each preceded by its length: four bytes, network
 order. A `LaunchRequest` travels with two descriptors (`socket.send_fds`): the output file and the
-writing end of the status pipe.
+write end of the status pipe.
 
 ::
 
@@ -29,16 +29,15 @@ class LaunchRequest:
 
     ``flow_run`` is Prefect's flow run as JSON. The modes:
 
-    - ``ours``: a flow of this repository. ``kind`` names it (``agent-prompt``), and ``handover``
-      holds the arguments of `daybook.execution.handover.receive` except the status pipe's
-      descriptor.
-    - ``engine``: any flow, entered as Prefect's own process worker does; ``command`` replaces
-      ``python -m prefect.engine``.
-    - ``hooks``: the flow's hooks for ``hook``, with the flow run and its state.
+    - ``ours``: run a flow of Daybook. ``kind`` names it (``agent-prompt``), and ``handover`` has
+      the arguments of `daybook.execution.handover.receive` except the status pipe's descriptor.
+    - ``engine``: run any flow as Prefect's own process worker does; ``command``, if not empty,
+      replaces ``python -m prefect.engine``.
+    - ``hooks``: run the flow's hooks for ``hook``, with the flow run and its state.
 
-    ``environment`` is the whole environment of the process; if empty, it is the launcher's own.
-    ``folder`` is its working directory; if empty, it is the repository for ``ours`` and the
-    launcher's working directory for the others.
+    ``environment`` is the whole environment of the process; if empty, that of the launcher.
+    ``folder`` is its working directory; if empty, that is the repository for ``ours`` and the
+    launcher's ``folder`` for the other modes.
     """
 
     flow_run: dict[str, Any]
@@ -55,13 +54,13 @@ class LaunchRequest:
 
 
 def frame(message: Mapping[str, Any]) -> bytes:
-    """Encode a message for the socket, with its length."""
+    """Encode a message for the socket, preceded by its length."""
     body = json.dumps(message).encode()
     return _LENGTH.pack(len(body)) + body
 
 
 class FrameDecoder:
-    """Decoder of messages from a stream that may be cut at any byte."""
+    """Decoder of messages from a stream, which may arrive in parts of any length."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -82,7 +81,7 @@ class FrameDecoder:
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """Process settings of the pool and the deployment: environment, folder, command."""
+    """Process settings from the work pool and the deployment: environment, folder, command."""
 
     environment: dict[str, str]
     folder: str

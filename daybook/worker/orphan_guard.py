@@ -1,10 +1,11 @@
 """Guard that ends a run which no process supervises any more.
 
-If the worker dies, the parent ends the children; if the parent dies, the worker does. If both are
-killed at once, no process renews the lease, so another worker may start this run anew: it has to be
-gone by then. The sign is that no process holds the reading end of the status pipe any more. A
-process of its own, ``python -m daybook.worker.orphan_guard PID STARTED GRACE``, ends the run,
-because the run's descendants have to be ended after it.
+If the worker dies, the parent ends the children; if the parent dies, the worker still supervises
+them. If both are killed at once, no process renews the lease, so another worker may start this run
+again, and this run's processes have to be gone by then. The guard notices because no process holds
+the read end of the status pipe any more. A separate process, ``python -m
+daybook.worker.orphan_guard PID STARTED GRACE``, then ends the run, because the run's descendants
+have to be ended after the run itself.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ _CHECK_SECONDS = 1.0
 
 
 def watch(status: int, grace: float = TIMING.stop_grace.total_seconds()) -> None:
-    """End this process and its descendants when neither its worker nor its parent is left.
+    """End this process and its descendants when both its worker and its parent have died.
 
-    ``status`` is the writing end of the status pipe. A daemon thread watches it, so that it does
+    ``status`` is the write end of the status pipe. The parent must be alive at the call: a later
+    change of the parent's pid shows its death. The thread that watches is a daemon, so that it does
     not delay the exit.
     """
     thread = threading.Thread(
@@ -38,10 +40,10 @@ def watch(status: int, grace: float = TIMING.stop_grace.total_seconds()) -> None
 
 def _watch(status: int, parent: int, grace: float) -> None:
     reader = select.poll()
-    reader.register(status, 0)  # wait for an error only
+    reader.register(status, 0)  # report errors only
     if not any(event & select.POLLERR for _, event in reader.poll()):
-        return  # this system does not report a closed reading end
-    while os.getppid() == parent:  # the living parent ends this process itself
+        return  # this system does not report a closed read end
+    while os.getppid() == parent:  # the parent is alive, and ends this process itself
         time.sleep(_CHECK_SECONDS)
     process = proc.find(os.getpid())
     assert process is not None
@@ -55,7 +57,11 @@ def _watch(status: int, parent: int, grace: float) -> None:
 
 
 async def end(head: proc.Process, grace: float) -> None:
-    """End ``head``, and after it its family, to which this process belongs."""
+    """End ``head`` and the other processes of its tree, except this one.
+
+    Send SIGTERM to the group of ``head``. After ``grace`` seconds, or as soon as ``head`` has
+    ended, send SIGKILL to ``head`` and then to the rest.
+    """
     others = [each for each in proc.process_tree(head) if each.pid != os.getpid()]
     for number in (signal.SIGTERM, signal.SIGCONT):
         proc.send_signal([each for each in others if each.group == head.pid], number)
@@ -67,7 +73,7 @@ async def end(head: proc.Process, grace: float) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """End the run's processes."""
+    """End the processes of the run whose pid and start time are given."""
     proc.deny_inspection()
     head = proc.find(int(arguments[0]), arguments[1])
     if head is not None:

@@ -1,14 +1,14 @@
-"""Parent of the runs' processes: starts, watches and reaps them.
+"""Parent process of the runs' processes, which starts, watches and reaps them.
 
 ::
 
     python -m daybook.worker.parent DESCRIPTOR JSON SECRETS FOLDER
 
-It has one thread and one loop, no asyncio and no logging: children share its imports, and a fork
-copies only the forking thread. The worker talks to it over the socket ``DESCRIPTOR``
-(`daybook.worker.messages`); ``JSON`` holds the fields of `ParentConfig`. ``SECRETS`` is a
-descriptor with the variables of its environment that may be secret, because other processes of this
-user can read a process's initial environment. ``FOLDER`` only shows up in process listings.
+It has one thread, and uses neither asyncio nor logging: a fork copies only the forking thread.
+The worker sends it messages over the socket ``DESCRIPTOR`` (`daybook.worker.messages`); ``JSON``
+has the fields of `ParentConfig`. From the descriptor ``SECRETS`` it reads the variables of its
+environment that may be secret, because other processes of this user can read a process's initial
+environment. ``FOLDER`` is not used; it identifies the process in process listings.
 
 Life of a child::
 
@@ -17,12 +17,12 @@ Life of a child::
                 worker gets its exit ◄── reaped ◄── none left ◄── SIGKILL ─┘
                                                     of its group and orphans
 
-The parent adopts the orphans of its children (Linux), so it finds them all; and the pid of a child
-that is not reaped yet cannot be reused.
+The parent adopts the orphans of its children (Linux), so it finds them all. The pid of a child that
+is not reaped yet cannot be reused.
 
 A worker that has died (its socket is closed), or has not sent its periodic message for too long,
-can neither renew leases nor end its runs. The parent then ends them, with SIGTERM first. It reports
-this to a silent worker, which reads the report when it wakes.
+can neither renew leases nor end its runs. The parent then ends them, with SIGTERM first. It also
+reports this to a silent worker, which reads the report when it continues.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from daybook.processes import proc
+from daybook.processes import forked, proc
 from daybook.worker import child_setup
 from daybook.worker.messages import FrameDecoder, LaunchRequest, frame
 
 _KILL_CHECK_SECONDS = 0.02
-"""Seconds between two checks of killed processes that have not ended yet."""
+"""Interval between two checks of killed processes that have not ended yet."""
 _HANDSHAKE_SECONDS = 10.0
 _DESCRIPTORS_PER_TASK = 2
 
@@ -56,10 +56,10 @@ _DESCRIPTORS_PER_TASK = 2
 class ParentConfig:
     """Configuration of the parent, passed as JSON.
 
-    ``program`` is the module that defines what a child does (`child_setup.Program`). With
-    ``preload`` the parent imports it and forks children; else each child is a fresh interpreter.
-    ``silence`` and ``grace`` are seconds: without a message from the worker, and from SIGTERM to
-    SIGKILL.
+    ``program`` is the module that a child runs (`child_setup.Program`). With ``preload``, the
+    parent imports it and forks children; else each child is a fresh interpreter. After ``silence``
+    seconds without a message from the worker, the parent ends the children. ``grace`` is the number
+    of seconds from SIGTERM to SIGKILL.
     """
 
     program: str
@@ -73,7 +73,7 @@ class ParentConfig:
 
 @dataclass
 class Child:
-    """A child, its exit ``code``, and when its family is killed (``kill_at``, monotonic)."""
+    """A child, its exit ``code``, and when to kill its process tree (``kill_at``, monotonic)."""
 
     pid: int
     process: proc.Process
@@ -82,7 +82,7 @@ class Child:
 
 
 def thread_count() -> int:
-    """Return the number of this process's threads, also those not started by Python (Linux)."""
+    """Return the number of this process's threads; on Linux, including those outside of Python."""
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:
@@ -90,7 +90,10 @@ def thread_count() -> int:
 
 
 class Parent:
-    """The parent's loop. `serve` returns when the worker is gone and no child is left."""
+    """The parent process's event loop.
+
+    `serve` returns when the worker has exited and no child is left.
+    """
 
     def __init__(self, worker: socket.socket, config: ParentConfig) -> None:
         self._worker, self._config = worker, config
@@ -101,13 +104,13 @@ class Parent:
         self._untouchable: set[int] = set()
         self._last_message, self._silent, self._gone = time.monotonic(), False, False
         self._bell, bell = socket.socketpair()
-        self._bell_writer = bell  # keep a reference: the signal module holds only its number
+        self._bell_writer = bell  # keep a reference: the signal module stores only its number
         for end in (self._bell, bell, worker):
             end.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._bell, selectors.EVENT_READ)
         self._selector.register(worker, selectors.EVENT_READ)
-        # The handler does nothing: the byte that arrives on the bell wakes the loop.
+        # The handler does nothing, because the byte that arrives on the bell wakes the loop.
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(bell.fileno(), warn_on_full_buffer=False)
         # The parent must outlive the worker, to end the children.
@@ -135,7 +138,7 @@ class Parent:
             self._check_children()
             self._enforce_deadlines()
 
-    # The worker's messages.
+    # --- messages from the worker
 
     def _receive(self) -> None:
         flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
@@ -165,9 +168,9 @@ class Parent:
                 self._preload(message["import"])
 
     def _preload(self, names: list[str]) -> None:
-        """Import modules that a child had to import, so that the next child has them."""
+        """Import modules that a child had to import, so that later children have them."""
         for name in names:
-            with suppress(Exception):  # the next child meets the error where it uses the module
+            with suppress(Exception):  # the next child gets the same error when it uses the module
                 importlib.import_module(name)
             if (count := thread_count()) > 1:
                 self._send({"threads": count, "after": name})
@@ -188,20 +191,20 @@ class Parent:
                 del self._outgoing[: self._worker.send(self._outgoing)]
         except BlockingIOError:
             pass
-        except OSError:  # the loop reads the end of the stream next
+        except OSError:  # the next read returns the end of the stream
             self._outgoing.clear()
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing else 0)
         if self._selector.get_key(self._worker).events != events:
             self._selector.modify(self._worker, events)
 
-    # Starting children.
+    # --- start of children
 
     def _begin(self, number: int, task: LaunchRequest, output: int, status: int) -> None:
         with suppress(OSError):
-            os.chdir(self._folder)  # it may have been deleted and recreated
+            os.chdir(self._folder)  # the folder may have been deleted and recreated
         parent_end, child_end = socket.socketpair()
         parent_end.settimeout(_HANDSHAKE_SECONDS)
-        child_setup.flush_output()
+        forked.flush_output()
         # No signal may reach a child that still has this process's handlers or has no group.
         old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -218,11 +221,11 @@ class Parent:
         with parent_end:
             if pid > 0:
                 with suppress(OSError):
-                    parent_end.recv(1)  # it leads its group; or it has ended, which the loop finds
+                    parent_end.recv(1)  # now the child leads its group, or it has ended
                 self._release(number, pid, parent_end)
 
     def _release(self, number: int, pid: int, child: socket.socket) -> None:
-        # The placeholder start time of an ended child matches no other process.
+        # This placeholder for the start time of an ended child matches no process.
         process = proc.find(pid) or proc.Process(pid, "ended")
         self._unreaped[pid] = Child(pid, process)
         self._send({"number": number, "pid": pid, "start": process.started})
@@ -248,12 +251,12 @@ class Parent:
             with suppress(BaseException):
                 os.write(2, f"cannot start the process: {error!r}\n".encode())
             os._exit(child_setup.EXIT_NEVER_STARTED)
-        child_setup.exit_with(lambda: program.run(task, status, fresh=False))
+        forked.exit_with(lambda: program.run(task, status, fresh=False))
 
-    # Ending children.
+    # --- end of children
 
     def _check_children(self) -> None:
-        """Report each ended child to the worker once none of its descendants is left."""
+        """Report the ended children to the worker once none of their descendants is left."""
         for child in self._unreaped.values():
             if child.code is None:
                 child.code = _code_of(child.pid)
@@ -269,11 +272,11 @@ class Parent:
             self._send({"exited": child.pid, "code": child.code})
 
     def _orphans_alive(self, kill: bool) -> bool:
-        """Reap the dead orphans of ended children; return whether any orphan still lives.
+        """Reap the dead orphans of ended children; return whether any orphan is still alive.
 
-        While a child lives it adopts its own orphans, so these come from children that have ended.
-        An orphan that runs as another user does not count: waiting for it is pointless, since this
-        process cannot end it.
+        With ``kill``, send SIGKILL to the living ones. A living child adopts its own orphans, so
+        this process has only orphans of children that have ended. An orphan that runs as another
+        user does not count, because this process cannot end it.
         """
         living = {pid for pid in _children() - self._unreaped.keys() if not _reap(pid)}
         self._untouchable &= living
@@ -310,7 +313,7 @@ class Parent:
         return [child.pid for child in living]
 
     def _seconds_to_next_check(self) -> float | None:
-        """Return the seconds until a check is due even if nothing happens."""
+        """Return the time until the next check, in seconds; None if only an event can cause one."""
         if any(child.code is not None for child in self._unreaped.values()):
             return _KILL_CHECK_SECONDS
         times = [child.kill_at for child in self._unreaped.values() if child.kill_at is not None]
@@ -320,7 +323,10 @@ class Parent:
 
 
 def _children() -> set[int]:
-    """Return the pids of this process's children, ended ones included; empty if unknown."""
+    """Return the pids of this process's children; empty on systems other than Linux.
+
+    Zombies are included, unless the kernel does not list the children of a process.
+    """
     if sys.platform != "linux":
         return set()
     try:
@@ -332,18 +338,25 @@ def _children() -> set[int]:
 
 
 def _code_of(pid: int) -> int | None:
-    """Return a child's exit code without reaping it; None while it runs."""
+    """Return the exit code of a child without reaping it; None while it runs.
+
+    Python before 3.13 has no `os.waitid` on macOS. There this function reaps the child, so the
+    kernel may reuse its pid before `_check_children` sends SIGKILL to its group.
+    """
     if hasattr(os, "waitid"):
         ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if ended is None:
             return None
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
-    done, status = os.waitpid(pid, os.WNOHANG)  # Python on macOS has no waitid before 3.13
+    done, status = os.waitpid(pid, os.WNOHANG)
     return os.waitstatus_to_exitcode(status) if done else None
 
 
 def _reap(pid: int) -> bool:
-    """Return whether the child has ended; its pid may be reused from then on."""
+    """Reap the child if it has ended; return whether it has.
+
+    After that, its pid may be reused.
+    """
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
@@ -351,7 +364,7 @@ def _reap(pid: int) -> bool:
 
 
 def main(arguments: list[str]) -> None:
-    """Run the parent process."""
+    """Run the parent process until the worker has exited and no child is left."""
     proc.deny_inspection()
     os.environ.update(child_setup.read_unnamed_file(int(arguments[2])))
     worker = socket.socket(fileno=int(arguments[0]))

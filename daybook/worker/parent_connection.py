@@ -1,4 +1,4 @@
-"""One parent process (`daybook.worker.parent`) that starts children, and its socket."""
+"""Connection to a parent process (`daybook.worker.parent`), which starts the runs' processes."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ log = logging.getLogger(__name__)
 READY_TIMEOUT_SECONDS = 90.0
 ANSWER_TIMEOUT_SECONDS = 30.0
 CLOSE_TIMEOUT_SECONDS = 5.0
-"""Seconds for the parent to import everything, to start a child, and to end."""
+"""Timeouts for the parent to import everything, to start a child, and to end."""
 
 
 class ParentLost(OSError):
-    """The parent process has ended. It did nothing that it has not confirmed."""
+    """The parent process has ended, or did not start; a child that it did not confirm never ran."""
 
 
 @dataclass
 class _PendingStart:
-    """A task that was sent. ``status`` is the reading end of its pipe."""
+    """Task that was sent but not confirmed. ``status`` is the read end of its status pipe."""
 
     output: Path
     status: int
@@ -44,7 +44,7 @@ class _PendingStart:
 
 
 class ParentConnection:
-    """A parent process and the socket to it. `open_connection` makes one."""
+    """Parent process, and the socket to it. Created by `open_connection`."""
 
     def __init__(self, child: asyncio.subprocess.Process, here: socket.socket, printed: Path):
         self.child, self._socket, self._printed = child, here, printed
@@ -58,13 +58,17 @@ class ParentConnection:
         self.reading = asyncio.create_task(self._read())
 
     async def begin(self, task: LaunchRequest, output: Path) -> RunProcess:
-        """Start a child. Raise `ParentLost`, or OSError if no further process can be started."""
+        """Start a child for ``task``, which prints to ``output``.
+
+        Raises `ParentLost`, or another OSError if the system refuses another process.
+        """
         reader, status = os.pipe()
         os.set_blocking(reader, False)
         pending = _PendingStart(output, reader, asyncio.get_running_loop().create_future())
         number = next(self._request_numbers)
         self._pending[number] = pending
-        # The time starts before the sending, which blocks while a stopped parent's socket is full.
+        # Start the timer before sending, which blocks if the parent is stopped and its socket is
+        # full.
         timer = asyncio.get_running_loop().call_later(ANSWER_TIMEOUT_SECONDS, self._kill_hung)
         try:
             try:
@@ -76,35 +80,35 @@ class ParentConnection:
             await asyncio.wait({pending.answer})
         except OSError as error:
             if isinstance(error, ConnectionError) or self._socket.fileno() < 0:
-                await asyncio.wait({self.reading})  # a retry has to see `gone`
+                await asyncio.wait({self.reading})  # so that `gone` is set before a retry
             self._refuse(number, ParentLost(str(error)))
         finally:
             timer.cancel()
         return await pending.answer
 
     def _kill_hung(self) -> None:
-        """Kill a parent that is stopped or stuck. A dead parent releases no child."""
+        """Kill a parent that is stopped or stuck; from then on, it releases no child."""
         log.error(
             "parent process %d does not answer", self.child.pid, extra={"action": "parent_hung"}
         )
         self.kill()
 
     async def tick(self, every: float) -> None:
-        """Signal to the parent every ``every`` seconds that this worker is alive."""
+        """Report to the parent every ``every`` seconds that this worker is alive."""
         while not self.gone:
             with suppress(OSError):
                 await self._send({"tick": True})
             await asyncio.sleep(every)
 
     async def _send_imports(self, names: list[str]) -> None:
-        """Make the parent import the modules that a child imported, once."""
+        """Make the parent import these modules, which a child has imported, each only once."""
         if unknown := sorted(set(names) - self._learned):
             self._learned |= set(unknown)
             with suppress(OSError):
                 await self._send({"import": unknown})
 
     async def close(self) -> None:
-        """End the parent. Its children must have ended."""
+        """End the parent, whose children must have ended."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
         try:
@@ -129,7 +133,7 @@ class ParentConnection:
 
     async def _send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         loop, data = asyncio.get_running_loop(), memoryview(frame(message))
-        async with self._sending:  # never cancelled halfway: the parent would misread the rest
+        async with self._sending:  # must not be cancelled halfway: the parent would misread it
             while descriptors:
                 try:
                     data = data[socket.send_fds(self._socket, [data], descriptors) :]
@@ -192,7 +196,7 @@ class ParentConnection:
             )
         elif "untouchable" in message:
             log.error(
-                "cannot end process %d, which a run left behind: it runs as another user",
+                "cannot end process %d, which a run left behind, because it runs as another user",
                 message["untouchable"],
                 extra={"action": "kill_refused"},
             )
@@ -215,9 +219,10 @@ class ParentConnection:
 async def open_connection(
     config: parent.ParentConfig, folder: Path, environment: Mapping[str, str]
 ) -> ParentConnection:
-    """Start a parent process and wait until it is ready. Raise OSError if it never is.
+    """Start a parent process, and wait until it is ready.
 
-    It reads the secrets of ``environment`` from a file without a name.
+    Raises OSError if the parent does not start. The parent gets the secrets in ``environment``
+    through a file without a name.
     """
     public, secret = split_secrets(environment)
     own_end, parent_end = socket.socketpair()
@@ -229,7 +234,7 @@ async def open_connection(
             *("-m", "daybook.worker.parent", str(parent_end.fileno())),
             *(config.as_arguments(), str(secrets), str(folder)),
             stdin=asyncio.subprocess.DEVNULL,
-            # Not a terminal: imported modules must not colour what the children print.
+            # Not a terminal, so that imported modules do not colour the children's output.
             stdout=descriptor,
             stderr=descriptor,
             env=public,
@@ -254,7 +259,7 @@ async def open_connection(
         await connection.reading
         with suppress(OSError):
             connection.ready.result()
-        if isinstance(error, OSError):  # also a timeout
+        if isinstance(error, OSError):  # a timeout, too
             why = str(error) or "it did not become ready"
             raise ParentLost(f"{why}\n{connection.printed()}".rstrip()) from error
         raise

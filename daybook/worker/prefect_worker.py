@@ -40,31 +40,32 @@ from daybook.worker.messages import ProcessSpec
 from daybook.worker.worker_loop import WorkerConfig, WorkerLoop
 
 MAX_POLL_AGE = timedelta(seconds=60)
-"""After this long without a poll the health check reports the worker as unhealthy."""
+"""Maximum age of the last poll for which the health check reports the worker as healthy."""
 
 
 class Variables(BaseVariables):
-    """Settings of a deployment in this pool, for external runs."""
+    """Settings of deployments in this pool, for external runs."""
 
     working_dir: str | None = Field(default=None, title="Working directory")
 
 
 class Configuration(BaseJobConfiguration):
-    """`Variables` as the pool's template renders them."""
+    """`Variables`, filled in by the pool's template."""
 
     working_dir: str | None = Field(default=None)
 
 
 class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
-    """Worker for Daybook's jobs; each run gets its own process, forked from a preloaded parent.
+    """Worker for Daybook's jobs. Each run gets its own process (`worker.launcher`).
 
-    The worker itself runs no flow and imports no user's code.
+    The worker itself runs no flow. The only code of users that it imports are plugins: its keeper
+    calls their listeners.
     """
 
     type = "daybook"
     job_configuration = Configuration
     job_configuration_variables = Variables
-    _description = "Run Daybook's jobs, each in a process of its own, after a claim in the ledger."
+    _description = "Run Daybook's jobs, each in its own process, after a claim in the ledger."
     _documentation_url = ""
     _logo_url = ""
 
@@ -78,10 +79,11 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         with_healthcheck: bool = False,
         printer: Callable[..., None] = print,
     ) -> None:
-        """Work until cancelled; with ``run_once`` until the runs that are due now have ended.
+        """Work until cancelled, or with ``run_once`` until the runs that are due now have ended.
 
         Raise `InvalidInput` if the pool belongs to another ledger (promise.md 15: a worker exits
-        before it polls such a pool), or if a setting is wrong.
+        before it polls such a pool), or if a setting is invalid. Raise `LedgerUnreachable` or
+        `LedgerNewer` if the ledger cannot be opened.
         """
         proc.deny_inspection()
         os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -99,7 +101,8 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
             folder = stack.enter_context(output_folder(home.current_home().make().path / "runs"))
             self._environment = {
                 **os.environ,
-                # Prefect passes these with each run; if equal, a child need not reread them.
+                # Prefect passes these settings with each run. If they equal those of the child, it
+                # need not read them again.
                 **get_current_settings().to_environment_variables(exclude_unset=True),
                 **await child_settings(self.client),
             }
@@ -151,33 +154,33 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 **{name: value for name, value in configuration.env.items() if value is not None},
             },
             folder=configuration.working_dir or "",
-            # Prefect's default if neither the pool nor the deployment sets a command.
+            # Prefect's default, if neither the pool nor the deployment sets a command.
             command="" if command.startswith("prefect flow-run execute") else command,
         )
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Raise `InvalidInput`: only `start` runs flows, each after its claim (promise 2)."""
+        """Raise `InvalidInput`: only `start` starts runs; a job's run needs a claim (promise 2)."""
         raise InvalidInput("worker", "claims and starts runs only in start()", "call start()")
 
     async def run(
         self, flow_run: FlowRun, configuration: Configuration, task_status: Any = None
     ) -> BaseWorkerResult:
-        """Raise `InvalidInput`: a run that bypasses the queue has no claim (promise 2)."""
+        """Raise `InvalidInput`, because a run that bypasses the queue has no claim (promise 2)."""
         raise InvalidInput(
             "worker", "runs only scheduled flow runs", "use run_deployment instead of submit"
         )
 
     def is_worker_still_polling(self, query_interval_seconds: float) -> bool:
-        """Return whether the last poll is recent enough, for the health check."""
+        """Return whether the last poll is recent, or there was none yet, for the health check."""
         last = self._work.run_queue.last_poll if self._work else None
         return last is None or SYSTEM_CLOCK.now() - last < MAX_POLL_AGE
 
 
 @contextmanager
 def output_folder(folder: Path) -> Iterator[Path]:
-    """Make a folder for the output of the runs' processes, named by this pid; delete it at the end.
+    """Create a folder for the runs' output, and delete it at the end.
 
-    It also deletes the folders of killed workers.
+    It is named after this process's pid. Also delete the folders of killed workers.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     for entry in folder.iterdir():
@@ -192,10 +195,10 @@ def output_folder(folder: Path) -> Iterator[Path]:
 
 
 async def child_settings(client: PrefectClient) -> dict[str, str]:
-    """Return settings that save the runs' processes requests that the worker has already made.
+    """Return settings that spare the runs' processes requests that the worker has already made.
 
-    The worker's own client has checked the server's version when it connected. Tokens against
-    forged requests are requested only if the server issues them.
+    The worker's own client has checked the server's version. The processes request CSRF tokens only
+    if the server issues them.
     """
     settings = {"PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false"}
     try:

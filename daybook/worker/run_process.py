@@ -1,4 +1,4 @@
-"""Started process of a run: its reports, its end, and how to end it."""
+"""Process of a run: its reports, its end, and how to end it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 
 _CHECK_SECONDS = 0.25
 _REPORT_TIMEOUT_SECONDS = 5.0
-"""Seconds to wait for the parent's report about a process that was killed."""
+"""Timeout for the parent's report about a killed process."""
 _MAX_FACT_BYTES = 1 << 20
 _PIPE_BYTES = 1 << 20
-"""Maximum number of bytes that a pipe can hold (Linux, without privileges)."""
+"""Maximum capacity of a pipe (Linux, without privileges)."""
 
 
 class RunProcess:
-    """A started process. It leads a session and a process group of its own.
+    """Started process, which leads its own session and process group.
 
-    ``output`` is the file of its stdout and stderr, mode 0600; the caller deletes it.
+    ``output`` is the file of its stdout and stderr, with mode 0600; the caller deletes it.
     """
 
     def __init__(
@@ -48,18 +48,20 @@ class RunProcess:
         return self.process.pid
 
     async def ended(self) -> int | None:
-        """Wait until the process and its descendants have ended. SIGKILL ends those left behind.
+        """Wait until the process has ended; return the exit code.
 
-        Return the exit code, or minus the number of the signal that ended it, or None if the code
-        is unknown because the launcher's own process was killed in the meantime.
+        The parent kills the descendants left behind before it reports the end. Without a parent,
+        this waits for the process alone. The code is -N if signal N ended the process, and None if
+        it is unknown because the parent was killed or stopped.
         """
         return await asyncio.shield(self._code)
 
     async def facts(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield the JSON objects that it writes to its status pipe, one a line, to one reader.
+        """Yield the JSON objects that the process writes to its status pipe, to a single reader.
 
-        Ends when the process has ended and all its lines were read, or when every process that
-        holds the pipe has closed it. A line that is not a JSON object is logged and left out.
+        The pipe has one object per line. Stop when the process has ended and all its lines were
+        read, or when every process that holds the pipe has closed it. Log and skip a line that is
+        not a JSON object. Pass reports of imported modules to the parent, not to the reader.
         """
         buffer = bytearray()
         self._reading = True
@@ -71,7 +73,7 @@ class RunProcess:
                 for line in lines:
                     if (fact := _parse_fact(bytes(line))) is None:
                         continue
-                    if "imported" in fact:  # meant for the parent
+                    if "imported" in fact:  # for the parent, not for the reader
                         await self._learn(fact["imported"])
                     else:
                         yield fact
@@ -81,7 +83,10 @@ class RunProcess:
                 self._store_unread()
 
     async def _read_chunk(self) -> bytes:
-        """Return the next bytes written, or nothing at the end, when the pipe is closed."""
+        """Return the next bytes in the pipe, or stored ones; empty at its end.
+
+        At the end, also close the pipe.
+        """
         while self._status >= 0:
             ended = self._code.done()
             try:
@@ -90,7 +95,7 @@ class RunProcess:
                 if not ended:
                     await self._wait_readable()
                     continue
-                chunk = b""  # ended, and all is read: other holders of the pipe report nothing
+                chunk = b""  # the process has ended, and other holders of the pipe report nothing
             if not chunk:
                 self.close()
             return chunk
@@ -111,10 +116,11 @@ class RunProcess:
                 loop.remove_reader(self._status)
 
     async def end(self, grace: float) -> None:
-        """End the process and all its descendants, in any group or session. Return when none lives.
+        """End the process and all its descendants; return when none is left that can be killed.
 
-        The group gets SIGTERM. After ``grace`` seconds, or as soon as the process has ended, the
-        rest gets SIGKILL. If the process has ended already, this cleans up its descendants.
+        Descendants may be in any group or session. Send SIGTERM to the group. After ``grace``
+        seconds, or as soon as the process has ended, send SIGKILL to the rest. If the process has
+        already ended, send nothing: its parent, if alive, ends its descendants.
         """
         known = set(proc.process_tree(self.process))
         group = [member for member in known if member.group == self.pid]
@@ -125,7 +131,8 @@ class RunProcess:
             await asyncio.wait({self._code}, timeout=min(_CHECK_SECONDS, remaining))
             known |= set(proc.process_tree(self.process))
         await proc.kill(known)
-        # Its parent reports when nothing of it is left. If the parent is stopped, this view counts.
+        # The parent reports when none of these processes is left. If the parent is stopped, do not
+        # wait for that report any longer.
         await asyncio.wait({self._code}, timeout=_REPORT_TIMEOUT_SECONDS)
         self.mark_ended(None)
 
@@ -141,12 +148,12 @@ class RunProcess:
             self._store_unread()
 
     async def watch(self) -> None:
-        """Poll until the process is gone, for one whose parent can no longer report its end."""
+        """Poll until the process has ended, because its parent can no longer report that."""
         await proc.wait_gone([self.process], float("inf"))
         self.mark_ended(None)
 
     def _store_unread(self) -> None:
-        """Keep the unread reports of an ended process that has no reader, and close the pipe."""
+        """Keep the unread reports of an ended process for a later reader, and close the pipe."""
         while self._status >= 0:
             try:
                 chunk = os.read(self._status, 1 << 16)
@@ -157,7 +164,7 @@ class RunProcess:
                 self.close()
 
     def close(self) -> None:
-        """Close the reading end of the status pipe."""
+        """Close the read end of the status pipe."""
         if self._status >= 0:
             os.close(self._status)
             self._status = -1

@@ -1,4 +1,4 @@
-"""Queue of due flow runs: fetched ahead from Prefect, handed out at their time, never early.
+"""Queue of due flow runs, which are fetched ahead from Prefect, but not dispatched early.
 
 ::
 
@@ -6,7 +6,8 @@
     every `Timing.poll` ──┼─► fetch: scheduled within `FETCH_AHEAD_INTERVAL` ─► upcoming
     a slot became free  ──┘                                    at its time: dispatch ◄┘
 
-Events only shorten the wait: the scheduler's own inserts emit none, and a stream can break.
+Events only shorten the wait, because Prefect emits none when its scheduler inserts runs, and the
+stream can break.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ log = logging.getLogger(__name__)
 
 FETCH_AHEAD_INTERVAL = timedelta(seconds=10)
 MAX_POLL_INTERVAL_SECONDS = 30.0
-"""Seconds between two polls while Prefect does not answer."""
+"""Maximum interval between two polls while polling fails."""
 
 
 class RunQueue:
-    """Queue that calls ``dispatch`` once for each run at its scheduled time."""
+    """Queue that calls ``dispatch`` with each flow run at its scheduled time."""
 
     def __init__(
         self,
@@ -56,7 +57,10 @@ class RunQueue:
         self.last_poll: datetime | None = None
 
     def hand_out_now(self, run: FlowRun) -> None:
-        """Dispatch this run now, before its time in Prefect, or again if that is in progress."""
+        """Dispatch this run now, before its time in Prefect.
+
+        If it is already being dispatched, dispatch it again afterwards.
+        """
         self._upcoming.pop(run.id, None)
         if run.id in self._dispatching:
             self._dispatch_again[run.id] = run
@@ -64,11 +68,11 @@ class RunQueue:
             self._start(run)
 
     def poll_soon(self) -> None:
-        """Poll Prefect at once instead of after the interval."""
+        """Poll Prefect at once instead of waiting for the interval to pass."""
         self._poll_now.set()
 
     async def poll(self) -> NoReturn:
-        """Poll until cancelled, less often while Prefect is unreachable."""
+        """Poll until cancelled; poll less often while polling fails."""
         wait = TIMING.poll.total_seconds()
         while True:
             try:
@@ -85,14 +89,17 @@ class RunQueue:
                 log.warning("cannot poll Prefect: %s", error, extra={"action": "poll_failed"})
 
     async def fetch(self) -> None:
-        """Poll once and replace the upcoming runs."""
+        """Poll once and replace the upcoming runs.
+
+        Raises `httpx.HTTPError`, and `ObjectNotFound` for a pool or queue that does not exist.
+        """
         polled_at, before = time.monotonic(), SYSTEM_CLOCK.now() + FETCH_AHEAD_INTERVAL
         response = await self._client.get_scheduled_flow_runs_for_work_pool(
             work_pool_name=self._pool, work_queue_names=self._queues, scheduled_before=before
         )
         self.last_poll = SYSTEM_CLOCK.now()
         runs = [each.flow_run for each in response]
-        # A response in flight while a run was dispatched still lists it as scheduled.
+        # A response that Prefect sent before a run was dispatched still lists the run as scheduled.
         self._dispatched = {each: at for each, at in self._dispatched.items() if at > polled_at}
         busy = self._dispatching.keys() | self._dispatched.keys()
         self._upcoming = {run.id: (_scheduled(run), run) for run in runs if run.id not in busy}
@@ -109,7 +116,7 @@ class RunQueue:
                 self._start(run)
             first = min((when for when, _ in self._upcoming.values()), default=None)
             try:
-                # At most a second, so that a change of the clock does not keep a run waiting.
+                # Wait at most a second, so that no run starts late because the clock was changed.
                 async with asyncio.timeout(
                     None if first is None else min((first - now).total_seconds(), 1.0)
                 ):
@@ -135,7 +142,7 @@ class RunQueue:
             self._start(next_run)
 
     async def wait_until_dispatched(self) -> None:
-        """Wait until all runs that were handed out are dispatched."""
+        """Wait until every dispatch that has started is done."""
         while self._dispatching:
             await asyncio.wait(self._dispatching.values())
 
@@ -146,7 +153,7 @@ def _scheduled(run: FlowRun) -> datetime:
 
 
 def expected_start(run: FlowRun) -> datetime:
-    """Return when the run was due, in UTC, as Prefect has it; waiting does not change it."""
+    """Return when the run was due according to Prefect, in UTC; rescheduling does not change it."""
     return _scheduled(run) if run.expected_start_time is None else _in_utc(run.expected_start_time)
 
 

@@ -1,4 +1,4 @@
-"""Supervision of one run's process, from its start to its exit (promise.md 5: leases; 8: timeouts).
+"""Supervision of one run's process, from its start to its exit.
 
 ::
 
@@ -6,15 +6,15 @@
       │                                                      ├─► `exit_handling`: record the outcome
       └► a `StopCause` to end it ─► its whole group is dead ─┘   in the ledger, then in Prefect
 
-The first cause counts. No outcome is recorded before the group is gone, so no later attempt
-overlaps an earlier one.
+The first cause counts; one is a lost lease (promise 5: a refused renewal stops the run). The worker
+records no outcome before the group is gone (promise 8: no attempt overlaps an earlier one), unless
+the process ended by itself after its parent had been killed: then it waits for the process alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -23,6 +23,7 @@ from typing import Any
 
 from daybook.jobs.policy import Policy
 from daybook.ledger.states import TERMINAL, Status
+from daybook.processes import group
 from daybook.processes.children import read_tail
 from daybook.timing import TIMING
 from daybook.worker.run_process import RunProcess
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 TAIL_LINES = 20
 PIPE_GRACE_SECONDS = 1.0
-"""Seconds to wait for the last facts after the process has ended."""
+"""How long to wait for the last facts in the pipe after the process has ended."""
 
 
 class StopCause(StrEnum):
@@ -46,7 +47,7 @@ class StopCause(StrEnum):
 
 @dataclass
 class Facts:
-    """What the process has reported so far (`daybook.execution.handover`)."""
+    """Facts that the process has reported so far (`daybook.execution.handover`)."""
 
     attempt: int = 0
     running_since: float | None = None
@@ -57,10 +58,10 @@ class Facts:
 
 @dataclass(eq=False)
 class SupervisedRun:
-    """A supervised process of one flow run.
+    """Supervised process of one flow run.
 
-    ``run_id`` is the ledger's run, "" for an external run; ``holder`` is the holder that the lease
-    names; ``ends_at`` is when the deadline passes, on this process's monotonic clock.
+    ``run_id`` is the run's id in the ledger, "" for an external run; ``holder`` is the holder that
+    the lease names; ``ends_at`` is the time of the deadline on this process's monotonic clock.
     """
 
     flow_run: Any
@@ -88,16 +89,19 @@ class SupervisedRun:
         self.ends_at = time.monotonic() + left.total_seconds()
 
     def stop(self, cause: StopCause) -> None:
-        """End the group for ``cause``. A later cause changes nothing."""
+        """Make `watch` end the processes for ``cause``; a later cause has no effect."""
         if self.cause is None:
             self.cause = cause
             self._changed.set()
 
     def renewed(self, status: Status | None) -> None:
-        """Take the run's status at a lease renewal. None is a refusal, which ends the group."""
+        """Stop the run if its lease was lost, given its status after a renewal of the lease.
+
+        The lease was lost if the status is None (refused), or terminal after two renewals in a row.
+        """
         if status is None or (status in TERMINAL and self._was_terminal):
             self.stop(StopCause.LOST)
-        # After it recorded its outcome, a process has work left, but not for a whole interval.
+        # A process that has recorded its outcome may have work left, but for less than an interval.
         self._was_terminal = status in TERMINAL
 
     def tail(self) -> str:
@@ -105,7 +109,10 @@ class SupervisedRun:
         return read_tail(self.running.output, 0, TAIL_LINES).replace("\0", "\ufffd")
 
     async def watch(self) -> None:
-        """Wait until no process of the run lives; end them at a timeout or after `stop`."""
+        """Wait for the end of the run's process (`RunProcess.ended`); store its exit code.
+
+        End it and its descendants at the timeout, at the deadline, or after `stop`.
+        """
         reading = asyncio.create_task(self._read_facts())
         ended = asyncio.create_task(self.running.ended())
         try:
@@ -125,7 +132,7 @@ class SupervisedRun:
                         self.stop(cause)
             if not ended.done():
                 log.info("ending %s: %s", self.flow_run.name, self.cause)
-            # Also after the process ended by itself: its descendants end with it.
+            # After an end by itself, this sends nothing: the parent, if alive, has ended the rest.
             await self.running.end(0.0 if ended.done() else TIMING.stop_grace.total_seconds())
             self.exit_code = await ended
             await asyncio.wait({reading}, timeout=PIPE_GRACE_SECONDS)
@@ -143,7 +150,7 @@ class SupervisedRun:
                 facts.took = fact["took"]
             elif "changed" in fact:
                 facts.changed = True
-            elif "checking" in fact:  # bounded like an attempt
+            elif "checking" in fact:  # the time of a check is limited like that of an attempt
                 facts.running_since = time.monotonic()
             elif "waiting" in fact or "claimed" in fact:
                 facts.running_since = None
@@ -162,12 +169,11 @@ class SupervisedRun:
 
 
 def describe_exit(watched: SupervisedRun) -> str:
-    """Describe how the process ended, for a person."""
+    """Return why the worker ended the process, or else how the process ended, in words."""
     if watched.cause is not None:
         return str(watched.cause)
     code = watched.exit_code
     if code is None:
-        return "its process is gone"
-    if code < 0:
-        return f"its process was ended by {signal.Signals(-code).name}"
-    return f"its process exited with code {code} and recorded no outcome"
+        return "its process has exited"
+    unrecorded = " and recorded no outcome" if code >= 0 else ""
+    return f"its process {group.describe_exit(code)}{unrecorded}"

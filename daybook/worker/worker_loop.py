@@ -4,12 +4,13 @@
 
     run queue ─► dispatch ─► a process ─► supervised ─► exit handling
       ▲           ▲                        ▲
-      │           │                        └ their leases, renewed in one transaction, in time
+      │           │                        └ leases, all renewed in one transaction in time
       │           └ a slot became free
-      └ events, and a poll every `Timing.poll`;  next to it a keeper, which leads or is on standby
+      └ events, and a poll every `Timing.poll`
 
-When stopped, it starts no further run, gives active runs `Timing.shutdown_wait` to end by
-themselves, then ends them: SIGTERM first, SIGKILL later.
+A keeper, which leads or stands by, runs in the same loop, unless the worker runs once. A worker
+that is stopped starts no further run, and gives active runs `Timing.shutdown_wait` to end by
+themselves. Then it ends them, with SIGTERM first and SIGKILL later.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -53,16 +55,16 @@ from daybook.worker.supervision import StopCause, SupervisedRun
 log = logging.getLogger(__name__)
 
 EXTERNAL_END_TIMEOUT_SECONDS = external_runs.HOOKS_TIMEOUT_SECONDS + 30.0
-"""Seconds that reporting an external run's end to Prefect may take, its hooks included."""
+"""Timeout for reporting an external run's end to Prefect, including the flow's hooks."""
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
     """Configuration of a worker.
 
-    ``queues`` are the pool's queues to poll (none: all); ``limit`` is how many runs the worker may
-    have at once (None: any number); ``most`` is how many may be active in all; ``heartbeat`` is the
-    interval of its heartbeats to Prefect, in seconds.
+    ``queues`` are the pool's queues to poll; if empty, all. ``limit`` is the maximum number of runs
+    in this worker, or None; ``most`` is the maximum number of active runs in the ledger.
+    ``heartbeat`` is the interval of the worker's heartbeats to Prefect, in seconds.
     """
 
     name: str
@@ -75,7 +77,7 @@ class WorkerConfig:
 
 
 class WorkerLoop:
-    """A worker's main loop.
+    """Main loop of a worker.
 
     ``sync`` sends the worker's heartbeat to Prefect; ``configure`` returns the pool's process
     settings for an external run.
@@ -98,7 +100,7 @@ class WorkerLoop:
         self._exits: set[asyncio.Task[None]] = set()
         self._renewed = time.monotonic()
         self._dispatching: dict[str, bool] = {}
-        """Flow runs that are being started, and whether a cancellation arrived in the meantime."""
+        """Flow runs that are being started, mapped to whether each was cancelled meanwhile."""
         self._refused_external = False
         self._running, self._stopping = False, False
         self._waking = self._wake_again = False
@@ -114,7 +116,7 @@ class WorkerLoop:
             fill_slot=self._fill_slot,
         )
         self._upkeep = (self._renew, self._send_heartbeats, self._poll_cancellations)
-        """Upkeep of active runs: leases, heartbeat, and polling for missed cancellations."""
+        """Upkeep of active runs: leases, heartbeats, and polling for missed cancellations."""
         self.run_queue = RunQueue(client, config.pool, config.queues, self._dispatch)
         self.keeper = Keeper(ledger, self._holder, supervised=self._watched.keys)
 
@@ -135,12 +137,12 @@ class WorkerLoop:
 
     async def run_once(self) -> None:
         """Start the runs that are due now, and wait until they have ended."""
-        await self.run_queue.fetch()
-        handing_out = asyncio.create_task(self.run_queue.hand_out())
-        await asyncio.sleep(0)
-        handing_out.cancel()
-        await self.run_queue.wait_until_dispatched()
         async with self._keep_up():
+            await self.run_queue.fetch()
+            handing_out = asyncio.create_task(self.run_queue.hand_out())
+            await asyncio.sleep(0)
+            handing_out.cancel()
+            await self.run_queue.wait_until_dispatched()
             await self._all_ended()
 
     def _has_room(self) -> bool:
@@ -155,7 +157,7 @@ class WorkerLoop:
             if await self._dispatcher.dispatch(run):
                 return
             if not self._has_room():
-                self._refused_external = True  # no other process wakes it
+                self._refused_external = True  # not in the ledger: poll when a slot is free
             else:
                 self._dispatcher.starting += 1
                 try:
@@ -169,7 +171,7 @@ class WorkerLoop:
 
     @property
     def _mark(self) -> str:
-        """Return the part before the pid in the `infrastructure_pid` of runs that have no lease."""
+        """The part before the pid in the `infrastructure_pid` of runs without a lease."""
         return f"{self._config.name}:{self._holder.rpartition(':')[2]}"
 
     def _watch(self, watched: SupervisedRun) -> None:
@@ -186,12 +188,13 @@ class WorkerLoop:
             if watched.ours:
                 await exit_handling.handle_exit(self._ledger, self._client, watched)
             else:
-                # If Prefect is unreachable for longer, `stale_runs.handle_stale_runs` does.
+                # If Prefect stays unreachable for longer, `stale_runs.handle_stale_runs` sets the
+                # state later, without the hooks.
                 async with asyncio.timeout(EXTERNAL_END_TIMEOUT_SECONDS):
                     await external_runs.report_end(self._client, self._launcher, watched)
             self._log_tail(watched)
         except Exception:
-            # The lease expires, and its judge then decides about the run.
+            # A claimed run's lease will expire, and then the lease reaper decides the outcome.
             log.exception("cannot record the outcome of %s", watched.flow_run.name)
         finally:
             with suppress(OSError):
@@ -208,9 +211,9 @@ class WorkerLoop:
             logger.error("Last lines of the process output:\n%s", tail)
 
     async def _fill_slot(self) -> None:
-        """Give a free slot to the run that waited longest (promise.md 12: earliest due time first).
+        """Give free slots to the waiting runs with the earliest due times (promise.md 12).
 
-        Calls during a call are merged into one more pass.
+        If it is called while another call is in progress, that call makes one more pass.
         """
         self._wake_again = True
         if self._waking:
@@ -231,7 +234,10 @@ class WorkerLoop:
             self._waking = False
 
     def _hand_out(self, row: RunRow) -> bool:
-        """Start a run that this worker rescheduled, without moving it in Prefect."""
+        """Dispatch the run of ``row`` at once if this worker rescheduled it and has a free slot.
+
+        Return whether it was dispatched.
+        """
         run = self._dispatcher.waiting(row) if self._running and self._has_room() else None
         if run is None:
             return False
@@ -251,32 +257,42 @@ class WorkerLoop:
             await self._log_errors(ended_runs.record_end(self._ledger, self._client, flow_run_id))
 
     async def _send_heartbeats(self) -> NoReturn:
-        """Send Prefect's heartbeat of a worker and read the pool's settings."""
+        """Send the worker's heartbeats to Prefect, and read the pool's settings."""
         while True:
             await asyncio.sleep(self._config.heartbeat)
             await self._log_errors(self._sync())
 
     async def _renew(self) -> NoReturn:
-        """Renew the leases of supervised runs, and stop those that lost theirs."""
+        """Renew the leases of supervised runs, and stop the runs that have lost theirs.
+
+        Also stop runs with `on_lost: rerun` before a lease that cannot be renewed expires. If this
+        process was suspended or late, renew first, unless the leases may have expired: then such a
+        run may already wait for a process that repeats it.
+        """
         while True:
             await asyncio.sleep(TIMING.lease_check.total_seconds())
-            since = time.monotonic() - self._renewed
             claimed = {w.run_id: w for w in self._watched.values() if w.ours}
             if not claimed:
                 self._renewed = time.monotonic()
                 continue
-            if since >= TIMING.rerun_stop.total_seconds():
-                for watched in claimed.values():
-                    if watched.policy.on_lost == "rerun":
-                        watched.stop(StopCause.LOST)
+            since = time.monotonic() - self._renewed
             if since < TIMING.run_lease_renewal.total_seconds():
                 continue
+            reruns = [each for each in claimed.values() if each.policy.on_lost == "rerun"]
+            if since >= TIMING.run_lease.total_seconds():
+                _stop_lost(reruns)
+            left = max(TIMING.rerun_stop - timedelta(seconds=since), TIMING.lease_check)
+            timer = asyncio.get_running_loop().call_later(left.total_seconds(), _stop_lost, reruns)
             try:
                 statuses = await leases.renew_all(self._ledger, self._holder, list(claimed))
             except Exception as error:
-                # Any error: the next turn tries again, and leases last longer than that.
+                # After any error, the next turn tries again, while the leases are still valid.
                 log.warning("cannot renew leases: %s", error, extra={"action": "not_renewed"})
+                if time.monotonic() - self._renewed >= TIMING.rerun_stop.total_seconds():
+                    _stop_lost(reruns)
                 continue
+            finally:
+                timer.cancel()
             self._renewed = time.monotonic()
             for run_id, watched in claimed.items():
                 watched.renewed(statuses.get(run_id))
@@ -295,7 +311,7 @@ class WorkerLoop:
             await asyncio.sleep(TIMING.leftover_check.total_seconds())
 
     async def _stop_cancelled(self) -> None:
-        """Stop runs whose cancellation event was missed."""
+        """Stop the runs whose cancellation event the worker has missed."""
         if not self._watched:
             return
         stopping = [StateType.CANCELLING, StateType.CANCELLED]
@@ -307,12 +323,12 @@ class WorkerLoop:
         )
         for run in runs:
             watched = self._watched.get(str(run.id))
-            # The process of a skipped run has just set that state itself, and ends.
+            # The process of a skipped run has set this state itself, and is ending.
             if watched is not None and states.is_being_cancelled(run.state):
                 watched.stop(StopCause.CANCEL)
 
     async def _log_errors(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Await ``work`` and log a failure; the next turn tries again."""
+        """Await ``work`` and log a failure instead of raising it; the caller tries again later."""
         try:
             await work
         except (Unreachable, httpx.HTTPError) as error:
@@ -321,7 +337,7 @@ class WorkerLoop:
             log.exception("a background task of the worker failed")
 
     def force_stop(self) -> None:
-        """End active runs at once instead of waiting for them."""
+        """Make `shutdown` end active runs at once instead of waiting for them."""
         self._force_stop.set()
 
     async def shutdown(self) -> None:
@@ -345,7 +361,7 @@ class WorkerLoop:
 
     @asynccontextmanager
     async def _keep_up(self) -> AsyncIterator[None]:
-        """Keep up active runs while no new run starts."""
+        """Continue the upkeep of active runs while no new run starts."""
         tasks = [asyncio.create_task(work()) for work in self._upkeep]
         try:
             yield
@@ -363,6 +379,11 @@ class WorkerLoop:
             await asyncio.wait(self._exits)
 
 
+def _stop_lost(runs: Iterable[SupervisedRun]) -> None:
+    for each in runs:
+        each.stop(StopCause.LOST)
+
+
 _PREFIX = "prefect.flow-run."
 SCHEDULED_STATE_NAMES = {
     "Scheduled",
@@ -371,13 +392,16 @@ SCHEDULED_STATE_NAMES = {
     "Late",
     "Resuming",
 }
-"""Names of the states that make a run due."""
+"""Names of the Prefect states in which a run is scheduled."""
 ENDED_STATE_NAMES = {"Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "TimedOut"}
-"""Names of the states that end a run."""
+"""Names of Prefect's own states in which a run has ended or is being cancelled."""
 
 
 async def listen(pool_id: UUID, on_change: Callable[[str, str], Awaitable[None]]) -> NoReturn:
-    """Call ``on_change`` with a flow run's id and the name of its new state, until cancelled."""
+    """Call ``on_change`` for each state change of a run in the pool, until cancelled.
+
+    The arguments are the flow run's id and the name of its new state.
+    """
     pool_events = EventFilter(
         event=EventNameFilter(prefix=[_PREFIX]),
         any_resource=EventAnyResourceFilter(id=[f"prefect.work-pool.{pool_id}"]),

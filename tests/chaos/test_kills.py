@@ -1,4 +1,4 @@
-"""`kill -9` of a run's process and of the process that begins them; their worker lives."""
+"""`kill -9` of a run's process and of the run launcher, while their worker lives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEA
 
 
 @pytest.mark.journey
-async def test_of_the_process_of_a_run_at_work(world: World) -> None:
+async def test_a_running_run_whose_process_is_killed_is_unknown(world: World) -> None:
     agent = await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
     worker = await world.workers.begin()
@@ -26,20 +26,20 @@ async def test_of_the_process_of_a_run_at_work(world: World) -> None:
     (head,) = worker.heads()
     assert pid in {each.pid for each in proc.process_tree(head)}
     os.kill(head.pid, signal.SIGKILL)
-    row = await world.ends(job, "unknown", within=SEEN)
+    row = await world.wait_for_end(job, "unknown", within=SEEN)
     assert row.reason == "its process was ended by SIGKILL"
     await world.workers.idle(within=SEEN)
     assert not alive(pid)
-    assert agent.had == 1
+    assert agent.effect_count == 1
     (attempt,) = await world.attempts(row)
     assert attempt.status == "unknown"
 
 
-async def test_of_the_process_of_a_run_that_has_not_begun(world: World) -> None:
+async def test_a_claimed_run_whose_process_is_killed_is_claimed_again(world: World) -> None:
     agent = await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
     gate = await world.workers.gate()
-    gate.close_for(f"/name/{agent.name}")  # it finds out there whom to ask
+    gate.close_for(f"/name/{agent.name}")  # the run's process reads its agent there
     worker = await world.workers.begin(api_url=gate.api_url)
     asked = await world.prefect.custom_run(job)
     async with asyncio.timeout(30):
@@ -53,15 +53,15 @@ async def test_of_the_process_of_a_run_that_has_not_begun(world: World) -> None:
         return (await world.row(job)).fence > first.fence
 
     assert await so(again, SEEN), world.workers.logs()
-    gate.let_go()
-    agent.let_go()
-    row = await world.ends(job, "succeeded", within=SEEN)
+    gate.release()
+    agent.release()
+    row = await world.wait_for_end(job, "succeeded", within=SEEN)
     assert row.fence > first.fence
     assert row.flow_run_id == str(asked.id)
-    assert agent.had == row.attempts == 1
+    assert agent.effect_count == row.attempts == 1
 
 
-async def test_of_the_process_that_begins_them(world: World) -> None:
+async def test_a_killed_run_launcher_is_replaced_and_its_runs_continue(world: World) -> None:
     agent = await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
     worker = await world.workers.begin()
@@ -71,7 +71,7 @@ async def test_of_the_process_that_begins_them(world: World) -> None:
     parent = worker.parent
     os.kill(parent.pid, signal.SIGKILL)
     assert await proc.wait_gone([parent], 5.0) == []
-    # What was at work goes on, and what comes next has a new one to begin it.
+    # The running run continues, and a new launcher starts the next run.
     other = await world.agents.add(WORKS)
     following = await world.deploy(on_demand=True, agent=other.name)
     await world.prefect.custom_run(following)
@@ -80,9 +80,9 @@ async def test_of_the_process_that_begins_them(world: World) -> None:
     assert alive(pid)
     assert proc.find(head.pid, head.started) is not None
     for one in (agent, other):
-        one.let_go()
+        one.release()
     for each in (job, following):
-        row = await world.ends(each, "succeeded", within=SEEN)
+        row = await world.wait_for_end(each, "succeeded", within=SEEN)
         assert row.output == "done"
-    assert (agent.had, other.had) == (1, 1)
+    assert (agent.effect_count, other.effect_count) == (1, 1)
     await world.workers.idle(within=SEEN)

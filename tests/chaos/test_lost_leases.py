@@ -1,7 +1,7 @@
-"""Whose worker is gone: its runs are judged by their leases, by another worker of the ledger.
+"""Runs whose worker is gone: another worker of the ledger declares their leases lost.
 
-The scenarios run side by side, each in a home of its own and with `SHORT` times, and each test
-looks at what came of one of them.
+The scenarios run concurrently, each in a home of its own and with `SHORT` timing, and each test
+checks the result of one of them.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ pytestmark = [
 ]
 
 ENDED = 3 * SHORT.run_lease.total_seconds()
-"""Seconds after which nothing of a worker's runs is left that was stopped or killed: its silence is
-noticed after a lease, and a process has a grace to end."""
+"""Seconds until all runs of a suspended or killed worker have ended: their processes notice its
+silence after a lease, and then have a grace period."""
 
 
 @dataclass
-class Seen:
-    """How a run ended, and how often its effect was had."""
+class RunRecord:
+    """How a run ended, and how often its effect happened."""
 
     row: RunRow
     attempts: list[AttemptRow]
@@ -59,12 +59,14 @@ async def run_on(seconds: float) -> None:
     await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(seconds=seconds))
 
 
-async def seen(world: World, row: RunRow, effects: int) -> Seen:
-    return Seen(row, await world.attempts(row), effects)
+async def record_of(world: World, row: RunRow, effects: int) -> RunRecord:
+    return RunRecord(row, await world.attempts(row), effects)
 
 
-async def taken_over(world: World, end: Callable[[Worker], Awaitable[None]]) -> dict[str, Seen]:
-    """Three runs of a worker that ``end`` ends: at work, at work and to be run again, claimed."""
+async def taken_over(
+    world: World, end: Callable[[Worker], Awaitable[None]]
+) -> dict[str, RunRecord]:
+    """Let ``end`` end the worker of a running, a rerun and a claimed run; return their ends."""
     once, again = await world.agents.add(FOR_EVER), await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=once.name)
     rerun = await world.deploy(on_demand=True, agent=again.name, on_lost="rerun", retries=2)
@@ -81,28 +83,28 @@ async def taken_over(world: World, end: Callable[[Worker], Awaitable[None]]) -> 
         await gate.held.wait()
     assert (await world.row(not_begun)).status == "claimed"
     left = [process for pid in pids if (process := proc.find(pid)) is not None]
-    assert len(left) == 2
+    assert len(left) == 2, world.workers.logs()
     await world.workers.begin()
     began = SYSTEM_CLOCK.now()
     await end(worker)
 
-    async def at_its_end() -> Seen:
-        row = await world.ends(job, "unknown", within=JUDGED)
-        return await seen(world, row, once.had)
+    async def at_its_end() -> RunRecord:
+        row = await world.wait_for_end(job, "unknown", within=JUDGED)
+        return await record_of(world, row, once.effect_count)
 
-    async def again_somewhere() -> Seen:
+    async def again_somewhere() -> RunRecord:
         await again.says("running", within=JUDGED)
-        # Not before the first one was gone.
+        # It began after the first attempt's process was gone.
         assert not alive(pids[1])
-        again.let_go()
+        again.release()
         left = JUDGED + SEEN - (SYSTEM_CLOCK.now() - began).total_seconds()
-        row = await world.ends(rerun, "succeeded", within=left)
-        return await seen(world, row, again.had)
+        row = await world.wait_for_end(rerun, "succeeded", within=left)
+        return await record_of(world, row, again.effect_count)
 
-    async def begun_elsewhere() -> Seen:
-        before.let_go()
-        row = await world.ends(not_begun, "succeeded", within=JUDGED + SEEN)
-        return await seen(world, row, before.had)
+    async def begun_elsewhere() -> RunRecord:
+        before.release()
+        row = await world.wait_for_end(not_begun, "succeeded", within=JUDGED + SEEN)
+        return await record_of(world, row, before.effect_count)
 
     async def all_gone() -> None:
         assert await proc.wait_gone(left, ENDED) == []
@@ -111,14 +113,14 @@ async def taken_over(world: World, end: Callable[[Worker], Awaitable[None]]) -> 
     return dict(zip(("running", "rerun", "claimed"), found[:3], strict=True))
 
 
-async def killed(world: World) -> dict[str, Seen]:
+async def killed(world: World) -> dict[str, RunRecord]:
     async def kill(worker: Worker) -> None:
         os.kill(worker.pid, signal.SIGKILL)
 
     return await taken_over(world, kill)
 
 
-async def killed_with_its_runs(world: World) -> dict[str, Seen]:
+async def killed_with_its_runs(world: World) -> dict[str, RunRecord]:
     async def kill(worker: Worker) -> None:
         for each in (worker.pid, *(head.pid for head in worker.heads())):
             os.kill(each, signal.SIGKILL)
@@ -126,7 +128,7 @@ async def killed_with_its_runs(world: World) -> dict[str, Seen]:
     return await taken_over(world, kill)
 
 
-async def killed_with_its_parent(world: World) -> dict[str, Seen]:
+async def killed_with_its_parent(world: World) -> dict[str, RunRecord]:
     async def kill(worker: Worker) -> None:
         for each in (worker.parent.pid, worker.pid):
             os.kill(each, signal.SIGKILL)
@@ -134,32 +136,32 @@ async def killed_with_its_parent(world: World) -> dict[str, Seen]:
     return await taken_over(world, kill)
 
 
-async def stopped(world: World) -> dict[str, Seen]:
-    """Afterwards it wakes, and works again."""
+async def stopped(world: World) -> dict[str, RunRecord]:
+    """Suspend the worker; wake it afterwards and let it run another job."""
 
     async def stop(worker: Worker) -> None:
         await stand_still(worker.pid, lambda: sqlite_is_free(world.ledger.address))
 
     found = await taken_over(world, stop)
     first, second = world.workers.all
-    await second.told(signal.SIGTERM)
-    assert await second.ends(within=2 * SEEN) == 0
+    await second.send_signal(signal.SIGTERM)
+    assert await second.wait_for_exit(within=2 * SEEN) == 0
     os.kill(first.pid, signal.SIGCONT)
     agent = await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
     for gate in world.workers.gates:
-        gate.let_go()
+        gate.release()
     await world.prefect.custom_run(job)
-    agent.let_go()
-    row = await world.ends(job, "succeeded", within=2 * SEEN)
-    found["after"] = await seen(world, row, agent.had)
+    agent.release()
+    row = await world.wait_for_end(job, "succeeded", within=2 * SEEN)
+    found["after"] = await record_of(world, row, agent.effect_count)
     for name in ("running", "rerun", "claimed"):
         found[name].row = await world.row(found[name].row)
     return found
 
 
-async def without_the_interpreter(world: World) -> dict[str, Seen]:
-    """A run's process that does nothing for longer than its lease; its worker renews that."""
+async def without_the_interpreter(world: World) -> dict[str, RunRecord]:
+    """Suspend a run's process for longer than its lease, which the worker renews."""
     agent = await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
     worker = await world.workers.begin()
@@ -172,9 +174,9 @@ async def without_the_interpreter(world: World) -> dict[str, Seen]:
     assert row.lease_until is not None
     assert row.lease_until > SYSTEM_CLOCK.now()
     os.kill(head.pid, signal.SIGCONT)
-    agent.let_go()
-    row = await world.ends(job, "succeeded", within=SEEN)
-    return {"running": await seen(world, row, agent.had)}
+    agent.release()
+    row = await world.wait_for_end(job, "succeeded", within=SEEN)
+    return {"running": await record_of(world, row, agent.effect_count)}
 
 
 SCENARIOS = {
@@ -187,7 +189,7 @@ SCENARIOS = {
         without_the_interpreter,
     )
 }
-Outcomes = dict[str, dict[str, Seen] | BaseException]
+Outcomes = dict[str, dict[str, RunRecord] | BaseException]
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +197,7 @@ async def outcomes(
     anyio_backend: str, prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Outcomes]:
     async with AsyncExitStack() as stack:
-        # One after the other: migrations are not for two ledgers at a time in one process.
+        # One after the other, because one process cannot migrate two ledgers at a time.
         roots = [tmp_path_factory.mktemp(name) for name in SCENARIOS]
         worlds = [
             await stack.enter_async_context(at_prefect(root, prefect_server, timing=SHORT))
@@ -206,7 +208,7 @@ async def outcomes(
         yield dict(zip(SCENARIOS, found, strict=True))
 
 
-def of(outcomes: Outcomes, scenario: str, run: str) -> Seen:
+def of(outcomes: Outcomes, scenario: str, run: str) -> RunRecord:
     found = outcomes[scenario]
     if isinstance(found, BaseException):
         raise found
@@ -217,22 +219,26 @@ def of(outcomes: Outcomes, scenario: str, run: str) -> Seen:
     "scenario", ["killed", "killed_with_its_runs", "killed_with_its_parent", "stopped"]
 )
 class TestOfAWorker:
-    """That is gone, killed or stopped."""
+    """Runs of a worker that was killed or suspended."""
 
-    def test_what_was_at_work_is_unknown(self, outcomes: Outcomes, scenario: str) -> None:
+    def test_its_running_run_is_unknown_after_one_effect(
+        self, outcomes: Outcomes, scenario: str
+    ) -> None:
         run = of(outcomes, scenario, "running")
         assert run.row.status == "unknown"
-        assert "the lease of" in run.row.reason
+        assert "lost its lease" in run.row.reason
         assert run.effects == 1
         assert [each.status for each in run.attempts] == ["unknown"]
 
-    def test_what_may_be_repeated_was_once(self, outcomes: Outcomes, scenario: str) -> None:
+    def test_its_run_with_on_lost_rerun_was_repeated_once(
+        self, outcomes: Outcomes, scenario: str
+    ) -> None:
         run = of(outcomes, scenario, "rerun")
         assert run.row.status == "succeeded"
         assert run.effects == 2
         assert [each.status for each in run.attempts] == ["unknown", "succeeded"]
 
-    def test_what_had_not_begun_was_begun_elsewhere(
+    def test_its_claimed_run_was_executed_by_another_worker(
         self, outcomes: Outcomes, scenario: str
     ) -> None:
         run = of(outcomes, scenario, "claimed")
@@ -241,11 +247,11 @@ class TestOfAWorker:
         assert [each.status for each in run.attempts] == ["succeeded"]
 
 
-def test_a_worker_that_was_stopped_works_again(outcomes: Outcomes) -> None:
+def test_a_suspended_worker_runs_jobs_again_after_it_wakes(outcomes: Outcomes) -> None:
     run = of(outcomes, "stopped", "after")
     assert (run.row.status, run.effects) == ("succeeded", 1)
 
 
-def test_a_process_that_holds_the_interpreter_keeps_its_lease(outcomes: Outcomes) -> None:
+def test_a_run_whose_process_is_suspended_keeps_its_lease(outcomes: Outcomes) -> None:
     run = of(outcomes, "without_the_interpreter", "running")
     assert (run.row.status, run.row.fence, run.effects) == ("succeeded", 1, 1)

@@ -1,4 +1,4 @@
-"""The judge of a restart of everything finds a catch-up that did not run, and what ran twice."""
+"""Check of the chaos test's restart: it finds missing catch-ups and runs that ran twice."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from chaos import restarts
-from chaos.restarts import AT_WORK, Restart, drawn, latest_in_window
-from chaos.work import Work, is_due
+from chaos.restarts import BEFORE_KILL_SECONDS, Restart, draw_restart, latest_in_window
+from chaos.workload import Workload, is_due
 from daybook.ledger.tables import RunRow
 
 NOON = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
@@ -36,9 +36,9 @@ def _row(due: datetime, status: str, **fields: Any) -> RunRow:
 LOST = _row(NOON.replace(minute=9, second=50), "unknown", attempts=1)
 
 
-def _wrong(*rows: RunRow) -> list[str]:
-    work = Work(RESTART.end, {"job": "1"})
-    return restarts.wrong(work, {"1": SCHEDULE}, rows, RESTART, HEALTHY)
+def _violations(*rows: RunRow) -> list[str]:
+    workload = Workload(RESTART.end, {"job": "1"})
+    return restarts.violations(workload, {"1": SCHEDULE}, rows, RESTART, HEALTHY)
 
 
 @pytest.mark.parametrize("after", [20.0, 60.0, 300.0, 600.0])
@@ -46,45 +46,47 @@ def _wrong(*rows: RunRow) -> list[str]:
 def test_each_job_is_due_before_the_kill_and_again_before_it_is_too_late(
     seed: int, after: float
 ) -> None:
-    restart = drawn(random.Random(seed), 8, after, NOON + timedelta(seconds=seed * 1000))
+    restart = draw_restart(random.Random(seed), 8, after, NOON + timedelta(seconds=seed * 1000))
     healthy_at = restart.at + timedelta(seconds=after + 15)
     for each in restart.schedules:
         schedule = {"kind": "cron", "expr": each["cron"]}
-        before = [restart.at - timedelta(seconds=step) for step in range(1, int(AT_WORK) + 1)]
+        before = [
+            restart.at - timedelta(seconds=step) for step in range(1, int(BEFORE_KILL_SECONDS) + 1)
+        ]
         assert [is_due(schedule, second) for second in before].count(True) == 1
         latest = latest_in_window(schedule, restart, healthy_at)
         assert latest is not None
         assert latest > restart.at
 
 
-def test_that_it_ran_is_well() -> None:
-    assert _wrong(LOST, _row(LATEST, "succeeded", attempts=1)) == []
+def test_a_due_time_that_ran_is_no_violation() -> None:
+    assert _violations(LOST, _row(LATEST, "succeeded", attempts=1)) == []
 
 
-def test_lost_to_its_dead_predecessor_it_is_found() -> None:
+def test_a_due_time_skipped_for_its_killed_predecessor_is_found() -> None:
     reason = "overlap: run 12345678 of 12:09:50 was still running"
-    (found,) = _wrong(LOST, _row(LATEST, "skipped", reason=reason))
+    (found,) = _violations(LOST, _row(LATEST, "skipped", reason=reason))
     assert found == f"the latest due time did not run: job 12:17:50: skipped ({reason})"
 
 
-def test_without_a_row_or_missed_it_is_found() -> None:
-    assert _wrong(LOST) == ["the latest due time did not run: job 12:17:50: no row"]
-    assert len(_wrong(LOST, _row(LATEST, "missed"))) == 1
+def test_a_due_time_without_a_row_or_missed_is_found() -> None:
+    assert _violations(LOST) == ["the latest due time did not run: job 12:17:50: no row"]
+    assert len(_violations(LOST, _row(LATEST, "missed"))) == 1
 
 
-def test_skipped_for_a_later_one_that_ran_is_well() -> None:
+def test_a_due_time_skipped_for_a_later_one_that_ran_is_no_violation() -> None:
     later = _row(LATEST + timedelta(minutes=2), "succeeded", attempts=1)
-    assert _wrong(LOST, _row(LATEST, "skipped"), later) == []
+    assert _violations(LOST, _row(LATEST, "skipped"), later) == []
 
 
-def test_what_ran_twice_is_found_but_where_it_is_to_be_run_again() -> None:
+def test_a_run_that_ran_twice_is_found_unless_its_job_reruns() -> None:
     twice = _row(LATEST, "succeeded", attempts=2)
-    assert _wrong(LOST, twice) == ["ran 2 times: due:1:12:17:50"]
+    assert _violations(LOST, twice) == ["ran 2 times: due:1:12:17:50"]
     again = {"policy": {"on_lost": "rerun"}}
-    assert _wrong(LOST, _row(LATEST, "succeeded", attempts=2, parameters=again)) == []
+    assert _violations(LOST, _row(LATEST, "succeeded", attempts=2, parameters=again)) == []
 
 
-def test_that_nothing_was_at_work_is_found() -> None:
+def test_a_kill_that_hit_no_run_is_found() -> None:
     before = _row(LOST.due, "succeeded", attempts=1)
-    (found,) = _wrong(before, _row(LATEST, "succeeded", attempts=1))
-    assert found == "nothing was at work when everything was killed"
+    (found,) = _violations(before, _row(LATEST, "succeeded", attempts=1))
+    assert found == "nothing was running when everything was killed"

@@ -1,4 +1,4 @@
-"""`kill -9` of the Prefect server in mid-run: a server of this test's own."""
+"""`kill -9` of the Prefect server during a run, with a server of the test's own."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ async def begun(home: Home, port: int) -> Child:
     return child
 
 
-async def test_the_run_goes_on_and_its_end_is_shown_when_the_server_is_back(
+async def test_a_run_continues_without_prefect_and_its_end_is_mirrored_later(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     home, port = Home(tmp_path_factory.mktemp("server")), free_port()
     child = await begun(home, port)
-    here = SelectedPrefect(server.api_url(port), server.ui_url(port))
+    selected = SelectedPrefect(server.api_url(port), server.ui_url(port))
     try:
-        with temporary_settings({PREFECT_API_URL: here.api_url}):
-            async with at_prefect(tmp_path, here, timing=SHORT) as world:
+        with temporary_settings({PREFECT_API_URL: selected.api_url}):
+            async with at_prefect(tmp_path, selected, timing=SHORT) as world:
                 agent = await world.agents.add(WORKS)
                 job = await world.deploy(on_demand=True, agent=agent.name)
                 worker = await world.workers.begin()
@@ -50,20 +50,20 @@ async def test_the_run_goes_on_and_its_end_is_shown_when_the_server_is_back(
                 await agent.says("running")
                 os.kill(child.pid, signal.SIGKILL)
                 await child.wait()
-                agent.let_go()
-                # The ledger needs no Prefect.
-                await world.becomes(job, "succeeded", within=SEEN)
+                agent.release()
+                # The ledger records the outcome without Prefect.
+                await world.wait_for_status(job, "succeeded", within=SEEN)
                 child = await begun(home, port)
-                row = await world.ends(job, "succeeded", within=JUDGED)
+                row = await world.wait_for_end(job, "succeeded", within=JUDGED)
                 assert row.output == "done"
-                assert agent.had == row.attempts == 1
+                assert agent.effect_count == row.attempts == 1
                 await world.workers.idle(within=JUDGED)
-                # The same worker takes what comes now.
+                # The same worker executes further runs.
                 following = await world.deploy(on_demand=True, agent=agent.name)
                 await world.prefect.custom_run(following)
-                agent.let_go()
-                await world.ends(following, "succeeded", within=JUDGED)
+                agent.release()
+                await world.wait_for_end(following, "succeeded", within=JUDGED)
                 assert worker.child.exit_code is None
-                assert agent.had == 2
+                assert agent.effect_count == 2
     finally:
         await child.terminate()

@@ -1,6 +1,6 @@
-"""What the documentation's examples reach: an MCP server with three tools, and 200 for the rest.
+"""Server for the documentation's examples: MCP with three tools, and 200 for all other requests.
 
-`documented_servers.py FD`: FD is a listening socket. `http://…/mcp` is the MCP server.
+`documented_servers.py FD` serves on the listening socket FD; `http://…/mcp` is the MCP server.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def has_new() -> bool:
 
 @server.custom_route("/{rest:path}", methods=["GET", "POST"])
 async def anything(request: Request) -> Response:
-    """Take any webhook, callback or message."""
+    """Accept any webhook, callback or message."""
     await request.body()
     return PlainTextResponse("ok")
 

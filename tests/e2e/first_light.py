@@ -1,4 +1,4 @@
-"""A whole Daybook for the tests that look at it as a user does: `daybook up` in a process."""
+"""A complete Daybook for end-to-end tests: `daybook up` as a child process."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from daybook.home import Home
-from tests import preloaded
 
 
 def environment(home: Path) -> dict[str, str]:
-    """This process's environment with another home and no Prefect of its own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    return kept | {"DAYBOOK_HOME": str(home), "DAYBOOK_TIMEZONE": "Europe/Berlin"}
+    """Return this process's environment with another home and without Prefect settings."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")
+    }
+    return environment | {"DAYBOOK_HOME": str(home), "DAYBOOK_TIMEZONE": "Europe/Berlin"}
 
 
 class Up:
-    """A running `daybook up`; its lines are waited for, never polled for by time.
+    """A running `daybook up`, whose output lines a test can wait for.
 
-    ``python`` is the interpreter whose Daybook it is, ``variables`` replace those of its
-    environment.
+    ``python`` is the interpreter that runs it; ``variables`` override its environment.
     """
 
     def __init__(
@@ -55,7 +54,6 @@ class Up:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self._programs = ExitStack()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -65,7 +63,7 @@ class Up:
         self._arrived.put(None)
 
     def until(self, done: Callable[[list[str]], bool], within: float) -> list[str]:
-        """All lines so far, once ``done`` says yes to them."""
+        """Wait until ``done`` is true for the lines so far, and return them."""
         end = time.monotonic() + within
         while not done(self.lines):
             try:
@@ -76,20 +74,12 @@ class Up:
             self.lines.append(line)
         return self.lines
 
-    def preload(self, folder: Path) -> None:
-        """Run further commands without a process start, by a program `daybook` in ``folder``.
-
-        Call it when `up` is ready: the server process finds its Prefect before its imports.
-        """
-        program = preloaded.program(folder, self._environment)
-        self._command = [str(self._programs.enter_context(program))]
-
     def outcomes(self, job: str) -> list[str]:
-        """The lines that tell of an ended run of ``job``."""
+        """Return the lines that report an outcome of ``job``."""
         return [line for line in self.lines if line.startswith(f"{job}: ")]
 
     def daybook(self, *words: str, exits: int = 0, given: str = "") -> Any:
-        """What a `daybook … --json` of this home answers; ``given`` is its standard input."""
+        """Run `daybook … --json` in this home with ``given`` as its input; return its answer."""
         end = words.index("--") if "--" in words else len(words)
         done = subprocess.run(
             [*self._command, *words[:end], "--json", *words[end:]],
@@ -104,7 +94,7 @@ class Up:
         return json.loads(done.stdout) if done.stdout.strip() else None
 
     def shell(self, script: str) -> subprocess.CompletedProcess[str]:
-        """What a person types in a shell of this home."""
+        """Run a script in a shell of this home."""
         return subprocess.run(
             ["bash", "-c", script],
             env=self._environment,
@@ -115,17 +105,16 @@ class Up:
         )
 
     def facts(self) -> Mapping[str, Any]:
-        """What `up` wrote down: addresses and children."""
+        """Return what `up` recorded in `up.json`: addresses and child processes."""
         return dict(json.loads((self.home / "up.json").read_text()))
 
     def auth(self) -> tuple[str, str]:
-        """The credential of its Prefect server."""
+        """Return user and password of its Prefect server."""
         user, _, password = Home(self.home).credential().partition(":")
         return user, password
 
     def end(self) -> None:
-        """Whatever a test left."""
-        self._programs.close()
+        """Stop everything that the test left running."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             try:

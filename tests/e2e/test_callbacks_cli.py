@@ -1,6 +1,6 @@
-"""`daybook callbacks destinations` at a real Prefect and a real receiver; a run says who was told.
+"""`daybook callbacks destinations`, and deliveries of a run, with a real Prefect and receiver.
 
-Signatures are checked by Python's own `hmac`, not by the library that makes them.
+The tests check signatures with Python's own `hmac`, not with the library that makes them.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ TOKEN = "t0k3n-of-the-receiver"
 def receiver() -> Iterator[Receiver]:
     with (
         start_blocking_portal("asyncio") as portal,
-        portal.wrap_async_context_manager(serving()) as here,
+        portal.wrap_async_context_manager(serving()) as server,
     ):
-        yield here
+        yield server
 
 
 def hook(receiver: Receiver) -> str:
@@ -49,7 +49,7 @@ def hook(receiver: Receiver) -> str:
 
 
 def valid(secret: str, request: Request) -> bool:
-    """Whether one of the request's signatures is made by this secret."""
+    """Return whether one of the request's signatures was made with this secret."""
     headers, body = request.headers, request.body
     content = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     key = base64.b64decode(secret.removeprefix("whsec_"))
@@ -59,14 +59,14 @@ def valid(secret: str, request: Request) -> bool:
 
 async def forget(client: Any) -> None:
     for each in await destinations.list_destinations(client, SYSTEM_CLOCK.now()):
-        await destinations.remove(client, each["name"])
-    for each in await secrets.list_secrets(client):
-        await secrets.STORE.remove(client, each["name"])
+        await destinations.remove(client, each.name)
+    for secret in await secrets.list_secrets(client):
+        await secrets.STORE.remove(client, secret.name)
 
 
 @pytest.fixture
 def prepared(prefect_server: Any, daybook_home: Home) -> Iterator[Home]:
-    """A Prefect that holds no destination and no secret, before and after."""
+    """Yield a home whose Prefect has no destination and no secret, before and after the test."""
     with_client(setup.prepare)
     with_client(forget)
     yield daybook_home
@@ -75,7 +75,7 @@ def prepared(prefect_server: Any, daybook_home: Home) -> Iterator[Home]:
 
 @pytest.fixture
 def daybook(prepared: Home, capsys: pytest.CaptureFixture[str]) -> Iterator[Daybook]:
-    """Carry out `daybook … --json`; gives what it printed. No job is there at the end."""
+    """Yield a function that runs `daybook … --json` and returns its output; remove all jobs."""
 
     with commands(capsys) as carry_out:
         yield carry_out
@@ -84,7 +84,7 @@ def daybook(prepared: Home, capsys: pytest.CaptureFixture[str]) -> Iterator[Dayb
 DESTINATIONS = ("callbacks", "destinations")
 
 
-def test_a_destination_signs_with_its_own_secret_and_rotates(
+def test_a_destination_signs_with_its_own_secret_and_rotates_it(
     daybook: Daybook, receiver: Receiver
 ) -> None:
     made = daybook(*DESTINATIONS, "add", hook(receiver), "--timeout", "20s", "--tries", "3")
@@ -128,7 +128,7 @@ def test_a_destination_signs_with_its_own_secret_and_rotates(
     assert valid(last["secret"], receiver.requests[-1])
 
 
-def test_no_list_shows_a_secret_and_who_uses_it_is_told(
+def test_a_list_of_destinations_names_their_jobs_and_shows_no_secret(
     daybook: Daybook, receiver: Receiver
 ) -> None:
     secret = daybook(*DESTINATIONS, "add", hook(receiver), "--name", "ops")["secret"]
@@ -150,7 +150,7 @@ def test_no_list_shows_a_secret_and_who_uses_it_is_told(
     assert daybook(*DESTINATIONS, "list") == []
 
 
-def test_an_address_without_one_is_signed_by_the_homes_secret(
+def test_a_callback_without_a_destination_is_signed_with_the_homes_secret(
     daybook: Daybook, prepared: Home, receiver: Receiver
 ) -> None:
     receiver.steps = [answer(500)]
@@ -168,20 +168,26 @@ def test_an_address_without_one_is_signed_by_the_homes_secret(
     assert valid(new, receiver.requests[-1])
 
 
-def test_a_token_is_a_secret_bound_to_the_host(daybook: Daybook, receiver: Receiver) -> None:
+def test_a_destinations_token_is_a_secret_bound_to_its_host(
+    daybook: Daybook, receiver: Receiver
+) -> None:
     made = daybook(*DESTINATIONS, "add", hook(receiver), "--name", "ops", "--token", "ops-token")
     (note,) = made["notes"]
     assert f"daybook secrets add ops-token --host {receiver.host}" in note
     assert "ops-token" in daybook(*DESTINATIONS, "test", "ops", code=1)["error"]
     assert receiver.requests == []
 
-    kept = typed("secrets", "add", "ops-token", "--host", receiver.host, given=TOKEN)
-    assert kept.returncode == 0, kept.stderr
+    result = typed("secrets", "add", "ops-token", "--host", receiver.host, given=TOKEN)
+    assert result.returncode == 0, result.stderr
     again = daybook(
         *(*DESTINATIONS, "add", hook(receiver), "--name", "ops"),
         *("--token", "ops-token", "--tries", "2", "--replace"),
     )
-    assert (again["notes"], again["secret"], again["tries"]) == ([], None, 2)  # its secret stays
+    assert (again["notes"], again["secret"], again["tries"]) == (
+        [],
+        None,
+        2,
+    )  # the destination keeps its secret
     daybook(*DESTINATIONS, "test", "ops")
     headers = receiver.requests[-1].headers
     assert headers["authorization"] == f"Bearer {TOKEN}"
@@ -191,26 +197,28 @@ def test_a_token_is_a_secret_bound_to_the_host(daybook: Daybook, receiver: Recei
     assert "the destination ops" in refused
 
 
-def test_a_secret_comes_by_standard_input_and_never_out(prepared: Home, receiver: Receiver) -> None:
+def test_a_secret_is_read_from_standard_input_and_never_printed(
+    prepared: Home, receiver: Receiver
+) -> None:
     add = (*DESTINATIONS, "add", hook(receiver), "--name", "ops")
-    said = typed(*add, "--secret-from-stdin", given=f"{SECRET}\n")
-    assert said.returncode == 0, said.stderr
+    output = typed(*add, "--secret-from-stdin", given=f"{SECRET}\n")
+    assert output.returncode == 0, output.stderr
     tried = typed(*DESTINATIONS, "test", "ops")
     assert tried.returncode == 0, tried.stderr
     assert valid(SECRET, receiver.requests[-1])
-    for each in (said, tried, typed(*DESTINATIONS, "list", "--json")):
+    for each in (output, tried, typed(*DESTINATIONS, "list", "--json")):
         assert SECRET not in each.stdout + each.stderr
 
 
 @pytest.mark.timeout(300)
-def test_what_is_refused_keeps_nothing_and_repeats_no_secret(
+def test_a_refused_command_stores_nothing_and_repeats_no_secret(
     prepared: Home, receiver: Receiver
 ) -> None:
     add, bad = (*DESTINATIONS, "add", hook(receiver)), SECRET.replace("whsec_", "wsec_")
     for tokens, given, code, words in (
         ((*add, "--secret-from-stdin"), bad, 2, "whsec_ followed by 24 to 64 bytes"),
         ((*add, "--secret-from-stdin"), "", 2, "standard input is empty"),
-        ((*add, "--secret", SECRET), "", 2, "never an argument"),
+        ((*add, "--secret", SECRET), "", 2, "cannot be passed on the command line"),
         ((*add, "--timeout", "5"), "", 2, "--timeout"),
         ((*add, "--timeout", "2m"), "", 2, "--timeout"),
         ((*add, "--tries", "0"), "", 2, "--tries"),
@@ -223,25 +231,25 @@ def test_what_is_refused_keeps_nothing_and_repeats_no_secret(
         ((*DESTINATIONS, "rotate"), "", 2, "--home"),
         ((*DESTINATIONS, "remove", "nobody"), "", 3, 'destination "nobody" not found'),
     ):
-        said = typed(*tokens, given=given)
-        assert (said.returncode, said.stdout) == (code, ""), said
-        assert words in said.stderr, said.stderr
-        assert SECRET[6:] not in said.stderr
+        output = typed(*tokens, given=given)
+        assert (output.returncode, output.stdout) == (code, ""), output
+        assert words in output.stderr, output.stderr
+        assert SECRET[6:] not in output.stderr
     assert typed(*DESTINATIONS, "list", "--json").stdout == "[]\n"
     assert receiver.requests == []
 
 
-# --- a run
+# --- runs
 
 
 async def asked_to_wait(name: str, request_id: str, *more: str) -> tuple[int | None, str]:
-    """What `daybook run NAME --wait` says of a run that is there: the same request."""
+    """Return code and output of `daybook run NAME --wait` for the run of an earlier request."""
     command = ["-m", "daybook", "run", name, "--wait", "--request-id", request_id, *more]
     child = await asyncio.create_subprocess_exec(
         sys.executable, *command, stdout=asyncio.subprocess.PIPE
     )
-    said, _ = await child.communicate()
-    return child.returncode, said.decode()
+    output, _ = await child.communicate()
+    return child.returncode, output.decode()
 
 
 @pytest.mark.anyio
@@ -249,7 +257,7 @@ async def asked_to_wait(name: str, request_id: str, *more: str) -> tuple[int | N
     ("program", "receives", "code", "delivery"),
     [("print('Yes.')", 200, 0, "delivered"), ("print('Yes.')", 500, 0, "pending")],
 )
-async def test_a_run_says_to_whom_it_was_told_and_ends_as_the_run_does(
+async def test_run_wait_shows_the_deliveries_and_exits_with_the_runs_code(
     world: World, program: str, receives: int, code: int, delivery: str
 ) -> None:
     async with serving() as receiver:
@@ -264,11 +272,16 @@ async def test_a_run_says_to_whom_it_was_told_and_ends_as_the_run_does(
         await claims.link_prefect_run(world.ledger, row, str(run.id))
         await world.workers.executed(run)
 
-        ended, said = await asked_to_wait(job.row.name, "once", "--json")
-        told, words = await asked_to_wait(job.row.name, "once")
+        ended, output = await asked_to_wait(job.row.name, "once", "--json")
+        text_code, words = await asked_to_wait(job.row.name, "once")
 
-    found = json.loads(said)
-    assert (ended, told, found["status"], found["delivery"]) == (code, code, "succeeded", delivery)
+    found = json.loads(output)
+    assert (ended, text_code, found["status"], found["delivery"]) == (
+        code,
+        code,
+        "succeeded",
+        delivery,
+    )
     assert {each["to"]: each["status"] for each in found["deliveries"]} == {
         "inbox": "delivered",
         url: delivery,

@@ -1,4 +1,4 @@
-"""Channels from the command line to an endpoint that is there, and back."""
+"""Channels: the commands, and messages of real runs to a real endpoint."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def forget_channels(client: Any) -> None:
 
 @pytest.fixture
 def prepared(prefect_server: Any, daybook_home: Home) -> Iterator[None]:
-    """A Prefect that holds no channel, before and after."""
+    """Remove all channels from Prefect, before and after the test."""
     with_client(setup.prepare)
     with_client(forget_channels)
     yield
@@ -53,7 +53,7 @@ def prepared(prefect_server: Any, daybook_home: Home) -> Iterator[None]:
 
 @pytest.fixture
 def daybook(prepared: None, capsys: pytest.CaptureFixture[str]) -> Iterator[Daybook]:
-    """Carry out a command line with `--json`; gives what it printed. No job is there at the end."""
+    """Yield a function that runs `daybook … --json` and returns its output; remove all jobs."""
 
     with commands(capsys) as carry_out:
         yield carry_out
@@ -64,9 +64,9 @@ def added(*tokens: str, url: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_channel_is_added_listed_used_and_removed(daybook: Daybook, tmp_path: Path) -> None:
-    said = added("team", url=f"tgram://123456789:{TOKEN}/{{chat_id}}\n")
-    assert (said.returncode, "4,096 characters" in said.stdout) == (0, True), said.stderr
-    assert "--chat-id" in said.stderr
+    output = added("team", url=f"tgram://123456789:{TOKEN}/{{chat_id}}\n")
+    assert (output.returncode, "4,096 characters" in output.stdout) == (0, True), output.stderr
+    assert "--chat-id" in output.stderr
 
     job = daybook("add", "Hello", "--on-demand", "--channel", "team", "--chat-id", "-1001")
     listed = {each["name"]: each for each in daybook("channels", "list")}
@@ -86,10 +86,29 @@ def test_a_channel_is_added_listed_used_and_removed(daybook: Daybook, tmp_path: 
     assert daybook("channels", "remove", "team") == {"removed": "team"}
     daybook("channels", "remove", "team", code=3)
     daybook("channels", "remove", "inbox", code=2)
-    assert TOKEN not in said.stdout + said.stderr
+    assert TOKEN not in output.stdout + output.stderr
 
 
-def test_the_operators_own_channel_is_not_removed(
+@pytest.mark.parametrize(
+    ("reference", "removed"), [("daybook-channel/team", "team"), ("team", "daybook-channel/team")]
+)
+def test_a_channel_is_in_use_with_and_without_its_type_in_the_reference(
+    daybook: Daybook, monkeypatch: pytest.MonkeyPatch, reference: str, removed: str
+) -> None:
+    assert added("team", url="ntfy://topic").returncode == 0
+    job = daybook("add", "Hello", "--on-demand", "--channel", reference)
+    listed = {each["name"]: each["jobs"] for each in daybook("channels", "list")}
+    assert {name: jobs for name, jobs in listed.items() if jobs} == {"team": [job["name"]]}
+    refused = daybook("channels", "remove", removed, code=2)["error"]["message"]
+    assert f"used by {job['name']}" in refused
+
+    daybook("remove", job["id"])
+    monkeypatch.setenv("DAYBOOK_ALERT_CHANNEL", reference)
+    refused = daybook("channels", "remove", removed, code=2)["error"]["message"]
+    assert "used by DAYBOOK_ALERT_CHANNEL" in refused
+
+
+def test_the_alert_channel_of_the_operator_cannot_be_removed(
     daybook: Daybook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert added("team", url="ntfy://topic").returncode == 0
@@ -98,18 +117,18 @@ def test_the_operators_own_channel_is_not_removed(
     assert "DAYBOOK_ALERT_CHANNEL" in refused
 
 
-def test_a_url_is_never_an_argument_nor_repeated(prepared: None) -> None:
+def test_a_channel_url_is_never_an_argument_and_never_printed(prepared: None) -> None:
     for tokens, url, words in (
-        (("team", f"ntfy://{TOKEN}"), "", "never an argument"),
-        (("team", "--url", f"ntfy://{TOKEN}"), "", "never an argument"),
+        (("team", f"ntfy://{TOKEN}"), "", "cannot be passed on the command line"),
+        (("team", "--url", f"ntfy://{TOKEN}"), "", "cannot be passed on the command line"),
         (("team",), "", "standard input is empty"),
         (("team",), f"nope://{TOKEN}", "apprise does not understand it"),
         (("Team",), f"ntfy://{TOKEN}", "NAME: "),
         (("file",), f"ntfy://{TOKEN}", "built-in channel"),
     ):
-        said = added(*tokens, url=url)
-        assert (said.returncode, words in said.stderr) == (2, True), said.stderr
-        assert TOKEN not in said.stdout + said.stderr
+        output = added(*tokens, url=url)
+        assert (output.returncode, words in output.stderr) == (2, True), output.stderr
+        assert TOKEN not in output.stdout + output.stderr
 
 
 @pytest.mark.parametrize(
@@ -124,7 +143,7 @@ def test_a_url_is_never_an_argument_nor_repeated(prepared: None) -> None:
     ],
     ids=["unknown", "no chat", "bad chat", "bad file", "metadata", "spelling"],
 )
-def test_what_could_not_be_told_is_refused_and_nothing_is_stored(
+def test_a_job_with_an_invalid_recipient_is_refused_and_not_stored(
     daybook: Daybook, typed: tuple[str, ...], field: str, words: str
 ) -> None:
     assert added("chats", url="ntfy://127.0.0.1/{chat_id}").returncode == 0
@@ -139,7 +158,7 @@ def test_what_could_not_be_told_is_refused_and_nothing_is_stored(
     daybook("add", "Hello", "--on-demand", "--channel", "chats", "--chat-id", "a-b")
 
 
-def test_a_job_whose_channel_is_gone_can_still_be_changed(daybook: Daybook) -> None:
+def test_a_job_whose_channel_was_removed_can_still_be_edited(daybook: Daybook) -> None:
     assert added("team", url="ntfy://topic").returncode == 0
     job = daybook("add", "Hello", "--on-demand", "--channel", "team")
     with_client(lambda client: apprise.STORE.remove(client, "team"))
@@ -148,7 +167,9 @@ def test_a_job_whose_channel_is_gone_can_still_be_changed(daybook: Daybook) -> N
     daybook("edit", job["id"], "--channel", "inbox")
 
 
-def test_a_test_tells_whether_it_arrived(daybook: Daybook, daybook_home: Home) -> None:
+def test_channels_test_reports_whether_the_message_arrived(
+    daybook: Daybook, daybook_home: Home
+) -> None:
     tried = daybook("channels", "test", "file", "Is it there?", "--chat-id", "try.md")
     assert (tried["channel"], tried["problem"]) == ("file", None)
     assert "Is it there?" in (daybook_home.path / "out" / "try.md").read_text()
@@ -162,7 +183,7 @@ def test_a_test_tells_whether_it_arrived(daybook: Daybook, daybook_home: Home) -
     daybook("channels", "test", "nope", code=3)
 
 
-# --- a run
+# --- runs
 
 
 @pytest.fixture
@@ -174,10 +195,10 @@ async def world(world: World) -> AsyncIterator[World]:
 
 @pytest.fixture
 async def endpoint(world: World) -> AsyncIterator[Receiver]:
-    """What the channel `team` sends to."""
-    async with serving() as here:
-        await apprise.add(world.client, "team", f"json://127.0.0.1:{here.port}")
-        yield here
+    """Yield the endpoint of the channel `team`."""
+    async with serving() as server:
+        await apprise.add(world.client, "team", f"json://127.0.0.1:{server.port}")
+        yield server
 
 
 def messages(endpoint: Receiver) -> list[str]:
@@ -185,13 +206,13 @@ def messages(endpoint: Receiver) -> list[str]:
 
 
 async def ran(world: World, stored: StoredJob) -> RunRow:
-    """Run the job to its end, and let what its process leaves be sent as the keeper sends it."""
+    """Run the job to its end, and dispatch remaining messages as the keeper does."""
     await world.workers.executed(await world.prefect.custom_run(stored))
     await dispatch_outgoing(world.ledger, world.client, "keeper")
     return (await world.rows())[-1]
 
 
-async def told(world: World, run: RunRow) -> OutboxRow:
+async def notification(world: World, run: RunRow) -> OutboxRow:
     async with world.ledger.read() as session:
         of_run = select(OutboxRow).where(col(OutboxRow.run_id) == run.id)
         row: OutboxRow = (await session.execute(of_run)).scalar_one()
@@ -200,24 +221,28 @@ async def told(world: World, run: RunRow) -> OutboxRow:
 
 @pytest.mark.anyio
 @pytest.mark.journey
-async def test_an_answer_arrives_when_the_run_ends(world: World, endpoint: Receiver) -> None:
+async def test_a_long_answer_is_shortened_and_sent_when_the_run_ends(
+    world: World, endpoint: Receiver
+) -> None:
     agent = await world.agents.add('print("x" * 39_990 + "\\nThe end.")')
     job = await world.deploy(on_demand=True, agent=agent.name, channel="team")
     run = await ran(world, job)
 
     assert (run.status, run.delivery) == ("succeeded", "delivered")
-    [said] = messages(endpoint)
-    assert len(said) <= 32_768
-    kept, _, last = said.rpartition("\n")
-    assert set(kept) == {"x"}
+    [message] = messages(endpoint)
+    assert len(message) <= 32_768
+    head, _, last = message.rpartition("\n")
+    assert set(head) == {"x"}
     assert last.startswith(
-        f"[… {39_999 - len(kept):,} more characters: `daybook show {run.id[:12]}`"
+        f"[… {39_999 - len(head):,} more characters: `daybook show {run.id[:12]}`"
     )
     assert f"/runs/flow-run/{run.flow_run_id}]" in last
 
 
 @pytest.mark.anyio
-async def test_only_an_answer_that_differs_is_sent(world: World, endpoint: Receiver) -> None:
+async def test_with_only_changed_a_repeated_answer_is_not_sent(
+    world: World, endpoint: Receiver
+) -> None:
     agent = await world.agents.add(
         'had(); n = open(sys.argv[1] + ".effects").read().count("\\n")\n'
         'print("Nothing new." if n < 3 else "Something new.")'
@@ -230,21 +255,23 @@ async def test_only_an_answer_that_differs_is_sent(world: World, endpoint: Recei
 
 
 class Later(SystemClock):
-    """The machine's clock, put forward."""
+    """The machine's clock, ten seconds ahead."""
 
     def now(self) -> Any:
         return super().now() + timedelta(seconds=10)
 
 
 @pytest.mark.anyio
-async def test_what_was_away_gets_it_when_it_is_back(world: World, endpoint: Receiver) -> None:
+async def test_an_endpoint_that_was_down_gets_the_message_when_it_is_back(
+    world: World, endpoint: Receiver
+) -> None:
     endpoint.steps = [answer(503), answer(200)]
     agent = await world.agents.add('print("Here I am.")')
     job = await world.deploy(on_demand=True, agent=agent.name, channel="team")
     run = await ran(world, job)
 
     assert (run.status, run.delivery) == ("succeeded", "pending")
-    row = await told(world, run)
+    row = await notification(world, run)
     assert (row.status, row.attempts) == ("pending", 1)
     assert "503" in str(row.error)
 
@@ -256,7 +283,7 @@ async def test_what_was_away_gets_it_when_it_is_back(world: World, endpoint: Rec
 
 
 @pytest.mark.anyio
-async def test_a_job_has_a_file_of_its_own(world: World) -> None:
+async def test_the_file_channel_writes_a_file_for_each_job(world: World) -> None:
     agent = await world.agents.add('print("Kept.")')
     job = await world.deploy(on_demand=True, agent=agent.name, channel="file")
     named = await world.deploy(on_demand=True, agent=agent.name, channel="file", chat_id="all.txt")
@@ -268,7 +295,9 @@ async def test_a_job_has_a_file_of_its_own(world: World) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_block_of_prefects_gets_the_answer(world: World, endpoint: Receiver) -> None:
+async def test_a_notification_block_of_prefect_sends_the_answer(
+    world: World, endpoint: Receiver
+) -> None:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
     block = CustomWebhookNotificationBlock(

@@ -1,6 +1,6 @@
-"""The commands that talk to Prefect, against a real server: both sides agree after each of them.
+"""Commands that use Prefect, with a real server: both sides agree after each command.
 
-No worker runs here; what a run does from the command line is seen with `daybook up`.
+No worker runs here; the tests with `daybook up` cover runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Daybook = Callable[..., Any]
 
 
 def with_client(ask: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Ask Prefect something, in a loop of its own as each command has one."""
+    """Call Prefect in an event loop of its own, as each command does."""
     from prefect.client.orchestration import get_client
 
     async def asked() -> Any:
@@ -43,9 +43,9 @@ def with_client(ask: Callable[[Any], Awaitable[Any]]) -> Any:
 def daybook(
     prefect_server: Any, daybook_home: Home, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Daybook]:
-    """Carry out a command line with `--json`; gives what it printed.
+    """Yield a function that runs a command line with `--json` and returns its output.
 
-    At the end the jobs are removed, so that the next test finds the server as it was.
+    All jobs are removed at the end, so the next test finds the server as it was.
     """
     with_client(setup.prepare)
 
@@ -61,7 +61,7 @@ def daybook(
 
 
 def deployment(name: str) -> Any:
-    """The deployment `agent-prompt/<slug>` as Prefect holds it; None when there is none."""
+    """Return the deployment `agent-prompt/<slug>`, or None if Prefect has none."""
     from prefect.exceptions import ObjectNotFound
 
     with suppress(ObjectNotFound):
@@ -77,9 +77,9 @@ def stored_jobs(home: Home) -> int:
 ADD = ("add", "Summarise open pull requests", "--tz", "Europe/Berlin")
 
 
-def test_a_cron_job_comes_to_prefect_as_it_was_typed(daybook: Daybook) -> None:
+def test_an_added_cron_job_is_deployed_with_the_typed_fields(daybook: Daybook) -> None:
     job = daybook(*ADD, "--cron", "0 9 * * 1-5", "--tag", "team", "--description", "For the team.")
-    assert job["name"] == "Summarise open pull requests"
+    assert job["name"] == "summarise-open-pull-requests"
     assert job["deployment"] == "agent-prompt/summarise-open-pull-requests"
     assert job["sync"] == "synced"
     found = deployment(job["deployment"])
@@ -95,12 +95,12 @@ def test_a_cron_job_comes_to_prefect_as_it_was_typed(daybook: Daybook) -> None:
 
 
 @pytest.mark.slow
-def test_a_name_from_the_prompt_gets_a_number_and_a_given_one_that_is_taken_is_refused(
+def test_a_taken_name_gets_a_number_if_derived_and_is_refused_if_typed(
     daybook: Daybook, daybook_home: Home
 ) -> None:
     daybook(*ADD, "--every", "1h")
-    assert daybook(*ADD, "--every", "2h")["name"] == "Summarise open pull requests-2"
-    taken = daybook(*ADD, "--every", "1h", "--name", "Summarise open pull requests", code=2)
+    assert daybook(*ADD, "--every", "2h")["name"] == "summarise-open-pull-requests-2"
+    taken = daybook(*ADD, "--every", "1h", "--name", "summarise-open-pull-requests", code=2)
     assert taken["error"]["field"] == "name"
     assert taken["error"]["message"].startswith("--name: ")
     assert "taken" in taken["error"]["message"]
@@ -121,7 +121,7 @@ def test_an_unknown_agent_is_refused_with_the_known_ones(
 
 
 @pytest.mark.slow
-def test_edit_pause_resume_and_remove_are_seen_in_prefect(daybook: Daybook) -> None:
+def test_edit_pause_resume_and_remove_change_the_deployment(daybook: Daybook) -> None:
     job = daybook(*ADD, "--cron", "0 9 * * 1-5", "--name", "brief")
     edited = daybook("edit", "brief", "--cron", "30 8 * * 1-5", "--timeout", "5m")
     assert (edited["prompt"], edited["policy"]["timeout"]) == (job["prompt"], "5m")
@@ -167,7 +167,7 @@ def test_a_second_pause_without_a_note_keeps_the_first_note(daybook: Daybook) ->
     [(["--every", "1h"], True), (["--every", "1h", "--disabled"], False), (["--tag", "a"], False)],
 )
 @pytest.mark.slow
-def test_a_new_schedule_lets_a_job_that_fired_fire_again(
+def test_a_new_schedule_enables_a_job_that_has_fired(
     daybook: Daybook, daybook_home: Home, typed: list[str], on: bool
 ) -> None:
     job = daybook("add", "Say hello.", "--at", "in 1h", "--name", "once", "--disabled")
@@ -179,7 +179,7 @@ def test_a_new_schedule_lets_a_job_that_fired_fire_again(
 
 
 @pytest.mark.slow
-def test_a_job_that_is_added_switched_off_stays_off_in_prefect(daybook: Daybook) -> None:
+def test_a_job_added_as_disabled_has_a_paused_deployment(daybook: Daybook) -> None:
     job = daybook(*ADD, "--every", "90m", "--disabled")
     assert (job["enabled"], job["next_due"], job["schedule"]["every"]) == (False, [], "1h30m")
     assert deployment(job["deployment"]).paused
@@ -188,7 +188,9 @@ def test_a_job_that_is_added_switched_off_stays_off_in_prefect(daybook: Daybook)
     assert deployment(on_demand["deployment"]).schedules == []
 
 
-def test_a_second_sync_writes_nothing_and_takes_over_what_the_ui_changed(daybook: Daybook) -> None:
+def test_sync_writes_nothing_without_changes_and_imports_a_pause_in_the_ui(
+    daybook: Daybook,
+) -> None:
     from prefect.client.schemas.actions import DeploymentUpdate
 
     job = daybook(*ADD, "--every", "1h", "--name", "hourly")
@@ -200,7 +202,7 @@ def test_a_second_sync_writes_nothing_and_takes_over_what_the_ui_changed(daybook
     assert not daybook("show", "hourly")["enabled"]
 
 
-def test_a_request_that_is_made_twice_is_one_run_in_the_ledger_and_in_prefect(
+def test_a_repeated_request_id_is_one_run_in_the_ledger_and_in_prefect(
     daybook: Daybook,
 ) -> None:
     job = daybook(*ADD, "--on-demand", "--name", "by hand")
@@ -216,7 +218,7 @@ def test_a_request_that_is_made_twice_is_one_run_in_the_ledger_and_in_prefect(
     assert daybook("logs", run["id"]) == []
 
 
-def test_a_job_whose_deployment_was_deleted_in_prefect_runs_all_the_same(daybook: Daybook) -> None:
+def test_run_creates_the_deployment_again_if_it_was_deleted_in_prefect(daybook: Daybook) -> None:
     job = daybook(*ADD, "--on-demand", "--name", "deleted")
     found = deployment(job["deployment"])
     with_client(lambda client: client.delete_deployment(found.id))
@@ -230,7 +232,7 @@ def test_a_job_whose_deployment_was_deleted_in_prefect_runs_all_the_same(daybook
 
 
 @pytest.mark.slow
-def test_jobs_that_are_off_for_long_are_removed_with_their_deployments(
+def test_prune_removes_jobs_disabled_for_long_with_their_deployments(
     daybook: Daybook, daybook_home: Home
 ) -> None:
     for name in ("off", "lately", "on"):
@@ -247,8 +249,8 @@ def test_jobs_that_are_off_for_long_are_removed_with_their_deployments(
 
     done = daybook("ledger", "prune", "--disabled-for", "90d")
 
-    gone = dict.fromkeys(("runs", "messages", "deliveries", "tasks"), 0)
-    assert done == {"removed": ["off"], **gone, "jobs": [], "dry_run": False}
+    counts = dict.fromkeys(("runs", "messages", "deliveries", "tasks"), 0)
+    assert done == {"removed": ["off"], **counts, "jobs": [], "dry_run": False}
     assert deployment(off["deployment"]) is None
     assert deployment(lately["deployment"]) is not None
     assert [each["name"] for each in daybook("list")] == ["lately", "on"]
@@ -258,7 +260,7 @@ def test_jobs_that_are_off_for_long_are_removed_with_their_deployments(
     assert "--disabled-for" in refused
 
 
-def test_an_agent_is_added_asked_shown_and_removed(daybook: Daybook) -> None:
+def test_an_agent_is_added_tested_shown_and_removed(daybook: Daybook) -> None:
     there = daybook("agents", "list")
     can = ("--capability", "python", "--capability", "deploy:eu")
     made = daybook("agents", "add", "echo", "--env", "EDITOR", *can, "--command", "cat")
@@ -268,7 +270,7 @@ def test_an_agent_is_added_asked_shown_and_removed(daybook: Daybook) -> None:
     assert {"PATH", "EDITOR"} <= set(made["settings"]["environment"])
     try:
         listed = daybook("agents", "list")
-        assert [each for each in listed if each not in there] == [made]
+        assert [each for each in listed if each not in there] == [made | {"jobs": []}]
         assert daybook("agents", "test", "echo", "Hello there")["output"] == "Hello there"
         job = daybook(*ADD, "--on-demand", "--agent", "echo", "--name", "echoing")
         assert daybook("agents", "show", "echo") == made | {"jobs": ["echoing"]}
@@ -285,7 +287,7 @@ def test_an_agent_is_added_asked_shown_and_removed(daybook: Daybook) -> None:
 
 
 @pytest.mark.slow
-def test_a_bad_agent_is_refused_by_what_was_typed(daybook: Daybook) -> None:
+def test_an_invalid_agent_is_refused_with_the_option_at_fault(daybook: Daybook) -> None:
     there = daybook("agents", "list")
     for typed, option in (
         (["Loud", "--offline"], "NAME: "),
@@ -296,14 +298,14 @@ def test_a_bad_agent_is_refused_by_what_was_typed(daybook: Daybook) -> None:
         (["new", "--", "cat", "{who}"], "--command: "),
         (["new", "--offline", "--capability", "a b"], "--capability: "),
     ):
-        said = daybook("agents", "add", *typed, code=2)["error"]["message"]
-        assert said.startswith(option)
+        message = daybook("agents", "add", *typed, code=2)["error"]["message"]
+        assert message.startswith(option)
     assert daybook("agents", "list") == there
     assert "default" in [each["name"] for each in there]
 
 
 @pytest.mark.slow
-def test_as_processes_a_person_gets_sentences_and_nothing_else(
+def test_commands_without_json_print_sentences_only(
     prefect_server: Any, daybook_home: Home
 ) -> None:
     with_client(setup.prepare)

@@ -1,4 +1,4 @@
-"""`prefect deploy --all` as somebody types it in a fresh clone, and a run of what it deployed."""
+"""`prefect deploy --all` in a fresh clone at a bare Prefect, and a run of its deployment."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TREE = ("daybook", "flows", "blocks", "deployments", "prefect.yaml", "pyproject.
 
 @dataclass
 class Machine:
-    """A clone beside a bare Prefect server. Of the clone only the package is importable."""
+    """A clone and a bare Prefect server; only the clone's package is importable."""
 
     clone: Path
     home: Home
@@ -51,22 +51,22 @@ class Machine:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        said = (await process.communicate())[0].decode()
-        assert process.returncode == 0, said
-        return said
+        output = (await process.communicate())[0].decode()
+        assert process.returncode == 0, output
+        return output
 
     def client(self) -> PrefectClient:
         return PrefectClient(self.api_url, auth_string=self.home.credential())
 
     async def deploy(self) -> str:
-        # The script that pip makes, which puts its own folder on the path and not the current one.
+        # The script that pip installs puts its own folder on the path, not the current one.
         script = Path(sys.executable).parent / "prefect"
         return await self.run(str(script), "deploy", "--all")
 
 
 @pytest.fixture
 async def machine(daybook_home: Home, tmp_path: Path) -> AsyncIterator[Machine]:
-    """Its server is not the session's, which has had its work pool from other tests."""
+    """Yield a clone with a server of its own; other tests have made the session's work pool."""
     clone, path = tmp_path / "clone", tmp_path / "path"
     ignored = shutil.ignore_patterns("__pycache__")
     clone.mkdir()
@@ -85,7 +85,7 @@ async def machine(daybook_home: Home, tmp_path: Path) -> AsyncIterator[Machine]:
         environment = {
             **server.environment(daybook_home, port),
             "DAYBOOK_HOME": str(daybook_home.path),
-            CLIENT_CREDENTIAL: daybook_home.credential(),  # as `daybook env` gives it
+            CLIENT_CREDENTIAL: daybook_home.credential(),  # as `daybook env` prints it
             "PYTHONPATH": str(path),
         }
         yield Machine(clone, daybook_home, server.api_url(port), environment)
@@ -94,13 +94,13 @@ async def machine(daybook_home: Home, tmp_path: Path) -> AsyncIterator[Machine]:
 
 
 @pytest.mark.timeout(300)
-async def test_deploy_all_from_a_clone_twice_and_a_run_of_it(
+async def test_a_second_deploy_all_changes_nothing_and_its_deployment_runs(
     machine: Machine, tmp_path: Path
 ) -> None:
     from prefect.deployments import run_deployment
 
-    said = await machine.deploy()
-    assert "'agent-prompt/on-demand' successfully created" in said
+    output = await machine.deploy()
+    assert "'agent-prompt/on-demand' successfully created" in output
     assert machine.home.path.joinpath("ledger.db").exists()
     async with machine.client() as client:
         first = await client.read_deployment_by_name("agent-prompt/on-demand")
@@ -141,10 +141,10 @@ async def test_deploy_all_from_a_clone_twice_and_a_run_of_it(
     assert "What is on today?" in str(row.output)
 
 
-async def test_what_is_deployed_with_a_prompt_is_a_job_and_stays_the_same_one(
+async def test_a_deployment_with_a_prompt_is_adopted_and_stays_the_same_job(
     machine: Machine,
 ) -> None:
-    """Requirement 53. The templates of the file have no prompt: they stay Prefect's own."""
+    """The file's templates have no prompt, so they stay Prefect's own (requirement 53)."""
     file = machine.clone / "prefect.yaml"
     content = yaml.safe_load(file.read_text())
     content["deployments"].append(
@@ -171,7 +171,7 @@ async def test_what_is_deployed_with_a_prompt_is_a_job_and_stays_the_same_one(
         assert (before.row.owner, before.row.tags) == ("prefect", ["team"])
         assert tag in (await client.read_deployment_by_name("agent-prompt/morning")).tags
 
-        await machine.deploy()  # which sets all back to what the file says, our tag as well
+        await machine.deploy()  # which resets all fields to the file's, the ledger's tag too
         assert (await client.read_deployment_by_name("agent-prompt/morning")).tags == ["team"]
         report = await reconcile.reconcile_all(ledger, client)
         assert (report.adopted, report.failed, report.refused) == ([], {}, {})
@@ -182,18 +182,18 @@ async def test_what_is_deployed_with_a_prompt_is_a_job_and_stays_the_same_one(
         assert (await reconcile.reconcile_all(ledger, client)).writes == 0
 
 
-def test_the_yaml_says_what_sync_says() -> None:
+def test_prefect_yaml_has_the_same_execution_fields_as_sync() -> None:
     content = yaml.safe_load((repository.root() / "prefect.yaml").read_text())
     assert content["pull"] == parameter_schema.PULL_STEPS
     entrypoints = [each["entrypoint"] for each in content["deployments"]]
     assert entrypoints == [parameter_schema.entrypoint(kind) for kind in ACTIONS]
     for deployment in content["deployments"]:
         assert deployment["work_pool"] == {"name": parameter_schema.WORK_POOL}
-        # Without it a person at a terminal is asked for schedules.
+        # Without it `prefect deploy` asks a person at a terminal for schedules.
         assert deployment["schedules"] == []
 
 
-def test_every_example_is_a_job() -> None:
+def test_every_example_file_is_a_valid_job() -> None:
     from daybook.clock import SYSTEM_CLOCK
 
     folder = repository.root() / "deployments" / "jobs"

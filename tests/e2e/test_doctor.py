@@ -1,4 +1,4 @@
-"""`daybook doctor` at a real server: no worker, an agent that is missing, a worker without us."""
+"""`daybook doctor` at a real server: missing parts, and a worker without Daybook."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.world.prefect import forget_workers
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 STRANGERS = "strangers"
-"""A pool that is not ours, which Prefect makes for its worker."""
+"""A pool that does not belong to Daybook; Prefect creates it for its worker."""
 MADE = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
 
 
@@ -38,7 +38,7 @@ async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
     from prefect.client.orchestration import get_client
 
     async with get_client() as client:
-        for each in await client.read_deployments():  # of other tests' ledgers
+        for each in await client.read_deployments():  # from other tests' ledgers
             await client.delete_deployment(each.id)
         await worker.ensure_pool(client)
         await forget_workers(client)
@@ -47,10 +47,12 @@ async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
 
 async def problems(check: str) -> list[tuple[str, str]]:
     found = await doctor.doctor()
-    return [(f["problem"], f["fix"]) for f in found if f["check"] == check and not f["ok"]]
+    return [(f.problem, f.fix) for f in found if f.check == check and not f.ok]
 
 
-async def test_what_is_missing_at_a_sound_server(client: Any, daybook_home: Home) -> None:
+async def test_doctor_reports_a_missing_worker_agent_tool_and_secret(
+    client: Any, daybook_home: Home
+) -> None:
     await setup.prepare(client)
     address = f"sqlite+aiosqlite:///{daybook_home.path / 'ledger.db'}"
     async with Ledger(address) as ledger, ledger.write() as session:
@@ -61,7 +63,7 @@ async def test_what_is_missing_at_a_sound_server(client: Any, daybook_home: Home
         job = new_job(now=MADE, tool="nowhere.reindex", name="renew", params=params, on_demand=True)
         await store.add(session, job, "renew", MADE)
     found = await doctor.doctor()
-    assert {each["check"] for each in found if not each["ok"]} == {
+    assert {each.check for each in found if not each.ok} == {
         *("sync", "worker", "agents"),
         *("tools", "secrets"),
     }
@@ -81,11 +83,11 @@ async def test_what_is_missing_at_a_sound_server(client: Any, daybook_home: Home
 
 @pytest.fixture
 async def stranger(client: Any, daybook_home: Home, tmp_path: Path) -> AsyncIterator[None]:
-    """A worker of Prefect's own, in an environment that has Prefect and no Daybook."""
+    """Run one of Prefect's own workers in an environment that has Prefect but not Daybook."""
     place = tmp_path / "venv"
     make = [sys.executable, "-m", "venv", "--without-pip", str(place)]
     await asyncio.to_thread(subprocess.run, make, check=True)
-    # What the tests' environment has itself; an editable install in it is not followed.
+    # Everything in the tests' environment, except editable installs.
     (folder,) = (place / "lib").glob("python*/site-packages")
     (folder / "rest.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pool = ["--pool", STRANGERS, "--type", "process", "--name", "stranger"]
@@ -102,15 +104,15 @@ async def stranger(client: Any, daybook_home: Home, tmp_path: Path) -> AsyncIter
         await child.terminate()
 
 
-async def _logged(client: Any, flow_run_id: UUID, *wanted: str) -> None:
-    """Wait for these lines: the worker and the run's process send theirs apart, each in batches."""
+async def _logged(client: Any, flow_run_id: UUID, *expected: str) -> None:
+    """Wait for these log lines; the worker and the run's process send theirs separately."""
     from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 
     of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
     async with asyncio.timeout(30):
         while True:
             lines = [log.message for log in await client.read_logs(of_run)]
-            if all(any(each in line for line in lines) for each in wanted):
+            if all(any(each in line for line in lines) for each in expected):
                 return
             await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(seconds=0.1))
 
@@ -130,7 +132,7 @@ async def _pool_is_there(client: Any) -> None:
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("stranger")
 @pytest.mark.slow
-async def test_a_worker_that_cannot_import_daybook_is_told_by_its_run(client: Any) -> None:
+async def test_doctor_names_a_worker_that_cannot_import_daybook(client: Any) -> None:
     from prefect.flow_runs import wait_for_flow_run
     from prefect.states import Scheduled
 

@@ -1,12 +1,12 @@
 """Run every console, bash and Python block of README.md and of the guides, page by page, in order.
 
-The reader has one terminal and a running Daybook, made as README says. Blocks of a page share a
-shell, so a variable or a file that one of them makes is there for the next. Only what lies outside
-of this machine is replaced: the hosts under example.org and the models' APIs are servers of this
-test, and `make up` and the wheel, which CI and other tests run, are given as done.
+The reader has one terminal and a running Daybook, set up as README says. Blocks of a page share a
+shell, so a later block can use variables and files of an earlier one. Only hosts outside of this
+machine are replaced: servers of this test stand for the hosts under example.org and the models'
+APIs. `make up` and the wheel's installation are skipped, because CI and other tests run them.
 
-A line that a block shows below a command has to be in the command's output; `…` stands for
-anything, and identifiers, instants and durations may differ.
+A line that a block shows below a command has to be in the command's output; `…` matches any
+text, and identifiers, instants and durations may differ.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from tests.servers import migrate
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1200)]
 
-# The others use what these make.
+# The other pages use the jobs and files of these.
 FIRST = ["README.md", "docs/quickstart.md", "docs/guides/jobs.md", "docs/operations/running.md"]
 OTHERS = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "docs").rglob("*.md")}
 PAGES = [*FIRST, *sorted(OTHERS - set(FIRST))]
 
-# Commands that are the test's own preparation, or that another test runs; by the whole command.
+# Replacements by whole command: steps that this module's setup or another test runs.
 DONE_ELSEWHERE = {
     "make up": 'ln -s "$PREPARED_VENV" .venv',  # the `up` of this module; CI runs `make up`
     "daybook up": "true",  # tests/e2e/test_wheel.py
     "python3 -m venv somewhere && source somewhere/bin/activate": "true",
     "pip install daybook-0.1.0-py3-none-any.whl": "true",
 }
-# These end at Ctrl-C: it is sent when the command has printed an address.
+# These end at Ctrl-C, which the test sends after the command has printed an address.
 UNTIL_INTERRUPTED = ("daybook mcp --http", "daybook web")
 
-# What may differ between the page and the output.
+# Values that may differ between the page and the output.
 VARIABLE = re.compile(
     r"\b[0-9a-f]{8}(?:[0-9a-f]{24})?\b|\d{4}-\d\d-\d\d[ T]\d\d:\d\d(?::\d\d)?|\d+(?:\.\d+)? s\b"
 )
@@ -67,7 +67,7 @@ class Step:
 
 
 def steps_of(page: str) -> Iterator[Step]:
-    """What a reader of the page runs, from top to bottom."""
+    """Yield the steps that a reader of the page runs, from top to bottom."""
     text = (REPOSITORY / page).read_text()
     fences = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
     for number, fence in enumerate(fences.finditer(text)):
@@ -105,7 +105,7 @@ class Reader:
     replaced: dict[str, str]
 
     def run(self, steps: list[Step]) -> list[str]:
-        """Run the commands in one shell; the output of each. Fails at the first that fails."""
+        """Run the steps in one shell and return their outputs; assert that each succeeds."""
         script = ["set -u"]
         for step in steps:
             command = step.command
@@ -127,8 +127,8 @@ class Reader:
             check=False,
         )
         outputs = []
-        ends = re.findall(r"(.*?)\x1e(\d+)\n", done.stdout, re.DOTALL)
-        for step, (printed, code) in zip(steps, ends, strict=True):
+        ran = re.findall(r"(.*?)\x1e(\d+)\n", done.stdout, re.DOTALL)
+        for step, (printed, code) in zip(steps, ran, strict=True):
             assert code == "0", f"{step.where}: exit code {code} of\n{step.command}\n{printed}"
             outputs.append(printed)
         return outputs
@@ -136,7 +136,7 @@ class Reader:
 
 @contextmanager
 def servers() -> Iterator[str]:
-    """The host of the servers that the examples reach."""
+    """Start the servers that the examples call, and yield their host and port."""
     with socket.create_server(("127.0.0.1", 0)) as listens:
         listens.set_inheritable(True)
         child = subprocess.Popen(
@@ -155,7 +155,7 @@ def servers() -> Iterator[str]:
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("terminal")
     migrate(Home(home))
-    # As `uvx` would: it fetches the package and runs its command.
+    # This `uvx` runs the command without fetching its package.
     programs = tmp_path_factory.mktemp("bin")
     for name, text in (("uvx", 'exec "$@"'), ("my-agent", "cat"), ("claude", "cat")):
         (programs / name).write_text(f"#!/bin/sh\n{text}\n")
@@ -165,7 +165,6 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         up = Up(home, tmp_path_factory.mktemp("empty"), variables={"PATH": path})
         try:
             up.until(lambda lines: any(line.startswith("Ready") for line in lines), within=120)
-            up.preload(programs)
             keys = dict.fromkeys(("ANTHROPIC_API_KEY", "OPENAI_API_KEY"), providers.KEY)
             for name in ("stdin.txt", "token.txt"):
                 (folder / name).write_text("a-value-that-nobody-knows\n")
@@ -202,20 +201,20 @@ def test_every_block_of_a_page_works(page: str, request: pytest.FixtureRequest) 
     for step, printed in zip(steps, outputs, strict=True):
         lines = iter([_plain(line) for line in printed.splitlines()])
         for shown in step.shown:
-            wanted = re.compile(".*".join(map(re.escape, _plain(shown).split("…"))))
-            found = any(wanted.match(line) for line in lines)
+            expected = re.compile(".*".join(map(re.escape, _plain(shown).split("…"))))
+            found = any(expected.match(line) for line in lines)
             assert found, f"{step.where}: {shown!r} is not in\n{printed}"
 
 
 def _plain(line: str) -> str:
-    """A line without what may differ, with single spaces."""
+    """Replace variable values in a line, and collapse its spaces."""
     return " ".join(VARIABLE.sub("@", line).split())
 
 
 def _until_interrupted(command: list[str]) -> int:
-    """Run a server until it answers at the address that it prints, then press Ctrl-C.
+    """Run a server until it answers at the address that it prints, then send Ctrl-C.
 
-    Returns its exit code, 0 also for the one that says that Ctrl-C ended it.
+    Return its exit code, or 0 if that code means that Ctrl-C ended it.
     """
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -1,4 +1,4 @@
-"""The main job on real input: `daybook up`, real programs as agents, schedules, Prefect's UI."""
+"""The main use of Daybook: `daybook up`, real programs as agents, schedules, and Prefect's UI."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(240)]
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    # In an empty folder: nothing may be found by standing in the checkout.
+    # In an empty folder, so that no file of the checkout is found by accident.
     running = Up(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("empty"))
     try:
         yield running
@@ -39,7 +39,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 @pytest.fixture(scope="module")
 def git_agent(up: Up, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A real program on a real repository: this one where it is a checkout, else a small one."""
+    """Add an agent that runs `git log` in this checkout, or else in a new repository."""
     folder = REPOSITORY
     if not (REPOSITORY / ".git").exists():
         folder = tmp_path_factory.mktemp("repository")
@@ -61,7 +61,7 @@ def _instant(text: str) -> datetime:
 
 
 def _looked_at_since(up: Up, instant: datetime) -> bool:
-    """Whether the keeper has looked at all jobs, beginning after that."""
+    """Return whether the keeper has observed all jobs since that instant."""
     observed = up.daybook("status")["keeper"]["observed_at"]
     return observed is not None and _instant(observed) > instant
 
@@ -74,7 +74,7 @@ def _prefect(up: Up, method: str, path: str, **content: Any) -> Any:
 
 
 @pytest.mark.journey
-def test_the_examples_first_answer_is_on_the_screen_within_a_minute_of_being_ready(up: Up) -> None:
+def test_up_prints_the_example_jobs_first_outcome_within_a_minute(up: Up) -> None:
     _ready(up)
     lines = up.until(lambda _: bool(up.outcomes("first-light")), within=60)
     assert "succeeded" in up.outcomes("first-light")[0]
@@ -87,7 +87,7 @@ def test_the_examples_first_answer_is_on_the_screen_within_a_minute_of_being_rea
     assert flow_run["state"]["name"] == "Completed"
 
 
-def test_three_runs_by_interval_three_by_cron_and_one_once(up: Up, git_agent: str) -> None:
+def test_interval_cron_and_one_time_jobs_run_once_for_each_due_time(up: Up, git_agent: str) -> None:
     ask = ["add", "Summarise the git log", "--agent", git_agent]
     every = up.daybook(*ask, "--name", "by-interval", "--every", "15s")
     cron = up.daybook(*ask, "--name", "by-cron", "--cron", "*/15 * * * * *")
@@ -109,14 +109,14 @@ def test_three_runs_by_interval_three_by_cron_and_one_once(up: Up, git_agent: st
         check=True,
     ).stdout
     for name, due_times in promised.items():
-        # One may have been due between the job's first moment and what `add` said of it.
+        # A due time may have passed between the job's creation and the answer of `add`.
         runs = [
             run
             for run in reversed(up.daybook("runs", name))
             if _instant(run["scheduled_for"]) >= _instant(due_times[0])
         ]
         first = runs[: len(due_times)][:3]
-        # Each belongs to its due time, in order, none is left out, none early.
+        # Each run belongs to its due time, in order; none is missing, none early.
         assert [_instant(run["scheduled_for"]) for run in first] == [
             _instant(due) for due in due_times[: len(first)]
         ]
@@ -134,18 +134,18 @@ def test_three_runs_by_interval_three_by_cron_and_one_once(up: Up, git_agent: st
     assert deployment["paused"] is True
 
 
-def test_a_schedule_edited_in_the_ui_is_taken_over_at_its_next_run(up: Up, git_agent: str) -> None:
+def test_a_schedule_edited_in_the_ui_applies_from_its_next_run(up: Up, git_agent: str) -> None:
     job = up.daybook(
         "add", "What is new?", "--agent", git_agent, "--name", "edited", "--cron", "0 0 1 1 *"
     )
-    # A keeper that was looking meanwhile brings the new job as well, over an edit of this moment.
-    made_at = datetime.now(UTC)  # noqa: TID251 - after that whoever looks finds them in agreement
+    # A pass of the keeper that began before could overwrite the edit with the new job's schedule.
+    made_at = datetime.now(UTC)  # noqa: TID251 - a later pass finds both sides equal
     while not _looked_at_since(up, made_at):
         pass
     path = f"/deployments/name/{job['deployment']}"
     deployment = _prefect(up, "GET", path)
     (schedule,) = deployment["schedules"]
-    # Prefect's seconds stand last: every ten seconds.
+    # Prefect's cron has the seconds last: every ten seconds.
     edit = {"schedule": {"cron": "* * * * * */10", "timezone": "Asia/Tokyo"}, "active": True}
     edited_at = datetime.now(UTC)  # noqa: TID251 - the test is the user at the UI
     own = f"/deployments/{deployment['id']}/schedules/{schedule['id']}"
@@ -164,7 +164,7 @@ def test_a_schedule_edited_in_the_ui_is_taken_over_at_its_next_run(up: Up, git_a
 
 
 @pytest.mark.skipif(shutil.which(CHROMIUM) is None, reason="service absent: chromium")
-def test_prefects_ui_shows_the_job_its_schedule_in_words_and_its_run(up: Up) -> None:
+def test_prefects_ui_shows_the_job_its_schedule_and_its_run(up: Up) -> None:
     from playwright.sync_api import expect, sync_playwright
 
     _ready(up)
@@ -178,13 +178,13 @@ def test_prefects_ui_shows_the_job_its_schedule_in_words_and_its_run(up: Up) -> 
         page = browser.new_page()
         asked = set[str]()
         page.on("request", lambda request: asked.add(urlsplit(request.url).hostname or ""))
-        # Without typing anything, by the link that `up` has printed; a second browser gets none.
+        # The link that `up` printed logs one browser in without a password, and a second one not.
         link = next(word for line in up.lines for word in line.split() if "?token=" in word)
         page.goto(link)
         expect(page.get_by_role("link", name="Deployments").first).to_be_visible(timeout=30_000)
         other = browser.new_context().new_page()
         other.goto(link)
-        expect(other.get_by_text("This link was used before")).to_be_visible()
+        expect(other.get_by_text("This link has been used")).to_be_visible()
         other.goto(up.daybook("open", "--no-browser")["url"])
         expect(other.get_by_role("link", name="Deployments").first).to_be_visible(timeout=30_000)
         page.goto(f"{ui}/deployments/deployment/{deployment['id']}")
@@ -193,7 +193,7 @@ def test_prefects_ui_shows_the_job_its_schedule_in_words_and_its_run(up: Up) -> 
         expect(page.get_by_text("Completed").first).to_be_visible(timeout=30_000)
         page.goto(f"{ui}/deployments/deployment/{deployment['id']}/run")
         expect(page.get_by_text("Prompt for the agent.").first).to_be_visible(timeout=30_000)
-        assert asked - {""} == {"127.0.0.1"}  # nobody is told who uses it
+        assert asked - {""} == {"127.0.0.1"}  # the UI sends no telemetry
         browser.close()
 
 
@@ -208,24 +208,24 @@ def test_a_shell_prepared_by_daybook_env_runs_prefects_own_commands(up: Up) -> N
     assert "first-light" in done.stdout
     assert "telemetry" not in (done.stdout + done.stderr).lower()
     refused = up.shell(f'eval "$({DAYBOOK} env)" && PREFECT_API_AUTH_STRING=a:b {DAYBOOK} list')
-    assert refused.returncode == 0  # for its own server Daybook knows the credential
+    assert refused.returncode == 0  # Daybook knows the credential of its own server
 
 
-def test_no_process_and_no_agent_has_the_credential_in_its_environment(up: Up) -> None:
-    """The root of these tests may read what the same user may not."""
+def test_no_process_or_agent_has_the_credential_in_its_environment(up: Up) -> None:
+    """The tests run as root, which may read files that the same user may not."""
     _ready(up)
     spy = "env; tr '\\0' '\\n' < /proc/$PPID/environ; tr '\\0' '\\n' < /proc/$PPID/cmdline"
     up.daybook("agents", "add", "spy", "--command", shlex.join(["sh", "-c", spy]))
     up.daybook("add", "Look around", "--agent", "spy", "--name", "spying", "--on-demand")
-    said = up.daybook("run", "spying", "--wait")["output"]
-    assert "PATH=" in said
+    output = up.daybook("run", "spying", "--wait")["output"]
+    assert "PATH=" in output
     _, secret = up.auth()
-    assert "PREFECT_API_AUTH_STRING" not in said
-    assert secret not in said
+    assert "PREFECT_API_AUTH_STRING" not in output
+    assert secret not in output
     head = proc.find(up.process.pid)
     assert head is not None
     family = proc.process_tree(head)
-    assert len(family) >= 5  # up, server, web, worker, and what starts the runs
+    assert len(family) >= 5  # up, server, web, worker, and the run launcher
     for each in family:
         folder = Path(f"/proc/{each.pid}")
         for file in ("cmdline", "environ"):
@@ -233,19 +233,20 @@ def test_no_process_and_no_agent_has_the_credential_in_its_environment(up: Up) -
                 assert secret.encode() not in (folder / file).read_bytes(), each
     for log in (up.home / "logs").iterdir():
         assert secret not in log.read_text(errors="replace")
-    told = up.shell(f"{DAYBOOK} status; {DAYBOOK} doctor; {DAYBOOK} status --json")
-    assert secret not in told.stdout + told.stderr
+    all_output = up.shell(f"{DAYBOOK} status; {DAYBOOK} doctor; {DAYBOOK} status --json")
+    assert secret not in all_output.stdout + all_output.stderr
     assert secret not in "\n".join(up.lines)
     found = list(up.home.rglob("*telemetry*"))
-    assert found == []  # no device id of Prefect's
+    assert found == []  # Prefect has stored no device id
 
 
 @pytest.mark.journey
-def test_down_ends_all_of_it(up: Up) -> None:
+def test_down_stops_up_and_all_its_child_processes(up: Up) -> None:
     up.until(lambda lines: any(line.startswith("Health: ") for line in lines), within=120)
     facts = up.facts()
     children = [proc.find(each["pid"], each["started"]) for each in facts["children"]]
-    assert sorted(each["name"] for each in facts["children"]) == ["server", "web", "worker"]
+    names = {each["name"] for each in facts["children"]}
+    assert names - {"command server"} == {"server", "web", "worker"}
     assert all(children)
     up.daybook("down")
     assert up.process.wait(30) == 0

@@ -1,4 +1,4 @@
-"""`daybook heartbeat`, and checks, at the command line and a real server; no worker runs here."""
+"""`daybook heartbeat` and checks on the command line, with a real Prefect and without a worker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ADD = ("add", "Do it", "--every", "1h")
 def daybook(
     prefect_server: Any, daybook_home: Home, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Daybook]:
-    """The command line, at a server that has an agent `fast` beside the default one."""
+    """Yield the command line, at a Prefect that has an agent `fast` beside the default one."""
     with_client(setup.prepare)
 
     async def add(client: Any) -> None:
@@ -46,7 +46,7 @@ def jobs_stored(home: Home) -> int:
         return int(connection.execute("SELECT count(*) FROM jobs").fetchone()[0])
 
 
-def test_there_is_none_until_it_is_switched_on(daybook: Daybook, daybook_home: Home) -> None:
+def test_there_is_no_heartbeat_job_until_heartbeat_on(daybook: Daybook, daybook_home: Home) -> None:
     found = daybook("heartbeat", "status")
     file = str(daybook_home.path / "HEARTBEAT.md")
     assert found == {"on": False, "job": None, "file": file, "orders": "missing"}
@@ -54,7 +54,7 @@ def test_there_is_none_until_it_is_switched_on(daybook: Daybook, daybook_home: H
     assert daybook("list") == []
 
 
-def test_on_makes_it_and_on_again_changes_what_is_given(
+def test_heartbeat_on_creates_the_job_and_again_changes_only_given_fields(
     daybook: Daybook, daybook_home: Home
 ) -> None:
     (daybook_home.path / "HEARTBEAT.md").write_text(" \n")
@@ -65,7 +65,7 @@ def test_on_makes_it_and_on_again_changes_what_is_given(
     assert job["deployment"] == "heartbeat/heartbeat"
     assert (job["policy"]["catch_up"], job["policy"]["retries"]) == ("none", 0)
 
-    (daybook_home.path / "HEARTBEAT.md").write_text("Look after the plants.")
+    (daybook_home.path / "HEARTBEAT.md").write_text("Water the plants.")
     hours = (
         "--active-hours",
         "08:00-22:00",
@@ -88,7 +88,7 @@ def test_on_makes_it_and_on_again_changes_what_is_given(
 
 
 @pytest.mark.slow
-def test_off_and_on_are_idempotent_and_keep_what_it_was_told(daybook: Daybook) -> None:
+def test_heartbeat_off_and_on_are_idempotent_and_keep_its_settings(daybook: Daybook) -> None:
     daybook("heartbeat", "on", "--gate-agent", "fast")
     for _ in range(2):
         found = daybook("heartbeat", "off")
@@ -111,24 +111,24 @@ def test_off_and_on_are_idempotent_and_keep_what_it_was_told(daybook: Daybook) -
     ],
 )
 @pytest.mark.slow
-def test_what_cannot_beat_is_refused_and_nothing_is_stored(
+def test_an_invalid_heartbeat_option_is_refused_and_stores_nothing(
     daybook: Daybook, daybook_home: Home, typed: tuple[str, ...], words: str
 ) -> None:
-    said = daybook("heartbeat", "on", *typed, code=2)
-    assert words in said["error"]["message"]
-    assert said["error"]["message"].startswith(typed[0])
+    answer = daybook("heartbeat", "on", *typed, code=2)
+    assert words in answer["error"]["message"]
+    assert answer["error"]["message"].startswith(typed[0])
     assert jobs_stored(daybook_home) == 0
 
 
 @pytest.mark.slow
-def test_the_name_of_another_kind_is_refused(daybook: Daybook) -> None:
+def test_heartbeat_on_refuses_the_name_of_a_job_of_another_kind(daybook: Daybook) -> None:
     daybook(*ADD, "--name", "brief")
-    said = daybook("heartbeat", "on", "--name", "brief", code=2)
-    assert "is a job of the kind agent-prompt" in said["error"]["message"]
+    answer = daybook("heartbeat", "on", "--name", "brief", code=2)
+    assert "is a job of the kind agent-prompt" in answer["error"]["message"]
 
 
 @pytest.mark.slow
-def test_a_check_goes_to_prefect_and_can_be_changed(daybook: Daybook) -> None:
+def test_a_check_is_deployed_to_prefect_and_can_be_changed(daybook: Daybook) -> None:
     typed = ("--check-prompt", "Any mail?", "--check-agent", "fast", "--tokens-per-day", "5000")
     job = daybook(*ADD, *typed)
     asked = {"tool": "", "params": {}, "prompt": "Any mail?", "agent": "fast", "command": []}
@@ -153,28 +153,28 @@ def test_a_check_goes_to_prefect_and_can_be_changed(daybook: Daybook) -> None:
     ],
 )
 @pytest.mark.slow
-def test_a_check_that_cannot_be_asked_is_refused(
+def test_an_invalid_check_is_refused_and_stores_nothing(
     daybook: Daybook, daybook_home: Home, typed: tuple[str, ...], words: str
 ) -> None:
-    said = daybook(*ADD, *typed, code=2)
-    assert said["error"]["field"] == "check"
-    assert words in said["error"]["message"]
+    answer = daybook(*ADD, *typed, code=2)
+    assert answer["error"]["field"] == "check"
+    assert words in answer["error"]["message"]
     assert jobs_stored(daybook_home) == 0
 
 
 @pytest.mark.slow
-def test_who_is_asked_first_is_an_agent_in_use(daybook: Daybook) -> None:
+def test_an_agent_that_a_check_or_heartbeat_uses_cannot_be_removed(daybook: Daybook) -> None:
     daybook(*ADD, "--name", "brief", "--check-prompt", "Any mail?", "--check-agent", "fast")
-    said = daybook("agents", "remove", "fast", code=2)
-    assert "brief" in json.dumps(said)
+    answer = daybook("agents", "remove", "fast", code=2)
+    assert "brief" in json.dumps(answer)
     daybook("remove", "brief", "--yes")
     daybook("heartbeat", "on", "--gate-agent", "fast")
-    said = daybook("agents", "remove", "fast", code=2)
-    assert "heartbeat" in json.dumps(said)
+    answer = daybook("agents", "remove", "fast", code=2)
+    assert "heartbeat" in json.dumps(answer)
 
 
 @pytest.mark.slow
-def test_doctor_names_who_would_be_asked_first_and_is_gone(daybook: Daybook) -> None:
+def test_doctor_names_a_missing_gate_agent(daybook: Daybook) -> None:
     daybook("heartbeat", "on", "--gate-agent", "fast")
 
     async def without(client: Any) -> Any:

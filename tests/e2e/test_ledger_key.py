@@ -1,4 +1,4 @@
-"""The key of the ledger's copies is lost: what `doctor` finds, and `daybook ledger rekey`."""
+"""Loss of the key of the ledger's copies: findings of `doctor`, and `daybook ledger rekey`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOSTS = ["api.example.org"]
 
 @pytest.fixture
 async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
-    """A Prefect that holds no secret, before and after."""
+    """Yield a client of a Prefect that has no secret, before and after the test."""
     from prefect.client.orchestration import get_client
 
     async with get_client() as client:
@@ -53,7 +53,7 @@ def _sealed(home: Home) -> dict[str, str]:
 
 
 async def _lose(client: Any, home: Home, name: str) -> None:
-    """As if Prefect had lost this one only: its copy was made below another type."""
+    """Delete one secret as if Prefect had lost it: its copy refers to another block type."""
     with _opened(home) as opened:
         opened.execute("UPDATE block_copies SET type_id = 'another' WHERE name = ?", (name,))
     found = await secrets.STORE.find(client, name)
@@ -62,7 +62,7 @@ async def _lose(client: Any, home: Home, name: str) -> None:
 
 
 @pytest.mark.slow
-async def test_a_key_that_is_there_is_kept(client: Any, daybook_home: Home) -> None:
+async def test_rekey_is_refused_while_the_key_exists(client: Any, daybook_home: Home) -> None:
     await secrets.add(client, "ops", "s3cr3t", HOSTS)
     assert await book.ledger_key() == await book.copies(client) == []
     before = _sealed(daybook_home)
@@ -71,7 +71,7 @@ async def test_a_key_that_is_there_is_kept(client: Any, daybook_home: Home) -> N
     assert _sealed(daybook_home) == before
 
 
-async def test_with_a_new_key_what_prefect_holds_is_copied_again(
+async def test_rekey_copies_all_documents_of_prefect_with_a_new_key(
     client: Any, daybook_home: Home
 ) -> None:
     await secrets.add(client, "ops", "s3cr3t", HOSTS)
@@ -83,8 +83,8 @@ async def test_with_a_new_key_what_prefect_holds_is_copied_again(
     assert problem.severity is Severity.PROBLEM
 
     done = await ledger_key.renew()
-    assert "secret ops" in done["copied"]
-    assert done["discarded"] == []
+    assert "secret ops" in done.copied
+    assert done.discarded == []
     assert daybook_home.ledger_key.read_text() != old
     assert await book.ledger_key() == []
     after = _sealed(daybook_home)
@@ -99,14 +99,14 @@ async def test_with_a_new_key_what_prefect_holds_is_copied_again(
     assert copies.decrypt(row, key) == {"value": "s3cr3t", "hosts": HOSTS}
 
 
-async def test_copies_that_prefect_has_lost_are_discarded_on_request_only(
+async def test_rekey_discards_copies_that_prefect_has_lost_only_on_request(
     client: Any, daybook_home: Home
 ) -> None:
     await secrets.add(client, "ops", "s3cr3t", HOSTS)
     await secrets.add(client, "lost", "an0ther", HOSTS)
     await _lose(client, daybook_home, "lost")
     (problem,) = await book.copies(client)
-    assert problem.message.endswith("has a copy of: secret lost")
+    assert problem.message.endswith("has copies of them: secret lost")
     assert "daybook up" in problem.fix
     daybook_home.ledger_key.unlink()
     (problem,) = await book.copies(client)
@@ -119,25 +119,27 @@ async def test_copies_that_prefect_has_lost_are_discarded_on_request_only(
     assert not daybook_home.ledger_key.exists()
 
     done = await ledger_key.renew(discard=True)
-    assert (done["discarded"], "secret ops" in done["copied"]) == (["secret lost"], True)
+    assert (done.discarded, "secret ops" in done.copied) == (["secret lost"], True)
     assert f"{secrets.STORE.slug}/lost" not in _sealed(daybook_home)
     assert await book.ledger_key() == await book.copies(client) == []
 
 
 @pytest.mark.slow
-async def test_a_file_that_holds_no_key_is_not_overwritten(client: Any, daybook_home: Home) -> None:
+async def test_rekey_does_not_overwrite_a_file_that_contains_no_key(
+    client: Any, daybook_home: Home
+) -> None:
     await secrets.add(client, "ops", "s3cr3t", HOSTS)
     before = _sealed(daybook_home)
     daybook_home.ledger_key.write_text("nothing of ours\n")
-    with pytest.raises(LedgerKeyMissing, match="holds no key"):
+    with pytest.raises(LedgerKeyMissing, match="contains no key"):
         await ledger_key.renew()
     assert daybook_home.ledger_key.read_text() == "nothing of ours\n"
     assert _sealed(daybook_home) == before
     daybook_home.ledger_key.unlink()
-    assert "secret ops" in (await ledger_key.renew())["copied"]
+    assert "secret ops" in (await ledger_key.renew()).copied
 
 
-def test_a_key_that_others_can_read_is_told(daybook_home: Home) -> None:
+def test_doctor_reports_a_key_file_that_others_can_read(daybook_home: Home) -> None:
     daybook_home.ledger_key.write_text("")
     daybook_home.ledger_key.chmod(0o640)
     (problem,) = machine.modes()

@@ -1,6 +1,6 @@
-"""Prefect's database is deleted while `daybook up` runs: agents, secrets and the like come back.
+"""Loss of Prefect's database while `daybook up` runs: agents, secrets and others are restored.
 
-All against a real server: its file is deleted, its process killed, and `up` starts it again.
+The server is real: the test deletes its file and kills its process, and `up` starts it again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TIME = [sys.executable, "-m", "mcp_server_time", "--local-timezone", "Europe/Ber
 
 
 class Running:
-    """A running `up`, and what it talks to."""
+    """A running `up`, with the model provider and the receiver that it calls."""
 
     def __init__(self, up: Up, model: Provider, web: Receiver) -> None:
         self.up, self.model, self.web = up, model, web
@@ -52,13 +52,13 @@ class Running:
         return answer.json() if answer.content else None
 
     async def documents(self, *, secrets: bool = False) -> dict[str, dict[str, Any]]:
-        """Those of our types in Prefect, by type and name."""
+        """Return Prefect's documents of Daybook's block types, by type and name."""
         asked = {"block_types": {"slug": {"any_": SLUGS}}, "include_secrets": secrets}
         found = await self.prefect("POST", "/block_documents/filter", json=asked)
         return {f"{each['block_type']['slug']}/{each['name']}": each for each in found}
 
     async def data(self) -> dict[str, Any]:
-        """Their data, with secrets."""
+        """Return the data of these documents, with secrets."""
         return {name: each["data"] for name, each in (await self.documents(secrets=True)).items()}
 
     async def until(self, true: Callable[[], Awaitable[object]], within: float = 180.0) -> None:
@@ -71,7 +71,7 @@ class Running:
 
     async def passed(self) -> None:
         """Wait until the keeper has compared the documents once more."""
-        since = datetime.now(UTC)  # noqa: TID251 - the keeper's pass tells the time by it
+        since = datetime.now(UTC)  # noqa: TID251 - the keeper's pass uses this clock
 
         async def done() -> bool:
             passes = ((await self.daybook("status"))["keeper"] or {}).get("passes") or {}
@@ -84,7 +84,7 @@ class Running:
         await self.until(done)
 
     async def lose(self) -> None:
-        """Prefect's database is gone, and its server is killed."""
+        """Delete Prefect's database, kill its server, and wait until the block types are back."""
         types = await self.prefect("POST", "/block_types/filter", json={})
         before = {each["id"] for each in types}
         (server,) = [each for each in self.up.facts()["children"] if each["name"] == "server"]
@@ -94,8 +94,8 @@ class Running:
 
         async def registered_again() -> bool:
             now = await self.prefect("POST", "/block_types/filter", json={})
-            ours = {each["id"] for each in now if each["slug"] in SLUGS}
-            return len(ours) == len(SLUGS) and not ours & before
+            own_ids = {each["id"] for each in now if each["slug"] in SLUGS}
+            return len(own_ids) == len(SLUGS) and not own_ids & before
 
         await self.until(registered_again)
 
@@ -120,7 +120,6 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
                 await asyncio.to_thread(
                     up.until, lambda lines: any(each.startswith("Ready") for each in lines), 240
                 )
-                up.preload(tmp_path)
                 yield Running(up, model, web)
             finally:
                 await asyncio.to_thread(up.end)
@@ -137,7 +136,7 @@ NAMES = [
 
 
 async def made(running: Running) -> str:
-    """One of each kind, and jobs that use them; the secret that signs callbacks."""
+    """Add one document of each type, and jobs that use them; return the callbacks' secret."""
     web, host = running.web.address, f"127.0.0.1:{running.web.port}"
     model = ("--model", "openai:gpt-4o-mini", "--base-url", running.model.address)
     await running.daybook("agents", "add", "helper", *model, "--key-stdin", given=KEY)
@@ -153,13 +152,13 @@ async def made(running: Running) -> str:
     zone = ("--params", json.dumps({"timezone": "Europe/Berlin"}))
     await running.daybook("add", "--tool", "time.get_current_time", *zone, *demand, "clock")
     header = ("--header", "Authorization: Bearer {{secret:ops}}")
-    told = ("--on-complete", f"{web}/hook", "--channel", "team")
-    await running.daybook("add", "--webhook", f"{web}/export", *header, *told, *demand, "export")
+    options = ("--on-complete", f"{web}/hook", "--channel", "team")
+    await running.daybook("add", "--webhook", f"{web}/export", *header, *options, *demand, "export")
     return str(hook["secret"])
 
 
 async def removed_and_edited(running: Running) -> None:
-    """Two are removed on purpose, and one is edited in Prefect's UI."""
+    """Remove two secrets on purpose, and edit one as Prefect's UI does."""
     await running.daybook("secrets", "remove", "removed")
     there = await running.documents()
     await running.prefect("DELETE", f"/block_documents/{there['daybook-secret/deleted']['id']}")
@@ -171,7 +170,7 @@ async def removed_and_edited(running: Running) -> None:
 
 
 async def jobs_run(running: Running) -> None:
-    """With the key, the secret, the tool, the signature and the channel that were there before."""
+    """Run the jobs; assert that they use the former key, secret, tool, signature and channel."""
     assert (await running.runs("ask"))["output"] == "Hello."
     assert running.model.requests[-1].key == KEY
     assert "Europe/Berlin" in (await running.runs("clock"))["output"]
@@ -205,7 +204,7 @@ def texts_of(home: Path, pattern: str) -> bytes:
     return b"".join(file.read_bytes() for file in home.glob(pattern))
 
 
-async def test_after_prefects_database_is_lost_all_comes_back_that_nobody_removed(
+async def test_all_documents_are_restored_after_prefects_database_is_lost(
     running: Running,
 ) -> None:
     home = running.up.home

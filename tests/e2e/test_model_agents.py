@@ -1,4 +1,4 @@
-"""`daybook agents` with a model, against a real Prefect and the local provider."""
+"""`daybook agents` with models, at a real Prefect and a local model provider."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Say = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def here() -> Iterator[Provider]:
-    with provider() as here:
-        yield here
+def fake_provider() -> Iterator[Provider]:
+    with provider() as fake_provider:
+        yield fake_provider
 
 
 @pytest.fixture
 def daybook(
     prefect_server: Any, daybook_home: Home, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Say]:
-    """Carry out a command line; gives its code, stdout and stderr. The agents go at the end."""
+    """Yield a function that runs a command and returns code, stdout and stderr; remove agents."""
     from prefect.client.orchestration import get_client
 
     async def prepare() -> None:
@@ -46,18 +46,26 @@ def daybook(
         if tokens[:2] == ("agents", "add"):
             made.append(tokens[2])
         code = main(tokens)
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     yield carry_out
     for name in dict.fromkeys(made):
         main(["agents", "remove", name])
 
 
-def test_an_agent_is_added_with_a_key_of_the_environment_asked_and_replaced(
-    daybook: Say, here: Provider, monkeypatch: pytest.MonkeyPatch
+def test_a_model_agent_takes_its_key_from_the_environment_and_is_replaced(
+    daybook: Say, fake_provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add = ("agents", "add", "quick", "--model", "openai:gpt-4o-mini", "--base-url", here.address)
+    add = (
+        "agents",
+        "add",
+        "quick",
+        "--model",
+        "openai:gpt-4o-mini",
+        "--base-url",
+        fake_provider.address,
+    )
     monkeypatch.setenv("MY_KEY", KEY)
     code, out, err = daybook(*add, "--key-env", "MY_KEY", "--temperature", "0")
     assert code == 0
@@ -65,12 +73,12 @@ def test_an_agent_is_added_with_a_key_of_the_environment_asked_and_replaced(
     assert "********" in out
     monkeypatch.delenv("MY_KEY")
 
-    here.script = [Answer("Ready.", input_tokens=100, output_tokens=10)]
+    fake_provider.script = [Answer("Ready.", input_tokens=100, output_tokens=10)]
     code, out, err = daybook("agents", "test", "quick", "Are you ready?")
     assert (code, out) == (0, "Ready.\n")
     assert "gpt-4o-mini, 100 tokens in, 10 out, $0.000021" in err  # 0.15 and 0.60 $ a million
-    (seen,) = here.requests
-    assert (seen.prompt, seen.key, seen.body["temperature"]) == ("Are you ready?", KEY, 0)
+    (request,) = fake_provider.requests
+    assert (request.prompt, request.key, request.body["temperature"]) == ("Are you ready?", KEY, 0)
 
     assert daybook(*add)[0] == 2
     code, out, err = daybook(*add, "--replace")
@@ -82,22 +90,22 @@ def test_an_agent_is_added_with_a_key_of_the_environment_asked_and_replaced(
 
 
 @pytest.mark.slow
-def test_the_key_on_standard_input_and_an_error_in_json(
-    daybook: Say, here: Provider, monkeypatch: pytest.MonkeyPatch
+def test_a_key_is_read_from_standard_input_and_an_error_is_json(
+    daybook: Say, fake_provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(KEY + "\n"))
     add = ("agents", "add", "claude", "--model", "anthropic:claude-haiku-4-5", "--key-stdin")
-    code, out, _ = daybook(*add, "--base-url", here.origin, "--json")
+    code, out, _ = daybook(*add, "--base-url", fake_provider.origin, "--json")
     assert code == 0
     assert json.loads(out)["settings"]["api_key"] == "********"
-    here.script = [Status(529, "Full.", "overloaded_error")]
+    fake_provider.script = [Status(529, "Full.", "overloaded_error")]
     code, out, _ = daybook("agents", "test", "claude", "--json")
     assert code == 1
     assert json.loads(out)["error"] == {
         "code": "agent_temporary",
         "message": "anthropic is overloaded (529): Full.",
     }
-    assert len(here.requests) == 1
+    assert len(fake_provider.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -115,7 +123,7 @@ def test_the_key_on_standard_input_and_an_error_in_json(
         ],
     ),
 )
-def test_what_cannot_be_is_refused_and_nothing_is_stored(
+def test_an_invalid_model_agent_is_refused_and_not_stored(
     daybook: Say, options: tuple[str, ...], words: str
 ) -> None:
     code, out, err = daybook("agents", "add", "wrong", *options)
@@ -125,10 +133,18 @@ def test_what_cannot_be_is_refused_and_nothing_is_stored(
 
 
 @pytest.mark.slow
-def test_its_tools_are_named_when_it_is_added_and_one_that_is_not_there_is_refused(
-    daybook: Say, here: Provider
+def test_an_agent_is_added_with_its_tools_and_an_unknown_tool_is_refused(
+    daybook: Say, fake_provider: Provider
 ) -> None:
-    add = ("agents", "add", "helper", "--model", "openai:gpt-4o-mini", "--base-url", here.address)
+    add = (
+        "agents",
+        "add",
+        "helper",
+        "--model",
+        "openai:gpt-4o-mini",
+        "--base-url",
+        fake_provider.address,
+    )
     code, out, err = daybook(*add, "--tool", "seerch.find")
     assert (code, out) == (2, "")
     assert "seerch.find" in err

@@ -1,6 +1,6 @@
 """Programs with callables of their own: plugin jobs, listeners, and agents that schedule.
 
-A worker has the module of the program in its setting `plugins`, as the program's users set it up.
+The worker's setting `plugins` names the program's module, as the program's users configure it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ import daybook
 from daybook import registry
 from daybook.errors import InvalidInput
 from daybook.home import Home
+from daybook.jobs.actions import ToolCall
+from daybook.jobs.views import ChangedJob
 from daybook.ledger.tables import Fact, OutboxRow
 from daybook.processes import proc
+from daybook.schedules.schedule import Every
 from tests.conftest import PrefectServer
 from tests.timings import SHORT
 from tests.unit.api.playing import plays
@@ -33,7 +37,7 @@ from tests.world.workers import PREFECT_LEAVES_A_SOCKET, sqlite_is_free, stand_s
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
-# What the program registers; each notes its call as a line of JSON in the file HEARD.
+# The program's callables; each appends its call as a line of JSON to the file HEARD.
 PROGRAM = """
 import json, os, signal
 import daybook
@@ -63,15 +67,17 @@ async def second(run):
 
 @dataclass
 class Program:
-    """Where it is, and what its callables noted."""
+    """The calls that the program's callables have recorded."""
 
-    heard: Path
+    calls_file: Path
 
     def lines(self, what: str) -> list[dict[str, Any]]:
-        if not self.heard.exists():
+        if not self.calls_file.exists():
             return []
-        lines = self.heard.read_text().splitlines(keepends=True)
-        every = [json.loads(line) for line in lines if line.endswith("\n")]  # not one half written
+        lines = self.calls_file.read_text().splitlines(keepends=True)
+        every = [
+            json.loads(line) for line in lines if line.endswith("\n")
+        ]  # skip a half-written line
         return [each for each in every if each["what"] == what]
 
 
@@ -79,7 +85,7 @@ class Program:
 def program(
     daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Program]:
-    """A module `feeds_program` on the path of this process and of the workers that it begins."""
+    """Put the module `feeds_program` on the path of this process and of its workers."""
     site = tmp_path / "site"
     site.mkdir()
     (site / "feeds_program.py").write_text(PROGRAM)
@@ -101,7 +107,7 @@ async def world(
 
 
 async def announced(world: World) -> None:
-    """The worker's keeper leads, and has said who listens."""
+    """Wait until the worker's keeper leads and has recorded the listeners."""
 
     async def it_is() -> bool:
         async with world.ledger.read() as session:
@@ -110,40 +116,46 @@ async def announced(world: World) -> None:
     assert await so(it_is, 60.0), world.workers.logs()
 
 
-async def test_a_plugins_job_reaches_its_callable_unchanged(world: World, program: Program) -> None:
+async def test_a_plugin_job_calls_its_callable_with_its_payload(
+    world: World, program: Program
+) -> None:
     await world.workers.begin()
     client = daybook.Client()
     payload = {"urls": ["https://example.org/a"], "depth": 2, "since": None, "ü": "→"}
     job = await client.plugin_job(
         "feeds", "news", runtime_name="rss", payload=payload, schedule="every 1h"
     )
-    assert (job["owner"], job["kind"], job["tool"]) == ("plugin", "tool-call", "feeds")
-    assert job["name"] == "feeds: news"
-    run = await client.run(job["id"], wait=True)
-    assert (run["error"], run["output"]) == (None, "refreshed news")
+    assert (job.owner, job.kind) == ("plugin", "tool-call")
+    assert isinstance(job.action, ToolCall)
+    assert job.action.tool == "feeds"
+    assert job.name == "feeds: news"
+    run = await client.run(job.id, wait=True)
+    assert (run.error, run.output) == (None, "refreshed news")
     assert program.lines("feeds") == [
         {"what": "feeds", "plugin_id": "feeds", "key": "news", "runtime_name": "rss"}
         | {"payload": payload}
     ]
 
-    # The same once more changes nothing; what differs is changed, and another key is another job.
+    # The same call again changes nothing; a different one edits the job; a new key is a new job.
     same = await client.plugin_job(
         "feeds", "news", runtime_name="rss", payload=payload, schedule="every 1h"
     )
-    assert (same["id"], same["schedule"]) == (job["id"], job["schedule"])
-    await client.pause(job["id"])
-    await client.update(job["id"], name="renamed")
+    assert (same.id, same.schedule) == (job.id, job.schedule)
+    await client.pause(job.id)
+    await client.update(job.id, name="renamed")
     changed = await client.plugin_job(
         "feeds", "news", runtime_name="rss", payload="broken", schedule="every 2h"
     )
-    assert (changed["id"], changed["enabled"]) == (job["id"], False)
-    assert (changed["schedule"]["every"], changed["params"]["payload"]) == ("2h", "broken")
+    assert (changed.id, changed.enabled) == (job.id, False)
+    assert isinstance(changed.schedule, Every) and isinstance(changed.action, ToolCall)
+    assert changed.schedule.every == timedelta(hours=2)
+    assert changed.action.params["payload"] == "broken"
     other = await client.plugin_job("feeds", "jobs", runtime_name="rss", schedule="on demand")
-    assert other["id"] != job["id"] and len(await client.list()) == 2
+    assert other.id != job.id and len(await client.list()) == 2
 
-    # Its error is the run's.
-    failed = await client.run(job["id"], wait=True)
-    assert (failed["status"], failed["error"]) == ("failed", "LookupError: no such feed")
+    # The callable's error is the run's error.
+    failed = await client.run(job.id, wait=True)
+    assert (failed.status, failed.error) == ("failed", "LookupError: no such feed")
 
     with pytest.raises(InvalidInput, match='tool: unknown "feds"'):
         await client.plugin_job("feds", "x", runtime_name="rss", schedule="@daily")
@@ -152,20 +164,20 @@ async def test_a_plugins_job_reaches_its_callable_unchanged(world: World, progra
     assert len(await client.list()) == 2
 
 
-def _in_sync() -> dict[str, Any]:
+def _in_sync() -> ChangedJob:
     return daybook.SyncClient().plugin_job(
         "feeds", "news", runtime_name="rss", payload=[1], schedule="@daily"
     )
 
 
-async def test_two_programs_that_keep_one_plugins_job_have_one(world: World) -> None:
-    """At once, each in a thread of its own, and as a program without a loop writes it."""
+async def test_concurrent_programs_with_the_same_plugin_job_create_one(world: World) -> None:
+    """Three threads use the synchronous client at the same time."""
     made = await asyncio.gather(*(asyncio.to_thread(_in_sync) for _ in range(3)))
-    assert len({each["id"] for each in made}) == 1
-    assert [each["name"] for each in await daybook.Client().list()] == ["feeds: news"]
+    assert len({each.id for each in made}) == 1
+    assert [each.name for each in await daybook.Client().list()] == ["feeds: news"]
 
 
-async def test_a_plugins_job_fires_though_user_jobs_are_off(
+async def test_a_plugin_job_runs_while_user_jobs_are_disabled(
     world: World, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_USER_JOBS", "false")
@@ -175,18 +187,18 @@ async def test_a_plugins_job_fires_though_user_jobs_are_off(
     plugin = await client.plugin_job("feeds", "news", runtime_name="rss", schedule="in 3s")
 
     async def both_ended() -> bool:
-        runs = [*await client.runs(user["id"]), *await client.runs(plugin["id"])]
-        return [each["finished_at"] is not None for each in runs] == [True, True]
+        runs = [*await client.runs(user.id), *await client.runs(plugin.id)]
+        return [each.finished_at is not None for each in runs] == [True, True]
 
     assert await so(both_ended, 90.0), world.workers.logs()
-    [mine], [its] = await client.runs(user["id"]), await client.runs(plugin["id"])
-    assert (its["status"], its["output"]) == ("succeeded", "refreshed news")
-    assert (mine["status"], "switched off" in mine["reason"]) == ("skipped", True)
-    # By hand it runs all the same.
-    assert (await client.run("mine", wait=True))["status"] == "succeeded"
+    [users_run], [its] = await client.runs(user.id), await client.runs(plugin.id)
+    assert (its.status, its.output) == ("succeeded", "refreshed news")
+    assert (users_run.status, "are disabled" in users_run.reason) == ("skipped", True)
+    # A run by hand still starts.
+    assert (await client.run("mine", wait=True)).status == "succeeded"
 
 
-async def test_every_outcome_is_told_to_every_listener_and_stays_what_it_is(
+async def test_each_listener_gets_each_outcome_and_a_failing_one_changes_none(
     world: World, program: Program
 ) -> None:
     await world.workers.begin()
@@ -194,41 +206,41 @@ async def test_every_outcome_is_told_to_every_listener_and_stays_what_it_is(
     client = daybook.Client()
     job = await client.add("Hello", schedule="on demand", name="hello")
     tool = await client.add_tool("feeds", _params("broken"), schedule="on demand", name="breaks")
-    done = await client.run(job["id"], wait=True)
-    failed = await client.run(tool["id"], wait=True)
-    wanted = {(done["id"], "succeeded"), (failed["id"], "failed")}
+    done = await client.run(job.id, wait=True)
+    failed = await client.run(tool.id, wait=True)
+    expected = {(done.id, "succeeded"), (failed.id, "failed")}
 
-    async def told() -> bool:
+    async def is_notified() -> bool:
         return all(
-            {(each["run"], each["status"]) for each in program.lines(name)} == wanted
+            {(each["run"], each["status"]) for each in program.lines(name)} == expected
             and len(program.lines(name)) == 2
             for name in ("first", "second")
         ) and not await _pending(world)
 
-    assert await so(told, 60.0), world.workers.logs()
-    for run in (await client.run_of(done["id"]), await client.run_of(failed["id"])):
-        assert (run["id"], run["status"]) in wanted
-        assert run["delivery"] in ("not_requested", "delivered")
-        told_of = {each["to"]: each for each in run["deliveries"] if each["purpose"] == "listener"}
-        assert {name: each["status"] for name, each in told_of.items()} == {
+    assert await so(is_notified, 60.0), world.workers.logs()
+    for run in (await client.run_of(done.id), await client.run_of(failed.id)):
+        assert (run.id, run.status) in expected
+        assert run.delivery in ("not_requested", "delivered")
+        told_of = {each.to: each for each in run.deliveries if each.purpose == "listener"}
+        assert {name: each.status for name, each in told_of.items()} == {
             "feeds_program.first": "failed",
             "feeds_program.second": "delivered",
         }
-        assert told_of["feeds_program.first"]["error"] == "ValueError: the first listener fails"
+        assert told_of["feeds_program.first"].error == "ValueError: the first listener fails"
 
 
 @pytest.mark.timeout(420)
-async def test_what_a_killed_worker_had_not_told_the_next_one_tells(
+async def test_the_next_worker_calls_the_listeners_after_the_first_was_killed(
     world: World, program: Program
 ) -> None:
-    """The worker and all of its processes are killed with the outcome in the ledger, untold."""
+    """The worker and its processes are killed before they call the listeners of an outcome."""
     worker = await world.workers.begin()
     await announced(world)
     client = daybook.Client()
     job = await client.add("Hello", schedule="on demand", name="hello")
-    # The keeper tells nobody from here on.
+    # The suspended keeper calls no listener from here on.
     await stand_still(worker.pid, lambda: sqlite_is_free(world.ledger.address))
-    row = await _cancelled(world, client, job["id"])
+    row = await _cancelled(world, client, job.id)
     head = proc.find(worker.pid)
     assert head is not None
     proc.send_signal(proc.process_tree(head), signal.SIGKILL)
@@ -236,17 +248,17 @@ async def test_what_a_killed_worker_had_not_told_the_next_one_tells(
     assert program.lines("second") == []
     await world.workers.begin()
 
-    async def told() -> bool:
+    async def is_notified() -> bool:
         return [each["run"] for each in program.lines("second")] == [row]
 
-    assert await so(told, 150.0), world.workers.logs()
-    assert (await client.run_of(row))["status"] == "cancelled"
+    assert await so(is_notified, 150.0), world.workers.logs()
+    assert (await client.run_of(row)).status == "cancelled"
 
 
 async def _cancelled(world: World, client: daybook.Client, job: str) -> str:
-    """The id of a run that was asked for and cancelled before it began."""
+    """Request a run, cancel it before it begins, and return its id."""
     run = await client.run(job)
-    return str((await client.cancel(run["id"]))["id"])
+    return str((await client.cancel(run.id)).id)
 
 
 async def _pending(world: World) -> list[OutboxRow]:
@@ -261,42 +273,42 @@ def _params(payload: object) -> dict[str, Any]:
     return {"plugin_id": "p", "key": "k", "runtime_name": "r", "payload": payload}
 
 
-async def test_a_program_hears_of_runs_that_others_carry_out(
+async def test_a_programs_listeners_get_outcomes_of_runs_in_other_processes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No worker has its listeners; what happened while it did not listen comes when it does."""
+    """No worker has these listeners; outcomes from before `listening` arrive once it is entered."""
     monkeypatch.delenv("DAYBOOK_PLUGINS")
-    here, heard = asyncio.get_running_loop(), list[tuple[str, bool]]()
+    loop, calls = asyncio.get_running_loop(), list[tuple[str, bool]]()
 
     @daybook.listener(name="show")
     async def show(run: dict[str, Any]) -> None:
-        heard.append((run["id"], asyncio.get_running_loop() is here))
+        calls.append((run["id"], asyncio.get_running_loop() is loop))
 
     client = daybook.Client()
     job = await client.add("Hello", schedule="on demand", name="hello")
     await world.workers.begin()
     async with daybook.listening():
-        first = await client.run(job["id"], wait=True)
-    assert heard == [(first["id"], True)]
-    away = await client.run(job["id"], wait=True)
-    assert len(heard) == 1
+        first = await client.run(job.id, wait=True)
+    assert calls == [(first.id, True)]
+    done_run = await client.run(job.id, wait=True)
+    assert len(calls) == 1
     async with daybook.listening():
-        pass  # its end tells what is due by then
-    assert heard[1:] == [(away["id"], True)]
+        pass  # its end delivers what is due
+    assert calls[1:] == [(done_run.id, True)]
 
     sync: list[str] = []
     daybook.listener(name="sync")(lambda run: sync.append(run["id"]))
-    last = await asyncio.to_thread(_listens_in_sync, job["id"])
+    last = await asyncio.to_thread(_listens_in_sync, job.id)
     assert sync == [last]
 
 
 def _listens_in_sync(job: str) -> str:
     client = daybook.SyncClient()
     with daybook.listening():
-        return str(client.run(job, wait=True)["id"])
+        return str(client.run(job, wait=True).id)
 
 
-async def test_an_agent_of_a_program_schedules_for_itself(world: World) -> None:
+async def test_an_agent_of_a_program_schedules_jobs_of_its_own(world: World) -> None:
     model, read = plays(
         ("cron_add", {"prompt": "Read the news", "schedule": "0 9 * * 1-5", "name": "news"}),
         ("cron_remove", {"job_id": "mine"}),
@@ -307,12 +319,12 @@ async def test_an_agent_of_a_program_schedules_for_itself(world: World) -> None:
     await agent.run("Every weekday at nine, read the news.")
     assert "news" in read[0] and 'job "mine" not found' in read[1] and "mine" not in read[2]
     [made] = await daybook.Client(agent="researcher").list()
-    assert (made["owner"], made["user_id"]) == ("agent:researcher", "u-17")
+    assert (made.owner, made.user_id) == ("agent:researcher", "u-17")
 
     tool = daybook.schedule_tool(agent="researcher")
-    told = await tool.call({"action": "add", "prompt": "Look again", "schedule": "@hourly"})
-    assert "Look again" in told
-    told = await tool.call({"action": "remove", "job_id": "news"})
-    assert told.startswith("Removed.")
+    answer = await tool.call({"action": "add", "prompt": "Look again", "schedule": "@hourly"})
+    assert "Look again" in answer
+    answer = await tool.call({"action": "remove", "job_id": "news"})
+    assert answer.startswith("Removed.")
     assert "news" not in await tool.call({"action": "list"})
     assert len(await daybook.Client().list()) == 2

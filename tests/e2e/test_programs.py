@@ -1,6 +1,6 @@
-"""Programs that have Daybook inside, as their users write them: with a loop and without.
+"""Programs that embed Daybook, with an event loop and without one.
 
-A worker carries out what they ask for; what they see of it is compared with the ledger.
+A real worker executes their runs.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import pytest
 
 import daybook
 from daybook.errors import InvalidInput, NotFound
+from daybook.jobs.actions import Webhook
+from daybook.schedules.schedule import Cron
 from tests.world import World
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
@@ -20,7 +22,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEA
 
 
 @pytest.mark.journey
-async def test_a_program_keeps_a_job_from_its_beginning_to_its_end(world: World) -> None:
+async def test_a_program_adds_edits_pauses_runs_and_removes_a_job(world: World) -> None:
     await world.workers.begin()
     client = daybook.Client()
 
@@ -32,37 +34,39 @@ async def test_a_program_keeps_a_job_from_its_beginning_to_its_end(world: World)
         agent="default",
         metadata={"repository": "daybook"},
     )
-    assert (job["name"], job["words"]) == ("brief", "at 09:00 on weekdays, Europe/Berlin")
-    assert (job["owner"], job["created_by"], job["user_id"]) == ("user", "api", "")
-    assert job["metadata"] == {"repository": "daybook"}
-    assert [each["name"] for each in await client.list()] == ["brief"]
+    assert (job.name, job.words) == ("brief", "at 09:00 on weekdays, Europe/Berlin")
+    assert (job.owner, job.created_by, job.user_id) == ("user", "api", "")
+    assert job.metadata == {"repository": "daybook"}
+    assert [each.name for each in await client.list()] == ["brief"]
 
     changed = await client.update("brief", schedule="30 9 * * *")
-    assert (changed["schedule"]["expr"], changed["prompt"]) == ("30 9 * * *", job["prompt"])
+    assert changed.schedule == Cron(expr="30 9 * * *", timezone="Europe/Berlin")
+    assert changed.action == job.action
     [first, *_] = await client.next("brief", count=2)
-    assert first["local"][11:16] == "09:30"
+    assert f"{first.local:%H:%M}" == "09:30"
 
-    assert (await client.pause("brief", "holidays"))["disabled_reason"] == "paused: holidays"
-    assert [each["id"] for each in await client.list("disabled")] == [job["id"]]
+    assert (await client.pause("brief", "holidays")).disabled_reason == "paused: holidays"
+    assert [each.id for each in await client.list("disabled")] == [job.id]
     assert await client.list("enabled") == []
     run = await client.run("brief", wait=True, request_id="ticket-17")
-    assert (run["status"], run["trigger"], run["job"]) == ("succeeded", "api", "brief")
-    assert "Summarise open pull requests" in run["output"]
+    assert (run.status, run.trigger, run.job) == ("succeeded", "api", "brief")
+    assert "Summarise open pull requests" in (run.output or "")
     again = await client.run("brief", request_id="ticket-17")
-    assert again["id"] == run["id"]
-    assert [each["id"] for each in await client.runs("brief")] == [run["id"]]
-    assert (await client.run_of(run["id"][:12]))["output"] == run["output"]
+    assert again.id == run.id
+    assert [each.id for each in await client.runs("brief")] == [run.id]
+    assert (await client.run_of(run.id[:12])).output == run.output
 
-    assert (await client.resume("brief"))["enabled"] is True
-    assert (await client.get("brief"))["last_run"]["id"] == run["id"]
+    assert (await client.resume("brief")).enabled is True
+    last = (await client.get("brief")).last_run
+    assert last is not None and last.id == run.id
     await client.remove("brief")
     assert await client.list() == []
     with pytest.raises(NotFound, match='job "brief" not found'):
         await client.pause("brief")
-    assert [each["id"] for each in await client.runs(job["id"])] == [run["id"]]
+    assert [each.id for each in await client.runs(job.id)] == [run.id]
 
 
-async def test_what_is_refused_says_what_is_legal_and_stores_nothing(world: World) -> None:
+async def test_an_invalid_call_names_the_valid_values_and_stores_nothing(world: World) -> None:
     client = daybook.Client()
     with pytest.raises(InvalidInput, match="schedule"):
         await client.add("Read the news", schedule="every day")
@@ -72,63 +76,64 @@ async def test_what_is_refused_says_what_is_legal_and_stores_nothing(world: Worl
         await client.add("Read the news", schedule="@daily", agent="nobody")
     with pytest.raises(InvalidInput, match="use one of: enabled, disabled, "):
         await client.list("broken")
-    with pytest.raises(InvalidInput, match="one of these is given"):
+    with pytest.raises(InvalidInput, match="exactly one is required"):
         await client.next()
     with pytest.raises(InvalidInput, match="agent: "):
         daybook.Client(agent=" ")
     assert await client.list() == []
 
 
-async def test_what_is_made_in_a_context_is_its_agents_and_its_users(world: World) -> None:
+async def test_a_job_made_in_a_context_belongs_to_its_agent_and_user(world: World) -> None:
     operator = daybook.Client()
     await operator.add("Mine", schedule="@daily", name="mine")
     with daybook.context(agent="researcher", user="u-17"):
         client = daybook.Client()
         made = await client.add("Read the news", schedule="@hourly", agent="default", name="news")
-        assert (made["owner"], made["user_id"], made["created_by"]) == (
+        assert (made.owner, made.user_id, made.created_by) == (
             "agent:researcher",
             "u-17",
             "api",
         )
-        assert [each["name"] for each in await client.list()] == ["news"]
+        assert [each.name for each in await client.list()] == ["news"]
         with pytest.raises(NotFound, match='job "mine" not found'):
             await client.remove("mine")
         with pytest.raises(InvalidInput, match="schedule: is due every 5s"):
             await client.update("news", schedule="every 5s")
         with daybook.context(user="u-18"):
             other = await client.add("Read on", schedule="@daily", name="more")
-        assert (other["owner"], other["user_id"]) == ("agent:researcher", "u-18")
-    # The same without a block, and as the operator sees it.
+        assert (other.owner, other.user_id) == ("agent:researcher", "u-18")
+    # The same with a client of the agent outside of a context, and for the operator.
     assert len(await daybook.Client(agent="researcher").list()) == 2
-    assert [each["name"] for each in await operator.list()] == ["mine", "more", "news"]
+    assert [each.name for each in await operator.list()] == ["mine", "more", "news"]
 
 
 def _in_sync() -> list[Any]:
-    """A program without a loop."""
+    """Run a program without an event loop, and return what it saw."""
     with daybook.context(user="u-1"):
         client = daybook.SyncClient()
         job = client.add_webhook("https://example.org/hook", schedule="on demand", name="hook")
-        told = [job["kind"], job["method"], job["user_id"]]
+        assert isinstance(job.action, Webhook)
+        values = [job.kind, job.action.method, job.user_id]
         client.update("hook", method="PUT")
-        told.append(client.get("hook")["method"])
-        told.append(client.remove("hook")["name"])
-        return [*told, client.list()]
+        values.append(client.get("hook").model_dump(mode="json")["method"])
+        values.append(client.remove("hook").name)
+        return [*values, client.list()]
 
 
-async def test_the_sync_face_does_the_same(world: World) -> None:
-    """In a thread without a loop, and, as in a notebook, in one whose loop runs."""
-    told = ["webhook", "POST", "u-1", "PUT", "hook", []]
-    assert await asyncio.to_thread(_in_sync) == told
-    assert _in_sync() == told
+async def test_the_sync_client_works_with_and_without_a_running_loop(world: World) -> None:
+    """Call it in a thread without a loop and, as in a notebook, in one whose loop runs."""
+    values = ["webhook", "POST", "u-1", "PUT", "hook", []]
+    assert await asyncio.to_thread(_in_sync) == values
+    assert _in_sync() == values
 
 
-def test_the_sync_face_has_every_verb_with_its_text() -> None:
+def test_the_sync_client_has_each_method_with_its_docstring() -> None:
     verbs = {name for name in vars(daybook.Client) if not name.startswith("_")}
     assert verbs == {name for name in vars(daybook.SyncClient) if not name.startswith("_")}
     for name in verbs:
-        ours, twin = getattr(daybook.Client, name), getattr(daybook.SyncClient, name)
-        assert inspect.getdoc(ours) and inspect.getdoc(twin) == inspect.getdoc(ours)
-        if name == "tasks":  # their operations: tests/unit/api/test_task_client.py
+        method, twin = getattr(daybook.Client, name), getattr(daybook.SyncClient, name)
+        assert inspect.getdoc(method) and inspect.getdoc(twin) == inspect.getdoc(method)
+        if name == "tasks":  # tests/unit/api/test_task_client.py covers its operations
             continue
-        assert inspect.signature(twin) == inspect.signature(ours)
+        assert inspect.signature(twin) == inspect.signature(method)
         assert not inspect.iscoroutinefunction(twin)

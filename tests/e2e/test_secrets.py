@@ -1,4 +1,4 @@
-"""`daybook secrets` at a real Prefect: a value goes in by standard input, and never comes out."""
+"""`daybook secrets` at a real Prefect: values are read from standard input and never printed."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Typed = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def typed(prefect_server: Any, daybook_home: Home) -> Iterator[Typed]:
-    """Carry out `daybook secrets …`. No secret is there, before and after."""
+    """Yield a function that runs `daybook secrets …`; remove all secrets before and after."""
     with_client(setup.prepare)
 
     async def forget(client: Any) -> None:
         for each in await secrets.list_secrets(client):
-            await secrets.STORE.remove(client, each["name"])
+            await secrets.STORE.remove(client, each.name)
 
     def carry_out(*tokens: str, value: str = "") -> subprocess.CompletedProcess[str]:
         return typed_here("secrets", *tokens, given=value)
@@ -46,7 +46,7 @@ def typed(prefect_server: Any, daybook_home: Home) -> Iterator[Typed]:
     with_client(forget)
 
 
-def kept(name: str) -> Secret:
+def stored_secret(name: str) -> Secret:
     found: Secret = with_client(lambda client: secrets.PrefectSecretStore(client).read(name))
     return found
 
@@ -54,7 +54,7 @@ def kept(name: str) -> Secret:
 def test_a_secret_is_added_listed_and_removed(typed: Typed) -> None:
     added = typed("add", "ops", *HOST, "--host", "tool:Reindex", value=f"{VALUE}\n")
     assert (added.returncode, "ops" in added.stdout) == (0, True)
-    assert kept("ops") == Secret("ops", VALUE, ("api.example.org", "tool:reindex"))
+    assert stored_secret("ops") == Secret("ops", VALUE, ("api.example.org", "tool:reindex"))
 
     listed = typed("list")
     assert "api.example.org, tool:reindex" in listed.stdout
@@ -75,7 +75,7 @@ def test_a_secret_is_added_listed_and_removed(typed: Typed) -> None:
         assert VALUE not in each.stdout + each.stderr
 
 
-def test_a_secret_of_a_tool_server_is_not_removed(typed: Typed) -> None:
+def test_a_secret_that_a_tool_server_uses_cannot_be_removed(typed: Typed) -> None:
     url = "https://api.example.org/mcp"
     settings = {"url": url, "headers": {"Authorization": "Bearer {{secret:ops}}"}}
     assert typed("add", "ops", *HOST, value=VALUE).returncode == 0
@@ -90,32 +90,32 @@ def test_a_secret_of_a_tool_server_is_not_removed(typed: Typed) -> None:
     assert (listed["jobs"], listed["servers"]) == ([], ["search"])
 
 
-def test_what_is_refused_keeps_nothing_and_repeats_no_value(typed: Typed) -> None:
+def test_a_refused_add_stores_nothing_and_never_prints_the_value(typed: Typed) -> None:
     for tokens, value, words in (
         (("add", "ops"), VALUE, "--host: is missing"),
         (("add", "Ops", *HOST), VALUE, "NAME: "),
         (("add", "ops", *HOST), "", "standard input is empty"),
         (("add", "ops", *HOST), f"  {VALUE}", "begins or ends with a space"),
         (("add", "ops", "--host", "https://api.example.org/x"), VALUE, "--host: "),
-        (("add", "ops", VALUE, *HOST), VALUE, "never an argument"),
-        (("add", "ops", "--value", VALUE, *HOST), VALUE, "never an argument"),
+        (("add", "ops", VALUE, *HOST), VALUE, "cannot be passed on the command line"),
+        (("add", "ops", "--value", VALUE, *HOST), VALUE, "cannot be passed on the command line"),
     ):
-        said = typed(*tokens, value=value)
-        assert said.returncode == 2
-        assert words in said.stderr
-        assert VALUE not in said.stdout + said.stderr
+        output = typed(*tokens, value=value)
+        assert output.returncode == 2
+        assert words in output.stderr
+        assert VALUE not in output.stdout + output.stderr
     assert typed("list", "--json").stdout == "[]\n"
 
 
 def test_a_taken_name_is_refused_and_replaced_on_request(typed: Typed) -> None:
     assert typed("add", "ops", *HOST, value=VALUE).returncode == 0
     assert typed("add", "ops", *HOST, value="another").returncode == 2
-    assert kept("ops").value == VALUE
+    assert stored_secret("ops").value == VALUE
     assert typed("add", "ops", "--host", "b.example", "--replace", value="another").returncode == 0
-    assert kept("ops") == Secret("ops", "another", ("b.example",))
+    assert stored_secret("ops") == Secret("ops", "another", ("b.example",))
 
 
-def test_on_a_terminal_it_is_asked_for_and_not_shown(typed: Typed) -> None:
+def test_on_a_terminal_the_value_is_prompted_for_and_not_echoed(typed: Typed) -> None:
     leader, follower = pty.openpty()
     try:
         child = subprocess.Popen(
@@ -127,17 +127,17 @@ def test_on_a_terminal_it_is_asked_for_and_not_shown(typed: Typed) -> None:
             env=os.environ,
         )
         os.close(follower)
-        said = b""
-        while b"Value: " not in said:
-            said += os.read(leader, 1024)
+        output = b""
+        while b"Value: " not in output:
+            output += os.read(leader, 1024)
         os.write(leader, f"{VALUE}\n".encode())
         while True:
             try:
-                said += os.read(leader, 1024)
-            except OSError:  # the other end is closed: it has ended
+                output += os.read(leader, 1024)
+            except OSError:  # the command has ended and closed its side
                 break
         assert child.wait(60) == 0
     finally:
         os.close(leader)
-    assert VALUE.encode() not in said
-    assert kept("ops").value == VALUE
+    assert VALUE.encode() not in output
+    assert stored_secret("ops").value == VALUE

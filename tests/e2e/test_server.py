@@ -1,4 +1,4 @@
-"""The embedded server itself: where it listens, what it tells its UI, what it survives."""
+"""The embedded Prefect server: its port, its UI, its credential, and what it survives."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ DEPLOYMENTS = 48
 
 @pytest.fixture
 def unconfigured(daybook_home: Home) -> Iterator[pytest.MonkeyPatch]:
-    """A process whose Prefect settings name no server, and that gets its own back afterwards."""
+    """Remove this process's Prefect settings for the test, and restore them afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [n for n in os.environ if n.startswith("PREFECT_")]:
             patch.delenv(name)
-        # Set, then taken away: so the patch knows to remove what the code under test will set.
+        # Set and deleted, so that the patch later removes what the code under test sets.
         patch.setenv("PREFECT_API_URL", "")
         patch.delenv("PREFECT_API_URL")
         patch.setenv("PREFECT_HOME", str(daybook_home.prefect))
@@ -50,7 +50,7 @@ def unconfigured(daybook_home: Home) -> Iterator[pytest.MonkeyPatch]:
 
 
 async def read(url: str, **headers: str) -> httpx.Response:
-    """Without the credential."""
+    """Send a GET request without the credential."""
     async with httpx.AsyncClient(trust_env=False) as client:
         return await client.get(url, headers=headers)
 
@@ -62,25 +62,25 @@ async def settings_of(api_url: str, credential: str) -> Any:
     return answer.json()["server"]
 
 
-async def test_with_4200_taken_it_takes_another_port_and_says_so(
+async def test_the_server_takes_another_port_and_says_so_if_4200_is_taken(
     daybook_home: Home, unconfigured: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     with ExitStack() as stack:
-        with suppress(OSError):  # taken by somebody else: as good
+        with suppress(OSError):  # another process has taken it, which is as good
             stack.enter_context(socket.create_server((server.HOST, server.PORT)))
-        mine = stack.enter_context(home_lock.hold(daybook_home))
-        here = await prefect_selection.find_or_start(daybook_home, mine, said.append)
-        assert here.child is not None
+        lock = stack.enter_context(home_lock.hold(daybook_home))
+        selected = await prefect_selection.find_or_start(daybook_home, lock, lines.append)
+        assert selected.child is not None
         try:
-            port = int(here.ui_url.rpartition(":")[2])
+            port = int(selected.ui_url.rpartition(":")[2])
             assert port != server.PORT
-            assert f"Port 4200 is taken; Prefect uses port {port}" in said
-            assert any(here.ui_url in line for line in said)
-            assert (await read(f"{here.api_url}/health")).json() is True
-            ui = (await read(f"{here.ui_url}/ui-settings")).json()
-            assert ui["api_url"] == here.api_url == f"http://127.0.0.1:{port}/api"
-            settings = await settings_of(here.api_url, daybook_home.credential())
+            assert f"Port 4200 is taken; Prefect uses port {port}" in lines
+            assert any(selected.ui_url in line for line in lines)
+            assert (await read(f"{selected.api_url}/health")).json() is True
+            ui = (await read(f"{selected.ui_url}/ui-settings")).json()
+            assert ui["api_url"] == selected.api_url == f"http://127.0.0.1:{port}/api"
+            settings = await settings_of(selected.api_url, daybook_home.credential())
             assert settings["analytics_enabled"] is False
             assert settings["services"]["scheduler"]["enabled"] is True
             assert "flow_runs" in settings["services"]["db_vacuum"]["enabled"]
@@ -88,18 +88,18 @@ async def test_with_4200_taken_it_takes_another_port_and_says_so(
             running = daybook_home.running()
             assert running is not None
             assert running["own_server"] is True
-            assert running["api_url"] == here.api_url
+            assert running["api_url"] == selected.api_url
             assert [c["name"] for c in running["children"]] == ["server"]
-            assert os.environ["PREFECT_API_URL"] == here.api_url
+            assert os.environ["PREFECT_API_URL"] == selected.api_url
             assert os.environ["PREFECT_API_AUTH_STRING"] == daybook_home.credential()
-            assert await the_clients_address() == here.api_url + "/"
+            assert await the_clients_address() == selected.api_url + "/"
             for file in daybook_home.prefect.iterdir():
                 assert file.stat().st_mode & 0o077 == 0, file
-            assert here.child.tail() == ""  # nothing to complain about
+            assert selected.child.tail() == ""  # no warning
             assert (daybook_home.path / "port").read_text() == f"{port}\n"
         finally:
-            await here.child.terminate()
-            mine.remove_child(here.child)
+            await selected.child.terminate()
+            lock.remove_child(selected.child)
 
 
 async def the_clients_address() -> str:
@@ -110,12 +110,14 @@ async def the_clients_address() -> str:
 
 
 async def test_a_configured_server_is_used(daybook_home: Home, prefect_server: Any) -> None:
-    said: list[str] = []
-    with home_lock.hold(daybook_home) as mine:
-        here = await prefect_selection.find_or_start(daybook_home, mine, said.append)
+    lines: list[str] = []
+    with home_lock.hold(daybook_home) as lock:
+        selected = await prefect_selection.find_or_start(daybook_home, lock, lines.append)
         running = daybook_home.running()
-    assert here == prefect_selection.SelectedPrefect(prefect_server.api_url, prefect_server.ui_url)
-    assert said == [f"Prefect: {prefect_server.api_url}, as configured"]
+    assert selected == prefect_selection.SelectedPrefect(
+        prefect_server.api_url, prefect_server.ui_url
+    )
+    assert lines == [f"Prefect: {prefect_server.api_url}, as configured"]
     assert running is not None
     assert running["own_server"] is False
 
@@ -126,13 +128,13 @@ async def test_a_configured_server_that_does_not_answer_is_an_error(
     address = server.api_url(free_port())
     unconfigured.setenv("PREFECT_API_URL", address)
     private_names.reload_settings()
-    with home_lock.hold(daybook_home) as mine, pytest.raises(PrefectUnreachable) as caught:
-        await prefect_selection.find_or_start(daybook_home, mine, lambda line: None)
+    with home_lock.hold(daybook_home) as lock, pytest.raises(PrefectUnreachable) as caught:
+        await prefect_selection.find_or_start(daybook_home, lock, lambda line: None)
     assert caught.value.address == address
-    assert mine.children == []
+    assert lock.children == []
 
 
-async def test_a_start_that_is_interrupted_leaves_nothing(
+async def test_an_interrupted_start_leaves_no_process_and_no_setting(
     daybook_home: Home, unconfigured: pytest.MonkeyPatch
 ) -> None:
     waiting = asyncio.Event()
@@ -141,22 +143,24 @@ async def test_a_start_that_is_interrupted_leaves_nothing(
         if line.startswith("Waiting"):
             waiting.set()
 
-    with home_lock.hold(daybook_home) as mine:
-        start = asyncio.create_task(prefect_selection.find_or_start(daybook_home, mine, say))
+    with home_lock.hold(daybook_home) as lock:
+        start = asyncio.create_task(prefect_selection.find_or_start(daybook_home, lock, say))
         async with asyncio.timeout(30):
             await waiting.wait()
-        begun = proc.find(mine.children[0].pid)
+        begun = proc.find(lock.children[0].pid)
         assert begun is not None
         start.cancel()
         with pytest.raises(asyncio.CancelledError):
             await start
-        assert mine.children == []
+        assert lock.children == []
         assert proc.find(begun.pid, begun.started) is None
     assert "PREFECT_API_URL" not in os.environ
 
 
-async def test_the_ui_is_there_and_strange_pages_are_kept_out(prefect_server: Any) -> None:
-    # A browser that is not logged in is told how to be.
+async def test_the_ui_requires_a_login_and_refuses_foreign_origins_and_hosts(
+    prefect_server: Any,
+) -> None:
+    # A browser without a login gets a page that says how to log in.
     page = await read(f"{prefect_server.ui_url}/", accept="text/html")
     assert page.status_code == 401
     assert "daybook open" in page.text
@@ -173,7 +177,7 @@ async def test_the_ui_is_there_and_strange_pages_are_kept_out(prefect_server: An
 
 
 async def logged_in(prefect_server: Any) -> str:
-    """The cookie of a browser that opened a link."""
+    """Return the cookies of a browser that opened a login link."""
     async with httpx.AsyncClient(trust_env=False) as browser:
         made = await browser.post(f"{prefect_server.ui_url}{login.LINKS_PATH}", auth=basic())
         token = made.json()["token"]
@@ -181,8 +185,8 @@ async def logged_in(prefect_server: Any) -> str:
         return "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
 
 
-async def test_who_has_no_credential_gets_nothing_of_the_api(prefect_server: Any) -> None:
-    """As another user of the machine, or an agent with a tool that fetches addresses."""
+async def test_each_api_path_answers_401_without_the_credential(prefect_server: Any) -> None:
+    """Another user of the machine, or an agent with a tool that fetches URLs, has no credential."""
     schema = (await read(f"{prefect_server.ui_url}/openapi.json")).json()
     paths = {path: methods for path, methods in schema["paths"].items()}
     assert len(paths) > 100
@@ -207,7 +211,7 @@ WEBSOCKETS = ("events/in", "events/out", "logs/out", "task_runs/subscriptions/sc
 
 
 @pytest.mark.parametrize("path", WEBSOCKETS)
-async def test_who_has_no_credential_gets_no_stream(prefect_server: Any, path: str) -> None:
+async def test_a_websocket_without_the_credential_is_closed(prefect_server: Any, path: str) -> None:
     address = f"{prefect_server.api_url.replace('http', 'ws')}/{path}"
     for token in (None, "daybook:guessed"):
         async with connect(address, subprotocols=[Subprotocol("prefect")]) as stream:
@@ -216,12 +220,12 @@ async def test_who_has_no_credential_gets_no_stream(prefect_server: Any, path: s
                 await stream.recv()
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 1008
-    with pytest.raises((ConnectionClosed, InvalidStatus)):  # as clients of old spoke
+    with pytest.raises((ConnectionClosed, InvalidStatus)):  # as old clients connect
         async with connect(address) as stream:
             await stream.recv()
 
 
-async def test_a_browser_that_is_logged_in_gets_the_streams(prefect_server: Any) -> None:
+async def test_a_logged_in_browser_can_open_the_event_stream(prefect_server: Any) -> None:
     cookie = await logged_in(prefect_server)
     headers = {"cookie": cookie, "origin": prefect_server.ui_url}
     async with connect(
@@ -233,7 +237,7 @@ async def test_a_browser_that_is_logged_in_gets_the_streams(prefect_server: Any)
         assert json.loads(await stream.recv())["type"] == "auth_success"
 
 
-async def test_many_deployments_made_at_once_meet_no_503(prefect_server: Any) -> None:
+async def test_many_concurrent_deployments_get_no_503(prefect_server: Any) -> None:
     async with httpx.AsyncClient(
         base_url=prefect_server.api_url, auth=basic(), trust_env=False, timeout=60
     ) as client:
@@ -251,11 +255,11 @@ async def test_many_deployments_made_at_once_meet_no_503(prefect_server: Any) ->
 
         codes = Counter(await asyncio.gather(*(make(n) for n in range(DEPLOYMENTS))))
         assert codes == {201: DEPLOYMENTS}
-        wanted = {"flows": {"name": {"any_": ["at-once"]}}}
-        assert (await client.post("/deployments/count", json=wanted)).json() == DEPLOYMENTS
+        flow_filter = {"flows": {"name": {"any_": ["at-once"]}}}
+        assert (await client.post("/deployments/count", json=flow_filter)).json() == DEPLOYMENTS
 
 
-async def test_what_it_was_told_survives_kill_9(daybook_home: Home) -> None:
+async def test_an_acknowledged_write_survives_a_kill_of_the_server(daybook_home: Home) -> None:
     port = free_port()
     variable = {"name": "kept", "value": "before the kill"}
     first = await server.start(daybook_home, port)
@@ -273,8 +277,8 @@ async def test_what_it_was_told_survives_kill_9(daybook_home: Home) -> None:
     try:
         await server.wait_until_healthy(server.api_url(port), child=second)
         async with httpx.AsyncClient(auth=basic(), trust_env=False) as client:
-            kept = await client.get(f"{server.api_url(port)}/variables/name/kept")
-        assert kept.json()["value"] == "before the kill"
+            response = await client.get(f"{server.api_url(port)}/variables/name/kept")
+        assert response.json()["value"] == "before the kill"
     finally:
         await second.terminate()
 
@@ -299,10 +303,10 @@ async def changed(home: Home, port: int, name: str) -> children.Child:
     )
 
 
-async def test_a_prefect_whose_database_changed_inside_still_gets_a_server(
+async def test_the_server_starts_although_prefects_database_internals_changed(
     daybook_home: Home,
 ) -> None:
-    """The fallback of `prefect_private`: said in the log, and the server runs."""
+    """The log mentions the fallback, and the server runs."""
     port = free_port()
     slot = 'dependencies.MODELS_DEPENDENCIES["database_config"]'
     child = await changed(daybook_home, port, slot)
@@ -317,8 +321,8 @@ async def test_a_prefect_whose_database_changed_inside_still_gets_a_server(
         await child.terminate()
 
 
-async def test_a_prefect_that_cannot_be_guarded_is_not_started(daybook_home: Home) -> None:
-    """What `up` shows then says what to do instead."""
+async def test_a_prefect_that_cannot_be_guarded_does_not_start(daybook_home: Home) -> None:
+    """The error that `up` shows says what to do instead."""
     port = free_port()
     child = await changed(daybook_home, port, "api.create_app")
     try:

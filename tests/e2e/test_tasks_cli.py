@@ -1,4 +1,4 @@
-"""Tasks by real processes at the command line: claim, tokens, drain. No Prefect is needed."""
+"""Tasks on the command line in real processes: claim, tokens, drain. No Prefect is needed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Task = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def task(daybook_home: Home) -> Task:
-    """A process of `daybook task`: its arguments, what it reads, its variables."""
+    """Return a function that runs `daybook task` with arguments, standard input and variables."""
 
     def begun(*tokens: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -43,9 +43,9 @@ def printed(done: subprocess.CompletedProcess[str]) -> Any:
 
 
 @pytest.mark.journey
-def test_from_the_queue_to_its_end(task: Task) -> None:
+def test_a_task_is_added_claimed_renewed_and_completed_with_its_token(task: Task) -> None:
     made = printed(task("add", "Review", "--capability", "python", "--json"))
-    assert task("next", "--session", "alpha").returncode == 3  # nobody of that name
+    assert task("next", "--session", "alpha").returncode == 3  # no such session
     printed(task("session", "register", "alpha", "--capability", "python", "--json"))
     claim = task("next", "--session", "alpha", "--lease", "60s", "--json")
     found = printed(claim)
@@ -65,7 +65,7 @@ def test_from_the_queue_to_its_end(task: Task) -> None:
     assert not [each for each in (nobody, beat, done, again) if token in each.stdout + each.stderr]
 
 
-def test_five_processes_claim_two_runs_and_two_get_one(task: Task) -> None:
+def test_of_five_processes_that_claim_two_task_runs_two_get_one_each(task: Task) -> None:
     for number in range(5):
         printed(task("session", "register", f"s{number}", "--json"))
     runs = {printed(task("add", title, "--json"))["run_id"] for title in ("a", "b")}
@@ -78,7 +78,7 @@ def test_five_processes_claim_two_runs_and_two_get_one(task: Task) -> None:
     assert len({each["token"] for each in won}) == 2
 
 
-def test_a_drain_waits_for_who_is_at_work_and_lets_nobody_begin(task: Task) -> None:
+def test_a_drain_waits_for_claimed_runs_and_allows_no_new_claim(task: Task) -> None:
     for name in ("alpha", "beta"):
         printed(task("session", "register", name, "--json"))
         printed(task("add", f"for {name}", "--owner", f"session:{name}", "--json"))
@@ -90,7 +90,7 @@ def test_a_drain_waits_for_who_is_at_work_and_lets_nobody_begin(task: Task) -> N
         text=True,
     ) as drain:
         assert drain.stderr is not None
-        assert "waiting for for alpha (alpha, until" in drain.stderr.readline()
+        assert "Waiting for for alpha (alpha, until" in drain.stderr.readline()
         late = task("next", "--session", "beta")
         assert late.returncode == 3 and "paused: draining" in late.stderr
         assert drain.poll() is None
@@ -101,6 +101,6 @@ def test_a_drain_waits_for_who_is_at_work_and_lets_nobody_begin(task: Task) -> N
         out, _ = drain.communicate()
     assert drain.returncode == 0
     assert json.loads(out)["drained"] is True
-    assert task("next", "--session", "beta").returncode == 3  # until it goes on
+    assert task("next", "--session", "beta").returncode == 3  # until the scheduler is resumed
     printed(task("scheduler", "resume", "--json"))
     assert printed(task("next", "--session", "beta", "--json"))["task"]["title"] == "for beta"

@@ -1,4 +1,4 @@
-"""Jobs that call a tool from the command line to Prefect and back; no worker runs here."""
+"""Tool jobs on the command line and in a real Prefect, in both directions; without a worker."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ server.run(transport="stdio", show_banner=False)
 
 @pytest.fixture
 def python_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The installed tool `reindex`."""
+    """Install the Python tool `reindex`."""
     install(tmp_path / "site", SOURCE, "reindex")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
 
 
 @pytest.fixture
 def servers(prefect_server: Any, daybook_home: Home, tmp_path: Path) -> Iterator[None]:
-    """The saved servers `search`, which has a tool `reindex`, and `away`, where nobody is."""
+    """Save the servers `search`, which has a tool `reindex`, and `away`, which does not answer."""
     with_client(setup.prepare)
     (tmp_path / "server.py").write_text(SERVER)
     command = [sys.executable, str(tmp_path / "server.py")]
     with nobody_there() as url:
-        wanted: dict[str, dict[str, Any]] = {"search": {"command": command}, "away": {"url": url}}
+        servers: dict[str, dict[str, Any]] = {"search": {"command": command}, "away": {"url": url}}
 
         async def save(client: Any) -> None:
-            for name, settings in wanted.items():
+            for name, settings in servers.items():
                 await PrefectServers(client).add(name, settings)
 
         async def forget(client: Any) -> None:
-            for name in wanted:
+            for name in servers:
                 await STORE.remove(client, name)
 
         with_client(save)
@@ -64,7 +64,7 @@ def servers(prefect_server: Any, daybook_home: Home, tmp_path: Path) -> Iterator
 def daybook(
     servers: None, python_tool: None, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Daybook]:
-    """Carry out a command line with `--json`; gives what it printed. No job is there at the end."""
+    """Yield a function that runs `daybook … --json` and returns its output; remove all jobs."""
 
     with commands(capsys) as carry_out:
         yield carry_out
@@ -76,7 +76,7 @@ def deployment(name: str) -> Any:
 
 @pytest.mark.parametrize("tool", ["reindex", "search.reindex"])
 @pytest.mark.slow
-def test_a_tool_job_comes_to_prefect_as_it_was_typed(daybook: Daybook, tool: str) -> None:
+def test_an_added_tool_job_is_deployed_with_the_typed_fields(daybook: Daybook, tool: str) -> None:
     job = daybook("add", "--tool", tool, "--params", '{"full": true}', *EVERY)
 
     assert (job["name"], job["kind"], job["tool"]) == (tool, "tool-call", tool)
@@ -105,13 +105,13 @@ def test_a_tool_job_comes_to_prefect_as_it_was_typed(daybook: Daybook, tool: str
     ],
 )
 @pytest.mark.slow
-def test_what_cannot_be_called_is_refused_and_nothing_is_stored(
+def test_a_job_with_an_invalid_tool_call_is_refused_and_not_stored(
     daybook: Daybook, typed: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     tool = () if "--tool" in typed else ("--tool", "reindex")
-    said = daybook("add", *tool, *typed, *EVERY, code=2)["error"]["message"]
+    message = daybook("add", *tool, *typed, *EVERY, code=2)["error"]["message"]
     for each in words:
-        assert each in said
+        assert each in message
     assert daybook("list") == []
 
     job = daybook("add", "--tool", "reindex", "--name", "renew", *EVERY)
@@ -120,18 +120,18 @@ def test_what_cannot_be_called_is_refused_and_nothing_is_stored(
 
 
 @pytest.mark.slow
-def test_a_tool_that_cannot_be_reached_is_accepted_and_said_so(daybook: Daybook) -> None:
+def test_a_tool_of_an_unreachable_server_is_accepted_with_a_note(daybook: Daybook) -> None:
     job = daybook("add", "--tool", "away.reindex", "--params", '{"n": 1}', *EVERY)
     (note,) = job["notes"]
     assert "http://127.0.0.1:" in note
     assert "when it is called" in note
     edited = daybook("edit", job["id"], "--params", '{"n": 2}')
     assert (edited["params"], len(edited["notes"])) == ({"n": 2}, 1)
-    # What has nothing to do with the tool does not ask for it.
+    # An edit of other fields does not check the tool.
     assert daybook("edit", job["id"], "--retries", "2")["notes"] == []
 
 
-def test_a_secret_that_is_not_there_yet_is_accepted_and_said_so(daybook: Daybook) -> None:
+def test_a_secret_that_does_not_exist_yet_is_accepted_with_a_note(daybook: Daybook) -> None:
     header = ("--header", "X-Token: {{secret:nobodys}}")
     job = daybook("add", "--webhook", "http://127.0.0.1:1/x", *header, *EVERY)
     (note,) = job["notes"]
@@ -143,7 +143,7 @@ def test_a_secret_that_is_not_there_yet_is_accepted_and_said_so(daybook: Daybook
 
 
 @pytest.mark.slow
-def test_an_edit_in_prefects_ui_comes_back(daybook: Daybook) -> None:
+def test_params_edited_in_prefect_are_imported(daybook: Daybook) -> None:
     job = daybook("add", "--tool", "reindex", *EVERY, "--name", "renew")
     found = deployment(job["deployment"])
     parameters = {**found.parameters, "params": {"full": True}}

@@ -1,4 +1,4 @@
-"""`daybook tools` at a real Prefect, with a server that is a real program."""
+"""`daybook tools` at a real Prefect, with a real program as the tool server."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
+from daybook.agents import documents
 from daybook.cli.main import main
 from daybook.home import Home
 from daybook.operations import setup
 from daybook.operations.checks import ledger
 from daybook.tools.server_blocks import STORE, PrefectServers
 from tests.at_prefect import with_client
-from tests.contract.tools.conftest import OURS, Told
+from tests.contract.tools.conftest import OURS, ReportPipe
+from tests.providers import KEY
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -27,7 +29,7 @@ Typed = Callable[..., tuple[int, str, str]]
 def typed(
     prefect_server: Any, daybook_home: Home, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Typed]:
-    """Carry out `daybook tools …`. No server is saved, before and after."""
+    """Yield a function that runs `daybook tools …`; remove all servers before and after."""
     with_client(setup.prepare)
 
     async def forget(client: Any) -> None:
@@ -38,8 +40,8 @@ def typed(
     def carry_out(*tokens: str) -> tuple[int, str, str]:
         capsys.readouterr()
         code = main(["tools", *tokens])
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     with_client(forget)
     yield carry_out
@@ -47,28 +49,28 @@ def typed(
 
 
 @pytest.fixture
-def ours(typed: Typed, tmp_path: Path) -> Iterator[str]:
-    told = Told(tmp_path / "told")
-    code, _, error = typed("add", "ours", "--", sys.executable, str(OURS), str(told.path))
+def server_name(typed: Typed, tmp_path: Path) -> Iterator[str]:
+    report_pipe = ReportPipe(tmp_path / "told")
+    code, _, error = typed("add", "ours", "--", sys.executable, str(OURS), str(report_pipe.path))
     assert code == 0, error
     yield "ours"
-    told.close()
+    report_pipe.close()
 
 
-def test_a_server_is_added_shown_tested_and_removed(typed: Typed, ours: str) -> None:
-    code, shown, _ = typed("show", ours)
+def test_a_tool_server_is_added_shown_tested_and_removed(typed: Typed, server_name: str) -> None:
+    code, shown, _ = typed("show", server_name)
     assert (code, "ours.add" in shown, str(OURS) in shown) == (0, True, True)
     code, tested, _ = typed("test", "--json")
     assert [each["server"] for each in json.loads(tested)] == ["ours"]
     assert "ours.add" in json.loads(tested)[0]["tools"]
-    assert typed("remove", ours)[0] == 0
-    code, _, error = typed("remove", ours)
+    assert typed("remove", server_name)[0] == 0
+    code, _, error = typed("remove", server_name)
     assert (code, 'tool server "ours" not found' in error) == (3, True)
-    assert typed("show", ours)[0] == 3
-    assert typed("test", ours)[0] == 3
+    assert typed("show", server_name)[0] == 3
+    assert typed("test", server_name)[0] == 3
 
 
-def test_its_tools_are_listed_shown_and_called(typed: Typed, ours: str) -> None:
+def test_the_tools_of_a_server_are_listed_shown_and_called(typed: Typed, server_name: str) -> None:
     code, listed, _ = typed("list")
     assert (code, "ours.add" in listed, "Add two numbers." in listed) == (0, True, True)
     code, shown, _ = typed("show", "ours.add", "--json")
@@ -79,7 +81,9 @@ def test_its_tools_are_listed_shown_and_called(typed: Typed, ours: str) -> None:
     assert typed("call", "ours.say", "--params", '{"text": "well"}')[:2] == (0, "well\n")
 
 
-def test_a_call_that_fails_says_so(typed: Typed, ours: str) -> None:
+def test_a_failed_tool_call_exits_with_1_and_shows_the_error(
+    typed: Typed, server_name: str
+) -> None:
     code, out, error = typed("call", "ours.fail", "--params", '{"words": "no index"}')
     assert (code, "failed: " in error, "no index" in out) == (1, True, True)
     code, _, error = typed("call", "ours.crash", "--json")
@@ -87,7 +91,7 @@ def test_a_call_that_fails_says_so(typed: Typed, ours: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "code", "said"),
+    ("tokens", "code", "expected"),
     [
         (("call", "ours.add", "--params", "[1]"), 2, "params"),
         (("call", "ours.add", "--params", "{}"), 2, "'a' is a required property"),
@@ -108,15 +112,15 @@ def test_a_call_that_fails_says_so(typed: Typed, ours: str) -> None:
     ],
     ids=lambda each: " ".join(each[:2]) if isinstance(each, tuple) else "",
 )
-def test_what_is_wrong_is_refused(
-    typed: Typed, ours: str, tokens: tuple[str, ...], code: int, said: str
+def test_an_invalid_tools_command_is_refused_and_changes_no_server(
+    typed: Typed, server_name: str, tokens: tuple[str, ...], code: int, expected: str
 ) -> None:
     answered, _, error = typed(*tokens)
-    assert (answered, said in error) == (code, True), error
-    assert with_client(lambda client: PrefectServers(client).names()) == [ours]
+    assert (answered, expected in error) == (code, True), error
+    assert with_client(lambda client: PrefectServers(client).names()) == [server_name]
 
 
-def test_one_that_cannot_be_reached_is_kept_and_said(typed: Typed) -> None:
+def test_an_unreachable_tool_server_is_saved_and_reported(typed: Typed) -> None:
     code, added, _ = typed("add", "gone", "--url", "http://127.0.0.1:1/mcp")
     assert (code, "it cannot be reached" in added) == (0, True)
     code, _, error = typed("list")
@@ -125,25 +129,39 @@ def test_one_that_cannot_be_reached_is_kept_and_said(typed: Typed) -> None:
     assert (code, "it cannot be reached" in tested) == (1, True)
 
 
-def test_one_whose_secret_is_not_there_yet_is_kept_and_said(typed: Typed, ours: str) -> None:
+def test_a_tool_server_with_a_missing_secret_is_saved_and_reported(
+    typed: Typed, server_name: str
+) -> None:
     bearer = ("--header", "Authorization: Bearer {{secret:nobodys}}")
     code, added, _ = typed("add", "web", "--url", "http://127.0.0.1:1/mcp", *bearer)
     assert (code, "`daybook secrets add nobodys`" in added) == (0, True)
     code, tested, _ = typed("test", "--json")
     assert code == 1
     problems = {each["server"]: each["problem"] for each in json.loads(tested)}
-    assert problems.keys() == {ours, "web"}
-    assert problems[ours] is None
+    assert problems.keys() == {server_name, "web"}
+    assert problems[server_name] is None
     assert 'unknown "nobodys"' in problems["web"]
     (found,) = with_client(ledger.secrets)
     assert found.message == "the tool server web uses the secret nobodys, which does not exist"
 
 
-def test_one_that_a_job_calls_is_not_removed(typed: Typed, ours: str) -> None:
+@pytest.mark.parametrize("tool", ["ours", "ours.add"])
+def test_a_tool_server_that_an_agent_uses_cannot_be_removed(
+    typed: Typed, server_name: str, tool: str
+) -> None:
+    settings = {"model": "openai:gpt-6", "api_key": KEY, "tools": ["clock", tool]}
+    with_client(lambda client: documents.add(client, "clerk", "model", settings))
+    code, _, error = typed("remove", server_name)
+    with_client(lambda client: documents.remove(client, "clerk"))
+    assert (code, '"ours" is used by the agent clerk (edit' in error) == (2, True)
+    assert typed("remove", server_name)[0] == 0
+
+
+def test_a_tool_server_that_a_job_uses_cannot_be_removed(typed: Typed, server_name: str) -> None:
     job = ("--tool", "ours.add", "--params", '{"a": 1}', "--on-demand", "--name", "sums")
     assert main(["add", *job]) == 0
-    code, _, error = typed("remove", ours)
+    code, _, error = typed("remove", server_name)
     assert (code, '"ours" is used by sums' in error) == (2, True)
-    assert "sums" in typed("show", ours)[1]
+    assert "sums" in typed("show", server_name)[1]
     assert "sums" in typed("show", "ours.add")[1]
     assert main(["remove", "sums"]) == 0

@@ -1,4 +1,4 @@
-"""A whole Daybook, watched from outside: its health page and its metrics."""
+"""Health page and metrics of a running Daybook."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     running = Up(home.path, tmp_path_factory.mktemp("empty"))
     try:
         running.until(lambda lines: any(line.startswith("Health: ") for line in lines), 150)
-        # Who is killed with a run at work is judged by its lease, which is another test's.
+        # Wait for the first run: other tests cover a worker that is killed during a run.
         running.until(lambda _: bool(running.outcomes("first-light")), 150)
         yield running
     finally:
         running.end()
 
 
-async def becomes(url: str, code: int, within: float) -> dict[str, Any]:
-    """The health page's answer, once it has this code."""
+async def wait_for_code(url: str, code: int, within: float) -> dict[str, Any]:
+    """Wait until the health page answers with this code, and return the answer."""
     end = time.monotonic() + within
     async with httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
         while (answer := await client.get(f"{url}/health")).status_code != code:
@@ -53,39 +53,39 @@ def child(up: Up, name: str) -> int:
     return int(found)
 
 
-async def test_the_health_of_a_daybook_that_lost_its_keeper_and_its_prefect(up: Up) -> None:
+async def test_health_is_503_without_a_leader_and_200_without_prefect(up: Up) -> None:
     url = up.facts()["web_url"]
     end = time.monotonic() + 60
-    while not (view := await becomes(url, 200, within=60))["prefect"]["answers"]:
-        assert time.monotonic() < end  # one slow answer is remembered for a while
+    while not (view := await wait_for_code(url, 200, within=60))["prefect"]["answers"]:
+        assert time.monotonic() < end  # one slow answer is cached for a while
         await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + LOOK_AGAIN)
     assert view["problems"] == []
     status = up.daybook("status")
     assert view["ledger"]["id"] == status["ledger"]["id"]
 
-    # It stands still, so nobody begins another; once it is dead, `up` does.
+    # `up` does not replace a suspended worker; it starts a new one when the worker is dead.
     worker, lease = child(up, "worker"), TIMING.leader_lease.total_seconds()
     os.kill(worker, signal.SIGSTOP)
-    view = await becomes(url, 503, within=lease + 10)
+    view = await wait_for_code(url, 503, within=lease + 10)
     assert view["keeper"]["leads"] is False
     assert view["problems"][0].startswith("no keeper leads")
     os.kill(worker, signal.SIGKILL)
-    await becomes(url, 200, within=60)
+    await wait_for_code(url, 200, within=60)
 
-    # Prefect stands still: that is told, and for itself no reason.
+    # Suspend Prefect: the page reports it, but it alone does not make the page fail.
     server = proc.find(child(up, "server"))
     assert server is not None
     proc.send_signal([server], signal.SIGSTOP)
     try:
         end = time.monotonic() + 30
-        while (view := await becomes(url, 200, within=20))["prefect"]["answers"]:
+        while (view := await wait_for_code(url, 200, within=20))["prefect"]["answers"]:
             assert time.monotonic() < end
             await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + LOOK_AGAIN)
     finally:
         proc.send_signal([server], signal.SIGCONT)
 
 
-async def test_the_metrics_of_what_ran(up: Up) -> None:
+async def test_metrics_show_ended_runs_jobs_and_overdue_runs(up: Up) -> None:
     up.until(lambda _: bool(up.outcomes("first-light")), within=60)
     async with httpx.AsyncClient(trust_env=False) as client:
         text = (await client.get(f"{up.facts()['web_url']}/metrics")).text
@@ -94,6 +94,6 @@ async def test_the_metrics_of_what_ran(up: Up) -> None:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    assert found["daybook_ended_runs_last_day", "succeeded"] >= 1  # two where it is nine now
+    assert found["daybook_ended_runs_last_day", "succeeded"] >= 1  # two if it is nine o'clock now
     assert found["daybook_jobs", "true"] == 1
     assert found["daybook_late",] == found["daybook_overdue",] == 0

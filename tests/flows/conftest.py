@@ -1,4 +1,4 @@
-"""A model agent for runs of the flow, called directly and by a process as a worker's."""
+"""Fixture with a model agent for runs of the flow, called directly or in a worker's process."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ from tests.world import World
 
 @pytest.fixture
 async def asked(world: World) -> AsyncIterator[Asked]:
-    with provider() as here:
-        yield Asked(world, here)
+    with provider() as fake_provider:
+        yield Asked(world, fake_provider)

@@ -1,4 +1,4 @@
-"""A job that an agent makes, and that names no agent, asks the agent of its owner's name."""
+"""Default of a job's agent: the agent with the owner's name, if an agent adds the job."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 import daybook
 from daybook import toolbox
 from daybook.jobs import store
+from daybook.jobs.actions import AgentPrompt
+from daybook.jobs.views import ChangedJob
 from daybook.owners import Actor, acting_as
 from tests.calling import Asked, calls
 from tests.providers import Answer
@@ -50,50 +52,55 @@ async def asked_by(world: World) -> str:
 
 
 def agent_in(answer: object) -> str:
-    """The agent that the answer names."""
-    if isinstance(answer, dict):
-        return str(answer["agent"])
+    """Return the agent that the answer names."""
+    if isinstance(answer, ChangedJob):
+        assert isinstance(answer.action, AgentPrompt)
+        return answer.action.agent
     (line,) = [each for each in str(answer).splitlines() if each.startswith("asks: ")]
     return line.removeprefix("asks: the agent ").partition(",")[0]
 
 
-async def test_the_agent_of_the_owners_name_is_asked(world: World, makes: Makes) -> None:
+async def test_an_agents_job_uses_the_agent_of_its_owners_name(world: World, makes: Makes) -> None:
     agent = await world.agents.add("print('here')")
     assert agent_in(await makes(agent.name)) == agent.name
     assert await asked_by(world) == agent.name
 
 
 @pytest.mark.slow
-async def test_without_one_it_is_the_default_agent(world: World, makes: Makes) -> None:
+async def test_without_an_agent_of_that_name_the_job_uses_the_default_agent(
+    world: World, makes: Makes
+) -> None:
     assert agent_in(await makes("nobody-of-that-name")) == "default"
     assert await asked_by(world) == "default"
 
 
 @pytest.mark.slow
-async def test_an_agent_that_is_named_is_asked(world: World) -> None:
+async def test_a_job_that_names_an_agent_uses_it(world: World) -> None:
     agent = await world.agents.add("print('here')")
     with daybook.context(agent=agent.name):
         made = await daybook.Client().add("Hi", schedule="0 8 * * *", agent="default")
-    assert made["agent"] == "default"
+    assert isinstance(made.action, AgentPrompt)
+    assert made.action.agent == "default"
 
 
-async def test_a_program_of_the_operators_asks_the_default_agent(world: World) -> None:
+async def test_a_job_of_the_operators_program_uses_the_default_agent(world: World) -> None:
     with daybook.context(user="u-17"):
         made = await daybook.Client().add("Hi", schedule="0 8 * * *")
-    assert made["agent"] == "default"
+    assert isinstance(made.action, AgentPrompt)
+    assert made.action.agent == "default"
 
 
-async def test_the_default_agent_may_be_forbidden_to_one_that_has_its_own(
+async def test_limits_may_forbid_the_default_agent_but_not_the_owners_own(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_LIMITS", json.dumps({"agents": []}))
     agent = await world.agents.add("print('here')")
     assert agent_in(await over_mcp(agent.name)) == agent.name
     refused = await over_mcp("nobody-of-that-name")
-    assert str(refused).startswith('agent: "default" is not allowed for agents here')
+    assert str(refused).startswith('agent: "default" is not allowed for this agent')
 
 
-async def test_a_runs_own_tools_ask_the_agent_that_runs(asked: Asked) -> None:
+async def test_a_job_added_during_a_run_uses_the_agent_of_that_run(asked: Asked) -> None:
     await asked.given("daybook")
     await asked.run(calls("cron_add", **ADD), Answer("Done."))
     assert await asked_by(asked.world) == asked.name

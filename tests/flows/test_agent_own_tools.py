@@ -1,4 +1,4 @@
-"""What an agent calls beside servers: Python tools, Daybook's own; and a program its servers."""
+"""Python tools and Daybook's own tools in an agent's run, and the MCP file of a program."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def note(text: str) -> str:
 """
 
 
-async def test_a_python_tool_knows_the_same_call_by_the_same_key_in_every_attempt(
+async def test_a_python_tool_gets_the_same_key_for_the_same_call_in_every_attempt(
     asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes = tmp_path / "notes"
@@ -52,12 +52,12 @@ async def test_a_python_tool_knows_the_same_call_by_the_same_key_in_every_attemp
     assert [text for _, text in noted] == ["one", "other", "one", "one"]
     first, second, third, fourth = (key for key, _ in noted)
     occurrence = (await asked.world.row()).occurrence
-    assert first == third  # of the second attempt
+    assert first == third  # the same call in the second attempt
     assert len({first, second, fourth}) == 3
     assert all(key.startswith(f"{occurrence}/") for key, _ in noted)
 
 
-async def test_daybooks_own_tools_work_for_the_agent_itself(asked: Asked) -> None:
+async def test_daybooks_own_tools_act_for_the_agent_of_the_run(asked: Asked) -> None:
     await asked.given("daybook")
     result = await asked.run(
         calls("cron_add", prompt="Water the plants", schedule="0 9 * * *", name="plants"),
@@ -69,8 +69,8 @@ async def test_daybooks_own_tools_work_for_the_agent_itself(asked: Asked) -> Non
     async with asked.world.ledger.read() as session:
         (job,) = (await session.execute(select(JobRow))).scalars()
     assert (job.name, job.owner, job.created_by) == ("plants", f"agent:{asked.name}", "run")
-    assert "plants" in asked.here.requests[2].prompt
-    assert {"cron_add", "cron_list", "cron_remove"} <= {*asked.here.requests[0].tools}
+    assert "plants" in asked.fake_provider.requests[2].prompt
+    assert {"cron_add", "cron_list", "cron_remove"} <= {*asked.fake_provider.requests[0].tools}
 
 
 CLIENT = """
@@ -92,7 +92,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_program_finds_its_servers_and_daybook_in_a_file(world: World) -> None:
+async def test_a_program_gets_its_servers_and_daybook_in_an_mcp_file(world: World) -> None:
     async with served(world, LOOKS) as server:
         agent = await world.agents.add(CLIENT)
         program = [sys.executable, str(agent.base.with_suffix(".py")), str(agent.base)]
@@ -108,12 +108,12 @@ async def test_a_program_finds_its_servers_and_daybook_in_a_file(world: World) -
     assert (job.name, job.owner) == ("plants", f"agent:{agent.name}")
 
 
-async def test_in_the_run_of_an_agents_job_its_tools_are_that_agents(
+async def test_tools_in_a_run_of_an_agents_job_act_for_the_jobs_owner(
     asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_LIMITS", json.dumps({"agents": ["*"]}))
     await asked.given("daybook.cron_add", "daybook.cron_list")
-    asked.here.script = [
+    asked.fake_provider.script = [
         calls("cron_add", prompt="And this", schedule="0 9 * * *", name="more"),
         Answer("Done."),
     ]
@@ -121,7 +121,7 @@ async def test_in_the_run_of_an_agents_job_its_tools_are_that_agents(
         fields = {"name": "own", "prompt": "Look", "agent": asked.name, "on_demand": True}
         added = await service.add(fields)
     async with asked.world.ledger.read() as session:
-        stored = await store.find(session, added["id"])
+        stored = await store.find(session, added.id)
     state = await asked.world.workers.executed(await asked.world.prefect.custom_run(stored))
     assert state.is_completed(), state.message
 

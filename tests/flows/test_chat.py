@@ -1,6 +1,6 @@
-"""Jobs with `session: chat` go on with the conversation of their channel and chat id.
+"""Jobs with `session: chat` continue the conversation of their channel and chat id.
 
-What a model is really sent is seen at a server that speaks its protocol (requirement 26).
+The tests read what the model receives at a server that speaks its protocol (requirement 26).
 """
 
 from __future__ import annotations
@@ -21,43 +21,47 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEA
 
 
 class Chats:
-    """Jobs that ask one model, each in a chat."""
+    """Jobs of one model agent, each in a chat."""
 
-    def __init__(self, world: World, here: Provider, agent: str) -> None:
-        self.world, self.here, self.agent = world, here, agent
+    def __init__(self, world: World, fake_provider: Provider, agent: str) -> None:
+        self.world, self.fake_provider, self.agent = world, fake_provider, agent
 
     async def job(self, prompt: str, channel: str = "inbox", **given: Any) -> StoredJob:
         given = {"on_demand": True, "agent": self.agent, "session": "chat", **given}
         return await self.world.deploy(prompt=prompt, channel=channel, **given)
 
-    async def told(self, stored: StoredJob) -> list[tuple[str, str]]:
-        """Run the job; who said what in that which the model was sent."""
-        before = len(self.here.requests)
+    async def messages_received(self, stored: StoredJob) -> list[tuple[str, str]]:
+        """Run the job; return the role and text of each message that the model received."""
+        before = len(self.fake_provider.requests)
         state = await self.world.workers.executed(await self.world.prefect.custom_run(stored))
         assert state.is_completed(), state.message
-        [seen] = self.here.requests[before:]
-        return seen.said
+        [request] = self.fake_provider.requests[before:]
+        return request.messages
 
 
 @pytest.fixture
 async def chats(world: World) -> AsyncIterator[Chats]:
-    with provider() as here:
+    with provider() as fake_provider:
         name = f"m-{uuid4().hex[:8]}"
-        settings = {"model": "openai:gpt-4o-mini", "base_url": here.address, "api_key": KEY}
+        settings = {
+            "model": "openai:gpt-4o-mini",
+            "base_url": fake_provider.address,
+            "api_key": KEY,
+        }
         await documents.add(world.client, name, "model", settings)
-        yield Chats(world, here, name)
+        yield Chats(world, fake_provider, name)
 
 
-async def test_two_jobs_of_one_chat_go_on_with_one_conversation(chats: Chats) -> None:
-    chats.here.script = ["It rains.", "An umbrella.", "You are welcome."]
+async def test_two_jobs_of_one_chat_continue_one_conversation(chats: Chats) -> None:
+    chats.fake_provider.script = ["It rains.", "An umbrella.", "You are welcome."]
     weather = await chats.job("What is the weather?", chat_id="-1001")
     advice = await chats.job("What shall I take?", chat_id="-1001")
 
-    assert await chats.told(weather) == [("user", "What is the weather?")]
+    assert await chats.messages_received(weather) == [("user", "What is the weather?")]
     spoken = [("user", "What is the weather?"), ("assistant", "It rains.")]
-    assert await chats.told(advice) == [*spoken, ("user", "What shall I take?")]
+    assert await chats.messages_received(advice) == [*spoken, ("user", "What shall I take?")]
     spoken += [("user", "What shall I take?"), ("assistant", "An umbrella.")]
-    assert await chats.told(weather) == [*spoken, ("user", "What is the weather?")]
+    assert await chats.messages_received(weather) == [*spoken, ("user", "What is the weather?")]
     rows = await chats.world.rows()
     assert {each.session_id for each in rows} == {f"{chats.agent}:chat:inbox:-1001"}
 
@@ -67,24 +71,26 @@ async def test_two_jobs_of_one_chat_go_on_with_one_conversation(chats: Chats) ->
     [{"chat_id": "-1002"}, {"channel": "console", "chat_id": "-1001"}, {"session": "reuse"}],
     ids=["another chat", "another channel", "no chat"],
 )
-async def test_elsewhere_nothing_of_it_is_known(chats: Chats, elsewhere: dict[str, Any]) -> None:
+async def test_a_job_outside_the_chat_does_not_see_its_conversation(
+    chats: Chats, elsewhere: dict[str, Any]
+) -> None:
     first = await chats.job("What is the weather?", chat_id="-1001")
     other = await chats.job("What did I ask?", **({"chat_id": "-1001"} | elsewhere))
 
-    await chats.told(first)
-    assert await chats.told(other) == [("user", "What did I ask?")]
+    await chats.messages_received(first)
+    assert await chats.messages_received(other) == [("user", "What did I ask?")]
 
 
-async def test_a_job_that_is_moved_to_another_chat_goes_on_there(chats: Chats) -> None:
-    chats.here.script = ["It rains.", "You asked of the weather."]
+async def test_a_run_moved_to_another_chat_continues_that_conversation(chats: Chats) -> None:
+    chats.fake_provider.script = ["It rains.", "You asked of the weather."]
     there = await chats.job("What is the weather?", chat_id="-1001")
     mover = await chats.job("What did I ask?", chat_id="-1002")
-    await chats.told(there)
+    await chats.messages_received(there)
 
     notify = mover.job.notify.model_copy(update={"chat_id": "-1001"})
     moved = await chats.world.prefect.custom_run(mover, notify=notify.model_dump(mode="json"))
-    before = len(chats.here.requests)
+    before = len(chats.fake_provider.requests)
     state = await chats.world.workers.executed(moved)
     assert state.is_completed(), state.message
-    [seen] = chats.here.requests[before:]
-    assert seen.said[:2] == [("user", "What is the weather?"), ("assistant", "It rains.")]
+    [request] = chats.fake_provider.requests[before:]
+    assert request.messages[:2] == [("user", "What is the weather?"), ("assistant", "It rains.")]

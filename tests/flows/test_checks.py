@@ -1,4 +1,4 @@
-"""The gate before any run: what opens it, what closes it, and what is no answer."""
+"""Checks before a run: answers that start it, answers that skip it, and failures."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
-# With a policy as JSON says it, and the state as the answer.
+# `Any`, so that a test can pass a policy as in JSON and get the state as the result.
 call: Any = agent_prompt
 work: Any = tool_call
 CALLED = 'tried to call the tool "shell" instead of answering; this request offers no tools'
 other: Any = webhook
 
-# `gives` is the gate: it answers what it is given. `acts` is the work: it notes that it was done.
+# `gives` is the check: it returns its argument. `acts` is the action: it records its call.
 SOURCE = """
 import json
 from pathlib import Path
@@ -67,7 +67,7 @@ class Tools:
 
     @property
     def calls(self) -> list[tuple[str, str]]:
-        """The tools that were called, in order, each with the key that it was given."""
+        """Return the tools that were called, in order, each with its idempotency key."""
         if not self._file.exists():
             return []
         return [tuple(json.loads(line)) for line in self._file.read_text().splitlines()]
@@ -85,28 +85,36 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tools:
 
 
 class Asked:
-    """Two model agents of one server, the gate's and the job's own, and what each was asked."""
+    """Two model agents at one server: the check's and the job's."""
 
-    def __init__(self, here: Provider) -> None:
-        self.here, self.gate, self.main = here, f"g-{uuid4().hex[:8]}", f"m-{uuid4().hex[:8]}"
+    def __init__(self, fake_provider: Provider) -> None:
+        self.fake_provider, self.gate, self.main = (
+            fake_provider,
+            f"g-{uuid4().hex[:8]}",
+            f"m-{uuid4().hex[:8]}",
+        )
 
     async def run(self, *script: Step, prompt: str = "Anything new?", **given: Any) -> Any:
-        self.here.script = list(script)
+        self.fake_provider.script = list(script)
         check = {"prompt": prompt, "agent": self.gate}
         policy = {"check": check, "retry_delay": "1s", **given.pop("policy", {})}
         return await call(prompt="Do it", agent=self.main, policy=policy, **given)
 
     @property
     def models(self) -> list[str]:
-        return [seen.body["model"] for seen in self.here.requests]
+        return [request.body["model"] for request in self.fake_provider.requests]
 
 
 @pytest.fixture
 async def asked(world: World) -> AsyncIterator[Asked]:
-    with provider() as here:
-        made = Asked(here)
+    with provider() as fake_provider:
+        made = Asked(fake_provider)
         for name, model in ((made.gate, "fast"), (made.main, "large")):
-            settings = {"model": f"openai:{model}", "base_url": here.address, "api_key": KEY}
+            settings = {
+                "model": f"openai:{model}",
+                "base_url": fake_provider.address,
+                "api_key": KEY,
+            }
             await documents.add(world.client, name, "model", settings)
         yield made
 
@@ -127,7 +135,7 @@ async def asked(world: World) -> AsyncIterator[Asked]:
     ],
 )
 @pytest.mark.slow
-async def test_a_tools_answer_opens_or_closes(
+async def test_a_tools_answer_starts_or_skips_the_run(
     world: World, tools: Tools, answer: Any, opens: bool, reason: str
 ) -> None:
     check = {"tool": "gives", "params": {"answer": answer}}
@@ -139,7 +147,8 @@ async def test_a_tools_answer_opens_or_closes(
     assert (row.status, row.attempts) == expected
     assert (row.reason, result["reason"]) == (reason, reason)
     assert tools.names == ["gives", "acts"] if opens else ["gives"]
-    # Another key than the work's: who remembers keys would answer the work with the check's answer.
+    # The keys differ: a receiver that remembers keys would answer the action with the check's
+    # answer.
     assert [key for _, key in tools.calls] == [f"{row.occurrence}#check", row.occurrence][
         : 1 + opens
     ]
@@ -158,7 +167,7 @@ async def test_a_tools_answer_opens_or_closes(
         ({"tool": "breaks"}, "ValueError: it broke"),
     ],
 )
-async def test_no_answer_of_a_tool_fails_the_run(
+async def test_an_invalid_answer_or_error_of_a_check_tool_fails_the_run(
     world: World, tools: Tools, check: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(FailedRun):
@@ -171,7 +180,7 @@ async def test_no_answer_of_a_tool_fails_the_run(
     assert tools.names == [str(check["tool"])]
 
 
-async def test_a_tool_that_is_not_there_fails_the_run(world: World, tools: Tools) -> None:
+async def test_an_unknown_check_tool_fails_the_run(world: World, tools: Tools) -> None:
     with pytest.raises(FailedRun):
         await work(tool="acts", policy={"check": {"tool": "nobody"}})
 
@@ -181,7 +190,9 @@ async def test_a_tool_that_is_not_there_fails_the_run(world: World, tools: Tools
 
 @pytest.mark.parametrize(("word", "status"), [("True", "succeeded"), ("False", "skipped")])
 @pytest.mark.slow
-async def test_a_servers_tool_is_asked(world: World, tools: Tools, word: str, status: str) -> None:
+async def test_a_servers_tool_may_be_the_check(
+    world: World, tools: Tools, word: str, status: str
+) -> None:
     source = f"@server.tool\ndef is_due() -> bool:\n    tell('asked')\n    return {word}\n"
     async with served(world, source) as server:
         check = {"tool": f"{server.name}.is_due"}
@@ -193,7 +204,7 @@ async def test_a_servers_tool_is_asked(world: World, tools: Tools, word: str, st
 
 
 @pytest.mark.slow
-async def test_a_webhook_has_a_gate_as_well(world: World, tools: Tools) -> None:
+async def test_a_webhook_job_may_have_a_check(world: World, tools: Tools) -> None:
     check = {"tool": "gives", "params": {"answer": False}}
     url = "http://127.0.0.1:9/nobody-listens"
 
@@ -209,30 +220,32 @@ RUN = '{"action": "run", "reason": "three new issues"}'
 SKIP = '{"action": "skip", "reason": "nothing new"}'
 
 
-@pytest.mark.parametrize("said", [RUN, f"```json\n{RUN}\n```", f"\n```\n{RUN}\n```\n"])
+@pytest.mark.parametrize("answer", [RUN, f"```json\n{RUN}\n```", f"\n```\n{RUN}\n```\n"])
 @pytest.mark.slow
-async def test_a_gate_that_says_run_is_followed_by_the_run(
-    world: World, asked: Asked, said: str
+async def test_a_check_that_answers_run_is_followed_by_the_run(
+    world: World, asked: Asked, answer: str
 ) -> None:
-    gate = Answer(said, input_tokens=100, output_tokens=10)
+    gate = Answer(answer, input_tokens=100, output_tokens=10)
     result = await asked.run(gate, Answer("Done.", input_tokens=1_000, output_tokens=200))
 
     assert (result["status"], result["output"]) == ("succeeded", "Done.")
     assert asked.models == ["fast", "large"]
-    question, work = asked.here.requests
+    question, work = asked.fake_provider.requests
     assert question.prompt.startswith("Anything new?\n\n")
     assert '{"action": "skip"' in question.prompt
     assert work.prompt == "Do it"
     row = await world.row()
-    keys = [seen.headers["idempotency-key"] for seen in asked.here.requests]
+    keys = [request.headers["idempotency-key"] for request in asked.fake_provider.requests]
     assert keys == [f"{row.occurrence}#check", row.occurrence]
     assert row.usage is not None
-    took = [row.usage[name] for name in ("requests", "input_tokens", "output_tokens")]
-    assert took == [2, 1_100, 210]
+    usage = [row.usage[name] for name in ("requests", "input_tokens", "output_tokens")]
+    assert usage == [2, 1_100, 210]
 
 
 @pytest.mark.slow
-async def test_a_gate_that_says_skip_is_all_that_the_run_cost(world: World, asked: Asked) -> None:
+async def test_a_check_that_answers_skip_skips_the_run_and_its_tokens_are_recorded(
+    world: World, asked: Asked
+) -> None:
     result = await asked.run(Answer(SKIP, input_tokens=100, output_tokens=10))
 
     assert (result["status"], result["reason"]) == ("skipped", "check: nothing new")
@@ -255,7 +268,7 @@ async def test_a_gate_that_says_skip_is_all_that_the_run_cost(world: World, aske
         ("", "is not JSON"),
         (Answer("", tool="shell", finish="tool_calls"), CALLED),
         (Answer(RUN, tool="shell", finish="tool_calls"), CALLED),
-        (Answer(RUN, finish="length"), "was cut"),
+        (Answer(RUN, finish="length"), "is incomplete"),
         (limited(), "429"),
     ],
     ids=[
@@ -272,7 +285,7 @@ async def test_a_gate_that_says_skip_is_all_that_the_run_cost(world: World, aske
     ],
 )
 @pytest.mark.slow
-async def test_anything_else_fails_the_run_after_one_question(
+async def test_any_other_answer_to_a_check_prompt_fails_the_run_without_a_retry(
     world: World, asked: Asked, step: Step, words: str
 ) -> None:
     with pytest.raises(FailedRun):
@@ -285,7 +298,7 @@ async def test_anything_else_fails_the_run_after_one_question(
     assert asked.models == ["fast"]
 
 
-async def test_what_a_failed_gate_took_is_in_the_book(world: World, asked: Asked) -> None:
+async def test_the_tokens_of_a_failed_check_are_recorded(world: World, asked: Asked) -> None:
     with pytest.raises(FailedRun):
         await asked.run(Answer("Hm.", input_tokens=100, output_tokens=10))
 
@@ -295,23 +308,21 @@ async def test_what_a_failed_gate_took_is_in_the_book(world: World, asked: Asked
 
 
 @pytest.mark.slow
-async def test_the_question_has_the_variables_of_a_prompt(world: World, asked: Asked) -> None:
+async def test_a_check_prompt_may_use_variables(world: World, asked: Asked) -> None:
     await asked.run(SKIP, prompt="Is it late? It is {{due}}.")
 
-    row, [question] = await world.row(), asked.here.requests
+    row, [question] = await world.row(), asked.fake_provider.requests
     assert f"It is {row.due:%Y-%m-%dT%H:%M}" in question.prompt
 
 
 @pytest.mark.slow
-async def test_without_an_agent_of_its_own_the_jobs_agent_is_asked(
-    world: World, asked: Asked
-) -> None:
+async def test_a_check_without_an_agent_uses_the_jobs_agent(world: World, asked: Asked) -> None:
     await asked.run(SKIP, policy={"check": {"prompt": "Anything new?"}})
 
     assert asked.models == ["large"]
 
 
-async def test_a_further_attempt_is_not_asked_for_again(world: World, asked: Asked) -> None:
+async def test_a_further_attempt_does_not_repeat_the_check(world: World, asked: Asked) -> None:
     result = await asked.run(RUN, limited("1"), "Done.", policy={"retries": 1})
 
     assert result["status"] == "succeeded"
@@ -335,7 +346,7 @@ def python(program: str) -> list[str]:
     ],
 )
 @pytest.mark.slow
-async def test_a_commands_exit_code_decides(
+async def test_a_check_command_decides_by_its_exit_code(
     world: World, tools: Tools, program: str, status: str, reason: str
 ) -> None:
     check = {"command": python(program)}
@@ -351,14 +362,14 @@ async def test_a_commands_exit_code_decides(
     [
         (python("raise SystemExit(2)"), "exited with code 2"),
         (python("import sys; print('why', file=sys.stderr); sys.exit(3)"), "3: why"),
-        (python("import os; os.kill(os.getpid(), 9)"), "exited with code -9"),
+        (python("import os; os.kill(os.getpid(), 9)"), "was ended by SIGKILL"),
         (["no-such-program-anywhere"], "there is no program"),
         (python("import signal; signal.pause()"), "did not end within 5 s"),
     ],
     ids=["2", "3", "killed", "missing", "too-long"],
 )
 @pytest.mark.slow
-async def test_a_command_that_fails_fails_the_run(
+async def test_a_check_command_that_fails_fails_the_run(
     world: World, tools: Tools, command: list[str], words: str
 ) -> None:
     with pytest.raises(FailedRun):
@@ -374,7 +385,9 @@ async def test_a_command_that_fails_fails_the_run(
     assert tools.names == []
 
 
-async def test_a_command_sees_nothing_of_ours(world: World, tools: Tools) -> None:
+async def test_a_check_command_has_no_daybook_or_prefect_variables(
+    world: World, tools: Tools
+) -> None:
     program = (
         "import os; print([n for n in os.environ if n[:8] in ('DAYBOOK_', 'PREFECT_')], "
         "os.listdir()); raise SystemExit(1)"
@@ -385,10 +398,10 @@ async def test_a_command_sees_nothing_of_ours(world: World, tools: Tools) -> Non
     assert (await world.row()).reason == "check: [] []"
 
 
-# --- the claim, meanwhile
+# --- the claim during a check
 
 
-async def test_a_lease_that_is_refused_ends_the_gate(
+async def test_a_refused_lease_renewal_ends_the_check(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, execute, run_lease_renewal=0.05)
@@ -408,11 +421,11 @@ async def test_a_lease_that_is_refused_ends_the_gate(
     assert not alive(pid)
     assert state.name == "Skipped"
     row = await world.row()
-    assert (row.status, row.holder, main.had) == ("claimed", "there:2", 0)
+    assert (row.status, row.holder, main.effect_count) == ("claimed", "there:2", 0)
 
 
 @pytest.mark.slow
-async def test_a_script_that_is_stopped_at_its_gate_is_cancelled(world: World) -> None:
+async def test_a_run_whose_call_is_cancelled_during_its_check_is_cancelled(world: World) -> None:
     gate, main = await world.agents.add('tell("asked"); forever()'), await world.agents.add("had()")
     policy = {"check": {"prompt": "New?", "agent": gate.name}}
     task = asyncio.create_task(call(prompt="Do it", agent=main.name, policy=policy))
@@ -425,11 +438,13 @@ async def test_a_script_that_is_stopped_at_its_gate_is_cancelled(world: World) -
     assert not alive(pid)
     row = await world.row()
     assert (row.status, row.reason, row.attempts) == ("cancelled", "stopped before it began", 0)
-    assert main.had == 0
+    assert main.effect_count == 0
 
 
 @pytest.mark.slow
-async def test_prefect_shows_a_closed_gate_as_skipped(world: World, tools: Tools) -> None:
+async def test_prefect_shows_a_run_skipped_by_its_check_as_skipped(
+    world: World, tools: Tools
+) -> None:
     check = {"command": python("raise SystemExit(1)")}
     job = await world.deploy(prompt=None, tool="acts", on_demand=True, policy={"check": check})
 
@@ -441,12 +456,14 @@ async def test_prefect_shows_a_closed_gate_as_skipped(world: World, tools: Tools
     assert tools.names == []
 
 
-# --- its tokens
+# --- tokens
 
 
-async def test_what_the_gate_took_is_missing_to_the_work(world: World, asked: Asked) -> None:
+async def test_the_tokens_of_a_check_count_towards_the_runs_limit(
+    world: World, asked: Asked
+) -> None:
     gate = Answer(RUN, input_tokens=100, output_tokens=10)
-    main = Answer("Done.", input_tokens=80, output_tokens=20)  # 90 are left, of 200
+    main = Answer("Done.", input_tokens=80, output_tokens=20)  # 90 of 200 are left
 
     with pytest.raises(FailedRun):
         await asked.run(gate, main, policy={"tokens_per_run": 200})
@@ -459,7 +476,9 @@ async def test_what_the_gate_took_is_missing_to_the_work(world: World, asked: As
     assert row.usage["input_tokens"] + row.usage["output_tokens"] == 210
 
 
-async def test_a_gate_beyond_the_runs_tokens_is_the_end_of_it(world: World, asked: Asked) -> None:
+async def test_a_check_that_uses_up_the_runs_tokens_fails_the_run(
+    world: World, asked: Asked
+) -> None:
     gate = Answer(RUN, input_tokens=100, output_tokens=10)
 
     with pytest.raises(FailedRun):

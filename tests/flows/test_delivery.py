@@ -1,4 +1,4 @@
-"""A run's own process sends what is to be told of it, and Prefect's UI says what became of it."""
+"""Messages and callbacks that a run's own process sends, and the delivery shown in Prefect's UI."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ pytestmark = [
 
 @pytest.fixture
 async def server() -> AsyncIterator[Receiver]:
-    async with serving() as here:
-        yield here
+    async with serving() as server:
+        yield server
 
 
 async def _job(world: World, server: Receiver, **more: str) -> StoredJob:
-    """A job whose runs succeed, and whose callback goes to the server."""
+    """Deploy a job whose runs succeed and whose callback goes to the server."""
     agent = await world.agents.add("print('Forty-two.')")
     given = {"on_complete": f"{server.address}/done?t=s3cr3t"} | more
     return await world.deploy(agent=agent.name, on_demand=True, **given)
@@ -51,7 +51,7 @@ async def _told(world: World) -> list[OutboxRow]:
         return await history.list_for_run(session, (await world.row()).id)
 
 
-async def test_the_process_that_settles_sends_and_the_artifact_says_so(
+async def test_the_process_of_a_run_sends_its_callback_and_the_artifact_shows_it(
     world: World, server: Receiver
 ) -> None:
     state = await world.workers.executed(await world.prefect.custom_run(await _job(world, server)))
@@ -68,7 +68,7 @@ async def test_the_process_that_settles_sends_and_the_artifact_says_so(
     assert "s3cr3t" not in page
 
 
-async def test_a_run_that_tells_nobody_asks_and_shows_nothing(
+async def test_a_run_without_recipients_sends_nothing_and_shows_no_delivery(
     world: World, server: Receiver
 ) -> None:
     await world.workers.executed(
@@ -79,7 +79,7 @@ async def test_a_run_that_tells_nobody_asks_and_shows_nothing(
     assert "Delivery" not in await world.prefect.artifact(row.flow_run_id)
 
 
-async def test_what_failed_at_once_is_sent_by_the_keeper_and_shown_again(
+async def test_the_keeper_retries_a_failed_callback_and_shows_the_new_delivery(
     world: World, server: Receiver
 ) -> None:
     server.steps = [answer(503), answer(200)]
@@ -96,7 +96,7 @@ async def test_what_failed_at_once_is_sent_by_the_keeper_and_shown_again(
         return (await world.row()).delivery == "delivered"
 
     assert await so(delivered, 20)
-    assert len({seen.headers["webhook-id"] for seen in server.requests}) == 1
+    assert len({request.headers["webhook-id"] for request in server.requests}) == 1
     first, later = await _artifacts(world, row)
     assert first == page
     assert "## Delivery: delivered" in later and "tried 2 times" in later
@@ -113,7 +113,7 @@ async def _artifacts(world: World, row: RunRow) -> list[str]:
     return [str(each.data) for each in sorted(found, key=lambda each: str(each.created))]
 
 
-async def test_a_receiver_that_hangs_holds_the_process_for_a_while_only(
+async def test_a_hanging_receiver_delays_the_end_of_the_process_only_briefly(
     world: World, server: Receiver
 ) -> None:
     server.steps = [hang]
@@ -122,16 +122,16 @@ async def test_a_receiver_that_hangs_holds_the_process_for_a_while_only(
     )
     await so(partial(_asked, server), 60)
     began = SYSTEM_CLOCK.now()
-    await execution.ends()
-    # Not the receiver's time; and Prefect is told, and the process ends, on a busy machine.
+    await execution.wait_for_exit()
+    # Less than the receiver's timeout, with time to report to Prefect and exit on a busy machine.
     assert SYSTEM_CLOCK.now() - began < TIMING.own_state_limit + timedelta(seconds=10)
     assert (await world.row()).status == "succeeded"
-    # Given back: no try is used up, and the next one has its whole time.
-    [told] = await _told(world)
-    assert (told.status, told.attempts, told.lease_until) == ("pending", 0, None)
+    # The process released the callback: no try is used up, and the next one has its full timeout.
+    [delivery] = await _told(world)
+    assert (delivery.status, delivery.attempts, delivery.lease_until) == ("pending", 0, None)
 
 
-async def test_a_receiver_that_hangs_leaves_the_end_to_the_flow_beside_a_keeper(
+async def test_the_flow_sets_its_own_end_state_despite_a_hanging_receiver(
     world: World, server: Receiver
 ) -> None:
     server.steps = [hang, answer(200)]
@@ -145,21 +145,23 @@ async def test_a_receiver_that_hangs_leaves_the_end_to_the_flow_beside_a_keeper(
         return not (await world.row()).unmirrored
 
     try:
-        code, said = await (await world.workers.execute(run, bare=True)).ends()
-        assert code == 0, said
+        code, output = await (await world.workers.execute(run, bare=True)).wait_for_exit()
+        assert code == 0, output
         assert await so(delivered, 30)
         assert await so(mirrored, 40)
     finally:
         keeping.cancel()
         await asyncio.wait({keeping})
 
-    ends = [each for each in await world.client.read_flow_run_states(run.id) if each.is_final()]
-    assert [each.name for each in ends] == ["Completed"]  # the flow's own, with its result
-    assert len({seen.headers["webhook-id"] for seen in server.requests}) == 1
+    final_states = [
+        each for each in await world.client.read_flow_run_states(run.id) if each.is_final()
+    ]
+    assert [each.name for each in final_states] == ["Completed"]  # set by the flow, with its result
+    assert len({request.headers["webhook-id"] for request in server.requests}) == 1
     assert len(server.requests) == 2
 
 
-async def test_a_process_that_is_told_to_end_meanwhile_loses_nothing(
+async def test_a_process_terminated_while_it_sends_loses_no_callback(
     world: World, server: Receiver
 ) -> None:
     server.steps = [hang]
@@ -172,7 +174,7 @@ async def test_a_process_that_is_told_to_end_meanwhile_loses_nothing(
 
     assert await so(sent, 60)
     await execution.sent(signal.SIGTERM)
-    await execution.ends()
+    await execution.wait_for_exit()
     row = await world.row()
     assert (row.status, row.delivery) == ("succeeded", "pending")
     server.steps = [answer(200)]
@@ -183,10 +185,12 @@ async def test_a_process_that_is_told_to_end_meanwhile_loses_nothing(
         return (await world.row()).delivery == "delivered"
 
     assert await so(delivered, 90)
-    assert len({seen.headers["webhook-id"] for seen in server.requests}) == 1
+    assert len({request.headers["webhook-id"] for request in server.requests}) == 1
 
 
-async def test_what_could_not_begin_is_told_at_once_too(world: World, server: Receiver) -> None:
+async def test_a_failure_before_the_first_attempt_is_sent_at_once(
+    world: World, server: Receiver
+) -> None:
     more = {"on_complete": "", "on_fail": f"{server.address}/failed"}
     stored = await world.deploy(agent="nobody", on_demand=True, **more)
     await world.workers.executed(await world.prefect.custom_run(stored))
@@ -195,7 +199,30 @@ async def test_what_could_not_begin_is_told_at_once_too(world: World, server: Re
     assert json.loads(callback.body)["status"] == "failed"
 
 
-async def test_looking_costs_prefect_nothing_while_nothing_is_due(world: World) -> None:
+async def test_a_delivery_result_is_kept_until_prefect_has_it(
+    world: World, server: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = await world.deploy(
+        agent="nobody", on_demand=True, on_complete="", on_fail=f"{server.address}/failed"
+    )
+    await world.workers.executed(await world.prefect.custom_run(stored))
+    run_id = (await world.row()).id
+    memory = drain.DeliveriesState()
+    memory.note([run_id])
+
+    async def unreachable(artifact: object) -> None:
+        raise httpx.ConnectError("no Prefect")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.client, "create_artifact", unreachable)
+        with pytest.raises(httpx.ConnectError):
+            await drain.send_due(world.ledger, world.client, "keeper", memory)
+    assert list(memory.ended) == [run_id]
+    await drain.send_due(world.ledger, world.client, "keeper", memory)
+    assert memory.ended == {}
+
+
+async def test_the_dispatcher_does_not_ask_prefect_while_nothing_is_due(world: World) -> None:
     asked = list[str]()
 
     async def hears(request: httpx.Request) -> None:

@@ -1,4 +1,4 @@
-"""Runs of a deployment, each executed by a process of its own as a worker starts it."""
+"""Runs of a deployment, each executed in its own process as a worker starts it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [
 ACTS = 'had(); tell("running"); forever()'
 
 
-async def test_a_due_run_begins_at_its_due_time_and_not_before(world: World) -> None:
+async def test_a_scheduled_run_starts_at_its_due_time_and_not_before(world: World) -> None:
     agent = await world.agents.add("had(); print(sys.stdin.read())")
     stored = await world.deploy(prompt="What is new?", every="8s", agent=agent.name)
     run = await world.prefect.scheduled(stored)
@@ -35,9 +35,9 @@ async def test_a_due_run_begins_at_its_due_time_and_not_before(world: World) -> 
 
     execution = await world.workers.execute(run)
     assert SYSTEM_CLOCK.now() < expected  # it has to wait
-    code, said = await execution.ends()
+    code, output = await execution.wait_for_exit()
 
-    assert code == 0, said
+    assert code == 0, output
     row = await world.row()
     due = datetime.fromtimestamp(int(expected.timestamp()), UTC)
     assert row.occurrence == claim_requests.due_key(stored.id, due)
@@ -45,7 +45,7 @@ async def test_a_due_run_begins_at_its_due_time_and_not_before(world: World) -> 
     assert (row.flow_run_id, row.flow_starts, row.attempts) == (str(run.id), 1, 1)
     assert row.started_at is not None
     assert timedelta(0) <= row.started_at - due < timedelta(seconds=60)
-    assert agent.had == 1
+    assert agent.effect_count == 1
     state = await world.prefect.state(run)
     assert (state.name, state.message) == ("Completed", f"run {row.id[:8]} succeeded")
     page = await world.prefect.artifact(row.flow_run_id)
@@ -53,13 +53,13 @@ async def test_a_due_run_begins_at_its_due_time_and_not_before(world: World) -> 
     assert "What is new?" in page
 
 
-async def test_without_a_ledger_a_run_is_set_back_and_comes_again(world: World) -> None:
+async def test_without_a_ledger_a_run_is_rescheduled_and_succeeds_later(world: World) -> None:
     agent = await world.agents.add("had()")
     run = await world.prefect.custom_run(await world.deploy(on_demand=True, agent=agent.name))
-    ledger, away = world.home.path / "ledger.db", world.home.path / "away"
-    away.mkdir()
+    ledger, moved = world.home.path / "ledger.db", world.home.path / "away"
+    moved.mkdir()
     for each in world.home.path.glob("ledger.db*"):
-        each.rename(away / each.name)
+        each.rename(moved / each.name)
     ledger.mkdir()
     before = SYSTEM_CLOCK.now()
 
@@ -71,20 +71,20 @@ async def test_without_a_ledger_a_run_is_set_back_and_comes_again(world: World) 
     assert until is not None
     wait = timedelta(seconds=30)
     assert before + wait <= until <= SYSTEM_CLOCK.now() + wait
-    assert agent.had == 0
+    assert agent.effect_count == 0
 
     ledger.rmdir()
-    for each in away.iterdir():
+    for each in moved.iterdir():
         each.rename(world.home.path / each.name)
     await world.client.set_flow_run_state(run.id, Scheduled(), force=True)
     assert (await world.workers.executed(run)).is_completed()
 
     row = await world.row()
     assert (row.status, row.flow_starts, row.retry_of) == ("succeeded", 2, None)
-    assert agent.had == 1
+    assert agent.effect_count == 1
 
 
-async def test_what_another_holds_is_skipped(world: World) -> None:
+async def test_a_run_claimed_by_another_process_is_skipped(world: World) -> None:
     agent = await world.agents.add("had()")
     stored = await world.deploy(every="3s", agent=agent.name)
     run = await world.prefect.scheduled(stored)
@@ -93,22 +93,22 @@ async def test_what_another_holds_is_skipped(world: World) -> None:
     await SYSTEM_CLOCK.wait_until(due)
     parameters = stored.job.parameters()
     key = claim_requests.due_key(stored.id, due)
-    offer = ClaimRequest(
+    claim_request = ClaimRequest(
         key, "agent-prompt", "schedule", due, "there:2", parameters, stored.id, "other"
     )
-    other = await claims.claim(world.ledger, offer)
+    other = await claims.claim(world.ledger, claim_request)
     assert isinstance(other, Granted)
 
     state = await world.workers.executed(run)
 
     assert (state.type.value, state.name) == ("CANCELLED", "Skipped")
-    assert state.message == f"run {other.run_id[:8]} already has it"
+    assert state.message == f"run {other.run_id[:8]} is already in progress"
     assert (await world.row()).holder == "there:2"
-    assert agent.had == 0
+    assert agent.effect_count == 0
 
 
 @pytest.mark.parametrize("supervised", [True, False])
-async def test_cancelled_in_prefect_the_program_ends_and_both_sides_say_so(
+async def test_cancelling_a_run_in_prefect_ends_its_program_and_is_recorded(
     world: World, supervised: bool
 ) -> None:
     agent = await world.agents.add(ACTS)
@@ -117,19 +117,19 @@ async def test_cancelled_in_prefect_the_program_ends_and_both_sides_say_so(
     pid = await agent.says("running")
 
     await world.client.set_flow_run_state(run.id, Cancelling(), force=True)
-    if not supervised:  # the supervisor sees it and sends the signal itself
+    if not supervised:  # otherwise the supervisor sends the signal
         await execution.sent(signal.SIGTERM)
-    _, said = await execution.ends()
+    _, output = await execution.wait_for_exit()
 
-    assert not alive(pid), said
+    assert not alive(pid), output
     row = await world.row()
-    assert (row.status, row.reason) == ("cancelled", "cancelled"), said
-    assert agent.had == 1
+    assert (row.status, row.reason) == ("cancelled", "cancelled"), output
+    assert agent.effect_count == 1
     if supervised:
         assert (await world.prefect.state(run)).name == "Cancelled"
 
 
-async def test_a_process_that_is_stopped_leaves_unknown_and_a_retry_is_a_new_run(
+async def test_a_stopped_process_leaves_the_run_unknown_and_a_retry_is_a_new_run(
     world: World,
 ) -> None:
     agent = await world.agents.add(ACTS)
@@ -138,14 +138,14 @@ async def test_a_process_that_is_stopped_leaves_unknown_and_a_retry_is_a_new_run
     pid = await agent.says("running")
 
     await execution.sent(signal.SIGTERM)
-    _, said = await execution.ends()
+    _, output = await execution.wait_for_exit()
 
-    assert not alive(pid), said
+    assert not alive(pid), output
     first = await world.row()
     assert (first.status, first.reason) == (
         "unknown",
         "the process was stopped while the agent was running",
-    ), said
+    ), output
     assert (await world.prefect.state(run)).is_crashed()
 
     # Retry in the UI.
@@ -153,17 +153,17 @@ async def test_a_process_that_is_stopped_leaves_unknown_and_a_retry_is_a_new_run
     again = await world.workers.execute(run, bare=True)
     pid = await agent.says("running")
     os.kill(pid, signal.SIGKILL)
-    await again.ends()
+    await again.wait_for_exit()
 
     rows = await world.rows()
     assert [row.status for row in rows] == ["unknown", "failed"]
     assert rows[1].occurrence == f"flow:{run.id}:1"
     assert (rows[1].retry_of, rows[1].trigger) == (first.id, "retry")
     assert (rows[0].flow_starts, rows[1].flow_starts) == (1, 2)
-    assert agent.had == 2
+    assert agent.effect_count == 2
 
 
-async def test_started_again_by_a_machine_what_is_unknown_is_not_repeated(world: World) -> None:
+async def test_an_unknown_run_rescheduled_by_a_machine_is_not_repeated(world: World) -> None:
     agent = await world.agents.add(ACTS)
     run = await world.prefect.custom_run(await world.deploy(on_demand=True, agent=agent.name))
     reschedules = {"PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule"}
@@ -171,26 +171,26 @@ async def test_started_again_by_a_machine_what_is_unknown_is_not_repeated(world:
     pid = await agent.says("running")
 
     await execution.sent(signal.SIGTERM)
-    _, said = await execution.ends()
-    assert not alive(pid), said
-    assert (await world.row()).status == "unknown", said
+    _, output = await execution.wait_for_exit()
+    assert not alive(pid), output
+    assert (await world.row()).status == "unknown", output
     assert (await world.prefect.state(run)).name == AwaitingRetry().name
 
     state = await world.workers.executed(run)
 
     assert (state.type.value, state.name) == ("CRASHED", "Unknown")
-    assert agent.had == 1
+    assert agent.effect_count == 1
     assert (await world.row()).status == "unknown"
 
 
-async def test_killed_at_work_the_next_start_waits_for_its_lease(world: World) -> None:
+async def test_after_a_killed_process_the_next_start_waits_for_the_lease(world: World) -> None:
     agent = await world.agents.add(ACTS)
     stored = await world.deploy(on_demand=True, agent=agent.name)
     run = await world.prefect.custom_run(stored)
     execution = await world.workers.execute(run, bare=True)
     pid = await agent.says("running")
     await execution.sent(signal.SIGKILL)
-    await execution.ends()
+    await execution.wait_for_exit()
     os.kill(pid, signal.SIGKILL)
     row = await world.row()
     assert row.status == "running"
@@ -201,11 +201,11 @@ async def test_killed_at_work_the_next_start_waits_for_its_lease(world: World) -
     assert (state.type.value, state.name) == ("SCHEDULED", "AwaitingConcurrencySlot")
     assert state.message == f"{row.holder} may still be running"
     assert state.state_details.scheduled_time == row.lease_until
-    assert agent.had == 1
+    assert agent.effect_count == 1
     assert (await world.row()).status == "running"
 
 
-async def test_a_request_keeps_its_occurrence_and_its_parameters(world: World) -> None:
+async def test_a_requested_run_keeps_its_occurrence_and_its_parameters(world: World) -> None:
     agent = await world.agents.add("had(); print(sys.stdin.read())")
     stored = await world.deploy(prompt="Then", on_demand=True, agent=agent.name)
     row = await claims.request(world.ledger, stored, "1", "api")
@@ -220,7 +220,7 @@ async def test_a_request_keeps_its_occurrence_and_its_parameters(world: World) -
     assert found.output == "Then"
 
 
-async def test_removed_meanwhile_it_is_skipped(world: World) -> None:
+async def test_a_run_of_a_removed_job_is_skipped(world: World) -> None:
     agent = await world.agents.add("had()")
     stored = await world.deploy(on_demand=True, agent=agent.name)
     run = await world.prefect.custom_run(stored)
@@ -229,24 +229,24 @@ async def test_removed_meanwhile_it_is_skipped(world: World) -> None:
     state = await world.workers.executed(run)
 
     assert (state.name, state.message) == ("Skipped", "the job was removed")
-    assert agent.had == 0
+    assert agent.effect_count == 0
     assert (await world.row()).status == "skipped"
 
 
-async def test_two_starts_of_one_run_at_once_have_one_effect(world: World) -> None:
+async def test_two_concurrent_starts_of_one_run_execute_it_once(world: World) -> None:
     agent = await world.agents.add(ACTS)
     run = await world.prefect.custom_run(await world.deploy(on_demand=True, agent=agent.name))
     first, second = await asyncio.gather(
         world.workers.execute(run, bare=True), world.workers.execute(run, bare=True)
     )
     pid = await agent.says("running")
-    ended = [asyncio.create_task(each.ends()) for each in (first, second)]
+    ended = [asyncio.create_task(each.wait_for_exit()) for each in (first, second)]
     (done,), _ = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
     assert (await world.row()).status == "running"
     os.kill(pid, signal.SIGKILL)
     await asyncio.gather(*ended)
 
-    assert agent.had == 1
+    assert agent.effect_count == 1
     (row,) = await world.rows()
     assert row.status == "failed"
     assert done.result()[0] == 0

@@ -1,4 +1,4 @@
-"""The flow called in a script: its result, the ledger's run, the artifact, Prefect's state."""
+"""The flow called in a script: its result, the run in the ledger, the artifact, Prefect's state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.timings import change
 from tests.world import World
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
 
-call: Any = agent_prompt  # with what its signature forbids, or the state as its answer
+call: Any = agent_prompt  # for arguments that the signature forbids, or a state as the result
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
@@ -30,7 +30,7 @@ async def _prefect_state(world: World, flow_run_id: str | None) -> State[Any]:
 
 
 @pytest.mark.slow
-async def test_the_offline_agent_answers(world: World) -> None:
+async def test_a_direct_call_of_the_offline_agent_is_recorded_as_a_run(world: World) -> None:
     result: Any = await agent_prompt(prompt="What is on today?")
 
     row = await world.row()
@@ -56,12 +56,12 @@ async def test_the_offline_agent_answers(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_an_agents_markdown_is_shown_harmless(world: World) -> None:
+async def test_an_agents_markdown_is_escaped_in_the_artifact(world: World) -> None:
     agent = await world.agents.add('print("![x](http://evil.example/x.png) <script>x</script>")')
 
     result: Any = await agent_prompt(prompt="Say `it`", agent=agent.name)
 
-    assert result["output"].startswith("![x]")  # the ledger and the caller have the very words
+    assert result["output"].startswith("![x]")  # the result keeps the original text
     page = await world.prefect.artifact((await world.row()).flow_run_id)
     assert "[image: x](http://evil.example/x.png) &lt;script>" in page
     assert "![" not in page
@@ -83,7 +83,7 @@ async def test_a_program_that_fails_fails_the_run(world: World) -> None:
     assert "no such repository" in await world.prefect.artifact(row.flow_run_id)
 
 
-async def test_a_program_that_takes_too_long_times_out(world: World) -> None:
+async def test_a_program_that_exceeds_its_timeout_is_ended_and_timed_out(world: World) -> None:
     agent = await world.agents.add('print("so far", flush=True); tell("running"); forever()')
 
     with pytest.raises(FailedRun, match="no answer within 5 s"):
@@ -112,7 +112,7 @@ async def test_an_agent_that_does_not_exist_fails_the_run(world: World) -> None:
         ({"prompt": "Do it", "session": "chat"}, "session"),
     ],
 )
-async def test_what_is_illegal_is_refused_and_nothing_is_written(
+async def test_invalid_arguments_are_refused_and_no_run_is_recorded(
     world: World, given: dict[str, str], named: str
 ) -> None:
     with pytest.raises(InvalidInput) as refused:
@@ -131,7 +131,7 @@ async def test_what_is_illegal_is_refused_and_nothing_is_written(
     ],
 )
 @pytest.mark.slow
-async def test_what_is_of_another_form_is_refused_by_prefect(
+async def test_arguments_of_the_wrong_type_are_refused_by_prefect(
     world: World, given: dict[str, Any], named: str
 ) -> None:
     from prefect.exceptions import ParameterTypeError
@@ -143,7 +143,7 @@ async def test_what_is_of_another_form_is_refused_by_prefect(
 
 
 @pytest.mark.slow
-async def test_a_subflow_is_a_run_of_its_own(world: World) -> None:
+async def test_each_subflow_is_its_own_run(world: World) -> None:
     @flow
     async def parent() -> list[Any]:
         return [await agent_prompt(prompt="One"), await agent_prompt(prompt="Two")]
@@ -156,7 +156,7 @@ async def test_a_subflow_is_a_run_of_its_own(world: World) -> None:
     assert len({row.flow_run_id for row in rows}) == 2
 
 
-async def test_without_a_ledger_there_is_no_effect(world: World) -> None:
+async def test_without_a_ledger_the_action_does_not_start(world: World) -> None:
     agent = await world.agents.add("had()")
     await world.ledger.close()
     for each in world.home.path.glob("ledger.db*"):
@@ -166,11 +166,11 @@ async def test_without_a_ledger_there_is_no_effect(world: World) -> None:
     with pytest.raises(LedgerUnreachable):
         await agent_prompt(prompt="Do it", agent=agent.name)
 
-    assert agent.had == 0
+    assert agent.effect_count == 0
     (world.home.path / "ledger.db").rmdir()
 
 
-async def test_a_refused_lease_ends_the_program(
+async def test_a_refused_lease_renewal_ends_the_program(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, attempt, run_lease_renewal=0.05)
@@ -194,7 +194,7 @@ async def test_a_refused_lease_ends_the_program(
 
 
 @pytest.mark.slow
-async def test_judged_unknown_meanwhile_prefect_is_told_so(
+async def test_a_call_whose_run_became_unknown_reports_unknown_to_prefect(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, attempt, run_lease_renewal=0.05)
@@ -213,7 +213,7 @@ async def test_judged_unknown_meanwhile_prefect_is_told_so(
     assert state.message == "the lease was lost"
 
 
-async def test_a_cancelled_call_leaves_word(world: World) -> None:
+async def test_a_cancelled_call_records_its_run_as_unknown(world: World) -> None:
     agent = await world.agents.add('had(); tell("running"); forever()')
     task = asyncio.create_task(agent_prompt(prompt="Do it", agent=agent.name))
     pid = await agent.says("running")
@@ -244,10 +244,10 @@ async def test_a_structured_answer_is_repaired_once_and_the_run_says_so(world: W
     row = await world.row()
     assert (row.result, row.attempts) == ({"n": 3}, 1)
     assert row.reason.startswith("repaired: the first answer is not JSON")
-    assert agent.had == 2
+    assert agent.effect_count == 2
 
 
-async def test_whom_nobody_can_ask_is_found_out_before_begin(world: World) -> None:
+async def test_an_unknown_agent_fails_the_run_before_begin(world: World) -> None:
     with pytest.raises(FailedRun, match='unknown "nobody"'):
         await agent_prompt(prompt="Do it", agent="nobody")
 

@@ -1,4 +1,6 @@
-"""Heartbeats at a server that counts: who is asked, how often, and what the book says of it."""
+"""Heartbeats with a server that records requests: which agents are asked, how often, what is
+stored.
+"""
 
 from __future__ import annotations
 
@@ -30,17 +32,17 @@ SKIP = '{"action": "skip", "reason": "all is well"}'
 
 
 class Beating:
-    """A heartbeat's two agents at one server, its file, and what each agent was asked."""
+    """Heartbeat with its file and two agents at one server."""
 
-    def __init__(self, world: World, here: Provider) -> None:
-        self.world, self.here = world, here
+    def __init__(self, world: World, fake_provider: Provider) -> None:
+        self.world, self.fake_provider = world, fake_provider
         self.gate, self.main = f"g-{uuid4().hex[:8]}", f"m-{uuid4().hex[:8]}"
         self.file = world.home.path / "HEARTBEAT.md"
         self.file.write_text(ORDERS)
 
     async def beats(self, *script: Step, **given: Any) -> Any:
-        """One direct call."""
-        self.here.script = list(script)
+        """Call the flow directly, once."""
+        self.fake_provider.script = list(script)
         return await call(agent=self.main, gate_agent=self.gate, **given)
 
     async def job(self, **given: Any) -> StoredJob:
@@ -48,26 +50,30 @@ class Beating:
         return await self.world.deploy(**fields, agent=self.main, gate_agent=self.gate, **given)
 
     async def run_of(self, job: StoredJob, *script: Step) -> RunRow:
-        """A run of the job in a process of its own; its row."""
-        self.here.script = list(script)
+        """Run the job in its own process; return the run's row."""
+        self.fake_provider.script = list(script)
         await self.world.workers.executed(await self.world.prefect.custom_run(job))
         return (await self.world.rows())[-1]
 
     @property
     def models(self) -> list[str]:
-        return [seen.body["model"] for seen in self.here.requests]
+        return [request.body["model"] for request in self.fake_provider.requests]
 
-    async def told(self, row: RunRow) -> list[OutboxRow]:
+    async def notifications(self, row: RunRow) -> list[OutboxRow]:
         async with self.world.ledger.read() as session:
             return await history.list_for_run(session, row.id)
 
 
 @pytest.fixture
 async def heart(world: World) -> AsyncIterator[Beating]:
-    with provider() as here:
-        made = Beating(world, here)
+    with provider() as fake_provider:
+        made = Beating(world, fake_provider)
         for name, model in ((made.gate, "fast"), (made.main, "large")):
-            settings = {"model": f"openai:{model}", "base_url": here.address, "api_key": KEY}
+            settings = {
+                "model": f"openai:{model}",
+                "base_url": fake_provider.address,
+                "api_key": KEY,
+            }
             await documents.add(world.client, name, "model", settings)
         yield made
 
@@ -75,7 +81,7 @@ async def heart(world: World) -> AsyncIterator[Beating]:
 # --- the file
 
 
-async def test_without_its_file_nobody_is_asked(heart: Beating) -> None:
+async def test_without_its_file_a_heartbeat_asks_no_agent(heart: Beating) -> None:
     heart.file.unlink()
 
     result = await heart.beats(RUN)
@@ -88,7 +94,7 @@ async def test_without_its_file_nobody_is_asked(heart: Beating) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " \n\t\n", "\r\n"])
-async def test_while_its_file_is_blank_nobody_is_asked(heart: Beating, text: str) -> None:
+async def test_with_a_blank_file_a_heartbeat_asks_no_agent(heart: Beating, text: str) -> None:
     heart.file.write_text(text)
 
     await heart.beats(RUN)
@@ -98,7 +104,7 @@ async def test_while_its_file_is_blank_nobody_is_asked(heart: Beating, text: str
     assert (row.status, row.reason) == ("skipped", "heartbeat: HEARTBEAT.md is blank")
 
 
-async def test_a_blank_file_is_looked_at_before_its_check(heart: Beating) -> None:
+async def test_a_blank_file_skips_the_heartbeat_before_its_check(heart: Beating) -> None:
     heart.file.write_text("\n")
 
     await heart.beats(RUN, policy={"check": {"prompt": "Anything new?", "agent": heart.gate}})
@@ -107,17 +113,19 @@ async def test_a_blank_file_is_looked_at_before_its_check(heart: Beating) -> Non
     assert (await heart.world.row()).reason == "heartbeat: HEARTBEAT.md is blank"
 
 
-async def test_a_file_elsewhere_is_read_where_it_is(heart: Beating, tmp_path: Path) -> None:
+async def test_a_heartbeat_reads_a_file_at_another_path(heart: Beating, tmp_path: Path) -> None:
     heart.file.unlink()
     (tmp_path / "orders.txt").write_text("Water the plants.")
 
     await heart.beats(SKIP, file=str(tmp_path / "orders.txt"))
 
-    [question] = heart.here.requests
+    [question] = heart.fake_provider.requests
     assert "Water the plants." in question.prompt
 
 
-async def test_what_is_no_file_or_too_long_is_told(heart: Beating, tmp_path: Path) -> None:
+async def test_a_folder_or_a_too_long_file_fails_the_heartbeat(
+    heart: Beating, tmp_path: Path
+) -> None:
     with pytest.raises(FailedRun, match="is not a file"):
         await heart.beats(RUN, file=str(tmp_path))
     heart.file.write_text("x" * 100_001)
@@ -128,14 +136,14 @@ async def test_what_is_no_file_or_too_long_is_told(heart: Beating, tmp_path: Pat
     assert [row.status for row in await heart.world.rows()] == ["failed", "failed"]
 
 
-# --- the gate
+# --- the gate agent
 
 
-async def test_skip_is_one_question_and_a_skipped_run(heart: Beating) -> None:
+async def test_a_gate_that_answers_skip_skips_the_run_after_one_request(heart: Beating) -> None:
     result = await heart.beats(Answer(SKIP, input_tokens=50, output_tokens=9))
 
     assert heart.models == ["fast"]
-    [question] = heart.here.requests
+    [question] = heart.fake_provider.requests
     assert ORDERS in question.prompt
     row = await heart.world.row()
     assert (row.status, row.attempts) == ("skipped", 0)
@@ -144,14 +152,16 @@ async def test_skip_is_one_question_and_a_skipped_run(heart: Beating) -> None:
     assert (row.usage["input_tokens"], row.usage["output_tokens"]) == (50, 9)
 
 
-@pytest.mark.parametrize("said", [RUN, f"```json\n{RUN}\n```"], ids=["plain", "fenced"])
-async def test_run_asks_the_agent_and_both_are_paid_for(heart: Beating, said: str) -> None:
-    gate = Answer(said, input_tokens=50, output_tokens=9)
+@pytest.mark.parametrize("answer", [RUN, f"```json\n{RUN}\n```"], ids=["plain", "fenced"])
+async def test_a_gate_that_answers_run_starts_the_agent_and_both_usages_are_counted(
+    heart: Beating, answer: str
+) -> None:
+    gate = Answer(answer, input_tokens=50, output_tokens=9)
 
     result = await heart.beats(gate, Answer("It is.", input_tokens=500, output_tokens=20))
 
     assert heart.models == ["fast", "large"]
-    assert ORDERS in heart.here.requests[1].prompt
+    assert ORDERS in heart.fake_provider.requests[1].prompt
     row = await heart.world.row()
     assert (result["output"], row.status, row.attempts) == ("It is.", "succeeded", 1)
     assert row.usage is not None
@@ -172,7 +182,9 @@ async def test_run_asks_the_agent_and_both_are_paid_for(heart: Beating, said: st
     ],
     ids=["prose", "prose-and-json", "action", "json-tool", "cut", "tool", "tool-and-json", "429"],
 )
-async def test_no_answer_executes_nothing_and_is_an_error(heart: Beating, step: Step) -> None:
+async def test_an_invalid_gate_answer_fails_the_run_and_executes_nothing(
+    heart: Beating, step: Step
+) -> None:
     with pytest.raises(FailedRun, match="heartbeat: "):
         await heart.beats(step)
 
@@ -182,8 +194,8 @@ async def test_no_answer_executes_nothing_and_is_an_error(heart: Beating, step: 
     assert str(row.error).startswith("heartbeat: ")
 
 
-async def test_a_tool_call_is_no_answer_however_often_the_agent_may_ask(heart: Beating) -> None:
-    settings: dict[str, Any] = {"model": "openai:fast", "base_url": heart.here.address}
+async def test_a_gates_tool_call_is_invalid_despite_a_higher_request_limit(heart: Beating) -> None:
+    settings: dict[str, Any] = {"model": "openai:fast", "base_url": heart.fake_provider.address}
     settings |= {"api_key": KEY, "request_limit": 5}
     await documents.add(heart.world.client, heart.gate, "model", settings, replace=True)
 
@@ -193,14 +205,14 @@ async def test_a_tool_call_is_no_answer_however_often_the_agent_may_ask(heart: B
     assert heart.models == ["fast"]
 
 
-async def test_without_a_gate_agent_the_same_agent_is_asked_first(heart: Beating) -> None:
-    heart.here.script = [SKIP]
+async def test_without_a_gate_agent_the_jobs_agent_is_the_gate(heart: Beating) -> None:
+    heart.fake_provider.script = [SKIP]
     await call(agent=heart.main)
 
     assert heart.models == ["large"]
 
 
-async def test_the_agents_own_error_is_the_runs(heart: Beating) -> None:
+async def test_an_error_of_the_agent_fails_the_run(heart: Beating) -> None:
     with pytest.raises(FailedRun, match="429"):
         await heart.beats(RUN, limited())
 
@@ -209,25 +221,29 @@ async def test_the_agents_own_error_is_the_runs(heart: Beating) -> None:
     assert (row.status, row.attempts) == ("failed", 1)
 
 
-# --- its conversation, and who is told
+# --- its session and its messages
 
 
-async def test_the_agent_remembers_and_the_gate_does_not(heart: Beating) -> None:
+async def test_the_agent_keeps_its_session_and_the_gate_has_none(heart: Beating) -> None:
     job = await heart.job()
     await heart.run_of(job, RUN, "It is old.")
     await heart.run_of(job, SKIP)
     row = await heart.run_of(job, RUN, "Still old.")
 
     assert heart.models == ["fast", "large", "fast", "fast", "large"]
-    of_gate = [seen.said for seen in heart.here.requests if seen.body["model"] == "fast"]
-    assert [[role for role, _ in said] for said in of_gate] == [["user"]] * 3
-    roles = [role for role, _ in heart.here.requests[-1].said]
+    of_gate = [
+        request.messages
+        for request in heart.fake_provider.requests
+        if request.body["model"] == "fast"
+    ]
+    assert [[role for role, _ in messages] for messages in of_gate] == [["user"]] * 3
+    roles = [role for role, _ in heart.fake_provider.requests[-1].messages]
     assert roles == ["user", "assistant", "user"]
-    assert heart.here.requests[-1].said[1] == ("assistant", "It is old.")
+    assert heart.fake_provider.requests[-1].messages[1] == ("assistant", "It is old.")
     assert row.session_id == f"{heart.main}:job:{job.id}"
 
 
-async def test_a_reply_goes_to_the_channel(heart: Beating) -> None:
+async def test_a_reply_is_sent_to_the_channel(heart: Beating) -> None:
     job = await heart.job(channel="file", chat_id="heart.txt")
 
     row = await heart.run_of(job, RUN, "It is two days old.")
@@ -237,7 +253,7 @@ async def test_a_reply_goes_to_the_channel(heart: Beating) -> None:
 
 
 @pytest.mark.parametrize("reply", ["", "[SILENT]"])
-async def test_a_blank_reply_is_not_told(heart: Beating, reply: str) -> None:
+async def test_a_blank_or_silent_reply_is_not_sent(heart: Beating, reply: str) -> None:
     job = await heart.job(channel="file", chat_id="heart.txt")
 
     row = await heart.run_of(job, RUN, reply)
@@ -247,7 +263,7 @@ async def test_a_blank_reply_is_not_told(heart: Beating, reply: str) -> None:
     assert not (heart.world.home.path / "out" / "heart.txt").exists()
 
 
-async def test_a_notifier_that_fails_changes_nothing_but_the_delivery(heart: Beating) -> None:
+async def test_a_channel_failure_changes_only_the_delivery(heart: Beating) -> None:
     out = builtin.folder()
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("a file where the folder should be")
@@ -257,13 +273,13 @@ async def test_a_notifier_that_fails_changes_nothing_but_the_delivery(heart: Bea
 
     assert heart.models == ["fast", "large"]
     assert (row.status, row.output) == ("succeeded", "It is two days old.")
-    [message] = await heart.told(row)
+    [message] = await heart.notifications(row)
     assert (row.delivery, message.status) == ("pending", "pending")
     assert message.error
     assert message.attempts == 1
 
 
-async def test_skipped_runs_tell_nobody(heart: Beating) -> None:
+async def test_a_skipped_run_sends_no_message(heart: Beating) -> None:
     job = await heart.job(channel="file", chat_id="heart.txt")
 
     row = await heart.run_of(job, SKIP)

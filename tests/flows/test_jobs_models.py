@@ -1,4 +1,4 @@
-"""Which model a job may want of its agent: known when the job is made, not at its first run."""
+"""Model of a job, checked against its agent when the job is stored, not at its first run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from daybook.agents import documents
 from daybook.api import jobs
 from daybook.errors import InvalidInput, UnknownName
+from daybook.jobs.actions import Action, AgentPrompt
 from tests.providers import KEY
 from tests.world import World
 
@@ -30,8 +31,14 @@ async def _agent(world: World, which: str) -> str:
     return name
 
 
+def _asked(action: Action) -> tuple[str, str]:
+    """Return the agent and the model of an action."""
+    assert isinstance(action, AgentPrompt)
+    return action.agent, action.model
+
+
 async def _named() -> list[str]:
-    return [each["name"] for each in await jobs.list_jobs()]
+    return [each.name for each in await jobs.list_jobs()]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +50,7 @@ async def _named() -> list[str]:
         ("offline", "gpt-6-luna", "is offline and has no choice of models"),
     ],
 )
-async def test_a_model_that_the_agent_cannot_be_asked_for_is_refused(
+async def test_a_model_that_the_agent_cannot_use_is_refused(
     world: World, which: str, model: str, words: str
 ) -> None:
     agent = await _agent(world, which)
@@ -55,30 +62,32 @@ async def test_a_model_that_the_agent_cannot_be_asked_for_is_refused(
 
     made = await jobs.add(given | {"model": ""})
     with pytest.raises(InvalidInput, match=words):
-        await jobs.edit_job(made["id"], {"model": model})
-    assert (await jobs.show(made["id"]))["model"] == ""
-    await jobs.edit_job(made["id"], {"model": "", "description": "as before"})
-    await jobs.remove(made["id"])
+        await jobs.edit_job(made.id, {"model": model})
+    assert _asked((await jobs.show(made.id)).action)[1] == ""
+    await jobs.edit_job(made.id, {"model": "", "description": "as before"})
+    await jobs.remove(made.id)
 
 
-async def test_another_agent_has_to_have_the_model_that_the_job_wants(world: World) -> None:
+async def test_a_change_of_agent_is_refused_if_the_new_one_cannot_use_the_jobs_model(
+    world: World,
+) -> None:
     keyed, offline = await _agent(world, "keyed"), await _agent(world, "offline")
     given = {"prompt": "x", "on_demand": True, "agent": keyed, "model": "gpt-6"}
     made = await jobs.add(given)
 
     with pytest.raises(InvalidInput, match="is offline and has no choice of models"):
-        await jobs.edit_job(made["id"], {"agent": offline})
+        await jobs.edit_job(made.id, {"agent": offline})
     with pytest.raises(UnknownName):
-        await jobs.edit_job(made["id"], {"agent": "nobody"})
-    edited = await jobs.edit_job(made["id"], {"agent": offline, "model": ""})
+        await jobs.edit_job(made.id, {"agent": "nobody"})
+    edited = await jobs.edit_job(made.id, {"agent": offline, "model": ""})
 
-    assert (edited["agent"], edited["model"]) == (offline, "")
-    await jobs.remove(made["id"])
+    assert _asked(edited.action) == (offline, "")
+    await jobs.remove(made.id)
 
 
-async def test_behind_an_address_of_its_own_any_name_may_be_a_models(world: World) -> None:
+async def test_an_agent_with_its_own_base_url_accepts_any_model_name(world: World) -> None:
     agent = await _agent(world, "here")
     for model in ("mistral:7b", "nosuchprovider:x", "small"):
         made = await jobs.add({"prompt": "x", "on_demand": True, "agent": agent, "model": model})
-        assert made["model"] == model
-        await jobs.remove(made["id"])
+        assert _asked(made.action) == (agent, model)
+        await jobs.remove(made.id)

@@ -1,4 +1,4 @@
-"""A flow that a script calls tells the script's listeners; the process of a run tells none."""
+"""Listeners: a flow that a script calls notifies that script's; a run's process notifies none."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ async def _told(world: World) -> list[OutboxRow]:
         return await history.list_for_run(session, (await world.row()).id)
 
 
-async def test_a_script_tells_its_own_listeners_before_its_flow_returns(world: World) -> None:
+async def test_a_direct_call_notifies_its_listeners_before_the_flow_returns(world: World) -> None:
     agent = await world.agents.add("print('Forty-two.')")
-    heard: list[tuple[dict[str, Any], bool]] = []
+    calls: list[tuple[dict[str, Any], bool]] = []
 
     @registry.listener(name="works")
     def works(run: dict[str, Any]) -> None:
-        heard.append((run, threading.current_thread() is threading.main_thread()))
+        calls.append((run, threading.current_thread() is threading.main_thread()))
 
     @registry.listener(name="breaks")
     async def breaks(run: dict[str, Any]) -> None:
@@ -44,7 +44,7 @@ async def test_a_script_tells_its_own_listeners_before_its_flow_returns(world: W
 
     result: Any = await agent_prompt(prompt="What is it?", agent=agent.name)
     row = await world.row()
-    [(run, in_main)] = heard
+    [(run, in_main)] = calls
     assert (run["id"], run["status"], run["output"]) == (row.id, "succeeded", "Forty-two.")
     assert not in_main
     assert (row.status, row.delivery, row.error) == ("succeeded", "not_requested", None)
@@ -59,14 +59,14 @@ async def test_a_script_tells_its_own_listeners_before_its_flow_returns(world: W
 
 
 @pytest.mark.slow
-async def test_a_runs_process_leaves_it_to_the_keeper_and_asks_nobody(world: World) -> None:
+async def test_the_process_of_a_run_leaves_listeners_to_the_keeper(world: World) -> None:
     agent = await world.agents.add("print('Forty-two.')")
     await listeners.announce(world.ledger, ["elsewhere"])
     job = await world.deploy(agent=agent.name, on_demand=True)
     state = await world.workers.executed(await world.prefect.custom_run(job))
     assert state.is_completed()
-    [told] = await _told(world)
-    assert (told.address, told.event, told.status, told.fence) == (
+    [delivery] = await _told(world)
+    assert (delivery.address, delivery.event, delivery.status, delivery.fence) == (
         "elsewhere",
         "succeeded",
         "pending",

@@ -1,4 +1,4 @@
-"""Runs of model agents at a server of two protocols: answers, cost, attempts and no more."""
+"""Runs of model agents at a server of two protocols: answers, cost, and number of attempts."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ QUICK = {"timeout": "20s", "retries": 2, "retry_delay": "1s"}
 
 
 class Asked:
-    """A model agent of one of the two protocols, and the server that it asks."""
+    """Model agent of one of the two protocols, and its server."""
 
-    def __init__(self, world: World, here: Provider, name: str) -> None:
-        self.world, self.here, self.name = world, here, name
+    def __init__(self, world: World, fake_provider: Provider, name: str) -> None:
+        self.world, self.fake_provider, self.name = world, fake_provider, name
 
     async def run(self, *script: Step, **given: Any) -> dict[str, Any]:
-        self.here.script = list(script)
+        self.fake_provider.script = list(script)
         policy = QUICK | given.pop("policy", {})
         result: dict[str, Any] = await agent_prompt(
             prompt="What is on?", agent=self.name, policy=policy, **given
@@ -44,25 +44,25 @@ class Asked:
             return list(found.scalars())
 
     def keys(self) -> list[str]:
-        """By what each request is known to the other side."""
-        return [seen.headers["idempotency-key"] for seen in self.here.requests]
+        """Return the idempotency key of each request."""
+        return [request.headers["idempotency-key"] for request in self.fake_provider.requests]
 
 
 @pytest.fixture(params=["openai", "anthropic"])
 async def asked(world: World, request: pytest.FixtureRequest) -> AsyncIterator[Asked]:
-    with provider() as here:
+    with provider() as fake_provider:
         openai = request.param == "openai"
         settings = {
             "model": "openai:gpt-4o-mini" if openai else "anthropic:claude-haiku-5-5",
-            "base_url": here.address if openai else here.origin,
+            "base_url": fake_provider.address if openai else fake_provider.origin,
             "api_key": KEY,
         }
         name = f"m-{uuid4().hex[:8]}"
         await documents.add(world.client, name, "model", settings)
-        yield Asked(world, here, name)
+        yield Asked(world, fake_provider, name)
 
 
-async def test_an_answer_its_tokens_and_its_cost_are_in_the_book(asked: Asked) -> None:
+async def test_an_answer_with_its_tokens_and_cost_is_recorded(asked: Asked) -> None:
     result = await asked.run(Answer("Nothing.", input_tokens=1_000, output_tokens=200))
 
     assert (result["status"], result["output"]) == ("succeeded", "Nothing.")
@@ -71,10 +71,10 @@ async def test_an_answer_its_tokens_and_its_cost_are_in_the_book(asked: Asked) -
     assert (row.usage["input_tokens"], row.usage["output_tokens"]) == (1_000, 200)
     assert row.usage["cost_usd"] > 0
     assert row.model in {"gpt-4o-mini", "claude-haiku-5-5"}
-    assert len(asked.here.requests) == 1
+    assert len(asked.fake_provider.requests) == 1
 
 
-async def test_429_is_tried_again_not_before_it_was_asked_for(asked: Asked) -> None:
+async def test_a_429_is_retried_not_before_the_requested_time(asked: Asked) -> None:
     result = await asked.run(limited("3"), "Now.")
 
     assert (result["status"], result["output"]) == ("succeeded", "Now.")
@@ -82,12 +82,12 @@ async def test_429_is_tried_again_not_before_it_was_asked_for(asked: Asked) -> N
     assert (first.status, second.status) == ("failed", "succeeded")
     assert "429" in str(first.error)
     assert first.finished_at is not None
-    assert second.started_at - first.finished_at >= timedelta(seconds=2.5)  # it was counted before
+    assert second.started_at - first.finished_at >= timedelta(seconds=2.5)  # since the response
     occurrence = (await asked.world.row()).occurrence
     assert asked.keys() == [occurrence, occurrence]
 
 
-async def test_a_trial_is_an_occurrence_of_its_own(asked: Asked) -> None:
+async def test_each_test_of_an_agent_has_its_own_occurrence(asked: Asked) -> None:
     for _ in range(2):
         await agents.test(asked.name)
     one, other = asked.keys()
@@ -96,7 +96,7 @@ async def test_a_trial_is_an_occurrence_of_its_own(asked: Asked) -> None:
 
 
 @pytest.mark.parametrize("step", [Status(500), Cut()], ids=["500", "cut"])
-async def test_what_may_pass_is_tried_as_often_as_promised_and_no_more(
+async def test_a_temporary_error_is_retried_exactly_as_often_as_promised(
     asked: Asked, step: Step
 ) -> None:
     with pytest.raises(FailedRun):
@@ -105,7 +105,7 @@ async def test_what_may_pass_is_tried_as_often_as_promised_and_no_more(
     row = await asked.world.row()
     assert (row.status, row.attempts) == ("failed", 3)
     assert [each.status for each in await asked.attempts()] == ["failed"] * 3
-    assert len(asked.here.requests) == 3
+    assert len(asked.fake_provider.requests) == 3
 
 
 async def test_a_model_that_hangs_times_out_in_each_attempt(asked: Asked) -> None:
@@ -114,10 +114,10 @@ async def test_a_model_that_hangs_times_out_in_each_attempt(asked: Asked) -> Non
 
     row = await asked.world.row()
     assert (row.status, row.attempts) == ("timed_out", 2)
-    assert len(asked.here.requests) == 2
+    assert len(asked.fake_provider.requests) == 2
 
 
-async def test_a_wrong_key_is_not_tried_again_and_not_told(asked: Asked) -> None:
+async def test_a_wrong_key_is_not_retried_and_not_shown(asked: Asked) -> None:
     with pytest.raises(FailedRun) as failed:
         await asked.run(Status(401, f"Incorrect API key provided: {KEY}"))
 
@@ -126,4 +126,4 @@ async def test_a_wrong_key_is_not_tried_again_and_not_told(asked: Asked) -> None
     assert "401" in str(row.error)
     assert "key" in str(row.error)
     assert KEY not in str(row.error) + str(failed.value)
-    assert len(asked.here.requests) == 1
+    assert len(asked.fake_provider.requests) == 1

@@ -1,4 +1,4 @@
-"""Parameters that were made illegal in Prefect, and runs of somebody else's deployments."""
+"""Parameters made invalid in Prefect, and runs of another ledger's deployments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 
-async def test_a_prompt_blanked_in_the_ui_does_not_cost_a_due_time(world: World) -> None:
+async def test_a_prompt_blanked_in_the_ui_does_not_lose_a_due_time(world: World) -> None:
     agent = await world.agents.add("had(); print(sys.stdin.read())")
     stored = await world.deploy(prompt="What is new?", every="20s", agent=agent.name)
     blank = stored.job.parameters() | {"prompt": " "}
@@ -33,7 +33,7 @@ async def test_a_prompt_blanked_in_the_ui_does_not_cost_a_due_time(world: World)
     assert answer.json()["parameters"]["prompt"] == "What is new?"
 
 
-async def test_a_custom_run_with_a_blank_prompt_fails_in_the_book_too(world: World) -> None:
+async def test_a_custom_run_with_a_blank_prompt_fails_in_the_ledger_too(world: World) -> None:
     agent = await world.agents.add("had()")
     run = await world.prefect.custom_run(
         await world.deploy(on_demand=True, agent=agent.name), prompt=" "
@@ -46,7 +46,7 @@ async def test_a_custom_run_with_a_blank_prompt_fails_in_the_book_too(world: Wor
     row = await world.row()
     assert (row.status, row.attempts, row.flow_run_id) == ("failed", 0, str(run.id))
     assert "prompt: is blank" in str(row.error)
-    assert agent.had == 0
+    assert agent.effect_count == 0
 
 
 async def test_a_run_of_another_ledger_is_left_to_its_own_worker(world: World) -> None:
@@ -57,10 +57,10 @@ async def test_a_run_of_another_ledger_is_left_to_its_own_worker(world: World) -
     await world.client.request("PATCH", "/deployments/{id}", path_params=own, json={"tags": tags})
     try:
         state = await world.workers.executed(await world.prefect.custom_run(stored))
-    finally:  # the world deletes by its own tag, and this one keeps later workers from starting
+    finally:  # `world` deletes by its own tag only; a leftover stops later workers
         await world.client.delete_deployment(UUID(str(stored.row.deployment_id)))
 
     assert (state.type, state.name) == ("SCHEDULED", "AwaitingConcurrencySlot")
     assert "DAYBOOK_HOME" in str(state.message)
     assert await world.rows() == []
-    assert agent.had == 0
+    assert agent.effect_count == 0

@@ -1,4 +1,4 @@
-"""Temporary errors: as many attempts as promised, each in the book, and no more."""
+"""Temporary errors: as many attempts as promised and no more, each recorded in the ledger."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def call(**given: Any) -> dict[str, Any]:
     return result
 
 
-async def test_an_attempt_that_times_out_is_tried_again(world: World) -> None:
+async def test_an_attempt_that_times_out_is_retried(world: World) -> None:
     agent = await world.agents.add(HANGS_ONCE)
     policy = {"timeout": "5s", "retries": 2, "retry_delay": "1s"}
 
@@ -47,12 +47,12 @@ async def test_an_attempt_that_times_out_is_tried_again(world: World) -> None:
     first, second = await attempts(world)
     assert (first.status, second.status) == ("timed_out", "succeeded")
     assert first.finished_at is not None
-    assert second.started_at - first.finished_at >= timedelta(seconds=0.5)  # counted from before
+    assert second.started_at - first.finished_at >= timedelta(seconds=0.5)  # since the timeout
     assert row.started_at == first.started_at
-    assert agent.had == 2
+    assert agent.effect_count == 2
 
 
-async def test_the_last_attempts_end_is_the_runs(world: World) -> None:
+async def test_the_last_attempt_decides_how_the_run_ends(world: World) -> None:
     agent = await world.agents.add("had(); forever()")
     policy = {"timeout": "5s", "retries": 1, "retry_delay": "1s"}
 
@@ -62,20 +62,20 @@ async def test_the_last_attempts_end_is_the_runs(world: World) -> None:
     row = await world.row()
     assert (row.status, row.attempts) == ("timed_out", 2)
     assert [each.status for each in await attempts(world)] == ["timed_out", "timed_out"]
-    assert agent.had == 2
+    assert agent.effect_count == 2
 
 
-async def test_what_is_not_temporary_is_not_tried_again(world: World) -> None:
+async def test_a_permanent_error_is_not_retried(world: World) -> None:
     agent = await world.agents.add("had(); sys.exit(3)")
 
     with pytest.raises(FailedRun):
         await call(prompt="Do it", agent=agent.name, policy={"retries": 5})
 
     assert [each.status for each in await attempts(world)] == ["failed"]
-    assert agent.had == 1
+    assert agent.effect_count == 1
 
 
-async def test_a_long_wait_goes_back_to_prefect(world: World) -> None:
+async def test_a_run_with_a_long_retry_delay_waits_in_prefect(world: World) -> None:
     agent = await world.agents.add("had(); forever()")
     stored = await world.deploy(
         on_demand=True, agent=agent.name, timeout="5s", retries=1, retry_delay="2m"
@@ -96,4 +96,4 @@ async def test_a_long_wait_goes_back_to_prefect(world: World) -> None:
     assert first.finished_at is not None
     waits = row.until - first.finished_at
     assert timedelta(minutes=2) - timedelta(seconds=5) < waits < timedelta(minutes=2, seconds=20)
-    assert agent.had == 1
+    assert agent.effect_count == 1

@@ -1,4 +1,4 @@
-"""Conversations as an agent sees them: what a run is really sent (requirement 26)."""
+"""Sessions as an agent sees them: what each run sends to it (requirement 26)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
-# Keeps what it is sent, one file a run, and answers with that run's number.
+# Stores its input in one file per run, and answers with the number of the run.
 KEEPS = """
 had()
 number = open(sys.argv[1] + ".effects").read().count("\\n")
@@ -32,11 +32,11 @@ print(f"answer {number}")
 
 
 def sent(agent: Agent) -> str:
-    """What the agent's last run was sent."""
-    return agent.base.with_suffix(f".{agent.had}").read_text()
+    """Return what the agent's last run received."""
+    return agent.base.with_suffix(f".{agent.effect_count}").read_text()
 
 
-async def said(world: World, session_id: str) -> Sequence[MessageRow]:
+async def messages_of(world: World, session_id: str) -> Sequence[MessageRow]:
     async with world.ledger.read() as session:
         return await sessions.history(session, session_id, 1000)
 
@@ -47,20 +47,20 @@ async def run(world: World, stored: StoredJob) -> None:
 
 
 async def earlier(world: World, stored: StoredJob, runs: int) -> None:
-    """Runs of the job that were answered, written by the ledger itself."""
+    """Record answered runs of the job directly in the ledger."""
     for number in range(1, runs + 1):
         row = await claims.request(world.ledger, stored, str(number), "manual")
-        offer = ClaimRequest(
+        claim_request = ClaimRequest(
             row.occurrence, row.kind, row.trigger, row.due, "here:1", row.parameters, stored.id
         )
-        granted = await claims.claim(world.ledger, offer)
+        granted = await claims.claim(world.ledger, claim_request)
         assert isinstance(granted, Granted)
         await claims.begin(world.ledger, granted.run_id, granted.fence)
         outcome = Outcome(Status.SUCCEEDED, output=f"said {number}", prompt=f"asked {number}")
         await claims.finish(world.ledger, granted.run_id, granted.fence, outcome)
 
 
-async def test_the_second_run_is_sent_what_the_first_said(world: World) -> None:
+async def test_the_second_run_receives_the_first_runs_prompt_and_answer(world: World) -> None:
     agent = await world.agents.add(KEEPS)
     stored = await world.deploy(on_demand=True, prompt="/reset {{job}}", agent=agent.name)
     prompt = f"/reset {stored.job.name}"
@@ -74,12 +74,14 @@ async def test_the_second_run_is_sent_what_the_first_said(world: World) -> None:
     assert now.strip() == prompt
     rows = await world.rows()
     assert {row.session_id for row in rows} == {f"{agent.name}:job:{stored.id}"}
-    messages = await said(world, str(rows[0].session_id))
+    messages = await messages_of(world, str(rows[0].session_id))
     assert [each.content for each in messages] == [prompt, "answer 1", prompt, "answer 2"]
     assert prompt in await world.prefect.artifact(rows[0].flow_run_id)
 
 
-async def test_the_fiftieth_run_is_sent_the_last_twenty_messages_and_its_own(world: World) -> None:
+async def test_the_fiftieth_run_receives_the_last_twenty_messages_and_its_prompt(
+    world: World,
+) -> None:
     agent = await world.agents.add(KEEPS)
     stored = await world.deploy(on_demand=True, prompt="asked 50", agent=agent.name)
     await earlier(world, stored, 49)
@@ -96,7 +98,7 @@ async def test_the_fiftieth_run_is_sent_the_last_twenty_messages_and_its_own(wor
     assert words.count("    said ") == 10
 
 
-async def test_new_is_sent_nothing_but_its_prompt(world: World) -> None:
+async def test_a_run_with_a_new_session_receives_only_its_prompt(world: World) -> None:
     agent = await world.agents.add(KEEPS)
     stored = await world.deploy(on_demand=True, prompt="Alone?", agent=agent.name, session="new")
 
@@ -108,7 +110,7 @@ async def test_new_is_sent_nothing_but_its_prompt(world: World) -> None:
     assert [row.session_id for row in rows] == [f"{agent.name}:run:{row.id}" for row in rows]
 
 
-async def test_direct_calls_that_name_a_session_share_it(world: World) -> None:
+async def test_direct_calls_with_the_same_session_key_share_a_session(world: World) -> None:
     agent = await world.agents.add(KEEPS)
     await agent_prompt(prompt="One?", agent=agent.name)
     await agent_prompt(prompt="Two?", agent=agent.name, session_key="ops")
@@ -127,7 +129,7 @@ async def test_a_failed_run_is_not_in_the_conversation(world: World) -> None:
     state = await world.workers.executed(await world.prefect.custom_run(failed))
 
     assert state.is_failed()
-    assert await said(world, f"{agent.name}:ops") == ()
+    assert await messages_of(world, f"{agent.name}:ops") == ()
 
 
 async def test_two_jobs_that_share_a_session_take_turns(world: World) -> None:
@@ -147,7 +149,7 @@ async def test_two_jobs_that_share_a_session_take_turns(world: World) -> None:
     await agent.says("running")
     async with asyncio.timeout(60):
         while {row.status for row in await world.rows()} != {"running", "waiting"}:
-            assert agent.had == 1
+            assert agent.effect_count == 1
             await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(seconds=0.1))
     waiting = next(row for row in await world.rows() if row.status == "waiting")
     assert waiting.reason.startswith(f"session {agent.name}:ops is busy: run ")
@@ -155,12 +157,12 @@ async def test_two_jobs_that_share_a_session_take_turns(world: World) -> None:
     await agent.says("running")
     await asyncio.to_thread(go.write_text, "x")
     for execution in executions:
-        code, words = await execution.ends()
+        code, words = await execution.wait_for_exit()
         assert code == 0, words
 
     rows = await world.rows()
     assert [(row.status, row.attempts) for row in rows] == [("succeeded", 1)] * 2
-    messages = await said(world, f"{agent.name}:ops")
+    messages = await messages_of(world, f"{agent.name}:ops")
     assert sorted(each.content for each in messages[::2]) == ["One?", "Two?"]
     first, second = messages[0].run_id, messages[2].run_id
     assert [each.run_id for each in messages] == [first, first, second, second]

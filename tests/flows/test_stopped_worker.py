@@ -1,4 +1,4 @@
-"""A run at work leaves its word when its worker is ended, whoever ends it."""
+"""A running run whose worker is ended, by its own `up` or by a later command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
-# Deaf to SIGTERM: it is gone only when whoever runs it has killed it.
+# Ignores SIGTERM, so it ends only when its supervisor kills it.
 DEAF = """
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 had(); tell("running"); forever()
@@ -27,12 +27,12 @@ had(); tell("running"); forever()
 
 
 async def stopped(world: World, child: Child) -> None:
-    """As `up` ends it."""
+    """End the worker as `up` does."""
     await child.terminate()
 
 
 async def left_behind(world: World, child: Child) -> None:
-    """As the next `up`, or `down`, ends what a killed `up` has left."""
+    """End the worker as the next `up`, or `down`, ends the leftovers of a killed `up`."""
     with home_lock.hold(world.home) as killed:
         killed.add_child(child)
     with home_lock.hold(world.home) as following:
@@ -40,13 +40,13 @@ async def left_behind(world: World, child: Child) -> None:
 
 
 @pytest.mark.parametrize("end", [stopped, left_behind])
-async def test_its_run_is_unknown_and_its_program_gone(
+async def test_ending_a_worker_makes_its_run_unknown_and_ends_the_program(
     world: World, prefect_server: PrefectServer, end: Callable[[World, Child], Awaitable[None]]
 ) -> None:
     agent = await world.agents.add(DEAF)
     run = await world.prefect.custom_run(await world.deploy(on_demand=True, agent=agent.name))
-    here = SelectedPrefect(prefect_server.api_url, prefect_server.ui_url)
-    child = await worker.start(world.home, here)
+    selected = SelectedPrefect(prefect_server.api_url, prefect_server.ui_url)
+    child = await worker.start(world.home, selected)
     try:
         pid = await agent.says("running")
         family = proc.process_tree(child.process)
@@ -54,17 +54,17 @@ async def test_its_run_is_unknown_and_its_program_gone(
         assert (await world.row()).status == "running"
         began = SYSTEM_CLOCK.now()
         await end(world, child)
-        took = SYSTEM_CLOCK.now() - began
+        duration = SYSTEM_CLOCK.now() - began
     finally:
         await child.terminate()
-    said = child.log.read_text()
-    assert not alive(pid), said
+    log = child.log.read_text()
+    assert not alive(pid), log
     assert [each for each in family if proc.find(each.pid, each.started)] == []
     row = await world.row()
-    assert (row.status, row.reason) == ("unknown", "the worker was stopped"), said
-    assert (await world.prefect.state(run)).is_crashed(), said
-    assert agent.had == 1
-    # Ten seconds to end by itself, and ten from SIGTERM to SIGKILL.
-    assert took < timedelta(seconds=worker.GRACE_SECONDS)
+    assert (row.status, row.reason) == ("unknown", "the worker was stopped"), log
+    assert (await world.prefect.state(run)).is_crashed(), log
+    assert agent.effect_count == 1
+    # The worker has ten seconds to end by itself, and ten from SIGTERM to SIGKILL.
+    assert duration < timedelta(seconds=worker.GRACE_SECONDS)
     async with asyncio.timeout(5):
         await child.wait()

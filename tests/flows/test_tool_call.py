@@ -1,4 +1,4 @@
-"""Tool calls from the flow on: what a tool gets, and what becomes of the run."""
+"""Tool calls from the flow on: what the tool receives, and the outcome of the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
 VALUE = "s3cr3t-of-the-api"
 
-# Each tool notes its call as a line of JSON in the file `calls`.
+# Each tool writes its call as a line of JSON into the file `calls`.
 SOURCE = """
 import json
 import sys
@@ -60,7 +60,7 @@ def echo(text: str) -> str:
 
 
 class Tools:
-    """The installed ones; ``calls`` is what each call noted."""
+    """Installed Python tools; ``calls`` are the recorded calls."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "calls"
@@ -87,7 +87,7 @@ async def call(tool: str, params: dict[str, Any] | None = None, **policy: Any) -
     return result
 
 
-async def test_a_python_tool_is_called_with_exactly_what_the_job_says(
+async def test_a_python_tool_is_called_with_exactly_the_jobs_params(
     world: World, tools: Tools
 ) -> None:
     params = {"full": True, "parts": [1, 2]}
@@ -128,7 +128,7 @@ async def test_a_python_tool_is_called_with_exactly_what_the_job_says(
     ],
 )
 @pytest.mark.slow
-async def test_what_cannot_be_called_fails_before_anything_is_called(
+async def test_an_invalid_call_fails_the_run_before_its_first_attempt(
     world: World, tools: Tools, tool: str, params: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(FailedRun):
@@ -140,7 +140,7 @@ async def test_what_cannot_be_called_fails_before_anything_is_called(
 
 
 @pytest.mark.slow
-async def test_an_exception_fails_with_its_words_and_is_not_tried_again(
+async def test_an_exception_fails_the_run_with_its_message_and_without_a_retry(
     world: World, tools: Tools
 ) -> None:
     with pytest.raises(FailedRun, match="ValueError: it broke"):
@@ -150,7 +150,7 @@ async def test_an_exception_fails_with_its_words_and_is_not_tried_again(
     assert (row.status, row.attempts, len(tools.calls)) == ("failed", 1, 1)
 
 
-async def test_a_temporary_error_is_tried_as_often_as_promised_with_the_same_key(
+async def test_a_temporary_error_is_retried_as_often_as_promised_with_the_same_key(
     world: World, tools: Tools
 ) -> None:
     result = await call("later", {"times": 2}, retries=2, retry_delay="1s")
@@ -161,9 +161,7 @@ async def test_a_temporary_error_is_tried_as_often_as_promised_with_the_same_key
     assert tools.calls == [{"key": row.occurrence}] * 3
 
 
-async def test_a_secret_reaches_the_tool_and_nothing_that_is_kept(
-    world: World, tools: Tools
-) -> None:
+async def test_a_secret_reaches_the_tool_and_is_not_stored(world: World, tools: Tools) -> None:
     await secrets.add(world.client, "ops", VALUE, ["tool:echo"])
     try:
         result = await call("echo", {"text": "{{secret:ops}}"})
@@ -200,12 +198,12 @@ def reindex(full: bool) -> dict[str, bool]:
     assert result["result"]["result"] == {"full": True}
     assert (first.attempts, second.attempts, third.attempts) == (1, 0, 0)
     assert "1.5" in str(second.error)
-    assert "reindex" in str(third.error)  # the one that there is
-    assert server.had == 1
+    assert "reindex" in str(third.error)  # the server's only tool
+    assert server.effect_count == 1
 
 
 @pytest.mark.slow
-async def test_an_error_of_a_servers_tool_is_the_runs(world: World) -> None:
+async def test_an_error_of_a_servers_tool_fails_the_run(world: World) -> None:
     source = """
 @server.tool
 def reindex() -> None:
@@ -217,7 +215,7 @@ def reindex() -> None:
             await call(f"{server.name}.reindex", retries=3)
 
     row = await world.row()
-    assert (row.status, row.attempts, server.had) == ("failed", 1, 1)
+    assert (row.status, row.attempts, server.effect_count) == ("failed", 1, 1)
 
 
 CUT = """
@@ -231,26 +229,28 @@ def reindex() -> str:
 
 
 @pytest.mark.slow
-async def test_a_server_that_ends_in_a_call_leaves_it_unknown(world: World) -> None:
+async def test_a_server_that_ends_during_a_call_leaves_the_run_unknown(world: World) -> None:
     async with served(world, CUT) as server:
         with pytest.raises(CrashedRun):
             await call(f"{server.name}.reindex", retries=3)
 
     row = await world.row()
-    assert (row.status, row.attempts, server.had) == ("unknown", 1, 1)
+    assert (row.status, row.attempts, server.effect_count) == ("unknown", 1, 1)
     assert "its effect is unknown" in row.reason
 
 
 @pytest.mark.slow
-async def test_an_idempotent_call_is_repeated(world: World) -> None:
+async def test_an_idempotent_call_is_retried_if_its_server_ends(world: World) -> None:
     async with served(world, CUT) as server:
         result = await call(f"{server.name}.reindex", retries=1, retry_delay="1s", idempotent=True)
 
     row = await world.row()
-    assert (result["output"], row.attempts, server.had) == ("at last", 2, 2)
+    assert (result["output"], row.attempts, server.effect_count) == ("at last", 2, 2)
 
 
-async def test_a_call_that_is_late_is_unknown_and_its_server_is_ended(world: World) -> None:
+async def test_a_call_without_an_answer_in_time_is_unknown_and_its_server_is_ended(
+    world: World,
+) -> None:
     source = """
 @server.tool
 def reindex() -> None:
@@ -259,17 +259,17 @@ def reindex() -> None:
     async with served(world, source) as server:
         with pytest.raises(CrashedRun):
             await call(f"{server.name}.reindex", timeout="3s", retries=3)
-        # It spoke, or was ended before it could: either way nothing of it lives.
+        # Whatever the tool was doing at the timeout, no process of the server is alive.
         pid, begun = await server.word()
         assert not alive(pid)
         assert not alive(int(begun))
 
     row = await world.row()
-    assert (row.status, row.attempts, server.had) == ("unknown", 1, 1)
+    assert (row.status, row.attempts, server.effect_count) == ("unknown", 1, 1)
 
 
 @pytest.mark.slow
-async def test_a_server_is_ended_when_the_claim_is_lost_before_the_call(world: World) -> None:
+async def test_a_server_is_ended_if_its_run_is_cancelled_before_the_call(world: World) -> None:
     source = """
 @server.tool
 def reindex() -> None:
@@ -282,13 +282,13 @@ tell("started"); heed()
         row = await world.row()
         taken = Outcome(Status.CANCELLED, "by hand")
         await claims.finish(world.ledger, row.id, row.fence, taken)
-        server.let_go()
+        server.release()
         with pytest.raises(CancelledRun):
             await calling
         assert not alive(pid)
 
     row = await world.row()
-    assert (row.status, row.attempts, server.had) == ("cancelled", 0, 0)
+    assert (row.status, row.attempts, server.effect_count) == ("cancelled", 0, 0)
 
 
 @pytest.mark.slow
@@ -301,7 +301,7 @@ tell("started"); heed()
     ],
     ids=["no-program", "ends-at-once", "nobody-there"],
 )
-async def test_a_server_that_does_not_start_is_tried_again(
+async def test_a_server_that_does_not_start_is_retried_unless_its_program_is_missing(
     world: World, settings: dict[str, Any], words: str, attempts: int
 ) -> None:
     servers = PrefectServers(world.client)

@@ -1,4 +1,4 @@
-"""Webhook jobs from the flow on: what is sent, and what becomes of the run."""
+"""Webhook jobs from the flow on: what is sent, and the outcome of the run."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
 @pytest.fixture
 async def server() -> AsyncIterator[Receiver]:
-    async with serving() as here:
-        yield here
+    async with serving() as server:
+        yield server
 
 
 async def call(**given: Any) -> dict[str, Any]:
@@ -36,7 +36,7 @@ async def call(**given: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-async def test_an_answer_is_kept_and_the_request_carries_its_occurrence(
+async def test_an_answer_is_stored_and_the_request_carries_its_occurrence(
     world: World, server: Receiver
 ) -> None:
     server.steps = [answer(201, b'{"id": 7}', {"Content-Type": "application/json"})]
@@ -44,10 +44,13 @@ async def test_an_answer_is_kept_and_the_request_carries_its_occurrence(
     result = await call(url=f"{server.address}/a", headers={"X-Team": "ops"}, body='{"a": 1}')
 
     row = await world.row()
-    (seen,) = server.requests
-    assert (seen.method, seen.path, seen.body) == ("POST", "/a", b'{"a": 1}')
-    assert seen.headers["idempotency-key"] == row.occurrence
-    assert (seen.headers["x-team"], seen.headers["content-type"]) == ("ops", "application/json")
+    (request,) = server.requests
+    assert (request.method, request.path, request.body) == ("POST", "/a", b'{"a": 1}')
+    assert request.headers["idempotency-key"] == row.occurrence
+    assert (request.headers["x-team"], request.headers["content-type"]) == (
+        "ops",
+        "application/json",
+    )
     assert result["result"] == {"status_code": 201, "body": '{"id": 7}'} == row.result
     assert (row.kind, row.status, row.session_id, row.agent) == ("webhook", "succeeded", None, None)
     page = await world.prefect.artifact(row.flow_run_id)
@@ -55,7 +58,7 @@ async def test_an_answer_is_kept_and_the_request_carries_its_occurrence(
     assert '{"id": 7}' in page
 
 
-async def test_another_status_fails_with_status_and_body_kept(
+async def test_an_error_status_fails_the_run_and_stores_status_and_body(
     world: World, server: Receiver
 ) -> None:
     server.steps = [answer(500, b"no")]
@@ -69,7 +72,7 @@ async def test_another_status_fails_with_status_and_body_kept(
 
 
 @pytest.mark.slow
-async def test_503_is_tried_as_often_as_promised_with_the_same_key(
+async def test_503_and_429_are_retried_as_often_as_promised_with_the_same_key(
     world: World, server: Receiver
 ) -> None:
     server.steps = [answer(503), answer(429, headers={"Retry-After": "1"}), answer(200, b"at last")]
@@ -79,11 +82,11 @@ async def test_503_is_tried_as_often_as_promised_with_the_same_key(
     assert result["output"] == "at last"
     assert (await world.row()).attempts == 3
     assert len(server.requests) == 3
-    assert len({seen.headers["idempotency-key"] for seen in server.requests}) == 1
+    assert len({request.headers["idempotency-key"] for request in server.requests}) == 1
 
 
 @pytest.mark.slow
-async def test_no_answer_after_it_was_sent_is_unknown_and_not_repeated(
+async def test_a_request_without_an_answer_leaves_the_run_unknown_and_is_not_repeated(
     world: World, server: Receiver
 ) -> None:
     server.steps = [hang]
@@ -96,7 +99,7 @@ async def test_no_answer_after_it_was_sent_is_unknown_and_not_repeated(
     assert "so its effect is unknown" in row.reason
 
 
-async def test_an_idempotent_one_is_repeated_with_the_same_key(
+async def test_an_idempotent_request_without_an_answer_is_repeated_with_the_same_key(
     world: World, server: Receiver
 ) -> None:
     server.steps = [hang, answer(200, b"at last")]
@@ -119,14 +122,16 @@ async def test_the_metadata_service_is_refused_before_anything_is_sent(world: Wo
 
 
 @pytest.mark.slow
-async def test_by_the_rule_of_who_wrote_the_address_last(world: World, server: Receiver) -> None:
-    """The operator's job whose address a model changed, and what the operator made of that."""
-    name = f"http://localhost:{server.port}"  # refused by its text alone, were it an agent's
+async def test_the_address_rule_follows_the_last_writer_of_the_address(
+    world: World, server: Receiver
+) -> None:
+    """A model changes the address of the operator's job; then the operator writes it again."""
+    name = f"http://localhost:{server.port}"  # for an agent refused by its text alone
     stored = await world.deploy(prompt=None, url="https://api.example.org/x", on_demand=True)
     hook = {"on_complete": f"{server.address}/told"}
 
     async def written(by: Actor, **changes: Any) -> StoredJob:
-        """As `service.jobs` writes it, past the guard: what a name means is not known there."""
+        """Edit the job as `service.jobs` does, without the guard, which does not resolve names."""
         async with world.ledger.write() as session:
             old = await store.find(session, stored.id)
             job = edit(old.job, changes, now=world.ledger.now())
@@ -141,21 +146,26 @@ async def test_by_the_rule_of_who_wrote_the_address_last(world: World, server: R
     row = await ran(await written(Actor("user", via="mcp"), url=name, **hook))
     assert (row.status, server.requests) == ("failed", [])
     assert "agents' jobs may reach public addresses only" in str(row.error)
-    # Another field does not make it the operator's; the address itself does.
+    # An edit of another field does not make the operator the writer of the address; writing the
+    # address does.
     row = await ran(await written(Actor(), headers={"X-Team": "ops"}))
     assert (row.status, server.requests) == ("failed", [])
     edited = await service.edit_job(stored.id, {"url": f"{name}/mine"})
     async with world.ledger.read() as session:
-        row = await ran(await store.find(session, edited["id"]))
+        row = await ran(await store.find(session, edited.id))
     assert (row.status, len(server.requests)) == ("succeeded", 1)
     async with world.ledger.read() as session:
         callbacks = select(OutboxRow).where(col(OutboxRow.purpose) == CALLBACK)
-        (told,) = (await session.execute(callbacks)).scalars()
-    assert (told.address, told.owner, told.writer) == (hook["on_complete"], "user", "mcp")
+        (callback,) = (await session.execute(callbacks)).scalars()
+    assert (callback.address, callback.owner, callback.writer) == (
+        hook["on_complete"],
+        "user",
+        "mcp",
+    )
 
 
 @pytest.mark.slow
-async def test_who_edits_is_who_wrote(world: World) -> None:
+async def test_an_edit_records_its_writer(world: World) -> None:
     stored = await world.deploy(prompt=None, url="https://a.example.org/x", on_demand=True)
     wrote = []
     for actor in (Actor("user", via="mcp"), Actor("plugin", via="api"), Actor("user", via="run")):
@@ -167,7 +177,7 @@ async def test_who_edits_is_who_wrote(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_a_job_that_was_made_through_mcp_reaches_no_private_address(
+async def test_a_job_added_through_mcp_reaches_no_private_address(
     world: World, server: Receiver
 ) -> None:
     stored = await world.deploy(prompt=None, url=server.address, on_demand=True)

@@ -1,4 +1,4 @@
-"""The schema brings itself up to date: once, whole, and never past what the program knows."""
+"""The schema migrates itself: once, completely, and never past the program's own version."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Call = Callable[[Connection], Any]
 
 
 async def _on(database: Database, call: Call) -> Any:
-    """What ``call`` gives for a connection to the database, committed."""
+    """Return the result of ``call`` with a connection to the database, and commit."""
     engine = create_async_engine(database.address)
     try:
         async with engine.begin() as connection:
@@ -50,7 +50,7 @@ async def _on(database: Database, call: Call) -> Any:
 
 
 def _differences(connection: Connection) -> list[Any]:
-    """Between the tables and the models."""
+    """Return the differences between the tables and the models."""
     options = {
         "compare_type": True,
         "compare_server_default": True,
@@ -66,24 +66,28 @@ def _config() -> Config:
     return config
 
 
-async def test_an_empty_database_becomes_what_the_models_say(database: Database) -> None:
+async def test_migrating_an_empty_database_creates_the_schema_of_the_models(
+    database: Database,
+) -> None:
     await id_of(database.address)
 
     assert await _on(database, _differences) == []
 
 
 @pytest.mark.parametrize("change", ["ADD COLUMN extra INTEGER", "DROP COLUMN suspected_at"])
-async def test_the_comparison_would_see_a_difference(database: Database, change: str) -> None:
+async def test_the_comparison_detects_a_difference_from_the_models(
+    database: Database, change: str
+) -> None:
     await id_of(database.address)
     database.query(f"ALTER TABLE runs {change}")
 
     assert len(await _on(database, _differences)) == 1
 
 
-async def test_defaults_and_conditions_of_indexes_are_those_of_the_models(
+async def test_migrated_defaults_and_index_conditions_equal_those_of_the_models(
     database: Database, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    # Of an index Alembic compares name and columns only.
+    # Alembic compares only the name and the columns of an index.
     await id_of(database.address)
     migrated = _said(database)
     again = databases.of_kind(database.kind, tmp_path / "models.db", server_of(request))
@@ -94,14 +98,16 @@ async def test_defaults_and_conditions_of_indexes_are_those_of_the_models(
 
 
 def _said(database: Database) -> list[str]:
-    """Indexes; of PostgreSQL columns too, which SQLite keeps in the order of their making."""
-    said = [" ".join(map(str, row)) for row in database.tables() if row[-1] is not None]
+    """Return the indexes, and on PostgreSQL the columns; SQLite keeps columns in creation order."""
+    definitions = [" ".join(map(str, row)) for row in database.tables() if row[-1] is not None]
     if database.kind == "sqlite":
-        said = [each for each in said if "INDEX" in each]
-    return sorted(" ".join(each.split()) for each in said if schema.VERSION_TABLE not in each)
+        definitions = [each for each in definitions if "INDEX" in each]
+    return sorted(
+        " ".join(each.split()) for each in definitions if schema.VERSION_TABLE not in each
+    )
 
 
-def test_the_head_file_is_the_newest_script() -> None:
+def test_the_head_file_names_the_newest_migration() -> None:
     scripts = ScriptDirectory.from_config(_config())
 
     assert scripts.get_heads() == [schema.head()]
@@ -119,7 +125,7 @@ async def test_a_second_start_changes_nothing(database: Database) -> None:
     assert version_of(database) == [(schema.head(),)]
 
 
-async def test_a_newer_ledger_is_refused_and_left_alone(database: Database) -> None:
+async def test_a_ledger_of_a_newer_version_is_refused_and_not_changed(database: Database) -> None:
     await id_of(database.address)
     database.query(f"UPDATE {schema.VERSION_TABLE} SET version_num = '29991231_0001'")
     before = database.tables()
@@ -133,23 +139,23 @@ async def test_a_newer_ledger_is_refused_and_left_alone(database: Database) -> N
     assert version_of(database) == [("29991231_0001",)]
 
 
-def _open(address: str, told: Pipe) -> None:
-    told.send("here")
-    told.recv()
-    told.send(asyncio.run(id_of(address)))
+def _open(address: str, pipe: Pipe) -> None:
+    pipe.send("here")
+    pipe.recv()
+    pipe.send(asyncio.run(id_of(address)))
 
 
 @pytest.mark.slow
-async def test_two_processes_at_once_make_one_ledger(database: Database) -> None:
+async def test_two_processes_that_start_at_once_create_one_ledger(database: Database) -> None:
     pipes = [SPAWN.Pipe() for _ in range(2)]
     children = [SPAWN.Process(target=_open, args=(database.address, theirs)) for _, theirs in pipes]
     for child in children:
         child.start()
-    for ours, _ in pipes:
-        assert ours.recv() == "here"
-    for ours, _ in pipes:
-        ours.send("go")
-    ids = {ours.recv() for ours, _ in pipes}
+    for connection, _ in pipes:
+        assert connection.recv() == "here"
+    for connection, _ in pipes:
+        connection.send("go")
+    ids = {connection.recv() for connection, _ in pipes}
     for child in children:
         child.join(30)
 
@@ -159,7 +165,7 @@ async def test_two_processes_at_once_make_one_ledger(database: Database) -> None
 
 
 def _killed(address: str, after: str) -> None:
-    """Migrate, and die by SIGKILL as soon as the table ``after`` is made."""
+    """Migrate, and die by SIGKILL as soon as the table ``after`` is created."""
     made = op.create_table
 
     def create_table(name: str, *columns: object) -> None:
@@ -172,7 +178,7 @@ def _killed(address: str, after: str) -> None:
 
 
 @pytest.mark.parametrize("after", one_in(4, ["runs", "facts", "attempts", "messages"]))
-async def test_killed_in_the_middle_it_is_as_before_and_the_next_start_succeeds(
+async def test_a_killed_migration_is_rolled_back_and_the_next_start_succeeds(
     database: Database, after: str
 ) -> None:
     child = SPAWN.Process(target=_killed, args=(database.address, after))
@@ -205,7 +211,7 @@ def upgrade():
 
 @pytest.fixture
 def next_schema(tmp_path: Path) -> Path:
-    """The folder of migrations of a later program, which has one more."""
+    """Return the migrations folder of a later program version, which has one more migration."""
     folder = tmp_path / "migrations"
     shutil.copytree(schema.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "versions" / f"{NEXT}_next.py").write_text(NEXT_SCHEMA)
@@ -214,44 +220,47 @@ def next_schema(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def kept(database: Database) -> dict[str, str]:
-    """A ledger of this schema with a job and its runs: their states by their ids."""
+async def stored_rows(database: Database) -> dict[str, str]:
+    """Create a ledger of this schema with jobs and runs; return the states of the runs by id."""
     clock = ManualClock()
     async with Ledger(database.address, clock) as ledger:
         world = World(ledger, clock)
         job = await world.add("brief")
-        await world.settled(world.offer(job), Status.SUCCEEDED, output="All is well.")
-        await world.begun(world.offer(job))
+        await world.settled(world.claim_request(job), Status.SUCCEEDED, output="All is well.")
+        await world.begun(world.claim_request(job))
         await world.request(await world.add("other", on_demand=True))
         return {row.id: row.status for row in await world.rows()}
 
 
-async def test_the_next_schema_is_an_ordinary_migration(
-    database: Database, kept: dict[str, str], next_schema: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_start_with_a_later_schema_migrates_the_ledger_and_keeps_its_data(
+    database: Database,
+    stored_rows: dict[str, str],
+    next_schema: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = await id_of(database.address)
     monkeypatch.setattr(schema, "MIGRATIONS", next_schema)
 
     assert await id_of(database.address) == before
     assert version_of(database) == [(NEXT,)]
-    assert sorted(kept.values()) == ["running", "succeeded", "waiting"]
-    assert dict(database.query("SELECT id, note FROM runs")) == kept
+    assert sorted(stored_rows.values()) == ["running", "succeeded", "waiting"]
+    assert dict(database.query("SELECT id, note FROM runs")) == stored_rows
     assert database.query("SELECT count(*) FROM notes") == [(0,)]
-    # The program of before does not touch what it does not know.
+    # The old program does not touch a schema that it does not know.
     monkeypatch.undo()
     with pytest.raises(LedgerNewer, match=NEXT):
         await id_of(database.address)
 
 
 def _killed_at_the_index(address: str, folder: Path) -> None:
-    """Migrate, and die by SIGKILL when the tables are changed and the index is not."""
+    """Migrate, and die by SIGKILL after the tables are changed and before the index is."""
     schema.MIGRATIONS = folder
     op.create_index = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
     asyncio.run(id_of(address))
 
 
-@pytest.mark.usefixtures("kept")
-async def test_killed_in_an_upgrade_it_is_as_before_and_the_next_start_succeeds(
+@pytest.mark.usefixtures("stored_rows")
+async def test_a_killed_upgrade_is_rolled_back_and_the_next_start_succeeds(
     database: Database, next_schema: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = database.tables()
@@ -266,13 +275,13 @@ async def test_killed_in_an_upgrade_it_is_as_before_and_the_next_start_succeeds(
     assert version_of(database) == [(NEXT,)]
 
 
-def test_alembics_own_commands_need_our_connection() -> None:
+def test_alembics_own_commands_fail_without_the_ledgers_connection() -> None:
     # There is one way to migrate, and it holds the lock.
     with pytest.raises(KeyError):
         command.upgrade(_config(), "head")
 
 
-async def test_the_schema_is_that_of_the_snapshot(
+async def test_the_schema_equals_the_snapshot(
     database: Database, snapshot: Callable[[str, str], None]
 ) -> None:
     await id_of(database.address)

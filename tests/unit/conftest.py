@@ -1,21 +1,30 @@
-"""A ledger of its own for each test, at a time that the test moves, in each kind of database."""
+"""Fixtures: a ledger for each test and kind of database, with a clock that the test moves."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
+from pydantic import BaseModel
 
 from daybook.testing import ManualClock
 from tests import databases
 from tests.world import World, in_database
 
+_View = TypeVar("_View", bound=BaseModel)
+
+
+def view(model: type[_View], /, **fields: Any) -> _View:
+    """Return a result of the API with only these fields."""
+    return model.model_construct(**fields)
+
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """12:00:00.25 UTC, a quarter of a second after a full hour."""
+    """Return a clock at 12:00:00.25 UTC, a quarter of a second after a full hour."""
     return ManualClock(ManualClock().now() + timedelta(milliseconds=250))
 
 

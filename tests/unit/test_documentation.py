@@ -1,4 +1,4 @@
-"""README and the pages of the site: links from outside of the site, and nothing said twice."""
+"""README and the pages of the site: links from outside of the site, and no repetitions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FENCE = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
 
 
 def _anchors(page: Path) -> set[str]:
-    """The anchors of the headings of a page, as GitHub and MkDocs name them."""
+    """Return the anchors of a page's headings, as GitHub and MkDocs name them."""
     headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings}
 
@@ -34,7 +34,7 @@ def test_a_link_leads_to_a_page_and_a_heading(name: str) -> None:
         assert not anchor or anchor in _anchors(REPOSITORY / path), target
 
 
-def test_no_paragraph_stands_twice() -> None:
+def test_no_paragraph_appears_twice() -> None:
     """Generated pages repeat short rows of tables, so only paragraphs are compared."""
     where = defaultdict(list)
     for name in PAGES:

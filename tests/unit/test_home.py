@@ -1,4 +1,4 @@
-"""The files of a home that hold a credential, and which process finds it there."""
+"""The Prefect credential in a home, and the processes that use it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.home import CLIENT_CREDENTIAL, SERVER_CREDENTIAL, Home, forget_stopped_server
+from daybook.home import (
+    CLIENT_CREDENTIAL,
+    SERVER_CREDENTIAL,
+    Home,
+    forget_stopped_server,
+    write_private_draft,
+)
 from daybook.operations import home_lock
 
 OWN = "http://127.0.0.1:4200/api"
@@ -31,9 +37,9 @@ print(os.environ.get("DO_NOT_TRACK"))
 
 
 def entered(home: Home, **variables: str) -> list[str]:
-    """What a process has set after `enter`: the address, the credential, `DO_NOT_TRACK`."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "DO_NOT"))}
-    environment = {**kept, "HOME": str(home.path), "DAYBOOK_HOME": str(home.path), **variables}
+    """Return address, credential and `DO_NOT_TRACK` that `configure_prefect` sets in a process."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "DO_NOT"))}
+    environment = {**inherited, "HOME": str(home.path), "DAYBOOK_HOME": str(home.path), **variables}
     done = subprocess.run(
         [sys.executable, "-c", ENTERS], env=environment, capture_output=True, text=True, check=True
     )
@@ -42,41 +48,43 @@ def entered(home: Home, **variables: str) -> list[str]:
 
 @contextmanager
 def running(home: Home, **facts: Any) -> Iterator[None]:
-    """As while an `up` runs that wrote this down."""
+    """Act as if `daybook up` runs and has written ``facts`` to its file."""
     with home_lock.hold(home):
         home.up_file.write_text(json.dumps({"pid": 1, **facts}))
         yield
     home.up_file.unlink(missing_ok=True)
 
 
-def test_the_credential_is_made_once_and_its_owner_alone_reads_it(daybook_home: Home) -> None:
+def test_the_credential_is_created_once_and_only_its_owner_can_read_it(daybook_home: Home) -> None:
     assert daybook_home.credential() == ""
     made = daybook_home.ensure_credential()
     assert len(made) > 40
     assert daybook_home.ensure_credential() == daybook_home.credential() == made
-    daybook_home.credential_file.chmod(0o644)  # as a backup may bring it back
+    daybook_home.credential_file.chmod(0o644)  # as a restored backup may have it
     daybook_home.ensure_credential()
     assert stat.S_IMODE(daybook_home.credential_file.stat().st_mode) == 0o600
     names = sorted(each.name for each in daybook_home.path.iterdir() if each.is_file())
-    assert names == ["prefect-credential"]  # no draft is left
+    assert names == ["prefect-credential"]  # no draft file remains
 
 
-def test_of_those_that_make_it_at_once_the_first_one_wins(tmp_path: Path) -> None:
+def test_concurrent_threads_create_one_shared_credential(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        for number in range(20):  # one time in eight it was lost to a second one
+        for number in range(20):  # enough to find a race that occurred one time in eight
             home = Home(tmp_path / str(number)).make()
             if number % 2:
-                home.credential_file.touch()  # as a power cut may leave it
+                home.credential_file.touch()  # as after a power failure
             made = set(pool.map(lambda _, home=home: home.ensure_credential(), range(16)))
             assert made == {home.credential()}
 
 
-def test_an_empty_file_holds_no_credential(daybook_home: Home) -> None:
+def test_an_empty_credential_file_is_replaced(daybook_home: Home) -> None:
     daybook_home.credential_file.write_text("")
     assert len(daybook_home.ensure_credential()) > 40
 
 
-def test_what_the_operator_gives_is_kept_and_must_fit_in_a_header(daybook_home: Home) -> None:
+def test_a_credential_given_by_the_operator_is_stored_if_it_fits_a_header(
+    daybook_home: Home,
+) -> None:
     daybook_home.ensure_credential()
     assert daybook_home.ensure_credential("ana:word") == daybook_home.credential() == "ana:word"
     assert daybook_home.ensure_credential() == "ana:word"
@@ -87,17 +95,17 @@ def test_what_the_operator_gives_is_kept_and_must_fit_in_a_header(daybook_home: 
     assert daybook_home.credential() == "ana:word"
 
 
-def test_a_process_finds_the_credential_of_the_server_of_up(daybook_home: Home) -> None:
+def test_a_process_uses_the_credential_of_the_server_of_daybook_up(daybook_home: Home) -> None:
     credential = daybook_home.ensure_credential()
     with running(daybook_home, api_url=OWN, own_server=True):
         assert entered(daybook_home) == [OWN, credential, "1"]
         assert entered(daybook_home, PREFECT_API_URL=OWN)[1] == credential
-        # A shell that was prepared for an earlier credential.
+        # A shell that still has an earlier credential.
         stale = {"PREFECT_API_URL": OWN, CLIENT_CREDENTIAL: "daybook:old"}
         assert entered(daybook_home, **stale)[1] == credential
 
 
-def test_no_other_server_gets_the_credential_of_up(daybook_home: Home) -> None:
+def test_no_other_server_gets_the_credential_of_daybook_up(daybook_home: Home) -> None:
     daybook_home.ensure_credential()
     other = "http://127.0.0.1:4999/api"
     assert entered(daybook_home, PREFECT_API_URL=OWN)[1] == "None"  # no `up` runs
@@ -121,7 +129,7 @@ def test_no_other_server_gets_the_credential_of_up(daybook_home: Home) -> None:
         ),
     ],
 )
-def test_what_the_user_has_set_is_sent_to_a_configured_server(
+def test_a_credential_set_by_the_user_is_sent_to_a_configured_server(
     daybook_home: Home, address: str, given: dict[str, str], sent: str
 ) -> None:
     assert entered(daybook_home, PREFECT_API_URL=address, **given)[:2] == [address, sent]
@@ -131,7 +139,7 @@ def test_what_the_user_has_set_is_sent_to_a_configured_server(
     ("given", "is_up", "left"),
     [("the home's", False, None), ("the home's", True, OWN), ("daybook:other", False, OWN)],
 )
-def test_up_starts_its_server_anew_in_a_shell_that_daybook_env_prepared(
+def test_an_address_from_daybook_env_is_dropped_unless_its_server_runs(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch, given: str, is_up: bool, left: str | None
 ) -> None:
     credential = daybook_home.ensure_credential()
@@ -142,6 +150,12 @@ def test_up_starts_its_server_anew_in_a_shell_that_daybook_env_prepared(
     assert os.environ.get("PREFECT_API_URL") == left
 
 
-def test_the_users_word_about_telemetry_stays(daybook_home: Home) -> None:
+def test_a_telemetry_setting_of_the_user_is_kept(daybook_home: Home) -> None:
     assert entered(daybook_home, DO_NOT_TRACK="0")[2] == "0"
     assert entered(daybook_home, PREFECT_API_URL="http://127.0.0.1:1/api")[2] == "1"
+
+
+def test_a_draft_that_cannot_be_written_is_removed(tmp_path: Path) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        write_private_draft(tmp_path / "secret", "é")
+    assert list(tmp_path.iterdir()) == []

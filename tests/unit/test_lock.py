@@ -1,4 +1,4 @@
-"""The lock and what `make check` says of it."""
+"""The requirement locks, and the problems that `make check` reports about them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEV_LOCK = (REPOSITORY / "requirements-dev.lock").read_text()
 
 @pytest.fixture(scope="module")
 def lock() -> ModuleType:
-    """`.ci/lock.py`, which is a script and in no package."""
+    """Return the module `.ci/lock.py`, a script outside of any package."""
     spec = importlib.util.spec_from_file_location("lock", REPOSITORY / ".ci" / "lock.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -32,7 +32,7 @@ def test_the_committed_lock_belongs_to_pyproject(lock: ModuleType, text: str) ->
     assert lock.problems(PYPROJECT, text) == []
 
 
-def test_both_locks_fit_together_and_only_one_has_the_tools() -> None:
+def test_the_locks_share_no_package_and_only_one_has_the_tools() -> None:
     run, dev = (set(re.findall(r"^([\w.-]+)==", text, re.MULTILINE)) for text in (LOCK, DEV_LOCK))
     assert not run & dev
     assert {"prefect", "uv", "hatchling", "editables"} <= run
@@ -57,12 +57,12 @@ def test_only_the_development_lock_has_the_sdks_of_the_extras() -> None:
         ('requires-python = ">=3.11"', 'requires-python = ">=3.12"'),
     ],
 )
-def test_a_changed_dependency_makes_the_lock_old(lock: ModuleType, old: str, new: str) -> None:
+def test_a_changed_dependency_makes_the_lock_outdated(lock: ModuleType, old: str, new: str) -> None:
     assert old in PYPROJECT
     assert any("make lock" in p for p in lock.problems(PYPROJECT.replace(old, new), LOCK))
 
 
-def test_a_changed_tool_option_leaves_the_lock_fresh(lock: ModuleType) -> None:
+def test_a_changed_tool_option_keeps_the_lock_up_to_date(lock: ModuleType) -> None:
     changed = PYPROJECT.replace("line-length = 100", "line-length = 99")
     assert changed != PYPROJECT
     assert lock.problems(changed, LOCK) == []
@@ -93,7 +93,7 @@ def test_the_bounds_that_prefect_needs_are_in_the_lock() -> None:
     assert pins["mcp"].startswith("2.")
 
 
-def test_no_pydantic_ai_may_be_installed_that_lacks_an_error_which_we_tell_apart() -> None:
+def test_pydantic_ai_versions_without_a_required_error_class_are_excluded() -> None:
     asked = map(Requirement, tomllib.loads(PYPROJECT)["project"]["dependencies"])
     (bounds,) = [each.specifier for each in asked if each.name == "pydantic-ai-slim"]
     assert "2.68.0" in bounds

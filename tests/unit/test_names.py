@@ -1,4 +1,4 @@
-"""Requirement 10: names given, names from prompts, names that are free."""
+"""Names of jobs (requirement 10): given names, names from prompts, free names."""
 
 from __future__ import annotations
 
@@ -16,27 +16,31 @@ FAMILY = "👨‍👩‍👧‍👦"  # four people and three joiners: 7 code po
 @pytest.mark.parametrize(
     ("prompt", "name"),
     [
-        ("Summarise open pull requests", "Summarise open pull requests"),
-        ("  Summarise\n\n open\tpull  requests ", "Summarise open pull requests"),
-        ("x" * 60, "x" * 50),
-        ("ü" * 60, "ü" * 50),
-        ("u\u0308" * 60, "u\u0308" * 25),
-        ("x" * 49 + "u\u0308", "x" * 49),
-        ("x" * 45 + FAMILY, "x" * 45),
-        ("x" * 43 + FAMILY + "y", "x" * 43 + FAMILY),
-        ("x" * 49 + "🇩🇪", "x" * 49),
-        ("🇩🇪" * 30, "🇩🇪" * 25),
-        ("x" * 49 + "👍🏽", "x" * 49),
-        ("x" * 49 + " yes", "x" * 49),
-        ("日" * 60, "日" * 50),
+        ("Summarise open pull requests", "summarise-open-pull-requests"),
+        ("  Summarise\n\n open\tpull  requests ", "summarise-open-pull-requests"),
+        ("Summarise the pull requests opened since", "summarise-the-pull-requests-opened-since"),
+        ("Summarise the pull requests opened since 9", "summarise-the-pull-requests-opened-since"),
+        ("Today's news, tomorrow’s e-mail: why?", "todays-news-tomorrows-e-mail-why"),
+        ("api.example.org", "api.example.org"),
+        ("search.re_index", "search.re_index"),
+        ("One. Two... _three_", "one-two-three"),
+        ("{{due}} is here", "due-is-here"),
+        ("Résumé für Ann", "résumé-für-ann"),
+        ("हिन्दी में लिखो", "हिन्दी-में-लिखो"),
+        ("x" * 60, "x" * 40),
+        ("u\u0308" * 60, "u\u0308" * 20),
+        ("x" * 39 + "u\u0308", "x" * 39),
+        ("日" * 60, "日" * 40),
+        (FAMILY + " 🇩🇪 ship it 👍🏽", "ship-it"),
+        ("🇩🇪" * 30, "job"),
         ("\x00\x07", "job"),
-        ("\u200b\u3164 \u0308", "job"),
+        ("\u200b\u0308", "job"),
         ("a\u202eb", "ab"),
-        ("a\x00b", "ab"),
-        ("a" + "\u0308" * 80, "a" + "\u0308" * 49),  # one character, longer than a name may be
+        # One character that is longer than a default name.
+        ("a" + "\u0308" * 80, "a" + "\u0308" * 39),
     ],
 )
-def test_default_name(prompt: str, name: str) -> None:
+def test_a_default_name_is_made_from_the_prompt(prompt: str, name: str) -> None:
     assert default_name(prompt) == name
 
 
@@ -59,8 +63,8 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES, min_size=1, max_size=40).map("".join), st.integers(8, 60))
 @example("🇩🇪" * 30, 9)
-def test_no_character_is_split(text: str, length: int) -> None:
-    """Against the grapheme clusters of the `regex` package (Unicode's UAX 29)."""
+def test_truncation_splits_no_character(text: str, length: int) -> None:
+    """The expected text uses the grapheme clusters of the `regex` package (Unicode's UAX 29)."""
     clusters = regex.findall(r"\X", text)
     expected = ""
     for cluster in clusters:
@@ -70,7 +74,7 @@ def test_no_character_is_split(text: str, length: int) -> None:
     assert truncate(text, length) == (expected if expected == text else expected.rstrip())
 
 
-def test_free_name() -> None:
+def test_a_taken_name_gets_the_next_free_number() -> None:
     assert free_name("brief", []) == "brief"
     assert free_name("brief", {"brief"}) == "brief-2"
     assert free_name("brief", {"brief", "brief-2", "brief-3"}) == "brief-4"
@@ -86,17 +90,17 @@ def test_free_name() -> None:
         ("x" * 101, "name: has 101 characters (use 1 to 100)"),
         ("a\nb", "name: has a line break or control character (write it on one line)"),
         ("a\x1b[0m", "name: has a line break or control character (write it on one line)"),
-        ("brief\u202e", "name: has a character that changes the direction of text (remove it)"),
-        ("\u200f", "name: has a character that changes the direction of text (remove it)"),
+        ("brief\u202e", "name: contains a character that changes the text direction (remove it)"),
+        ("\u200f", "name: contains a character that changes the text direction (remove it)"),
         ("\u200b", "name: has no visible character (write at least one letter or digit)"),
         ("\u3164 \u0308", "name: has no visible character (write at least one letter or digit)"),
     ],
 )
-def test_a_name_that_is_refused(name: str, text: str) -> None:
+def test_an_invalid_name_is_refused_with_a_hint(name: str, text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         validate_name(name)
     assert str(caught.value) == text
 
 
-def test_a_name_loses_the_blanks_around_it_only() -> None:
+def test_a_name_loses_only_its_surrounding_spaces() -> None:
     assert validate_name("  Morning  brief ☀️ ") == "Morning  brief ☀️"

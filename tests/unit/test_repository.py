@@ -13,7 +13,7 @@ from daybook.errors import DaybookError
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder laid out like the repository, which `root` answers in this test."""
+    """Create a folder with the layout of the repository and make it the root in this test."""
     place = tmp_path / "place"
     (place / "daybook").mkdir(parents=True)
     (place / "flows").mkdir()
@@ -27,12 +27,14 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def test_the_root_of_a_checkout_is_beside_the_package() -> None:
-    here = repository.root()
-    assert (here / "daybook" / "repository.py").samefile(repository.__file__)
+def test_the_root_of_a_checkout_contains_the_package() -> None:
+    root = repository.root()
+    assert (root / "daybook" / "repository.py").samefile(repository.__file__)
 
 
-def test_the_wheels_own_doors_come_before_what_stands_beside_the_package(checkout: Path) -> None:
+def test_entry_points_inside_the_package_take_precedence_over_those_beside_it(
+    checkout: Path,
+) -> None:
     assert repository.root() == checkout
     inside = checkout / "daybook" / "_repo"
     (inside / "flows").mkdir(parents=True)
@@ -41,13 +43,13 @@ def test_the_wheels_own_doors_come_before_what_stands_beside_the_package(checkou
     assert repository.root() == inside
 
 
-def test_an_installation_without_doors_says_so(checkout: Path) -> None:
+def test_an_installation_without_entry_points_is_an_error(checkout: Path) -> None:
     (checkout / "blocks" / "agents.py").unlink()
     with pytest.raises(DaybookError, match="has no flows"):
         repository.root()
 
 
-def test_entering_stands_in_the_root_and_imports_from_it_first(
+def test_enter_changes_to_the_root_and_puts_it_first_in_the_import_path(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -57,7 +59,7 @@ def test_entering_stands_in_the_root_and_imports_from_it_first(
     assert sys.path == [str(checkout), "/elsewhere"]
 
 
-def test_a_foreign_package_of_the_same_name_is_left_alone(
+def test_another_package_with_the_same_name_stays_imported(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreign = tmp_path / "foreign"
@@ -75,7 +77,7 @@ def test_a_foreign_package_of_the_same_name_is_left_alone(
     assert repository.load_entry_point("blocks/__init__.py") is door
 
 
-def test_a_door_that_is_not_there_or_broken_leaves_nothing_loaded(checkout: Path) -> None:
+def test_a_missing_or_broken_entry_point_leaves_no_module_loaded(checkout: Path) -> None:
     before = set(sys.modules)
     with pytest.raises(DaybookError, match="has no entry point"):
         repository.load_entry_point("blocks/none.py")

@@ -1,4 +1,4 @@
-"""Settings that would do harm are refused, by the name of the variable or of the file."""
+"""Settings from environment variables and the configuration file, and refused values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from daybook import settings
 from daybook.errors import InvalidInput
-from daybook.home import Home
+from daybook.home import Home, current_home
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from daybook.home import Home
         "/ledger.db",
     ],
 )
-def test_the_ledger_is_one_file_whatever_the_folder(
+def test_an_incomplete_or_unsupported_ledger_address_is_refused(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_LEDGER_URL", address)
@@ -37,7 +37,7 @@ def test_the_ledger_is_one_file_whatever_the_folder(
     assert refused.value.field == "DAYBOOK_LEDGER_URL"
 
 
-def test_an_absolute_path_and_none_are_taken(
+def test_the_ledger_address_may_be_unset_or_an_absolute_path(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
@@ -59,7 +59,7 @@ def test_an_absolute_path_and_none_are_taken(
         ),
     ],
 )
-def test_a_database_is_taken_as_others_write_its_address(
+def test_common_forms_of_a_postgresql_address_are_accepted(
     given: str, meant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_LEDGER_URL", given)
@@ -73,7 +73,7 @@ def test_a_database_is_taken_as_others_write_its_address(
         ("timezone = 'UTC\xff'\n", ["is not valid TOML"]),
         (
             "zone = 'UTC'\n",
-            ["unknown settings: zone", "known: alert_channel, allowed_hosts, keep_days"],
+            ["unknown settings: zone", "known: alert_channel, allowed_hosts, command_server"],
         ),
         ("[daybook]\ntimezone = 'UTC'\n", ["unknown settings: daybook", "known: alert_channel, "]),
         ("home = '/elsewhere'\n", ["unknown settings: home", "known: alert_channel, "]),
@@ -81,10 +81,13 @@ def test_a_database_is_taken_as_others_write_its_address(
         ("max_concurrent = 0\n", ["max_concurrent: ", "greater than or equal to 1"]),
     ],
 )
-def test_what_is_wrong_in_the_file_is_refused_by_its_name(
+def test_an_error_in_the_configuration_file_names_the_file(
     content: str, words: list[str], daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("DAYBOOK_TIMEZONE", "DAYBOOK_MAX_CONCURRENT"):  # it would win over the file
+    for name in (
+        "DAYBOOK_TIMEZONE",
+        "DAYBOOK_MAX_CONCURRENT",
+    ):  # a variable would take precedence over the file
         monkeypatch.delenv(name, raising=False)
     file = daybook_home.path / "config.toml"
     file.write_bytes(content.encode("latin-1"))
@@ -95,7 +98,9 @@ def test_what_is_wrong_in_the_file_is_refused_by_its_name(
         assert each in str(refused.value)
 
 
-def test_a_variable_wins_over_the_file(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_variable_takes_precedence_over_the_file(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (daybook_home.path / "config.toml").write_text("timezone = 'Asia/Tokyo'\nmax_concurrent = 7\n")
     monkeypatch.delenv("DAYBOOK_TIMEZONE", raising=False)
     assert (settings.load().timezone, settings.load().max_concurrent) == ("Asia/Tokyo", 7)
@@ -103,20 +108,33 @@ def test_a_variable_wins_over_the_file(daybook_home: Home, monkeypatch: pytest.M
     assert (settings.load().timezone, settings.load().max_concurrent) == ("UTC", 7)
 
 
-def test_a_folder_in_the_place_of_the_file_is_refused(daybook_home: Home) -> None:
+@pytest.mark.parametrize("home", ["", "relative", "~/below"])
+def test_the_ledger_is_in_the_home_that_all_processes_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.setenv("DAYBOOK_HOME", home)
+    found = settings.load()
+    assert found.home == current_home().path
+    assert found.ledger_address == f"sqlite+aiosqlite:///{current_home().path}/ledger.db"
+    assert found.home.is_absolute()
+
+
+def test_a_folder_in_place_of_the_configuration_file_is_refused(daybook_home: Home) -> None:
     (daybook_home.path / "config.toml").mkdir()
     with pytest.raises(InvalidInput, match="cannot be read: Is a directory"):
         settings.load()
 
 
-def test_the_limit_on_runs_at_once_is_four_unless_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_of_concurrent_runs_is_four_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.load().max_concurrent == 4
     monkeypatch.setenv("DAYBOOK_MAX_CONCURRENT", "20")
     assert settings.load().max_concurrent == 20
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "many", ""])
-def test_a_limit_that_lets_nothing_run_is_refused(
+def test_a_limit_of_concurrent_runs_below_one_is_refused(
     limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_MAX_CONCURRENT", limit)
@@ -136,7 +154,7 @@ def test_a_limit_that_lets_nothing_run_is_refused(
         "a_b.example., xn--bcher-kva.example",
     ],
 )
-def test_hosts_are_names_addresses_and_networks(
+def test_allowed_hosts_may_be_names_addresses_and_networks(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_ALLOWED_HOSTS", value)
@@ -162,7 +180,9 @@ def test_hosts_are_names_addresses_and_networks(
         "a" * 64,
     ],
 )
-def test_what_is_no_host_is_refused_and_named(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_allowed_host_is_refused_and_named(
+    entry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DAYBOOK_ALLOWED_HOSTS", f"10.0.0.5, {entry}")
     with pytest.raises(InvalidInput, match="is not a host") as refused:
         settings.load()

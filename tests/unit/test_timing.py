@@ -1,4 +1,4 @@
-"""The times by which the processes of Daybook wait for each other fit together."""
+"""Timing: intervals and leases of Daybook's processes, and their consistency."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from datetime import timedelta
 import pytest
 
 from daybook.timing import TIMING, Timing
+from daybook.tools.connection import OPEN_TIMEOUT_SECONDS
 from tests.timings import SHORT
 
 SECOND = timedelta(seconds=1)
 
 
-def test_of_a_user_are_the_defaults() -> None:
+def test_without_environment_variables_the_timing_is_the_default() -> None:
     assert Timing() == TIMING
 
 
@@ -38,10 +39,14 @@ def test_times_that_contradict_each_other_are_refused(
         replace(TIMING, **wrong)
 
 
-def test_a_process_and_what_it_starts_have_the_timing_of_its_environment() -> None:
-    """The second one inherits it."""
+def test_the_timeout_for_opening_a_tool_server_is_shorter_than_the_run_lease() -> None:
+    assert timedelta(seconds=OPEN_TIMEOUT_SECONDS) < TIMING.run_lease
+
+
+def test_a_process_and_its_children_use_the_timing_of_the_environment() -> None:
+    """The child process inherits the environment variables."""
     shown = "from daybook.timing import TIMING; print(TIMING.environment())"
     starts = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {shown!r}])"
     for variables in (SHORT.environment(), TIMING.environment()):
-        told = subprocess.check_output([sys.executable, "-c", starts], env=variables, text=True)
-        assert told.strip() == str(variables)
+        output = subprocess.check_output([sys.executable, "-c", starts], env=variables, text=True)
+        assert output.strip() == str(variables)

@@ -1,4 +1,4 @@
-"""The look at doctor in `.ci/unlocked`, carried out by the shell that it is written for."""
+"""The check of doctor in `.ci/unlocked`, run by its own shell."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ SCRIPT = (Path(__file__).parents[2] / ".ci" / "unlocked").read_text()
 ALL = "ok       home\nok       ledger\n"
 
 
-def looked(folder: Path, said: str, code: int) -> subprocess.CompletedProcess[str]:
-    """`healthy` of the script with a doctor that says and ends so, and a line after it."""
+def run_healthy(folder: Path, findings: str, code: int) -> subprocess.CompletedProcess[str]:
+    """Run the script's `healthy` with a doctor that prints `findings` and exits with `code`."""
     function = re.search(r"^healthy\(\) \{\n.*?^\}\n", SCRIPT, re.DOTALL | re.MULTILINE)
     assert function is not None
     doctor = folder / "daybook"
-    doctor.write_text(f"#!/bin/sh\ncat '{folder}/said'\nexit {code}\n")
+    doctor.write_text(f"#!/bin/sh\ncat '{folder}/findings'\nexit {code}\n")
     doctor.chmod(0o700)
-    (folder / "said").write_text(said)
+    (folder / "findings").write_text(findings)
     lines = (
-        f"set -eu\nplace='{folder}'\nPATH='{folder}':$PATH\n{function[0]}healthy\necho went on\n"
+        f"set -eu\nfolder='{folder}'\nPATH='{folder}':$PATH\n{function[0]}healthy\necho went on\n"
     )
     return subprocess.run(["sh", "-c", lines], capture_output=True, text=True, check=False)
 
 
-def test_it_is_called() -> None:
+def test_the_script_calls_healthy() -> None:
     assert re.search(r"^healthy$", SCRIPT, re.MULTILINE)
 
 
-def test_it_goes_on_where_all_is_well(tmp_path: Path) -> None:
-    done = looked(tmp_path, ALL, 0)
+def test_the_script_continues_if_doctor_finds_nothing(tmp_path: Path) -> None:
+    done = run_healthy(tmp_path, ALL, 0)
     assert (done.returncode, done.stdout) == (0, "went on\n")
 
 
 @pytest.mark.parametrize(
-    ("said", "code"),
+    ("findings", "code"),
     [(f"{ALL}problem  worker   no worker\n", 1), (ALL, 1), ("", 0), ("", 1), ("went wrong\n", 0)],
 )
-def test_it_stops_and_shows_what_is_wrong(tmp_path: Path, said: str, code: int) -> None:
-    done = looked(tmp_path, said, code)
+def test_the_script_stops_and_prints_the_problems(tmp_path: Path, findings: str, code: int) -> None:
+    done = run_healthy(tmp_path, findings, code)
     assert done.returncode == 1
-    assert done.stdout == "".join(f"{line}\n" for line in said.splitlines() if line[:2] != "ok")
+    assert done.stdout == "".join(f"{line}\n" for line in findings.splitlines() if line[:2] != "ok")

@@ -75,7 +75,7 @@ async def so(true: Callable[[], Awaitable[object]], within: float) -> bool:
 
 
 class World:
-    """A ledger and what belongs to it; ``database`` is set if the test created its own."""
+    """Ledger with its jobs, runs and Prefect; ``database`` is set if the test created its own."""
 
     prefect: Prefect
     agents: Agents
@@ -197,11 +197,11 @@ class World:
 
     # --- claims
 
-    def offer(self, stored: StoredJob, **changes: Any) -> ClaimRequest:
+    def claim_request(self, stored: StoredJob, **changes: Any) -> ClaimRequest:
         """Return the claim request of the job's next due time, as Prefect's scheduler makes it."""
         due = changes.pop("due", None) or next_due(stored.job.schedule, self.ledger.now())
         assert isinstance(due, datetime)
-        offer = ClaimRequest(
+        claim_request = ClaimRequest(
             occurrence=claim_requests.due_key(stored.id, due),
             kind="agent-prompt",
             trigger="schedule",
@@ -211,11 +211,11 @@ class World:
             job_id=stored.id,
             flow_run_id=f"{stored.row.name} {due:%d %H:%M:%S}",
         )
-        return replace(offer, **changes)
+        return replace(claim_request, **changes)
 
-    def offer_of(self, row: RunRow, **changes: Any) -> ClaimRequest:
+    def claim_request_of(self, row: RunRow, **changes: Any) -> ClaimRequest:
         """Return the claim request of a requested run."""
-        offer = ClaimRequest(
+        claim_request = ClaimRequest(
             occurrence=row.occurrence,
             kind=row.kind,
             trigger=row.trigger,
@@ -225,7 +225,7 @@ class World:
             job_id=row.job_id,
             flow_run_id=row.flow_run_id or str(uuid4()),
         )
-        return replace(offer, **changes)
+        return replace(claim_request, **changes)
 
     async def request(
         self, stored: StoredJob, until: datetime | None = None, **fields: Any
@@ -235,23 +235,23 @@ class World:
         long_ago = row.queued_at - timedelta(seconds=10)
         return await self.set_row(row, until=until or row.until, queued_at=long_ago, **fields)
 
-    async def claim(self, offer: ClaimRequest) -> ClaimResult:
-        return await claims.claim(self.ledger, offer)
+    async def claim(self, claim_request: ClaimRequest) -> ClaimResult:
+        return await claims.claim(self.ledger, claim_request)
 
-    async def granted(self, offer: ClaimRequest) -> Granted:
+    async def granted(self, claim_request: ClaimRequest) -> Granted:
         """Claim at the due time and expect the claim to succeed."""
-        self.clock.move(max(offer.due - self.clock.now(), timedelta(0)))
-        answer = await self.claim(offer)
+        self.clock.move(max(claim_request.due - self.clock.now(), timedelta(0)))
+        answer = await self.claim(claim_request)
         assert isinstance(answer, Granted), answer
         return answer
 
-    async def begun(self, offer: ClaimRequest) -> Granted:
-        granted = await self.granted(offer)
+    async def begun(self, claim_request: ClaimRequest) -> Granted:
+        granted = await self.granted(claim_request)
         await claims.begin(self.ledger, granted.run_id, granted.fence)
         return granted
 
-    async def settled(self, offer: ClaimRequest, status: Status, **fields: Any) -> Granted:
-        granted = await self.begun(offer)
+    async def settled(self, claim_request: ClaimRequest, status: Status, **fields: Any) -> Granted:
+        granted = await self.begun(claim_request)
         await self.settle(granted, status, **fields)
         return granted
 
@@ -260,14 +260,14 @@ class World:
         return await claims.finish(self.ledger, granted.run_id, granted.fence, outcome)
 
     async def suspect(self) -> None:
-        """Let every lease expire, and let a check find that."""
+        """Let every lease expire, and let a check detect that."""
         self.clock.move(TIMING.run_lease)
         async with self.ledger.write() as session:
             for row in (await session.execute(select(RunRow))).scalars():
                 assert not await leases.check_lease(session, row, self.clock.now())
 
     async def lose(self) -> None:
-        """Let every lease expire, be found, and stay expired until the run counts as lost."""
+        """Let every lease expire and be detected, and pass the time after which a run is lost."""
         await self.suspect()
         self.clock.move(TIMING.run_lease)
 
@@ -280,13 +280,13 @@ class World:
         return found
 
     async def _row(self, which: Which) -> RunRow | None:
-        wanted = select(RunRow)
+        query = select(RunRow)
         if isinstance(which, StoredJob):
-            wanted = wanted.where(col(RunRow.job_id) == which.id)
+            query = query.where(col(RunRow.job_id) == which.id)
         elif which is not None:
-            wanted = wanted.where(col(RunRow.id) == (which if isinstance(which, str) else which.id))
+            query = query.where(col(RunRow.id) == (which if isinstance(which, str) else which.id))
         async with self.ledger.read() as session:
-            found: RunRow | None = (await session.execute(wanted)).scalar_one_or_none()
+            found: RunRow | None = (await session.execute(query)).scalar_one_or_none()
         return found
 
     async def rows(self) -> list[RunRow]:
@@ -314,7 +314,7 @@ class World:
 
     # --- runs in both the ledger and Prefect
 
-    async def becomes(self, which: Which, status: str, within: float = 30.0) -> RunRow:
+    async def wait_for_status(self, which: Which, status: str, within: float = 30.0) -> RunRow:
         """Wait until the run has this status in the ledger."""
 
         async def it_is() -> bool:
@@ -325,10 +325,10 @@ class World:
             raise AssertionError(f"{await self.rows()}, not {status}\n{self._logs()}")
         return await self.row(which)
 
-    async def ends(self, which: Which, status: str, within: float) -> RunRow:
+    async def wait_for_end(self, which: Which, status: str, within: float) -> RunRow:
         """Wait until the run has ended with this status on both sides; return the row."""
         since = SYSTEM_CLOCK.now()
-        row = await self.becomes(which, status, within)
+        row = await self.wait_for_status(which, status, within)
         left = within - (SYSTEM_CLOCK.now() - since).total_seconds()
         await self.shows(row.flow_run_id, *AS_PREFECT_SHOWS_IT[status], within=max(left, 5.0))
         assert row.finished_at is not None
@@ -343,15 +343,15 @@ class World:
         assert row.finished_at is not None
         return row
 
-    async def shows(self, run: Any, *wanted: str, within: float) -> None:
+    async def shows(self, run: Any, *expected: str, within: float) -> None:
         """Wait until Prefect shows a state of that type and, if given, that name."""
 
         async def it_does() -> bool:
-            return (await self.prefect.shown(run))[: len(wanted)] == wanted
+            return (await self.prefect.shown(run))[: len(expected)] == expected
 
         if not await so(it_does, within):
             shown = await self.prefect.shown(run)
-            raise AssertionError(f"{shown}, not {wanted}\n{self._logs()}")
+            raise AssertionError(f"{shown}, not {expected}\n{self._logs()}")
 
     def _logs(self) -> str:
         return self.workers.logs() if hasattr(self, "workers") else ""
@@ -398,6 +398,8 @@ async def at_prefect(
         world.home = home
         world.prefect = await stack.enter_async_context(prefect.connected(world))
         world.agents = await stack.enter_async_context(agents.of(world, root))
-        here = SelectedPrefect(server.api_url, server.ui_url)
-        world.workers = await stack.enter_async_context(workers.of(world, root, here, variables))
+        selected = SelectedPrefect(server.api_url, server.ui_url)
+        world.workers = await stack.enter_async_context(
+            workers.of(world, root, selected, variables)
+        )
         yield world

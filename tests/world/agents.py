@@ -39,7 +39,7 @@ def forever():
         signal.pause()
 """
 
-# Starts an agent's typical program: reports, has its effect once, answers when released.
+# Typical programs of an agent: report, have an effect once, answer when released.
 WORKS = 'had(); tell("running"); heed(); print("done")\n'
 FOR_EVER = 'had(); tell("running"); forever()\n'
 DEAF = 'signal.signal(signal.SIGTERM, signal.SIG_IGN); had(); tell("running"); forever()\n'
@@ -61,7 +61,7 @@ class Agent:
         return os.open(path, os.O_RDWR | os.O_NONBLOCK)
 
     @property
-    def had(self) -> int:
+    def effect_count(self) -> int:
         """Return how often its effect happened."""
         return len(self.effects.read_text().splitlines()) if self.effects.exists() else 0
 
@@ -83,18 +83,18 @@ class Agent:
         """Wait for its next word; return the reporting process and the word."""
         try:
             async with asyncio.timeout(within):
-                pid, said = (await self._line()).split(" ", 1)
+                pid, word = (await self._line()).split(" ", 1)
         except TimeoutError:
             raise AssertionError(f"agent {self.name} said nothing for {within} s") from None
-        return int(pid), said
+        return int(pid), word
 
     async def says(self, word: str, within: float = 60.0) -> int:
         """Wait for ``word``, which must be the next; return the process that reported it."""
-        pid, said = await self.word(within)
-        assert said == word
+        pid, last_word = await self.word(within)
+        assert last_word == word
         return pid
 
-    def let_go(self, count: int = 1) -> None:
+    def release(self, count: int = 1) -> None:
         """Release that many processes that wait in `heed`, now or later."""
         os.write(self._go, b"." * count)
 

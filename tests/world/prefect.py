@@ -46,7 +46,7 @@ Run = FlowRun | UUID | str | None
 
 
 class Died(Exception):
-    """The process died here."""
+    """Raised where a test lets the process die."""
 
 
 async def dies() -> None:
@@ -54,7 +54,7 @@ async def dies() -> None:
 
 
 class Ahead(ManualClock):
-    """The machine's clock, put forward by a test: as if that much time had passed."""
+    """The machine's clock, which a test can advance."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Ahead(ManualClock):
 
 @dataclass
 class Prefect:
-    """``client`` belongs to the code under test; ``ui`` stands for everybody else.
+    """Prefect in a test: ``client`` belongs to the code under test, ``ui`` to everything else.
 
     ``before`` and ``after`` run test code between two requests of ``client``. They are keyed by the
     last word of the request's path, and each is called once.
@@ -158,9 +158,9 @@ class Prefect:
     async def runs(self, which: StoredJob | DeploymentResponse) -> list[FlowRun]:
         """Return all Prefect runs of the job, the earliest first."""
         deployment = which.row.deployment_id if isinstance(which, StoredJob) else which.id
-        wanted = FlowRunFilter.model_validate({"deployment_id": {"any_": [str(deployment)]}})
+        run_filter = FlowRunFilter.model_validate({"deployment_id": {"any_": [str(deployment)]}})
         return await self.ui.read_flow_runs(
-            flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=200
+            flow_run_filter=run_filter, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=200
         )
 
     async def scheduled(self, stored: StoredJob) -> FlowRun:
@@ -284,9 +284,9 @@ async def connected(world: World) -> AsyncIterator[Prefect]:
 
 async def forget_workers(client: PrefectClient) -> None:
     """Delete ended workers, which Prefect shows as online for another half minute."""
-    for gone in await client.read_workers_for_work_pool(worker.POOL):
+    for stale in await client.read_workers_for_work_pool(worker.POOL):
         await client.request(
             "DELETE",
             "/work_pools/{work_pool_name}/workers/{name}",
-            path_params={"work_pool_name": worker.POOL, "name": gone.name},
+            path_params={"work_pool_name": worker.POOL, "name": stale.name},
         )

@@ -1,4 +1,4 @@
-"""The task queue of a `World`, and short ways to its rows."""
+"""Task queue of a `World`, with shortcuts to its rows."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Tasks:
         return await self.claim(name, lease)
 
     async def sweep(self, limit: int = sweep.MAX_EXPIRED_PER_PASS) -> list[str]:
-        """Run one sweep; return the ids of the tasks that it took back."""
+        """Run one sweep; return the ids of the task runs whose lease it expired."""
         async with self._world.ledger.write() as session:
             return [
                 run.id

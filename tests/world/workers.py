@@ -1,7 +1,7 @@
-"""Real workers and executions: starting, killing and stopping them, and listing living processes.
+"""Real workers and executions: start, kill and stop them, and list their living processes.
 
 Living processes are found by the test's folder, which is in the environment or the command line of
-all child processes of its workers, and not by the product's own way to find a process family.
+all child processes of its workers. The product's own search for a process family is not used.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ SEEN = 20.0
 """Seconds within which a living worker has recorded the end of a process on both sides. This does
 not depend on leases: it is the shortest time between two renewals.
 """
-CANCELLED = 5.0
-"""Seconds within which all processes of a cancelled run are gone."""
+CANCELLED = 9.0
+"""Seconds within which all processes of a cancelled run are gone; SIGKILL comes only after that."""
 
 
 def alive(pid: int) -> bool:
@@ -69,7 +69,7 @@ def alive(pid: int) -> bool:
 
 
 async def stand_still(pid: int, free: Callable[[], bool]) -> None:
-    """SIGSTOP the process while it holds no lock of the ledger, as others would wait for the lock.
+    """Stop the process with SIGSTOP while it holds no ledger lock that others would wait for.
 
     ``free`` returns, in a thread, whether no process holds it (`sqlite_is_free`).
     """
@@ -134,11 +134,11 @@ class Execution:
             return ""  # it has ended by itself
         return "".join(line for line in status.splitlines() if "ctxt_switches" in line)
 
-    async def ends(self) -> tuple[int, str]:
+    async def wait_for_exit(self) -> tuple[int, str]:
         """Wait for its end; return its exit code and its output."""
         async with asyncio.timeout(90):
-            said, _ = await self.child.communicate()
-        return self.child.returncode or 0, said.decode()
+            output, _ = await self.child.communicate()
+        return self.child.returncode or 0, output.decode()
 
 
 @dataclass(eq=False)
@@ -158,11 +158,11 @@ class Worker:
         return found
 
     def heads(self) -> list[Process]:
-        """Return the lead processes of its current runs."""
+        """Return the first process of each current run."""
         parent = self.parent.pid
         return [each for each in proc.living_processes().values() if each.parent == parent]
 
-    async def told(self, number: signal.Signals) -> None:
+    async def send_signal(self, number: signal.Signals) -> None:
         """Send a signal and wait until it is delivered, so that the next one counts separately."""
         os.kill(self.pid, number)
         mask = 1 << (number - 1)
@@ -172,7 +172,7 @@ class Worker:
 
         assert await so(taken, 10.0)
 
-    async def ends(self, within: float) -> int:
+    async def wait_for_exit(self, within: float) -> int:
         """Wait for its end; return its exit code."""
         try:
             async with asyncio.timeout(within):
@@ -189,7 +189,7 @@ class Workers:
 
     world: World
     root: Path
-    here: SelectedPrefect
+    selected_prefect: SelectedPrefect
     variables: dict[str, str]
     """Environment variables of its processes in addition to this process's."""
     all: list[Worker] = field(default_factory=list)
@@ -202,7 +202,7 @@ class Workers:
 
     @property
     def elsewhere(self) -> Path:
-        """The folder in which executions and foreign flows run: not the repository."""
+        """Return the folder in which executions and foreign flows run, outside the repository."""
         return self.root / "elsewhere"
 
     async def begin(
@@ -216,8 +216,10 @@ class Workers:
     ) -> Worker:
         """Start a worker (``by_prefect``: `prefect worker start`); wait until it accepts runs."""
         name = name or f"{self.root.name}-{len(self.all) + 1}"
-        here = SelectedPrefect(api_url or self.here.api_url, self.here.ui_url)
-        variables = worker.environment(self.world.home, here) | self.variables
+        selected = SelectedPrefect(
+            api_url or self.selected_prefect.api_url, self.selected_prefect.ui_url
+        )
+        variables = worker.environment(self.world.home, selected) | self.variables
         if most is not None:
             variables["DAYBOOK_MAX_CONCURRENT"] = str(most)
         command = worker.command(self.world.home, name=name, limit=limit)
@@ -239,8 +241,8 @@ class Workers:
         return begun
 
     async def gate(self) -> Gate:
-        """Return a proxy to Prefect for a worker; the test can close it, the end stops it."""
-        gate = await self.stack.enter_async_context(opened(self.here.api_url))
+        """Return a proxy to Prefect for a worker; the test can close it, and its end stops it."""
+        gate = await self.stack.enter_async_context(opened(self.selected_prefect.api_url))
         self.gates.append(gate)
         return gate
 
@@ -269,9 +271,9 @@ class Workers:
 
     async def executed(self, run: FlowRun) -> State[Any]:
         """Execute the run to its end; return its final state in Prefect."""
-        code, said = await (await self.execute(run, bare=True)).ends()
+        code, output = await (await self.execute(run, bare=True)).wait_for_exit()
         state = await self.world.prefect.state(run)
-        assert code == 0 or not state.is_completed(), said
+        assert code == 0 or not state.is_completed(), output
         return state
 
     # --- living processes
@@ -290,9 +292,9 @@ class Workers:
 
     def at_work(self) -> dict[int, str]:
         """Return the same without the workers and their own helper processes."""
-        living, mine = self.living(), {each.pid for each in self.all}
-        mine |= {each.pid for each in proc.living_processes().values() if each.parent in mine}
-        return {pid: line for pid, line in living.items() if pid not in mine}
+        living, pids = self.living(), {each.pid for each in self.all}
+        pids |= {each.pid for each in proc.living_processes().values() if each.parent in pids}
+        return {pid: line for pid, line in living.items() if pid not in pids}
 
     async def idle(self, within: float) -> None:
         """Wait until no process of a run lives."""
@@ -379,10 +381,10 @@ class Workers:
 
 @asynccontextmanager
 async def of(
-    world: World, root: Path, here: SelectedPrefect, variables: dict[str, str]
+    world: World, root: Path, selected: SelectedPrefect, variables: dict[str, str]
 ) -> AsyncIterator[Workers]:
     """Yield the workers of ``world``, initially none."""
-    workers = Workers(world, root, here, variables)
+    workers = Workers(world, root, selected, variables)
     async with workers.stack:
         try:
             yield workers

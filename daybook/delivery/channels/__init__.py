@@ -13,8 +13,12 @@
   Prefect's UI serves the next attempt.
 - Apprise and Prefect's blocks log a failure instead of raising it; here a message that did not
   arrive raises `NotDelivered`.
-- A message is one message: it is never split, and never truncated without a mark.
+- A message is sent as one message: never split, and never truncated without a mark.
 - No error and no log contains a secret of a block.
+
+A new service needs no code if apprise supports it: its URL makes a channel. A new built-in channel
+is a class in `builtin` with its name in `registry.BUILTIN`, and in `jobs.limits.FORBIDDEN_CHANNELS`
+if agents may not use it.
 
 Prefect and apprise are imported only when a channel that needs them is checked or used.
 """

@@ -43,7 +43,7 @@ _CHAT = re.compile(
 )
 
 _LEGAL_CHAT_ID = (
-    "use one recipient, of letters, digits and .:@!+$~=*-_, such as -1001 or me@example.org"
+    "use one recipient: letters, digits and .:@!+$~=*-_, such as -1001 or me@example.org"
 )
 
 _NOTIFY_TYPES = {
@@ -59,7 +59,7 @@ _NOTIFY_TYPES = {
 
 
 class ChannelSettings(BaseModel):
-    """One channel."""
+    """Settings of a channel."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -86,8 +86,8 @@ class ChannelSettings(BaseModel):
         parameters = (each.partition("=")[0] for each in re.split("[?&;]", url)[1:])
         if "format" in {unquote(each).strip().lower() for each in parameters}:
             raise ValueError(
-                "contains ?format=, with which a model's text could act as the service's markup; "
-                "remove it, because each service already gets its best format"
+                "contains ?format=, which would let a model's text act as the service's markup; "
+                "remove it: each service gets its best format anyway"
             )
         return value
 
@@ -112,7 +112,7 @@ def build(name: str, data: Mapping[str, Any]) -> AppriseChannel:
 
 
 async def read(client: PrefectClient, name: str) -> AppriseChannel:
-    """Return this channel; raise `UnknownName`, or `InvalidInput` for invalid settings."""
+    """Return the channel of this name; raise `UnknownName`, or `InvalidInput` for bad settings."""
     document = await STORE.read(client, name, include_secrets=True)
     # In a thread: importing apprise with all its plugins takes a tenth of a second.
     return await threads.run_capturing_logs(lambda _: build(name, document.data))
@@ -127,7 +127,11 @@ def validate(name: str, url: str) -> AppriseChannel:
 async def add(
     client: PrefectClient, name: str, url: str, *, replace: bool = False
 ) -> AppriseChannel:
-    """Save a channel; raise `InvalidInput` for a bad or taken name, or a bad URL."""
+    """Save and return a channel.
+
+    Raises `InvalidInput` for a bad name, a name that is taken (without ``replace``), or a bad URL,
+    and `LedgerUnreachable`, because the ledger has a copy.
+    """
     channel = await threads.run_capturing_logs(lambda _: validate(name, url))
     await STORE.save(client, name, channel.settings, replace=replace)
     return channel
@@ -154,7 +158,7 @@ class AppriseChannel:
                 check_chat_id(message.chat_id)
             except InvalidInput as error:
                 raise NotDelivered(f"{self._what}: {error}", temporary=False) from None
-        await threads.run_capturing_logs(lambda logged: self._send(message, logged))
+        await threads.run_capturing_logs(lambda logged: self._send(message, logged), sends=True)
 
     def _send(self, message: Message, logged: list[str]) -> None:
         client = _client(self._url, message.chat_id)

@@ -27,16 +27,20 @@ from daybook.delivery.channels.base import Message
 log = logging.getLogger(__name__)
 
 DEFAULT_MAX_LENGTH = 1000
-"""Characters that are sent at most if the service's limit is unknown."""
+"""Maximum length of a message in characters if the service's limit is unknown."""
 
 _MAX_TITLE_LENGTH = 200
 _SEPARATOR_LENGTH = 4
-"""Characters that apprise inserts between title and body if it joins them."""
+"""Number of characters that apprise inserts between title and body if it joins them."""
 
 
 @dataclass(frozen=True)
 class MessageFormat:
-    """The format of a message. ``title`` is 0 if the subject is a part of the body."""
+    """The format and the limits of a message: characters as `text.length` counts them, and lines.
+
+    ``title`` is the limit of the subject, 0 if the subject is a part of the body; ``shared`` is
+    true if ``limit`` covers subject and body together. 0 ``lines`` means no limit.
+    """
 
     format: str = "text"
     limit: int = DEFAULT_MAX_LENGTH
@@ -45,7 +49,7 @@ class MessageFormat:
     lines: int = 0
 
     def render(self, message: Message) -> tuple[str, str]:
-        """Return subject and body."""
+        """Return the subject and the body, in this format and truncated to its limits."""
         if self.format != "html":
             subject, body = text.mute_mentions(message.subject), text.mute_mentions(message.body)
             message = replace(message, subject=subject, body=body)

@@ -12,7 +12,7 @@ SEND_TIMEOUT_SECONDS = 30.0
 """Timeout of one message."""
 
 UNBOUNDED = 1_000_000
-"""The limit of a channel without one: more than the ledger stores of a message."""
+"""Limit of a channel that has none: longer than any message in the ledger."""
 
 
 class NotDelivered(DaybookError):
@@ -32,7 +32,7 @@ class NotDelivered(DaybookError):
 class Message:
     """One message. ``body`` is the full text, which each channel truncates to its limit.
 
-    The full text can be read by ``run_id`` and at ``run_url``; ``id`` is the same in every attempt.
+    ``run_id`` and ``run_url`` lead to the full text; ``id`` is the same in every attempt.
     """
 
     id: str
@@ -48,8 +48,8 @@ class Message:
 class Channel(Protocol):
     """A recipient of messages.
 
-    ``limit`` is the number of characters of a body it takes; ``needs_chat_id`` is true if it cannot
-    send without a chat id.
+    ``limit`` is the maximum number of characters of a body; ``needs_chat_id`` is true if the
+    channel cannot send without a chat id.
     """
 
     limit: int
@@ -58,6 +58,6 @@ class Channel(Protocol):
     async def send(self, message: Message) -> None:
         """Send the message, or raise `NotDelivered`.
 
-        Must not block the event loop, and ends within `SEND_TIMEOUT_SECONDS`.
+        Must not block the event loop, and must end within `SEND_TIMEOUT_SECONDS`.
         """
         ...

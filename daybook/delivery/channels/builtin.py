@@ -29,7 +29,7 @@ _MAX_NAME_BYTES = 200
 
 
 class Inbox:
-    """The ledger itself: a message is delivered when it is enqueued."""
+    """The ledger itself: a message is delivered when it is due, without a sender."""
 
     limit = UNBOUNDED
     needs_chat_id = False
@@ -82,7 +82,7 @@ def folder() -> Path:
 
 
 def check_name(name: str) -> None:
-    """Raise `InvalidInput` if ``name`` is not a valid file name there."""
+    """Raise `InvalidInput` if a file of the `file` channel cannot have this name."""
     if not _NAME.match(name) or len(name.encode()) > _MAX_NAME_BYTES:
         raise InvalidInput(
             "chat_id",

@@ -1,6 +1,6 @@
 """Prefect's notification blocks as channels, under their names in Prefect.
 
-Every block document whose type has the capability `notify` is a channel. That includes types of
+Every block document whose type has the capability `notify` is a channel. That includes types by
 other authors, if the package with their class is installed.
 """
 
@@ -29,7 +29,7 @@ _MIN_PART_LENGTH = 8
 
 
 async def list_blocks(client: PrefectClient) -> list[tuple[str, str]]:
-    """Return the type slug and the name of each block that can notify, by name."""
+    """Return the type slug and the name of each block that can send notifications."""
     found: list[tuple[str, str]] = []
     for offset in range(0, 1_000_000, _PAGE):
         query = {
@@ -60,7 +60,7 @@ async def read(client: PrefectClient, slug: str, name: str) -> PrefectBlock:
 
 
 def _build(slug: str, name: str, document: BlockDocument, logged: list[str]) -> PrefectBlock:
-    import prefect.blocks.notifications  # noqa: F401 - it makes the types known
+    import prefect.blocks.notifications  # noqa: F401 - it registers the types
     from prefect.blocks.core import Block, UnknownBlockType
 
     schema = document.block_schema
@@ -103,11 +103,17 @@ class PrefectBlock:
         self.limit = self._form.limit if self._form else UNBOUNDED
 
     async def send(self, message: Message) -> None:
-        subject, body = self._form.render(message) if self._form else _plain(message)
-        await threads.run_capturing_logs(lambda logged: self._notify(subject, body, logged))
+        if self._form:
+            subject, body = self._form.render(message)
+        else:
+            subject = " ".join(message.subject.split())
+            body = message.body.strip() or message.subject
+        await threads.run_capturing_logs(
+            lambda logged: self._notify(subject, body, logged), sends=True
+        )
 
     def _notify(self, subject: str, body: str, logged: list[str]) -> None:
-        """Notify in a thread without a loop, so the block's `notify` is not a coroutine."""
+        """Notify in a thread without a loop, where Prefect's `notify` methods run synchronously."""
         try:
             with self._block.raise_on_failure():
                 result = self._block.notify(body, subject or None)
@@ -116,10 +122,6 @@ class PrefectBlock:
         except Exception as error:
             why = "; ".join(logged) or _error_text(error)
             raise NotDelivered(f"{self._what}: {redact(why, self._secret)}") from None
-
-
-def _plain(message: Message) -> tuple[str, str]:
-    return " ".join(message.subject.split()), message.body.strip() or message.subject
 
 
 def _error_text(error: Exception) -> str:
@@ -137,7 +139,10 @@ def _error_text(error: Exception) -> str:
 
 
 def secret_texts(data: Mapping[str, Any], fields: Sequence[str]) -> list[str]:
-    """Return the secret texts in a block's data, longest first, and the parts of secret URLs."""
+    """Return the secret strings in a block's data and the parts of secret URLs, longest first.
+
+    Strings shorter than `_MIN_SECRET_LENGTH` characters are omitted.
+    """
     texts: set[str] = set()
     for field in fields:
         for value in _texts(data.get(field.partition(".")[0])):
@@ -166,9 +171,9 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _parts(url: str) -> Iterator[str]:
-    """Yield the password of a URL, and the long parts before its host, in its path and its query.
+    """Yield the password of a URL, and long parts of its user name, path, query and fragment.
 
-    The host is not secret. Each part comes as written, decoded, and encoded.
+    A host with a dot is not secret. Each part comes as written, decoded, and encoded.
     """
     for each in _split_url(url):
         decoded = unquote(each)
@@ -196,8 +201,9 @@ log = logging.getLogger(__name__)
 def apprise_of(block: Any) -> Any | None:
     """Return the `Apprise` that a notification block sends with; None if the block has none.
 
-    Also returns None, with a log line, if it is not found. Then the limits of the block's service
-    are unknown, and apprise's own processing of a message cannot be disabled.
+    Also returns None, and logs a warning, if the object is not where this function expects it. Then
+    the limits of the block's service are unknown, and apprise's own processing of a message cannot
+    be disabled.
     """
     from prefect.blocks.notifications import AbstractAppriseNotificationBlock
 

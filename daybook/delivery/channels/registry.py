@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from daybook.delivery.channels import apprise, builtin
 from daybook.delivery.channels.base import Channel, Message, NotDelivered
-from daybook.delivery.outbox import ALERT, CONSOLE, FILE, INBOX
+from daybook.delivery.outbox import ALERT, BUILTIN_CHANNELS, FILE
 from daybook.errors import Ambiguous, InvalidInput, PrefectUnreachable, UnknownName
 from daybook.jobs import limits
 from daybook.jobs.limits import check_channel, may_use
@@ -21,18 +21,16 @@ from daybook.ledger.tables import OutboxRow
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-BUILTIN: dict[str, type[builtin.Inbox] | type[builtin.File] | type[builtin.Console]] = {
-    INBOX: builtin.Inbox,
-    FILE: builtin.File,
-    CONSOLE: builtin.Console,
-}
+BUILTIN: dict[str, type[builtin.Inbox] | type[builtin.File] | type[builtin.Console]] = dict(
+    zip(BUILTIN_CHANNELS, (builtin.Inbox, builtin.File, builtin.Console), strict=True)
+)
 
 PREFECT_TIMEOUT_SECONDS = 10.0
-"""Timeout of a request to Prefect, whose client retries a vanished server for minutes."""
+"""Timeout for finding a channel in Prefect, whose client retries a vanished server for minutes."""
 
 
 async def names(client: PrefectClient | None) -> dict[str, str]:
-    """Return the name of every channel with its kind: its own name, or the block type's slug."""
+    """Return the kind of each channel name: the built-in name itself, or the block type's slug."""
     documents = await _documents(client)
     count = Counter(name for _, name in documents)
     blocks = {
@@ -47,11 +45,12 @@ async def check(
 ) -> None:
     """Check that a job of ``owner`` can use the channel with this chat id.
 
-    Raises `UnknownName` with the known names, `Ambiguous`, and `InvalidInput`.
+    Raises `UnknownName` with the known names, `Ambiguous`, `InvalidInput`, and the errors of
+    Prefect's client. Without a client, only the built-in channels are known.
     """
     owner_limits = limits.load_limits(owner)
     check_channel(name, chat_id, owner_limits)
-    if name == "file" and chat_id:
+    if name == FILE and chat_id:
         builtin.check_name(chat_id)
     try:
         channel = await find(client, name)
@@ -106,7 +105,11 @@ async def send(client: PrefectClient | None, row: OutboxRow, run_url: str | None
 
 
 async def find(client: PrefectClient | None, name: str) -> Channel:
-    """Return the channel; raise `UnknownName`, `Ambiguous`, `InvalidInput` for bad settings."""
+    """Return the channel with this name.
+
+    Raises `UnknownName`, `Ambiguous`, `InvalidInput` for a block that cannot be used, and the
+    errors of Prefect's client.
+    """
     if name in BUILTIN:
         return BUILTIN[name]()
     documents = await _documents(client)

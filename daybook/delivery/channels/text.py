@@ -14,7 +14,7 @@ import re
 from daybook.delivery.channels.base import Message
 
 _CUT_PERCENT = 24
-"""The last percentage of a text in which a cut looks for the end of a line or word."""
+"""Percentage of a truncated text, at its end, that is searched for the end of a line or word."""
 
 # Mentions that notify a whole chat or, in Slack and Discord, one user when a bot writes them. For
 # Slack apprise also writes `<!channel>` if the first character is missing.
@@ -28,20 +28,21 @@ _BLANKS = re.compile(r"^ +|(?<= ) +", re.MULTILINE)
 
 
 def length(text: str) -> int:
-    """Return the length by the strictest channel, which counts UTF-16 code units."""
+    """Return the length as the strictest channels count it, in UTF-16 code units."""
     return len(text) + sum(each > "\uffff" for each in text)
 
 
 def shorten_line(text: str, limit: int) -> str:
-    """Return one line of at most ``limit``, with a mark if it is truncated."""
+    """Return one line of at most ``limit`` code units, with a mark if it is truncated."""
     line = " ".join(text.split())
     return line if length(line) <= limit else _longest_head(line, max(limit - 1, 0)).rstrip() + "…"
 
 
 def truncate(message: Message, limit: int, lines: int = 0) -> str:
-    """Return the message's body in at most ``limit``, with a last line that says what is missing.
+    """Return the message's body in at most ``limit`` code units; a last line says what was cut.
 
-    ``lines`` is the maximum number of lines; 0 means no maximum.
+    If there is no room for such a line, return one line with a mark. ``lines`` is the maximum
+    number of lines; 0 means no maximum.
     """
     body = message.body.strip()
     too_many = bool(lines) and body.count("\n") >= lines
@@ -66,7 +67,7 @@ def truncate(message: Message, limit: int, lines: int = 0) -> str:
 
 
 def _full_text_hints(message: Message) -> list[str]:
-    """Return the places of the full text, the longest description first."""
+    """Return descriptions of where the full text is, the longest first."""
     show = f": `daybook show {message.run_id[:12]}`" if message.run_id else ""
     whole = [f"{show}, or {message.run_url}"] if show and message.run_url else []
     return [*whole, *filter(None, [show]), ""]
@@ -77,7 +78,7 @@ def _omission_note(missing: int, hint: str) -> str:
 
 
 def _longest_head(text: str, limit: int) -> str:
-    """Return the longest beginning that fits, without splitting a character."""
+    """Return the longest prefix that fits, without splitting a character."""
     head = text[: max(limit, 0)]
     while (over := length(head) - limit) > 0:
         head = head[: -((over + 1) // 2)]  # each character counts two at most
@@ -85,7 +86,7 @@ def _longest_head(text: str, limit: int) -> str:
 
 
 def _head_to_boundary(text: str, limit: int) -> str:
-    """Return the longest beginning that fits, up to the end of a line or word if one is near."""
+    """Return the longest prefix that fits, up to the end of a line or word if one is near."""
     head = _longest_head(text, limit)
     least = len(head) - len(head) * _CUT_PERCENT // 100
     for end in ("\n", " "):
@@ -108,7 +109,7 @@ def _open_fence(markdown: str) -> str:
 
 
 def mute_mentions(text: str) -> str:
-    """Mute the mentions that notify everybody: a model may have written them."""
+    """Mute mentions that would notify a whole chat or a user: a model may have written them."""
     return _RINGS.sub(lambda found: found[0] + _ZERO_WIDTH_SPACE, text)
 
 
@@ -120,7 +121,10 @@ def as_html(text: str) -> str:
 
 
 def escape_controls(text: str) -> str:
-    """Show control characters as escapes, so the text cannot control a terminal."""
+    """Return ``text`` with control characters as escapes, so that it cannot control a terminal.
+
+    Line breaks and tabs stay.
+    """
     return "".join(
         each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text
     )

@@ -2,7 +2,7 @@
 
 Apprise and its HTTP libraries log the URLs that they call, which contain secrets. While our own
 thread sends, their log is captured: warnings become the text of the failure, and the rest is
-discarded. The logs of other threads of the process are unchanged.
+discarded. The logs of the process's other threads are unchanged.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _CAPTURE_FILTER = _CaptureFilter()
 
 @contextmanager
 def capture_logs() -> Iterator[list[str]]:
-    """Capture the warnings that are logged inside; yield their list."""
+    """Capture what the block logs to `_LOGGERS` in this thread; yield the list of its warnings."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_CAPTURE_FILTER)  # adding it again has no effect
     captured: list[str] = []
@@ -59,12 +59,13 @@ def capture_logs() -> Iterator[list[str]]:
 
 
 async def run_capturing_logs(
-    work: Callable[[list[str]], T], within: float = SEND_TIMEOUT_SECONDS
+    work: Callable[[list[str]], T], within: float = SEND_TIMEOUT_SECONDS, *, sends: bool = False
 ) -> T:
     """Run ``work`` in a thread; return its result or raise its error.
 
-    ``work`` is given the list of captured warnings. If it does not end in time, the thread is
-    abandoned and ends with the process, and `NotDelivered` is raised.
+    ``work`` is given the list of captured warnings. If ``work`` does not end within
+    ``within`` seconds, its thread is abandoned and ends with the process, and `NotDelivered` is
+    raised. ``sends`` is true if ``work`` sends a message, which may then have arrived.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
@@ -88,4 +89,5 @@ async def run_capturing_logs(
         async with asyncio.timeout(within):
             return await result
     except TimeoutError:
-        raise NotDelivered(f"it did not end within {within:g} s and may have arrived") from None
+        problem = f"no result within {within:g} s" + "; it may have arrived" * sends
+        raise NotDelivered(problem) from None

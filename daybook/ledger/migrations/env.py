@@ -1,4 +1,4 @@
-"""Alembic's way in: always on a connection that `daybook.ledger.schema` opened and locked."""
+"""Alembic's entry point; its connection is opened and locked by `daybook.ledger.schema`."""
 
 from __future__ import annotations
 

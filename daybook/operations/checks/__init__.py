@@ -1,9 +1,10 @@
-"""Checks of `daybook doctor`, one module a subject: home, installation, ledger, delivery, Prefect …
+"""Checks of `daybook doctor`, one module per subject: home, installation, ledger, Prefect …
 
 Contract: a check is a function or coroutine function that returns a list of `findings.Finding`,
 empty if all is well; it changes nothing. Each problem has a fix, with a command to type.
-`daybook.operations.doctor` calls the checks in order and survives one that fails itself.
+`daybook.operations.doctor` lists the checks, calls them in order, and survives one that raises.
 
-Pitfalls: the installation may be the broken part, so each check imports what it needs when it is
-called. `home` is checked before `home.configure_prefect`, which fixes the modes of the home.
+Pitfalls: the installation may be the broken part, so no module here imports Prefect, an HTTP
+library or a database driver at its top; a check imports those when it is called. `home` is checked
+before `home.configure_prefect`, which fixes the modes of the home.
 """

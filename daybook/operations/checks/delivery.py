@@ -1,4 +1,4 @@
-"""Checks of the delivery: outbox, channels that jobs name, destinations and their secrets."""
+"""Checks of delivery: the outbox, the channels that jobs name, destinations and their secrets."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import shlex
 from typing import TYPE_CHECKING
 
 from daybook import settings
-from daybook.api import views
 from daybook.clock import SYSTEM_CLOCK
+from daybook.delivery.channels import check as check_channel
 from daybook.errors import InvalidInput
 from daybook.home import current_home
 from daybook.ledger.engine import open_ledger
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 async def outbox() -> list[Finding]:
-    """Check that pending messages are sent, no destination is paused, and no alert is unread."""
+    """Check that messages are sent, none failed, no destination is paused, no alert is unread."""
     jobs = await ledger_checks.stored_jobs()
     if not jobs:
         return []
@@ -30,9 +30,7 @@ async def outbox() -> list[Finding]:
 
 
 async def channels(client: PrefectClient) -> list[Finding]:
-    """Check that the channels of jobs and the operator's alert channel can be sent to."""
-    from daybook.delivery import channels
-
+    """Check that messages can be sent to the channels of jobs and to the alert channel."""
     users_of: dict[tuple[str, str, str], list[str]] = {}
     for each in await ledger_checks.stored_jobs():
         notify = each.job.notify
@@ -42,13 +40,13 @@ async def channels(client: PrefectClient) -> list[Finding]:
     problems = []
     for (name, chat_id, owner), jobs in users_of.items():
         try:
-            await channels.check(client, name, chat_id, owner=owner)
+            await check_channel(client, name, chat_id, owner=owner)
         except InvalidInput as error:
             edit = f"daybook edit {shlex.quote(jobs[0])} --channel <name>"
-            message = f"{join(jobs)} cannot notify the channel {name}: {error}"
+            message = f"{join(jobs)} cannot send to the channel {name}: {error}"
             problems.append(problem("channels", message, f"daybook channels list; {edit}"))
     try:
-        await channels.check(client, settings.load().alert_channel, "")
+        await check_channel(client, settings.load().alert_channel, "")
     except InvalidInput as error:
         message = f"alerts cannot reach the operator: {error}"
         problems.append(problem("channels", message, "export DAYBOOK_ALERT_CHANNEL=inbox"))
@@ -56,19 +54,23 @@ async def channels(client: PrefectClient) -> list[Finding]:
 
 
 async def destinations(client: PrefectClient) -> list[Finding]:
-    """Check that callbacks can be signed; signing by the home's secret is reported as harmless."""
+    """Check that destinations are valid and callbacks can be signed.
+
+    Only warn about callbacks that are signed with the home's secret.
+    """
     from daybook.delivery import destinations, home_secret
 
     known = await destinations.load_index(client)
     problems = []
     for item in await destinations.list_destinations(client, SYSTEM_CLOCK.now()):
-        if item["problem"]:
-            text = f"the destination {item['name']}: {item['problem']}"
-            edit = f"daybook callbacks destinations add {item['url']} --name {item['name']}"
-            problems.append(problem("destinations", text, f"{edit} --replace"))
+        if item.problem:
+            text = f"the destination {item.name}: {item.problem}"
+            given = f"{shlex.quote(str(item.url))} --name {item.name} --replace"
+            edit = f"daybook callbacks destinations add {given}"
+            problems.append(problem("destinations", text, edit))
     unsigned: list[str] = []
     for each in await ledger_checks.stored_jobs():
-        for url in views.callback_urls(each.job.notify):
+        for url in filter(None, each.job.notify.callbacks.values()):
             try:
                 if known.find(url) is None and each.row.name not in unsigned:
                     unsigned.append(each.row.name)
@@ -81,10 +83,10 @@ async def destinations(client: PrefectClient) -> list[Finding]:
         try:
             home_secret.default_secret(current_home(), SYSTEM_CLOCK.now())
         except (InvalidInput, OSError) as error:
-            fix = f"mv {shlex.quote(str(file))} {file}.broken"
+            fix = f"mv {shlex.quote(str(file))} {shlex.quote(f'{file}.broken')}"
             problems.append(problem("destinations", str(error), fix))
     text = (
-        "the home's secret signs these callbacks, because their addresses have no secret of their "
-        f"own: callbacks of {join(unsigned)}"
+        f"callbacks of {join(unsigned)} are signed with the home's secret, because their addresses "
+        "have no secret of their own"
     )
     return [*problems, warning("destinations", text, "daybook callbacks destinations add <url>")]

@@ -1,4 +1,4 @@
-"""Checks of the home: settings, write access, file modes, leftovers of a killed `up`."""
+"""Checks of the home: settings, write access, file modes, leftovers from a killed `up`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from daybook import settings as operator_settings
 from daybook.errors import InvalidInput
 from daybook.home import current_home
 from daybook.jobs import limits
+from daybook.operations import home_lock
 from daybook.operations.findings import Finding, problem
 from daybook.tasks import model
 
@@ -47,15 +48,16 @@ def home() -> list[Finding]:
     except OSError as error:
         why = error.strerror or str(error)
     chown = f"sudo chown -R $(id -u) {_quoted([nearest])}"
-    message = f"{nearest} cannot be written: {why}"
+    message = f"{nearest} is not writable: {why}"
     return [problem("home", message, f"{chown}, or {other_home}")]
 
 
 def modes() -> list[Finding]:
-    """Check that no other user can read the home, the ledger and the files that `up` writes."""
+    """Check that no other user has access to the home or its files, the ledger included."""
     home = current_home()
     folders = [home.path, home.prefect, home.logs]
     files = [home.up_file, home.up_lock, home.ledger_key, home.webhook_secret]
+    files += [home.credential_file, home.browser_key_file]
     files += [*home.logs.glob("*.log"), *ledger_files()]
     problems = []
     for paths, mode in ((folders, "700"), (files, "600")):
@@ -67,8 +69,9 @@ def modes() -> list[Finding]:
 
 
 def ledger_files() -> list[Path]:
-    """Return the SQLite files of the configured ledger; [] if it is not SQLite or the settings are
-    invalid.
+    """Return the SQLite files of the configured ledger.
+
+    Returns [] if the ledger is not in SQLite or the settings are invalid.
     """
     address = ledger_address()
     database = address.partition(":///")[2].partition("?")[0]
@@ -86,13 +89,11 @@ def ledger_address() -> str:
 
 
 def leftovers() -> list[Finding]:
-    """Check that no server or worker of a killed `up` still runs."""
-    from daybook.operations import home_lock
-
+    """Check that no process left over from a killed `up` is still running."""
     return [
         problem(
             "leftovers",
-            f"a {each.name} (pid {each.pid}) of a killed `daybook up` still runs",
+            f"a {each.name} (pid {each.pid}) left over from a killed `daybook up` is still running",
             "daybook down",
         )
         for each in home_lock.leftover_children(current_home())

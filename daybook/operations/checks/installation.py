@@ -22,18 +22,19 @@ from daybook import registry, repository
 from daybook.errors import DaybookError, InvalidInput
 from daybook.home import current_home
 from daybook.operations.findings import Finding, problem, warning
+from daybook.operations.server import absolute_python_path
 
 DISTRIBUTION = "daybook"
 ENTRY_POINT_FOLDERS = ("flows", "blocks", "deployments")
 REQUIRED_VERSIONS = ("prefect", "fastapi", "sqlalchemy")
-"""Prefect's server, or its scheduler, does not run outside of their bounds (prefect-facts.md)."""
+"""Outside of their bounds, Prefect's server or scheduler does not run (prefect-facts.md)."""
 IMPORT_TIMEOUT_SECONDS = 30.0
 
 
 def requirements() -> dict[str, Requirement]:
     """Return the requirements of this installation, by the name of the distribution.
 
-    Raises `PackageNotFoundError` if Daybook runs without being installed.
+    Raises `PackageNotFoundError` if Daybook is not installed but run from source.
     """
     declared = map(Requirement, metadata.requires(DISTRIBUTION) or [])
     return {
@@ -53,7 +54,7 @@ def versions() -> list[Finding]:
 
 
 def require_versions() -> None:
-    """Raise `InvalidInput` with the problems of `versions` that would keep Prefect from running."""
+    """Raise `InvalidInput` with the problems of `versions` that would stop Prefect from running."""
     with suppress(metadata.PackageNotFoundError):
         required = requirements()
         if found := _check_versions(
@@ -84,7 +85,7 @@ def _check_versions(required: Iterable[Requirement]) -> list[Finding]:
 def entry_points() -> list[Finding]:
     """Check that Daybook's entry points exist.
 
-    Others of the same names are only a warning, because Daybook loads its own by their path.
+    Only warn about other modules with the same names: Daybook loads its own modules by their path.
     """
     try:
         root = repository.root()
@@ -105,11 +106,7 @@ def entry_points() -> list[Finding]:
 
 
 def worker_imports() -> list[Finding]:
-    """Check that the worker, which `up` starts in the home's folder, can import Daybook as we
-    can.
-    """
-    from daybook.operations.server import absolute_python_path
-
+    """Check that the worker can import Daybook, although `up` starts it in the home's folder."""
     folder = current_home().path
     try:
         process = subprocess.run(
@@ -154,7 +151,10 @@ def _install(requirement: Requirement) -> str:
 
 
 def plugins() -> list[Finding]:
-    """Check that each plugin can be imported here; the worker's path may be another."""
+    """Check that each plugin can be imported here, and each listener called.
+
+    The worker's import path may differ.
+    """
     try:
         registry.find_listeners()
     except InvalidInput:  # another check reports what is wrong with the settings
@@ -168,7 +168,7 @@ def plugins() -> list[Finding]:
         try:
             registry.find(registry.LISTENERS, name)
         except registry.UnusableFunction as error:
-            fix = "pip install what it needs, or uninstall the distribution that registers it"
+            fix = "install what it needs with pip, or uninstall the distribution that registers it"
             message = f'the listener "{name}" cannot be called: {error}'
             problems.append(problem("plugins", message, fix))
     return problems

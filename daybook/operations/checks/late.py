@@ -6,14 +6,18 @@ import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from daybook.api import overdue, views
-from daybook.api.overdue import DelayFacts
+from daybook.api import overdue
+from daybook.api.overdue import DelayFacts, OverdueRun
 from daybook.clock import SYSTEM_CLOCK
+from daybook.execution import outcome_spool
 from daybook.keeper import leader_lease
 from daybook.ledger.engine import open_ledger
+from daybook.ledger.views import utc_text
 from daybook.operations import findings
 from daybook.operations.checks import ledger as ledger_checks
+from daybook.operations.checks import prefect
 from daybook.operations.findings import Finding, join, problem
+from daybook.prefect import work_pool
 from daybook.runs import history
 from daybook.runs import overdue as run_overdue
 from daybook.tasks import counts as task_counts
@@ -22,11 +26,11 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 SPOOL_GRACE_SECONDS = 60.0
-"""Age of a spooled outcome that any running process would have recorded."""
+"""Age from which a spooled outcome is a problem: a running process records it sooner."""
 
 
 async def ledger_clock() -> list[Finding]:
-    """Check that the ledger's clock and this machine's agree, and that it was not set back."""
+    """Check that the clocks of ledger and machine agree, and that the ledger's was not set back."""
     stored = await ledger_checks.stored_jobs()
     if not stored:
         return []
@@ -34,20 +38,21 @@ async def ledger_clock() -> list[Finding]:
         now = ledger.now()
         found = findings.clock("ledger clock", "the ledger's", ledger.skew())
     if ahead := [each for each in stored if each.row.audited_until > now + overdue.MAX_CLOCK_SKEW]:
-        until = views.utc_text(max(each.row.audited_until for each in ahead))
+        until = utc_text(max(each.row.audited_until for each in ahead))
         message = (
-            "a clock that has been set back since then audited these jobs up to "
-            f"{until}: {join([each.row.name for each in ahead])}"
+            "a clock ran ahead and was set back; due times of these jobs are already audited "
+            f"up to {until}: {join([each.row.name for each in ahead])}"
         )
-        fix = "wait, because nothing is due until then; or daybook remove the job and add it again"
+        fix = (
+            "wait, because no due time of these jobs runs until then; or run daybook remove for "
+            "each job, and add it again"
+        )
         found.append(problem("ledger clock", message, fix))
     return found
 
 
 def outcomes() -> list[Finding]:
     """Check that no outcome stays in the spool for long, and that none was set aside."""
-    from daybook.execution import outcome_spool
-
     problems, now = [], SYSTEM_CLOCK.now().timestamp()
     stuck = [
         each
@@ -56,12 +61,12 @@ def outcomes() -> list[Finding]:
     ]
     if stuck:
         count = "one outcome" if len(stuck) == 1 else f"{len(stuck)} outcomes"
-        message = f"not in the ledger yet: {count} in {outcome_spool.folder()}"
-        fix = "run daybook keeper for a minute; if they stay, they belong to another ledger"
+        message = f"not recorded in the ledger yet: {count} in {outcome_spool.folder()}"
+        fix = "run daybook keeper for a minute; if they remain, they belong to another ledger"
         problems.append(problem("outcomes", message, fix))
     for each in outcome_spool.set_aside_files():
         retry = f"mv {shlex.quote(str(each))} {shlex.quote(str(each.with_suffix('.json')))}"
-        message = f"{each} holds an outcome that could not be written into the ledger"
+        message = f"{each} holds an outcome that could not be written to the ledger"
         problems.append(
             problem("outcomes", message, f"read it; {retry} to try again, or delete it")
         )
@@ -69,9 +74,7 @@ def outcomes() -> list[Finding]:
 
 
 async def keeper(client: PrefectClient) -> list[Finding]:
-    """Check that a keeper leads and has observed Prefect lately, if a worker is online."""
-    from daybook.prefect import work_pool
-
+    """If a worker is online, check that a keeper leads and has observed Prefect lately."""
     ledger_id, jobs = await ledger_checks.id_and_jobs()
     if not jobs:
         return []
@@ -85,10 +88,7 @@ async def keeper(client: PrefectClient) -> list[Finding]:
 
 
 async def late(client: PrefectClient) -> list[Finding]:
-    """Check that no due time passed without a started run, or was missed lately for that reason."""
-    from daybook.operations.checks import prefect
-    from daybook.prefect import work_pool
-
+    """Check that no run is overdue, and none was missed lately because no process claimed it."""
     ledger_id, stored = await ledger_checks.id_and_jobs()
     if not stored:
         return []
@@ -100,12 +100,12 @@ async def late(client: PrefectClient) -> list[Finding]:
             overdue_runs = await run_overdue.find(session, stored, candidates, now)
         leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)
         known = DelayFacts(ledger.now(), "", pool, ahead, ledger.skew(), leader)
-    found = findings.late(overdue.overdue_views(overdue_runs, known))
+    found = findings.late([OverdueRun.of(each, known) for each in overdue_runs])
     return [replace(each, fix="daybook status") for each in found]
 
 
 async def tasks() -> list[Finding]:
-    """Check that the task scheduler is not paused, and that no task needs the operator."""
+    """Check that the task scheduler is not paused, and that no task starves or needs attention."""
     async with open_ledger() as ledger, ledger.read() as session:
         now = ledger.now()
         return findings.tasks(await task_counts.read_counts(session, now), now)

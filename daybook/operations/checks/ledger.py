@@ -16,6 +16,7 @@ from daybook.errors import (
     LedgerUnreachable,
 )
 from daybook.home import current_home
+from daybook.http import secrets as references
 from daybook.jobs import store
 from daybook.jobs.actions import ToolCall
 from daybook.jobs.store import StoredJob
@@ -25,23 +26,23 @@ from daybook.operations.checks import home, installation
 from daybook.operations.findings import Finding, problem
 from daybook.prefect import instances
 from daybook.resources import copies as block_copies
+from daybook.resources import mirror
+from daybook.resources import secrets as secret_blocks
 from daybook.runs import history
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 WRITE_TIMEOUT = timedelta(seconds=5)
-"""Maximum wait of a write for other writers; a longer one is a problem."""
+"""Maximum time that a write may wait for other writers; a longer wait is a problem."""
 _RESTORE_KEY = (
-    "copy the file ledger-key, with mode 0600, into this home from the home that wrote the copies "
-    "or from its backup; if it is lost for good: daybook ledger rekey"
+    "copy the file ledger-key (mode 0600) into this home, from the home that wrote the copies or "
+    "from its backup; if it is permanently lost: daybook ledger rekey"
 )
 
 
 async def ledger() -> list[Finding]:
-    """Check that the ledger can be opened by this program and written; a missing one is not a
-    problem.
-    """
+    """Check that this program can open and write the ledger; one not created yet is no problem."""
     if not _exists():
         return []
     try:
@@ -50,7 +51,7 @@ async def ledger() -> list[Finding]:
             if why := await opened.why_unwritable(within=WRITE_TIMEOUT):
                 return [findings.unwritable(why)]
     except LedgerNewer as error:
-        fix = f"with the Daybook that wrote it: {installation.reinstall_command()}"
+        fix = f"with the version of Daybook that wrote it: {installation.reinstall_command()}"
         return [problem("ledger", str(error), fix)]
     except LedgerReplaced as error:
         return [problem("ledger", f"the ledger at {error.place} {error.what}", error.fix)]
@@ -64,13 +65,13 @@ async def ledger() -> list[Finding]:
             return [
                 problem("ledger", str(error), f"sudo chown $(id -u) {name} && chmod 600 {name}")
             ]
-        fix = f"mv {name} {name}.broken, and put a copy of the ledger in its place"
+        fix = f"mv {name} {name}.broken, and put a backup of the ledger in its place"
         return [problem("ledger", str(error), fix)]
     return []
 
 
 async def stored_jobs() -> list[StoredJob]:
-    """Return all jobs; [] if there is no ledger yet, which a check does not create."""
+    """Return all jobs; [] if there is no ledger yet: a check does not create one."""
     return (await id_and_jobs())[1]
 
 
@@ -83,10 +84,9 @@ async def id_and_jobs() -> tuple[str, list[StoredJob]]:
 
 
 def _exists() -> bool:
-    """Return whether there is a database, or one that cannot be reached; a SQLite file may be
-    missing.
+    """Return whether the ledger should exist: a SQLite file may not have been created yet.
 
-    If `up` runs, it has created one: then a missing file is a problem.
+    A running `up` has created the file, so a missing one is a problem then.
     """
     files = home.ledger_files()
     if not files:
@@ -95,7 +95,7 @@ def _exists() -> bool:
 
 
 async def sync() -> list[Finding]:
-    """Check that every job is in Prefect as it is in the ledger."""
+    """Check that every job has been written to Prefect, and that no job is in conflict."""
     return findings.sync(await stored_jobs())
 
 
@@ -127,11 +127,11 @@ async def ledger_key() -> list[Finding]:
 
 
 async def copies(client: PrefectClient) -> list[Finding]:
-    """Check that Prefect has every agent, secret, tool server, channel and destination of the
-    ledger.
+    """Check that Prefect has every block of which the ledger has a copy.
+
+    These are agents, secrets, tool servers, channels and destinations.
     """
     from daybook.keeper import blocks
-    from daybook.resources import mirror
 
     if not _exists():
         return []
@@ -139,14 +139,16 @@ async def copies(client: PrefectClient) -> list[Finding]:
         lost = await mirror.list_lost(opened, client, blocks.BLOCK_TYPES)
         if not lost:
             return []
-        message = f"Prefect has lost, and the ledger has a copy of: {', '.join(lost)}"
+        message = (
+            f"Blocks are missing from Prefect, but the ledger has copies of them: {', '.join(lost)}"
+        )
         async with opened.read() as session:
             try:
                 await block_copies.key(session, current_home())
             except LedgerKeyMissing:
                 message += "; the key of the copies is missing"
                 return [problem("copies", message, _RESTORE_KEY)]
-    return [problem("copies", message, "daybook up, whose keeper restores them within seconds")]
+    return [problem("copies", message, "daybook up: its keeper restores them within seconds")]
 
 
 async def one_prefect() -> list[Finding]:
@@ -159,29 +161,32 @@ async def one_prefect() -> list[Finding]:
 
 
 async def agents(client: PrefectClient) -> list[Finding]:
-    """Check that every agent that a job names exists."""
+    """Check that every agent that a job names exists, and that the name means one agent only."""
     from daybook.agents import documents
 
     try:
-        names = await documents.names(client)
+        known = await documents.names(client)
     except AgentMisconfigured as error:
         return [problem("agents", str(error), "daybook up")]
-    known = {*names, *(f"{kind}/{name}" for name, kind in names.items())}
     problems = []
     for each in await stored_jobs():
         for agent in each.job.agents():
-            if agent not in known:
-                message = f"{each.row.name} uses the agent {agent}, which does not exist"
-                edit = f"daybook edit {shlex.quote(each.row.name)} --agent <name>"
-                fix = f"daybook agents add {agent} …, or {edit}"
-                problems.append(problem("agents", message, fix))
+            matches = documents.matches(known, agent)
+            if len(matches) == 1:
+                continue
+            fix = f"daybook edit {shlex.quote(each.row.name)} --agent <name>"
+            if matches:
+                why = f"is ambiguous: use one of {', '.join(matches)}"
+            else:
+                why = "does not exist"
+                fix = f"daybook agents add {agent} …, or {fix}"
+            message = f"{each.row.name} uses the agent {agent}, which {why}"
+            problems.append(problem("agents", message, fix))
     return problems
 
 
 async def tools(client: PrefectClient) -> list[Finding]:
-    """Check that every tool that a job names is installed here, or its server saved; none is
-    called.
-    """
+    """Check that every tool that a job names is installed, or its server saved; call none."""
     from daybook.http.guard import Guard, Rule
     from daybook.tools import catalog
     from daybook.tools.server_blocks import PrefectServers
@@ -207,20 +212,15 @@ async def tools(client: PrefectClient) -> list[Finding]:
 
 
 async def secrets(client: PrefectClient) -> list[Finding]:
-    """Check that every secret that a job or a saved server names exists, and that its block is
-    sound.
-    """
-    from daybook.http import secrets as references
-    from daybook.resources import secrets as secret_blocks
+    """Check that each secret in a job's action or check, or a saved server, exists and is valid."""
     from daybook.tools.server_blocks import PrefectServers
 
-    known = {each["name"]: each["problem"] for each in await secret_blocks.list_secrets(client)}
-    users: list[tuple[str, Any]] = []
-    for each in await stored_jobs():
-        fields = each.job.action.model_dump(mode="json")
-        users.append((each.row.name, [fields.get("headers"), fields.get("params")]))
+    known = {each.name: each.problem for each in await secret_blocks.list_secrets(client)}
+    users: list[tuple[str, Any]] = [
+        (each.row.name, each.job.fields_with_secrets()) for each in await stored_jobs()
+    ]
     for server in await PrefectServers(client).every():
-        users.append((f"the tool server {server['name']}", server["settings"].get("headers")))
+        users.append((f"the tool server {server.name}", server.settings.get("headers")))
     problems = []
     for user, content in users:
         for name in sorted(references.referenced_names(content)):

@@ -1,4 +1,4 @@
-"""Checks of the Prefect that this process uses: the right one, sound, and with a worker.
+"""Checks of the Prefect server that this process uses, its UI, its work pool and its workers.
 
 The functions that take a client require that `server` found no problem.
 """
@@ -11,36 +11,41 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
+from daybook.api.overdue import MAX_CLOCK_SKEW
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import PrefectRefused, PrefectUnreachable
 from daybook.home import current_home, is_own_server
+from daybook.jobs.actions import ACTIONS
 from daybook.operations import findings
 from daybook.operations.checks import installation, ledger
 from daybook.operations.findings import Finding, problem, unset_command, warning
+from daybook.prefect import work_pool
+from daybook.prefect.parameter_schema import WORK_POOL
 
 if TYPE_CHECKING:
     from httpx import Response
     from prefect.client.orchestration import PrefectClient
 
-MAX_CLOCK_SKEW = timedelta(seconds=1)
-"""Maximum skew of a clock (promise 16: a skew above 1 s shows in `doctor`)."""
 MAX_CLOCK_RETRIES = 4
 UI_TIMEOUT_SECONDS = 5.0
 """Timeout of requests to the address of the UI."""
 PULL_STEP_MESSAGE = "Executing deployment step: enter"
 SUBMIT_MESSAGE = re.compile(r"Worker '(.+)' submitting flow run")
-"""Written to a run's log by Prefect and by its own types of workers."""
+"""Messages in a run's log: the first is by Prefect, the second by its own types of workers."""
 MAX_RUNS_READ = 20
-"""Maximum number of runs read to find one of this Daybook."""
+"""Maximum number of runs read to find one of this ledger."""
 
 
 async def server(client: PrefectClient) -> list[Finding]:
-    """Check that it is the server of this home's `up`, answers, accepts us, and is a known
-    Prefect.
+    """Check the server: its address, its answer, our credentials, and its version.
+
+    If this home's `up` is running, this process must use the same server as `up`.
     """
     address = str(client.api_url).rstrip("/")
-    if (other := _other_server(address)) is not None:
-        return [other]
+    running_url = str((current_home().running() or {}).get("api_url") or "").rstrip("/")
+    if running_url and running_url != address:
+        message = f"this process uses Prefect at {address}, but `daybook up` uses {running_url}"
+        return [problem("prefect", message, unset_command())]
     failure = await client.api_healthcheck()
     if failure is not None:
         return [_describe_failure(address, failure)]
@@ -54,8 +59,8 @@ async def server(client: PrefectClient) -> list[Finding]:
 
 
 def no_server_known() -> Finding:
-    """Return the problem that no `up` runs and no setting names a server."""
-    message = "no Prefect server is known, and no `daybook up` runs here"
+    """Return the problem that no `up` is running and no setting names a server."""
+    message = "no Prefect server is configured, and no `daybook up` is running in this home"
     return problem("prefect", message, "daybook up")
 
 
@@ -65,7 +70,7 @@ def unreachable(error: PrefectUnreachable) -> Finding:
         return no_server_known()
     address = error.address.rstrip("/")
     return (
-        _denied(address, 401)
+        _denied(address, error.status)
         if isinstance(error, PrefectRefused)
         else _no_answer(address, error.why)
     )
@@ -77,10 +82,10 @@ async def clock(client: PrefectClient) -> list[Finding]:
 
 
 async def clock_ahead(client: PrefectClient) -> timedelta:
-    """Return by how much the server's clock is ahead of this machine's, at least.
+    """Return the least amount by which the server's clock is ahead of this machine's.
 
-    A server reports its time as of up to a second ago, longer if it is busy: a clock that seems far
-    off is measured again, and the smallest skew counts.
+    A server's time may be up to a second old, or older if it is busy. So a clock that seems far off
+    is measured again, and the smallest skew counts.
     """
     smallest = await _measure_skew(client)
     for _ in range(MAX_CLOCK_RETRIES):
@@ -103,7 +108,7 @@ async def _measure_skew(client: PrefectClient) -> timedelta:
 
 
 async def ui(client: PrefectClient) -> list[Finding]:
-    """Check that the UI is at its address, and uses an API address at which Prefect answers."""
+    """Check that the UI answers, and that Prefect answers at the API address that the UI uses."""
     import httpx
     from prefect.settings import get_current_settings
 
@@ -111,20 +116,20 @@ async def ui(client: PrefectClient) -> list[Finding]:
     if not address or _is_cloud(client):
         return []
     is_remote = urlsplit(address).hostname not in ("127.0.0.1", "localhost", "::1")
-    # As a browser does: no proxy of the environment is used for this machine.
+    # As in a browser, no proxy of the environment is used for this machine.
     async with httpx.AsyncClient(timeout=UI_TIMEOUT_SECONDS, trust_env=is_remote) as browser:
         try:
             response = (await browser.get(f"{address.rstrip('/')}/ui-settings")).raise_for_status()
             api_url = urljoin(f"{address.rstrip('/')}/", str(response.json()["api_url"]))
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
             message = f"no Prefect UI answers at {address}: {_error_text(error)}"
-            fix = f"prefect config set PREFECT_UI_URL={_ui_address(client)}"
+            fix = f"prefect config set PREFECT_UI_URL={_api_address(client).removesuffix('/api')}"
             return [problem("ui", message, fix)]
         try:
             status = (await browser.get(f"{api_url}/health")).status_code
             if status in (200, 401, 403):
                 return []
-            why = f"it answers {status}"
+            why = f"it returned status {status}"
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             why = _error_text(error)
     fix = f"where the server runs: prefect config set PREFECT_UI_API_URL={_api_address(client)}"
@@ -134,13 +139,14 @@ async def ui(client: PrefectClient) -> list[Finding]:
 
 
 async def pool(client: PrefectClient) -> list[Finding]:
-    """Check that the work pool has our type, and does not belong to another Daybook alone."""
+    """Check that the work pool has our type, and does not have only another Daybook's jobs.
+
+    Warn about what is paused in Prefect.
+    """
     from daybook.operations.worker import POOL_TYPE
-    from daybook.prefect import work_pool as pool
-    from daybook.prefect.parameter_schema import WORK_POOL
 
     ledger_id, jobs = await ledger.id_and_jobs()
-    state = await pool.read(client, ledger_id)
+    state = await work_pool.read(client, ledger_id)
     found = findings.pool(state, _api_address(client), has_jobs=bool(jobs))
     if state.type not in ("", POOL_TYPE):
         message = (
@@ -152,23 +158,24 @@ async def pool(client: PrefectClient) -> list[Finding]:
 
 
 async def worker(client: PrefectClient) -> list[Finding]:
-    """Check that a worker of our pool is online that runs this ledger's jobs."""
-    from daybook.prefect import work_pool as pool
+    """Check that a worker that runs this ledger's jobs is online in our pool.
 
+    Warn about workers of another Daybook there.
+    """
     ledger_id, _ = await ledger.id_and_jobs()
-    state = await pool.read(client, ledger_id)
+    state = await work_pool.read(client, ledger_id)
     if state.names_of_others and not state.idle:
-        message = f"{state.names_of_others}: of another Daybook, and runs none of our jobs"
+        message = f"these workers of another Daybook run none of our jobs: {state.names_of_others}"
         return [warning("worker", message)]
     return findings.worker(state)
 
 
 async def runs(client: PrefectClient) -> list[Finding]:
-    """Check that our last finished run, in whichever pool, did not crash before its flow started.
+    """Check that our last finished run, in any pool, did not crash because Daybook was missing.
 
-    Our own worker cannot run without Daybook. A worker of one of Prefect's own types can: its run
-    fails in the pull step (`daybook.repository.enter`). The reason is in that worker's own output
-    only; the log in Prefect ends with the name of the step.
+    Our own worker cannot run without Daybook. A worker of one of Prefect's own types can run
+    without it, and then its runs crash in the pull step (`daybook.repository.enter`). The reason is
+    only in that worker's own output; the log in Prefect ends with the name of the step.
     """
     from prefect.client.schemas.filters import (
         FlowFilter,
@@ -182,7 +189,6 @@ async def runs(client: PrefectClient) -> list[Finding]:
     from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort, LogSort
 
-    from daybook.jobs.actions import ACTIONS
     from daybook.prefect import states
     from daybook.prefect.occurrence import belongs_to_other_ledger
 
@@ -215,14 +221,6 @@ async def runs(client: PrefectClient) -> list[Finding]:
     return [problem("runs", message, fix)]
 
 
-def _other_server(address: str) -> Finding | None:
-    running_url = str((current_home().running() or {}).get("api_url") or "").rstrip("/")
-    if not running_url or running_url == address:
-        return None
-    message = f"Prefect is {address} here, but this home's `daybook up` uses {running_url}"
-    return problem("prefect", message, unset_command())
-
-
 def _describe_failure(address: str, error: Exception) -> Finding:
     import httpx
 
@@ -236,7 +234,7 @@ def _describe_failure(address: str, error: Exception) -> Finding:
     if code < 500:
         return _not_prefect(address, f" ({code})")
     fix = "read the server's log, and restart the server"
-    return problem("prefect", f"Prefect at {address} answers {code}", fix)
+    return problem("prefect", f"Prefect at {address} returned status {code}", fix)
 
 
 def _no_answer(address: str, why: str) -> Finding:
@@ -277,7 +275,7 @@ def _check_version(address: str, version: str) -> list[Finding]:
 
 
 def _skew(before: datetime, response: Response, after: datetime) -> timedelta:
-    """Return by how much the server's clock is ahead, at least, by its `Date` in whole seconds."""
+    """Return the least possible skew of the server's clock; its `Date` has only whole seconds."""
     date = response.headers.get("date")
     if date is None:
         return timedelta()
@@ -296,10 +294,6 @@ def _is_cloud(client: PrefectClient) -> bool:
 
 def _api_address(client: PrefectClient) -> str:
     return str(client.api_url).rstrip("/")
-
-
-def _ui_address(client: PrefectClient) -> str:
-    return _api_address(client).removesuffix("/api")
 
 
 def _error_text(error: Any) -> str:

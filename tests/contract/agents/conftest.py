@@ -12,6 +12,6 @@ from tests.at_prefect import knowing_our_blocks
 
 @pytest.fixture
 async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[PrefectClient]:
-    """A client of a Prefect that knows our block types and holds no agent."""
+    """Yield a client of a Prefect that has our block types and no agents."""
     async with knowing_our_blocks(*kinds.KINDS) as client:
         yield client

@@ -1,4 +1,4 @@
-"""Agents in a real Prefect: registration, and block documents."""
+"""Agents as block documents in a real Prefect: registration, reading and writing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import BlockDocumentCreate
 
 import blocks
-from daybook import repository
+from daybook import api, repository
 from daybook.agents import documents, kinds
 from daybook.agents.command import CommandAgent
 from daybook.agents.offline import OfflineAgent
+from daybook.api import preflight
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentMisconfigured, Ambiguous, InvalidInput, NotFound, UnknownName
+from daybook.home import Home
+from daybook.jobs import store
+from daybook.jobs.model import Job, new_job
 from daybook.keeper.blocks import BLOCK_TYPES
+from daybook.ledger.engine import open_ledger
+from daybook.operations.checks import ledger as checks
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +35,7 @@ OFFLINE = kinds.OFFLINE.slug
 
 @pytest.fixture
 async def bare(client: PrefectClient) -> AsyncIterator[PrefectClient]:
-    """A client of a Prefect that does not know our block types, for as long as the test runs."""
+    """Yield a client of a Prefect without our block types; register them again afterwards."""
     for slug in kinds.KINDS:
         block_type = await client.read_block_type_by_slug(slug)
         await client.delete_block_type(block_type.id)
@@ -37,7 +44,7 @@ async def bare(client: PrefectClient) -> AsyncIterator[PrefectClient]:
 
 
 async def _add_beside(client: PrefectClient, name: str, slug: str, data: dict[str, object]) -> None:
-    """As the Prefect UI does it: past our checks."""
+    """Create a document as the Prefect UI does, without our checks."""
     block_type = await client.read_block_type_by_slug(slug)
     schema = await client.get_most_recent_block_schema_for_block_type(block_type.id)
     assert schema is not None
@@ -50,14 +57,12 @@ async def _add_beside(client: PrefectClient, name: str, slug: str, data: dict[st
 
 async def test_the_ledger_copies_the_documents_of_every_block_type(client: PrefectClient) -> None:
     registered = await client.read_block_types()
-    ours = {each.slug for each in registered if each.slug.startswith("daybook-")}
-    assert {each.slug for each in BLOCK_TYPES} == ours
+    own_ids = {each.slug for each in registered if each.slug.startswith("daybook-")}
+    assert {each.slug for each in BLOCK_TYPES} == own_ids
 
 
 @pytest.mark.slow
-async def test_without_the_block_types_every_verb_says_how_to_register_them(
-    bare: PrefectClient,
-) -> None:
+async def test_without_the_block_types_every_function_names_daybook_up(bare: PrefectClient) -> None:
     for verb in (
         documents.names(bare),
         documents.get(bare, "default"),
@@ -71,32 +76,30 @@ async def test_without_the_block_types_every_verb_says_how_to_register_them(
 
 
 @pytest.mark.slow
-async def test_registering_twice_changes_nothing(bare: PrefectClient) -> None:
-    seen = []
+async def test_registering_blocks_twice_changes_nothing(bare: PrefectClient) -> None:
+    block_types = []
     for _ in range(2):
         await blocks.register(bare)
         types = [await bare.read_block_type_by_slug(slug) for slug in kinds.KINDS]
         schemas = await bare.read_block_schemas()
-        ours = {block_type.id for block_type in types}
-        seen.append(
+        own_ids = {block_type.id for block_type in types}
+        block_types.append(
             {(t.id, t.updated) for t in types}
-            | {(s.id, s.updated) for s in schemas if s.block_type_id in ours}
+            | {(s.id, s.updated) for s in schemas if s.block_type_id in own_ids}
         )
-    assert len(seen[0]) == 2 * len(kinds.KINDS)
-    assert seen[0] == seen[1]
+    assert len(block_types[0]) == 2 * len(kinds.KINDS)
+    assert block_types[0] == block_types[1]
 
 
 @pytest.mark.slow
-async def test_processes_that_register_at_once_do_not_disturb_each_other(
-    bare: PrefectClient,
-) -> None:
+async def test_concurrent_registrations_of_blocks_succeed(bare: PrefectClient) -> None:
     await asyncio.gather(*(blocks.register(bare) for _ in range(8)))
     types = [await bare.read_block_type_by_slug(slug) for slug in kinds.KINDS]
     assert [each.slug for each in types] == list(kinds.KINDS)
 
 
 @pytest.mark.slow
-async def test_prefects_own_command_registers_them(bare: PrefectClient) -> None:
+async def test_prefects_own_command_registers_the_same_block_types(bare: PrefectClient) -> None:
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "prefect", "block", "register", "-m", "blocks"],
@@ -106,20 +109,22 @@ async def test_prefects_own_command_registers_them(bare: PrefectClient) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    seen = [await bare.read_block_type_by_slug(slug) for slug in kinds.KINDS]
+    block_types = [await bare.read_block_type_by_slug(slug) for slug in kinds.KINDS]
     await blocks.register(bare)
-    # Whoever registers, the type is the same, so that two do not overwrite each other.
-    assert seen == [await bare.read_block_type_by_slug(slug) for slug in kinds.KINDS]
+    # The block type is the same from both commands, so neither overwrites the other's.
+    assert block_types == [await bare.read_block_type_by_slug(slug) for slug in kinds.KINDS]
     for kind in kinds.KINDS.values():
         assert (await bare.read_block_type_by_slug(kind.slug)).name == kind.title
         assert kind.title in done.stdout
 
 
-async def test_a_door_loaded_by_its_path_is_the_one_that_is_imported() -> None:
+async def test_load_entry_point_returns_the_imported_blocks_package() -> None:
     assert repository.load_entry_point("blocks/__init__.py") is blocks
 
 
-async def test_the_form_has_the_settings_and_nothing_else(client: PrefectClient) -> None:
+async def test_the_form_of_a_command_agent_block_has_exactly_its_settings(
+    client: PrefectClient,
+) -> None:
     block_type = await client.read_block_type_by_slug(COMMAND)
     assert block_type.description == blocks.CommandAgentBlock.__doc__
     assert block_type.logo_url is None
@@ -146,7 +151,7 @@ async def test_the_form_has_the_settings_and_nothing_else(client: PrefectClient)
 async def test_an_agent_is_added_read_described_and_removed(client: PrefectClient) -> None:
     settings = {"command": ["cat", "-"], "output": "json"}
     await documents.add(client, "robot", COMMAND, settings)
-    assert await documents.names(client) == {"robot": COMMAND}
+    assert await documents.names(client) == {"robot": [COMMAND]}
     agent = await documents.get(client, "robot")
     assert isinstance(agent, CommandAgent)
     assert (agent.name, agent.settings.command, agent.settings.output) == (
@@ -155,15 +160,15 @@ async def test_an_agent_is_added_read_described_and_removed(client: PrefectClien
         "json",
     )
     described = await documents.describe(client, "robot")
-    assert described["kind"] == "command"
-    assert described["settings"]["command"] == ["cat", "-"]
-    assert described["settings"]["work_dir"] == ""
-    assert described["problem"] is None
+    assert described.kind == "command"
+    assert described.settings["command"] == ["cat", "-"]
+    assert described.settings["work_dir"] == ""
+    assert described.problem is None
     await documents.remove(client, "robot")
     assert await documents.names(client) == {}
 
 
-async def test_what_agents_can_do_is_read_by_every_reference_to_them(
+async def test_capabilities_are_listed_under_every_reference_to_an_agent(
     client: PrefectClient,
 ) -> None:
     given = {"capabilities": ["review", " python", "review"]}
@@ -182,14 +187,14 @@ async def test_what_agents_can_do_is_read_by_every_reference_to_them(
     }
 
 
-async def test_a_capability_that_no_task_can_ask_for_is_refused(client: PrefectClient) -> None:
+async def test_an_agent_with_an_invalid_capability_is_refused(client: PrefectClient) -> None:
     with pytest.raises(InvalidInput, match="two words") as caught:
         await documents.add(client, "clerk", OFFLINE, {"capabilities": ["two words"]})
     assert caught.value.field == "capabilities"
     assert await documents.names(client) == {}
 
 
-async def test_a_document_is_also_a_block_in_a_users_flow(client: PrefectClient) -> None:
+async def test_a_users_flow_loads_an_agent_document_as_a_block(client: PrefectClient) -> None:
     await documents.add(client, "robot", COMMAND, {"command": ["cat"], "work_dir": "/"})
     block: Any = await blocks.CommandAgentBlock.aload("robot", client=client)
     assert isinstance(block, blocks.CommandAgentBlock)
@@ -207,20 +212,20 @@ async def test_a_block_saved_in_python_is_an_agent(client: PrefectClient) -> Non
     assert agent.settings.command == ["cat"]
 
 
-async def test_a_block_keeps_the_checks_of_its_settings() -> None:
+async def test_a_block_validates_its_settings() -> None:
     with pytest.raises(ValueError, match="unknown placeholder"):
         blocks.CommandAgentBlock(command=["cat", "{who}"])
 
 
 @pytest.mark.slow
-async def test_an_unknown_name_is_told_with_the_known_ones(client: PrefectClient) -> None:
+async def test_an_unknown_agent_name_is_refused_with_the_known_names(client: PrefectClient) -> None:
     await documents.add(client, "robot", COMMAND, {"command": ["cat"]})
     await documents.ensure_default(client)
     for verb in (documents.get, documents.describe):
         with pytest.raises(UnknownName, match="known: default, robot") as caught:
             await verb(client, "robo")
         assert caught.value.field == "agent"
-    with pytest.raises(NotFound, match='agent "robo" not found'):
+    with pytest.raises(NotFound, match=r'"robo" not found \(did you mean "robot"'):
         await documents.remove(client, "robo")
 
 
@@ -241,17 +246,21 @@ REFUSALS: list[tuple[str, str, dict[str, object], str]] = [
 
 
 @pytest.mark.slow
-async def test_a_refusal_names_the_field_and_stores_nothing(client: PrefectClient) -> None:
+async def test_an_invalid_agent_is_refused_with_the_field_and_not_stored(
+    client: PrefectClient,
+) -> None:
     await documents.add(client, "robot", COMMAND, {"command": ["cat"]})
     for name, slug, settings, field in REFUSALS:
         with pytest.raises(InvalidInput) as caught:
             await documents.add(client, name, slug, settings)
         assert caught.value.field == field, (name, slug, settings)
-    assert await documents.names(client) == {"robot": COMMAND}
+    assert await documents.names(client) == {"robot": [COMMAND]}
 
 
 @pytest.mark.slow
-async def test_two_of_one_name_made_in_the_ui_are_told_apart(client: PrefectClient) -> None:
+async def test_two_agents_of_one_name_need_the_block_type_in_the_reference(
+    client: PrefectClient,
+) -> None:
     await documents.add(client, "robot", COMMAND, {"command": ["cat"]})
     await _add_beside(client, "robot", OFFLINE, {})
     with pytest.raises(Ambiguous, match="daybook-offline-agent/robot, daybook-command-agent/robot"):
@@ -261,25 +270,83 @@ async def test_two_of_one_name_made_in_the_ui_are_told_apart(client: PrefectClie
     assert isinstance(await documents.get(client, "robot"), CommandAgent)
 
 
-async def test_settings_broken_in_the_ui_are_shown_and_not_used(client: PrefectClient) -> None:
+async def test_replace_leaves_one_agent_of_a_name_that_a_crash_left_with_two_kinds(
+    client: PrefectClient,
+) -> None:
+    await documents.add(client, "robot", COMMAND, {"command": ["cat"]})
+    await _add_beside(client, "robot", OFFLINE, {})
+    with pytest.raises(InvalidInput, match='"robot" is taken'):
+        await documents.add(client, "robot", OFFLINE, {})
+    await documents.add(client, "robot", OFFLINE, {}, replace=True)
+    assert await documents.names(client) == {"robot": [OFFLINE]}
+
+
+async def test_two_agents_of_one_name_are_both_listed_with_their_jobs(
+    client: PrefectClient, daybook_home: Home
+) -> None:
+    await documents.add(client, "robot", COMMAND, {"command": ["cat"]})
+    await _add_beside(client, "robot", OFFLINE, {})
+    now = SYSTEM_CLOCK.now()
+    async with open_ledger() as ledger, ledger.write() as session:
+        for name, agent in (("any", "robot"), ("one", f"{COMMAND}/robot"), ("other", "writer")):
+            job = new_job(name=name, now=now, prompt="Hi", agent=agent, on_demand=True)
+            await store.add(session, job, name, now)
+    listed = await api.agents.list_agents()
+    assert [(each.name, each.type, each.jobs) for each in listed] == [
+        ("robot", OFFLINE, ["any"]),
+        ("robot", COMMAND, ["any", "one"]),
+    ]
+
+
+async def test_a_job_needs_the_block_type_of_an_agent_whose_name_is_shared(
+    client: PrefectClient, daybook_home: Home
+) -> None:
+    await documents.add(client, "robot", COMMAND, {"command": ["cat"]})
+    await _add_beside(client, "robot", OFFLINE, {})
+    both = f"{OFFLINE}/robot, {COMMAND}/robot"
+    now = SYSTEM_CLOCK.now()
+
+    def asks(agent: str) -> Job:
+        return new_job(
+            name=agent.replace("/", "-"), now=now, prompt="Hi", agent=agent, on_demand=True
+        )
+
+    for slug in (OFFLINE, COMMAND):
+        assert await preflight.check_action(client, asks(f"{slug}/robot"), "user") == []
+    with pytest.raises(Ambiguous) as refused:
+        await preflight.check_action(client, asks("robot"), "user")
+    assert str(refused.value) == f'agent: "robot" is ambiguous (use one of {both})'
+
+    async with open_ledger() as ledger, ledger.write() as session:
+        for agent in ("robot", f"{OFFLINE}/robot", f"{COMMAND}/robot"):
+            await store.add(session, asks(agent), agent.replace("/", "-"), now)
+    (found,) = await checks.agents(client)
+    assert str(found).startswith(
+        f"robot uses the agent robot, which is ambiguous: use one of {both}"
+    )
+
+
+async def test_settings_broken_in_the_ui_are_described_but_refused_for_use(
+    client: PrefectClient,
+) -> None:
     await _add_beside(client, "broken", COMMAND, {"command": ["cat", "{who}"]})
     with pytest.raises(AgentMisconfigured, match='agent "broken": command: unknown placeholder'):
         await documents.get(client, "broken")
     described = await documents.describe(client, "broken")
-    assert described["settings"] == {"command": ["cat", "{who}"]}
-    assert described["problem"].startswith("command: unknown placeholder")
+    assert described.settings == {"command": ["cat", "{who}"]}
+    assert (described.problem or "").startswith("command: unknown placeholder")
 
 
-async def test_the_default_agent_is_made_once_also_in_a_race(client: PrefectClient) -> None:
+async def test_concurrent_calls_create_the_default_agent_once(client: PrefectClient) -> None:
     made = await asyncio.gather(*(documents.ensure_default(client) for _ in range(5)))
     assert made.count(True) == 1
-    assert await documents.names(client) == {"default": OFFLINE}
-    assert isinstance(await documents.get(client, documents.DEFAULT_AGENT), OfflineAgent)
+    assert await documents.names(client) == {"default": [OFFLINE]}
+    assert isinstance(await documents.get(client, "default"), OfflineAgent)
     assert await documents.ensure_default(client) is False
 
 
 @pytest.mark.slow
-async def test_a_default_agent_of_the_operators_own_is_left_alone(client: PrefectClient) -> None:
+async def test_ensure_default_keeps_the_operators_default_agent(client: PrefectClient) -> None:
     await documents.add(client, "default", COMMAND, {"command": ["cat"]})
     assert await documents.ensure_default(client) is False
-    assert await documents.names(client) == {"default": COMMAND}
+    assert await documents.names(client) == {"default": [COMMAND]}

@@ -1,4 +1,4 @@
-"""Model agents in a real Prefect: the key, replacing, and the first start."""
+"""Model agents in a real Prefect: the API key, replacement, and the first start."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ SETTINGS = {"model": "openai:gpt-6-luna", "api_key": KEY, "system_prompt": "Be b
 
 
 def _on_disk(home: Path) -> str:
-    """Everything that Prefect has written down, its events too."""
+    """Return everything that Prefect has stored in its database, including events."""
     (database,) = home.rglob("prefect.db")
     with sqlite3.connect(database) as connection:
         return "\n".join(connection.iterdump())
 
 
 @pytest.mark.slow
-async def test_the_key_is_stored_encrypted_shown_never_and_used(
+async def test_a_model_agents_key_is_stored_encrypted_masked_and_used(
     client: PrefectClient, prefect_server: object
 ) -> None:
-    with provider() as here:
-        settings = SETTINGS | {"base_url": here.address}
+    with provider() as fake_provider:
+        settings = SETTINGS | {"base_url": fake_provider.address}
         await documents.add(client, "brief", MODEL, settings)
         agent = await documents.get(client, "brief")
         assert isinstance(agent, ModelAgent)
         reply = await agent.answer(AgentRequest("Hello", 30.0, "flow:1"))
         assert reply.text == "Hello."
-        assert here.requests[0].key == KEY
+        assert fake_provider.requests[0].key == KEY
         described = await documents.describe(client, "brief")
-        assert described["kind"] == "model"
-        assert described["problem"] is None
-        assert described["settings"]["api_key"] == "********"
-        assert described["settings"]["system_prompt"] == "Be brief."
+        assert described.kind == "model"
+        assert described.problem is None
+        assert described.settings["api_key"] == "********"
+        assert described.settings["system_prompt"] == "Be brief."
         assert KEY not in str(described)
     (document,) = await client.read_block_documents_by_type(MODEL)
     home: Path = prefect_server.home.path  # type: ignore[attr-defined]
@@ -61,16 +61,16 @@ async def test_the_key_is_stored_encrypted_shown_never_and_used(
 
 
 @pytest.mark.slow
-async def test_a_key_that_is_not_there_is_shown_as_none(client: PrefectClient) -> None:
+async def test_a_missing_key_is_shown_as_empty(client: PrefectClient) -> None:
     await documents.add(client, "brief", MODEL, {"model": "openai:gpt-6-luna"})
-    assert (await documents.describe(client, "brief"))["settings"]["api_key"] == ""
+    assert (await documents.describe(client, "brief")).settings["api_key"] == ""
     agent = await documents.get(client, "brief")
     assert isinstance(agent, ModelAgent)
     assert agent.settings.api_key.get_secret_value() == ""
 
 
 @pytest.mark.slow
-async def test_the_block_of_a_script_is_the_same_agent(client: PrefectClient) -> None:
+async def test_a_model_agent_block_is_the_same_agent_as_its_document(client: PrefectClient) -> None:
     await documents.add(client, "brief", MODEL, SETTINGS)
     block: Any = await ModelAgentBlock.aload("brief", client=client)
     assert KEY not in repr(block)
@@ -82,7 +82,9 @@ async def test_the_block_of_a_script_is_the_same_agent(client: PrefectClient) ->
     assert agent.settings.api_key.get_secret_value() == KEY
 
 
-async def test_the_form_hides_the_key_and_has_plain_fields(client: PrefectClient) -> None:
+async def test_the_form_of_a_model_agent_block_hides_the_key_and_has_plain_fields(
+    client: PrefectClient,
+) -> None:
     block_type = await client.read_block_type_by_slug(MODEL)
     schema = await client.get_most_recent_block_schema_for_block_type(block_type.id)
     assert schema is not None
@@ -110,7 +112,7 @@ async def test_the_form_hides_the_key_and_has_plain_fields(client: PrefectClient
 
 
 @pytest.mark.slow
-async def test_a_taken_name_is_replaced_only_when_that_is_said(client: PrefectClient) -> None:
+async def test_an_existing_agent_is_replaced_only_with_replace(client: PrefectClient) -> None:
     await documents.add(client, "brief", MODEL, SETTINGS)
     with pytest.raises(InvalidInput, match="taken"):
         await documents.add(client, "brief", MODEL, {"model": "openai:other"})
@@ -121,20 +123,20 @@ async def test_a_taken_name_is_replaced_only_when_that_is_said(client: PrefectCl
     agent = await documents.get(client, "brief")
     assert isinstance(agent, ModelAgent)
     assert agent.settings.model == "openai:other"
-    assert agent.settings.api_key.get_secret_value() == ""  # nothing of the old one is left
+    assert agent.settings.api_key.get_secret_value() == ""  # no setting of the old agent remains
     assert agent.settings.system_prompt == ""
 
 
 @pytest.mark.slow
-async def test_an_agent_of_another_kind_takes_its_place(client: PrefectClient) -> None:
+async def test_replace_may_change_the_kind_of_an_agent(client: PrefectClient) -> None:
     await documents.add(client, "brief", MODEL, SETTINGS)
     await documents.add(client, "brief", "command", {"command": ["cat"]}, replace=True)
-    assert await documents.names(client) == {"brief": kinds.COMMAND.slug}
+    assert await documents.names(client) == {"brief": [kinds.COMMAND.slug]}
     assert isinstance(await documents.get(client, "brief"), CommandAgent)
 
 
 @pytest.mark.slow
-async def test_bad_settings_replace_nothing(client: PrefectClient) -> None:
+async def test_replace_with_invalid_settings_keeps_the_old_agent(client: PrefectClient) -> None:
     await documents.add(client, "brief", MODEL, SETTINGS)
     for slug, settings in ((MODEL, {"model": ""}), ("command", {"command": []})):
         with pytest.raises(InvalidInput):
@@ -144,15 +146,15 @@ async def test_bad_settings_replace_nothing(client: PrefectClient) -> None:
     assert agent.settings.api_key.get_secret_value() == KEY
 
 
-async def test_replacing_what_is_not_there_makes_it(client: PrefectClient) -> None:
+async def test_replace_adds_an_agent_that_does_not_exist(client: PrefectClient) -> None:
     await documents.add(client, "brief", MODEL, SETTINGS, replace=True)
-    assert await documents.names(client) == {"brief": MODEL}
+    assert await documents.names(client) == {"brief": [MODEL]}
 
 
 # --- the first start
 
 
-async def test_at_first_start_a_key_makes_default_a_model_and_says_so(
+async def test_the_first_start_with_a_key_makes_the_default_agent_a_model_agent(
     client: PrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
@@ -167,7 +169,7 @@ async def test_at_first_start_a_key_makes_default_a_model_and_says_so(
 
 
 @pytest.mark.slow
-async def test_at_first_start_a_key_without_its_sdk_makes_it_offline_and_names_the_extra(
+async def test_the_first_start_without_the_sdk_of_its_key_names_the_missing_extra(
     client: PrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
@@ -181,7 +183,9 @@ async def test_at_first_start_a_key_without_its_sdk_makes_it_offline_and_names_t
 
 
 @pytest.mark.slow
-async def test_without_a_key_it_is_offline_and_says_how_to_change_it(client: PrefectClient) -> None:
+async def test_the_first_start_without_a_key_makes_the_default_agent_offline(
+    client: PrefectClient,
+) -> None:
     (line,) = await setup.prepare(client)
     assert "offline" in line
     assert "default --replace --model" in line
@@ -189,16 +193,16 @@ async def test_without_a_key_it_is_offline_and_says_how_to_change_it(client: Pre
 
 
 @pytest.mark.slow
-async def test_a_default_that_exists_is_left_as_it_is(
+async def test_a_later_start_keeps_the_existing_default_agent(
     client: PrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await setup.prepare(client)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     assert await setup.prepare(client) == []
-    assert await documents.names(client) == {"default": kinds.OFFLINE.slug}
+    assert await documents.names(client) == {"default": [kinds.OFFLINE.slug]}
 
 
-# --- a Prefect that lost its block types, and all that was below them
+# --- a Prefect that lost its block types, and with them their documents
 
 
 async def _lose(client: PrefectClient) -> None:
@@ -207,7 +211,7 @@ async def _lose(client: PrefectClient) -> None:
 
 
 @pytest.mark.slow
-async def test_at_the_next_start_a_lost_default_is_restored_and_not_made_anew(
+async def test_the_next_start_restores_a_lost_default_agent_from_the_ledger(
     client: PrefectClient,
 ) -> None:
     await documents.add(client, "default", MODEL, SETTINGS)
@@ -221,7 +225,7 @@ async def test_at_the_next_start_a_lost_default_is_restored_and_not_made_anew(
     assert await setup.prepare(client) == []
 
 
-async def test_without_the_key_it_is_neither_restored_nor_made_anew(
+async def test_a_start_without_the_ledger_key_does_not_replace_a_lost_agent(
     client: PrefectClient, daybook_home: Home
 ) -> None:
     await documents.add(client, "default", MODEL, SETTINGS)
@@ -236,7 +240,7 @@ async def test_without_the_key_it_is_neither_restored_nor_made_anew(
     assert isinstance(await documents.get(client, "default"), ModelAgent)
 
 
-async def test_what_is_edited_in_the_ui_is_what_is_restored(client: PrefectClient) -> None:
+async def test_a_start_restores_the_settings_edited_in_the_ui(client: PrefectClient) -> None:
     await documents.add(client, "brief", MODEL, SETTINGS)
     await setup.prepare(client)
     (document,) = await client.read_block_documents_by_type(MODEL)

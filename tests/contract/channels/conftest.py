@@ -1,4 +1,4 @@
-"""A Prefect that knows our blocks, and real endpoints: HTTP, HTTPS, and a mail server."""
+"""Fixtures for channel tests: Prefect with our blocks, HTTP and HTTPS servers, a mail server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LONG = f"{_LINES[:39_991]} the end."
 
 
 def row(channel: str, body: str = "All is well.", **given: Any) -> OutboxRow:
-    """A row of the outbox, as the drain has claimed it."""
+    """Return an outbox row as the dispatcher has claimed it."""
     now = SYSTEM_CLOCK.now()
     fields: dict[str, Any] = {
         "key": "run:4f0c2a91d3e7aa00:channel",
@@ -53,7 +53,7 @@ def row(channel: str, body: str = "All is well.", **given: Any) -> OutboxRow:
 
 @pytest.fixture
 async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[PrefectClient]:
-    """A client of a Prefect that knows our block types and holds no channel."""
+    """Yield a client of a Prefect that has our block types and no channels."""
     async with get_client() as client:
         await register_blocks(client)
         await _forget_all(client)
@@ -71,14 +71,14 @@ async def _forget_all(client: PrefectClient) -> None:
 
 @pytest.fixture
 async def endpoint() -> AsyncIterator[Receiver]:
-    """A server on localhost; a test says what it answers."""
-    async with serving() as here:
-        yield here
+    """Yield a server on localhost; the test sets its answers."""
+    async with serving() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def localhost(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of localhost that signs itself, and its key, in one file."""
+    """Return the path of a PEM file with a self-signed certificate of localhost and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
@@ -109,16 +109,16 @@ def localhost(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def https(localhost: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Receiver]:
-    """The same over TLS, by a certificate that this process trusts."""
+    """Yield a TLS server on localhost whose certificate this process trusts."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(localhost)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(localhost))
-    async with serving(context) as here:
-        yield here
+    async with serving(context) as server:
+        yield server
 
 
 class Letters:
-    """What a mail server got; ``answer`` is what it says to the next."""
+    """Handler of a mail server: records each mail; ``answer`` is the reply to the next one."""
 
     def __init__(self) -> None:
         self.got: list[Mail] = []
@@ -133,7 +133,7 @@ class Letters:
         return self.answer
 
     def url(self, query: str = "") -> str:
-        """The address of a channel that sends to somebody there."""
+        """Return the URL of a channel that sends to a recipient at this server."""
         return (
             f"mailto://127.0.0.1:{self.port}?from=daybook@here.example&to=me@there.example{query}"
         )
@@ -141,7 +141,7 @@ class Letters:
 
 @pytest.fixture
 async def letters() -> AsyncIterator[Letters]:
-    """A mail server on localhost."""
+    """Yield a mail server on localhost."""
     letters = Letters()
     loop = asyncio.get_running_loop()
     listening = await loop.create_server(lambda: SMTP(letters), "127.0.0.1", 0)
@@ -153,7 +153,7 @@ async def letters() -> AsyncIterator[Letters]:
 
 @pytest.fixture
 def unused_port() -> Iterator[int]:
-    """A port that is kept, and at which nobody listens."""
-    with socket.socket() as kept:
-        kept.bind(("127.0.0.1", 0))
-        yield kept.getsockname()[1]
+    """Yield a port that is bound, but on which nothing listens."""
+    with socket.socket() as socket_held:
+        socket_held.bind(("127.0.0.1", 0))
+        yield socket_held.getsockname()[1]

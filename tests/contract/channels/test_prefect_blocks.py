@@ -1,7 +1,7 @@
-"""Prefect's notification blocks as channels: each kind, to a server that speaks as its service.
+"""Prefect's notification blocks as channels, each with a server that speaks its protocol.
 
-Where a block fixes the host (Slack, Discord), apprise's plugin is pointed at the server here; the
-block, and all that it does, is Prefect's.
+If a block fixes the host (Slack, Discord), the test points apprise's plugin at its own server; the
+block itself is Prefect's.
 """
 
 from __future__ import annotations
@@ -103,22 +103,22 @@ def twilio(server: Receiver) -> NotificationBlock:
     )
 
 
-def slack_says(seen: Request) -> tuple[str, str]:
-    body = json.loads(seen.body)
-    [told] = body["attachments"]
+def slack_says(request: Request) -> tuple[str, str]:
+    body = json.loads(request.body)
+    [attachment] = body["attachments"]
     assert body["mrkdwn"] is True
-    return told["title"], told["text"]
+    return attachment["title"], attachment["text"]
 
 
-def discord_says(seen: Request) -> tuple[str, str]:
-    body = json.loads(seen.body)
+def discord_says(request: Request) -> tuple[str, str]:
+    body = json.loads(request.body)
     assert "allow_mentions" not in body
     title, _, text = body["content"].partition("\r\n")
     return title, text
 
 
-def teams_says(seen: Request) -> tuple[str, str]:
-    body = json.loads(seen.body)
+def teams_says(request: Request) -> tuple[str, str]:
+    body = json.loads(request.body)
     assert body["type"] == "message"
     [card] = body["attachments"]
     assert card["contentType"] == "application/vnd.microsoft.card.adaptive"
@@ -128,32 +128,32 @@ def teams_says(seen: Request) -> tuple[str, str]:
     return title["text"], text["text"]
 
 
-def mattermost_says(seen: Request) -> tuple[str, str]:
-    title, _, text = json.loads(seen.body)["text"].partition("\r\n")
+def mattermost_says(request: Request) -> tuple[str, str]:
+    title, _, text = json.loads(request.body)["text"].partition("\r\n")
     return title, text
 
 
-def custom_says(seen: Request) -> tuple[str, str]:
-    body = json.loads(seen.body)
+def custom_says(request: Request) -> tuple[str, str]:
+    body = json.loads(request.body)
     return body["title"], body["text"]
 
 
-def pager_duty_says(seen: Request) -> tuple[str, str]:
-    body = json.loads(seen.body)
+def pager_duty_says(request: Request) -> tuple[str, str]:
+    body = json.loads(request.body)
     assert (body["routing_key"], body["event_action"]) == ("i" * 32, "trigger")
     payload = body["payload"]
     return payload["summary"].strip(), payload["custom_details"]["Prefect Notification Body"]
 
 
-def opsgenie_says(seen: Request) -> tuple[str, str]:
-    assert seen.headers["authorization"] == f"GenieKey {TOKEN}"
-    body = json.loads(seen.body)
+def opsgenie_says(request: Request) -> tuple[str, str]:
+    assert request.headers["authorization"] == f"GenieKey {TOKEN}"
+    body = json.loads(request.body)
     return body["message"], body["description"]
 
 
-def sendgrid_says(seen: Request) -> tuple[str, str]:
-    assert seen.headers["authorization"] == f"Bearer {TOKEN}"
-    body = json.loads(seen.body)
+def sendgrid_says(request: Request) -> tuple[str, str]:
+    assert request.headers["authorization"] == f"Bearer {TOKEN}"
+    body = json.loads(request.body)
     assert body["personalizations"] == [{"to": [{"email": "me@there.example"}]}]
     [content] = body["content"]
     assert content["type"] == "text/html"
@@ -162,8 +162,8 @@ def sendgrid_says(seen: Request) -> tuple[str, str]:
     return body["subject"], text.replace("\xa0", " ")
 
 
-def twilio_says(seen: Request) -> tuple[str, str]:
-    form = dict(parse_qsl(seen.body.decode()))
+def twilio_says(request: Request) -> tuple[str, str]:
+    form = dict(parse_qsl(request.body.decode()))
     assert (form["From"], form["To"]) == ("+15551230000", "+15551230001")
     title, _, text = form["Body"].partition("\r\n")
     return title, text
@@ -171,10 +171,10 @@ def twilio_says(seen: Request) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of block: how one is made, what its service is sent, and how much it takes.
+    """Kind of block: how to make one, what its service receives, and its length limit.
 
-    ``limit`` is for title and text together where ``shared``; None is as much as there is.
-    ``rings`` says that it is a chat, in which a text can call people.
+    If ``shared``, ``limit`` covers title and text together; None means no limit. ``rings`` marks a
+    chat service, in which a text can mention people.
     """
 
     name: str
@@ -184,7 +184,7 @@ class Kind:
     limit: int | None
     shared: bool = False
     tls: bool = False
-    took: int = 200
+    status: int = 200
     body: bytes = b"ok"
     rings: bool = True
     form: str = "application/json"
@@ -194,13 +194,13 @@ KINDS = [
     Kind("slack", slack, f"/services/T0JJ3/B0TD4/{TOKEN}", slack_says, 35_000),
     Kind("discord", discord, f"/api/webhooks/4174216298/{TOKEN}", discord_says, 2_000, True),
     Kind("teams", teams, "/workflows/a1b2c3/triggers/manual/paths/invoke", teams_says, 1_000,
-         tls=True, took=202),
+         tls=True, status=202),
     Kind("mattermost", mattermost, f"/hooks/{TOKEN}", mattermost_says, 4_000, True),
-    Kind("pager duty", pager_duty, "/pagerduty", pager_duty_says, 32_768, took=202),
+    Kind("pager duty", pager_duty, "/pagerduty", pager_duty_says, 32_768, status=202),
     Kind("opsgenie", opsgenie, "/opsgenie", opsgenie_says, 15_000,
-         took=202, body=b'{"result": "Request will be processed", "requestId": "43a29c5c"}'),
-    Kind("sendgrid", sendgrid, "/sendgrid", sendgrid_says, 32_768, took=202, rings=False),
-    Kind("twilio", twilio, "/twilio", twilio_says, 160, True, took=201,
+         status=202, body=b'{"result": "Request will be processed", "requestId": "43a29c5c"}'),
+    Kind("sendgrid", sendgrid, "/sendgrid", sendgrid_says, 32_768, status=202, rings=False),
+    Kind("twilio", twilio, "/twilio", twilio_says, 160, True, status=201,
          form="application/x-www-form-urlencoded"),
     Kind("custom", custom, "/told", custom_says, None, rings=False),
 ]  # fmt: skip
@@ -215,8 +215,8 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 @pytest.fixture
 async def service(kind: Kind, endpoint: Receiver, https: Receiver, client: PrefectClient,
                   monkeypatch: pytest.MonkeyPatch) -> Receiver:  # fmt: skip
-    """The server that the channel `team`, a block of the kind, sends to."""
-    here = https if kind.tls else endpoint
+    """Return the server to which the channel `team`, a block of this kind, sends."""
+    server = https if kind.tls else endpoint
     monkeypatch.setattr(NotifySlack, "webhook_url", f"{endpoint.address}/services")
     monkeypatch.setattr(NotifyDiscord, "notify_url", f"{endpoint.address}/api/webhooks")
     for host in PAGERDUTY_API_LOOKUP:
@@ -225,52 +225,52 @@ async def service(kind: Kind, endpoint: Receiver, https: Receiver, client: Prefe
         monkeypatch.setitem(OPSGENIE_API_LOOKUP, host, f"{endpoint.address}/opsgenie")
     monkeypatch.setattr(NotifySendGrid, "notify_url", f"{endpoint.address}/sendgrid")
     monkeypatch.setattr(NotifyTwilio, "notify_sms_url", f"{endpoint.address}/twilio")
-    here.steps = [answer(kind.took, kind.body)]
-    await kind.make(here).asave("team", client=client)
-    return here
+    server.steps = [answer(kind.status, kind.body)]
+    await kind.make(server).asave("team", client=client)
+    return server
 
 
 @pytest.mark.slow
-async def test_the_service_is_sent_what_it_understands(
+async def test_each_service_gets_the_message_in_its_format(
     kind: Kind, service: Receiver, client: PrefectClient
 ) -> None:
     text = "**All** is <well> & quiet.\n\n```\n  if x:\n```"
     await channels.send(client, row("team", text))
 
-    [seen] = service.requests
-    assert (seen.method, seen.path.partition("?")[0]) == ("POST", kind.path)
-    assert seen.headers["content-type"].partition(";")[0] == kind.form
-    title, said = kind.says(seen)
+    [request] = service.requests
+    assert (request.method, request.path.partition("?")[0]) == ("POST", kind.path)
+    assert request.headers["content-type"].partition(";")[0] == kind.form
+    title, full_text = kind.says(request)
     assert title == "morning-brief: succeeded"
     escaped = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} if kind.name == "slack" else {}
     for sign, instead in escaped.items():
         text = text.replace(sign, instead)
-    assert said == text
+    assert full_text == text
 
 
 @pytest.mark.slow
-async def test_a_long_message_is_one_and_says_how_much_is_missing(
+async def test_a_long_message_is_cut_and_says_how_much_is_missing(
     kind: Kind, service: Receiver, client: PrefectClient
 ) -> None:
     assert len(LONG) == 40_000
     await channels.send(client, row("team", LONG), UI)
 
-    [seen] = service.requests
-    title, said = kind.says(seen)
+    [request] = service.requests
+    title, text = kind.says(request)
     if kind.limit is None:
-        assert said == LONG
+        assert text == LONG
         return
-    assert kind.limit * 0.8 < len(said) + kind.shared * len(title) <= kind.limit
-    kept, _, told = said.rpartition("\n")
-    assert LONG.startswith(f"{kept}\n")  # whole lines
-    missing = f"{len(LONG) - len(kept):,}"
+    assert kind.limit * 0.8 < len(text) + kind.shared * len(title) <= kind.limit
+    head, _, last = text.rpartition("\n")
+    assert LONG.startswith(f"{head}\n")  # whole lines
+    missing = f"{len(LONG) - len(head):,}"
     where = f", or {UI}" if kind.limit > 200 else ""
-    assert told == f"[… {missing} more characters: `daybook show 4f0c2a91d3e7`{where}]"
+    assert last == f"[… {missing} more characters: `daybook show 4f0c2a91d3e7`{where}]"
 
 
 @pytest.mark.parametrize("status", [404, 500])
 @pytest.mark.slow
-async def test_a_failure_is_a_failure_and_tells_no_secret(
+async def test_an_error_status_is_a_temporary_failure_that_leaks_no_secret(
     kind: Kind,
     service: Receiver,
     client: PrefectClient,
@@ -283,12 +283,12 @@ async def test_a_failure_is_a_failure_and_tells_no_secret(
         await channels.send(client, row("team"))
 
     assert failed.value.temporary
-    assert len(service.requests) == 1  # who tries again is the outbox
+    assert len(service.requests) == 1  # only the outbox retries
     assert TOKEN not in str(failed.value) + caplog.text
 
 
 @pytest.mark.slow
-async def test_an_endpoint_that_is_away_is_a_failure(
+async def test_a_dropped_connection_is_a_failure_that_leaks_no_secret(
     kind: Kind, service: Receiver, client: PrefectClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -303,24 +303,26 @@ async def test_an_endpoint_that_is_away_is_a_failure(
 
 
 @pytest.mark.slow
-async def test_nobody_is_rung_by_what_a_model_wrote(
+async def test_the_text_of_a_message_cannot_mention_people(
     kind: Kind, service: Receiver, client: PrefectClient
 ) -> None:
     text = "<!channel> <@U123> @everyone <@&77> !here>"
     await channels.send(client, row("team", text))
-    _, said = kind.says(service.requests[0])
+    _, full_text = kind.says(service.requests[0])
     if not kind.rings:
-        assert said == text
+        assert full_text == text
         return
     for bell in ("<!channel>", "<@U123>", "@everyone", "<@&77>", "@here", "<!here>"):
-        assert bell not in said
+        assert bell not in full_text
 
 
 # --- names
 
 
 @pytest.mark.slow
-async def test_a_block_is_a_channel_by_its_name(client: PrefectClient, endpoint: Receiver) -> None:
+async def test_a_notification_block_is_a_channel_by_its_name(
+    client: PrefectClient, endpoint: Receiver
+) -> None:
     built_in = {"inbox": "inbox", "file": "file", "console": "console"}
     assert await channels.names(client) == built_in
     await custom(endpoint).asave("ops", client=client)
@@ -335,10 +337,10 @@ async def test_a_block_is_a_channel_by_its_name(client: PrefectClient, endpoint:
     assert unknown.value.field == "channel"
     with pytest.raises(NotDelivered, match='unknown "nope"') as failed:
         await channels.send(client, row("nope"))
-    assert failed.value.temporary  # it may be made
+    assert failed.value.temporary  # the block may be created later
 
 
-async def test_two_blocks_of_one_name_are_told_apart_by_their_types(
+async def test_two_blocks_of_one_name_need_their_types_in_the_channel_name(
     client: PrefectClient, endpoint: Receiver
 ) -> None:
     for name in ("ops", "inbox"):
@@ -357,8 +359,8 @@ async def test_two_blocks_of_one_name_are_told_apart_by_their_types(
     assert [each.path.partition("?")[0] for each in endpoint.requests[1:]] == ["/told"]
 
 
-async def test_a_block_with_an_address_that_is_none_says_so_at_once(client: PrefectClient) -> None:
-    """Apprise only logs it, and then has nobody to notify."""
+async def test_a_block_with_an_invalid_address_is_refused(client: PrefectClient) -> None:
+    """Apprise only logs the problem, and then has no recipient."""
     await SlackWebhook(url=SecretStr(f"nonsense-{TOKEN}")).asave("team", client=client)
     with pytest.raises(InvalidInput, match='the block "team"') as refused:
         await channels.check(client, "team", "")
@@ -367,7 +369,7 @@ async def test_a_block_with_an_address_that_is_none_says_so_at_once(client: Pref
     assert TOKEN not in str(refused.value) + str(failed.value)
 
 
-async def test_a_block_that_was_broken_in_prefect_says_so(
+async def test_a_block_broken_in_prefect_is_reported_without_its_secret(
     client: PrefectClient, https: Receiver
 ) -> None:
     await teams(https).asave("team", client=client)

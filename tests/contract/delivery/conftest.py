@@ -1,4 +1,4 @@
-"""A real Prefect that knows our block types and holds none of our documents."""
+"""Fixture for delivery tests: a real Prefect with our block types and none of our documents."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ from tests.at_prefect import knowing_our_blocks
 
 @pytest.fixture
 async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[PrefectClient]:
-    """A client of a Prefect that holds no destination and no secret."""
+    """Yield a client of a Prefect that has no destinations and no secrets."""
     async with knowing_our_blocks(destinations.STORE.slug, secrets.STORE.slug) as client:
         yield client

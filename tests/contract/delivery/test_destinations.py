@@ -1,4 +1,4 @@
-"""Destinations in a real Prefect: kept, found by address, rotated, never told."""
+"""Destinations in a real Prefect: stored, found by address, rotated, secrets never shown."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from prefect.client.schemas.actions import BlockDocumentUpdate
 from pydantic import SecretStr
 
 import blocks
+from daybook.api import secrets
 from daybook.delivery import destinations
-from daybook.delivery.destinations import Destination
+from daybook.delivery.destinations import Destination, DestinationInfo
 from daybook.errors import InvalidInput, NotFound
 from daybook.settings import signing_key
 from tests.unit.delivery.rows import NEW, NOON, OLD
@@ -27,7 +28,7 @@ async def _found(client: PrefectClient, url: str) -> str | None:
     return found.name if found else None
 
 
-async def test_one_is_kept_found_listed_and_forgotten(client: PrefectClient) -> None:
+async def test_a_destination_is_added_found_listed_and_removed(client: PrefectClient) -> None:
     made = await destinations.add(
         client, "ops", "https://OPS.example.org:443/hook", token="ops-token", timeout=5, tries=3
     )
@@ -37,16 +38,19 @@ async def test_one_is_kept_found_listed_and_forgotten(client: PrefectClient) -> 
     assert made.secret not in repr(made)
     listed = await destinations.list_destinations(client, NOON)
     assert listed == [
-        {
-            "name": "ops",
-            "url": made.url,
-            "token": "ops-token",
-            "timeout": 5,
-            "tries": 3,
-            "rotating_until": None,
-            "problem": None,
-        }
+        DestinationInfo(
+            name="ops",
+            url=made.url,
+            token="ops-token",
+            timeout=5,
+            tries=3,
+            rotating_until=None,
+            problem=None,
+        )
     ]
+    for verb in (destinations.remove(client, "opsz"), destinations.rotate(client, "opsz", NOON)):
+        with pytest.raises(NotFound, match='did you mean "ops"'):
+            await verb
     await destinations.remove(client, "ops")
     assert await destinations.find(client, OPS) is None
     with pytest.raises(NotFound, match='destination "ops" not found'):
@@ -54,7 +58,7 @@ async def test_one_is_kept_found_listed_and_forgotten(client: PrefectClient) -> 
 
 
 @pytest.mark.slow
-async def test_the_longest_that_fits_up_to_a_slash_counts(client: PrefectClient) -> None:
+async def test_the_longest_matching_destination_is_found(client: PrefectClient) -> None:
     await destinations.add(client, "all", "https://ops.example.org")
     await destinations.add(client, "hook", f"{OPS}/")
     await destinations.add(client, "deep", f"{OPS}/deep")
@@ -77,7 +81,7 @@ async def test_the_longest_that_fits_up_to_a_slash_counts(client: PrefectClient)
         assert await _found(client, url) == name, url
 
 
-async def test_a_rotation_has_two_secrets_for_a_day(client: PrefectClient) -> None:
+async def test_a_rotated_secret_stays_valid_for_a_day(client: PrefectClient) -> None:
     made = await destinations.add(client, "ops", OPS, secret=OLD, tries=4)
     assert made.secret == OLD
     new = await destinations.rotate(client, "ops", NOON)
@@ -87,10 +91,10 @@ async def test_a_rotation_has_two_secrets_for_a_day(client: PrefectClient) -> No
     assert new.secrets(before) == [new.secret, OLD]
     assert new.secrets(after) == [new.secret]
     assert [
-        each["rotating_until"] for each in await destinations.list_destinations(client, before)
+        each.rotating_until for each in await destinations.list_destinations(client, before)
     ] == [after]
     assert [
-        each["rotating_until"] for each in await destinations.list_destinations(client, after)
+        each.rotating_until for each in await destinations.list_destinations(client, after)
     ] == [None]
 
     with pytest.raises(InvalidInput, match="still valid"):
@@ -120,7 +124,7 @@ async def test_a_rotation_has_two_secrets_for_a_day(client: PrefectClient) -> No
     ],
 )
 @pytest.mark.slow
-async def test_a_bad_one_is_refused_and_nothing_is_kept(
+async def test_an_invalid_destination_is_refused_and_not_stored(
     client: PrefectClient, given: dict[str, Any], field: str
 ) -> None:
     await destinations.add(client, "kept", "https://kept.example.org/a")
@@ -128,10 +132,12 @@ async def test_a_bad_one_is_refused_and_nothing_is_kept(
         await destinations.add(client, **{"name": "ops", "url": OPS} | given)
     assert refused.value.field == field
     assert "s3cr3t" not in str(refused.value)
-    assert [each["name"] for each in await destinations.list_destinations(client, NOON)] == ["kept"]
+    assert [each.name for each in await destinations.list_destinations(client, NOON)] == ["kept"]
 
 
-async def test_the_block_is_one_of_prefects_and_hides_its_secrets(client: PrefectClient) -> None:
+async def test_a_destination_saved_as_a_block_is_found_and_hides_its_secrets(
+    client: PrefectClient,
+) -> None:
     block = blocks.DestinationBlock(url=OPS, secret=SecretStr(NEW), previous_secret=SecretStr(OLD))
     await block.asave("ops", client=client)
     assert await destinations.find(client, OPS) == Destination("ops", OPS, NEW, OLD)
@@ -144,21 +150,24 @@ async def test_the_block_is_one_of_prefects_and_hides_its_secrets(client: Prefec
     assert NEW not in str(shown.data) and OLD not in str(shown.data)
 
 
-async def test_one_made_illegal_in_the_ui_is_told_and_signs_nothing(client: PrefectClient) -> None:
+async def test_a_destination_made_invalid_in_the_ui_is_reported_and_not_used(
+    client: PrefectClient,
+) -> None:
     await destinations.add(client, "ops", OPS, secret=NEW)
     document = await client.read_block_document_by_name("ops", destinations.STORE.slug)
     await client.update_block_document(
-        document.id, BlockDocumentUpdate(data={"timeout": 4000, "url": OPS})
+        document.id, BlockDocumentUpdate(data={"timeout": 4000, "url": OPS, "token": ["ops"]})
     )
-    async with get_client() as other:  # one that has read nothing yet
-        with pytest.raises(InvalidInput, match='"ops" is invalid: timeout') as refused:
+    async with get_client() as other:  # with an empty cache
+        with pytest.raises(InvalidInput, match='"ops" is invalid: token') as refused:
             await destinations.find(other, OPS)
         assert NEW not in str(refused.value)
         [listed] = await destinations.list_destinations(other, NOON)
-    assert "timeout" in listed["problem"]
+    assert "token" in (listed.problem or "")
+    assert await secrets.list_secrets() == []
 
 
-async def test_what_was_read_is_not_read_again_at_once(client: PrefectClient) -> None:
+async def test_find_uses_the_cached_destinations_of_the_client(client: PrefectClient) -> None:
     await destinations.add(client, "ops", OPS)
     assert await _found(client, OPS) == "ops"
     async with get_client() as other:
@@ -167,7 +176,9 @@ async def test_what_was_read_is_not_read_again_at_once(client: PrefectClient) ->
     assert await _found(client, OPS) == "ops"
 
 
-async def test_without_the_block_type_there_is_none(client: PrefectClient) -> None:
+async def test_without_the_block_type_no_destination_is_found_or_stored(
+    client: PrefectClient,
+) -> None:
     block_type = await client.read_block_type_by_slug(destinations.STORE.slug)
     await client.delete_block_type(block_type.id)
     try:

@@ -1,4 +1,4 @@
-"""One try of a callback, at a real receiver, signed by what a real Prefect keeps."""
+"""One try to send a callback to a real receiver, with secrets and tokens from a real Prefect."""
 
 from __future__ import annotations
 
@@ -46,25 +46,25 @@ async def _send(
         return await post.send(row)
 
 
-async def test_what_is_signed_is_what_arrives(
+async def test_a_callback_is_signed_with_the_homes_secret_by_default(
     client: PrefectClient, receiver: Receiver, daybook_home: Home
 ) -> None:
     tried = await _send(client, receiver)
     assert (tried.status, tried.status_code, tried.error) == (Delivery.DELIVERED, 200, "")
     assert (tried.next_at, tried.note) == (None, HOME_SECRET_NOTE)
-    [seen] = receiver.requests
-    assert (seen.method, seen.path) == ("POST", "/hook?token=s3cr3t")
-    assert seen.body == callback().body.encode()
+    [request] = receiver.requests
+    assert (request.method, request.path) == ("POST", "/hook?token=s3cr3t")
+    assert request.body == callback().body.encode()
     secret = home_secret.default_secret(daybook_home, NOON)
-    headers = seen.headers
-    made = signature(secret, headers["webhook-id"], headers["webhook-timestamp"], seen.body)
+    headers = request.headers
+    made = signature(secret, headers["webhook-id"], headers["webhook-timestamp"], request.body)
     assert headers["webhook-signature"] == made
     assert headers["x-cronevent"] == "completed"
     assert "authorization" not in headers
 
 
 @pytest.mark.slow
-async def test_a_destination_has_a_secret_and_a_token_of_its_own(
+async def test_a_destination_adds_its_own_signatures_and_token(
     client: PrefectClient, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -78,12 +78,12 @@ async def test_a_destination_has_a_secret_and_a_token_of_its_own(
     both = [signature(each, headers["webhook-id"], stamp, body) for each in (new.secret, OLD)]
     assert headers["webhook-signature"].split() == both
     assert headers["authorization"] == f"Bearer {TOKEN}"
-    told = caplog.text + repr(tried)
-    assert not [each for each in (*SECRETS, new.secret) if each in told]
+    text = caplog.text + repr(tried)
+    assert not [each for each in (*SECRETS, new.secret) if each in text]
 
 
 @pytest.mark.slow
-async def test_a_token_goes_to_its_hosts_only(client: PrefectClient, receiver: Receiver) -> None:
+async def test_a_token_is_sent_only_to_its_hosts(client: PrefectClient, receiver: Receiver) -> None:
     await secrets.add(client, "ops-token", TOKEN, ["ops.example.org"])
     await destinations.add(client, "ops", receiver.address, token="ops-token")
     tried = await _send(client, receiver)
@@ -92,7 +92,7 @@ async def test_a_token_goes_to_its_hosts_only(client: PrefectClient, receiver: R
     assert receiver.requests == []
 
 
-async def test_a_token_does_not_go_in_clear_text(client: PrefectClient) -> None:
+async def test_a_token_is_not_sent_over_plain_http(client: PrefectClient) -> None:
     await secrets.add(client, "ops-token", TOKEN, ["8.8.8.8"])
     await destinations.add(client, "ops", "http://8.8.8.8", token="ops-token", timeout=1)
     async with CallbackSender(client, lambda: NOON) as post:
@@ -113,7 +113,7 @@ async def test_a_token_does_not_go_in_clear_text(client: PrefectClient) -> None:
     ],
 )
 @pytest.mark.slow
-async def test_an_agents_job_has_the_token_at_the_destinations_own_address_only(
+async def test_an_agents_job_sends_the_token_only_to_the_destinations_exact_address(
     client: PrefectClient,
     receiver: Receiver,
     monkeypatch: pytest.MonkeyPatch,
@@ -128,14 +128,18 @@ async def test_an_agents_job_has_the_token_at_the_destinations_own_address_only(
     async with CallbackSender(client, lambda: NOON) as post:
         tried = await post.send(row)
     assert (tried.status, tried.note) == (Delivery.DELIVERED, "" if has_it else TOKEN_WITHHELD_NOTE)
-    [seen] = receiver.requests
-    assert seen.headers.get("authorization") == (f"Bearer {TOKEN}" if has_it else None)
-    made = signature(OLD, seen.headers["webhook-id"], seen.headers["webhook-timestamp"], seen.body)
-    assert seen.headers["webhook-signature"] == made
+    [request] = receiver.requests
+    assert request.headers.get("authorization") == (f"Bearer {TOKEN}" if has_it else None)
+    made = signature(
+        OLD, request.headers["webhook-id"], request.headers["webhook-timestamp"], request.body
+    )
+    assert request.headers["webhook-signature"] == made
 
 
 @pytest.mark.slow
-async def test_a_token_that_is_not_there_is_told(client: PrefectClient, receiver: Receiver) -> None:
+async def test_with_a_missing_token_nothing_is_sent(
+    client: PrefectClient, receiver: Receiver
+) -> None:
     await destinations.add(client, "ops", receiver.address, token="ops-token")
     tried = await _send(client, receiver)
     assert (tried.status, receiver.requests) == (Delivery.PENDING, [])
@@ -143,14 +147,16 @@ async def test_a_token_that_is_not_there_is_told(client: PrefectClient, receiver
 
 
 @pytest.mark.parametrize("status", [201, 204, 299])
-async def test_any_2xx_is_delivered(client: PrefectClient, receiver: Receiver, status: int) -> None:
+async def test_any_2xx_status_means_delivered(
+    client: PrefectClient, receiver: Receiver, status: int
+) -> None:
     tried = await _send(client, receiver, answer(status, b""))
     assert (tried.status, tried.status_code) == (Delivery.DELIVERED, status)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 422, 429, 500, 503])
 @pytest.mark.slow
-async def test_any_other_answer_is_tried_again(
+async def test_any_other_status_is_retried_later(
     client: PrefectClient, receiver: Receiver, status: int
 ) -> None:
     tried = await _send(client, receiver, answer(status, b"s3cr3t and more"))
@@ -160,28 +166,30 @@ async def test_any_other_answer_is_tried_again(
     assert tried.next_at is not None and 5 <= (tried.next_at - NOON).total_seconds() <= 5.5
 
 
-async def test_410_ends_at_once(client: PrefectClient, receiver: Receiver) -> None:
+async def test_status_410_fails_without_a_retry(client: PrefectClient, receiver: Receiver) -> None:
     tried = await _send(client, receiver, answer(410))
     assert (tried.status, tried.status_code, tried.next_at) == (Delivery.FAILED, 410, None)
 
 
-async def test_a_redirect_is_a_failed_try(client: PrefectClient, receiver: Receiver) -> None:
+async def test_a_redirect_is_not_followed_and_counts_as_a_failed_try(
+    client: PrefectClient, receiver: Receiver
+) -> None:
     tried = await _send(client, receiver, redirect(f"{receiver.address}/there", 308))
     assert (tried.status, tried.status_code) == (Delivery.PENDING, 308)
     assert len(receiver.requests) == 1
 
 
 @pytest.mark.parametrize("as_date", [False, True])
-async def test_a_retry_after_is_kept(
+async def test_a_retry_after_header_sets_the_time_of_the_next_try(
     client: PrefectClient, receiver: Receiver, as_date: bool
 ) -> None:
     at = NOON + timedelta(seconds=90)
-    said = format_datetime(at, usegmt=True) if as_date else "90"
-    tried = await _send(client, receiver, answer(429, b"", {"Retry-After": said}))
+    retry_after = format_datetime(at, usegmt=True) if as_date else "90"
+    tried = await _send(client, receiver, answer(429, b"", {"Retry-After": retry_after}))
     assert (tried.status, tried.next_at) == (Delivery.PENDING, at)
 
 
-async def test_the_last_try_of_the_destination_fails(
+async def test_the_last_failed_try_of_the_destination_fails_the_delivery(
     client: PrefectClient, receiver: Receiver
 ) -> None:
     await destinations.add(client, "ops", receiver.address, tries=3)
@@ -189,7 +197,7 @@ async def test_the_last_try_of_the_destination_fails(
     assert (await _send(client, receiver, answer(500), attempts=2)).status is Delivery.FAILED
 
 
-async def test_nobody_there_is_a_failed_try(client: PrefectClient) -> None:
+async def test_a_refused_connection_is_a_failed_try(client: PrefectClient) -> None:
     async with serving() as server:
         pass
     tried = await _send(client, server)
@@ -197,7 +205,9 @@ async def test_nobody_there_is_a_failed_try(client: PrefectClient) -> None:
     assert "cannot be reached" in tried.error and "s3cr3t" not in tried.error
 
 
-async def test_one_that_hangs_is_given_its_time(client: PrefectClient, receiver: Receiver) -> None:
+async def test_a_hanging_receiver_fails_after_the_destinations_timeout(
+    client: PrefectClient, receiver: Receiver
+) -> None:
     await destinations.add(client, "ops", receiver.address, timeout=1)
     began = SYSTEM_CLOCK.now()
     tried = await _send(client, receiver, hang)
@@ -209,7 +219,7 @@ async def test_one_that_hangs_is_given_its_time(client: PrefectClient, receiver:
     assert 1 <= tried.seconds < 10
 
 
-async def test_a_2xx_whose_rest_is_missing_was_taken(
+async def test_the_status_of_a_cut_response_decides_about_the_delivery(
     client: PrefectClient, receiver: Receiver
 ) -> None:
     assert (await _send(client, receiver, cut())).status is Delivery.DELIVERED
@@ -227,7 +237,7 @@ async def test_an_agents_callback_reaches_public_addresses_only(
     assert (await _send(client, receiver, owner="agent:writer")).status is Delivery.DELIVERED
 
 
-async def test_a_home_whose_secret_is_spoilt_sends_nothing(
+async def test_with_an_invalid_home_secret_nothing_is_sent(
     client: PrefectClient, receiver: Receiver, daybook_home: Home
 ) -> None:
     daybook_home.webhook_secret.write_text("s3cr3t")
@@ -236,7 +246,7 @@ async def test_a_home_whose_secret_is_spoilt_sends_nothing(
     assert "holds no signing secret" in tried.error and "s3cr3t" not in tried.error
 
 
-async def test_without_prefect_no_try_is_made(
+async def test_without_prefect_nothing_is_sent(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import httpx
@@ -249,7 +259,7 @@ async def test_without_prefect_no_try_is_made(
     assert receiver.requests == []
 
 
-async def test_an_agents_callback_goes_to_the_hosts_of_its_limits(
+async def test_an_agents_callback_goes_only_to_the_hosts_in_its_limits(
     client: PrefectClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_ALLOWED_HOSTS", "127.0.0.1")

@@ -1,4 +1,4 @@
-"""Secrets in a real Prefect: written as a block, read by name, never told."""
+"""Secrets in a real Prefect: saved as a block, read by name, never shown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from daybook.errors import InvalidInput, NotFound, UnknownName
 from daybook.home import Home
 from daybook.http.secrets import Secret
 from daybook.resources import secrets
-from daybook.resources.secrets import STORE, PrefectSecretStore
+from daybook.resources.secrets import STORE, PrefectSecretStore, SecretInfo
 from tests.at_prefect import knowing_our_blocks
 
 pytestmark = pytest.mark.anyio
@@ -26,12 +26,12 @@ VALUE = "s3cr3t-of-the-api"
 
 @pytest.fixture
 async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[PrefectClient]:
-    """A client of a Prefect that knows our block types and holds no secret."""
+    """Yield a client of a Prefect that has our block types and no secrets."""
     async with knowing_our_blocks(STORE.slug, "secret") as client:
         yield client
 
 
-async def test_a_secret_is_read_as_it_was_saved(client: PrefectClient) -> None:
+async def test_a_saved_secret_block_is_read_as_a_secret(client: PrefectClient) -> None:
     block = blocks.SecretBlock(value=SecretStr(VALUE), hosts=["API.example.org."])
     await block.asave("ops", client=client)
     secret = await PrefectSecretStore(client).read("ops")
@@ -41,7 +41,7 @@ async def test_a_secret_is_read_as_it_was_saved(client: PrefectClient) -> None:
     assert VALUE not in repr(loaded) + str(loaded) + repr(secret)
 
 
-async def test_prefect_shows_no_value(client: PrefectClient) -> None:
+async def test_prefect_hides_the_value_of_a_secret(client: PrefectClient) -> None:
     await blocks.SecretBlock(value=SecretStr(VALUE), hosts=["api.example.org"]).asave(
         "ops", client=client
     )
@@ -56,7 +56,7 @@ async def test_prefect_shows_no_value(client: PrefectClient) -> None:
     assert schema.fields["secret_fields"] == ["value"]
 
 
-async def test_an_unknown_one_is_told_with_those_that_are_known(client: PrefectClient) -> None:
+async def test_an_unknown_secret_is_refused_with_the_known_names(client: PrefectClient) -> None:
     with pytest.raises(UnknownName, match="known: none"):
         await PrefectSecretStore(client).read("ops")
     await blocks.SecretBlock(value=SecretStr(VALUE), hosts=["api.example.org"]).asave(
@@ -66,15 +66,17 @@ async def test_an_unknown_one_is_told_with_those_that_are_known(client: PrefectC
         await PrefectSecretStore(client).read("ops")
 
 
-async def test_prefects_own_block_is_told_apart(client: PrefectClient) -> None:
+async def test_prefects_own_secret_block_is_refused_because_it_has_no_hosts(
+    client: PrefectClient,
+) -> None:
     own: Any = PrefectsOwn(value=VALUE)  # type: ignore[arg-type]
     await own.asave("ops", client=client)
-    with pytest.raises(InvalidInput, match="bound to no hosts") as refused:
+    with pytest.raises(InvalidInput, match="has no hosts") as refused:
         await PrefectSecretStore(client).read("ops")
     assert VALUE not in str(refused.value)
 
 
-async def test_a_block_made_illegal_in_the_ui_is_refused(client: PrefectClient) -> None:
+async def test_a_secret_block_made_invalid_in_the_ui_is_refused(client: PrefectClient) -> None:
     block_type = await client.read_block_type_by_slug(STORE.slug)
     schema = await client.get_most_recent_block_schema_for_block_type(block_type.id)
     assert schema is not None
@@ -92,7 +94,7 @@ async def test_a_block_made_illegal_in_the_ui_is_refused(client: PrefectClient) 
 
 
 @pytest.mark.slow
-async def test_without_the_block_type_none_is_known(client: PrefectClient) -> None:
+async def test_without_the_block_type_no_secret_is_known(client: PrefectClient) -> None:
     block_type = await client.read_block_type_by_slug(STORE.slug)
     await client.delete_block_type(block_type.id)
     try:
@@ -102,41 +104,43 @@ async def test_without_the_block_type_none_is_known(client: PrefectClient) -> No
         await blocks.register(client)
 
 
-async def test_one_is_kept_replaced_listed_and_forgotten(client: PrefectClient) -> None:
+async def test_a_secret_is_added_replaced_listed_and_removed(client: PrefectClient) -> None:
     await secrets.add(client, "ops", VALUE, ["API.example.org.", "tool:Reindex"])
-    kept = Secret("ops", VALUE, ("api.example.org", "tool:reindex"))
-    assert await PrefectSecretStore(client).read("ops") == kept
+    secret = Secret("ops", VALUE, ("api.example.org", "tool:reindex"))
+    assert await PrefectSecretStore(client).read("ops") == secret
 
     with pytest.raises(InvalidInput, match="taken"):
         await secrets.add(client, "ops", "another", ["api.example.org"])
-    assert await PrefectSecretStore(client).read("ops") == kept
+    assert await PrefectSecretStore(client).read("ops") == secret
 
     await secrets.add(client, "ops", "another", ["b.example"], replace=True)
     await secrets.add(client, "a", VALUE, ["a.example"])
     assert await PrefectSecretStore(client).read("ops") == Secret("ops", "another", ("b.example",))
     assert await secrets.list_secrets(client) == [
-        {"name": "a", "hosts": ["a.example"], "problem": None},
-        {"name": "ops", "hosts": ["b.example"], "problem": None},
+        SecretInfo(name="a", hosts=["a.example"], problem=None),
+        SecretInfo(name="ops", hosts=["b.example"], problem=None),
     ]
 
+    with pytest.raises(NotFound, match=r'secret "opsz" not found \(did you mean "ops"\?\)'):
+        await STORE.remove(client, "opsz")
     await STORE.remove(client, "ops")
     with pytest.raises(NotFound, match='secret "ops" not found'):
         await STORE.remove(client, "ops")
-    assert [each["name"] for each in await secrets.list_secrets(client)] == ["a"]
+    assert [each.name for each in await secrets.list_secrets(client)] == ["a"]
 
 
 @pytest.mark.parametrize(
     ("given", "field", "words"),
     [
         (("Ops", VALUE, ["a.example"]), "name", "lowercase"),
-        (("ops", VALUE, []), "hosts", "name each host"),
+        (("ops", VALUE, []), "hosts", "is not a host"),
         (("ops", VALUE, ["https://a.example"]), "hosts", "without scheme"),
         (("ops", f" {VALUE}", ["a.example"]), "value", "begins or ends with a space"),
         (("ops", "", ["a.example"]), "value", "is empty"),
     ],
     ids=["name", "no-host", "scheme", "space", "empty"],
 )
-async def test_a_bad_one_is_refused_and_nothing_is_kept(
+async def test_an_invalid_secret_is_refused_and_not_stored(
     client: PrefectClient, given: Any, field: str, words: str
 ) -> None:
     with pytest.raises(InvalidInput, match=words) as refused:
@@ -146,7 +150,7 @@ async def test_a_bad_one_is_refused_and_nothing_is_kept(
     assert await secrets.list_secrets(client) == []
 
 
-async def test_without_the_block_type_nothing_is_kept(client: PrefectClient) -> None:
+async def test_without_the_block_type_no_secret_is_stored(client: PrefectClient) -> None:
     block_type = await client.read_block_type_by_slug(STORE.slug)
     await client.delete_block_type(block_type.id)
     try:

@@ -23,18 +23,18 @@ OURS = Path(__file__).parent / "ours.py"
 OCCURRENCE = "due:nightly:2026-11-20T09:00:00Z"
 
 
-class Told:
-    """What programs tell, a line each, through a named pipe."""
+class ReportPipe:
+    """Named pipe into which programs write progress lines for the test."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         os.mkfifo(path)
-        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # never at its end
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # read and write: never at end of file
         self._rest = b""
         self._lines: list[str] = []
 
     async def line(self) -> tuple[int, str]:
-        """Who told the next one, and what."""
+        """Return the pid and the word of the next line; wait until there is one."""
         while not self._lines:
             with anyio.fail_after(60):
                 await anyio.wait_readable(self._fd)
@@ -44,7 +44,7 @@ class Told:
         return int(pid), word
 
     def nothing(self) -> bool:
-        """Whether nobody told anything more."""
+        """Return whether no further line has arrived."""
         try:
             return not self._lines and not os.read(self._fd, 65536)
         except BlockingIOError:
@@ -56,18 +56,18 @@ class Told:
 
 @dataclass
 class Saved:
-    """Servers and secrets in memory; the names of the secrets that were asked for."""
+    """Tool servers and secrets in memory."""
 
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    kept: dict[str, Secret] = field(default_factory=dict)
+    stored_secrets: dict[str, Secret] = field(default_factory=dict)
 
     async def names(self) -> list[str]:
         return sorted(self.settings)
 
     async def read(self, name: str) -> Any:
-        """Of `Servers` and of `Secrets`: no name is both here."""
-        if name in self.kept:
-            return self.kept[name]
+        """Return the server or the secret of this name, for `Servers` and for `Secrets`."""
+        if name in self.stored_secrets:
+            return self.stored_secrets[name]
         if name not in self.settings:
             raise UnknownName("tool server", name, self.settings)
         server: ToolServer = build(name, self.settings[name])
@@ -80,18 +80,18 @@ class Saved:
 
 @dataclass
 class Caller:
-    """Calls the tools of one server; ``kind`` is how it is reached."""
+    """Calls the tools of one server; ``kind`` is its transport."""
 
     kind: str
     saved: Saved
-    told: Told
+    report_pipe: ReportPipe
     host: str = ""
 
     def name(self, tool: str) -> str:
         return f"ours.{tool}"
 
     async def prepared(self, tool: str, params: Mapping[str, Any]) -> calls.PreparedCall:
-        guard = Guard(Rule.AGENT)  # a saved server is the operator's choice all the same
+        guard = Guard(Rule.AGENT)  # does not restrict a saved server, the operator's choice
         return await calls.prepare(
             self.name(tool), dict(params), OCCURRENCE, self.saved, self.saved.secrets, guard
         )
@@ -104,36 +104,36 @@ class Caller:
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Iterator[Told]:
-    told = Told(tmp_path / "told")
-    yield told
-    told.close()
+def report_pipe(tmp_path: Path) -> Iterator[ReportPipe]:
+    report_pipe = ReportPipe(tmp_path / "report")
+    yield report_pipe
+    report_pipe.close()
 
 
 @pytest.fixture(params=["stdio", "http"])
-async def ours(request: pytest.FixtureRequest, told: Told) -> AsyncIterator[Caller]:
-    """Our server, by its pipes and over HTTP: both are real processes."""
+async def caller(request: pytest.FixtureRequest, report_pipe: ReportPipe) -> AsyncIterator[Caller]:
+    """Yield a caller of our test server over stdio and over HTTP; both are real processes."""
     if request.param == "stdio":
-        command = [sys.executable, str(OURS), str(told.path)]
-        yield Caller("stdio", Saved({"ours": {"command": command}}), told)
+        command = [sys.executable, str(OURS), str(report_pipe.path)]
+        yield Caller("stdio", Saved({"ours": {"command": command}}), report_pipe)
         return
-    with socket.create_server(("127.0.0.1", 0)) as listens:  # who connects is kept waiting
+    with socket.create_server(("127.0.0.1", 0)) as listens:  # queues early connections
         listens.set_inheritable(True)
         host = f"127.0.0.1:{listens.getsockname()[1]}"
         child = subprocess.Popen(  # noqa: ASYNC220 - a short fork
-            [sys.executable, str(OURS), str(told.path), str(listens.fileno())],
+            [sys.executable, str(OURS), str(report_pipe.path), str(listens.fileno())],
             pass_fds=[listens.fileno()],
         )
     try:
         settings = {"url": f"http://{host}/mcp", "headers": {"X-Team": "ops"}}
-        yield Caller("http", Saved({"ours": settings}), told, host)
+        yield Caller("http", Saved({"ours": settings}), report_pipe, host)
     finally:
         child.kill()
         child.wait()
 
 
 def runs(pid: int) -> bool:
-    """A zombie does not run; who reaps it is not ours to say."""
+    """Return whether the process runs; a zombie does not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

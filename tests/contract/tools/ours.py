@@ -1,6 +1,6 @@
-"""A server of tools, as a program: `ours.py PIPE` by its own pipes, `ours.py PIPE FD` over HTTP.
+"""MCP server with test tools: `ours.py PIPE` uses stdio, `ours.py PIPE FD` uses HTTP.
 
-PIPE is a named pipe into which it tells what happens; FD a socket that is listened on.
+PIPE is a named pipe for progress lines, FD a listening socket.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def variable(name: str) -> str:
 
 
 def begin() -> None:
-    """A process of the tool's own, which only SIGKILL ends."""
+    """Start a child process that only SIGKILL ends."""
     deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
     command = [sys.executable, "-c", f"import signal; {deaf}"]
     begun = subprocess.Popen(command, stdout=subprocess.PIPE)

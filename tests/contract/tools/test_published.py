@@ -1,4 +1,4 @@
-"""A server of tools that somebody else has published, as its users start it."""
+"""A published third-party MCP server, started as its users start it."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ async def call(tool: str, **params: Any) -> CallResult:
     return await calls.call(prepared, timeout=60)
 
 
-async def test_its_tools_are_listed() -> None:
+async def test_the_tools_of_a_published_server_are_listed() -> None:
     found, absent = await catalog.list_tools(Saved({"time": {"command": COMMAND}}))
     assert {"time.convert_time", "time.get_current_time"} <= {each.name for each in found}
     assert absent == {}
 
 
-async def test_its_answer_is_the_result() -> None:
+async def test_the_answer_of_a_published_server_is_the_result() -> None:
     params = {"source_timezone": "Asia/Tokyo", "time": "09:30", "target_timezone": "UTC"}
     outcome = (await call("convert_time", **params)).outcome
     assert outcome.status is Status.SUCCEEDED
@@ -49,7 +49,7 @@ async def test_its_answer_is_the_result() -> None:
 
 
 @pytest.mark.slow
-async def test_what_it_refuses_is_a_failure() -> None:
+async def test_an_error_of_a_published_server_fails_the_run() -> None:
     called = await call("get_current_time", timezone="Europe/Nowhere")
     assert (called.outcome.status, called.temporary) == (Status.FAILED, False)
     assert "Europe/Nowhere" in str(called.outcome.error)

@@ -1,4 +1,4 @@
-"""Tool servers in a real Prefect: written as a block, read by name, fixed in its UI."""
+"""Tool servers in a real Prefect: saved as a block, read by name, edited in its UI."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from daybook.resources import secrets
 from daybook.tools import calls
 from daybook.tools.server_blocks import STORE, PrefectServers
 from tests.at_prefect import knowing_our_blocks
-from tests.contract.tools.conftest import OURS, Told
+from tests.contract.tools.conftest import OURS, ReportPipe
 
 pytestmark = pytest.mark.anyio
 
@@ -27,13 +27,13 @@ VALUE = "hunter-2-and-more"
 
 @pytest.fixture
 async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[PrefectClient]:
-    """A client of a Prefect that knows our block types and holds no server."""
+    """Yield a client of a Prefect that has our block types and no tool servers."""
     async with knowing_our_blocks(STORE.slug, secrets.STORE.slug) as client:
         yield client
 
 
 @pytest.mark.slow
-async def test_a_server_is_read_as_it_was_kept(client: PrefectClient) -> None:
+async def test_a_tool_server_is_added_read_replaced_and_removed(client: PrefectClient) -> None:
     servers = PrefectServers(client)
     await servers.add("time", {"command": ["uvx", "mcp-server-time"]})
     assert await servers.names() == ["time"]
@@ -51,13 +51,13 @@ async def test_a_server_is_read_as_it_was_kept(client: PrefectClient) -> None:
         await servers.read("time")
 
 
-async def test_a_block_that_was_saved_as_a_block_is_a_server(client: PrefectClient) -> None:
+async def test_a_block_saved_in_python_is_a_tool_server(client: PrefectClient) -> None:
     await blocks.ToolServerBlock(url="https://a.example/mcp").asave("web", client=client)
     assert (await PrefectServers(client).read("web")).settings.url == "https://a.example/mcp"
 
 
 @pytest.mark.parametrize("settings", [{}, {"url": "ftp://a.example"}], ids=["none", "no address"])
-async def test_what_is_not_legal_is_not_kept(
+async def test_an_invalid_tool_server_is_refused_and_not_stored(
     client: PrefectClient, settings: dict[str, Any]
 ) -> None:
     servers = PrefectServers(client)
@@ -68,7 +68,7 @@ async def test_what_is_not_legal_is_not_kept(
     assert await servers.names() == []
 
 
-async def test_one_that_was_made_illegal_in_prefect_says_so(client: PrefectClient) -> None:
+async def test_a_tool_server_made_invalid_in_prefect_is_reported(client: PrefectClient) -> None:
     servers = PrefectServers(client)
     await servers.add("time", {"command": ["cat"]})
     document = await STORE.find(client, "time")
@@ -79,16 +79,17 @@ async def test_one_that_was_made_illegal_in_prefect_says_so(client: PrefectClien
         InvalidInput, match='the tool server "time" is invalid: work_dir: is relative'
     ):
         await servers.read("time")
-    assert (await servers.describe("time"))["problem"].startswith("work_dir: is relative")
-    assert [each["name"] for each in await servers.every()] == ["time"]
+    problem = (await servers.describe("time")).problem or ""
+    assert problem.startswith("work_dir: is relative")
+    assert [each.name for each in await servers.every()] == ["time"]
 
 
 @pytest.mark.slow
 async def test_a_tool_of_a_saved_server_is_called_with_a_secret(
-    client: PrefectClient, told: Told
+    client: PrefectClient, report_pipe: ReportPipe
 ) -> None:
     servers = PrefectServers(client)
-    await servers.add("ours", {"command": [sys.executable, str(OURS), str(told.path)]})
+    await servers.add("ours", {"command": [sys.executable, str(OURS), str(report_pipe.path)]})
     await secrets.add(client, "ops", VALUE, ["tool:ours.digest"])
     prepared = await calls.prepare(
         "ours.digest",

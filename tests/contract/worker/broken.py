@@ -1,3 +1,3 @@
-"""A program that cannot be imported."""
+"""Launcher program whose import fails."""
 
 raise ImportError("it cannot be imported")

@@ -1,4 +1,4 @@
-"""The two launchers over children that do what `programs` says; a parent process for each test."""
+"""Fixtures: both launchers with the child programs of `programs`; a new parent for each test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.contract.worker.programs import ADAPTERS, NAME
 
 @dataclass
 class Launching:
-    """A launcher and what it started; `living` are those of pids that a test was told."""
+    """Launcher and the processes that it started."""
 
     launcher: Launcher
     folder: Path
@@ -35,7 +35,7 @@ class Launching:
         return began
 
     async def until(self, began: RunProcess, key: str) -> Any:
-        """What the process tells under ``key``."""
+        """Wait until the process reports the fact ``key``; return its value."""
         async for fact in began.facts():
             if key in fact:
                 return fact[key]
@@ -66,17 +66,17 @@ def living(pids: list[int]) -> list[int]:
 
 
 def children(pid: int | None) -> list[int]:
-    """The children of a process, with those that have ended and were not reaped."""
+    """Return the pids of a process's children, including ended ones that were not reaped."""
     return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
-async def becomes(true: Callable[[], object], within: float = 15.0) -> None:
-    """Until it is so; TimeoutError if it does not become so."""
+async def wait_until(true: Callable[[], object], within: float = 15.0) -> None:
+    """Wait until ``true`` returns a true value; raise TimeoutError after ``within`` seconds."""
     async with asyncio.timeout(within):
         while not true():
             await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(seconds=0.02))
 
 
 def actions(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the log says was done, warnings and worse."""
+    """Return the actions that were logged as warnings or worse."""
     return [r.__dict__["action"] for r in caplog.records if r.levelno >= logging.WARNING]

@@ -1,8 +1,7 @@
-"""What the children of these tests do (`daybook.worker.child_setup.Program`); ``kind`` names it.
+"""Actions of the child processes in these tests (`daybook.worker.child_setup.Program`), by kind.
 
-Also the program of a worker, ``python -m tests.contract.worker.programs ADAPTER FOLDER KIND…``: it
-starts a process of each
-kind, prints their pids in a line of JSON, and waits to be killed.
+``python -m tests.contract.worker.programs ADAPTER FOLDER KIND…`` runs a worker: it starts a process
+of each kind, prints their pids as a line of JSON, and waits until it is killed.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ STUBBORN = [sys.executable, "-c", _STUBBORN]
 
 
 def prepare() -> None:
-    """Nothing: what is above is imported."""
+    """Do nothing: the imports above are the preparation."""
 
 
 def run(task: LaunchRequest, status: int, fresh: bool) -> int:
@@ -48,7 +47,7 @@ def run(task: LaunchRequest, status: int, fresh: bool) -> int:
 
 
 class Status:
-    """The pipe on which a child tells facts."""
+    """Pipe on which a child reports facts."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -62,7 +61,7 @@ class Status:
             left = left[os.write(self._descriptor, left) :]
 
 
-def ends(task: LaunchRequest, tell: Status) -> int:
+def end_normally(task: LaunchRequest, tell: Status) -> int:
     print("to stdout")
     print("to stderr", file=sys.stderr)
     return int(task.flow_run.get("code", 0))
@@ -101,7 +100,7 @@ def is_terminated(task: LaunchRequest, tell: Status) -> None:
 
 
 def tells(task: LaunchRequest, tell: Status) -> None:
-    """More than a pipe holds, and something that is no fact."""
+    """Report more than a pipe buffer holds, and lines that are not facts."""
     tell(first=1)
     if "short" not in task.flow_run:
         tell.write("not a fact\n[1]\n")
@@ -110,7 +109,7 @@ def tells(task: LaunchRequest, tell: Status) -> None:
 
 
 def describes(task: LaunchRequest, tell: Status) -> None:
-    """Tells what it finds: its surroundings are what the task says, and nothing else is open."""
+    """Report the surroundings of the process: ids, folder, descriptors, input, signals."""
     open_now = dict(_descriptors())
     tell(
         pid=os.getpid(),
@@ -128,12 +127,12 @@ def describes(task: LaunchRequest, tell: Status) -> None:
 
 def _descriptors() -> Iterator[tuple[int, str]]:
     for name in sorted(os.listdir("/proc/self/fd"), key=int):
-        with suppress(FileNotFoundError):  # the one that read the folder
+        with suppress(FileNotFoundError):  # the descriptor that listed the folder
             yield int(name), os.readlink(f"/proc/self/fd/{name}").split(":")[0]
 
 
 def secrets(task: LaunchRequest, tell: Status) -> None:
-    """Tells what it knows of its environment, and what others could read of it."""
+    """Report the environment as this process knows it, and as other processes can read it."""
     known = ("PREFECT_API_AUTH_STRING", "OPENAI_API_KEY", "PLAIN")
     tell(
         secrets={name: os.environ.get(name) for name in known},
@@ -146,7 +145,7 @@ def secrets(task: LaunchRequest, tell: Status) -> None:
 
 
 def learns(task: LaunchRequest, tell: Status) -> None:
-    """Tells whether a module was imported already, and that it is needed."""
+    """Report whether a module was imported already, and that this run needs it."""
     tell(known="colorsys" in sys.modules)
     tell(imported=task.flow_run.get("names", ["colorsys", "no_such_module"]))
 
@@ -163,14 +162,14 @@ def ignores(task: LaunchRequest, tell: Status) -> None:
 
 
 def computes(task: LaunchRequest, tell: Status) -> None:
-    """Holds the interpreter in one call of C for hours: no handler of Python's is called."""
+    """Block the interpreter in one C call for hours, so no Python signal handler runs."""
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     tell(ready=True)
     pow(3, 1 << 40)
 
 
 def begins(task: LaunchRequest, tell: Status) -> None:
-    """Begins others: in its group, in a session of its own, and one whose parent has ended."""
+    """Start child processes: in its group, in another session, and one whose parent has ended."""
     tell(begun=_begin())
     waits(task, tell)
 
@@ -191,7 +190,7 @@ def _begin() -> list[int]:
         begun = subprocess.Popen(STUBBORN, stdout=subprocess.PIPE, start_new_session=apart)
         assert begun.stdout is not None
         begun.stdout.readline()
-        begun.returncode = 0  # left behind
+        begun.returncode = 0  # left behind on purpose
         pids.append(begun.pid)
     orphan = (
         f"import subprocess as s; print(s.Popen({STUBBORN}, start_new_session=True, stdout=-3).pid)"

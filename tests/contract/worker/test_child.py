@@ -1,4 +1,4 @@
-"""What the process of a run does with a real server: flows of ours, of others, and hooks."""
+"""Child process of a run with a real server: our flows, user flows, and hooks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from daybook.home import Home
 from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest
 from daybook.worker.run_process import RunProcess
-from tests.contract.worker.conftest import becomes
+from tests.contract.worker.conftest import wait_until
 from tests.contract.worker.programs import ADAPTERS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -41,7 +41,7 @@ async def launcher(
 
 @dataclass
 class Theirs:
-    """A flow of somebody else's in a folder of its own."""
+    """User flow in its own folder."""
 
     launcher: Launcher
     client: PrefectClient
@@ -89,8 +89,8 @@ async def theirs(launcher: Launcher, tmp_path: Path) -> AsyncIterator[Theirs]:
         yield Theirs(launcher, client, tmp_path)
 
 
-async def test_a_flow_of_others_finds_its_own_modules(theirs: Theirs) -> None:
-    """Also those that are called as doors of ours are, which the parent has loaded."""
+async def test_a_user_flow_imports_its_own_modules(theirs: Theirs) -> None:
+    """This includes modules with the names of our entry points, which the parent has loaded."""
     theirs.writes("", "flows/__init__.py")
     theirs.writes("WORD = 'theirs'", "flows/agent_prompt.py")
     theirs.writes(
@@ -107,17 +107,17 @@ def work():
     run = await theirs.run()
     began = await theirs.start(run)
     assert await began.ended() == 0
-    said = f"theirs {theirs.folder} {theirs.folder}"
-    assert said in began.output.read_text()
+    expected = f"theirs {theirs.folder} {theirs.folder}"
+    assert expected in began.output.read_text()
     assert await theirs.ends_as(run) == "COMPLETED"
-    # The last of its logs were sent before it left.
+    # The process sent the last of its logs before it exited.
     about = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
     messages = [log.message for log in await theirs.client.read_logs(about)]
-    assert said in messages
+    assert expected in messages
     assert messages[-1].startswith("Finished in state Completed")
 
 
-async def test_a_flow_that_fails(theirs: Theirs) -> None:
+async def test_a_failing_user_flow_is_failed_in_prefect(theirs: Theirs) -> None:
     theirs.writes(
         """
 from prefect import flow
@@ -134,7 +134,7 @@ async def work():
     assert await theirs.ends_as(run) == "FAILED"
 
 
-async def test_a_flow_that_is_ended_tells_prefect(theirs: Theirs) -> None:
+async def test_an_ended_user_flow_is_crashed_in_prefect(theirs: Theirs) -> None:
     theirs.writes(
         """
 import asyncio
@@ -148,15 +148,17 @@ async def work():
     )
     run = await theirs.run()
     began = await theirs.start(run)
-    await becomes(lambda: "ready" in began.output.read_text(), within=60)
+    await wait_until(lambda: "ready" in began.output.read_text(), within=60)
     await began.end(grace=20.0)
-    # Prefect's engine, which has told the server, leaves with 0.
+    # Prefect's engine reports the end to the server and then exits with 0.
     assert await began.ended() in {0, -signal.SIGTERM}
     assert await theirs.ends_as(run) == "CRASHED"
 
 
-async def test_the_settings_are_those_of_the_task(launcher: Launcher, theirs: Theirs) -> None:
-    """Not those that Prefect read when the parent imported it."""
+async def test_a_child_uses_the_prefect_settings_of_its_task(
+    launcher: Launcher, theirs: Theirs
+) -> None:
+    """The parent imported Prefect with other settings."""
     theirs.writes(
         """
 from prefect import flow
@@ -176,7 +178,7 @@ async def work():
     assert f"{os.environ['PREFECT_API_URL']} http://ui.invalid" in began.output.read_text()
 
 
-async def test_what_an_interpreter_reads_at_its_start_counts_too(theirs: Theirs) -> None:
+async def test_interpreter_variables_of_the_task_apply_to_the_child(theirs: Theirs) -> None:
     theirs.writes("WORD = 'found'", "elsewhere/remote.py")
     theirs.writes(
         """
@@ -196,7 +198,7 @@ async def work():
     assert "found 1" in began.output.read_text()
 
 
-async def test_a_command_line_in_place_of_the_engine(theirs: Theirs) -> None:
+async def test_a_custom_command_replaces_the_engine(theirs: Theirs) -> None:
     theirs.writes(
         """
 from prefect import flow
@@ -213,7 +215,7 @@ async def work():
     assert await theirs.ends_as(run) == "COMPLETED"
 
 
-async def test_a_command_that_is_not_there(theirs: Theirs) -> None:
+async def test_a_missing_command_exits_with_127(theirs: Theirs) -> None:
     began = await theirs.start(await theirs.run(), command="no-such-program --at all")
     assert await began.ended() == 127
     assert began.output.read_text().startswith("no-such-program --at all: ")
@@ -240,9 +242,7 @@ async def work():
 @pytest.mark.parametrize(
     ("hook", "state"), [("crashed", Crashed()), ("cancelled", Cancelling())], ids=str
 )
-async def test_hooks_are_called_one_after_the_other(
-    theirs: Theirs, hook: str, state: State[Any]
-) -> None:
+async def test_hooks_are_called_in_order(theirs: Theirs, hook: str, state: State[Any]) -> None:
     theirs.writes(HOOKED.format(hooks="plain, asynchronous"))
     run = await theirs.run(state)
     began = await theirs.start(run, "hooks", hook=hook)
@@ -253,7 +253,7 @@ async def test_hooks_are_called_one_after_the_other(
     assert called == [["plain", *about], ["asynchronous", *about]]
 
 
-async def test_a_hook_that_fails_keeps_none_from_its_turn(theirs: Theirs) -> None:
+async def test_a_failing_hook_does_not_stop_the_next_one(theirs: Theirs) -> None:
     theirs.writes(HOOKED.format(hooks="fails, plain"))
     began = await theirs.start(await theirs.run(Crashed()), "hooks", hook="crashed")
     assert await began.ended() == 1
@@ -261,15 +261,15 @@ async def test_a_hook_that_fails_keeps_none_from_its_turn(theirs: Theirs) -> Non
     assert text.index("in the hook") < text.index("plain work")
 
 
-async def test_hooks_of_a_flow_that_cannot_be_loaded(theirs: Theirs) -> None:
+async def test_hooks_fail_if_the_flow_cannot_be_loaded(theirs: Theirs) -> None:
     theirs.writes("raise ImportError('not any more')")
     began = await theirs.start(await theirs.run(Crashed()), "hooks", hook="crashed")
     assert await began.ended() == 1
     assert "not any more" in began.output.read_text()
 
 
-async def test_a_flow_of_ours(launcher: Launcher, daybook_home: Home) -> None:
-    """Without a handover it claims for itself, as under any worker."""
+async def test_our_flow_runs_without_a_handover(launcher: Launcher, daybook_home: Home) -> None:
+    """Without a handover from the worker, the flow claims its run itself."""
     from flows.agent_prompt import agent_prompt
 
     async with get_client() as client:
@@ -282,7 +282,7 @@ async def test_a_flow_of_ours(launcher: Launcher, daybook_home: Home) -> None:
         assert await state_of(client, run.id) == "COMPLETED"
 
 
-async def test_several_at_once_keep_apart(theirs: Theirs) -> None:
+async def test_concurrent_children_each_execute_their_own_run(theirs: Theirs) -> None:
     theirs.writes(
         """
 from prefect import flow

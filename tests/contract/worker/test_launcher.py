@@ -1,4 +1,4 @@
-"""Which launcher is taken, and why."""
+"""Selection of the launcher, and the logged reason for it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def taken(tmp_path: Path) -> Callable[[str, str], AbstractAsyncContextManager[La
         ("broken", "linux", False, ["ImportError: it cannot be imported"]),
     ],
 )
-async def test_children_are_forked_where_that_is_safe(
+async def test_children_are_forked_only_if_that_is_safe(
     taken: Callable[[str, str], AbstractAsyncContextManager[Launcher]],
     caplog: pytest.LogCaptureFixture,
     *,
@@ -45,17 +45,17 @@ async def test_children_are_forked_where_that_is_safe(
     async with taken(program, platform) as launcher:
         assert launcher.preload is expected
         if program != "broken":
-            began = await launcher.start(LaunchRequest({"id": "x"}, "ours", "ends"))
+            began = await launcher.start(LaunchRequest({"id": "x"}, "ours", "end_normally"))
             assert await began.ended() == 0
     assert actions(caplog) == ["children_spawned"] * len(why)
     for record, part in zip(caplog.records, why, strict=True):
         assert part in record.getMessage()
 
 
-async def test_threads_that_come_later_have_a_child_start_afresh(tmp_path: Path) -> None:
-    """Forked, it would have one thread and the locks that the others held."""
+async def test_a_child_is_started_fresh_if_the_parent_has_several_threads(tmp_path: Path) -> None:
+    """A forked child would have one thread, and the locks that the other threads held."""
     async with Launcher(tmp_path, preload=True, program=f"{HERE}.threaded") as launcher:
         assert launcher.threads == 2
-        began = await launcher.start(LaunchRequest({"id": "x"}, "ours", "ends"))
+        began = await launcher.start(LaunchRequest({"id": "x"}, "ours", "end_normally"))
         assert await began.ended() == 0
         assert began.output.read_text() == "to stdout\nto stderr\n"

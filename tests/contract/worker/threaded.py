@@ -1,4 +1,4 @@
-"""A program whose import starts a thread."""
+"""Launcher program whose import starts a thread."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""A ledger with callbacks in it, beside the session's Prefect server, and a receiver for them."""
+"""Fixtures for delivery tests: a ledger with callbacks, the session's Prefect and a receiver."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.world import World, at_prefect
 
 
 class ReceiverProcess:
-    """The program `receiver`, which is there between `start` and `kill`."""
+    """The program `receiver` as a child process, running between `start` and `kill`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self.port = folder, free_port()
@@ -59,14 +59,16 @@ class ReceiverProcess:
             self._process = None
 
     def got(self) -> list[dict[str, Any]]:
-        """What came, in its order: `{"path", "headers", "body", "answer"}`."""
+        """Return the received requests in order: `{"path", "headers", "body", "answer"}`."""
         log = self._folder / "log"
         lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]  # not one half written
+        return [
+            json.loads(line) for line in lines if line.endswith("\n")
+        ]  # skip a half-written line
 
 
 async def ask(world: World, *addresses: str, **fields: Any) -> list[str]:
-    """A callback to each; their ids."""
+    """Add a callback for each address to the outbox, and return their ids."""
     now = world.ledger.now()
     rows = [
         OutboxRow(
@@ -89,20 +91,20 @@ async def ask(world: World, *addresses: str, **fields: Any) -> list[str]:
 
 
 async def callbacks(world: World) -> dict[str, OutboxRow]:
-    """All of them, by id."""
+    """Return all callbacks by id."""
     async with world.ledger.read() as session:
         found = await session.execute(select(OutboxRow).where(OutboxRow.purpose == "callback"))
         return {row.id: row for row in found.scalars()}
 
 
 async def tries(world: World) -> int:
-    """How often all that is in the outbox was tried, together."""
+    """Return the total number of tries of all outbox rows."""
     async with world.ledger.read() as session:
         return int((await session.execute(select(func.sum(OutboxRow.attempts)))).scalar_one())
 
 
 async def pending(world: World) -> int:
-    """How much is still to be sent."""
+    """Return the number of pending deliveries."""
     waiting = select(func.count()).where(col(OutboxRow.status) == Delivery.PENDING)
     async with world.ledger.read() as session:
         return int((await session.execute(waiting)).scalar_one())
@@ -122,7 +124,7 @@ async def receiver(tmp_path: Path) -> AsyncIterator[ReceiverProcess]:
 async def world(
     prefect_server: PrefectServer, daybook_home: Home, database: Database, tmp_path: Path
 ) -> AsyncIterator[World]:
-    """With a clock that processes of the test's share; no destination and no secret is left."""
+    """Yield a world whose clock child processes share; remove its destinations and secrets."""
     clock = SharedClock(tmp_path / "ahead")
     async with at_prefect(tmp_path, prefect_server, database, clock=clock) as world:
         yield world

@@ -1,7 +1,7 @@
-"""A receiver of callbacks, a program of its own: it is killed, hangs, refuses, and comes back.
+"""Receiver of callbacks as a separate program, which tests kill, restart and make fail.
 
-``python -m tests.e2e.delivery.receiver PORT FOLDER``: `FOLDER/mode` says what it does and is read
-at each request; each is written to `FOLDER/log`, a line of JSON, before it is answered.
+``python -m tests.e2e.delivery.receiver PORT FOLDER`` reads its mode from `FOLDER/mode` at each
+request, and appends the request to `FOLDER/log` as a line of JSON before it answers.
 
 =========  ====================================================================================
 well       200
@@ -11,7 +11,8 @@ hang       no answer
 mixed      one after the other: 200, 500, no answer, 429, cut off in the middle of a 200
 =========  ====================================================================================
 
-What is sent to a path that ends in ``/gone`` is answered 410, but where it hangs.
+A path that ends in ``/hang`` gets no answer. A path that ends in ``/gone`` is answered with 410,
+except in the mode `hang`.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ class Receiver:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
-                seen = await self._request(reader)
-                answer = self._answer(seen["path"])
-                self._log.write(json.dumps(seen | {"answer": answer}).encode() + b"\n")
+                request = await self._request(reader)
+                answer = self._answer(request["path"])
+                self._log.write(json.dumps(request | {"answer": answer}).encode() + b"\n")
                 if answer == "hang":
-                    await reader.read()  # until the other side has had enough
+                    await reader.read()  # until the client closes the connection
                     break
                 writer.write(ANSWERS[answer])
                 await writer.drain()

@@ -1,6 +1,6 @@
-"""Processes that send what is due, as a keeper does, until they are killed.
+"""Child processes that send due deliveries as a keeper does, until a test kills them.
 
-Their ledger's clock goes ahead by the seconds that stand in a file: the test moves it.
+The clock of their ledger is ahead by the number of seconds in a file, which the test changes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 
 
 class SharedClock(Ahead):
-    """Put forward by what stands in ``file``, for all processes that have this clock."""
+    """Clock that is ahead by the seconds in ``file``, in every process that uses it."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def _sender(address: str, clock: ManualClock, home: str) -> None:
 
 
 def begin(address: str, clock: ManualClock, home: Path) -> multiprocessing.process.BaseProcess:
-    """Start one."""
+    """Start a sender process."""
     child = CONTEXT.Process(target=_sender, args=(address, clock, str(home)), daemon=True)
     child.start()
     return child

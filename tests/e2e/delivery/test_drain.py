@@ -1,4 +1,4 @@
-"""A drain in this process: what it claims, what it leaves, and what is left of it when it ends."""
+"""Dispatcher of the outbox in the test's process, with a real ledger, Prefect and receiver."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def _row(world: World, id_: str) -> OutboxRow:
 
 
 @pytest.mark.slow
-async def test_what_is_due_is_sent_and_written_down(
+async def test_due_callbacks_are_sent_signed_and_recorded_as_delivered(
     world: World, receiver: ReceiverProcess
 ) -> None:
     ids = await ask(world, *[f"{receiver.address}/hook"] * 3, run_id="r1")
@@ -48,7 +48,9 @@ async def test_what_is_due_is_sent_and_written_down(
 
 
 @pytest.mark.slow
-async def test_what_is_not_due_yet_waits(world: World, receiver: ReceiverProcess) -> None:
+async def test_a_failed_callback_is_not_sent_again_before_its_backoff_ends(
+    world: World, receiver: ReceiverProcess
+) -> None:
     receiver.says("500")
     [id_] = await ask(world, f"{receiver.address}/hook")
     assert await _drain(world) == DispatchResult(again=1)
@@ -60,19 +62,19 @@ async def test_what_is_not_due_yet_waits(world: World, receiver: ReceiverProcess
     assert [each["status_code"] for each in row.tries] == [500, 200]
 
 
-async def test_who_settled_a_run_sends_that_runs_alone(
+async def test_a_dispatch_for_one_run_sends_only_that_runs_callbacks(
     world: World, receiver: ReceiverProcess
 ) -> None:
-    [mine] = await ask(world, f"{receiver.address}/mine", run_id="r1")
+    [first] = await ask(world, f"{receiver.address}/mine", run_id="r1")
     [other] = await ask(world, f"{receiver.address}/other", run_id="r2")
     assert await _drain(world, run_id="r1", hurried=True) == DispatchResult(
         delivered=1, ended={"r1": None}
     )
-    assert (await _row(world, mine)).status == "delivered"
+    assert (await _row(world, first)).status == "delivered"
     assert (await _row(world, other)).attempts == 0
 
 
-async def test_what_comes_while_another_hangs_is_sent_meanwhile(
+async def test_a_later_callback_is_sent_while_an_earlier_one_hangs(
     world: World, receiver: ReceiverProcess
 ) -> None:
     [hangs] = await ask(world, f"{receiver.address}/hang")
@@ -94,19 +96,19 @@ async def _got(receiver: ReceiverProcess, count: int) -> bool:
 
 
 @pytest.mark.slow
-async def test_who_is_stopped_says_what_he_knows_and_gives_back_the_rest(
+async def test_a_cancelled_dispatch_records_finished_tries_and_releases_the_rest(
     world: World, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What came of the tries stays with him for a while, so that he is stopped before he says it.
+    # The dispatcher records results in batches, so the test cancels it before it records these.
     monkeypatch.setattr(module, "BATCH_WAIT_SECONDS", 60.0)
     drains: list[_Dispatcher] = []
 
-    class Seen(_Dispatcher):
+    class CountingDispatcher(_Dispatcher):
         def __init__(self, *given: Any, **named: Any) -> None:
             super().__init__(*given, **named)
             drains.append(self)
 
-    monkeypatch.setattr(module, "_Dispatcher", Seen)
+    monkeypatch.setattr(module, "_Dispatcher", CountingDispatcher)
     ids = await ask(world, *[f"{receiver.address}/hook", f"{receiver.address}/hang"] * 5)
     working = asyncio.create_task(_drain(world))
 
@@ -126,10 +128,10 @@ async def test_who_is_stopped_says_what_he_knows_and_gives_back_the_rest(
         assert found == (status, int(done), None), number
 
 
-async def test_while_prefect_is_away_what_needs_nobody_is_sent_and_the_rest_waits(
+async def test_without_prefect_a_file_message_is_sent_and_callbacks_stay_pending(
     world: World, receiver: ReceiverProcess, daybook_home: Home
 ) -> None:
-    """However many addresses wait before it, an alert to a file arrives."""
+    """A message to a file arrives, however many callbacks are queued before it."""
     ids = await ask(
         world, *(f"{receiver.address}/{number}" for number in range(module.MAX_IN_FLIGHT))
     )
@@ -150,7 +152,7 @@ async def test_while_prefect_is_away_what_needs_nobody_is_sent_and_the_rest_wait
     assert (again.delivered, again.again, again.away) == (module.MAX_IN_FLIGHT, 1, False)
 
 
-async def test_prefect_that_answers_with_an_error_uses_up_no_try_and_stops_no_other(
+async def test_an_error_of_prefect_uses_no_try_and_blocks_no_other_delivery(
     world: World, receiver: ReceiverProcess
 ) -> None:
     await secrets.add(world.client, "ops-token", "t0ken", ["127.0.0.1"], replace=True)
@@ -169,12 +171,12 @@ async def test_prefect_that_answers_with_an_error_uses_up_no_try_and_stops_no_ot
     assert await pending(world) == 2
     async with world.ledger.read() as session:
         assert (await session.execute(select(LaneRow))).all() == []
-    again = await _drain(world)  # the channel does not exist, and that is a failed try
+    again = await _drain(world)  # an unknown channel is a failed try
     assert (again.delivered, again.again, again.held) == (1, 1, False)
 
 
 @pytest.mark.slow
-async def test_prefect_that_goes_away_before_a_token_is_read_uses_up_no_try(
+async def test_an_unreachable_prefect_before_the_token_is_read_uses_no_try(
     world: World, receiver: ReceiverProcess
 ) -> None:
     await secrets.add(world.client, "ops-token", "t0ken", ["127.0.0.1"], replace=True)
@@ -191,7 +193,7 @@ async def test_prefect_that_goes_away_before_a_token_is_read_uses_up_no_try(
     assert receiver.got()[0]["headers"]["authorization"] == "Bearer t0ken"
 
 
-async def test_one_that_cannot_be_sent_stops_no_other(
+async def test_invalid_addresses_block_no_other_callback_and_are_not_logged(
     world: World, receiver: ReceiverProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -222,7 +224,9 @@ async def _tell(world: World, channel: str, chat_id: str = "") -> None:
         )
 
 
-async def test_a_message_goes_to_its_channel(world: World, daybook_home: Home) -> None:
+async def test_a_message_is_sent_to_its_channel_and_retried_if_that_is_unknown(
+    world: World, daybook_home: Home
+) -> None:
     await _tell(world, "file", chat_id="out.md")
     await _tell(world, "nobody-knows-it")
     sent = await _drain(world)
@@ -230,7 +234,7 @@ async def test_a_message_goes_to_its_channel(world: World, daybook_home: Home) -
     assert "Forty-two." in (daybook_home.path / "out" / "out.md").read_text()
 
 
-async def test_who_may_be_cut_short_begins_no_message_that_would_arrive_twice(
+async def test_a_hurried_dispatch_starts_no_message_that_could_arrive_twice(
     world: World, receiver: ReceiverProcess, daybook_home: Home
 ) -> None:
     await ask(world, f"{receiver.address}/hook", run_id="r1")
@@ -245,7 +249,7 @@ async def test_who_may_be_cut_short_begins_no_message_that_would_arrive_twice(
     assert (left.address, left.attempts, left.lease_until) == ("nobody-knows-it", 0, None)
 
 
-async def test_after_a_while_a_drain_claims_no_more(
+async def test_a_dispatch_claims_nothing_after_its_claim_period_ends(
     world: World, receiver: ReceiverProcess
 ) -> None:
     await ask(world, f"{receiver.address}/hook")
@@ -253,12 +257,12 @@ async def test_after_a_while_a_drain_claims_no_more(
     assert await _drain(world, claims_for=20.0) == DispatchResult(delivered=1)
 
 
-async def test_one_whose_lease_went_to_another_writes_nothing(
+async def test_a_dispatch_that_lost_a_callbacks_lease_records_no_try(
     world: World, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         module, "POLL_INTERVAL_SECONDS", 60.0
-    )  # it would take its own row again, once it may
+    )  # else it would claim its own row again
     receiver.says("hang")
     [id_] = await ask(world, f"{receiver.address}/hook")
     await destinations.add(world.client, "storm", receiver.address, timeout=5)

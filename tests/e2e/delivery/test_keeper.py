@@ -1,4 +1,4 @@
-"""The leader's keeper sends what is due, and one that stands by does not."""
+"""Keeper and deliveries: the leader sends due deliveries, a standby sends none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.world import World, so
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 
-async def test_the_leader_sends_what_is_due_and_again_what_failed(
+async def test_the_leader_sends_due_callbacks_and_retries_failed_ones(
     world: World, receiver: ReceiverProcess
 ) -> None:
     receiver.says("500")
@@ -34,7 +34,7 @@ async def test_the_leader_sends_what_is_due_and_again_what_failed(
     try:
         assert await so(tried, 30)
         receiver.says("well")
-        # By its own backoff of five seconds, on the clock that nobody moves.
+        # The retry follows after a backoff of five seconds; the test does not move the clock.
         assert await so(delivered, 60)
         assert keeper.costs["outbox"].error == ""
     finally:
@@ -42,7 +42,7 @@ async def test_the_leader_sends_what_is_due_and_again_what_failed(
         await asyncio.wait({working})
 
 
-async def test_one_that_stands_by_sends_nothing(world: World, receiver: ReceiverProcess) -> None:
+async def test_a_standby_keeper_sends_nothing(world: World, receiver: ReceiverProcess) -> None:
     assert (
         await leader_lease.acquire(world.ledger, leader_lease.LEADERSHIP_NAME, "there:2")
         is not None
@@ -50,8 +50,8 @@ async def test_one_that_stands_by_sends_nothing(world: World, receiver: Receiver
     keeper = Keeper(world.ledger, leader.new_holder())
     working = asyncio.create_task(keeper.run())
 
-    # What every keeper does, whoever leads. Cancelled while it connects to Prefect for that, the
-    # library of the network would leave its socket open.
+    # These services run in a standby too. If the test cancelled the keeper while they connect to
+    # Prefect, the network library would leave its socket open.
     async def has_done_its_own() -> bool:
         return {"drain", "server"} <= keeper.costs.keys()
 
@@ -65,7 +65,7 @@ async def test_one_that_stands_by_sends_nothing(world: World, receiver: Receiver
         await asyncio.wait({working})
 
 
-async def test_a_pass_that_is_ended_remembers_whose_delivery_is_to_be_shown(
+async def test_a_cancelled_pass_keeps_the_runs_whose_delivery_prefect_has_to_show(
     world: World, receiver: ReceiverProcess
 ) -> None:
     [id_] = await ask(world, f"{receiver.address}/hook", run_id="r1")
@@ -83,7 +83,7 @@ async def test_a_pass_that_is_ended_remembers_whose_delivery_is_to_be_shown(
     assert list(memory.ended) == ["r1"]
 
 
-async def test_while_prefect_is_away_what_is_to_be_shown_there_is_remembered(
+async def test_a_pass_without_prefect_keeps_the_deliveries_to_show_there(
     world: World, receiver: ReceiverProcess
 ) -> None:
     await ask(world, f"{receiver.address}/hook")

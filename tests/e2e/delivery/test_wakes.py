@@ -1,4 +1,4 @@
-"""Sessions are woken by one signed request, which an HTTP receiver on this machine gets."""
+"""Signed wake requests for task sessions, sent to a real HTTP receiver on this machine."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def _wakes(world: World) -> list[OutboxRow]:
 
 
 async def _queued(world: World, *names: str) -> dict[str, str]:
-    """A session for each name, and a task that only it can do; the runs' ids."""
+    """Register a session and add a matching task for each name; return the run ids by name."""
     runs = {}
     for name in names:
         await sessions.register(world.ledger, name, capabilities=[name])
@@ -56,7 +56,7 @@ async def _queued(world: World, *names: str) -> dict[str, str]:
     return runs
 
 
-async def test_one_signed_request_wakes_all_of_a_cycle(
+async def test_one_signed_request_wakes_all_sessions_of_a_cycle(
     world: World, receiver: ReceiverProcess, daybook_home: Home
 ) -> None:
     runs = await _queued(world, "one", "two", "three")
@@ -68,12 +68,12 @@ async def test_one_signed_request_wakes_all_of_a_cycle(
     (got,) = receiver.got()
     assert got["path"] == "/wake?key=private"
     secret = home_secret.default_secret(daybook_home, world.ledger.now())
-    said = Webhook(secret).verify(got["body"].encode(), got["headers"])
-    assert said == json.loads(got["body"])
-    assert said["event"] == got["headers"]["x-cronevent"] == "task.wake"
-    assert {each["session"]: each["run_id"] for each in said["targets"]} == runs
+    payload = Webhook(secret).verify(got["body"].encode(), got["headers"])
+    assert payload == json.loads(got["body"])
+    assert payload["event"] == got["headers"]["x-cronevent"] == "task.wake"
+    assert {each["session"]: each["run_id"] for each in payload["targets"]} == runs
 
-    # It arrived: for a minute none of them is woken, and nothing is sent.
+    # The wake has arrived, so no session is woken again for a minute.
     report = await _cycle(world, receiver)
     assert (report.wakes_succeeded, report.count("recently_notified")) == (3, 3)
     world.passes(seconds=61)
@@ -84,7 +84,7 @@ async def test_one_signed_request_wakes_all_of_a_cycle(
     assert len(receiver.got()) == 2
 
 
-async def test_a_wake_that_is_refused_is_not_tried_again_and_the_next_cycle_is(
+async def test_a_refused_wake_is_not_retried_but_the_next_cycle_wakes_again(
     world: World, receiver: ReceiverProcess
 ) -> None:
     await _queued(world, "one", "two")
@@ -100,9 +100,9 @@ async def test_a_wake_that_is_refused_is_not_tried_again_and_the_next_cycle_is(
     report = await _cycle(world, receiver)
     assert (report.wakes_failed, report.wakes_tried) == (2, 2)
     assert "500" in report.errors[0]
-    # The query, in which a token may stand, is in nothing that is told.
+    # No report contains the URL's query, which may hold a token.
     assert "private" not in report.summary().model_dump_json() + str(row.error) + row.lane
-    # After a failure the lane lets few through, but these are one.
+    # After a failure the queue sends few requests at a time, but all wakes are one request.
     assert await dispatch_outgoing(world.ledger, world.client, "here:1") == DispatchResult(
         delivered=1
     )
@@ -110,7 +110,9 @@ async def test_a_wake_that_is_refused_is_not_tried_again_and_the_next_cycle_is(
 
 
 @pytest.mark.slow
-async def test_where_nobody_listens_cycles_go_on(world: World, receiver: ReceiverProcess) -> None:
+async def test_cycles_continue_without_an_alert_if_the_wake_receiver_is_down(
+    world: World, receiver: ReceiverProcess
+) -> None:
     await _queued(world, "one")
     await receiver.kill()
     for number in range(3):

@@ -1,7 +1,7 @@
-"""Down for an hour, at a real Prefect: what it had queued, what it had not, and what became of it.
+"""Audit after an hour of downtime, with a real Prefect and the runs that it had queued.
 
-The ledger's clock goes an hour ahead, as if nobody had been there; Prefect's runs of that hour are
-then offered as a worker offers late ones, before the audit, after it, or never.
+The test moves the ledger's clock an hour ahead. Then it claims Prefect's runs of that hour as a
+worker claims late runs: before the audit, after it, or never.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ TEN = timedelta(minutes=10)
 
 
 async def queued(world: World, stored: StoredJob) -> list[FlowRun]:
-    """What Prefect has queued up to now, by the ledger's clock."""
+    """Return the runs that Prefect has queued up to now, by the ledger's clock."""
     now = world.ledger.now()
     runs = await world.prefect.runs(stored)
     return [each for each in runs if each.expected_start_time and each.expected_start_time <= now]
 
 
 async def offered(world: World, run: FlowRun) -> object:
-    """What a worker does with a late run, and what its flow does when it is granted."""
+    """Claim a late run as a worker does and, if that is granted, finish it as its flow does."""
     found = await occurrence.build_claim_request(
         world.ledger,
         run,
@@ -61,7 +61,7 @@ async def audited(world: World, stored: StoredJob) -> auditor.AuditReport:
 
 
 def apart(rows: Sequence[RunRow]) -> dict[datetime, str]:
-    """The outcome of each due time, ranges taken apart."""
+    """Return the outcome of each due time, with ranges expanded."""
     found: dict[datetime, str] = {}
     for row in rows:
         for place in range(row.count):
@@ -72,7 +72,7 @@ def apart(rows: Sequence[RunRow]) -> dict[datetime, str]:
 
 
 def expected(stored: StoredJob, now: datetime, catch_up: str) -> dict[datetime, str]:
-    """By the rule: what is a minute late or less is on time; the latest has half the gap."""
+    """Return the outcome that the catch-up policy demands for each of the six due times."""
     first = stored.job.schedule.anchor + TEN  # type: ignore[union-attr]
     dues = [first + place * TEN for place in range(6)]
     last = max(each for each in dues if each <= now)
@@ -86,14 +86,14 @@ def expected(stored: StoredJob, now: datetime, catch_up: str) -> dict[datetime, 
 
 @pytest.mark.parametrize("first", ["claims", "audit"])
 @pytest.mark.parametrize("catch_up", ["none", "latest", "all"])
-async def test_down_for_an_hour_each_due_time_has_its_outcome(
+async def test_after_an_hour_of_downtime_each_due_time_has_one_outcome(
     world: World, catch_up: str, first: str
 ) -> None:
     stored = await world.deploy(every="10m", catch_up=catch_up, overlap="allow")
     world.passes(minutes=63)
     late = await queued(world, stored)
     assert len(late) == 6  # Prefect queues an hour ahead
-    lost = late.pop(2)  # as when somebody deletes it
+    lost = late.pop(2)  # as if a person had deleted it
     await world.prefect.ui.delete_flow_run(lost.id)
     due = expected(stored, world.ledger.now(), catch_up)
 
@@ -103,7 +103,7 @@ async def test_down_for_an_hour_each_due_time_has_its_outcome(
         await audited(world, stored)
     else:
         await audited(world, stored)
-    # Again and again, until nobody waits: what Prefect has queued, and what is made for the rows.
+    # Claim queued runs, and those that ensure creates, until no row waits.
     for _ in range(len(due)):
         await scheduled_runs.ensure_all(world.ledger, world.client)
         for run in await queued(world, stored):

@@ -1,4 +1,4 @@
-"""Rule 14: what Prefect queues wrongly around the next real changes of the clocks is corrected."""
+"""Correction of due times that Prefect queues wrongly around real clock changes (promise 14)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ pytestmark = pytest.mark.e2e
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 BEFORE = timedelta(hours=30)
-"""How long before the change the ledger's clock stands: its day before is ahead."""
+"""Time from the ledger's clock to the change, so that the whole day before it is ahead."""
 
 
 def next_change(zone: str, forward: bool) -> datetime:
-    """The next instant from which the zone's clocks are set forward, or back."""
+    """Return the next instant at which the zone's clocks are set forward, or back."""
     now, tz = SYSTEM_CLOCK.now(), ZoneInfo(zone)
     for each in oracle.changes(zone, now.year, now.year + 3):
         before, after = (each - MINUTE).astimezone(tz), each.astimezone(tz)
@@ -39,7 +39,7 @@ def next_change(zone: str, forward: bool) -> datetime:
 
 @dataclass
 class Case:
-    """A job in Prefect, with the ledger's clock shortly before a change."""
+    """A job in Prefect, with the ledger's clock shortly before a clock change."""
 
     world: World
     stored: StoredJob
@@ -53,7 +53,7 @@ class Case:
         return await correct.correct(self.world.ledger, self.world.client)
 
     async def queued(self) -> list[FlowRun]:
-        """What Prefect's scheduler has queued from now on, by the ledger's clock."""
+        """Return the future runs that Prefect's scheduler has queued, by the ledger's clock."""
         now = self.world.ledger.now()
         runs = await self.world.prefect.runs(self.stored)
         return [
@@ -73,13 +73,13 @@ class Case:
         return [instant(each) for each in found]
 
     async def expected(self) -> list[datetime]:
-        """Each due time up to the end, found by brute force."""
+        """Return each due time up to the end, computed by brute force."""
         schedule = self.stored.job.schedule
         start = (self.world.ledger.now() + correct.WORKER_GRACE).replace(microsecond=0)
         return oracle.due(schedule.expr, schedule.timezone, start, self.end)  # type: ignore[union-attr]
 
-    async def kept(self) -> list[datetime]:
-        """What will run: what is queued and not skipped, and what waits for its due time."""
+    async def prefect_due_times(self) -> list[datetime]:
+        """Return the instants that will run: queued and not skipped, or waiting in the ledger."""
         rows = [row.due for row in await self.world.rows() if row.status == "waiting"]
         left = await self.instants(skipped=False)
         assert not set(rows) & set(left)
@@ -114,9 +114,9 @@ async def near(
 
 @dataclass
 class Change:
-    """A job around a change of the clocks: what Prefect queues wrongly, and does not queue.
+    """A job around a clock change: instants that Prefect queues wrongly, and those it misses.
 
-    Both count from the change.
+    Both are relative to the change.
     """
 
     cron: str
@@ -127,44 +127,46 @@ class Change:
 
 
 CHANGES = {
-    # Due at 03:00, the first instant after the gap, and queued for 01:30.
+    # Due at 03:00, the first instant after the gap; Prefect queues it for 01:30.
     "gap": Change("30 2 * * *", "America/New_York", True, [-30 * MINUTE], [0 * MINUTE]),
-    # Due at 01:00, as there is no midnight, and queued for 23:00 the day before.
+    # Due at 01:00, because midnight does not occur; Prefect queues it for 23:00 the day before.
     "midnight": Change("0 0 * * *", "America/Santiago", True, [-HOUR], [0 * MINUTE]),
-    # Due at 01:00 and 01:30 in both passes; nothing is queued in the second one.
+    # Due at 01:00 and 01:30 both times; Prefect queues nothing for the second time.
     "repeated": Change("*/30 * * * *", "America/New_York", False, [], [0 * MINUTE, 30 * MINUTE]),
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.slow
-async def test_what_is_queued_wrongly_is_right_before_it_is_due(world: World, name: str) -> None:
+async def test_wrongly_queued_runs_are_corrected_before_they_are_due(
+    world: World, name: str
+) -> None:
     given = CHANGES[name]
     case = await near(world, given.cron, given.zone, forward=given.forward)
     expected = await case.expected()
-    assert await case.kept() != expected  # Prefect has it wrong
+    assert await case.prefect_due_times() != expected  # Prefect queues it wrongly
 
     await case.correct()
 
-    assert await case.kept() == expected
+    assert await case.prefect_due_times() == expected
     assert [each - case.change for each in await case.instants(skipped=True)] == given.wrong
     rows = [row for row in await world.rows() if row.status == "waiting"]
     assert sorted(row.due - case.change for row in rows) == given.missing
     assert {(row.until == row.due, row.waits_for) for row in rows} == {(True, "due")}
     for run in await case.queued():
         if run.state is not None and run.state.name == "Skipped":
-            assert run.state.message == f"not due: daylight saving in {given.zone}"
+            assert run.state.message == f"not due: daylight saving time in {given.zone}"
 
-    # A second look finds nothing to do, and what waits has its run in Prefect at its due time.
+    # A second pass changes nothing, and a waiting row gets its Prefect run at its due time.
     assert not await case.correct()
-    assert await case.kept() == expected
+    assert await case.prefect_due_times() == expected
     await scheduled_runs.ensure_all(world.ledger, world.client)
     first = min(rows, key=lambda row: row.due)
     row = await world.row(first.id)
     assert await world.prefect.start(await world.prefect.run(row.flow_run_id)) == row.due
 
 
-async def test_a_corrected_due_time_is_granted_at_its_time(world: World) -> None:
+async def test_a_corrected_due_time_can_be_claimed_when_it_is_due(world: World) -> None:
     case = await near(world, "30 2 * * *", "America/New_York", forward=True)
     await case.correct()
     (row,) = [row for row in await world.rows() if row.status == "waiting"]
@@ -191,7 +193,7 @@ async def test_a_corrected_due_time_is_granted_at_its_time(world: World) -> None
 
 
 @pytest.mark.slow
-async def test_killed_after_any_write_the_next_pass_ends_with_the_same(world: World) -> None:
+async def test_a_pass_killed_after_any_write_is_completed_by_the_next(world: World) -> None:
     case = await near(world, "*/30 * * * *", "America/New_York", forward=False)
     expected = await case.expected()
     world.prefect.deadly = True
@@ -204,13 +206,13 @@ async def test_killed_after_any_write_the_next_pass_ends_with_the_same(world: Wo
             passes += 1
     world.prefect.deadly = False
 
-    assert await case.kept() == expected
+    assert await case.prefect_due_times() == expected
     assert not await case.correct()
     assert passes == len(await case.instants(skipped=True))
 
 
 @pytest.mark.slow
-async def test_a_job_far_from_a_change_and_one_seen_lately_cost_no_request(world: World) -> None:
+async def test_jobs_far_from_a_clock_change_or_just_compared_cost_no_request(world: World) -> None:
     await world.deploy(cron="0 9 * * *", timezone="UTC")
     await world.deploy(every="1h")
     case = await near(world, "30 2 * * *", "America/New_York", forward=True)
@@ -233,7 +235,7 @@ async def test_a_job_far_from_a_change_and_one_seen_lately_cost_no_request(world
     assert (await correct.correct(world.ledger, world.client, memory)).jobs == 0
 
 
-async def test_what_is_not_in_agreement_is_left_until_it_is(world: World) -> None:
+async def test_a_job_that_differs_from_its_deployment_is_not_corrected(world: World) -> None:
     case = await near(world, "30 2 * * *", "America/New_York", forward=True)
     deployment = await world.prefect.ui.read_deployment(str(case.stored.row.deployment_id))
     memory = correct.CorrectionState()

@@ -1,4 +1,4 @@
-"""Ends made in Prefect become outcomes in the ledger (`docs/promise.md` 13)."""
+"""Ends of runs in Prefect that become outcomes in the ledger (promise 13)."""
 
 from __future__ import annotations
 
@@ -23,30 +23,32 @@ from tests.world import World
 pytestmark = pytest.mark.e2e
 
 
-async def seen(world: World, **given: Any) -> None:
+async def record_ends(world: World, **given: Any) -> None:
     await ended_runs.record_live_ends(world.ledger, world.client, **given)
     await ended_runs.record_unread_ends(world.ledger, world.client, **given)
 
 
 async def scheduled(world: World) -> FlowRun:
-    """A future run that Prefect's scheduler has made of a job."""
+    """Return a future run that Prefect's scheduler created for a job."""
     return (await world.prefect.runs(await world.deploy(cron="0 0 1 1 *")))[0]
 
 
 async def held(world: World, *, running: bool) -> tuple[RunRow, FlowRun, Granted]:
     row, run = await world.prefect.carried(await world.deploy())
     granted = await (
-        world.begun(world.offer_of(row)) if running else world.granted(world.offer_of(row))
+        world.begun(world.claim_request_of(row))
+        if running
+        else world.granted(world.claim_request_of(row))
     )
     await world.prefect.set(run, Pending(), Running())
     return await world.row(row.id), run, granted
 
 
-# --- without a row
+# --- runs without a row
 
 
 @pytest.mark.slow
-async def test_a_future_run_that_was_cancelled_is_an_outcome(world: World) -> None:
+async def test_a_future_run_cancelled_in_prefect_is_recorded_as_cancelled(world: World) -> None:
     run = await scheduled(world)
     await world.prefect.ui.set_flow_run_state(run.id, Cancelling())  # as the UI's button does
     assert await world.prefect.shown(run) == ("CANCELLED", "Cancelled")
@@ -60,7 +62,7 @@ async def test_a_future_run_that_was_cancelled_is_an_outcome(world: World) -> No
     assert abs(row.due.timestamp() - run.expected_start_time.timestamp()) < 1
     assert row.kind == "agent-prompt"
 
-    # Seen again in the overlap of the passes, it changes nothing.
+    # Passes overlap, and reading the same end again changes nothing.
     await ended_runs.record_unread_ends(world.ledger, world.client)
     assert [each.id for each in await world.rows()] == [row.id]
     world.passes(seconds=16)
@@ -68,14 +70,14 @@ async def test_a_future_run_that_was_cancelled_is_an_outcome(world: World) -> No
 
 
 @pytest.mark.slow
-async def test_a_custom_run_that_fails_before_its_flow_is_an_outcome(world: World) -> None:
+async def test_a_custom_run_that_fails_before_its_flow_is_recorded_as_failed(world: World) -> None:
     stored = await world.deploy()
     run = await world.prefect.ui.create_flow_run_from_deployment(
         UUID(str(stored.row.deployment_id))
     )
     await world.prefect.set(run, Pending(), Failed(message="prompt: is not a string"))
 
-    await seen(world)
+    await record_ends(world)
 
     (row,) = await world.rows()
     assert (row.status, row.occurrence) == ("failed", f"flow:{run.id}")
@@ -83,7 +85,7 @@ async def test_a_custom_run_that_fails_before_its_flow_is_an_outcome(world: Worl
 
 
 @pytest.mark.slow
-async def test_what_we_showed_as_unknown_is_not_begun_again_when_its_row_is_gone(
+async def test_a_run_mirrored_as_unknown_is_not_recorded_again_without_its_row(
     world: World,
 ) -> None:
     stored = await world.deploy()
@@ -94,19 +96,19 @@ async def test_what_we_showed_as_unknown_is_not_begun_again_when_its_row_is_gone
         run, Pending(), Running(), terminal_state(Status.UNKNOWN, "the process vanished")
     )
 
-    await seen(world)
+    await record_ends(world)
 
     assert await ended_runs.record_end(world.ledger, world.client, str(run.id), gone=True) is None
     assert await world.rows() == []
 
 
-async def test_a_due_run_that_crashed_before_its_claim_waits_for_another(world: World) -> None:
+async def test_a_due_run_that_crashed_before_its_claim_gets_a_new_prefect_run(world: World) -> None:
     stored = await world.deploy(every="1m")
     run = (await world.prefect.runs(stored))[0]
     world.passes(seconds=70)
     await world.prefect.set(run, Pending(), Crashed(message="no process"))
 
-    await seen(world)
+    await record_ends(world)
 
     (row,) = await world.rows()
     assert (row.status, row.occurrence[:4]) == ("waiting", "due:")
@@ -115,29 +117,29 @@ async def test_a_due_run_that_crashed_before_its_claim_waits_for_another(world: 
     ]
 
 
-async def test_what_we_refused_has_no_row(world: World) -> None:
+async def test_a_run_refused_as_not_due_gets_no_row(world: World) -> None:
     run = await scheduled(world)
     await world.prefect.set(run, terminal_state(Status.SKIPPED, "not due"))
 
-    await seen(world)
+    await record_ends(world)
 
     assert await world.rows() == []
 
 
-async def test_a_run_of_somebody_else_is_nothing_to_us(world: World) -> None:
+async def test_a_run_of_another_ledgers_deployment_is_ignored(world: World) -> None:
     flow = await world.prefect.ui.create_flow_from_name("theirs")
     deployment = await world.prefect.ui.create_deployment(flow, "theirs", tags=["daybook:another"])
     run = await world.prefect.ui.create_flow_run_from_deployment(deployment)
     await world.prefect.set(run, Cancelled())
 
-    await seen(world)
+    await record_ends(world)
     assert await ended_runs.record_end(world.ledger, world.client, str(run.id)) is None
 
     assert await world.rows() == []
     await world.prefect.ui.delete_deployment(deployment)
 
 
-async def test_only_what_ended_since_the_last_pass_is_read_whoever_leads(world: World) -> None:
+async def test_ends_before_the_stored_read_position_are_not_read_again(world: World) -> None:
     run = await scheduled(world)
     await world.prefect.set(run, Cancelled())
     world.passes(minutes=2)
@@ -151,7 +153,7 @@ async def test_only_what_ended_since_the_last_pass_is_read_whoever_leads(world: 
 
 
 @pytest.mark.slow
-async def test_a_run_cancelled_long_before_a_keeper_leads_again_is_an_outcome(world: World) -> None:
+async def test_a_run_cancelled_days_before_the_next_pass_is_recorded(world: World) -> None:
     run = await scheduled(world)
     await ended_runs.record_unread_ends(world.ledger, world.client)
     await world.prefect.set(run, Cancelled())
@@ -163,7 +165,7 @@ async def test_a_run_cancelled_long_before_a_keeper_leads_again_is_an_outcome(wo
 
 
 @pytest.mark.parametrize("shortest", one_in(2, [timedelta(milliseconds=1), timedelta(hours=1)]))
-async def test_many_ends_are_read_in_parts_and_each_pass_goes_on(
+async def test_many_ends_are_read_in_parts_over_several_passes(
     world: World, monkeypatch: pytest.MonkeyPatch, shortest: timedelta
 ) -> None:
     monkeypatch.setattr(flow_runs, "PAGE_SIZE", 3)
@@ -175,7 +177,7 @@ async def test_many_ends_are_read_in_parts_and_each_pass_goes_on(
 
     seen_by_pass, reached = [], list[datetime]()
     while not reached or reached[-1] < world.at(minutes=-1):
-        # Each is that of another leader, and has time for one part.
+        # Each pass is by a new leader, which has time for one part.
         reached.append(
             await ended_runs.record_unread_ends(world.ledger, world.client, most_seconds=0)
         )
@@ -188,7 +190,7 @@ async def test_many_ends_are_read_in_parts_and_each_pass_goes_on(
 
 
 @pytest.mark.slow
-async def test_what_is_watched_and_not_told_yet_is_read_again(world: World) -> None:
+async def test_the_end_of_a_supervised_run_is_left_and_read_in_a_later_pass(world: World) -> None:
     run = await scheduled(world)
     await world.prefect.set(run, Cancelled())
     world.passes(minutes=10)
@@ -200,7 +202,7 @@ async def test_what_is_watched_and_not_told_yet_is_read_again(world: World) -> N
     assert [row.status for row in await world.rows()] == ["cancelled"]
 
 
-# --- waiting
+# --- waiting rows
 
 
 @pytest.mark.parametrize(
@@ -214,31 +216,33 @@ async def test_what_is_watched_and_not_told_yet_is_read_again(world: World) -> N
     ids=["cancelled", "completed", "crashed", "failed"],
 )
 @pytest.mark.slow
-async def test_a_waiting_row(world: World, state: State[Any], status: str) -> None:
+async def test_a_waiting_row_follows_the_end_of_its_prefect_run(
+    world: World, state: State[Any], status: str
+) -> None:
     row, run = await world.prefect.carried(await world.deploy(), state, until=world.at(minutes=5))
 
-    await seen(world)
+    await record_ends(world)
 
     row = await world.row(row.id)
     assert row.status == status
     assert row.flow_run_id == (None if status == "waiting" else str(run.id))
 
 
-async def test_cancelling_without_a_process_ends_on_both_sides(world: World) -> None:
+async def test_a_cancelling_run_without_a_process_is_cancelled_on_both_sides(world: World) -> None:
     row, run = await world.prefect.carried(await world.deploy(), Pending(), Cancelling())
     assert await world.prefect.shown(run) == ("CANCELLING", "Cancelling")
 
-    await seen(world)
+    await record_ends(world)
 
     row = await world.row(row.id)
     assert (row.status, row.unmirrored) == ("cancelled", False)
     assert await world.prefect.shown(run) == ("CANCELLED", "Cancelled")
 
 
-# --- held
+# --- claimed and running rows
 
 
-async def test_refused_parameters_never_reach_the_flow(world: World) -> None:
+async def test_a_claimed_run_with_refused_parameters_is_recorded_as_failed(world: World) -> None:
     row, run, _ = await held(world, running=False)
     await world.prefect.set(run, Failed(message="Validation failed"))
 
@@ -263,58 +267,58 @@ async def test_refused_parameters_never_reach_the_flow(world: World) -> None:
     ids=lambda each: str(getattr(each, "name", each)),
 )
 @pytest.mark.slow
-async def test_a_holder_that_gives_no_sign_of_life_is_gone(
+async def test_an_end_in_prefect_is_recorded_after_the_holder_stopped_renewing(
     world: World, running: bool, state: State[Any], status: str
 ) -> None:
     row, run, _ = await held(world, running=running)
     await world.prefect.set(run, state)
-    await seen(world)
+    await record_ends(world)
     assert (await world.row(row.id)).state is row.state
 
     world.passes(seconds=26)
-    await seen(world, supervised=[str(run.id)])
+    await record_ends(world, supervised=[str(run.id)])
     assert (await world.row(row.id)).state is row.state
 
-    await seen(world)
+    await record_ends(world)
     assert (await world.row(row.id)).status == status
 
 
 @pytest.mark.slow
-async def test_a_holder_that_renews_is_left_to_its_run(world: World) -> None:
+async def test_an_end_in_prefect_is_ignored_while_the_holder_renews(world: World) -> None:
     row, run, granted = await held(world, running=True)
     await world.prefect.set(run, Failed(message="by hand"))
     world.passes(seconds=20)
     assert await leases.renew(world.ledger, row.id, granted.fence)
     world.passes(seconds=20)
 
-    await seen(world)
+    await record_ends(world)
 
     assert (await world.row(row.id)).status == "running"
 
 
 @pytest.mark.slow
-async def test_cancelling_is_its_holders_to_end(world: World) -> None:
+async def test_a_cancelling_run_is_left_to_its_holder(world: World) -> None:
     row, run, _ = await held(world, running=True)
     await world.prefect.set(run, Cancelling())
     world.passes(seconds=50)
 
-    await seen(world)
+    await record_ends(world)
 
     assert (await world.row(row.id)).status == "running"
     assert await world.prefect.shown(run) == ("CANCELLING", "Cancelling")
 
 
-async def test_a_row_that_is_begun_meanwhile_is_not_settled_by_an_old_end(world: World) -> None:
+async def test_an_old_end_in_prefect_does_not_end_a_row_that_began_meanwhile(world: World) -> None:
     row, _ = await world.prefect.carried(await world.deploy(), Crashed())
-    world.prefect.after["filter"] = lambda: world.begun(world.offer_of(row))
+    world.prefect.after["filter"] = lambda: world.begun(world.claim_request_of(row))
 
-    await seen(world)
+    await record_ends(world)
 
     assert (await world.row(row.id)).status == "running"
 
 
 @pytest.mark.slow
-async def test_an_end_of_a_run_that_ended_here_changes_nothing(world: World) -> None:
+async def test_an_end_in_prefect_does_not_change_a_run_that_has_an_outcome(world: World) -> None:
     row, run = await world.prefect.carried(await world.deploy())
     await claims.cancel(world.ledger, row.id)
     await world.prefect.set(run, Failed())
@@ -326,7 +330,7 @@ async def test_an_end_of_a_run_that_ended_here_changes_nothing(world: World) -> 
 
 
 @pytest.mark.slow
-async def test_one_that_has_not_ended_is_nothing(world: World) -> None:
+async def test_a_prefect_run_that_has_not_ended_changes_nothing(world: World) -> None:
     row, run = await world.prefect.carried(await world.deploy(), until=world.at(minutes=5))
 
     assert await ended_runs.record_end(world.ledger, world.client, str(run.id)) is None

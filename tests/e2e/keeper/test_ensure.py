@@ -1,4 +1,4 @@
-"""Ensure: a waiting row has exactly one scheduled Prefect run (`docs/promise.md` 11)."""
+"""Ensure: each waiting row has exactly one scheduled Prefect run (promise 11)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SLOT = ("SCHEDULED", "AwaitingConcurrencySlot")
 SECOND = timedelta(seconds=1)
 
 
-async def test_where_nothing_is_to_be_done_prefect_is_asked_nothing(world: World) -> None:
+async def test_services_without_work_send_no_request_to_prefect(world: World) -> None:
     stored = await world.deploy()
     row = await world.request(stored)
     await claims.cancel(world.ledger, row.id)
@@ -66,7 +66,7 @@ async def test_a_waiting_row_gets_its_prefect_run(world: World) -> None:
     assert world.prefect.requests == {"filter": 1}
 
 
-async def test_one_that_is_scheduled_elsewhere_is_moved(world: World) -> None:
+async def test_a_prefect_run_scheduled_for_another_time_is_moved(world: World) -> None:
     stored = await world.deploy()
     row, run = await world.prefect.carried(stored)
     await world.prefect.ui.update_flow_run(run.id, infrastructure_pid="a-machine:17")
@@ -83,9 +83,9 @@ async def test_one_that_is_scheduled_elsewhere_is_moved(world: World) -> None:
     assert len(await world.prefect.runs(stored)) == 1
 
 
-async def test_two_processes_at_once_make_one_run(world: World) -> None:
+async def test_two_concurrent_passes_create_one_prefect_run_for_each_row(world: World) -> None:
     stored = await world.deploy()
-    wanted = [await world.request(stored) for _ in range(4)]
+    requested = [await world.request(stored) for _ in range(4)]
     async with get_client() as other, Ledger(world.ledger.address, world.clock) as ledger:
         await asyncio.gather(
             scheduled_runs.ensure_all(world.ledger, world.client),
@@ -94,12 +94,12 @@ async def test_two_processes_at_once_make_one_run(world: World) -> None:
 
     runs = await world.prefect.runs(stored)
     assert len(runs) == 4
-    carried = {(await world.row(row.id)).flow_run_id for row in wanted}
+    carried = {(await world.row(row.id)).flow_run_id for row in requested}
     assert carried == {str(run.id) for run in runs}
 
 
 @pytest.mark.slow
-async def test_dead_after_the_run_was_made_the_next_pass_finds_it(world: World) -> None:
+async def test_the_next_pass_finds_a_prefect_run_that_a_killed_pass_created(world: World) -> None:
     stored = await world.deploy()
     row = await world.request(stored)
     world.prefect.after["create_flow_run"] = dies
@@ -115,7 +115,7 @@ async def test_dead_after_the_run_was_made_the_next_pass_finds_it(world: World) 
 
 
 @pytest.mark.slow
-async def test_a_run_that_nobody_knew_and_that_ended_is_followed_by_another(world: World) -> None:
+async def test_an_unrecorded_prefect_run_that_crashed_is_replaced(world: World) -> None:
     stored = await world.deploy()
     row = await world.request(stored)
     world.prefect.after["create_flow_run"] = dies
@@ -132,7 +132,7 @@ async def test_a_run_that_nobody_knew_and_that_ended_is_followed_by_another(worl
 
 
 @pytest.mark.slow
-async def test_a_run_that_was_deleted_is_made_again(world: World) -> None:
+async def test_a_deleted_prefect_run_of_a_waiting_row_is_created_again(world: World) -> None:
     stored = await world.deploy()
     row, run = await world.prefect.carried(stored, until=world.at(minutes=5))
     await world.prefect.ui.delete_flow_run(run.id)
@@ -147,7 +147,7 @@ async def test_a_run_that_was_deleted_is_made_again(world: World) -> None:
 
 @pytest.mark.parametrize("state", [Pending(), Running()], ids=["pending", "running"])
 @pytest.mark.slow
-async def test_a_started_one_is_left_to_its_process_for_a_minute(
+async def test_a_started_unsupervised_prefect_run_is_set_back_after_a_minute(
     world: World, state: State[Any]
 ) -> None:
     stored = await world.deploy()
@@ -164,7 +164,7 @@ async def test_a_started_one_is_left_to_its_process_for_a_minute(
     assert (await world.prefect.run(run)).next_scheduled_start_time == row.until
 
 
-async def test_a_started_one_whose_process_is_gone_is_set_back_at_once(world: World) -> None:
+async def test_ensure_row_sets_a_started_prefect_run_back_at_once(world: World) -> None:
     stored = await world.deploy()
     row, run = await world.prefect.carried(stored, Pending(), Running())
 
@@ -175,7 +175,7 @@ async def test_a_started_one_whose_process_is_gone_is_set_back_at_once(world: Wo
 
 
 @pytest.mark.slow
-async def test_one_that_was_cancelled_is_not_made_again(world: World) -> None:
+async def test_a_cancelled_prefect_run_is_not_created_again(world: World) -> None:
     stored = await world.deploy()
     row, run = await world.prefect.carried(stored, Cancelled(), until=world.at(minutes=5))
 
@@ -186,7 +186,7 @@ async def test_one_that_was_cancelled_is_not_made_again(world: World) -> None:
     assert await world.prefect.shown(run) == ("CANCELLED", "Cancelled")
 
 
-async def test_runs_that_end_again_and_again_before_they_begin_are_no_storm(world: World) -> None:
+async def test_a_row_fails_after_three_prefect_runs_crashed_before_they_began(world: World) -> None:
     stored = await world.deploy()
     row, run = await world.prefect.carried(stored)
     for _ in range(3):
@@ -205,7 +205,7 @@ async def test_runs_that_end_again_and_again_before_they_begin_are_no_storm(worl
 
 @pytest.mark.parametrize("way", [Cancelled, Completed, Cancelling], ids=lambda way: way.__name__)
 @pytest.mark.slow
-async def test_what_a_person_does_while_it_is_moved_is_not_lost(
+async def test_an_end_that_a_person_sets_while_a_run_is_moved_is_kept(
     world: World, way: Callable[[], State[Any]]
 ) -> None:
     stored = await world.deploy()
@@ -222,7 +222,7 @@ async def test_what_a_person_does_while_it_is_moved_is_not_lost(
     assert len(await world.prefect.runs(stored)) == 1
 
 
-async def test_one_that_starts_while_it_is_moved_goes_on(world: World) -> None:
+async def test_a_run_that_starts_while_it_is_moved_continues(world: World) -> None:
     stored = await world.deploy()
     row, run = await world.prefect.carried(stored)
     await world.set_row(row, until=world.at(minutes=5))
@@ -230,7 +230,7 @@ async def test_one_that_starts_while_it_is_moved_goes_on(world: World) -> None:
 
     async def starts() -> None:
         await world.set_row(row, until=world.at(seconds=-1))
-        await world.begun(world.offer_of(row))
+        await world.begun(world.claim_request_of(row))
         await world.prefect.set(run, Pending(), Running())
 
     world.prefect.before["set_state"] = starts
@@ -238,7 +238,7 @@ async def test_one_that_starts_while_it_is_moved_goes_on(world: World) -> None:
 
     now = await world.row(row.id)
     assert (now.status, now.fence, now.holder) == ("running", 1, "here:1")
-    # Whoever fetches it now is told that another has it; its flow ends it as ever.
+    # A worker that fetches it now finds it held elsewhere; its flow ends it as usual.
     await world.prefect.set(run, Completed())
     await claims.finish(world.ledger, row.id, 1, Outcome(Status.SUCCEEDED, output="done"))
     world.passes(seconds=16)
@@ -248,11 +248,11 @@ async def test_one_that_starts_while_it_is_moved_goes_on(world: World) -> None:
     assert len(await world.prefect.runs(stored)) == 1
 
 
-async def test_a_row_that_is_claimed_before_the_write_is_not_touched(world: World) -> None:
+async def test_a_row_claimed_just_before_the_write_keeps_its_prefect_state(world: World) -> None:
     stored = await world.deploy()
     row, run = await world.prefect.carried(stored, Pending(), Running())
     world.passes(seconds=70)
-    world.prefect.after["filter"] = lambda: world.begun(world.offer_of(row))
+    world.prefect.after["filter"] = lambda: world.begun(world.claim_request_of(row))
 
     assert not await scheduled_runs.ensure_all(world.ledger, world.client)
 
@@ -260,7 +260,7 @@ async def test_a_row_that_is_claimed_before_the_write_is_not_touched(world: Worl
 
 
 @pytest.mark.slow
-async def test_who_asks_for_a_run_makes_it(world: World) -> None:
+async def test_a_fresh_request_is_left_to_its_requester_for_some_seconds(world: World) -> None:
     stored = await world.deploy()
     row = await world.request(stored)
     await world.set_row(row, queued_at=world.ledger.now())
@@ -273,7 +273,7 @@ async def test_who_asks_for_a_run_makes_it(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_of_a_job_the_next_ten_have_a_run(world: World) -> None:
+async def test_only_the_next_ten_rows_of_a_job_have_a_prefect_run(world: World) -> None:
     stored = await world.deploy()
     later = world.at(hours=1)
     rows = [await world.request(stored, later, due=later - timedelta(minutes=n)) for n in range(12)]
@@ -286,7 +286,7 @@ async def test_of_a_job_the_next_ten_have_a_run(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_many_are_made_in_several_passes(
+async def test_runs_over_the_write_limit_are_created_in_the_next_pass(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduled_runs, "MAX_WRITES_PER_PASS", 2)
@@ -301,26 +301,26 @@ async def test_many_are_made_in_several_passes(
 
 
 @pytest.mark.slow
-async def test_without_a_deployment_a_row_is_left(world: World) -> None:
+async def test_a_row_whose_deployment_is_missing_stays_waiting(world: World) -> None:
     stored, other = await world.deploy(), await world.deploy()
-    gone, fine = await world.request(stored), await world.request(other)
+    lost, fine = await world.request(stored), await world.request(other)
     await world.prefect.ui.delete_deployment(UUID(str(stored.row.deployment_id)))
 
     done = await scheduled_runs.ensure_all(world.ledger, world.client)
 
     assert (len(done.made), done.left) == (1, 1)
     assert (await world.row(fine.id)).flow_run_id == done.made[0]
-    left = await world.row(gone.id)
+    left = await world.row(lost.id)
     assert (left.status, left.flow_run_id, left.prefect_runs) == ("waiting", None, 0)
 
 
-async def test_of_a_job_that_is_off_since_its_deployment_was_deleted_it_is_skipped(
+async def test_a_waiting_row_of_a_job_whose_deployment_was_deleted_is_skipped(
     world: World,
 ) -> None:
-    """It was held while that was noticed, and its process died."""
+    """The row was claimed when the deletion was recorded, and its process died after that."""
     stored = await world.deploy()
     held, _ = await world.prefect.carried(stored)
-    granted = await world.granted(world.offer_of(held))
+    granted = await world.granted(world.claim_request_of(held))
     deployment_id = str(stored.row.deployment_id)
     await world.prefect.ui.delete_deployment(UUID(deployment_id))
     async with world.ledger.write() as session:
@@ -332,12 +332,12 @@ async def test_of_a_job_that_is_off_since_its_deployment_was_deleted_it_is_skipp
     await claims.holder_died(world.ledger, held.id, granted.fence, "killed")
     assert (await world.row(held.id)).status == "waiting"
     world.passes(seconds=61)
-    fresh = await world.request(stored)  # who asked for it is about to make the deployment
+    fresh = await world.request(stored)  # its requester may be about to create the deployment
 
     await scheduled_runs.ensure_all(world.ledger, world.client)
 
     row = await world.row(held.id)
-    assert (row.status, row.reason) == ("skipped", f"the job is off: {records.DELETED_REASON}")
+    assert (row.status, row.reason) == ("skipped", f"the job is disabled: {records.DELETED_REASON}")
     assert (row.finished_at is not None, row.until) == (True, None)
     assert (await world.row(fresh.id)).status == "waiting"
     world.passes(seconds=61)
@@ -345,10 +345,10 @@ async def test_of_a_job_that_is_off_since_its_deployment_was_deleted_it_is_skipp
     assert (await world.row(fresh.id)).status == "skipped"
 
 
-async def test_of_a_removed_job_it_is_cancelled(world: World) -> None:
+async def test_a_waiting_row_of_a_removed_job_is_cancelled(world: World) -> None:
     stored = await world.deploy()
     row = await world.request(stored)
-    granted = await world.granted(world.offer_of(row, flow_run_id=None))
+    granted = await world.granted(world.claim_request_of(row, flow_run_id=None))
     await world.archive(stored)
     await claims.postpone(world.ledger, row.id, granted.fence, world.at(seconds=-1), "no ledger")
 
@@ -358,7 +358,7 @@ async def test_of_a_removed_job_it_is_cancelled(world: World) -> None:
     assert (row.status, row.reason) == ("cancelled", "the job was removed")
 
 
-async def test_what_prefect_refuses_does_not_hold_up_the_others(world: World) -> None:
+async def test_a_run_that_prefect_refuses_does_not_block_the_others(world: World) -> None:
     stored = await world.deploy()
     bad = await world.request(stored, parameters={"prompt": ["no", "text"]})
     good = await world.request(stored)
@@ -370,7 +370,7 @@ async def test_what_prefect_refuses_does_not_hold_up_the_others(world: World) ->
     assert (await world.row(good.id)).flow_run_id == done.made[0]
 
 
-async def test_what_prefect_refuses_is_asked_for_after_longer_pauses_and_has_failed_then(
+async def test_a_refused_run_is_retried_with_backoff_and_fails_after_three_refusals(
     world: World,
 ) -> None:
     stored = await world.deploy()
@@ -386,7 +386,7 @@ async def test_what_prefect_refuses_is_asked_for_after_longer_pauses_and_has_fai
         world.prefect.requests.clear()
         assert (
             await scheduled_runs.ensure_all(world.ledger, world.client)
-        ).left == 1  # not before its time
+        ).left == 1  # not due yet
         assert not world.prefect.requests
         world.passes(seconds=pause + 1)
 
@@ -399,7 +399,7 @@ async def test_what_prefect_refuses_is_asked_for_after_longer_pauses_and_has_fai
     assert not (await scheduled_runs.ensure_all(world.ledger, world.client)).left
 
 
-async def test_what_was_refused_and_is_not_any_more_is_made(world: World) -> None:
+async def test_a_refused_run_is_created_when_prefect_accepts_it(world: World) -> None:
     stored = await world.deploy()
     row = await world.request(stored, parameters={"prompt": ["no", "text"]})
     await scheduled_runs.ensure_all(world.ledger, world.client)
@@ -412,7 +412,7 @@ async def test_what_was_refused_and_is_not_any_more_is_made(world: World) -> Non
 
 
 @pytest.mark.parametrize("code", [401, 403])
-async def test_a_refusal_that_is_no_fault_of_the_row_is_not_held_against_it(
+async def test_an_authorization_error_of_prefect_does_not_count_as_a_refusal(
     world: World, code: int
 ) -> None:
     row = await world.request(await world.deploy())
@@ -430,7 +430,7 @@ async def test_a_refusal_that_is_no_fault_of_the_row_is_not_held_against_it(
 
 
 @pytest.mark.slow
-async def test_a_failed_run_of_a_waiting_row_is_followed_by_another(world: World) -> None:
+async def test_a_failed_prefect_run_of_a_waiting_row_is_replaced(world: World) -> None:
     stored = await world.deploy()
     row, run = await world.prefect.carried(stored, Failed(message="no slot"))
 
@@ -442,7 +442,7 @@ async def test_a_failed_run_of_a_waiting_row_is_followed_by_another(world: World
     assert row.prefect_runs == 2
 
 
-# --- wake: a free slot (`docs/promise.md` 12)
+# --- wake: free slots (promise 12)
 
 
 async def test_a_free_slot_goes_to_the_earliest_due_time(world: World) -> None:
@@ -457,17 +457,17 @@ async def test_a_free_slot_goes_to_the_earliest_due_time(world: World) -> None:
 
     assert await world.prefect.start(early_run) < world.at(seconds=1)
     assert await world.prefect.start(late_run) == until
-    # It stays woken, and is the one that gets the slot.
+    # The woken run keeps its start time, and only it gets the slot.
     assert not await scheduled_runs.ensure_all(world.ledger, world.client)
     assert await world.prefect.start(early_run) < world.at(seconds=1)
-    offer = ClaimRequest(late.occurrence, late.kind, late.trigger, late.due, "w", most=1)
-    assert isinstance(await claims.claim(world.ledger, offer), Waiting)
-    await world.granted(world.offer_of(await world.row(early.id)))
+    claim_request = ClaimRequest(late.occurrence, late.kind, late.trigger, late.due, "w", most=1)
+    assert isinstance(await claims.claim(world.ledger, claim_request), Waiting)
+    await world.granted(world.claim_request_of(await world.row(early.id)))
     assert await scheduled_runs.wake(world.ledger, world.client, 1) == []
 
 
 @pytest.mark.slow
-async def test_what_is_due_already_is_not_moved_again(world: World) -> None:
+async def test_a_woken_prefect_run_that_is_already_due_is_not_moved(world: World) -> None:
     stored = await world.deploy()
     _, run = await world.prefect.carried(stored, waits_for="slot")
     before = await world.prefect.states(run)

@@ -1,7 +1,8 @@
-"""Of any number of keepers one leads (`docs/promise.md` 16): real processes, ended in every way.
+"""Leader election among keepers (promise 16): real processes, ended in every way.
 
-Over both databases: a lead is a lease in the ledger. Those that wait for the end of one are played
-side by side, each in a world of its own, and a test looks at what came of each.
+Leadership is a lease in the ledger, so the scenarios run over each kind of database. Those that
+wait for the end of a lease run concurrently, each in a world of its own, and one test each reports
+the result.
 """
 
 from __future__ import annotations
@@ -48,29 +49,28 @@ from tests.world.workers import sqlite_is_free, stand_still
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
 FOLLOWED = SHORT.leader_lease.total_seconds() + SHORT.leader_check.total_seconds() + 15.0
-"""Seconds within which a leader that was killed has one that follows: its lease, a look, and what a
-loaded machine takes."""
+"""Seconds until a killed leader is replaced: its lease, one check, and 15 s for a busy machine."""
 SOON = 90.0
-"""Seconds within which a pass is done, or a process has begun."""
+"""Seconds until a pass is done or a process has started."""
 _LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended('daybook public', 0))"
 
 
 @dataclass
 class Keepers:
-    """The keepers of one world, each a process with `SHORT` times."""
+    """The keepers of one world, each a process with `SHORT` timing."""
 
     world: World
     begun: list[Child] = field(default_factory=list)
 
     async def another(self, gate: Gate | None = None) -> Child:
-        """Begin one, and wait until it stands by or leads."""
-        here = self.world.workers.here
+        """Start a keeper, and wait until it is on standby or leads."""
+        selected = self.world.workers.selected_prefect
         if gate is not None:
-            here = SelectedPrefect(gate.api_url, here.ui_url)
+            selected = SelectedPrefect(gate.api_url, selected.ui_url)
         child = await children.start(
             "keeper",
             [sys.executable, "-m", "daybook", "keeper"],
-            environment=worker.environment(self.world.home, here)
+            environment=worker.environment(self.world.home, selected)
             | {"DAYBOOK_LEDGER_URL": self.world.database.address}
             | SHORT.environment(),
             log=self.world.home.logs / f"keeper-{len(self.begun) + 1}.log",
@@ -86,7 +86,7 @@ class Keepers:
         return child
 
     async def leader(self) -> Child | None:
-        """The one that leads now, as the ledger says."""
+        """Return the keeper that leads now, according to the ledger."""
         found = await leads.read(self.world.ledger, leads.LEADERSHIP_NAME)
         if found is None or not found.leads(self.world.ledger.now()):
             return None
@@ -100,7 +100,7 @@ class Keepers:
         assert await so(so_it_is, within), "\n".join(each.tail() for each in self.begun)
 
     async def carried(self, row: RunRow, within: float = SOON) -> None:
-        """The waiting row has its Prefect run: a leader was at work."""
+        """Wait until the row has its Prefect run, which only a leader creates."""
 
         async def so_it_is() -> bool:
             return (await self.world.row(row.id)).flow_run_id is not None
@@ -108,7 +108,7 @@ class Keepers:
         assert await so(so_it_is, within), "\n".join(each.tail() for each in self.begun)
 
     async def waits(self) -> RunRow:
-        """A row that waits for longer than the test takes, and has no Prefect run."""
+        """Return a row that waits for longer than the test takes and has no Prefect run."""
         job = await self.world.deploy()
         return await self.world.request(job, self.world.at(hours=1))
 
@@ -123,7 +123,7 @@ class Keepers:
 
 
 def _is_free(database: Database) -> bool:
-    """Whether nobody holds the claim lock."""
+    """Return whether no process holds the claim lock."""
     if isinstance(database, Postgresql):
         return bool(database.query(_LOCK)[0][0])
     return sqlite_is_free(database.address)
@@ -142,7 +142,7 @@ async def keepers_of(world: World) -> AsyncIterator[Keepers]:
 async def world(
     prefect_server: PrefectServer, daybook_home: Home, tmp_path: Path, database: Database
 ) -> AsyncIterator[World]:
-    """Its ledger is in each kind of database."""
+    """Yield a world whose ledger is in each kind of database."""
     async with at_prefect(tmp_path, prefect_server, database) as world:
         yield world
 
@@ -167,7 +167,7 @@ async def killed_and_told_to_end(keepers: Keepers) -> None:
     (other,) = {second, third} - {one}
     os.kill(one.pid, signal.SIGTERM)
     assert await one.wait() == 0
-    # It gave its lease back, so none has to run out.
+    # It released its lease, so the other keeper need not wait until a lease expires.
     assert await keepers.leader() is not one
     await keepers.leads(other)
     await keepers.carried(await keepers.waits())
@@ -182,7 +182,7 @@ async def stopped(keepers: Keepers) -> None:
     gate.close_for("flow_runs/filter")  # in the middle of a pass
     await asyncio.wait_for(gate.held.wait(), SOON)
     await keepers.stop(first)
-    gate.let_go()
+    gate.release()
     second = await keepers.another()
     await keepers.leads(second, FOLLOWED)
     await keepers.stop(second)
@@ -193,7 +193,7 @@ async def stopped(keepers: Keepers) -> None:
 
     await keepers.carried(row, FOLLOWED)
 
-    # Only after the other one's lease was anything written.
+    # It wrote nothing before the other keeper's lease ended.
     writes = [at for at, how, path in gate.asked if at > woken and lead.is_write(how, path)]
     assert min(writes) >= held.until
     assert await keepers.leader() is first
@@ -210,11 +210,11 @@ async def outcomes(
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> AsyncIterator[Outcomes]:
-    """How each was played over each database."""
+    """Run each scenario over each database, and yield the errors."""
     found, playing = Outcomes(), dict[tuple[str, str], Coroutine[Any, Any, None]]()
     async with AsyncExitStack() as stack:
         for kind in databases.KINDS:
-            # Of a server a session has two databases, and one of them has its tables already.
+            # A test session has two databases on a server, and one of them has its tables already.
             for play, prepared in ((killed_and_told_to_end, False), (stopped, True)):
                 root = tmp_path_factory.mktemp(play.__name__)
                 file, server = root / "ledger.db", databases.server_of(request)
@@ -225,33 +225,35 @@ async def outcomes(
                     continue
                 there = at_prefect(root, prefect_server, database)
                 world = await stack.enter_async_context(there)
-                # In a pool with another ledger's, a keeper wants one of its own.
+                # In a pool with another ledger's deployments, a keeper needs one of its own.
                 await world.deploy()
                 keepers = await stack.enter_async_context(keepers_of(world))
                 playing[play.__name__, kind] = play(keepers)
-        ends = await asyncio.gather(*playing.values(), return_exceptions=True)
-    yield found | dict(zip(playing, ends, strict=True))
+        results = await asyncio.gather(*playing.values(), return_exceptions=True)
+    yield found | dict(zip(playing, results, strict=True))
 
 
-def seen(outcomes: Outcomes, play: str, kind: str) -> None:
+def raise_failure(outcomes: Outcomes, play: str, kind: str) -> None:
     wrong = outcomes[play, kind]
     if wrong is not None:
         raise wrong
 
 
 @pytest.mark.parametrize("kind", databases.KINDS)
-def test_who_is_killed_is_followed_and_who_is_told_to_end_is_followed_at_once(
+def test_a_killed_leader_is_replaced_and_a_terminated_one_at_once(
     outcomes: Outcomes, kind: str
 ) -> None:
-    seen(outcomes, killed_and_told_to_end.__name__, kind)
+    raise_failure(outcomes, killed_and_told_to_end.__name__, kind)
 
 
 @pytest.mark.parametrize("kind", databases.KINDS)
-def test_who_was_stopped_writes_nothing_until_it_leads_again(outcomes: Outcomes, kind: str) -> None:
-    seen(outcomes, stopped.__name__, kind)
+def test_a_suspended_keeper_writes_nothing_until_it_leads_again(
+    outcomes: Outcomes, kind: str
+) -> None:
+    raise_failure(outcomes, stopped.__name__, kind)
 
 
-async def test_who_does_not_reach_prefect_lets_another_lead(
+async def test_a_leader_that_cannot_reach_prefect_gives_up_leadership(
     world: World, prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services, "PREFECT_TIMEOUT_SECONDS", 1.0)
@@ -269,18 +271,18 @@ async def test_who_does_not_reach_prefect_lets_another_lead(
                     is not None
                 )
 
-            # Much sooner than a lease that nobody renews would run out.
+            # Much sooner than an unrenewed lease would expire.
             assert await so(free, TIMING.leader_lease.total_seconds() / 2)
             work.cancel()
             await asyncio.wait({work})
 
 
-async def test_a_client_asks_before_each_write(world: World) -> None:
-    mine = lead.Leadership(world.ledger, "here:1:a")
-    keeping = asyncio.create_task(mine.keep())
-    await mine.wait_until_leading()
+async def test_the_leaders_client_refuses_to_write_after_leadership_was_lost(world: World) -> None:
+    leadership = lead.Leadership(world.ledger, "here:1:a")
+    keeping = asyncio.create_task(leadership.keep())
+    await leadership.wait_until_leading()
     job = await world.deploy()
-    async with lead.leader_client(mine) as client:
+    async with lead.leader_client(leadership) as client:
         deployment = await client.read_deployment(job.row.deployment_id or "")
         made = await client.create_flow_run_from_deployment(deployment.id)
         world.passes(seconds=TIMING.leader_lease.total_seconds())
@@ -293,14 +295,14 @@ async def test_a_client_asks_before_each_write(world: World) -> None:
         with pytest.raises(LeadershipLost):
             await client.delete_flow_run(made.id)
 
-        # It may look all the same.
+        # Reading is still allowed.
         assert [run.name for run in await client.read_flow_runs()].count(made.name) == 1
     assert [run.id for run in await world.prefect.runs(job)] == [made.id]
     keeping.cancel()
     await asyncio.wait({keeping})
 
 
-async def test_the_leader_tells_of_itself(world: World) -> None:
+async def test_the_leader_records_errors_and_costs_of_its_services(world: World) -> None:
     await world.deploy()
     async with keepers_of(world) as keepers:
         await keepers.another()
@@ -309,20 +311,20 @@ async def test_the_leader_tells_of_itself(world: World) -> None:
 
 async def _tells(world: World) -> None:
 
-    async def told() -> bool:
+    async def all_services_ran() -> bool:
         found = await leads.read(world.ledger, leads.LEADERSHIP_NAME)
         passes = found.note.get("passes", {}) if found else {}
-        wanted = {"drain", "expire", "ends", "ensure", "wake", "mirror", "unread"}
-        wanted |= {"observe", "correct", "audit", "prune"}
-        return wanted <= passes.keys()
+        expected = {"drain", "expire", "ends", "ensure", "wake", "mirror", "unread"}
+        expected |= {"observe", "correct", "audit", "prune"}
+        return expected <= passes.keys()
 
-    assert await so(told, SOON)
+    assert await so(all_services_ran, SOON)
     found = await leads.read(world.ledger, leads.LEADERSHIP_NAME)
     assert found is not None
     assert {name: each["error"] for name, each in found.note["passes"].items()} == dict.fromkeys(
         found.note["passes"], ""
     )
-    # Seen from where it stood: asked, and it took its time.
+    # The recorded costs of a service are its requests and its CPU time.
     assert found.note["passes"]["observe"]["requests"] > 0
     assert 0 < found.note["passes"]["observe"]["cpu_seconds"] < 5
     observed = found.note["observed_at"]
@@ -331,7 +333,7 @@ async def _tells(world: World) -> None:
     )
 
 
-async def test_an_edit_in_prefect_is_in_the_ledger_in_time_and_sooner_by_its_event(
+async def test_the_keeper_imports_an_edit_by_polling_and_sooner_by_its_event(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = await world.deploy(cron="0 9 * * *")
@@ -343,7 +345,7 @@ async def test_an_edit_in_prefect_is_in_the_ledger_in_time_and_sooner_by_its_eve
         return "observe" in keeper.costs
 
     assert await so(passed, SOON)
-    # No event tells of this: the next pass finds it.
+    # Prefect sends no event for this edit, so the next pass finds it.
     (schedule,) = deployment.schedules
     await world.prefect.ui.update_deployment_schedule(
         deployment.id, schedule.id, schedule=CronSchedule(cron="30 7 * * *", timezone="UTC")
@@ -354,7 +356,7 @@ async def test_an_edit_in_prefect_is_in_the_ledger_in_time_and_sooner_by_its_eve
         return isinstance(schedule, Cron) and schedule.expr == "30 7 * * *"
 
     assert await so(taken_over, 15.0)
-    # That pass has listed them all before; the next one is the event's.
+    # From here on only the event can start a pass in time.
     change(monkeypatch, services, jobs_interval=600)
     await world.prefect.ui.update_deployment(deployment.id, DeploymentUpdate(paused=True))
 

@@ -1,4 +1,4 @@
-"""What Prefect holds for started and nobody runs (`docs/promise.md` 13)."""
+"""Runs that Prefect shows as started although no process executes them (promise 13)."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ ME, NOW = "the-worker", "incarnation-2"
 
 
 async def swept(world: World, *supervised: FlowRun) -> StaleRunResult:
-    mine = {str(run.id) for run in supervised}
+    supervised_ids = {str(run.id) for run in supervised}
     return await stale_runs.handle_stale_runs(
-        world.ledger, world.client, WORK_POOL, ME, supervised=lambda: mine
+        world.ledger, world.client, WORK_POOL, ME, supervised=lambda: supervised_ids
     )
 
 
-async def test_a_folder_whose_maker_was_killed_goes_in_the_pass(
+async def test_the_pass_removes_the_temporary_folder_of_a_killed_process(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -43,11 +43,11 @@ async def test_a_folder_whose_maker_was_killed_goes_in_the_pass(
     assert left.name not in os.listdir(tmp_path)
 
 
-# --- ours
+# --- runs of Daybook's jobs
 
 
 async def custom(world: World, *states: State[Any]) -> FlowRun:
-    """A custom run without a row, in the last of these states."""
+    """Return a custom run without a row, in the last of these states."""
     stored = await world.deploy()
     run = await world.prefect.ui.create_flow_run_from_deployment(
         UUID(str(stored.row.deployment_id))
@@ -63,7 +63,7 @@ async def custom(world: World, *states: State[Any]) -> FlowRun:
     ids=["pending", "running"],
 )
 @pytest.mark.slow
-async def test_one_that_nobody_claims_is_scheduled_again(
+async def test_a_started_run_that_no_process_claims_is_scheduled_again(
     world: World, states: list[State[Any]], seconds: int
 ) -> None:
     run = await custom(world, *states)
@@ -81,7 +81,7 @@ async def test_one_that_nobody_claims_is_scheduled_again(
 
 
 @pytest.mark.slow
-async def test_one_that_is_to_start_later_is_left_to_who_fetched_it(world: World) -> None:
+async def test_a_pending_run_with_a_later_start_is_left_to_its_worker(world: World) -> None:
     details = StateDetails.model_validate({"scheduled_time": world.at(minutes=2)})
     pending: State[Any] = Pending(state_details=details)
     run = await custom(world, pending)
@@ -92,7 +92,7 @@ async def test_one_that_is_to_start_later_is_left_to_who_fetched_it(world: World
     assert await world.prefect.shown(run) == ("PENDING", "Pending")
 
 
-async def test_cancelling_with_nobody_to_end_it_is_cancelled(world: World) -> None:
+async def test_a_cancelling_run_without_a_process_is_cancelled(world: World) -> None:
     run = await custom(world, Pending(), Cancelling())
     world.passes(seconds=61)
 
@@ -103,7 +103,7 @@ async def test_cancelling_with_nobody_to_end_it_is_cancelled(world: World) -> No
     assert (row.status, row.flow_run_id) == ("cancelled", str(run.id))
 
 
-async def test_a_retry_that_died_before_its_claim_is_tried_again(world: World) -> None:
+async def test_a_retry_that_died_before_its_claim_is_scheduled_again(world: World) -> None:
     row, run = await world.prefect.carried(await world.deploy())
     await claims.cancel(world.ledger, row.id)
     await world.set_row(row, unmirrored=False)
@@ -120,11 +120,11 @@ async def test_a_retry_that_died_before_its_claim_is_tried_again(world: World) -
 
 
 @pytest.mark.slow
-async def test_one_with_a_live_row_is_others_business(world: World) -> None:
+async def test_a_started_run_with_a_live_row_is_not_touched(world: World) -> None:
     stored = await world.deploy()
     waiting, first = await world.prefect.carried(stored, Pending(), Running())
     claimed, second = await world.prefect.carried(await world.deploy(), Pending(), Running())
-    await world.begun(world.offer_of(claimed))
+    await world.begun(world.claim_request_of(claimed))
     world.passes(seconds=400)
 
     assert not await swept(world)
@@ -137,12 +137,12 @@ async def test_one_with_a_live_row_is_others_business(world: World) -> None:
     assert (await world.row(waiting.id)).status == "waiting"
 
 
-# --- flows that are not ours
+# --- runs of other flows
 
 
 @pytest.fixture
 async def theirs(world: World) -> AsyncIterator[UUID]:
-    """A deployment in our pool that is no job."""
+    """Yield a deployment in Daybook's pool that belongs to no job."""
     flow = await world.prefect.ui.create_flow_from_name("theirs")
     deployment = await world.prefect.ui.create_deployment(
         flow, uuid4().hex[:8], work_pool_name=WORK_POOL
@@ -158,28 +158,30 @@ async def foreign(world: World, deployment: UUID, pid: str, *states: State[Any])
     return run
 
 
-async def test_of_this_worker_before_it_was_started_again(world: World, theirs: UUID) -> None:
+async def test_runs_left_by_an_earlier_process_of_this_worker_are_resolved(
+    world: World, theirs: UUID
+) -> None:
     before = f"{ME}:incarnation-1:17"
     running = await foreign(world, theirs, before, Pending(), Running())
     pending = await foreign(world, theirs, before, Pending())
     stopping = await foreign(world, theirs, before, Pending(), Running(), Cancelling())
-    mine = await foreign(world, theirs, f"{ME}:{NOW}:18", Pending(), Running())
+    own_run = await foreign(world, theirs, f"{ME}:{NOW}:18", Pending(), Running())
     process_worker = await foreign(world, theirs, "a-machine:17", Pending(), Running())
 
-    assert await swept(world, mine) == StaleRunResult(scheduled=1, crashed=1, cancelled=1)
+    assert await swept(world, own_run) == StaleRunResult(scheduled=1, crashed=1, cancelled=1)
 
     assert await world.prefect.shown(running) == ("CRASHED", "Crashed")
     assert await world.prefect.shown(pending) == ("SCHEDULED", "Scheduled")
     assert (await world.prefect.run(pending)).infrastructure_pid is None
     assert await world.prefect.shown(stopping) == ("CANCELLED", "Cancelled")
-    for untouched in (mine, process_worker):
+    for untouched in (own_run, process_worker):
         assert await world.prefect.shown(untouched) == ("RUNNING", "Running")
-    assert not await swept(world, mine)
-    await world.prefect.set(mine, Completed())
+    assert not await swept(world, own_run)
+    await world.prefect.set(own_run, Completed())
 
 
 @pytest.mark.slow
-async def test_of_this_very_worker_when_prefect_was_away_at_its_end(
+async def test_a_run_of_this_worker_that_it_no_longer_supervises_is_crashed(
     world: World, theirs: UUID
 ) -> None:
     ended = await foreign(world, theirs, f"{ME}:{NOW}:18", Pending(), Running())
@@ -189,7 +191,9 @@ async def test_of_this_very_worker_when_prefect_was_away_at_its_end(
     assert await world.prefect.shown(ended) == ("CRASHED", "Crashed")
 
 
-async def test_one_that_ended_meanwhile_stays_as_it_ended(world: World, theirs: UUID) -> None:
+async def test_a_run_that_ends_just_before_the_write_keeps_its_state(
+    world: World, theirs: UUID
+) -> None:
     run = await foreign(world, theirs, f"{ME}:incarnation-1:17", Pending(), Running())
     world.prefect.before["set_state"] = lambda: world.prefect.set(run, Completed())
 
@@ -199,7 +203,7 @@ async def test_one_that_ended_meanwhile_stays_as_it_ended(world: World, theirs: 
 
 
 @pytest.mark.slow
-async def test_those_of_another_ledger_are_not_touched(world: World) -> None:
+async def test_runs_of_another_ledger_are_not_touched(world: World) -> None:
     flow = await world.prefect.ui.create_flow_from_name("theirs")
     deployment = await world.prefect.ui.create_deployment(
         flow, uuid4().hex[:8], work_pool_name=WORK_POOL, tags=["daybook:another"]
@@ -213,7 +217,9 @@ async def test_those_of_another_ledger_are_not_touched(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_of_a_worker_that_prefect_holds_for_offline(world: World, theirs: UUID) -> None:
+async def test_runs_of_a_worker_that_prefect_shows_as_offline_are_crashed(
+    world: World, theirs: UUID
+) -> None:
     online, offline = f"w-{uuid4().hex[:8]}", f"w-{uuid4().hex[:8]}"
     await world.prefect.ui.send_worker_heartbeat(WORK_POOL, online, heartbeat_interval_seconds=600)
     await world.prefect.ui.send_worker_heartbeat(WORK_POOL, offline, heartbeat_interval_seconds=1)

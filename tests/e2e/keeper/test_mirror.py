@@ -1,4 +1,4 @@
-"""Mirror and expire: Prefect shows what became of a run (`docs/promise.md` 13, 5)."""
+"""Mirror and lease reaper: Prefect shows the outcome of each run (promises 13 and 5)."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ SHOWN = {
 async def ended(
     world: World, status: Status, *states: State[Any], by_now: float = 16
 ) -> tuple[RunRow, FlowRun]:
-    """A run that ended ``by_now`` seconds ago, with its Prefect run in the last of the states."""
+    """Return a run that ended ``by_now`` seconds ago, its Prefect run in the last of ``states``."""
     row, run = await world.prefect.carried(await world.deploy())
-    granted = await world.begun(world.offer_of(row))
+    granted = await world.begun(world.claim_request_of(row))
     await world.prefect.set(run, Pending(), Running())
     await claims.finish(
         world.ledger, row.id, granted.fence, Outcome(status, reason="so it was", error="a reason")
@@ -57,7 +57,7 @@ async def ended(
 
 @pytest.mark.parametrize("status", SHOWN)
 @pytest.mark.slow
-async def test_each_outcome_is_shown_once(world: World, status: Status) -> None:
+async def test_each_outcome_is_mirrored_to_prefect_once(world: World, status: Status) -> None:
     row, run = await ended(world, status)
     assert row.unmirrored
 
@@ -66,12 +66,12 @@ async def test_each_outcome_is_shown_once(world: World, status: Status) -> None:
     assert await world.prefect.shown(run) == SHOWN[status]
     state = (await world.prefect.run(run)).state
     assert state is not None
-    # What is not known says the reason, not the error.
-    said = {Status.SUCCEEDED: f"run {row.id[:8]} succeeded", Status.UNKNOWN: "so it was"}
-    assert state.message == said.get(status, "a reason")
+    # An unknown outcome shows the reason, not the error.
+    messages = {Status.SUCCEEDED: f"run {row.id[:8]} succeeded", Status.UNKNOWN: "so it was"}
+    assert state.message == messages.get(status, "a reason")
     assert not (await world.row(row.id)).unmirrored
 
-    # From here on it is a person's to change.
+    # From here on a person may change the state.
     await world.prefect.set(run, Failed(message="I say so"))
     world.prefect.requests.clear()
     assert not await state_mirror.mirror(world.ledger, world.client)
@@ -85,7 +85,9 @@ async def test_each_outcome_is_shown_once(world: World, status: Status) -> None:
     ids=["crashed", "completed", "cancelling", "pending"],
 )
 @pytest.mark.slow
-async def test_whatever_prefect_has_is_brought_to_it(world: World, state: State[Any]) -> None:
+async def test_any_other_state_in_prefect_is_replaced_by_the_outcome(
+    world: World, state: State[Any]
+) -> None:
     _, run = await ended(world, Status.FAILED, state)
 
     assert (await state_mirror.mirror(world.ledger, world.client)).forced == 1
@@ -94,7 +96,7 @@ async def test_whatever_prefect_has_is_brought_to_it(world: World, state: State[
 
 
 @pytest.mark.slow
-async def test_what_agrees_is_not_written_again(world: World) -> None:
+async def test_a_prefect_state_that_agrees_is_not_written_again(world: World) -> None:
     row, run = await ended(world, Status.SUCCEEDED, Completed())
     before = await world.prefect.states(run)
 
@@ -106,14 +108,14 @@ async def test_what_agrees_is_not_written_again(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_a_flow_has_its_own_time_to_end(world: World) -> None:
+async def test_the_mirror_gives_a_flow_time_to_set_its_own_state(world: World) -> None:
     row, run = await ended(world, Status.SUCCEEDED, by_now=3)
 
     assert not await state_mirror.mirror(world.ledger, world.client)
     assert not world.prefect.requests
     assert await world.prefect.shown(run) == ("RUNNING", "Running")
 
-    # Whoever saw its process end does not wait.
+    # A supervisor that saw the process end does not wait.
     assert (await state_mirror.mirror_run(world.ledger, world.client, row.id)).forced == 1
     assert await world.prefect.shown(run) == SHOWN[Status.SUCCEEDED]
 
@@ -124,7 +126,7 @@ async def test_a_flow_has_its_own_time_to_end(world: World) -> None:
     ids=["changed", "retried", "running again"],
 )
 @pytest.mark.slow
-async def test_what_is_done_after_the_end_is_not_undone(
+async def test_a_state_that_prefect_got_after_the_end_is_not_replaced(
     world: World, then: list[State[Any]]
 ) -> None:
     row, run = await ended(world, Status.SUCCEEDED, Completed(), *then)
@@ -136,7 +138,7 @@ async def test_what_is_done_after_the_end_is_not_undone(
 
 
 @pytest.mark.slow
-async def test_a_retry_of_a_run_that_prefect_ended_otherwise_goes_on(world: World) -> None:
+async def test_a_retry_continues_although_prefect_had_recorded_another_end(world: World) -> None:
     row, run = await ended(world, Status.FAILED, Crashed(), AwaitingRetry())
 
     assert not await state_mirror.mirror(world.ledger, world.client)
@@ -146,7 +148,7 @@ async def test_a_retry_of_a_run_that_prefect_ended_otherwise_goes_on(world: Worl
 
 
 @pytest.mark.slow
-async def test_of_a_run_that_was_deleted_nothing_is_left_to_tell(world: World) -> None:
+async def test_a_deleted_prefect_run_counts_as_mirrored(world: World) -> None:
     row, run = await ended(world, Status.SUCCEEDED)
     await world.prefect.ui.delete_flow_run(run.id)
 
@@ -156,7 +158,9 @@ async def test_of_a_run_that_was_deleted_nothing_is_left_to_tell(world: World) -
 
 
 @pytest.mark.slow
-async def test_dead_between_its_two_writes_the_next_pass_writes_one(world: World) -> None:
+async def test_a_pass_killed_after_its_write_to_prefect_is_completed_by_the_next(
+    world: World,
+) -> None:
     row, run = await ended(world, Status.FAILED)
     world.prefect.after["set_state"] = dies
     with pytest.raises(Died):
@@ -172,7 +176,7 @@ async def test_dead_between_its_two_writes_the_next_pass_writes_one(world: World
 
 
 @pytest.mark.parametrize("read", ["filter", ""], ids=["the run", "its history"])
-async def test_another_process_was_quicker(world: World, read: str) -> None:
+async def test_a_state_set_in_prefect_during_the_pass_is_kept(world: World, read: str) -> None:
     _, run = await ended(world, Status.FAILED)
 
     async def other() -> None:
@@ -185,7 +189,9 @@ async def test_another_process_was_quicker(world: World, read: str) -> None:
     assert await world.prefect.shown(run) == ("COMPLETED", "Completed")
 
 
-async def test_an_outcome_that_was_corrected_meanwhile_is_not_shown_as_it_was(world: World) -> None:
+async def test_an_outcome_corrected_before_the_write_is_not_mirrored_as_it_was(
+    world: World,
+) -> None:
     row, run = await ended(world, Status.UNKNOWN)
     before = await world.prefect.shown(run)
 
@@ -201,7 +207,7 @@ async def test_an_outcome_that_was_corrected_meanwhile_is_not_shown_as_it_was(wo
     assert (await world.row(row.id)).unmirrored
 
 
-async def test_an_outcome_that_comes_late_is_shown_too(world: World) -> None:
+async def test_a_late_outcome_is_mirrored_after_the_unknown_one(world: World) -> None:
     row, run = await ended(world, Status.UNKNOWN)
 
     async def late() -> None:
@@ -220,7 +226,7 @@ async def test_an_outcome_that_comes_late_is_shown_too(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_a_hundred_in_one_request(world: World) -> None:
+async def test_several_rows_are_compared_in_one_request(world: World) -> None:
     stored = await world.deploy()
     for _ in range(5):
         row, run = await world.prefect.carried(stored)
@@ -234,22 +240,22 @@ async def test_a_hundred_in_one_request(world: World) -> None:
     assert set(world.prefect.requests) <= {"filter", "csrf-token", ""}
 
 
-# --- due times that nobody ran
+# --- missed due times
 
 
-async def test_after_a_stop_the_missed_due_times_are_failures_named_by_job_and_due_time(
+async def test_missed_due_times_are_failed_runs_named_by_job_and_due_time(
     world: World,
 ) -> None:
-    """Three jobs and a quarter of an hour: two that Prefect had queued, one that it had not."""
+    """Prefect had queued the runs of two jobs, and not those of the third."""
     zone = {"timezone": "Asia/Kolkata", "catch_up": "none", "start": "2020-01-01"}
-    # Begin two minutes after a multiple of ten, so that the stop ends four minutes after the last
-    # due time: the audit does not judge the last minute.
+    # Start two minutes after a multiple of ten, so that the downtime ends four minutes after the
+    # last due time: the audit leaves out the last minute.
     world.passes(seconds=720 - world.ledger.now().timestamp() % 600)
     often = await world.deploy(cron="*/5 * * * *", **zone)
     seldom = await world.deploy(cron="*/10 * * * *", **zone)
     unseen = await world.deploy(cron="*/5 * * * *", **zone)
     for run in await world.prefect.runs(unseen):
-        await world.prefect.ui.delete_flow_run(run.id)  # as if the server, too, had been away
+        await world.prefect.ui.delete_flow_run(run.id)  # as if the server had been down too
     world.passes(minutes=17)
     until = world.ledger.now()
 
@@ -271,7 +277,7 @@ async def test_after_a_stop_the_missed_due_times_are_failures_named_by_job_and_d
 
 
 async def missed_without_deployment(world: World) -> StoredJob:
-    """A job with a missed range, whose deployment Prefect has lost since."""
+    """Return a job with a missed range, whose deployment was deleted in Prefect after that."""
     stored = await world.deploy(every="10m", catch_up="none")
     world.passes(minutes=25)
     await auditor.audit(world.ledger, {stored.id: world.ledger.now()})
@@ -279,7 +285,7 @@ async def missed_without_deployment(world: World) -> StoredJob:
     return stored
 
 
-async def test_a_missed_due_time_is_shown_once_its_deployment_is_there_again(world: World) -> None:
+async def test_a_missed_due_time_is_mirrored_when_its_deployment_is_back(world: World) -> None:
     stored = await missed_without_deployment(world)
     assert not await state_mirror.mirror(world.ledger, world.client)
     assert [row.unmirrored for row in await world.rows()] == [True]
@@ -292,7 +298,7 @@ async def test_a_missed_due_time_is_shown_once_its_deployment_is_there_again(wor
     assert not row.unmirrored
 
 
-async def test_for_a_deployment_that_stays_away_it_waits_an_hour(world: World) -> None:
+async def test_a_missed_row_waits_an_hour_for_its_deployment(world: World) -> None:
     await missed_without_deployment(world)
     world.passes(minutes=59)
     await state_mirror.mirror(world.ledger, world.client)
@@ -304,20 +310,20 @@ async def test_for_a_deployment_that_stays_away_it_waits_an_hour(world: World) -
     assert [row.unmirrored for row in await world.rows()] == [False]
 
 
-# --- expire
+# --- lease reaper
 
 
 async def expired(world: World) -> lease_reaper.ExpiryReport:
-    """Two looks, one lease apart: the first one only suspects."""
+    """Run two passes, one lease apart; the first one only suspects the holder."""
     world.passes(seconds=61)
     assert not await lease_reaper.expire(world.ledger, world.client)
     world.passes(seconds=61)
     return await lease_reaper.expire(world.ledger, world.client)
 
 
-async def test_a_lease_lost_before_the_effect(world: World) -> None:
+async def test_a_run_whose_lease_is_lost_before_the_effect_waits_again(world: World) -> None:
     row, run = await world.prefect.carried(await world.deploy())
-    await world.granted(world.offer_of(row))
+    await world.granted(world.claim_request_of(row))
     await world.prefect.set(run, Pending(), Running())
 
     assert await expired(world) == lease_reaper.ExpiryReport(waiting=1)
@@ -328,9 +334,9 @@ async def test_a_lease_lost_before_the_effect(world: World) -> None:
     assert await world.prefect.start(run) == row.until
 
 
-async def test_a_lease_lost_after_the_effect_began(world: World) -> None:
+async def test_a_run_whose_lease_is_lost_after_the_effect_began_is_unknown(world: World) -> None:
     row, run = await world.prefect.carried(await world.deploy())
-    await world.begun(world.offer_of(row))
+    await world.begun(world.claim_request_of(row))
     await world.prefect.set(run, Pending(), Running())
 
     assert await expired(world) == lease_reaper.ExpiryReport(ended=1)
@@ -341,9 +347,9 @@ async def test_a_lease_lost_after_the_effect_began(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_on_lost_rerun_it_waits_for_its_next_attempt(world: World) -> None:
+async def test_a_lost_run_with_on_lost_rerun_waits_for_its_next_attempt(world: World) -> None:
     row, run = await world.prefect.carried(await world.deploy(on_lost="rerun"))
-    await world.begun(world.offer_of(row))
+    await world.begun(world.claim_request_of(row))
     await world.prefect.set(run, Pending(), Running())
 
     assert await expired(world) == lease_reaper.ExpiryReport(waiting=1)
@@ -353,7 +359,7 @@ async def test_on_lost_rerun_it_waits_for_its_next_attempt(world: World) -> None
     assert await world.prefect.start(run) == row.until
 
 
-async def test_a_deadline_that_passes_while_it_waits(world: World) -> None:
+async def test_a_waiting_run_whose_deadline_passes_is_timed_out(world: World) -> None:
     row, run = await world.prefect.carried(
         await world.deploy(deadline="2h"), until=world.at(hours=3)
     )

@@ -1,4 +1,4 @@
-"""A task that starves, seen by a real keeper: its worker's run, and the event, are in Prefect."""
+"""Starving tasks with a real keeper and Prefect: the requested worker's run, events and wakes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from tests.world import World, so
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 SOON = 60.0
-"""Seconds within which a keeper has begun and done its passes, on a busy machine."""
+"""Seconds until a keeper has started and done its passes on a busy machine."""
 
 
 @pytest.fixture
 async def agent(world: World) -> AsyncIterator[str]:
-    """One that can do something that no other agent can."""
+    """Yield an agent that has a capability of its own."""
     await blocks.register(world.prefect.ui)
     name = f"helper-{uuid4().hex[:8]}"
     await documents.add(world.prefect.ui, name, "offline", {"capabilities": [name, "mail"]})
@@ -44,7 +44,7 @@ async def agent(world: World) -> AsyncIterator[str]:
 async def keeper(
     world: World, daybook_home: Home, prefect_server: PrefectServer
 ) -> AsyncIterator[list[Child]]:
-    """A place for keepers, which are ended with the test."""
+    """Yield a list for keepers, and stop them at the end of the test."""
     begun: list[Child] = []
     yield begun
     for each in begun:
@@ -52,11 +52,11 @@ async def keeper(
 
 
 async def begin(begun: list[Child], home: Home, server: PrefectServer) -> Child:
-    here = SelectedPrefect(server.api_url, server.ui_url)
+    selected = SelectedPrefect(server.api_url, server.ui_url)
     child = await children.start(
         "keeper",
         [sys.executable, "-m", "daybook", "keeper"],
-        environment=worker.environment(home, here),
+        environment=worker.environment(home, selected),
         log=home.logs / f"keeper-{len(begun) + 1}.log",
         folder=home.path,
     )
@@ -65,18 +65,18 @@ async def begin(begun: list[Child], home: Home, server: PrefectServer) -> Child:
 
 
 async def events(world: World, run_id: str) -> list[dict[str, Any]]:
-    """What Prefect has of a run of a task."""
-    wanted = {
+    """Return Prefect's events about the run of a task."""
+    expected = {
         "event": {"name": [notifier.STARVED_EVENT]},
         "resource": {"id": [f"daybook.task-run.{run_id}"]},
     }
-    answer = await world.prefect.ui._client.post("/events/filter", json={"filter": wanted})
+    answer = await world.prefect.ui._client.post("/events/filter", json={"filter": expected})
     found: list[dict[str, Any]] = answer.json()["events"]
     return found
 
 
 async def starving(world: World, *, cycles: int, **fields: Any) -> TaskRunRow:
-    """A run that has waited for an hour and starved for so many cycles."""
+    """Return a run that has waited for an hour and starved for ``cycles`` cycles."""
     _, run = await queue.add(world.ledger, "review it", **fields)
     async with world.ledger.write() as session:
         row = await session.get(TaskRunRow, run.id)
@@ -87,7 +87,7 @@ async def starving(world: World, *, cycles: int, **fields: Any) -> TaskRunRow:
 
 
 @pytest.mark.slow
-async def test_a_starving_task_gets_its_workers_run_and_prefect_is_told(
+async def test_a_starving_task_gets_a_worker_run_and_an_event_in_prefect(
     world: World,
     agent: str,
     keeper: list[Child],
@@ -95,7 +95,7 @@ async def test_a_starving_task_gets_its_workers_run_and_prefect_is_told(
     prefect_server: PrefectServer,
 ) -> None:
     stored = await world.deploy(agent=agent, tags=["task-worker"])
-    await world.deploy(tags=["task-worker"])  # whose agent cannot do it
+    await world.deploy(tags=["task-worker"])  # its agent lacks the capability
     run = await starving(world, cycles=5, capabilities=[agent])
     child = await begin(keeper, daybook_home, prefect_server)
 
@@ -110,7 +110,7 @@ async def test_a_starving_task_gets_its_workers_run_and_prefect_is_told(
         asked = (await row()).spawned_run_id
         return asked is not None and (await world.row(asked)).flow_run_id is not None
 
-    async def told() -> bool:
+    async def is_notified() -> bool:
         return "starved" in (await row()).tiers and bool(await events(world, run.id))
 
     async def noted() -> bool:
@@ -125,11 +125,11 @@ async def test_a_starving_task_gets_its_workers_run_and_prefect_is_told(
     assert f"worker-{run.id[:8]}-0" in flow_run.parameters["prompt"]
     assert flow_run.parameters["prompt"].startswith("Do it\n\n")
 
-    assert await so(told, SOON), child.tail()
+    assert await so(is_notified, SOON), child.tail()
     (event,) = await events(world, run.id)
     assert event["payload"]["title"] == "review it"
     assert event["payload"]["capabilities"] == [agent]
-    # The leader says of the pass how it went.
+    # The leader records how the pass ended.
     assert await so(noted, SOON), child.tail()
     leader = await leader_lease.read(world.ledger, leader_lease.LEADERSHIP_NAME)
     assert leader is not None
@@ -147,13 +147,13 @@ async def test_the_keeper_wakes_a_connected_session(
     async def woken() -> bool:
         assert child.exit_code is None, child.tail()
         async with world.ledger.read() as session:
-            told = await queue.events(session, run.id)
-        return "woken" in [each.event for each in told]
+            events = await queue.events(session, run.id)
+        return "woken" in [each.event for each in events]
 
     assert await so(woken, SOON), child.tail()
 
 
-async def test_an_event_that_is_told_again_is_the_same_to_prefect(world: World) -> None:
+async def test_an_event_that_is_sent_twice_is_one_event_in_prefect(world: World) -> None:
     now = world.ledger.now()
     run_id = uuid4().hex
     starved = StarvingRun(world.ledger.id, run_id, 0, "task", "twice", 1, (), now, 6, now)

@@ -1,4 +1,4 @@
-"""The order of the keeper's passes, and which of them wait for which."""
+"""Order of the keeper's services, and which of them wait for which."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from daybook.execution import outcome_spool
 from daybook.execution.outcome_spool import SpooledOutcome
 from daybook.jobs import store
 from daybook.keeper import auditor, lease_reaper, services
-from daybook.keeper.budget import CpuBudget
+from daybook.keeper.cost import CpuBudget
 from daybook.keeper.leadership import leader_client
 from daybook.keeper.services import Keeper
 from daybook.ledger.states import Outcome, Status
@@ -30,7 +30,7 @@ LOST = TIMING.run_lease + timedelta(seconds=1)
 
 @asynccontextmanager
 async def leading(world: World) -> AsyncIterator[Keeper]:
-    """A keeper that leads; none of its loops is at work."""
+    """Yield a keeper that leads, but runs none of its loops."""
     keeper = Keeper(world.ledger, "here:1:a")
     keeping = asyncio.create_task(keeper.leadership.keep())
     await keeper.leadership.wait_until_leading()
@@ -39,13 +39,13 @@ async def leading(world: World) -> AsyncIterator[Keeper]:
     await asyncio.wait({keeping})
 
 
-async def test_what_lies_in_the_spool_comes_before_the_judgement_of_lost_leases(
+async def test_spooled_outcomes_are_recorded_before_leases_are_declared_lost(
     world: World,
 ) -> None:
     row, run = await world.prefect.carried(await world.deploy(), Pending(), Running())
-    granted = await world.begun(world.offer_of(row))
+    granted = await world.begun(world.claim_request_of(row))
     world.passes(seconds=LOST.total_seconds())
-    await lease_reaper.expire(world.ledger, world.client)  # found so, and not judged yet
+    await lease_reaper.expire(world.ledger, world.client)  # suspected, and not yet declared lost
     world.passes(seconds=LOST.total_seconds())
     done = Outcome(Status.SUCCEEDED)
     outcome_spool.put(SpooledOutcome(world.ledger.id, row.id, granted.fence, done))
@@ -58,7 +58,7 @@ async def test_what_lies_in_the_spool_comes_before_the_judgement_of_lost_leases(
     assert "Unknown" not in names
 
 
-async def test_the_audit_does_not_wait_until_the_passes_over_jobs_are_paid_for(
+async def test_the_audit_does_not_wait_for_the_cpu_budget_of_other_services(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, services, jobs_interval=0.5, min_pass_interval=0.1)
@@ -68,9 +68,11 @@ async def test_the_audit_does_not_wait_until_the_passes_over_jobs_are_paid_for(
     looks, audits = set[datetime](), set[datetime]()
 
     async def audited() -> bool:
-        looks.update(cost.at for name, cost in keeper.costs.items() if name == "observe")
-        audits.update(cost.at for name, cost in keeper.costs.items() if name == "audit")
-        # The first look is free; the next one in minutes.
+        looks.update(
+            cost.at for name, cost in keeper.costs.items() if name == "observe" and cost.at
+        )
+        audits.update(cost.at for name, cost in keeper.costs.items() if name == "audit" and cost.at)
+        # The CPU budget delays the next pass over the jobs by minutes.
         return len(looks) == 2 and sum(at > max(looks) for at in audits) >= 3
 
     assert await so(audited, 30.0)
@@ -78,7 +80,7 @@ async def test_the_audit_does_not_wait_until_the_passes_over_jobs_are_paid_for(
     await asyncio.wait({keeping})
 
 
-async def test_a_due_time_whose_run_was_cancelled_is_judged_when_that_was_read(
+async def test_the_audit_records_no_due_time_before_the_ends_in_prefect_are_read(
     world: World,
 ) -> None:
     stored = await world.deploy(every="1h", catch_up="all")
@@ -101,7 +103,7 @@ async def test_a_due_time_whose_run_was_cancelled_is_judged_when_that_was_read(
 
 
 @pytest.mark.slow
-async def test_a_job_that_was_off_and_is_removed_is_audited_to_its_removal(world: World) -> None:
+async def test_a_disabled_job_that_is_removed_is_audited_up_to_its_removal(world: World) -> None:
     stored, memory = await world.deploy(every="1h", enabled=False), auditor.AuditorState()
     world.passes(minutes=5)
     await auditor.audit(world.ledger, {stored.id: world.ledger.now()}, memory=memory)

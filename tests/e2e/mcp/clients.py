@@ -1,4 +1,4 @@
-"""Clients of MCP by several hands, each over stdio and HTTP, with one face for a test."""
+"""MCP clients of several vendors over stdio and HTTP, with one interface for tests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROGRAM = (
     "calls.WAIT_TIMEOUT_SECONDS = 50.0; sys.exit(main(sys.argv[1:]))",
     "mcp",
 )
-"""`daybook mcp`, which waits longer for a run than usual: the machine may be busy."""
+"""`daybook mcp` with a longer wait for a run than usual, because the machine may be busy."""
 TALK = Path(__file__).with_name("talk.mjs")
 
 
@@ -40,7 +40,7 @@ Call = Callable[..., Coroutine[Any, Any, Answer]]
 
 @dataclass(frozen=True)
 class Talk:
-    """A connection: ``tools`` as the client had them listed, and a call."""
+    """A connection: ``tools`` as listed by the client (name to read-only hint), and a call."""
 
     tools: dict[str, Any]
     call: Call
@@ -48,7 +48,7 @@ class Talk:
 
 @dataclass(frozen=True)
 class Where:
-    """How the server is reached: by its address with a token, else as a program."""
+    """How to reach the server: by its address with a token, or as a program."""
 
     variables: dict[str, str]
     url: str = ""
@@ -63,7 +63,7 @@ def _answer(result: Any) -> Answer:
 
 @asynccontextmanager
 async def by_mcp(where: Where) -> AsyncIterator[Talk]:
-    """The official Python client."""
+    """Connect with the official Python client."""
     from mcp.client.session import ClientSession
     from mcp.client.stdio import StdioServerParameters, stdio_client
     from mcp.client.streamable_http import streamable_http_client
@@ -107,7 +107,7 @@ async def by_fastmcp(where: Where) -> AsyncIterator[Talk]:
 
 
 def sdk_in(folder: Path) -> Path:
-    """The JavaScript client, installed into ``folder``; skips the test where that cannot be."""
+    """Install the JavaScript client into ``folder``; skip the test if that is impossible."""
     npm, why = shutil.which("npm"), "it is not installed"
     if npm is not None:
         words = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", SDK]
@@ -126,7 +126,7 @@ def sdk_in(folder: Path) -> Path:
 
 @asynccontextmanager
 async def by_javascript(where: Where, program: Path) -> AsyncIterator[Talk]:
-    """The official JavaScript client; ``program`` is that of `sdk_in`."""
+    """Connect with the official JavaScript client; ``program`` is the path from `sdk_in`."""
     words = ["http", where.url] if where.url else ["stdio", *where.command]
     child = await asyncio.create_subprocess_exec(
         "node",
@@ -149,8 +149,8 @@ async def by_javascript(where: Where, program: Path) -> AsyncIterator[Talk]:
         return json.loads(line)
 
     async def call(name: str, /, **given: object) -> Answer:
-        told = await ask(tool=name, arguments=given)
-        return Answer(told["content"][0]["text"], bool(told.get("isError")))
+        answer = await ask(tool=name, arguments=given)
+        return Answer(answer["content"][0]["text"], bool(answer.get("isError")))
 
     try:
         listed = (await ask(list=True))["tools"]

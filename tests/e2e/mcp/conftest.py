@@ -1,4 +1,4 @@
-"""A home with a worker at the session's Prefect, and its MCP server on HTTP."""
+"""Fixtures for MCP tests: a home with a worker at the session's Prefect, and an HTTP MCP server."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.toolbox import install
 from tests.world import World, at_prefect
 
 LIMITS = {"tools": ["reindex"], "models": [], "min_interval": "5m"}
-"""What the operator allows to agents here, beside the defaults."""
+"""The limits that the operator sets for agents, in addition to the defaults."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """``over`` how: `stdio` or `http`; two are two agents, so that none sees the other's jobs."""
+    """A world with its MCP server; ``over`` connects one agent by `stdio` or `http`."""
 
     world: World
     url: str
@@ -34,7 +34,7 @@ class Place:
 
     async def over(self, how: str, owner: str) -> Where:
         if how == "http":
-            token = (await tokens.add(owner))["token"]
+            token = (await tokens.add(owner)).token
             return Where(self.variables, self.url, token)
         command = (*Where({}).command, "--owner", owner)
         return Where(self.variables, command=command)
@@ -66,7 +66,7 @@ async def place(
 
 @asynccontextmanager
 async def listening(root: Path) -> AsyncIterator[str]:
-    """The address of `daybook mcp --http`, as a process of its own."""
+    """Start `daybook mcp --http` as a process of its own, and yield its address."""
     port = free_port()
     child = await asyncio.create_subprocess_exec(
         *(*PROGRAM, "--http", "--port", str(port)),
@@ -80,5 +80,5 @@ async def listening(root: Path) -> AsyncIterator[str]:
         yield line.removeprefix("MCP: ").strip()
     finally:
         child.terminate()
-        said = await child.stderr.read()
-        assert await child.wait() == -signal.SIGTERM, said.decode()
+        errors = await child.stderr.read()
+        assert await child.wait() == -signal.SIGTERM, errors.decode()

@@ -1,4 +1,4 @@
-"""Clients of MCP by several hands drive all tools, over stdio and HTTP."""
+"""MCP clients of several vendors call the job tools of a real server, over stdio and HTTP."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from daybook.api import channels
 from daybook.delivery.channels import apprise
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
+from daybook.toolbox import TOOLS
 from tests.e2e.mcp.clients import Talk, Where, by_fastmcp, by_javascript, by_mcp, sdk_in
 from tests.e2e.mcp.conftest import Place
 from tests.world.agents import FOR_EVER
@@ -56,23 +57,23 @@ async def stored(place: Place, owner: str) -> list[StoredJob]:
         return [each for each in await store.all_jobs(session) if each.row.owner == owner]
 
 
-async def test_a_client_drives_all_tools(
+async def test_an_mcp_client_manages_jobs_from_add_to_remove(
     place: Place, client: str, how: str, request: pytest.FixtureRequest
 ) -> None:
     owner = f"agent:{client}-{how}"
     where = await place.over(how, owner)
     async with talking(client, where, request) as talk:
-        assert len(talk.tools) == 20
+        assert len(talk.tools) == len(TOOLS)
         assert {name for name, read_only in talk.tools.items() if read_only} == READ_ONLY
 
-        async def told(tool: str, /, **given: object) -> str:
+        async def answer_text(tool: str, /, **given: object) -> str:
             answer = await talk.call(tool, **given)
             assert not answer.refused, answer.text
             return answer.text
 
-        assert await told("cron_list") == "There are no jobs. cron_add adds one."
+        assert await answer_text("cron_list") == "There are no jobs. cron_add adds one."
         name = f"brief {client} {how}"
-        added = await told(
+        added = await answer_text(
             "cron_add",
             prompt="Summarise the news.",
             schedule="0 9 * * 1-5",
@@ -90,29 +91,33 @@ async def test_a_client_drives_all_tools(
         assert (job.id, job.row.created_by) == (job_id, "mcp")
         assert job.row.deployment_id is not None
 
-        assert f'"{name}" (id {job_id[:8]}), enabled' in await told("cron_list", status="enabled")
-        changed = await told("cron_update", job_id=name, schedule="30 8 * * *", channel="none")
+        assert f'"{name}" (id {job_id[:8]}), enabled' in await answer_text(
+            "cron_list", status="enabled"
+        )
+        changed = await answer_text(
+            "cron_update", job_id=name, schedule="30 8 * * *", channel="none"
+        )
         assert "schedule: at 08:30 every day, Europe/Berlin" in changed
         assert "answer goes to: no channel" in changed
-        due = await told("cron_next", job_id=job_id, count=2)
+        due = await answer_text("cron_next", job_id=job_id, count=2)
         assert due.splitlines()[0] == "at 08:30 every day, Europe/Berlin:"
         assert len(due.splitlines()) == 3
-        off = await told("cron_disable", job_id=job_id[:8], note="on holiday")
+        off = await answer_text("cron_disable", job_id=job_id[:8], note="on holiday")
         assert "is: disabled (paused: on holiday)" in off
 
-        ran = await told("cron_trigger", job_id=job_id)
+        ran = await answer_text("cron_trigger", job_id=job_id)
         run_id = re.search(r"run ([0-9a-f]{8}): ", ran)
         assert run_id is not None, ran
-        row = await place.world.ends(job, "succeeded", 90.0)
+        row = await place.world.wait_for_end(job, "succeeded", 90.0)
         assert row.id.startswith(run_id[1])
         assert row.trigger == "mcp"
-        history = await told("cron_runs", job_id=name)
+        history = await answer_text("cron_runs", job_id=name)
         assert f"run {run_id[1]}: succeeded" in history
         assert "output: " in history
-        assert "last run: " in await told("cron_get", job_id=job_id)
+        assert "last run: " in await answer_text("cron_get", job_id=job_id)
 
-        assert "is: enabled" in await told("cron_enable", job_id=job_id)
-        hooked = await told(
+        assert "is: enabled" in await answer_text("cron_enable", job_id=job_id)
+        hooked = await answer_text(
             "cron_add_webhook",
             url=PUBLIC,
             schedule="on demand",
@@ -120,19 +125,19 @@ async def test_a_client_drives_all_tools(
             headers='{"X-Team": "a"}',
         )
         assert f"calls: PUT {PUBLIC}" in hooked
-        tooled = await told(
+        tooled = await answer_text(
             "cron_add_tool", tool="reindex", schedule="on demand", params='{"full": true}'
         )
         assert 'calls: the tool reindex with {"full": true}' in tooled
-        assert (await told("cron_list")).startswith("3 jobs:")
+        assert (await answer_text("cron_list")).startswith("3 jobs:")
         for each in await stored(place, owner):
-            assert (await told("cron_remove", job_id=each.id)).startswith("Removed. Job ")
+            assert (await answer_text("cron_remove", job_id=each.id)).startswith("Removed. Job ")
         assert await stored(place, owner) == []
-        assert f"run {run_id[1]}: succeeded" in await told("cron_runs", job_id=job_id)
+        assert f"run {run_id[1]}: succeeded" in await answer_text("cron_runs", job_id=job_id)
 
 
 @pytest.mark.journey
-async def test_a_run_that_goes_on_for_ever_is_ended(place: Place) -> None:
+async def test_an_mcp_client_cancels_an_endless_run(place: Place) -> None:
     agent = await place.world.agents.add(FOR_EVER)
     async with by_mcp(await place.over("stdio", f"agent:{agent.name}")) as talk:
         given = {
@@ -152,10 +157,10 @@ async def test_a_run_that_goes_on_for_ever_is_ended(place: Place) -> None:
         again = await talk.call("cron_cancel", job_id="endless")
         assert (again.refused, "cron_runs lists" in again.text) == (True, True), again.text
         assert not (await talk.call("cron_remove", job_id="endless")).refused
-    assert agent.had == 1
+    assert agent.effect_count == 1
 
 
-async def test_what_is_written_through_mcp_reaches_no_private_address_for_the_operator_either(
+async def test_mcp_refuses_private_webhook_addresses_for_the_operator_too(
     place: Place,
 ) -> None:
     async with by_mcp(await place.over("stdio", "user")) as talk:
@@ -203,7 +208,7 @@ BASE = {"prompt": "Summarise.", "schedule": "0 9 * * *", "name": "refused"}
         ("cron_update", {"job_id": "the operator's", "prompt": "x"}, ["not found"]),
     ],
 )
-async def test_what_an_agent_may_not_do_is_refused_and_nothing_is_stored(
+async def test_a_forbidden_or_invalid_tool_call_is_refused_and_stores_nothing(
     refusing: Talk, place: Place, tool: str, given: dict[str, object], words: list[str]
 ) -> None:
     answer = await refusing.call(tool, **given)

@@ -1,7 +1,7 @@
-"""The conversation in docs/guides/mcp.md: a model at a local server has the tools by pydantic-ai.
+"""The conversation in docs/guides/mcp.md, with a scripted model that calls tools by pydantic-ai.
 
-The page holds the conversation as it was; the test has it again and compares, ids, instants and
-durations apart. `WRITE_DOCS=1` in the environment writes the page anew.
+The test repeats the conversation and compares it with the page, except for ids, instants and
+durations. `WRITE_DOCS=1` in the environment rewrites the page.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ def calls(tool: str, /, **arguments: Any) -> Answer:
     return Answer("", tool=tool, arguments=arguments, finish="tool_calls")
 
 
-# What the person says, and what the model does then; a text without a tool ends its turn. The
-# summary is said to another question: the run's, which the worker asks the same server.
+# The person's message, and the model's steps; a text without a tool call ends the turn. The
+# summary answers another request: the run's prompt, which the worker sends to the same server.
 TURNS: tuple[tuple[str, tuple[Answer, ...]], ...] = (
     (
         "Every weekday at nine, summarise our open pull requests and put it into my inbox. "
         "I am in Berlin.",
         (
-            calls("cron_add", **ADD, schedule="every weekday at 9"),
-            calls("cron_add", **ADD, schedule="0 9 * * 1-5"),
+            calls("cron_add", **ADD, schedule="every weekday"),
+            calls("cron_add", **ADD, schedule="every weekday at 9:00"),
             Answer("It is scheduled: weekdays at 09:00 in Berlin, into your inbox."),
         ),
     ),
@@ -111,8 +111,8 @@ TURNS: tuple[tuple[str, tuple[Answer, ...]], ...] = (
 
 @pytest.fixture
 def model() -> Iterator[Provider]:
-    with provider() as here:
-        yield here
+    with provider() as fake_provider:
+        yield fake_provider
 
 
 def toolset(where: Where) -> MCPToolset[None]:
@@ -122,9 +122,9 @@ def toolset(where: Where) -> MCPToolset[None]:
     return MCPToolset(StdioTransport(command, arguments, env=where.variables, keep_alive=False))
 
 
-def told(said: str, messages: list[ModelMessage]) -> str:
-    """One turn as the page has it."""
-    lines = [f"**You:** {said}\n"]
+def respond(prompt: str, messages: list[ModelMessage]) -> str:
+    """Return one turn in the page's format."""
+    lines = [f"**You:** {prompt}\n"]
     for part in (part for message in messages for part in message.parts):
         match part:
             case ToolCallPart():
@@ -141,7 +141,7 @@ def told(said: str, messages: list[ModelMessage]) -> str:
 
 
 def masked(text: str) -> str:
-    """Without what another run of the same has otherwise."""
+    """Replace ids, instants and durations, which differ each time."""
     text = re.sub(r"\w+day (\d{4}-\d\d-\d\d) (\d\d:\d\d)(:\d\d)? (\+\d\d:\d\d)", "<instant>", text)
     text = re.sub(
         r"\b[0-9a-f]{32}\b|\b(?<=run )[0-9a-f]{8}\b|\b(?<=id )[0-9a-f]{8}\b", "<id>", text
@@ -150,7 +150,7 @@ def masked(text: str) -> str:
 
 
 @pytest.mark.parametrize("how", ["stdio", "http"])
-async def test_a_model_schedules_changes_pauses_runs_reads_and_removes(
+async def test_a_model_manages_a_job_as_in_the_documented_conversation(
     place: Place, model: Provider, how: str
 ) -> None:
     client = place.world.client
@@ -165,14 +165,14 @@ async def test_a_model_schedules_changes_pauses_runs_reads_and_removes(
     history: list[ModelMessage] = []
     try:
         async with Agent(chat, toolsets=[toolset(where)], retries=2) as agent:
-            for said, steps in TURNS:
-                done = await agent.run(said, message_history=history)
+            for prompt, steps in TURNS:
+                done = await agent.run(prompt, message_history=history)
                 assert done.output == steps[-1].text
                 history = done.all_messages()
-                page.append(told(said, done.new_messages()))
+                page.append(respond(prompt, done.new_messages()))
     finally:
         await documents.remove(client, "assistant")
-    asked = [seen for seen in model.requests if seen.prompt.endswith(PROMPT)]
+    asked = [request for request in model.requests if request.prompt.endswith(PROMPT)]
     assert len(asked) == 1, "the run asked the model once"
     assert len(model.requests) == sum(len(steps) for _, steps in TURNS)
     assert len(model.requests[0].tools) == 20
@@ -181,8 +181,8 @@ async def test_a_model_schedules_changes_pauses_runs_reads_and_removes(
 
     found = "\n".join(page)
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    kept, _, after = rest.partition(END)
+    text, _, after = rest.partition(END)
     if os.environ.get("WRITE_DOCS"):
         PAGE.write_text(before + BEGIN + found + END + after, encoding="utf-8")
         return
-    assert masked(kept) == masked(found)
+    assert masked(text) == masked(found)

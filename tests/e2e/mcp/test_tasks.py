@@ -1,7 +1,7 @@
-"""Two live agents at the MCP server are woken, claim, complete; what none can do gets a worker.
+"""Two live agents at the MCP server are woken, claim and complete; a worker does a third task.
 
-All that does it is real: the HTTP server's process, the keeper's cycles, Prefect, the worker, and a
-model agent, whose provider is a test's.
+The HTTP server's process, the keeper's cycles, Prefect, the worker and a model agent are real; the
+test plays the model's provider.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from daybook.ledger.task_tables import TaskEventRow, TaskRunRow
 from daybook.mcp import resources
 from daybook.tasks.views import TaskWithRun
 from tests.e2e.mcp.conftest import Place
-from tests.providers import KEY, Answer, Provider, Seen, provider
+from tests.providers import KEY, Answer, ModelRequest, Provider, provider
 from tests.world import so
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
 
 WOKEN = 60.0
-"""Seconds in which who fits is woken: one cycle, every 15 s, and a second; the machine is busy."""
+"""Seconds until a matching session is woken: a cycle of 15 s, and a margin for a busy machine."""
 WORKED = 150.0
-"""Seconds in which a worker was asked for, begun, and has done it: two cycles more, and a run."""
+"""Seconds until a requested worker has completed the task: two more cycles, and a run."""
 
 LADDER = {
     "starve_after": "1s",
@@ -51,7 +51,7 @@ LADDER = {
 
 @pytest.fixture(scope="module", autouse=True)
 def thresholds() -> Iterator[None]:
-    """Those of this module's home: what it begins is given them."""
+    """Set the escalation policy for the processes that this module starts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAYBOOK_TASKS", json.dumps(LADDER))
         yield
@@ -59,13 +59,13 @@ def thresholds() -> Iterator[None]:
 
 @pytest.fixture
 def model() -> Iterator[Provider]:
-    with provider() as here:
-        yield here
+    with provider() as fake_provider:
+        yield fake_provider
 
 
 @dataclass
 class Live:
-    """A live agent: its session's name, its client, and the stream on which it is woken."""
+    """A live agent: its session's name, its client, and the stream of its wakes."""
 
     name: str
     client: Client
@@ -78,7 +78,7 @@ class Live:
         return str(content.text)  # type: ignore[union-attr]
 
     async def woken(self) -> None:
-        """Wait until it is."""
+        """Wait until the session is woken."""
         with anyio.fail_after(WOKEN):
             assert await anext(self.stream) == ResourceUpdated(resources.session_uri(self.name))
 
@@ -99,10 +99,10 @@ async def live(place: Place, name: str, *capabilities: str) -> AsyncIterator[Liv
         yield Live(name, client, await stack.enter_async_context(listening))
 
 
-def claim_of(told: str) -> dict[str, str]:
-    """What the calls about a run need, of what `task_next` said."""
-    found = re.search(r"Run (\w{32}) .*\ntoken: (dbt_[\w-]{43}) ", told)
-    assert found is not None, told
+def claim_of(answer: str) -> dict[str, str]:
+    """Return run id and token, which further calls need, from an answer of `task_next`."""
+    found = re.search(r"Run (\w{32}) .*\ntoken: (dbt_[\w-]{43}) ", answer)
+    assert found is not None, answer
     return {"run_id": found[1], "token": found[2]}
 
 
@@ -112,13 +112,13 @@ async def run_of(place: Place, task: TaskWithRun) -> TaskRunRow:
 
 
 async def events_of(place: Place, task: TaskWithRun) -> list[TaskEventRow]:
-    wanted = select(TaskEventRow).where(TaskEventRow.run_id == task.run_id)
+    query = select(TaskEventRow).where(TaskEventRow.run_id == task.run_id)
     async with place.world.ledger.read() as session:
-        found = list((await session.execute(wanted)).scalars())
+        found = list((await session.execute(query)).scalars())
     return sorted(found, key=lambda each: each.at)
 
 
-async def test_each_is_woken_for_what_it_can_do_and_a_worker_does_the_rest(
+async def test_sessions_are_woken_for_matching_tasks_and_a_worker_does_the_rest(
     place: Place, model: Provider
 ) -> None:
     tokens: list[str] = []
@@ -161,7 +161,7 @@ async def test_each_is_woken_for_what_it_can_do_and_a_worker_does_the_rest(
 
 
 async def worked(place: Place, model: Provider, tokens: list[str]) -> TaskWithRun:
-    """A task that nobody here can do, done by the worker that is begun for it."""
+    """Return a task that no live agent can do, completed by the worker requested for it."""
     world = place.world
     settings = {
         "model": "openai:gpt-6-luna",
@@ -175,14 +175,14 @@ async def worked(place: Place, model: Provider, tokens: list[str]) -> TaskWithRu
         name="helper", on_demand=True, prompt="Help out.", agent="scholar", tags=["task-worker"]
     )
 
-    def completes(seen: Seen) -> Answer:
-        claim = claim_of(seen.prompt)
+    def completes(request: ModelRequest) -> Answer:
+        claim = claim_of(request.prompt)
         tokens.append(claim["token"])
         return calls("task_complete", **claim, output="It was found.")
 
-    def registers(seen: Seen) -> Answer:
-        given = re.search(r"task_session_register with (\{.*\})$", seen.prompt, re.MULTILINE)
-        assert given is not None, seen.prompt
+    def registers(request: ModelRequest) -> Answer:
+        given = re.search(r"task_session_register with (\{.*\})$", request.prompt, re.MULTILINE)
+        assert given is not None, request.prompt
         model.script[0] = calls("task_next", session=json.loads(given[1])["name"])
         return calls("task_session_register", **json.loads(given[1]))
 
@@ -200,7 +200,7 @@ async def worked(place: Place, model: Provider, tokens: list[str]) -> TaskWithRu
         return (await run_of(place, search)).status == "completed"
 
     assert await so(done, WORKED), f"{await events_of(place, search)}\n{world.workers.logs()}"
-    row = await world.ends(job, "succeeded", WORKED)
+    row = await world.wait_for_end(job, "succeeded", WORKED)
     assert row.output == "Done, with dbt_…."
     run = await run_of(place, search)
     assert (run.done_by, run.output) == (f"worker-{run.id[:8]}-0", "It was found.")
@@ -226,21 +226,21 @@ def calls(tool: str, /, **arguments: Any) -> Answer:
 
 
 async def nowhere(place: Place, tokens: list[str]) -> None:
-    """No token stands in what is kept: the ledger, logs, conversations, and what Prefect has."""
+    """Assert that no token is stored in the ledger, logs, conversations or Prefect."""
     assert len(set(tokens)) == 3
     world = place.world
     files = [each for each in place.world.workers.root.rglob("*") if each.is_file()]
     assert {"ledger.db", "worker-1.log"} <= {each.name for each in files}
-    kept = b""
+    stored = b""
     for each in files:
-        with suppress(FileNotFoundError):  # the worker takes away what an ended run has left
-            kept += each.read_bytes()
+        with suppress(FileNotFoundError):  # the worker removes the files of ended runs
+            stored += each.read_bytes()
     async with world.ledger.read() as session:
         (row,) = (await session.execute(select(RunRow))).scalars()
     of_run = LogFilterFlowRunId.model_validate({"any_": [row.flow_run_id]})
     logs = await world.client.read_logs(LogFilter(flow_run_id=of_run))
-    told = "".join(each.message for each in logs) + await world.prefect.artifact(row.flow_run_id)
-    assert "dbt_…" in told
+    text = "".join(each.message for each in logs) + await world.prefect.artifact(row.flow_run_id)
+    assert "dbt_…" in text
     for token in tokens:
-        assert token.encode() not in kept
-        assert token not in told
+        assert token.encode() not in stored
+        assert token not in text

@@ -1,4 +1,4 @@
-"""Jobs of Berlin beside the session's Prefect server."""
+"""Fixtures for reconcile tests: jobs in Berlin's zone, at the session's Prefect server."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ from tests.world import World
 async def world(world: World) -> AsyncIterator[World]:
     world.timezone = "Europe/Berlin"
     yield world
-    for found in await world.client.read_deployments():  # also those that lost the ledger's tag
+    for found in await world.client.read_deployments():  # including those without the ledger's tag
         await world.client.delete_deployment(found.id)

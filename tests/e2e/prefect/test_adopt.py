@@ -1,4 +1,4 @@
-"""What somebody makes of our flows in Prefect becomes a job; what is another's never does."""
+"""Adoption of deployments that a person made from Daybook's flows in a real Prefect."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CRON = {"cron": "0 9 * * 1-5", "timezone": "America/New_York"}
 
 
 async def made(world: Any, name: str, kind: str = "agent-prompt", **body: Any) -> str:
-    """A deployment as `prefect deploy` makes it; returns its id."""
+    """Create a deployment as `prefect deploy` does, and return its id."""
     flow = (await world.prefect.request("POST", "/flows/", {"name": kind})).json()["id"]
     given = {"entrypoint": ENTRYPOINTS[kind], "parameters": {"prompt": "Say so"}, **body}
     answer = await world.prefect.request(
@@ -38,7 +38,7 @@ async def made(world: Any, name: str, kind: str = "agent-prompt", **body: Any) -
 
 @pytest.fixture
 async def theirs(world: Any) -> Any:
-    """What is made here and left alone by us, to be deleted at the end."""
+    """Yield a list for ids of deployments that Daybook does not adopt; delete them at the end."""
     ids: list[str] = []
     yield ids
     for each in ids:
@@ -46,7 +46,7 @@ async def theirs(world: Any) -> Any:
 
 
 @pytest.mark.slow
-async def test_a_deployment_becomes_a_job_with_all_that_it_says(world: Any) -> None:
+async def test_an_adopted_deployment_becomes_a_job_with_all_its_fields(world: Any) -> None:
     deployment_id = await made(
         world,
         "Morning brief!",
@@ -67,13 +67,15 @@ async def test_a_deployment_becomes_a_job_with_all_that_it_says(world: Any) -> N
     )
     assert job.job.schedule == Cron(expr="0 9 * * 1-5", timezone="America/New_York")
     assert (job.job.action.prompt, job.job.policy.retries) == ("Sum up", 1)
-    assert job.job.policy.timeout == timedelta(minutes=30)  # what it does not say is the default
+    assert job.job.policy.timeout == timedelta(
+        minutes=30
+    )  # a field that it does not set has the default
     assert (job.row.tags, job.row.description, job.job.enabled) == (
         ["mine", "daily"],
         "My words",
         True,
     )
-    # Nobody's due time was before.
+    # The job has no due time before its adoption.
     assert before <= job.revision.effective_from == job.row.created_at == job.row.audited_until
     found = await world.client.read_deployment(UUID(deployment_id))
     assert found.tags == ["mine", "daily", f"daybook:{world.ledger.id}"]
@@ -85,8 +87,8 @@ async def test_a_deployment_becomes_a_job_with_all_that_it_says(world: Any) -> N
 
 
 @pytest.mark.slow
-async def test_what_was_due_before_is_no_jobs(world: Any) -> None:
-    """A run that Prefect had queued, and that comes late, runs as it would have without us."""
+async def test_a_due_time_before_the_adoption_does_not_belong_to_the_job(world: Any) -> None:
+    """A late run that Prefect had queued before runs as it would have without Daybook."""
     deployment_id = await made(world, "a-job", schedules=[{"schedule": CRON, "active": True}])
     await world.sync()
     job = await world.job("a-job")
@@ -98,7 +100,7 @@ async def test_what_was_due_before_is_no_jobs(world: Any) -> None:
             (None, job.id),  # a custom run
         ):
             assert await records.job_of_deployment(session, deployment_id, due) == owner
-    # One of our own making was never anything else.
+    # A deployment that Daybook created has always belonged to its job.
     await world.add("own", every="1h")
     await world.sync()
     own = await world.job("own")
@@ -108,8 +110,8 @@ async def test_what_was_due_before_is_no_jobs(world: Any) -> None:
 
 
 @pytest.mark.slow
-async def test_deployed_again_it_stays_the_same_job(world: Any) -> None:
-    """`prefect deploy` sets tags, pause and parameters back to its file's."""
+async def test_a_second_prefect_deploy_keeps_the_same_job(world: Any) -> None:
+    """`prefect deploy` resets tags, pause and parameters to those of its file."""
     first = await made(world, "a-job", schedules=[{"schedule": CRON, "active": True}])
     await world.sync()
     before = await world.job("a-job")
@@ -124,14 +126,14 @@ async def test_deployed_again_it_stays_the_same_job(world: Any) -> None:
     assert (report.pulled, report.adopted) == (["a-job"], [])
     job = await world.job("a-job")
     assert (job.id, job.job.action.prompt) == (before.id, "Newer")
-    # Its file is silent about schedules: this request has taken them away.
+    # The file names no schedules, so this request has removed them.
     assert isinstance(job.job.schedule, OnDemand)
     assert f"daybook:{world.ledger.id}" in (await world.prefect.deployment("a-job")).tags
     assert (await world.sync()).writes == 0
 
 
 @pytest.mark.slow
-async def test_what_the_ui_duplicates_is_a_job_that_can_run(world: Any) -> None:
+async def test_a_deployment_duplicated_in_the_ui_becomes_a_job_that_can_run(world: Any) -> None:
     await world.add("one", every="1h", description="Words")
     await world.sync()
     one = await world.prefect.deployment("one")
@@ -152,7 +154,7 @@ async def test_what_the_ui_duplicates_is_a_job_that_can_run(world: Any) -> None:
 
 
 @pytest.mark.slow
-async def test_two_flows_may_have_one_name(world: Any) -> None:
+async def test_deployments_of_two_flows_with_one_name_become_two_jobs(world: Any) -> None:
     await made(world, "nightly")
     await made(world, "nightly", "webhook", parameters={"url": "https://a.example/x"})
     assert sorted((await world.sync()).adopted) == ["nightly", "nightly-2"]
@@ -167,8 +169,13 @@ async def test_two_flows_may_have_one_name(world: Any) -> None:
 @pytest.mark.parametrize(
     ("body", "schedule", "enabled", "reason"),
     [
-        ({"paused": True}, OnDemand, False, "switched off in Prefect"),
-        ({"schedules": [{"schedule": CRON, "active": False}]}, Cron, False, "switched off"),
+        ({"paused": True}, OnDemand, False, "turned off in Prefect"),
+        (
+            {"schedules": [{"schedule": CRON, "active": False}]},
+            Cron,
+            False,
+            "turned off in Prefect",
+        ),
         (
             {"schedules": [{"schedule": {"interval": 90, "timezone": "UTC"}, "active": True}]},
             Every,
@@ -195,7 +202,7 @@ async def test_two_flows_may_have_one_name(world: Any) -> None:
     ids=["paused", "schedule-off", "interval", "once-in-the-past"],
 )
 @pytest.mark.slow
-async def test_its_switch_and_schedule(
+async def test_an_adopted_job_has_the_schedule_and_enabled_flag_of_its_deployment(
     world: Any, body: dict[str, Any], schedule: type, enabled: bool, reason: str
 ) -> None:
     await made(world, "a-job", **body)
@@ -223,7 +230,7 @@ RULE = "DTSTART:20260101T090000\nRRULE:FREQ=MONTHLY;BYDAY=2MO"
     ],
     ids=["nothing", "unknown", "policy", "schedule"],
 )
-async def test_what_no_job_can_say_is_told_and_left(
+async def test_a_deployment_that_cannot_be_a_job_is_reported_and_not_changed(
     world: Any, theirs: list[str], body: dict[str, Any], word: str
 ) -> None:
     theirs.append(await made(world, "a-job", **body))
@@ -240,14 +247,16 @@ async def test_what_no_job_can_say_is_told_and_left(
 
 
 @pytest.mark.slow
-async def test_strangers_are_left_alone(world: Any, theirs: list[str], tmp_path: Path) -> None:
+async def test_deployments_of_other_flows_or_ledgers_are_not_changed(
+    world: Any, theirs: list[str], tmp_path: Path
+) -> None:
     theirs += [
         await made(world, "another-file", entrypoint="mine.py:agent_prompt"),
         await made(world, "another-kind", entrypoint=ENTRYPOINTS["webhook"]),
         await made(world, "nothing-of-ours", entrypoint=None),
         await made(world, "another-ledgers", tags=["daybook:another"]),
     ]
-    await world.add("a-job", every="1h")  # by which this Prefect is ours as well
+    await world.add("a-job", every="1h")  # so that this Prefect belongs to the ledger
     await world.sync()
     before = [await world.client.read_deployment(UUID(each)) for each in theirs]
     assert (await world.sync()).adopted == []
@@ -255,10 +264,10 @@ async def test_strangers_are_left_alone(world: Any, theirs: list[str], tmp_path:
     assert list(await world.ids()) == ["a-job"]
 
 
-async def test_an_empty_ledger_takes_nothing_from_another_daybooks_prefect(
+async def test_an_empty_ledger_adopts_nothing_in_another_daybooks_prefect(
     world: Any, theirs: list[str], tmp_path: Path
 ) -> None:
-    """A second home that was pointed at the same Prefect."""
+    """A second home uses the same Prefect."""
     await world.add("a-job", every="1h")
     await world.sync()
     theirs.append(await made(world, "untagged"))
@@ -275,25 +284,27 @@ async def test_an_empty_ledger_takes_nothing_from_another_daybooks_prefect(
     theirs.clear()
 
 
-async def test_two_that_take_it_over_at_once_make_one_job(world: Any) -> None:
+async def test_two_concurrent_adoptions_create_one_job(world: Any) -> None:
     await made(world, "a-job")
     await instances.is_same_instance(world.ledger, world.client, ReconcileReport())
-    seen = list((await deployments.read(world.client, world.ledger.id)).found.values())
+    found = list((await deployments.read(world.client, world.ledger.id)).found.values())
     report = ReconcileReport()
-    for _ in range(2):  # the second saw what the first did, before it was a job
-        await adopt_deployments(world.ledger, world.client, seen, {}, report)
+    for _ in range(2):  # the second uses the listing from before the first
+        await adopt_deployments(world.ledger, world.client, found, {}, report)
     assert report.adopted == ["a-job"]
     assert list(await world.ids()) == ["a-job"]
 
 
 @pytest.mark.slow
-async def test_a_crash_after_it_was_stored_is_finished_by_the_next(world: Any) -> None:
+async def test_an_adoption_that_crashed_after_storing_is_completed_by_the_next_sync(
+    world: Any,
+) -> None:
     deployment_id = await made(world, "a-job", tags=["mine"])
-    seen = list((await deployments.read(world.client, world.ledger.id)).found.values())
-    await adopt_deployments(world.ledger, world.client, seen, {}, ReconcileReport())
+    found = list((await deployments.read(world.client, world.ledger.id)).found.values())
+    await adopt_deployments(world.ledger, world.client, found, {}, ReconcileReport())
     assert (await world.prefect.deployment("a-job")).tags == [
         "mine"
-    ]  # it died before it wrote there
+    ]  # it crashed before it wrote to Prefect
     report = await world.sync()
     assert (report.adopted, report.updated) == ([], ["a-job"])
     assert (await world.prefect.deployment("a-job")).tags == ["mine", f"daybook:{world.ledger.id}"]
@@ -301,14 +312,14 @@ async def test_a_crash_after_it_was_stored_is_finished_by_the_next(world: Any) -
 
 
 @pytest.mark.slow
-async def test_a_removal_that_goes_on_is_not_taken_for_something_new(world: Any) -> None:
-    """Listed before it was deleted there, judged after its id was forgotten here."""
+async def test_a_deployment_whose_removal_is_in_progress_is_not_adopted(world: Any) -> None:
+    """It was listed before its deletion, and compared after the ledger had cleared its id."""
     await world.add("a-job", every="1h")
     await world.sync()
-    seen = list((await deployments.read(world.client, world.ledger.id)).found.values())
+    found = list((await deployments.read(world.client, world.ledger.id)).found.values())
     stored = await world.archive("a-job")
     async with world.ledger.write() as session:
         await records.record_agreement(session, stored.id, None, None, stored.row.updated_at)
     report = ReconcileReport()
-    await adopt_deployments(world.ledger, world.client, seen, {}, report)
+    await adopt_deployments(world.ledger, world.client, found, {}, report)
     assert report.adopted == []

@@ -1,4 +1,4 @@
-"""Changed on both sides: kept before it is overwritten, shown, and decided."""
+"""Conflicts between ledger and Prefect: stored before the overwrite, listed and decided."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CRON = {"cron": "0 9 * * *", "timezone": "UTC", "day_or": True}
 
 
 async def disputed(world: Any, name: str = "a-job") -> dict[str, Any]:
-    """A job whose schedule was changed to another on each side; returns Prefect's version."""
+    """Change a job's schedule on both sides, and return Prefect's version."""
     await world.add(name, every="1h", prompt="Old")
     await world.sync()
     await world.prefect.edit_schedule(name, active=True, schedule=CRON)
@@ -28,26 +28,26 @@ async def disputed(world: Any, name: str = "a-job") -> dict[str, Any]:
 
 
 @pytest.mark.slow
-async def test_the_losing_version_is_kept_and_shown(world: Any) -> None:
+async def test_the_losing_version_of_a_conflict_is_kept_and_listed(world: Any) -> None:
     lost = await disputed(world)
     began = world.ledger.now()
     assert (await world.sync()).conflicts == {"a-job": {"schedule": lost}}
     row = (await world.job("a-job")).row
     (shown,) = await conflicts.list_conflicts()
-    assert (shown["job"], shown["id"]) == ("a-job", row.id)
-    assert shown["fields"]["schedule"]["prefect"] == lost
-    assert shown["fields"]["schedule"]["ledger"]["interval"] == 7200
-    assert began.isoformat() <= shown["at"] <= world.ledger.now().isoformat()
+    assert (shown.job, shown.id) == ("a-job", row.id)
+    assert shown.fields["schedule"].prefect == lost
+    assert shown.fields["schedule"].ledger["interval"] == 7200
+    assert began <= shown.at <= world.ledger.now()
     assert (await world.prefect.deployment("a-job")).schedules[
         0
     ].schedule.interval.total_seconds() == 7200
-    # Agreement is not the end of it: somebody has to decide.
+    # The conflict stays after both sides agree, until a person decides it.
     assert (await world.sync()).writes == 0
     assert await conflicts.list_conflicts() == [shown]
 
 
 @pytest.mark.slow
-async def test_it_is_in_the_ledger_before_prefect_is_overwritten(
+async def test_a_conflict_is_stored_before_prefect_is_overwritten(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = await disputed(world)
@@ -66,7 +66,7 @@ async def test_it_is_in_the_ledger_before_prefect_is_overwritten(
 
 
 @pytest.mark.slow
-async def test_a_second_one_adds_to_the_first(world: Any) -> None:
+async def test_a_second_conflict_in_another_field_is_added_to_the_first(world: Any) -> None:
     lost = await disputed(world)
     await world.sync()
     job = await world.job("a-job")
@@ -75,14 +75,14 @@ async def test_a_second_one_adds_to_the_first(world: Any) -> None:
     await world.edit("a-job", prompt="Ours")
     await world.sync()
     (shown,) = await conflicts.list_conflicts()
-    assert {name: world["prefect"] for name, world in shown["fields"].items()} == {
+    assert {name: versions.prefect for name, versions in shown.fields.items()} == {
         "schedule": lost,
         "parameters": theirs,
     }
 
 
 @pytest.mark.slow
-async def test_a_second_one_of_the_same_field_leaves_the_first(world: Any) -> None:
+async def test_a_second_conflict_in_the_same_field_keeps_the_first_version(world: Any) -> None:
     lost = await disputed(world)
     await world.sync()
     (shown,) = await conflicts.list_conflicts()
@@ -91,14 +91,15 @@ async def test_a_second_one_of_the_same_field_leaves_the_first(world: Any) -> No
     report = await world.sync()
     assert report.conflicts["a-job"]["schedule"]["cron"] == "0 11 * * *"
     (again,) = await conflicts.list_conflicts()
-    assert again["fields"]["schedule"]["prefect"] == lost
-    assert again["at"] == shown["at"]
+    assert again.fields["schedule"].prefect == lost
+    assert again.at == shown.at
 
 
-async def test_prefer_prefect(world: Any) -> None:
+async def test_prefer_prefect_applies_prefects_version_and_clears_the_conflict(world: Any) -> None:
     await disputed(world)
-    told = await service.sync("prefect")  # found, and decided, in one go
-    assert (told["decided"], list(told["conflicts"])) == (["a-job"], ["a-job"])
+    result = await service.sync("prefect")  # finds and decides the conflict in one call
+    assert isinstance(result, service.DecidedSyncReport)
+    assert (result.decided, list(result.conflicts)) == (["a-job"], ["a-job"])
     job = await world.job("a-job")
     assert job.job.schedule == Cron(expr="0 9 * * *", timezone="UTC")
     assert (job.revision.source, job.row.conflict) == ("prefect", None)
@@ -107,13 +108,14 @@ async def test_prefer_prefect(world: Any) -> None:
     assert (await world.sync()).writes == 0
 
 
-async def test_prefer_ledger_of_one_job(world: Any) -> None:
+async def test_prefer_ledger_for_one_job_clears_only_its_conflict(world: Any) -> None:
     for name in ("a-job", "other"):
         await disputed(world, name)
-    told = await service.sync("ledger", "a-job")
-    assert told["decided"] == ["a-job"]
+    result = await service.sync("ledger", "a-job")
+    assert isinstance(result, service.DecidedSyncReport)
+    assert result.decided == ["a-job"]
     assert isinstance((await world.job("a-job")).job.schedule, Every)
-    assert [each["job"] for each in await conflicts.list_conflicts()] == ["other"]
+    assert [each.job for each in await conflicts.list_conflicts()] == ["other"]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ async def test_prefer_ledger_of_one_job(world: Any) -> None:
     [("both", None, "ledger or prefect"), (None, "a-job", "prefer"), ("ledger", "calm", "no conf")],
 )
 @pytest.mark.slow
-async def test_what_cannot_be_decided_is_refused(
+async def test_an_invalid_decision_is_refused(
     world: Any, prefer: str | None, ref: str | None, word: str
 ) -> None:
     await world.add("calm", every="1h")
@@ -131,7 +133,7 @@ async def test_what_cannot_be_decided_is_refused(
     assert len(await conflicts.list_conflicts()) == (ref == "calm")
 
 
-async def test_what_no_job_can_be_is_kept_and_cannot_be_preferred(world: Any) -> None:
+async def test_an_invalid_version_in_prefect_is_kept_and_cannot_be_preferred(world: Any) -> None:
     await world.add("a-job", every="1h", prompt="Say so")
     await world.sync()
     await world.prefect.edit_deployment(
@@ -139,16 +141,17 @@ async def test_what_no_job_can_be_is_kept_and_cannot_be_preferred(world: Any) ->
     )
     assert "a-job" in (await world.sync()).refused
     (shown,) = await conflicts.list_conflicts()
-    assert shown["fields"]["parameters"]["prefect"] == {"prompt": " "}
+    assert shown.fields["parameters"].prefect == {"prompt": " "}
     with pytest.raises(InvalidInput, match="prompt"):
         await service.sync("prefect", "a-job")
-    told = await service.sync("prefect")
-    assert (told["decided"], list(told["refused"])) == ([], ["a-job"])
+    result = await service.sync("prefect")
+    assert isinstance(result, service.DecidedSyncReport)
+    assert (result.decided, list(result.refused)) == ([], ["a-job"])
     assert await conflicts.list_conflicts() == [shown]
     assert (await world.job("a-job")).job.action.prompt == "Say so"
 
 
-async def test_a_schedule_of_prefects_own_that_lost_cannot_be_preferred(world: Any) -> None:
+async def test_a_losing_schedule_that_no_job_supports_cannot_be_preferred(world: Any) -> None:
     await world.add("a-job", every="1h")
     await world.sync()
     rule = "DTSTART:20260101T090000\nRRULE:FREQ=MONTHLY;BYDAY=2MO"
@@ -163,14 +166,14 @@ async def test_a_schedule_of_prefects_own_that_lost_cannot_be_preferred(world: A
 
 
 @pytest.mark.slow
-async def test_one_that_was_changed_meanwhile_is_compared_again(
+async def test_a_job_that_is_edited_during_the_reconcile_is_compared_again(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look and the write somebody edits here: what is written is the newest."""
+    """A person edits the job between the comparison and the write; the newest version wins."""
     await disputed(world)
-    seen = await world.prefect.deployment("a-job")
+    deployment = await world.prefect.deployment("a-job")
     stale = await world.job("a-job")
     await world.edit("a-job", every="3h")
-    await reconcile.reconcile_job(world.ledger, world.client, stale, seen, ReconcileReport())
+    await reconcile.reconcile_job(world.ledger, world.client, stale, deployment, ReconcileReport())
     held = (await world.prefect.deployment("a-job")).schedules[0].schedule
     assert held.interval.total_seconds() == 3 * 3600

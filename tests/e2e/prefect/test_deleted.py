@@ -1,4 +1,4 @@
-"""A deployment that is gone: deleted there, made again there, or this is another Prefect."""
+"""Missing deployments: deleted in Prefect, created again there, or lost with another Prefect."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 
 async def deleted(world: Any, name: str = "a-job", **fields: Any) -> str:
-    """A job whose deployment is deleted in the UI; returns that one's id."""
+    """Delete a job's deployment as the UI does, and return the deployment's id."""
     await world.add(name, **({"every": "1h"} | fields))
     await world.sync()
     found = await world.prefect.deployment(name)
@@ -31,7 +31,7 @@ async def missing(world: Any, name: str) -> bool:
 
 
 @pytest.mark.slow
-async def test_a_deletion_switches_the_job_off_until_it_is_resumed(world: Any) -> None:
+async def test_a_deleted_deployment_disables_its_job_until_the_job_is_resumed(world: Any) -> None:
     await world.add("other", every="1h")
     await deleted(world)
     before = world.ledger.now()
@@ -41,7 +41,7 @@ async def test_a_deletion_switches_the_job_off_until_it_is_resumed(world: Any) -
     assert (job.job.enabled, job.row.disabled_reason) == (False, records.DELETED_REASON)
     assert (job.row.deployment_id, job.row.sync_pending) == (None, False)
     assert before <= job.revision.effective_from <= world.ledger.now()
-    # It is not made behind anybody's back, whatever else is edited.
+    # No other edit creates the deployment again.
     await world.edit("a-job", prompt="Newer")
     for _ in range(2):
         report = await world.sync()
@@ -54,7 +54,7 @@ async def test_a_deletion_switches_the_job_off_until_it_is_resumed(world: Any) -
     assert (await world.sync()).writes == 0
 
 
-async def test_who_waited_is_skipped_and_says_why(world: Any) -> None:
+async def test_a_waiting_run_of_a_deleted_deployment_is_skipped_with_the_reason(world: Any) -> None:
     stored = await world.add("a-job", every="1h")
     await world.sync()
     row = await claims.request(world.ledger, stored, "by-hand", "manual")
@@ -68,7 +68,7 @@ async def test_who_waited_is_skipped_and_says_why(world: Any) -> None:
 
 
 @pytest.mark.slow
-async def test_one_that_was_off_keeps_its_reason(world: Any) -> None:
+async def test_a_disabled_job_keeps_its_reason_if_its_deployment_is_deleted(world: Any) -> None:
     await world.add("a-job", every="1h")
     await world.edit("a-job", enabled=False, reason="paused: holidays")
     await world.sync()
@@ -76,12 +76,12 @@ async def test_one_that_was_off_keeps_its_reason(world: Any) -> None:
     assert (await world.sync()).deleted == ["a-job"]
     job = await world.job("a-job")
     assert job.row.disabled_reason == "paused: holidays"
-    assert job.revision.number == 2  # nothing changed of what it means
+    assert job.revision.number == 2  # the job itself did not change
     assert (await world.sync()).writes == 0
 
 
 @pytest.mark.slow
-async def test_who_was_switched_on_here_since_is_made_again(
+async def test_a_deleted_deployment_of_a_job_enabled_since_is_created_again(
     world: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     await world.add("a-job", every="1h")
@@ -96,7 +96,7 @@ async def test_who_was_switched_on_here_since_is_made_again(
 
 
 @pytest.mark.slow
-async def test_the_claims_compare_sees_a_deletion_too(world: Any) -> None:
+async def test_the_comparison_of_a_claim_notices_a_deletion_too(world: Any) -> None:
     old = await deleted(world)
     job = await world.job("a-job")
     await world.sync()
@@ -110,8 +110,8 @@ async def test_the_claims_compare_sees_a_deletion_too(world: Any) -> None:
 
 
 @pytest.mark.slow
-async def test_a_run_by_hand_needs_a_deployment_and_gets_one(world: Any) -> None:
-    """`daybook run` runs a job that is off, and it stays off."""
+async def test_a_run_by_hand_creates_the_missing_deployment(world: Any) -> None:
+    """`daybook run` runs a disabled job, and the job stays disabled."""
     await deleted(world)
     await world.sync()
     stored = await world.job("a-job")
@@ -125,8 +125,10 @@ async def test_a_run_by_hand_needs_a_deployment_and_gets_one(world: Any) -> None
 
 @pytest.mark.parametrize("noticed", [False, True])
 @pytest.mark.slow
-async def test_made_again_under_its_name_it_is_the_same_job(world: Any, noticed: bool) -> None:
-    """As `prefect deploy` makes it: without our tag, with what its file says."""
+async def test_a_deployment_created_again_under_its_name_is_the_same_job(
+    world: Any, noticed: bool
+) -> None:
+    """Create it as `prefect deploy` does: without the ledger's tag, with the fields of the file."""
     old = await deleted(world)
     before = await world.job("a-job")
     if noticed:
@@ -153,8 +155,8 @@ async def test_made_again_under_its_name_it_is_the_same_job(world: Any, noticed:
 
 
 @pytest.mark.slow
-async def test_in_another_prefect_everything_is_made_again(world: Any) -> None:
-    """What an emptied database, or another server under the old address, looks like."""
+async def test_in_another_prefect_all_missing_deployments_are_created_again(world: Any) -> None:
+    """An emptied database or another server at the old address looks like this."""
     await deleted(world, "a-job")
     await world.add("other", every="1h")
     await world.sync()
@@ -162,9 +164,12 @@ async def test_in_another_prefect_everything_is_made_again(world: Any) -> None:
     await world.sync()
     await world.edit("other", enabled=False, reason="paused")
     await world.sync()
-    kept, gone = await world.prefect.deployment("a-job"), await world.prefect.deployment("other")
-    await world.prefect.request("DELETE", f"/deployments/{gone.id}")
-    async with world.ledger.write() as session:  # the pool that it knew is another Prefect's
+    remaining, missing = (
+        await world.prefect.deployment("a-job"),
+        await world.prefect.deployment("other"),
+    )
+    await world.prefect.request("DELETE", f"/deployments/{missing.id}")
+    async with world.ledger.write() as session:  # as if the known pool were another Prefect's
         fact = await session.get(Fact, "pool")
         assert fact is not None
         fact.value = "0" * 32
@@ -172,12 +177,12 @@ async def test_in_another_prefect_everything_is_made_again(world: Any) -> None:
     report = await world.sync()
     assert (report.remade, report.created, report.deleted) == (["other"], ["other"], [])
     assert (await world.prefect.deployment("other")).paused
-    assert (await world.prefect.deployment("a-job")).id == kept.id
+    assert (await world.prefect.deployment("a-job")).id == remaining.id
     assert (await world.sync()).writes == 0
 
 
-async def test_a_crash_on_the_way_to_another_prefect_deletes_nothing(world: Any) -> None:
-    """The pool's id and what has to be made again are one transaction."""
+async def test_a_crash_after_noticing_another_prefect_deletes_nothing(world: Any) -> None:
+    """The pool's id and the jobs to deploy again are recorded in one transaction."""
     await deleted(world)
     async with world.ledger.write() as session:
         assert await records.record_instance(session, "another", []) == ["a-job"]
@@ -186,7 +191,7 @@ async def test_a_crash_on_the_way_to_another_prefect_deletes_nothing(world: Any)
 
 
 @pytest.mark.slow
-async def test_what_has_another_ledgers_tag_by_now_is_not_ours(world: Any) -> None:
+async def test_a_deployment_that_got_another_ledgers_tag_disables_its_job(world: Any) -> None:
     await world.add("a-job", every="1h")
     await world.sync()
     await world.prefect.edit_deployment("a-job", tags=["daybook:another"])
@@ -204,7 +209,7 @@ async def test_what_has_another_ledgers_tag_by_now_is_not_ours(world: Any) -> No
     await world.client.delete_deployment(before.id)
 
 
-async def test_every_change_of_these_is_a_revision_of_its_own(world: Any) -> None:
+async def test_deletion_and_resumption_each_make_a_revision(world: Any) -> None:
     await deleted(world)
     await world.sync()
     await world.edit("a-job", enabled=True)

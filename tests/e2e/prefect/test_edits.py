@@ -1,4 +1,4 @@
-"""What is edited in Prefect's UI, as it sends it, is in the ledger after a sync."""
+"""Import of edits from a real Prefect, sent as its UI sends them."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ async def revisions(world: Any, name: str) -> list[RevisionRow]:
 
 
 async def settled(world: Any, name: str) -> None:
-    """Both sides say the same, and a sync finds nothing to do."""
+    """Assert that both sides agree and a sync changes nothing."""
     report = await world.sync()
     assert (report.writes, report.pulled, report.unchanged) == (0, [], 1)
     job, found = await world.job(name), await world.prefect.deployment(name)
     assert projection.of_job(job, world.ledger.id) == projection.of_deployment(found)
 
 
-async def test_a_schedule_is_taken_over_from_the_time_of_the_edit_on(world: Any) -> None:
+async def test_an_edited_schedule_takes_effect_from_the_time_of_the_edit(world: Any) -> None:
     before = await world.add("a-job", cron="0 9 * * *")
     await world.sync()
     (held,) = (await world.prefect.deployment("a-job")).schedules
     schedule = {"cron": "*/30 * * * * 15", "timezone": "America/New_York", "day_or": True}
     edited = await world.prefect.edit_schedule("a-job", active=True, schedule=schedule)
-    # Something else is edited later: it does not move the schedule's time.
+    # A later edit of another field does not change the schedule's time.
     await world.prefect.edit_deployment(
         "a-job", parameters=before.job.parameters() | {"prompt": "New"}
     )
@@ -51,21 +51,23 @@ async def test_a_schedule_is_taken_over_from_the_time_of_the_edit_on(world: Any)
     report = await world.sync()
     assert (report.pulled, report.updated, report.conflicts) == (["a-job"], ["a-job"], {})
     job = await world.job("a-job")
-    # Prefect has the seconds last.
+    # Prefect's cron has the seconds last.
     assert job.job.schedule == Cron(expr="15 */30 * * * *", timezone="America/New_York")
     assert job.job.action.prompt == "New"
-    told = [(row.effective_from, row.source) for row in await revisions(world, "a-job")][1:]
-    assert told == [(edited, "prefect"), (prompted, "prefect")]
+    revisions_seen = [(row.effective_from, row.source) for row in await revisions(world, "a-job")][
+        1:
+    ]
+    assert revisions_seen == [(edited, "prefect"), (prompted, "prefect")]
     found = await world.prefect.deployment("a-job")
     assert found.description == f"**a-job** — {describe(job.job.schedule)}"
-    assert found.schedules[0].id == held.id  # an open page of the UI goes on working
+    assert found.schedules[0].id == held.id  # so an open page of the UI keeps working
     due = list(islice(due_times(job.job.schedule, after=edited), 3))
     assert (await world.prefect.due("a-job"))[:3] == due
     await settled(world, "a-job")
 
 
 @pytest.mark.slow
-async def test_an_interval_keeps_its_phase(world: Any) -> None:
+async def test_an_imported_interval_keeps_its_phase(world: Any) -> None:
     await world.add("a-job", cron="0 9 * * *", timezone="Asia/Tokyo")
     await world.sync()
     schedule = {"interval": 5400.0, "anchor_date": "2026-01-01T00:10:20.5Z", "timezone": "UTC"}
@@ -82,7 +84,7 @@ async def test_an_interval_keeps_its_phase(world: Any) -> None:
 
 
 @pytest.mark.slow
-async def test_a_zoned_interval_of_a_day_is_taken_over_and_rewritten_in_utc(world: Any) -> None:
+async def test_a_zoned_interval_of_a_day_is_imported_and_rewritten_in_utc(world: Any) -> None:
     await world.add("a-job", cron="0 9 * * *")
     await world.sync()
     anchor = "2026-01-01T08:00:00Z"
@@ -102,7 +104,9 @@ async def test_a_zoned_interval_of_a_day_is_taken_over_and_rewritten_in_utc(worl
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
 @pytest.mark.slow
-async def test_a_one_time_rule_is_due_when_prefect_says(world: Any, zone: str) -> None:
+async def test_a_one_time_rrule_is_due_at_the_instant_that_prefect_queues(
+    world: Any, zone: str
+) -> None:
     await world.add("a-job", on_demand=True)
     await world.sync()
     rule = "DTSTART:20300115T143000Z\nRRULE:COUNT=1;FREQ=YEARLY"
@@ -118,14 +122,14 @@ async def test_a_one_time_rule_is_due_when_prefect_says(world: Any, zone: str) -
 
 
 @pytest.mark.slow
-async def test_the_switches(world: Any) -> None:
+async def test_prefects_pause_and_schedule_switch_disable_and_enable_the_job(world: Any) -> None:
     await world.add("a-job", every="1h")
     await world.sync()
     await world.prefect.edit_deployment("a-job", paused=True)
     assert (await world.sync()).pulled == ["a-job"]
     job = await world.job("a-job")
     assert not job.job.enabled
-    assert job.row.disabled_reason == "switched off in Prefect"
+    assert job.row.disabled_reason == "turned off in Prefect"
     assert job.revision.effective_from == (await world.prefect.deployment("a-job")).updated
     await settled(world, "a-job")
     await world.prefect.edit_deployment("a-job", paused=False)
@@ -146,7 +150,7 @@ async def test_the_switches(world: Any) -> None:
 
 
 @pytest.mark.slow
-async def test_other_edits_do_not_hide_why_a_job_is_off(world: Any) -> None:
+async def test_other_edits_keep_the_reason_why_a_job_is_disabled(world: Any) -> None:
     await world.add("a-job", every="1h")
     await world.edit("a-job", enabled=False, reason="paused: holidays")
     await world.sync()
@@ -156,7 +160,9 @@ async def test_other_edits_do_not_hide_why_a_job_is_off(world: Any) -> None:
     assert (row.tags, row.disabled_reason) == (["new"], "paused: holidays")
 
 
-async def test_tags_and_description_are_the_jobs_and_our_part_comes_back(world: Any) -> None:
+async def test_edited_tags_and_description_are_imported_and_daybooks_part_restored(
+    world: Any,
+) -> None:
     await world.add("a-job", every="1h", tags=["old"], description="Old words")
     await world.sync()
     await world.prefect.edit_deployment(
@@ -184,9 +190,7 @@ async def test_tags_and_description_are_the_jobs_and_our_part_comes_back(world: 
     ],
 )
 @pytest.mark.slow
-async def test_what_no_job_can_be_is_not_taken_over(
-    world: Any, body: dict[str, Any], word: str
-) -> None:
+async def test_an_invalid_edit_is_not_imported(world: Any, body: dict[str, Any], word: str) -> None:
     before = await world.add("a-job", every="1h")
     await world.add("other", every="1h")
     await world.sync()
@@ -214,7 +218,7 @@ async def test_what_no_job_can_be_is_not_taken_over(
     ids=["rrule", "seven-fields", "day-and", "half-a-second"],
 )
 @pytest.mark.slow
-async def test_a_schedule_that_no_job_can_say_stays_prefects_own(
+async def test_a_schedule_that_no_job_supports_stays_prefects_own(
     world: Any, schedule: dict[str, Any]
 ) -> None:
     await world.add("a-job", every="1h")
@@ -223,7 +227,7 @@ async def test_a_schedule_that_no_job_can_say_stays_prefects_own(
     held = (await world.prefect.deployment("a-job")).schedules
     report = await world.sync()
     assert (list(report.foreign), report.pulled) == (["a-job"], ["a-job"])
-    # From the edit on no due time of the old schedule is the job's.
+    # From the edit on, the job has no due times of the old schedule.
     job = await world.job("a-job")
     assert (job.job.schedule, job.job.enabled) == (OnDemand(timezone="Europe/Berlin"), True)
     assert job.revision.effective_from == edited
@@ -233,14 +237,14 @@ async def test_a_schedule_that_no_job_can_say_stays_prefects_own(
     await world.edit("a-job", prompt="New")
     assert (await world.sync()).updated == ["a-job"]
     assert (await world.prefect.deployment("a-job")).schedules == held
-    # Only another schedule given here takes its place, and that is told.
+    # Only a new schedule of the job replaces it, and the report shows that as a conflict.
     await world.edit("a-job", every="2h")
     report = await world.sync()
     assert "foreign" in report.conflicts["a-job"]["schedule"]
     await settled(world, "a-job")
 
 
-async def test_cron_that_prefect_takes_and_we_refuse_is_written_back(world: Any) -> None:
+async def test_a_cron_that_only_prefect_accepts_is_replaced_by_the_jobs(world: Any) -> None:
     before = await world.add("a-job", every="1h")
     await world.sync()
     await world.prefect.edit_schedule(
@@ -253,7 +257,7 @@ async def test_cron_that_prefect_takes_and_we_refuse_is_written_back(world: Any)
 
 
 @pytest.mark.slow
-async def test_a_second_schedule_is_left_alone_and_told(world: Any) -> None:
+async def test_a_second_schedule_of_a_deployment_is_kept_and_reported(world: Any) -> None:
     await world.add("a-job", every="1h")
     await world.sync()
     await world.prefect.add_schedule("a-job", {"cron": "0 9 * * *", "timezone": "UTC"})
@@ -271,7 +275,7 @@ async def test_a_second_schedule_is_left_alone_and_told(world: Any) -> None:
 
 
 @pytest.mark.slow
-async def test_deleting_the_schedule_leaves_a_job_on_demand_and_a_new_one_is_taken(
+async def test_a_job_without_a_schedule_in_prefect_is_on_demand_until_it_gets_one(
     world: Any,
 ) -> None:
     await world.add("a-job", every="1h")
@@ -291,7 +295,7 @@ async def test_deleting_the_schedule_leaves_a_job_on_demand_and_a_new_one_is_tak
 
 
 @pytest.mark.slow
-async def test_both_changed_the_ledger_wins_and_tells(world: Any) -> None:
+async def test_a_field_changed_on_both_sides_keeps_the_ledgers_value(world: Any) -> None:
     before = await world.add("a-job", every="1h", tags=["old"])
     await world.sync()
     theirs = before.job.parameters() | {"prompt": "Theirs"}
@@ -307,10 +311,10 @@ async def test_both_changed_the_ledger_wins_and_tells(world: Any) -> None:
     await settled(world, "a-job")
 
 
-async def test_a_new_time_lets_a_fired_job_fire_again(world: Any) -> None:
+async def test_a_new_time_in_prefect_enables_a_fired_job_again(world: Any) -> None:
     stored = await world.add("a-job", at="in 1h")
     await world.sync()
-    async with world.ledger.write() as session:  # as the settling of its run does
+    async with world.ledger.write() as session:  # as the end of its run does
         newest = await store.get(session, stored.id)
         assert newest is not None
         off = newest.job.model_copy(update={"enabled": False})
@@ -339,7 +343,7 @@ async def test_a_new_time_lets_a_fired_job_fire_again(world: Any) -> None:
     await settled(world, "a-job")
 
 
-async def test_parameters_on_a_schedule_are_told_and_kept(world: Any) -> None:
+async def test_parameters_on_a_schedule_are_reported_and_kept(world: Any) -> None:
     await world.add("a-job", every="1h")
     await world.sync()
     await world.prefect.edit_schedule("a-job", parameters={"prompt": "Other"}, active=True)

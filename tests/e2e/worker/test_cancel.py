@@ -1,4 +1,4 @@
-"""Cancelled by `daybook cancel` and in Prefect's UI, at each moment of a run's life."""
+"""Cancellation by `daybook cancel` and in Prefect's UI, at each stage of a run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from daybook.api import runs
 from daybook.clock import SYSTEM_CLOCK
+from daybook.delivery.views import RunDetails
 from daybook.jobs.store import StoredJob
 from tests.world import World
 from tests.world.agents import FOR_EVER, WORKS, Agent
@@ -20,7 +21,7 @@ LOOK = timedelta(seconds=0.05)
 
 
 async def two(world: World, program: str, **fields: object) -> tuple[list[Agent], list[StoredJob]]:
-    """A job for each of the ways to cancel, with an agent of its own."""
+    """Deploy a job with an agent of its own for each of the two ways to cancel."""
     agents = [await world.agents.add(program) for _ in range(2)]
     return agents, [
         await world.deploy(on_demand=True, agent=agent.name, **fields) for agent in agents
@@ -28,31 +29,33 @@ async def two(world: World, program: str, **fields: object) -> tuple[list[Agent]
 
 
 async def cancelled(world: World, jobs: list[StoredJob], others: int = 0) -> None:
-    """Cancel the first as `daybook cancel` does and the second in the UI.
+    """Cancel the first job's run as `daybook cancel` does, and the second one as the UI does.
 
-    What is left at work are the processes of ``others`` runs, within the time that is promised.
+    Assert that only processes of ``others`` runs are left within the promised time.
     """
     rows = [await world.row(job) for job in jobs]
     began = SYSTEM_CLOCK.now()
 
-    async def gone() -> float:
+    async def exit_time() -> float:
         while len([each for worker in world.workers.all for each in worker.heads()]) > others:
             await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + LOOK)
         if not others:
             await world.workers.idle(within=CANCELLED)
         return (SYSTEM_CLOCK.now() - began).total_seconds()
 
-    said, _, took, *_ = await asyncio.gather(
+    output, _, seconds, *_ = await asyncio.gather(
         runs.cancel(rows[0].id),
         world.prefect.cancel(rows[1].flow_run_id),
-        gone(),
-        *(world.ends(job, "cancelled", within=SEEN) for job in jobs),
+        exit_time(),
+        *(world.wait_for_end(job, "cancelled", within=SEEN) for job in jobs),
     )
-    assert said["status"] == "cancelled"
-    assert took <= CANCELLED
+    assert isinstance(output, RunDetails)
+    assert output.status == "cancelled"
+    assert isinstance(seconds, float)
+    assert seconds <= CANCELLED
 
 
-async def test_while_it_waits_for_a_slot(world: World) -> None:
+async def test_a_run_that_waits_for_a_slot_can_be_cancelled(world: World) -> None:
     busy = await world.agents.add(WORKS)
     first = await world.deploy(on_demand=True, agent=busy.name)
     agents, jobs = await two(world, FOR_EVER)
@@ -61,19 +64,19 @@ async def test_while_it_waits_for_a_slot(world: World) -> None:
     await busy.says("running")
     for job in jobs:
         await world.prefect.custom_run(job)
-        row = await world.becomes(job, "waiting")
+        row = await world.wait_for_status(job, "waiting")
         assert row.waits_for == "slot"
     await cancelled(world, jobs, others=1)
-    busy.let_go()
-    await world.ends(first, "succeeded", within=SEEN)
+    busy.release()
+    await world.wait_for_end(first, "succeeded", within=SEEN)
     await world.workers.idle(within=SEEN)
-    assert [each.had for each in (busy, *agents)] == [1, 0, 0]
+    assert [each.effect_count for each in (busy, *agents)] == [1, 0, 0]
     for job in jobs:
         row = await world.row(job)
         assert (row.status, row.attempts) == ("cancelled", 0)
 
 
-async def test_when_it_is_claimed_and_has_not_begun(world: World) -> None:
+async def test_a_claimed_run_that_has_not_begun_can_be_cancelled(world: World) -> None:
     agents, jobs = await two(world, FOR_EVER)
     gate = await world.workers.gate()
     await world.workers.begin(api_url=gate.api_url)
@@ -84,37 +87,39 @@ async def test_when_it_is_claimed_and_has_not_begun(world: World) -> None:
             await gate.held.wait()
         assert (await world.row(job)).status == "claimed"
     await cancelled(world, jobs)
-    gate.let_go()
-    assert [each.had for each in agents] == [0, 0]
+    gate.release()
+    assert [each.effect_count for each in agents] == [0, 0]
 
 
 @pytest.mark.journey
-async def test_while_it_is_at_work(world: World) -> None:
+async def test_a_running_run_can_be_cancelled(world: World) -> None:
     agents, jobs = await two(world, FOR_EVER)
     await world.workers.begin()
     for agent, job in zip(agents, jobs, strict=True):
         await world.prefect.custom_run(job)
         await agent.says("running")
     await cancelled(world, jobs)
-    assert [each.had for each in agents] == [1, 1]
+    assert [each.effect_count for each in agents] == [1, 1]
     for job in jobs:
         (attempt,) = await world.attempts(await world.row(job))
         assert attempt.status == "cancelled"
 
 
 @pytest.mark.parametrize(
-    ("delay", "kept"), [("20s", True), ("60s", False)], ids=["in_its_process", "in_prefect"]
+    ("delay", "is_kept"), [("29s", True), ("60s", False)], ids=["in_its_process", "in_prefect"]
 )
-async def test_in_a_backoff(world: World, delay: str, kept: bool) -> None:
+async def test_a_run_that_waits_for_its_next_attempt_can_be_cancelled(
+    world: World, delay: str, is_kept: bool
+) -> None:
     agents, jobs = await two(world, FOR_EVER, timeout="5s", retries=1, retry_delay=delay)
     worker = await world.workers.begin()
     for job in jobs:
         await world.prefect.custom_run(job)
     for job in jobs:
-        row = await world.becomes(job, "waiting")
-        while row.attempts == 0:  # asked for, and waiting for its first
-            row = await world.becomes(job, "waiting")
-    if kept:
+        row = await world.wait_for_status(job, "waiting")
+        while row.attempts == 0:  # requested, and waiting for its first attempt
+            row = await world.wait_for_status(job, "waiting")
+    if is_kept:
         assert len(worker.heads()) == 2
     else:
         await world.workers.idle(within=SEEN)
@@ -122,11 +127,11 @@ async def test_in_a_backoff(world: World, delay: str, kept: bool) -> None:
             row = await world.row(job)
             await world.shows(row.flow_run_id, "SCHEDULED", "AwaitingConcurrencySlot", within=SEEN)
     await cancelled(world, jobs)
-    assert [each.had for each in agents] == [1, 1]
+    assert [each.effect_count for each in agents] == [1, 1]
 
 
-async def test_twice_and_after_the_end(world: World) -> None:
-    """A run that was cancelled is cancelled; one that has ended otherwise cannot be."""
+async def test_cancelling_a_run_several_times_has_the_same_result(world: World) -> None:
+    """Cancel it twice at once, and again after it has ended."""
     agent = await world.agents.add(FOR_EVER)
     job = await world.deploy(on_demand=True, agent=agent.name)
     await world.workers.begin()
@@ -134,7 +139,7 @@ async def test_twice_and_after_the_end(world: World) -> None:
     await agent.says("running")
     row = await world.row(job)
     both = await asyncio.gather(runs.cancel(row.id), runs.cancel(row.id))
-    assert [each["status"] for each in both] == ["cancelled", "cancelled"]
-    assert (await runs.cancel(row.id))["status"] == "cancelled"
-    after = await world.ends(job, "cancelled", within=SEEN)
+    assert [each.status for each in both] == ["cancelled", "cancelled"]
+    assert (await runs.cancel(row.id)).status == "cancelled"
+    after = await world.wait_for_end(job, "cancelled", within=SEEN)
     assert after.evidence == []

@@ -1,4 +1,4 @@
-"""The gate of a run that a worker started: killed in the middle, and one that does not end."""
+"""Checks and heartbeats with a real worker, including a check that is killed or does not end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN, alive
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 ITS_TIME = 60.0
-"""A second, 15 s by which the worker waits longer, 10 s to end, and what a busy machine adds."""
+"""Its timeout of 1 s, the worker's extra 15 s, 10 s to end, and a margin for a busy machine."""
 
 ASKED = """
 tell("asked")
@@ -24,7 +24,7 @@ print('{"action": "run", "reason": "something came"}')
 """
 
 
-async def test_killed_at_its_gate_a_run_waits_and_is_asked_for_again(world: World) -> None:
+async def test_a_run_killed_during_its_check_waits_and_is_checked_again(world: World) -> None:
     gate, main = await world.agents.add(ASKED), await world.agents.add("had(); print('done')")
     check = {"prompt": "Anything new?", "agent": gate.name}
     job = await world.deploy(on_demand=True, agent=main.name, policy={"check": check})
@@ -36,18 +36,18 @@ async def test_killed_at_its_gate_a_run_waits_and_is_asked_for_again(world: Worl
     (head,) = worker.heads()
     os.kill(head.pid, signal.SIGKILL)
     again = await gate.says("asked")
-    gate.let_go(2)
+    gate.release(2)
 
-    row = await world.ends(job, "succeeded", within=SEEN)
+    row = await world.wait_for_end(job, "succeeded", within=SEEN)
     assert again != first
     assert not alive(first)
-    assert (row.attempts, main.had) == (1, 1)
+    assert (row.attempts, main.effect_count) == (1, 1)
 
 
-async def test_a_check_that_nothing_can_stop_is_ended_with_its_process(
+async def test_a_check_that_does_not_end_is_killed_with_its_process(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What goes on in a thread is ended by nothing but the end of its process.
+    # Only the end of its process ends a thread.
     site = tmp_path / "site"
     source = "import threading\ndef stuck() -> bool:\n    return threading.Event().wait()\n"
     install(site, source, "stuck")
@@ -59,12 +59,12 @@ async def test_a_check_that_nothing_can_stop_is_ended_with_its_process(
 
     await world.prefect.custom_run(job)
 
-    row = await world.ends(job, "timed_out", within=ITS_TIME)
-    assert (row.attempts, main.had) == (0, 0)
-    assert "no end within 1s" in str(row.error)
+    row = await world.wait_for_end(job, "timed_out", within=ITS_TIME)
+    assert (row.attempts, main.effect_count) == (0, 0)
+    assert "did not end within 1s" in str(row.error)
 
 
-async def test_a_heartbeat_of_a_worker(world: World) -> None:
+async def test_a_heartbeat_runs_its_agent_after_the_gate_agent_agreed(world: World) -> None:
     (world.home.path / "HEARTBEAT.md").write_text("Tell me when it is late.")
     gate = await world.agents.add(ASKED)
     main = await world.agents.add("had(); print('It is late.')")
@@ -74,8 +74,8 @@ async def test_a_heartbeat_of_a_worker(world: World) -> None:
 
     await world.prefect.custom_run(job)
     await gate.says("asked")
-    gate.let_go()
+    gate.release()
 
-    row = await world.ends(job, "succeeded", within=SEEN)
-    assert (row.output, row.attempts, main.had) == ("It is late.", 1, 1)
+    row = await world.wait_for_end(job, "succeeded", within=SEEN)
+    assert (row.output, row.attempts, main.effect_count) == ("It is late.", 1, 1)
     assert row.session_id == f"{main.name}:job:{job.id}"

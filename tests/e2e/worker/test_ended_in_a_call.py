@@ -1,4 +1,4 @@
-"""A run whose agent is ended in the middle of a tool's call: what it took, and what it has done."""
+"""Runs that end in the middle of an agent's tool call: their tokens and their attempts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 ITS_TIME = 75.0
-"""Its 25 s, 15 s by which the worker waits longer, 10 s to end, and what a busy machine adds."""
+"""Its timeout of 25 s, the worker's extra 15 s, 10 s to end, and a margin for a busy machine."""
 
 HANGS = """
 @server.tool
@@ -28,11 +28,11 @@ def write() -> str:
 """
 
 
-async def test_cancelled_its_tokens_are_in_the_book(world: World) -> None:
-    with provider() as here:
+async def test_a_run_cancelled_in_a_tool_call_records_its_tokens(world: World) -> None:
+    with provider() as fake_provider:
         async with served(world, HANGS) as server:
-            asked = await Asked(world, here).given(server.name)
-            here.script = [calls(f"{server.name}_write")]
+            asked = await Asked(world, fake_provider).given(server.name)
+            fake_provider.script = [calls(f"{server.name}_write")]
             job = await world.deploy(on_demand=True, agent=asked.name)
             await world.workers.begin()
             await world.prefect.custom_run(job)
@@ -40,34 +40,34 @@ async def test_cancelled_its_tokens_are_in_the_book(world: World) -> None:
 
             await runs.cancel((await world.row(job)).id)
 
-            row = await world.ends(job, "cancelled", within=SEEN)
+            row = await world.wait_for_end(job, "cancelled", within=SEEN)
     assert row.usage is not None
     assert (row.usage["input_tokens"], row.usage["output_tokens"]) == (100, 20)
 
 
-async def test_killed_after_its_tool_has_acted_it_is_not_asked_again(
+async def test_a_run_killed_after_its_tool_acted_has_no_further_attempt(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What goes on in a thread is ended by nothing but the end of its process.
-    site, had = tmp_path / "site", tmp_path / "had"
+    # Only the end of its process ends a thread.
+    site, effects = tmp_path / "site", tmp_path / "had"
     source = (
         "import threading\n"
         "def stuck() -> str:\n"
-        f"    open({str(had)!r}, 'a').write('x')\n"
+        f"    open({str(effects)!r}, 'a').write('x')\n"
         "    threading.Event().wait()\n"
     )
     install(site, source, "stuck")
     monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ['PYTHONPATH']}")
-    with provider() as here:
-        asked = await Asked(world, here).given("stuck")
-        here.script = [calls("stuck"), calls("stuck")]
+    with provider() as fake_provider:
+        asked = await Asked(world, fake_provider).given("stuck")
+        fake_provider.script = [calls("stuck"), calls("stuck")]
         policy = {"timeout": "25s", "retries": 1, "retry_delay": "1s"}
         job = await world.deploy(on_demand=True, agent=asked.name, policy=policy)
         await world.workers.begin()
 
         await world.prefect.custom_run(job)
 
-        row = await world.ends(job, "timed_out", within=ITS_TIME)
-    assert (row.attempts, had.read_text()) == (1, "x")
+        row = await world.wait_for_end(job, "timed_out", within=ITS_TIME)
+    assert (row.attempts, effects.read_text()) == (1, "x")
     assert row.usage is not None
     assert row.usage["input_tokens"] == 100

@@ -1,4 +1,4 @@
-"""Limits: who waits is shown as waiting, goes in order of due time, and is never lost."""
+"""Slot limits with real workers: waiting runs show as waiting, start by due time, and all run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ JOBS, MOST = 20, 4
 
 
 async def at_once(world: World, agent: str) -> tuple[datetime, list[StoredJob]]:
-    """So many jobs that are due in the same second, soon."""
+    """Deploy `JOBS` jobs that are due in the same second; return that instant and the jobs."""
     due = (SYSTEM_CLOCK.now() + timedelta(seconds=40)).replace(microsecond=0)
     return due, [await world.deploy(at=due.isoformat(), agent=agent) for _ in range(JOBS)]
 
 
 @pytest.mark.timeout(240)
-async def test_twenty_that_are_due_in_the_same_second(world: World) -> None:
+async def test_twenty_jobs_due_in_the_same_second_share_four_slots_in_order(world: World) -> None:
     agent = await world.agents.add(WORKS)
     due, jobs = await at_once(world, agent.name)
     assert SYSTEM_CLOCK.now() < due
@@ -46,7 +46,7 @@ async def test_twenty_that_are_due_in_the_same_second(world: World) -> None:
     assert {each.waits_for for each in waits} == {"slot"}
     for each in waits:
         await world.shows(each.flow_run_id, "SCHEDULED", "AwaitingConcurrencySlot", within=SEEN)
-    # A pause and an edit of its deployment spare one that waits.
+    # A pause and an edit of the deployment do not affect a waiting run.
     spared = max(waits, key=lambda each: each.queued_at)
     (job,) = [each for each in jobs if each.id == spared.job_id]
     deployment = UUID(str(job.row.deployment_id))
@@ -56,18 +56,18 @@ async def test_twenty_that_are_due_in_the_same_second(world: World) -> None:
     await client.update_deployment(deployment, DeploymentUpdate(description="edited"))
     assert await world.prefect.shown(spared.flow_run_id) == ("SCHEDULED", "AwaitingConcurrencySlot")
 
-    async def known() -> bool:  # off for a moment, it would be skipped if it were claimed now
+    async def known() -> bool:  # else a claim might find the job disabled, and skip
         async with world.ledger.read() as session:
             now = (await book.find(session, job.id)).job
             return now.enabled and now.description == "edited"
 
     assert await so(known, 2 * SEEN), world.workers.logs()
-    agent.let_go(JOBS)
+    agent.release(JOBS)
     for each in rows:
-        row = await world.ends(each, "succeeded", within=120.0)
+        row = await world.wait_for_end(each, "succeeded", within=120.0)
         assert row.flow_run_id == each.flow_run_id
         assert row.attempts == 1
-    assert agent.had == JOBS
+    assert agent.effect_count == JOBS
     await world.workers.idle(within=SEEN)
     rows = await world.rows()
     assert len(rows) == JOBS
@@ -77,42 +77,42 @@ async def test_twenty_that_are_due_in_the_same_second(world: World) -> None:
     spans = [(each.started_at, each.finished_at or due) for each in tries]
     for started, _ in spans:
         assert sum(begin <= started < end for begin, end in spans) <= MOST
-    # By due time, which is the same here, and then by when the ledger heard of them.
+    # They start by due time, which is the same here, and then by the time of their request.
     later = [each for each in rows if each.id in {wait.id for wait in waits}]
     by_start = sorted(later, key=lambda each: each.started_at or due)
     order = [each.id for each in sorted(later, key=lambda each: (each.queued_at, each.id))]
     for place, each in enumerate(by_start):
-        # Those that were let go at the same moment start side by side.
+        # Runs that get slots at the same moment start concurrently.
         assert abs(order.index(each.id) - place) < 2 * MOST
 
 
-async def test_a_worker_that_is_full_leaves_the_rest_to_another(world: World) -> None:
+async def test_a_full_worker_leaves_the_next_run_to_another_worker(world: World) -> None:
     agents = [await world.agents.add(WORKS) for _ in range(2)]
     jobs = [await world.deploy(on_demand=True, agent=agent.name) for agent in agents]
     await world.workers.begin(limit=1)
     await world.prefect.custom_run(jobs[0])
     await agents[0].says("running")
     await world.prefect.custom_run(jobs[1])
-    row = await world.becomes(jobs[1], "waiting")
+    row = await world.wait_for_status(jobs[1], "waiting")
     assert (row.waits_for, row.reason) == ("worker", "the worker has no free slot")
     await world.workers.begin(limit=1)
     await agents[1].says("running")
     holders = {(await world.row(job)).holder for job in jobs}
     assert len(holders) == 2
     for agent in agents:
-        agent.let_go()
-    await asyncio.gather(*(world.ends(job, "succeeded", within=SEEN) for job in jobs))
-    assert [agent.had for agent in agents] == [1, 1]
+        agent.release()
+    await asyncio.gather(*(world.wait_for_end(job, "succeeded", within=SEEN) for job in jobs))
+    assert [agent.effect_count for agent in agents] == [1, 1]
 
 
-async def test_two_workers_do_not_run_one_twice(world: World) -> None:
+async def test_two_workers_execute_each_run_once(world: World) -> None:
     agent = await world.agents.add(WORKS)
     jobs = [await world.deploy(on_demand=True, agent=agent.name) for _ in range(6)]
     for _ in range(2):
         await world.workers.begin(most=20)
     await asyncio.gather(*(world.prefect.custom_run(job) for job in jobs))
-    agent.let_go(len(jobs))
+    agent.release(len(jobs))
     for job in jobs:
-        row = await world.ends(job, "succeeded", within=60.0)
+        row = await world.wait_for_end(job, "succeeded", within=60.0)
         assert (row.attempts, row.fence) == (1, 1)
-    assert agent.had == len(jobs)
+    assert agent.effect_count == len(jobs)

@@ -1,4 +1,4 @@
-"""An agent that edits its own deployment through Prefect's API: refused, logged, and no effect."""
+"""Limits of agents with a real worker: edits through Prefect's API are refused and logged."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def working(world: World) -> AsyncIterator[World]:
-    """With one worker."""
+    """Yield the world with one worker."""
     await world.workers.begin()
     yield world
 
 
 async def owned(world: World, **fields: Any) -> StoredJob:
-    """A job of the scout's, made without asking anybody."""
+    """Deploy a job of the scout's without checking its limits."""
     stored = await world.deploy(**fields)
     async with world.ledger.write() as session:
         row = await session.get(JobRow, stored.id)
@@ -57,21 +57,21 @@ async def owned(world: World, **fields: Any) -> StoredJob:
 
 
 async def edited(world: World, stored: StoredJob, **parameters: Any) -> None:
-    """Save other parameters in the deployment, as whoever has the credential can."""
-    told = stored.job.parameters() | parameters
+    """Save other parameters in the deployment, as any client with the credential can."""
+    merged = stored.job.parameters() | parameters
     path = f"/deployments/{stored.row.deployment_id}"
-    await asked_of(world, "PATCH", path, {"parameters": told})
+    await asked_of(world, "PATCH", path, {"parameters": merged})
 
 
 async def asked_of(world: World, method: str, path: str, body: Any) -> None:
-    """A request to Prefect's API by somebody who has the credential, past Daybook."""
+    """Send a request to Prefect's API past Daybook, as any client with the credential can."""
     async with httpx.AsyncClient(auth=basic()) as anybody:
-        url = f"{world.workers.here.api_url}{path}"
+        url = f"{world.workers.selected_prefect.api_url}{path}"
         (await anybody.request(method, url, json=body)).raise_for_status()
 
 
 async def ended(world: World, flow_run: FlowRun) -> RunRow:
-    """The row of that flow run, when it has ended."""
+    """Wait until the row of that flow run has ended, and return it."""
     found: list[RunRow] = []
 
     async def it_has() -> bool:
@@ -84,18 +84,18 @@ async def ended(world: World, flow_run: FlowRun) -> RunRow:
 
 
 def logged(world: World, why: str) -> bool:
-    """Whether a worker wrote it into its log."""
+    """Return whether a worker has written ``why`` to its log."""
     return any(why in each.child.log.read_text() for each in world.workers.all)
 
 
 @contextmanager
 def counting() -> Iterator[tuple[str, list[str]]]:
-    """A server on this machine; its address, and the requests that reached it."""
-    seen: list[str] = []
+    """Start a server on this machine; yield its address, and the paths of received requests."""
+    requests: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            seen.append(self.path)
+            requests.append(self.path)
             self.send_response(200)
             self.end_headers()
 
@@ -105,19 +105,18 @@ def counting() -> Iterator[tuple[str, list[str]]]:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}/hook", seen
+            yield f"http://127.0.0.1:{server.server_port}/hook", requests
         finally:
             server.shutdown()
             thread.join()
 
 
-async def test_what_is_edited_in_prefect_is_judged_at_the_claim(world: World) -> None:
+async def test_the_claim_refuses_parameters_edited_beyond_the_owners_limits(world: World) -> None:
     agent = await world.agents.add(WORKS)
     asking = await owned(world, agent=agent.name, on_demand=True)
     calling = await owned(world, prompt=None, tool="shout", params={"text": "a"}, on_demand=True)
-    await (
-        world.workers.begin()
-    )  # not before: a keeper that brings the new job as well undoes the edit
+    # Start the worker only now: a keeper that deploys the new job would undo the edits.
+    await world.workers.begin()
     policy = asking.job.policy.model_dump(mode="json")
     cases: list[tuple[StoredJob, dict[str, Any], str]] = [
         (asking, {"model": "dear"}, 'limits: model: "dear" is not allowed'),
@@ -137,58 +136,57 @@ async def test_what_is_edited_in_prefect_is_judged_at_the_claim(world: World) ->
         (calling, {"tool": "wipe"}, 'limits: tool: "wipe" is not allowed'),
         (calling, {"params": {"text": "{{secret:ops}}"}}, 'limits: secret: "ops" is not allowed'),
     ]
-    for stored, changes, told in cases:
+    for stored, changes, expected in cases:
         await edited(world, stored, **changes)
         row = await ended(world, await world.prefect.custom_run(stored))
         assert (row.status, row.attempts) == ("skipped", 0), row
-        assert row.reason.startswith(told)
+        assert row.reason.startswith(expected)
         await world.shows(row.flow_run_id, "CANCELLED", "Skipped", within=SEEN)
         assert logged(world, row.reason)
-        await edited(world, stored)  # as it was
-        # The same in a run with parameters of its own.
+        await edited(world, stored)  # restore the parameters
+        # The same for a custom run with these parameters.
         row = await ended(world, await world.prefect.custom_run(stored, **changes))
-        assert row.reason.startswith(told)
-    assert agent.had == 0
-    # Within its limits the very same deployment runs.
-    agent.let_go()
+        assert row.reason.startswith(expected)
+    assert agent.effect_count == 0
+    # Within its limits the same deployment runs.
+    agent.release()
     row = await ended(world, await world.prefect.custom_run(asking))
-    assert (row.status, agent.had) == ("succeeded", 1)
+    assert (row.status, agent.effect_count) == ("succeeded", 1)
 
 
-async def test_a_private_address_is_not_reached(world: World) -> None:
-    with counting() as (address, seen):
+async def test_a_webhook_of_an_agents_job_does_not_reach_a_private_address(world: World) -> None:
+    with counting() as (address, requests):
         stored = await owned(world, prompt=None, url="https://api.example.org/x", on_demand=True)
-        await (
-            world.workers.begin()
-        )  # not before: a keeper that brings the new job as well undoes the edit
+        # Start the worker only now: a keeper that deploys the new job would undo the edit.
+        await world.workers.begin()
         await edited(world, stored, url=address)
         row = await ended(world, await world.prefect.custom_run(stored))
-        assert (row.status, seen) == ("failed", [])
+        assert (row.status, requests) == ("failed", [])
         assert "agents' jobs may reach public addresses only" in str(row.error)
         lines: list[str] = []
 
-        async def told() -> bool:
-            lines[:] = [each["message"] async for each in runs.logs(row.id)]
+        async def is_notified() -> bool:
+            lines[:] = [each.message async for each in runs.logs(row.id)]
             return any("agents' jobs may reach public addresses only" in each for each in lines)
 
-        assert await so(told, SEEN), lines
-        # The operator's own job does reach it.
+        assert await so(is_notified, SEEN), lines
+        # The operator's own job reaches it.
         own = await world.deploy(prompt=None, url=address, on_demand=True)
         assert (await ended(world, await world.prefect.custom_run(own))).status == "succeeded"
-        assert seen == ["/hook"]
+        assert requests == ["/hook"]
 
 
-async def test_a_smaller_interval_fires_nothing(world: World) -> None:
-    """The schedule itself, as it is edited; each of its due times is refused."""
+async def test_due_times_of_an_interval_below_the_limit_are_refused(world: World) -> None:
+    """The schedule itself is edited in Prefect, and each of its due times is refused."""
     agent = await world.agents.add(WORKS)
     stored = await owned(world, agent=agent.name, every="1h", overlap="allow", session="new")
-    agent.let_go(9)
+    agent.release(9)
     deployment = await world.client.read_deployment(str(stored.row.deployment_id))
     body = {"schedule": {"interval": 1.0, "anchor_date": "2026-01-01T00:00:00Z"}, "active": True}
     path = f"/deployments/{deployment.id}"
     await asked_of(world, "PATCH", f"{path}/schedules/{deployment.schedules[0].id}", body)
     await asked_of(world, "POST", f"{path}/schedule", {})
-    # Not before: a keeper that is bringing the new job as well makes its schedule anew.
+    # Start the worker only now: a keeper that deploys the new job would restore its schedule.
     await world.workers.begin()
 
     async def refused() -> bool:
@@ -196,66 +194,66 @@ async def test_a_smaller_interval_fires_nothing(world: World) -> None:
         return sum("limits: schedule: is due every 1s" in each.reason for each in rows) >= 3
 
     assert await so(refused, 2 * SEEN), (await world.rows(), world.workers.logs())
-    assert agent.had == 0
+    assert agent.effect_count == 0
     assert logged(world, "limits: schedule: is due every 1s")
 
 
-async def test_many_runs_asked_for_in_prefect_are_one(working: World) -> None:
+async def test_of_many_concurrent_custom_runs_of_an_agents_job_one_runs(working: World) -> None:
     world = working
     agent = await world.agents.add(WORKS)
     stored = await owned(world, agent=agent.name, on_demand=True, overlap="allow", session="new")
-    agent.let_go(9)
+    agent.release(9)
     asked = await asyncio.gather(*(world.prefect.custom_run(stored) for _ in range(4)))
     rows = [await ended(world, each) for each in asked]
     assert sorted(each.status for each in rows) == ["skipped", "skipped", "skipped", "succeeded"]
-    told = [each.reason for each in rows if each.status == "skipped"]
-    assert all("another run came less than 1m earlier" in each for each in told)
-    assert agent.had == 1
+    reasons = [each.reason for each in rows if each.status == "skipped"]
+    assert all("another run was queued or started less than 1m ago" in each for each in reasons)
+    assert agent.effect_count == 1
 
 
-async def test_the_verbs_of_an_agent(working: World) -> None:
-    """Its own job from adding to removing; and of others' jobs, nothing."""
+async def test_an_agent_manages_its_own_job_and_cannot_see_others(working: World) -> None:
+    """One agent adds, runs, edits and removes a job; another agent cannot see it."""
     world = working
     agent = await world.agents.add(WORKS)
-    agent.let_go(2)
+    agent.release(2)
     with acting_as(Actor(SCOUT.owner, user_id="ann", via="mcp")):
         fields = {"prompt": "Look", "agent": agent.name, "name": f"look-{uuid4().hex[:6]}"}
         added = await jobs.add({**fields, "every": "1h", "timezone": "UTC"})
-        told = (added["owner"], added["user_id"], added["created_by"])
-        assert told == ("agent:scout", "ann", "mcp")
-        run = await runs.run(added["id"], wait=True)
-        assert (run["status"], run["trigger"], agent.had) == ("succeeded", "mcp", 1)
-        assert [each["id"] for each in await runs.history()] == [run["id"]]
+        identity = (added.owner, added.user_id, added.created_by)
+        assert identity == ("agent:scout", "ann", "mcp")
+        run = await runs.run(added.id, wait=True)
+        assert (run.status, run.trigger, agent.effect_count) == ("succeeded", "mcp", 1)
+        assert [each.id for each in await runs.history()] == [run.id]
 
-        async def has_logs() -> bool:  # Prefect has them a moment after its run has ended
-            return bool([each async for each in runs.logs(run["id"])])
+        async def has_logs() -> bool:  # Prefect stores them a moment after the run has ended
+            return bool([each async for each in runs.logs(run.id)])
 
         assert await so(has_logs, SEEN)
         with pytest.raises(InvalidInput, match="public addresses only"):
             await jobs.add({"url": "http://10.0.0.1/x", "every": "1h"})
         with pytest.raises(InvalidInput, match="public addresses only"):
-            await jobs.edit_job(added["id"], {"on_fail": "http://127.0.0.1/x"})
+            await jobs.edit_job(added.id, {"on_fail": "http://127.0.0.1/x"})
     with acting_as(OTHER):
         assert await jobs.list_jobs() == []
         assert await runs.history() == []
         for verb in (jobs.show, jobs.pause, jobs.remove, runs.run, runs.cancel, runs.history):
             with pytest.raises(NotFound):
-                await verb(added["id"])
+                await verb(added.id)
         with pytest.raises(NotFound):
-            await runs.show(run["id"])
+            await runs.show(run.id)
     with acting_as(SCOUT):
-        assert (await jobs.pause(added["id"]))["enabled"] is False
-        assert (await jobs.resume(added["id"]))["enabled"] is True
-        assert (await jobs.edit_job(added["id"], {"every": "2h"}))["schedule"]["every"] == "2h"
-        assert (await jobs.remove(added["id"]))["id"] == added["id"]
+        assert (await jobs.pause(added.id)).enabled is False
+        assert (await jobs.resume(added.id)).enabled is True
+        assert (await jobs.edit_job(added.id, {"every": "2h"})).words == "every 2 hours"
+        assert (await jobs.remove(added.id)).id == added.id
 
 
-async def test_the_days_tokens_are_used(working: World) -> None:
+async def test_a_run_is_skipped_if_the_tokens_of_the_day_are_used(working: World) -> None:
     world = working
-    with provider() as here:
-        here.script = [Answer("One.", input_tokens=900, output_tokens=100)]
+    with provider() as fake_provider:
+        fake_provider.script = [Answer("One.", input_tokens=900, output_tokens=100)]
         name = f"a-{uuid4().hex[:8]}"
-        model = {"model": "openai:gpt-4o-mini", "base_url": here.address, "api_key": KEY}
+        model = {"model": "openai:gpt-4o-mini", "base_url": fake_provider.address, "api_key": KEY}
         await documents.add(world.client, name, "model", model)
         stored = await owned(world, agent=name, on_demand=True, tokens_per_day=1_000)
         try:
@@ -264,8 +262,8 @@ async def test_the_days_tokens_are_used(working: World) -> None:
                 second = await runs.run(stored.id, wait=True)
         finally:
             await documents.remove(world.client, name)
-    assert (first["status"], first["usage"]["output_tokens"]) == ("succeeded", 100)
-    assert second["status"] == "skipped"
-    assert second["reason"].startswith("tokens: 1,000 of 1,000 per day are used, until 20")
-    assert len(here.requests) == 1
-    assert logged(world, second["reason"])
+    assert (first.status, first.usage["output_tokens"]) == ("succeeded", 100)
+    assert second.status == "skipped"
+    assert second.reason.startswith("tokens: 1,000 of 1,000 per day are used; the day ends at 20")
+    assert len(fake_provider.requests) == 1
+    assert logged(world, second.reason)

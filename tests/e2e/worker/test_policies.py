@@ -1,4 +1,4 @@
-"""Policies as a worker at a real Prefect keeps them: queues, places taken, backfills, removals."""
+"""Policies with a real worker and Prefect: overlap, backfills, one-time jobs, failures."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 SOON = 20.0
-"""Seconds: shorter than the half minute after which who waits looks again by itself."""
+"""Seconds: less than the 30 s after which a waiting run claims again by itself."""
 
 
 async def _row(world: World, flow_run: FlowRun, status: str) -> RunRow:
-    """Wait until the run of this flow run is so."""
+    """Wait until the row of this flow run has the status, and return it."""
     found: list[RunRow] = []
 
     async def it_is() -> bool:
@@ -35,7 +35,7 @@ async def _row(world: World, flow_run: FlowRun, status: str) -> RunRow:
     return found[0]
 
 
-async def test_the_next_in_a_queue_begins_when_the_one_before_has_ended(world: World) -> None:
+async def test_the_next_run_in_a_queue_begins_when_the_previous_one_has_ended(world: World) -> None:
     agent = await world.agents.add(WORKS)
     fields = {"on_demand": True, "session": "new", "overlap": "queue_all"}
     job = await world.deploy(agent=agent.name, **fields)
@@ -47,16 +47,16 @@ async def test_the_next_in_a_queue_begins_when_the_one_before_has_ended(world: W
     assert waits.waits_for == "overlap"
     await world.shows(second, "SCHEDULED", "AwaitingConcurrencySlot", within=SEEN)
 
-    agent.let_go()
+    agent.release()
     await agent.says("running", within=SOON)
 
-    agent.let_go()
+    agent.release()
     for flow_run in (first, second):
-        await world.ends(await _row(world, flow_run, "succeeded"), "succeeded", within=SEEN)
-    assert agent.had == 2
+        await world.wait_for_end(await _row(world, flow_run, "succeeded"), "succeeded", within=SEEN)
+    assert agent.effect_count == 2
 
 
-async def test_the_one_at_work_is_cancelled_for_the_next(world: World) -> None:
+async def test_cancel_running_ends_the_running_run_before_the_next_begins(world: World) -> None:
     agent = await world.agents.add(WORKS)
     fields = {"on_demand": True, "session": "new", "overlap": "cancel_running"}
     job = await world.deploy(agent=agent.name, **fields)
@@ -69,13 +69,13 @@ async def test_the_one_at_work_is_cancelled_for_the_next(world: World) -> None:
 
     assert before != after
     cancelled = await _row(world, first, "cancelled")
-    await world.ends(cancelled, "cancelled", within=SEEN)
+    await world.wait_for_end(cancelled, "cancelled", within=SEEN)
     running = await _row(world, second, "running")
     assert cancelled.finished_at is not None
     assert running.started_at is not None
     assert cancelled.finished_at <= running.started_at  # never two at once
-    agent.let_go()
-    await world.ends(running, "succeeded", within=SEEN)
+    agent.release()
+    await world.wait_for_end(running, "succeeded", within=SEEN)
     await world.workers.idle(within=SEEN)
 
 
@@ -96,42 +96,42 @@ async def test_a_backfill_runs_oldest_first_and_one_at_a_time(world: World) -> N
         assert [each.status for each in rows] == (
             ["succeeded"] * place + ["running"] + ["waiting"] * (2 - place)
         )
-        agent.let_go()
+        agent.release()
 
     for row in rows:
-        await world.ends(row, "succeeded", within=SEEN)
+        await world.wait_for_end(row, "succeeded", within=SEEN)
     assert [each.due for each in rows] == due
 
 
 @pytest.mark.journey
-async def test_a_one_time_job_that_succeeded_is_gone_from_prefect(world: World) -> None:
+async def test_delete_after_run_deletes_the_deployment_of_a_one_time_job(world: World) -> None:
     agent = await world.agents.add('had(); print("done")\n')
     at = (SYSTEM_CLOCK.now() + timedelta(seconds=8)).replace(microsecond=0)
     job = await world.deploy(agent=agent.name, at=at.isoformat(), delete_after_run=True)
     await world.workers.begin()
 
-    row = await world.becomes(job, "succeeded", within=60.0)
+    row = await world.wait_for_status(job, "succeeded", within=60.0)
 
-    async def gone() -> bool:
+    async def has_exited() -> bool:
         try:
             await world.client.read_deployment(UUID(str(job.row.deployment_id)))
         except ObjectNotFound:
             return True
         return False
 
-    assert await so(gone, SEEN), world.workers.logs()
-    assert (row.status, agent.had) == ("succeeded", 1)
+    assert await so(has_exited, SEEN), world.workers.logs()
+    assert (row.status, agent.effect_count) == ("succeeded", 1)
     await world.shows(row.flow_run_id, "COMPLETED", "Completed", within=SEEN)
 
 
-async def test_a_job_that_fails_too_often_is_off_in_prefect_too(world: World) -> None:
+async def test_pause_after_failures_also_pauses_the_deployment(world: World) -> None:
     agent = await world.agents.add('had(); sys.exit("broken")\n')
     fields = {"every": "1h", "retries": 0, "pause_after_failures": 1}
     job = await world.deploy(agent=agent.name, **fields)
     await world.workers.begin()
     await world.prefect.custom_run(job)
 
-    await world.becomes(job, "failed", within=60.0)
+    await world.wait_for_status(job, "failed", within=60.0)
 
     async def paused() -> bool:
         found = await world.client.read_deployment(UUID(str(job.row.deployment_id)))

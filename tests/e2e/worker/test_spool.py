@@ -1,7 +1,7 @@
-"""A run ends while its ledger is away: its outcome lies in the spool, and is written once.
+"""Runs that end while the ledger is unreachable: the outcome is spooled, and recorded once.
 
-A real worker and real processes, over both databases. SQLite is away while another holds the write
-lock; PostgreSQL while the database takes no connection.
+A real worker and real processes, over both databases. SQLite is unreachable while another process
+holds the write lock; PostgreSQL while the database accepts no connection.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ pytestmark = [
 ]
 
 KEPT = engine.LOCK_TIMEOUT.total_seconds() + 15.0
-"""Seconds within which a process has given up to wait for the ledger, and kept what it knows."""
+"""Seconds until a process stops waiting for the ledger, and spools the outcome."""
 
 
-def away(database: Database) -> AbstractAsyncContextManager[None]:
-    """While it is entered nobody can write into the ledger."""
+def unreachable_database(database: Database) -> AbstractAsyncContextManager[None]:
+    """Return a context in which no process can write to the ledger."""
     if isinstance(database, Postgresql):
         return _refusing(database)
     return _locked(Path(urlsplit(database.address).path))
@@ -86,18 +86,18 @@ def spooled(world: World) -> list[Path]:
 
 
 async def running(world: World) -> tuple[StoredJob, RunRow]:
-    """A job whose agent is at work, and waits to be let go."""
+    """Return a job and its running run, whose agent waits until the test lets it end."""
     agent = await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
     await world.workers.begin()
     await world.prefect.custom_run(job)
     await agent.says("running")
-    return job, await world.becomes(job, "running")
+    return job, await world.wait_for_status(job, "running")
 
 
-async def kept(world: World, row: RunRow) -> None:
-    """Let the agent end, and wait until its run's outcome lies in the spool."""
-    world.agents.all[-1].let_go()
+async def wait_until_spooled(world: World, row: RunRow) -> None:
+    """Let the agent end, and wait until its run's outcome is in the spool."""
+    world.agents.all[-1].release()
 
     async def it_is() -> bool:
         return bool(spooled(world))
@@ -107,8 +107,8 @@ async def kept(world: World, row: RunRow) -> None:
 
 
 async def told_once(world: World, job: StoredJob) -> None:
-    """Both sides know the outcome, of one attempt, and no other was ever told."""
-    row = await world.ends(job, "succeeded", within=JUDGED)
+    """Assert that both sides have the outcome of the one attempt, and never had another."""
+    row = await world.wait_for_end(job, "succeeded", within=JUDGED)
     await world.workers.idle(within=JUDGED)
 
     async def all_done() -> bool:
@@ -119,25 +119,25 @@ async def told_once(world: World, job: StoredJob) -> None:
     assert (now.status, now.finished_at) == (row.status, row.finished_at)
     assert (now.output, now.evidence) == ("done", [])
     assert [each.status for each in await world.attempts(row)] == ["succeeded"]
-    assert world.agents.all[-1].had == row.attempts == 1
+    assert world.agents.all[-1].effect_count == row.attempts == 1
     states = await world.client.read_flow_run_states(UUID(str(row.flow_run_id)))
     assert {each.name for each in states if each.is_final()} == {"Completed"}
 
 
 async def until_the_ledger_is_back(world: World, database: Database) -> None:
     job, row = await running(world)
-    async with away(database):
+    async with unreachable_database(database):
         lost = SYSTEM_CLOCK.now() + SHORT.run_lease
-        await kept(world, row)
-        # Nobody can have renewed it after that.
+        await wait_until_spooled(world, row)
+        # The lease has expired by then, because no process could renew it.
         await SYSTEM_CLOCK.wait_until(lost)
     await told_once(world, job)
 
 
 async def by_another_keeper(world: World, database: Database) -> None:
     job, row = await running(world)
-    async with away(database):
-        await kept(world, row)
+    async with unreachable_database(database):
+        await wait_until_spooled(world, row)
         proc.send_signal(proc.process_tree(world.workers.all[-1].child.process), signal.SIGKILL)
         await world.workers.nobody(within=SEEN)
     assert (await world.row(job)).status == "running"
@@ -152,7 +152,8 @@ async def keeper(world: World) -> AsyncIterator[Child]:
     child = await children.start(
         "keeper",
         [sys.executable, "-m", "daybook", "keeper"],
-        environment=worker.environment(home, world.workers.here) | world.workers.variables,
+        environment=worker.environment(home, world.workers.selected_prefect)
+        | world.workers.variables,
         log=home.logs / "keeper.log",
         folder=home.path,
     )
@@ -173,12 +174,12 @@ async def outcomes(
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> AsyncIterator[Outcomes]:
-    """How each was played over each database: side by side, as each takes a lease."""
+    """Run all scenarios over each database concurrently, and yield their errors."""
     found = Outcomes()
     playing: dict[tuple[str, str], Coroutine[Any, Any, None]] = {}
     async with AsyncExitStack() as stack:
         for kind in databases.KINDS:
-            # Of a server a session has two databases, and one of them has its tables already.
+            # A test session has two databases on a server, and one of them has its tables already.
             for play, prepared in ((until_the_ledger_is_back, False), (by_another_keeper, True)):
                 root = tmp_path_factory.mktemp(play.__name__)
                 file, server = root / "ledger.db", databases.server_of(request)
@@ -191,25 +192,23 @@ async def outcomes(
                     at_prefect(root, prefect_server, database, SHORT)
                 )
                 playing[play.__name__, kind] = play(world, database)
-        ends = await asyncio.gather(*playing.values(), return_exceptions=True)
-    yield found | dict(zip(playing, ends, strict=True))
+        results = await asyncio.gather(*playing.values(), return_exceptions=True)
+    yield found | dict(zip(playing, results, strict=True))
 
 
-def seen(outcomes: Outcomes, play: str, kind: str) -> None:
+def raise_failure(outcomes: Outcomes, play: str, kind: str) -> None:
     wrong = outcomes[play, kind]
     if wrong is not None:
         raise wrong
 
 
 @pytest.mark.parametrize("kind", databases.KINDS)
-def test_the_outcome_of_a_run_is_kept_until_the_ledger_is_back(
-    outcomes: Outcomes, kind: str
-) -> None:
-    seen(outcomes, until_the_ledger_is_back.__name__, kind)
+def test_an_outcome_is_spooled_until_the_ledger_is_back(outcomes: Outcomes, kind: str) -> None:
+    raise_failure(outcomes, until_the_ledger_is_back.__name__, kind)
 
 
 @pytest.mark.parametrize("kind", databases.KINDS)
-def test_who_is_killed_after_that_has_left_it_to_a_keeper_of_the_home(
+def test_a_keeper_of_the_home_records_the_spooled_outcome_of_a_killed_worker(
     outcomes: Outcomes, kind: str
 ) -> None:
-    seen(outcomes, by_another_keeper.__name__, kind)
+    raise_failure(outcomes, by_another_keeper.__name__, kind)

@@ -1,4 +1,4 @@
-"""Tool calls at a real worker: what a tool began ends with its run, however that ends."""
+"""Tool calls with a real worker: all processes of a tool end with its run."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ async def job(world: World, tool: str, **fields: Any) -> StoredJob:
 
 
 async def at_work(world: World, server: Agent, stored: StoredJob) -> list[int]:
-    """Ask for a run, and wait until its tool is at work; the server's process, and one it began."""
+    """Start a run and wait until its tool works; return the pids of the server and its child."""
     await world.prefect.custom_run(stored)
     pid, begun = await server.word()
-    await world.becomes(stored, "running")
+    await world.wait_for_status(stored, "running")
     return [pid, int(begun)]
 
 
 @pytest.mark.journey
-async def test_an_installed_python_tool_is_called_by_the_worker(
+async def test_a_worker_calls_an_installed_python_tool(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = tmp_path / "site"
@@ -67,12 +67,12 @@ async def test_an_installed_python_tool_is_called_by_the_worker(
 
     await world.prefect.custom_run(stored)
 
-    row = await world.ends(stored, "succeeded", within=SEEN)
+    row = await world.wait_for_end(stored, "succeeded", within=SEEN)
     assert row.output == "ALOUD"
     assert row.result == {"tool_name": "shout", "params": {"text": "aloud"}, "result": "ALOUD"}
 
 
-async def test_a_server_of_pipes_is_called_by_the_worker_and_ended(
+async def test_a_worker_calls_and_ends_a_stdio_tool_server(
     world: World, stack: AsyncExitStack
 ) -> None:
     source = """
@@ -88,16 +88,16 @@ def reindex(full: bool) -> int:
     await world.prefect.custom_run(stored)
 
     pid, begun = await server.word()
-    row = await world.ends(stored, "succeeded", within=SEEN)
+    row = await world.wait_for_end(stored, "succeeded", within=SEEN)
     assert row.output == str(pid)
     assert not alive(pid)
     assert not alive(int(begun))
 
 
-async def test_a_cancel_ends_the_server_and_what_it_began(
+async def test_a_cancelled_run_ends_its_tool_server_and_the_servers_child(
     world: World, stack: AsyncExitStack
 ) -> None:
-    """Both by `daybook cancel` and in the UI, within the time that is promised."""
+    """Cancel one run with `daybook cancel` and one in the UI, within the promised time."""
     servers = [await stack.enter_async_context(served(world, FOR_EVER)) for _ in range(2)]
     jobs = [await job(world, f"{each.name}.reindex") for each in servers]
     await world.workers.begin()
@@ -112,17 +112,15 @@ async def test_a_cancel_ends_the_server_and_what_it_began(
     await asyncio.gather(
         runs.cancel(rows[0].id),
         world.prefect.cancel(rows[1].flow_run_id),
-        world.workers.idle(
-            within=CANCELLED + SEEN
-        ),  # its grace is over first, and then it is killed
-        *(world.ends(stored, "cancelled", within=SEEN) for stored in jobs),
+        world.workers.idle(within=CANCELLED + SEEN),  # it is killed after its grace period
+        *(world.wait_for_end(stored, "cancelled", within=SEEN) for stored in jobs),
     )
 
     assert not any(map(alive, pids))
-    assert [each.had for each in servers] == [1, 1]
+    assert [each.effect_count for each in servers] == [1, 1]
 
 
-async def test_a_call_that_is_late_is_unknown_and_its_server_is_ended(
+async def test_a_tool_call_that_times_out_is_unknown_and_its_server_ends(
     world: World, stack: AsyncExitStack
 ) -> None:
     server = await stack.enter_async_context(served(world, FOR_EVER))
@@ -131,13 +129,13 @@ async def test_a_call_that_is_late_is_unknown_and_its_server_is_ended(
 
     pids = await at_work(world, server, stored)
 
-    row = await world.ends(stored, "unknown", within=10.0 + SEEN)
+    row = await world.wait_for_end(stored, "unknown", within=10.0 + SEEN)
     await world.workers.idle(within=SEEN)
     assert not any(map(alive, pids))
-    assert (row.attempts, server.had) == (1, 1)
+    assert (row.attempts, server.effect_count) == (1, 1)
 
 
-async def test_when_the_runs_process_is_killed_so_is_the_server(
+async def test_a_tool_server_ends_if_its_runs_process_is_killed(
     world: World, stack: AsyncExitStack
 ) -> None:
     server = await stack.enter_async_context(served(world, FOR_EVER))
@@ -148,14 +146,14 @@ async def test_when_the_runs_process_is_killed_so_is_the_server(
     (head,) = worker.heads()
     os.kill(head.pid, signal.SIGKILL)
 
-    row = await world.ends(stored, "unknown", within=SEEN)
+    row = await world.wait_for_end(stored, "unknown", within=SEEN)
     await world.workers.idle(within=SEEN)
     assert not any(map(alive, pids))
-    assert (row.attempts, server.had) == (1, 1)
+    assert (row.attempts, server.effect_count) == (1, 1)
 
 
 @pytest.mark.parametrize(
-    ("policy", "status", "had"),
+    ("policy", "status", "effects"),
     [
         ({"retries": 3}, "unknown", 1),
         ({"retries": 0, "idempotent": True}, "failed", 1),
@@ -163,8 +161,8 @@ async def test_when_the_runs_process_is_killed_so_is_the_server(
     ],
     ids=["unknown", "no-retry-left", "idempotent"],
 )
-async def test_a_server_that_ends_in_a_call(
-    world: World, stack: AsyncExitStack, policy: dict[str, Any], status: str, had: int
+async def test_a_call_whose_server_ends_is_retried_only_if_idempotent(
+    world: World, stack: AsyncExitStack, policy: dict[str, Any], status: str, effects: int
 ) -> None:
     server = await stack.enter_async_context(served(world, ONCE_CUT))
     stored = await job(world, f"{server.name}.reindex", retry_delay="1s", **policy)
@@ -172,5 +170,5 @@ async def test_a_server_that_ends_in_a_call(
 
     await world.prefect.custom_run(stored)
 
-    row = await world.ends(stored, status, within=2 * SEEN)
-    assert (row.attempts, server.had) == (had, had)
+    row = await world.wait_for_end(stored, status, within=2 * SEEN)
+    assert (row.attempts, server.effect_count) == (effects, effects)

@@ -1,4 +1,4 @@
-"""Model agents against the local provider, in both protocols."""
+"""Builders of model agents and requests for the local provider, in both protocols."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MODELS = {
 }
 
 
-def agent(here: Provider, protocol: str = "openai", **settings: Any) -> ModelAgent:
-    """An agent called `brief`."""
+def agent(fake_provider: Provider, protocol: str = "openai", **settings: Any) -> ModelAgent:
+    """Return a model agent named `brief` that uses the local provider."""
     given: dict[str, Any] = {
         "model": f"{protocol}:{MODELS[protocol]}",
-        "base_url": here.address if protocol == "openai" else here.origin,
+        "base_url": fake_provider.address if protocol == "openai" else fake_provider.origin,
         "api_key": KEY,
     }
     return ModelAgent("brief", ModelSettings.model_validate(given | settings))
@@ -32,6 +32,6 @@ def request(prompt: str = "Hello", **given: Any) -> AgentRequest:
 
 
 async def ask(
-    here: Provider, protocol: str = "openai", prompt: str = "Hello", **settings: Any
+    fake_provider: Provider, protocol: str = "openai", prompt: str = "Hello", **settings: Any
 ) -> AgentReply:
-    return await agent(here, protocol, **settings).answer(request(prompt))
+    return await agent(fake_provider, protocol, **settings).answer(request(prompt))

@@ -8,7 +8,7 @@ from tests.providers import Provider, provider
 
 
 @pytest.fixture
-def here() -> Iterator[Provider]:
-    """A provider of models on this machine."""
-    with provider() as here:
-        yield here
+def fake_provider() -> Iterator[Provider]:
+    """Start a local model provider."""
+    with provider() as fake_provider:
+        yield fake_provider

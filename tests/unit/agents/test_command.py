@@ -1,8 +1,9 @@
-"""Real programs; what a program started is asked for by its number, after the answer."""
+"""Command agents that run real programs: input, output, environment, errors and folders."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import json
 import os
@@ -20,7 +21,7 @@ import pytest
 from daybook.agents import process
 from daybook.agents.base import AgentReply, AgentRequest
 from daybook.agents.command import CommandAgent, CommandSettings
-from daybook.errors import AgentFailed, AgentMisconfigured
+from daybook.errors import AgentFailed, AgentMisconfigured, AgentTemporary
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +30,7 @@ Script = Callable[[str], list[str]]
 
 @pytest.fixture
 def script(tmp_path: Path) -> Script:
-    """Gives the command that runs some lines of Python."""
+    """Return a function that makes a command from lines of Python."""
 
     def write(lines: str) -> list[str]:
         path = tmp_path / "program.py"
@@ -55,7 +56,7 @@ async def test_the_prompt_goes_to_standard_input_and_the_output_is_the_answer() 
     assert (await ask(["cat"], "Grüße\n, {job} $HOME\n")).text == "Grüße\n, {job} $HOME"
 
 
-async def test_the_prompt_goes_where_the_template_says_and_not_to_standard_input(
+async def test_a_prompt_placeholder_receives_the_prompt_instead_of_standard_input(
     script: Script,
 ) -> None:
     command = script("import sys; print(sys.argv[1:], repr(sys.stdin.read()))")
@@ -63,8 +64,8 @@ async def test_the_prompt_goes_where_the_template_says_and_not_to_standard_input
     filled = await agent([*command, "-p", "{prompt}", "{job}", "{due}", "{occurrence}"]).answer(
         request("a 'b'; $(c)", job="brief", due=due, occurrence="due:brief:x")
     )
-    wanted = ["-p", "a 'b'; $(c)", "brief", "2027-01-15T13:30:00Z", "due:brief:x"]
-    assert filled.text == f"{wanted} ''"
+    expected = ["-p", "a 'b'; $(c)", "brief", "2027-01-15T13:30:00Z", "due:brief:x"]
+    assert filled.text == f"{expected} ''"
 
 
 async def test_only_the_listed_variables_reach_the_program(
@@ -78,7 +79,7 @@ async def test_only_the_listed_variables_reach_the_program(
     assert sorted(reply.text.splitlines()) == [f"PATH={os.environ['PATH']}", "ROBOT_LEVEL=high"]
 
 
-async def test_json_is_parsed(script: Script) -> None:
+async def test_json_output_is_parsed(script: Script) -> None:
     reply = await ask(script("""print('{"n": [1, null], "s": "ä"}')"""), output="json")
     assert reply.result == {"n": [1, None], "s": "ä"}
     assert reply.text == '{"n": [1, null], "s": "ä"}'
@@ -91,7 +92,7 @@ async def test_output_that_is_not_json_is_a_failure(script: Script, printed: str
     assert caught.value.output == printed
 
 
-async def test_an_exit_code_is_a_failure_with_the_last_words(script: Script) -> None:
+async def test_a_nonzero_exit_code_is_a_failure_with_the_last_output(script: Script) -> None:
     with pytest.raises(AgentFailed) as caught:
         await ask(
             script(
@@ -104,14 +105,14 @@ async def test_an_exit_code_is_a_failure_with_the_last_words(script: Script) -> 
             )
         )
     message = str(caught.value)
-    assert "exited with code 3; it said: " in message
+    assert "exited with code 3; it printed: " in message
     assert message.endswith("no credit left")
     assert len(message) < 2200
     assert caught.value.output == "so far"
 
 
-async def test_a_silent_failure_and_a_signal_are_named() -> None:
-    with pytest.raises(AgentFailed, match="false exited with code 1; it said nothing"):
+async def test_a_failure_without_output_and_a_signal_are_named() -> None:
+    with pytest.raises(AgentFailed, match="false exited with code 1; it printed nothing"):
         await ask(["false"])
     with pytest.raises(AgentFailed, match="sh was ended by SIGSEGV"):
         await ask(["sh", "-c", "kill -SEGV $$"])
@@ -124,12 +125,12 @@ async def test_an_error_does_not_contain_the_values_of_the_environment(
     command = ["sh", "-c", 'echo "out $MODEL_ENDPOINT"; echo "err $MODEL_ENDPOINT" >&2; exit 1']
     with pytest.raises(AgentFailed) as caught:
         await ask(command, environment=["PATH", "MODEL_ENDPOINT"])
-    assert str(caught.value) == "sh exited with code 1; it said: err [MODEL_ENDPOINT]"
+    assert str(caught.value) == "sh exited with code 1; it printed: err [MODEL_ENDPOINT]"
     assert caught.value.output == "out [MODEL_ENDPOINT]"
 
 
-async def test_huge_output_is_kept_in_part_and_says_so(script: Script) -> None:
-    # Three-byte characters: the limit falls into one.
+async def test_huge_output_is_cut_and_reported_as_cut(script: Script) -> None:
+    # Three-byte characters: the limit is within one.
     count = process.MAX_OUTPUT_BYTES
     lines = f"""
         import sys
@@ -146,7 +147,7 @@ async def test_huge_output_is_kept_in_part_and_says_so(script: Script) -> None:
         await ask(script(lines), output="json")
 
 
-async def test_a_huge_prompt_to_a_program_that_reads_it_while_printing() -> None:
+async def test_a_huge_prompt_reaches_a_program_that_prints_while_it_reads() -> None:
     prompt = "0123456789abcde\n" * 200_000
     assert (await ask(["cat"], prompt)).text == prompt.rstrip("\n")
 
@@ -160,16 +161,16 @@ async def test_a_huge_prompt_that_is_not_read_is_no_error(script: Script, lines:
     assert (await ask(script(lines), "line\n" * 2_000_000)).text == "done"
 
 
-async def test_half_a_character_in_a_prompt_does_not_stop_it() -> None:
+async def test_a_lone_surrogate_in_a_prompt_is_replaced() -> None:
     assert (await ask(["cat"], "a\ud800b")).text == "a?b"
 
 
-async def test_a_program_that_prints_no_utf8_is_understood(script: Script) -> None:
+async def test_output_that_is_not_utf8_is_decoded_with_replacements(script: Script) -> None:
     command = script("import sys; sys.stdout.buffer.write(b'a\\xffb')")
     assert (await ask(command)).text == "a\ufffdb"
 
 
-async def test_each_run_has_an_empty_private_folder_that_does_not_stay() -> None:
+async def test_each_run_has_an_empty_private_folder_that_is_removed_afterwards() -> None:
     reply = await ask(["sh", "-c", "pwd; ls -A; echo x > made"])
     folder = Path(reply.text)
     assert folder.name.startswith("daybook-agent-")
@@ -178,12 +179,12 @@ async def test_each_run_has_an_empty_private_folder_that_does_not_stay() -> None
     assert stat.S_IMODE(int(mode.text)) == 0o700
 
 
-async def test_a_work_dir_is_used_and_stays(tmp_path: Path) -> None:
+async def test_a_work_dir_is_used_and_not_removed(tmp_path: Path) -> None:
     await ask(["sh", "-c", "echo x > made"], work_dir=str(tmp_path))
     assert (tmp_path / "made").read_text() == "x\n"
 
 
-async def test_a_work_dir_may_begin_with_the_home(
+async def test_a_work_dir_may_start_with_a_tilde(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -197,7 +198,7 @@ def _written(path: Path, text: str, mode: int) -> str:
     return str(path)
 
 
-async def test_what_cannot_run_is_told_before_anything_runs(tmp_path: Path) -> None:
+async def test_a_command_that_cannot_run_is_refused_with_its_reason(tmp_path: Path) -> None:
     plain = _written(tmp_path / "plain", "echo\n", 0o600)
     shebang = _written(tmp_path / "shebang", "#!/no/such/interpreter\n", 0o700)
     cases: list[tuple[list[str], dict[str, str], str]] = [
@@ -216,12 +217,12 @@ async def test_what_cannot_run_is_told_before_anything_runs(tmp_path: Path) -> N
     assert sorted(os.listdir(tmp_path)) == ["plain", "shebang"]
 
 
-async def test_a_program_beside_the_work_dir_is_named_relative_to_it(tmp_path: Path) -> None:
+async def test_a_relative_program_path_starts_at_the_work_dir(tmp_path: Path) -> None:
     _written(tmp_path / "robot.sh", "#!/bin/sh\necho here\n", 0o700)
     assert (await ask(["./robot.sh"], work_dir=str(tmp_path))).text == "here"
 
 
-async def test_a_prompt_that_cannot_be_an_argument(script: Script) -> None:
+async def test_a_prompt_that_cannot_be_an_argument_is_refused(script: Script) -> None:
     command = [*script("print('ran')"), "{prompt}"]
     with pytest.raises(AgentMisconfigured, match=r"3000000 bytes.* remove {prompt} from"):
         await ask(command, "x" * 3_000_000)
@@ -229,17 +230,28 @@ async def test_a_prompt_that_cannot_be_an_argument(script: Script) -> None:
         await ask(command, "a\0b")
 
 
-async def test_many_at_once_do_not_wait_for_each_other(tmp_path: Path) -> None:
-    """Twelve programs of which each waits for all twelve, on two cores and few threads."""
+async def test_a_program_that_cannot_be_started_now_is_a_temporary_error(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr("daybook.agents.process.run", run)
+    with pytest.raises(AgentTemporary, match="could not be started: Resource temporarily"):
+        await ask(script("print('ran')"))
+
+
+async def test_twelve_programs_run_at_the_same_time(tmp_path: Path) -> None:
+    """Each of the twelve programs waits until all twelve run."""
     wait = 'echo >> "$0"; until [ "$(wc -l < "$0")" -ge 12 ]; do :; done; echo met'
     command = ["sh", "-c", wait, str(tmp_path / "count")]
     replies = await asyncio.gather(*(ask(command) for _ in range(12)))
     assert [reply.text for reply in replies] == ["met"] * 12
 
 
-async def test_nothing_of_the_pipes_is_left_open(tmp_path: Path) -> None:
+async def test_all_pipes_are_closed_after_an_answer(tmp_path: Path) -> None:
     await ask(["cat"])
-    gc.collect()  # what earlier tests left is not ours
+    gc.collect()  # earlier tests may have left some
     before = len(os.listdir("/dev/fd"))
     for _ in range(5):
         await ask(["cat"], "x" * 100_000)
@@ -248,7 +260,7 @@ async def test_nothing_of_the_pipes_is_left_open(tmp_path: Path) -> None:
     assert len(os.listdir("/dev/fd")) <= before
 
 
-def test_the_settings_say_what_a_form_needs() -> None:
+def test_each_field_of_the_settings_has_a_title_and_a_description() -> None:
     schema = json.loads(json.dumps(CommandSettings.model_json_schema()))
     for name, field in schema["properties"].items():
         assert len(field["description"]) > 40, name

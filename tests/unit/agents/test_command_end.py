@@ -1,7 +1,7 @@
-"""However `answer` ends, nothing that the program started runs on.
+"""The end of a command agent: none of the program's processes survives `answer`.
 
-Each program tells the numbers of its processes through a named pipe as soon as they are ready, so
-no test guesses how long something takes to start.
+Each process reports its pid through a named pipe as soon as it is ready, so no test has to guess
+how long a start takes.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ pytestmark = [
 
 LONG = 300.0
 
-# tell(word): one line into the named pipe. forever(): until a signal ends it. child(f): a process
-# that runs f and is not waited for.
+# tell(word): write a line to the named pipe. forever(): wait until a signal ends the process.
+# child(f): start a process that runs f, without waiting for it.
 PRELUDE = """
 import os, signal, sys
 def tell(word=""):
@@ -76,14 +76,14 @@ LEFT_BEHIND = {
 
 
 class Programs:
-    """Commands made of a few lines, and the numbers of the processes which they told."""
+    """Commands made of a few lines, and the pids that their processes reported."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.pids: list[int] = []
-        self._pipe = folder / "told"
+        self._pipe = folder / "report"
         os.mkfifo(self._pipe)
-        self._fd = os.open(self._pipe, os.O_RDWR | os.O_NONBLOCK)  # never at its end
+        self._fd = os.open(self._pipe, os.O_RDWR | os.O_NONBLOCK)  # never at end of file
         self._rest = b""
 
     def agent(self, lines: str) -> CommandAgent:
@@ -92,8 +92,8 @@ class Programs:
         command = [sys.executable, "-I", "-S", str(path), str(self._pipe)]
         return CommandAgent("robot", CommandSettings(command=command))
 
-    async def told(self, count: int) -> None:
-        """Wait until ``count`` processes have told that they are ready."""
+    async def wait_until_ready(self, count: int) -> None:
+        """Wait until ``count`` processes have reported that they are ready."""
         while len(self.pids) < count:
             await anyio.wait_readable(self._fd)
             *lines, self._rest = (self._rest + os.read(self._fd, 65536)).split(b"\n")
@@ -104,12 +104,12 @@ class Programs:
 
     def close(self) -> None:
         os.close(self._fd)
-        for pid in self.alive():  # only where a test has failed
+        for pid in self.alive():  # only if a test has failed
             os.kill(pid, 9)
 
 
 def _runs(pid: int) -> bool:
-    """A zombie does not run; who reaps it is not ours to say."""
+    """Return whether the process exists and is no zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -127,7 +127,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Progra
 
 @pytest.fixture
 def patience(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For those that end by themselves: a busy machine may let them wait for their turn."""
+    """Extend the grace period for programs that end by themselves, as a machine may be busy."""
     monkeypatch.setattr(process_group, "TERM_GRACE_SECONDS", 10.0)
 
 
@@ -136,34 +136,34 @@ def request(seconds: float) -> AgentRequest:
 
 
 async def in_time(work: Awaitable[object], seconds: float = 20) -> None:
-    """Fail rather than hang."""
+    """Wait for ``work``, but fail after ``seconds`` instead of hanging."""
     async with asyncio.timeout(seconds):
         await work
 
 
-def test_programs_have_three_seconds_to_end_by_themselves() -> None:
+def test_programs_have_three_seconds_to_end_after_sigterm() -> None:
     assert process_group.TERM_GRACE_SECONDS == 3.0
 
 
 @pytest.mark.parametrize(("lines", "count"), GRANDCHILDREN.values(), ids=GRANDCHILDREN)
-async def test_a_timeout_ends_all(programs: Programs, lines: str, count: int) -> None:
+async def test_a_timeout_ends_all_processes(programs: Programs, lines: str, count: int) -> None:
     answer = asyncio.create_task(
         programs.agent(f"print('so far', flush=True); {lines}").answer(request(3.0))
     )
     with pytest.raises(AgentTimeout) as caught:
         await in_time(answer)
-    await in_time(programs.told(count))
+    await in_time(programs.wait_until_ready(count))
     assert programs.alive() == []
     assert caught.value.seconds == 3.0
     assert caught.value.output == "so far"
 
 
 @pytest.mark.parametrize(("lines", "count"), GRANDCHILDREN.values(), ids=GRANDCHILDREN)
-async def test_a_cancellation_ends_all_and_is_passed_on(
+async def test_a_cancellation_ends_all_processes_and_is_raised(
     programs: Programs, lines: str, count: int
 ) -> None:
     answer = asyncio.create_task(programs.agent(lines).answer(request(LONG)))
-    await in_time(programs.told(count))
+    await in_time(programs.wait_until_ready(count))
     assert len(programs.alive()) == count
     answer.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -173,10 +173,10 @@ async def test_a_cancellation_ends_all_and_is_passed_on(
 
 @pytest.mark.parametrize(("lines", "count"), LEFT_BEHIND.values(), ids=LEFT_BEHIND)
 @pytest.mark.parametrize("code", [0, 1])
-async def test_what_is_left_behind_at_the_end_is_ended(
+async def test_child_processes_that_outlive_the_program_are_ended(
     programs: Programs, lines: str, count: int, code: int
 ) -> None:
-    """The leader exits when its child is ready, which it learns through a pipe of their own."""
+    """The program exits when its child has reported through a pipe that it is ready."""
     agent = programs.agent(
         f"""
         ready, done = os.pipe()
@@ -196,13 +196,11 @@ async def test_what_is_left_behind_at_the_end_is_ended(
     else:
         async with asyncio.timeout(20):
             assert (await agent.answer(request(LONG))).text == "finished"
-    await in_time(programs.told(count))
+    await in_time(programs.wait_until_ready(count))
     assert programs.alive() == []
 
 
-async def test_who_heeds_the_first_signal_may_say_a_last_word(
-    programs: Programs, patience: None
-) -> None:
+async def test_output_printed_after_sigterm_is_kept(programs: Programs, patience: None) -> None:
     agent = programs.agent(
         """
         def bye(*_):
@@ -218,7 +216,9 @@ async def test_who_heeds_the_first_signal_may_say_a_last_word(
     assert caught.value.output == "begun\nand goodbye"
 
 
-async def test_one_that_is_stopped_may_say_it_too(programs: Programs, patience: None) -> None:
+async def test_a_stopped_program_is_continued_and_its_last_output_is_kept(
+    programs: Programs, patience: None
+) -> None:
     agent = programs.agent(
         """
         def bye(*_):
@@ -234,7 +234,7 @@ async def test_one_that_is_stopped_may_say_it_too(programs: Programs, patience: 
     assert caught.value.output == "goodbye"
 
 
-async def test_a_grandchild_has_its_time_also_when_the_leader_is_gone(
+async def test_a_child_has_its_grace_period_even_after_the_program_has_ended(
     programs: Programs, patience: None
 ) -> None:
     agent = programs.agent(
@@ -255,15 +255,15 @@ async def test_a_grandchild_has_its_time_also_when_the_leader_is_gone(
     with pytest.raises(AgentTimeout) as caught:
         await in_time(agent.answer(request(3.0)))
     assert caught.value.output == "goodbye"
-    await in_time(programs.told(2))
+    await in_time(programs.wait_until_ready(2))
     assert programs.alive() == []
 
 
-async def test_a_cancellation_repeated_during_the_clean_up_does_not_cut_it_short(
+async def test_repeated_cancellations_do_not_interrupt_the_cleanup(
     programs: Programs,
 ) -> None:
     answer = asyncio.create_task(programs.agent("child(deaf); deaf()").answer(request(LONG)))
-    await in_time(programs.told(2))
+    await in_time(programs.wait_until_ready(2))
     loop = asyncio.get_running_loop()
     for n in range(20):
         loop.call_later(n / 100, answer.cancel)
@@ -272,10 +272,10 @@ async def test_a_cancellation_repeated_during_the_clean_up_does_not_cut_it_short
     assert programs.alive() == []
 
 
-async def test_a_cancel_scope_waits_for_the_clean_up(
+async def test_a_cancel_scope_waits_for_the_cleanup(
     programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And does not use up a core meanwhile by cancelling at every turn of the loop."""
+    """Meanwhile it does not use up a core by cancelling in every iteration of the loop."""
     monkeypatch.setattr(process_group, "TERM_GRACE_SECONDS", 1.0)
     used = 0.0
     with anyio.CancelScope() as scope:
@@ -283,7 +283,7 @@ async def test_a_cancel_scope_waits_for_the_clean_up(
 
             async def cancel_when_ready() -> None:
                 nonlocal used
-                await programs.told(2)
+                await programs.wait_until_ready(2)
                 used = time.thread_time()
                 scope.cancel()
 
@@ -294,28 +294,30 @@ async def test_a_cancel_scope_waits_for_the_clean_up(
     assert programs.alive() == []
 
 
-async def test_a_cancellation_at_the_very_start_leaves_nothing(programs: Programs) -> None:
+async def test_a_cancellation_at_the_start_leaves_no_process(programs: Programs) -> None:
     before = _children()
     answer = asyncio.create_task(programs.agent("plain()").answer(request(LONG)))
-    asyncio.get_running_loop().call_soon(answer.cancel)  # after its first step: the start
+    asyncio.get_running_loop().call_soon(
+        answer.cancel
+    )  # after its first step, which starts the program
     with pytest.raises(asyncio.CancelledError):
         await in_time(answer)
     assert _children() <= before
 
 
-async def test_a_loop_that_is_torn_down_leaves_nothing(programs: Programs) -> None:
-    """Every task is cancelled at once, the keeper's own too."""
+async def test_a_loop_that_is_torn_down_leaves_no_process(programs: Programs) -> None:
+    """All tasks are cancelled at once, also the one that cleans up."""
     agent = programs.agent("child(deaf); deaf()")
 
     async def abandon() -> None:
         asyncio.create_task(agent.answer(request(LONG)))  # noqa: RUF006
-        await programs.told(2)
+        await programs.wait_until_ready(2)
 
     await asyncio.to_thread(asyncio.run, abandon())
     await _until(lambda: not programs.alive())
 
 
-async def test_one_that_left_the_group_cannot_hold_the_answer_up(programs: Programs) -> None:
+async def test_a_process_that_left_the_group_does_not_delay_the_answer(programs: Programs) -> None:
     agent = programs.agent(
         """
         ready, done = os.pipe()
@@ -331,11 +333,11 @@ async def test_one_that_left_the_group_cannot_hold_the_answer_up(programs: Progr
     )
     async with asyncio.timeout(20):
         assert (await agent.answer(request(LONG))).text == "finished"
-        await programs.told(1)  # so that the fixture ends it
+        await programs.wait_until_ready(1)  # so that the fixture ends it
 
 
 def _children() -> set[int]:
-    """Processes whose parent is this one, zombies too."""
+    """Return the pids of the child processes of this one, including zombies."""
     own = str(os.getpid())
     found = set()
     for entry in os.listdir("/proc"):

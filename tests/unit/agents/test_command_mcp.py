@@ -1,4 +1,4 @@
-"""The file in which a program finds its MCP servers: what stands in it, and who may read it."""
+"""The MCP configuration file of a program: its content, permissions and removal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SERVERS = McpServers(
 
 @pytest.fixture
 def script(tmp_path: Path) -> Script:
-    """Gives the command that runs some lines of Python with the path of the file."""
+    """Return a function that makes a command from lines of Python, with the path of the file."""
 
     def write(lines: str) -> list[str]:
         path = tmp_path / "program.py"
@@ -60,7 +60,7 @@ print(json.dumps([path, os.stat(path).st_mode, os.stat(folder).st_mode, os.listd
 """
 
 
-async def test_the_file_is_the_users_alone_outside_of_the_work_folder_and_removed(
+async def test_the_file_is_private_outside_of_the_work_folder_and_removed_afterwards(
     script: Script, tmp_path: Path
 ) -> None:
     work = tmp_path / "work"
@@ -78,15 +78,15 @@ print(open(sys.argv[1].partition("=")[2]).read())
 """
 
 
-async def test_it_holds_what_clients_read_and_nothing_of_it_comes_back_in_the_answer(
+async def test_the_file_lists_the_servers_and_its_secrets_are_redacted_in_the_answer(
     script: Script,
 ) -> None:
     reply = await ask(script(READS))
-    wanted = {"type": "http", "url": "https://s/mcp", "headers": {"X": "********"}}
-    assert json.loads(reply.text) == {"mcpServers": {"search": wanted}}
+    expected = {"type": "http", "url": "https://s/mcp", "headers": {"X": "********"}}
+    assert json.loads(reply.text) == {"mcpServers": {"search": expected}}
 
 
-async def test_without_servers_it_is_one_that_names_none(script: Script) -> None:
+async def test_without_servers_the_file_lists_none(script: Script) -> None:
     assert json.loads((await ask(script(READS), None)).text) == {"mcpServers": {}}
 
 
@@ -94,36 +94,40 @@ async def test_without_servers_it_is_one_that_names_none(script: Script) -> None
     ("lines", "error"),
     [("sys.exit(3)", AgentFailed), ("import signal; signal.pause()", AgentTimeout)],
 )
-async def test_it_is_removed_however_the_program_ends_and_no_secret_is_in_the_error(
+async def test_after_a_failure_the_file_is_removed_and_the_error_contains_no_secret(
     script: Script, lines: str, error: type[Exception], tmp_path: Path
 ) -> None:
-    told = tmp_path / "told"
+    output_file = tmp_path / "report"
     program = f"""
         import sys
         path = sys.argv[1].partition("=")[2]
-        open({str(told)!r}, "w").write(path)
+        open({str(output_file)!r}, "w").write(path)
         print("v4lue token-of-search thorough", flush=True)
         print("v4lue token-of-search thorough", file=sys.stderr, flush=True)
         {lines}
     """
     with pytest.raises(error) as caught:
         await ask(script(program), timeout=5.0)
-    assert not there(told.read_text())
-    said = str(caught.value) + getattr(caught.value, "output", "")
-    assert "******** [SEARCH_TOKEN] thorough" in said
-    assert "v4lue" not in said
-    assert "token-of-search" not in said
+    assert not there(output_file.read_text())
+    text = str(caught.value) + getattr(caught.value, "output", "")
+    assert "******** [SEARCH_TOKEN] thorough" in text
+    assert "v4lue" not in text
+    assert "token-of-search" not in text
 
 
 @pytest.mark.parametrize(
     ("command", "tools", "words"),
     [
         (["claude", "-p"], ["search"], "need {mcp_config} in an argument"),
-        (["claude", "{mcp_config}"], ["search.find"], "a program gets all of them; write search"),
+        (
+            ["claude", "{mcp_config}"],
+            ["search.find"],
+            "a program gets all tools of a server; use search",
+        ),
         (["claude", "{mcp_config}"], ["a b"], "is not a tool name"),
     ],
 )
-def test_tools_that_a_program_cannot_be_given_are_refused(
+def test_tools_that_a_program_cannot_use_are_refused(
     command: list[str], tools: list[str], words: str
 ) -> None:
     with pytest.raises(ValidationError) as caught:

@@ -1,4 +1,4 @@
-"""What is JSON, and what only Python takes for it."""
+"""Strict reading of JSON, and the search for one JSON value within text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEEPEST = json_text.MAX_DEPTH
         ("[" * DEEPEST + "]" * DEEPEST, None),
     ],
 )
-def test_json_is_read(text: str, value: Any) -> None:
+def test_valid_json_is_read(text: str, value: Any) -> None:
     read = json_text.read(text)
     assert read == value or (value is None and isinstance(read, list))
 
@@ -42,7 +42,7 @@ NOT_JSON = [
 
 
 @pytest.mark.parametrize(("text", "words"), NOT_JSON)
-async def test_what_is_none_is_refused_with_the_reason_by_every_reader(
+async def test_text_that_is_not_json_is_refused_with_the_reason_by_every_reader(
     text: str, words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
@@ -52,7 +52,7 @@ async def test_what_is_none_is_refused_with_the_reason_by_every_reader(
         await CommandAgent("robot", settings).answer(AgentRequest(text, 20.0, "flow:1"))
 
 
-# --- with words around it
+# --- JSON within text
 
 
 FENCED = '```json\n{"a": [1]}\n```'
@@ -75,7 +75,7 @@ FENCED = '```json\n{"a": [1]}\n```'
         ('She said "yes": {"a": 1}', {"a": 1}),
     ],
 )
-def test_a_single_piece_is_found_among_words(text: str, value: Any) -> None:
+def test_a_single_json_value_is_found_within_text(text: str, value: Any) -> None:
     assert json_text.find(text) == value
 
 
@@ -90,7 +90,7 @@ def test_a_single_piece_is_found_among_words(text: str, value: Any) -> None:
         (f"```\nprint(1)\n```\n{FENCED}", "2 pieces"),
         ('As [she] said: {"a": 1}', "2 pieces"),
         ('{"a": 1} and {"b":', "2 pieces"),
-        # What stands in a broken one is a part of the answer, and not the answer.
+        # A value within a broken one is a part of the answer, not the answer.
         ('Sure: {"a": {"b": 1}', "Expecting"),
         ('Sure: {"a": {"b": 1},}', "double quotes"),
         ('Sure: {"a": NaN}', "NaN is not JSON"),
@@ -98,13 +98,13 @@ def test_a_single_piece_is_found_among_words(text: str, value: Any) -> None:
         *NOT_JSON,
     ],
 )
-def test_of_several_pieces_or_a_broken_one_none_is_taken(text: str, words: str) -> None:
+def test_several_json_values_or_a_broken_one_are_refused(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         json_text.find(text)
 
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("part", ['\\"', "```a\n", "[", '{"', "]", "```\n", '"['])
-def test_no_text_takes_long(part: str) -> None:
+def test_no_text_takes_long_to_search(part: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         json_text.find("Sure: { " + part * 200_000)

@@ -49,12 +49,12 @@ def test_bad_settings_name_their_field(data: dict[str, Any], field: str, words: 
     assert caught.value.field == field
     assert words in caught.value.problem
     listed = "command, work_dir, environment, output, history" in caught.value.hint
-    assert listed is (field == "shell")  # a field that is known needs no list of those that are
+    assert listed is (field == "shell")  # only for an unknown field
     with pytest.raises(AgentMisconfigured, match=f'agent "b": {field}: '):
         kinds.build(kinds.COMMAND.slug, "b", data)
 
 
-def test_an_error_never_repeats_what_was_given() -> None:
+def test_an_error_never_quotes_the_given_value() -> None:
     with pytest.raises(InvalidInput) as caught:
         kinds.COMMAND.validate({"command": {"token": "hunter2"}})
     assert "hunter2" not in str(caught.value)
@@ -72,10 +72,10 @@ def test_the_default_allow_list_passes_its_own_check() -> None:
         ("daybook-model-agent", {"model": "openai:x"}, '"nosuch:y" names no known provider'),
     ],
 )
-def test_each_kind_says_which_model_it_cannot_be_asked_for(
+def test_each_kind_refuses_an_unusable_model_with_a_reason(
     slug: str, data: dict[str, Any], words: str
 ) -> None:
     agent = kinds.build(slug, "a", data)
-    kinds.check_model(agent, "")
+    agent.check_model("")
     with pytest.raises(AgentMisconfigured, match=words):
-        kinds.check_model(agent, "nosuch:y")
+        agent.check_model("nosuch:y")

@@ -1,4 +1,4 @@
-"""What a model agent sends, and what it makes of an answer."""
+"""Requests of a model agent to a local provider, and how it reads the answers."""
 
 from __future__ import annotations
 
@@ -21,27 +21,31 @@ protocols = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
 @protocols
-async def test_one_request_and_its_answer(here: Provider, protocol: str) -> None:
-    here.script = [Answer("Grüße, 世界", input_tokens=1000, output_tokens=50)]
-    reply = await ask(here, protocol, "Grüße!")
+async def test_a_prompt_makes_one_request_and_its_answer_is_returned(
+    fake_provider: Provider, protocol: str
+) -> None:
+    fake_provider.script = [Answer("Grüße, 世界", input_tokens=1000, output_tokens=50)]
+    reply = await ask(fake_provider, protocol, "Grüße!")
     assert (reply.text, reply.agent, reply.model) == ("Grüße, 世界", "brief", MODELS[protocol])
-    (seen,) = here.requests
-    assert seen.said == [("user", "Grüße!")]
-    assert seen.body["model"] == MODELS[protocol]
-    assert seen.key == KEY
-    assert seen.path == {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}[protocol]
+    (request,) = fake_provider.requests
+    assert request.messages == [("user", "Grüße!")]
+    assert request.body["model"] == MODELS[protocol]
+    assert request.key == KEY
+    assert request.path == {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}[protocol]
 
 
 @protocols
-async def test_the_system_prompt_then_the_history_then_the_prompt(
-    here: Provider, protocol: str
+async def test_a_request_contains_system_prompt_history_and_prompt_in_this_order(
+    fake_provider: Provider, protocol: str
 ) -> None:
     talk = [Message("user", "One"), Message("assistant", "1"), Message("user", "Two")]
     talk += [Message("assistant", "2")]
     history = tuple(talk)
-    await agent(here, protocol, system_prompt="Count.").answer(request("Three", history=history))
-    (seen,) = here.requests
-    assert seen.said == [
+    await agent(fake_provider, protocol, system_prompt="Count.").answer(
+        request("Three", history=history)
+    )
+    (received,) = fake_provider.requests
+    assert received.messages == [
         ("system", "Count."),
         ("user", "One"),
         ("assistant", "1"),
@@ -52,26 +56,29 @@ async def test_the_system_prompt_then_the_history_then_the_prompt(
 
 
 @protocols
-async def test_an_empty_answer_is_one_and_its_place_in_the_history_is_no_refusal(
-    here: Provider, protocol: str
+async def test_an_empty_answer_is_returned_and_an_empty_history_entry_is_not_sent(
+    fake_provider: Provider, protocol: str
 ) -> None:
-    here.script = [Answer("")]
+    fake_provider.script = [Answer("")]
     history = (Message("user", "Any news?"), Message("assistant", ""))
-    reply = await agent(here, protocol).answer(request(history=history))
+    reply = await agent(fake_provider, protocol).answer(request(history=history))
     assert reply.text == ""
-    (seen,) = here.requests
-    assert all(text for _, text in seen.said)
+    (received,) = fake_provider.requests
+    assert all(text for _, text in received.messages)
 
 
 @protocols
-async def test_only_what_was_set_is_sent(here: Provider, protocol: str) -> None:
-    # Not the models of the other tests: one that reasons takes no temperature.
+async def test_only_options_that_were_set_are_sent(fake_provider: Provider, protocol: str) -> None:
+    # Other models than in the other tests: a reasoning model accepts no temperature.
     model = {"openai": "openai:gpt-4o-mini", "anthropic": "anthropic:claude-haiku-4-5"}[protocol]
-    await ask(here, protocol, model=model)
+    await ask(fake_provider, protocol, model=model)
     await ask(
-        here, protocol, model=model, options={"temperature": 0, "max_tokens": 7, "top_p": 0.5}
+        fake_provider,
+        protocol,
+        model=model,
+        options={"temperature": 0, "max_tokens": 7, "top_p": 0.5},
     )
-    plain, tuned = here.requests
+    plain, tuned = fake_provider.requests
     assert "temperature" not in plain.body
     limit = tuned.body.get("max_tokens", tuned.body.get("max_completion_tokens"))
     assert (tuned.body["temperature"], limit, tuned.body["top_p"]) == (0, 7, 0.5)
@@ -81,7 +88,7 @@ async def test_only_what_was_set_is_sent(here: Provider, protocol: str) -> None:
 
 
 def _per_million(provider: str, model: str) -> dict[str, Fraction]:
-    """The published prices of the table, without its own arithmetic."""
+    """Return the published prices per million tokens from the price table."""
     _, found = get_snapshot().find_provider_model(model, None, provider, None)
     prices: Any = found.prices
     return {
@@ -91,9 +98,11 @@ def _per_million(provider: str, model: str) -> dict[str, Fraction]:
 
 
 @protocols
-async def test_cost_is_tokens_times_the_published_price(here: Provider, protocol: str) -> None:
-    here.script = [Answer(input_tokens=1000, output_tokens=50, cached=200)]
-    usage = (await ask(here, protocol)).usage
+async def test_cost_is_tokens_times_the_published_price(
+    fake_provider: Provider, protocol: str
+) -> None:
+    fake_provider.script = [Answer(input_tokens=1000, output_tokens=50, cached=200)]
+    usage = (await ask(fake_provider, protocol)).usage
     prices = _per_million(protocol, MODELS[protocol])
     cost = (
         800 * prices["input_mtok"] + 200 * prices["cache_read_mtok"] + 50 * prices["output_mtok"]
@@ -108,51 +117,59 @@ async def test_cost_is_tokens_times_the_published_price(here: Provider, protocol
     }
 
 
-async def test_a_price_that_everyone_can_look_up(here: Provider) -> None:
+async def test_the_cost_of_claude_haiku_matches_its_published_price(
+    fake_provider: Provider,
+) -> None:
     # Claude Haiku 4.5 costs 1 $ a million tokens in and 5 $ out, 0.1 $ read from the cache.
-    here.script = [Answer(input_tokens=1_000_000, output_tokens=200_000, cached=500_000)]
-    usage = (await ask(here, "anthropic")).usage
+    fake_provider.script = [Answer(input_tokens=1_000_000, output_tokens=200_000, cached=500_000)]
+    usage = (await ask(fake_provider, "anthropic")).usage
     assert usage is not None
     assert usage["cost_usd"] == pytest.approx(0.5 + 0.05 + 1.0)
 
 
-async def test_an_unknown_price_is_none_and_not_nothing(here: Provider) -> None:
-    reply = await ask(here, model="llama3:8b")
+async def test_an_unknown_price_is_none_and_not_zero(fake_provider: Provider) -> None:
+    reply = await ask(fake_provider, model="llama3:8b")
     assert reply.usage == {
         "requests": 1,
         "input_tokens": 10,
         "output_tokens": 5,
         "cost_usd": None,
     }
-    assert here.requests[0].body["model"] == "llama3:8b"
+    assert fake_provider.requests[0].body["model"] == "llama3:8b"
 
 
-async def test_the_operators_price_goes_before_the_tables(here: Provider) -> None:
-    here.script = [Answer(input_tokens=2000, output_tokens=100)]
+async def test_the_operators_price_takes_precedence_over_the_price_table(
+    fake_provider: Provider,
+) -> None:
+    fake_provider.script = [Answer(input_tokens=2000, output_tokens=100)]
     for model in ("openai:gpt-6-luna", "llama3:8b"):
-        usage = (await ask(here, model=model, input_price=3.0, output_price=20.0)).usage
+        usage = (await ask(fake_provider, model=model, input_price=3.0, output_price=20.0)).usage
         assert usage is not None
         assert usage["cost_usd"] == pytest.approx((2000 * 3 + 100 * 20) / 1e6)
 
 
-async def test_the_operators_price_is_that_of_the_agents_own_model(here: Provider) -> None:
-    here.script = [Answer(input_tokens=1_000_000, output_tokens=0)]
-    own = agent(here, model="openai:gpt-4o-mini", input_price=7.0)
-    for wanted, price in (
+async def test_the_operators_price_applies_only_to_the_agents_own_model(
+    fake_provider: Provider,
+) -> None:
+    fake_provider.script = [Answer(input_tokens=1_000_000, output_tokens=0)]
+    own = agent(fake_provider, model="openai:gpt-4o-mini", input_price=7.0)
+    for model, price in (
         ("", 7.0),
         ("gpt-4o-mini", 7.0),
         ("openai:gpt-4o-mini", 7.0),
         ("gpt-4o", _per_million("openai", "gpt-4o")["input_mtok"]),
         ("unheard-of", None),
     ):
-        usage = (await own.answer(request(model=wanted))).usage
+        usage = (await own.answer(request(model=model))).usage
         assert usage is not None
         assert usage["cost_usd"] == (None if price is None else pytest.approx(float(price)))
 
 
-async def test_tokens_that_nobody_counted_are_unknown_whatever_the_price(here: Provider) -> None:
-    here.script = [Answer(usage=False)]
-    reply = await ask(here, input_price=3.0)
+async def test_unreported_tokens_make_the_cost_unknown_despite_a_known_price(
+    fake_provider: Provider,
+) -> None:
+    fake_provider.script = [Answer(usage=False)]
+    reply = await ask(fake_provider, input_price=3.0)
     assert reply.usage == {
         "requests": 1,
         "input_tokens": None,
@@ -161,55 +178,59 @@ async def test_tokens_that_nobody_counted_are_unknown_whatever_the_price(here: P
     }
 
 
-# --- answers that are none
+# --- incomplete answers
 
 
 @protocols
-async def test_an_answer_that_was_cut_by_its_limit_says_so(here: Provider, protocol: str) -> None:
-    here.script = [Answer("abc", finish="length"), Answer("", finish="length")]
-    reply = await ask(here, protocol)
+async def test_an_answer_cut_by_max_tokens_is_marked_and_an_empty_one_fails(
+    fake_provider: Provider, protocol: str
+) -> None:
+    fake_provider.script = [Answer("abc", finish="length"), Answer("", finish="length")]
+    reply = await ask(fake_provider, protocol)
     assert reply.text == "abc"
     assert "max_tokens" in reply.cut
     with pytest.raises(AgentFailed, match="max_tokens") as caught:
-        await ask(here, protocol)
+        await ask(fake_provider, protocol)
     assert caught.value.usage is not None
     assert caught.value.usage["output_tokens"] == 5
-    assert len(here.requests) == 2
+    assert len(fake_provider.requests) == 2
 
 
 @protocols
 @pytest.mark.parametrize("text", ["", "I begin to"])
-async def test_a_filtered_answer_is_a_failure_that_was_paid_for(
-    here: Provider, protocol: str, text: str
+async def test_a_filtered_answer_is_a_failure_with_its_usage(
+    fake_provider: Provider, protocol: str, text: str
 ) -> None:
-    here.script = [Answer(text, finish="content_filter")]
+    fake_provider.script = [Answer(text, finish="content_filter")]
     with pytest.raises(AgentFailed, match=f"content filter of {protocol}") as caught:
-        await ask(here, protocol)
+        await ask(fake_provider, protocol)
     assert caught.value.output == text
     assert caught.value.usage is not None
     assert caught.value.usage["cost_usd"] > 0
-    assert len(here.requests) == 1
+    assert len(fake_provider.requests) == 1
 
 
 @pytest.mark.parametrize(("limit", "requests"), [(0, 1), (1, 1), (3, 3)])
-async def test_a_model_that_calls_tools_it_does_not_have_reaches_the_request_limit(
-    here: Provider, limit: int, requests: int
+async def test_a_model_that_calls_unknown_tools_reaches_the_request_limit(
+    fake_provider: Provider, limit: int, requests: int
 ) -> None:
-    here.script = [Answer("", tool="search")]
+    fake_provider.script = [Answer("", tool="search")]
     with pytest.raises(AgentFailed, match="search") as caught:
-        await ask(here, request_limit=limit)
-    assert len(here.requests) == requests
+        await ask(fake_provider, request_limit=limit)
+    assert len(fake_provider.requests) == requests
     assert caught.value.usage is not None
     assert caught.value.usage["requests"] == requests
     assert caught.value.usage["input_tokens"] == 10 * requests
 
 
-async def test_within_the_limit_it_may_think_again(here: Provider) -> None:
-    here.script = [Answer("", tool="search"), "Found."]
-    assert (await ask(here, request_limit=2)).text == "Found."
+async def test_a_model_may_answer_after_an_unknown_tool_call_within_the_limit(
+    fake_provider: Provider,
+) -> None:
+    fake_provider.script = [Answer("", tool="search"), "Found."]
+    assert (await ask(fake_provider, request_limit=2)).text == "Found."
 
 
-# --- what a request is known by
+# --- idempotency keys
 
 
 KNOWN_BY = "idempotency-key"
@@ -217,44 +238,52 @@ DUE = "due:4f1c:2027-01-15T13:30:00Z"
 
 
 @pytest.mark.parametrize("protocol", [*PROTOCOLS, "google"])
-async def test_a_request_carries_its_occurrence_the_same_in_every_attempt(
-    here: Provider, protocol: str
+async def test_each_attempt_sends_the_occurrence_as_the_same_idempotency_key(
+    fake_provider: Provider, protocol: str
 ) -> None:
-    said = candidate("Fine.", "STOP") if protocol == "google" else Answer()
-    here.script = [Status(500), said]
-    asked = agent(here, protocol, **({"base_url": here.origin} if protocol == "google" else {}))
+    answer = candidate("Fine.", "STOP") if protocol == "google" else Answer()
+    fake_provider.script = [Status(500), answer]
+    asked = agent(
+        fake_provider,
+        protocol,
+        **({"base_url": fake_provider.origin} if protocol == "google" else {}),
+    )
     with pytest.raises(AgentTemporary):
         await asked.answer(request(occurrence=DUE))
     await asked.answer(request(occurrence=DUE))
     await asked.answer(request(occurrence="flow:2"))
-    assert [seen.headers[KNOWN_BY] for seen in here.requests] == [DUE, DUE, "flow:2"]
+    assert [request.headers[KNOWN_BY] for request in fake_provider.requests] == [DUE, DUE, "flow:2"]
 
 
-async def test_what_is_not_the_same_request_is_not_known_by_the_same_key(here: Provider) -> None:
-    here.script = [Answer("", tool="search"), "Found."]
-    await agent(here, request_limit=2).answer(request(occurrence=DUE))
-    await agent(here).answer(request(occurrence=DUE, question=2))
-    known = [seen.headers[KNOWN_BY] for seen in here.requests]
+async def test_different_requests_of_a_run_have_different_idempotency_keys(
+    fake_provider: Provider,
+) -> None:
+    fake_provider.script = [Answer("", tool="search"), "Found."]
+    await agent(fake_provider, request_limit=2).answer(request(occurrence=DUE))
+    await agent(fake_provider).answer(request(occurrence=DUE, question=2))
+    known = [request.headers[KNOWN_BY] for request in fake_provider.requests]
     assert known == [DUE, f"{DUE}.2", f"{DUE}#2"]
 
 
-async def test_an_occurrence_that_no_header_can_hold_is_written_in_signs(here: Provider) -> None:
+async def test_an_occurrence_that_a_header_cannot_contain_is_percent_encoded(
+    fake_provider: Provider,
+) -> None:
     for name in ("request:4f1c:Grüße\r\nX-Other: 1", "request:4f1c:50%25", "request:4f1c:50%"):
-        await agent(here).answer(request(occurrence=name))
-    assert [seen.headers[KNOWN_BY] for seen in here.requests] == [
+        await agent(fake_provider).answer(request(occurrence=name))
+    assert [request.headers[KNOWN_BY] for request in fake_provider.requests] == [
         "request:4f1c:Gr%C3%BC%C3%9Fe%0D%0AX-Other:%201",
         "request:4f1c:50%2525",
         "request:4f1c:50%25",
     ]
-    assert not any("x-other" in seen.headers for seen in here.requests)
+    assert not any("x-other" in request.headers for request in fake_provider.requests)
 
 
-def google(**said: Any) -> Page:
-    return Page(json.dumps(said), "application/json")
+def google(**fields: Any) -> Page:
+    return Page(json.dumps(fields), "application/json")
 
 
 def candidate(text: str = "", reason: str = "") -> Page:
-    """Google's answer with one candidate; what is empty is left out, as there."""
+    """Return Google's answer with one candidate; empty fields are omitted, as Google does."""
     given: dict[str, Any] = {"finishReason": reason} if reason else {}
     if text:
         given["content"] = {"role": "model", "parts": [{"text": text}]}
@@ -274,30 +303,34 @@ def candidate(text: str = "", reason: str = "") -> Page:
         (candidate("", "SAFETY"), AgentFailed, "content filter of google"),
     ],
 )
-async def test_200_without_an_answer_is_no_empty_answer(
-    here: Provider, page: Page, kind: type[AgentError], words: str
+async def test_a_200_response_without_an_answer_is_an_error(
+    fake_provider: Provider, page: Page, kind: type[AgentError], words: str
 ) -> None:
-    here.script = [page]
+    fake_provider.script = [page]
     with pytest.raises(kind, match=words):
-        await ask(here, "google", base_url=here.origin)
-    assert [seen.key for seen in here.requests] == [KEY]
+        await ask(fake_provider, "google", base_url=fake_provider.origin)
+    assert [request.key for request in fake_provider.requests] == [KEY]
 
 
 @pytest.mark.parametrize(("text", "reason"), [("Fine.", "STOP"), ("", "STOP"), ("Odd", "OTHER")])
-async def test_googles_answers(here: Provider, text: str, reason: str) -> None:
-    here.script = [candidate(text, reason)]
-    reply = await ask(here, "google", base_url=here.origin)
+async def test_google_answers_that_ended_with_text_or_with_stop_are_returned(
+    fake_provider: Provider, text: str, reason: str
+) -> None:
+    fake_provider.script = [candidate(text, reason)]
+    reply = await ask(fake_provider, "google", base_url=fake_provider.origin)
     assert (reply.text, reply.cut) == (text, "")
 
 
-@pytest.mark.parametrize(("reason", "told"), [("tool_calls", "tool_calls"), (f"{KEY}!", "[key]!")])
-async def test_another_end_than_stop_and_nothing_said_is_a_failure(
-    here: Provider, reason: str, told: str
+@pytest.mark.parametrize(
+    ("reason", "expected"), [("tool_calls", "tool_calls"), (f"{KEY}!", "[key]!")]
+)
+async def test_an_empty_answer_with_an_unusual_finish_reason_is_a_failure(
+    fake_provider: Provider, reason: str, expected: str
 ) -> None:
-    here.script = [Answer("", finish=reason)]
+    fake_provider.script = [Answer("", finish=reason)]
     with pytest.raises(AgentFailed) as caught:
-        await ask(here)
-    assert str(caught.value) == f"openai ended the answer early: {told}"
+        await ask(fake_provider)
+    assert str(caught.value) == f"openai ended the answer early: {expected}"
     assert caught.value.usage is not None
 
 
@@ -305,43 +338,47 @@ async def test_another_end_than_stop_and_nothing_said_is_a_failure(
 
 
 @protocols
-async def test_the_timeout_ends_the_request(here: Provider, protocol: str) -> None:
-    here.script = ["Warm", Hang()]
-    one = agent(here, protocol)
-    await one.answer(request())  # so that no import counts
+async def test_the_timeout_ends_the_request(fake_provider: Provider, protocol: str) -> None:
+    fake_provider.script = ["Warm", Hang()]
+    one = agent(fake_provider, protocol)
+    await one.answer(request())  # so that imports do not count
     with pytest.raises(AgentTimeout, match="3 s"):
         await one.answer(request(timeout=3.0))
-    assert here.left.wait(WAIT)
-    assert len(here.requests) == 2
+    assert fake_provider.left.wait(WAIT)
+    assert len(fake_provider.requests) == 2
 
 
 @protocols
-async def test_cancelled_in_the_middle_it_hangs_up(here: Provider, protocol: str) -> None:
-    here.script = [Hang()]
-    answer = asyncio.create_task(agent(here, protocol).answer(request()))
-    assert await asyncio.to_thread(here.asked.wait, WAIT)
+async def test_a_cancelled_request_closes_its_connection(
+    fake_provider: Provider, protocol: str
+) -> None:
+    fake_provider.script = [Hang()]
+    answer = asyncio.create_task(agent(fake_provider, protocol).answer(request()))
+    assert await asyncio.to_thread(fake_provider.asked.wait, WAIT)
     answer.cancel()
     with pytest.raises(asyncio.CancelledError):
         await answer
-    assert here.left.wait(WAIT)
+    assert fake_provider.left.wait(WAIT)
 
 
-async def test_no_connection_is_left_open(here: Provider) -> None:
-    await ask(here)
-    assert here.closed.wait(WAIT)
+async def test_no_connection_is_left_open(fake_provider: Provider) -> None:
+    await ask(fake_provider)
+    assert fake_provider.closed.wait(WAIT)
 
 
 # --- the job's model
 
 
-async def test_a_job_may_want_another_model_of_the_same_provider(here: Provider) -> None:
-    for wanted in ("gpt-5.6-luna", "openai:gpt-5.6-luna"):
-        reply = await agent(here).answer(request(model=wanted))
+async def test_a_job_may_set_another_model_of_the_same_provider(fake_provider: Provider) -> None:
+    for model in ("gpt-5.6-luna", "openai:gpt-5.6-luna"):
+        reply = await agent(fake_provider).answer(request(model=model))
         assert reply.model == "gpt-5.6-luna"
-    assert {seen.body["model"] for seen in here.requests} == {"gpt-5.6-luna"}
+    assert {request.body["model"] for request in fake_provider.requests} == {"gpt-5.6-luna"}
 
 
-async def test_a_key_is_not_sent_to_the_provider_that_a_job_names(here: Provider) -> None:
+async def test_a_key_is_not_sent_to_another_provider_that_a_job_names(
+    fake_provider: Provider,
+) -> None:
     with pytest.raises(AgentMisconfigured, match="the agent's key or base URL is for openai"):
-        await agent(here).answer(request(model="anthropic:claude-haiku-4-5"))
-    assert here.requests == []
+        await agent(fake_provider).answer(request(model="anthropic:claude-haiku-4-5"))
+    assert fake_provider.requests == []

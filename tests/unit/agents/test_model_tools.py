@@ -1,4 +1,4 @@
-"""Tools that a model is offered, and the limits under which it may go on calling them."""
+"""Tool calls of a model, and the limits of tokens, requests and time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "require
 
 @dataclass
 class Weather:
-    """A tool that keeps how it was called."""
+    """Tool that records the arguments of its calls."""
 
     says: str = "rain"
     called: list[dict[str, Any]] = field(default_factory=list)
@@ -41,14 +41,16 @@ def calling(city: str = "Rome", **given: Any) -> Answer:
 
 
 @protocols
-async def test_a_model_calls_a_tool_and_reads_what_it_says(here: Provider, protocol: str) -> None:
+async def test_a_model_calls_a_tool_and_receives_its_result(
+    fake_provider: Provider, protocol: str
+) -> None:
     weather = Weather()
-    here.script = [calling(input_tokens=10, output_tokens=5), Answer("Take an umbrella.")]
-    reply = await agent(here, protocol).answer(request(tools=(weather.tool,)))
+    fake_provider.script = [calling(input_tokens=10, output_tokens=5), Answer("Take an umbrella.")]
+    reply = await agent(fake_provider, protocol).answer(request(tools=(weather.tool,)))
 
     assert reply.text == "Take an umbrella."
     assert weather.called == [{"city": "Rome"}]
-    first, second = here.requests
+    first, second = fake_provider.requests
     assert first.tools == second.tools == ["weather"]
     assert second.prompt == "rain"
     assert reply.usage is not None
@@ -56,8 +58,8 @@ async def test_a_model_calls_a_tool_and_reads_what_it_says(here: Provider, proto
     assert reply.usage["input_tokens"] == 20
 
 
-async def test_what_a_tool_refuses_is_told_to_the_model_which_may_do_better(
-    here: Provider,
+async def test_a_model_receives_a_tools_refusal_and_may_call_it_again(
+    fake_provider: Provider,
 ) -> None:
     called = []
 
@@ -67,92 +69,102 @@ async def test_what_a_tool_refuses_is_told_to_the_model_which_may_do_better(
             raise InvalidInput("city", "is not known", "legal: Rome")
         return "sun"
 
-    here.script = [calling("Atlantis"), calling("Rome"), "Sun."]
+    fake_provider.script = [calling("Atlantis"), calling("Rome"), "Sun."]
     tool = Tool("weather", "", SCHEMA, call)
-    assert (await agent(here).answer(request(tools=(tool,)))).text == "Sun."
+    assert (await agent(fake_provider).answer(request(tools=(tool,)))).text == "Sun."
     assert called == ["Atlantis", "Rome"]
-    assert "city: is not known (legal: Rome)" in here.requests[1].prompt
+    assert "city: is not known (legal: Rome)" in fake_provider.requests[1].prompt
 
 
-async def test_a_tool_that_breaks_is_told_by_its_kind_alone(here: Provider) -> None:
+async def test_a_model_receives_only_the_error_class_of_a_broken_tool(
+    fake_provider: Provider,
+) -> None:
     async def call(arguments: dict[str, Any]) -> str:
         raise RuntimeError("password hunter2")
 
-    here.script = [calling(), "Sorry."]
+    fake_provider.script = [calling(), "Sorry."]
     tool = Tool("weather", "", SCHEMA, call)
-    assert (await agent(here).answer(request(tools=(tool,)))).text == "Sorry."
-    assert "RuntimeError" in here.requests[1].prompt
-    assert "hunter2" not in str(here.requests[1].body)
+    assert (await agent(fake_provider).answer(request(tools=(tool,)))).text == "Sorry."
+    assert "RuntimeError" in fake_provider.requests[1].prompt
+    assert "hunter2" not in str(fake_provider.requests[1].body)
 
 
-async def test_a_tool_that_it_does_not_have_is_told_and_nothing_is_called(here: Provider) -> None:
+async def test_a_call_of_an_unknown_tool_is_answered_with_its_name_and_calls_nothing(
+    fake_provider: Provider,
+) -> None:
     weather = Weather()
-    here.script = [Answer("", tool="launch"), "Never mind."]
-    assert (await agent(here).answer(request(tools=(weather.tool,)))).text == "Never mind."
-    assert "launch" in here.requests[1].prompt
+    fake_provider.script = [Answer("", tool="launch"), "Never mind."]
+    assert (await agent(fake_provider).answer(request(tools=(weather.tool,)))).text == "Never mind."
+    assert "launch" in fake_provider.requests[1].prompt
     assert weather.called == []
 
 
-async def test_a_loop_of_calls_ends_at_the_token_limit_and_is_told_with_what_it_took(
-    here: Provider,
+async def test_a_loop_of_tool_calls_fails_at_the_token_limit_with_its_usage(
+    fake_provider: Provider,
 ) -> None:
     weather = Weather()
-    here.script = [calling(input_tokens=100, output_tokens=20)]
+    fake_provider.script = [calling(input_tokens=100, output_tokens=20)]
     with pytest.raises(AgentFailed) as caught:
-        await agent(here).answer(request(tools=(weather.tool,), tokens=300))
+        await agent(fake_provider).answer(request(tools=(weather.tool,), tokens=300))
 
-    # 120 and 240 are within 300; the third answer makes 360, and its call is not made.
+    # 120 and 240 are within 300; the third answer makes 360, so its call is not executed.
     assert str(caught.value) == (
-        "stopped: the token limit is reached: 300 were left, and 3 requests took 360"
+        "stopped: the token limit is reached; 300 tokens were left, and 3 requests used 360"
     )
-    assert len(here.requests) == 3
+    assert len(fake_provider.requests) == 3
     assert len(weather.called) == 2
     assert caught.value.usage is not None
     assert (caught.value.usage["input_tokens"], caught.value.usage["output_tokens"]) == (300, 60)
 
 
-async def test_at_exactly_the_limit_no_further_request_is_sent(here: Provider) -> None:
-    here.script = [calling(input_tokens=100, output_tokens=20)]
-    with pytest.raises(AgentFailed, match="240 were left, and 2 requests took 240"):
-        await agent(here).answer(request(tools=(Weather().tool,), tokens=240))
-    assert len(here.requests) == 2
-
-
-async def test_an_answer_within_the_limit_is_one(here: Provider) -> None:
-    here.script = [Answer("Fine.", input_tokens=100, output_tokens=20)]
-    assert (await agent(here).answer(request(tokens=120))).text == "Fine."
-    with pytest.raises(AgentFailed, match="119 were left, and 1 request took 120"):
-        await agent(here).answer(request(tokens=119))
-
-
-async def test_with_nothing_left_nothing_is_sent(here: Provider) -> None:
-    with pytest.raises(AgentFailed, match="token limit is reached"):
-        await agent(here).answer(request(tokens=0))
-    assert here.requests == []
-
-
-async def test_a_provider_that_tells_no_tokens_is_not_asked_again_under_a_limit(
-    here: Provider,
+async def test_at_exactly_the_token_limit_no_further_request_is_sent(
+    fake_provider: Provider,
 ) -> None:
-    here.script = [calling(usage=False)]
+    fake_provider.script = [calling(input_tokens=100, output_tokens=20)]
+    with pytest.raises(AgentFailed, match="240 tokens were left, and 2 requests used 240"):
+        await agent(fake_provider).answer(request(tools=(Weather().tool,), tokens=240))
+    assert len(fake_provider.requests) == 2
+
+
+async def test_an_answer_that_uses_exactly_the_token_limit_is_accepted(
+    fake_provider: Provider,
+) -> None:
+    fake_provider.script = [Answer("Fine.", input_tokens=100, output_tokens=20)]
+    assert (await agent(fake_provider).answer(request(tokens=120))).text == "Fine."
+    with pytest.raises(AgentFailed, match="119 tokens were left, and 1 request used 120"):
+        await agent(fake_provider).answer(request(tokens=119))
+
+
+async def test_without_tokens_left_no_request_is_sent(fake_provider: Provider) -> None:
+    with pytest.raises(AgentFailed, match="token limit is reached"):
+        await agent(fake_provider).answer(request(tokens=0))
+    assert fake_provider.requests == []
+
+
+async def test_under_a_token_limit_missing_usage_allows_no_further_request(
+    fake_provider: Provider,
+) -> None:
+    fake_provider.script = [calling(usage=False)]
     with pytest.raises(AgentFailed, match="cannot be enforced"):
-        await agent(here).answer(request(tools=(Weather().tool,), tokens=1_000))
-    assert len(here.requests) == 1
-    here.script = [Answer("At once.", usage=False)]
-    assert (await agent(here).answer(request(tokens=1_000))).text == "At once."
+        await agent(fake_provider).answer(request(tools=(Weather().tool,), tokens=1_000))
+    assert len(fake_provider.requests) == 1
+    fake_provider.script = [Answer("At once.", usage=False)]
+    assert (await agent(fake_provider).answer(request(tokens=1_000))).text == "At once."
 
 
-async def test_without_a_token_limit_the_requests_are_limited(here: Provider) -> None:
-    here.script = [calling()]
+async def test_without_a_token_limit_the_number_of_requests_is_limited(
+    fake_provider: Provider,
+) -> None:
+    fake_provider.script = [calling()]
     with pytest.raises(AgentFailed, match=r"reached its request limit.* request_limit of 50$"):
-        await agent(here).answer(request(tools=(Weather().tool,)))
-    assert len(here.requests) == 50
+        await agent(fake_provider).answer(request(tools=(Weather().tool,)))
+    assert len(fake_provider.requests) == 50
     with pytest.raises(AgentFailed, match="reached its request limit"):
-        await agent(here, request_limit=3).answer(request(tools=(Weather().tool,)))
-    assert len(here.requests) == 53
+        await agent(fake_provider, request_limit=3).answer(request(tools=(Weather().tool,)))
+    assert len(fake_provider.requests) == 53
 
 
-async def test_the_time_of_the_attempt_is_that_of_its_tools_too(here: Provider) -> None:
+async def test_the_timeout_of_an_attempt_includes_its_tool_calls(fake_provider: Provider) -> None:
     ended = []
 
     async def call(arguments: dict[str, Any]) -> str:
@@ -162,9 +174,11 @@ async def test_the_time_of_the_attempt_is_that_of_its_tools_too(here: Provider) 
             ended.append(True)
         return ""
 
-    here.script = [calling()]
+    fake_provider.script = [calling()]
     with pytest.raises(AgentTimeout) as caught:
-        await agent(here).answer(request(tools=(Tool("weather", "", SCHEMA, call),), timeout=2.0))
+        await agent(fake_provider).answer(
+            request(tools=(Tool("weather", "", SCHEMA, call),), timeout=2.0)
+        )
     assert str(caught.value) == (
         "no answer within 2 s while calling weather; Daybook ended the agent"
     )
@@ -173,9 +187,9 @@ async def test_the_time_of_the_attempt_is_that_of_its_tools_too(here: Provider) 
     assert caught.value.usage["requests"] == 1
 
 
-async def test_a_tool_without_a_type_in_its_schema_takes_an_object(here: Provider) -> None:
+async def test_a_tool_whose_schema_has_no_type_takes_an_object(fake_provider: Provider) -> None:
     weather = Weather()
-    here.script = [Answer("", tool="weather"), "Fine."]
-    await agent(here).answer(request(tools=(Tool("weather", "", {}, weather.call),)))
-    assert here.requests[0].body["tools"][0]["function"]["parameters"]["type"] == "object"
+    fake_provider.script = [Answer("", tool="weather"), "Fine."]
+    await agent(fake_provider).answer(request(tools=(Tool("weather", "", {}, weather.call),)))
+    assert fake_provider.requests[0].body["tools"][0]["function"]["parameters"]["type"] == "object"
     assert weather.called == [{}]

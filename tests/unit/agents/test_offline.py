@@ -13,7 +13,7 @@ async def _answer(prompt: str) -> str:
     return (await OfflineAgent("default", OfflineSettings()).answer(request)).text
 
 
-async def test_it_says_that_no_model_answered_and_quotes_the_prompt() -> None:
+async def test_the_answer_says_that_no_model_answered_and_quotes_the_prompt() -> None:
     first, *_, quote = (await _answer("Summarise\n\nthe log")).split("\n\n")
     assert "no model is configured" in first
     assert "not a model's answer" in first
@@ -21,11 +21,11 @@ async def test_it_says_that_no_model_answered_and_quotes_the_prompt() -> None:
 
 
 @pytest.mark.parametrize(("prompt", "count"), [("one", "(1 word)"), ("two  words", "(2 words)")])
-async def test_it_counts_the_words(prompt: str, count: str) -> None:
+async def test_the_answer_counts_the_words_of_the_prompt(prompt: str, count: str) -> None:
     assert count in await _answer(prompt)
 
 
-async def test_a_long_prompt_is_quoted_in_part() -> None:
+async def test_a_long_prompt_is_truncated_in_the_quotation() -> None:
     answer = await _answer("x" * 10_000)
     assert answer.count("x") < 600
     assert answer.endswith(" …")

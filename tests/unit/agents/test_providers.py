@@ -1,4 +1,4 @@
-"""Names of providers, keys from the environment, and what is said when they are missing."""
+"""Provider names, keys from the environment, default models and settings of model agents."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def settings(model: str, **given: Any) -> ModelSettings:
         ("openai:", "", "openai:"),
     ],
 )
-def test_what_stands_before_a_colon_is_a_provider_if_one_is_called_so(
+def test_the_part_before_a_colon_is_a_provider_if_one_has_that_name(
     written: str, provider: str, name: str
 ) -> None:
     assert providers.split_model(written) == (provider, name)
@@ -43,7 +43,7 @@ def test_what_stands_before_a_colon_is_a_provider_if_one_is_called_so(
 @pytest.mark.parametrize(
     "model", ["mistral:7b", "mistral:latest", "deepseek:7b", "cohere:x", "llama3:8b", "llama3"]
 )
-def test_at_a_base_url_names_are_taken_for_names(model: str) -> None:
+def test_with_a_base_url_a_name_with_a_colon_stays_a_model_name(model: str) -> None:
     given = settings(model, base_url="http://127.0.0.1:11434/v1", api_key="k-12345678")
     providers.check(given)
     assert providers.model(given).model_name == model
@@ -51,7 +51,7 @@ def test_at_a_base_url_names_are_taken_for_names(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["openai:x", "anthropic:x", "google:x", "ollama:x"])
-def test_at_a_base_url_a_provider_that_takes_one_is_a_provider(model: str) -> None:
+def test_with_a_base_url_a_provider_that_accepts_one_is_recognized(model: str) -> None:
     given = settings(model, base_url="http://127.0.0.1:11434/v1", api_key="k-12345678")
     assert providers.model(given).model_name == "x"
 
@@ -61,7 +61,7 @@ HERE = {"base_url": "http://127.0.0.1:11434/v1"}
 
 
 @pytest.mark.parametrize(
-    ("own", "given", "wanted"),
+    ("own", "given", "model_name"),
     [
         ("openai:x", KEYED, "y"),
         ("openai:x", KEYED, "openai:y"),
@@ -73,36 +73,37 @@ HERE = {"base_url": "http://127.0.0.1:11434/v1"}
         ("nosuch", HERE, ""),
     ],
 )
-def test_the_model_that_a_job_may_want(own: str, given: dict[str, str], wanted: str) -> None:
-    providers.check(settings(own, **given), wanted)
+def test_a_job_may_set_these_models(own: str, given: dict[str, str], model_name: str) -> None:
+    providers.check(settings(own, **given), model_name)
 
 
 @pytest.mark.parametrize(
-    ("own", "given", "wanted", "words"),
+    ("own", "given", "model_name", "words"),
     [
         ("openai:x", {}, "nosuch:y", '"nosuch:y" names no known provider'),
-        ("openai:x", KEYED, "nosuch:y", '"openai:nosuch:y" if that is its name'),
+        ("openai:x", KEYED, "nosuch:y", '"openai:nosuch:y" if the name contains a colon'),
         ("openai:x", KEYED, "anthropic:y", "the agent's key or base URL is for openai"),
         ("openai:x", HERE, "anthropic:y", "the agent's key or base URL is for openai"),
         ("openai:x", {}, "groq:y", r"pydantic-ai-slim\[groq\]"),
         ("nosuch:x", {}, "y", '"nosuch:x" names no known provider'),
     ],
 )
-def test_the_model_that_a_job_may_not_want(
-    own: str, given: dict[str, str], wanted: str, words: str
+def test_a_job_may_not_set_these_models(
+    own: str, given: dict[str, str], model_name: str, words: str
 ) -> None:
     with pytest.raises(AgentMisconfigured, match=words):
-        providers.check(settings(own, **given), wanted)
+        providers.check(settings(own, **given), model_name)
 
 
-def test_what_a_provider_does_not_take_is_told_in_a_sentence() -> None:
+def test_a_setting_that_a_provider_does_not_accept_is_refused_with_a_reason() -> None:
     class Keyless:
         def __init__(self, base_url: str) -> None: ...
 
     with pytest.raises(AgentMisconfigured) as caught:
         providers._arguments("lonely", Keyless, settings("a:b", api_key="k-1"))  # type: ignore[arg-type]
     assert str(caught.value) == (
-        'the provider "lonely" accepts no api_key: its SDK reads the worker\'s environment instead'
+        'the provider "lonely" accepts no api_key, because its SDK reads the worker\'s '
+        "environment; remove the api_key from the agent"
     )
 
 
@@ -113,9 +114,7 @@ def test_what_a_provider_does_not_take_is_told_in_a_sentence() -> None:
         ("groq:llama", r"pydantic-ai-slim\[groq\]"),
     ],
 )
-def test_a_provider_that_cannot_be_used_is_told_before_anything_is_stored(
-    model: str, words: str
-) -> None:
+def test_an_unusable_provider_is_refused_by_check_and_at_use(model: str, words: str) -> None:
     with pytest.raises(AgentMisconfigured, match=words):
         providers.check(settings(model))
     with pytest.raises(AgentMisconfigured, match=words):
@@ -131,7 +130,7 @@ def test_a_provider_that_cannot_be_used_is_told_before_anything_is_stored(
         ("openrouter:some/model", "OPENROUTER_API_KEY"),
     ],
 )
-def test_a_missing_key_is_asked_for_by_its_name_and_only_when_it_is_needed(
+def test_a_missing_key_is_reported_by_its_variable_only_when_it_is_needed(
     model: str, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     providers.check(settings(model))
@@ -164,10 +163,10 @@ def test_without_its_sdk_a_provider_is_refused_with_the_extra_to_install(
 ) -> None:
     hide_sdk(monkeypatch, extra, sdk)
     own = settings(f"{extra}:x", base_url=base_url, api_key="k-12345678")
-    for refused, wanted in ((own, ""), (settings("openai:x"), f"{extra}:x")):
+    for refused, model_name in ((own, ""), (settings("openai:x"), f"{extra}:x")):
         for function in (providers.check, providers.model):
             with pytest.raises(AgentMisconfigured) as caught:
-                function(refused, wanted)
+                function(refused, model_name)
             assert str(caught.value) == (
                 f'the SDK of the provider "{extra}" is not installed; install daybook[{extra}] '
                 "where the worker runs"
@@ -183,18 +182,18 @@ def test_the_extras_are_those_of_pyproject() -> None:
     assert dict(SDKS) == providers.EXTRAS
 
 
-def test_an_agent_without_a_key_may_be_asked_for_any_provider(
+def test_an_agent_without_a_key_can_use_another_provider(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "k-12345678")
-    wanted = providers.model(settings("openai:gpt-6-luna"), "anthropic:claude-haiku-4-5")
-    assert (wanted.system, wanted.model_name) == ("anthropic", "claude-haiku-4-5")
+    model = providers.model(settings("openai:gpt-6-luna"), "anthropic:claude-haiku-4-5")
+    assert (model.system, model.model_name) == ("anthropic", "claude-haiku-4-5")
 
 
 # --- first start
 
 
-def test_without_a_key_there_is_no_first_model() -> None:
+def test_without_a_key_in_the_environment_none_is_found() -> None:
     assert providers.find_key() is None
 
 
@@ -226,7 +225,7 @@ def test_the_first_key_in_order_decides(
         ({"GEMINI_API_KEY": "c"}, "GEMINI_API_KEY", ""),
     ],
 )
-def test_a_key_without_its_sdk_is_the_last_choice(
+def test_a_key_whose_sdk_is_missing_is_the_last_choice(
     others: dict[str, str], variable: str, missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide_sdk(monkeypatch, "anthropic", "anthropic")
@@ -238,7 +237,7 @@ def test_a_key_without_its_sdk_is_the_last_choice(
 
 
 @pytest.mark.parametrize("model", sorted(set(providers.DEFAULT_MODELS.values())))
-def test_the_first_models_are_known_and_have_a_small_price(model: str) -> None:
+def test_the_default_models_are_known_and_have_a_small_price(model: str) -> None:
     assert model in get_args(KnownModelName.__value__)
     provider, name = model.split(":")
     _, found = get_snapshot().find_provider_model(name, None, provider, None)
@@ -254,16 +253,16 @@ def test_the_first_models_are_known_and_have_a_small_price(model: str) -> None:
     ("given", "field", "words"),
     [
         ({}, "model", "required"),
-        ({"model": ""}, "model", "provider and the model's name"),
-        ({"model": "openai: x"}, "model", "provider and the model's name"),
+        ({"model": ""}, "model", "use provider:name"),
+        ({"model": "openai: x"}, "model", "use provider:name"),
         ({"model": "gpt-6-luna"}, "base_url", "openai:gpt-6-luna"),
         ({"model": "a:b", "base_url": "localhost:8000"}, "base_url", "http://"),
         ({"model": "a:b", "base_url": "http://"}, "base_url", "http://"),
         ({"model": "a:b", "base_url": "http://h:99999"}, "base_url", "http://"),
         ({"model": "a:b", "base_url": "http://me:pw@h/v1"}, "base_url", "password"),
         ({"model": "a:b", "base_url": "http://h/v1?key=s3cret"}, "base_url", "query"),
-        ({"model": "a:b", "api_key": "two words"}, "api_key", "no key has"),
-        ({"model": "a:b", "api_key": "line\n"}, "api_key", "no key has"),
+        ({"model": "a:b", "api_key": "two words"}, "api_key", "not allowed in a key"),
+        ({"model": "a:b", "api_key": "line\n"}, "api_key", "not allowed in a key"),
         ({"model": "a:b", "options": {"heat": 1}}, "options", "heat: "),
         ({"model": "a:b", "options": {"temperature": "hot"}}, "options", "temperature: "),
         ({"model": "a:b", "options": {"max_tokens": 0}}, "options", "max_tokens: "),
@@ -273,7 +272,7 @@ def test_the_first_models_are_known_and_have_a_small_price(model: str) -> None:
         ({"model": "a:b", "output_price": float("nan")}, "output_price", "finite"),
     ],
 )
-def test_bad_settings_name_their_field_and_repeat_no_secret(
+def test_errors_in_settings_name_the_field_and_quote_no_secret(
     given: dict[str, Any], field: str, words: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
@@ -292,13 +291,13 @@ def test_bad_settings_name_their_field_and_repeat_no_secret(
         ("gpt-4", ""),
     ],
 )
-def test_only_a_provider_that_is_really_near_is_suggested(written: str, meant: str) -> None:
-    said = str(providers._unknown(written))
-    assert ("did you mean" in said) == bool(meant)
-    assert said.endswith(f"; did you mean {meant}?" if meant else "google:")
+def test_only_a_provider_with_a_similar_name_is_suggested(written: str, meant: str) -> None:
+    message = str(providers._unknown(written))
+    assert ("did you mean" in message) == bool(meant)
+    assert message.endswith(f"; did you mean {meant}?" if meant else "google:")
 
 
-def test_the_fields_are_listed_for_one_that_is_unknown_only() -> None:
+def test_the_known_fields_are_listed_only_for_an_unknown_field() -> None:
     with pytest.raises(InvalidInput) as caught:
         kinds.MODEL.validate({"model": "a:b", "request_limit": -1})
     assert caught.value.hint == ""
@@ -307,12 +306,12 @@ def test_the_fields_are_listed_for_one_that_is_unknown_only() -> None:
     assert "known: model, base_url" in caught.value.hint
 
 
-def test_a_secret_is_plain_where_it_is_stored_and_hidden_where_it_is_shown() -> None:
+def test_a_key_is_plain_in_the_stored_data_and_hidden_in_displayed_data() -> None:
     made = kinds.MODEL.validate({"model": "openai:x", "api_key": "k-1", "options": {}})
     data = block_data(made)
     assert data["api_key"] == "k-1"
-    assert kinds.displayed_settings(kinds.MODEL, data)["api_key"] == "********"
-    assert kinds.displayed_settings(kinds.MODEL, data | {"api_key": ""})["api_key"] == ""
+    assert kinds.MODEL.displayed(data)[0]["api_key"] == "********"
+    assert kinds.MODEL.displayed(data | {"api_key": ""})[0]["api_key"] == ""
     assert "k-1" not in repr(made) + str(made) + made.model_dump_json()
 
 
@@ -321,18 +320,20 @@ def test_options_are_stored_as_given_zero_included() -> None:
     assert made.options == {"temperature": 0, "thinking": "low"}
 
 
-def test_a_validation_error_of_pydantics_own_does_not_hold_the_key() -> None:
+def test_a_validation_error_does_not_contain_the_key() -> None:
     with pytest.raises(InvalidInput) as caught:
         kinds.MODEL.validate({"model": "openai:x", "api_key": "hunter2 hunter2"})
     assert "hunter2" not in str(caught.value)
 
 
-def test_the_settings_are_known_without_importing_the_clients() -> None:
-    told = (
+def test_the_settings_do_not_import_the_client_libraries() -> None:
+    expected = (
         "import sys; import daybook.agents.kinds, daybook.agents.failures; "
         "import daybook.agents.providers; "
         "heavy = ('pydantic_ai', 'openai', 'anthropic', 'google.genai', 'prefect'); "
         "print([m for m in heavy if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", expected], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -21,7 +21,7 @@ VALUES = {"prompt": "say {job}", "job": "brief", "due": "2027-01-15T13:30:00Z", 
         ("{}", "{}"),
     ],
 )
-def test_an_argument_is_filled(argument: str, filled: str) -> None:
+def test_placeholders_in_an_argument_are_filled(argument: str, filled: str) -> None:
     assert template.fill(["program", argument], VALUES) == ["program", filled]
 
 
@@ -48,6 +48,6 @@ def test_a_bad_template_is_refused(command: list[str], words: str) -> None:
     assert words in str(caught.value)
 
 
-def test_only_a_written_placeholder_takes_the_prompt_from_standard_input() -> None:
+def test_only_a_prompt_placeholder_replaces_standard_input() -> None:
     assert template.takes_prompt(["program", "-p", "{prompt}"])
     assert not template.takes_prompt(["program", "-p", "{{prompt}}", "{job}"])

@@ -1,4 +1,4 @@
-"""A model that makes the calls of a test."""
+"""A fake model that makes the tool calls of a test."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 
 def plays(*calls: tuple[str, dict[str, Any]]) -> tuple[FunctionModel, list[str]]:
-    """It makes these calls, one a turn, and answers with the names of its tools; and what it read
-    of each call.
+    """Return a model that makes one call per turn, and a list of the results it receives.
+
+    After its last call the model answers with the names of its tools.
     """
     left, read = list(calls), list[str]()
 

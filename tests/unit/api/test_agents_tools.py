@@ -1,6 +1,4 @@
-"""Daybook's tools for agents of a program: what is defined needs no service, who calls is nobody's
-operator.
-"""
+"""Daybook's tools for the agents of a program: definitions without services, calls as an agent."""
 
 from __future__ import annotations
 
@@ -18,16 +16,19 @@ from daybook import owners
 from daybook.agents.base import Tool
 from daybook.errors import DaybookError, InvalidInput
 from daybook.home import Home
+from daybook.jobs.actions import AgentPrompt
+from daybook.jobs.views import JobDetails
 from daybook.toolbox import TOOLS
 from daybook.toolbox import text as answers
 from tests.unit.api.playing import plays
+from tests.unit.conftest import view
 
 pytestmark = pytest.mark.anyio
 
 NAMES = [tool.name for tool in TOOLS]
 
 
-async def test_the_toolset_offers_all_tools_and_tells_what_they_say(daybook_home: Home) -> None:
+async def test_a_toolset_offers_all_tools_and_returns_their_answers(daybook_home: Home) -> None:
     model, read = plays(
         ("cron_next", {"schedule": "0 9 * * 1-5", "timezone": "Europe/Berlin", "count": 2}),
         ("cron_next", {"schedule": "soon"}),
@@ -41,7 +42,7 @@ async def test_the_toolset_offers_all_tools_and_tells_what_they_say(daybook_home
     assert "no jobs" in read[2].lower()
 
 
-async def test_a_toolset_of_some_tools_has_these(daybook_home: Home) -> None:
+async def test_a_toolset_can_be_limited_to_some_tools(daybook_home: Home) -> None:
     model, _ = plays()
     some = daybook.toolset(tools=["cron_list", "cron_next"])
     answer = await Agent(model, toolsets=[some]).run("x")
@@ -61,7 +62,7 @@ async def test_a_toolset_of_some_tools_has_these(daybook_home: Home) -> None:
         ({"agent": "a", "user": "v"}, {"agent": "b", "user": "u"}, "agent:a", "v"),
     ],
 )
-async def test_tools_work_for_an_agent_and_never_for_the_operator(
+async def test_tools_act_for_an_agent_and_never_for_the_operator(
     given: dict[str, str], around: dict[str, str], owner: str, user: str
 ) -> None:
     from daybook.toolbox import agents_tools
@@ -72,7 +73,7 @@ async def test_tools_work_for_an_agent_and_never_for_the_operator(
     assert owners.current_actor().owner == "user"
 
 
-async def test_a_skill_is_opened_used_and_closed(daybook_home: Home) -> None:
+async def test_a_skill_answers_calls_only_while_it_is_open(daybook_home: Home) -> None:
     skill = daybook.Skill(agent="researcher", tools=["cron_list", "cron_add"])
     assert [tool.name for tool in skill.tools()] == ["cron_add", "cron_list"]
     assert "is closed" in await skill.call("cron_list")
@@ -92,7 +93,7 @@ async def test_a_skill_is_opened_used_and_closed(daybook_home: Home) -> None:
         assert "no jobs" in (await skill.call("cron_list")).lower()
 
 
-async def test_closing_waits_for_what_is_under_way(daybook_home: Home) -> None:
+async def test_closing_a_skill_waits_for_its_calls_in_progress(daybook_home: Home) -> None:
     begun, release = asyncio.Event(), asyncio.Event()
 
     async def slow(given: dict[str, Any]) -> str:
@@ -114,7 +115,7 @@ async def test_closing_waits_for_what_is_under_way(daybook_home: Home) -> None:
     assert call.done() and call.result() == "done"
 
 
-async def test_the_single_tool_says_what_each_action_needs(daybook_home: Home) -> None:
+async def test_schedule_tool_names_the_missing_field_of_each_action(daybook_home: Home) -> None:
     tool = daybook.schedule_tool(agent="researcher")
     assert (tool.name, tool.schema["required"]) == ("schedule", ["action"])
     assert tool.schema["properties"]["action"]["enum"] == ["add", "list", "remove"]
@@ -124,7 +125,7 @@ async def test_the_single_tool_says_what_each_action_needs(daybook_home: Home) -
     assert "no jobs" in (await tool.call({"action": "list"})).lower()
     for given, words in (
         ({}, "action: is missing"),
-        ({"action": "run"}, 'action: "run" is not a choice'),
+        ({"action": "run"}, 'action: "run" is not an allowed value'),
         ({"action": "add", "schedule": "@daily"}, "prompt: is missing"),
         ({"action": "add", "prompt": "x"}, "schedule: is missing"),
         ({"action": "remove"}, "job_id: is missing"),
@@ -134,44 +135,49 @@ async def test_the_single_tool_says_what_each_action_needs(daybook_home: Home) -
             await tool.call(given)
 
 
-async def test_the_single_tool_names_no_tool_but_itself(daybook_home: Home) -> None:
+async def test_schedule_tool_refers_to_no_other_tool(daybook_home: Home) -> None:
     tool = daybook.schedule_tool(agent="researcher")
-    said = [tool.description, json.dumps(tool.schema)]
-    said.append(await tool.call({"action": "list"}))
+    texts = [tool.description, json.dumps(tool.schema)]
+    texts.append(await tool.call({"action": "list"}))
     for given in (
         {"action": "remove", "job_id": "x"},
         {"action": "remove"},
-        {"action": "add", "prompt": "x", "schedule": "at 9"},
+        {"action": "add", "prompt": "x", "schedule": "at nine"},
         {"action": "add", "prompt": "x", "schedule": "30m"},
     ):
         with pytest.raises(DaybookError) as refused:
             await tool.call(given)
-        said.append(str(refused.value))
-    assert not [each for each in said if any(name in each for name in NAMES)]
-    assert "There are no jobs. schedule with action add adds one." in said
-    assert any("; schedule with action list lists your jobs" in each for each in said)
+        texts.append(str(refused.value))
+    assert not [each for each in texts if any(name in each for name in NAMES)]
+    assert "There are no jobs. schedule with action add adds one." in texts
+    assert any("; schedule with action list lists your jobs" in each for each in texts)
 
 
-async def test_answers_name_only_the_tools_that_the_caller_has(daybook_home: Home) -> None:
+async def test_errors_of_a_skill_refer_only_to_its_own_tools(daybook_home: Home) -> None:
     async with daybook.Skill(agent="researcher", tools=["cron_remove"]) as skill:
         assert await skill.call("cron_remove", {"job_id": "x"}) == 'job "x" not found'
 
 
-def test_what_a_job_is_shown_with_names_only_the_tools_that_are_offered() -> None:
-    stored = {
-        **{"name": "a", "id": "1" * 32, "enabled": True, "words": "on demand", "next_due": []},
-        **{"kind": "agent-prompt", "prompt": "x", "agent": "default", "sync": "synced"},
-        "recipients": {"failed": ["inbox"]},
-    }
+def test_the_description_of_a_job_refers_only_to_offered_tools() -> None:
+    stored = view(
+        JobDetails,
+        name="a",
+        id="1" * 32,
+        enabled=True,
+        disabled_reason="",
+        words="on demand",
+        next_due=[],
+        action=AgentPrompt(prompt="x"),
+        sync="synced",
+        recipients={"failed": ["inbox"]},
+    )
     with answers.offering({}):
-        alone = [
-            answers.job({**stored, "enabled": on, "disabled_reason": ""}) for on in (True, False)
-        ]
+        alone = [answers.job(stored.model_copy(update={"enabled": on})) for on in (True, False)]
     assert not any(name in each for each in alone for name in NAMES)
     assert "next due: never by itself; cron_trigger runs it" in answers.job(stored)
 
 
-def test_definitions_need_no_service_and_no_prefect() -> None:
+def test_tool_definitions_need_no_home_and_do_not_import_prefect() -> None:
     program = """
 import sys, daybook
 found = [daybook.schedule_tool(), *daybook.Skill().tools()]

@@ -1,6 +1,6 @@
-"""An agent sees and changes its own jobs and their runs; of others it is told that there are none.
+"""An agent sees and changes only its own jobs and runs; others are reported as not found.
 
-No Prefect is there: what was found would ask for one, and what is refused does not.
+The tests have no Prefect: an allowed change of a job is stored all the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.api import authorization, backfill, due, jobs, preflight, preview, runs, skips
 from daybook.clock import SYSTEM_CLOCK
-from daybook.errors import Ambiguous, InvalidInput, NotFound, PrefectUnreachable
+from daybook.errors import Ambiguous, InvalidInput, NotFound
 from daybook.home import Home
 from daybook.jobs import store as stored_jobs
 from daybook.jobs.model import new_job
@@ -36,8 +36,10 @@ LIMITS = '{"jobs": 3, "min_interval": "10m", "for": {"chief": {"all_jobs": true,
 
 @dataclass(frozen=True)
 class There:
-    """Two jobs, the operator's and another agent's, and one of the researcher's, each with a run
-    that waits; and a removed one of the other agent's.
+    """The ids of four jobs and of their runs.
+
+    The researcher, the operator and another agent have a job with a waiting run each, and the
+    other agent has a removed job.
     """
 
     ids: dict[str, str]
@@ -47,7 +49,7 @@ class There:
 @pytest.fixture
 async def there(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[There]:
     monkeypatch.setenv("DAYBOOK_LIMITS", LIMITS)
-    # Not the session's server, which an earlier test may have started.
+    # Not the test session's server, which an earlier test may have started.
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         yield await _there()
 
@@ -69,8 +71,8 @@ async def _there() -> There:
                 session.add(carried)
             runs_of[name] = row.id
         async with ledger.write() as session:
-            gone = await stored_jobs.find(session, "gone")
-            await stored_outcomes.archive_job(session, gone, SYSTEM_CLOCK.now())
+            archived = await stored_jobs.find(session, "gone")
+            await stored_outcomes.archive_job(session, archived, SYSTEM_CLOCK.now())
     return There(ids, runs_of)
 
 
@@ -101,10 +103,10 @@ VERBS: dict[str, Callable[[str], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize("verb", one_in(2, VERBS))
-async def test_what_is_anothers_is_not_there(
+async def test_jobs_and_runs_of_another_owner_are_not_found_by_any_verb(
     there: There, verb: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By name, id, prefix, also a removed one, and by its run's id: told as of one that is not."""
+    """Check names, ids, prefixes and run ids: the error equals that of an unknown reference."""
     refs = [name for name in there.ids if name != "mine"]
     refs += [there.ids[name] for name in refs] + [there.ids["ops"][:12], there.runs["ops"]]
     refs += [there.runs["other"], there.runs["other"][:12], "flow of ops"]
@@ -112,16 +114,32 @@ async def test_what_is_anothers_is_not_there(
         caplog.clear()
         with acting_as(RESEARCHER), pytest.raises(NotFound) as found:
             await VERBS[verb](ref)
-        told = str(found.value)
+        message = str(found.value)
         with acting_as(RESEARCHER), pytest.raises(NotFound) as missing:
             await VERBS[verb]("nowhere")
-        assert told.replace(ref, "*") == str(missing.value).replace("nowhere", "*")
+        assert message.replace(ref, "*") == str(missing.value).replace("nowhere", "*")
         first = caplog.records[0]
         assert (first.levelno, vars(first)["action"]) == (logging.WARNING, "limit_refused")
         assert vars(first)["owner"] == "agent:researcher"
 
 
-async def test_what_is_logged_is_one_line(there: There, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unknown_job_is_compared_with_the_jobs_that_the_actor_may_see(
+    there: There,
+) -> None:
+    for verb in ("show", "edit", "run", "cancel", "logged"):
+        with pytest.raises(NotFound, match=r'not found \(did you mean "other"\?\)$'):
+            await VERBS[verb]("otherr")
+        with acting_as(RESEARCHER), pytest.raises(NotFound, match=r'"otherr" not found$'):
+            await VERBS[verb]("otherr")
+        with acting_as(RESEARCHER), pytest.raises(NotFound, match='did you mean "mine"'):
+            await VERBS[verb]("mien")
+    with pytest.raises(NotFound, match=r'"goen" not found$'):  # that job was removed
+        await VERBS["show"]("goen")
+
+
+async def test_a_logged_refusal_is_one_line_of_limited_length(
+    there: There, caplog: pytest.LogCaptureFixture
+) -> None:
     forged = "x\nERROR forged " + "y" * 9_000
     with acting_as(RESEARCHER), pytest.raises(NotFound):
         await jobs.show(forged)
@@ -129,39 +147,39 @@ async def test_what_is_logged_is_one_line(there: There, caplog: pytest.LogCaptur
         raise InvalidInput("model", forged)
     records = [each for each in caplog.records if "action" in vars(each)]
     assert [vars(each)["action"] for each in records] == ["limit_refused"] * 2
-    for told in [*(each.getMessage() for each in records), vars(records[0])["job"]]:
-        assert "\n" not in told
-        assert len(told) < 3_000
+    for text in [*(each.getMessage() for each in records), vars(records[0])["job"]]:
+        assert "\n" not in text
+        assert len(text) < 3_000
 
 
-async def test_the_hosts_of_an_agent_count_when_a_job_is_written(
+async def test_the_host_limits_of_an_agent_apply_when_a_job_is_stored(
     there: There, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The guard that reaches the server of a tool has them, as at the run."""
+    """Check the limits with the recipients of a job: the operator has no host limit."""
     monkeypatch.setenv("DAYBOOK_LIMITS", '{"hosts": ["*.example.org"]}')
-    client = cast(PrefectClient, None)  # nothing is asked of it
-    told = Notify(on_fail="https://evil.net/x")
+    client = cast(PrefectClient, None)  # the client is not used
+    notify = Notify(on_fail="https://evil.net/x")
     with pytest.raises(InvalidInput, match=r"on_fail: .*limits do not list this host"):
-        await preflight.check_notify(client, told, "agent:researcher")
-    await preflight.check_notify(client, told, "user")
+        await preflight.check_notify(client, notify, "agent:researcher")
+    await preflight.check_notify(client, notify, "user")
     await preflight.check_notify(
         client, Notify(on_fail="https://a.example.org/x"), "agent:researcher"
     )
 
 
-async def test_lists_hold_its_own(there: There) -> None:
+async def test_lists_of_an_agent_contain_only_its_own_jobs_and_runs(there: There) -> None:
     with acting_as(RESEARCHER):
-        assert [each["name"] for each in await jobs.list_jobs()] == ["mine"]
-        assert [each["id"] for each in await runs.history()] == [there.runs["mine"]]
-        assert (await jobs.show("mine"))["owner"] == "agent:researcher"
-        assert (await runs.find_logged("mine"))["id"] == there.runs["mine"]
-        assert (await runs.show(there.runs["mine"]))["job"] == "mine"
+        assert [each.name for each in await jobs.list_jobs()] == ["mine"]
+        assert [each.id for each in await runs.history()] == [there.runs["mine"]]
+        assert (await jobs.show("mine")).owner == "agent:researcher"
+        assert (await runs.find_logged("mine")).id == there.runs["mine"]
+        assert (await runs.show(there.runs["mine"])).job == "mine"
     assert len(await jobs.list_jobs()) == 3
     assert len(await runs.history()) == 4
 
 
-async def test_an_ambiguous_prefix_names_its_own_only(there: There) -> None:
-    """Ids differ: every one begins with nothing, which is none; one with `%` is no pattern."""
+async def test_an_empty_or_wildcard_reference_finds_no_job(there: There) -> None:
+    """Check an empty prefix, which would fit every id, and the wildcards of SQL."""
     with acting_as(RESEARCHER):
         for ref in ("", "%", "_" * 32):
             with pytest.raises(NotFound):
@@ -172,13 +190,12 @@ async def test_an_ambiguous_prefix_names_its_own_only(there: There) -> None:
         assert isinstance(error, NotFound)
 
 
-async def test_one_that_the_operator_lets_see_all_finds_all(there: There) -> None:
+async def test_an_agent_with_all_jobs_sees_every_job_but_keeps_its_limits(there: There) -> None:
     with acting_as(Actor("agent:chief", via="mcp")):
         assert len(await jobs.list_jobs()) == 3
-        assert (await runs.show(there.runs["ops"]))["job"] == "ops"
-        with pytest.raises(PrefectUnreachable):
-            await jobs.pause("ops")
-        # It is still an agent: what it changes stays within its own limits.
+        assert (await runs.show(there.runs["ops"])).job == "ops"
+        assert not (await jobs.pause("ops")).enabled
+        # It is still an agent: its limits apply to its changes.
         with pytest.raises(InvalidInput, match=r"schedule: is due every 1m.*10m or more"):
             await jobs.edit_job("ops", {"every": "1m"})
         with pytest.raises(InvalidInput, match="model"):
@@ -206,23 +223,22 @@ async def test_a_job_beyond_the_limits_is_not_stored(
             await jobs.edit_job("mine", _only(BEYOND[field]))
         assert refused.value.field == ("kind" if field == "tool" else field)
         assert len(await jobs.list_jobs()) == 1
-    told = vars(caplog.records[0])
-    assert (told["action"], told["owner"]) == ("limit_refused", "agent:researcher")
-    assert told["field"] == field
-    # The operator is told the same of an agent's job, and not of his own.
+    record = vars(caplog.records[0])
+    assert (record["action"], record["owner"]) == ("limit_refused", "agent:researcher")
+    assert record["field"] == field
+    # The operator gets the same error for an agent's job, but not for a job of the operator.
     if field != "tool":
         with pytest.raises(InvalidInput):
             await jobs.edit_job("mine", _only(BEYOND[field]))
-        with pytest.raises(PrefectUnreachable):
-            await jobs.edit_job("ops", _only(BEYOND[field]))
+        assert (await jobs.edit_job("ops", _only(BEYOND[field]))).sync == "pending"
 
 
 def _only(fields: dict[str, Any]) -> dict[str, Any]:
     return {"kind": "tool-call", **fields} if "tool" in fields else fields
 
 
-async def test_so_many_jobs_and_no_more(there: There) -> None:
-    """Three at most, those that are off included and removed ones not."""
+async def test_an_agent_cannot_exceed_its_maximum_number_of_jobs(there: There) -> None:
+    """Check that disabled jobs count towards the maximum of three, and removed jobs do not."""
     async with open_ledger() as ledger:
         for name in ("second", "third"):
             job = new_job(now=SYSTEM_CLOCK.now(), name=name, prompt="x", every="1h", enabled=False)
@@ -237,12 +253,12 @@ async def test_so_many_jobs_and_no_more(there: There) -> None:
     async with open_ledger() as ledger, ledger.write() as session:
         third = await stored_jobs.find(session, "third")
         await stored_outcomes.archive_job(session, third, SYSTEM_CLOCK.now())
-    with acting_as(RESEARCHER), pytest.raises(PrefectUnreachable):
-        await jobs.add(fields)
+    with acting_as(RESEARCHER):
+        assert (await jobs.add(fields)).sync == "pending"
 
 
-async def test_a_backfill_is_the_operators(there: There) -> None:
-    """It runs a thousand at once, which no interval between two of them would allow."""
+async def test_an_agent_cannot_start_a_backfill(there: There) -> None:
+    """Check the refusal: a backfill requests many runs at once, whatever the agent's interval."""
     with (
         acting_as(RESEARCHER),
         pytest.raises(InvalidInput, match="backfill: is for the operator only"),
@@ -250,7 +266,9 @@ async def test_a_backfill_is_the_operators(there: There) -> None:
         await backfill.run("mine", "2026-01-01", "2026-01-02")
 
 
-async def test_who_reads_a_log_is_who_asked_for_it(there: There) -> None:
+async def test_logs_are_read_with_the_rights_of_the_caller_that_requested_them(
+    there: There,
+) -> None:
     with acting_as(RESEARCHER):
         lines = runs.logs("ops")
     with pytest.raises(NotFound):

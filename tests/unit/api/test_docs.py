@@ -1,4 +1,4 @@
-"""What docs/guides/programs.md shows can be imported, compiled and called so."""
+"""The examples of docs/guides/programs.md compile, and match the real signatures."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_an_example_is_a_program(block: str) -> None:
-    """Its names are there, and what it calls takes what it gives."""
+def test_an_example_uses_existing_names_with_valid_arguments(block: str) -> None:
+    """Check that the names exist, and that the calls fit their signatures."""
     tree = ast.parse(block)
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "daybook":
@@ -53,7 +53,7 @@ def test_the_example_for_pydantic_ai_runs(block: str) -> None:
 
 
 @pytest.mark.parametrize("block", [each for each in BLOCKS if "@daybook." in each])
-def test_an_example_registers_what_it_decorates(block: str) -> None:
+def test_an_example_registers_its_decorated_functions(block: str) -> None:
     with registry.isolated():
         exec(compile(block, "programs.md", "exec"), {"__name__": "my_app.jobs"})
         found = registry.known_names(registry.TOOLS) + registry.known_names(registry.LISTENERS)
@@ -62,7 +62,7 @@ def test_an_example_registers_what_it_decorates(block: str) -> None:
     assert found == [each if "tool" in block else f"my_app.jobs.{each}" for each in names]
 
 
-def test_every_name_and_verb_is_told() -> None:
+def test_every_public_name_and_client_method_is_documented() -> None:
     for name in daybook.__all__:
         assert f"`{name}`" in TEXT
     for verb in (each for each in vars(daybook.Client) if not each.startswith("_")):

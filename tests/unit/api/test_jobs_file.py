@@ -1,4 +1,4 @@
-"""A jobs file as `docs/design.md` shows it, as far as this version acts on it."""
+"""A jobs file in the format of `docs/design.md`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ jobs:
 """
 
 
-def test_each_kind_is_read(tmp_path: Path) -> None:
+def test_a_jobs_file_with_a_webhook_and_a_tool_call_is_read(tmp_path: Path) -> None:
     file = tmp_path / "jobs.yaml"
     file.write_text(FILE)
     export, renew = (new_job(now=SYSTEM_CLOCK.now(), **fields) for fields in up.read(file))

@@ -1,4 +1,4 @@
-"""Why something is late, in words: the nearest cause first (requirement 59)."""
+"""The reasons why a run is late: the most direct cause first (requirement 59)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from daybook.api import overdue
-from daybook.api.overdue import DelayFacts
+from daybook.api.overdue import DelayFacts, KeeperStatus, OverdueRun
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.jobs.store import StoredJob
 from daybook.keeper.leader_lease import Leader
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
-from daybook.prefect.work_pool import WorkPool
+from daybook.prefect.work_pool import OnlineWorker, WorkPool
 from daybook.runs import claims, slots
 from daybook.runs.overdue import Overdue
 from daybook.testing import ManualClock
@@ -27,7 +27,7 @@ from daybook.timing import TIMING
 pytestmark = pytest.mark.anyio
 
 NOW = ManualClock().now()
-MINE = {"name": "here-1", "last_heartbeat": None, "ours": True}
+MINE = OnlineWorker(name="here-1", last_heartbeat=None, ours=True)
 POOL = WorkPool("daybook", [MINE], has_ours=True, others=[])
 SEEN = {"observed_at": (NOW - timedelta(seconds=10)).isoformat()}
 WELL = DelayFacts(NOW, pool=POOL, leader=Leader("here:1:a", NOW + TIMING.leader_lease, SEEN))
@@ -80,20 +80,22 @@ AFAR = timedelta(seconds=90)
         "away", "paused", "no worker", "clock", "ledger", "never led", "not led", "unseen", "well"
     ],
 )  # fmt: skip
-async def test_what_keeps_a_due_time(
+async def test_delay_reason_names_the_cause_of_an_unclaimed_due_time(
     job: tuple[Ledger, StoredJob], known: DelayFacts, why: str
 ) -> None:
     assert overdue.delay_reason(await late(job), known) == why
 
 
-async def test_a_turn_is_waited_for_whatever_else_is_wrong(job: tuple[Ledger, StoredJob]) -> None:
+async def test_a_run_that_waits_for_a_slot_reports_that_before_other_causes(
+    job: tuple[Ledger, StoredJob],
+) -> None:
     waits = await late(job, waits_for=slots.SLOT, reason="4 of 4 runs are active")
     assert (
         overdue.delay_reason(waits, replace(WELL, leader=None)) == "waiting: 4 of 4 runs are active"
     )
 
 
-async def test_a_worker_that_is_full_is_told_of_where_one_is(
+async def test_a_full_worker_is_the_reason_only_if_a_worker_is_online(
     job: tuple[Ledger, StoredJob],
 ) -> None:
     waits = await late(job, waits_for=slots.WORKER, reason="the worker has no free slot")
@@ -104,15 +106,17 @@ async def test_a_worker_that_is_full_is_told_of_where_one_is(
     )
 
 
-async def test_a_job_that_is_not_in_prefect_yet(job: tuple[Ledger, StoredJob]) -> None:
+async def test_a_job_that_is_not_in_prefect_yet_is_the_reason(
+    job: tuple[Ledger, StoredJob],
+) -> None:
     one = await late(job)
     one.stored.row.sync_pending = True
     assert overdue.delay_reason(one, WELL) == "the job is not in Prefect yet"
 
 
-async def test_it_is_told_in_a_sentence(job: tuple[Ledger, StoredJob]) -> None:
-    (told,) = overdue.overdue_views([await late(job)], WELL)
-    assert told == {
+async def test_an_overdue_run_is_described_in_a_sentence(job: tuple[Ledger, StoredJob]) -> None:
+    view = OverdueRun.of(await late(job), WELL)
+    assert view.model_dump(mode="json") == {
         "job": "brief",
         "due": "2026-01-15T11:55:00Z",
         "late_seconds": 300.0,
@@ -120,35 +124,31 @@ async def test_it_is_told_in_a_sentence(job: tuple[Ledger, StoredJob]) -> None:
         "missed": False,
         "why": "no worker has claimed it yet",
     }
-    assert overdue.as_sentence(told) == (
+    assert view.as_sentence() == (
         "brief was due at 2026-01-15T11:55:00Z, 5 minutes ago, and has not started: "
         "no worker has claimed it yet"
     )
 
 
-async def test_what_was_missed_is_told_as_that(job: tuple[Ledger, StoredJob]) -> None:
-    (told,) = overdue.overdue_views([await late(job, status="missed")], WELL)
-    assert (told["missed"], told["why"]) == (True, "no worker claimed it")
-    assert overdue.as_sentence(told) == (
+async def test_a_missed_run_is_described_as_missed(job: tuple[Ledger, StoredJob]) -> None:
+    view = OverdueRun.of(await late(job, status="missed"), WELL)
+    assert (view.missed, view.why) == (True, "no worker claimed it")
+    assert view.as_sentence() == (
         "brief was due at 2026-01-15T11:55:00Z, 5 minutes ago, and was missed: no worker claimed it"
     )
 
 
-def test_the_keeper_is_shown_as_it_told_of_itself() -> None:
-    passes = {"observe": {"seconds": 0.1}}
+def test_keeper_status_has_the_facts_that_the_leader_recorded() -> None:
+    cost = {"at": "2026-01-15T11:59:51+00:00", "seconds": 0.1, "cpu_seconds": 0.05}
+    passes = {"observe": cost | {"requests": 3, "error": ""}}
     leader = Leader("here:1:a", NOW + TIMING.leader_lease, SEEN | {"passes": passes})
-    assert overdue.keeper_view(leader, NOW) == {
+    assert KeeperStatus.of(leader, NOW).model_dump(mode="json") == {
         "running": True,
         "holder": "here:1:a",
         "until": "2026-01-15T12:00:30Z",
         "observed_at": "2026-01-15T11:59:50Z",
         "passes": passes,
     }
-    assert overdue.keeper_view(leader, NOW + TIMING.leader_lease)["running"] is False
-    assert overdue.keeper_view(None, NOW) == {
-        "running": False,
-        "holder": "",
-        "until": None,
-        "observed_at": None,
-        "passes": {},
-    }
+    assert KeeperStatus.of(leader, NOW + TIMING.leader_lease).running is False
+    nobody = KeeperStatus(running=False, holder="", until=None, observed_at=None, passes={})
+    assert KeeperStatus.of(None, NOW) == nobody

@@ -1,4 +1,4 @@
-"""A plugin's jobs are not an agent's to make."""
+"""Jobs of plugins: agents cannot save them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from daybook.home import Home
 pytestmark = pytest.mark.anyio
 
 
-async def test_an_agent_gets_around_no_limit_by_a_plugin(daybook_home: Home) -> None:
+async def test_an_agent_cannot_save_jobs_of_a_plugin(daybook_home: Home) -> None:
     client = daybook.Client(agent="scout")
     with pytest.raises(InvalidInput, match="agent: cannot save a plugin's jobs"):
         await client.plugin_job("feeds", "news", runtime_name="rss", schedule="every 1s")

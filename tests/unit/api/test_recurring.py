@@ -1,4 +1,4 @@
-"""Tasks that nobody stores: as programs write them, with a loop and without."""
+"""`daybook.Recurring`: tasks that are not stored, with and without an event loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOON = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
 
 
 class Calls:
-    """Notes when it is called, and ends what is waited for after so many."""
+    """Record the times of calls, and set ``done`` after ``most`` of them."""
 
     def __init__(self, clock: ManualClock, most: int) -> None:
         self.at: list[timedelta] = []
@@ -41,7 +41,7 @@ def seconds(*numbers: float) -> list[timedelta]:
     return [timedelta(seconds=number) for number in numbers]
 
 
-async def test_a_function_is_called_at_each_interval_from_one_after_the_start() -> None:
+async def test_a_function_is_called_every_interval_after_the_start() -> None:
     clock = ManualClock(NOON)
     calls = Calls(clock, 3)
 
@@ -56,7 +56,7 @@ async def test_a_function_is_called_at_each_interval_from_one_after_the_start() 
     assert task.calls >= 3 and task.errors == 0
 
 
-async def test_a_call_that_lasts_overlaps_none_and_keeps_the_phase() -> None:
+async def test_a_long_call_never_overlaps_and_keeps_the_phase() -> None:
     clock = ManualClock(NOON)
     calls = Calls(clock, 3)
 
@@ -67,11 +67,11 @@ async def test_a_call_that_lasts_overlaps_none_and_keeps_the_phase() -> None:
     async with daybook.Recurring(clock=clock) as tasks:
         tasks.every("30s", slow)
         await calls.done.wait()
-    # Begun at 30, ended at 125; what was due at 60, 90 and 120 is left out.
+    # The call starts at 30 and ends at 125, so those due at 60, 90 and 120 are left out.
     assert calls.at == seconds(30, 150, 270)
 
 
-async def test_cron_is_read_by_its_zones_clocks() -> None:
+async def test_cron_uses_the_given_time_zone() -> None:
     clock = ManualClock(NOON)
     calls = Calls(clock, 2)
 
@@ -85,8 +85,10 @@ async def test_cron_is_read_by_its_zones_clocks() -> None:
     assert calls.at == [timedelta(hours=2), timedelta(hours=26)]
 
 
-async def test_what_fails_is_told_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    clock, told = ManualClock(NOON), list[tuple[str, str]]()
+async def test_a_failing_task_is_reported_and_called_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock, events = ManualClock(NOON), list[tuple[str, str]]()
     calls = Calls(clock, 3)
 
     async def breaks() -> None:
@@ -94,21 +96,21 @@ async def test_what_fails_is_told_and_goes_on(caplog: pytest.LogCaptureFixture) 
         raise ValueError("no disk")
 
     async def hear(name: str, error: BaseException) -> None:
-        told.append((name, str(error)))
+        events.append((name, str(error)))
         raise RuntimeError("and this one as well")
 
     async with daybook.Recurring(on_error=hear, clock=clock) as tasks:
         task = tasks.every("1m", breaks, name="refresh")
         await calls.done.wait()
     assert calls.at == seconds(60, 120, 180)
-    assert told[:2] == [("refresh", "no disk")] * 2
+    assert events[:2] == [("refresh", "no disk")] * 2
     assert task.errors >= 2
     actions = {getattr(each, "action", None) for each in caplog.records}
     assert actions == {"recurring_failed"}
     assert any(each.levelno == logging.ERROR for each in caplog.records)
 
 
-async def test_a_cancelled_task_is_called_no_more_and_the_others_are() -> None:
+async def test_a_cancelled_task_is_not_called_again_and_others_continue() -> None:
     clock = ManualClock(NOON)
     calls = Calls(clock, 5)
 
@@ -126,7 +128,7 @@ async def test_a_cancelled_task_is_called_no_more_and_the_others_are() -> None:
     assert task.calls == 1
 
 
-async def test_the_end_cancels_what_is_async_and_waits_for_a_thread() -> None:
+async def test_closing_cancels_async_calls_and_waits_for_threads() -> None:
     begun, release, ended = asyncio.Event(), threading.Event(), list[str]()
     in_thread = threading.Event()
     clock = ManualClock(NOON)
@@ -152,8 +154,8 @@ async def test_the_end_cancels_what_is_async_and_waits_for_a_thread() -> None:
     assert sorted(ended) == ["cancelled", "done"]
 
 
-def test_without_a_loop_it_is_the_same() -> None:
-    """With the machine's own clock, so it takes a second."""
+def test_recurring_tasks_run_without_an_event_loop() -> None:
+    """Use the real clock, so the test takes a second."""
     called, both = threading.Event(), threading.Event()
 
     async def later() -> None:
@@ -169,7 +171,7 @@ def test_without_a_loop_it_is_the_same() -> None:
     assert first.calls >= 1
 
 
-async def test_what_is_no_schedule_is_refused_and_nothing_is_added(daybook_home: Home) -> None:
+async def test_an_invalid_schedule_is_refused_and_adds_no_task(daybook_home: Home) -> None:
     tasks = daybook.Recurring()
     with pytest.raises(InvalidInput, match="every: "):
         tasks.every("soon", print)
@@ -180,7 +182,9 @@ async def test_what_is_no_schedule_is_refused_and_nothing_is_added(daybook_home:
     assert tasks.tasks == ()
 
 
-def test_neither_prefect_nor_a_ledger_takes_part(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_recurring_tasks_use_neither_prefect_nor_a_ledger(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     home = tmp_path_factory.mktemp("home") / "none"
     program = """
 import sys, threading, daybook

@@ -1,4 +1,4 @@
-"""What programs register: by decorator and by entry point, once a name."""
+"""Tools and listeners that programs register by decorator or entry point."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def nobody_else(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on the path: a module that registers a tool, and one that cannot be imported."""
+    """Return a folder on the path with a module that registers a tool, and a broken module."""
     folder = tmp_path / "site"
     folder.mkdir()
     (folder / "registered_here.py").write_text(PLUGIN)
@@ -48,7 +48,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-async def test_a_tool_of_a_plugin_is_called_by_its_name(
+async def test_a_tool_of_a_plugin_is_found_and_called_by_its_name(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "reindex" not in python_tools.names()
@@ -61,7 +61,7 @@ async def test_a_tool_of_a_plugin_is_called_by_its_name(
     assert (called.outcome.status, called.outcome.output) == (Status.SUCCEEDED, "full: True")
 
 
-async def test_a_plugin_that_cannot_be_imported_is_told_where_its_tool_is_missing(
+async def test_the_error_for_an_unknown_tool_names_plugins_that_failed_to_import(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_PLUGINS", "registered_broken,registered_here")
@@ -74,7 +74,7 @@ async def test_a_plugin_that_cannot_be_imported_is_told_where_its_tool_is_missin
     assert absent["registered_broken"] == why
 
 
-def test_one_function_may_be_registered_in_both_ways_and_two_may_not_share_a_name(
+def test_a_function_may_be_registered_twice_but_two_cannot_share_a_name(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     about = site / "registered-1.0.dist-info"
@@ -93,11 +93,11 @@ def test_one_function_may_be_registered_in_both_ways_and_two_may_not_share_a_nam
             python_tools.info("reindex")
 
 
-def test_a_name_is_one_functions_and_legal() -> None:
+def test_a_registered_name_must_be_valid_and_unique() -> None:
     @daybook.tool("twice")
     def first() -> None: ...
 
-    assert daybook.tool("twice")(first) is first  # a module that is loaded again
+    assert daybook.tool("twice")(first) is first  # as when a module is loaded again
     with pytest.raises(InvalidInput, match="two functions have the name"):
 
         @daybook.tool("twice")
@@ -110,17 +110,17 @@ def test_a_name_is_one_functions_and_legal() -> None:
         daybook.listener(name="a")(int)
 
 
-def test_a_listener_is_known_by_its_module_and_its_name() -> None:
+def test_a_listener_is_registered_under_its_module_and_name() -> None:
     @daybook.listener
-    def heard(run: dict[str, object]) -> None: ...
+    def listener(run: dict[str, object]) -> None: ...
 
-    name = f"{__name__}.{heard.__qualname__}"
+    name = f"{__name__}.{listener.__qualname__}"
     assert registry.known_names(registry.LISTENERS) == [name]
-    assert registry.find(registry.LISTENERS, name) is heard
+    assert registry.find(registry.LISTENERS, name) is listener
     assert registry.find(registry.LISTENERS, "nobody") is None
 
 
-def test_an_entry_point_that_leaves_as_it_is_imported_ends_nobody(site: Path) -> None:
+def test_an_entry_point_that_exits_on_import_raises_invalid_input(site: Path) -> None:
     about = site / "registered-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: registered\nVersion: 1.0\n")

@@ -1,4 +1,4 @@
-"""What a program without an event loop reads of an error: one traceback, not a chain of them."""
+"""Errors of the synchronous client: one traceback instead of a chain."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from daybook.home import Home
         lambda client: client.get("no-such-job"),
         lambda client: client.add("Hi", schedule="soon"),
         lambda client: client.add("Hi", schedule="@daily", retries=99),
-        lambda client: client.add("Hi", schedule="@daily"),
+        lambda client: (client.add("Hi", schedule="@daily"), client.remove("hi")),
     ],
     ids=["not-found", "refused", "out-of-range", "prefect-away"],
 )
 def test_an_error_has_one_traceback(
     daybook_home: Home, asked: Callable[[daybook.SyncClient], object]
 ) -> None:
-    # Nobody listens on port 9 (discard) of a machine that runs tests.
+    # Nothing listens on port 9 (discard) of a machine that runs tests.
     nowhere = temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"})
     with nowhere, pytest.raises(DaybookError) as caught:
         asked(daybook.SyncClient())
-    told = "".join(traceback.format_exception(caught.value))
-    assert told.count("Traceback (most recent call last)") == 1
-    assert "no running event loop" not in told
+    text = "".join(traceback.format_exception(caught.value))
+    assert text.count("Traceback (most recent call last)") == 1
+    assert "no running event loop" not in text

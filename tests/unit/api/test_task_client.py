@@ -44,7 +44,7 @@ async def test_a_program_queues_claims_and_finishes_a_task(daybook_home: Home) -
     assert (await client.tasks.scheduler.status()).tasks.free == 1
 
 
-def test_the_same_without_an_event_loop(daybook_home: Home) -> None:
+def test_the_synchronous_client_has_the_same_task_operations(daybook_home: Home) -> None:
     client = daybook.SyncClient()
     client.tasks.add("Review")
     assert [each.title for each in client.tasks.list("queued")] == ["Review"]
@@ -54,7 +54,7 @@ def test_the_same_without_an_event_loop(daybook_home: Home) -> None:
         client.tasks.next("nobody")
 
 
-async def test_an_agent_uses_its_own_sessions_and_no_more(daybook_home: Home) -> None:
+async def test_a_client_of_an_agent_can_only_use_its_own_task_sessions(daybook_home: Home) -> None:
     operator, agent = daybook.Client(), daybook.Client(agent="eva")
     await operator.tasks.sessions.register("alpha")
     made = await agent.tasks.sessions.register("evas")
@@ -76,7 +76,7 @@ async def test_an_agent_uses_its_own_sessions_and_no_more(daybook_home: Home) ->
     assert await operator.tasks.list() == []
 
 
-def test_each_operation_of_the_command_line_has_a_method() -> None:
+def test_the_task_client_has_a_method_for_each_command() -> None:
     names = [set(public(each)) for each in ASYNC]
     of_task = {"add", "list", "get", "pause", "resume", "retry", "recover", "cancel"}
     of_run = {"next", "wait", "heartbeat", "complete", "fail", "release"}
@@ -87,7 +87,7 @@ def test_each_operation_of_the_command_line_has_a_method() -> None:
 
 
 @pytest.mark.parametrize("name", ["add", "heartbeat"])
-def test_a_method_has_the_signature_and_docstring_of_its_operation(
+def test_a_client_method_has_the_signature_and_docstring_of_its_operation(
     daybook_home: Home, name: str
 ) -> None:
     operation = getattr(tasks, name)

@@ -1,4 +1,4 @@
-"""The verbs of tasks over both databases: what they give, drain while others are at work."""
+"""The API of tasks on both databases, with drains while runs are claimed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX = owners.Actor("agent:max", via="mcp")
 def database(
     request: pytest.FixtureRequest, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Database]:
-    """The home's ledger, in each kind of database."""
+    """Yield the database of the home's ledger, once for each kind."""
     path = daybook_home.path / "ledger.db"
     there = databases.of_kind(request.param, path, databases.server_of(request), prepared=True)
     monkeypatch.setenv("DAYBOOK_LEDGER_URL", there.address)
@@ -44,7 +44,7 @@ def titles(found: Sequence[TaskWithRun | HeldTaskRun]) -> list[str]:
     return [each.title for each in found]
 
 
-async def test_a_list_has_each_task_once_in_the_order_of_who_needs_whom(database: Database) -> None:
+async def test_list_tasks_orders_tasks_from_needs_attention_to_ended(database: Database) -> None:
     for title, priority in (("late", "low"), ("soon", "high"), ("first", "urgent")):
         await tasks.add(title, priority=priority)
     await tasks.register("alpha")
@@ -72,7 +72,7 @@ async def test_a_list_has_each_task_once_in_the_order_of_who_needs_whom(database
         await tasks.list_tasks("done")
 
 
-async def test_show_has_all_tries_and_what_happened_in_order() -> None:
+async def test_show_has_all_runs_of_a_task_and_its_history_in_order() -> None:
     found = await claimed()
     await tasks.release(found.run_id, found.token, "no access")
     found = await tasks.next_run("alpha")
@@ -95,10 +95,10 @@ async def test_show_has_all_tries_and_what_happened_in_order() -> None:
     assert shown.runs[1].error == "no disk"
 
 
-async def test_no_answer_but_the_claims_has_the_token(database: Database) -> None:
+async def test_only_the_answer_of_a_claim_contains_the_token(database: Database) -> None:
     found = await claimed()
     token = found.token
-    told: list[Any] = [
+    answers: list[Any] = [
         await tasks.list_tasks(),
         await tasks.show("tidy up"),
         await tasks.list_sessions(),
@@ -109,40 +109,40 @@ async def test_no_answer_but_the_claims_has_the_token(database: Database) -> Non
     ]
     with pytest.raises(TokenRefused) as refused:
         await tasks.complete(found.run_id, token)
-    told.append(str(refused.value))
-    assert token not in repr(told)
-    kept = [
+    answers.append(str(refused.value))
+    assert token not in repr(answers)
+    stored = [
         database.query(f"SELECT * FROM {table}")
         for table in ("tasks", "task_runs", "task_events", "task_sessions", "facts")
     ]
-    assert token not in repr(kept) and token.removeprefix("dbt_") not in repr(kept)
+    assert token not in repr(stored) and token.removeprefix("dbt_") not in repr(stored)
 
 
 @pytest.mark.parametrize("verb", ["complete", "fail", "release", "pause", "recover", "cancel"])
-async def test_what_is_said_of_a_run_is_kept_without_the_token(
+async def test_a_token_in_an_output_error_or_reason_is_masked_before_it_is_stored(
     database: Database, verb: str
 ) -> None:
     found = await claimed()
     run, token = found.run_id, found.token
-    said = f"it says {token}, it does"
+    text = f"it says {token}, it does"
     if verb in ("complete", "fail", "release"):
-        await getattr(tasks, verb)(run, token, said)
+        await getattr(tasks, verb)(run, token, text)
     else:
-        await getattr(tasks, verb)(run, said)
-    await task_scheduler.pause(said)
+        await getattr(tasks, verb)(run, text)
+    await task_scheduler.pause(text)
     shown = await tasks.show(run)
-    told = [shown.run.output, shown.run.error, shown.paused_reason]
-    told += [each.reason for each in shown.history]
-    assert "it says dbt_…, it does" in told
+    texts = [shown.run.output, shown.run.error, shown.paused_reason]
+    texts += [each.reason for each in shown.history]
+    assert "it says dbt_…, it does" in texts
     assert (await task_scheduler.status()).switch.reason == "it says dbt_…, it does"
-    kept = [
+    stored = [
         database.query(f"SELECT * FROM {table}")
         for table in ("tasks", "task_runs", "task_events", "task_sessions", "facts", "outbox")
     ]
-    assert token.removeprefix("dbt_") not in repr(kept)
+    assert token.removeprefix("dbt_") not in repr(stored)
 
 
-async def test_a_session_is_found_by_its_name_and_anothers_is_not() -> None:
+async def test_find_session_finds_a_session_by_name_unless_it_is_another_owners() -> None:
     found = await claimed()
     assert await tasks.find_session("alpha") == (await tasks.list_sessions())[0]
     assert (await tasks.find_session("alpha")).run_id == found.run_id
@@ -150,7 +150,7 @@ async def test_a_session_is_found_by_its_name_and_anothers_is_not() -> None:
         await tasks.find_session("alpha")
 
 
-async def test_the_heartbeat_tells_until_when_and_a_session_what_it_holds() -> None:
+async def test_heartbeat_returns_the_new_lease_and_a_session_shows_its_run() -> None:
     found = await claimed()
     longer = await tasks.heartbeat(found.run_id, found.token, "1h")
     assert longer.lease_until and longer.lease_until > found.lease_until
@@ -165,7 +165,7 @@ async def test_the_heartbeat_tells_until_when_and_a_session_what_it_holds() -> N
     assert (done.status, done.output, done.lease_until) == ("completed", "fine", None)
 
 
-async def test_what_is_anothers_session_is_not_there() -> None:
+async def test_a_session_of_another_owner_is_not_found() -> None:
     await tasks.add("tidy up")
     with owners.acting_as(EVA):
         made = await tasks.register("evas")
@@ -182,7 +182,7 @@ async def test_what_is_anothers_session_is_not_there() -> None:
     assert [each.name for each in await tasks.list_sessions()] == ["evas"]
 
 
-async def test_a_drain_ends_when_the_last_run_does_and_tells_on_what_it_waits() -> None:
+async def test_a_drain_reports_the_claimed_runs_and_ends_with_the_last_one() -> None:
     first, second = await claimed("a", "alpha"), await claimed("b", "beta")
     await tasks.register("gamma")
     await tasks.add("c")
@@ -200,22 +200,22 @@ async def test_a_drain_ends_when_the_last_run_does_and_tells_on_what_it_waits() 
     found = await drain
     assert (found.drained, found.left) == (True, [])
     assert (await task_scheduler.resume()).paused is False
-    assert (await tasks.next_run("gamma")).task.title == "b"  # given back, before "c"
+    assert (await tasks.next_run("gamma")).task.title == "b"  # released, and queued before "c"
 
 
-async def test_a_drain_with_a_time_tells_what_is_left() -> None:
+async def test_a_drain_that_times_out_returns_the_claimed_runs() -> None:
     found = await claimed()
     drained = await task_scheduler.drain(timedelta(seconds=1))
     assert drained.drained is False
     assert [each.run_id for each in drained.left] == [found.run_id]
     assert drained.waited_seconds >= 1
-    # Who is at work goes on, and may end it.
+    # The session that holds the run continues, and may end it.
     await tasks.heartbeat(found.run_id, found.token)
     await tasks.complete(found.run_id, found.token)
     assert (await task_scheduler.drain("1s")).drained is True
 
 
-async def test_status_counts_what_is_there(database: Database) -> None:
+async def test_status_counts_tasks_and_sessions(database: Database) -> None:
     assert (await task_scheduler.status()).problems == []
     await claimed("a", "alpha")
     await tasks.add("b")
@@ -225,20 +225,20 @@ async def test_status_counts_what_is_there(database: Database) -> None:
     database.query("UPDATE task_sessions SET expires_at = registered_at WHERE name = 'gone'")
     database.query("UPDATE task_runs SET starved_cycles = 4 WHERE status = 'queued'")
     found = await task_scheduler.status()
-    assert found.runs is False  # no keeper leads
+    assert found.runs is False  # no keeper is the leader
     counts = {name: getattr(found.tasks, name) for name in ("queued", "claimed", "needs_attention")}
     assert counts == {"queued": 2, "claimed": 1, "needs_attention": 0}
     assert (found.tasks.free, found.tasks.busy) == (1, 1)
     assert (found.tasks.starving, found.tasks.attention) == (2, 0)
     assert found.tasks.oldest_seconds
-    assert len(found.problems) == 1 and "2 tasks starve" in found.problems[0]
+    assert len(found.problems) == 1 and "2 tasks are starving" in found.problems[0]
     assert found.statistics.cycles == 0
 
 
-async def test_removing_a_session_gives_its_run_back() -> None:
+async def test_removing_a_session_queues_its_run_again() -> None:
     found = await claimed()
-    gone = await tasks.remove_session("alpha")
-    assert gone.run_id == found.run_id
+    removed = await tasks.remove_session("alpha")
+    assert removed.run_id == found.run_id
     assert (await tasks.show("tidy up")).status == "queued"
     with pytest.raises(TokenRefused):
         await tasks.complete(found.run_id, found.token)

@@ -1,4 +1,4 @@
-"""The command line in this process, and a ledger with a few jobs that need no Prefect."""
+"""Fixtures that run the command line in this process, on ledgers that need no Prefect."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ MADE = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class Said:
-    """How a command ended."""
+class CommandResult:
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -40,25 +40,25 @@ class Said:
         return json.loads(self.out)
 
 
-Say = Callable[..., Said]
+Say = Callable[..., CommandResult]
 
 
 @pytest.fixture
 def daybook(capsys: pytest.CaptureFixture[str]) -> Say:
-    """Carry out a command line here: `daybook("list", "--json")`."""
+    """Return a function that runs a command in this process: `daybook("list", "--json")`."""
 
-    def carry_out(*tokens: str) -> Said:
+    def carry_out(*tokens: str) -> CommandResult:
         capsys.readouterr()
         code = main(tokens)
-        said = capsys.readouterr()
-        return Said(code, said.out, said.err)
+        captured = capsys.readouterr()
+        return CommandResult(code, captured.out, captured.err)
 
     return carry_out
 
 
 @pytest.fixture(scope="package")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of a home whose ledger holds three jobs, of which `weekly` has a waiting run."""
+    """Yield a home whose ledger has three jobs, of which `weekly` has a waiting run."""
     home = tmp_path_factory.mktemp("home")
     asyncio.run(fill(home / "ledger.db"))
     with pytest.MonkeyPatch.context() as patch:
@@ -68,15 +68,15 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 async def fill(file: Path, removed: Collection[str] = ()) -> None:
-    """Write the jobs straight into the ledger, as if Prefect had been there."""
-    wanted: list[dict[str, Any]] = [
+    """Write the jobs directly into the ledger, without Prefect."""
+    jobs: list[dict[str, Any]] = [
         {"name": "weekly", "cron": "0 9 * * 1", "timezone": "Europe/Berlin", "tags": ["team"]},
         {"name": "often", "every": "90m", "model": "small", "session_key": "team", **STRUCTURED},
         {"name": "by hand", "on_demand": True, "enabled": False},
     ]
     async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger:
         async with ledger.write() as session:
-            for fields in wanted:
+            for fields in jobs:
                 job = new_job(now=MADE, prompt="Say hello.", **fields)
                 await store.add(session, job, job.name.replace(" ", "-"), MADE)
         async with ledger.read() as session:
@@ -88,26 +88,26 @@ async def fill(file: Path, removed: Collection[str] = ()) -> None:
 
 
 class TaskCommands:
-    """`daybook task` in a home of its own; `json` is what a command prints that ends so."""
+    """`daybook task` in its own home; `json` returns the output of a command with `--json`."""
 
     def __init__(self, home: Path, say: Say, patch: pytest.MonkeyPatch) -> None:
         self.home, self.say, self._patch = home, say, patch
 
     def json(self, *tokens: str, code: int = 0) -> Any:
-        said = self.say("task", *tokens, "--json")
-        assert said.code == code, said.err
-        return said.json
+        result = self.say("task", *tokens, "--json")
+        assert result.code == code, result.err
+        return result.json
 
-    def __call__(self, *tokens: str) -> Said:
+    def __call__(self, *tokens: str) -> CommandResult:
         return self.say("task", *tokens)
 
     def shows(self, token: str = "", stdin: str = "") -> None:
-        """What the next commands find in the environment, and on standard input."""
+        """Set the token in the environment and the standard input of the next commands."""
         self._patch.setenv("DAYBOOK_TASK_TOKEN", token)
         self._patch.setattr(sys, "stdin", io.StringIO(stdin))
 
     def claimed(self, *options: str) -> dict[str, Any]:
-        """A task that the session `alpha` holds; its token is shown from now on."""
+        """Claim a task for the session `alpha`, and set its token for the next commands."""
         self.json("session", "register", "alpha", "--capability", "python")
         self.json("add", "Review pull request 12", "--capability", "python")
         found: dict[str, Any] = self.json("next", "--session", "alpha", *options)

@@ -42,12 +42,12 @@ def test_a_dry_run_shows_and_writes_nothing(daybook: Any, home: Path) -> None:
     assert (found["job"], found["dry_run"], found["asked"], found["left_out"]) == (
         *("weekly", True, 3, 0),
     )
-    said = daybook("backfill", "weekly", *FROM_TO, "--dry-run")
-    assert "weekly: 3 would be run, 0 left out" in said.out
+    result = daybook("backfill", "weekly", *FROM_TO, "--dry-run")
+    assert "weekly: 3 would be run, 0 left out" in result.out
     assert _rows(home) == before
 
 
-def test_it_asks_once(daybook: Any, home: Path) -> None:
+def test_a_repeated_backfill_requests_each_run_once(daybook: Any, home: Path) -> None:
     assert daybook("backfill", "weekly", *FROM_TO, "--json").json["asked"] == 3
     again = daybook("backfill", "weekly", *FROM_TO, "--json").json
     assert (again["asked"], again["left_out"]) == (0, 3)
@@ -56,6 +56,17 @@ def test_it_asks_once(daybook: Any, home: Path) -> None:
     assert len(asked) == 3
     listed = daybook("runs", "weekly", "--json").json
     assert [run["trigger"] for run in listed].count("backfill") == 3
+
+
+def test_a_dry_run_does_not_count_runs_of_an_earlier_backfill_that_failed(
+    daybook: Any, home: Path
+) -> None:
+    assert daybook("backfill", "weekly", *FROM_TO, "--json").json["asked"] == 3
+    with closing(sqlite3.connect(home / "ledger.db")) as connection, connection:
+        connection.execute("UPDATE runs SET status = 'failed' WHERE trigger = 'backfill'")
+    for more in (("--dry-run",), ()):
+        counted = daybook("backfill", "weekly", *FROM_TO, *more, "--json").json
+        assert (counted["asked"], counted["left_out"]) == (0, 3)
 
 
 @pytest.mark.usefixtures("home")
@@ -70,14 +81,18 @@ def test_it_asks_once(daybook: Any, home: Path) -> None:
         ("weekly", "1980-01-01", "2026-11-02", ["--from", "more than 1,000", "shorter"]),
     ],
 )
-def test_refused(daybook: Any, job: str, start: str, end: str, words: list[str]) -> None:
-    said = daybook("backfill", job, f"--from={start}", f"--to={end}")
-    assert (said.code, said.out) == (2, "")
+def test_an_invalid_backfill_is_refused_with_a_hint(
+    daybook: Any, job: str, start: str, end: str, words: list[str]
+) -> None:
+    result = daybook("backfill", job, f"--from={start}", f"--to={end}")
+    assert (result.code, result.out) == (2, "")
     for each in words:
-        assert each in said.err
+        assert each in result.err
 
 
-def test_of_a_run_is_shown_what_it_would_do(daybook: Any, home: Path) -> None:
+def test_run_dry_run_shows_the_action_of_the_run_and_stores_nothing(
+    daybook: Any, home: Path
+) -> None:
     before = _rows(home)
 
     found = daybook("run", "often", "--dry-run", "--json").json
@@ -87,9 +102,9 @@ def test_of_a_run_is_shown_what_it_would_do(daybook: Any, home: Path) -> None:
     assert (found["session_id"], found["history"]) == ("default:team", 0)
     assert (found["cost_usd"], found["recipients"]) == (None, {"failed": ["inbox"]})
     assert _rows(home) == before
-    said = daybook("run", "often", "--dry-run")
-    assert "Say hello." in said.out
-    assert "not estimated" in said.out
-    assert "failed → inbox" in said.out
-    assert len(re.findall(r"^  session +", said.out, re.MULTILINE)) == 2  # the key, and the id
+    result = daybook("run", "often", "--dry-run")
+    assert "Say hello." in result.out
+    assert "not estimated" in result.out
+    assert "failed → inbox" in result.out
+    assert len(re.findall(r"^  session +", result.out, re.MULTILINE)) == 2  # key and id
     assert daybook("run", "often", "--dry-run", "--wait").code == 2

@@ -1,4 +1,4 @@
-"""`daybook callbacks list`, `show`, `retry`, and delivery in `runs` and `show`: by the ledger."""
+"""`daybook callbacks list`, `show` and `retry`, and the delivery in `runs` and `show`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ from typing import Any
 
 import pytest
 
+from daybook import api
 from daybook.cli import formatting
 from daybook.clock import SYSTEM_CLOCK
+from daybook.delivery.views import Notification
+from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import LaneRow, OutboxRow, RunRow
+from daybook.ledger.views import Run
 from daybook.runs import claims
 from tests.costs import one_in
 from tests.unit.cli.conftest import MADE, Say
 from tests.unit.cli.test_imports import imported
 from tests.unit.cli.test_reading import on_a_terminal
+from tests.unit.conftest import view
 
 HOOK = "https://ops.example.org/hook"
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
@@ -56,7 +61,7 @@ def tried(code: int | None, error: str) -> dict[str, Any]:
 
 
 async def _fill(file: Path) -> str:
-    """A job with a run of which three callbacks were asked for; returns the run's id."""
+    """Add a job with a run that has two callbacks and a message, and return the run's id."""
     async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger:
         job = new_job(now=MADE, prompt="Any news?", name="brief", on_demand=True, **NOTIFY)
         async with ledger.write() as session:
@@ -114,16 +119,16 @@ def run_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def book(run_id: str, tmp_path: Path) -> Callable[[str], list[Any]]:
-    """What stands in the outbox: `book("status, attempts")`, a tuple for each row by its id."""
+    """Return a query of the outbox: `book("status, attempts")`, one tuple per row, by id."""
 
-    def look(columns: str) -> list[Any]:
+    def columns_of(columns: str) -> list[Any]:
         with closing(sqlite3.connect(tmp_path / "ledger.db")) as file:
             return file.execute(f"SELECT {columns} FROM outbox ORDER BY id").fetchall()
 
-    return look
+    return columns_of
 
 
-def test_list_gives_callbacks_and_messages_newest_first(daybook: Say, run_id: str) -> None:
+def test_list_returns_callbacks_and_messages_newest_first(daybook: Say, run_id: str) -> None:
     found = daybook("callbacks", "list", "--json").json
     assert [each["id"] for each in found] == [PENDING, FAILED, DELIVERED]
     assert all(each.keys() == ONE for each in found)
@@ -152,15 +157,17 @@ def test_list_gives_callbacks_and_messages_newest_first(daybook: Say, run_id: st
     ],
 )
 @pytest.mark.usefixtures("run_id")
-def test_list_gives_some_of_them(daybook: Say, typed: list[str], ids: list[str]) -> None:
+def test_list_filters_by_status_job_and_limit(
+    daybook: Say, typed: list[str], ids: list[str]
+) -> None:
     found = daybook("callbacks", "list", *typed, "--json").json
     assert [each["id"] for each in found] == ids
 
 
 @pytest.mark.usefixtures("run_id")
-def test_people_see_to_whom_and_why_not(daybook: Say) -> None:
+def test_the_table_of_list_has_the_recipient_and_the_error(daybook: Say) -> None:
     head, pending, failed, delivered = daybook("callbacks", "list").out.splitlines()
-    assert head.split() == ["ID", "JOB", "EVENT", "TO", "STATUS", "TRIES", "ASKED", "WHY"]
+    assert head.split() == ["ID", "JOB", "EVENT", "TO", "STATUS", "TRIES", "CREATED", "ERROR"]
     assert re.match(rf"a{{8}} +brief +failed +{HOOK} +pending +1 +\S+ \S+ +connection", pending)
     assert re.match(rf"b{{8}} +brief +failed +{HOOK} +failed +11 .* it answered 500 Int", failed)
     assert re.match(r"c{8} +brief +completed +team \(chat 42\) +delivered +1 ", delivered)
@@ -170,7 +177,7 @@ def test_people_see_to_whom_and_why_not(daybook: Say) -> None:
 
 @pytest.mark.parametrize("columns", one_in(3, [40, 80, 120]))
 @pytest.mark.usefixtures("run_id")
-def test_on_a_terminal_one_of_them_is_one_line(columns: int) -> None:
+def test_each_callback_is_one_line_on_a_terminal(columns: int) -> None:
     head, *lines = on_a_terminal(columns, "callbacks", "list")
     assert [re.split(" +", line)[0] for line in lines] == ["a" * 8, "b" * 8, "c" * 8]
     assert "STATUS" in head
@@ -180,14 +187,14 @@ def test_on_a_terminal_one_of_them_is_one_line(columns: int) -> None:
 
 @pytest.mark.parametrize("ref", [FAILED, FAILED[:8], FAILED[4:12]])
 @pytest.mark.usefixtures("run_id")
-def test_show_gives_each_try_and_what_was_sent(daybook: Say, ref: str) -> None:
+def test_show_has_each_attempt_and_the_body(daybook: Say, ref: str) -> None:
     found = daybook("callbacks", "show", ref, "--json").json
     assert found.keys() == ONE | {"subject", "body", "tries", "paused_until"}
     assert found["body"] == '{"version": 1, "event": "failed"}'
     assert [each["status_code"] for each in found["tries"]] == [None, 500]
     assert found["tries"][0].keys() == {"at", "seconds", "status_code", "error"}
     assert found["tries"][0]["at"] == "2026-11-02T08:00:01Z"
-    assert found["paused_until"] is None  # it is not tried again
+    assert found["paused_until"] is None  # a failed callback is not sent again
 
     out = daybook("callbacks", "show", ref).out
     assert out.startswith(f"failed of brief to {HOOK}: failed\n")
@@ -197,12 +204,12 @@ def test_show_gives_each_try_and_what_was_sent(daybook: Say, ref: str) -> None:
 
 
 @pytest.mark.usefixtures("run_id")
-def test_show_of_one_that_waits_says_for_what(daybook: Say) -> None:
+def test_show_of_a_pending_callback_has_the_next_attempt_and_the_pause(daybook: Say) -> None:
     found = daybook("callbacks", "show", PENDING, "--json").json
     assert found["paused_until"] == found["next_at"] == "2099-01-01T00:00:00Z"
     out = daybook("callbacks", "show", PENDING).out
     assert re.search(r"^  next try +2099-01-01 00:00:00$", out, re.MULTILINE)
-    assert re.search(r"^  held back +until 2099-01-01 00:00:00", out, re.MULTILINE)
+    assert re.search(r"^  paused +until 2099-01-01 00:00:00", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -213,13 +220,13 @@ def test_show_of_one_that_waits_says_for_what(daybook: Say) -> None:
         (["--failed"], {FAILED: "pending"}),
     ],
 )
-def test_retry_begins_anew_with_the_tries_as_well(
+def test_retry_makes_a_callback_due_and_resets_its_attempts(
     daybook: Say, book: Any, typed: list[str], status: dict[str, str]
 ) -> None:
-    said = daybook("callbacks", "retry", *typed, "--json")
+    result = daybook("callbacks", "retry", *typed, "--json")
     now = SYSTEM_CLOCK.now()
     count = max(len([each for each in typed if each != "--failed"]), 1)
-    assert (said.code, said.json) == (0, {"retried": count})
+    assert (result.code, result.json) == (0, {"retried": count})
     before = {PENDING: "pending", FAILED: "failed", DELIVERED: "delivered"}
     assert dict(book("id, status")) == before | status
     due = {id_: datetime.fromisoformat(at) for id_, at in book("id, next_at")}
@@ -243,20 +250,20 @@ def test_retry_begins_anew_with_the_tries_as_well(
         (["retry", FAILED, DELIVERED], 2, ["was delivered"]),
     ],
 )
-def test_refused_and_nothing_is_changed(
+def test_an_invalid_command_is_refused_and_changes_nothing(
     daybook: Say, book: Any, typed: list[str], code: int, said_of_it: list[str]
 ) -> None:
     before = book("id, status, attempts, next_at")
-    said = daybook("callbacks", *typed)
-    assert (said.code, said.out) == (code, "")
+    result = daybook("callbacks", *typed)
+    assert (result.code, result.out) == (code, "")
     for each in said_of_it:
-        assert each in said.err
+        assert each in result.err
     error = daybook("callbacks", *typed, "--json").json["error"]
     assert error["code"] == {2: "invalid_input", 3: "not_found"}[code]
     assert book("id, status, attempts, next_at") == before
 
 
-def test_runs_have_their_delivery_beside_their_status(daybook: Say, run_id: str) -> None:
+def test_runs_shows_the_delivery_next_to_the_status(daybook: Say, run_id: str) -> None:
     head, line = daybook("runs", "brief").out.splitlines()
     columns = head.split()
     assert columns.index("DELIVERY") == columns.index("STATUS") + 1
@@ -265,7 +272,7 @@ def test_runs_have_their_delivery_beside_their_status(daybook: Say, run_id: str)
     assert (run["id"], run["delivery"]) == (run_id, "failed")
 
 
-def test_show_of_a_run_says_what_became_of_each(daybook: Say, run_id: str) -> None:
+def test_show_of_a_run_lists_the_state_of_each_delivery(daybook: Say, run_id: str) -> None:
     run = daybook("show", run_id, "--json").json
     assert run["delivery"] == "failed"
     assert {each["id"]: each["status"] for each in run["deliveries"]} == {
@@ -284,19 +291,19 @@ def test_show_of_a_run_says_what_became_of_each(daybook: Say, run_id: str) -> No
 
 
 @pytest.mark.usefixtures("run_id")
-def test_show_of_a_job_says_who_is_told(daybook: Say) -> None:
+def test_show_of_a_job_lists_its_recipients(daybook: Say) -> None:
     job = daybook("show", "brief", "--json").json
     assert job["recipients"] == {"completed": [HOOK], "failed": ["inbox", HOOK]}
     assert job["notify"]["on_fail"] == NOTIFY["on_fail"]
     out = daybook("show", "brief").out
-    told = rf"^  notifies +completed, failed → {HOOK}\n +failed → inbox$"
-    assert re.search(told, out, re.MULTILINE)
+    expected = rf"^  notifies +completed, failed → {HOOK}\n +failed → inbox$"
+    assert re.search(expected, out, re.MULTILINE)
     assert re.search(r"^  notifies +failed → inbox$", daybook("show", "quiet").out, re.MULTILINE)
 
 
 @pytest.mark.usefixtures("run_id")
 @pytest.mark.slow
-def test_they_start_without_prefect() -> None:
+def test_callbacks_commands_do_not_import_prefect() -> None:
     for typed in (["list"], ["show", FAILED], ["retry", FAILED]):
         names = imported("callbacks", *typed)
         assert "sqlalchemy" in names
@@ -305,13 +312,13 @@ def test_they_start_without_prefect() -> None:
         assert not imported("callbacks", *typed) & {"prefect", "sqlalchemy", "sqlmodel"}
 
 
-def test_an_empty_ledger_says_how_to_be_told(
+def test_an_empty_list_says_how_to_add_a_callback(
     daybook: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
-    said = daybook("callbacks", "list")
-    assert (said.code, said.out) == (0, "")
-    assert "--on-fail" in said.err
+    result = daybook("callbacks", "list")
+    assert (result.code, result.out) == (0, "")
+    assert "--on-fail" in result.err
     assert daybook("callbacks", "list", "--json").json == []
     assert daybook("callbacks", "retry", "--failed", "--json").json == {"retried": 0}
 
@@ -324,18 +331,18 @@ def test_an_empty_ledger_says_how_to_be_told(
     ],
 )
 def test_help_has_an_example(daybook: Say, verb: str) -> None:
-    said = daybook(*verb.split(), "--help")
-    assert said.code == 0
-    assert f"Example: daybook {verb}" in said.out
+    result = daybook(*verb.split(), "--help")
+    assert result.code == 0
+    assert f"Example: daybook {verb}" in result.out
 
 
-def test_help_of_each_group_says_what_is_in_it(daybook: Say) -> None:
+def test_the_help_of_each_group_lists_its_commands(daybook: Say) -> None:
     assert "List callbacks and messages" in daybook("callbacks").out
     assert "Remove a destination" in daybook("callbacks", "destinations", "--help").out
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "expected"),
     [
         ({"status": "delivered", "attempts": 0}, "delivered"),
         ({"status": "delivered", "attempts": 3}, "delivered after 3 tries"),
@@ -343,37 +350,54 @@ def test_help_of_each_group_says_what_is_in_it(daybook: Say) -> None:
         ({"status": "failed", "attempts": 1, "error": "no\nyes"}, "failed after 1 try: no"),
     ],
 )
-def test_what_became_of_one_in_words(changed: dict[str, Any], said: str) -> None:
+def test_the_state_of_a_delivery_is_described(changed: dict[str, Any], expected: str) -> None:
     one = {"attempts": 1, "error": None, "note": "", "next_at": None} | changed
-    assert formatting.delivery_state(one) == said
+    assert formatting.delivery_state(view(Notification, **one)) == expected
 
 
-TOLD_INBOX = {"to": "inbox", "chat_id": "", "status": "delivered", "attempts": 0, "error": None}
+TOLD_INBOX = view(Notification, to="inbox", chat_id="", status="delivered", attempts=0, error=None)
 
 
 @pytest.mark.parametrize(
-    ("run", "said"),
+    ("delivery", "parts", "expected"),
     [
-        ({"delivery": "not_requested"}, ""),
-        ({"delivery": "not_requested", "deliveries": []}, ""),
-        ({"delivery": "delivered"}, "delivered"),  # of `up`, which tells no parts
+        ("not_requested", [], ""),
+        ("delivered", [], "delivered"),  # as in `up`, which passes no parts
         (
-            {"delivery": "suppressed", "deliveries": [TOLD_INBOX]},
+            "suppressed",
+            [TOLD_INBOX],
             "inbox: delivered\nnot sent: a repeat, nothing to report, or the job is silent",
         ),
     ],
 )
-def test_who_was_told_of_a_run_in_words(run: dict[str, Any], said: str) -> None:
-    assert formatting.delivery_details(run) == said
+def test_the_deliveries_of_a_run_are_described(
+    delivery: str, parts: list[Notification], expected: str
+) -> None:
+    assert formatting.delivery_details(view(Run, delivery=delivery), parts) == expected
 
 
-def test_a_try_that_is_due_is_not_said_to_be_in_the_past() -> None:
-    past, later = "2026-11-02T08:00:00Z", LATER.isoformat()
+def test_an_attempt_that_is_already_due_is_shown_as_now() -> None:
+    past, later = MADE, LATER
     assert formatting.next_try(past) == formatting.next_try(past, None) == "now"
     assert (
         formatting.next_try(past, later)
         == formatting.next_try(later, past)
         == formatting.local_time(later)
     )
-    waits = {"status": "pending", "attempts": 2, "error": "refused", "next_at": past}
+    waits = view(Notification, status="pending", attempts=2, error="refused", next_at=past)
     assert formatting.delivery_state(waits) == "pending, 2 tries, next now: refused"
+
+
+def test_remove_says_that_a_destination_above_the_url_signs_next(
+    daybook: Say, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def remove(name: str) -> list[str]:
+        return ["brief"]
+
+    monkeypatch.setattr(api.destinations, "remove", remove)
+    said = daybook("callbacks", "destinations", "remove", "ops")
+    assert (said.code, said.out) == (0, "Removed the destination ops\n")
+    assert " ".join(said.err.split()) == (
+        "From now on the next destination above its URL, or, if there is none, the home's secret, "
+        "signs callbacks of brief."
+    )

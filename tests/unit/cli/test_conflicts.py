@@ -1,4 +1,4 @@
-"""`daybook conflicts`, and how a conflict shows elsewhere; none of it needs Prefect."""
+"""`daybook conflicts`, and how other commands show a conflict, without Prefect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AT = MADE + timedelta(hours=1)
 
 @pytest.fixture
 def disputed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`weekly` has lost a schedule and a prompt of Prefect's; `often` has a schedule there."""
+    """Record two lost edits of `weekly` in Prefect, and an extra schedule of `often` there."""
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
     asyncio.run(fill(tmp_path / "ledger.db"))
 
@@ -41,7 +41,7 @@ def disputed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("disputed")
-def test_both_versions_are_shown(daybook: Any) -> None:
+def test_conflicts_shows_both_versions_of_each_field(daybook: Any) -> None:
     (found,) = daybook("conflicts", "--json").json
     assert (found["job"], found["at"]) == ("weekly", AT.isoformat())
     assert found["fields"]["schedule"] == {
@@ -50,17 +50,17 @@ def test_both_versions_are_shown(daybook: Any) -> None:
     }
     both = found["fields"]["parameters"]
     assert (both["ledger"]["prompt"], both["prefect"]["prompt"]) == ("Say hello.", "Say goodbye.")
-    said = daybook("conflicts")
-    assert said.code == 0
-    assert said.out.startswith("weekly (")
-    # Of parameters only what differs.
-    assert '  parameters in ledger   {"prompt": "Say hello."}\n' in said.out
-    assert '  parameters in Prefect  {"prompt": "Say goodbye."}\n' in said.out
-    assert '"cron": "0 7 * * 1"' in said.out
+    result = daybook("conflicts")
+    assert result.code == 0
+    assert result.out.startswith("weekly (")
+    # Of the parameters, only those that differ are shown.
+    assert '  parameters in ledger   {"prompt": "Say hello."}\n' in result.out
+    assert '  parameters in Prefect  {"prompt": "Say goodbye."}\n' in result.out
+    assert '"cron": "0 7 * * 1"' in result.out
 
 
 @pytest.mark.usefixtures("disputed")
-def test_it_is_told_wherever_the_job_is(daybook: Any) -> None:
+def test_list_and_show_mark_a_job_with_a_conflict(daybook: Any) -> None:
     by_name = {job["name"]: job for job in daybook("list", "--json").json}
     assert by_name["weekly"]["conflicts"] == ["parameters", "schedule"]
     assert by_name["often"]["conflicts"] == []
@@ -72,9 +72,9 @@ def test_it_is_told_wherever_the_job_is(daybook: Any) -> None:
 
 
 @pytest.mark.usefixtures("stored")
-def test_without_any_it_says_so(daybook: Any) -> None:
-    said = daybook("conflicts")
-    assert (said.code, said.out, said.err) == (0, "", "No conflicts.\n")
+def test_conflicts_says_that_there_are_none(daybook: Any) -> None:
+    result = daybook("conflicts")
+    assert (result.code, result.out, result.err) == (0, "", "No conflicts.\n")
     assert daybook("conflicts", "--json").json == []
 
 
@@ -86,9 +86,9 @@ def test_without_any_it_says_so(daybook: Any) -> None:
         (("sync", "weekly"), "--prefer"),
     ],
 )
-def test_a_preference_that_is_none_is_refused_before_prefect_is_asked(
+def test_sync_refuses_an_invalid_preference_without_prefect(
     daybook: Any, tokens: tuple[str, ...], word: str
 ) -> None:
-    said = daybook(*tokens)
-    assert said.code == 2
-    assert word in said.err
+    result = daybook(*tokens)
+    assert result.code == 2
+    assert word in result.err

@@ -1,4 +1,4 @@
-"""The refusals of requirements 1 to 5, 10, 11 and 14: exit code 2, a sentence, nothing stored."""
+"""Invalid input on the command line: exit code 2, one sentence, and nothing is stored."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ pytestmark = pytest.mark.usefixtures("stored")
 CRON = "--cron"
 EVERY = "--every"
 
-# What is typed after `daybook add "Say hello."`, the option that is named, and what else is said: a
-# case or two of each option. What else its value cannot be is a matter of `tests/unit/spec`.
+# For each case: the requirement, the arguments after `daybook add "Say hello."`, the option in the
+# error, and other words of the error. `tests/unit/spec` tests all invalid values.
 ADD: list[tuple[int, list[str], str, list[str]]] = [
-    (1, [], "schedule", ["--cron, --every, --at", "--on-demand"]),
+    (1, [], "SCHEDULE", ["is missing", "every weekday at 9:00", "--on-demand"]),
+    (1, ["every 5m"], "SCHEDULE", ["comes after the prompt"]),
+    (1, ["Say it.", "--schedule", "@daily"], "SCHEDULE and SCHEDULE", ["quote a prompt"]),
+    (1, ["--schedule", "@daily", EVERY, "5m"], "--every and SCHEDULE", ["only one"]),
     (1, [CRON, "0 9 * * *", EVERY, "5m"], "--cron and --every", ["only one"]),
     (1, [EVERY, "5m", "--on-demand"], "--every and --on-demand", ["only one"]),
     (1, [CRON, "@daily", EVERY, "5m", "--at", "in 5m"], "--cron and --every and --at", ["only"]),
@@ -27,7 +30,7 @@ ADD: list[tuple[int, list[str], str, list[str]]] = [
     (2, [CRON, "every day"], CRON, ["five fields"]),
     (3, [CRON, "0 9 * * *", "--tz", "Europe/Berln"], "--tz", ["Europe/Berlin"]),
     (4, ["--every=-5m"], EVERY, ["negative", "30m"]),
-    (4, [EVERY, "500ms"], EVERY, ["below 1 s"]),
+    (4, [EVERY, "500ms"], EVERY, ["shorter than 1 s"]),
     (5, ["--at", "2020-01-15T14:30:00+01:00"], "--at", ["in the past"]),
     (5, ["--at=in -5m"], "--at", ["negative"]),
     (10, [EVERY, "5m", "--name", " "], "--name", ["blank", "1 to 100"]),
@@ -53,7 +56,7 @@ ADD: list[tuple[int, list[str], str, list[str]]] = [
 
 
 def rows(home: Path) -> list[list[Any]]:
-    """Everything that the ledger holds of jobs and their revisions."""
+    """Return all rows of jobs, revisions and runs."""
     with sqlite3.connect(home / "ledger.db") as connection:
         return [
             connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall()
@@ -61,17 +64,17 @@ def rows(home: Path) -> list[list[Any]]:
         ]
 
 
-def check(said: Any, option: str, words: list[str]) -> None:
-    assert said.code == 2
-    assert said.out == ""
-    assert said.err.startswith(f"daybook: {option}: ")
-    assert said.err.count("\n") == 1
+def check(result: Any, option: str, words: list[str]) -> None:
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.startswith(f"daybook: {option}: ")
+    assert result.err.count("\n") == 1
     for each in words:
-        assert each in said.err
+        assert each in result.err
 
 
 @pytest.mark.parametrize(("_number", "typed", "option", "words"), ADD)
-def test_what_cannot_be_added_is_named_and_nothing_is_stored(
+def test_add_names_the_invalid_option_and_stores_nothing(
     daybook: Any, stored: Path, _number: int, typed: list[str], option: str, words: list[str]
 ) -> None:
     before = rows(stored)
@@ -88,10 +91,10 @@ def test_a_blank_or_missing_prompt_is_refused(
     assert rows(stored) == before
 
 
-def test_a_variable_that_there_is_not_is_refused(daybook: Any, stored: Path) -> None:
+def test_an_unknown_variable_in_the_prompt_is_refused(daybook: Any, stored: Path) -> None:
     before = rows(stored)
-    said = daybook("add", "Dear {{nobody}}", EVERY, "5m")
-    check(said, "PROMPT", ["unknown variable {{nobody}}", "known: {{due}}, {{job}}"])
+    result = daybook("add", "Dear {{nobody}}", EVERY, "5m")
+    check(result, "PROMPT", ["unknown variable {{nobody}}", "known: {{due}}, {{job}}"])
     assert rows(stored) == before
 
 
@@ -110,6 +113,7 @@ def test_a_variable_that_there_is_not_is_refused(daybook: Any, stored: Path) -> 
         (["--prompt", " "], "PROMPT", ["blank"]),
         ([" "], "PROMPT", ["blank"]),
         (["Dear {{nobody}}"], "PROMPT", ["unknown variable {{nobody}}", "{{last_output}}"]),
+        (["every 2h"], "PROMPT", ["is a schedule", "--schedule"]),
         ([], "options", ["nothing to change"]),
     ],
 )
@@ -121,14 +125,14 @@ def test_an_edit_that_is_refused_leaves_the_job_untouched(
     assert rows(stored) == before
 
 
-def test_every_field_that_acts_can_be_typed() -> None:
+def test_every_field_of_a_job_has_an_option() -> None:
     typed = {name.rstrip("_") for name in JobOptions.__annotations__} | {"prompt"}
     typed = {name for name in typed if not name.startswith("check_")} | {"check"}
     elsewhere = {"file", "gate_agent"}  # `daybook heartbeat on`
-    assert typed == set(FIELDS) - {"kind", "notify", "policy", "schedule"} - elsewhere
+    assert typed == set(FIELDS) - {"kind", "notify", "policy"} - elsewhere
 
 
-def test_a_webhook_is_typed_in_place_of_the_prompt(daybook: Any) -> None:
+def test_a_webhook_excludes_a_prompt_and_its_options_are_checked(daybook: Any) -> None:
     check(
         daybook("add", "x", "--webhook", "https://x.example", EVERY, "5m"),
         "PROMPT and --webhook",
@@ -140,9 +144,9 @@ def test_a_webhook_is_typed_in_place_of_the_prompt(daybook: Any) -> None:
         "--agent",
         ["webhook"],
     )
-    said = daybook("add", "--webhook", "https://x.example", "--header", "hunter-2", EVERY, "5m")
-    check(said, "--header", ["Name: value"])
-    assert "hunter-2" not in said.err
+    result = daybook("add", "--webhook", "https://x.example", "--header", "hunter-2", EVERY, "5m")
+    check(result, "--header", ["Name: value"])
+    assert "hunter-2" not in result.err
     check(
         daybook("add", "--webhook", "https://x.example", "--body", "@/nowhere", EVERY, "5m"),
         "--body",
@@ -157,7 +161,9 @@ def test_a_webhook_is_typed_in_place_of_the_prompt(daybook: Any) -> None:
         (["add", "a", "--bogus"], ["--bogus"]),
         (["add", "--cron"], ["--cron"]),
         (["add", "--every", "-5m"], ["--every", "=-"]),
-        (["add", "one", "two", "--every", "5m"], ['"two"', "quote"]),
+        (["add", "one", "two", "--every", "5m"], ["SCHEDULE and --every", "quote"]),
+        (["add", "one", "two", "three"], ['"three"', "quote"]),
+        (["add", "every 2h"], ["PROMPT", "is missing"]),
         (["add", "a", "--every", "5m", "--every", "6m"], ["--every", "multiple"]),
         (["lst"], ['"lst"', '"list"']),
         (["show"], ["JOB"]),
@@ -165,7 +171,7 @@ def test_a_webhook_is_typed_in_place_of_the_prompt(daybook: Any) -> None:
         (["runs", "--limit", "0"], ["--limit", "1 or more"]),
         (["next", "--cron", "@daily", "--count", "0", "--tz", "UTC"], ["--count", "1 to"]),
         (["next", "--cron", "@daily", "--after", "later", "--tz", "UTC"], ["--after", "later"]),
-        (["next"], ["--cron, --every, --at"]),
+        (["next", "--tz", "UTC"], ["--schedule", "pass a job or a schedule"]),
         (["next", "weekly", "--cron", "@daily"], ["JOB and --cron"]),
         (["next", "weekly", "--tz", "UTC"], ["--tz"]),
         (["agents", "add", "a"], ["--command", "--offline"]),
@@ -175,22 +181,22 @@ def test_a_webhook_is_typed_in_place_of_the_prompt(daybook: Any) -> None:
         (["agents", "test", "default", "--timeout", "never"], ["--timeout", "30m"]),
     ],
 )
-def test_a_command_line_that_makes_no_sense_is_refused(
+def test_an_invalid_command_line_is_refused_in_one_line(
     daybook: Any, typed: list[str], words: list[str]
 ) -> None:
-    said = daybook(*typed)
-    assert (said.code, said.out) == (2, "")
-    assert said.err.startswith("daybook: ")
-    assert said.err.count("\n") == 1
+    result = daybook(*typed)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("daybook: ")
+    assert result.err.count("\n") == 1
     for each in words:
-        assert each in said.err
+        assert each in result.err
 
 
-def test_a_program_gets_the_refusal_as_json_beside_the_sentence(daybook: Any) -> None:
-    said = daybook("add", "Say hello.", "--tz", "Nowhere", "--on-demand", "--json")
-    assert said.code == 2
-    error = said.json["error"]
-    assert said.err == f"daybook: {error['message']}\n"
+def test_with_json_an_error_is_printed_as_json_and_as_a_sentence(daybook: Any) -> None:
+    result = daybook("add", "Say hello.", "--tz", "Nowhere", "--on-demand", "--json")
+    assert result.code == 2
+    error = result.json["error"]
+    assert result.err == f"daybook: {error['message']}\n"
     assert (error["code"], error["field"]) == ("invalid_input", "timezone")
     assert error["message"].startswith("--tz: ")
     assert daybook("add", "--bogus", "--json").json["error"]["code"] == "invalid_input"

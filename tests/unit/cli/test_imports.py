@@ -1,4 +1,4 @@
-"""What a command imports, seen in a process of its own."""
+"""The heavy packages that a command imports, observed in a separate process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 
 from tests.costs import one_in
 
-# Runs one command line and then tells, on stderr, which of the heavy packages were imported.
+# Runs one command, then prints to stderr which heavy packages it imported.
 TELL = """
 import sys
 from daybook.cli.main import main
 code = main(sys.argv[1:])
-heavy = ("prefect", "sqlalchemy", "sqlmodel", "pydantic_settings", "rich")
+heavy = ("prefect", "sqlalchemy", "sqlmodel", "pydantic_settings", "rich", "asyncio")
 print("imported:", *(name for name in heavy if name in sys.modules), file=sys.stderr)
 sys.exit(code)
 """
@@ -36,7 +36,9 @@ def imported(*typed: str) -> set[str]:
     "typed",
     one_in(5, [["runs"], ["list"], ["list", "--json"], ["show", "weekly"], ["next", "weekly"]]),
 )
-def test_what_reads_the_ledger_starts_without_prefect(stored: Path, typed: list[str]) -> None:
+def test_commands_that_read_the_ledger_do_not_import_prefect(
+    stored: Path, typed: list[str]
+) -> None:
     names = imported(*typed)
     assert "sqlalchemy" in names
     assert not names & {"prefect", "rich"}
@@ -45,14 +47,14 @@ def test_what_reads_the_ledger_starts_without_prefect(stored: Path, typed: list[
 @pytest.mark.parametrize(
     "typed", one_in(3, [BARE, [*BARE, "--json"], ["next", "--every", "5m", "--tz", "UTC"]])
 )
-def test_a_bare_schedule_needs_next_to_nothing(typed: list[str]) -> None:
+def test_next_of_a_schedule_with_a_time_zone_imports_no_heavy_package(typed: list[str]) -> None:
     assert imported(*typed) == set()
 
 
 @pytest.mark.parametrize("typed", one_in(3, [["--help"], ["add", "--help"], ["agents"]]))
-def test_help_needs_neither_prefect_nor_a_database(typed: list[str]) -> None:
+def test_help_imports_neither_prefect_nor_a_database(typed: list[str]) -> None:
     assert not imported(*typed) & {"prefect", "sqlalchemy", "sqlmodel"}
 
 
-def test_a_bare_schedule_without_a_zone_asks_the_settings_only() -> None:
+def test_next_of_a_schedule_without_a_time_zone_does_not_import_prefect() -> None:
     assert not imported("next", "--cron", "@daily") & {"prefect", "sqlalchemy", "sqlmodel", "rich"}

@@ -1,4 +1,4 @@
-"""`daybook inbox`: what was told, and that it was read; from the ledger alone."""
+"""`daybook inbox`: its messages, and marking them as read, from the ledger alone."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ ANSWER = "Two pull requests are open.\nBoth wait for you."
 
 
 async def _fill(file: Path) -> list[str]:
-    """An answer and two alerts, oldest first; returns their ids. A callback is no message."""
+    """Add an answer, two alerts and a callback; return the ids of the first three, oldest first."""
     async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger, ledger.write() as session:
         job = new_job(now=MADE, prompt="Any news?", name="brief", on_demand=True)
         of_job = (await store.add(session, job, "brief", MADE)).id
-        told = [
+        messages = [
             ("completed", outbox.MESSAGE, of_job, "brief: succeeded", ANSWER),
             ("failed", outbox.ALERT, of_job, "brief: failed", "brief failed: no answer"),
             ("undelivered", outbox.ALERT, None, "undelivered: 2", "Last error: 500"),
         ]
         ids = []
-        for minute, (event, purpose, job_id, subject, body) in enumerate(told):
+        for minute, (event, purpose, job_id, subject, body) in enumerate(messages):
             made = await outbox.enqueue_message(
                 session,
                 key=subject,
@@ -68,17 +68,17 @@ def ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def unread(tmp_path: Path) -> Callable[[], set[str]]:
-    """The ids of what is unread, by the ledger."""
+    """Return a query for the ids of the unread messages in the ledger."""
 
-    def look() -> set[str]:
+    def unread_ids() -> set[str]:
         asked = "SELECT id FROM outbox WHERE address = 'inbox' AND read_at IS NULL"
         with closing(sqlite3.connect(tmp_path / "ledger.db")) as file:
             return {each for (each,) in file.execute(asked)}
 
-    return look
+    return unread_ids
 
 
-def test_what_is_unread_comes_newest_first(daybook: Say, ids: list[str]) -> None:
+def test_inbox_lists_unread_messages_newest_first(daybook: Say, ids: list[str]) -> None:
     found = daybook("inbox", "--json").json
     assert [each["id"] for each in found] == ids[::-1]
     assert all(each.keys() == ONE for each in found)
@@ -88,9 +88,9 @@ def test_what_is_unread_comes_newest_first(daybook: Say, ids: list[str]) -> None
     assert [each["id"] for each in daybook("inbox", "--limit", "1", "--json").json] == ids[2:]
 
 
-def test_people_see_a_line_each_and_alerts_stand_out(daybook: Say, ids: list[str]) -> None:
-    said = daybook("inbox")
-    head, undelivered, failed, answer = said.out.splitlines()
+def test_the_table_has_a_line_per_message_and_marks_alerts(daybook: Say, ids: list[str]) -> None:
+    result = daybook("inbox")
+    head, undelivered, failed, answer = result.out.splitlines()
     assert head.split() == ["ID", "WHEN", "JOB", "ABOUT", "MESSAGE"]
     assert re.fullmatch(
         rf"{ids[2][4:12]}  \S+ \S+  - +! undelivered  undelivered: 2\. Last error: 500",
@@ -98,19 +98,19 @@ def test_people_see_a_line_each_and_alerts_stand_out(daybook: Say, ids: list[str
     )
     assert re.search(r" brief +! failed +brief failed: no answer$", failed)
     assert re.search(r" brief +completed +Two pull requests are open\.$", answer)
-    assert "daybook inbox --read" in said.err
+    assert "daybook inbox --read" in result.err
 
 
 @pytest.mark.parametrize("columns", one_in(3, [60, 80, 120]))
 @pytest.mark.usefixtures("ids")
-def test_on_a_terminal_a_message_is_one_line(columns: int) -> None:
+def test_each_message_is_one_line_on_a_terminal(columns: int) -> None:
     lines = on_a_terminal(columns, "inbox")
     assert len(lines) == 1 + 3
     assert max(map(len, lines)) <= columns
 
 
 @pytest.mark.parametrize("written", [slice(None), slice(12), slice(4, 12)])
-def test_one_is_shown_whole_and_stays_unread(
+def test_showing_one_message_prints_its_text_and_keeps_it_unread(
     daybook: Say, ids: list[str], unread: Callable[[], set[str]], written: slice
 ) -> None:
     (found,) = daybook("inbox", ids[0][written], "--json").json
@@ -122,7 +122,7 @@ def test_one_is_shown_whole_and_stays_unread(
     assert unread() == set(ids)
 
 
-def test_those_named_are_marked_as_read_and_then_all(
+def test_read_marks_the_named_messages_or_all(
     daybook: Say, ids: list[str], unread: Callable[[], set[str]]
 ) -> None:
     assert daybook("inbox", "--read", ids[0], ids[1][4:12], "--json").json == {"read": 2}
@@ -132,12 +132,12 @@ def test_those_named_are_marked_as_read_and_then_all(
     assert daybook("inbox", "--read").out == "Marked as read: 1 message\n"
     assert unread() == set()
     assert daybook("inbox", "--read", ids[0], "--json").json == {"read": 0}
-    said = daybook("inbox")
-    assert (said.code, said.out) == (0, "")
-    assert "daybook inbox --all" in said.err
+    result = daybook("inbox")
+    assert (result.code, result.out) == (0, "")
+    assert "daybook inbox --all" in result.err
 
 
-def test_those_of_one_job(daybook: Say, ids: list[str]) -> None:
+def test_inbox_filters_by_job(daybook: Say, ids: list[str]) -> None:
     found = daybook("inbox", "--job", "brief", "--json").json
     assert [each["id"] for each in found] == [ids[1], ids[0]]
 
@@ -154,30 +154,30 @@ def test_those_of_one_job(daybook: Say, ids: list[str]) -> None:
         (["{0}", "--all"], (2, "--all: ")),
     ],
 )
-def test_refused_and_nothing_is_read(
+def test_an_invalid_command_is_refused_and_marks_nothing_as_read(
     daybook: Say,
     ids: list[str],
     unread: Callable[[], set[str]],
     typed: list[str],
     refused: tuple[int, str],
 ) -> None:
-    said = daybook("inbox", *(each.format(ids[0]) for each in typed))
-    assert (said.code, said.out) == (refused[0], "")
-    assert refused[1] in said.err
+    result = daybook("inbox", *(each.format(ids[0]) for each in typed))
+    assert (result.code, result.out) == (refused[0], "")
+    assert refused[1] in result.err
     assert unread() == set(ids)
 
 
 @pytest.mark.usefixtures("ids")
-def test_it_starts_without_prefect() -> None:
+def test_inbox_does_not_import_prefect() -> None:
     names = imported("inbox")
     assert "sqlalchemy" in names
     assert not names & {"prefect", "rich"}
 
 
-def test_an_empty_inbox_is_said(
+def test_an_empty_inbox_says_that_there_are_no_messages(
     daybook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
-    said = daybook("inbox", "--all")
-    assert (said.code, said.out, said.err) == (0, "", "There are no messages.\n")
+    result = daybook("inbox", "--all")
+    assert (result.code, result.out, result.err) == (0, "", "There are no messages.\n")
     assert daybook("inbox", "--json").json == []

@@ -1,4 +1,4 @@
-"""What `up`, `down`, `status`, `sync` and `logs` print of what the service tells them."""
+"""The output of `up`, `down`, `status`, `doctor`, `sync` and `logs`, with fake services."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ from typing import Any
 import pytest
 
 from daybook.api import runs as service_runs
-from daybook.api import sync as service_sync
+from daybook.api.sync import SyncReport
 from daybook.cli import machine, runs
+from daybook.delivery.views import RunDetails
+from daybook.ledger.views import Run
 from daybook.operations import doctor as service_doctor
 from daybook.operations import keeper as service_keeper
 from daybook.operations import status as service_status
 from daybook.operations import up as service_up
+from daybook.operations.doctor import CheckResult
+from daybook.operations.findings import Finding, Severity
 from daybook.prefect import client as connection
 from daybook.prefect import reconcile
 from daybook.prefect.report import ReconcileReport
+from tests.unit.cli.conftest import MADE
+from tests.unit.conftest import view
 
 pytestmark = pytest.mark.usefixtures("stored")
 
@@ -53,49 +59,50 @@ INNER = ("observed", "left")
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An `up` that is ready at once, sees a job's run and a direct call end, and ends."""
+    """Replace `up` by one that is ready at once, reports two outcomes, and ends."""
 
     async def up(talk: service_up.UpReporter, *, link: bool = True) -> None:
         talk.say("Starting the worker")
-        talk.synced(service_sync.report_view(SYNCED))
-        talk.synced(service_sync.report_view(ReconcileReport(unchanged=3)))
-        talk.ready(FACTS)
+        talk.synced(SyncReport.of(SYNCED))
+        talk.synced(SyncReport.of(ReconcileReport(unchanged=3)))
+        talk.ready(service_up.UpFacts.model_validate(FACTS))
         (run,) = await service_runs.history("weekly")
-        talk.outcome({**run, "status": "succeeded", "output": "Good morning."})
-        talk.outcome({**run, "job": None, "status": "succeeded", "output": "By a script."})
+        ended = run.model_copy(update={"status": "succeeded", "output": "Good morning."})
+        talk.outcome(ended)
+        talk.outcome(ended.model_copy(update={"job": None, "output": "By a script."}))
 
     monkeypatch.setattr(service_up, "up", up)
     monkeypatch.setattr(service_up, "detach", up)
 
 
 @pytest.mark.usefixtures("started")
-def test_up_shows_its_steps_the_address_and_each_answer(daybook: Any) -> None:
-    said = daybook("up", "--no-browser")
-    assert said.code == 0
-    assert said.err.splitlines()[:6] == [
+def test_up_prints_its_steps_the_addresses_and_each_answer(daybook: Any) -> None:
+    result = daybook("up", "--no-browser")
+    assert result.code == 0
+    assert result.err.splitlines()[:6] == [
         "Starting the worker",
         "Synced with Prefect: 1 created, 0 updated, 0 imported, 0 removed",
-        "! missing in Prefect, created again: again",
+        "! missing in Prefect, recreated: again",
         "! changed on both sides, kept the ledger's values: c (schedule)",
         "! edited in Prefect, not imported: d (no such zone)",
         "! not reconciled: f (too big)",
     ]
-    assert said.err.splitlines()[6].startswith("Running the example job")
-    assert "http://127.0.0.1:4200/daybook/login?token=once\n" in said.out
-    assert "http://127.0.0.1:4280/health\n" in said.out
-    assert "weekly: succeeded" in said.out
-    assert "\n  Good morning.\n" in said.out
+    assert result.err.splitlines()[6].startswith("Running the example job")
+    assert "http://127.0.0.1:4200/daybook/login?token=once\n" in result.out
+    assert "http://127.0.0.1:4280/health\n" in result.out
+    assert "weekly: succeeded" in result.out
+    assert "\n  Good morning.\n" in result.out
 
 
 @pytest.mark.usefixtures("started")
-def test_up_says_what_to_do_next_after_the_examples_answer(
+def test_up_lists_next_steps_after_the_answer_of_the_example(
     daybook: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "program_name", lambda: ".venv/bin/daybook")
     monkeypatch.setitem(FACTS, "example", "weekly")
-    said = daybook("up", "--no-browser", "--detach")
-    assert said.code == 0
-    answer, following = said.out.partition("\nNext:\n")[::2]
+    result = daybook("up", "--no-browser", "--detach")
+    assert result.code == 0
+    answer, following = result.out.partition("\nNext:\n")[::2]
     assert "Prefect UI" in answer and answer.endswith("\n  Good morning.")
     assert "Next:" not in following
     commands = [line.split("  ")[-1].strip() for line in following.splitlines()[:3]]
@@ -107,17 +114,17 @@ def test_up_says_what_to_do_next_after_the_examples_answer(
 
 
 @pytest.mark.usefixtures("started")
-@pytest.mark.parametrize(("jobs", "said"), [(1, True), (2, False)])
-def test_without_an_example_that_is_said_until_there_is_an_own_job(
-    daybook: Any, monkeypatch: pytest.MonkeyPatch, jobs: int, said: bool
+@pytest.mark.parametrize(("jobs", "is_shown"), [(1, True), (2, False)])
+def test_without_an_example_up_lists_next_steps_until_the_user_adds_a_job(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch, jobs: int, is_shown: bool
 ) -> None:
     monkeypatch.setitem(FACTS, "example", None)
     monkeypatch.setitem(FACTS, "jobs", jobs)
-    assert ("\nNext:\n" in daybook("up", "--no-browser").out) is said
+    assert ("\nNext:\n" in daybook("up", "--no-browser").out) is is_shown
 
 
 @pytest.mark.parametrize("words", [command.split()[:2] for _, command in machine.NEXT_STEPS])
-def test_what_is_to_be_done_next_is_a_command(daybook: Any, words: list[str]) -> None:
+def test_each_next_step_is_an_existing_command(daybook: Any, words: list[str]) -> None:
     known = words if words[0] == "agents" else words[:1]
     assert daybook(*known, "--help").code == 0
 
@@ -130,7 +137,7 @@ def test_what_is_to_be_done_next_is_a_command(daybook: Any, words: list[str]) ->
         ("clone", "{}/clone/.venv/bin", "daybook"),
     ],
 )
-def test_the_command_is_written_as_it_can_be_typed_here(
+def test_program_name_is_the_shortest_form_that_works_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, path: str, called: str
 ) -> None:
     place = tmp_path / "clone" / ".venv" / "bin"
@@ -145,7 +152,7 @@ def test_the_command_is_written_as_it_can_be_typed_here(
 
 
 @pytest.mark.usefixtures("started")
-def test_up_for_programs_is_a_line_of_json_for_each_event(daybook: Any) -> None:
+def test_up_json_prints_one_line_of_json_per_event(daybook: Any) -> None:
     ready, ended, _ = map(json.loads, daybook("up", "--json").out.splitlines())
     assert ready == {"ready": FACTS}
     assert (ended["run"]["job"], ended["run"]["output"]) == ("weekly", "Good morning.")
@@ -155,33 +162,35 @@ OWN = str(Path(sys.executable).parent)
 
 
 @pytest.mark.parametrize("command", ["up", "keeper"])
-def test_what_is_started_finds_programs_beside_the_interpreter(
+def test_up_and_keeper_add_the_folder_of_the_interpreter_to_path(
     daybook: Any, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    seen: list[str] = []
+    urls: list[str] = []
 
     async def started(_: object, **_options: object) -> None:
-        seen.append(os.environ["PATH"])
+        urls.append(os.environ["PATH"])
 
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setattr(service_up, "up", started)
     monkeypatch.setattr(service_keeper, "run_keeper", started)
     assert daybook(command).code == 0
-    assert seen == [f"{OWN}:/usr/bin:/bin"]
+    assert urls == [f"{OWN}:/usr/bin:/bin"]
 
 
-def test_so_does_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_adds_the_folder_of_the_interpreter_to_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from daybook.worker import __main__ as worker
 
-    seen: list[str] = []
+    urls: list[str] = []
 
     async def working(*_: object) -> None:
-        seen.append(os.environ["PATH"])
+        urls.append(os.environ["PATH"])
 
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setattr(worker, "_work", working)
     assert worker.main(["--pool", "daybook", "--name", "one"]) == 0
-    assert seen == [f"{OWN}:/usr/bin:/bin"]
+    assert urls == [f"{OWN}:/usr/bin:/bin"]
 
 
 @pytest.mark.usefixtures("started")
@@ -195,19 +204,19 @@ def test_so_does_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
         (["up", "--json"], {"terminal", "display"}, False),
     ],
 )
-def test_up_opens_a_browser_only_where_somebody_would_see_it(
+def test_up_opens_a_browser_only_on_a_terminal_with_a_display(
     daybook: Any,
     monkeypatch: pytest.MonkeyPatch,
     typed: list[str],
     there: set[str],
     opened: bool,
 ) -> None:
-    seen: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", seen.append)
+    urls: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", urls.append)
     monkeypatch.setattr(machine, "display_likely", lambda: "display" in there)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: "terminal" in there)
     assert daybook(*typed).code == 0
-    assert seen == ([FACTS["open_url"]] if opened else [])
+    assert urls == ([FACTS["open_url"]] if opened else [])
 
 
 @pytest.mark.parametrize(
@@ -235,76 +244,102 @@ SINCE = "2027-01-15T11:30:00Z"
 
 
 @pytest.mark.parametrize("ran", [True, False])
-def test_down_says_whether_something_ran(
+def test_down_says_whether_it_stopped_anything(
     daybook: Any, monkeypatch: pytest.MonkeyPatch, ran: bool
 ) -> None:
     async def down() -> bool:
         return ran
 
     monkeypatch.setattr(service_up, "down", down)
-    said = daybook("down", "--json")
-    assert (said.code, said.json) == (0, {"stopped": ran})
+    result = daybook("down", "--json")
+    assert (result.code, result.json) == (0, {"stopped": ran})
     assert daybook("down").err == ("Stopped.\n" if ran else "Nothing was running.\n")
 
 
-def test_status_shows_what_runs_what_is_due_and_what_is_wrong(
+def test_status_prints_services_counts_due_times_and_problems(
     daybook: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = {
+    there: dict[str, Any] = {"name": "there-2", "last_heartbeat": None, "ours": False}
+    prefect = {"api_url": FACTS["api_url"], "ui_url": FACTS["ui_url"], "own": True}
+    found: dict[str, Any] = {
         "ready": True,
-        "prefect": {"reachable": True, "api_url": FACTS["api_url"], "ui_url": FACTS["ui_url"]},
+        "prefect": {"reachable": True, **prefect, "version": "3.8.8"},
         "worker": {
             "online": 1,
-            "workers": [{"name": "here-1", "ours": True}, {"name": "there-2", "ours": False}],
+            "workers": [{"name": "here-1", "last_heartbeat": SINCE, "ours": True}, there],
         },
         "keeper": {
             "running": True,
             "holder": "here:4711:abc",
+            "until": "2027-01-15T12:00:20Z",
             "observed_at": "2027-01-15T11:59:50Z",
+            "passes": {},
         },
-        "ledger": {"place": FACTS["ledger"], "jobs": 2, "enabled": 1, "live": {"waiting": 3}},
-        "outbox": {"pending": 2, "oldest_pending_at": SINCE, "failed": 1, "unread": 4},
-        "tasks": {"queued": 2, "claimed": 0, "needs_attention": 1, "free": 0, "busy": 3},
+        "ledger": {
+            "place": FACTS["ledger"],
+            "id": "0123456789ab",
+            "jobs": 2,
+            "enabled": 1,
+            "live": {"waiting": 3, "running": 0},
+        },
+        "outbox": {
+            "pending": 2,
+            "oldest_pending_at": SINCE,
+            "in_flight": 0,
+            "failed": 1,
+            "paused": [],
+            "unread": 4,
+            "unread_alerts": 0,
+        },
+        "tasks": {
+            **{"claimed": 0, "needs_attention": 1, "queued": 2, "oldest_seconds": 1.5},
+            **{"starving": 0, "attention": 1, "free": 0, "busy": 3, "paused": False},
+        },
         "due_soon": [{"job": "weekly", "due": "2027-01-15T12:00:00Z"}],
+        "late": [],
         "problems": ["weekly failed 2 times in a row: no answer"],
     }
 
-    async def status() -> dict[str, Any]:
-        return found
+    async def status() -> service_status.StatusReport:
+        return service_status.StatusReport.model_validate(found)
 
     monkeypatch.setattr(service_status, "status", status)
-    said = daybook("status")
-    assert said.code == 0
-    assert said.out.startswith("ready\n")
-    assert "worker    here-1\n            (another Daybook's: there-2)\n" in said.out
-    assert "keeper    here:4711:abc, has observed Prefect at 2027-01-15 " in said.out
-    assert re.search(r"outbox +2 pending, the oldest since 2027-01-1\d \d\d:30:00; 1 fai", said.out)
-    assert "inbox     4 unread\n" in said.out
-    assert "tasks     2 queued, 1 needs attention; sessions: 3 busy\n" in said.out
+    result = daybook("status")
+    assert result.code == 0
+    assert result.out.startswith("ready\n")
+    assert "worker    here-1\n            (of another Daybook: there-2)\n" in result.out
+    assert re.search(r"keeper +here:4711:abc, last observed Prefect (in )?\d+ ", result.out)
+    assert re.search(r"outbox +2 pending, the oldest from .*; 1 fai", result.out)
+    assert re.search(r"due soon +.*\d+ days( ago)?  weekly\n", result.out)
+    absolute = daybook("status", "--absolute").out
+    assert "here:4711:abc, last observed Prefect 2027-01-15 " in absolute
+    assert re.search(r"the oldest from 2027-01-1\d \d\d:30:00; 1 fai", absolute)
+    assert re.search(r"due soon +2027-01-1\d \d\d:\d\d:00  weekly\n", absolute)
+    assert re.search(r"times in +\w+", absolute)
+    assert "inbox     4 unread\n" in result.out
+    assert "tasks     2 queued, 1 needs attention; sessions: 3 busy\n" in result.out
     for words in ("3 waiting", "weekly", "! weekly failed 2 times in a row: no answer"):
-        assert words in said.out
-    found["worker"] = {"online": 0, "workers": [{"name": "there-2", "ours": False}]}
-    found["prefect"] = {"reachable": False, "api_url": FACTS["api_url"], "ui_url": None}
+        assert words in result.out
+    found["worker"] = {"online": 0, "workers": [there]}
+    found["prefect"] |= {"reachable": False, "ui_url": None, "version": None}
     found["ready"] = False
-    found["keeper"] = {"running": False, "holder": "", "observed_at": None}
-    said = daybook("status")
-    assert "keeper    no leader\n" in said.out
-    assert "worker    none online\n            (another Daybook's: there-2)\n" in said.out
-    assert f"{FACTS['api_url']}, does not answer\n" in said.out
-    found["prefect"] = {"reachable": False, "api_url": None, "ui_url": None}
+    found["keeper"] |= {"running": False, "holder": "", "until": None, "observed_at": None}
+    result = daybook("status")
+    assert "keeper    no leader\n" in result.out
+    assert "worker    none online\n            (of another Daybook: there-2)\n" in result.out
+    assert f"{FACTS['api_url']} does not answer\n" in result.out
+    found["prefect"]["api_url"] = None
     assert re.search(r"prefect +no server is known\n", daybook("status").out)
     assert daybook("status").out.startswith("not ready\n")
-    said = daybook("status", "--json")
-    assert (said.code, said.json) == (1, found)
+    result = daybook("status", "--json")
+    assert (result.code, result.json) == (1, found)
 
 
-def test_doctor_has_a_line_for_each_check_and_is_well_only_if_all_are(
+def test_doctor_prints_a_line_per_check_and_exits_with_1_on_a_problem(
     daybook: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def finding(check: str, severity: str, problem: str = "", fix: str = "") -> dict[str, Any]:
-        ok = severity in ("ok", "warning")
-        given = {"severity": severity, "problem": problem, "fix": fix}
-        return {"check": check, "ok": ok} | given
+    def finding(check: str, severity: str, message: str = "", fix: str = "") -> CheckResult:
+        return CheckResult.of(Finding(check, Severity(severity), message, fix))
 
     found = [
         finding("versions", "ok"),
@@ -312,30 +347,46 @@ def test_doctor_has_a_line_for_each_check_and_is_well_only_if_all_are(
         finding("ui", "warning", "there is fog"),
     ]
 
-    async def doctor() -> list[dict[str, Any]]:
+    async def doctor() -> list[CheckResult]:
         return found
 
     monkeypatch.setattr(service_doctor, "doctor", doctor)
-    said = daybook("doctor")
-    assert said.code == 0
-    assert said.out.splitlines() == [
+    result = daybook("doctor")
+    assert result.code == 0
+    assert result.out.splitlines() == [
+        "warning  entry points  it rains; fix: an umbrella",
+        "warning  ui            there is fog",
+    ]
+    assert result.err == "1 check found no problem; `daybook doctor -v` lists them.\n"
+    result = daybook("doctor", "-v")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines() == [
         "ok       versions",
         "warning  entry points  it rains; fix: an umbrella",
         "warning  ui            there is fog",
     ]
     found.append(finding("worker", "problem", "none", "daybook up"))
     found.append(finding("late", "skipped", "not checked, because it rains"))
-    said = daybook("doctor")
-    assert said.code == 1
-    assert said.out.splitlines()[3:] == [
+    result = daybook("doctor", "--verbose")
+    assert result.code == 1
+    assert result.out.splitlines()[3:] == [
         "problem  worker        none; fix: daybook up",
         "skipped  late          not checked, because it rains",
     ]
-    said = daybook("doctor", "--json")
-    assert (said.code, said.json) == (1, found)
+    result = daybook("doctor", "--json")
+    assert (result.code, result.json) == (1, [each.model_dump() for each in found])
+    assert result.json[1] == {
+        "check": "entry points",
+        "ok": True,
+        "severity": "warning",
+        "problem": "it rains",
+        "fix": "an umbrella",
+    }
 
 
-def test_sync_names_what_it_did(daybook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_prints_each_change_and_exits_with_1_on_a_failure(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = ReconcileReport(
         created=["a", "again"],
         remade=["again"],
@@ -356,43 +407,43 @@ def test_sync_names_what_it_did(daybook: Any, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(connection, "connected", nullcontext)
     monkeypatch.setattr(connection, "check_connection", answers)
     monkeypatch.setattr(reconcile, "reconcile_all", everything)
-    said = daybook("sync")
-    assert said.out.splitlines() == [
+    result = daybook("sync")
+    assert result.out.splitlines() == [
         "created in Prefect: a",
         "created in Prefect: again",
         "imported from Prefect: b",
-        "missing in Prefect, created again: again",
+        "missing in Prefect, recreated: again",
         "changed on both sides, kept the ledger's values: c (schedule)",
         "edited in Prefect, not imported: d (no such zone)",
         "not reconciled: f (too big)",
         "left unchanged in Prefect: e (a second schedule)",
     ]
-    assert said.err == "4 unchanged, 2 written to Prefect.\n"
-    assert said.code == daybook("sync", "--json").code == 1
+    assert result.err == "4 unchanged, 2 written to Prefect.\n"
+    assert result.code == daybook("sync", "--json").code == 1
     report.failed.clear()
     assert daybook("sync").code == daybook("sync", "--json").code == 0
-    told = {name: value for name, value in asdict(report).items() if name not in INNER}
-    assert daybook("sync", "--json").json == {**told, "writes": 2}
+    counts = {name: value for name, value in asdict(report).items() if name not in INNER}
+    assert daybook("sync", "--json").json == {**counts, "writes": 2}
 
 
-def test_following_a_log_ends_some_looks_after_the_run(
+def test_logs_follow_polls_a_few_more_times_after_the_run_has_ended(
     daybook: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Prefect gets the last lines late: they are shown although the run has ended."""
+    """Check that log lines which reach Prefect after the end of the run are printed."""
     looks = 0
 
-    async def show(ref: str) -> dict[str, Any]:
+    async def show(ref: str) -> RunDetails:
         nonlocal looks
         looks += 1
-        return {"id": ref, "status": "running" if looks < 3 else "succeeded"}
+        return view(RunDetails, id=ref, status="running" if looks < 3 else "succeeded")
 
-    async def logged(ref: str) -> dict[str, Any]:
-        return {"id": f"the run of {ref}", "job_removed": False}
+    async def logged(ref: str) -> Run:
+        return view(Run, id=f"the run of {ref}", job=None, job_removed=False)
 
-    async def logs(ref: str) -> AsyncIterator[dict[str, Any]]:
+    async def logs(ref: str) -> AsyncIterator[service_runs.LogLine]:
         assert ref == "the run of weekly"
         for number in range(min(looks, 5)):
-            yield {"at": "2027-01-15T12:00:00Z", "level": 40, "message": f"line {number}"}
+            yield service_runs.LogLine(at=MADE, level=40, message=f"line {number}")
 
     monkeypatch.setattr(runs, "POLL_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(service_runs, "show", show)
@@ -401,7 +452,7 @@ def test_following_a_log_ends_some_looks_after_the_run(
     shown = daybook("logs", "weekly", "--follow", "--json").out.splitlines()
     assert [json.loads(line)["message"] for line in shown] == [f"line {n}" for n in range(5)]
     assert looks == 5 + runs.MAX_EMPTY_POLLS
-    said = daybook("logs", "weekly")
-    assert [line.split(" ", 2)[2] for line in said.out.splitlines()] == [
+    result = daybook("logs", "weekly")
+    assert [line.split(" ", 2)[2] for line in result.out.splitlines()] == [
         f"ERROR   line {n}" for n in range(5)
     ]

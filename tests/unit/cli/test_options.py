@@ -1,4 +1,4 @@
-"""What `add` and `edit` hand to the service of what was typed."""
+"""The fields that `add` and `edit` pass to the service for their options."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ import pytest
 from daybook.api import jobs
 from daybook.cli.job_options import JobOptions
 from daybook.errors import InvalidInput
+from daybook.jobs.views import ChangedJob
 
 SCHEMA = {"type": "object", "properties": {"größe": {"type": "integer"}}}
 
 
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The changes that `edit` asked for."""
+    """Record the changes that `edit` passes to the service."""
     asked: dict[str, Any] = {}
 
-    async def edit_job(ref: str, changes: dict[str, Any]) -> dict[str, Any]:
+    async def edit_job(ref: str, changes: dict[str, Any]) -> ChangedJob:
         asked.update({name: value for name, value in changes.items() if value is not None})
-        return await jobs.show(ref)
+        return ChangedJob.model_construct(**dict(await jobs.show(ref)), notes=[])
 
     monkeypatch.setattr(jobs, "edit_job", edit_job)
     return asked
 
 
 @pytest.mark.usefixtures("stored")
-def test_only_what_was_typed_is_given_and_zero_is_something(
+def test_edit_passes_only_given_options_including_zero_and_empty_values(
     daybook: Any, given: dict[str, Any]
 ) -> None:
     typed = ["--model", "", "--retries", "0", "--retry-delay", "2s", "--output-format", "json"]
@@ -37,18 +38,44 @@ def test_only_what_was_typed_is_given_and_zero_is_something(
     assert given == {"model": "", "retries": 0, "retry_delay": "2s", "output_format": "json"}
 
 
-@pytest.mark.usefixtures("stored")
-def test_deadline_and_what_to_do_with_a_lost_run_are_typed(
-    daybook: Any, given: dict[str, Any]
+@pytest.mark.parametrize(
+    ("typed", "fields"),
+    [
+        (["every 2h", "Check"], {"schedule": "every 2h", "prompt": "Check"}),
+        (["every 2h", "--prompt", "Check"], {"schedule": "every 2h", "prompt": "Check"}),
+        (["--schedule", "every 2h", "Check"], {"schedule": "every 2h", "prompt": "Check"}),
+        (["Check", "--every", "2h"], {"every": "2h", "prompt": "Check"}),
+        (["Check", "--on-demand"], {"on_demand": True, "prompt": "Check"}),
+        (["every 2h", "--webhook", "https://x.example"], {"schedule": "every 2h"}),
+        # A prompt that reads like a schedule, next to an option for the schedule.
+        (["every 2h", "--cron", "@daily"], {"cron": "@daily", "prompt": "every 2h"}),
+    ],
+)
+def test_the_arguments_of_add_are_the_schedule_and_the_prompt(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch, typed: list[str], fields: dict[str, object]
 ) -> None:
+    asked: dict[str, Any] = {}
+
+    async def add(given: dict[str, Any]) -> None:
+        asked.update({name: value for name, value in given.items() if value is not None})
+        raise InvalidInput("name", "is recorded")
+
+    monkeypatch.setattr(jobs, "add", add)
+    assert "is recorded" in daybook("add", *typed).err
+    asked.pop("url", None)
+    assert asked == fields
+
+
+@pytest.mark.usefixtures("stored")
+def test_edit_passes_deadline_and_on_lost(daybook: Any, given: dict[str, Any]) -> None:
     assert daybook("edit", "weekly", "--deadline", "2h", "--on-lost", "rerun").code == 0
     assert given == {"deadline": "2h", "on_lost": "rerun"}
     given.clear()
-    assert daybook("edit", "weekly", "--deadline", "").code == 0  # none any more
+    assert daybook("edit", "weekly", "--deadline", "").code == 0  # removes the deadline
     assert given == {"deadline": ""}
 
 
-def test_a_schema_is_typed_or_read_from_a_file(tmp_path: Path) -> None:
+def test_an_output_schema_is_given_inline_or_read_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "schema.json"
     file.write_text(json.dumps(SCHEMA, ensure_ascii=False), encoding="utf-8")
     for text in (json.dumps(SCHEMA), f"@{file}"):
@@ -73,16 +100,16 @@ def test_a_schema_is_typed_or_read_from_a_file(tmp_path: Path) -> None:
         ({"check_tool": ""}, {"tool": ""}),
     ],
 )
-def test_a_check_is_one_field(typed: dict[str, Any], check: dict[str, Any]) -> None:
+def test_the_check_options_become_one_field(typed: dict[str, Any], check: dict[str, Any]) -> None:
     assert JobOptions(**typed, retries=1).fields() == {"retries": 1, "check": check}
 
 
-def test_a_command_that_is_not_closed_is_refused() -> None:
+def test_a_check_command_with_an_open_quotation_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"check_command: .*No closing quotation"):
         JobOptions(check_command="test 'x").fields()
 
 
-def test_quiet_hours_and_tokens_are_typed() -> None:
+def test_quiet_hours_and_token_limits_are_passed_on() -> None:
     typed = JobOptions(quiet_hours=["12:00-13:00"], tokens_per_run=5, tokens_per_day=0)
     assert typed.fields() == {
         "quiet_hours": ["12:00-13:00"],
@@ -91,7 +118,7 @@ def test_quiet_hours_and_tokens_are_typed() -> None:
     }
 
 
-def test_metadata_are_names_and_values() -> None:
+def test_metadata_is_given_as_name_value_pairs_or_json() -> None:
     typed = JobOptions(metadata=["team=blue", "query=a=b"])
     assert typed.fields() == {"metadata": {"team": "blue", "query": "a=b"}}
     assert JobOptions(metadata=[""]).fields() == {"metadata": {}}
@@ -99,5 +126,8 @@ def test_metadata_are_names_and_values() -> None:
     assert typed.fields() == {"metadata": {"team": {"size": 3}, "on": True, "query": "1"}}
     with pytest.raises(InvalidInput, match=r"^metadata: is not valid JSON"):
         JobOptions(metadata=['{"team"']).fields()
-    with pytest.raises(InvalidInput, match=r'^metadata: "blue" has no name \(write name=value\)'):
+    with pytest.raises(
+        InvalidInput,
+        match=r'^metadata: "blue" has no name or no "=" \(write name=value, or a JSON object\)',
+    ):
         JobOptions(metadata=["blue"]).fields()

@@ -1,4 +1,4 @@
-"""Adjacent due times that nobody was there for are one row, and shown as that."""
+"""Adjacent missed due times are one row of the ledger, and are shown as one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.cli.conftest import MADE, fill
 
 
 async def _away(file: Path) -> None:
-    """Nobody was there for five hours of the job that is due every hour and a half."""
+    """Let the audit find five hours without a worker, for a job that is due every 90 minutes."""
     await fill(file)
     clock = ManualClock(MADE + timedelta(hours=5))
     async with Ledger(f"sqlite+aiosqlite:///{file}", clock) as ledger:
@@ -26,7 +26,7 @@ async def _away(file: Path) -> None:
         await audit.advance(ledger, often.id, clock.now())
 
 
-def test_a_range_says_from_when_to_when_and_how_many(
+def test_runs_shows_a_range_of_missed_due_times_as_one_row_with_a_count(
     daybook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
@@ -36,8 +36,8 @@ def test_a_range_says_from_when_to_when_and_how_many(
 
     assert (waiting["status"], waiting["count"], waiting["scheduled_to"]) == ("waiting", 1, None)
     due = [MADE + timedelta(minutes=90), MADE + timedelta(minutes=180)]
-    told = [each.isoformat().replace("+00:00", "Z") for each in due]
+    instants = [each.isoformat().replace("+00:00", "Z") for each in due]
     assert (missed["status"], missed["count"]) == ("missed", 2)
-    assert [missed["scheduled_for"], missed["scheduled_to"]] == told
+    assert [missed["scheduled_for"], missed["scheduled_to"]] == instants
     assert ", 2 times" in daybook("runs", "often").out
     assert ", 2 times" in daybook("show", missed["id"]).out

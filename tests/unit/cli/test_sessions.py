@@ -1,4 +1,4 @@
-"""`daybook session list` and `show`: from the ledger alone."""
+"""`daybook session list` and `show`, from the ledger alone."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from tests.unit.cli.test_imports import imported
 
 
 async def _talk(file: Path) -> str:
-    """A job that was answered three times; returns its id."""
+    """Add a job with three answered runs, and return its id."""
     async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger:
         job = new_job(now=MADE, prompt="Any news?", name="brief", on_demand=True)
         async with ledger.write() as session:
             stored = await store.add(session, job, "brief", MADE)
         for number in range(3):
             row = await claims.request(ledger, stored, str(number), "manual")
-            offer = claim_requests.ClaimRequest(
+            claim_request = claim_requests.ClaimRequest(
                 row.occurrence, row.kind, "manual", row.due, "h", row.parameters, stored.id
             )
-            granted = await claims.claim(ledger, offer)
+            granted = await claims.claim(ledger, claim_request)
             assert isinstance(granted, Granted)
             await claims.begin(ledger, granted.run_id, granted.fence)
             outcome = Outcome(Status.SUCCEEDED, output=f"/quit\n{number}", prompt="Any news?")
@@ -48,7 +48,7 @@ def talked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield job_id
 
 
-def test_list_gives_each_conversation(daybook: Any, talked: str) -> None:
+def test_list_has_one_line_per_session(daybook: Any, talked: str) -> None:
     (found,) = daybook("session", "list", "--json").json
     assert found.keys() == {"id", "agent", "job", "messages", "created_at", "last_used_at"}
     assert (found["id"], found["agent"]) == (f"default:job:{talked}", "default")
@@ -59,7 +59,7 @@ def test_list_gives_each_conversation(daybook: Any, talked: str) -> None:
     assert re.fullmatch(rf"default:job:{talked} +default +brief +6 +\d{{4}}-\S+ [\d:]+", line)
 
 
-def test_show_gives_the_last_messages_with_their_source(daybook: Any, talked: str) -> None:
+def test_show_json_has_the_last_messages_with_their_source(daybook: Any, talked: str) -> None:
     found = daybook("session", "show", "brief", "--limit", "2", "--json").json
     assert (found["id"], found["messages"]) == (f"default:job:{talked}", 6)
     prompt, answer = found["history"]
@@ -73,7 +73,9 @@ def test_show_gives_the_last_messages_with_their_source(daybook: Any, talked: st
 
 
 @pytest.mark.parametrize("ref", ["brief", "default:job:", "{}", "default:job:{}"])
-def test_people_read_who_said_what(daybook: Any, talked: str, ref: str) -> None:
+def test_show_prints_the_author_and_text_of_each_message(
+    daybook: Any, talked: str, ref: str
+) -> None:
     lines = daybook("session", "show", ref.format(talked), "--limit", "2").out.splitlines()
     assert lines[:2] == [
         f"default:job:{talked}",
@@ -85,31 +87,37 @@ def test_people_read_who_said_what(daybook: Any, talked: str, ref: str) -> None:
     assert lines[7:] == ["  /quit", "  2"]
 
 
-def test_what_is_not_there_is_not_found(daybook: Any, talked: str) -> None:
-    said = daybook("session", "show", "x")
-    assert (said.code, said.out, said.err) == (3, "", 'daybook: session "x" not found\n')
+def test_an_unknown_session_is_not_found(daybook: Any, talked: str) -> None:
+    result = daybook("session", "show", "x")
+    assert (result.code, result.out, result.err) == (3, "", 'daybook: session "x" not found\n')
     error = daybook("session", "show", "x", "--json").json["error"]
     assert error == {"code": "not_found", "message": 'session "x" not found'}
+    for misspelled, near in (
+        ("brieff", "brief"),
+        (f"defaultt:job:{talked}", f"default:job:{talked}"),
+    ):
+        message = f'session "{misspelled}" not found (did you mean "{near}"?)'
+        assert message in daybook("session", "show", misspelled).err
 
 
 @pytest.mark.parametrize("typed", [["list"], ["show", "brief"]])
 def test_a_limit_below_one_is_refused(daybook: Any, talked: str, typed: list[str]) -> None:
-    said = daybook("session", *typed, "--limit", "0")
-    assert (said.code, said.err) == (2, "daybook: --limit: 0 is too small (use 1 or more)\n")
+    result = daybook("session", *typed, "--limit", "0")
+    assert (result.code, result.err) == (2, "daybook: --limit: 0 is too small (use 1 or more)\n")
 
 
-def test_an_empty_ledger_says_how_a_conversation_begins(
+def test_an_empty_list_says_how_a_session_starts(
     daybook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
-    said = daybook("session", "list")
-    assert (said.code, said.out) == (0, "")
-    assert "A job's first answer starts one" in said.err
+    result = daybook("session", "list")
+    assert (result.code, result.out) == (0, "")
+    assert "A job's first answer starts one" in result.err
     assert daybook("session", "list", "--json").json == []
 
 
 @pytest.mark.slow
-def test_it_starts_without_prefect(talked: str) -> None:
+def test_session_commands_do_not_import_prefect(talked: str) -> None:
     for typed in (["session", "list"], ["session", "show", "brief"]):
         names = imported(*typed)
         assert "sqlalchemy" in names

@@ -1,8 +1,9 @@
-"""`skip` and `snooze`, and what `next`, `show` and `list` say then."""
+"""`skip` and `snooze`, and their effect on `next` and `show`."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -24,12 +25,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 
 def _next(daybook: Any, count: int = 3) -> list[str]:
-    said = daybook("next", "weekly", "--count", str(count), "--json")
-    return [each["local"] for each in said.json["due"]]
+    result = daybook("next", "weekly", "--count", str(count), "--json")
+    return [each["local"] for each in result.json["due"]]
 
 
 @pytest.mark.usefixtures("home")
-def test_the_next_is_skipped_once_however_often_it_is_typed(daybook: Any) -> None:
+def test_a_repeated_skip_skips_the_next_due_time_once(daybook: Any) -> None:
     before = _next(daybook)
 
     first = daybook("skip", "weekly", "--json").json
@@ -39,21 +40,21 @@ def test_the_next_is_skipped_once_however_often_it_is_typed(daybook: Any) -> Non
     assert first["next_due"][:2] == before[1:3]
     assert again["skips"] == first["skips"] == daybook("show", "weekly", "--json").json["skips"]
     assert _next(daybook, 2) == before[1:3]
-    told = daybook("skip", "weekly")
-    assert (told.code, told.err) == (0, "")
-    assert "skips" in told.out
+    result = daybook("skip", "weekly")
+    assert (result.code, result.err) == (0, "")
+    assert "skips" in result.out
     assert daybook("skip", "weekly", "--undo", "--json").json["skips"] == []
     assert _next(daybook) == before
 
 
 @pytest.mark.usefixtures("home")
-def test_snoozed_and_awake_again(daybook: Any) -> None:
+def test_snooze_removes_due_times_before_its_end_and_off_restores_them(daybook: Any) -> None:
     before = _next(daybook)
 
     snoozed = daybook("snooze", "weekly", before[1], "--json").json
 
     assert snoozed["snoozed_until"] == before[1]
-    assert snoozed["next_due"][:2] == before[1:3]  # at that very time it runs
+    assert snoozed["next_due"][:2] == before[1:3]  # the due time at the end of the snooze runs
     assert "snoozed" in daybook("show", "weekly").out
     skipped = daybook("skip", "weekly", "--json").json
     assert skipped["skips"] == [before[1]]
@@ -62,12 +63,35 @@ def test_snoozed_and_awake_again(daybook: Any) -> None:
     assert _next(daybook) == before
 
 
-def test_what_was_put_off_and_has_passed_is_not_said(daybook: Any, home: Home) -> None:
+def test_skips_and_snoozes_in_the_past_are_not_shown(daybook: Any, home: Home) -> None:
     with closing(sqlite3.connect(home / "ledger.db")) as book, book:
         past = "skips = '[\"2026-11-02T08:00:00+00:00\"]', snoozed_until = '2026-11-03 08:00:00'"
         book.execute(f"UPDATE jobs SET {past} WHERE name = 'weekly'")
     found = daybook("show", "weekly", "--json").json
     assert (found["skips"], found["snoozed_until"]) == ([], None)
+
+
+@pytest.mark.parametrize(("audited", "is_kept"), [("2026-11-01", True), ("2026-11-03", False)])
+def test_the_skip_of_a_past_due_time_stays_until_it_is_decided(
+    daybook: Any, home: Home, audited: str, is_kept: bool
+) -> None:
+    """It may still be caught up on, so a later `skip` and its `--undo` must not remove its skip."""
+    past = "2026-11-02T08:00:00+00:00"
+
+    def skips() -> list[str]:
+        with closing(sqlite3.connect(home / "ledger.db")) as ledger:
+            (stored,) = ledger.execute("SELECT skips FROM jobs WHERE name = 'weekly'").fetchone()
+            found: list[str] = json.loads(stored)
+            return found
+
+    with closing(sqlite3.connect(home / "ledger.db")) as ledger, ledger:
+        changed = f"skips = '[\"{past}\"]', audited_until = '{audited} 00:00:00'"
+        ledger.execute(f"UPDATE jobs SET {changed} WHERE name = 'weekly'")
+    kept = [past] if is_kept else []
+    assert daybook("skip", "weekly").code == 0
+    assert skips()[:-1] == kept
+    assert daybook("skip", "weekly", "--undo").code == 0
+    assert skips() == kept
 
 
 @pytest.mark.usefixtures("home")
@@ -83,8 +107,10 @@ def test_what_was_put_off_and_has_passed_is_not_said(daybook: Any, home: Home) -
         (["snooze", "weekly", "2h"], 2, ["UNTIL", "in 2h"]),
     ],
 )
-def test_refused(daybook: Any, typed: list[str], code: int, words: list[str]) -> None:
-    said = daybook(*typed)
-    assert (said.code, said.out) == (code, "")
+def test_an_invalid_skip_or_snooze_is_refused_with_a_hint(
+    daybook: Any, typed: list[str], code: int, words: list[str]
+) -> None:
+    result = daybook(*typed)
+    assert (result.code, result.out) == (code, "")
     for each in words:
-        assert each in said.err
+        assert each in result.err

@@ -24,24 +24,24 @@ Snapshot = Callable[[str, str], None]
 def _commands(above: App, *path: str) -> Iterator[tuple[str, ...]]:
     yield path
     for name in above.resolved_commands():
-        if not name.startswith("-"):
+        if not name.startswith("-") and name == above[name].name[0]:  # no alias
             yield from _commands(above[name], *path, name)
 
 
-def test_the_help_of_every_command(
+def test_the_help_of_every_command_matches_the_snapshot(
     daybook: Say, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     helps = []
     for path in _commands(app):
-        said = daybook(*path, "--help")
-        assert said.code == 0, path
-        helps.append(f"$ {' '.join(['daybook', *path, '--help'])}\n{said.out.strip()}\n")
+        result = daybook(*path, "--help", "--all")
+        assert result.code == 0, path
+        helps.append(f"$ {' '.join(['daybook', *path, '--help --all'])}\n{result.out.strip()}\n")
     snapshot("cli-help.txt", "\n".join(line.rstrip() for line in "\n".join(helps).splitlines()))
 
 
 def _shape(value: Any) -> Any:
-    """The value with each scalar replaced by the name of its type; a list keeps one of each."""
+    """Return the value with type names for scalars, and lists reduced to distinct shapes."""
     if isinstance(value, dict):
         return {name: _shape(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -51,15 +51,15 @@ def _shape(value: Any) -> Any:
 
 
 async def _fill(home: Home) -> None:
-    """A job with a run that succeeded, one that failed, and one that waits."""
+    """Add a job with a succeeded and a failed run, and another with a waiting run."""
     clock = ManualClock()
     async with Ledger(f"sqlite+aiosqlite:///{home.path}/ledger.db", clock) as ledger:
         world = World(ledger, clock)
         notify = {"on_complete": "https://ops.example.org/hook", "channel": "inbox"}
         brief = await world.add("brief", cron="0 9 * * *", tags=["team"], **notify)
         other = await world.add("other", on_demand=True)
-        await world.settled(world.offer(brief), Status.SUCCEEDED, output="All is well.")
-        await world.settled(world.offer(brief), Status.FAILED, error="no answer")
+        await world.settled(world.claim_request(brief), Status.SUCCEEDED, output="All is well.")
+        await world.settled(world.claim_request(brief), Status.FAILED, error="no answer")
         await world.request(other)
 
 
@@ -69,15 +69,15 @@ JOBS = [
 ]
 
 
-def test_the_shapes_of_json(
+def test_the_shapes_of_json_output_match_the_snapshot(
     daybook: Say, daybook_home: Home, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asyncio.run(_fill(daybook_home))
     shapes = {}
     for typed in JOBS:
-        said = daybook(*typed.split(), "--json")
-        assert said.code == 0, said.err
-        shapes[typed] = _shape(said.json)
+        result = daybook(*typed.split(), "--json")
+        assert result.code == 0, result.err
+        shapes[typed] = _shape(result.json)
     tasks = TaskCommands(daybook_home.path, daybook, monkeypatch)
     claimed = tasks.claimed()
     shapes["task next"] = _shape(claimed)

@@ -1,4 +1,4 @@
-"""`daybook task`: what it answers, how it ends, and that a token is told once."""
+"""`daybook task`: its output, its exit codes, and a token that is printed only once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.unit.cli.conftest import TaskCommands
 TITLE = "Review pull request 12"
 
 
-def test_add_tells_the_task_and_its_run(tasks: TaskCommands) -> None:
+def test_add_returns_the_task_and_its_run(tasks: TaskCommands) -> None:
     wants = ["--capability", "python", "--capability", "deploy:eu", "--prefer-capability", "fast"]
     where = ["--workspace", "shop", "--channel", "ops", "--owner", "agent:eva"]
     made = tasks.json("add", TITLE, "--priority", "urgent", *wants, *where)
@@ -24,14 +24,14 @@ def test_add_tells_the_task_and_its_run(tasks: TaskCommands) -> None:
     assert tasks.json("show", made["run_id"])["id"] == made["id"]
 
 
-def test_instructions_come_from_a_file(tasks: TaskCommands) -> None:
+def test_instructions_are_read_from_a_file(tasks: TaskCommands) -> None:
     file = tasks.home / "todo.md"
     file.write_text("Read it.\nSay what you think.\n")
     made = tasks.json("add", TITLE, "--instructions", f"@{file}")
     assert made["instructions"] == "Read it.\nSay what you think.\n"
-    said = tasks("add", TITLE, "--instructions", "@nowhere.md")
-    assert (said.code, said.out) == (2, "")
-    assert "--instructions: nowhere.md cannot be read" in said.err
+    result = tasks("add", TITLE, "--instructions", "@nowhere.md")
+    assert (result.code, result.out) == (2, "")
+    assert "--instructions: nowhere.md cannot be read" in result.err
 
 
 @pytest.mark.parametrize(
@@ -41,29 +41,37 @@ def test_instructions_come_from_a_file(tasks: TaskCommands) -> None:
         (("add", TITLE, "--owner", "nobody"), "--owner", "agent:NAME"),
         (("add", TITLE, "--capability", "a b"), "--capability", "up to 64 letters, digits"),
         (("add", TITLE, "--prefer-capability", "é"), "--prefer-capability", "up to 64 letters"),
-        (("add", TITLE, "--prefer-capability", "a,b"), "--prefer-capability", "once for each"),
-        (("session", "register", "x", "--capability", "a,b"), "--capability", "once for each"),
+        (
+            ("add", TITLE, "--prefer-capability", "a,b"),
+            "--prefer-capability",
+            "once for each value",
+        ),
+        (
+            ("session", "register", "x", "--capability", "a,b"),
+            "--capability",
+            "once for each value",
+        ),
         (("add", " "), "TITLE", "1 to 200 characters"),
         (("next", "--session", "x", "--lease", "25h"), "--lease", "1s to 1d"),
-        (("next", "--session", "x", "--lease", "5"), "--lease", "whole seconds"),
+        (("next", "--session", "x", "--lease", "5"), "--lease", "whole number of seconds"),
         (("list", "--status", "done"), "--status", "queued, claimed, needs_attention, completed"),
         (("list", "--limit", "0"), "--limit", "1 or more"),
         (("session", "register", "a", "--agent", "x:y"), "--agent", "without a colon"),
         (("session", "report", "x", "--state", "busy"), "--state", "idle"),
-        (("scheduler", "drain", "--timeout", "soon"), "--timeout", "whole seconds"),
+        (("scheduler", "drain", "--timeout", "soon"), "--timeout", "whole number of seconds"),
         (("scheduler", "backlog", "--limit", "0"), "--limit", "1 or more"),
     ],
 )
-def test_a_refusal_names_the_option_and_what_is_legal(
+def test_an_invalid_option_is_refused_with_its_name_and_the_legal_values(
     tasks: TaskCommands, typed: tuple[str, ...], option: str, legal: str
 ) -> None:
-    said = tasks(*typed)
-    assert (said.code, said.out) == (2, "")
-    assert option in said.err and legal in said.err, said.err
+    result = tasks(*typed)
+    assert (result.code, result.out) == (2, "")
+    assert option in result.err and legal in result.err, result.err
     assert tasks.json("list") == [] and tasks.json("session", "list") == []
 
 
-def test_next_gives_run_token_lease_and_task(tasks: TaskCommands) -> None:
+def test_next_returns_run_token_lease_and_task(tasks: TaskCommands) -> None:
     found = tasks.claimed("--lease", "60s")
     assert set(found) == {"run_id", "token", "lease_until", "task"}
     assert found["task"]["title"] == TITLE
@@ -72,16 +80,16 @@ def test_next_gives_run_token_lease_and_task(tasks: TaskCommands) -> None:
     assert held["run_id"] == found["run_id"]
 
 
-def test_three_ways_in_which_nothing_is_claimed_end_with_3(tasks: TaskCommands) -> None:
+def test_next_exits_with_3_if_it_claims_nothing(tasks: TaskCommands) -> None:
     assert tasks.json("next", "--session", "alpha", code=3)["error"]["code"] == "not_found"
     tasks.json("session", "register", "alpha")
     tasks.json("add", TITLE, "--capability", "python")
     assert tasks.json("next", "--session", "alpha", code=3)["error"]["code"] == "nothing_claimable"
     tasks.json("session", "register", "alpha", "--capability", "python")
     tasks.json("next", "--session", "alpha")
-    said = tasks("next", "--session", "alpha")
-    assert (said.code, said.out) == (3, "")
-    assert "holds run" in said.err
+    result = tasks("next", "--session", "alpha")
+    assert (result.code, result.out) == (3, "")
+    assert "holds run" in result.err
 
 
 @pytest.mark.parametrize(
@@ -94,7 +102,7 @@ def test_three_ways_in_which_nothing_is_claimed_end_with_3(tasks: TaskCommands) 
     ],
 )
 @pytest.mark.parametrize("way", ["environment", "standard input"])
-def test_a_token_comes_by_the_environment_or_standard_input(
+def test_the_token_is_read_from_the_environment_or_standard_input(
     tasks: TaskCommands, typed: tuple[str, ...], status: str, way: str
 ) -> None:
     found = tasks.claimed()
@@ -104,12 +112,14 @@ def test_a_token_comes_by_the_environment_or_standard_input(
     assert run["status"] == status
     shown = tasks.json("show", TITLE)
     assert shown["status"] == status
-    if status != "queued":  # what it was told is kept
+    if status != "queued":  # the given text is stored
         assert typed[-1] in (run["output"], run["error"], "10m")
 
 
 @pytest.mark.parametrize("verb", ["heartbeat", "complete", "fail", "release"])
-def test_without_the_token_nothing_changes(tasks: TaskCommands, verb: str) -> None:
+def test_a_command_with_a_missing_or_wrong_token_changes_nothing(
+    tasks: TaskCommands, verb: str
+) -> None:
     found = tasks.claimed()
     before = tasks.execute("SELECT * FROM task_runs"), tasks.execute("SELECT * FROM task_events")
     typed = (verb, found["run_id"], *(("--error", "no") if verb == "fail" else ()))
@@ -120,9 +130,9 @@ def test_without_the_token_nothing_changes(tasks: TaskCommands, verb: str) -> No
         ("dbt_é", "token"),
     ):
         tasks.shows(token)
-        said = tasks(*typed)
-        assert (said.code, said.out) == (2, ""), said
-        assert why in said.err and (not token or token not in said.err)
+        result = tasks(*typed)
+        assert (result.code, result.out) == (2, ""), result
+        assert why in result.err and (not token or token not in result.err)
     after = tasks.execute("SELECT * FROM task_runs"), tasks.execute("SELECT * FROM task_events")
     assert after == before
 
@@ -136,17 +146,19 @@ def test_a_token_as_an_argument_is_refused_and_not_repeated(
 ) -> None:
     tasks.claimed()
     error = ("--error", "no") if verb == "fail" else ()
-    said = tasks(verb, "0f3a", *typed, *error)
-    assert (said.code, said.out) == (2, "")
-    assert "must not be an argument" in said.err and "DAYBOOK_TASK_TOKEN" in said.err
-    assert "dbt_secret" not in said.err
+    result = tasks(verb, "0f3a", *typed, *error)
+    assert (result.code, result.out) == (2, "")
+    assert (
+        "cannot be passed on the command line" in result.err and "DAYBOOK_TASK_TOKEN" in result.err
+    )
+    assert "dbt_secret" not in result.err
     assert tasks.json("show", TITLE)["status"] == "claimed"
 
 
-def test_the_token_is_in_one_answer_and_nowhere_else(tasks: TaskCommands) -> None:
+def test_the_token_is_printed_once_and_never_stored(tasks: TaskCommands) -> None:
     token = tasks.claimed()["token"]
     run = tasks.json("show", TITLE)["run_id"]
-    told = [
+    events = [
         tasks(*typed)
         for command in (
             ("list",),
@@ -163,34 +175,34 @@ def test_the_token_is_in_one_answer_and_nowhere_else(tasks: TaskCommands) -> Non
         )
         for typed in (command, (*command, "--json"))
     ]
-    assert {each.code for each in told} == {0, 1, 2, 3}
-    kept = b"".join(file.read_bytes() for file in tasks.home.rglob("*") if file.is_file())
-    assert len(kept) > 1000
+    assert {each.code for each in events} == {0, 1, 2, 3}
+    stored = b"".join(file.read_bytes() for file in tasks.home.rglob("*") if file.is_file())
+    assert len(stored) > 1000
     for part in (token, token.removeprefix("dbt_"), token[-20:]):
-        assert not [each for each in told if part in each.out + each.err]
-        assert part.encode() not in kept
+        assert not [each for each in events if part in each.out + each.err]
+        assert part.encode() not in stored
 
 
 @pytest.mark.parametrize(("verb", "option"), [("complete", "output"), ("fail", "error")])
-def test_a_token_in_what_came_of_it_is_not_kept(
+def test_a_token_in_an_output_or_error_is_masked_before_it_is_stored(
     tasks: TaskCommands, verb: str, option: str
 ) -> None:
     found = tasks.claimed()
     run = tasks.json(verb, found["run_id"], f"--{option}", f"done with {found['token']}")
     assert run[option] == "done with dbt_…"
-    kept = b"".join(file.read_bytes() for file in tasks.home.rglob("*") if file.is_file())
-    assert b"done with dbt_" in kept
-    assert found["token"].removeprefix("dbt_").encode() not in kept
+    stored = b"".join(file.read_bytes() for file in tasks.home.rglob("*") if file.is_file())
+    assert b"done with dbt_" in stored
+    assert found["token"].removeprefix("dbt_").encode() not in stored
 
 
-def test_the_token_stands_in_what_a_person_is_told_once(tasks: TaskCommands) -> None:
+def test_next_without_json_prints_the_token_once(tasks: TaskCommands) -> None:
     tasks.json("session", "register", "alpha")
     tasks.json("add", TITLE)
-    said = tasks("next", "--session", "alpha")
-    assert said.out.count("dbt_") == 1 and "dbt_" not in said.err
+    result = tasks("next", "--session", "alpha")
+    assert result.out.count("dbt_") == 1 and "dbt_" not in result.err
 
 
-def test_a_lease_that_is_over_is_told_and_refused(tasks: TaskCommands) -> None:
+def test_an_expired_lease_is_shown_and_its_token_is_refused(tasks: TaskCommands) -> None:
     found = tasks.claimed()
     tasks.execute("UPDATE task_runs SET lease_until = '2026-01-01 00:00:00.000000'")
     run = tasks.json("show", TITLE)["run"]
@@ -201,7 +213,7 @@ def test_a_lease_that_is_over_is_told_and_refused(tasks: TaskCommands) -> None:
     assert tasks.json("show", TITLE)["run"]["expiries"] == 1
 
 
-def test_retry_chains_runs_and_show_has_all_of_them(tasks: TaskCommands) -> None:
+def test_retry_adds_a_run_and_show_lists_all_runs(tasks: TaskCommands) -> None:
     found = tasks.claimed()
     tasks.json("fail", found["run_id"], "--error", "no disk")
     again = tasks.json("retry", TITLE)
@@ -213,8 +225,8 @@ def test_retry_chains_runs_and_show_has_all_of_them(tasks: TaskCommands) -> None
     listed = tasks.json("list")
     assert [(each["run"]["number"], each["status"]) for each in listed] == [(2, "queued")]
     assert tasks.json("list", "--status", "failed") == []
-    said = tasks("show", TITLE).out
-    assert "run 2 of at most 10" in said and "RUN" in said
+    output = tasks("show", TITLE).out
+    assert "run 2 of at most 10" in output and "RUN" in output
     assert tasks("retry", TITLE).code == 2
 
 
@@ -232,14 +244,14 @@ def test_recover_takes_a_run_from_its_session(tasks: TaskCommands) -> None:
     assert "alpha hangs" in tasks("show", TITLE).out
 
 
-def test_cancel_ends_it_for_whoever_holds_it(tasks: TaskCommands) -> None:
+def test_cancel_ends_a_claimed_task_and_its_token_is_refused(tasks: TaskCommands) -> None:
     found = tasks.claimed()
     assert tasks.json("cancel", TITLE, "--reason", "done by hand")["status"] == "cancelled"
     assert tasks.json("heartbeat", found["run_id"], code=2)["error"]["code"] == "token_refused"
     assert tasks("cancel", TITLE).code == 2
 
 
-def test_a_paused_task_is_nobodys_until_resume(tasks: TaskCommands) -> None:
+def test_a_paused_task_is_not_claimed_until_it_is_resumed(tasks: TaskCommands) -> None:
     tasks.json("session", "register", "alpha")
     made = tasks.json("add", TITLE)
     assert tasks.json("pause", made["id"], "--reason", "wait for the release")["paused"] is True
@@ -249,7 +261,7 @@ def test_a_paused_task_is_nobodys_until_resume(tasks: TaskCommands) -> None:
     assert tasks.json("next", "--session", "alpha")["run_id"] == made["run_id"]
 
 
-def test_list_has_the_order_in_which_is_claimed_then_what_ended(tasks: TaskCommands) -> None:
+def test_list_has_live_tasks_in_claim_order_and_then_ended_ones(tasks: TaskCommands) -> None:
     for title, priority in (("a", "low"), ("b", "urgent"), ("c", "medium"), ("d", "urgent")):
         tasks.json("add", title, "--priority", priority)
     tasks.json("session", "register", "alpha")
@@ -264,7 +276,7 @@ def test_list_has_the_order_in_which_is_claimed_then_what_ended(tasks: TaskComma
     assert lines[-1].endswith("alpha: fine")
 
 
-def test_what_is_not_there_ends_with_3(tasks: TaskCommands) -> None:
+def test_an_unknown_task_run_or_session_gives_exit_code_3(tasks: TaskCommands) -> None:
     for typed in (("show", "x"), ("pause", "x"), ("retry", "x"), ("session", "remove", "x")):
         assert tasks(*typed).code == 3
     tasks.shows("dbt_x")
@@ -287,8 +299,8 @@ def test_a_session_is_registered_reported_and_removed(tasks: TaskCommands) -> No
     held = tasks.json("next", "--session", "alpha")["run_id"]
     assert f"holds {held[:8]}" in tasks("session", "list").out
     assert tasks.json("session", "show", "alpha") == tasks.json("session", "list")[0]
-    said = tasks("session", "show", "alpha").out
-    assert f"alpha (holds {held[:8]})" in said and "woken by       nothing" in said
+    output = tasks("session", "show", "alpha").out
+    assert f"alpha (holds {held[:8]})" in output and "woken by       nothing" in output
     reported = tasks("session", "report", "alpha", "--state", "idle").out
     assert reported == f"alpha (holds {held[:8]})\n"
     assert tasks.json("session", "remove", "alpha")["run_id"] == held
@@ -296,11 +308,11 @@ def test_a_session_is_registered_reported_and_removed(tasks: TaskCommands) -> No
     assert tasks.json("show", TITLE)["status"] == "queued"
 
 
-def test_a_session_is_woken_by_what_there_is(
+def test_a_session_shows_whether_a_stream_or_a_webhook_wakes_it(
     tasks: TaskCommands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = tasks("session", "register", "a b/c")
-    assert "daybook task next --session 'a b/c'" in said.err
+    result = tasks("session", "register", "a b/c")
+    assert "daybook task next --session 'a b/c'" in result.err
     assert tasks.json("session", "show", "a b/c")["woken_by"] is None
     tasks.json("add", TITLE)
     (waits,) = tasks.json("scheduler", "backlog")["runs"]
@@ -318,9 +330,9 @@ def test_a_session_is_woken_by_what_there_is(
 def test_a_failed_run_is_not_shown_as_done(tasks: TaskCommands) -> None:
     found = tasks.claimed()
     tasks.json("fail", found["run_id"], "--error", "no disk\n\n")
-    said = tasks("show", TITLE).out
-    assert "failed by  alpha" in said and "done by" not in said
-    assert "\n\n\n" not in said
+    output = tasks("show", TITLE).out
+    assert "failed by  alpha" in output and "done by" not in output
+    assert "\n\n\n" not in output
     again = tasks.json("retry", TITLE)
     tasks.execute("UPDATE task_runs SET status = 'needs_attention' WHERE id = ?", again["run_id"])
     tasks.json("recover", TITLE)
@@ -330,8 +342,8 @@ def test_a_failed_run_is_not_shown_as_done(tasks: TaskCommands) -> None:
     assert "output" not in tasks("show", TITLE).out
 
 
-def test_help_of_each_command_has_an_example(tasks: TaskCommands) -> None:
-    said = [
+def test_the_help_of_each_task_command_has_an_example(tasks: TaskCommands) -> None:
+    texts = [
         (path, tasks(*path, name, "--help").out)
         for path, names in (
             ((), "add list show next heartbeat complete fail release retry recover cancel"),
@@ -341,12 +353,12 @@ def test_help_of_each_command_has_an_example(tasks: TaskCommands) -> None:
         )
         for name in names.split()
     ]
-    assert len(said) == 25
-    assert all("Example: daybook task" in told for _, told in said)
-    assert not any("--token" in told for _, told in said)
+    assert len(texts) == 25
+    assert all("Example: daybook task" in text for _, text in texts)
+    assert not any("--token" in text for _, text in texts)
 
 
-def test_json_stands_alone_on_stdout(tasks: TaskCommands) -> None:
+def test_with_json_the_output_is_only_json(tasks: TaskCommands) -> None:
     tasks.json("session", "register", "alpha")
     for typed in (("add", TITLE), ("next", "--session", "alpha"), ("list",), ("show", TITLE)):
         json.loads(tasks(*typed, "--json").out)

@@ -1,4 +1,4 @@
-"""Jobs that call a tool on the command line, as far as no Prefect is needed."""
+"""Jobs that call a tool, on the command line, without Prefect."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PARAMS = {"full": True, "key": "{{secret:ops}}"}
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home whose ledger holds the job `renew`."""
+    """Yield a home whose ledger has the job `renew`."""
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
     monkeypatch.setenv("DAYBOOK_TIMEZONE", "Europe/Berlin")
 
@@ -40,7 +40,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
 
 
-def test_it_is_shown_with_its_tool_and_its_params(daybook: Any) -> None:
+def test_show_prints_the_tool_and_its_params(daybook: Any) -> None:
     found = daybook("show", "renew", "--json").json
     assert (found["kind"], found["tool"], found["params"]) == (
         "tool-call",
@@ -49,12 +49,12 @@ def test_it_is_shown_with_its_tool_and_its_params(daybook: Any) -> None:
     )
     assert found["deployment"] == "tool-call/renew"
     assert "agent" not in found
-    said = daybook("show", "renew").out
-    assert "\n  tool        search.reindex\n" in said
-    assert '\n  params      {"full": true, "key": "{{secret:ops}}"}\n' in said
+    output = daybook("show", "renew").out
+    assert "\n  tool        search.reindex\n" in output
+    assert '\n  params      {"full": true, "key": "{{secret:ops}}"}\n' in output
 
 
-def test_a_dry_run_shows_the_call_and_no_secret(daybook: Any) -> None:
+def test_a_dry_run_shows_the_call_without_the_secret(daybook: Any) -> None:
     found = daybook("run", "renew", "--dry-run", "--json").json
     assert found["does"] == {"tool": "search.reindex", "params": PARAMS}
     assert (found["kind"], found["session_id"], found["history"]) == ("tool-call", None, 0)
@@ -62,7 +62,7 @@ def test_a_dry_run_shows_the_call_and_no_secret(daybook: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("schema", "said"),
+    ("schema", "expected"),
     [
         ({"type": "integer", "title": "Count"}, "integer"),
         ({"type": "boolean", "default": False}, "boolean, default false"),
@@ -79,10 +79,8 @@ def test_a_dry_run_shows_the_call_and_no_secret(daybook: Any) -> None:
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )
-def test_what_a_tool_takes_is_said_in_words_where_its_schema_is_simple(
-    schema: Any, said: str
-) -> None:
-    assert of_type(schema) == said
+def test_a_simple_schema_of_a_tool_is_described_in_words(schema: Any, expected: str) -> None:
+    assert of_type(schema) == expected
 
 
 @pytest.mark.parametrize(
@@ -102,7 +100,7 @@ def test_what_a_tool_takes_is_said_in_words_where_its_schema_is_simple(
     ],
     ids=lambda value: "" if isinstance(value, str) else " ".join(value)[:40],
 )
-def test_what_cannot_be_added_is_named_and_nothing_is_stored(
+def test_add_names_the_invalid_option_and_stores_nothing(
     daybook: Any, home: Path, typed: list[str], option: str, words: list[str]
 ) -> None:
     before = rows(home)

@@ -1,4 +1,4 @@
-"""Rows of an outbox as they are claimed, and signatures looked at by openssl."""
+"""Builder of claimed outbox rows, and webhook signatures computed with openssl."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEW = "whsec_bmV3LW5ldy1uZXctbmV3LW5ldy1uZXctbmV3LW5ldyE="
 
 
 def callback(**fields: Any) -> OutboxRow:
-    """A callback that was asked for at noon, at its first try."""
+    """Return a claimed callback row that was created at noon and has not been tried."""
     given: dict[str, Any] = {
         "id": "msg_0123456789abcdef0123456789abcdef",
         "key": "run:r1:on_complete",
@@ -34,7 +34,7 @@ def callback(**fields: Any) -> OutboxRow:
 
 
 def signature(secret: str, webhook_id: str, timestamp: str, body: bytes) -> str:
-    """What Standard Webhooks' signature is, by openssl and not by what signs here."""
+    """Return the Standard Webhooks signature, computed with openssl and not by Daybook."""
     key = base64.b64decode(secret.removeprefix("whsec_"))
     made = subprocess.run(
         ["openssl", "dgst", "-sha256", "-mac", "HMAC", "-macopt", f"hexkey:{key.hex()}", "-binary"],

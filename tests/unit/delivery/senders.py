@@ -1,4 +1,4 @@
-"""Real processes that send what is pending, and one that is killed at one of its writes."""
+"""Real processes that send pending outbox rows, and one that is killed at a commit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Sent = list[tuple[str, int]]
 async def _send(address: str, clock: ManualClock, holder: str, barrier: Any) -> Sent:
     sent: Sent = []
     async with Ledger(address, clock) as ledger:
-        barrier.wait(60)  # all at once
+        barrier.wait(60)  # all processes start together
         while rows := await sending.claim(ledger, holder, most=7):
             assert {row.holder for row in rows} == {holder}
             sent += [(row.id, row.fence) for row in rows]
@@ -40,7 +40,7 @@ async def _send(address: str, clock: ManualClock, holder: str, barrier: Any) -> 
 
 
 def at_once(address: str, clock: ManualClock, count: int) -> list[Sent]:
-    """So many processes that send until nothing is left; what each had in hand."""
+    """Start ``count`` processes that send until no row is left; return the rows of each."""
     each = [(address, clock, f"sender {number}") for number in range(count)]
     return side_by_side.at_once(_send, each)
 
@@ -70,7 +70,7 @@ def _write(
 def killed(
     address: str, clock: ManualClock, verb: str, when: When, *given: Any, **named: Any
 ) -> int | None:
-    """Let a process do that, killed right before or after its commit; the exit code."""
+    """Run ``verb`` in a process that is killed at its commit; return the exit code."""
     child = CONTEXT.Process(target=_write, args=(address, clock, verb, (given, named), when))
     child.start()
     child.join(60)

@@ -1,4 +1,4 @@
-"""Requirement 34: no failure is silent, and none makes a storm; of a pause everybody is told."""
+"""Alerts about failing jobs (requirement 34): never silent, never in bursts, one per pause."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ async def events(world: World) -> list[str]:
 
 
 async def run(world: World, stored: StoredJob, status: Status) -> str:
-    """The job's next due time, with this end; the run's id."""
+    """Run the job's next due time to this outcome; return the run's id."""
     stored = await world.job(stored.id)
     granted = await world.settled(
-        world.offer(stored), status, error="no network", output="[SILENT]"
+        world.claim_request(stored), status, error="no network", output="[SILENT]"
     )
     return granted.run_id
 
 
 async def send_all(world: World) -> list[str]:
-    """Deliver what is due; what it was."""
+    """Deliver all due rows; return their events."""
     claimed = await sending.claim(world.ledger, "test", most=100)
     tried = [DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, 0.1) for row in claimed]
     await sending.record(world.ledger, tried)
@@ -54,10 +54,10 @@ def minute_of(instant: datetime) -> int:
     return (instant.hour - 12) * 60 + instant.minute
 
 
-# --- where they go
+# --- where alerts go
 
 
-async def test_with_nothing_configured_a_failure_is_in_the_inbox(world: World) -> None:
+async def test_without_configuration_a_failure_alert_goes_to_the_inbox(world: World) -> None:
     stored = await world.add()
     run_id = await run(world, stored, FAIL)
 
@@ -66,12 +66,12 @@ async def test_with_nothing_configured_a_failure_is_in_the_inbox(world: World) -
         health = await sending.health(session, world.clock.now())
     assert (row.purpose, row.event, row.subject) == ("alert", "failed", "brief: failed")
     assert row.body.splitlines()[0] == "brief failed: no network"
-    assert (health["unread"], health["unread_alerts"], health["pending"]) == (1, 1, 0)
-    # It is the operator's, and nothing of what the job asked for.
+    assert (health.unread, health.unread_alerts, health.pending) == (1, 1, 0)
+    # The alert is for the operator, so it does not count as the run's delivery.
     assert (await world.row(run_id)).delivery == "not_requested"
 
 
-async def test_the_operators_channel_is_a_setting(
+async def test_a_setting_sends_failure_alerts_to_the_operators_channel(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_ALERT_CHANNEL", "ops")
@@ -80,7 +80,7 @@ async def test_the_operators_channel_is_a_setting(
     assert (row.address, row.lane, row.status) == ("ops", "channel:ops", "pending")
 
 
-async def test_no_outcome_is_lost_for_a_setting_that_is_not_legal(
+async def test_an_invalid_configuration_loses_no_outcome_and_alerts_the_inbox(
     world: World, daybook_home: Home
 ) -> None:
     (daybook_home.path / "config.toml").write_text("alert_chanel = 'ops'\n")
@@ -97,7 +97,7 @@ async def test_no_outcome_is_lost_for_a_setting_that_is_not_legal(
         ({"channel": "team", "silent": True}, "alert", "inbox", "suppressed"),
     ],
 )
-async def test_they_go_to_the_jobs_channel_if_it_gets_failures(
+async def test_a_failure_goes_to_the_inbox_unless_the_jobs_channel_receives_failures(
     world: World, fields: dict[str, Any], purpose: str, address: str, delivery: str
 ) -> None:
     stored = await world.add(cron="0 * * * *", **fields)
@@ -108,13 +108,13 @@ async def test_they_go_to_the_jobs_channel_if_it_gets_failures(
 
 
 @pytest.mark.parametrize("status", [Status.FAILED, Status.TIMED_OUT, Status.UNKNOWN])
-async def test_each_kind_of_failure_is_told(world: World, status: Status) -> None:
+async def test_each_kind_of_failure_creates_an_alert(world: World, status: Status) -> None:
     await run(world, await world.add(), status)
     assert await events(world) == ["failed"]
 
 
 @pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.CANCELLED])
-async def test_what_is_no_failure_is_not(world: World, status: Status) -> None:
+async def test_a_success_or_cancellation_creates_no_alert(world: World, status: Status) -> None:
     await run(world, await world.add(), status)
     assert await events(world) == []
 
@@ -122,7 +122,7 @@ async def test_what_is_no_failure_is_not(world: World, status: Status) -> None:
 # --- how often
 
 
-async def test_a_job_that_always_fails(world: World) -> None:
+async def test_a_job_that_always_fails_gets_hourly_alerts_and_is_paused(world: World) -> None:
     stored = await world.add(cron="*/10 * * * *", channel="team")
     began = 0
     for _ in range(12):
@@ -133,13 +133,13 @@ async def test_a_job_that_always_fails(world: World) -> None:
             world.clock.move(10 * MINUTE)
 
     assert began == 10
-    told = await rows(world)
-    assert [(row.event, minute_of(row.created_at)) for row in told] == [
+    alerts = await rows(world)
+    assert [(row.event, minute_of(row.created_at)) for row in alerts] == [
         ("failed", 10),
         ("failed", 70),
         ("paused", 100),
     ]
-    first, reminder, paused = told
+    first, reminder, paused = alerts
     assert first.body.startswith("brief failed: no network\n")
     assert reminder.body.startswith("brief failed, 7 times in a row: no network\n")
     assert paused.subject == "brief: paused"
@@ -147,74 +147,74 @@ async def test_a_job_that_always_fails(world: World) -> None:
     assert "daybook resume brief" in paused.body.splitlines()[1]
 
 
-async def test_a_pause_is_told_although_its_failure_would_not_be(world: World) -> None:
+async def test_a_pause_is_reported_within_the_hour_after_a_failure_alert(world: World) -> None:
     stored = await world.add(every="1m", pause_after_failures=3)
     for _ in range(3):
         await run(world, stored, FAIL)
     assert await events(world) == ["failed", "paused"]
 
 
-async def test_of_a_paused_job_that_fails_by_hand_no_second_pause_is_told(world: World) -> None:
+async def test_a_manual_failure_of_a_paused_job_reports_no_second_pause(world: World) -> None:
     stored = await world.add(every="1m", pause_after_failures=2)
     for _ in range(2):
         await run(world, stored, FAIL)
     row = await claims.request(world.ledger, await world.job(stored.id), "one", "manual")
-    granted = await world.begun(world.offer_of(row))
+    granted = await world.begun(world.claim_request_of(row))
     await world.settle(granted, FAIL, error="no network")
     assert await events(world) == ["failed", "paused"]
 
 
-async def test_a_failure_that_is_held_back_is_shown_as_suppressed(world: World) -> None:
+async def test_a_repeated_failure_within_the_hour_has_the_delivery_suppressed(world: World) -> None:
     stored = await world.add(every="1m", channel="team")
     ids = [await run(world, stored, FAIL) for _ in range(2)]
     assert [(await world.row(each)).delivery for each in ids] == ["pending", "suppressed"]
 
 
-async def test_callbacks_are_not_held_back(world: World) -> None:
+async def test_each_failure_creates_a_callback_although_alerts_are_limited(world: World) -> None:
     stored = await world.add(every="1m", on_fail="https://ops.example.org/fail")
     for _ in range(3):
         await run(world, stored, FAIL)
     assert [row.purpose for row in await rows(world)].count("callback") == 3
 
 
-async def test_what_fails_once_a_day_is_told_each_time(world: World) -> None:
+async def test_a_daily_job_gets_an_alert_for_each_failure(world: World) -> None:
     stored = await world.add(cron="0 9 * * *")
     for _ in range(3):
         await run(world, stored, FAIL)
     assert await events(world) == ["failed"] * 3
 
 
-async def test_each_job_is_told_of_on_its_own(world: World) -> None:
+async def test_each_job_has_its_own_alert_limit(world: World) -> None:
     for name in ("one", "two"):
         await run(world, await world.add(name, every="1m"), FAIL)
     assert await events(world) == ["failed", "failed"]
 
 
-async def test_a_clock_that_was_set_back_silences_nobody(world: World) -> None:
+async def test_a_clock_that_was_set_back_suppresses_no_alert(world: World) -> None:
     stored = await world.add(every="1m")
     world.clock.move(timedelta(days=7))
     await run(world, stored, FAIL)
     world.clock.move(timedelta(days=-6))
     row = await claims.request(world.ledger, await world.job(stored.id), "one", "manual")
-    granted = await world.begun(world.offer_of(row))
+    granted = await world.begun(world.claim_request_of(row))
     await world.settle(granted, FAIL, error="no network")
     assert await events(world) == ["failed", "failed"]
 
 
-# --- when it is over
+# --- recovery
 
 
-async def test_a_success_after_failures_gives_one_recovery_note(world: World) -> None:
+async def test_a_success_after_failures_sends_one_recovery_message(world: World) -> None:
     stored = await world.add(every="1m", channel="team")
     for status in (FAIL, FAIL, WELL, WELL):
         await run(world, stored, status)
-    told = await rows(world)
-    assert [row.event for row in told] == ["failed", "recovered"]
-    assert (told[1].address, told[1].subject) == ("team", "brief: recovered")
-    assert told[1].body.startswith("brief succeeded again\n")
+    alerts = await rows(world)
+    assert [row.event for row in alerts] == ["failed", "recovered"]
+    assert (alerts[1].address, alerts[1].subject) == ("team", "brief: recovered")
+    assert alerts[1].body.startswith("brief succeeded again\n")
 
 
-async def test_a_success_after_a_pause_is_told(world: World) -> None:
+async def test_a_success_after_a_pause_sends_a_recovery_message(world: World) -> None:
     stored = await world.add(every="1m", pause_after_failures=1)
     await run(world, stored, FAIL)
     await world.edit(stored.id, enabled=True)
@@ -222,21 +222,23 @@ async def test_a_success_after_a_pause_is_told(world: World) -> None:
     assert await events(world) == ["paused", "recovered"]
 
 
-async def test_a_first_success_is_no_recovery(world: World) -> None:
+async def test_a_first_success_sends_no_recovery_message(world: World) -> None:
     await run(world, await world.add(every="1m"), WELL)
     assert await events(world) == []
 
 
-async def test_an_unknown_that_did_succeed_is_a_recovery(world: World) -> None:
+async def test_a_late_success_of_an_unknown_run_sends_a_recovery_message(world: World) -> None:
     stored = await world.add(every="1m")
-    granted = await world.begun(world.offer(stored))
+    granted = await world.begun(world.claim_request(stored))
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "its process is gone")
     await world.settle(granted, WELL, output="[SILENT]")
     assert await events(world) == ["failed", "recovered"]
 
 
 @pytest.mark.slow
-async def test_a_job_that_fails_and_succeeds_by_turns_is_no_storm(world: World) -> None:
+async def test_an_alternating_job_sends_at_most_one_failure_and_recovery_per_hour(
+    world: World,
+) -> None:
     stored = await world.add(every="5m", channel="team")
     sent = []
     for turn in range(48):  # four hours
@@ -244,13 +246,13 @@ async def test_a_job_that_fails_and_succeeds_by_turns_is_no_storm(world: World) 
         sent += [(event, minute_of(world.clock.now()) // 60) for event in await send_all(world)]
     assert sent.count(("failed", 0)) == 1
     for hour in range(4):
-        told = [event for event, at in sent if at == hour]
-        assert told.count("failed") <= 1
-        assert told.count("recovered") <= 1
+        events = [event for event, at in sent if at == hour]
+        assert events.count("failed") <= 1
+        assert events.count("recovered") <= 1
 
 
 @pytest.mark.parametrize("channel", ["team", "inbox"])
-async def test_one_that_fails_again_soon_after_its_recovery_is_told_when_the_hour_is_over(
+async def test_a_failure_soon_after_a_recovery_is_sent_when_the_hour_has_passed(
     world: World, channel: str
 ) -> None:
     stored = await world.add(cron="*/5 * * * *", channel=channel)
@@ -266,16 +268,16 @@ async def test_one_that_fails_again_soon_after_its_recovery_is_told_when_the_hou
     assert minute_of(due) == 65
 
     world.clock.set(due)
-    # What is for the inbox has not to be sent.
+    # Rows for the inbox need no sending.
     assert await send_all(world) == ([] if channel == "inbox" else ["failed"])
     assert (await world.row(run_id)).delivery == "delivered"
-    # And then not again for an hour.
+    # After that, no alert for an hour.
     for _ in range(6):
         await run(world, stored, FAIL)
     assert await sending.next_due(world.ledger) is None
 
 
-async def test_what_was_not_told_yet_is_withdrawn_by_a_pause(world: World) -> None:
+async def test_a_pause_suppresses_the_delayed_failure_alert(world: World) -> None:
     stored = await world.add(cron="*/5 * * * *", channel="team", pause_after_failures=2)
     for status in (FAIL, WELL, FAIL, FAIL):
         await run(world, stored, status)
@@ -287,7 +289,7 @@ async def test_what_was_not_told_yet_is_withdrawn_by_a_pause(world: World) -> No
     ]
 
 
-async def test_what_was_not_told_yet_is_withdrawn_by_a_success(world: World) -> None:
+async def test_a_success_suppresses_the_delayed_failure_alert(world: World) -> None:
     stored = await world.add(cron="*/5 * * * *", channel="team")
     for status in (FAIL, WELL, FAIL):
         run_id = await run(world, stored, status)
@@ -295,7 +297,7 @@ async def test_what_was_not_told_yet_is_withdrawn_by_a_success(world: World) -> 
     await run(world, stored, WELL)
 
     assert (await world.row(run_id)).delivery == "suppressed"
-    # No recovery of what nobody heard of; and the hour still counts from the first one.
+    # An unsent failure has no recovery, and the hour still counts from the first alert.
     assert [(row.event, row.status) for row in await rows(world)] == [
         ("failed", "delivered"),
         ("recovered", "delivered"),

@@ -1,4 +1,4 @@
-"""When what was not taken is tried again."""
+"""Retry times of deliveries that were not accepted."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SECONDS = [5, 30, 120, 600, 1800, 3600, 7200, 14400, 21600, 36000]
 
 
 def _pause(made: int, asked: float | None = None, tries: int = 11) -> float | None:
-    """The seconds after the try that follows ``made`` others."""
+    """Return the pause in seconds after the try that follows ``made`` others, or None."""
     again = backoff.next_attempt_at(callback(attempts=made), NOON, asked, tries)
     return None if again is None else (again - NOON).total_seconds()
 
 
 @pytest.mark.parametrize(("made", "seconds"), list(enumerate(SECONDS)))
-def test_the_pauses_grow_and_differ_by_a_tenth(made: int, seconds: int) -> None:
+def test_the_pauses_grow_and_have_ten_percent_jitter(made: int, seconds: int) -> None:
     pauses = {_pause(made) for _ in range(200)}
     assert len(pauses) > 100
     assert all(pause is not None and seconds <= pause <= 1.1 * seconds for pause in pauses)
@@ -39,7 +39,7 @@ def test_all_tries_together_take_about_a_day() -> None:
     assert made >= 9
 
 
-def test_a_destination_may_have_fewer_and_more() -> None:
+def test_a_destination_may_set_fewer_or_more_tries() -> None:
     assert _pause(2, tries=3) is None
     assert _pause(0, tries=1) is None
     later = _pause(15, tries=20)
@@ -57,7 +57,7 @@ def test_a_destination_may_have_fewer_and_more() -> None:
         (0, float("inf"), 86400, 86400),
     ],
 )
-def test_a_retry_after_is_kept_when_it_is_longer(
+def test_a_retry_after_longer_than_the_pause_is_used_up_to_one_day(
     made: int, asked: float, least: float, most: float
 ) -> None:
     pause = _pause(made, asked)
@@ -69,10 +69,10 @@ def _at(hours: float, asked: float | None = None, attempts: int = 2) -> datetime
     return backoff.next_attempt_at(callback(attempts=attempts), now, asked, 11)
 
 
-def test_what_is_older_than_a_day_is_not_tried_again() -> None:
+def test_a_row_older_than_a_day_is_not_tried_again() -> None:
     assert _at(24) is None
     assert _at(23.9) is not None
 
 
-def test_a_retry_after_does_not_lead_over_the_day() -> None:
+def test_a_retry_after_is_cut_at_one_day_after_the_row_was_created() -> None:
     assert _at(20, asked=10 * 3600) == NOON + timedelta(hours=24)

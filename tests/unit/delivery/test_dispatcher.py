@@ -1,16 +1,18 @@
-"""The dispatcher: what becomes of rows when it is stopped, and of a message without its link."""
+"""The dispatcher: the release of rows when it stops, and messages without a link."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
 
-from daybook.delivery import channels, dispatcher, outbox, outgoing
+from daybook.delivery import channels, dispatcher, outbox, outgoing, sending
 from daybook.delivery.outbox import QueueKind
 from daybook.delivery.sending import DeliveryResult
 from daybook.errors import LedgerUnreachable
+from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
 from tests.unit.delivery.rows import callback
@@ -40,7 +42,7 @@ class Slow:
         raise AssertionError
 
 
-async def test_one_attempt_that_does_not_end_keeps_no_other_row(
+async def test_a_stopped_dispatcher_releases_rows_although_one_send_does_not_end(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatcher, "SHUTDOWN_GRACE_SECONDS", 0.2)
@@ -58,15 +60,47 @@ async def test_one_attempt_that_does_not_end_keeps_no_other_row(
     try:
         released, held = await row(world, quick), await row(world, slow)
         assert (released.status, released.holder) == (Delivery.PENDING, "")
-        assert held.holder == "here"  # its lease expires
+        assert held.holder == "here"  # until its lease expires
     finally:
         sender.may_end.set()
 
 
-async def test_a_message_goes_without_its_link_if_the_ledger_is_unreachable(
+async def test_a_failed_recording_does_not_discard_the_other_results(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = await asked(world, outbox.queue_of_listener("first"))
+    (second,) = await asked(world, outbox.queue_of_listener("second"))
+    recorded = list[str]()
+    is_recording, is_delivered = asyncio.Event(), asyncio.Event()
+    record = sending.record
+
+    class Sender:
+        async def send(self, row: OutboxRow) -> DeliveryResult:
+            if row.lane == outbox.queue_of_listener("second"):
+                await is_recording.wait()
+                is_delivered.set()
+            return DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, 0.1)
+
+    async def record_or_fail(ledger: Ledger, tried: Sequence[DeliveryResult]) -> None:
+        recorded.extend(each.id for each in tried)
+        if len(recorded) == 1:
+            is_recording.set()
+            await is_delivered.wait()
+            raise LedgerUnreachable("no ledger", "away")
+        await record(ledger, tried)
+
+    monkeypatch.setattr(sending, "record", record_or_fail)
+    with pytest.raises(LedgerUnreachable):
+        await dispatcher.dispatch(world.ledger, "here", {QueueKind.LISTENER: Sender()})
+    assert recorded == [first, second]
+    assert (await row(world, second)).status == Delivery.DELIVERED
+    assert (await row(world, first)).holder == "here"  # until its lease expires
+
+
+async def test_a_message_is_sent_without_its_link_if_the_ledger_is_unreachable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Away:
+    class UnreachableLedger:
         def read(self) -> Any:
             raise LedgerUnreachable("no ledger", "away")
 
@@ -77,6 +111,6 @@ async def test_a_message_goes_without_its_link_if_the_ledger_is_unreachable(
 
     monkeypatch.setattr(channels, "send", send)
     monkeypatch.setattr(outgoing, "ui_address", lambda: "http://ui.example")
-    sender = outgoing.ChannelSender(cast(Any, None), cast(Any, Away()))
+    sender = outgoing.ChannelSender(cast(Any, None), cast(Any, UnreachableLedger()))
     result = await sender.send(callback(lane="channel:inbox", purpose="message"))
     assert (result.status, urls) == (Delivery.DELIVERED, [None])

@@ -1,4 +1,4 @@
-"""What docs/guides/callbacks.md tells receivers is so: its example, and its lines for openssl."""
+"""The example, the openssl commands and the pauses of docs/guides/callbacks.md are correct."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _block(language: str) -> str:
     return found[1]
 
 
-def test_the_example_is_signed_as_the_lines_for_openssl_say(tmp_path: Path) -> None:
+def test_the_openssl_commands_give_the_signature_of_the_example(tmp_path: Path) -> None:
     head, body = _block("http").strip().split("\n\n")
     headers = dict(re.findall(r"^([\w-]+): (.+)$", head, re.MULTILINE))
     secret = re.search(r"signed with\n`(whsec_\S+)`", TEXT)
@@ -41,7 +41,7 @@ def test_the_example_is_signed_as_the_lines_for_openssl_say(tmp_path: Path) -> N
     assert headers["webhook-signature"] == f"v1,{printed.strip()}"
 
 
-def test_the_example_has_the_fields_of_the_table() -> None:
+def test_the_fields_of_the_example_are_in_the_table() -> None:
     body = json.loads(_block("http").strip().split("\n\n")[1])
     table = TEXT.partition("| field | is |")[2].partition("\n\n")[0]
     named = {name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line[:60])}
@@ -49,9 +49,9 @@ def test_the_example_has_the_fields_of_the_table() -> None:
     assert {"version", "event", "corrects", "id", "output", "retry_of"} <= body.keys()
 
 
-def test_the_pauses_are_those_of_the_text() -> None:
-    told = re.search(r"follow after (.*?), up to a", TEXT, re.DOTALL)
-    assert told is not None
+def test_the_retry_delays_are_those_of_the_text() -> None:
+    match = re.search(r"follow after (.*?), up to a", TEXT, re.DOTALL)
+    assert match is not None
     units = {"s": 1, "min": 60, "h": 3600}
-    pauses = [int(n) * units[unit] for n, unit in re.findall(r"(\d+) (s|min|h)", told[1])]
+    pauses = [int(n) * units[unit] for n, unit in re.findall(r"(\d+) (s|min|h)", match[1])]
     assert pauses == [pause.total_seconds() for pause in backoff.RETRY_DELAYS]

@@ -1,4 +1,4 @@
-"""The home's signing secret: made once whoever needs it, changed without a gap."""
+"""The home's signing secret: created once on first use, rotated without a gap."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests import key_makers, side_by_side
 from tests.unit.delivery.rows import NEW, NOON, OLD
 
 
-def test_it_is_made_when_it_is_needed_and_stays(daybook_home: Home) -> None:
+def test_the_secret_is_created_on_first_use_and_stays(daybook_home: Home) -> None:
     made = home_secret.default_secret(daybook_home, NOON)
     assert len(signing_key(made)) == 32
     assert home_secret.default_secrets(daybook_home, NOON) == [made]
@@ -27,17 +27,19 @@ def test_it_is_made_when_it_is_needed_and_stays(daybook_home: Home) -> None:
     ]
 
 
-def test_two_homes_have_two(daybook_home: Home) -> None:
+def test_two_homes_have_different_secrets(daybook_home: Home) -> None:
     other = Home(daybook_home.path.parent / "other").make()
     assert home_secret.default_secret(other, NOON) != home_secret.default_secret(daybook_home, NOON)
 
 
-def test_of_many_who_need_it_at_once_all_have_the_same(daybook_home: Home) -> None:
+def test_concurrent_processes_create_one_shared_secret(daybook_home: Home) -> None:
     found = side_by_side.at_once(key_makers.signing_secret, [(daybook_home, NOON)] * 4)
     assert set(found) == {home_secret.default_secret(daybook_home, NOON)}
 
 
-def test_the_setting_comes_first(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_setting_takes_precedence_and_cannot_be_rotated(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DAYBOOK_WEBHOOK_SECRET", OLD)
     assert home_secret.default_secrets(daybook_home, NOON) == [OLD]
     assert not daybook_home.webhook_secret.exists()
@@ -45,7 +47,7 @@ def test_the_setting_comes_first(daybook_home: Home, monkeypatch: pytest.MonkeyP
         home_secret.rotate_default(daybook_home, NOON)
 
 
-def test_rotated_both_are_valid_for_a_day(daybook_home: Home) -> None:
+def test_after_a_rotation_both_secrets_are_valid_for_a_day(daybook_home: Home) -> None:
     old = home_secret.default_secret(daybook_home, NOON)
     new = home_secret.rotate_default(daybook_home, NOON)
     before, after = NOON + timedelta(hours=23, minutes=59), NOON + timedelta(hours=24)
@@ -60,7 +62,7 @@ def test_rotated_both_are_valid_for_a_day(daybook_home: Home) -> None:
     assert home_secret.default_secrets(daybook_home, after) == [newest, new]
 
 
-def test_a_secret_that_is_known_to_others_is_ended_at_once(daybook_home: Home) -> None:
+def test_a_rotation_that_keeps_nothing_ends_the_old_secret_at_once(daybook_home: Home) -> None:
     home_secret.default_secret(daybook_home, NOON)
     home_secret.rotate_default(daybook_home, NOON)
     new = home_secret.rotate_default(daybook_home, NOON, keep=timedelta(0))
@@ -73,7 +75,9 @@ def test_a_secret_that_is_known_to_others_is_ended_at_once(daybook_home: Home) -
      f"{NEW}\n{OLD} tomorrow\n", f"{NEW}\n{OLD} 2026-01-15T12:00:00\n"],
     ids=["empty", "none", "short", "only an old one", "no time", "a time without a zone"],
 )  # fmt: skip
-def test_a_file_that_holds_none_is_refused_and_not_repeated(daybook_home: Home, text: str) -> None:
+def test_a_file_without_a_valid_secret_is_refused_and_not_quoted(
+    daybook_home: Home, text: str
+) -> None:
     daybook_home.webhook_secret.write_text(text)
     with pytest.raises(InvalidInput, match="holds no signing secret") as refused:
         home_secret.default_secrets(daybook_home, NOON)

@@ -1,4 +1,4 @@
-"""Requirement 35 in the ledger: every outcome has a row for each listener, whoever writes it."""
+"""Listener rows in the ledger (requirement 35): one for each outcome and listener."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOLD = {"on_complete": "https://ops.example.org/done", "cron": "0 * * * *"}
 
 @pytest.fixture(autouse=True)
 def nobody_else() -> Iterator[None]:
-    """What a test registers is forgotten."""
+    """Remove the listeners that a test registers."""
     with registry.isolated():
         yield
 
@@ -42,15 +42,15 @@ async def rows(world: World) -> list[OutboxRow]:
 
 
 async def asked(world: World) -> list[tuple[str, str, str]]:
-    """Who is told of what, and what became of it."""
+    """Return listener, event and status of each listener row."""
     return [(row.address, row.event, row.status) for row in await rows(world)]
 
 
 async def claimed(world: World, *, listener: bool) -> OutboxRow:
-    def wanted(lane: str) -> bool:
+    def is_listener(lane: str) -> bool:
         return lane.startswith("listener:") is listener
 
-    [row] = await sending.claim(world.ledger, "me", most=1, wanted=wanted)
+    [row] = await sending.claim(world.ledger, "me", most=1, wanted=is_listener)
     return row
 
 
@@ -60,7 +60,7 @@ async def claimed(world: World, *, listener: bool) -> OutboxRow:
 async def test_each_listener_has_a_row_for_each_outcome(world: World, status: Status) -> None:
     await listeners.announce(world.ledger, ["audit.log", "bill.count"])
     job = await world.add(prompt="x", cron="0 * * * *")
-    granted = await world.settled(world.offer(job), status, output="Forty-two.")
+    granted = await world.settled(world.claim_request(job), status, output="Forty-two.")
     word = str(status)
     assert await asked(world) == [
         ("audit.log", word, "pending"),
@@ -72,19 +72,34 @@ async def test_each_listener_has_a_row_for_each_outcome(world: World, status: St
     assert (await world.row(granted.run_id)).delivery in ("not_requested", "delivered")
 
 
-async def test_a_listener_that_is_called_inbox_is_still_to_be_told(world: World) -> None:
+async def test_the_row_of_a_listener_named_inbox_is_pending(world: World) -> None:
     await listeners.announce(world.ledger, ["inbox"])
     job = await world.add(prompt="x", cron="0 * * * *")
-    await world.settled(world.offer(job), Status.SUCCEEDED)
+    await world.settled(world.claim_request(job), Status.SUCCEEDED)
     assert await asked(world) == [("inbox", "succeeded", "pending")]
 
 
-async def test_what_no_process_ran_is_told_as_well(world: World) -> None:
-    """A due time that was missed, one that was refused at claim, and one that waited."""
+async def test_the_delivered_row_of_a_listener_named_inbox_is_not_in_the_inbox(
+    world: World,
+) -> None:
+    await listeners.announce(world.ledger, ["inbox"])
+    job = await world.add(prompt="x", cron="0 * * * *")
+    await world.settled(world.claim_request(job), Status.SUCCEEDED)
+    row = await claimed(world, listener=True)
+    done = DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, 0.1)
+    await sending.record(world.ledger, [done])
+    async with world.ledger.read() as session:
+        assert await history.inbox(session) == []
+        assert (await sending.health(session, world.clock.now())).unread == 0
+    assert await history.mark_read(world.ledger) == 0
+
+
+async def test_outcomes_that_no_process_ran_have_listener_rows(world: World) -> None:
+    """A missed due time, one skipped at claim, and a waiting run that was cancelled."""
     await listeners.announce(world.ledger, ["audit.log"])
     job = await world.add(prompt="x", every="30s", catch_up="none", overlap="skip")
-    await world.begun(world.offer(job))
-    world.clock.set((later := world.offer(job)).due)
+    await world.begun(world.claim_request(job))
+    world.clock.set((later := world.claim_request(job)).due)
     await world.claim(later)
     assert await asked(world) == [("audit.log", "skipped", "pending")]
     run = await claims.request(world.ledger, job, "r1", "manual")
@@ -94,7 +109,7 @@ async def test_what_no_process_ran_is_told_as_well(world: World) -> None:
     assert [event for _, event, _ in await asked(world)] == ["skipped", "cancelled", "missed"]
 
 
-async def test_an_agents_output_is_told_to_a_listener_which_is_the_operators(world: World) -> None:
+async def test_an_agents_output_goes_to_listeners_but_not_to_callbacks(world: World) -> None:
     await listeners.announce(world.ledger, ["audit.log"])
     job = await world.add(prompt="x", **TOLD)
     async with world.ledger.write() as session:
@@ -102,20 +117,20 @@ async def test_an_agents_output_is_told_to_a_listener_which_is_the_operators(wor
         assert row is not None
         row.owner = "agent:x"
         session.add(row)
-    await world.settled(world.offer(job), Status.SUCCEEDED, output="Forty-two.")
+    await world.settled(world.claim_request(job), Status.SUCCEEDED, output="Forty-two.")
     async with world.ledger.read() as session:
         found = {row.purpose: row for row in await history.recent(session)}
     assert json.loads(found["callback"].body)["output"] is None
     assert json.loads(found["listener"].body)["output"] == "Forty-two."
 
 
-async def test_a_listener_never_counts_for_the_delivery(world: World) -> None:
+async def test_a_failed_listener_does_not_change_the_delivery_of_the_run(world: World) -> None:
     await listeners.announce(world.ledger, ["audit.log"])
     job = await world.add(prompt="x", **TOLD)
-    granted = await world.settled(world.offer(job), Status.SUCCEEDED)
-    for wanted, status in (("callback", Delivery.DELIVERED), ("listener", Delivery.FAILED)):
-        row = await claimed(world, listener=wanted == "listener")
-        assert row.purpose == wanted
+    granted = await world.settled(world.claim_request(job), Status.SUCCEEDED)
+    for purpose, status in (("callback", Delivery.DELIVERED), ("listener", Delivery.FAILED)):
+        row = await claimed(world, listener=purpose == "listener")
+        assert row.purpose == purpose
         tried = DeliveryResult(
             row.id, row.fence, status, None, 0.1, error="ValueError", went_out=False
         )
@@ -130,12 +145,12 @@ async def test_a_listener_never_counts_for_the_delivery(world: World) -> None:
     }
 
 
-async def test_a_late_outcome_is_told_once_more_and_says_what_it_corrects(world: World) -> None:
+async def test_a_late_outcome_adds_a_listener_row_that_names_what_it_corrects(world: World) -> None:
     await listeners.announce(world.ledger, ["audit.log"])
     job = await world.add(prompt="x", cron="0 * * * *")
-    granted = await world.begun(world.offer(job))
+    granted = await world.begun(world.claim_request(job))
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "it vanished")
-    world.clock.move(timedelta(seconds=1))  # the two messages are sorted by when they were made
+    world.clock.move(timedelta(seconds=1))  # the two rows are sorted by their creation time
     await world.settle(granted, Status.SUCCEEDED)
     bodies = [json.loads(row.body) for row in await rows(world)]
     assert [(each["status"], each["corrects"]) for each in bodies] == [
@@ -145,11 +160,13 @@ async def test_a_late_outcome_is_told_once_more_and_says_what_it_corrects(world:
 
 
 @pytest.mark.parametrize("status", ["missed", "skipped"])
-async def test_a_range_that_grows_is_told_until_its_end(world: World, status: str) -> None:
-    """Before it is told by the same row; afterwards, and while it is told, by another one."""
+async def test_a_growing_range_of_due_times_is_reported_up_to_its_end(
+    world: World, status: str
+) -> None:
+    """The range extends its pending row; once that row is claimed or sent, it adds another."""
     await listeners.announce(world.ledger, ["audit.log"])
     job = await world.add(prompt="x", cron="*/10 * * * *", timezone="UTC", catch_up="none")
-    first = world.offer(job).due
+    first = world.claim_request(job).due
     if status == "skipped":
         async with world.ledger.write() as session:
             row = (await store.find(session, job.id)).row
@@ -169,51 +186,51 @@ async def test_a_range_that_grows_is_told_until_its_end(world: World, status: st
 
     assert await passed(35) == [until(3)]
     assert await passed(20) == [until(5)]
-    told = await claimed(world, listener=True)
+    deliveries = await claimed(world, listener=True)
     assert await passed(20) == [until(5), until(7)]
-    done = DeliveryResult(told.id, told.fence, Delivery.DELIVERED, None, 0.0)
+    done = DeliveryResult(deliveries.id, deliveries.fence, Delivery.DELIVERED, None, 0.0)
     await sending.record(world.ledger, [done])
     assert await passed(10) == [until(5), until(8)]
-    told = await claimed(world, listener=True)
-    done = DeliveryResult(told.id, told.fence, Delivery.DELIVERED, None, 0.0)
+    deliveries = await claimed(world, listener=True)
+    done = DeliveryResult(deliveries.id, deliveries.fence, Delivery.DELIVERED, None, 0.0)
     await sending.record(world.ledger, [done])
     assert await passed(10) == [until(5), until(8), until(9)]
 
 
 async def due_listeners(world: World, names: list[str]) -> list[str]:
-    """Those for which a dispatcher would claim a row now. Reads only."""
+    """Return the listeners for which a dispatcher would claim a row now; write nothing."""
     queues = {outbox.queue_of_listener(name): name for name in names}
     times = await sending.due_times_by_queue(world.ledger, queues.__contains__)
     now = world.ledger.now()
     return [name for lane, name in queues.items() if lane in times and times[lane] <= now]
 
 
-async def test_without_listeners_nothing_is_written(world: World) -> None:
+async def test_without_listeners_no_row_is_written(world: World) -> None:
     await listeners.announce(world.ledger, [])
     job = await world.add(prompt="x", cron="0 * * * *")
-    await world.settled(world.offer(job), Status.SUCCEEDED)
+    await world.settled(world.claim_request(job), Status.SUCCEEDED)
     assert await rows(world) == []
     async with world.ledger.read() as session:
         assert await session.get(Fact, "listeners") is None
     assert await due_listeners(world, ["audit.log"]) == []
 
 
-async def test_what_this_process_registered_is_told_although_nobody_announced_it(
+async def test_a_listener_registered_in_this_process_needs_no_announcement(
     world: World,
 ) -> None:
     registry.listener(name="here")(print)
     await listeners.announce(world.ledger, ["there"])
     job = await world.add(prompt="x", cron="0 * * * *")
-    await world.settled(world.offer(job), Status.SUCCEEDED)
+    await world.settled(world.claim_request(job), Status.SUCCEEDED)
     assert [name for name, _, _ in await asked(world)] == ["here", "there"]
 
 
-async def test_one_that_is_away_for_a_day_is_forgotten_and_what_waits_for_it_is_given_up(
+async def test_a_listener_absent_for_a_day_is_removed_and_its_rows_fail(
     world: World,
 ) -> None:
     await listeners.announce(world.ledger, ["gone", "stays"])
     job = await world.add(prompt="x", cron="0 * * * *")
-    await world.settled(world.offer(job), Status.SUCCEEDED)
+    await world.settled(world.claim_request(job), Status.SUCCEEDED)
     world.clock.move(23 * HOUR)
     await listeners.announce(world.ledger, ["stays"])
     assert {status for _, _, status in await asked(world)} == {"pending"}
@@ -221,27 +238,29 @@ async def test_one_that_is_away_for_a_day_is_forgotten_and_what_waits_for_it_is_
 
     world.clock.move(2 * HOUR)
     await listeners.announce(world.ledger, ["stays"])
-    await world.settled(world.offer(job), Status.FAILED)
+    await world.settled(world.claim_request(job), Status.FAILED)
     assert await asked(world) == [
         ("gone", "succeeded", "failed"),
         ("stays", "succeeded", "pending"),
         ("stays", "failed", "pending"),
     ]
-    assert (await rows(world))[0].error == ("gave up: no process had this listener for 24 hours")
+    assert (await rows(world))[0].error == (
+        "gave up: no process has had this listener for 24 hours"
+    )
 
 
-async def test_the_last_listener_that_goes_leaves_nothing_pending(world: World) -> None:
+async def test_the_rows_of_the_last_removed_listener_fail(world: World) -> None:
     await listeners.announce(world.ledger, ["gone"])
-    await world.settled(world.offer(await world.add(prompt="x", **TOLD)), Status.SUCCEEDED)
+    await world.settled(world.claim_request(await world.add(prompt="x", **TOLD)), Status.SUCCEEDED)
     world.clock.move(25 * HOUR)
     await listeners.announce(world.ledger, [])
     assert [status for _, _, status in await asked(world)] == ["failed"]
     async with world.ledger.read() as session:
         found = {row.purpose: row.status for row in await history.recent(session)}
-    assert found["callback"] == "pending"  # of others nothing is given up
+    assert found["callback"] == "pending"  # rows of other kinds stay pending
 
 
-async def test_a_clock_that_was_set_back_keeps_no_listener_for_ever(world: World) -> None:
+async def test_a_clock_that_was_set_back_does_not_keep_an_absent_listener(world: World) -> None:
     world.clock.move(1000 * HOUR)
     await listeners.announce(world.ledger, ["gone"])
     world.clock.move(-1000 * HOUR)
@@ -249,32 +268,32 @@ async def test_a_clock_that_was_set_back_keeps_no_listener_for_ever(world: World
     world.clock.move(25 * HOUR)
     await listeners.announce(world.ledger, [])
     job = await world.add(prompt="x", cron="0 * * * *")
-    await world.settled(world.offer(job), Status.SUCCEEDED)
+    await world.settled(world.claim_request(job), Status.SUCCEEDED)
     assert await rows(world) == []
 
 
-async def test_a_listener_is_told_of_one_outcome_at_a_time_and_in_order(world: World) -> None:
+async def test_a_listener_gets_one_outcome_at_a_time_and_in_order(world: World) -> None:
     await listeners.announce(world.ledger, ["audit.log"])
     job = await world.add(prompt="x", cron="0 * * * *")
     runs = []
     for _ in range(3):
-        granted = await world.settled(world.offer(job), Status.SUCCEEDED)
+        granted = await world.settled(world.claim_request(job), Status.SUCCEEDED)
         runs.append(granted.run_id)
-    told = []
+    received = []
     while found := await sending.claim(world.ledger, "me", most=10):
         [row] = found
         assert await sending.claim(world.ledger, "another", most=10) == []
-        told.append(row.run_id)
+        received.append(row.run_id)
         done = DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, 0.0)
         await sending.record(world.ledger, [done])
-    assert told == runs
+    assert received == runs
 
 
-async def test_one_that_is_told_or_has_a_pause_is_not_due(world: World) -> None:
+async def test_a_listener_that_is_being_called_or_paused_is_not_due(world: World) -> None:
     await listeners.announce(world.ledger, ["audit.log", "bill.count"])
     job = await world.add(prompt="x", cron="0 * * * *")
     for _ in range(2):
-        await world.settled(world.offer(job), Status.SUCCEEDED)
+        await world.settled(world.claim_request(job), Status.SUCCEEDED)
     both = ["audit.log", "bill.count"]
     assert await due_listeners(world, both) == both
     for number in range(sending.FAILURES_BEFORE_PAUSE):
@@ -282,36 +301,38 @@ async def test_one_that_is_told_or_has_a_pause_is_not_due(world: World) -> None:
         [row] = await sending.claim(
             world.ledger, "me", most=1, wanted=lambda lane: lane == "listener:bill.count"
         )
-        assert await due_listeners(world, both) == ["audit.log"], number  # it is told
+        assert await due_listeners(world, both) == ["audit.log"], number  # it is being called
         again = DeliveryResult(
             row.id, row.fence, Delivery.PENDING, world.clock.now(), 0.1, error="no end"
         )
         await sending.record(world.ledger, [again])
-    assert await due_listeners(world, both) == ["audit.log"]  # it has a pause
+    assert await due_listeners(world, both) == ["audit.log"]  # it is paused
     world.clock.move(sending.MIN_PAUSE)
     assert await due_listeners(world, both) == both
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_a_process_killed_around_its_outcome_leaves_both_or_neither(
+async def test_a_process_killed_at_finish_leaves_outcome_and_listener_row_or_neither(
     world: World, when: When
 ) -> None:
-    """That process knows of no listener: the ledger says which there are."""
+    """The process has no listener registered: the ledger names them."""
     await listeners.announce(world.ledger, ["audit.log"])
-    granted = await world.begun(world.offer(await world.add(prompt="x", cron="0 * * * *")))
+    granted = await world.begun(world.claim_request(await world.add(prompt="x", cron="0 * * * *")))
     given = (granted.run_id, granted.fence, Outcome(Status.SUCCEEDED))
     senders.killed(world.ledger.address, world.clock, "settle", when, *given)
-    told = {"before": ("running", []), "after": ("succeeded", [("audit.log", "succeeded")])}
+    expected = {"before": ("running", []), "after": ("succeeded", [("audit.log", "succeeded")])}
     found = [(name, event) for name, event, _ in await asked(world)]
-    assert ((await world.row(granted.run_id)).status, found) == told[when]
+    assert ((await world.row(granted.run_id)).status, found) == expected[when]
 
 
 @pytest.mark.parametrize("verb", ["claim", "record"])
-async def test_who_is_killed_while_it_tells_leaves_it_to_the_next_one(
+async def test_after_a_sender_is_killed_another_claims_its_row_when_the_lease_ends(
     world: World, verb: str
 ) -> None:
     await listeners.announce(world.ledger, ["audit.log"])
-    await world.settled(world.offer(await world.add(prompt="x", cron="0 * * * *")), Status.FAILED)
+    await world.settled(
+        world.claim_request(await world.add(prompt="x", cron="0 * * * *")), Status.FAILED
+    )
     if verb == "claim":
         senders.killed(world.ledger.address, world.clock, "claim", "after", "killed", most=1)
     else:

@@ -1,4 +1,4 @@
-"""Requirements 29-33: what is told of a run is written down with its outcome, whoever writes it."""
+"""Outbox rows (requirements 29-33): written with the outcome, whichever process records it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DONE, FAIL = "https://ops.example.org/done", "https://ops.example.org/fail"
 EVERY = {"events": ["completed", "failed", "cancelled", "missed"]}
 TOLD: dict[str, Any] = {**EVERY, "on_complete": DONE, "on_fail": FAIL, "channel": "team"}
 
-Told = tuple[str, str, str]
+Notification = tuple[str, str, str]
 
 
 async def rows(world: World) -> list[OutboxRow]:
@@ -42,8 +42,8 @@ async def rows(world: World) -> list[OutboxRow]:
         return list((await session.execute(ordered)).scalars())
 
 
-async def told(world: World) -> set[Told]:
-    """Purpose, event and address of each row."""
+async def notifications(world: World) -> set[Notification]:
+    """Return purpose, event and address of each row."""
     return {(row.purpose, row.event, row.address) for row in await rows(world)}
 
 
@@ -61,7 +61,7 @@ async def hourly(world: World, **fields: Any) -> StoredJob:
 
 
 async def sent(world: World, which: str, status: Delivery) -> None:
-    """Let all that is due to ``which`` be sent, with this end."""
+    """Send all due rows for ``which``, with this result."""
     claimed = await sending.claim(world.ledger, "test", most=100)
     await sending.release(world.ledger, [row for row in claimed if row.address != which])
     tried = [
@@ -74,7 +74,7 @@ async def sent(world: World, which: str, status: Delivery) -> None:
     await sending.record(world.ledger, tried)
 
 
-# --- which end is told to whom
+# --- the recipients of each outcome
 
 
 @pytest.mark.parametrize(
@@ -87,14 +87,16 @@ async def sent(world: World, which: str, status: Delivery) -> None:
         (Status.CANCELLED, "cancelled", FAIL),
     ],
 )
-async def test_each_end_goes_to_its_callback_and_to_the_channel(
+async def test_each_outcome_creates_its_callback_and_a_channel_message(
     world: World, status: Status, event: str, url: str
 ) -> None:
     stored = await hourly(world, **TOLD)
 
-    granted = await world.settled(world.offer(stored), status, output="All is well.", reason="so")
+    granted = await world.settled(
+        world.claim_request(stored), status, output="All is well.", reason="so"
+    )
 
-    assert await told(world) == {("callback", event, url), ("message", event, "team")}
+    assert await notifications(world) == {("callback", event, url), ("message", event, "team")}
     assert await delivery(world, granted.run_id) == "pending"
     callback = json.loads((await the(world, "callback")).body)
     assert (callback["status"], callback["event"], callback["id"]) == (
@@ -105,7 +107,9 @@ async def test_each_end_goes_to_its_callback_and_to_the_channel(
 
 
 @pytest.mark.parametrize("status", [Status.CANCELLED, Status.FAILED, Status.SUCCEEDED])
-async def test_what_is_not_among_the_events_goes_nowhere(world: World, status: Status) -> None:
+async def test_an_outcome_whose_event_is_not_requested_creates_no_callback_or_message(
+    world: World, status: Status
+) -> None:
     fields: dict[Status, dict[str, Any]] = {
         Status.CANCELLED: {"channel": "team", "on_complete": DONE, "on_fail": FAIL},
         Status.FAILED: {"channel": "team", "on_complete": DONE, "events": ["completed"]},
@@ -113,41 +117,44 @@ async def test_what_is_not_among_the_events_goes_nowhere(world: World, status: S
     }
     stored = await hourly(world, **fields[status])
 
-    granted = await world.settled(world.offer(stored), status, output="x")
+    granted = await world.settled(world.claim_request(stored), status, output="x")
 
-    # A failure is told to the operator all the same: see `test_alerts`.
-    assert {each for each in await told(world) if each[0] != "alert"} == set()
+    # The operator still gets an alert about a failure: see `test_alerts`.
+    assert {each for each in await notifications(world) if each[0] != "alert"} == set()
     assert await delivery(world, granted.run_id) == "not_requested"
 
 
-async def test_who_asks_for_nothing_gets_nothing(world: World) -> None:
+async def test_a_job_without_notifications_creates_no_rows(world: World) -> None:
     stored = await hourly(world)
-    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
+    granted = await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="x")
     assert await rows(world) == []
     assert await delivery(world, granted.run_id) == "not_requested"
 
 
-async def test_a_direct_call_tells_by_its_own_parameters(world: World) -> None:
+async def test_a_direct_call_notifies_as_its_own_parameters_say(world: World) -> None:
     stored = await hourly(world)
-    offer = world.offer(stored)
-    parameters = {**offer.parameters, "notify": {"channel": "team", "on_fail": FAIL}}
+    claim_request = world.claim_request(stored)
+    parameters = {**claim_request.parameters, "notify": {"channel": "team", "on_fail": FAIL}}
     direct = {"job_id": None, "occurrence": "flow:f", "trigger": "direct"}
-    granted = await world.begun(world.offer(stored, **direct, parameters=parameters))
+    granted = await world.begun(world.claim_request(stored, **direct, parameters=parameters))
     await world.settle(granted, Status.FAILED, error="no")
 
-    assert await told(world) == {("callback", "failed", FAIL), ("message", "failed", "team")}
+    assert await notifications(world) == {
+        ("callback", "failed", FAIL),
+        ("message", "failed", "team"),
+    }
     assert (await the(world, "message")).job_id is None
 
 
-async def test_a_run_tells_by_what_was_in_force_when_it_was_due(world: World) -> None:
+async def test_a_run_notifies_as_the_revision_at_its_due_time_says(world: World) -> None:
     stored = await hourly(world, channel="before")
-    granted = await world.begun(world.offer(stored))
+    granted = await world.begun(world.claim_request(stored))
     await world.edit(stored.id, channel="after")
     await world.settle(granted, Status.SUCCEEDED, output="x")
     assert (await the(world, "message")).address == "before"
 
 
-async def test_a_run_whose_parameters_say_nothing_that_can_be_read_tells_as_its_job(
+async def test_a_run_with_unreadable_notify_parameters_notifies_as_its_job_says(
     world: World,
 ) -> None:
     stored = await hourly(world, channel="team")
@@ -164,7 +171,7 @@ async def test_a_run_whose_parameters_say_nothing_that_can_be_read_tells_as_its_
     )
     async with world.ledger.write() as session:
         await outcomes.record(session, row, Outcome(Status.FAILED, error="no"), world.clock.now())
-    assert await told(world) == {("message", "failed", "team")}
+    assert await notifications(world) == {("message", "failed", "team")}
 
 
 @pytest.mark.parametrize(
@@ -177,7 +184,7 @@ async def test_a_run_whose_parameters_say_nothing_that_can_be_read_tells_as_its_
         ({"notify": {"of": "a later version"}}, "jobs"),
     ],
 )
-async def test_all_who_ask_whom_a_run_tells_get_the_same_answer(
+async def test_the_outbox_and_the_session_id_use_the_same_channel_of_a_run(
     world: World, parameters: dict[str, Any], channel: str
 ) -> None:
     stored = await hourly(world, channel="jobs", progress="1m")
@@ -187,48 +194,50 @@ async def test_all_who_ask_whom_a_run_tells_get_the_same_answer(
     assert session_id == f"default:chat:{channel}:"
 
 
-# --- whoever writes the outcome
+# --- each way to record an outcome
 
 
-async def test_what_died_is_told_as_failed(world: World) -> None:
+async def test_a_run_whose_process_died_creates_the_failed_callback(world: World) -> None:
     stored = await hourly(world, **TOLD)
-    granted = await world.begun(world.offer(stored))
+    granted = await world.begun(world.claim_request(stored))
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "its process is gone")
     body = json.loads((await the(world, "callback")).body)
     assert (body["status"], body["reason"]) == ("unknown", "its process is gone")
 
 
-async def test_what_waits_and_is_cancelled_is_told(world: World) -> None:
+async def test_cancelling_a_waiting_run_creates_callback_and_message(world: World) -> None:
     stored = await hourly(world, **TOLD)
     row = await claims.request(world.ledger, stored, "one", "manual")
     await claims.cancel(world.ledger, row.id)
-    assert await told(world) == {
+    assert await notifications(world) == {
         ("callback", "cancelled", FAIL),
         ("message", "cancelled", "team"),
     }
 
 
-async def test_a_lease_that_was_lost_is_told_of_by_who_finds_it(world: World) -> None:
+async def test_expiring_a_lost_lease_creates_the_failed_callback(world: World) -> None:
     stored = await hourly(world, **TOLD)
-    granted = await world.begun(world.offer(stored))
+    granted = await world.begun(world.claim_request(stored))
     await world.lose()
     assert [row.id for row in await leases.expire_all(world.ledger)] == [granted.run_id]
-    assert ("callback", "failed", FAIL) in await told(world)
+    assert ("callback", "failed", FAIL) in await notifications(world)
 
 
-async def test_an_end_in_prefect_is_told(world: World) -> None:
+async def test_a_failure_imported_from_prefect_creates_the_failed_callback(world: World) -> None:
     stored = await hourly(world, **TOLD)
-    offer = world.offer(stored)
-    world.clock.set(offer.due)
-    assert offer.flow_run_id is not None
-    end = EndInPrefect(offer.flow_run_id, "FAILED", "Failed", "Validation of the parameters", offer)
+    claim_request = world.claim_request(stored)
+    world.clock.set(claim_request.due)
+    assert claim_request.flow_run_id is not None
+    end = EndInPrefect(
+        claim_request.flow_run_id, "FAILED", "Failed", "Validation of the parameters", claim_request
+    )
     assert await prefect_ends.apply_end(world.ledger, end) is Status.FAILED
-    assert ("callback", "failed", FAIL) in await told(world)
+    assert ("callback", "failed", FAIL) in await notifications(world)
 
 
-async def test_the_spool_brings_the_whole_answer(world: World) -> None:
+async def test_a_spooled_outcome_sends_the_whole_answer(world: World) -> None:
     stored = await hourly(world, channel="team")
-    granted = await world.begun(world.offer(stored))
+    granted = await world.begun(world.claim_request(stored))
     answer = "All is well. " * 1_000
     known = Outcome(Status.SUCCEEDED, output=answer)
     outcome_spool.put(SpooledOutcome(world.ledger.id, granted.run_id, granted.fence, known))
@@ -239,7 +248,7 @@ async def test_the_spool_brings_the_whole_answer(world: World) -> None:
     assert (await the(world, "message")).body == answer.strip()
 
 
-async def test_missed_due_times_are_told_as_one_and_grow_until_they_are_sent(world: World) -> None:
+async def test_missed_due_times_share_one_row_that_grows_until_it_is_claimed(world: World) -> None:
     fields: dict[str, Any] = {"channel": "team", "on_fail": FAIL, **EVERY}
     stored = await world.add(cron="*/10 * * * *", catch_up="none", **fields)
     world.clock.move(timedelta(minutes=35))
@@ -254,7 +263,7 @@ async def test_missed_due_times_are_told_as_one_and_grow_until_they_are_sent(wor
     assert (again.id, json.loads(again.body)["count"]) == (row.id, 5)
     assert "5 due times" in (await the(world, "message")).body
 
-    # What is on its way, or has arrived, says what it said.
+    # A row that is claimed or delivered keeps its body.
     (sending_now,) = [
         each
         for each in await sending.claim(world.ledger, "me", most=10)
@@ -265,12 +274,12 @@ async def test_missed_due_times_are_told_as_one_and_grow_until_they_are_sent(wor
     assert (await the(world, "callback")).body == sending_now.body
 
 
-# --- once, and with the outcome or not at all
+# --- once, in the transaction of the outcome
 
 
-async def test_settling_again_asks_for_nothing_more(world: World) -> None:
+async def test_finishing_a_run_again_creates_no_further_rows(world: World) -> None:
     stored = await hourly(world, **TOLD)
-    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
+    granted = await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="x")
     before = await rows(world)
 
     await world.settle(granted, Status.SUCCEEDED, output="x")
@@ -284,9 +293,9 @@ async def test_settling_again_asks_for_nothing_more(world: World) -> None:
     assert await rows(world) == before
 
 
-async def test_what_is_told_is_undone_with_its_outcome(world: World) -> None:
+async def test_a_rollback_of_the_outcome_removes_its_outbox_rows(world: World) -> None:
     stored = await hourly(world, **TOLD)
-    granted = await world.begun(world.offer(stored))
+    granted = await world.begun(world.claim_request(stored))
 
     with pytest.raises(RuntimeError):
         async with world.ledger.write() as session:
@@ -300,7 +309,7 @@ async def test_what_is_told_is_undone_with_its_outcome(world: World) -> None:
     assert await delivery(world, granted.run_id) == "not_requested"
 
 
-async def test_the_same_message_is_told_once(world: World) -> None:
+async def test_a_message_is_enqueued_once_per_key(world: World) -> None:
     asked: dict[str, Any] = {"purpose": "alert", "event": "overdue", "channel": "team"}
     asked |= {"subject": "late", "body": "late", "now": world.clock.now()}
     async with world.ledger.write() as session:
@@ -316,11 +325,11 @@ async def test_the_same_message_is_told_once(world: World) -> None:
     ("late", "event", "url"),
     [(Status.SUCCEEDED, "completed", DONE), (Status.FAILED, "failed", FAIL)],
 )
-async def test_a_late_outcome_is_told_as_a_correction(
+async def test_a_late_outcome_sends_a_correction(
     world: World, late: Status, event: str, url: str
 ) -> None:
     stored = await hourly(world, **TOLD)
-    granted = await world.begun(world.offer(stored))
+    granted = await world.begun(world.claim_request(stored))
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "its process is gone")
     first = {row.id for row in await rows(world)}
 
@@ -335,13 +344,13 @@ async def test_a_late_outcome_is_told_as_a_correction(
         assert [each.subject for each in messages] == ["brief: succeeded (was unknown)"]
 
 
-# --- what is said
+# --- contents
 
 
-async def test_the_body_of_a_callback_is_the_run(world: World) -> None:
+async def test_the_body_of_a_callback_describes_the_run(world: World) -> None:
     stored = await hourly(world, on_complete=DONE)
     granted = await world.settled(
-        world.offer(stored), Status.SUCCEEDED, output="Grüße \u2713", result={"n": 1}
+        world.claim_request(stored), Status.SUCCEEDED, output="Grüße \u2713", result={"n": 1}
     )
 
     row = await the(world, "callback")
@@ -358,7 +367,7 @@ async def test_the_body_of_a_callback_is_the_run(world: World) -> None:
 METADATA = {"team": "blue", "numbers": [1, 2.5, None, True], "nested": {"": []}}
 
 
-async def test_a_callback_says_of_which_job_it_is_whose_and_what_is_kept_with_it(
+async def test_a_callback_contains_job_owner_user_tags_and_metadata(
     world: World,
 ) -> None:
     job = (await hourly(world, on_complete=DONE)).job.model_copy(
@@ -367,7 +376,7 @@ async def test_a_callback_says_of_which_job_it_is_whose_and_what_is_kept_with_it
     async with world.ledger.write() as session:
         stored = await store.add(session, job, "kept", world.clock.now(), "user", user_id="u-17")
 
-    await world.settled(world.offer(stored), Status.SUCCEEDED, output="Done.")
+    await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="Done.")
 
     body = json.loads((await the(world, "callback")).body)
     assert (body["job"], body["job_id"]) == ("kept", stored.id)
@@ -378,22 +387,22 @@ async def test_a_callback_says_of_which_job_it_is_whose_and_what_is_kept_with_it
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "fields"),
     [
         (Status.SUCCEEDED, {"output": "secret", "result": {"s": "secret"}}),
         (Status.FAILED, {"error": 'the answer fits no schema: "secret" is no number'}),
     ],
 )
-async def test_of_an_agents_job_no_answer_leaves_by_a_callback(
-    world: World, status: Status, said: dict[str, Any]
+async def test_a_callback_of_an_agents_job_contains_no_answer(
+    world: World, status: Status, fields: dict[str, Any]
 ) -> None:
-    told = {"on_complete": DONE, "on_fail": DONE, "channel": "team"}
+    notify = {"on_complete": DONE, "on_fail": DONE, "channel": "team"}
     job = (await hourly(world)).job.model_copy(update={"name": "agents"})
-    job = job.model_copy(update={"notify": job.notify.model_copy(update=told)})
+    job = job.model_copy(update={"notify": job.notify.model_copy(update=notify)})
     async with world.ledger.write() as session:
         stored = await store.add(session, job, "agents", world.clock.now(), owner="agent:default")
 
-    await world.settled(world.offer(stored), status, **said)
+    await world.settled(world.claim_request(stored), status, **fields)
 
     row = await the(world, "callback")
     assert "secret" not in row.body
@@ -407,7 +416,7 @@ async def test_of_an_agents_job_no_answer_leaves_by_a_callback(
     ("purpose", "owner", "chat_id"),
     [("progress", "agent:default", "agents.md"), ("alert", "user", "")],
 )
-async def test_a_note_goes_where_its_job_chose_and_an_alert_where_the_operator_did(
+async def test_progress_goes_to_the_chat_of_the_job_and_an_alert_to_the_operator(
     world: World, purpose: str, owner: str, chat_id: str
 ) -> None:
     job = (await hourly(world)).job.model_copy(update={"name": "agents"})
@@ -428,21 +437,21 @@ async def test_a_note_goes_where_its_job_chose_and_an_alert_where_the_operator_d
     assert (row.owner, row.chat_id) == (owner, chat_id)
 
 
-async def test_the_lane_is_the_address_without_what_may_be_secret(world: World) -> None:
+async def test_the_destination_queue_is_the_address_without_its_secrets(world: World) -> None:
     stored = await hourly(world, on_complete="HTTPS://me:pw@Ops.example.org:8443/a/B?token=1#x")
-    await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
+    await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="x")
     row = await the(world, "callback")
     assert row.lane == "https://ops.example.org:8443/a/B"
     assert row.address == "HTTPS://me:pw@Ops.example.org:8443/a/B?token=1#x"
 
 
-async def test_an_address_as_long_as_may_be_has_a_lane_of_its_own(world: World) -> None:
+async def test_two_very_long_addresses_have_different_destination_queues(world: World) -> None:
     generator = random.Random(1)  # so that no index can make it shorter
     path = "".join(generator.choices(string.ascii_letters, k=MAX_URL_LENGTH - 40))
     one, other = f"https://ops.example.org/{path}1", f"https://ops.example.org/{path}2"
     stored = await hourly(world, on_complete=f"{one}?token=1", on_fail=other)
-    await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
-    await world.settled(world.offer(stored), Status.FAILED, error="no")
+    await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="x")
+    await world.settled(world.claim_request(stored), Status.FAILED, error="no")
 
     made = [row for row in await rows(world) if row.purpose == "callback"]
     assert {row.address for row in made} == {f"{one}?token=1", other}
@@ -452,7 +461,7 @@ async def test_an_address_as_long_as_may_be_has_a_lane_of_its_own(world: World) 
     assert max(len(each.encode()) for each in lanes) <= outbox.MAX_NAME_BYTES
 
 
-async def test_a_long_conversation_and_a_long_key_are_taken(world: World) -> None:
+async def test_long_chat_ids_and_keys_are_stored_within_the_byte_limit(world: World) -> None:
     async def tell(key: str) -> OutboxRow | None:
         async with world.ledger.write() as session:
             return await outbox.enqueue_message(
@@ -477,16 +486,18 @@ async def test_a_long_conversation_and_a_long_key_are_taken(world: World) -> Non
     assert await tell(f"{key}.") is not None
 
 
-async def test_each_conversation_of_a_channel_is_a_lane(world: World) -> None:
+async def test_each_chat_of_a_channel_has_its_own_destination_queue(world: World) -> None:
     stored = await hourly(world, channel="team", chat_id="42")
-    await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
+    await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="x")
     row = await the(world, "message")
     assert (row.lane, row.chat_id) == ("channel:team/42", "42")
 
 
-async def test_what_went_wrong_is_said_with_where_to_look(world: World) -> None:
+async def test_a_failure_message_contains_error_due_time_and_show_command(world: World) -> None:
     stored = await hourly(world, channel="team", timezone="Europe/Berlin")
-    granted = await world.settled(world.offer(stored), Status.TIMED_OUT, error="no answer in 30 s")
+    granted = await world.settled(
+        world.claim_request(stored), Status.TIMED_OUT, error="no answer in 30 s"
+    )
     row = await the(world, "message")
     assert row.subject == "brief: timed out"
     assert row.body.splitlines() == [
@@ -503,104 +514,108 @@ async def test_what_went_wrong_is_said_with_where_to_look(world: World) -> None:
         (Status.FAILED, "brief was failed at 2026-01-15T13:00:00+00:00: "),
     ],
 )
-async def test_a_template_says_it_in_the_jobs_words(
+async def test_a_message_uses_the_template_of_its_job(
     world: World, status: Status, text: str
 ) -> None:
     template = "{{job}} was {{status}} at {{due}}: {{output}}"
     stored = await hourly(world, channel="team", template=template)
-    # An answer that looks like a variable is no variable.
-    await world.settled(world.offer(stored), status, output="{{job}}" if "{{" in text else None)
+    # A variable within an answer is not replaced.
+    await world.settled(
+        world.claim_request(stored), status, output="{{job}}" if "{{" in text else None
+    )
     assert (await the(world, "message")).body == text
 
 
-async def test_a_template_that_says_nothing_of_a_failure_gives_way(world: World) -> None:
+async def test_a_template_that_is_blank_for_a_failure_is_not_used(world: World) -> None:
     stored = await hourly(world, channel="team", template="{{output}}")
-    await world.settled(world.offer(stored), Status.FAILED, error="no network")
+    await world.settled(world.claim_request(stored), Status.FAILED, error="no network")
     assert (await the(world, "message")).body.startswith("brief failed: no network\n")
 
 
-async def test_a_long_answer_is_kept_up_to_a_bound(world: World) -> None:
+async def test_a_long_answer_is_truncated_to_100_000_characters(world: World) -> None:
     stored = await hourly(world, channel="team")
-    await world.settled(world.offer(stored), Status.SUCCEEDED, output="x" * 100_007)
+    await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="x" * 100_007)
     body = (await the(world, "message")).body
     assert body == "x" * 100_000 + "\n… (7 more characters)"
 
 
-async def test_a_result_without_a_text_is_told_as_json(world: World) -> None:
+async def test_a_result_without_output_is_sent_as_json(world: World) -> None:
     stored = await hourly(world, channel="team")
-    await world.settled(world.offer(stored), Status.SUCCEEDED, result={"n": 1})
+    await world.settled(world.claim_request(stored), Status.SUCCEEDED, result={"n": 1})
     assert json.loads((await the(world, "message")).body) == {"n": 1}
 
 
-# --- what is held back
+# --- suppressed messages
 
 
 @pytest.mark.parametrize("answer", [None, "", " \n", "[SILENT]", " [silent]\n"])
-async def test_an_answer_that_says_nothing_is_delivered_to_nobody(
-    world: World, answer: str | None
-) -> None:
+async def test_an_empty_or_silent_answer_is_suppressed(world: World, answer: str | None) -> None:
     stored = await hourly(world, channel="team", template="said: {{output}}")
-    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output=answer)
+    granted = await world.settled(world.claim_request(stored), Status.SUCCEEDED, output=answer)
     assert await rows(world) == []
     row = await world.row(granted.run_id)
     assert (row.status, row.delivery) == ("succeeded", "suppressed")
 
 
-async def test_an_answer_that_only_names_the_word_is_delivered(world: World) -> None:
+async def test_an_answer_that_only_mentions_silent_is_delivered(world: World) -> None:
     stored = await hourly(world, channel="team")
-    await world.settled(world.offer(stored), Status.SUCCEEDED, output="I was told to say [SILENT].")
+    await world.settled(
+        world.claim_request(stored), Status.SUCCEEDED, output="I was told to say [SILENT]."
+    )
     assert (await the(world, "message")).body == "I was told to say [SILENT]."
 
 
 async def test_a_silent_answer_still_goes_to_the_callback(world: World) -> None:
     stored = await hourly(world, channel="team", on_complete=DONE)
-    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="[SILENT]")
-    assert await told(world) == {("callback", "completed", DONE)}
+    granted = await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="[SILENT]")
+    assert await notifications(world) == {("callback", "completed", DONE)}
     assert await delivery(world, granted.run_id) == "pending"
 
 
-async def test_a_silent_job_tells_nobody(world: World) -> None:
+async def test_a_silent_job_creates_no_rows(world: World) -> None:
     stored = await hourly(world, **TOLD, silent=True)
-    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
+    granted = await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="x")
     assert await rows(world) == []
     assert await delivery(world, granted.run_id) == "suppressed"
 
 
-async def test_only_what_changed_is_sent(world: World) -> None:
+async def test_with_only_changed_a_repeated_answer_is_suppressed(world: World) -> None:
     stored = await hourly(world, channel="team", only_changed=True)
     shown = []
     for answer in ("same", "same \n", "other", "other", "same"):
-        granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output=answer)
+        granted = await world.settled(world.claim_request(stored), Status.SUCCEEDED, output=answer)
         shown.append(await delivery(world, granted.run_id))
     assert shown == ["pending", "suppressed", "pending", "suppressed", "pending"]
     assert [row.body for row in await rows(world)] == ["same", "other", "same"]
 
 
-async def test_what_never_arrived_is_sent_again_although_it_is_the_same(world: World) -> None:
+async def test_with_only_changed_an_undelivered_answer_is_sent_again(world: World) -> None:
     stored = await hourly(world, channel="team", only_changed=True)
-    await world.settled(world.offer(stored), Status.SUCCEEDED, output="same")
+    await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="same")
     await sent(world, "team", Delivery.FAILED)
-    again = await world.settled(world.offer(stored), Status.SUCCEEDED, output="same")
+    again = await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="same")
     assert await delivery(world, again.run_id) == "pending"
 
 
-async def test_what_another_channel_was_told_is_new_to_this_one(world: World) -> None:
+async def test_with_only_changed_an_answer_is_new_to_another_channel_or_chat(world: World) -> None:
     stored = await hourly(world, channel="team", chat_id="1", only_changed=True)
-    await world.settled(world.offer(stored), Status.SUCCEEDED, output="same")
+    await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="same")
     for changes in ({"chat_id": "2"}, {"channel": "ops"}):
         await world.edit(stored.id, **changes)
         granted = await world.settled(
-            world.offer(await world.job(stored.id)), Status.SUCCEEDED, output="same"
+            world.claim_request(await world.job(stored.id)), Status.SUCCEEDED, output="same"
         )
         assert await delivery(world, granted.run_id) == "pending"
 
 
-# --- the inbox, and what became of it all
+# --- the inbox, and the delivery of a run
 
 
-async def test_what_goes_to_the_inbox_is_delivered_as_it_is_written(world: World) -> None:
+async def test_an_inbox_message_is_delivered_when_it_is_written(world: World) -> None:
     stored = await hourly(world, channel="inbox")
-    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="All is well.")
+    granted = await world.settled(
+        world.claim_request(stored), Status.SUCCEEDED, output="All is well."
+    )
 
     assert await delivery(world, granted.run_id) == "delivered"
     assert await sending.claim(world.ledger, "me", most=10) == []
@@ -614,9 +629,9 @@ async def test_what_goes_to_the_inbox_is_delivered_as_it_is_written(world: World
     assert await history.mark_read(world.ledger) == 0
 
 
-async def test_the_delivery_of_a_run_is_that_of_its_worst_part(world: World) -> None:
+async def test_the_delivery_of_a_run_is_the_worst_of_its_rows(world: World) -> None:
     stored = await hourly(world, channel="team", on_complete=DONE)
-    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
+    granted = await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="x")
     shown = [await delivery(world, granted.run_id)]
     await sent(world, "team", Delivery.DELIVERED)
     shown.append(await delivery(world, granted.run_id))
@@ -629,15 +644,15 @@ async def test_the_delivery_of_a_run_is_that_of_its_worst_part(world: World) -> 
     assert shown == ["pending", "pending", "failed", "pending", "delivered"]
 
 
-async def test_what_is_pending_of_a_removed_job_is_delivered(world: World) -> None:
+async def test_pending_rows_of_a_removed_job_are_delivered(world: World) -> None:
     stored = await hourly(world, on_complete=DONE)
-    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
+    granted = await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="x")
     await world.archive(stored.id)
     await sent(world, DONE, Delivery.DELIVERED)
     assert await delivery(world, granted.run_id) == "delivered"
 
 
-async def test_a_job_that_is_undone_leaves_what_was_told_of_it(world: World) -> None:
+async def test_deleting_a_job_without_runs_keeps_its_pending_messages(world: World) -> None:
     stored = await hourly(world)
     async with world.ledger.write() as session:
         await outbox.enqueue_message(
@@ -652,14 +667,14 @@ async def test_a_job_that_is_undone_leaves_what_was_told_of_it(world: World) -> 
             now=world.clock.now(),
         )
     async with world.ledger.write() as session:
-        await store.undo_add(session, stored.id)
+        await store.delete_job(session, stored.id)
     (row,) = await rows(world)
     assert (row.job_id, row.status) == (None, "pending")
 
 
-async def test_progress_counts_while_the_run_is_at_work(world: World) -> None:
+async def test_a_progress_message_counts_for_the_delivery_of_a_running_run(world: World) -> None:
     stored = await hourly(world, channel="team")
-    granted = await world.begun(world.offer(stored))
+    granted = await world.begun(world.claim_request(stored))
     async with world.ledger.write() as session:
         await outbox.enqueue_message(
             session,
@@ -679,10 +694,10 @@ async def test_progress_counts_while_the_run_is_at_work(world: World) -> None:
     assert await delivery(world, granted.run_id) == "delivered"
 
 
-async def test_rows_are_found_by_run_job_status_and_the_beginning_of_their_id(world: World) -> None:
+async def test_rows_are_found_by_run_job_status_and_id_prefix(world: World) -> None:
     stored, other = await hourly(world, **TOLD), await hourly(world, name="other", on_complete=DONE)
-    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
-    await world.settled(world.offer(other, due=granted.due), Status.SUCCEEDED, output="x")
+    granted = await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="x")
+    await world.settled(world.claim_request(other, due=granted.due), Status.SUCCEEDED, output="x")
     await sent(world, "team", Delivery.DELIVERED)
     async with world.ledger.read() as session:
         of_run = await history.list_for_run(session, granted.run_id)
@@ -697,9 +712,9 @@ async def test_rows_are_found_by_run_job_status_and_the_beginning_of_their_id(wo
             assert (await history.find(session, ref)).id == of_other.id
 
 
-async def test_each_field_of_the_body_is_explained_in_the_docs(world: World) -> None:
+async def test_each_field_of_a_callback_is_explained_in_the_docs(world: World) -> None:
     stored = await hourly(world, on_complete=DONE)
-    await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
+    await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="x")
     page = (repository.root() / "docs" / "guides" / "callbacks.md").read_text(encoding="utf-8")
     table = page.partition("| field | is |")[2].partition("\n## ")[0]
     columns = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]

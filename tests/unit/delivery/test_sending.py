@@ -1,4 +1,4 @@
-"""Requirements 31, 32: who sends what is pending, one at a time, in turns, and none forgotten."""
+"""Sending of pending outbox rows (requirements 31, 32): claims, leases, turns, pauses, retries."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from daybook.delivery.sending import (
     MAX_IN_FLIGHT_PER_QUEUE,
     DeliveryResult,
 )
+from daybook.delivery.views import OutboxHealth, PausedQueue
 from daybook.errors import Ambiguous, NotFound
 from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import LaneRow, OutboxRow
@@ -37,7 +38,7 @@ PENDING, DELIVERED, FAILED = Delivery.PENDING, Delivery.DELIVERED, Delivery.FAIL
 
 @pytest.fixture(scope="module", autouse=True)
 def fork_server() -> Iterator[None]:
-    """The process that all others are forked from: it has imported the ledger."""
+    """Preload the ledger in the fork server, so that processes start quickly."""
     side_by_side.CONTEXT.set_forkserver_preload(["tests.unit.delivery.senders"])
     yield
     from multiprocessing import forkserver
@@ -46,7 +47,7 @@ def fork_server() -> Iterator[None]:
 
 
 async def asked(world: World, lane: str, count: int = 1, **fields: Any) -> list[str]:
-    """So many rows to that lane, due one microsecond after the other up to now; their ids."""
+    """Add ``count`` rows for ``lane``, due a microsecond apart up to now; return their ids."""
     now = world.clock.now()
     async with world.ledger.write() as session:
         known = len((await session.execute(select(OutboxRow.id))).all())
@@ -101,14 +102,14 @@ async def lanes(world: World) -> dict[str, LaneRow]:
         return {each.lane: each for each in (await session.execute(select(LaneRow))).scalars()}
 
 
-# --- one at a time
+# --- claims and leases
 
 
-async def test_what_is_claimed_is_nobody_elses_until_its_lease_has_run_out(world: World) -> None:
+async def test_a_claimed_row_cannot_be_claimed_again_until_its_lease_ends(world: World) -> None:
     (id_,) = await asked(world, "a")
-    (mine,) = await claimed(world)
-    assert (mine.id, mine.fence, mine.holder) == (id_, 1, "test")
-    assert mine.lease_until == world.clock.now() + TIMING.delivery_lease
+    (row,) = await claimed(world)
+    assert (row.id, row.fence, row.holder) == (id_, 1, "test")
+    assert row.lease_until == world.clock.now() + TIMING.delivery_lease
     world.clock.move(TIMING.delivery_lease - SECOND)
     assert await claimed(world) == []
 
@@ -117,25 +118,25 @@ async def test_what_is_claimed_is_nobody_elses_until_its_lease_has_run_out(world
     assert (again.id, again.fence) == (id_, 2)
 
 
-async def test_who_lost_his_lease_changes_nothing(world: World) -> None:
+async def test_a_sender_that_lost_its_lease_changes_nothing(world: World) -> None:
     await asked(world, "a")
     (late,) = await claimed(world)
     world.clock.move(TIMING.delivery_lease)
-    (mine,) = await claimed(world)
+    (claimed_row,) = await claimed(world)
 
     for status in (DELIVERED, FAILED, PENDING):
         await record(world, [late], status, world.clock.now())
     await sending.release(world.ledger, [late])
-    assert (await row(world, mine.id)).model_dump() == mine.model_dump()
+    assert (await row(world, claimed_row.id)).model_dump() == claimed_row.model_dump()
     assert await lanes(world) == {}
 
-    await record(world, [mine], DELIVERED)
-    await record(world, [mine], FAILED)
-    done = await row(world, mine.id)
+    await record(world, [claimed_row], DELIVERED)
+    await record(world, [claimed_row], FAILED)
+    done = await row(world, claimed_row.id)
     assert (done.status, done.attempts) == ("delivered", 1)
 
 
-async def test_a_row_that_is_gone_holds_up_no_other(world: World) -> None:
+async def test_a_deleted_row_does_not_prevent_recording_the_others(world: World) -> None:
     await asked(world, "a", 2)
     first, second = await claimed(world)
     async with world.ledger.write() as session:
@@ -144,17 +145,17 @@ async def test_a_row_that_is_gone_holds_up_no_other(world: World) -> None:
     assert (await row(world, second.id)).status == "delivered"
 
 
-async def test_many_processes_never_have_the_same_row(world: World) -> None:
+async def test_concurrent_senders_never_claim_the_same_row(world: World) -> None:
     ids = [id_ for number in range(20) for id_ in await asked(world, f"lane {number}", 10)]
 
-    told = senders.at_once(world.ledger.address, world.clock, 12)
+    results = senders.at_once(world.ledger.address, world.clock, 12)
 
-    sent = [each for one in told for each in one]
+    sent = [each for one in results for each in one]
     assert Counter(sent) == Counter({(id_, 1): 1 for id_ in ids})
     assert {(await row(world, id_)).status for id_ in ids} == {"delivered"}
 
 
-async def test_what_is_released_can_be_claimed_at_once_and_has_used_no_try(world: World) -> None:
+async def test_a_released_row_can_be_claimed_at_once_and_has_used_no_try(world: World) -> None:
     ids = await asked(world, "a", 3)
     await sending.release(world.ledger, await claimed(world))
     again = await claimed(world)
@@ -162,40 +163,40 @@ async def test_what_is_released_can_be_claimed_at_once_and_has_used_no_try(world
     assert {each.attempts for each in again} == {0}
 
 
-# --- what came of it
+# --- results of tries
 
 
-async def test_a_try_is_kept_with_what_it_said(world: World) -> None:
+async def test_each_try_is_recorded_with_its_result(world: World) -> None:
     await asked(world, "a")
-    (mine,) = await claimed(world)
+    (claimed_row,) = await claimed(world)
     at = world.clock.now() + 5 * SECOND
     first = world.clock.now()
     await sending.record(
         world.ledger,
-        [tried(mine, PENDING, at, seconds=1.25, note="signed with the home's secret")],
+        [tried(claimed_row, PENDING, at, seconds=1.25, note="signed with the home's secret")],
     )
-    waits = await row(world, mine.id)
+    waits = await row(world, claimed_row.id)
     assert (waits.status, waits.attempts, waits.next_at) == ("pending", 1, at)
     assert (waits.error, waits.note) == ("answered 500", "signed with the home's secret")
     assert (waits.holder, waits.lease_until, waits.finished_at) == ("", None, None)
     assert await claimed(world) == []
 
     world.clock.set(at)
-    (mine,) = await claimed(world)
-    await sending.record(world.ledger, [tried(mine, DELIVERED, status_code=204)])
-    done = await row(world, mine.id)
+    (claimed_row,) = await claimed(world)
+    await sending.record(world.ledger, [tried(claimed_row, DELIVERED, status_code=204)])
+    done = await row(world, claimed_row.id)
     assert (done.status, done.attempts, done.error) == ("delivered", 2, None)
     assert (done.finished_at, done.note) == (at, "signed with the home's secret")
-    told = [
+    results = [
         (each["at"], each["seconds"], each["status_code"], each["error"]) for each in done.tries
     ]
-    assert told == [
+    assert results == [
         (first.isoformat(), 1.25, 500, "answered 500"),
         (at.isoformat(), 0.1, 204, ""),
     ]
 
 
-async def test_a_destination_of_a_long_name_is_told_of_as_well(world: World) -> None:
+async def test_failures_of_a_destination_with_a_long_name_are_in_the_inbox(world: World) -> None:
     lane = outbox.shorten("https://long.example.org/" + "x" * 3_000)
     await asked(world, lane, 2)
     for row, count in zip(await claimed(world), (1, 2), strict=True):
@@ -203,7 +204,7 @@ async def test_a_destination_of_a_long_name_is_told_of_as_well(world: World) -> 
         assert await _inbox(world) == [f"undelivered: {count} to {lane}"]
 
 
-async def test_what_failed_for_good_is_told_in_the_inbox_once_a_lane_and_hour(world: World) -> None:
+async def test_final_failures_give_one_inbox_message_per_destination_and_hour(world: World) -> None:
     await asked(world, "a", 3)
     await asked(world, "b")
     rows = await claimed(world)
@@ -212,7 +213,7 @@ async def test_what_failed_for_good_is_told_in_the_inbox_once_a_lane_and_hour(wo
     assert await _inbox(world) == ["undelivered: 2 to a"]
     await history.mark_read(world.ledger)
 
-    # The same message says how many they are by now, and is unread again.
+    # The message is updated with the new count and is unread again.
     await record(world, [last, *(each for each in rows if each.lane == "b")], FAILED)
     assert sorted(await _inbox(world)) == ["undelivered: 1 to b", "undelivered: 3 to a"]
 
@@ -237,7 +238,7 @@ async def _inbox(world: World) -> list[str]:
         return [each.subject for each in await history.inbox(session, unread_only=True)]
 
 
-async def test_a_retry_lets_failed_ones_be_sent_again(world: World) -> None:
+async def test_a_retry_makes_failed_rows_pending_again(world: World) -> None:
     await asked(world, "a", 2)
     await asked(world, "b")
     rows = await claimed(world)
@@ -252,7 +253,7 @@ async def test_a_retry_lets_failed_ones_be_sent_again(world: World) -> None:
     assert await sending.retry(world.ledger) == 2
 
 
-async def test_a_retry_ends_the_wait_of_one_that_is_pending(world: World) -> None:
+async def test_a_retry_makes_a_waiting_row_due_now(world: World) -> None:
     (id_,) = await asked(world, "a", next_at=world.clock.now() + MINUTE)
     assert await sending.retry(world.ledger) == 0
     assert await claimed(world) == []
@@ -260,7 +261,7 @@ async def test_a_retry_ends_the_wait_of_one_that_is_pending(world: World) -> Non
     assert [each.id for each in await claimed(world)] == [id_]
 
 
-async def test_a_retry_begins_the_tries_and_their_day_anew(world: World) -> None:
+async def test_a_retry_restarts_the_count_of_tries_and_their_day(world: World) -> None:
     await asked(world, "a", attempts=10, run_id="r")
     first = world.clock.now()
     await record(world, await claimed(world), FAILED)
@@ -279,7 +280,7 @@ async def test_a_retry_begins_the_tries_and_their_day_anew(world: World) -> None
     assert backoff.next_attempt_at(again, world.clock.now(), None, backoff.DEFAULT_ATTEMPTS) is None
 
 
-async def test_all_that_failed_is_let_go_again_however_many_they_are(world: World) -> None:
+async def test_a_retry_of_all_failed_rows_works_for_33_000_rows(world: World) -> None:
     count = 33_000  # more than a statement may have parameters
     await asked(world, "a", status=FAILED, finished_at=world.clock.now())
     own = {"id": "'msg_' || n", "key": "'key ' || n", "run_id": "'run ' || n"}
@@ -296,13 +297,15 @@ async def test_all_that_failed_is_let_go_again_however_many_they_are(world: Worl
 
     assert await sending.retry(world.ledger) == count
     found = await health(world)
-    assert (found["pending"], found["failed"]) == (count, 0)
+    assert (found.pending, found.failed) == (count, 0)
 
 
-# --- in turns
+# --- turns of the destinations
 
 
-async def test_the_lanes_take_turns_and_the_oldest_comes_first(world: World) -> None:
+async def test_destination_queues_share_a_batch_and_the_oldest_row_comes_first(
+    world: World,
+) -> None:
     await asked(world, "long", 100)
     await asked(world, "short", 3)
     await asked(world, "other", 3)
@@ -313,13 +316,15 @@ async def test_the_lanes_take_turns_and_the_oldest_comes_first(world: World) -> 
         assert due == sorted(due)
 
 
-async def test_where_one_has_less_than_its_share_another_has_more(world: World) -> None:
+async def test_a_destination_queue_uses_the_share_that_another_leaves(world: World) -> None:
     await asked(world, "long", 100)
     await asked(world, "short", 1)
     assert Counter(each.lane for each in await claimed(world, 10)) == {"long": 9, "short": 1}
 
 
-async def test_of_more_lanes_than_can_be_served_the_longest_due_come_first(world: World) -> None:
+async def test_if_the_batch_is_too_small_the_longest_due_destinations_come_first(
+    world: World,
+) -> None:
     now = world.clock.now()
     for number in range(12):
         await asked(world, f"lane {number:02}", next_at=now - number * SECOND)
@@ -327,7 +332,7 @@ async def test_of_more_lanes_than_can_be_served_the_longest_due_come_first(world
     assert [each.lane for each in rows] == [f"lane {number:02}" for number in (11, 10, 9, 8, 7)]
 
 
-async def test_only_so_many_of_a_lane_are_in_flight(world: World) -> None:
+async def test_the_rows_in_flight_per_destination_are_limited(world: World) -> None:
     await asked(world, "a", MAX_IN_FLIGHT_PER_QUEUE + 10)
     rows = await claimed(world)
     assert len(rows) == MAX_IN_FLIGHT_PER_QUEUE
@@ -336,21 +341,21 @@ async def test_only_so_many_of_a_lane_are_in_flight(world: World) -> None:
     assert len(await claimed(world)) == 3
 
 
-async def test_one_runs_rows_are_claimed_alone(world: World) -> None:
-    mine = await asked(world, "a", run_id="mine")
+async def test_a_claim_for_one_run_takes_only_the_rows_of_that_run(world: World) -> None:
+    row = await asked(world, "a", run_id="mine")
     await asked(world, "a", run_id="other")
     later = await asked(world, "b", run_id="mine", next_at=world.clock.now() + SECOND)
-    assert [each.id for each in await claimed(world, run_id="mine")] == mine
+    assert [each.id for each in await claimed(world, run_id="mine")] == row
     assert await claimed(world, run_id="mine") == []
     world.clock.move(SECOND)
     assert [each.id for each in await claimed(world, run_id="mine")] == later
 
 
-# --- a destination that is away
+# --- unreachable destinations
 
 
 async def fail(world: World, times: int, lane: str = "a") -> None:
-    """Let the lane fail so many times, one after the other."""
+    """Let the rows of ``lane`` fail ``times`` times, one after the other."""
     for _ in range(times):
         first = next(each for each in await claimed(world) if each.lane == lane)
         await sending.release(world.ledger, [e for e in await _leased(world) if e.id != first.id])
@@ -361,7 +366,7 @@ async def _leased(world: World) -> list[OutboxRow]:
     return [each for each in await _all(world) if each.lease_until is not None]
 
 
-async def test_a_lane_that_fails_is_paused_and_the_others_are_not(world: World) -> None:
+async def test_a_failing_destination_is_paused_and_the_others_are_not(world: World) -> None:
     await asked(world, "a", 50)
     await fail(world, 1)
     assert len(await claimed(world)) == MAX_IN_FLIGHT_AFTER_FAILURE
@@ -373,11 +378,11 @@ async def test_a_lane_that_fails_is_paused_and_the_others_are_not(world: World) 
     state = (await lanes(world))["a"]
     assert (state.failures, state.error) == (FAILURES_BEFORE_PAUSE, "answered 500")
     assert state.paused_until == world.clock.now() + 30 * SECOND
-    # What waits uses up no tries.
+    # A waiting row uses no tries.
     assert sum(each.attempts for each in await _all(world)) == FAILURES_BEFORE_PAUSE
 
 
-async def test_after_the_pause_one_goes_as_a_probe(world: World) -> None:
+async def test_after_the_pause_one_row_is_sent_as_a_probe(world: World) -> None:
     await asked(world, "a", 50)
     await fail(world, FAILURES_BEFORE_PAUSE)
     pauses = []
@@ -400,7 +405,7 @@ async def test_after_the_pause_one_goes_as_a_probe(world: World) -> None:
     assert len(await claimed(world)) == MAX_IN_FLIGHT_PER_QUEUE
 
 
-async def test_what_was_in_flight_when_it_was_paused_makes_the_pause_no_longer(
+async def test_failures_of_rows_in_flight_do_not_extend_the_pause(
     world: World,
 ) -> None:
     await asked(world, "a", MAX_IN_FLIGHT_PER_QUEUE)
@@ -409,7 +414,7 @@ async def test_what_was_in_flight_when_it_was_paused_makes_the_pause_no_longer(
     assert state.paused_until == world.clock.now() + 30 * SECOND
 
 
-async def test_one_that_arrives_meanwhile_ends_the_pause(world: World) -> None:
+async def test_a_delivery_during_the_pause_ends_it(world: World) -> None:
     await asked(world, "a", FAILURES_BEFORE_PAUSE + 1)
     *failing, well = await claimed(world)
     await record(world, failing, PENDING, world.clock.now())
@@ -417,7 +422,7 @@ async def test_one_that_arrives_meanwhile_ends_the_pause(world: World) -> None:
     assert await lanes(world) == {}
 
 
-async def test_failures_are_counted_from_the_last_success_within_a_batch_too(world: World) -> None:
+async def test_failures_are_counted_from_the_last_success_even_within_a_batch(world: World) -> None:
     await asked(world, "a", 3)
     first, second, third = await claimed(world)
     await record(world, [first], PENDING, world.clock.now())
@@ -428,7 +433,7 @@ async def test_failures_are_counted_from_the_last_success_within_a_batch_too(wor
     assert (state.failures, state.since) == (1, now)
 
 
-async def test_an_address_that_is_gone_for_good_is_none_that_is_away(world: World) -> None:
+async def test_a_permanent_refusal_does_not_pause_the_destination(world: World) -> None:
     await asked(world, "a", 2 * FAILURES_BEFORE_PAUSE)
     rows = await claimed(world)
     await sending.record(
@@ -437,7 +442,7 @@ async def test_an_address_that_is_gone_for_good_is_none_that_is_away(world: Worl
     assert await lanes(world) == {}
 
 
-async def test_what_is_refused_on_this_side_says_nothing_of_its_lane(world: World) -> None:
+async def test_a_row_refused_before_sending_does_not_pause_the_destination(world: World) -> None:
     await asked(world, "a", 2 * FAILURES_BEFORE_PAUSE, owner="agent:default")
     rows = await claimed(world)
     await sending.record(
@@ -457,10 +462,10 @@ async def test_a_retry_ends_the_pause(world: World) -> None:
     assert len(await claimed(world)) == FAILURES_BEFORE_PAUSE - 1
 
 
-async def test_what_waits_for_one_that_took_nothing_for_a_day_ends(world: World) -> None:
+async def test_rows_of_a_destination_that_accepted_nothing_for_a_day_fail(world: World) -> None:
     url = "https://dead.example.org/x"
     stored = await world.add(cron="0 * * * *", on_complete=url)
-    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
+    granted = await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="x")
     await asked(world, url, sending.MAX_BATCH_SIZE + 100, next_at=world.clock.now() - MINUTE)
     rows = await claimed(world)
     await record(world, rows, PENDING, world.clock.now() + timedelta(hours=30))
@@ -483,10 +488,10 @@ async def test_what_waits_for_one_that_took_nothing_for_a_day_ends(world: World)
     assert await _inbox(world) == [f"undelivered: 601 to {url}"]
     given_up = [each for each in await _all(world) if each.status == FAILED and not each.attempts]
     assert len(given_up) > 500
-    assert all("nothing was accepted since" in (each.error or "") for each in given_up)
+    assert all("nothing has been accepted since" in (each.error or "") for each in given_up)
 
 
-async def test_after_a_day_without_a_sender_one_failed_try_ends_no_other(world: World) -> None:
+async def test_after_a_day_without_a_sender_one_failure_ends_no_other_row(world: World) -> None:
     await asked(world, "a", 50)
     world.clock.move(timedelta(days=3))
     await record(world, await claimed(world), FAILED)
@@ -494,7 +499,7 @@ async def test_after_a_day_without_a_sender_one_failed_try_ends_no_other(world: 
     assert shown == {"failed": MAX_IN_FLIGHT_PER_QUEUE, "pending": 50 - MAX_IN_FLIGHT_PER_QUEUE}
 
 
-async def test_a_retry_is_not_given_up_with_what_is_older(world: World) -> None:
+async def test_a_retried_row_is_not_given_up_with_older_ones(world: World) -> None:
     await asked(world, "a", 2 * MAX_IN_FLIGHT_PER_QUEUE)
     await record(world, await claimed(world), FAILED)
     world.clock.move(timedelta(days=2))
@@ -505,7 +510,7 @@ async def test_a_retry_is_not_given_up_with_what_is_older(world: World) -> None:
     assert shown == {"pending": MAX_IN_FLIGHT_PER_QUEUE, "failed": MAX_IN_FLIGHT_PER_QUEUE}
 
 
-async def test_a_clock_that_was_set_back_neither_pauses_nor_holds(world: World) -> None:
+async def test_a_clock_that_was_set_back_extends_neither_pauses_nor_leases(world: World) -> None:
     await asked(world, "held", 1)
     await asked(world, "a", FAILURES_BEFORE_PAUSE + 1)
     old = await claimed(world)
@@ -518,7 +523,7 @@ async def test_a_clock_that_was_set_back_neither_pauses_nor_holds(world: World) 
             session.add(each)
 
     assert await sending.next_due(world.ledger) == world.clock.now()
-    assert (await health(world))["in_flight"] == 0
+    assert (await health(world)).in_flight == 0
     rows_ = await claimed(world)
     assert {each.lane: each.fence for each in rows_} == {"held": 2, "a": 2}
     await record(world, [each for each in rows_ if each.lane == "a"], PENDING, world.clock.now())
@@ -527,11 +532,11 @@ async def test_a_clock_that_was_set_back_neither_pauses_nor_holds(world: World) 
     assert state.paused_until == world.clock.now() + 60 * SECOND
 
 
-async def test_a_dead_destination_among_twenty_takes_no_turn_of_the_others(world: World) -> None:
+async def test_a_hanging_destination_does_not_delay_nineteen_others(world: World) -> None:
     await asked(world, "dead", 500, next_at=world.clock.now() - MINUTE)
     for number in range(19):
         await asked(world, f"lane {number:02}", 10)
-    # It hangs: what is claimed of it is in hand until its first try has ended.
+    # It hangs: its claimed rows stay in flight until their first try ends.
     sent = 0
     while rows := await claimed(world, 40):
         well = [each for each in rows if each.lane != "dead"]
@@ -541,10 +546,10 @@ async def test_a_dead_destination_among_twenty_takes_no_turn_of_the_others(world
     assert len(await _leased(world)) == MAX_IN_FLIGHT_PER_QUEUE
 
 
-# --- when to look again
+# --- the next time to claim
 
 
-async def test_when_there_may_be_something_to_claim(world: World) -> None:
+async def test_next_due_is_the_earliest_due_time_or_lease_end(world: World) -> None:
     now = world.clock.now()
     assert await sending.next_due(world.ledger) is None
     await asked(world, "b", next_at=now + MINUTE)
@@ -553,18 +558,18 @@ async def test_when_there_may_be_something_to_claim(world: World) -> None:
     assert await sending.next_due(world.ledger) == now + SECOND
 
     world.clock.move(SECOND)
-    (mine,) = await claimed(world)
-    # Its lease runs out when the other one is due: whichever is first.
+    (row,) = await claimed(world)
+    # The other row is due before this lease ends.
     assert await sending.next_due(world.ledger) == now + MINUTE
-    await record(world, [mine], DELIVERED)
+    await record(world, [row], DELIVERED)
     world.clock.move(MINUTE)
-    (mine,) = await claimed(world)
+    (row,) = await claimed(world)
     assert await sending.next_due(world.ledger) == world.clock.now() + TIMING.delivery_lease
-    await record(world, [mine], DELIVERED)
+    await record(world, [row], DELIVERED)
     assert await sending.next_due(world.ledger) is None
 
 
-async def test_what_is_behind_a_pause_or_a_full_lane_is_not_looked_for_before(world: World) -> None:
+async def test_next_due_waits_for_the_pause_or_for_rows_in_flight_to_end(world: World) -> None:
     await asked(world, "a", MAX_IN_FLIGHT_PER_QUEUE + FAILURES_BEFORE_PAUSE)
     rows = await claimed(world)
     assert await sending.next_due(world.ledger) == world.clock.now() + TIMING.delivery_lease
@@ -572,13 +577,13 @@ async def test_what_is_behind_a_pause_or_a_full_lane_is_not_looked_for_before(wo
     assert await sending.next_due(world.ledger) == world.clock.now() + 30 * SECOND
 
 
-async def test_what_a_killed_sender_had_of_a_paused_lane_waits_with_it(world: World) -> None:
+async def test_rows_of_a_killed_sender_wait_until_their_paused_destination_resumes(
+    world: World,
+) -> None:
     await asked(world, "a", 2 * FAILURES_BEFORE_PAUSE)
-    failing = (await claimed(world))[
-        :FAILURES_BEFORE_PAUSE
-    ]  # and the others are never heard of again
+    failing = (await claimed(world))[:FAILURES_BEFORE_PAUSE]  # the sender of the others was killed
     await record(world, failing, PENDING, world.clock.now())
-    assert (await health(world))["in_flight"] == FAILURES_BEFORE_PAUSE
+    assert (await health(world)).in_flight == FAILURES_BEFORE_PAUSE
     async with world.ledger.write() as session:
         state = await session.get(LaneRow, "a")
         assert state is not None
@@ -587,7 +592,7 @@ async def test_what_a_killed_sender_had_of_a_paused_lane_waits_with_it(world: Wo
 
     assert await sending.next_due(world.ledger) == until
     world.clock.move(4 * MINUTE)
-    assert (await health(world))["in_flight"] == 0
+    assert (await health(world)).in_flight == 0
     assert await sending.next_due(world.ledger) == until
     world.clock.set(until)
     due = await sending.next_due(world.ledger)
@@ -595,15 +600,15 @@ async def test_what_a_killed_sender_had_of_a_paused_lane_waits_with_it(world: Wo
     assert len(await claimed(world)) == 1
 
 
-# --- how it is
+# --- health
 
 
-async def health(world: World) -> dict[str, Any]:
+async def health(world: World) -> OutboxHealth:
     async with world.ledger.read() as session:
         return await sending.health(session, world.clock.now())
 
 
-async def test_how_it_is_is_counted_in_the_indexes_alone(world: World) -> None:
+async def test_the_health_query_reads_only_indexes(world: World) -> None:
     statements: list[tuple[str, Any]] = []
     event.listen(
         world.ledger._engine.sync_engine,
@@ -615,9 +620,7 @@ async def test_how_it_is_is_counted_in_the_indexes_alone(world: World) -> None:
     explain, alone = "EXPLAIN QUERY PLAN", "COVERING INDEX"
     async with world.ledger.read() as session:
         connection = await session.connection()
-        if (
-            world.database.kind == "postgresql"
-        ):  # how much of an index it reads, it decides by the rows
+        if world.database.kind == "postgresql":  # its planner chooses by the number of rows
             await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
             explain, alone = "EXPLAIN", ""
         plans = [
@@ -629,8 +632,8 @@ async def test_how_it_is_is_counted_in_the_indexes_alone(world: World) -> None:
     assert all(any(name in plan for plan in plans) for name in names), plans
 
 
-async def test_an_alert_is_what_alarms_whoever_was_told(world: World) -> None:
-    told = (
+async def test_only_failures_pauses_and_overdue_runs_count_as_unread_alerts(world: World) -> None:
+    results = (
         ("message", "failed"),
         ("alert", "paused"),
         ("alert", "overdue"),
@@ -640,7 +643,7 @@ async def test_an_alert_is_what_alarms_whoever_was_told(world: World) -> None:
         ("message", "completed"),
     )
     async with world.ledger.write() as session:
-        for purpose, event in told:
+        for purpose, event in results:
             await outbox.enqueue_message(
                 session,
                 key=event,
@@ -652,7 +655,7 @@ async def test_an_alert_is_what_alarms_whoever_was_told(world: World) -> None:
                 now=world.clock.now(),
             )
     found = await health(world)
-    assert (found["unread"], found["unread_alerts"]) == (len(told), 3)
+    assert (found.unread, found.unread_alerts) == (len(results), 3)
 
 
 async def test_neither_a_row_nor_an_error_shows_an_address_or_a_text(world: World) -> None:
@@ -669,7 +672,7 @@ async def test_neither_a_row_nor_an_error_shows_an_address_or_a_text(world: Worl
     assert "s3cret" not in repr(refused.value)
 
 
-async def test_the_health_of_the_outbox(world: World) -> None:
+async def test_the_health_reports_pending_failed_in_flight_paused_and_unread(world: World) -> None:
     first = world.clock.now()
     await asked(world, "a", FAILURES_BEFORE_PAUSE)
     world.clock.move(MINUTE)
@@ -680,26 +683,26 @@ async def test_the_health_of_the_outbox(world: World) -> None:
 
     async with world.ledger.read() as session:
         health = await sending.health(session, world.clock.now())
-    assert health == {
-        "pending": FAILURES_BEFORE_PAUSE + 1,
-        "oldest_pending_at": first,
-        "in_flight": 1,
-        "failed": 1,
-        "paused": [
-            {
-                "lane": "a",
-                "failures": FAILURES_BEFORE_PAUSE,
-                "since": world.clock.now(),
-                "paused_until": world.clock.now() + 30 * SECOND,
-                "error": "answered 500",
-            }
+    assert health == OutboxHealth(
+        pending=FAILURES_BEFORE_PAUSE + 1,
+        oldest_pending_at=first,
+        in_flight=1,
+        failed=1,
+        paused=[
+            PausedQueue(
+                lane="a",
+                failures=FAILURES_BEFORE_PAUSE,
+                since=world.clock.now(),
+                paused_until=world.clock.now() + 30 * SECOND,
+                error="answered 500",
+            )
         ],
-        "unread": 1,
-        "unread_alerts": 1,
-    }
+        unread=1,
+        unread_alerts=1,
+    )
 
 
-async def test_a_row_is_named_by_the_beginning_of_its_id(world: World) -> None:
+async def test_a_row_is_found_by_a_unique_prefix_of_its_id(world: World) -> None:
     await asked(world, "a", id="msg_abc1")
     await asked(world, "a", id="msg_abc2")
     async with world.ledger.read() as session:
@@ -717,11 +720,11 @@ async def test_a_row_is_named_by_the_beginning_of_its_id(world: World) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_an_outcome_and_what_is_told_of_it_are_there_together(
+async def test_an_outcome_and_its_outbox_rows_are_committed_together(
     world: World, when: When
 ) -> None:
     stored = await world.add(cron="0 * * * *", channel="team", on_complete="https://x.example/")
-    granted = await world.begun(world.offer(stored))
+    granted = await world.begun(world.claim_request(stored))
     known = Outcome(Status.SUCCEEDED, output="All is well.")
     given = (granted.run_id, granted.fence, known)
 
@@ -734,7 +737,9 @@ async def test_an_outcome_and_what_is_told_of_it_are_there_together(
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_who_is_killed_after_a_claim_leaves_it_to_the_next(world: World, when: When) -> None:
+async def test_rows_of_a_sender_killed_at_its_claim_can_be_claimed_again(
+    world: World, when: When
+) -> None:
     ids = await asked(world, "a", 3)
 
     code = senders.killed(world.ledger.address, world.clock, "claim", when, "killed", most=10)
@@ -747,7 +752,7 @@ async def test_who_is_killed_after_a_claim_leaves_it_to_the_next(world: World, w
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_who_is_killed_as_he_records_has_recorded_all_or_nothing(
+async def test_a_sender_killed_while_recording_has_recorded_all_or_nothing(
     world: World, when: When
 ) -> None:
     await asked(world, "a", 2)
@@ -758,10 +763,10 @@ async def test_who_is_killed_as_he_records_has_recorded_all_or_nothing(
 
     assert code == -signal.SIGKILL
     shown = [(each.status, each.attempts) for each in await _all(world) if each.lane == "a"]
-    told = await _inbox(world)
+    messages = await _inbox(world)
     if when == "after":
-        assert (shown, told) == ([("delivered", 1), ("failed", 1)], ["undelivered: 1 to a"])
+        assert (shown, messages) == ([("delivered", 1), ("failed", 1)], ["undelivered: 1 to a"])
     else:
-        assert (shown, told) == ([("pending", 0), ("pending", 0)], [])
+        assert (shown, messages) == ([("pending", 0), ("pending", 0)], [])
         world.clock.move(TIMING.delivery_lease)
         assert [each.fence for each in await claimed(world)] == [2, 2]

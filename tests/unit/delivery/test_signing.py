@@ -1,4 +1,4 @@
-"""The headers of a callback; its signature is checked by openssl."""
+"""The headers of a callback, with a signature that openssl verifies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from daybook.delivery import callbacks
 from tests.unit.delivery.rows import NEW, NOON, OLD, callback, signature
 
 
-def test_a_signature_is_what_openssl_makes_of_the_same() -> None:
+def test_a_signature_equals_the_one_of_openssl() -> None:
     row = callback()
     body = row.body.encode()
     made = callbacks.headers(row, body, [NEW], None, NOON)
@@ -17,7 +17,7 @@ def test_a_signature_is_what_openssl_makes_of_the_same() -> None:
     assert made["webhook-signature"] == signature(NEW, row.id, "1768478400", body)
 
 
-def test_while_a_rotation_lasts_both_secrets_sign() -> None:
+def test_during_a_rotation_both_secrets_sign() -> None:
     row = callback()
     body = row.body.encode()
     made = callbacks.headers(row, body, [NEW, OLD], None, NOON)
@@ -26,7 +26,7 @@ def test_while_a_rotation_lasts_both_secrets_sign() -> None:
     assert made["webhook-signature"].split(" ") == both
 
 
-def test_the_id_stays_and_the_time_is_that_of_the_try() -> None:
+def test_each_try_has_the_same_id_and_its_own_timestamp() -> None:
     row = callback()
     first = callbacks.headers(row, b"{}", [NEW], None, NOON)
     second = callbacks.headers(row, b"{}", [NEW], None, NOON + timedelta(seconds=30.9))
@@ -35,7 +35,7 @@ def test_the_id_stays_and_the_time_is_that_of_the_try() -> None:
     assert first["webhook-signature"] != second["webhook-signature"]
 
 
-def test_the_other_headers() -> None:
+def test_a_callback_has_headers_for_event_run_token_and_content_type() -> None:
     made = callbacks.headers(callback(event="failed"), b"{}", [NEW], "t0ken", NOON)
     assert made["X-CronEvent"] == "failed"
     assert made["X-CronRun-ID"] == "r1"
@@ -43,6 +43,6 @@ def test_the_other_headers() -> None:
     assert made["Content-Type"] == "application/json"
 
 
-def test_what_is_not_there_has_no_header() -> None:
+def test_without_a_run_or_token_their_headers_are_absent() -> None:
     made = callbacks.headers(callback(run_id=None), b"{}", [NEW], None, NOON)
     assert not {"X-CronRun-ID", "Authorization"} & made.keys()

@@ -1,4 +1,4 @@
-"""A run that has begun, in a ledger on the machine's clock, as a flow's process has it."""
+"""Fixture of a running run in a SQLite ledger that uses the machine's clock."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from daybook.runs.claim_requests import ClaimRequest, Granted
 
 @dataclass
 class Begun:
-    """A running run; its ledger waits 20 ms for its turn."""
+    """A running run; its ledger waits at most 20 ms for a lock."""
 
     path: Path
     ledger: Ledger
@@ -34,13 +34,13 @@ class Begun:
 
     @contextmanager
     def locked(self) -> Iterator[sqlite3.Connection]:
-        """Another writer has the ledger to itself, until it rolls back."""
+        """Lock the ledger for another writer until it rolls back."""
         with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             yield other
 
     def take_over(self) -> None:
-        """As a rerun elsewhere would: the fence rises."""
+        """Raise the fencing token, as a rerun on another host does."""
         self.query("UPDATE runs SET fence = fence + 1, holder = 'there:2'")
 
     async def row(self) -> RunRow:
@@ -56,7 +56,7 @@ async def begun(tmp_path: Path, daybook_home: Home) -> AsyncIterator[Begun]:
     address = f"sqlite+aiosqlite:///{path}"
     async with Ledger(address, busy=timedelta(milliseconds=20)) as ledger:
         given = {"prompt": "Do it", "policy": {"retries": 3, "retry_delay": "1s"}}
-        offer = ClaimRequest(
+        claim_request = ClaimRequest(
             claim_requests.flow_key("f"),
             "agent-prompt",
             "direct",
@@ -64,7 +64,7 @@ async def begun(tmp_path: Path, daybook_home: Home) -> AsyncIterator[Begun]:
             "here:1",
             given,
         )
-        granted = await claims.claim(ledger, offer)
+        granted = await claims.claim(ledger, claim_request)
         assert isinstance(granted, Granted)
         await claims.begin(ledger, granted.run_id, granted.fence)
         yield Begun(path, ledger, granted)

@@ -1,4 +1,4 @@
-"""The names under which a model is offered tools, and what an allow-list names."""
+"""Tool names that a model sees, and the selection of tools by an allow-list."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from daybook import owners
 from daybook.agents import base
 from daybook.agents.base import Tool
-from daybook.errors import InvalidInput, UnknownName
+from daybook.errors import AgentMisconfigured, InvalidInput, UnknownName
 from daybook.execution import agent_tools
 from daybook.execution.agent_tools import legal_names
 from daybook.owners import Actor
@@ -24,11 +24,11 @@ from daybook.tools.server_blocks import ToolServer, ToolServerSettings
 LEGAL = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
 
 
-def test_a_plain_name_is_its_server_and_its_tool() -> None:
+def test_a_plain_name_joins_server_and_tool() -> None:
     assert legal_names(["search.find", "note"]) == {"search.find": "search_find", "note": "note"}
 
 
-def test_names_that_would_be_one_are_marked_and_stay_what_they_are() -> None:
+def test_colliding_names_get_a_stable_suffix() -> None:
     both = ["a.b_c", "a_b.c", "other.x"]
     names = legal_names(both)
     assert len(set(names.values())) == 3
@@ -38,25 +38,25 @@ def test_names_that_would_be_one_are_marked_and_stay_what_they_are() -> None:
     assert legal_names(both[::-1]) == names
 
 
-def test_a_name_of_daybooks_own_is_not_taken_by_another() -> None:
+def test_a_tool_never_gets_the_name_of_a_daybook_tool() -> None:
     (name,) = legal_names(["cron_list"], taken=["cron_list"]).values()
     assert name != "cron_list"
     assert LEGAL.match(name)
 
 
 @pytest.mark.parametrize("full", ["s." + "x" * 128, "s.größe/ä#1", "s.a\udcffb"])
-def test_what_no_provider_takes_is_made_legal(full: str) -> None:
+def test_a_name_that_providers_refuse_is_made_legal(full: str) -> None:
     (name,) = legal_names([full]).values()
     assert LEGAL.match(name)
 
 
-def test_two_long_names_with_one_beginning_are_two() -> None:
+def test_two_long_names_with_the_same_prefix_stay_different() -> None:
     long = [f"server.{'x' * 100}{end}" for end in "ab"]
     assert len(set(legal_names(long).values())) == 2
 
 
 class Saved:
-    """Servers that are saved; none has a secret."""
+    """Saved tool servers without secrets."""
 
     secrets: Any = None
 
@@ -78,7 +78,7 @@ async def _whose(arguments: dict[str, Any]) -> str:
 OWN = [Tool("cron_list", "", {}, _whose, read_only=True), Tool("cron_add", "", {}, _whose)]
 
 
-async def test_entries_name_servers_and_daybooks_own_and_twice_is_once() -> None:
+async def test_entries_select_tools_of_servers_and_of_daybook_without_duplicates() -> None:
     entries = ["search.find", "search.get_*", "search.find", "daybook.cron_l*", "daybook.cron_list"]
     found = await agent_tools.find("brief", entries, Saved("search", "mail"), lambda: OWN)
     assert [(each.server.name, each.patterns) for each in found.servers] == [
@@ -88,29 +88,41 @@ async def test_entries_name_servers_and_daybooks_own_and_twice_is_once() -> None
 
 
 @pytest.mark.parametrize("entry", ["seerch", "search2.find", "find", "daybook.launch"])
-async def test_an_entry_that_names_nothing_is_refused_by_its_name(entry: str) -> None:
+async def test_an_entry_that_matches_no_tool_is_refused_and_named(entry: str) -> None:
     with pytest.raises(UnknownName, match=entry):
         await agent_tools.find("brief", [entry], Saved("search"), lambda: OWN)
 
 
-async def test_daybook_is_daybooks_own_whatever_else_is_called_so() -> None:
+async def test_the_entry_daybook_selects_daybooks_tools_even_if_a_server_has_that_name() -> None:
     found = await agent_tools.find("brief", ["daybook"], Saved("daybook"), lambda: OWN)
     assert found.servers == ()
     assert [each.name for each in found.own] == ["cron_list", "cron_add"]
 
 
-async def test_daybooks_own_tools_work_for_whom_the_run_is() -> None:
-    offer = await agent_tools.find("brief", ["daybook"], Saved(), lambda: OWN)
+async def test_daybooks_tools_act_as_the_actor_of_the_run() -> None:
+    selection = await agent_tools.find("brief", ["daybook"], Saved(), lambda: OWN)
     actor = Actor("agent:brief", "ana", "run")
-    async with agent_tools.open_tools(offer, "flow:1", actor, 5.0) as tools:
+    async with agent_tools.open_tools(selection, "flow:1", actor, 5.0) as tools:
         assert [await each.call({}) for each in tools] == ["agent:brief ana run"] * 2
         assert [each.read_only for each in tools] == [True, False]
     assert owners.current_actor() == Actor()
 
 
-async def test_without_an_allow_list_nothing_is_looked_up() -> None:
-    offer = await agent_tools.find("brief", [], Saved("search"), lambda: OWN)
-    async with agent_tools.open_tools(offer, "flow:1", Actor(), 5.0) as tools:
+@pytest.mark.parametrize("limit", ["MAX_TOOLS", "MAX_DEFINITION_CHARACTERS"])
+async def test_daybooks_own_tools_count_towards_the_limits(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = [Tool(name, "Ten chars.", {}, _whose) for name in ("cron_list", "cron_add")]
+    selection = await agent_tools.find("brief", ["daybook"], Saved(), lambda: own)
+    monkeypatch.setattr(agent_tools, limit, 1)
+    with pytest.raises(AgentMisconfigured, match="but the limit is 1"):
+        async with agent_tools.open_tools(selection, "flow:1", Actor(), 5.0):
+            pass
+
+
+async def test_without_an_allow_list_there_are_no_tools() -> None:
+    selection = await agent_tools.find("brief", [], Saved("search"), lambda: OWN)
+    async with agent_tools.open_tools(selection, "flow:1", Actor(), 5.0) as tools:
         assert tools == ()
 
 
@@ -119,21 +131,21 @@ async def test_without_an_allow_list_nothing_is_looked_up() -> None:
     [
         ("", "is not a tool name"),
         ("a b", "is not a tool name"),
-        ("https://x/mcp#t", "is an address"),
+        ("https://x/mcp#t", "is a URL"),
     ],
 )
-def test_an_entry_that_cannot_be_one_is_refused_when_it_is_written(entry: str, words: str) -> None:
+def test_an_invalid_entry_is_refused_when_it_is_stored(entry: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         base.check_tool_entries([entry])
 
 
-def test_more_entries_than_anybody_writes_are_refused() -> None:
+def test_more_than_50_entries_are_refused() -> None:
     assert len(base.check_tool_entries(["a"] * 50)) == 50
     with pytest.raises(ValueError, match="50"):
         base.check_tool_entries(["a"] * 51)
 
 
-async def test_a_python_tool_and_a_server_of_one_name_are_told_apart_by_nobody(
+async def test_a_python_tool_and_a_server_with_the_same_name_are_refused_as_ambiguous(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     about = tmp_path / "ambiguous-1.0.dist-info"
@@ -167,19 +179,19 @@ while True:
 """
 
 
-async def test_all_servers_are_told_to_end_before_one_of_them_is_gone(tmp_path: Path) -> None:
-    """Each resists until it is killed: together that takes `TERM_GRACE_SECONDS` only once."""
+async def test_all_servers_are_terminated_at_the_same_time(tmp_path: Path) -> None:
+    """Each ignores SIGTERM until it is killed: all of them share one `TERM_GRACE_SECONDS`."""
     script = tmp_path / "program.py"
     script.write_text(STUBBORN)
     settings = ToolServerSettings(command=[sys.executable, "-I", "-S", str(script)])
-    wanted = tuple(
+    servers = tuple(
         agent_tools.ServerTools(ToolServer(f"s{n}", settings), ("*",), PreloadedSecrets())
         for n in range(4)
     )
     loop = asyncio.get_running_loop()
     async with agent_tools.open_tools(
-        agent_tools.ToolSelection("brief", wanted), "flow:1", Actor(), 60.0
+        agent_tools.ToolSelection("brief", servers), "flow:1", Actor(), 60.0
     ):
         began = loop.time()
-    # One after the other takes 4 × GRACE at least, whatever the machine does.
+    # One after the other would take at least 4 × GRACE on any machine.
     assert loop.time() - began < 4 * TERM_GRACE_SECONDS

@@ -1,4 +1,4 @@
-"""What the UI shows of a run cannot call out of it, nor break out of its quotation."""
+"""The artifact of a run in Prefect's UI: no images, no HTML, quotations that stay closed."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def _granted(prompt: str = "Hello?", agent: str = "default") -> Granted:
         f"[![x]({EVIL})]({EVIL})",
     ],
 )
-def test_no_image_is_left(text: str) -> None:
+def test_image_markup_is_removed_and_its_text_stays(text: str) -> None:
     assert "![" not in artifact.sanitize_markdown(text)
-    assert EVIL in artifact.sanitize_markdown(text)  # the words stay
+    assert EVIL in artifact.sanitize_markdown(text)  # the text stays
 
 
 @pytest.mark.parametrize(
     "text", [f'<img src="{EVIL}">', "<script>", "</div>", "<!-- -->", "<?x?>", f"<{EVIL}>"]
 )
-def test_no_html_is_left(text: str) -> None:
+def test_html_is_escaped(text: str) -> None:
     assert artifact.sanitize_markdown(text) == "&lt;" + text[1:]
 
 
 @pytest.mark.parametrize("text", ["1 < 2", "a <- b", "x << 3", "# Title", "**so**", "a ! [b]"])
-def test_what_is_harmless_stays(text: str) -> None:
+def test_harmless_text_is_unchanged(text: str) -> None:
     assert artifact.sanitize_markdown(text) == text
 
 
@@ -61,7 +61,7 @@ def test_what_is_harmless_stays(text: str) -> None:
         "`\ue0000;<b>`",
     ],
 )
-def test_code_is_shown_as_it_was_written(text: str) -> None:
+def test_code_is_unchanged(text: str) -> None:
     assert artifact.sanitize_markdown(text) == text
     assert artifact.sanitize_markdown(f"<i>\n\n{text}\n\n<i>") == f"&lt;i>\n\n{text}\n\n&lt;i>"
 
@@ -82,14 +82,14 @@ def test_code_is_shown_as_it_was_written(text: str) -> None:
         "`<b>` " + "[" * artifact.MAX_PARSED_CHARACTERS,
     ],
 )
-def test_what_only_looks_like_code_is_made_harmless(text: str) -> None:
-    said = artifact.sanitize_markdown(text)
-    assert not any(tag in said for tag in ("<i", "<b", "!["))
-    assert said.replace("&lt;", "<") == text
+def test_html_that_only_looks_like_code_is_escaped(text: str) -> None:
+    full_text = artifact.sanitize_markdown(text)
+    assert not any(tag in full_text for tag in ("<i", "<b", "!["))
+    assert full_text.replace("&lt;", "<") == text
 
 
 @pytest.mark.parametrize("text", ["plain", "```\ncode\n```", "   ````\nx", "a ``````` b", ""])
-def test_a_quotation_cannot_be_left(text: str) -> None:
+def test_a_text_cannot_close_its_fenced_block(text: str) -> None:
     first, *inside, last = artifact.fenced_block(text).split("\n")
     assert first == last + "text"
     assert "\n".join(inside) == text
@@ -97,7 +97,7 @@ def test_a_quotation_cannot_be_left(text: str) -> None:
     assert len(last) >= 3
 
 
-def test_prompt_and_answer_read_well() -> None:
+def test_the_artifact_shows_a_summary_the_answer_and_the_prompt() -> None:
     outcome = Outcome(Status.SUCCEEDED, output="## Three things", agent="claude")
     assert artifact.render(_granted("What is new?"), outcome) == (
         "# direct call\n\n"
@@ -107,7 +107,7 @@ def test_prompt_and_answer_read_well() -> None:
     )
 
 
-def test_what_went_wrong_is_said_before_what_was_said() -> None:
+def test_the_error_comes_before_the_output() -> None:
     outcome = Outcome(Status.FAILED, error="exit code 3", output="so far")
     lines = artifact.render(_granted(agent="<b>"), outcome).split("\n\n")
     assert lines[1].endswith("agent &lt;b> · run `01234567`")
@@ -115,7 +115,7 @@ def test_what_went_wrong_is_said_before_what_was_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "reason", "said"),
+    ("error", "reason", "expected"),
     [
         ("no answer", "no answer; it was sent, and nobody knows", "{reason}"),
         ("no answer", "the worker was stopped", "{error}\n{reason}"),
@@ -124,15 +124,15 @@ def test_what_went_wrong_is_said_before_what_was_said() -> None:
         ("no answer", "", "{error}"),
     ],
 )
-def test_error_and_reason_are_both_said_and_nothing_twice(
-    error: str | None, reason: str, said: str
+def test_error_and_reason_are_both_shown_without_repetition(
+    error: str | None, reason: str, expected: str
 ) -> None:
     outcome = Outcome(Status.UNKNOWN, error=error, reason=reason)
     lines = artifact.render(_granted(), outcome).split("\n\n")
-    assert lines[3] == f"```text\n{said.format(error=error, reason=reason)}\n```"
+    assert lines[3] == f"```text\n{expected.format(error=error, reason=reason)}\n```"
 
 
-def test_a_call_is_quoted_whatever_it_holds() -> None:
+def test_a_tool_call_is_shown_in_fenced_blocks() -> None:
     granted = replace(_granted(), parameters={"tool": "<b>.tool", "params": {"a": f"```{EVIL}"}})
     outcome = Outcome(Status.SUCCEEDED, output=f"![x]({EVIL})")
     lines = artifact.render(granted, outcome).split("\n\n")
@@ -150,7 +150,7 @@ def test_a_call_is_quoted_whatever_it_holds() -> None:
 USAGE = {"requests": 2, "input_tokens": 1285, "output_tokens": 17, "cost_usd": 0.0001412}
 
 
-def test_what_the_answer_took_stands_above_it() -> None:
+def test_the_usage_is_shown_above_the_answer() -> None:
     outcome = Outcome(Status.SUCCEEDED, output="Yes.", agent="oa", model="gpt-6", usage=USAGE)
     lines = artifact.render(_granted(), outcome, 2).split("\n\n")
     assert lines[2:4] == [
@@ -162,7 +162,7 @@ def test_what_the_answer_took_stands_above_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("usage", "attempts", "said"),
+    ("usage", "attempts", "expected"),
     [
         (None, 1, ""),
         (None, 4, "4 attempts"),
@@ -174,17 +174,17 @@ def test_what_the_answer_took_stands_above_it() -> None:
         ),
     ],
 )
-def test_what_it_took_is_left_out_where_nobody_knows_it(
-    usage: dict[str, Any] | None, attempts: int, said: str
+def test_unknown_usage_is_omitted(
+    usage: dict[str, Any] | None, attempts: int, expected: str
 ) -> None:
-    assert artifact.usage_line(Outcome(Status.SUCCEEDED, usage=usage), attempts) == said
+    assert artifact.usage_line(Outcome(Status.SUCCEEDED, usage=usage), attempts) == expected
 
 
-def test_the_models_name_cannot_call_out_of_the_artifact() -> None:
+def test_the_name_of_the_model_is_sanitized() -> None:
     outcome = Outcome(Status.SUCCEEDED, model=f"![x]({EVIL})<img>", usage=USAGE)
-    said = artifact.usage_line(outcome)
-    assert "![" not in said
-    assert "<img" not in said
+    line = artifact.usage_line(outcome)
+    assert "![" not in line
+    assert "<img" not in line
 
 
 def _row(**fields: Any) -> OutboxRow:
@@ -201,7 +201,7 @@ def _row(**fields: Any) -> OutboxRow:
     return OutboxRow(**given | fields)
 
 
-def test_delivery_is_told_line_by_line_without_a_query() -> None:
+def test_the_delivery_has_a_line_per_row_and_no_query_string() -> None:
     rows = [
         _row(status="delivered", attempts=3),
         _row(status="pending", attempts=1, error="https://ops.example.org answered 500"),
@@ -216,6 +216,6 @@ def test_delivery_is_told_line_by_line_without_a_query() -> None:
     ]
 
 
-def test_what_asked_for_nothing_has_no_word_on_delivery() -> None:
+def test_without_outbox_rows_there_is_no_delivery_section() -> None:
     page = artifact.render(_granted(), Outcome(Status.SUCCEEDED, output="4"))
     assert "Delivery" not in page

@@ -1,4 +1,4 @@
-"""After `begin`: one effect, and its outcome written for sure."""
+"""The attempt of a run after `begin`: one effect, whose outcome is recorded or spooled."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ pytestmark = pytest.mark.anyio
 
 
 class Effect:
-    """The flow's own part: counts how often it was had, then answers or raises."""
+    """Effect of a flow that counts its calls, then returns or raises the answer."""
 
     def __init__(self, answer: Outcome | BaseException | None = None) -> None:
         self.answer = answer or Outcome(Status.SUCCEEDED, output="done")
-        self.had = 0
+        self.effect_count = 0
 
     async def __call__(self) -> Outcome:
-        self.had += 1
+        self.effect_count += 1
         if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer
 
 
 class Held(Effect):
-    """Has its effect and then waits until it is ended."""
+    """Effect that happens and then waits until it is cancelled."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ async def _carry(begun: Begun, act: attempt.Act, clock: ManualClock | None = Non
         (AgentTemporary("429", retry_after=1e15), timedelta(hours=1)),
     ],
 )
-async def test_a_temporary_error_waits_for_the_next_attempt(
+async def test_after_a_temporary_error_the_run_waits_for_its_next_attempt(
     begun: Begun, answer: BaseException, least: timedelta
 ) -> None:
     clock = ManualClock()
@@ -105,7 +105,7 @@ async def test_a_temporary_error_waits_for_the_next_attempt(
         (ZeroDivisionError("by what?"), "failed", "ZeroDivisionError: by what?", None),
     ],
 )
-async def test_how_it_went_is_written(
+async def test_an_outcome_is_recorded_with_error_and_output(
     begun: Begun,
     answer: Outcome | BaseException,
     status: str,
@@ -120,7 +120,7 @@ async def test_how_it_went_is_written(
 
 
 class Freeing(ManualClock):
-    """Ends the other writer's transaction at the third wait."""
+    """Clock that ends the other writer's transaction at the third wait."""
 
     def __init__(self, other: sqlite3.Connection) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class Freeing(ManualClock):
             self.other.execute("ROLLBACK")
 
 
-async def test_an_outcome_waits_for_the_ledger_and_the_effect_is_had_once(begun: Begun) -> None:
+async def test_an_outcome_waits_for_the_ledger_and_the_effect_happens_once(begun: Begun) -> None:
     effect = Effect()
     with begun.locked() as other:
         clock = Freeing(other)
@@ -140,31 +140,35 @@ async def test_an_outcome_waits_for_the_ledger_and_the_effect_is_had_once(begun:
 
         await _carry(begun, effect, clock)
 
-    assert effect.had == 1
+    assert effect.effect_count == 1
     assert (await begun.row()).status == "succeeded"
     waited = [(instant - start).total_seconds() for instant in clock.waits]
     assert waited == [1, 3, 7]
 
 
-async def test_it_is_tried_until_the_lease_is_lost_and_not_repeated(begun: Begun) -> None:
+async def test_recording_is_tried_until_the_lease_is_lost_and_the_outcome_is_spooled(
+    begun: Begun,
+) -> None:
     effect, clock = Effect(), ManualClock()
     start = clock.now()
     with begun.locked(), pytest.raises(OutcomeUnwritten) as unwritten:
         await _carry(begun, effect, clock)
 
-    assert effect.had == 1
+    assert effect.effect_count == 1
     assert unwritten.value.outcome == effect.answer
     assert "ended as succeeded, but its outcome could not be recorded" in str(unwritten.value)
     assert unwritten.value.spooled
     tried = clock.now() - start
     assert 2 * TIMING.run_lease - settling.MAX_RETRY_DELAY <= tried < 2 * TIMING.run_lease
     assert (await begun.row()).status == "running"
-    # Whoever reaches the ledger next writes it.
+    # The next process that reaches the ledger records it.
     await outcome_spool.drain(begun.ledger)
     assert (await begun.row()).status == "succeeded"
 
 
-async def test_who_is_killed_while_the_ledger_is_away_has_left_the_outcome(begun: Begun) -> None:
+async def test_a_process_waiting_for_the_ledger_has_already_spooled_its_outcome(
+    begun: Begun,
+) -> None:
     waiting, go = asyncio.Event(), asyncio.Event()
 
     class Held(ManualClock):
@@ -175,27 +179,27 @@ async def test_who_is_killed_while_the_ledger_is_away_has_left_the_outcome(begun
     with begun.locked():
         task = asyncio.create_task(_carry(begun, Effect(), Held()))
         await waiting.wait()
-        # A process that is killed goes no further than this.
+        # This is all that a killed process leaves.
         assert [each.name for each in outcome_spool.pending_files()] == [
             f"{begun.granted.run_id}-1-1.json"
         ]
     assert await outcome_spool.drain(begun.ledger) == outcome_spool.DrainResult(written=1)
     written = await begun.row()
     assert written.status == "succeeded"
-    # One that was not killed writes it once more, and changes nothing.
+    # A process that survives records it again without a change.
     go.set()
     await task
     assert await begun.row() == written
 
 
-async def test_what_is_written_after_all_leaves_nothing_in_the_spool(begun: Begun) -> None:
+async def test_a_recorded_outcome_leaves_no_spool_file(begun: Begun) -> None:
     with begun.locked() as other:
         await _carry(begun, Effect(), Freeing(other))
 
     assert outcome_spool.pending_files() == []
 
 
-async def test_a_full_disk_is_told(begun: Begun) -> None:
+async def test_an_outcome_that_cannot_be_spooled_is_reported(begun: Begun) -> None:
     outcome_spool.folder().write_text("no folder can be made here")
     with begun.locked(), pytest.raises(OutcomeUnwritten) as unwritten:
         await _carry(begun, Effect())
@@ -203,7 +207,7 @@ async def test_a_full_disk_is_told(begun: Begun) -> None:
     assert not unwritten.value.spooled
 
 
-async def test_a_temporary_failure_that_was_kept_leads_to_the_next_attempt(begun: Begun) -> None:
+async def test_a_spooled_temporary_failure_leads_to_the_next_attempt(begun: Begun) -> None:
     clock = ManualClock(SYSTEM_CLOCK.now())
     with begun.locked(), pytest.raises(OutcomeUnwritten):
         await attempt.run_attempt(
@@ -217,7 +221,7 @@ async def test_a_temporary_failure_that_was_kept_leads_to_the_next_attempt(begun
     assert row.reason == "attempt 1 failed: 429"
 
 
-async def test_a_refused_lease_ends_the_agent_and_what_is_known_is_kept(
+async def test_a_refused_renewal_stops_the_agent_and_keeps_evidence(
     begun: Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, attempt, run_lease_renewal=0.02)
@@ -236,7 +240,7 @@ async def test_a_refused_lease_ends_the_agent_and_what_is_known_is_kept(
     assert known["reason"] == "the lease was lost, so the agent was stopped"
 
 
-async def test_judged_unknown_meanwhile_it_stays_so_when_nothing_better_is_known(
+async def test_a_run_declared_unknown_stays_unknown_if_its_lease_is_refused(
     begun: Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, attempt, run_lease_renewal=0.02)
@@ -252,7 +256,7 @@ async def test_judged_unknown_meanwhile_it_stays_so_when_nothing_better_is_known
     assert (row.status, row.reason, row.evidence) == ("unknown", "the lease was lost", [])
 
 
-async def test_judged_unknown_meanwhile_the_outcome_corrects_it(begun: Begun) -> None:
+async def test_a_late_outcome_corrects_a_run_declared_unknown(begun: Begun) -> None:
     async def act() -> Outcome:
         begun.query("UPDATE runs SET status = 'unknown', reason = 'the lease was lost'")
         return Outcome(Status.SUCCEEDED, output="late")
@@ -263,7 +267,7 @@ async def test_judged_unknown_meanwhile_the_outcome_corrects_it(begun: Begun) ->
     assert (row.status, row.reason, row.output) == ("succeeded", "", "late")
 
 
-async def test_decided_otherwise_meanwhile_nothing_is_overwritten(begun: Begun) -> None:
+async def test_an_outcome_of_a_cancelled_run_is_kept_only_as_evidence(begun: Begun) -> None:
     async def act() -> Outcome:
         begun.query("UPDATE runs SET status = 'cancelled'")
         return Outcome(Status.SUCCEEDED, output="all the same")
@@ -277,11 +281,13 @@ async def test_decided_otherwise_meanwhile_nothing_is_overwritten(begun: Begun) 
 
 
 @pytest.mark.parametrize("cancels", [1, 5])
-async def test_who_is_cancelled_while_settling_settles_first(begun: Begun, cancels: int) -> None:
+async def test_a_task_cancelled_while_recording_records_the_outcome_first(
+    begun: Begun, cancels: int
+) -> None:
     effect = Effect()
 
     class Stuck(ManualClock):
-        """Waits in earnest, until the test lets go."""
+        """Clock whose wait really blocks until the test sets ``go``."""
 
         waiting, go = asyncio.Event(), asyncio.Event()
 
@@ -303,11 +309,11 @@ async def test_who_is_cancelled_while_settling_settles_first(begun: Begun, cance
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (await begun.row()).status == "succeeded"
-    assert effect.had == 1
+    assert effect.effect_count == 1
 
 
-async def test_a_loop_that_is_torn_down_settles_first(begun: Begun) -> None:
-    # As asyncio does it at the end of `run`: every task is cancelled once, the settling one too.
+async def test_a_loop_that_is_torn_down_records_the_outcome_first(begun: Begun) -> None:
+    # Like the end of `asyncio.run`: it cancels each task once, also the one that records.
     settling = asyncio.Event()
 
     class Slow(ManualClock):
@@ -315,12 +321,12 @@ async def test_a_loop_that_is_torn_down_settles_first(begun: Begun) -> None:
             settling.set()
             await asyncio.Event().wait()
 
-    mine = asyncio.all_tasks()
+    tasks = asyncio.all_tasks()
     with begun.locked() as other:
         task = asyncio.create_task(_carry(begun, Effect(), Slow()))
         await settling.wait()
         other.execute("ROLLBACK")
-    for each in asyncio.all_tasks() - mine:
+    for each in asyncio.all_tasks() - tasks:
         each.cancel()
 
     with pytest.raises(asyncio.CancelledError):
@@ -328,7 +334,7 @@ async def test_a_loop_that_is_torn_down_settles_first(begun: Begun) -> None:
     assert (await begun.row()).status == "succeeded"
 
 
-async def test_the_waits_grow_to_a_quarter_of_a_minute(begun: Begun) -> None:
+async def test_the_waits_for_the_ledger_grow_to_15_seconds(begun: Begun) -> None:
     clock = ManualClock()
     with begun.locked(), pytest.raises(OutcomeUnwritten):
         await _carry(begun, Effect(), clock)

@@ -1,4 +1,4 @@
-"""What a gate says, what it took, and whose program may be one."""
+"""Checks before a run: the verdict, the token usage, and who may set a command."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def granted(owner: str | None = None, tokens: int | None = None, **check: Any) -
 
 
 @pytest.mark.anyio
-async def test_without_a_check_nothing_is_asked() -> None:
+async def test_without_a_check_the_run_starts() -> None:
     assert await checks.check_job(granted()) == Verdict(opens=True)
 
 
 @pytest.mark.anyio
 async def test_a_command_of_an_agents_job_is_not_run(tmp_path: Any) -> None:
     mark = tmp_path / "mark"
-    with pytest.raises(CheckFailed, match="only the operator may write a command"):
+    with pytest.raises(CheckFailed, match="only the operator may set a command"):
         await checks.check_job(granted("agent:helper", command=("touch", str(mark))))
     assert not mark.exists()
 
@@ -48,17 +48,17 @@ async def test_a_command_of_an_agents_job_is_not_run(tmp_path: Any) -> None:
         (None, {"input_tokens": 5, "output_tokens": 5}, None),
         (100, None, 100),
         (100, {"input_tokens": 60, "output_tokens": 10}, 30),
-        (100, {"input_tokens": None, "output_tokens": None}, 100),  # the provider told none
+        (100, {"input_tokens": None, "output_tokens": None}, 100),  # the provider reported none
     ],
 )
-def test_what_it_took_is_taken_from_what_is_left(
+def test_the_usage_of_a_check_reduces_the_tokens_of_the_run(
     tokens: int | None, usage: dict[str, Any] | None, left: int | None
 ) -> None:
     verdict = Verdict(opens=True, usage=usage)
     assert verdict.charged(granted(tokens=tokens)).tokens == left
 
 
-def test_where_nothing_is_left_the_run_ends_and_has_paid() -> None:
+def test_a_check_that_uses_all_tokens_fails_the_run_with_its_usage() -> None:
     usage = {"input_tokens": 90, "output_tokens": 10}
     with pytest.raises(CheckFailed, match="tokens: the check used 100 of the 100") as failed:
         Verdict(opens=True, usage=usage).charged(granted(tokens=100))

@@ -1,4 +1,4 @@
-"""From an offer to a claim: who waits where, who compares, who leaves."""
+"""From a claim request to its result: waits, reconciliation and aborts in the flow's process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Prefect:
-    """A reconciler that only remembers what it was asked."""
+    """Reconciler that only records the jobs it is asked to compare."""
 
     def __init__(self, foreign: str = "") -> None:
         self.compared: list[str] = []
@@ -55,7 +55,7 @@ async def ledger(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Ledger]:
 
 
 async def _hourly(ledger: Ledger) -> ClaimRequest:
-    """The next due time of an hourly job."""
+    """Return a claim request for the next due time of an hourly job."""
     now = ledger.now()
     job = new_job(now=now, name="brief", prompt="What is new?", cron="0 * * * *")
     async with ledger.write() as session:
@@ -67,21 +67,21 @@ async def _hourly(ledger: Ledger) -> ClaimRequest:
 
 
 @pytest.mark.parametrize("early", [timedelta(seconds=30), timedelta(microseconds=1)])
-async def test_a_run_that_comes_early_waits_for_its_due_time(
+async def test_a_run_that_starts_early_waits_for_its_due_time(
     ledger: Ledger, clock: ManualClock, early: timedelta
 ) -> None:
-    offer = await _hourly(ledger)
-    clock.set(offer.due - early)
+    claim_request = await _hourly(ledger)
+    clock.set(claim_request.due - early)
 
-    answer = await claim.wait_for_claim(ledger, offer, Prefect(), clock, deployment_id="d")
+    answer = await claim.wait_for_claim(ledger, claim_request, Prefect(), clock, deployment_id="d")
 
     assert isinstance(answer, Granted)
-    assert clock.waits == [offer.due]
-    assert clock.now() == offer.due
+    assert clock.waits == [claim_request.due]
+    assert clock.now() == claim_request.due
 
 
 class Fast(ManualClock):
-    """A machine's clock that is ahead of the ledger's by five seconds."""
+    """Machine clock that is five seconds ahead of the ledger's clock."""
 
     def __init__(self, ledgers: ManualClock) -> None:
         super().__init__()
@@ -98,95 +98,107 @@ class Fast(ManualClock):
 async def test_a_process_whose_clock_is_ahead_waits_once(
     ledger: Ledger, clock: ManualClock
 ) -> None:
-    offer = await _hourly(ledger)
-    clock.set(offer.due - timedelta(seconds=3))
+    claim_request = await _hourly(ledger)
+    clock.set(claim_request.due - timedelta(seconds=3))
     machines = Fast(clock)
 
-    assert isinstance(await claim.wait_for_claim(ledger, offer, Prefect(), machines), Granted)
-    assert machines.waits == [offer.due + timedelta(seconds=5)]
-    assert clock.now() == offer.due
+    assert isinstance(
+        await claim.wait_for_claim(ledger, claim_request, Prefect(), machines), Granted
+    )
+    assert machines.waits == [claim_request.due + timedelta(seconds=5)]
+    assert clock.now() == claim_request.due
 
 
-async def test_a_run_of_no_deployment_waits_however_long(
+async def test_a_run_without_a_deployment_waits_in_its_process_for_two_days(
     ledger: Ledger, clock: ManualClock
 ) -> None:
     due = clock.now() + timedelta(days=2)
-    offer = ClaimRequest(
+    claim_request = ClaimRequest(
         claim_requests.flow_key("f"), "agent-prompt", "direct", due, "here:1", flow_run_id="f"
     )
 
-    assert isinstance(await claim.wait_for_claim(ledger, offer, Prefect(), clock), Granted)
+    assert isinstance(await claim.wait_for_claim(ledger, claim_request, Prefect(), clock), Granted)
     assert clock.waits == [due]
 
 
-async def test_it_compares_once_and_no_more(ledger: Ledger, clock: ManualClock) -> None:
-    offer = replace(await _hourly(ledger), parameters={"prompt": "Edited in Prefect"})
-    clock.set(offer.due)
+async def test_a_claim_reconciles_its_job_only_once(ledger: Ledger, clock: ManualClock) -> None:
+    claim_request = replace(await _hourly(ledger), parameters={"prompt": "Edited in Prefect"})
+    clock.set(claim_request.due)
     prefect = Prefect()
 
-    answer = await claim.wait_for_claim(ledger, offer, prefect, clock, deployment_id="d")
+    answer = await claim.wait_for_claim(ledger, claim_request, prefect, clock, deployment_id="d")
 
     assert isinstance(answer, Granted)
     assert answer.parameters["prompt"] == "What is new?"
-    assert prefect.compared == [offer.job_id]
+    assert prefect.compared == [claim_request.job_id]
 
 
-async def test_still_not_due_after_comparing_it_ends_without_a_row(
+async def test_a_run_that_is_not_due_after_reconciling_is_skipped(
     ledger: Ledger, clock: ManualClock
 ) -> None:
-    offer = await _hourly(ledger)
-    wrong = offer.due + timedelta(minutes=1)
+    claim_request = await _hourly(ledger)
+    wrong = claim_request.due + timedelta(minutes=1)
     clock.set(wrong)
-    offer = replace(offer, due=wrong, occurrence=claim_requests.due_key(str(offer.job_id), wrong))
+    claim_request = replace(
+        claim_request,
+        due=wrong,
+        occurrence=claim_requests.due_key(str(claim_request.job_id), wrong),
+    )
 
-    answer = await claim.wait_for_claim(ledger, offer, Prefect(), clock, deployment_id="d")
+    answer = await claim.wait_for_claim(ledger, claim_request, Prefect(), clock, deployment_id="d")
 
     assert answer == Finished(Status.SKIPPED, "not due")
 
 
-async def test_what_a_schedule_of_prefects_own_made_runs_by_its_flow_key(
+async def test_a_run_of_an_external_schedule_is_claimed_by_its_flow_key(
     ledger: Ledger, clock: ManualClock
 ) -> None:
-    offer = await _hourly(ledger)
-    wrong = offer.due + timedelta(minutes=1)
+    claim_request = await _hourly(ledger)
+    wrong = claim_request.due + timedelta(minutes=1)
     clock.set(wrong)
-    offer = replace(offer, due=wrong, occurrence=claim_requests.due_key(str(offer.job_id), wrong))
+    claim_request = replace(
+        claim_request,
+        due=wrong,
+        occurrence=claim_requests.due_key(str(claim_request.job_id), wrong),
+    )
 
     answer = await claim.wait_for_claim(
-        ledger, offer, Prefect("s"), clock, deployment_id="d", made_by="s"
+        ledger, claim_request, Prefect("s"), clock, deployment_id="d", made_by="s"
     )
 
     assert isinstance(answer, Granted)
     assert answer.occurrence == "flow:f"
 
 
-async def test_taken_by_another_run_it_is_skipped(ledger: Ledger, clock: ManualClock) -> None:
-    offer = await _hourly(ledger)
-    clock.set(offer.due)
-    held = await claim.wait_for_claim(ledger, offer, Prefect(), clock, deployment_id="d")
+async def test_an_occurrence_held_by_another_flow_run_is_skipped(
+    ledger: Ledger, clock: ManualClock
+) -> None:
+    claim_request = await _hourly(ledger)
+    clock.set(claim_request.due)
+    held = await claim.wait_for_claim(ledger, claim_request, Prefect(), clock, deployment_id="d")
     assert isinstance(held, Granted)
 
-    other = replace(offer, flow_run_id="g")
+    other = replace(claim_request, flow_run_id="g")
     answer = await claim.wait_for_claim(ledger, other, Prefect(), clock, deployment_id="d")
 
     assert isinstance(answer, Finished)
     assert (answer.status, answer.run_id) == (Status.SKIPPED, held.run_id)
-    assert answer.reason == f"run {held.run_id[:8]} already has it"
+    assert answer.reason == f"run {held.run_id[:8]} is already in progress"
 
 
-async def test_taken_by_another_process_of_the_same_run_it_leaves(
+async def test_a_process_aborts_if_another_one_holds_its_flow_run(
     ledger: Ledger, clock: ManualClock
 ) -> None:
-    offer = await _hourly(ledger)
-    clock.set(offer.due)
-    await claim.wait_for_claim(ledger, offer, Prefect(), clock, deployment_id="d")
+    claim_request = await _hourly(ledger)
+    clock.set(claim_request.due)
+    await claim.wait_for_claim(ledger, claim_request, Prefect(), clock, deployment_id="d")
 
     with pytest.raises(Abort, match="is held by here:1"):
-        again = replace(offer, holder="here:2")
+        again = replace(claim_request, holder="here:2")
         await claim.wait_for_claim(ledger, again, Prefect(), clock, deployment_id="d")
 
 
-async def test_a_run_whose_session_is_busy_looks_again_until_it_is_its_turn(
+async def test_a_run_whose_session_is_busy_retries_its_claim_until_it_is_free(
     ledger: Ledger, clock: ManualClock
 ) -> None:
     parameters = {"prompt": "What is new?", "session_key": "ops"}
@@ -199,7 +211,7 @@ async def test_a_run_whose_session_is_busy_looks_again_until_it_is_its_turn(
     await claims.begin(ledger, held.run_id, held.fence)
 
     class Watched(ManualClock):
-        """Ends the other run at the fiftieth look, and keeps its lease until then."""
+        """Clock that renews the other run's lease, and finishes that run at the 50th wait."""
 
         async def wait_until(self, instant: datetime) -> None:
             await clock.wait_until(instant)
@@ -219,17 +231,17 @@ async def test_a_run_whose_session_is_busy_looks_again_until_it_is_its_turn(
     assert isinstance(answer, Granted)
     assert [each.content for each in answer.history] == ["What is new?", "Fine."]
     every = sessions.RETRY_INTERVAL
-    assert clock.waits == [start + every * look for look in range(1, 51)]
+    assert clock.waits == [start + every * number for number in range(1, 51)]
 
 
-async def test_a_run_that_waits_for_its_session_can_be_cancelled_and_is_not_lost(
+async def test_cancelling_a_process_that_waits_for_its_session_keeps_the_run_waiting(
     ledger: Ledger, clock: ManualClock
 ) -> None:
     parameters = {"prompt": "What is new?", "session_key": "ops"}
-    offer = ClaimRequest(
+    claim_request = ClaimRequest(
         claim_requests.flow_key("one"), "agent-prompt", "direct", clock.now(), "h", parameters
     )
-    await claim.wait_for_claim(ledger, offer, Prefect(), clock)
+    await claim.wait_for_claim(ledger, claim_request, Prefect(), clock)
     waits = asyncio.Event()
 
     class Stopped(ManualClock):
@@ -237,7 +249,7 @@ async def test_a_run_that_waits_for_its_session_can_be_cancelled_and_is_not_lost
             waits.set()
             await asyncio.Event().wait()
 
-    second = replace(offer, occurrence=claim_requests.flow_key("two"))
+    second = replace(claim_request, occurrence=claim_requests.flow_key("two"))
     task = asyncio.create_task(
         claim.wait_for_claim(ledger, second, Prefect(), Stopped(clock.now()), deployment_id="d")
     )
@@ -252,17 +264,17 @@ async def test_a_run_that_waits_for_its_session_can_be_cancelled_and_is_not_lost
     assert row.reason.startswith("session default:ops is busy")
 
 
-async def test_the_operators_rules_are_those_of_the_moment(
+async def test_the_operators_limits_are_read_at_each_claim(
     ledger: Ledger, clock: ManualClock, daybook_home: Home
 ) -> None:
-    """The file is read at each claim; one that is wrong is named, and nothing is decided by it."""
-    offer = await _hourly(ledger)
-    clock.set(offer.due)
+    """An invalid configuration file raises an error that names the field; nothing is claimed."""
+    claim_request = await _hourly(ledger)
+    clock.set(claim_request.due)
     file = daybook_home.path / "config.toml"
     file.write_text("[limits]\nbudget = 3\n")
     with pytest.raises(InvalidInput, match=r"config.toml: limits: limits.budget: unknown field"):
-        await claim.decide(ledger, offer, Prefect())
+        await claim.decide(ledger, claim_request, Prefect())
     file.write_text("user_jobs = false\n")
-    answer = await claim.decide(ledger, offer, Prefect())
+    answer = await claim.decide(ledger, claim_request, Prefect())
     assert isinstance(answer, Finished)
-    assert answer.reason == "user jobs are switched off"
+    assert answer.reason == "user jobs are disabled"

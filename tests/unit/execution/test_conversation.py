@@ -1,4 +1,4 @@
-"""What a run asks, and what it is given of the conversation."""
+"""The prompt of a run with its variables, and the history that it receives."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def message(number: int, role: str, content: str) -> MessageRow:
     )
 
 
-def test_due_is_told_by_the_clock_of_the_jobs_zone() -> None:
+def test_the_variable_due_is_in_the_time_zone_of_the_job() -> None:
     asked = conversation.turn(granted("{{job}} of {{due}}", brief()))
     assert asked.prompt == "brief of 2027-01-15T09:00:00+01:00"
 
 
-def test_a_run_of_no_job_has_the_settings_zone_and_no_name(
+def test_a_run_without_a_job_uses_the_time_zone_setting_and_no_name(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_TIMEZONE", "Asia/Kolkata")
@@ -60,18 +60,20 @@ def test_a_run_of_no_job_has_the_settings_zone_and_no_name(
     assert asked.prompt == "[] 2027-01-15T13:30:00+05:30"
 
 
-def test_the_last_answer_is_data_and_not_a_prompt(daybook_home: Home) -> None:
+def test_variables_in_the_last_output_are_not_replaced(daybook_home: Home) -> None:
     asked = conversation.turn(granted("Before: {{last_output}}", last_output="{{job}} {{due}}"))
     assert asked.prompt == "Before: {{job}} {{due}}"
 
 
-def test_a_slash_command_is_sent_as_it_is(daybook_home: Home) -> None:
+def test_a_slash_command_is_sent_unchanged(daybook_home: Home) -> None:
     before = (message(1, "user", "/reset"), message(2, "assistant", "/quit"))
     asked = conversation.turn(granted("/reset", history=before))
     assert asked.prompt == "/reset"
     assert asked.history == (Message("user", "/reset"), Message("assistant", "/quit"))
 
 
-def test_a_prompt_of_empty_variables_is_refused(daybook_home: Home) -> None:
+def test_a_prompt_that_is_blank_after_its_variables_are_filled_is_refused(
+    daybook_home: Home,
+) -> None:
     with pytest.raises(InvalidInput, match="prompt: is blank after its variables are filled in"):
         conversation.turn(granted(" {{last_output}}\n"))

@@ -1,18 +1,23 @@
-"""What a worker is told while a run is prepared, and what does not end one that has its outcome."""
+"""Reports to the worker while a run is prepared, and errors and signals that do not end it."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, cast
 
 import httpx
 import pytest
+from prefect.exceptions import Abort
 
-from daybook.execution import checks, execute
+from daybook.execution import checks, execute, handover
 from daybook.execution.checks import Verdict
 from daybook.jobs.checks import Check
 from daybook.jobs.policy import Policy
+from tests.unit.runs import ending
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -20,7 +25,7 @@ OPEN = Verdict(opens=True, reason="something came")
 
 
 class Worker:
-    """Hears what it is told of a run."""
+    """Worker that keeps the reports about a run."""
 
     def __init__(self) -> None:
         self.facts: list[dict[str, object]] = []
@@ -37,7 +42,7 @@ class Grant:
 
 
 class Run:
-    """Of a worker's; ``check`` is what is asked."""
+    """Run that a worker started, with the check to evaluate."""
 
     kind = "heartbeat"
 
@@ -55,13 +60,13 @@ async def asked(gate: Any, check: Check) -> tuple[Verdict, list[dict[str, object
     return verdict, run.given.facts
 
 
-async def test_only_while_a_gate_is_asked_has_a_run_the_time_of_an_attempt() -> None:
-    # The worker ends a process that takes longer; what only prepares may wait for a server.
+async def test_a_run_reports_the_start_and_end_of_a_check_to_its_worker() -> None:
+    # The worker ends a check that takes too long; preparation may wait for a server.
     assert await asked(checks.check_job, Check()) == (checks.NO_CHECK, [])
     assert await asked(opens, Check()) == (OPEN, [{"checking": 7}, {"claimed": 7}])
 
 
-async def test_a_gate_that_does_not_answer_in_time_is_named(
+async def test_a_check_that_times_out_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def hangs(granted: Any) -> Verdict:
@@ -74,7 +79,7 @@ async def test_a_gate_that_does_not_answer_in_time_is_named(
         await execute._in_time(run, grant, timedelta(seconds=1))
 
 
-async def test_what_cannot_be_brought_to_prefect_is_brought_later() -> None:
+async def test_a_failed_push_to_prefect_raises_no_error() -> None:
     class Prefect:
         async def push(self, job_id: str) -> None:
             asked = httpx.Request("GET", "http://127.0.0.1:1")
@@ -82,3 +87,36 @@ async def test_what_cannot_be_brought_to_prefect_is_brought_later() -> None:
             raise httpx.HTTPStatusError("500", request=asked, response=answer)
 
     await execute._push(cast(Any, Prefect()), "a job")
+
+
+@pytest.mark.parametrize("raised", [None, Abort("its outcome is in the spool")])
+async def test_sigterm_is_ignored_once_the_run_has_ended(
+    raised: Exception | None,
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with suppress(Abort), handover.cancel_on_sigterm():
+            if raised is not None:
+                raise raised
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+async def test_a_run_that_is_cancelled_in_prefect_during_its_check_ends_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim_request = world.claim_request(await world.add())
+    granted = await world.granted(claim_request)
+
+    async def named(run: object, granted: object) -> None:
+        pass
+
+    async def checked(ledger: object, run: object, granted: object) -> Verdict:
+        await ending.take(world, claim_request, "CANCELLED")
+        return Verdict(opens=False, reason="nothing came")
+
+    monkeypatch.setattr(execute, "_name_run", named)
+    monkeypatch.setattr(execute, "_checked", checked)
+    assert await execute._check_and_begin(world.ledger, cast(Any, Run(opens)), granted) is None
+    assert (await world.row(granted.run_id)).status == "cancelled"

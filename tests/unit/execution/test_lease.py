@@ -1,4 +1,4 @@
-"""A lease renews itself whatever its flow does, and ends the flow when it is refused."""
+"""Lease renewal in a thread of its own: it outlives a blocked flow and ends it if refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_a_flow_that_blocks_its_loop_keeps_its_lease(begun: Begun) -> None
     before = begun.query("SELECT lease_until FROM runs")
 
     async with lease.keep_lease(begun.ledger.address, begun.granted, SOON):
-        # Nothing of this loop runs meanwhile: neither a task nor a callback.
+        # This loop is blocked: it runs neither tasks nor callbacks.
         while begun.query("SELECT lease_until FROM runs") == before:
             pass
 
@@ -47,15 +47,15 @@ async def test_a_refused_renewal_ends_the_block(begun: Begun) -> None:
     await checkpoint()
 
 
-async def test_a_run_that_was_judged_lost_ends_its_block(begun: Begun) -> None:
+async def test_a_run_declared_lost_ends_its_block(begun: Begun) -> None:
     with pytest.raises(lease.LeaseLost):
         async with lease.keep_lease(begun.ledger.address, begun.granted, SOON):
             begun.query("UPDATE runs SET status = 'unknown'")
             await asyncio.Event().wait()
 
 
-class _Heard(logging.Handler):
-    """Says when a number of records have come."""
+class _LogHandler(logging.Handler):
+    """Log handler that signals when ``count`` records have arrived."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -69,61 +69,61 @@ class _Heard(logging.Handler):
             self.enough.set()
 
 
-async def test_an_unreachable_ledger_ends_nothing(begun: Begun, tmp_path: Path) -> None:
-    heard = _Heard(3)
-    lease.log.addHandler(heard)
+async def test_an_unreachable_ledger_does_not_end_the_block(begun: Begun, tmp_path: Path) -> None:
+    log_handler = _LogHandler(3)
+    lease.log.addHandler(log_handler)
     try:
         async with lease.keep_lease(f"sqlite+aiosqlite:///{tmp_path}", begun.granted, SOON):
-            assert await asyncio.to_thread(heard.enough.wait, 30)
+            assert await asyncio.to_thread(log_handler.enough.wait, 30)
     finally:
-        lease.log.removeHandler(heard)
+        lease.log.removeHandler(log_handler)
 
-    assert heard.actions == {"renew_unreachable"}
+    assert log_handler.actions == {"renew_unreachable"}
 
 
-async def test_a_renewal_goes_on_after_an_outage(begun: Begun, tmp_path: Path) -> None:
-    heard = _Heard(1)
-    lease.log.addHandler(heard)
+async def test_renewals_continue_after_an_outage(begun: Begun, tmp_path: Path) -> None:
+    log_handler = _LogHandler(1)
+    lease.log.addHandler(log_handler)
     hidden = begun.path.with_suffix(".away")
     try:
         begun.path.rename(hidden)
-        begun.path.symlink_to(tmp_path)  # nothing that can be opened, and replaced at one blow
+        begun.path.symlink_to(tmp_path)  # cannot be opened, and is replaced atomically
         async with lease.keep_lease(begun.ledger.address, begun.granted, SOON):
-            assert await asyncio.to_thread(heard.enough.wait, 30)
+            assert await asyncio.to_thread(log_handler.enough.wait, 30)
             hidden.replace(begun.path)
             before = begun.query("SELECT lease_until FROM runs")
             while begun.query("SELECT lease_until FROM runs") == before:
                 await checkpoint()
     finally:
-        lease.log.removeHandler(heard)
+        lease.log.removeHandler(log_handler)
 
 
-async def test_a_block_that_has_ended_is_not_cancelled_for_its_lease(begun: Begun) -> None:
-    # The renewal and the settle may meet: what is settled is not renewed, and nothing is wrong.
+async def test_a_block_that_has_ended_is_not_cancelled_by_a_refused_renewal(begun: Begun) -> None:
+    # Renewal and finish may coincide: a finished run is not renewed, and that is no error.
     async with lease.keep_lease(begun.ledger.address, begun.granted, SOON):
         renewer = _renewer()
         begun.query("UPDATE runs SET status = 'succeeded'")
-        renewer.join(30)  # the refusal stands in this loop's queue now
+        renewer.join(30)  # the refusal is in this loop's queue now
         assert not renewer.is_alive()
 
     for _ in range(3):
         await checkpoint()
 
 
-async def test_nothing_of_it_is_left_behind(begun: Begun) -> None:
+async def test_the_renewal_thread_ends_with_its_block(begun: Begun) -> None:
     async with lease.keep_lease(begun.ledger.address, begun.granted, NEVER):
         renewer = _renewer()
     assert not renewer.is_alive()
 
 
-async def test_an_error_of_the_block_comes_through(begun: Begun) -> None:
+async def test_an_error_of_the_block_is_raised(begun: Begun) -> None:
     with pytest.raises(ZeroDivisionError):
         async with lease.keep_lease(begun.ledger.address, begun.granted, NEVER):
             raise ZeroDivisionError
 
 
 @pytest.mark.parametrize("lost", [False, True])
-async def test_who_is_cancelled_from_outside_stays_cancelled(begun: Begun, lost: bool) -> None:
+async def test_a_block_cancelled_from_outside_stays_cancelled(begun: Begun, lost: bool) -> None:
     inside = asyncio.Event()
 
     async def work() -> None:
@@ -132,7 +132,7 @@ async def test_who_is_cancelled_from_outside_stays_cancelled(begun: Begun, lost:
             try:
                 await asyncio.Event().wait()
             finally:
-                if lost:  # the lease is refused on top of it
+                if lost:  # the renewal is refused as well
                     begun.take_over()
                     renewer = _renewer()
                     while renewer.is_alive():

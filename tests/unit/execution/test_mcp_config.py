@@ -1,4 +1,4 @@
-"""What stands in the MCP configuration of a program."""
+"""The MCP configuration that a program gets: servers, secrets and environment."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from daybook.tools.server_blocks import ToolServer, ToolServerSettings
 ACTOR = Actor("agent:brief", "ana", "run")
 
 
-class Kept:
-    """Two saved servers, and a secret that is bound to a host."""
+class StoredSecrets:
+    """Two saved tool servers, and a secret that is bound to a host."""
 
     def __init__(self, host: str = "search.example.org") -> None:
         self.secrets = self
@@ -39,12 +39,14 @@ class Kept:
         return self._secret if name == "key" else ToolServer(name, self._servers[name])
 
 
-async def test_a_program_is_told_its_servers_with_their_secrets(
+async def test_the_configuration_contains_the_servers_with_their_secrets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FILES_TOKEN", "t0ken")
     monkeypatch.setenv("HOME", "/home/ana")
-    made = await mcp_config.build(await mcp_config.find(["files", "search"], Kept()), ACTOR)
+    made = await mcp_config.build(
+        await mcp_config.find(["files", "search"], StoredSecrets()), ACTOR
+    )
     assert made.config == {
         "mcpServers": {
             "files": {
@@ -66,7 +68,7 @@ async def test_a_program_is_told_its_servers_with_their_secrets(
     assert "t0ken" not in repr(made)
 
 
-async def test_daybook_is_a_server_that_works_for_the_actor_with_the_same_ledger(
+async def test_daybooks_server_acts_for_the_actor_on_the_same_ledger(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
@@ -74,38 +76,40 @@ async def test_daybook_is_a_server_that_works_for_the_actor_with_the_same_ledger
     monkeypatch.setenv("DAYBOOK_WEBHOOK_SECRET", "whsec_x")
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "DEBUG")
-    made = await mcp_config.build(await mcp_config.find(["daybook"], Kept()), ACTOR)
+    made = await mcp_config.build(await mcp_config.find(["daybook"], StoredSecrets()), ACTOR)
     (entry,) = made.config["mcpServers"].values()
     whose = ["--owner", "agent:brief", "--user-id=ana"]
     assert entry["command"] == sys.executable
     assert entry["args"] == ["-m", "daybook", "mcp", *whose]
-    ours = {k: v for k, v in entry["env"].items() if k.startswith(("DAYBOOK", "PREFECT"))}
-    assert ours.pop("PREFECT_API_URL") == "http://127.0.0.1:1/api"
-    assert ours.pop("DAYBOOK_LEDGER_URL") == "postgresql://u:pw@h/d"
-    assert ours.pop("DAYBOOK_HOME") == str(tmp_path)
-    assert "DAYBOOK_WEBHOOK_SECRET" not in ours
-    assert "PREFECT_LOGGING_LEVEL" not in ours
-    sent = ours.pop("PREFECT_API_AUTH_STRING")  # of a server that somebody else runs
+    environment = {k: v for k, v in entry["env"].items() if k.startswith(("DAYBOOK", "PREFECT"))}
+    assert environment.pop("PREFECT_API_URL") == "http://127.0.0.1:1/api"
+    assert environment.pop("DAYBOOK_LEDGER_URL") == "postgresql://u:pw@h/d"
+    assert environment.pop("DAYBOOK_HOME") == str(tmp_path)
+    assert "DAYBOOK_WEBHOOK_SECRET" not in environment
+    assert "PREFECT_LOGGING_LEVEL" not in environment
+    sent = environment.pop(
+        "PREFECT_API_AUTH_STRING"
+    )  # for a Prefect server that Daybook does not run
     assert made.secrets == {"postgresql://u:pw@h/d", sent}
 
 
-async def test_a_program_does_not_get_the_credential_of_the_server_of_up(
+async def test_a_program_does_not_get_the_credential_of_daybook_ups_server(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Daybook's own server, which the program starts, reads it from the home."""
+    """Daybook's own MCP server, which the program starts, reads it from the home."""
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", Home(tmp_path).ensure_credential())
-    made = await mcp_config.build(await mcp_config.find(["daybook"], Kept()), ACTOR)
+    made = await mcp_config.build(await mcp_config.find(["daybook"], StoredSecrets()), ACTOR)
     assert "PREFECT_API_AUTH_STRING" not in str(made.config)
     assert "PREFECT_API_AUTH_STRING" not in made.variables
 
 
-async def test_a_secret_goes_to_no_other_host() -> None:
-    found = await mcp_config.find(["search"], Kept("other.example.org"))
+async def test_a_secret_is_refused_for_a_host_it_is_not_bound_to() -> None:
+    found = await mcp_config.find(["search"], StoredSecrets("other.example.org"))
     with pytest.raises(InvalidInput, match="key"):
         await mcp_config.build(found, ACTOR)
 
 
-async def test_a_server_that_nobody_knows_is_refused_by_its_name() -> None:
+async def test_an_unknown_server_is_refused_and_named() -> None:
     with pytest.raises(UnknownName, match="seerch"):
-        await mcp_config.find(["seerch"], Kept())
+        await mcp_config.find(["seerch"], StoredSecrets())

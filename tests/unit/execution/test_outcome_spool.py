@@ -1,4 +1,4 @@
-"""Outcomes that the ledger could not take are kept in files, and written when it can."""
+"""The spool: files of outcomes that could not be recorded, and their later recording."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def known(begun: Begun, outcome: Outcome = DONE, **changes: Any) -> SpooledOutco
     )
 
 
-async def test_an_outcome_is_written_as_it_was_known_and_the_file_goes(begun: Begun) -> None:
+async def test_drain_records_the_whole_outcome_and_removes_its_file(begun: Begun) -> None:
     outcome_spool.put(known(begun))
 
     assert await outcome_spool.drain(begun.ledger) == DrainResult(written=1)
@@ -48,7 +48,7 @@ async def test_an_outcome_is_written_as_it_was_known_and_the_file_goes(begun: Be
     assert list(outcome_spool.folder().iterdir()) == []
 
 
-async def test_the_end_of_an_attempt_leads_to_the_next_one(begun: Begun) -> None:
+async def test_a_spooled_failed_attempt_leads_to_the_next_one(begun: Begun) -> None:
     until = SYSTEM_CLOCK.now() + timedelta(hours=1)
     failed = Outcome(Status.FAILED, error="429")
     outcome_spool.put(known(begun, failed, until=until))
@@ -60,7 +60,7 @@ async def test_the_end_of_an_attempt_leads_to_the_next_one(begun: Begun) -> None
     assert begun.query("SELECT status, error FROM attempts") == [("failed", "429")]
 
 
-async def test_files_are_the_owners_alone(begun: Begun) -> None:
+async def test_spool_files_are_private_to_their_owner(begun: Begun) -> None:
     file = outcome_spool.put(known(begun))
 
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -69,7 +69,7 @@ async def test_files_are_the_owners_alone(begun: Begun) -> None:
     assert os.listdir(file.parent) == [file.name]
 
 
-async def test_the_first_file_and_its_folder_survive_the_machine(
+async def test_the_first_file_and_its_folder_are_synced_to_disk(
     begun: Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
@@ -91,7 +91,7 @@ async def test_the_first_file_and_its_folder_survive_the_machine(
 
 
 @pytest.mark.parametrize("until", [None, timedelta(hours=1)], ids=["settle", "retry"])
-async def test_who_dies_before_the_file_goes_has_written_once(
+async def test_an_outcome_whose_file_was_not_removed_is_recorded_only_once(
     begun: Begun, until: timedelta | None
 ) -> None:
     failed = Outcome(Status.FAILED, error="no")
@@ -108,7 +108,7 @@ async def test_who_dies_before_the_file_goes_has_written_once(
     assert before.evidence == []
 
 
-async def test_the_ledger_that_is_away_loses_no_file(begun: Begun) -> None:
+async def test_a_drain_without_a_reachable_ledger_keeps_the_file(begun: Begun) -> None:
     file = outcome_spool.put(known(begun))
     with begun.locked(), pytest.raises(LedgerUnreachable):
         await outcome_spool.drain(begun.ledger)
@@ -117,7 +117,7 @@ async def test_the_ledger_that_is_away_loses_no_file(begun: Begun) -> None:
     assert await outcome_spool.drain(begun.ledger) == DrainResult(written=1)
 
 
-async def test_what_was_decided_otherwise_is_kept_as_evidence(begun: Begun) -> None:
+async def test_an_outcome_with_an_old_fencing_token_is_kept_as_evidence(begun: Begun) -> None:
     outcome_spool.put(known(begun))
     begun.take_over()
 
@@ -128,7 +128,7 @@ async def test_what_was_decided_otherwise_is_kept_as_evidence(begun: Begun) -> N
     assert outcome_spool.pending_files() == []
 
 
-async def test_an_unknown_run_is_corrected(begun: Begun) -> None:
+async def test_a_spooled_outcome_corrects_an_unknown_run(begun: Begun) -> None:
     begun.query("UPDATE runs SET status = 'unknown', reason = 'the lease was lost'")
     outcome_spool.put(known(begun))
 
@@ -158,7 +158,7 @@ def _without_a_status(text: str) -> str:
 
 
 @pytest.mark.parametrize("spoil", [_torn, _newer, _of_no_run, _without_a_zone, _without_a_status])
-async def test_what_cannot_be_read_is_set_aside_and_holds_up_nobody(
+async def test_an_unreadable_file_is_set_aside_and_the_others_are_recorded(
     begun: Begun, spoil: Any
 ) -> None:
     bad = outcome_spool.put(known(begun, run_id="0" * 32))
@@ -180,7 +180,7 @@ async def test_outcomes_of_another_ledger_wait_for_it(begun: Begun) -> None:
     assert (await begun.row()).status == "running"
 
 
-async def test_only_one_runs_outcome_is_asked_for(begun: Begun) -> None:
+async def test_a_drain_for_one_run_leaves_the_files_of_other_runs(begun: Begun) -> None:
     other = outcome_spool.put(known(begun, run_id="0" * 32))
     outcome_spool.put(known(begun))
 
@@ -189,7 +189,7 @@ async def test_only_one_runs_outcome_is_asked_for(begun: Begun) -> None:
     assert outcome_spool.pending_files() == [other]
 
 
-async def test_a_second_outcome_of_one_claim_has_a_file_of_its_own(begun: Begun) -> None:
+async def test_further_outcomes_of_one_claim_have_files_of_their_own(begun: Begun) -> None:
     first = outcome_spool.put(known(begun))
     names = [outcome_spool.put(known(begun)).name for _ in range(10)]
 
@@ -202,7 +202,7 @@ def _aged(file: Path, seconds: float) -> None:
     os.utime(file, (then, then))
 
 
-async def test_what_was_never_finished_is_left_to_its_writer_and_goes_in_the_end(
+async def test_a_draft_is_left_to_its_writer_until_it_is_too_old(
     begun: Begun,
 ) -> None:
     file = outcome_spool.put(known(begun))
@@ -219,3 +219,20 @@ async def test_what_was_never_finished_is_left_to_its_writer_and_goes_in_the_end
 async def test_a_home_without_a_spool_has_nothing_to_drain(begun: Begun) -> None:
     assert await outcome_spool.drain(begun.ledger) == DrainResult()
     assert not outcome_spool.folder().exists()
+
+
+@pytest.mark.parametrize("fails", ["unlink", "iterdir"])
+async def test_a_failing_disk_ends_no_run_that_has_its_outcome(
+    begun: Begun, fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome_spool.put(known(begun))
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, fails, broken)
+        first = await outcome_spool.drain(begun.ledger)
+    assert first == DrainResult(written=int(fails == "unlink"))
+    assert await outcome_spool.drain(begun.ledger) == DrainResult(written=1)
+    assert (await begun.row()).status == "succeeded"

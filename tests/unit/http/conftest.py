@@ -1,4 +1,4 @@
-"""The transports of both HTTP libraries, and a certificate authority of the tests' own."""
+"""Fixtures: the guarded transports of both HTTP libraries, and a test certificate authority."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Kind = type[HttpxTransport] | type[Httpx2Transport]
 
 @pytest.fixture(params=[HttpxTransport, Httpx2Transport], ids=["httpx", "httpx2"])
 def kind(request: pytest.FixtureRequest) -> Kind:
-    """The guarded transport of each library."""
+    """Return the guarded transport of each library."""
     found: Kind = request.param
     return found
 
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A self-signed certificate of public.example, and that with its key."""
+    """Return a self-signed certificate of public.example, without and with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "public.example")])
     now = SYSTEM_CLOCK.now()
@@ -60,7 +60,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def certified(certificate: tuple[Path, Path]) -> tuple[ssl.SSLContext, Path]:
-    """What a server of public.example serves with, and the authority to trust it by."""
+    """Return a server context for public.example, and the authority that verifies it."""
     authority, both = certificate
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(both)

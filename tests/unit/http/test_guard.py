@@ -1,4 +1,4 @@
-"""Who may reach which address: the table, by both rules, and the operator's exceptions."""
+"""SSRF guard: refused and public addresses by rule, and the operator's allowed hosts."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.unit.http.tricks import (
 pytestmark = pytest.mark.anyio
 
 
-def test_an_agents_job_has_the_agents_rule() -> None:
+def test_an_agents_job_has_the_agent_rule_and_a_users_job_the_operator_rule() -> None:
     assert Rule.for_owner("agent:scout") is Rule.AGENT
     assert Rule.for_owner("user") is Rule.OPERATOR
 
 
-async def test_an_agent_reaches_the_hosts_of_its_limits_and_no_redirect_leads_around() -> None:
+async def test_an_agent_reaches_only_the_hosts_in_its_limits_even_by_a_redirect() -> None:
     dns = Dns({"a.example.org": (("93.184.215.14",),), "b.example.org": (("93.184.215.14",),)})
     limits = Limits(hosts=("A.example.org",))
     guard = Guard(Rule.AGENT, None, dns, limits)
@@ -38,7 +38,7 @@ async def test_an_agent_reaches_the_hosts_of_its_limits_and_no_redirect_leads_ar
     for url in ("https://b.example.org/", "https://93.184.215.14/"):
         with pytest.raises(OutgoingRefused, match="limits do not list this host"):
             await guard.target(url, first.addresses[0])
-    # What the operator chose, such as a saved server's address, is no agent's choice.
+    # An address that the operator chose, such as a saved server's, needs no limit.
     assert (await guard.for_operator().target("https://b.example.org/")).exposed
 
 
@@ -46,13 +46,13 @@ def _guard(rule: Rule, trick: Trick | None = None, allowed: str = "") -> Guard:
     return Guard(rule, AllowedHosts.parse(allowed), Dns.of(trick) if trick else Dns({}))
 
 
-def test_the_table_is_long_enough_and_each_trick_has_its_name() -> None:
+def test_the_table_has_at_least_40_tricks_with_unique_names() -> None:
     assert len(REFUSED) >= 40
     assert len({trick.name for trick in REFUSED}) == len(REFUSED)
 
 
 @pytest.mark.parametrize("trick", REFUSED, ids=str)
-async def test_an_agents_job_reaches_none_of_them(trick: Trick) -> None:
+async def test_an_agents_job_reaches_no_address_of_the_table(trick: Trick) -> None:
     with pytest.raises(InvalidInput) as refused:
         await _guard(Rule.AGENT, trick).target(trick.url)
     assert refused.value.field == "url"
@@ -60,7 +60,7 @@ async def test_an_agents_job_reaches_none_of_them(trick: Trick) -> None:
 
 
 @pytest.mark.parametrize("trick", REFUSED, ids=str)
-async def test_an_operators_job_reaches_what_is_private_and_no_metadata(trick: Trick) -> None:
+async def test_an_operators_job_reaches_private_addresses_but_no_metadata(trick: Trick) -> None:
     guard = _guard(Rule.OPERATOR, trick)
     if trick.operator:
         assert (await guard.target(trick.url)).addresses
@@ -71,13 +71,13 @@ async def test_an_operators_job_reaches_what_is_private_and_no_metadata(trick: T
 
 @pytest.mark.parametrize("trick", REACHED, ids=str)
 @pytest.mark.parametrize("rule", Rule)
-async def test_what_is_public_is_reached_by_both(trick: Trick, rule: Rule) -> None:
+async def test_both_rules_reach_public_addresses(trick: Trick, rule: Rule) -> None:
     target = await _guard(rule, trick).target(trick.url)
     assert target.exposed
     assert not target.excepted
 
 
-async def test_the_target_is_the_checked_addresses_in_their_order() -> None:
+async def test_a_target_contains_the_checked_addresses_in_order_without_duplicates() -> None:
     dns = Dns({"public.example": ((PUBLIC_IPV6, PUBLIC, PUBLIC),)})
     target = await Guard(Rule.AGENT, resolver=dns).target("https://Public.example.:8443/x?y")
     assert (target.addresses, target.name, target.port) == (
@@ -88,14 +88,14 @@ async def test_the_target_is_the_checked_addresses_in_their_order() -> None:
     assert dns.asked == ["public.example"]
 
 
-async def test_a_name_that_nobody_knows_is_an_error_of_the_network() -> None:
+async def test_an_unknown_host_name_is_a_network_error() -> None:
     with pytest.raises(OSError, match=r"nowhere\.example"):
         await _guard(Rule.AGENT).target("http://nowhere.example/")
     with pytest.raises(OSError, match="no address"):
         await Guard(Rule.AGENT, resolver=Dns({"a.example": ((),)})).target("http://a.example/")
 
 
-async def test_this_machines_resolver_is_asked_and_judged() -> None:
+async def test_addresses_from_the_system_resolver_are_checked() -> None:
     assert set(await system_resolver("localhost", 80)) <= {"127.0.0.1", "::1"}
     target = await Guard(Rule.OPERATOR).target("http://localhost:8080/")
     assert not target.exposed
@@ -103,7 +103,7 @@ async def test_this_machines_resolver_is_asked_and_judged() -> None:
         await Guard(Rule.AGENT).target("http://localhost:8080/")
 
 
-def test_a_refusal_names_the_address_and_the_rule_and_nothing_else() -> None:
+def test_a_refusal_names_address_and_rule_but_no_path_or_query() -> None:
     with pytest.raises(OutgoingRefused) as refused:
         _guard(Rule.AGENT).check("http://10.0.0.1:8080/path?key=hush#part")
     assert (refused.value.address, refused.value.rule) == ("http://10.0.0.1:8080", "agent")
@@ -113,7 +113,7 @@ def test_a_refusal_names_the_address_and_the_rule_and_nothing_else() -> None:
     assert "path" not in str(refused.value)
 
 
-async def test_a_refused_name_is_told_with_what_it_means() -> None:
+async def test_a_refusal_of_a_host_name_contains_its_ip_address() -> None:
     dns = Dns({"intranet.example": ((PRIVATE,),)})
     with pytest.raises(OutgoingRefused) as refused:
         await Guard(Rule.AGENT, resolver=dns).target("http://intranet.example/")
@@ -141,7 +141,9 @@ async def test_a_refused_name_is_told_with_what_it_means() -> None:
         ("0.0.0.0/0", "http://127.0.0.1/", True),
     ],
 )
-async def test_the_operator_allows_more(allowed: str, url: str, reached: bool) -> None:
+async def test_allowed_hosts_extend_the_reachable_addresses(
+    allowed: str, url: str, reached: bool
+) -> None:
     names = ("intranet.example", "other.example", "localhost")
     dns = Dns({name: ((PRIVATE,),) for name in names})
     guard = Guard(Rule.AGENT, AllowedHosts.parse(allowed), dns)
@@ -155,7 +157,9 @@ async def test_the_operator_allows_more(allowed: str, url: str, reached: bool) -
 
 @pytest.mark.parametrize("rule", Rule)
 @pytest.mark.parametrize("allowed", ["169.254.0.0/16", "0.0.0.0/0", "meta.example", "169.254.1.1"])
-async def test_metadata_is_not_meant_by_a_network_or_a_name(allowed: str, rule: Rule) -> None:
+async def test_an_allowed_network_or_name_does_not_include_metadata(
+    allowed: str, rule: Rule
+) -> None:
     guard = Guard(rule, AllowedHosts.parse(allowed), Dns({"meta.example": (("169.254.169.254",),)}))
     for url in ("http://169.254.169.254/", "http://meta.example/"):
         with pytest.raises(OutgoingRefused, match="metadata"):
@@ -163,7 +167,7 @@ async def test_metadata_is_not_meant_by_a_network_or_a_name(allowed: str, rule: 
 
 
 @pytest.mark.parametrize("rule", Rule)
-async def test_metadata_is_meant_by_its_very_address(rule: Rule) -> None:
+async def test_a_metadata_address_is_allowed_only_by_its_exact_entry(rule: Rule) -> None:
     guard = Guard(
         rule, AllowedHosts.parse("100.100.100.200, metadata"), Dns({"metadata": ((PUBLIC,),)})
     )
@@ -173,7 +177,7 @@ async def test_metadata_is_meant_by_its_very_address(rule: Rule) -> None:
     assert (await guard.target("http://metadata/")).addresses == (PUBLIC,)
 
 
-async def test_nothing_leads_from_public_to_private() -> None:
+async def test_a_redirect_from_a_public_to_a_private_address_is_refused() -> None:
     dns = Dns({"public.example": ((PUBLIC,),), "intranet.example": ((PRIVATE,),)})
     guard = Guard(Rule.OPERATOR, AllowedHosts.parse("intranet.example"), dns)
     for url in ("http://intranet.example/", "http://127.0.0.1/", "http://[fd00::1]/"):
@@ -183,14 +187,14 @@ async def test_nothing_leads_from_public_to_private() -> None:
     assert (await guard.target("http://public.example/", PRIVATE)).addresses == (PUBLIC,)
 
 
-def test_what_is_public_is_told_as_ianas_registry_tells_it() -> None:
+def test_public_addresses_are_those_of_ianas_registry() -> None:
     for text in ("1.1.1.1", "192.31.196.1", "2620:4f:8000::1", "2001:200::1", "3ffe::1"):
         assert addresses.non_public_reason(ip_address(text)) == "", text
     for text in ("100.127.255.255", "2001:1ff::1", "4000::1", "1::1", "64:ff9b::c0a8:1"):
         assert addresses.non_public_reason(ip_address(text)), text
 
 
-def test_an_address_that_was_parsed_is_judged_as_well() -> None:
+def test_a_parsed_url_is_checked_as_well() -> None:
     guard = _guard(Rule.AGENT)
     assert guard.check(httpx.URL("https://public.example/a")).path == "/a"
     with pytest.raises(OutgoingRefused):
@@ -209,7 +213,7 @@ def test_an_address_that_was_parsed_is_judged_as_well() -> None:
         ("user", "agent:cleo", Rule.AGENT),
     ],
 )
-def test_what_a_model_wrote_has_the_strict_rule_whoever_owns_it(
+def test_a_job_that_a_model_wrote_has_the_agent_rule_for_any_owner(
     owner: str, writer: str, rule: Rule
 ) -> None:
     assert Rule.for_owner(owner, writer) is rule

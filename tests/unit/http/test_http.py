@@ -1,4 +1,4 @@
-"""What is kept of an answer, for how long it is waited for, and what is known when none comes."""
+"""Outgoing HTTP requests: methods, headers, limits of answers, timeouts and missing answers."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ GIBIBYTE = 2**30
 
 @pytest.fixture
 async def server() -> AsyncIterator[Receiver]:
-    async with serving() as here:
-        yield here
+    async with serving() as server:
+        yield server
 
 
 async def _ask(server: Receiver, step: Handler, timeout: float = 20, **given: object) -> Response:
@@ -60,14 +60,14 @@ async def _ask(server: Receiver, step: Handler, timeout: float = 20, **given: ob
 
 
 @pytest.mark.parametrize("method", request.METHODS)
-async def test_every_method_arrives(server: Receiver, method: str) -> None:
+async def test_each_method_is_sent(server: Receiver, method: str) -> None:
     given = await _ask(server, answer(200), method=method)
     assert given.body == (b"" if method == "HEAD" else b"done")
     assert server.requests[0].method == method
 
 
 @pytest.mark.parametrize("method", ["CONNECT", "TRACE", "get", "", "GET / HTTP/1.1\r\nA: b"])
-async def test_other_methods_are_refused(server: Receiver, method: str) -> None:
+async def test_unsupported_methods_are_refused(server: Receiver, method: str) -> None:
     with pytest.raises(InvalidInput, match="use GET, HEAD") as refused:
         await _ask(server, answer(200), method=method)
     assert refused.value.field == "method"
@@ -94,7 +94,7 @@ async def test_other_methods_are_refused(server: Receiver, method: str) -> None:
         ("X-Team", "hush" * 4097),
     ],
 )
-async def test_headers_that_cannot_be_sent_are_refused_without_their_value(
+async def test_invalid_headers_are_refused_without_quoting_their_value(
     server: Receiver, name: str, value: str
 ) -> None:
     with pytest.raises(InvalidInput) as refused:
@@ -104,7 +104,7 @@ async def test_headers_that_cannot_be_sent_are_refused_without_their_value(
     assert server.requests == []
 
 
-async def test_no_more_headers_are_sent_than_servers_take() -> None:
+async def test_more_than_100_headers_are_refused() -> None:
     request.check(
         "GET", {f"X-{number}": "a" * request.MAX_HEADER_VALUE_LENGTH for number in range(100)}
     )
@@ -112,11 +112,11 @@ async def test_no_more_headers_are_sent_than_servers_take() -> None:
         request.check("GET", {f"X-{number}": "a" for number in range(101)})
 
 
-async def test_our_headers_are_few_and_a_job_may_set_its_own(server: Receiver) -> None:
+async def test_daybook_adds_few_headers_and_a_job_may_set_its_own(server: Receiver) -> None:
     await _ask(server, answer(200), headers={"User-Agent": "mine", "X-Empty": ""})
-    seen = server.requests[0].headers
-    assert seen.pop("host") == f"127.0.0.1:{server.port}"
-    assert seen == {
+    headers = server.requests[0].headers
+    assert headers.pop("host") == f"127.0.0.1:{server.port}"
+    assert headers == {
         "accept": "*/*",
         "accept-encoding": "gzip",
         "user-agent": "mine",
@@ -124,7 +124,7 @@ async def test_our_headers_are_few_and_a_job_may_set_its_own(server: Receiver) -
     }
 
 
-async def test_a_body_of_just_the_limit_is_whole_and_one_byte_more_is_cut(server: Receiver) -> None:
+async def test_a_body_at_the_limit_is_whole_and_one_byte_more_is_cut(server: Receiver) -> None:
     whole = await _ask(server, answer(200, b"x" * MAX_BODY_BYTES))
     assert (len(whole.body), whole.cut) == (MAX_BODY_BYTES, "")
     more = await _ask(server, answer(200, b"x" * (MAX_BODY_BYTES + 1)))
@@ -134,29 +134,29 @@ async def test_a_body_of_just_the_limit_is_whole_and_one_byte_more_is_cut(server
     )
 
 
-async def test_of_a_gibibyte_little_is_read(server: Receiver) -> None:
+async def test_a_body_of_a_gibibyte_is_read_only_up_to_the_limit(server: Receiver) -> None:
     flood = Flood(GIBIBYTE)
     given = await _ask(server, flood)
     assert (given.status, len(given.body)) == (200, MAX_BODY_BYTES)
     assert given.cut
-    assert flood.sent < 64 * MEBIBYTE  # what the system's buffers hold
+    assert flood.sent < 64 * MEBIBYTE  # the size of the system's buffers
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP", "deflate"])
-async def test_what_is_compressed_is_kept_as_it_was(server: Receiver, encoding: str) -> None:
+async def test_a_compressed_body_is_decompressed(server: Receiver, encoding: str) -> None:
     text = b"an answer " * 1000
     packed = zlib.compress(text) if encoding == "deflate" else gzip.compress(text, mtime=0)
     given = await _ask(server, answer(200, packed, {"Content-Encoding": encoding}))
     assert (given.body, given.cut) == (text, "")
 
 
-async def test_gzip_files_one_after_the_other_and_padding(server: Receiver) -> None:
+async def test_concatenated_gzip_members_with_padding_are_decompressed(server: Receiver) -> None:
     packed = gzip.compress(b"one ", mtime=0) + gzip.compress(b"two", mtime=0) + b"\0\0"
     given = await _ask(server, answer(200, packed, {"Content-Encoding": "gzip"}))
     assert (given.body, given.cut) == (b"one two", "")
 
 
-async def test_a_bomb_costs_what_is_kept_of_it(server: Receiver) -> None:
+async def test_a_decompression_bomb_needs_memory_only_up_to_the_limit(server: Receiver) -> None:
     step = sends(bomb(1024), {"Content-Encoding": "gzip"})
     tracemalloc.start()
     try:
@@ -171,10 +171,10 @@ async def test_a_bomb_costs_what_is_kept_of_it(server: Receiver) -> None:
     assert peak < 16 * MEBIBYTE
 
 
-async def test_compressed_bytes_that_say_nothing_come_to_an_end(server: Receiver) -> None:
+async def test_endless_empty_compressed_blocks_are_cut(server: Receiver) -> None:
     made = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     first = made.compress(b"a") + made.flush(zlib.Z_FULL_FLUSH)
-    nothing = b"\x00\x00\x00\xff\xff" * 13107  # an empty block, again and again
+    nothing = b"\x00\x00\x00\xff\xff" * 13107  # empty blocks
     step = sends([first, *([nothing] * 100)], {"Content-Encoding": "gzip"})
     given = await _ask(server, step)
     assert given.cut.startswith("longer than")
@@ -194,7 +194,7 @@ async def test_compressed_bytes_that_say_nothing_come_to_an_end(server: Receiver
         ),
     ],
 )
-async def test_what_cannot_be_decompressed_is_told(
+async def test_a_body_that_cannot_be_decompressed_is_reported(
     server: Receiver, body: bytes, encoding: str, why: str
 ) -> None:
     given = await _ask(server, answer(200, body, {"Content-Encoding": encoding}))
@@ -208,12 +208,17 @@ async def test_what_cannot_be_decompressed_is_told(
         ("application/json", "grüß".encode(), "grüß"),
         ("text/plain; charset=iso-8859-1", "grüß".encode("latin-1"), "grüß"),
         ("text/plain; charset=nosuch", "grüß".encode(), "grüß"),
-        ("text/plain; charset=idna", b"a", "a"),
+        ("text/plain; charset=idna", b"xn--mnchen-3ya", "xn--mnchen-3ya"),
+        ("text/plain; charset=punycode", b"mnchen-3ya", "mnchen-3ya"),
+        ("text/plain; charset=unicode_escape", rb"\x61", r"\x61"),
+        (f"text/plain; x={'y' * 1000}; charset=latin-1", "grüß".encode(), "grüß"),
+        ("text/plain; charset=windows-1252", b"\x80", "€"),
+        ("text/plain; charset=Shift_JIS", "日本".encode("shift_jis"), "日本"),
         ("", b"\xff\xfe", "\ufffd\ufffd"),
         ("text/plain; charset*=''x", b"a", "a"),
     ],
 )
-def test_a_body_is_read_in_its_charset(content_type: str, body: bytes, text: str) -> None:
+def test_a_body_is_decoded_with_its_charset(content_type: str, body: bytes, text: str) -> None:
     assert bodies.decode_text(body, httpx.Headers({"Content-Type": content_type})) == text
 
 
@@ -224,14 +229,14 @@ async def _no_answer(server: Receiver, step: Handler, timeout: float = 20) -> No
     return failed.value
 
 
-async def test_nobody_there(server: Receiver) -> None:
-    async with serving() as gone:
+async def test_a_refused_connection_counts_as_not_sent(server: Receiver) -> None:
+    async with serving() as fake_server:
         pass
-    failed = await _no_answer(gone, answer(200))
+    failed = await _no_answer(fake_server, answer(200))
     assert (failed.sent, failed.timed_out, failed.part) == (False, False, None)
 
 
-async def test_an_answer_that_never_comes(server: Receiver) -> None:
+async def test_a_missing_answer_times_out_and_counts_as_sent(server: Receiver) -> None:
     failed = await _no_answer(server, hang, timeout=2)
     assert (failed.sent, failed.timed_out, failed.part) == (True, True, None)
     assert "within 2 s" in str(failed)
@@ -241,7 +246,9 @@ async def test_an_answer_that_never_comes(server: Receiver) -> None:
 @pytest.mark.parametrize(
     "first", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nX-Slow: "], ids=["a", "b", "c"]
 )
-async def test_a_head_that_comes_a_byte_at_a_time(server: Receiver, first: bytes) -> None:
+async def test_a_head_that_arrives_byte_by_byte_does_not_extend_the_timeout(
+    server: Receiver, first: bytes
+) -> None:
     began = SYSTEM_CLOCK.now()
     failed = await _no_answer(server, drip(first), timeout=2)
     assert failed.sent
@@ -249,7 +256,7 @@ async def test_a_head_that_comes_a_byte_at_a_time(server: Receiver, first: bytes
     assert failed.part is None
 
 
-async def test_a_body_that_comes_a_byte_at_a_time(server: Receiver) -> None:
+async def test_a_body_that_arrives_byte_by_byte_times_out_with_its_part(server: Receiver) -> None:
     failed = await _no_answer(server, drip(head(200, {"Content-Length": "100000"})), timeout=2)
     assert (failed.sent, failed.timed_out) == (True, True)
     assert failed.part is not None
@@ -258,16 +265,33 @@ async def test_a_body_that_comes_a_byte_at_a_time(server: Receiver) -> None:
 
 
 @pytest.mark.parametrize("step", [raw(b""), raw(b"HTTP/1.1 200 OK\r\nX-"), raw(b"\x16\x03\x01 no")])
-async def test_a_connection_that_ends_before_an_answer(server: Receiver, step: Handler) -> None:
+async def test_a_connection_that_ends_before_the_answer_counts_as_sent(
+    server: Receiver, step: Handler
+) -> None:
     failed = await _no_answer(server, step)
     assert (failed.sent, failed.timed_out, failed.part) == (True, False, None)
 
 
-async def test_a_connection_that_ends_in_the_answer(server: Receiver) -> None:
+async def test_a_connection_that_ends_within_the_answer_keeps_its_part(server: Receiver) -> None:
     failed = await _no_answer(server, cut())
     assert (failed.sent, failed.timed_out) == (True, False)
     assert failed.part is not None
     assert (failed.part.status, failed.part.body) == (200, b"the first ha")
+
+
+@pytest.mark.parametrize(("first", "sent"), [(303, True), (307, False)])
+async def test_a_later_redirect_does_not_revoke_the_effect_of_the_first_request(
+    server: Receiver, first: int, sent: bool
+) -> None:
+    async with serving() as fake_server:
+        pass
+    server.steps = [redirect(server.address, first), redirect(fake_server.address, 307)]
+    with pytest.raises(NoResponse) as failed:
+        await request.request(
+            HttpxTransport(Guard(Rule.OPERATOR)), "POST", server.address, headers={}, timeout=20
+        )
+    assert len(server.requests) == 2
+    assert failed.value.sent is sent
 
 
 @pytest.mark.parametrize(
@@ -282,12 +306,12 @@ async def test_a_connection_that_ends_in_the_answer(server: Receiver) -> None:
         (303, "GET", True),
     ],
 )
-async def test_what_was_had_before_a_redirect_to_nobody(
+async def test_a_redirect_to_a_closed_port_counts_as_sent_if_the_first_request_took_effect(
     server: Receiver, status: int, method: str, sent: bool
 ) -> None:
-    async with serving() as gone:
+    async with serving() as fake_server:
         pass
-    server.steps = [redirect(gone.address, status)]
+    server.steps = [redirect(fake_server.address, status)]
     with pytest.raises(NoResponse) as failed:
         await request.request(
             HttpxTransport(Guard(Rule.OPERATOR)), method, server.address, headers={}, timeout=20

@@ -1,4 +1,4 @@
-"""Secrets go by reference, to their hosts, and are seen nowhere."""
+"""Secrets: references, the hosts they are bound to, literal secrets, and redaction."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ VALUE = "s3cr3t-of-the-api"
 
 
 @dataclass
-class Kept:
-    """Secrets as a test says."""
+class StoredSecrets:
+    """Secret store with the hosts that a test sets."""
 
-    kept: Mapping[str, tuple[str, ...]]
+    hosts: Mapping[str, tuple[str, ...]]
 
     async def read(self, name: str) -> Secret:
-        if name not in self.kept:
-            raise UnknownName("secret", name, self.kept)
-        return Secret(name, VALUE if name == "key" else f"value of {name}", self.kept[name])
+        if name not in self.hosts:
+            raise UnknownName("secret", name, self.hosts)
+        return Secret(name, VALUE if name == "key" else f"value of {name}", self.hosts[name])
 
 
 def _to(url: str) -> SecretDestination:
@@ -38,7 +38,9 @@ def _to(url: str) -> SecretDestination:
 
 
 async def _filled(text: str, url: str, *hosts: str) -> str:
-    return await secrets.fill("headers", text, _to(url), Kept({"key": hosts}), FilledSecrets())
+    return await secrets.fill(
+        "headers", text, _to(url), StoredSecrets({"key": hosts}), FilledSecrets()
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,9 @@ async def _filled(text: str, url: str, *hosts: str) -> str:
         (("xn--bcher-kva.example",), "https://bücher.example/"),
     ],
 )
-async def test_a_secret_goes_to_its_hosts(hosts: tuple[str, ...], url: str) -> None:
+async def test_a_secret_is_filled_in_for_the_hosts_it_is_bound_to(
+    hosts: tuple[str, ...], url: str
+) -> None:
     bound = secret_blocks.build("key", {"value": VALUE, "hosts": list(hosts)})
     assert await _filled("Bearer {{secret:key}}", url, *bound.hosts) == f"Bearer {VALUE}"
 
@@ -73,32 +77,32 @@ async def test_a_secret_goes_to_its_hosts(hosts: tuple[str, ...], url: str) -> N
         (("tool:api.example.org",), "https://api.example.org/"),
     ],
 )
-async def test_and_to_no_other(hosts: tuple[str, ...], url: str) -> None:
+async def test_a_secret_is_refused_for_any_other_host(hosts: tuple[str, ...], url: str) -> None:
     with pytest.raises(InvalidInput, match=f"is bound to {hosts[0]}") as refused:
         await _filled("{{secret:key}}", url, *hosts)
     assert "is not for" in refused.value.problem
     assert VALUE not in str(refused.value)
 
 
-async def test_texts_hold_several_and_keep_the_rest() -> None:
-    kept = Kept({"key": ("a.example",), "user-2": ("a.example",)})
+async def test_a_text_with_several_references_is_filled_and_otherwise_unchanged() -> None:
+    store = StoredSecrets({"key": ("a.example",), "user-2": ("a.example",)})
     filled = FilledSecrets()
     text = "{{ secret:user-2 }}:{{secret:key}} {{date}} {secret:key}"
-    told = await secrets.fill("headers", text, _to("https://a.example/"), kept, filled)
-    assert told == f"value of user-2:{VALUE} {{{{date}}}} {{secret:key}}"
+    filled_text = await secrets.fill("headers", text, _to("https://a.example/"), store, filled)
+    assert filled_text == f"value of user-2:{VALUE} {{{{date}}}} {{secret:key}}"
     assert filled.values == {VALUE, "value of user-2"}
 
 
-async def test_a_value_that_looks_like_a_reference_is_not_followed() -> None:
+async def test_a_secret_value_that_looks_like_a_reference_is_not_replaced() -> None:
     @dataclass
     class Nested:
         async def read(self, name: str) -> Secret:
             return Secret(name, "{{secret:other}}\\1", ("a.example",))
 
-    told = await secrets.fill(
+    filled_text = await secrets.fill(
         "", "{{secret:key}}", _to("https://a.example/"), Nested(), FilledSecrets()
     )
-    assert told == "{{secret:other}}\\1"
+    assert filled_text == "{{secret:other}}\\1"
 
 
 @pytest.mark.parametrize(
@@ -111,25 +115,27 @@ def test_a_misspelt_reference_is_refused(text: str) -> None:
     assert "{{secret:name}}" in refused.value.hint
 
 
-async def test_a_secret_that_is_not_there() -> None:
+async def test_an_unknown_secret_is_refused_with_the_known_names() -> None:
     with pytest.raises(UnknownName, match="known: key"):
         await secrets.fill(
             "headers",
             "{{secret:nosuch}}",
             _to("https://a.example/"),
-            Kept({"key": ()}),
+            StoredSecrets({"key": ()}),
             FilledSecrets(),
         )
 
 
-async def test_parameters_are_filled_wherever_they_hold_a_text() -> None:
-    kept = Kept({"key": ("tool:search.reindex",)})
+async def test_references_in_nested_parameter_values_are_filled() -> None:
+    store = StoredSecrets({"key": ("tool:search.reindex",)})
     params = {"a": ["{{secret:key}}", 1, None], "{{secret:key}}": {"b": True, "c": "plain"}}
     there = SecretDestination.of_tool("Search.Reindex")
-    told = await secrets.fill_params(params, there, kept, FilledSecrets())
-    assert told == {"a": [VALUE, 1, None], "{{secret:key}}": {"b": True, "c": "plain"}}
+    filled_text = await secrets.fill_params(params, there, store, FilledSecrets())
+    assert filled_text == {"a": [VALUE, 1, None], "{{secret:key}}": {"b": True, "c": "plain"}}
     with pytest.raises(InvalidInput, match="is not for tool:other"):
-        await secrets.fill_params(params, SecretDestination.of_tool("other"), kept, FilledSecrets())
+        await secrets.fill_params(
+            params, SecretDestination.of_tool("other"), store, FilledSecrets()
+        )
 
 
 @pytest.mark.parametrize(
@@ -184,12 +190,12 @@ def test_a_header_that_looks_like_a_secret_is_refused_with_advice(name: str, val
         ("Idempotency", "550e8400-e29b-41d4-a716-446655440000"),
     ],
 )
-def test_other_headers_pass(name: str, value: str) -> None:
+def test_headers_that_do_not_look_like_a_secret_are_accepted(name: str, value: str) -> None:
     secrets.refuse_literal_headers({name: value})
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "expected"),
     [
         ({"api_key": "abc"}, "api_key"),
         ({"auth": {"password": "abc"}}, "auth.password"),
@@ -197,8 +203,8 @@ def test_other_headers_pass(name: str, value: str) -> None:
         ({"text": "use ghp_0123456789abcdefghij0123456789abcdef"}, "text"),
     ],
 )
-def test_parameters_that_look_like_a_secret_are_refused(params: Any, told: str) -> None:
-    with pytest.raises(InvalidInput, match=f'"{told}" looks like a secret') as refused:
+def test_parameters_that_look_like_a_secret_are_refused(params: Any, expected: str) -> None:
+    with pytest.raises(InvalidInput, match=f'"{expected}" looks like a secret') as refused:
         secrets.refuse_literal_params(params)
     assert refused.value.field == "params"
 
@@ -212,14 +218,14 @@ def test_parameters_that_look_like_a_secret_are_refused(params: Any, told: str) 
         "text",
     ],
 )
-def test_other_parameters_pass(params: Any) -> None:
+def test_parameters_that_do_not_look_like_a_secret_are_accepted(params: Any) -> None:
     secrets.refuse_literal_params(params)
 
 
-def test_what_was_filled_in_is_hidden_where_it_is_said_back() -> None:
+def test_a_filled_secret_is_hidden_in_an_answer_that_repeats_it() -> None:
     filled = FilledSecrets({'a"quoted', VALUE, f"{VALUE}-longer", "abc"})
-    said = f'{{"got": "{VALUE}-longer", "and": "a\\"quoted", "it": "{VALUE}", "short": "abc"}}'
-    assert filled.hide(said) == (
+    text = f'{{"got": "{VALUE}-longer", "and": "a\\"quoted", "it": "{VALUE}", "short": "abc"}}'
+    assert filled.hide(text) == (
         '{"got": "********", "and": "********", "it": "********", "short": "abc"}'
     )
     assert VALUE not in repr(filled)
@@ -232,9 +238,11 @@ def test_what_was_filled_in_is_hidden_where_it_is_said_back() -> None:
     [repr, json.dumps, lambda it: json.dumps(it, ensure_ascii=False), lambda it: repr(f'"{it}')],
     ids=["in an error of Python", "in JSON", "in JSON of UTF-8", "in an error, and quoted"],
 )
-def test_it_is_hidden_however_it_is_written(value: str, says: Callable[[str], str]) -> None:
-    said = FilledSecrets({value}).hide(f"{says(value)} is no number")
-    assert re.sub("[\"']", "", said) == "******** is no number"
+def test_a_filled_secret_is_hidden_in_quoted_and_escaped_forms(
+    value: str, says: Callable[[str], str]
+) -> None:
+    text = FilledSecrets({value}).hide(f"{says(value)} is no number")
+    assert re.sub("[\"']", "", text) == "******** is no number"
 
 
 @pytest.mark.parametrize(
@@ -242,17 +250,29 @@ def test_it_is_hidden_however_it_is_written(value: str, says: Callable[[str], st
     [
         ({"value": "", "hosts": ["a.example"]}, "value: is empty"),
         ({"value": f"{VALUE}\n", "hosts": ["a.example"]}, "value: is empty, or begins or ends"),
-        ({"value": VALUE, "hosts": []}, "hosts: name each host"),
-        ({"value": VALUE, "hosts": ["https://a.example"]}, "hosts: name each host"),
-        ({"value": VALUE, "hosts": ["*.example"]}, "hosts: name each host"),
-        ({"value": VALUE, "hosts": ["a.example/path"]}, "hosts: name each host"),
-        ({"value": VALUE, "hosts": ["a.example, b.example"]}, "hosts: name each host"),
+        ({"value": VALUE, "hosts": []}, "hosts: is empty, or has an entry that is not a host"),
+        (
+            {"value": VALUE, "hosts": ["https://a.example"]},
+            "hosts: is empty, or has an entry that is not a host",
+        ),
+        (
+            {"value": VALUE, "hosts": ["*.example"]},
+            "hosts: is empty, or has an entry that is not a host",
+        ),
+        (
+            {"value": VALUE, "hosts": ["a.example/path"]},
+            "hosts: is empty, or has an entry that is not a host",
+        ),
+        (
+            {"value": VALUE, "hosts": ["a.example, b.example"]},
+            "hosts: is empty, or has an entry that is not a host",
+        ),
         ({"value": VALUE, "hosts": "a.example"}, "hosts: "),
         ({"value": VALUE}, "hosts: "),
         ({"hosts": ["a.example"]}, "value: "),
     ],
 )
-def test_a_block_that_is_not_legal_is_refused_without_its_value(
+def test_an_invalid_secret_block_is_refused_without_quoting_its_value(
     data: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(InvalidInput) as refused:

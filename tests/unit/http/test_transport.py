@@ -1,4 +1,4 @@
-"""Connections go to the checked address, redirects are judged, and nothing comes from around."""
+"""Guarded transport: connects only to checked addresses, checks redirects, ignores proxies."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import httpx
 import pytest
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput, OutgoingRefused
 from daybook.http import request
+from daybook.http import transport as guarded
 from daybook.http.guard import AllowedHosts, Guard, Rule
 from daybook.http.httpx2_transport import Httpx2Transport
 from daybook.http.httpx_transport import HttpxTransport
 from daybook.http.request import NoResponse, Response
-from daybook.http.transport import GuardedTransport
+from daybook.http.transport import SECRET_BODY, GuardedTransport
 from tests.receiver import Handler, Receiver, Wires, answer, redirect, serving
 from tests.unit.http.conftest import Kind
 from tests.unit.http.tricks import (
@@ -57,7 +60,9 @@ async def _ask(transport: GuardedTransport, url: str, method: str = "GET", **mor
 
 
 @pytest.mark.parametrize("trick", REFUSED, ids=str)
-async def test_nothing_is_sent_to_what_an_agent_may_not_reach(kind: Kind, trick: Trick) -> None:
+async def test_no_connection_is_opened_to_an_address_that_an_agent_may_not_reach(
+    kind: Kind, trick: Trick
+) -> None:
     wires = Wires({})
     with pytest.raises(InvalidInput):
         await _ask(_transport(kind, wires, dns=Dns.of(trick)), trick.url)
@@ -66,7 +71,9 @@ async def test_nothing_is_sent_to_what_an_agent_may_not_reach(kind: Kind, trick:
 
 @pytest.mark.parametrize("rule", Rule)
 @pytest.mark.parametrize("turn", TURNS, ids=str)
-async def test_no_redirect_leads_there(kind: Kind, turn: Turn, rule: Rule) -> None:
+async def test_a_redirect_to_a_refused_address_is_not_followed(
+    kind: Kind, turn: Turn, rule: Rule
+) -> None:
     async with serving() as server:
         server.steps = [redirect(turn.location, turn.status), answer(200, b"the inside")]
         laid = {(address, port): server for address in (PUBLIC,) for port in (80, 443)}
@@ -79,7 +86,7 @@ async def test_no_redirect_leads_there(kind: Kind, turn: Turn, rule: Rule) -> No
     assert len(server.requests) == 1
 
 
-async def test_a_name_that_changes_its_meaning_is_looked_up_once(kind: Kind) -> None:
+async def test_a_name_is_resolved_once_per_request(kind: Kind) -> None:
     dns = Dns({"public.example": ((PUBLIC,), ("127.0.0.1",))})
     async with serving() as server, serving() as inside:
         wires = Wires({(PUBLIC, 80): server, ("127.0.0.1", 80): inside})
@@ -91,7 +98,7 @@ async def test_a_name_that_changes_its_meaning_is_looked_up_once(kind: Kind) -> 
     assert server.requests[0].headers["host"] == "public.example"
 
 
-async def test_each_request_of_a_client_is_judged_anew(kind: Kind) -> None:
+async def test_each_request_of_a_client_is_checked_again(kind: Kind) -> None:
     dns = Dns({"public.example": ((PUBLIC,), ("127.0.0.1",))})
     async with serving() as server:
         wires = Wires({(PUBLIC, 80): server})
@@ -102,7 +109,7 @@ async def test_each_request_of_a_client_is_judged_anew(kind: Kind) -> None:
     assert wires.connected == [(PUBLIC, 80)]
 
 
-async def test_the_next_address_is_tried_where_one_refuses(kind: Kind) -> None:
+async def test_the_next_address_is_tried_if_a_connection_is_refused(kind: Kind) -> None:
     dns = Dns({"public.example": ((PUBLIC_IPV6, ELSEWHERE, PUBLIC),)})
     async with serving() as server:
         wires = Wires({(PUBLIC, 8080): server})
@@ -110,7 +117,7 @@ async def test_the_next_address_is_tried_where_one_refuses(kind: Kind) -> None:
     assert [host for host, _ in wires.connected] == [PUBLIC_IPV6, ELSEWHERE, PUBLIC]
 
 
-async def test_an_operators_job_reaches_this_machine_by_its_real_network(kind: Kind) -> None:
+async def test_an_operators_job_reaches_localhost_over_the_real_network(kind: Kind) -> None:
     async with serving() as server:
         transport = kind(Guard(Rule.OPERATOR))
         assert (await _ask(transport, f"{server.address}/x?y=1")).body == b"done"
@@ -118,7 +125,7 @@ async def test_an_operators_job_reaches_this_machine_by_its_real_network(kind: K
     assert server.requests[0].path == "/x?y=1"
 
 
-async def test_an_agents_job_reaches_what_the_operator_allowed(kind: Kind) -> None:
+async def test_an_agents_job_reaches_an_address_that_the_operator_allowed(kind: Kind) -> None:
     async with serving() as server:
         transport = kind(Guard(Rule.AGENT, AllowedHosts.parse("127.0.0.1")))
         assert (await _ask(transport, server.address)).status == 200
@@ -126,7 +133,7 @@ async def test_an_agents_job_reaches_what_the_operator_allowed(kind: Kind) -> No
             await _ask(transport, f"http://127.0.0.2:{server.port}/")
 
 
-async def test_proxies_netrc_and_cookies_of_the_surroundings_are_not_used(
+async def test_proxies_netrc_and_cookies_of_the_environment_are_not_used(
     kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / ".netrc"
@@ -143,7 +150,7 @@ async def test_proxies_netrc_and_cookies_of_the_surroundings_are_not_used(
             await client.get("http://public.example/")
     assert proxy.requests == []
     assert len(server.requests) == 3
-    assert not [seen for seen in server.requests if "authorization" in seen.headers]
+    assert not [request for request in server.requests if "authorization" in request.headers]
     assert "cookie" not in server.requests[1].headers
 
 
@@ -158,12 +165,13 @@ async def test_proxies_netrc_and_cookies_of_the_surroundings_are_not_used(
         (301, "PUT", "PUT"),
         (302, "DELETE", "DELETE"),
         (303, "PUT", "GET"),
-        (303, "HEAD", "HEAD"),
         (302, "HEAD", "HEAD"),
         (307, "GET", "GET"),
     ],
 )
-async def test_what_a_redirect_asks_for(kind: Kind, status: int, method: str, then: str) -> None:
+async def test_a_redirect_is_sent_with_the_method_that_its_status_requires(
+    kind: Kind, status: int, method: str, then: str
+) -> None:
     async with serving() as server:
         server.steps = [redirect("/next?to=it#part", status), answer(200)]
         transport = _transport(kind, Wires({(PUBLIC, 80): server}))
@@ -184,8 +192,26 @@ async def test_what_a_redirect_asks_for(kind: Kind, status: int, method: str, th
         assert not {"content-type", "content-length"} & set(second.headers)
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_303_is_followed_without_the_body_whatever_the_method(
+    kind: Kind, method: str
+) -> None:
+    async with serving() as server:
+        server.steps = [redirect("/next", 303), answer(200)]
+        transport = _transport(kind, Wires({(PUBLIC, 80): server}))
+        headers = {"Content-Type": "text/plain", "X-Team": "a"}
+        await request.request(
+            transport, method, "http://public.example/", headers=headers, body=b"a body"
+        )
+    first, second = server.requests
+    assert (first.method, first.body) == (method, b"a body")
+    assert (second.method, second.body) == (method, b"")
+    assert second.headers["x-team"] == "a"
+    assert not {"content-type", "content-length"} & set(second.headers)
+
+
 @pytest.mark.parametrize(
-    ("to", "kept"),
+    ("to", "is_sent"),
     [
         ("http://public.example/next", True),
         ("//PUBLIC.example:80/next", True),
@@ -193,7 +219,9 @@ async def test_what_a_redirect_asks_for(kind: Kind, status: int, method: str, th
         ("http://public.example:8080/next", False),
     ],
 )
-async def test_credentials_stay_at_their_origin(kind: Kind, to: str, kept: bool) -> None:
+async def test_credentials_are_not_sent_to_another_origin(
+    kind: Kind, to: str, is_sent: bool
+) -> None:
     secrets = {
         "Authorization": "Bearer hush",
         "Cookie": "a=b",
@@ -211,13 +239,13 @@ async def test_credentials_stay_at_their_origin(kind: Kind, to: str, kept: bool)
         )
     first, second = server.requests
     there = {name for name in secrets if name.lower() in second.headers}
-    assert there == (set(secrets) if kept else set())
-    assert ("hush" in str(second.headers)) is kept
+    assert there == (set(secrets) if is_sent else set())
+    assert ("hush" in str(second.headers)) is is_sent
     assert second.headers["idempotency-key"] == "due:1"
     assert second.body == first.body == b"a body"
 
 
-async def test_five_redirects_are_followed_and_not_six(kind: Kind) -> None:
+async def test_at_most_five_redirects_are_followed(kind: Kind) -> None:
     async with serving() as server:
         transport = _transport(kind, Wires({(PUBLIC, 80): server}))
         server.steps = [*[redirect(f"/{n}") for n in range(5)], answer(200, b"here")]
@@ -232,7 +260,9 @@ async def test_five_redirects_are_followed_and_not_six(kind: Kind) -> None:
 @pytest.mark.parametrize(
     "step", [answer(304), answer(300), answer(302), answer(201, headers={"Location": "/made"})]
 )
-async def test_what_leads_nowhere_is_the_answer(kind: Kind, step: Handler) -> None:
+async def test_an_answer_that_is_not_a_complete_redirect_is_returned(
+    kind: Kind, step: Handler
+) -> None:
     async with serving() as server:
         server.steps = [step]
         given = await _ask(
@@ -242,7 +272,7 @@ async def test_what_leads_nowhere_is_the_answer(kind: Kind, step: Handler) -> No
     assert len(server.requests) == 1
 
 
-async def test_a_secret_does_not_go_over_plain_http_to_the_public(kind: Kind) -> None:
+async def test_a_secret_is_not_sent_over_plain_http_to_a_public_address(kind: Kind) -> None:
     async with serving() as server:
         wires = Wires({(PUBLIC, 80): server, (PRIVATE, 80): server})
         header = {"X-Team": "hush"}
@@ -258,8 +288,16 @@ async def test_a_secret_does_not_go_over_plain_http_to_the_public(kind: Kind) ->
         assert (await ask("http://intranet.example/")).status == 200
 
 
+@pytest.mark.parametrize("length", ["Content-Length", "Transfer-Encoding"])
+def test_a_secret_body_is_not_sent_over_plain_http_to_a_public_address(length: str) -> None:
+    sent = cast("Any", SimpleNamespace(headers={length: "chunked"}))
+    target = cast("Any", SimpleNamespace(url=httpx.URL("http://public.example/"), exposed=True))
+    with pytest.raises(OutgoingRefused, match="over plain http"):
+        guarded._refuse_plain_secret(sent, target, frozenset({SECRET_BODY}), "operator")
+
+
 class Deaf(Wires):
-    """Nobody answers there; ``waited`` is how long each connection might have taken."""
+    """Network without any server; ``waited`` is the timeout of each connection attempt."""
 
     def __init__(self) -> None:
         super().__init__({})
@@ -277,7 +315,9 @@ class Deaf(Wires):
         raise self.core.ConnectTimeout("nobody answers")
 
 
-async def test_a_connection_that_never_comes_leaves_time_for_the_next(kind: Kind) -> None:
+async def test_a_connection_attempt_leaves_half_of_the_timeout_for_the_next_address(
+    kind: Kind,
+) -> None:
     wires = Deaf()
     dns = Dns({"public.example": ((PUBLIC, ELSEWHERE),)})
     with pytest.raises(NoResponse) as failed:
@@ -288,7 +328,7 @@ async def test_a_connection_that_never_comes_leaves_time_for_the_next(kind: Kind
     assert wires.waited == [4, 4]
 
 
-async def test_a_look_up_that_never_ends_is_bounded_too(kind: Kind) -> None:
+async def test_the_timeout_includes_the_name_resolution(kind: Kind) -> None:
     async def never(host: str, port: int) -> list[str]:
         await asyncio.Event().wait()
         return []
@@ -301,19 +341,19 @@ async def test_a_look_up_that_never_ends_is_bounded_too(kind: Kind) -> None:
     assert (failed.value.sent, failed.value.timed_out) == (False, True)
 
 
-async def test_a_name_without_an_address_was_not_asked(kind: Kind) -> None:
+async def test_an_unknown_host_name_counts_as_not_sent(kind: Kind) -> None:
     with pytest.raises(NoResponse, match=r"nowhere\.example") as failed:
         await _ask(_transport(kind, Wires({})), "http://nowhere.example/")
     assert (failed.value.sent, failed.value.misconfigured) == (False, False)
 
 
 MIXED: Mapping[str, Answers] = {**NAMES, "mixed.example": ((PUBLIC, "127.0.0.1"),)}
-"""A name with a public address and one of this machine, as whoever owns the name likes."""
+"""A name with a public address and one of this machine, as the owner of the name chooses."""
 
 
 @pytest.mark.parametrize("rule", Rule)
 @pytest.mark.parametrize("location", ["http://intranet.example/", "http://10.0.0.1/", "/next"])
-async def test_a_redirect_is_judged_by_the_address_that_was_connected(
+async def test_a_redirect_is_checked_by_the_address_of_the_connection(
     kind: Kind, rule: Rule, location: str
 ) -> None:
     async with serving() as server, serving() as inside:
@@ -326,18 +366,20 @@ async def test_a_redirect_is_judged_by_the_address_that_was_connected(
     assert inside.requests == []
 
 
-async def test_a_host_may_redirect_to_private_where_its_private_address_was_connected(
+async def test_a_host_reached_by_its_private_address_may_redirect_to_a_private_one(
     kind: Kind,
 ) -> None:
     async with serving() as server:
         server.steps = [redirect("http://intranet.example/"), answer(200, b"the inside")]
-        wires = Wires({("127.0.0.1", 80): server, (PRIVATE, 80): server})  # none at the public one
+        wires = Wires(
+            {("127.0.0.1", 80): server, (PRIVATE, 80): server}
+        )  # no server at the public address
         transport = _transport(kind, wires, Rule.OPERATOR, Dns(MIXED))
         assert (await _ask(transport, "http://mixed.example/")).body == b"the inside"
     assert wires.connected == [(PUBLIC, 80), ("127.0.0.1", 80), (PRIVATE, 80)]
 
 
-async def test_the_connected_address_is_known_below_tls(
+async def test_a_redirect_over_tls_is_checked_by_the_address_of_the_connection(
     kind: Kind, certified: tuple[ssl.SSLContext, Path]
 ) -> None:
     context, authority = certified
@@ -354,7 +396,7 @@ async def test_the_connected_address_is_known_below_tls(
 
 
 @pytest.mark.parametrize("rule", Rule)
-async def test_a_secret_does_not_go_over_plain_http_where_one_address_is_public(
+async def test_a_secret_is_not_sent_over_plain_http_if_one_address_is_public(
     kind: Kind, rule: Rule
 ) -> None:
     async with serving() as server:
@@ -378,7 +420,7 @@ async def test_a_streamed_body_is_not_sent_twice(kind: Kind) -> None:
                 await client.post(
                     "http://public.example/", content=parts(), headers={"Content-Length": "4"}
                 )
-    assert [seen.body for seen in server.requests] == [b"once"]
+    assert [request.body for request in server.requests] == [b"once"]
 
 
 async def _tls(kind: Kind, server: Receiver, authority: Path, url: str) -> Response:
@@ -389,7 +431,7 @@ async def _tls(kind: Kind, server: Receiver, authority: Path, url: str) -> Respo
     return await _ask(transport, url)
 
 
-async def test_the_certificate_and_the_names_are_the_hosts(
+async def test_certificate_and_server_name_are_those_of_the_host_name(
     kind: Kind,
     certified: tuple[ssl.SSLContext, Path],
 ) -> None:
@@ -403,7 +445,7 @@ async def test_the_certificate_and_the_names_are_the_hosts(
     assert len(server.requests) == 1
 
 
-async def test_nothing_leads_from_https_to_http(
+async def test_a_redirect_from_https_to_http_is_refused(
     kind: Kind, certified: tuple[ssl.SSLContext, Path]
 ) -> None:
     context, authority = certified

@@ -1,4 +1,4 @@
-"""What a webhook sends, and what each answer means for the run (rule 4 of promise.md)."""
+"""Webhooks: the request that is sent, and the outcome for each answer (promise 4)."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class OneSecret:
 
 @pytest.fixture
 async def server() -> AsyncIterator[Receiver]:
-    async with serving() as here:
-        yield here
+    async with serving() as server:
+        yield server
 
 
 async def _send(
@@ -76,7 +76,7 @@ async def _send(
     return await webhook.send(prepared, transport, timeout=timeout, idempotent=idempotent)
 
 
-async def test_a_body_is_json_unless_it_says_otherwise(server: Receiver) -> None:
+async def test_a_body_is_sent_as_json_unless_a_content_type_is_set(server: Receiver) -> None:
     sent = await _send(Hook(server.address, body='{"name": "grüß"}'))
     assert sent.outcome.status is Status.SUCCEEDED
     assert sent.outcome.result == {"status_code": 200, "body": "done"}
@@ -96,17 +96,19 @@ async def test_without_a_body_there_is_no_content_type(server: Receiver, body: s
     assert server.requests[0].body == b""
 
 
-async def test_the_occurrence_is_sent_the_same_in_every_attempt(server: Receiver) -> None:
+async def test_each_attempt_sends_the_same_idempotency_key(server: Receiver) -> None:
     for _ in range(2):
         await _send(Hook(server.address), occurrence="request:4f1c:a b%ü\r\n")
-    keys = [seen.headers["idempotency-key"] for seen in server.requests]
+    keys = [request.headers["idempotency-key"] for request in server.requests]
     assert keys == ["request:4f1c:a%20b%25%C3%BC%0D%0A"] * 2
 
 
-async def test_a_secret_is_sent_and_not_told_although_it_comes_back(server: Receiver) -> None:
-    async def echo(seen: Request, writer: object) -> None:
-        said = json.dumps(seen.headers).encode()
-        await answer(400, said)(seen, writer)  # type: ignore[arg-type]
+async def test_a_secret_that_the_answer_repeats_is_redacted_in_the_outcome(
+    server: Receiver,
+) -> None:
+    async def echo(request: Request, writer: object) -> None:
+        text = json.dumps(request.headers).encode()
+        await answer(400, text)(request, writer)  # type: ignore[arg-type]
 
     server.steps = [echo]
     sent = await _send(Hook(server.address, headers={"Authorization": "Bearer {{secret:key}}"}))
@@ -115,7 +117,9 @@ async def test_a_secret_is_sent_and_not_told_although_it_comes_back(server: Rece
     assert VALUE not in repr(sent)
 
 
-async def test_a_secret_goes_over_https_only_where_the_public_listens(server: Receiver) -> None:
+async def test_a_webhook_sends_no_secret_over_plain_http_to_a_public_address(
+    server: Receiver,
+) -> None:
     wires = Wires({(PUBLIC, 80): server})
     hook = Hook("http://public.example/", headers={"X-Team": "{{secret:key}}"})
     with pytest.raises(OutgoingRefused, match="over plain http"):
@@ -125,7 +129,7 @@ async def test_a_secret_goes_over_https_only_where_the_public_listens(server: Re
     assert len(server.requests) == 1
 
 
-async def test_a_certificate_that_is_not_trusted_is_not_tried_again(
+async def test_an_untrusted_certificate_is_a_failure_that_is_not_retried(
     certified: tuple[ssl.SSLContext, Path],
 ) -> None:
     async with serving(certified[0]) as server:
@@ -144,7 +148,9 @@ async def test_2xx_is_success(server: Receiver, status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [300, 304, 400, 401, 404, 408, 409, 500, 502, 504, 599])
-async def test_any_other_status_is_a_failure_with_its_words(server: Receiver, status: int) -> None:
+async def test_another_status_is_a_failure_with_the_body_of_the_answer(
+    server: Receiver, status: int
+) -> None:
     server.steps = [answer(status, b"the reason")]
     sent = await _send(Hook(server.address), idempotent=True)
     assert (sent.outcome.status, sent.temporary) == (Status.FAILED, False)
@@ -157,7 +163,7 @@ async def test_any_other_status_is_a_failure_with_its_words(server: Receiver, st
 @pytest.mark.parametrize(
     ("header", "seconds"), [("7", 7.0), ("", None), ("soon", None), ("-1", None), ("1.5", None)]
 )
-async def test_not_now_is_temporary_and_says_when(
+async def test_status_429_or_503_is_temporary_with_its_retry_after(
     server: Receiver, status: int, header: str, seconds: float | None
 ) -> None:
     server.steps = [answer(status, b"busy", {"Retry-After": header} if header else {})]
@@ -170,7 +176,19 @@ async def test_not_now_is_temporary_and_says_when(
     assert sent.outcome.result == {"status_code": status, "body": "busy"}
 
 
-def test_a_date_to_come_back_at() -> None:
+@pytest.mark.parametrize(
+    ("redirected", "idempotent", "temporary"),
+    [(303, False, False), (303, True, True), (307, False, True)],
+)
+async def test_status_503_after_a_redirect_that_reports_an_effect_repeats_no_request(
+    server: Receiver, redirected: int, idempotent: bool, temporary: bool
+) -> None:
+    server.steps = [redirect(server.address, redirected), answer(503, b"busy")]
+    sent = await _send(Hook(server.address), idempotent=idempotent)
+    assert (sent.outcome.status, sent.temporary) == (Status.FAILED, temporary)
+
+
+def test_a_retry_after_date_gives_seconds_and_an_invalid_one_none() -> None:
     now = datetime(2026, 11, 20, 13, 0, tzinfo=UTC)
     assert request.retry_after("Fri, 20 Nov 2026 13:02:00 GMT", now) == 120
     assert request.retry_after("Fri, 20 Nov 2026 12:00:00 GMT", now) == 0
@@ -180,9 +198,9 @@ def test_a_date_to_come_back_at() -> None:
 
 @pytest.mark.parametrize("idempotent", [False, True])
 async def test_a_refused_connection_is_temporary(idempotent: bool) -> None:
-    async with serving() as gone:
+    async with serving() as server:
         pass
-    sent = await _send(Hook(gone.address), idempotent=idempotent)
+    sent = await _send(Hook(server.address), idempotent=idempotent)
     assert (sent.outcome.status, sent.temporary) == (Status.FAILED, True)
     assert "cannot be reached" in (sent.outcome.error or "")
 
@@ -197,7 +215,7 @@ async def test_a_refused_connection_is_temporary(idempotent: bool) -> None:
     ],
     ids=["no answer", "a slow body", "no answer at all", "half a body"],
 )
-async def test_what_was_sent_and_not_answered_is_unknown_unless_it_may_be_repeated(
+async def test_a_sent_request_without_an_answer_is_unknown_unless_it_is_idempotent(
     server: Receiver, step: Handler, timeout: float, then: Status
 ) -> None:
     server.steps = [step]
@@ -206,17 +224,17 @@ async def test_what_was_sent_and_not_answered_is_unknown_unless_it_may_be_repeat
     assert "so its effect is unknown" in sent.outcome.reason
     again = await _send(Hook(server.address), timeout=timeout, idempotent=True)
     assert (again.outcome.status, again.temporary) == (then, True)
-    assert len({seen.headers["idempotency-key"] for seen in server.requests}) == 1
+    assert len({request.headers["idempotency-key"] for request in server.requests}) == 1
 
 
-async def test_what_had_come_of_the_answer_is_kept(server: Receiver) -> None:
+async def test_the_received_part_of_an_answer_is_kept(server: Receiver) -> None:
     server.steps = [cut(b"half", 200)]
     sent = await _send(Hook(server.address))
     assert sent.outcome.result == {"status_code": 200, "body": "half"}
 
 
 @pytest.mark.parametrize(("status", "temporary"), [(500, False), (503, True), (404, False)])
-async def test_half_a_body_of_a_failure_is_that_failure(
+async def test_a_failure_status_with_half_a_body_is_that_failure(
     server: Receiver, status: int, temporary: bool
 ) -> None:
     server.steps = [cut(b"half", status)]
@@ -225,14 +243,14 @@ async def test_half_a_body_of_a_failure_is_that_failure(
     assert sent.outcome.result == {"status_code": status, "body": "half"}
 
 
-async def test_a_redirect_that_drops_the_body_is_told(server: Receiver) -> None:
+async def test_a_redirect_that_drops_the_body_is_named_in_the_reason(server: Receiver) -> None:
     server.steps = [redirect("/new", 301), answer(200)]
     sent = await _send(Hook(server.address, body="{}"))
     assert sent.outcome.status is Status.SUCCEEDED
     assert sent.outcome.reason == f"redirected: 301 to {server.address}, sent as GET"
 
 
-async def test_a_long_answer_is_cut_and_told(server: Receiver) -> None:
+async def test_a_long_answer_is_cut_and_the_reason_says_so(server: Receiver) -> None:
     server.steps = [answer(200, b"x" * (2**20 + 1))]
     sent = await _send(Hook(server.address))
     assert sent.outcome.status is Status.SUCCEEDED
@@ -240,7 +258,7 @@ async def test_a_long_answer_is_cut_and_told(server: Receiver) -> None:
     assert sent.outcome.reason == "cut: longer than the limit of 1,048,576 bytes"
 
 
-async def test_an_agents_webhook_does_not_reach_this_machine(server: Receiver) -> None:
+async def test_an_agents_webhook_cannot_reach_localhost(server: Receiver) -> None:
     with pytest.raises(OutgoingRefused, match="this host"):
         await _send(Hook(server.address), rule=Rule.AGENT)
     assert server.requests == []
@@ -261,7 +279,7 @@ async def test_an_agents_webhook_does_not_reach_this_machine(server: Receiver) -
         (Hook("https://a.example/", headers={"X-A": "{{secret:key}}"}), "headers", "127.0.0.1"),
     ],
 )
-async def test_what_cannot_be_sent_is_refused_before_it_begins(
+async def test_an_invalid_webhook_is_refused_before_the_run_begins(
     hook: Hook, field: str, words: str
 ) -> None:
     with pytest.raises(InvalidInput) as refused:

@@ -1,7 +1,7 @@
-"""Addresses and tricks, and who may reach them: the table of requirement 38.
+"""Addresses and redirects that the SSRF guard must refuse or allow (requirement 38).
 
-Whatever takes an address from a job is tried with it. `Dns` is the resolver to try it with: it
-knows the names of the table, and what each answers from one look-up to the next.
+All code that takes an address from a job is tested with these tables. `Dns` is the resolver for
+them: it knows their names, and the answer of each look-up.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Answers = tuple[tuple[str, ...], ...]
 
 @dataclass(frozen=True)
 class Trick:
-    """An address that an agent's job may not reach; ``operator`` says whether an operator's may.
+    """An address that an agent's job may not reach; ``operator``: an operator's job may.
 
-    ``answers`` is what the host's name answers at each look-up, the last one again and again.
+    ``answers`` has the addresses of the host for each look-up; the last entry is repeated.
     """
 
     name: str
@@ -34,9 +34,9 @@ class Trick:
 
 @dataclass(frozen=True)
 class Turn:
-    """An answer that leads on, from a public address to one that is refused, by either rule.
+    """A redirect from a public address to one that both rules refuse.
 
-    ``answers`` are those of the names in it.
+    ``answers`` has the addresses of the host names in it.
     """
 
     name: str
@@ -53,7 +53,7 @@ def _at(address: str, *more: str) -> Answers:
     return ((address, *more),)
 
 
-# Plain addresses that are not public: the operator's own business.
+# IP addresses that are not public; an operator's job may reach them.
 _PRIVATE = tuple(
     Trick(name, url, operator=True)
     for name, url in {
@@ -101,7 +101,7 @@ _PRIVATE = tuple(
     }.items()
 )
 
-# Names that lead there.
+# Host names that resolve to such addresses.
 _NAMES = (
     Trick("localhost", "http://localhost/", True, _at("127.0.0.1")),
     Trick("localhost with a dot", "http://localhost./", True, _at("127.0.0.1")),
@@ -161,7 +161,7 @@ _METADATA = (
     Trick("metadata, a mapped answer", "http://m6.example/", answers=_at("::ffff:a9fe:a9fe")),
 )
 
-# What each reader of addresses takes for something else.
+# Spellings that different parsers read differently.
 _SPELT = tuple(
     Trick(f"spelt {name}", url, answers=_at(PUBLIC))
     for name, url in {
@@ -251,9 +251,9 @@ REACHED = (
 
 
 class Dns:
-    """A resolver that knows what it was told; ``asked`` are the names it was asked for.
+    """Resolver with fixed answers; ``asked`` lists the names of its look-ups.
 
-    ``otherwise`` is what every other name answers; without it those are not known.
+    ``otherwise`` is the answer for all other names; without it they are unknown.
     """
 
     def __init__(self, answers: Mapping[str, Answers], otherwise: Answers = ()) -> None:
@@ -263,7 +263,7 @@ class Dns:
 
     @classmethod
     def of(cls, trick: Trick) -> Dns:
-        """Whatever its reader takes for the host's name answers what the trick says."""
+        """Return a resolver that gives the answers of ``trick`` for every name."""
         return cls({}, trick.answers)
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:

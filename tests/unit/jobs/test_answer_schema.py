@@ -1,4 +1,4 @@
-"""Schemas of structured answers: complete in themselves, or refused when the job is made."""
+"""Schemas of structured answers: self-contained, or refused when the job is stored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from daybook.jobs.model import read_parameters
 
 
 class Elsewhere:
-    """A server that hands out a schema, and counts who came."""
+    """Server that returns a schema and records the requests."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -31,7 +31,7 @@ class Elsewhere:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: Any) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self.server = HTTPServer(("127.0.0.1", 0), Handler)
         self.address = f"http://127.0.0.1:{self.server.server_port}/internal"
@@ -39,18 +39,20 @@ class Elsewhere:
 
 @pytest.fixture
 def elsewhere() -> Iterator[Elsewhere]:
-    here = Elsewhere()
-    thread = threading.Thread(target=here.server.serve_forever, kwargs={"poll_interval": 0.01})
+    server = Elsewhere()
+    thread = threading.Thread(target=server.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield here
-    here.server.shutdown()
+    yield server
+    server.server.shutdown()
     thread.join()
-    here.server.server_close()
+    server.server.server_close()
 
 
-def test_what_stands_elsewhere_is_refused_and_never_fetched(elsewhere: Elsewhere) -> None:
+def test_a_schema_that_refers_to_another_document_is_refused_and_never_fetched(
+    elsewhere: Elsewhere,
+) -> None:
     schema = {"$ref": elsewhere.address}
-    with pytest.raises(InvalidInput, match="leads out of the schema") as refused:
+    with pytest.raises(InvalidInput, match="points outside the schema") as refused:
         read_parameters(
             "agent-prompt",
             {"prompt": "x", "output_format": "structured", "output_schema": schema},
@@ -65,9 +67,9 @@ deep: dict[str, Any] = {}
 for _ in range(2_000):
     deep = {"items": deep}
 
-OUT = "leads out of the schema, or nowhere"
-NONE = "is no JSON schema"
-ENDLESS = "without end"
+OUT = "points outside the schema, or to nothing"
+NONE = "is not a valid JSON schema"
+ENDLESS = "endlessly"
 TITLE = {"title": "t", "maxLength": 3, "properties": {"a": {}}}
 
 
@@ -95,9 +97,7 @@ TITLE = {"title": "t", "maxLength": 3, "properties": {"a": {}}}
         (deep, ENDLESS),
     ],
 )
-def test_a_schema_by_which_nothing_can_be_judged_is_refused(
-    schema: dict[str, Any], problem: str
-) -> None:
+def test_a_schema_that_cannot_be_evaluated_is_refused(schema: dict[str, Any], problem: str) -> None:
     with pytest.raises(InvalidInput, match=problem) as refused:
         answer_schema.check(schema)
     assert refused.value.field == "output_schema"
@@ -123,7 +123,7 @@ TREE = {
         ({"$id": "http://h/a", "$defs": {"b": {"$id": "b", "type": "null"}}, "$ref": "b"}, None, 1),
         ({"$anchor": "n", "type": "object", "items": {"$dynamicRef": "#n"}}, {}, []),
         ({"x": {"y": {"type": "null"}}, "items": {"$ref": "#/x/y"}}, [None], [1]),
-        # No references, only what looks like them.
+        # These are not references, although they look alike.
         ({"properties": {"$ref": {"type": "string"}}}, {"$ref": "http://h/"}, {"$ref": 1}),
         ({"enum": [{"$ref": "http://h/"}]}, {"$ref": "http://h/"}, {}),
     ],
@@ -133,11 +133,11 @@ def test_references_within_the_schema_are_followed(
 ) -> None:
     answer_schema.check(schema)
     assert answer_schema.mismatch(schema, fits) == ""
-    assert answer_schema.mismatch(schema, does_not).startswith("does not fit the schema at $")
+    assert answer_schema.mismatch(schema, does_not).startswith("does not match the schema at $")
 
 
-def test_an_answer_that_is_nested_too_deep_does_not_fit() -> None:
+def test_an_answer_nested_too_deeply_does_not_match() -> None:
     node: dict[str, Any] = {}
     for _ in range(900):
         node = {"next": node}
-    assert answer_schema.mismatch(TREE, node) == "is nested deeper than the schema can be applied"
+    assert answer_schema.mismatch(TREE, node) == "is nested too deeply to be checked"

@@ -1,4 +1,4 @@
-"""The gate of a job, as it is written and as it is changed (requirement 43)."""
+"""Check of a job: validation and edits (requirement 43)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def made(**check: Any) -> Job:
     return new_job(now=NOW, prompt="Do it", every="1h", check=check)
 
 
-def test_a_job_has_none_unless_it_says_so() -> None:
+def test_a_job_has_no_check_by_default() -> None:
     assert not new_job(now=NOW, prompt="Do it", every="1h").policy.check
     assert made(tool="mail.any").policy.check == Check(tool="mail.any")
 
@@ -35,28 +35,28 @@ def test_a_job_has_none_unless_it_says_so() -> None:
         ({"prompt": "Is {{it}} late?"}, "unknown variable {{it}}"),
     ],
 )
-def test_what_cannot_decide_is_refused(check: dict[str, Any], words: str) -> None:
+def test_an_invalid_check_is_refused(check: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         made(**check)
     assert refused.value.field == "check"
     assert words in str(refused.value)
 
 
-def test_another_gate_takes_the_place_of_the_whole_one() -> None:
+def test_a_new_check_replaces_the_whole_old_one() -> None:
     job = made(tool="mail.any", params={"box": "in"})
     for given in ({"prompt": "New?"}, {"command": ["test", "-e", "x"]}, {"tool": "other"}):
         changed = edit(job, {"check": given}, now=NOW).policy.check
         assert changed == Check.model_validate(given)
 
 
-def test_parameters_and_agent_alone_are_added() -> None:
+def test_an_edit_of_only_params_or_agent_keeps_the_rest_of_the_check() -> None:
     job = edit(made(tool="mail.any"), {"check": {"params": {"box": "in"}}}, now=NOW)
     assert job.policy.check == Check(tool="mail.any", params={"box": "in"})
     job = edit(made(prompt="New?"), {"check": {"agent": "fast"}}, now=NOW)
     assert job.policy.check == Check(prompt="New?", agent="fast")
 
 
-def test_an_empty_one_takes_it_away_and_another_edit_does_not() -> None:
+def test_an_empty_check_removes_it_and_other_edits_keep_it() -> None:
     job = made(prompt="New?", agent="fast")
     assert edit(job, {"retries": 1}, now=NOW).policy.check == job.policy.check
     nothings: list[dict[str, Any]] = [{"tool": ""}, {"prompt": ""}, {"command": []}]
@@ -64,6 +64,6 @@ def test_an_empty_one_takes_it_away_and_another_edit_does_not() -> None:
         assert not edit(job, {"check": nothing}, now=NOW).policy.check
 
 
-def test_it_goes_to_prefect_and_comes_back() -> None:
+def test_a_check_survives_the_round_trip_through_prefects_parameters() -> None:
     job = made(command=["test", "-e", "/tmp/x y"])
     assert read_parameters("agent-prompt", job.parameters())[1] == job.policy

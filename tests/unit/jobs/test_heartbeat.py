@@ -1,4 +1,4 @@
-"""A heartbeat as a job: what it has, what it refuses, how it travels (requirement 42)."""
+"""Heartbeat jobs: defaults, refusals, edits, and the round trip (requirement 42)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def made(**fields: Any) -> Job:
     return new_job(now=NOW, kind="heartbeat", every="10m", **fields)
 
 
-def test_one_that_says_nothing() -> None:
+def test_a_heartbeat_without_fields_has_the_defaults() -> None:
     job = made()
     assert (job.name, job.kind, job.action) == ("heartbeat", "heartbeat", Heartbeat())
     assert job.action.model_dump() == {
@@ -29,13 +29,13 @@ def test_one_that_says_nothing() -> None:
         "session": "reuse",
         "session_key": "",
     }
-    # What passed while nothing ran is passed: the next one is soon.
+    # A due time that passed while nothing ran is not caught up: the next one comes soon.
     policy = job.policy
     assert (policy.retries, policy.catch_up, policy.overlap) == (0, "none", "skip")
     assert policy.timeout == timedelta(minutes=30)
 
 
-def test_it_travels_without_loss() -> None:
+def test_a_heartbeat_survives_the_round_trip_through_parameters_and_json() -> None:
     job = made(file="~/orders.md", agent="main", gate_agent="fast", session_key="home", retries=1)
     assert read_parameters("heartbeat", job.parameters()) == (job.action, job.policy, job.notify)
     assert Job.model_validate_json(job.model_dump_json()) == job
@@ -62,13 +62,13 @@ def test_it_travels_without_loss() -> None:
         ({"session_key": "job:1"}, 'session_key: "job:1" is reserved'),
     ],
 )
-def test_refused(fields: dict[str, Any], text: str) -> None:
+def test_an_invalid_heartbeat_is_refused(fields: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         made(**fields)
     assert str(refused.value).startswith(text)
 
 
-def test_the_others_have_no_file() -> None:
+def test_the_field_file_is_refused_for_an_agent_prompt() -> None:
     with pytest.raises(
         InvalidInput, match=r"^file: applies only to heartbeats, but this job is an agent prompt"
     ):

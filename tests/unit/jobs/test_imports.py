@@ -1,4 +1,4 @@
-"""Models, rules and schedules import nothing heavy: commands start fast."""
+"""Imports of models, rules and schedules: none is heavy, so that commands start fast."""
 
 from __future__ import annotations
 

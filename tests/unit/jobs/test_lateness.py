@@ -1,4 +1,4 @@
-"""`promise.md` rule 9: on time, late and run, late and missed."""
+"""Lateness (`promise.md`, rule 9): on time, late and run, late and missed."""
 
 from __future__ import annotations
 
@@ -36,14 +36,16 @@ ONCE = At(at=DUE, timezone="UTC")
         (ONCE, 86_401, "missed", "1 day 1 second late, and the window is 1 day"),
     ],
 )
-def test_judge(schedule: Cron | Every | At, late: int, verdict: str, reason: str) -> None:
+def test_a_late_due_time_runs_or_is_missed_by_the_window_of_its_schedule(
+    schedule: Cron | Every | At, late: int, verdict: str, reason: str
+) -> None:
     judged = judge(schedule, DUE, DUE + timedelta(seconds=late))
     assert (judged.verdict, judged.reason) == (verdict, reason)
     assert judged.runs is (verdict != "missed")
 
 
-NONE = "and the job catches up on none"
-DAY = "1 day 1 second late, and the job catches up on the last 24 hours"
+NONE = "and the job does not catch up"
+DAY = "1 day 1 second late, and the job only catches up on the last 24 hours"
 
 
 @pytest.mark.parametrize("schedule", [DAILY, HOURLY, QUICK, ONCE])
@@ -58,7 +60,7 @@ DAY = "1 day 1 second late, and the job catches up on the last 24 hours"
         ("all", 86_401, "missed", DAY),
     ],
 )
-def test_none_and_all_are_the_same_for_every_schedule(
+def test_catch_up_none_and_all_do_not_depend_on_the_schedule(
     schedule: Cron | Every | At, catch_up: CatchUp, late: int, verdict: str, reason: str
 ) -> None:
     judged = judge(schedule, DUE, DUE + timedelta(seconds=late), Policy(catch_up=catch_up))
@@ -76,5 +78,7 @@ def test_none_and_all_are_the_same_for_every_schedule(
         (OnDemand(timezone="UTC"), 7_200),
     ],
 )
-def test_window(schedule: Cron | Every | At | OnDemand, seconds: int) -> None:
+def test_the_window_depends_on_the_gap_between_due_times(
+    schedule: Cron | Every | At | OnDemand, seconds: int
+) -> None:
     assert window(schedule, DUE) == timedelta(seconds=seconds)

@@ -1,4 +1,4 @@
-"""What the operator lets an agent's jobs be, and how he is told of what he wrote wrong."""
+"""Operator's limits for agents' jobs, and errors in the configured limits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def job(**fields: Any) -> Job:
 
 
 def refusal(made: Job, **given: Any) -> str:
-    """How it is refused; empty where it is not."""
+    """Return the text of the refusal; empty if the job is allowed."""
     try:
         limits.check(made, ME, Limits(**given), NOW)
     except InvalidInput as error:
@@ -64,24 +64,24 @@ def refusal(made: Job, **given: Any) -> str:
         ),
     ],
 )
-def test_within(fields: dict[str, Any], given: dict[str, Any]) -> None:
+def test_a_job_within_the_limits_is_allowed(fields: dict[str, Any], given: dict[str, Any]) -> None:
     assert refusal(job(**fields), **given) == ""
 
 
 @pytest.mark.parametrize(
-    ("fields", "given", "told"),
+    ("fields", "given", "expected"),
     [
-        ({"agent": "writer"}, {}, 'agent: "writer" is not allowed for agents here (allowed: defau'),
+        ({"agent": "writer"}, {}, 'agent: "writer" is not allowed for this agent (allowed: defau'),
         ({"agent": "Default"}, {}, 'agent: "Default"'),
         ({"agent": "block/default"}, {}, 'agent: "block/default"'),
-        ({"model": "dear"}, {}, 'model: "dear" is not allowed for agents here (allowed: none)'),
+        ({"model": "dear"}, {}, 'model: "dear" is not allowed for this agent (allowed: none)'),
         (
             {"every": "59s"},
             {},
             "schedule: is due every 59s, which is too often for an agent's job (",
         ),
         ({"cron": "*/5 * * * * *"}, {}, "schedule: is due every 5s"),
-        # Within one minute of the year, and with hours that let one of a hundred pass.
+        # Due twice within one minute of the year, or only within one active minute of the day.
         ({"cron": "0,1 0 3 24 12 *"}, {}, "schedule: is due every 1s"),
         ({"cron": "* * * * * *", "active_hours": "03:00-03:01"}, {}, "schedule: is due every 1"),
         ({"cron": "59,0 * * * *"}, {"min_interval": "2m"}, "schedule: is due every 1m"),
@@ -125,17 +125,19 @@ def test_within(fields: dict[str, Any], given: dict[str, Any]) -> None:
         ({"kind": "heartbeat"}, {}, "kind: only the operator can add a job of the kind heartbeat"),
     ],
 )
-def test_beyond(fields: dict[str, Any], given: dict[str, Any], told: str) -> None:
+def test_a_job_beyond_the_limits_is_refused(
+    fields: dict[str, Any], given: dict[str, Any], expected: str
+) -> None:
     if "kind" in fields:
         fields = {"kind": "heartbeat", "every": "1h", "name": "beat"}
         made = new_job(now=NOW, **fields)
     else:
         made = job(**fields)
-    assert refusal(made, **given).startswith(told)
+    assert refusal(made, **given).startswith(expected)
 
 
-def test_a_daily_job_is_daily_when_the_clocks_change() -> None:
-    """23 hours lie between two nines on the day that Berlin's clocks skip one."""
+def test_a_daily_job_stays_daily_when_the_clocks_change() -> None:
+    """When Berlin's clocks skip an hour, two due times at nine are only 23 hours apart."""
     daily = job(cron="0 9 * * *", timezone="Europe/Berlin")
     assert limits.smallest_interval(daily, NOW) == timedelta(days=1)
     hourly = job(cron="0 * * * *", timezone="Europe/Berlin")
@@ -143,23 +145,24 @@ def test_a_daily_job_is_daily_when_the_clocks_change() -> None:
     assert limits.smallest_interval(hourly, autumn) == timedelta(hours=1)
 
 
-def test_where_the_clock_and_the_calendar_begin_anew() -> None:
-    """A minute lies between 23:59 and 00:00, and nowhere else: 23 is the only odd hour."""
+def test_the_smallest_interval_includes_the_turn_of_the_day_and_of_the_month() -> None:
+    """The only gap of one minute is from 23:59 to 00:00, because 23 is the only odd hour."""
     minutes = ",".join(str(each) for each in (*range(0, 60, 6), 59))
     hours = ",".join(str(each) for each in (*range(0, 23, 2), 23))
-    # 59 of an even hour is an hour before 0 of the next but one; 6, 5 (54 to 59) within the hour.
+    # After minute 59 of an even hour the next due time is an hour away; within an hour the gaps are
+    # 6 and 5 (54 to 59).
     made = job(cron=f"{minutes} {hours} * * *")
     assert limits.smallest_interval(made, NOW) == timedelta(minutes=1)
-    told = "schedule: is due every 1m, which is too often for an agent's job"
-    assert refusal(made, min_interval="2m").startswith(told)
+    expected = "schedule: is due every 1m, which is too often for an agent's job"
+    assert refusal(made, min_interval="2m").startswith(expected)
     monthly = job(cron="0,30 0,23 1,31 * *")  # half an hour everywhere
     assert limits.smallest_interval(monthly, NOW) == timedelta(minutes=30)
-    # What is enough is told at once: 5 minutes come first, at 00:54.
+    # With ``enough`` the search stops at the first shorter interval: 5 minutes, at 00:54.
     found = limits.smallest_interval(made, NOW, timedelta(minutes=6))
     assert found == timedelta(minutes=5)
 
 
-def test_nothing_limits_the_operator() -> None:
+def test_limits_apply_only_to_agents_jobs() -> None:
     rules = AgentLimits.of({"jobs": 0, "tools": []})
     assert rules.for_owner("user") is None
     assert rules.for_owner("plugin") is None
@@ -167,7 +170,7 @@ def test_nothing_limits_the_operator() -> None:
     limits.check(job(tool="anything", every="1s"), "user", rules.for_owner("user"), NOW)
 
 
-def test_an_agents_own_table_says_what_differs() -> None:
+def test_an_agents_own_table_overrides_the_common_limits() -> None:
     rules = AgentLimits.of({"jobs": 5, "tools": ["a"], "for": {"scout": {"jobs": 9}}})
     its, others = rules.for_owner("agent:scout"), rules.for_owner("agent:x")
     assert its is not None and others is not None
@@ -187,7 +190,9 @@ def test_an_agents_own_table_says_what_differs() -> None:
         ({"for": []}, "limits.for"),
     ],
 )
-def test_what_is_wrong_is_named(table: dict[str, Any], field: str) -> None:
+def test_an_invalid_limits_table_is_refused_with_the_field(
+    table: dict[str, Any], field: str
+) -> None:
     with pytest.raises(InvalidInput) as refused:
         AgentLimits.of(table)
     assert refused.value.field == field

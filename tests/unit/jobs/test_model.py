@@ -1,4 +1,4 @@
-"""Requirements 1, 3, 8, 10, 11 and 14: from flat fields to a job, and its edits."""
+"""Jobs from flat fields, and edits of jobs (requirements 1, 3, 8, 10, 11 and 14)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def make(**fields: object) -> Job:
     return new_job(now=NOW, default_timezone="Europe/Berlin", **given)  # type: ignore[arg-type]
 
 
-def test_the_least_job() -> None:
+def test_a_job_with_only_a_prompt_and_a_schedule_has_the_defaults() -> None:
     job = make()
     assert job == Job(
-        name="Say hello",
+        name="say-hello",
         kind="agent-prompt",
         action=AgentPrompt(prompt="Say hello", agent="default", session="reuse"),
         schedule=Cron(expr="0 9 * * *", timezone="Europe/Berlin"),
@@ -38,14 +38,14 @@ def test_the_least_job() -> None:
     assert (job.description, job.tags) == ("", ())
 
 
-def test_metadata_is_any_json() -> None:
+def test_metadata_accepts_any_json_object() -> None:
     given = {"team": "blue", "size": 3, "on": True, "none": None, "deep": [{"a": 1.5}]}
     job = make(metadata=given)
     assert job.metadata == given
     assert edit(job, {"metadata": {"size": {}}}, now=LATER).metadata == {"size": {}}
 
 
-def test_every_field() -> None:
+def test_a_job_accepts_every_field() -> None:
     job = make(
         name=" Brief ",
         kind="agent-prompt",
@@ -68,7 +68,7 @@ def test_every_field() -> None:
     assert job.policy.timeout == timedelta(seconds=90)
 
 
-def test_one_text_for_the_schedule() -> None:
+def test_a_schedule_is_given_as_one_text_or_by_its_own_field() -> None:
     assert make(cron=None, schedule="every 5m").schedule == Every(
         every=timedelta(minutes=5), anchor=NOW, timezone="Europe/Berlin"
     )
@@ -76,14 +76,14 @@ def test_one_text_for_the_schedule() -> None:
     assert isinstance(make(cron=None, at="in 5m").schedule, At)
 
 
-def test_the_prompt_is_kept_as_it_was_written() -> None:
+def test_a_prompt_is_stored_as_written() -> None:
     assert make(prompt="  two\n lines \n").parameters()["prompt"] == "  two\n lines \n"
-    assert make(prompt="  two\n lines \n").name == "two lines"
+    assert make(prompt="  two\n lines \n").name == "two-lines"
 
 
-def test_names_that_are_taken() -> None:
-    taken = {"Say hello", "Say hello-2", "Brief"}
-    assert make(taken=taken).name == "Say hello-3"
+def test_a_default_name_avoids_taken_names_and_a_given_one_is_refused() -> None:
+    taken = {"say-hello", "say-hello-2", "Brief"}
+    assert make(taken=taken).name == "say-hello-3"
     with pytest.raises(InvalidInput) as caught:
         make(taken=taken, name="Brief")
     assert str(caught.value) == 'name: "Brief" is taken ("Brief-2" is free)'
@@ -97,7 +97,7 @@ REFUSALS = [
     ({"agent": " "}, "agent: is blank (name an agent, such as default)"),
     (
         {"session": "new", "session_key": "k"},
-        "session_key: cannot be combined with session new (leave session at reuse)",
+        "session_key: cannot be combined with session new (set session to reuse)",
     ),
     ({"session_key": " k"}, KEY),
     ({"session_key": "k" * 101}, KEY),
@@ -112,6 +112,10 @@ REFUSALS = [
         "(do not start it with one of chat:, job:, run:)",
     ),
     ({"session": "old"}, "session: 'old' is not valid (use 'reuse', 'new' or 'chat')"),
+    (
+        {"kind": ["webhook"]},
+        "kind: ['webhook'] is not a string",
+    ),
     (
         {"kind": "shell"},
         "kind: 'shell' is not a kind (use agent-prompt, webhook, tool-call, heartbeat)",
@@ -145,10 +149,10 @@ REFUSALS = [
     ({"tags": ["daybook:1"]}, 'tags: "daybook:1" is reserved for Daybook '
         "(do not start a tag with daybook:)"),
     ({"enabled": "maybe"}, "enabled: input should be a valid boolean, unable to interpret input"),
-    ({"cron": None}, "schedule: is missing (set one of cron, every, at or on_demand)"),
+    ({"cron": None}, "schedule: is missing (set one of schedule, cron, every, at or on_demand)"),
     (
         {"every": "5m"},
-        "cron and every: only one of these can be given (cron, every, at or on_demand)",
+        "cron and every: only one of these can be given (schedule, cron, every, at or on_demand)",
     ),
     ({"schedule": "every 5m"}, "cron and schedule: cannot be combined (use only one of them)"),
     ({"cron": 5}, "cron: 5 is not a string"),
@@ -167,20 +171,20 @@ REFUSALS = [
     ({"promt": "x"}, "promt: unknown field (did you mean prompt?)"),
     (
         {"timeout": "1.5h"},
-        'timeout: "1.5h" is below 1 s or has a fraction '
-        "(use whole seconds or more, such as 90s, 30m, 1h30m or 2d)",
+        'timeout: "1.5h" is shorter than 1 s or not a whole number of seconds '
+        "(use a whole number of seconds, at least 1s, such as 90s, 30m, 1h30m or 2d)",
     ),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("fields", "text"), REFUSALS)
-def test_refused(fields: dict[str, object], text: str) -> None:
+def test_an_invalid_field_is_refused(fields: dict[str, object], text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         make(**fields)
     assert str(caught.value) == text
 
 
-def test_none_means_not_given() -> None:
+def test_a_field_that_is_none_counts_as_not_given() -> None:
     assert make(agent=None, on_demand=False, name=None) == make()
 
 
@@ -219,7 +223,7 @@ def test_parameters_carry_action_policy_and_notify_without_loss() -> None:
         ({"prompt": ""}, "prompt: is blank (write a prompt for the agent)"),
     ],
 )
-def test_parameters_that_are_refused(parameters: dict[str, object], text: str) -> None:
+def test_invalid_parameters_are_refused(parameters: dict[str, object], text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         read_parameters("agent-prompt", parameters)
     assert str(caught.value) == text
@@ -248,7 +252,7 @@ def test_an_edit_changes_only_what_is_given() -> None:
     assert edit(job, {"kind": "agent-prompt"}, now=LATER) == job
 
 
-def test_editing_the_schedule() -> None:
+def test_an_edit_of_the_schedule_keeps_what_did_not_change() -> None:
     job = make()
     moved = edit(job, {"timezone": "America/New_York"}, now=LATER)
     assert moved.schedule == Cron(expr="0 9 * * *", timezone="America/New_York")
@@ -270,7 +274,7 @@ def test_editing_the_schedule() -> None:
     )
 
 
-def test_names_in_an_edit() -> None:
+def test_an_edit_accepts_a_free_name_and_refuses_a_taken_one() -> None:
     job = make(name="Brief")
     assert edit(job, {"name": "Other"}, now=LATER, taken={"Third"}).name == "Other"
     with pytest.raises(InvalidInput, match=r'^name: "Third" is taken'):
@@ -307,7 +311,7 @@ def test_an_invalid_edit_leaves_the_job_untouched(changes: dict[str, object], te
     assert job.model_dump_json() == before
 
 
-def test_a_prompt_of_before_the_check_stays_and_only_a_new_one_is_checked() -> None:
+def test_an_edit_validates_the_prompt_only_if_it_changes() -> None:
     job = make()
     old = job.model_copy(update={"action": job.action.model_copy(update={"prompt": "{{nobody}}"})})
     assert type(old).model_validate_json(old.model_dump_json()) == old
@@ -321,7 +325,7 @@ def test_a_prompt_of_before_the_check_stays_and_only_a_new_one_is_checked() -> N
         make(prompt="{{nobody}}")
 
 
-def test_the_actions_schema_makes_a_form() -> None:
+def test_the_schema_of_an_agent_prompt_makes_a_form() -> None:
     schema = AgentPrompt.model_json_schema()
     assert schema["required"] == ["prompt"]
     assert schema["properties"]["session"]["enum"] == ["reuse", "new", "chat"]
@@ -330,11 +334,22 @@ def test_the_actions_schema_makes_a_form() -> None:
 
 @pytest.mark.parametrize("kind", ["agent-prompt", "heartbeat"])
 @pytest.mark.parametrize("model", ["fast\nERROR forged", "x" * 201])
-def test_a_model_is_named_on_one_line(kind: str, model: str) -> None:
+def test_a_model_name_must_be_one_line_of_limited_length(kind: str, model: str) -> None:
     given: dict[str, object] = {"kind": kind, "every": "1h", "model": model}
     if kind == "agent-prompt":
         given["prompt"] = "Say hello"
     with pytest.raises(InvalidInput) as refused:
         new_job(now=NOW, **given)  # type: ignore[arg-type]
-    told = "model: is not valid (use one line of at most 200 characters)"
-    assert str(refused.value) == told
+    expected = "model: is not valid (use one line of at most 200 characters)"
+    assert str(refused.value) == expected
+
+
+def test_the_agents_tools_and_secrets_of_a_job_include_those_of_its_check() -> None:
+    hook = {"prompt": None, "url": "https://a.example", "headers": {"X": "{{secret:hook}}"}}
+    asked = make(**hook, check={"prompt": "Is there mail?"})
+    assert (asked.agents(), asked.tools()) == (["default"], [])
+    assert make(**hook, check={"prompt": "Is there mail?", "agent": "fast"}).agents() == ["fast"]
+    called = make(check={"tool": "mail.unread", "params": {"key": "{{secret:mail}}"}})
+    assert (called.agents(), called.tools()) == (["default"], ["mail.unread"])
+    assert {"key": "{{secret:mail}}"} in called.fields_with_secrets()
+    assert {"X": "{{secret:hook}}"} in asked.fields_with_secrets()

@@ -1,4 +1,4 @@
-"""Requirements 29, 30, 33: what a job may say of who is told what."""
+"""Notifications of a job: fields, refusals and edits (requirements 29, 30, 33)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def make(**fields: object) -> Job:
     return new_job(now=NOW, **given)  # type: ignore[arg-type]
 
 
-def test_by_default_answers_go_nowhere_and_failures_are_told() -> None:
+def test_a_job_has_the_default_notifications() -> None:
     assert make().notify == Notify()
     assert Notify().model_dump(mode="json") == DEFAULT
 
 
-def test_each_field_is_taken_flat_and_kept() -> None:
+def test_each_notification_field_is_accepted_as_a_flat_field_and_stored() -> None:
     fields: dict[str, object] = {
         "events": ["completed", "failed", "missed"],
         "channel": " team ",
@@ -37,8 +37,8 @@ def test_each_field_is_taken_flat_and_kept() -> None:
         "silent": True,
         "progress": "10m",
     }
-    told = make(**fields).notify
-    assert told == Notify(
+    notify = make(**fields).notify
+    assert notify == Notify(
         events=("completed", "failed", "missed"),
         channel="team",
         chat_id="42",
@@ -49,12 +49,12 @@ def test_each_field_is_taken_flat_and_kept() -> None:
         silent=True,
         progress=timedelta(minutes=10),
     )
-    assert Notify.model_validate(told.model_dump(mode="json")) == told
-    assert make(notify=told.model_dump(mode="json")).notify == told
+    assert Notify.model_validate(notify.model_dump(mode="json")) == notify
+    assert make(notify=notify.model_dump(mode="json")).notify == notify
     assert set(fields) == set(Notify.model_fields)
 
 
-def test_a_field_given_beside_the_object_wins() -> None:
+def test_a_flat_field_overrides_the_notify_object() -> None:
     assert make(notify={"channel": "team", "silent": True}, channel="ops").notify == Notify(
         channel="ops", silent=True
     )
@@ -72,11 +72,11 @@ REFUSALS: list[tuple[dict[str, object], str]] = [
     ({"on_fail": HOOK + "x" * 10_000}, "on_fail: is not a valid callback URL (use at most"),
     (
         {"on_complete": HOOK, "events": ["failed"]},
-        "on_complete: needs the event completed (add it to the events)",
+        "on_complete: none of the events calls it (add completed to the events)",
     ),
     (
         {"on_fail": HOOK, "events": ["completed"]},
-        "on_fail: needs one of the events failed, cancelled, missed",
+        "on_fail: none of the events calls it (add failed or cancelled or missed to the events)",
     ),
     ({"template": "Dear {{nobody}}"}, "template: unknown variable {{nobody}}"),
     ({"template": "{{prompt}}"}, "template: unknown variable {{prompt}}"),
@@ -88,7 +88,9 @@ REFUSALS: list[tuple[dict[str, object], str]] = [
 
 
 @pytest.mark.parametrize(("fields", "text"), REFUSALS)
-def test_what_is_refused_is_named_also_in_an_edit(fields: dict[str, object], text: str) -> None:
+def test_an_invalid_notification_field_is_refused_also_in_an_edit(
+    fields: dict[str, object], text: str
+) -> None:
     job = make()
     with pytest.raises(InvalidInput) as caught:
         make(**fields)
@@ -104,12 +106,12 @@ def test_an_edit_changes_only_what_is_given() -> None:
     assert edit(job, {"silent": True}, now=NOW).notify == Notify(
         channel="team", chat_id="42", on_fail=HOOK, silent=True
     )
-    # A chat id is the channel's own: it does not go over to another one.
+    # A chat id belongs to its channel, so a change of the channel removes it.
     assert edit(job, {"channel": "ops"}, now=NOW).notify == Notify(channel="ops", on_fail=HOOK)
     assert edit(job, {"channel": ""}, now=NOW).notify == Notify(on_fail=HOOK)
 
 
-def test_a_conversation_of_a_channel_needs_the_channel() -> None:
+def test_a_chat_session_needs_a_channel() -> None:
     assert make(session="chat", channel="team").notify.channel == "team"
     job, words = make(session="chat", channel="team"), "^session: chat needs a channel"
     with pytest.raises(InvalidInput, match=words):

@@ -1,4 +1,4 @@
-"""Requirement 11: what acts now, and that all else is refused rather than forgotten."""
+"""Policy of a job: fields, defaults, refusals, and retry delays (requirement 11)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def build(**fields: object) -> Policy:
         return Policy.model_validate(fields)
 
 
-def test_defaults_and_json() -> None:
+def test_a_policy_has_defaults_and_round_trips_as_json() -> None:
     assert build() == Policy(timeout=timedelta(minutes=30), overlap="skip")
     assert build().model_dump(mode="json") == DEFAULT
     assert build(retry_delay="5m").retry_delay == timedelta(minutes=5)
@@ -32,7 +32,7 @@ def test_defaults_and_json() -> None:
 
 
 @pytest.mark.parametrize("nothing", ["", "  ", None])
-def test_an_empty_deadline_is_none(nothing: str | None) -> None:
+def test_an_empty_deadline_means_no_deadline(nothing: str | None) -> None:
     assert build(deadline=nothing).deadline is None
     assert build(deadline=nothing) == build()
 
@@ -47,13 +47,13 @@ def test_an_empty_deadline_is_none(nothing: str | None) -> None:
         ({"on_lost": "rerun", "retries": 1}, 1),
     ],
 )
-def test_what_is_lost_is_run_again_only_where_the_job_says_so(
+def test_a_lost_run_is_rerun_only_if_the_job_says_so(
     fields: dict[str, object], reruns: int
 ) -> None:
     assert build(**fields).reruns == reruns
 
 
-def test_the_policy_of_a_run_can_always_be_read() -> None:
+def test_an_invalid_policy_in_a_runs_parameters_is_read_as_the_default() -> None:
     assert policies.policy_from_parameters({"prompt": "x"}) == Policy()
     assert policies.policy_from_parameters({"policy": {"deadline": "2h"}}) == build(deadline="2h")
     assert policies.policy_from_parameters({"policy": {"timeout": "soon"}}) == Policy()
@@ -70,21 +70,23 @@ def test_the_policy_of_a_run_can_always_be_read() -> None:
         ),
         (
             {"timeout": "0s"},
-            'timeout: "0s" is zero (use whole seconds or more, such as 90s, 30m, 1h30m or 2d)',
+            'timeout: "0s" is zero '
+            "(use a whole number of seconds, at least 1s, such as 90s, 30m, 1h30m or 2d)",
         ),
         (
             {"timeout": 30},
             "timeout: 30 is not a duration "
-            "(use whole seconds or more, such as 90s, 30m, 1h30m or 2d)",
+            "(use a whole number of seconds, at least 1s, such as 90s, 30m, 1h30m or 2d)",
         ),
         (
             {"deadline": "0s"},
-            'deadline: "0s" is zero (use whole seconds or more, such as 90s, 30m, 1h30m or 2d)',
+            'deadline: "0s" is zero '
+            "(use a whole number of seconds, at least 1s, such as 90s, 30m, 1h30m or 2d)",
         ),
         (
             {"deadline": 0},
             "deadline: 0 is not a duration "
-            "(use whole seconds or more, such as 90s, 30m, 1h30m or 2d)",
+            "(use a whole number of seconds, at least 1s, such as 90s, 30m, 1h30m or 2d)",
         ),
         (
             {"retry_delay": "5m1s"},
@@ -106,13 +108,13 @@ def test_the_policy_of_a_run_can_always_be_read() -> None:
         ({"timeuot": "5m"}, "timeuot: unknown field (did you mean timeout?)"),
     ],
 )
-def test_refused(fields: dict[str, object], text: str) -> None:
+def test_an_invalid_policy_is_refused(fields: dict[str, object], text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         build(**fields)
     assert str(caught.value) == text
 
 
-def test_it_is_an_ordinary_model_for_prefect() -> None:
+def test_an_invalid_policy_raises_pydantics_error_for_prefect() -> None:
     with pytest.raises(ValidationError):
         Policy.model_validate({"timeout": "0s"})
     with pytest.raises(ValidationError):
@@ -121,11 +123,11 @@ def test_it_is_an_ordinary_model_for_prefect() -> None:
         Policy.model_validate("skip")
 
 
-def test_its_schema_makes_a_form() -> None:
+def test_the_schema_of_a_policy_makes_a_form() -> None:
     properties = Policy.model_json_schema()["properties"]
     assert {name: field["default"] for name, field in properties.items()} == DEFAULT
     assert properties["timeout"]["type"] == "string"
-    # A choice of text or null is clumsy.
+    # A form field for text or null would be clumsy.
     for name in ("deadline", "stagger", "start", "until", "active_hours"):
         assert properties[name]["type"] == "string"
         assert properties[name]["default"] == ""
@@ -147,10 +149,10 @@ def test_its_schema_makes_a_form() -> None:
         (3, 0, 4),
         (10, 0, 300),  # capped
         (1, 90, 90),
-        (1, 86_400, 3600),  # what is asked for is kept up to an hour
+        (1, 86_400, 3600),  # a requested delay is capped at an hour
     ],
 )
-def test_a_delay_doubles_up_to_its_cap_and_is_never_shorter(
+def test_a_retry_delay_doubles_up_to_its_cap_and_respects_a_requested_delay(
     attempt: int, asked: int, least: int
 ) -> None:
     drawn = [build().delay(attempt, timedelta(seconds=asked)) for _ in range(50)]
@@ -160,7 +162,7 @@ def test_a_delay_doubles_up_to_its_cap_and_is_never_shorter(
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         ({"retries": 99}, "retries: 99 is not valid (use 0 to 10)"),
         ({"retries": -1}, "retries: -1 is not valid (use 0 to 10)"),
@@ -168,7 +170,9 @@ def test_a_delay_doubles_up_to_its_cap_and_is_never_shorter(
         ({"max_runs": -2}, "max_runs: -2 is not valid (use 0 or more)"),
     ],
 )
-def test_a_number_out_of_range_is_refused_with_the_range(given: dict[str, Any], told: str) -> None:
+def test_a_number_out_of_range_is_refused_with_the_range(
+    given: dict[str, Any], expected: str
+) -> None:
     with pytest.raises(InvalidInput) as refused:
         new_job(now=datetime(2026, 11, 20, tzinfo=UTC), prompt="x", on_demand=True, **given)
-    assert str(refused.value) == told
+    assert str(refused.value) == expected

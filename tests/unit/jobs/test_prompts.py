@@ -1,4 +1,4 @@
-"""The variables of a prompt (requirement 27)."""
+"""Variables of a prompt (requirement 27)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ VALUES = {"due": "2027-01-15T09:00:00+01:00", "job": "brief", "last_output": "fi
         ("{{ job }}, {{job}}, {{\tjob\n}}", "brief, brief, brief"),
         ("Before: {{last_output}}", "Before: fine"),
         ("{{{job}}}", "{brief}"),
-        # Left as they stand.
+        # Left unchanged.
         ("{{x}} {{secret:name}} {job} {{Job}} {{jobs}} {{job", None),
         ("{{ }} {{}} }} {{ job.name }}", None),
         ("/reset", None),
         (" a\r\n", None),
     ],
 )
-def test_only_its_variables_are_filled_in(prompt: str, rendered: str | None) -> None:
+def test_only_known_variables_are_filled_in(prompt: str, rendered: str | None) -> None:
     assert prompts.render(prompt, VALUES) == (prompt if rendered is None else rendered)
 
 
@@ -32,7 +32,7 @@ LEGAL = "known: {{due}}, {{job}}, {{last_output}}"
 
 
 @pytest.mark.parametrize(
-    ("prompt", "told"),
+    ("prompt", "expected"),
     [
         ("Dear {{nobody}}", f"unknown variable {{{{nobody}}}} ({LEGAL})"),
         (
@@ -48,10 +48,10 @@ LEGAL = "known: {{due}}, {{job}}, {{last_output}}"
         ("{{{x}}}", "unknown variable {{x}} ("),
     ],
 )
-def test_an_unknown_variable_is_refused_with_those_there_are(prompt: str, told: str) -> None:
+def test_an_unknown_variable_is_refused_with_the_known_ones(prompt: str, expected: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         prompts.check(prompt)
-    assert str(caught.value).startswith(f"prompt: {told}")
+    assert str(caught.value).startswith(f"prompt: {expected}")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_an_unknown_variable_is_refused_with_those_there_are(prompt: str, told: 
         "/reset",
     ],
 )
-def test_what_is_a_variable_or_no_name_at_all_is_legal(prompt: str) -> None:
+def test_a_prompt_with_known_variables_or_other_braces_is_accepted(prompt: str) -> None:
     prompts.check(prompt)
 
 
@@ -77,6 +77,6 @@ def test_a_variable_without_a_value_is_empty() -> None:
     assert prompts.render("[{{job}}]", {}) == "[]"
 
 
-def test_whether_a_prompt_names_a_variable() -> None:
+def test_uses_variable_finds_a_variable_in_a_prompt() -> None:
     assert prompts.uses_variable("Was: {{ last_output }}", "last_output")
     assert not prompts.uses_variable("Was: {last_output} {{due}}", "last_output")

@@ -1,4 +1,4 @@
-"""Who wrote last where a job leads."""
+"""Provenance: the last writer of each part of a job that leads to an address."""
 
 from __future__ import annotations
 
@@ -23,28 +23,29 @@ def hook(**fields: Any) -> Job:
     return new_job(now=NOW, url="https://a.example.org/x", every="1h", **fields)
 
 
-def test_what_is_written_is_its_writers_and_the_rest_stays() -> None:
+def test_an_edit_makes_its_writer_the_author_of_the_changed_part() -> None:
     job, by = changed(hook(on_fail="https://b.org"), {}, "mcp", url="https://10.0.0.1/x")
     assert provenance.author_of(by, "cli", provenance.ACTION_PARTS) == "mcp"
     assert provenance.author_of(by, "cli", ("on_fail",)) == "cli"
-    # The same words again are nobody's writing.
+    # Writing the same value again changes no author.
     job, same = changed(job, by, "cli", url="https://10.0.0.1/x", every="2h")
     assert same == by
-    # Another part does not make the address the operator's; the address does.
+    # An edit of another part does not make the operator the author of the address; writing the
+    # address does.
     job, by = changed(job, by, "cli", on_fail="https://c.org")
     assert provenance.author_of(by, "cli", provenance.ACTION_PARTS) == "mcp"
     job, by = changed(job, by, "cli", url="https://10.0.0.2/x")
     assert provenance.author_of(by, "cli", provenance.ACTION_PARTS) == "cli"
 
 
-def test_what_is_empty_was_written_by_nobody() -> None:
-    """A webhook that was made through MCP has no tool, and no check."""
+def test_an_empty_part_has_no_author() -> None:
+    """A webhook that was added through MCP has no tool and no check."""
     _, by = changed(hook(), {}, "cli", url="https://10.0.0.1/x")
     assert provenance.author_of(by, "mcp", provenance.ACTION_PARTS) == "cli"
     assert provenance.author_of({}, "mcp", provenance.ACTION_PARTS) == "mcp"
 
 
-def test_each_part_counts() -> None:
+def test_the_author_of_each_part_counts() -> None:
     tool = new_job(now=NOW, tool="t", params={"url": "https://a.org"}, every="1h")
     _, by = changed(tool, {}, "cli", tool="u")
     assert (
@@ -57,7 +58,7 @@ def test_each_part_counts() -> None:
     assert provenance.author_of(by, "cli", provenance.ACTION_PARTS) == "cli"
 
 
-def test_an_agent_is_the_writer_by_whatever_way() -> None:
+def test_an_agent_is_the_writer_of_its_edits_through_any_interface() -> None:
     assert Actor("agent:scout", via="api").writer == "agent:scout"
     assert Actor("user", via="mcp").writer == "mcp"
     assert Actor().writer == "cli"

@@ -1,4 +1,4 @@
-"""Jobs: finding, naming, removing; and what no column takes."""
+"""Job store: finding, naming and removing jobs, and values that no column accepts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def _find(world: World, ref: str) -> store.StoredJob:
         return await store.find(session, ref)
 
 
-async def test_found_by_name_id_and_unique_prefix(world: World) -> None:
+async def test_a_job_is_found_by_name_id_and_unique_prefix(world: World) -> None:
     for name, job_id in (("one", "abc111"), ("two", "abc222")):
         await _rename_id(world, (await world.add(name)).id, job_id)
 
@@ -46,15 +46,15 @@ async def test_found_by_name_id_and_unique_prefix(world: World) -> None:
     assert "abc222 (two)" in str(ambiguous.value)
 
 
-async def test_a_name_wins_over_a_prefix(world: World) -> None:
+async def test_a_name_takes_precedence_over_an_id_prefix(world: World) -> None:
     await _rename_id(world, (await world.add("one")).id, "fade00")
     named = await world.add("fade")
 
     assert (await _find(world, "fade")).id == named.id
 
 
-async def test_each_agent_has_names_of_its_own(world: World) -> None:
-    """A refusal would tell an agent that somebody else has a job of that name."""
+async def test_each_agent_has_its_own_job_names(world: World) -> None:
+    """If a name were refused, an agent would learn that another owner has a job of that name."""
     hers = await world.add("brief", owner="agent:her")
     his = await world.add("brief", owner="agent:his")
     async with world.ledger.read() as session:
@@ -65,8 +65,8 @@ async def test_each_agent_has_names_of_its_own(world: World) -> None:
     for stored in (hers, his):
         assert f"{stored.id[:12]} (brief, of {stored.row.owner})" in str(ambiguous.value)
 
-    ours = await world.add("brief")
-    assert (await _find(world, "brief")).id == ours.id  # no agent can keep the operator from it
+    own = await world.add("brief")
+    assert (await _find(world, "brief")).id == own.id  # an agent's job cannot hide it
     with pytest.raises(InvalidInput, match="is taken"):
         await world.add("brief", owner="prefect")
     with pytest.raises(InvalidInput, match="is taken"):
@@ -74,7 +74,7 @@ async def test_each_agent_has_names_of_its_own(world: World) -> None:
 
 
 @pytest.mark.parametrize("ref", ["", "nobody", "%", "_"])
-async def test_what_is_not_there_is_not_found(world: World, ref: str) -> None:
+async def test_an_unknown_reference_is_not_found(world: World, ref: str) -> None:
     await world.add()
     with pytest.raises(NotFound, match=f'job "{ref}" not found'):
         await _find(world, ref)
@@ -104,7 +104,7 @@ async def test_a_removed_job_is_not_found_and_its_name_is_free(world: World) -> 
         ("paused", {"every": "1h"}, False),
     ],
 )
-async def test_a_new_schedule_lets_a_fired_job_fire_again(
+async def test_a_new_schedule_enables_a_fired_job_again(
     world: World, reason: str, changes: dict[str, Any], on: bool
 ) -> None:
     stored = await world.add(at="in 1h")
@@ -117,20 +117,18 @@ async def test_a_new_schedule_lets_a_fired_job_fire_again(
     assert store.enable_again(stored, edited) == edited.model_copy(update={"enabled": on})
 
 
-async def test_of_the_removed_jobs_of_a_name_the_last_one_is_found_while_there_is_no_live_one(
-    world: World,
-) -> None:
+async def test_the_last_removed_job_of_a_name_is_found_if_no_live_job_has_it(world: World) -> None:
     async def find(ref: str) -> str:
         async with world.ledger.read() as session:
             return (await store.find(session, ref, archived=True)).id
 
-    gone = []
+    removed = []
     for minute in range(2):
-        gone.append((await world.add("brief")).id)
+        removed.append((await world.add("brief")).id)
         world.clock.move(timedelta(minutes=1 + minute))
-        await world.archive(gone[-1])
-    assert await find("brief") == gone[1]
-    assert await find(gone[0][:12]) == gone[0]
+        await world.archive(removed[-1])
+    assert await find("brief") == removed[1]
+    assert await find(removed[0][:12]) == removed[0]
 
     live = await world.add("brief")
     assert await find("brief") == live.id
@@ -186,7 +184,7 @@ async def test_the_deployment_of_a_removed_job_is_known_until_it_is_deleted(worl
     assert await job_of() is None
 
 
-async def test_what_changed_meanwhile_stays_pending(world: World) -> None:
+async def test_a_job_that_changed_during_its_reconcile_stays_pending(world: World) -> None:
     stored = await world.add()
     projected = stored.row.updated_at
     edited = await world.edit(stored.id, prompt="New")  # in the same microsecond
@@ -218,7 +216,7 @@ async def test_naive_instants_are_refused_and_nothing_is_stored(world: World) ->
         assert await store.taken_names(session, "user") == set()
 
 
-async def test_instants_come_back_in_utc_to_the_microsecond(world: World) -> None:
+async def test_instants_are_read_in_utc_to_the_microsecond(world: World) -> None:
     from zoneinfo import ZoneInfo
 
     world.clock.set(datetime(2026, 7, 1, 14, 0, 0, 123456, tzinfo=ZoneInfo("Asia/Kathmandu")))

@@ -1,4 +1,4 @@
-"""Requirement 37 as far as it is the job's: what names a tool, and what params are."""
+"""Tool-call jobs: names of tools, params, refusals and edits (requirement 37)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def make(**fields: Any) -> Job:
 
 
 def nested(levels: int) -> dict[str, Any]:
-    """An object in which objects are, that many levels below it."""
+    """Return an object with that many nested objects below it."""
     inside: dict[str, Any] = {}
     for _ in range(levels):
         inside = {"a": inside}
     return inside
 
 
-def test_the_least_one() -> None:
+def test_a_tool_call_without_other_fields_has_the_defaults() -> None:
     job = make()
     assert (job.name, job.kind) == ("search.reindex", "tool-call")
     assert job.action == ToolCall(tool="search.reindex", params={})
@@ -36,11 +36,11 @@ def test_the_least_one() -> None:
 
 
 @pytest.mark.parametrize("kind", ["tool-call", "call_tool"])
-def test_the_kind_may_be_said(kind: str) -> None:
+def test_the_kind_of_a_tool_call_may_be_given(kind: str) -> None:
     assert make(kind=kind) == make()
 
 
-def test_params_are_kept_as_they_were_written() -> None:
+def test_params_are_stored_as_written() -> None:
     params = {"full": True, "n": [1, None, 2.5, {"ä": " x\n{{due}} {{secret:ops}}"}], "e": {}}
     job = make(params=params)
     parameters = job.parameters()
@@ -55,12 +55,12 @@ def test_params_are_kept_as_they_were_written() -> None:
 @pytest.mark.parametrize(
     ("tool", "name"),
     [
-        ("https://x.example/mcp#re index", "re index"),
+        ("https://x.example/mcp#re index", "re-index"),
         ("HTTPS://x.example/mcp#a#b", "b"),
         (" reindex ", "reindex"),
     ],
 )
-def test_a_name_from_the_tool(tool: str, name: str) -> None:
+def test_the_default_name_comes_from_the_tool(tool: str, name: str) -> None:
     assert make(tool=tool).name == name
 
 
@@ -132,13 +132,13 @@ NO_JSON = " (use strings, numbers, booleans and null)"
     ],
     ids=lambda value: "" if isinstance(value, dict) else value[:40],
 )
-def test_refused(fields: dict[str, Any], text: str) -> None:
+def test_an_invalid_tool_call_is_refused(fields: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         make(**fields)
     assert str(caught.value) == text
 
 
-def test_what_is_just_legal() -> None:
+def test_values_at_the_limits_are_accepted() -> None:
     for params in (
         nested(MAX_DEPTH),
         {"a": 2**63 - 1, "b": -(2**63)},
@@ -157,7 +157,7 @@ def test_an_edit_changes_only_what_is_given() -> None:
         edit(job, {"kind": "webhook"}, now=NOW)
 
 
-def test_the_actions_schema_makes_a_form() -> None:
+def test_the_schema_of_a_tool_call_makes_a_form() -> None:
     schema = ToolCall.model_json_schema()
     assert schema["required"] == ["tool"]
     assert all(field["title"] and field["description"] for field in schema["properties"].values())

@@ -1,4 +1,4 @@
-"""The alarm of what is overdue, and the notes of what is long at work (requirements 33, 59)."""
+"""Alerts about overdue jobs, and progress messages of long runs (requirements 33, 59)."""
 
 from __future__ import annotations
 
@@ -39,39 +39,39 @@ async def rows_of(ledger: Ledger) -> list[OutboxRow]:
         return list((await session.execute(rows)).scalars())
 
 
-async def told(world: World) -> list[OutboxRow]:
+async def alert_rows(world: World) -> list[OutboxRow]:
     return await rows_of(world.ledger)
 
 
 async def subjects(world: World) -> list[str]:
-    return [row.subject for row in await told(world)]
+    return [row.subject for row in await alert_rows(world)]
 
 
 async def looks(world: World, memory: AlertState, until: datetime) -> None:
-    """A leader looks every half minute, from now until then."""
+    """Run the leader's alert service every half minute until ``until``."""
     while world.clock.now() <= until:
         await alarm.queue_alerts(world.ledger, memory)
         world.clock.move(HALF)
 
 
 async def judged(world: World, job_id: str) -> None:
-    """The audit comes round; a job that catches nothing up has missed what passed."""
+    """Audit the job up to a minute ago; without catch-up, passed due times are missed."""
     await audit.advance(world.ledger, job_id, world.clock.now() - MINUTE)
 
 
 HOURLY = {"cron": "0 * * * *", "catch_up": "none"}
 
 
-async def test_the_operator_gets_one_alert_of_all_that_is_overdue(world: World) -> None:
+async def test_all_overdue_jobs_share_one_alert_to_the_operator(world: World) -> None:
     for name in ("one", "two"):
         await world.add(name, **HOURLY)
     memory = AlertState()
     await looks(world, memory, LATE - HALF)
-    assert await told(world) == []
+    assert await alert_rows(world) == []
 
     await looks(world, memory, ONE + timedelta(minutes=50))
 
-    (row,) = await told(world)
+    (row,) = await alert_rows(world)
     assert (row.purpose, row.event, row.address) == ("alert", "overdue", "inbox")
     assert row.status == Delivery.DELIVERED
     assert row.subject == "overdue: one and 1 more"
@@ -81,21 +81,23 @@ async def test_the_operator_gets_one_alert_of_all_that_is_overdue(world: World) 
     assert row.created_at < LATE + 2 * HALF
 
 
-async def test_what_the_audit_judges_until_the_next_look_is_not_told(world: World) -> None:
+async def test_a_due_time_that_the_audit_records_before_the_next_check_gives_no_alert(
+    world: World,
+) -> None:
     stored = await world.add(**HOURLY)
     memory = AlertState()
-    for hour in range(1, 4):  # each time a machine that slept over a due time
+    for hour in range(1, 4):  # each time, the machine was suspended over a due time
         world.clock.set(ONE + hour * HOUR - timedelta(minutes=10))
         await alarm.queue_alerts(world.ledger, memory)
         await judged(world, stored.id)
         world.clock.move(HALF)
         await alarm.queue_alerts(world.ledger, memory)
 
-    assert await told(world) == []
+    assert await alert_rows(world) == []
 
 
-async def kept(world: World, job_id: str, until: datetime, memory: AlertState) -> None:
-    """A keeper at work: it audits before each look, every half minute."""
+async def run_services(world: World, job_id: str, until: datetime, memory: AlertState) -> None:
+    """Run the audit and then the alert service every half minute until ``until``."""
     while world.clock.now() <= until:
         await judged(world, job_id)
         await alarm.queue_alerts(world.ledger, memory)
@@ -105,106 +107,125 @@ async def kept(world: World, job_id: str, until: datetime, memory: AlertState) -
 @pytest.mark.parametrize("catch_up", ["none", "latest"])
 @pytest.mark.parametrize("every", ["1m", "5m"])
 @pytest.mark.slow
-async def test_what_nobody_comes_for_is_told_however_soon_it_is_judged(
+async def test_a_job_that_no_worker_claims_is_overdue_although_the_audit_records_it(
     world: World, every: str, catch_up: str
 ) -> None:
     stored = await world.add(every=every, catch_up=catch_up)
     began, memory = world.clock.now(), AlertState()
-    await kept(world, stored.id, began + timedelta(minutes=70), memory)
+    await run_services(world, stored.id, began + timedelta(minutes=70), memory)
 
-    alerts = await told(world)
-    assert {row.subject for row in alerts} == {"overdue: brief"}  # never that it was over
+    alerts = await alert_rows(world)
+    assert {row.subject for row in alerts} == {"overdue: brief"}  # never that it has ended
     first, again = alerts
     assert first.created_at - began < 9 * MINUTE
     assert HOUR <= again.created_at - first.created_at < HOUR + MINUTE
 
-    # Somebody comes, also for what still waits.
+    # A worker claims the next due time, and those that still wait.
     async with world.ledger.read() as session:
         waiting = select(RunRow).where(col(RunRow.status) == Status.WAITING)
         dues = [row.due for row in (await session.execute(waiting)).scalars()]
     for due in dues:
-        await world.settled(world.offer(stored, due=due), Status.SUCCEEDED)
-    await world.settled(world.offer(stored), Status.SUCCEEDED)
-    await kept(world, stored.id, world.clock.now() + MINUTE, memory)
+        await world.settled(world.claim_request(stored, due=due), Status.SUCCEEDED)
+    await world.settled(world.claim_request(stored), Status.SUCCEEDED)
+    await run_services(world, stored.id, world.clock.now() + MINUTE, memory)
     assert await subjects(world) == ["overdue: brief"] * 2 + ["nothing is overdue any more"]
 
 
+async def test_a_run_that_is_missed_just_after_an_alert_is_in_the_next_one(world: World) -> None:
+    one = await world.add("one", cron="0 13 * * *", catch_up="none")
+    two = await world.add("two", cron="1 13 * * *", catch_up="none")
+    memory = AlertState()
+    world.clock.set(ONE)
+    while world.clock.now() <= ONE + timedelta(minutes=65):
+        await judged(world, one.id)
+        await judged(world, two.id)
+        await alarm.queue_alerts(world.ledger, memory)
+        world.clock.move(HALF)
+
+    first, second = await alert_rows(world)
+    assert "- one, due" in first.body
+    assert "- two, due" not in first.body
+    assert "- two, due" in second.body
+
+
 @pytest.mark.parametrize("catch_up", one_in(2, ["latest", "none"]))
-async def test_a_job_that_is_run_at_its_times_is_no_alarm(world: World, catch_up: str) -> None:
+async def test_a_job_that_runs_at_its_due_times_gives_no_alert(world: World, catch_up: str) -> None:
     stored = await world.add(cron="*/5 * * * *", catch_up=catch_up)
     due, memory = ONE, AlertState()
     world.clock.set(ONE)
     for _ in range(6):
-        await world.settled(world.offer(stored, due=due), Status.SUCCEEDED)
+        await world.settled(world.claim_request(stored, due=due), Status.SUCCEEDED)
         due += 5 * MINUTE
-        await kept(world, stored.id, due - HALF, memory)
+        await run_services(world, stored.id, due - HALF, memory)
         world.clock.set(due)
 
-    assert await told(world) == []
+    assert await alert_rows(world) == []
 
 
-async def test_what_was_due_in_a_night_without_a_machine_is_no_alarm(world: World) -> None:
+async def test_due_times_while_the_machine_was_off_give_no_alert(world: World) -> None:
     stored = await world.add(cron="*/20 * * * *", catch_up="none")
     memory = AlertState()
     await judged(world, stored.id)
     await alarm.queue_alerts(world.ledger, memory)
     world.clock.set(ONE + 8 * HOUR + timedelta(minutes=18))
-    await kept(world, stored.id, ONE + 8 * HOUR + timedelta(minutes=19), memory)
+    await run_services(world, stored.id, ONE + 8 * HOUR + timedelta(minutes=19), memory)
     due = ONE + 8 * HOUR + timedelta(minutes=20)
     world.clock.set(due)
-    await world.settled(world.offer(stored, due=due), Status.SUCCEEDED)
-    await kept(world, stored.id, due + timedelta(minutes=18), memory)
+    await world.settled(world.claim_request(stored, due=due), Status.SUCCEEDED)
+    await run_services(world, stored.id, due + timedelta(minutes=18), memory)
 
-    assert await told(world) == []
+    assert await alert_rows(world) == []
 
 
 @pytest.mark.slow
-async def test_a_job_that_was_switched_off_is_overdue_no_more(world: World) -> None:
+async def test_a_disabled_job_is_no_longer_overdue(world: World) -> None:
     stored = await world.add(cron="*/5 * * * *", catch_up="none")
     memory = AlertState()
-    await kept(world, stored.id, ONE, memory)
+    await run_services(world, stored.id, ONE, memory)
     await world.edit(stored.id, enabled=False)
-    await kept(world, stored.id, ONE + 2 * HOUR, memory)
+    await run_services(world, stored.id, ONE + 2 * HOUR, memory)
 
     assert await subjects(world) == ["overdue: brief", "nothing is overdue any more"]
 
 
-async def test_that_nothing_is_overdue_any_more_is_told_once(world: World) -> None:
+async def test_the_end_of_an_overdue_alert_is_sent_once(world: World) -> None:
     stored = await world.add(**HOURLY)
     memory = AlertState()
     world.clock.set(LATE)
     await looks(world, memory, LATE + MINUTE)
     await judged(world, stored.id)
     await looks(world, memory, LATE + timedelta(minutes=20))
-    assert await subjects(world) == ["overdue: brief"]  # it was missed, and nobody has come since
+    assert await subjects(world) == [
+        "overdue: brief"
+    ]  # it was missed, and no worker has claimed since
 
-    await world.settled(world.offer(stored), Status.SUCCEEDED)
+    await world.settled(world.claim_request(stored), Status.SUCCEEDED)
     await looks(world, memory, world.clock.now() + timedelta(minutes=20))
 
     assert await subjects(world) == ["overdue: brief", "nothing is overdue any more"]
-    over = (await told(world))[1]
+    over = (await alert_rows(world))[1]
     assert (over.purpose, over.event, over.key) == (
         "alert",
         "on_time",
-        f"{(await told(world))[0].key}:over",
+        f"{(await alert_rows(world))[0].key}:over",
     )
 
 
 @pytest.mark.slow
-async def test_it_is_told_again_only_of_what_is_new_and_after_an_hour(world: World) -> None:
+async def test_a_further_alert_needs_a_new_overdue_job_and_an_hour(world: World) -> None:
     await world.add("first", cron="0 13 * * *")
     await world.add("later", cron="20 13 * * *")
     world.clock.set(LATE)
     memory = AlertState()
     await looks(world, memory, ONE + timedelta(hours=5))
 
-    first, again = await told(world)
+    first, again = await alert_rows(world)
     assert (first.subject, again.subject) == ("overdue: first", "overdue: first and 1 more")
     assert HOUR <= again.created_at - first.created_at < HOUR + MINUTE
 
 
 @pytest.mark.slow
-async def test_what_comes_and_goes_is_told_once_an_hour(world: World) -> None:
+async def test_a_job_that_is_overdue_again_and_again_gives_one_alert_an_hour(world: World) -> None:
     stored = await world.add(cron="*/10 * * * *", catch_up="none")
     memory = AlertState()
     world.clock.set(ONE)
@@ -213,30 +234,30 @@ async def test_what_comes_and_goes_is_told_once_an_hour(world: World) -> None:
         await judged(world, stored.id)
         await looks(world, memory, world.clock.now() + 3 * HALF)
 
-    alerts = [row for row in await told(world) if row.event == "overdue"]
+    alerts = [row for row in await alert_rows(world) if row.event == "overdue"]
     gaps = [b.created_at - a.created_at for a, b in pairwise(alerts)]
     assert 3 <= len(alerts) <= 4
     assert min(gaps) >= HOUR
-    # Each has its end, and no end is without one.
-    overs = {row.key for row in await told(world) if row.event == "on_time"}
+    # Each message about an end belongs to an alert.
+    overs = {row.key for row in await alert_rows(world) if row.event == "on_time"}
     assert overs <= {f"{row.key}:over" for row in alerts}
 
 
-async def test_the_next_leader_goes_on_where_the_last_one_was(world: World) -> None:
+async def test_a_new_leader_continues_the_alerts_of_the_last_one(world: World) -> None:
     stored = await world.add(**HOURLY)
     world.clock.set(LATE)
-    for _ in range(5):  # each dies after some looks
+    for _ in range(5):  # each leader dies after some checks
         await looks(world, AlertState(), world.clock.now() + MINUTE)
     assert await subjects(world) == ["overdue: brief"]
 
     await judged(world, stored.id)
-    await world.settled(world.offer(stored), Status.SUCCEEDED)
+    await world.settled(world.claim_request(stored), Status.SUCCEEDED)
     for _ in range(3):
         await looks(world, AlertState(), world.clock.now() + HALF)
     assert await subjects(world) == ["overdue: brief", "nothing is overdue any more"]
 
 
-async def test_two_that_lead_at_once_tell_it_once(world: World) -> None:
+async def test_two_leaders_at_once_send_an_alert_only_once(world: World) -> None:
     await world.add(**HOURLY)
     world.clock.set(LATE)
     async with Ledger(world.ledger.address, world.clock) as other:
@@ -248,33 +269,33 @@ async def test_two_that_lead_at_once_tell_it_once(world: World) -> None:
     assert await subjects(world) == ["overdue: brief"]
 
 
-async def test_who_waits_its_turn_is_no_alarm(world: World) -> None:
+async def test_a_waiting_run_gives_no_alert_while_workers_try_to_claim_it(world: World) -> None:
     stored = await world.add()
     world.clock.set(ONE)
     memory = AlertState()
     for _ in range(20):
-        await world.claim(world.offer(stored, due=ONE, most=0))
+        await world.claim(world.claim_request(stored, due=ONE, most=0))
         await looks(world, memory, world.clock.now())
-    assert await told(world) == []
+    assert await alert_rows(world) == []
 
-    await looks(world, memory, world.clock.now() + timedelta(minutes=3))  # nobody comes any more
-    (row,) = await told(world)
+    await looks(world, memory, world.clock.now() + timedelta(minutes=3))  # no worker tries any more
+    (row,) = await alert_rows(world)
     assert row.subject == "overdue: brief"
     assert "waiting: 0 of 0 runs are active" in row.body
 
 
-async def test_a_long_list_is_cut(world: World) -> None:
+async def test_a_long_list_of_overdue_jobs_is_truncated(world: World) -> None:
     for number in range(25):
         await world.add(f"job {number:02}", **HOURLY)
     world.clock.set(LATE)
     await looks(world, AlertState(), LATE + MINUTE)
 
-    (row,) = await told(world)
+    (row,) = await alert_rows(world)
     assert row.body.count("\n- job ") == alarm.MAX_LISTED
     assert "- and 5 more" in row.body
 
 
-async def test_the_operators_own_channel_gets_it(
+async def test_an_overdue_alert_goes_to_the_operators_channel(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_ALERT_CHANNEL", "ops")
@@ -282,7 +303,7 @@ async def test_the_operators_own_channel_gets_it(
     world.clock.set(LATE)
     await looks(world, AlertState(), LATE + MINUTE)
 
-    (row,) = await told(world)
+    (row,) = await alert_rows(world)
     assert (row.address, row.status, row.job_id) == ("ops", Delivery.PENDING, None)
 
 
@@ -292,35 +313,35 @@ TEAM = {"channel": "team", "chat_id": "7", "progress": "10m"}
 
 
 @pytest.mark.slow
-async def test_a_run_that_is_long_at_work_is_told_of_each_so_often(world: World) -> None:
+async def test_a_long_run_sends_a_progress_message_at_each_interval(world: World) -> None:
     stored = await world.add(cron="0 * * * *", notify=TEAM, timezone="Europe/Berlin")
-    granted = await world.begun(world.offer(stored))
+    granted = await world.begun(world.claim_request(stored))
     began = world.clock.now()
     await looks(world, AlertState(), began + timedelta(minutes=35))
 
-    rows = await told(world)
+    rows = await alert_rows(world)
     assert [row.key for row in rows] == [f"progress:{granted.run_id}:{n}" for n in (1, 2, 3)]
     for nth, row in enumerate(rows, 1):
         assert timedelta(0) <= row.created_at - (began + nth * timedelta(minutes=10)) < MINUTE
         assert (row.address, row.chat_id, row.job_id) == ("team", "7", stored.id)
         assert row.subject == "brief: still running"
     assert "since 2026-01-15T14:00:00+01:00 (20 minutes)" in rows[1].body
-    # It is no part of what becomes of the outcome.
+    # Progress does not count for the delivery of the outcome.
     assert (await world.row(granted.run_id)).delivery == Delivery.NOT_REQUESTED
 
     await world.settle(granted, Status.CANCELLED)
     await looks(world, AlertState(), world.clock.now() + HOUR)
-    assert len([row for row in await told(world) if row.event == "progress"]) == 3
+    assert len([row for row in await alert_rows(world) if row.event == "progress"]) == 3
 
 
-async def test_after_an_absence_there_is_one_note_of_the_whole_time(world: World) -> None:
+async def test_after_an_outage_of_the_keeper_one_progress_message_covers_all(world: World) -> None:
     stored = await world.add(cron="0 * * * *", notify=TEAM)
-    granted = await world.begun(world.offer(stored))
+    granted = await world.begun(world.claim_request(stored))
     world.clock.move(timedelta(minutes=45))
     for _ in range(2):
         await alarm.queue_alerts(world.ledger, AlertState())
 
-    assert [row.key for row in await told(world)] == [f"progress:{granted.run_id}:4"]
+    assert [row.key for row in await alert_rows(world)] == [f"progress:{granted.run_id}:4"]
 
 
 @pytest.mark.parametrize(
@@ -328,17 +349,21 @@ async def test_after_an_absence_there_is_one_note_of_the_whole_time(world: World
     [{}, {"channel": "team"}, {"progress": "1m"}, TEAM | {"silent": True}],
     ids=["nothing", "no progress", "no channel", "silent"],
 )
-async def test_who_did_not_ask_is_not_told(world: World, notify: dict[str, object]) -> None:
+async def test_a_job_without_progress_notifications_sends_none(
+    world: World, notify: dict[str, object]
+) -> None:
     stored = await world.add(cron="0 * * * *", notify=notify)
-    await world.begun(world.offer(stored))
+    await world.begun(world.claim_request(stored))
     await looks(world, AlertState(), world.clock.now() + timedelta(minutes=20))
 
-    assert await told(world) == []
+    assert await alert_rows(world) == []
 
 
-async def test_a_run_whose_parameters_cannot_be_read_tells_as_its_job(world: World) -> None:
+async def test_a_run_with_unreadable_notify_parameters_sends_progress_as_its_job_says(
+    world: World,
+) -> None:
     stored = await world.add(cron="0 * * * *", notify=TEAM)
-    granted = await world.begun(world.offer(stored))
+    granted = await world.begun(world.claim_request(stored))
     async with world.ledger.write() as session:
         row = await session.get(RunRow, granted.run_id)
         assert row is not None
@@ -346,10 +371,10 @@ async def test_a_run_whose_parameters_cannot_be_read_tells_as_its_job(world: Wor
         session.add(row)
     await looks(world, AlertState(), world.clock.now() + timedelta(minutes=20))
 
-    assert {row.address for row in await told(world)} == {"team"}
+    assert {row.address for row in await alert_rows(world)} == {"team"}
 
 
-async def test_a_run_that_only_waits_is_not_at_work(world: World) -> None:
+async def test_a_waiting_run_sends_no_progress_message(world: World) -> None:
     stored = await world.add(cron="0 * * * *", notify=TEAM)
     await claims.request(world.ledger, stored, "now", "manual")
     async with world.ledger.write() as session:
@@ -358,7 +383,7 @@ async def test_a_run_that_only_waits_is_not_at_work(world: World) -> None:
         session.add(row)
     await looks(world, AlertState(), world.clock.now() + timedelta(minutes=20))
 
-    assert await told(world) == []
+    assert await alert_rows(world) == []
 
 
 # --- the keeper
@@ -366,13 +391,13 @@ async def test_a_run_that_only_waits_is_not_at_work(world: World) -> None:
 
 @pytest.fixture
 def prefect_away() -> Iterator[None]:
-    """Nobody listens there, whatever server the session has for others."""
+    """Set an address at which no Prefect server listens."""
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         yield
 
 
 @pytest.mark.usefixtures("prefect_away", "daybook_home")
-async def test_the_leading_keeper_looks_also_while_prefect_is_away(
+async def test_the_leader_sends_alerts_while_prefect_is_unreachable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, services, alert_interval=0.05)

@@ -1,4 +1,4 @@
-"""What a pass costs is its own work, whatever else the loop does meanwhile."""
+"""Cost of a keeper service: its own processor time and its requests to Prefect."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ BUSY = 0.05
 
 
 def work(seconds: float = BUSY) -> None:
-    """Use the processor for so long."""
+    """Use the processor for ``seconds``."""
     end = time.thread_time() + seconds
     while time.thread_time() < end:
         pass
 
 
-async def test_its_own_work_counts_and_that_of_others_does_not() -> None:
+async def test_only_the_processor_time_of_the_coroutine_itself_is_counted() -> None:
     gate = asyncio.Event()
 
-    async def mine() -> str:
+    async def measured() -> str:
         work()
         gate.set()
         await done.wait()
@@ -35,7 +35,7 @@ async def test_its_own_work_counts_and_that_of_others_does_not() -> None:
         work(10 * BUSY)
         done.set()
 
-    done, metered = asyncio.Event(), MeteredCoroutine(mine())
+    done, metered = asyncio.Event(), MeteredCoroutine(measured())
     answers = await asyncio.gather(asyncio.create_task(other()), _awaited(metered))
     assert answers[1] == "answer"
     assert 2 * BUSY <= metered.seconds < 5 * BUSY
@@ -45,7 +45,7 @@ async def _awaited(metered: MeteredCoroutine[str]) -> str:
     return await metered
 
 
-async def test_what_it_raises_comes_through() -> None:
+async def test_an_error_of_the_coroutine_is_raised() -> None:
     async def fails() -> None:
         later = asyncio.Event()
         asyncio.get_running_loop().call_soon(later.set)
@@ -58,24 +58,24 @@ async def test_what_it_raises_comes_through() -> None:
     assert metered.seconds > 0
 
 
-async def test_it_is_cancelled_inside() -> None:
-    seen: list[str] = []
+async def test_a_cancellation_reaches_the_coroutine() -> None:
+    messages: list[str] = []
 
     async def waits() -> None:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            seen.append("cancelled")
+            messages.append("cancelled")
             raise
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await MeteredCoroutine(waits())
-    assert seen == ["cancelled"]
+    assert messages == ["cancelled"]
 
 
 class Client:
-    """Two methods and an attribute."""
+    """Client with two methods and an attribute."""
 
     api_url = "http://127.0.0.1/api"
 
@@ -86,7 +86,7 @@ class Client:
         return name
 
 
-async def test_each_call_is_a_request() -> None:
+async def test_each_call_of_a_client_method_is_counted() -> None:
     counted = CountingClient(cast("Any", Client()))
     client: Any = counted.as_client
     assert client.api_url == Client.api_url

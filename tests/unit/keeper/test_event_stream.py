@@ -1,4 +1,4 @@
-"""Prefect's stream of events, at a server that opens it and goes no further."""
+"""Prefect's event stream from a server that accepts the connection but sends no event."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ BUSY = 60.0
 
 
 class Mute:
-    """It lets everybody in, and says nothing; or, ``refusing``, that they may not."""
+    """Server that accepts connections and is silent; if ``refusing``, it refuses the login."""
 
     def __init__(self, *, refusing: bool) -> None:
         self.asked, self.left = asyncio.Event(), asyncio.Event()
         self._refusing = refusing
 
     async def speak(self, connection: ServerConnection) -> None:
-        await connection.recv()  # who it is
+        await connection.recv()  # the login
         self.asked.set()
         if self._refusing:
             await connection.send('{"type": "auth_failure", "reason": "nobody knows you"}')
@@ -35,17 +35,19 @@ class Mute:
         self.left.set()
 
     def answer(self, connection: ServerConnection, request: Request) -> Response | None:
-        """What else is asked, such as for its version."""
+        """Answer all other requests, such as for the version, with 404."""
         if "Upgrade" in request.headers:
             return None
         return connection.respond(HTTPStatus.NOT_FOUND, "")
 
 
 @pytest.mark.parametrize("refusing", [False, True], ids=["ended", "refused"])
-async def test_what_comes_no_further_than_its_opening_is_closed(refusing: bool) -> None:
+async def test_a_connection_that_is_cancelled_or_refused_while_opening_is_closed(
+    refusing: bool,
+) -> None:
     there = Mute(refusing=refusing)
 
-    async def heard(_: object) -> None:
+    async def receive(_: object) -> None:
         pytest.fail("nothing was said")
 
     async with serve(
@@ -57,7 +59,7 @@ async def test_what_comes_no_further_than_its_opening_is_closed(refusing: bool) 
     ) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
-            listening = asyncio.create_task(event_stream.listen(EventFilter(), heard))
+            listening = asyncio.create_task(event_stream.listen(EventFilter(), receive))
             await asyncio.wait_for(there.asked.wait(), BUSY)
             if not refusing:
                 listening.cancel()

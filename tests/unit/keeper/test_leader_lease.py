@@ -1,4 +1,4 @@
-"""One leader: who gets the lead, keeps it, loses it (`docs/promise.md` 16)."""
+"""The lease of the leader: acquire, renew, release, expire (promise 16: one keeper leads)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MICROSECOND = timedelta(microseconds=1)
 NAME = "keeper"
 
 
-def test_the_figures_of_the_page() -> None:
+def test_the_lease_lasts_30_seconds_and_is_renewed_every_10() -> None:
     assert timedelta(seconds=30) == TIMING.leader_lease
     assert timedelta(seconds=10) == TIMING.leader_lease_renewal
 
 
-async def test_the_first_leads_and_the_second_waits(world: World) -> None:
+async def test_the_first_process_leads_and_the_second_gets_no_lease(world: World) -> None:
     first = await leader_lease.acquire(world.ledger, NAME, "here:1")
 
     assert first == 1
@@ -32,7 +32,7 @@ async def test_the_first_leads_and_the_second_waits(world: World) -> None:
     assert leader == leader_lease.Leader("here:1", world.clock.now() + TIMING.leader_lease, {})
 
 
-async def test_of_many_at_once_one_leads(world: World) -> None:
+async def test_of_many_concurrent_processes_one_leads(world: World) -> None:
     asked = (leader_lease.acquire(world.ledger, NAME, f"here:{n}") for n in range(12))
 
     found = await asyncio.gather(*asked)
@@ -40,12 +40,12 @@ async def test_of_many_at_once_one_leads(world: World) -> None:
     assert sorted(fence for fence in found if fence is not None) == [1]
 
 
-async def test_leads_of_two_names_have_nothing_to_do_with_each_other(world: World) -> None:
+async def test_leases_with_different_names_are_independent(world: World) -> None:
     assert await leader_lease.acquire(world.ledger, NAME, "here:1") == 1
     assert await leader_lease.acquire(world.ledger, "other", "there:2") == 1
 
 
-async def test_it_is_free_exactly_when_it_has_run_out(world: World) -> None:
+async def test_a_lease_is_free_exactly_when_it_expires(world: World) -> None:
     await leader_lease.acquire(world.ledger, NAME, "here:1")
     world.clock.move(TIMING.leader_lease - MICROSECOND)
     assert await leader_lease.check(world.ledger, NAME, 1)
@@ -56,7 +56,7 @@ async def test_it_is_free_exactly_when_it_has_run_out(world: World) -> None:
     assert await leader_lease.acquire(world.ledger, NAME, "there:2") == 2
 
 
-async def test_a_renewal_counts_from_the_renewal(world: World) -> None:
+async def test_a_renewed_lease_lasts_from_the_time_of_its_renewal(world: World) -> None:
     await leader_lease.acquire(world.ledger, NAME, "here:1")
     world.clock.move(timedelta(seconds=29))
 
@@ -70,7 +70,7 @@ async def test_a_renewal_counts_from_the_renewal(world: World) -> None:
     assert await leader_lease.check(world.ledger, NAME, 1)
 
 
-async def test_a_renewal_without_a_note_leaves_the_last_one(world: World) -> None:
+async def test_a_renewal_without_a_note_keeps_the_last_one(world: World) -> None:
     await leader_lease.acquire(world.ledger, NAME, "here:1")
     await leader_lease.renew(world.ledger, NAME, 1, {"told": 1})
     await leader_lease.renew(world.ledger, NAME, 1)
@@ -80,7 +80,7 @@ async def test_a_renewal_without_a_note_leaves_the_last_one(world: World) -> Non
     assert leader.note == {"told": 1}
 
 
-async def test_who_slept_and_was_not_missed_leads_on(world: World) -> None:
+async def test_an_expired_leader_without_a_successor_can_renew_its_lease(world: World) -> None:
     await leader_lease.acquire(world.ledger, NAME, "here:1")
     world.clock.move(timedelta(hours=5))
 
@@ -89,7 +89,7 @@ async def test_who_slept_and_was_not_missed_leads_on(world: World) -> None:
     assert await leader_lease.check(world.ledger, NAME, 1)
 
 
-async def test_who_was_followed_can_neither_renew_nor_release(world: World) -> None:
+async def test_a_leader_with_a_successor_can_neither_renew_nor_release(world: World) -> None:
     await leader_lease.acquire(world.ledger, NAME, "here:1")
     world.clock.move(TIMING.leader_lease)
     await leader_lease.acquire(world.ledger, NAME, "there:2")
@@ -101,7 +101,7 @@ async def test_who_was_followed_can_neither_renew_nor_release(world: World) -> N
     assert leader == leader_lease.Leader("there:2", world.clock.now() + TIMING.leader_lease, {})
 
 
-async def test_who_gives_it_back_is_followed_at_once(world: World) -> None:
+async def test_a_released_lease_can_be_acquired_at_once(world: World) -> None:
     await leader_lease.acquire(world.ledger, NAME, "here:1")
 
     await leader_lease.release(world.ledger, NAME, 1)
@@ -114,14 +114,14 @@ async def test_who_gives_it_back_is_followed_at_once(world: World) -> None:
     assert await leader_lease.acquire(world.ledger, NAME, "there:2") == 2
 
 
-async def test_whose_answer_was_lost_takes_its_own_lead_again(world: World) -> None:
+async def test_a_leader_can_acquire_its_own_lease_again(world: World) -> None:
     await leader_lease.acquire(world.ledger, NAME, "here:1")
 
     assert await leader_lease.acquire(world.ledger, NAME, "here:1") == 2
     assert not await leader_lease.check(world.ledger, NAME, 1)
 
 
-async def test_nobody_leads_what_nobody_took(world: World) -> None:
+async def test_a_lease_that_was_never_acquired_has_no_leader(world: World) -> None:
     assert await leader_lease.read(world.ledger, NAME) is None
     assert not await leader_lease.check(world.ledger, NAME, 1)
     assert not await leader_lease.renew(world.ledger, NAME, 1)

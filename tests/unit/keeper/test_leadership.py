@@ -1,4 +1,4 @@
-"""Who gives the lead back lets others have it (`docs/promise.md` 16)."""
+"""Leadership of a keeper: after a release, another keeper leads (promise 16)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.world import World
 pytestmark = pytest.mark.anyio
 
 
-async def test_who_gave_it_back_to_rest_leaves_it_to_another(world: World) -> None:
+async def test_a_leader_that_released_its_lease_to_rest_lets_another_lead(world: World) -> None:
     one, two = Leadership(world.ledger, "one"), Leadership(world.ledger, "two")
     leading = []
     await one._turn()

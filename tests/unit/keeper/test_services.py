@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from daybook.errors import LedgerUnreachable
-from daybook.keeper.budget import MAX_WAIT_SECONDS, CpuBudget
+from daybook.keeper.cost import MAX_WAIT_SECONDS, CpuBudget
 from daybook.keeper.leadership import is_write
 from daybook.keeper.services import LOOPS, RUNS, Context, Keeper, Loop, Service
 from daybook.timing import TIMING
@@ -16,7 +16,7 @@ from tests.world import World
 
 
 class Time:
-    """A monotonic clock that the test moves."""
+    """Monotonic clock that the test moves."""
 
     now = 100.0
 
@@ -24,7 +24,7 @@ class Time:
         return self.now
 
 
-def test_a_pass_that_costs_less_than_its_share_waits_for_nothing() -> None:
+def test_a_cycle_that_costs_less_than_its_share_does_not_wait() -> None:
     time = Time()
     budget = CpuBudget(0.02, 0.2, time)
     for _ in range(1000):
@@ -33,7 +33,7 @@ def test_a_pass_that_costs_less_than_its_share_waits_for_nothing() -> None:
         assert budget.wait() == 0.0
 
 
-def test_a_pass_that_costs_more_is_paid_back_first() -> None:
+def test_cycles_that_cost_more_wait_until_the_share_is_kept() -> None:
     time = Time()
     budget = CpuBudget(0.02, 2.0, time)
     began, spent = time.now, 0.0
@@ -42,11 +42,11 @@ def test_a_pass_that_costs_more_is_paid_back_first() -> None:
         spent += 1.0
         time.now += max(10.0, budget.wait())
 
-    # In the long run the share, and no less than could be had.
+    # In the long run the cost is exactly the share.
     assert spent / (time.now - began) == pytest.approx(0.02, rel=0.01)
 
 
-def test_what_was_saved_is_used_at_once_and_is_not_endless() -> None:
+def test_an_unused_budget_is_saved_up_to_its_limit() -> None:
     time = Time()
     budget = CpuBudget(0.02, 2.0, time)
     time.now += 1e6
@@ -56,7 +56,7 @@ def test_what_was_saved_is_used_at_once_and_is_not_endless() -> None:
     assert budget.wait() == pytest.approx(5.0)
 
 
-def test_one_long_pass_does_not_stop_the_keeper_for_hours() -> None:
+def test_the_wait_after_one_very_long_cycle_is_limited() -> None:
     budget = CpuBudget(0.02, 2.0, Time())
     budget.spend(3600.0)
     assert budget.wait() == pytest.approx(MAX_WAIT_SECONDS)
@@ -80,7 +80,7 @@ def test_one_long_pass_does_not_stop_the_keeper_for_hours() -> None:
         ("DELETE", "/api/deployments/filter", True),
     ],
 )
-def test_what_may_change_something_is_a_write(method: str, path: str, writes: bool) -> None:
+def test_a_request_that_may_change_data_is_a_write(method: str, path: str, writes: bool) -> None:
     assert is_write(method, path) is writes
 
 
@@ -116,7 +116,7 @@ NO_CONTEXT = cast("Any", None)
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("required", [True, False])
-async def test_services_after_a_required_one_that_failed_wait(
+async def test_services_after_a_failed_required_one_are_not_run(
     world: World, *, required: bool
 ) -> None:
     keeper, made = Keeper(world.ledger, "here:1:a"), Services()
@@ -128,7 +128,7 @@ async def test_services_after_a_required_one_that_failed_wait(
 
 
 @pytest.mark.anyio
-async def test_a_service_can_say_when_its_next_cycle_is(world: World) -> None:
+async def test_a_service_can_return_the_delay_of_its_next_cycle(world: World) -> None:
     keeper, made = Keeper(world.ledger, "here:1:a"), Services()
     assert await keeper.cycle(every(2, made.one("a", 0.5)), NO_CONTEXT) == 0.5
     assert await keeper.cycle(every(2, made.one("a", 3)), NO_CONTEXT) is None  # a number of rows
@@ -143,7 +143,7 @@ async def test_a_loop_with_a_short_interval_waits_longer_after_a_failure(world: 
     assert await keeper.cycle(every(longer, fails), NO_CONTEXT) is None
 
 
-def test_the_spool_is_read_first_and_ends_before_runs_are_ensured() -> None:
+def test_the_runs_loop_drains_first_and_reads_ends_before_it_ensures_runs() -> None:
     names = [each.name for each in RUNS.services]
     assert names[0] == "drain"
     assert names.index("ends") < names.index("ensure")

@@ -1,4 +1,4 @@
-"""Stands between a ledger and its server, and lets connections break where a test says."""
+"""A proxy between a ledger and its server that breaks connections where a test says so."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ COMMIT = b"COMMIT;"
 
 @dataclass
 class Between:
-    """``address`` leads through here. ``breaks`` says what happens at the next commit, once.
+    """A running proxy at ``address``. ``breaks`` says where it breaks the next commit, once.
 
-    ``before``: the server never sees it. ``after``: the server's answer never comes.
+    ``before``: the server never receives it. ``after``: the server's answer never arrives.
     """
 
     address: str
@@ -28,7 +28,7 @@ class Between:
 
 @asynccontextmanager
 async def between(address: str) -> AsyncIterator[Between]:
-    """On the way to ``address``."""
+    """Start a proxy on the way to ``address``; stop listening afterwards."""
     url = make_url(address)
     assert url.host is not None
     assert url.port is not None
@@ -38,8 +38,8 @@ async def between(address: str) -> AsyncIterator[Between]:
         server_reader, server_writer = await asyncio.open_connection(host, port)
         answers = asyncio.create_task(_copy(server_reader, writer))
         try:
-            while said := await reader.read(65536):
-                breaks = there.breaks if COMMIT in said else ""
+            while data := await reader.read(65536):
+                breaks = there.breaks if COMMIT in data else ""
                 if breaks:
                     there.breaks = ""
                 if breaks == "before":
@@ -48,7 +48,7 @@ async def between(address: str) -> AsyncIterator[Between]:
                     answers.cancel()
                     with suppress(asyncio.CancelledError):
                         await answers
-                server_writer.write(said)
+                server_writer.write(data)
                 await server_writer.drain()
                 if breaks == "after":
                     assert b"COMMIT" in await server_reader.read(65536)
@@ -72,7 +72,7 @@ async def between(address: str) -> AsyncIterator[Between]:
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with suppress(ConnectionError):
-        while said := await reader.read(65536):
-            writer.write(said)
+        while data := await reader.read(65536):
+            writer.write(data)
             await writer.drain()
     writer.close()

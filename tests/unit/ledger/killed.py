@@ -1,4 +1,4 @@
-"""A process that makes one write of the ledger and is killed right before or after its commit."""
+"""A process that makes one write to the ledger and is killed right before or after its commit."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _write(address: str, clock: ManualClock, verb: str, given: tuple[Any, ...], 
 def killed(
     address: str, clock: ManualClock, verb: str, given: tuple[Any, ...], when: When
 ) -> int | None:
-    """Let a process of its own do that, up to its end; the exit code."""
+    """Run the write in a process of its own, wait for its end, and return the exit code."""
     child = CONTEXT.Process(target=_write, args=(address, clock, verb, given, when))
     child.start()
     child.join(60)

@@ -1,4 +1,4 @@
-"""A process that stands in the middle of a write, to be stopped or killed there."""
+"""A process that waits in the middle of a write, where a test can suspend or kill it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.side_by_side import CONTEXT
 STANDS_STILL = timedelta(seconds=1)
 
 
-def _write(address: str, key: str, told: Connection) -> None:
+def _write(address: str, key: str, connection: Connection) -> None:
     postgresql.IDLE_TRANSACTION_TIMEOUT = STANDS_STILL
 
     async def write() -> None:
@@ -27,14 +27,14 @@ def _write(address: str, key: str, told: Connection) -> None:
                 async with ledger.write() as session:
                     session.add(Fact(key=key, value="here"))
                     await session.flush()
-                    told.send("in the transaction")
-                    # It is stopped here: who goes on has been cut off meanwhile.
-                    while not told.poll(0.05):
+                    connection.send("in the transaction")
+                    # The test suspends it here: when it continues, the server has cut it off.
+                    while not connection.poll(0.05):
                         await session.get(Fact, "another", populate_existing=True)
             except LedgerUnreachable as error:
-                told.send(type(error).__name__)
+                connection.send(type(error).__name__)
             else:
-                told.send("committed")
+                connection.send("committed")
 
     asyncio.run(write())
 
@@ -44,23 +44,23 @@ _pipes: dict[int, Connection] = {}
 
 @contextmanager
 def writer(address: str, key: str) -> Iterator[Any]:
-    """That process, in its write; it is gone afterwards."""
-    here, telling = CONTEXT.Pipe()
+    """Start that process and yield it in its write; kill it afterwards."""
+    reader, telling = CONTEXT.Pipe()
     child = CONTEXT.Process(target=_write, args=(address, key, telling))
     child.start()
     telling.close()
     try:
-        assert here.recv() == "in the transaction"
+        assert reader.recv() == "in the transaction"
         assert child.pid is not None
-        _pipes[child.pid] = here
+        _pipes[child.pid] = reader
         yield child
     finally:
         child.kill()
         child.join(60)
-        here.close()
+        reader.close()
 
 
 def end_of(child: Any) -> str:
-    """What became of its write."""
-    told: str = _pipes.pop(child.pid).recv()
-    return told
+    """Return how the write of the process ended."""
+    report: str = _pipes.pop(child.pid).recv()
+    return report

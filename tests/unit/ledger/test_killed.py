@@ -1,4 +1,4 @@
-"""`kill -9` at each write: all of it is there or nothing, and the next who comes goes on."""
+"""`kill -9` at each write: it is stored whole or not at all, and the next process continues."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 @pytest.fixture(scope="module", autouse=True)
 def fork_server() -> Iterator[None]:
-    """The process that all others are forked from: it has imported the ledger."""
+    """Import the ledger in the server that all processes are forked from; stop it afterwards."""
     killed.CONTEXT.set_forkserver_preload(["tests.unit.ledger.killed"])
     yield
     from multiprocessing import forkserver
@@ -32,47 +32,49 @@ def fork_server() -> Iterator[None]:
 
 
 async def _scene(world: World, verb: str) -> tuple[Any, ...]:
-    """A run in the state in which that write changes it, and what the write is given."""
+    """Prepare a run in the state that the write changes; return the arguments of the write."""
     stored = await world.add(every="1h", on_lost="rerun")
-    offer = world.offer(stored)
+    claim_request = world.claim_request(stored)
     match verb:
         case "claim":
-            world.clock.set(offer.due)
-            return (replace(offer, most=1, full=True),)
+            world.clock.set(claim_request.due)
+            return (replace(claim_request, most=1, full=True),)
         case "cancel":
             return ((await claims.request(world.ledger, stored, "1", "manual")).id,)
         case "died":
-            granted = await world.begun(offer)
+            granted = await world.begun(claim_request)
             return granted.run_id, granted.fence, "killed", "last words"
         case "take":
-            await world.granted(offer)
-            return (end(offer, "FAILED"),)
+            await world.granted(claim_request)
+            return (end(claim_request, "FAILED"),)
         case "expire_all":
-            await world.begun(offer)
+            await world.begun(claim_request)
             await world.lose()
             return ()
         case "renew_all":
-            granted = await world.begun(offer)
+            granted = await world.begun(claim_request)
             world.clock.move(TIMING.run_lease_renewal)
             return "here:1", [granted.run_id]
         case _:
-            granted = await world.settled(offer, Status.SUCCEEDED)
+            granted = await world.settled(claim_request, Status.SUCCEEDED)
             return ([granted.run_id],)
 
 
 async def _told(world: World) -> list[dict[str, Any]]:
-    """All that the ledger says."""
+    """Return everything that the ledger contains about runs, attempts and their jobs."""
     rows = await world.rows()
-    told = [row.model_dump() for row in rows]
+    dumped = [row.model_dump() for row in rows]
     for row in rows:
-        told += [attempt.model_dump() for attempt in await world.attempts(row.id)]
-        told.append((await world.job_row(str(row.job_id))).model_dump())
-    return told
+        dumped += [attempt.model_dump() for attempt in await world.attempts(row.id)]
+        dumped.append((await world.job_row(str(row.job_id))).model_dump())
+    return dumped
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("verb", sorted(VERBS))
-async def test_a_write_is_there_whole_or_not_at_all(world: World, verb: str, when: When) -> None:
+async def test_a_write_of_a_killed_process_is_stored_whole_or_not_at_all(
+    world: World, verb: str, when: When
+) -> None:
     given = await _scene(world, verb)
     before = await _told(world)
 
@@ -81,7 +83,7 @@ async def test_a_write_is_there_whole_or_not_at_all(world: World, verb: str, whe
     assert code == -signal.SIGKILL
     left = await _told(world)
     assert (left == before) is (when == "before")
-    # Who comes next does it, or finds it done: nothing is counted twice.
+    # The next process makes the write, or finds it made: nothing is counted twice.
     await _again(world, verb, given, done=when == "after")
     (row,) = await world.rows()
     job = await world.job_row(str(row.job_id))
@@ -108,11 +110,11 @@ async def _again(world: World, verb: str, given: tuple[Any, ...], *, done: bool)
     assert (await _told(world) == before) is done
 
 
-async def test_what_was_left_held_is_found_by_the_pass(world: World) -> None:
-    # The whole of a worker was killed between a grant and all that follows.
-    (offer,) = await _scene(world, "claim")
-    offer = replace(offer, most=None, full=False)
-    code = killed.killed(world.ledger.address, world.clock, "claim", (offer,), "after")
+async def test_the_keeper_releases_a_run_that_a_killed_worker_had_claimed(world: World) -> None:
+    # The whole worker was killed between a grant and everything that follows.
+    (claim_request,) = await _scene(world, "claim")
+    claim_request = replace(claim_request, most=None, full=False)
+    code = killed.killed(world.ledger.address, world.clock, "claim", (claim_request,), "after")
     assert code == -signal.SIGKILL
     assert [row.status for row in await world.rows()] == ["claimed"]
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL server that is away, full or cuts off; who has the lock, and whose clock it is."""
+"""PostgreSQL: a server that is unreachable, full or cuts connections; its lock and its clock."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ END $$
 
 @pytest.fixture
 def there(postgresql: databases.Server) -> Postgresql:
-    """A ledger's database, with its tables."""
+    """Return a ledger's database, with its tables."""
     return postgresql.prepared()
 
 
@@ -64,12 +64,12 @@ async def _facts(ledger: Ledger) -> set[str]:
         return set(rows.scalars())
 
 
-# --- not to be reached
+# --- unreachable
 
 
 @pytest.fixture
 def nobody() -> Iterator[int]:
-    """A port on which nobody listens, and nobody else will."""
+    """Yield a port on which nothing listens, and which no other process can use."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
@@ -82,15 +82,15 @@ async def _refused(address: str) -> str:
     return str(error.value)
 
 
-async def test_nobody_listens_and_the_password_is_not_told(nobody: int) -> None:
+async def test_the_error_for_a_port_without_a_server_hides_the_password(nobody: int) -> None:
     query = "?passfile=/secret&password=secret"
-    said = await _refused(f"postgresql+asyncpg://me:secret@127.0.0.1:{nobody}/book{query}")
-    assert f"postgresql+asyncpg://me:***@127.0.0.1:{nobody}/book cannot be reached" in said
-    assert "secret" not in said
-    assert "DAYBOOK_LEDGER_URL" in said
+    message = await _refused(f"postgresql+asyncpg://me:secret@127.0.0.1:{nobody}/book{query}")
+    assert f"postgresql+asyncpg://me:***@127.0.0.1:{nobody}/book cannot be reached" in message
+    assert "secret" not in message
+    assert "DAYBOOK_LEDGER_URL" in message
 
 
-async def test_no_such_host_database_user_and_option(there: Postgresql) -> None:
+async def test_the_error_names_an_unknown_host_database_user_or_option(there: Postgresql) -> None:
     assert "Name or service not known" in await _refused("postgresql+asyncpg://nowhere.invalid/b")
     host = there.address.rpartition("/")[0]
     assert '"nothing" does not exist' in await _refused(f"{host}/nothing")
@@ -99,7 +99,7 @@ async def test_no_such_host_database_user_and_option(there: Postgresql) -> None:
     assert "nobody_at_all" in await _refused(user)
 
 
-async def test_a_server_that_takes_no_more_connections(there: Postgresql) -> None:
+async def test_a_server_that_accepts_no_more_connections_is_unreachable(there: Postgresql) -> None:
     name = there.url.rpartition("/")[2]
     there.query(f"ALTER DATABASE {name} CONNECTION LIMIT 0")
     there.query("CREATE ROLE daybook_test_limited LOGIN")
@@ -111,7 +111,9 @@ async def test_a_server_that_takes_no_more_connections(there: Postgresql) -> Non
         there.query(f"ALTER DATABASE {name} CONNECTION LIMIT -1")
 
 
-async def test_a_server_that_only_reads(ledger: Ledger, there: Postgresql) -> None:
+async def test_a_read_only_server_can_be_read_and_refuses_writes(
+    ledger: Ledger, there: Postgresql
+) -> None:
     name = there.url.rpartition("/")[2]
     there.query(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     try:
@@ -125,20 +127,22 @@ async def test_a_server_that_only_reads(ledger: Ledger, there: Postgresql) -> No
     assert await _facts(ledger) == set()
 
 
-async def test_connections_that_were_cut_while_idle_cost_nothing(
+async def test_a_connection_that_is_cut_while_idle_is_replaced_without_an_error(
     ledger: Ledger, there: Postgresql
 ) -> None:
     for number in range(3):
         for first in (_writes(ledger, f"write {number}"), _facts(ledger)):
             assert await asyncio.to_thread(there.cut_off) == 1
-            # The loop runs on meanwhile, and is told.
+            # The event loop runs meanwhile, and notices.
             await asyncio.to_thread(there.query, "SELECT 1")
             await first
     assert await _facts(ledger) == {"write 0", "write 1", "write 2"}
 
 
-async def test_cut_while_this_process_looked_away(ledger: Ledger, there: Postgresql) -> None:
-    # Nothing has told the loop yet that the connection is gone.
+async def test_a_cut_connection_is_replaced_before_the_event_loop_has_noticed(
+    ledger: Ledger, there: Postgresql
+) -> None:
+    # The event loop has not noticed yet that the connection is gone.
     await _writes(ledger, "before")
     assert there.cut_off() == 1
     await _writes(ledger, "after")
@@ -146,7 +150,7 @@ async def test_cut_while_this_process_looked_away(ledger: Ledger, there: Postgre
     assert await _facts(ledger) == {"before", "after"}
 
 
-async def test_cut_in_a_transaction_it_is_undone_and_the_next_is_whole(
+async def test_a_transaction_whose_connection_is_cut_is_rolled_back(
     ledger: Ledger, there: Postgresql
 ) -> None:
     with pytest.raises(LedgerUnreachable):
@@ -164,7 +168,7 @@ async def test_cut_in_a_transaction_it_is_undone_and_the_next_is_whole(
     assert await _facts(ledger) == {"kept"}
 
 
-async def test_a_commit_whose_answer_was_lost_was_made(there: Postgresql) -> None:
+async def test_a_commit_whose_answer_is_lost_is_known_to_be_made(there: Postgresql) -> None:
     async with between(there.address) as way, Ledger(way.address) as ledger:
         way.breaks = "after"
         await _writes(ledger, "kept")
@@ -172,7 +176,7 @@ async def test_a_commit_whose_answer_was_lost_was_made(there: Postgresql) -> Non
         assert await _facts(ledger) == {"kept"}
 
 
-async def test_a_commit_that_never_came_was_not(there: Postgresql) -> None:
+async def test_a_commit_that_never_reaches_the_server_raises_an_error(there: Postgresql) -> None:
     async with between(there.address) as way, Ledger(way.address) as ledger:
         way.breaks = "before"
         with pytest.raises(LedgerUnreachable, match="lost"):
@@ -181,8 +185,10 @@ async def test_a_commit_that_never_came_was_not(there: Postgresql) -> None:
         assert await _facts(ledger) == set()
 
 
-async def test_cut_at_any_moment_a_write_is_known_to_be_made_or_not(there: Postgresql) -> None:
-    # Who cuts is another process's matter: at random, with respect to what is done here.
+async def test_a_writer_knows_whether_its_write_was_made_whenever_it_is_cut(
+    there: Postgresql,
+) -> None:
+    # Another thread cuts the connections, at random moments with respect to the writes.
     made: set[str] = set()
     lost: set[str] = set()
     enough = threading.Event()
@@ -207,22 +213,22 @@ def _cut_until(enough: threading.Event, there: Postgresql) -> None:
         there.cut_off()
 
 
-async def test_an_error_of_the_statement_or_the_caller_is_no_unreachable_ledger(
+async def test_errors_of_a_statement_or_the_caller_are_not_ledger_unreachable(
     ledger: Ledger,
 ) -> None:
     await _writes(ledger, "once")
     with pytest.raises(Exception, match="unique") as twice:
         await _writes(ledger, "once")
     assert not isinstance(twice.value, LedgerUnreachable)
-    for mine in (OSError("mine"), TimeoutError("mine"), ConnectionResetError("mine")):
-        with pytest.raises(type(mine), match="mine"):
+    for error in (OSError("mine"), TimeoutError("mine"), ConnectionResetError("mine")):
+        with pytest.raises(type(error), match="mine"):
             async with ledger.write() as session:
                 session.add(Fact(key="undone", value="here"))
-                raise mine
+                raise error
     assert await _facts(ledger) == {"once"}
 
 
-async def test_a_server_that_does_not_answer(
+async def test_a_server_that_does_not_answer_in_time_is_unreachable(
     there: Postgresql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgresql, "ANSWER_TIMEOUT", timedelta(seconds=2))
@@ -237,16 +243,18 @@ async def test_a_server_that_does_not_answer(
 # --- the lock
 
 
-async def test_locked_for_longer_than_a_writer_waits(ledger: Ledger, there: Postgresql) -> None:
+async def test_a_writer_gives_up_if_the_lock_is_held_longer_than_it_waits(
+    ledger: Ledger, there: Postgresql
+) -> None:
     async with Ledger(there.address, busy=SHORT) as other:
         async with ledger.write():
             with pytest.raises(LedgerUnreachable, match="locked"):
                 await _writes(other, "two writers at once")
-            assert await _facts(other) == set()  # who reads does not wait
+            assert await _facts(other) == set()  # a reader does not wait
         await _writes(other, "it was nothing lasting")
 
 
-async def test_a_writer_reads_what_was_committed_while_it_waited(
+async def test_a_writer_sees_commits_that_were_made_while_it_waited(
     ledger: Ledger, there: Postgresql
 ) -> None:
     async with Ledger(there.address) as other:
@@ -263,7 +271,7 @@ async def _reads_as_writer(ledger: Ledger) -> set[str]:
         return set(rows.scalars())
 
 
-async def test_a_read_sees_one_moment(ledger: Ledger) -> None:
+async def test_a_read_transaction_sees_one_snapshot(ledger: Ledger) -> None:
     async with ledger.read() as session:
         count = text("SELECT count(*) FROM facts")
         before = (await session.execute(count)).scalar_one()
@@ -272,14 +280,14 @@ async def test_a_read_sees_one_moment(ledger: Ledger) -> None:
     assert await _facts(ledger) == {"meanwhile"}
 
 
-async def test_a_read_writes_nothing(ledger: Ledger) -> None:
+async def test_a_read_transaction_refuses_writes(ledger: Ledger) -> None:
     with pytest.raises(LedgerUnreachable, match="read-only"):
         async with ledger.read() as session:
             session.add(Fact(key="x", value="y"))
             await session.flush()
 
 
-async def test_two_ledgers_of_one_server_do_not_wait_for_each_other(
+async def test_two_ledgers_on_one_server_do_not_wait_for_each_other(
     there: Postgresql, postgresql: databases.Server
 ) -> None:
     empty = postgresql.empty()
@@ -289,7 +297,7 @@ async def test_two_ledgers_of_one_server_do_not_wait_for_each_other(
         assert one.id != two.id
 
 
-async def test_who_stands_still_in_a_write_loses_the_lock_and_what_it_wrote(
+async def test_a_writer_suspended_in_its_write_loses_the_lock_and_its_changes(
     there: Postgresql,
 ) -> None:
     async with Ledger(there.address) as ledger:
@@ -304,7 +312,7 @@ async def test_who_stands_still_in_a_write_loses_the_lock_and_what_it_wrote(
         assert await _facts(ledger) == {"went on"}
 
 
-async def test_a_killed_writer_keeps_nobody_waiting(there: Postgresql) -> None:
+async def test_a_killed_writer_does_not_block_the_next_writer(there: Postgresql) -> None:
     async with Ledger(there.address, busy=timedelta(seconds=10)) as ledger:
         with still.writer(there.address, "killed") as child:
             os.kill(child.pid, signal.SIGKILL)
@@ -317,17 +325,19 @@ async def test_a_killed_writer_keeps_nobody_waiting(there: Postgresql) -> None:
 
 async def _database_time(ledger: Ledger) -> datetime:
     async with ledger.read() as session:
-        told: datetime = (await session.execute(text("SELECT clock_timestamp()"))).scalar_one()
-        return told
+        database_time: datetime = (
+            await session.execute(text("SELECT clock_timestamp()"))
+        ).scalar_one()
+        return database_time
 
 
-async def test_it_tells_the_database_s_time(ledger: Ledger) -> None:
-    before, told, after = ledger.now(), await _database_time(ledger), ledger.now()
-    assert before - timedelta(seconds=1) <= told <= after + timedelta(seconds=1)
+async def test_a_ledgers_time_is_the_databases_time(ledger: Ledger) -> None:
+    before, database_time, after = ledger.now(), await _database_time(ledger), ledger.now()
+    assert before - timedelta(seconds=1) <= database_time <= after + timedelta(seconds=1)
     assert abs(ledger.skew()) < timedelta(seconds=5)
 
 
-async def test_all_connections_taken_is_not_to_be_reached(ledger: Ledger) -> None:
+async def test_a_ledger_whose_connections_are_all_in_use_is_unreachable(ledger: Ledger) -> None:
     pool: Any = ledger._engine.pool
     pool._timeout = 0.01
     async with AsyncExitStack() as readers:
@@ -337,7 +347,7 @@ async def test_all_connections_taken_is_not_to_be_reached(ledger: Ledger) -> Non
             await _facts(ledger)
 
 
-async def test_two_ledgers_entered_at_once_in_one_process(
+async def test_one_process_can_open_a_new_ledger_several_times_at_once(
     there: Postgresql, postgresql: databases.Server
 ) -> None:
     empty = postgresql.empty()

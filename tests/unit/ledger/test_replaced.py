@@ -1,4 +1,4 @@
-"""A ledger that is deleted or replaced while it is in use (promise 1: no effect without it)."""
+"""A ledger that is deleted or replaced while it is in use (promise 7: no ledger, no effect)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def moved_away(path: Path) -> None:
 
 
 def restored(path: Path) -> None:
-    """A backup of the same ledger, put in its place."""
+    """Replace the ledger by a backup of itself."""
     backup = path.with_name("backup.db")
     with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(backup)) as target:
         source.backup(target)
@@ -102,23 +102,25 @@ FATES = [
 ]
 
 
-@pytest.mark.parametrize(("happens", "said"), FATES)
-async def test_each_transaction_is_refused_from_then_on(
-    ledger: Ledger, path: Path, happens: Callable[[Path], None], said: str
+@pytest.mark.parametrize(("happens", "expected"), FATES)
+async def test_every_transaction_is_refused_once_the_ledgers_files_are_lost_or_replaced(
+    ledger: Ledger, path: Path, happens: Callable[[Path], None], expected: str
 ) -> None:
     assert await read(ledger) == "kept"
     happens(path)
     there = sorted(each.name for each in path.parent.glob("ledger.db*"))
     for act in (read, write, read):
-        with pytest.raises(LedgerReplaced, match=said) as caught:
+        with pytest.raises(LedgerReplaced, match=expected) as caught:
             await act(ledger)
         assert "`daybook up`" in str(caught.value)
-    assert sorted(each.name for each in path.parent.glob("ledger.db*")) == there  # none is made
+    assert (
+        sorted(each.name for each in path.parent.glob("ledger.db*")) == there
+    )  # no file is created
 
 
-@pytest.mark.parametrize(("happens", "said"), FATES)
-async def test_beside_a_running_up_nobody_opens_or_makes_another(
-    ledger: Ledger, path: Path, daybook_home: Home, happens: Callable[[Path], None], said: str
+@pytest.mark.parametrize(("happens", "expected"), FATES)
+async def test_no_process_opens_or_creates_another_ledger_while_up_runs(
+    ledger: Ledger, path: Path, daybook_home: Home, happens: Callable[[Path], None], expected: str
 ) -> None:
     with home_lock.hold(daybook_home) as written:
         written.set_ledger(ledger.identity())
@@ -126,21 +128,21 @@ async def test_beside_a_running_up_nobody_opens_or_makes_another(
             assert beside.id == ledger.id
         happens(path)
         there = sorted(each.name for each in path.parent.glob("ledger.db*"))
-        if happens is not without_shm:  # SQLite makes it anew for whoever comes
-            with pytest.raises(LedgerReplaced, match=said):
+        if happens is not without_shm:  # SQLite creates it again for the next connection
+            with pytest.raises(LedgerReplaced, match=expected):
                 async with Ledger(address(path)):
                     pytest.fail("it was opened")
         assert sorted(each.name for each in path.parent.glob("ledger.db*")) == there
 
 
-async def test_what_is_put_back_is_used_again(ledger: Ledger, path: Path) -> None:
-    away = path.parent / "away"
-    away.mkdir()
+async def test_a_ledger_file_that_is_moved_back_is_used_again(ledger: Ledger, path: Path) -> None:
+    moved = path.parent / "away"
+    moved.mkdir()
     for each in path.parent.glob("ledger.db*"):
-        each.rename(away / each.name)
+        each.rename(moved / each.name)
     with pytest.raises(LedgerReplaced):
         await read(ledger)
-    for each in away.iterdir():
+    for each in moved.iterdir():
         each.rename(path.parent / each.name)
     assert await read(ledger) == "kept"
     await write(ledger)
@@ -156,13 +158,13 @@ async def test_a_replaced_file_is_used_by_the_next_process_once_up_has_ended(
             another(path)
             with pytest.raises(LedgerReplaced):
                 await read(ledger)
-        # Nothing of the former one is left beside it, which SQLite would read into the new one.
+        # No -wal file of the old ledger is left, which SQLite would read into the new one.
         assert not path.with_name("ledger.db-wal").exists()
     async with Ledger(address(path)) as next_one:
         assert next_one.id == "other"
 
 
-async def test_a_file_that_was_away_while_up_ended_has_its_last_changes_when_it_is_back(
+async def test_a_file_moved_away_while_its_ledger_closes_keeps_its_last_changes(
     path: Path, daybook_home: Home
 ) -> None:
     async with Ledger(address(path)) as ledger:
@@ -176,7 +178,7 @@ async def test_a_file_that_was_away_while_up_ended_has_its_last_changes_when_it_
         assert await read(ledger) == "kept"
 
 
-async def test_a_copy_does_not_get_the_last_changes_of_the_former_file(
+async def test_a_copy_does_not_get_the_last_changes_of_the_file_that_it_replaces(
     path: Path, daybook_home: Home
 ) -> None:
     async with Ledger(address(path)) as ledger:
@@ -190,10 +192,10 @@ async def test_a_copy_does_not_get_the_last_changes_of_the_former_file(
         assert copy.execute("SELECT count(*) FROM sqlite_master").fetchall() == [(0,)]
 
 
-async def test_a_backup_that_gets_the_inode_of_the_former_file_does_not_get_its_last_changes(
+async def test_a_backup_with_the_inode_of_the_old_file_does_not_get_its_last_changes(
     path: Path, daybook_home: Home
 ) -> None:
-    """A file system gives a free inode to the next file, and `cp -p` keeps the time of a backup."""
+    """A file system reuses a free inode for the next file, and `cp -p` keeps a backup's times."""
     backup = path.with_name("backup.db")
     async with Ledger(address(path)):
         pass
@@ -215,7 +217,7 @@ async def test_a_backup_that_gets_the_inode_of_the_former_file_does_not_get_its_
         assert copy.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-async def test_a_commit_into_a_file_that_was_deleted_meanwhile_is_not_believed(
+async def test_a_commit_into_a_file_that_was_deleted_meanwhile_raises_an_error(
     ledger: Ledger, path: Path
 ) -> None:
     with pytest.raises(LedgerReplaced):
@@ -224,7 +226,7 @@ async def test_a_commit_into_a_file_that_was_deleted_meanwhile_is_not_believed(
             deleted(path)
 
 
-async def test_what_a_lost_wal_held_is_saved_when_the_ledger_is_closed(
+async def test_the_contents_of_a_deleted_wal_are_saved_when_the_ledger_is_closed(
     daybook_home: Home, path: Path
 ) -> None:
     async with Ledger(address(path)) as ledger:
@@ -237,15 +239,17 @@ async def test_what_a_lost_wal_held_is_saved_when_the_ledger_is_closed(
         assert await read(ledger) == "kept"
 
 
-async def test_a_ledger_that_never_was_in_use_is_made(daybook_home: Home, path: Path) -> None:
-    with home_lock.hold(daybook_home):  # `up` begins, and has opened none yet
+async def test_a_ledger_is_created_while_up_starts_and_has_opened_none(
+    daybook_home: Home, path: Path
+) -> None:
+    with home_lock.hold(daybook_home):  # `up` starts, and has not opened a ledger yet
         async with Ledger(address(path)) as ledger:
             assert ledger.id
     async with Ledger(address(path.with_name("second.db"))) as second:
         assert second.id != ledger.id
 
 
-async def test_another_ledger_elsewhere_is_made_beside_a_running_up(
+async def test_a_ledger_at_another_path_can_be_created_while_up_runs(
     ledger: Ledger, path: Path, daybook_home: Home
 ) -> None:
     with home_lock.hold(daybook_home) as written:
@@ -254,7 +258,7 @@ async def test_another_ledger_elsewhere_is_made_beside_a_running_up(
             assert second.id != ledger.id
 
 
-async def test_it_is_the_same_ledger_through_a_symbolic_link(
+async def test_a_deleted_ledger_is_detected_through_a_symbolic_link(
     ledger: Ledger, path: Path, daybook_home: Home, tmp_path: Path
 ) -> None:
     link = tmp_path / "link"
@@ -267,7 +271,7 @@ async def test_it_is_the_same_ledger_through_a_symbolic_link(
                 pytest.fail("it was made anew")
 
 
-async def test_another_id_at_the_same_place_is_noticed(
+async def test_a_changed_id_of_the_ledger_is_detected(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Ledger(database.address) as ledger:
@@ -281,7 +285,7 @@ async def test_another_id_at_the_same_place_is_noticed(
             pass
 
 
-async def test_a_ledger_without_its_tables_is_noticed(
+async def test_a_ledger_that_lost_its_tables_is_detected(
     database: Database, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "VERIFY_INTERVAL_SECONDS", 0.0)
@@ -297,7 +301,7 @@ async def test_a_ledger_without_its_tables_is_noticed(
                     pytest.fail("it was made anew")
 
 
-async def test_overwritten_in_place_it_is_noticed(
+async def test_a_ledger_file_that_is_overwritten_in_place_is_detected(
     daybook_home: Home, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "VERIFY_INTERVAL_SECONDS", 0.0)

@@ -1,4 +1,4 @@
-"""What one database or the other does not keep is put right, wherever it comes from."""
+"""Text and JSON that one of the databases cannot store is sanitized, whatever its source."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WHOLE = "an emoji, 😀, and a backslash before: \\u0000 \\ud83d"
 
 
 @pytest.mark.parametrize(
-    ("value", "kept"),
+    ("value", "expected"),
     [
         (BAD, GOOD),
         (WHOLE, WHOLE),
@@ -36,13 +36,13 @@ WHOLE = "an emoji, 😀, and a backslash before: \\u0000 \\ud83d"
         ),
     ],
 )
-def test_json_is_kept_by_every_database(value: Any, kept: Any) -> None:
-    assert json.loads(texts.to_json(value)) == kept
-    assert texts.sanitize(kept) == kept
+def test_json_is_sanitized_for_every_database(value: Any, expected: Any) -> None:
+    assert json.loads(texts.to_json(value)) == expected
+    assert texts.sanitize(expected) == expected
 
 
-async def test_no_outcome_is_lost_for_what_it_says(world: World) -> None:
-    granted = await world.begun(world.offer(await world.add()))
+async def test_an_outcome_with_text_that_a_database_refuses_is_stored(world: World) -> None:
+    granted = await world.begun(world.claim_request(await world.add()))
     outcome = Outcome(
         Status.SUCCEEDED,
         reason=BAD,
@@ -62,21 +62,25 @@ async def test_no_outcome_is_lost_for_what_it_says(world: World) -> None:
     assert (row.result, row.usage) == ({"is": [GOOD, None]}, {GOOD: None})
 
 
-async def test_what_prefect_says_of_an_end_is_kept(world: World) -> None:
-    offer = world.offer(await world.add())
-    await world.granted(offer)
+async def test_an_end_in_prefect_with_text_that_a_database_refuses_is_stored(world: World) -> None:
+    claim_request = world.claim_request(await world.add())
+    await world.granted(claim_request)
 
-    ended = EndInPrefect(str(offer.flow_run_id), "CRASHED", BAD, BAD, offer)
+    ended = EndInPrefect(str(claim_request.flow_run_id), "CRASHED", BAD, BAD, claim_request)
     assert await apply_end(world.ledger, ended) is Status.WAITING
     (row,) = await world.rows()
     assert row.reason == f"its Prefect run ended as {GOOD}: {GOOD}"
 
 
-async def test_parameters_that_one_run_was_given_cost_no_other_its_turn(world: World) -> None:
-    # PostgreSQL looks into the JSON of every row for the class and the deadline of one.
+async def test_parameters_that_a_database_refuses_do_not_break_queries_over_all_runs(
+    world: World,
+) -> None:
+    # PostgreSQL reads the JSON of every row to find a class or a deadline.
     stored = await world.add()
-    offer = world.offer(stored, occurrence=flow_key("f"), parameters={"prompt": BAD, "n": math.nan})
-    await world.granted(offer)
+    claim_request = world.claim_request(
+        stored, occurrence=flow_key("f"), parameters={"prompt": BAD, "n": math.nan}
+    )
+    await world.granted(claim_request)
     await claims.request(world.ledger, stored, "1", "manual")
 
     async with world.ledger.read() as session:
@@ -86,7 +90,7 @@ async def test_parameters_that_one_run_was_given_cost_no_other_its_turn(world: W
     assert row.parameters == {"prompt": GOOD, "n": None}
 
 
-async def test_what_is_looked_for_may_hold_anything(world: World) -> None:
+async def test_a_search_accepts_any_text(world: World) -> None:
     await world.add()
     async with world.ledger.read() as session:
         for ref in (BAD, "%", "\\", "/", "'", "x" * 10_000):
@@ -96,8 +100,10 @@ async def test_what_is_looked_for_may_hold_anything(world: World) -> None:
                 await history.find(session, ref)
 
 
-async def test_the_longest_names_are_kept_and_a_longer_request_is_refused(world: World) -> None:
-    # Letters of four bytes, none like the other: an index compresses nothing of them.
+async def test_the_longest_names_are_stored_and_a_longer_request_id_is_refused(
+    world: World,
+) -> None:
+    # Different letters of four bytes each, which an index cannot compress.
     letters = "".join(chr(0x1F300 + n) for n in range(200))
     stored = await world.add(letters[:100])
     row = await claims.request(world.ledger, stored, letters, "manual")
@@ -108,10 +114,10 @@ async def test_the_longest_names_are_kept_and_a_longer_request_is_refused(world:
     assert len(await world.rows()) == 1
 
 
-async def test_the_longest_session_is_kept(world: World) -> None:
+async def test_the_longest_session_id_is_stored(world: World) -> None:
     letters = "".join(chr(0x1F300 + n) for n in range(100))
     stored = await world.add(prompt="x", cron="0 * * * *", agent=letters, session_key=letters)
-    granted = await world.granted(world.offer(stored))
+    granted = await world.granted(world.claim_request(stored))
     await claims.begin(world.ledger, granted.run_id, granted.fence)
     await world.settle(granted, Status.SUCCEEDED, output="said", prompt="asked")
     assert granted.session_id == f"{letters}:{letters}"

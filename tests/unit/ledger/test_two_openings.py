@@ -1,4 +1,4 @@
-"""One process may open the ledger twice: SQLite's locks are the process's, not the connection's."""
+"""Opening a ledger twice in one process, although SQLite's locks belong to the process."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ connection.close()
 """
 
 
-async def test_a_second_opening_does_not_let_another_process_take_the_wal_away(
+async def test_closing_a_second_opening_does_not_let_another_process_delete_the_wal(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "ledger.db"
     address = f"sqlite+aiosqlite:///{file}"
     async with Ledger(address) as first, first.read() as session:
-        # An open connection, and then a second opening that comes and goes.
+        # Keep one connection open while a second opening starts and ends.
         await session.execute(text("SELECT 1"))
         await session.rollback()
         async with Ledger(address):
             pass
         await anyio.run_process([sys.executable, "-c", WRITE, str(file)])
-        seen = await session.execute(text("SELECT value FROM facts WHERE key = 'seen'"))
-        assert seen.scalar_one() == "yes"
+        result = await session.execute(text("SELECT value FROM facts WHERE key = 'seen'"))
+        assert result.scalar_one() == "yes"
         assert (tmp_path / "ledger.db-wal").exists()
 
 
-async def test_new_ledgers_may_be_entered_at_once(tmp_path: Path) -> None:
-    # Alembic's migrations share one context in a process, of whichever ledger.
+async def test_one_process_can_open_several_new_ledgers_at_once(tmp_path: Path) -> None:
+    # Alembic's migrations share one context in a process, whatever the ledger.
     ledgers = [Ledger(f"sqlite+aiosqlite:///{tmp_path}/{n}.db") for n in range(4)]
     async with AsyncExitStack() as stack:
         await asyncio.gather(*(stack.enter_async_context(each) for each in ledgers))
         assert len({each.id for each in ledgers}) == 4
 
 
-def test_in_several_loops_as_well(tmp_path: Path) -> None:
+def test_one_process_can_open_new_ledgers_in_several_event_loops_at_once(tmp_path: Path) -> None:
     async def opened(number: int) -> str:
         async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/{number}.db") as ledger:
             return ledger.id

@@ -1,4 +1,4 @@
-"""A ledger that is not to be reached says so, with its place; and who may read its files."""
+"""Errors of an unreachable ledger, the queue of its writers, and the permissions of its files."""
 
 from __future__ import annotations
 
@@ -44,28 +44,28 @@ async def _open(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Another writer has the ledger to itself."""
+    """Lock the ledger as another writer does, until the block ends."""
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
         other.execute("ROLLBACK")
 
 
-async def test_a_folder_in_its_place(tmp_path: Path) -> None:
+async def test_a_folder_in_place_of_the_ledger_is_reported_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(LedgerUnreachable, match="it is not a file") as error:
         await _open(tmp_path)
     assert str(tmp_path) in str(error.value)
     assert "DAYBOOK_HOME" in str(error.value)
 
 
-async def test_a_file_in_the_place_of_its_folder(tmp_path: Path) -> None:
+async def test_a_file_in_place_of_the_ledgers_folder_makes_it_unreachable(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("")
     with pytest.raises(LedgerUnreachable):
         await _open(tmp_path / "home" / "ledger.db")
 
 
-def test_nothing_but_the_error_reaches_the_terminal(tmp_path: Path) -> None:
-    # The driver's thread would complain of a loop that was closed: now and then, so a few times.
+def test_an_unreachable_ledger_prints_nothing_to_stderr(tmp_path: Path) -> None:
+    # The driver's thread would complain about a closed loop only sometimes: try it often.
     script = """
 import asyncio, sys
 from daybook.errors import LedgerUnreachable
@@ -87,14 +87,14 @@ for _ in range(50):
     assert ended.stdout == "ledger_unreachable\n" * 50
 
 
-async def test_not_a_database(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_database_is_unreachable(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     path.write_bytes(b"Dear diary, " * 1000)
     with pytest.raises(LedgerUnreachable, match="not a database"):
         await _open(path)
 
 
-async def test_a_torn_database(tmp_path: Path) -> None:
+async def test_a_corrupt_database_is_unreachable(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     await _open(path)
     path.write_bytes(path.read_bytes()[:4096] + os.urandom(16 * 4096))
@@ -124,8 +124,8 @@ except LedgerUnreachable as error:
 
 
 @pytest.mark.parametrize("there", one_in(2, [False, True]))
-def test_a_folder_that_is_read_only(tmp_path: Path, there: bool) -> None:
-    # Not under `tmp_path`, which another user may not even enter.
+def test_a_ledger_in_a_read_only_folder_is_unreachable(tmp_path: Path, there: bool) -> None:
+    # Not under `tmp_path`, which another user cannot enter.
     folder = Path(tempfile.mkdtemp(prefix="daybook-read-only-"))
     try:
         if there:
@@ -144,17 +144,17 @@ def test_a_folder_that_is_read_only(tmp_path: Path, there: bool) -> None:
     assert f"{folder}/ledger.db cannot be reached" in ended.stdout
 
 
-async def test_locked_for_longer_than_a_writer_waits(tmp_path: Path) -> None:
+async def test_a_writer_gives_up_if_the_lock_is_held_longer_than_it_waits(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     async with Ledger(_address(path), busy=timedelta(milliseconds=20)) as ledger:
         with locked(path), pytest.raises(LedgerUnreachable, match="locked"):
             async with ledger.write():
                 pytest.fail("two writers at once")
-        async with ledger.write() as session:  # it was nothing lasting
+        async with ledger.write() as session:  # the error was temporary
             assert await store.taken_names(session, "user") == set()
 
 
-async def test_who_only_reads_does_not_wait_for_a_writer(tmp_path: Path) -> None:
+async def test_a_reader_does_not_wait_for_a_writer(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     async with Ledger(_address(path), busy=timedelta(milliseconds=20)) as ledger:
         with locked(path):
@@ -162,7 +162,7 @@ async def test_who_only_reads_does_not_wait_for_a_writer(tmp_path: Path) -> None
                 assert await store.taken_names(session, "user") == set()
 
 
-async def test_however_many_wait_to_write_each_is_told_in_time_and_reading_goes_on(
+async def test_many_waiting_writers_all_give_up_in_time_while_reads_continue(
     tmp_path: Path,
 ) -> None:
     path, many = tmp_path / "ledger.db", 24
@@ -178,15 +178,15 @@ async def test_however_many_wait_to_write_each_is_told_in_time_and_reading_goes_
                 async with ledger.read() as session:
                     await session.connection()
                     assert await store.taken_names(session, "user") == set()
-                assert not any(each.done() for each in writing)  # it waited for none of them
-                told = await asyncio.gather(*writing, return_exceptions=True)
-        assert [type(each) for each in told] == [LedgerUnreachable] * many
-        assert any("other writers" in str(each) for each in told)
+                assert not any(each.done() for each in writing)  # the read waited for none of them
+                results = await asyncio.gather(*writing, return_exceptions=True)
+        assert [type(each) for each in results] == [LedgerUnreachable] * many
+        assert any("other writers" in str(each) for each in results)
         async with ledger.write() as session:
             assert await store.taken_names(session, "user") == set()
 
 
-async def test_all_connections_taken_is_not_to_be_reached(tmp_path: Path) -> None:
+async def test_a_ledger_whose_connections_are_all_in_use_is_unreachable(tmp_path: Path) -> None:
     async with Ledger(_address(tmp_path / "ledger.db")) as ledger, AsyncExitStack() as readers:
         pool = ledger._engine.pool
         assert isinstance(pool, AsyncAdaptedQueuePool)
@@ -200,21 +200,21 @@ async def test_all_connections_taken_is_not_to_be_reached(tmp_path: Path) -> Non
                 await session.connection()
 
 
-async def test_writers_have_their_turns_in_the_order_in_which_they_came(database: Database) -> None:
-    had: list[int] = []
+async def test_writers_get_the_lock_in_the_order_in_which_they_arrive(database: Database) -> None:
+    order: list[int] = []
     async with Ledger(database.address) as ledger:
 
         async def writes(number: int) -> None:
             async with ledger.write():
-                had.append(number)
+                order.append(number)
 
         async with asyncio.timeout(30):
             await asyncio.gather(*map(writes, range(40)))
 
-    assert had == list(range(40))
+    assert order == list(range(40))
 
 
-async def test_who_waited_here_waits_the_less_at_the_file_and_the_next_as_long_as_ever(
+async def test_the_time_in_the_write_queue_counts_towards_the_wait_for_the_file_lock(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "ledger.db"
@@ -245,16 +245,16 @@ async def test_who_waited_here_waits_the_less_at_the_file_and_the_next_as_long_a
             assert (await session.execute(text("PRAGMA busy_timeout"))).scalar_one() == 6000
 
 
-async def test_a_writer_that_is_cancelled_in_the_queue_keeps_nobody_waiting(
+async def test_a_writer_cancelled_in_the_write_queue_does_not_block_the_next(
     database: Database,
 ) -> None:
     entered, leave = asyncio.Event(), asyncio.Event()
-    had: list[str] = []
+    order: list[str] = []
     async with Ledger(database.address) as ledger:
 
         async def writes(name: str) -> None:
             async with ledger.write():
-                had.append(name)
+                order.append(name)
                 entered.set()
                 await leave.wait()
 
@@ -267,16 +267,16 @@ async def test_a_writer_that_is_cancelled_in_the_queue_keeps_nobody_waiting(
         async with asyncio.timeout(10):
             await asyncio.gather(first, third)
 
-    assert had == ["a", "c"]
+    assert order == ["a", "c"]
 
 
-async def test_a_writer_that_is_cancelled_at_its_turn_keeps_nobody_waiting(
+async def test_a_writer_cancelled_while_it_waits_for_the_lock_does_not_block_the_next(
     database: Database,
 ) -> None:
     async with Ledger(database.address) as ledger, Ledger(database.address) as other:
         async with other.write():
             waiting = asyncio.create_task(jobs_there(ledger))
-            async with ledger.read() as session:  # by now it asks for the lock
+            async with ledger.read() as session:  # by now the task waits for the lock
                 assert await store.taken_names(session, "user") == set()
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -290,7 +290,7 @@ async def jobs_there(ledger: Ledger) -> set[str]:
         return await store.taken_names(session, "user")
 
 
-async def test_nobody_else_reads_its_files(tmp_path: Path) -> None:
+async def test_only_the_owner_can_read_the_ledgers_files(tmp_path: Path) -> None:
     path = tmp_path / "new" / "home" / "ledger.db"
     before = os.umask(0)
     try:
@@ -303,7 +303,7 @@ async def test_nobody_else_reads_its_files(tmp_path: Path) -> None:
     assert _mode(path.parent) == 0o700
 
 
-async def test_its_id_is_made_once(tmp_path: Path) -> None:
+async def test_the_id_of_a_ledger_is_created_once(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     async with Ledger(_address(path)) as first, Ledger(_address(path)) as second:
         assert first.id == second.id

@@ -1,4 +1,4 @@
-"""What clients are told to find the server: files that they read, without a secret in them."""
+"""Configuration files for MCP clients, without secrets, and the commands for tokens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def entry(name: str, text: str) -> Any:
 
 
 @pytest.mark.parametrize("name", clients.CLIENTS)
-def test_a_client_begins_the_program_with_its_home(name: str, daybook_home: Home) -> None:
+def test_the_stdio_config_of_a_client_starts_daybook_with_its_home(
+    name: str, daybook_home: Home
+) -> None:
     found = entry(name, clients.stdio_config(name, ["--owner", "agent:cleo"]))
     command = found["command"]
     words = command if isinstance(command, list) else [command, *found["args"]]
@@ -49,7 +51,7 @@ def test_a_client_begins_the_program_with_its_home(name: str, daybook_home: Home
         ("windsurf", "serverUrl", "Bearer ${env:DAYBOOK_MCP_TOKEN}"),
     ],
 )
-def test_a_client_reaches_the_address_with_a_token_from_elsewhere(
+def test_the_http_config_of_a_client_has_the_url_and_refers_to_the_token(
     name: str, key: str, token: str
 ) -> None:
     found = entry(name, clients.http_config(name, URL))
@@ -57,41 +59,51 @@ def test_a_client_reaches_the_address_with_a_token_from_elsewhere(
     assert found["headers"] == {"Authorization": token}
 
 
-def test_codex_has_the_token_in_a_variable() -> None:
+@pytest.mark.parametrize(("name", "has_hint"), [("cursor", True), ("vscode", False)])
+def test_only_a_client_that_reads_the_token_variable_gets_the_hint_to_set_it(
+    daybook: Say, daybook_home: Home, name: str, has_hint: bool
+) -> None:
+    result = daybook("mcp", "--http", "--print-config", name)
+    assert ("set DAYBOOK_MCP_TOKEN to the token" in result.err) is has_hint
+
+
+def test_the_http_config_of_codex_names_the_token_variable() -> None:
     found = entry("codex", clients.http_config("codex", URL))
     assert found == {"url": URL, "bearer_token_env_var": "DAYBOOK_MCP_TOKEN"}
 
 
-def test_a_client_without_a_place_for_a_token_is_refused_http() -> None:
+def test_a_client_that_cannot_refer_to_a_token_has_no_http_config() -> None:
     with pytest.raises(InvalidInput, match="claude-desktop cannot refer to a token"):
         clients.http_config("claude-desktop", URL)
 
 
-def test_no_secret_is_printed(daybook: Say, daybook_home: Home, monkeypatch: Any) -> None:
+def test_print_config_leaves_out_variables_that_may_be_secret(
+    daybook: Say, daybook_home: Home, monkeypatch: Any
+) -> None:
     secret = "postgresql://daybook:hunter2@db/daybook"
     monkeypatch.setenv("DAYBOOK_LEDGER_URL", secret)
     monkeypatch.setenv("PREFECT_API_KEY", "pnu_hunter2")
-    said = daybook("mcp", "--print-config", "cursor")
-    assert said.code == 0
-    assert "hunter2" not in said.out + said.err
-    assert "DAYBOOK_LEDGER_URL is left out because it may be secret" in said.err
-    assert "PREFECT_API_KEY is left out" in said.err
-    assert entry("cursor", said.out)["args"][-1] == "mcp"
+    result = daybook("mcp", "--print-config", "cursor")
+    assert result.code == 0
+    assert "hunter2" not in result.out + result.err
+    assert "DAYBOOK_LEDGER_URL is left out because it may be secret" in result.err
+    assert "PREFECT_API_KEY is left out" in result.err
+    assert entry("cursor", result.out)["args"][-1] == "mcp"
 
 
-def test_a_person_may_begin_with_a_dash(daybook: Say, daybook_home: Home) -> None:
-    said = daybook("mcp", "--print-config", "cursor", "--user-id=-5")
-    assert entry("cursor", said.out)["args"][-1] == "--user-id=-5"
+def test_a_user_id_may_start_with_a_dash(daybook: Say, daybook_home: Home) -> None:
+    result = daybook("mcp", "--print-config", "cursor", "--user-id=-5")
+    assert entry("cursor", result.out)["args"][-1] == "--user-id=-5"
 
 
-def test_an_unknown_client_is_refused_with_the_known_ones(daybook: Say) -> None:
-    said = daybook("mcp", "--print-config", "emacs")
-    assert said.code == 2
-    assert 'unknown client "emacs" (known: claude-code, claude-desktop, codex' in said.err
+def test_an_unknown_client_is_refused_with_a_list_of_the_known_ones(daybook: Say) -> None:
+    result = daybook("mcp", "--print-config", "emacs")
+    assert result.code == 2
+    assert 'unknown client "emacs" (known: claude-code, claude-desktop, codex' in result.err
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "expected"),
     [
         (["--owner", "prefect"], "--owner: 'prefect' is not valid (use user, plugin or agent:"),
         (
@@ -108,13 +120,13 @@ def test_an_unknown_client_is_refused_with_the_known_ones(daybook: Say) -> None:
         (["--http", "--port", "70000"], "--port: 70000 is out of range (use 1 to 65535)"),
     ],
 )
-def test_what_does_not_go_together_is_refused(
-    daybook: Say, daybook_home: Home, typed: list[str], told: str
+def test_an_invalid_option_or_combination_is_refused(
+    daybook: Say, daybook_home: Home, typed: list[str], expected: str
 ) -> None:
-    said = daybook("mcp", *typed)
-    assert said.code == 2
-    assert told in said.err
-    assert said.out == ""
+    result = daybook("mcp", *typed)
+    assert result.code == 2
+    assert expected in result.err
+    assert result.out == ""
 
 
 def test_tokens_are_made_listed_and_removed(daybook: Say, daybook_home: Home) -> None:
@@ -136,7 +148,7 @@ def test_tokens_are_made_listed_and_removed(daybook: Say, daybook_home: Home) ->
 
 
 @pytest.mark.parametrize(
-    ("typed", "told", "code"),
+    ("typed", "expected", "code"),
     [
         (["add", "--owner", "cleo"], "--owner: 'cleo' is not valid (use user, plugin", 2),
         (["add", "--owner", "agent:a", "--name", " "], "--name: is blank", 2),
@@ -144,17 +156,17 @@ def test_tokens_are_made_listed_and_removed(daybook: Say, daybook_home: Home) ->
         (["remove", "nobody"], 'token "nobody" not found', 3),
     ],
 )
-def test_a_token_that_cannot_be_is_refused(
-    daybook: Say, daybook_home: Home, typed: list[str], told: str, code: int
+def test_an_invalid_tokens_command_is_refused_and_adds_no_token(
+    daybook: Say, daybook_home: Home, typed: list[str], expected: str, code: int
 ) -> None:
-    said = daybook("tokens", *typed)
-    assert said.code == code
-    assert told in said.err
+    result = daybook("tokens", *typed)
+    assert result.code == code
+    assert expected in result.err
     assert daybook("tokens", "list", "--json").json == []
 
 
-def test_a_taken_name_is_refused(daybook: Say, daybook_home: Home) -> None:
+def test_a_taken_token_name_is_refused(daybook: Say, daybook_home: Home) -> None:
     assert daybook("tokens", "add", "--owner", "user", "--name", "desk").code == 0
-    said = daybook("tokens", "add", "--owner", "user", "--name", "desk")
-    assert said.code == 2
-    assert '--name: "desk" is taken' in said.err
+    result = daybook("tokens", "add", "--owner", "user", "--name", "desk")
+    assert result.code == 2
+    assert '--name: "desk" is taken' in result.err

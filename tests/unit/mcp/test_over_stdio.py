@@ -1,4 +1,4 @@
-"""On stdio clients of before 2026-07-28 are told as well when their task session is woken."""
+"""Wakes over stdio, where clients older than protocol 2026-07-28 can subscribe too."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ __all__ = ["ledger"]
 pytestmark = pytest.mark.e2e
 
 
-class Heard:
-    """What a client was told, which nobody asked for."""
+class UpdateRecorder:
+    """A message handler that records the URIs of resource notifications."""
 
     def __init__(self) -> None:
         self.uris: asyncio.Queue[str] = asyncio.Queue()
@@ -54,25 +54,25 @@ class Heard:
 
 
 @asynccontextmanager
-async def client(mode: str, heard: Heard | None = None) -> AsyncIterator[Client]:
+async def client(mode: str, updates: UpdateRecorder | None = None) -> AsyncIterator[Client]:
     words = ["-m", "daybook", "mcp", "--owner", "agent:cleo"]
     program = StdioServerParameters(command=sys.executable, args=words, env=dict(os.environ))
-    async with Client(stdio_client(program), mode=mode, message_handler=heard) as found:
+    async with Client(stdio_client(program), mode=mode, message_handler=updates) as found:
         yield found
 
 
 @pytest.mark.slow
-async def test_an_older_client_subscribes_and_leaves(ledger: Ledger) -> None:
+async def test_a_legacy_client_gets_wakes_until_it_unsubscribes(ledger: Ledger) -> None:
     hers, other = [await registered(ledger, "agent:cleo", each) for each in ("hers", "other")]
     noras = await registered(ledger, "agent:nora", "noras")
-    heard, uri = Heard(), resources.session_uri("hers")
-    async with client("legacy", heard) as cleo:
+    updates, uri = UpdateRecorder(), resources.session_uri("hers")
+    async with client("legacy", updates) as cleo:
         assert cleo.server_capabilities.resources is not None
         assert cleo.server_capabilities.resources.subscribe
         with pytest.raises(MCPError, match="there is no resource"):
             params = SubscribeRequestParams(uri=resources.session_uri("noras"))
             await cleo.session.send_request(SubscribeRequest(params=params), EmptyResult)
-        for _ in range(2):  # twice is once
+        for _ in range(2):  # a second subscription has no effect
             params = SubscribeRequestParams(uri=uri)
             await cleo.session.send_request(SubscribeRequest(params=params), EmptyResult)
         assert [await connected(ledger, each) for each in (hers, other, noras)] == [
@@ -80,27 +80,27 @@ async def test_an_older_client_subscribes_and_leaves(ledger: Ledger) -> None:
             False,
             False,
         ]
-        told = await woken(ledger, hers)
+        wake = await woken(ledger, hers)
         async with asyncio.timeout(BUSY):
-            assert await heard.uris.get() == uri
+            assert await updates.uris.get() == uri
 
         async def delivered() -> bool:
-            return await state(ledger, told) == "delivered"
+            return await state(ledger, wake) == "delivered"
 
         assert await so(delivered, BUSY)
         left = UnsubscribeRequest(params=UnsubscribeRequestParams(uri=uri))
         await cleo.session.send_request(left, EmptyResult)
         assert not await connected(ledger, hers)
         untold = await woken(ledger, hers)
-    assert heard.uris.empty()
+    assert updates.uris.empty()
     assert await state(ledger, untold) == "pending"
 
 
 @pytest.mark.parametrize("mode", one_in(2, [MODERN, "legacy"]))
-async def test_who_leaves_is_not_connected_any_more(
+async def test_the_session_of_a_client_that_exits_is_no_longer_connected(
     ledger: Ledger, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The library kills a server that has not ended in 2 s, which a busy machine takes longer for.
+    # The library kills a server that has not exited within 2 s; a busy machine needs longer.
     monkeypatch.setattr("mcp.client.stdio.PROCESS_TERMINATION_TIMEOUT", BUSY)
     hers, uri = await registered(ledger, "agent:cleo", "hers"), resources.session_uri("hers")
     async with client(mode) as cleo:
@@ -115,7 +115,7 @@ async def test_who_leaves_is_not_connected_any_more(
                     assert await anext(stream) == ResourceUpdated(uri)
                 assert await connected(ledger, hers)
 
-    async def gone() -> bool:
+    async def is_disconnected() -> bool:
         return not await connected(ledger, hers)
 
-    assert await so(gone, BUSY / 2)
+    assert await so(is_disconnected, BUSY / 2)

@@ -1,4 +1,4 @@
-"""How the server starts: without Prefect, without a database, and with stdout for itself."""
+"""The start of the MCP server over stdio: no heavy imports, and stdout for the protocol only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ TELL = """
 import sys
 from daybook.cli.main import main
 code = main(["mcp"])
-heavy = {"prefect", "sqlalchemy", "fastmcp", "pydantic_ai"} & set(sys.modules)
+heavy = {"prefect", "sqlalchemy", "pydantic_settings", "fastmcp", "pydantic_ai"}
+heavy &= set(sys.modules)
 print("imported:", *sorted(heavy), file=sys.stderr)
 sys.exit(code)
 """
@@ -40,9 +41,9 @@ sys.exit(main(["mcp"]))
 
 
 def talked(program: str, *messages: dict[str, object]) -> tuple[list[str], str]:
-    """What it answered, a line for each message with an id, and what stood on stderr.
+    """Send messages to a server; return its lines on stdout, and its stderr.
 
-    Its input is closed when it has answered: it ends then, whatever it is at.
+    The input is closed after an answer to each message with an id, which ends the server.
     """
     with subprocess.Popen(
         [sys.executable, "-c", program],
@@ -56,27 +57,29 @@ def talked(program: str, *messages: dict[str, object]) -> tuple[list[str], str]:
         for each in messages:
             server.stdin.write(json.dumps({"jsonrpc": "2.0", **each}) + "\n")
         server.stdin.flush()
-        said = [server.stdout.readline() for each in messages if "id" in each]
+        output = [server.stdout.readline() for each in messages if "id" in each]
         rest, errors = server.communicate()
     assert server.returncode == 0, errors
-    return said + rest.splitlines(), errors
+    return output + rest.splitlines(), errors
 
 
-def test_the_start_needs_neither_prefect_nor_a_database(daybook_home: Home) -> None:
-    said, errors = talked(
+def test_the_server_lists_its_tools_without_importing_prefect_or_a_database(
+    daybook_home: Home,
+) -> None:
+    output, errors = talked(
         TELL,
         {"id": 1, "method": "initialize", "params": HELLO},
         {"method": "notifications/initialized"},
         {"id": 2, "method": "tools/list"},
     )
     assert errors.splitlines()[-1] == "imported:"
-    first, second = map(json.loads, said)
+    first, second = map(json.loads, output)
     assert first["result"]["serverInfo"]["name"] == "daybook"
     assert first["result"]["instructions"]
     assert len(second["result"]["tools"]) == 20
 
 
-def test_what_anything_prints_is_not_the_protocols(daybook_home: Home) -> None:
+def test_output_of_a_tool_or_its_children_goes_to_stderr(daybook_home: Home) -> None:
     lines, errors = talked(
         NOISY,
         {"id": 1, "method": "initialize", "params": HELLO},
@@ -86,12 +89,12 @@ def test_what_anything_prints_is_not_the_protocols(daybook_home: Home) -> None:
     answers = [json.loads(line) for line in lines]
     assert [each["id"] for each in answers] == [1, 2]
     assert answers[1]["result"]["content"][0]["text"] == "done"
-    for said in ("printed", "written", "said by a child"):
-        assert said in errors
+    for text in ("printed", "written", "said by a child"):
+        assert text in errors
 
 
 @pytest.mark.parametrize("line", one_in(5, ["no json", "", '{"jsonrpc": "2.0"}', "[]", "\x00"]))
-def test_what_is_no_message_ends_nothing(daybook_home: Home, line: str) -> None:
+def test_an_invalid_message_does_not_end_the_server(daybook_home: Home, line: str) -> None:
     hello = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO})
     with subprocess.Popen(
         [sys.executable, "-m", "daybook", "mcp"],
@@ -105,7 +108,7 @@ def test_what_is_no_message_ends_nothing(daybook_home: Home, line: str) -> None:
         server.stdin.write(f"{line}\n{hello}\n")
         server.stdin.flush()
         answer = json.loads(server.stdout.readline())
-        while answer.get("id") != 1:  # it may say of the other line that it is none
+        while answer.get("id") != 1:  # it may first report the invalid line
             answer = json.loads(server.stdout.readline())
         server.communicate()
     assert server.returncode == 0

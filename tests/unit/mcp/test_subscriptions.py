@@ -1,4 +1,4 @@
-"""A client that subscribes to its task session is told when that is woken, and no other is."""
+"""Subscriptions of MCP clients over HTTP to the wakes of their task sessions."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ async def ledger(daybook_home: Home) -> AsyncIterator[Ledger]:
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is done now and then is done all the time."""
+    """Shorten the intervals of polling and of renewing subscriptions."""
     monkeypatch.setattr(wakes, "POLL_INTERVAL_SECONDS", 0.05)
     change(monkeypatch, wakes, subscription_lease_renewal=0.1)
 
 
 @asynccontextmanager
-async def client(here: Served, token: str, mode: str = "auto") -> AsyncIterator[Client]:
+async def client(daybook_server: Served, token: str, mode: str = "auto") -> AsyncIterator[Client]:
     bearer = {"Authorization": f"Bearer {token}"}
     async with (
         httpx2.AsyncClient(headers=bearer, timeout=BUSY, trust_env=False) as wire,
-        Client(streamable_http_client(here.url, http_client=wire), mode=mode) as found,
+        Client(streamable_http_client(daybook_server.url, http_client=wire), mode=mode) as found,
     ):
         yield found
 
@@ -67,7 +67,7 @@ async def registered(ledger: Ledger, owner: str, name: str) -> str:
 
 
 async def woken(ledger: Ledger, session_id: str) -> str:
-    """What a cycle writes; the id of the row."""
+    """Add a wake to the outbox as a scheduler cycle does, and return the row's id."""
     now = ledger.now()
     async with ledger.write() as session:
         row = OutboxRow(
@@ -95,12 +95,12 @@ async def connected(ledger: Ledger, session_id: str) -> bool:
     return until is not None and until > ledger.now()
 
 
-async def test_a_stream_tells_of_its_own_session_alone(
-    here: Served, token: str, ledger: Ledger, often: None
+async def test_a_subscription_gets_only_the_wakes_of_its_own_session(
+    daybook_server: Served, token: str, ledger: Ledger, often: None
 ) -> None:
     hers, other = [await registered(ledger, "agent:cleo", each) for each in ("a b/c", "d")]
     uri = resources.session_uri("a b/c")
-    async with client(here, token) as cleo:
+    async with client(daybook_server, token) as cleo:
         assert cleo.protocol_version == MODERN
         assert [each.uri for each in (await cleo.list_resources()).resources] == [
             "daybook://task-sessions/a%20b%2Fc",
@@ -112,27 +112,29 @@ async def test_a_stream_tells_of_its_own_session_alone(
             assert stream.honored.tools_list_changed is None
             assert await connected(ledger, hers)
             assert not await connected(ledger, other)
-            left, told = await woken(ledger, other), await woken(ledger, hers)
+            left, wake = await woken(ledger, other), await woken(ledger, hers)
             async with asyncio.timeout(BUSY):
                 assert await anext(stream) == ResourceUpdated(uri)
 
             async def delivered() -> bool:
-                return await state(ledger, told) == "delivered"
+                return await state(ledger, wake) == "delivered"
 
             assert await so(delivered, BUSY)
             assert await state(ledger, left) == "pending"
 
-        async def gone() -> bool:
+        async def is_disconnected() -> bool:
             return not await connected(ledger, hers)
 
-        assert await so(gone, BUSY)
+        assert await so(is_disconnected, BUSY)
     async with ledger.read() as session:
         assert await session.get(LaneRow, outbox.queue_of_task_session(hers)) is None
 
 
-async def test_what_is_read_of_a_session(here: Served, token: str, ledger: Ledger) -> None:
+async def test_the_resource_of_a_session_has_its_state_its_run_and_no_token(
+    daybook_server: Served, token: str, ledger: Ledger
+) -> None:
     await registered(ledger, "agent:cleo", "hers")
-    async with client(here, token) as cleo:
+    async with client(daybook_server, token) as cleo:
 
         async def read() -> dict[str, object]:
             (found,) = (await cleo.read_resource(resources.session_uri("hers"))).contents
@@ -144,7 +146,7 @@ async def test_what_is_read_of_a_session(here: Served, token: str, ledger: Ledge
             None,
             False,
         )
-        await queue.add(ledger, "Mend it", capabilities=["python"])
+        await queue.add(ledger, "Fix it", capabilities=["python"])
         assert (await read())["something_waits"] is True
         from daybook.tasks import claims
 
@@ -155,12 +157,12 @@ async def test_what_is_read_of_a_session(here: Served, token: str, ledger: Ledge
         assert claimed.token not in str(found)
 
 
-async def test_of_anothers_session_there_is_nothing(
-    here: Served, token: str, ledger: Ledger
+async def test_a_session_of_another_owner_cannot_be_read_or_subscribed_to(
+    daybook_server: Served, token: str, ledger: Ledger
 ) -> None:
     noras = await registered(ledger, "agent:nora", "noras")
     uri = resources.session_uri("noras")
-    async with client(here, token) as cleo:
+    async with client(daybook_server, token) as cleo:
         assert (await cleo.list_resources()).resources == []
         with pytest.raises(MCPError, match="there is no resource"):
             await cleo.read_resource(uri)
@@ -168,20 +170,20 @@ async def test_of_anothers_session_there_is_nothing(
             with pytest.raises(MCPError, match="there is no resource"):
                 async with cleo.listen(resource_subscriptions=[each]):
                     pass
-    operator = (await tokens.add("user"))["token"]
-    async with client(here, operator) as user:
+    operator = (await tokens.add("user")).token
+    async with client(daybook_server, operator) as user:
         assert [each.name for each in (await user.list_resources()).resources] == ["noras"]
-        with pytest.raises(MCPError, match="'noras' is the session of agent:nora"):
+        with pytest.raises(MCPError, match="'noras' belongs to agent:nora"):
             async with user.listen(resource_subscriptions=[uri]):
                 pass
     assert not await connected(ledger, noras)
 
 
-async def test_a_client_of_before_is_told_that_there_is_no_stream(
-    here: Served, token: str, ledger: Ledger
+async def test_a_legacy_client_over_http_cannot_subscribe(
+    daybook_server: Served, token: str, ledger: Ledger
 ) -> None:
     await registered(ledger, "agent:cleo", "hers")
-    async with client(here, token, "legacy") as cleo:
+    async with client(daybook_server, token, "legacy") as cleo:
         assert [each.name for each in (await cleo.list_resources()).resources] == ["hers"]
         assert cleo.server_capabilities.resources is not None
         assert not cleo.server_capabilities.resources.subscribe
@@ -191,12 +193,12 @@ async def test_a_client_of_before_is_told_that_there_is_no_stream(
 
 
 @pytest.mark.parametrize("why", ["token", "session"])
-async def test_a_stream_ends_with_what_it_was_opened_for(
-    here: Served, token: str, ledger: Ledger, often: None, why: str
+async def test_a_stream_ends_if_its_token_or_session_is_removed(
+    daybook_server: Served, token: str, ledger: Ledger, often: None, why: str
 ) -> None:
     await registered(ledger, "agent:cleo", "hers")
     async with (
-        client(here, token) as cleo,
+        client(daybook_server, token) as cleo,
         cleo.listen(resource_subscriptions=[resources.session_uri("hers")]) as stream,
     ):
         if why == "token":
@@ -207,8 +209,8 @@ async def test_a_stream_ends_with_what_it_was_opened_for(
             assert [each async for each in stream] == []
 
 
-async def test_what_counts_as_connected_is_renewed(
-    here: Served, token: str, ledger: Ledger, often: None, monkeypatch: pytest.MonkeyPatch
+async def test_an_open_stream_renews_the_connection_of_its_session(
+    daybook_server: Served, token: str, ledger: Ledger, often: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, wakes, subscription_lease=3600)
     id_ = await registered(ledger, "agent:cleo", "hers")
@@ -218,7 +220,7 @@ async def test_what_counts_as_connected_is_renewed(
             return await session.get_one(TaskSessionRow, id_)
 
     async with (
-        client(here, token) as cleo,
+        client(daybook_server, token) as cleo,
         cleo.listen(resource_subscriptions=[resources.session_uri("hers")]),
     ):
         first = await until()
@@ -227,45 +229,45 @@ async def test_what_counts_as_connected_is_renewed(
             row = await until()
             assert row.connected_until is not None
             assert first.connected_until is not None
-            heard = row.expires_at > first.expires_at
-            return row.connected_until > first.connected_until and heard
+            is_renewed = row.expires_at > first.expires_at
+            return row.connected_until > first.connected_until and is_renewed
 
         assert await so(later, BUSY)
 
 
-async def test_streams_leave_room_for_requests_and_end_with_the_server(
+async def test_streams_are_limited_block_no_requests_and_end_with_the_server(
     daybook_home: Home, token: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "MAX_STREAMS", 1)
     await registered(ledger, "agent:cleo", "hers")
     uri = resources.session_uri("hers")
     async with (
-        served() as here,
-        client(here, token) as cleo,
+        served() as daybook_server,
+        client(daybook_server, token) as cleo,
         cleo.listen(resource_subscriptions=[uri]) as stream,
     ):
-        with pytest.raises(MCPError, match="1 clients wait already, the maximum; call task_next"):
+        with pytest.raises(MCPError, match="the maximum of 1 clients is reached; call task_next"):
             async with cleo.listen(resource_subscriptions=[uri]):
                 pass
-        assert (await here.post(token)).status_code == 200
-        here.server.should_exit = True
+        assert (await daybook_server.post(token)).status_code == 200
+        daybook_server.server.should_exit = True
         async with asyncio.timeout(BUSY):
             assert [each async for each in stream] == []
 
 
-async def test_one_token_cannot_have_all_streams(
+async def test_each_owner_has_a_limit_of_open_streams(
     daybook_home: Home, token: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "MAX_STREAMS", 3)
     monkeypatch.setattr(http, "MAX_STREAMS_PER_OWNER", 2)
     await registered(ledger, "agent:cleo", "hers")
     await registered(ledger, "agent:nora", "noras")
-    noras = str((await tokens.add("agent:nora"))["token"])
+    noras = (await tokens.add("agent:nora")).token
     uri = resources.session_uri("hers")
     async with (
-        served() as here,
-        client(here, token) as cleo,
-        client(here, noras) as nora,
+        served() as daybook_server,
+        client(daybook_server, token) as cleo,
+        client(daybook_server, noras) as nora,
         cleo.listen(resource_subscriptions=[uri]),
         cleo.listen(resource_subscriptions=[uri]),
     ):
@@ -276,15 +278,15 @@ async def test_one_token_cannot_have_all_streams(
             assert stream.honored.resource_subscriptions == [resources.session_uri("noras")]
 
 
-async def test_a_stream_is_of_something_and_of_no_more_than_is_looked_up(
-    here: Served, token: str, ledger: Ledger
+async def test_a_stream_needs_at_least_one_and_at_most_20_resources(
+    daybook_server: Served, token: str, ledger: Ledger
 ) -> None:
-    gate = here.gate
+    gate = daybook_server.gate
     names = [f"s{number}" for number in range(resources.MAX_URIS + 1)]
     for each in names:
         await registered(ledger, "agent:cleo", each)
     uris = [resources.session_uri(each) for each in names]
-    async with client(here, token) as cleo:
+    async with client(daybook_server, token) as cleo:
         with pytest.raises(MCPError, match="the resource of one of your sessions"):
             async with cleo.listen(tools_list_changed=True, resources_list_changed=True):
                 pass
@@ -297,11 +299,11 @@ async def test_a_stream_is_of_something_and_of_no_more_than_is_looked_up(
 
 
 @pytest.mark.usefixtures("often")
-async def test_who_does_not_take_what_it_is_told_delays_nobody(
+async def test_a_client_that_does_not_read_its_wakes_delays_no_other_client(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wakes, "NOTIFY_TIMEOUT_SECONDS", 2 * BUSY)
-    asked, takes, told = asyncio.Event(), asyncio.Event(), asyncio.Queue[str]()
+    asked, takes, messages = asyncio.Event(), asyncio.Event(), asyncio.Queue[str]()
 
     async def slow(_: str) -> None:
         asked.set()
@@ -313,15 +315,15 @@ async def test_who_does_not_take_what_it_is_told_delays_nobody(
     ids = [await registered(ledger, "agent:cleo", each) for each in ("slow", "quick")]
     of = [
         wakes.Subscription(Actor("agent:cleo", via="mcp"), {id_: name}, tell, always, lambda: None)
-        for id_, name, tell in zip(ids, ("slow", "quick"), (slow, told.put), strict=True)
+        for id_, name, tell in zip(ids, ("slow", "quick"), (slow, messages.put), strict=True)
     ]
-    here = wakes.WakeNotifier(lambda: nullcontext(ledger), 5, 5)
-    async with here.holding(of[0]), here.holding(of[1]), asyncio.timeout(BUSY):
+    notifier = wakes.WakeNotifier(lambda: nullcontext(ledger), 5, 5)
+    async with notifier.holding(of[0]), notifier.holding(of[1]), asyncio.timeout(BUSY):
         unread = await woken(ledger, ids[0])
         await asked.wait()
         for _ in range(2):
             row = await woken(ledger, ids[1])
-            assert await told.get() == "quick"
+            assert await messages.get() == "quick"
 
             async def delivered(row: str = row) -> bool:
                 return await state(ledger, row) == "delivered"
@@ -349,14 +351,14 @@ async def test_who_does_not_take_what_it_is_told_delays_nobody(
         assert await so(taken, BUSY)
 
     async def over() -> bool:
-        return not here._at_work
+        return not notifier._at_work
 
     assert await so(over, BUSY)
 
 
 @pytest.mark.parametrize("mode", ["legacy", MODERN])
-async def test_who_waits_for_a_task_and_goes_gets_none(
-    here: Served, token: str, ledger: Ledger, mode: str, monkeypatch: pytest.MonkeyPatch
+async def test_a_cancelled_task_next_claims_no_run(
+    daybook_server: Served, token: str, ledger: Ledger, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began, ended, until = asyncio.Event(), asyncio.Event(), tasks.wait_until_claimable
 
@@ -369,22 +371,24 @@ async def test_who_waits_for_a_task_and_goes_gets_none(
 
     monkeypatch.setattr(tasks, "wait_until_claimable", watched)
     await registered(ledger, "agent:cleo", "hers")
-    async with client(here, token) as cleo:
+    async with client(daybook_server, token) as cleo:
         given = {"session": "hers", "wait_seconds": 25}
 
         async def ask() -> object:
             if mode == MODERN:
                 return await cleo.call_tool("task_next", given)
-            return await here.call(token, "task_next", **given)
+            return await daybook_server.call(token, "task_next", **given)
 
         asking = asyncio.create_task(ask())
         async with asyncio.timeout(BUSY):
             await began.wait()
         asking.cancel()
-        async with asyncio.timeout(20):  # sooner than its wait is over
+        async with asyncio.timeout(20):  # less than wait_seconds
             await ended.wait()
-        await queue.add(ledger, "Mend it")
-        assert (await here.call(token, "task_next", session="hers")).startswith("Claimed. ")
+        await queue.add(ledger, "Fix it")
+        assert (await daybook_server.call(token, "task_next", session="hers")).startswith(
+            "Claimed. "
+        )
 
 
 @pytest.mark.parametrize(
@@ -395,11 +399,11 @@ async def test_who_waits_for_a_task_and_goes_gets_none(
     ],
 )
 @pytest.mark.usefixtures("often")
-async def test_who_does_not_read_is_let_go(
+async def test_a_client_that_does_not_read_is_disconnected(
     token: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, turns: int
 ) -> None:
     monkeypatch.setattr(connections.SlowClientProtocol, "unread", 0.5)
-    name = "€" * 100  # each is nine letters of the URI
+    name = "€" * 100  # nine characters of the URI each
     id_ = await registered(ledger, "agent:cleo", name)
     asked = {
         "jsonrpc": "2.0",
@@ -422,38 +426,38 @@ async def test_who_does_not_read_is_let_go(
         "mcp-method": "subscriptions/listen",
     }
     lines = [f"POST {http.PATH} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
-    async with served() as here:
-        at = httpx2.URL(here.url)
+    async with served() as daybook_server:
+        at = httpx2.URL(daybook_server.url)
         wire = socket.create_connection((at.host, at.port))
         reader, writer = await asyncio.open_connection(sock=wire, limit=1_000)
         writer.write("".join(f"{line}\r\n" for line in [*lines, ""]).encode() + body)
         assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
-        gate = here.gate
+        gate = daybook_server.gate
         (held,) = gate.wakes._held
 
-        async def gone() -> bool:
+        async def is_disconnected() -> bool:
             for _ in range(500):
                 await held.notify(resources.session_uri(name))
-                for _ in range(turns):  # of the loop, in which it is sent
+                for _ in range(turns):  # turns of the event loop, in which it is sent
                     await checkpoint()
             return held not in gate.wakes._held and not await connected(ledger, id_)
 
-        assert await so(gone, BUSY)
+        assert await so(is_disconnected, BUSY)
         writer.close()
 
 
-async def test_of_two_streams_of_a_session_one_keeps_it_connected(
-    here: Served, token: str, ledger: Ledger
+async def test_a_session_stays_connected_while_one_of_its_two_streams_is_open(
+    daybook_server: Served, token: str, ledger: Ledger
 ) -> None:
     id_ = await registered(ledger, "agent:cleo", "hers")
-    uri, held = resources.session_uri("hers"), here.gate.wakes._held
-    async with client(here, token) as one, one.listen(resource_subscriptions=[uri]):
-        async with client(here, token) as two, two.listen(resource_subscriptions=[uri]):
+    uri, held = resources.session_uri("hers"), daybook_server.gate.wakes._held
+    async with client(daybook_server, token) as one, one.listen(resource_subscriptions=[uri]):
+        async with client(daybook_server, token) as two, two.listen(resource_subscriptions=[uri]):
             assert len(held) == 2
 
-        async def told() -> bool:  # that the second one has left
-            written = not here.gate.wakes._writes.locked()
-            return len(held) == 1 and written and sum(here.gate.owners.values()) == 1
+        async def is_notified() -> bool:  # whether the server noticed that the second client left
+            written = not daybook_server.gate.wakes._writes.locked()
+            return len(held) == 1 and written and sum(daybook_server.gate.owners.values()) == 1
 
-        assert await so(told, BUSY)
+        assert await so(is_notified, BUSY)
         assert await connected(ledger, id_)

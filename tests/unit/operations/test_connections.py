@@ -1,4 +1,4 @@
-"""Connections that say nothing, and requests that do not end, keep no others out."""
+"""Limits of the HTTP server: silent connections and endless requests do not block others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HALF = b"GET /held HTTP/1.1\r\nHost: 127.0.0.1\r\nX-"
 
 
 class Application:
-    """Answers; a request of `/held` once it is let go."""
+    """An application that answers at once, but `/held` only after ``go`` is set."""
 
     def __init__(self) -> None:
         self.held, self.go = asyncio.Queue[None](), asyncio.Event()
@@ -39,11 +39,11 @@ class Here:
     def __init__(self, url: str, client: httpx.AsyncClient, application: Application) -> None:
         self.url, self.client, self.application = url, client, application
 
-    async def opened(self, stack: AsyncExitStack, said: bytes = b"") -> asyncio.StreamReader:
+    async def opened(self, stack: AsyncExitStack, data: bytes = b"") -> asyncio.StreamReader:
         at = httpx.URL(self.url)
         reader, writer = await asyncio.open_connection(at.host, at.port)
         stack.callback(writer.close)
-        writer.write(said)
+        writer.write(data)
         await writer.drain()
         return reader
 
@@ -72,68 +72,70 @@ async def served(**limits: float) -> AsyncIterator[Here]:
 
 
 async def ended(reader: asyncio.StreamReader) -> bool:
-    """Whether nothing more comes; waits for it."""
+    """Wait until the connection is closed, and return whether it sent nothing more."""
     try:
         return await asyncio.wait_for(reader.read(), BUSY) == b""
     except ConnectionResetError:
         return True
 
 
-async def test_more_half_open_connections_than_may_wait_keep_nobody_out() -> None:
-    async with served(head=BUSY) as here, AsyncExitStack() as stack:
-        silent = [await here.opened(stack, HALF) for _ in range(110)]
-        answer = await asyncio.wait_for(here.client.get("/"), BUSY)
+async def test_too_many_half_open_connections_do_not_block_a_new_request() -> None:
+    async with served(head=BUSY) as server, AsyncExitStack() as stack:
+        silent = [await server.opened(stack, HALF) for _ in range(110)]
+        answer = await asyncio.wait_for(server.client.get("/"), BUSY)
         assert answer.status_code == 200
-        # Those that have waited longest were closed, and no more than were too many.
+        # The server closed the oldest connections, and no more than exceeded the limit.
         assert all([await ended(each) for each in silent[:11]])
         assert not any(each.at_eof() for each in silent[12:])
 
 
-async def test_a_connection_that_waits_takes_no_requests_place() -> None:
-    async with served(most=1, head=BUSY) as here, AsyncExitStack() as stack:
+async def test_a_half_open_connection_takes_no_request_slot() -> None:
+    async with served(most=1, head=BUSY) as server, AsyncExitStack() as stack:
         for _ in range(5):
-            await here.opened(stack, HALF)
-        assert (await here.client.get("/")).status_code == 200
+            await server.opened(stack, HALF)
+        assert (await server.client.get("/")).status_code == 200
 
 
-async def test_one_request_too_many_is_told_so_and_others_go_on() -> None:
-    async with served(most=2) as here, asyncio.TaskGroup() as group:
-        held = [group.create_task(here.client.get("/held")) for _ in range(2)]
+async def test_a_request_above_the_limit_gets_503_and_the_others_continue() -> None:
+    async with served(most=2) as server, asyncio.TaskGroup() as group:
+        held = [group.create_task(server.client.get("/held")) for _ in range(2)]
         for _ in held:
-            await asyncio.wait_for(here.application.held.get(), BUSY)
-        answer = await here.client.get("/")
+            await asyncio.wait_for(server.application.held.get(), BUSY)
+        answer = await server.client.get("/")
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        here.application.go.set()
+        server.application.go.set()
         assert [(await each).status_code for each in held] == [200, 200]
-        assert (await here.client.get("/")).status_code == 200
+        assert (await server.client.get("/")).status_code == 200
 
 
-async def test_one_address_has_a_share_of_the_places(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_address_gets_only_its_share_of_the_request_slots(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(connections, "MAX_REQUESTS_PER_PEER", 1)
-    async with served(most=3) as here, asyncio.TaskGroup() as group:
-        held = group.create_task(here.client.get("/held"))
-        await asyncio.wait_for(here.application.held.get(), BUSY)
-        assert (await here.client.get("/")).status_code == 503
-        here.application.go.set()
+    async with served(most=3) as server, asyncio.TaskGroup() as group:
+        held = group.create_task(server.client.get("/held"))
+        await asyncio.wait_for(server.application.held.get(), BUSY)
+        assert (await server.client.get("/")).status_code == 503
+        server.application.go.set()
         assert (await held).status_code == 200
 
 
-async def test_a_silent_connection_is_closed() -> None:
-    async with served(head=0.5) as here, AsyncExitStack() as stack:
-        silent = [await here.opened(stack, said) for said in (b"", HALF)]
+async def test_a_connection_without_a_complete_request_is_closed() -> None:
+    async with served(head=0.5) as server, AsyncExitStack() as stack:
+        silent = [await server.opened(stack, data) for data in (b"", HALF)]
         assert [await ended(each) for each in silent] == [True, True]
 
 
-async def test_a_request_that_takes_long_is_not_cut_off() -> None:
-    async with served(head=0.2, body=0.2) as here, AsyncExitStack() as stack:
-        asking = asyncio.create_task(here.client.get("/held"))
-        await asyncio.wait_for(here.application.held.get(), BUSY)
-        assert await ended(await here.opened(stack))  # it came later, and its time is over
-        here.application.go.set()
+async def test_a_slow_request_is_not_cut_off() -> None:
+    async with served(head=0.2, body=0.2) as server, AsyncExitStack() as stack:
+        asking = asyncio.create_task(server.client.get("/held"))
+        await asyncio.wait_for(server.application.held.get(), BUSY)
+        assert await ended(await server.opened(stack))  # opened later, timed out
+        server.application.go.set()
         assert (await asking).status_code == 200
 
 
-def test_places_are_given_back() -> None:
+def test_request_slots_are_released() -> None:
     places = connections.RequestSlots(3, 2)
     with places.slot("a") as one, places.slot("a") as two, places.slot("a") as three:
         assert (one, two, three) == (True, True, False)
@@ -152,9 +154,9 @@ def test_places_are_given_back() -> None:
         ("::ffff:192.0.2.7", "::ffff:192.0.2.7"),
     ],
 )
-def test_a_network_of_one_client_counts_as_one(address: str, counts_as: str) -> None:
+def test_an_ipv6_network_of_64_bits_counts_as_one_peer(address: str, counts_as: str) -> None:
     assert connections.peer_key((address, 1)) == counts_as
 
 
-def test_no_address_is_one_peer() -> None:
+def test_connections_without_an_address_count_as_one_peer() -> None:
     assert connections.peer_key(None) == ""

@@ -1,4 +1,4 @@
-"""The checks together: in which order, and what becomes of one that fails itself."""
+"""All checks of `doctor` together: their order, and a check that itself raises an error."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.home import Home
 from daybook.operations import doctor
+from daybook.operations.doctor import CheckResult
 from daybook.operations.findings import Finding, problem, warning
 from tests.unit.operations.checks.test_installation import installed
 
 pytestmark = pytest.mark.anyio
 
 
-def of(found: list[dict[str, Any]], check: str) -> list[dict[str, Any]]:
-    return [each for each in found if each["check"] == check]
+def of(found: list[CheckResult], check: str) -> list[CheckResult]:
+    return [each for each in found if each.check == check]
 
 
 @pytest.fixture
 def nowhere(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    """A home with a Prefect configured that does not answer."""
+    """Yield a home whose configured Prefect does not answer."""
     monkeypatch.setattr(doctor, "PREFECT_CHECKS", ())
-    # Not the session's server, which an earlier test may have started.
+    # Not the test session's server, which an earlier test may have started.
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         yield daybook_home
 
 
-async def test_each_check_is_told_and_what_is_sound_has_no_mend(nowhere: Home) -> None:
+async def test_doctor_lists_every_check_and_a_passed_one_has_no_fix(nowhere: Home) -> None:
     found = await doctor.doctor()
-    assert [each["check"] for each in found] == [
+    assert [each.check for each in found] == [
         "versions",
         "entry points",
         "worker imports",
@@ -58,20 +58,20 @@ async def test_each_check_is_told_and_what_is_sound_has_no_mend(nowhere: Home) -
         "prefect",
     ]
     for each in found[:-1]:
-        assert (each["ok"], each["problem"], each["fix"]) == (True, "", "")
-    assert (found[-1]["ok"], bool(found[-1]["fix"])) == (False, True)
+        assert (each.ok, each.problem, each.fix) == (True, "", "")
+    assert (found[-1].ok, bool(found[-1].fix)) == (False, True)
 
 
-async def test_open_modes_are_seen_before_they_are_mended(
+async def test_doctor_reports_open_modes_before_anything_corrects_them(
     nowhere: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere.path.chmod(0o755)
     (modes,) = of(await doctor.doctor(), "modes")
-    assert not modes["ok"]
-    assert modes["fix"] == f"chmod 700 {nowhere.path}"
+    assert not modes.ok
+    assert modes.fix == f"chmod 700 {nowhere.path}"
 
 
-async def test_a_check_that_fails_itself_hides_no_other(
+async def test_a_check_that_raises_is_a_problem_and_the_others_still_run(
     nowhere: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> list[Finding]:
@@ -82,30 +82,30 @@ async def test_a_check_that_fails_itself_hides_no_other(
 
     monkeypatch.setattr(doctor, "LOCAL_CHECKS", (("first", broken), ("second", sound)))
     found = await doctor.doctor()
-    assert "ModuleNotFoundError: No module named 'cyclops'" in of(found, "first")[0]["problem"]
-    assert not of(found, "first")[0]["ok"]
-    assert of(found, "second")[0]["ok"]
+    assert "ModuleNotFoundError: No module named 'cyclops'" in of(found, "first")[0].problem
+    assert not of(found, "first")[0].ok
+    assert of(found, "second")[0].ok
 
 
-async def test_a_harmless_problem_is_told_and_ok(
+async def test_a_warning_is_listed_and_counts_as_ok(
     nowhere: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def told() -> list[Finding]:
+    def findings() -> list[Finding]:
         return [
             warning("weather", "it rains", "an umbrella"),
             problem("weather", "it burns", "water"),
         ]
 
-    monkeypatch.setattr(doctor, "LOCAL_CHECKS", (("weather", told),))
+    monkeypatch.setattr(doctor, "LOCAL_CHECKS", (("weather", findings),))
     rain, fire = of(await doctor.doctor(), "weather")
-    assert rain == {
+    assert rain.model_dump(mode="json") == {
         "check": "weather",
         "ok": True,
         "severity": "warning",
         "problem": "it rains",
         "fix": "an umbrella",
     }
-    assert (fire["ok"], fire["severity"], fire["problem"]) == (False, "problem", "it burns")
+    assert (fire.ok, fire.severity, fire.problem) == (False, "problem", "it burns")
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/api", None])
@@ -115,34 +115,34 @@ async def test_without_a_prefect_its_checks_are_listed_as_not_checked(
     with temporary_settings({PREFECT_API_URL: address}):
         found = await doctor.doctor()
     (server,) = of(found, "prefect")
-    assert (server["ok"], server["severity"]) == (False, "problem")
-    skipped = [each for each in found if each["severity"] == "skipped"]
-    assert [each["check"] for each in skipped] == [name for name, _ in doctor.PREFECT_CHECKS]
+    assert (server.ok, server.severity) == (False, "problem")
+    skipped = [each for each in found if each.severity == "skipped"]
+    assert [each.check for each in skipped] == [name for name, _ in doctor.PREFECT_CHECKS]
     for each in skipped:
-        assert (each["ok"], each["fix"]) == (False, "")
-        assert each["problem"].startswith("not checked, because ")
+        assert (each.ok, each.fix) == (False, "")
+        assert each.problem.startswith("not checked, because ")
 
 
-async def test_where_the_ledger_is_broken_its_checks_are_listed_as_not_checked(
+async def test_with_a_broken_ledger_its_checks_are_listed_as_not_checked(
     nowhere: Home,
 ) -> None:
     (nowhere.path / "ledger.db").write_text("no database" * 100)
     found = await doctor.doctor()
     (ledger,) = of(found, "ledger")
-    assert ledger["severity"] == "problem"
-    assert [each["check"] for each in found if each["severity"] == "skipped"] == [
+    assert ledger.severity == "problem"
+    assert [each.check for each in found if each.severity == "skipped"] == [
         name for name, _ in doctor.LEDGER_CHECKS[1:]
     ]
 
 
-async def test_a_home_in_the_way_of_a_file_is_a_finding_and_no_crash(
+async def test_a_home_that_is_a_file_is_a_finding_and_no_crash(
     nowhere: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = nowhere.path / "file"
     file.write_text("")
     monkeypatch.setenv("DAYBOOK_HOME", str(file))
     found = await doctor.doctor()
-    assert [each["ok"] for each in of(found, "home")] == [False]
+    assert [each.ok for each in of(found, "home")] == [False]
     assert of(found, "prefect")
 
 
@@ -150,7 +150,7 @@ BROKEN = "raise ModuleNotFoundError(\"No module named 'python_socks'\")\n"
 
 
 @pytest.mark.slow
-def test_a_prefect_that_cannot_be_imported_is_a_finding_beside_the_versions(
+def test_a_prefect_that_cannot_be_imported_is_a_finding_next_to_its_version(
     daybook_home: Home, tmp_path: Path
 ) -> None:
     front = tmp_path / "front"

@@ -1,4 +1,4 @@
-"""Diagnoses that `doctor`, `status` and `/health` share, from facts that are given."""
+"""The findings that `doctor`, `status` and `/health` share, computed from given facts."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from daybook.api import overdue
-from daybook.api.overdue import DelayFacts
+from daybook.api.overdue import DelayFacts, OverdueRun
 from daybook.home import Home
 from daybook.keeper.leader_lease import Leader
 from daybook.operations import findings
 from daybook.operations.findings import Severity
-from daybook.prefect.work_pool import WorkPool
+from daybook.prefect.work_pool import OnlineWorker, WorkPool
 from daybook.testing import ManualClock
 from daybook.timing import TIMING
 
 NOW = ManualClock().now()
-WORKER = {"name": "here-1", "last_heartbeat": None, "ours": True}
+WORKER = OnlineWorker(name="here-1", last_heartbeat=None, ours=True)
 POOL = WorkPool("daybook", [WORKER], has_ours=True, others=[])
 OBSERVED = {"observed_at": NOW.isoformat()}
 LEADER = Leader("here:1:a", NOW + TIMING.leader_lease, OBSERVED)
@@ -39,11 +39,11 @@ EXPIRED = Leader("here:1:a", NOW - timedelta(minutes=7), OBSERVED)
     ],
     ids=["leads", "never led", "just expired", "no Prefect", "no worker"],
 )
-def test_a_missing_keeper_is_reported_only_beside_a_worker(known: DelayFacts) -> None:
+def test_a_missing_keeper_is_reported_only_if_a_worker_is_online(known: DelayFacts) -> None:
     assert findings.keeper(known) == []
 
 
-def test_a_missing_keeper_is_the_same_finding_everywhere() -> None:
+def test_a_missing_keeper_gives_the_finding_of_no_keeper() -> None:
     found = findings.no_keeper(EXPIRED, NOW)
     assert findings.keeper(replace(WELL, leader=EXPIRED)) == [found]
     assert found.message.endswith("; the last lease expired 7 minutes ago")
@@ -51,7 +51,7 @@ def test_a_missing_keeper_is_the_same_finding_everywhere() -> None:
     assert findings.no_keeper(None, NOW).message == overdue.NO_KEEPER
 
 
-def test_a_keeper_that_observes_nothing_is_a_problem() -> None:
+def test_a_leader_that_has_not_observed_prefect_lately_is_a_problem() -> None:
     late = overdue.MAX_OBSERVATION_AGE + timedelta(minutes=1)
     leader = replace(LEADER, until=NOW + 2 * late)
     (found,) = findings.keeper(replace(WELL, now=NOW + late, leader=leader))
@@ -62,9 +62,16 @@ def test_a_keeper_that_observes_nothing_is_a_problem() -> None:
 @pytest.mark.parametrize(
     ("runs", "last"), [(3, None), (4, "1 more run is"), (6, "3 more runs are")]
 )
-def test_only_some_overdue_runs_are_described(runs: int, last: str | None) -> None:
-    view = {"job": "brief", "due": "2026-01-15T11:55:00Z", "late_seconds": 300.0}
-    found = findings.late([view | {"missed": False, "why": "it rains"}] * runs, most=3)
+def test_at_most_three_overdue_runs_are_described(runs: int, last: str | None) -> None:
+    late = OverdueRun(
+        job="brief",
+        due=NOW - timedelta(minutes=5),
+        late_seconds=300.0,
+        run=None,
+        missed=False,
+        why="it rains",
+    )
+    found = findings.late([late] * min(runs, 3), runs)
     assert [each.message.startswith("brief was due at") for each in found[:3]] == [True] * 3
     assert [str(each) for each in found[3:]] == (
         [f"{last} overdue; fix: daybook status"] if last else []
@@ -95,12 +102,12 @@ def test_a_failed_job_is_a_warning_with_the_first_line_of_its_error() -> None:
 
     found = findings.failing_jobs([job(0, None), job(1, "no answer\nat all"), job(2, None)])
     assert [str(each) for each in found] == [
-        "brief failed once: no answer",
-        "brief failed 2 times in a row",
+        "brief failed once: no answer; fix: daybook show brief",
+        "brief failed 2 times in a row; fix: daybook show brief",
     ]
     assert {each.severity for each in found} == {Severity.WARNING}
 
 
-def test_many_names_are_shortened() -> None:
+def test_a_list_of_more_than_five_names_is_shortened() -> None:
     assert findings.join(list("abcde")) == "a, b, c, d, e"
     assert findings.join(list("abcdefg")) == "a, b, c, d, e and 2 more"

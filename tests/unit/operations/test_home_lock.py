@@ -1,4 +1,4 @@
-"""The lock and the record, with real processes: one holds the home, others try."""
+"""The lock and the record of a home, with real processes that compete for them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FOREVER = [sys.executable, "-c", "import signal; signal.pause()"]
 
 @contextmanager
 def another_up(kind: str = "polite") -> Iterator[subprocess.Popen[str]]:
-    """A process that holds the home which `DAYBOOK_HOME` names."""
+    """Start a process that holds the home of `DAYBOOK_HOME`, and kill it at the end."""
     with subprocess.Popen(
         [sys.executable, "-c", UP, kind], stdout=subprocess.PIPE, text=True
     ) as other:
@@ -70,28 +70,28 @@ def test_a_second_up_of_the_same_home_is_refused(daybook_home: Home) -> None:
     assert caught.value.field == "home"
     assert str(daybook_home.path) in str(caught.value)
     assert other.wait() == -signal.SIGKILL
-    with home_lock.hold(daybook_home, patience=0):  # the lock went with its holder
+    with home_lock.hold(daybook_home, patience=0):  # the lock ended with its holder
         pass
 
 
-def test_a_glance_at_the_lock_does_not_refuse_an_up(daybook_home: Home) -> None:
+def test_reading_the_lock_does_not_block_an_up(daybook_home: Home) -> None:
     with home_lock.hold(daybook_home):
         assert daybook_home.running() is not None
     assert daybook_home.running() is None
-    with home_lock.hold(daybook_home) as mine:
-        assert mine.pid == os.getpid()
+    with home_lock.hold(daybook_home) as lock:
+        assert lock.pid == os.getpid()
 
 
-async def test_what_runs_is_in_the_file_at_once_and_readable_by_its_owner_only(
+async def test_the_up_file_has_the_running_processes_and_is_private(
     daybook_home: Home,
 ) -> None:
-    with home_lock.hold(daybook_home) as mine:
+    with home_lock.hold(daybook_home) as lock:
         assert daybook_home.running() == json.loads(daybook_home.up_file.read_text())
         child = await begin(daybook_home, "worker")
         try:
-            mine.add_child(child)
-            mine.set_server("http://127.0.0.1:1/api", "http://127.0.0.1:1", own=True)
-            mine.set_ready(datetime(2026, 11, 20, 9, tzinfo=UTC))
+            lock.add_child(child)
+            lock.set_server("http://127.0.0.1:1/api", "http://127.0.0.1:1", own=True)
+            lock.set_ready(datetime(2026, 11, 20, 9, tzinfo=UTC))
             running = daybook_home.running()
             assert running is not None
             assert running["pid"] == os.getpid()
@@ -104,15 +104,15 @@ async def test_what_runs_is_in_the_file_at_once_and_readable_by_its_owner_only(
             assert daybook_home.up_lock.stat().st_mode & 0o777 == 0o600
         finally:
             await child.terminate()
-            mine.remove_child(child)
+            lock.remove_child(child)
     assert not daybook_home.up_file.exists()
 
 
-async def test_children_of_a_killed_up_are_ended_by_the_next(daybook_home: Home) -> None:
+async def test_the_next_up_ends_the_children_of_a_killed_one(daybook_home: Home) -> None:
     child = await begin(daybook_home, "worker")
     with home_lock.hold(daybook_home) as killed:
         killed.add_child(child)
-    # The block ended as if by `kill -9`: the child lives, so the file was kept.
+    # As after `kill -9`: the child still runs, so the file was not removed.
     with home_lock.hold(daybook_home) as following:
         assert [entry.name for entry in following.leftovers] == ["worker"]
         assert [e["name"] for e in json.loads(daybook_home.up_file.read_text())["leftovers"]] == [
@@ -124,7 +124,7 @@ async def test_children_of_a_killed_up_are_ended_by_the_next(daybook_home: Home)
     assert not daybook_home.up_file.exists()
 
 
-async def test_leftovers_are_not_forgotten_when_the_next_up_is_killed_too(
+async def test_leftovers_stay_recorded_if_the_next_up_is_killed_too(
     daybook_home: Home,
 ) -> None:
     child = await begin(daybook_home, "server")
@@ -137,7 +137,7 @@ async def test_leftovers_are_not_forgotten_when_the_next_up_is_killed_too(
     assert await child.wait() == -signal.SIGTERM
 
 
-async def test_a_reused_pid_is_never_touched(daybook_home: Home) -> None:
+async def test_a_process_with_a_reused_pid_is_not_ended(daybook_home: Home) -> None:
     stranger = await begin(daybook_home, "stranger")
     try:
         daybook_home.up_file.write_text(
@@ -158,27 +158,29 @@ async def test_a_reused_pid_is_never_touched(daybook_home: Home) -> None:
         await stranger.terminate()
 
 
-async def test_down_ends_the_up_that_runs(daybook_home: Home) -> None:
+async def test_down_ends_the_running_up(daybook_home: Home) -> None:
     with another_up() as other:
         assert await home_lock.stop_running(daybook_home) is True
         assert other.wait() == 0
     assert not daybook_home.up_file.exists()
 
 
-async def test_down_kills_an_up_that_does_not_listen(daybook_home: Home) -> None:
+async def test_down_kills_an_up_that_ignores_sigterm(daybook_home: Home) -> None:
     with another_up("deaf") as other:
         assert await home_lock.stop_running(daybook_home, within=0.2) is True
         assert other.wait() == -signal.SIGKILL
 
 
-async def test_down_where_nothing_runs_says_so_and_leaves_no_trace(daybook_home: Home) -> None:
+async def test_down_without_a_running_up_returns_false_and_creates_nothing(
+    daybook_home: Home,
+) -> None:
     assert await home_lock.stop_running(daybook_home) is False
     nowhere = Home(daybook_home.path / "nowhere")
     assert await home_lock.stop_running(nowhere) is False
     assert not nowhere.path.exists()
 
 
-async def test_entries_of_an_unknown_shape_are_left_alone(daybook_home: Home) -> None:
+async def test_up_file_entries_of_an_unknown_shape_are_ignored(daybook_home: Home) -> None:
     daybook_home.up_file.write_text('{"children": [{"pid": 1}, "what"], "leftovers": []}')
-    with home_lock.hold(daybook_home) as mine:
-        assert mine.leftovers == []
+    with home_lock.hold(daybook_home) as lock:
+        assert lock.leftovers == []

@@ -1,4 +1,4 @@
-"""How a browser logs in at the Prefect server that we start, and what its cookie is good for."""
+"""Browser login at the Prefect server of `daybook up`, and the use of its cookie."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SETTINGS = {"api_url": f"{OWN}/api", "auth": "BASIC", "flags": []}
 
 @pytest.fixture(autouse=True)
 def asked_by_this_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests of these tests come over no network, so no system lists their sockets."""
+    """Treat each request as from this user: these tests open no sockets to check."""
     monkeypatch.setattr(login, "is_another_user", lambda scope: False)
 
 
 class Prefect:
-    """An application that remembers what reaches it; it answers as Prefect does about its UI."""
+    """A fake Prefect that records its requests and answers with its UI settings."""
 
     def __init__(self) -> None:
         self.authorization: str | None = None
@@ -51,7 +51,7 @@ class Prefect:
 
 
 class Site:
-    """A server with the login, and a browser's cookies; ``now`` is its clock."""
+    """A server with the login, and a browser with cookies; ``now`` is the server's clock."""
 
     def __init__(self, key: str = "key", credential: str = CREDENTIAL) -> None:
         self.now = 1_000_000.0
@@ -73,7 +73,7 @@ class Site:
         return self
 
     async def sent(self, path: str = "/api/flows/", method: str = "GET", **headers: str) -> Any:
-        """The `Authorization` that Prefect got of a request with such headers."""
+        """Send a request, and return the `Authorization` header that Prefect received."""
         self.prefect.authorization = None
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
         await self.browser.request(method, path, headers=headers)
@@ -99,8 +99,8 @@ async def test_a_link_logs_a_browser_in_once() -> None:
     assert "daybook open" in again.text
 
 
-async def test_prefects_pages_may_ask_this_machine_only() -> None:
-    """Their analytics ask an address of the Internet, also where Prefect's setting is off."""
+async def test_prefects_pages_may_connect_only_to_this_machine() -> None:
+    """Check the CSP header: Prefect's UI contacts an analytics host even if that is disabled."""
     site = await Site().logged_in()
     page = await site.browser.get("/dashboard", headers={"Accept": "text/html"})
     (policy,) = page.headers.get_list("content-security-policy")
@@ -112,7 +112,7 @@ async def test_prefects_pages_may_ask_this_machine_only() -> None:
     }
 
 
-async def test_a_link_ends_with_its_time_and_is_stored_as_a_hash() -> None:
+async def test_a_link_expires_and_its_token_is_not_stored() -> None:
     site = Site()
     token = await site.token()
     assert token not in repr(vars(site.login))
@@ -122,16 +122,16 @@ async def test_a_link_ends_with_its_time_and_is_stored_as_a_hash() -> None:
     assert (await site.browser.get(login.LOGIN_PATH)).status_code == 403
 
 
-async def test_links_are_made_for_who_holds_the_credential_and_are_few() -> None:
+async def test_a_link_needs_the_credential_and_the_oldest_of_too_many_is_dropped() -> None:
     site = await Site().logged_in()
     for headers in ({}, {"Authorization": "Basic bm9ib2R5"}, {"Origin": OWN}):
         assert (await site.browser.post(login.LINKS_PATH, headers=headers)).status_code == 401
     tokens = [await site.token() for _ in range(login.MAX_LINKS + 1)]
-    assert (await site.open(tokens[0])).status_code == 403  # the oldest gave way
+    assert (await site.open(tokens[0])).status_code == 403  # the oldest link was dropped
     assert (await site.open(tokens[-1])).status_code == 200
 
 
-async def test_another_user_cannot_use_a_link_that_stands_in_a_browsers_arguments(
+async def test_a_link_opened_by_another_user_is_refused_and_not_used_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     site = Site()
@@ -139,7 +139,7 @@ async def test_another_user_cannot_use_a_link_that_stands_in_a_browsers_argument
     monkeypatch.setattr(login, "is_another_user", lambda scope: True)
     assert (await site.open(token)).status_code == 403
     monkeypatch.setattr(login, "is_another_user", lambda scope: False)
-    assert (await site.open(token)).status_code == 200  # it was not used up
+    assert (await site.open(token)).status_code == 200  # the refused attempt did not use it up
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux lists sockets with their users")
@@ -148,7 +148,7 @@ async def test_another_user_cannot_use_a_link_that_stands_in_a_browsers_argument
     [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::ffff:127.0.0.1")],
     ids=["IPv4", "IPv4-mapped"],
 )
-def test_the_user_of_a_connection_is_found(
+def test_the_user_of_a_connection_is_determined(
     monkeypatch: pytest.MonkeyPatch, family: socket.AddressFamily, address: str
 ) -> None:
     with (
@@ -166,17 +166,19 @@ def test_the_user_of_a_connection_is_found(
             assert peers.is_another_user(scope)
 
 
-def test_who_is_not_listed_is_another_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_connection_that_the_system_does_not_list_is_of_another_user(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(peers, "SOCKET_TABLES", tmp_path)
     scope = {"client": ("127.0.0.1", 40001), "server": ("127.0.0.1", 4200)}
-    assert not peers.is_another_user(scope)  # the system lists nobody
+    assert not peers.is_another_user(scope)  # the system has no socket tables
     (tmp_path / "tcp").write_text("  sl  local_address rem_address   st tx_queue\n")
     assert peers.is_another_user(scope)
     assert peers.is_another_user(scope | {"client": ("10.0.0.1", 40001)})
     assert not peers.is_another_user({"client": None, "server": None})
 
 
-async def test_another_user_cannot_use_a_session_that_it_was_sent(
+async def test_another_user_cannot_use_a_stolen_login_cookie(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     site = await Site().logged_in()
@@ -194,7 +196,7 @@ async def test_another_user_cannot_use_a_session_that_it_was_sent(
         ("GET", {}, True),
         ("GET", {"sec-fetch-site": "same-origin"}, True),
         ("GET", {"sec-fetch-site": "none"}, True),
-        # Another port of this machine is the same site, and gets the cookie sent along.
+        # Another port of this machine is the same site, so the browser sends it the cookie.
         ("GET", {"sec-fetch-site": "same-site"}, False),
         ("GET", {"sec-fetch-site": "cross-site"}, False),
         ("GET", {"origin": "http://127.0.0.1:9999"}, False),
@@ -211,21 +213,21 @@ async def test_another_user_cannot_use_a_session_that_it_was_sent(
         ("PATCH", {"origin": "http://rebound.example:4200"}, False),
     ],
 )
-async def test_the_cookie_counts_only_for_pages_of_this_server(
+async def test_the_login_cookie_is_accepted_only_from_pages_of_this_server(
     method: str, headers: dict[str, str], accepted: bool
 ) -> None:
     site = await Site().logged_in()
     assert await site.sent(method=method, **headers) == (BASIC if accepted else None)
 
 
-async def test_a_password_that_the_browser_remembers_from_before_is_replaced() -> None:
+async def test_a_stale_credential_of_a_logged_in_browser_is_replaced() -> None:
     site = await Site().logged_in()
     assert await site.sent(authorization="Basic c3RhbGU=") == BASIC
     site.browser.cookies.clear()
     assert await site.sent(authorization="Basic c3RhbGU=") == "Basic c3RhbGU="
 
 
-async def test_a_session_outlives_a_restart_and_ends_with_its_time_key_and_credential() -> None:
+async def test_a_login_survives_a_restart_but_not_its_expiry_or_a_new_key_or_credential() -> None:
     site = await Site().logged_in()
     (cookie,) = [f"{name}={value}" for name, value in site.browser.cookies.items()]
     assert await Site().sent(cookie=cookie) == BASIC
@@ -241,20 +243,20 @@ async def test_a_session_outlives_a_restart_and_ends_with_its_time_key_and_crede
     assert await later.sent(cookie=cookie) is None
 
 
-async def test_the_ui_asks_for_no_password_where_the_browser_is_logged_in() -> None:
+async def test_the_ui_asks_a_logged_in_browser_for_no_password() -> None:
     site = Site()
     assert (await site.browser.get("/ui-settings")).json() == SETTINGS
     await site.logged_in()
-    told = await site.browser.get("/ui-settings")
-    assert told.json() == {**SETTINGS, "auth": None}
+    response = await site.browser.get("/ui-settings")
+    assert response.json() == {**SETTINGS, "auth": None}
     elsewhere = {"sec-fetch-site": "cross-site"}
     assert (await site.browser.get("/ui-settings", headers=elsewhere)).json() == SETTINGS
-    named = {"host": "localhost:4200", "cookie": told.request.headers["cookie"]}
-    here = await site.browser.get("/v2/ui-settings", headers=named)
-    assert here.json()["api_url"] == "http://localhost:4200/api"  # which has the cookie
+    named = {"host": "localhost:4200", "cookie": response.request.headers["cookie"]}
+    settings = await site.browser.get("/v2/ui-settings", headers=named)
+    assert settings.json()["api_url"] == "http://localhost:4200/api"  # the host that has the cookie
 
 
-async def test_a_page_that_is_opened_without_a_session_says_how_to_log_in() -> None:
+async def test_a_page_opened_without_a_login_says_how_to_log_in() -> None:
     site = Site()
     html = {"accept": "text/html,*/*"}
     page = await site.browser.get("/v2/dashboard", headers=html)
@@ -265,7 +267,7 @@ async def test_a_page_that_is_opened_without_a_session_says_how_to_log_in() -> N
     assert (await site.browser.get("/v2/dashboard", headers=html)).status_code == 200
 
 
-async def test_a_person_can_type_the_credential() -> None:
+async def test_a_person_can_log_in_by_typing_the_credential() -> None:
     site = Site()
 
     async def typed(password: str, **headers: str) -> int:
@@ -274,7 +276,7 @@ async def test_a_person_can_type_the_credential() -> None:
         return answer.status_code
 
     assert await typed("wrong", origin=OWN) == 403
-    assert await typed(CREDENTIAL) == 403  # from no page of ours
+    assert await typed(CREDENTIAL) == 403  # without the origin of an own page
     assert await typed(CREDENTIAL, origin="http://127.0.0.1:9999") == 403
     assert await typed(CREDENTIAL + " " * login.MAX_PASSWORD_BYTES, origin=OWN) == 403
     assert await site.sent() is None
@@ -286,20 +288,20 @@ async def test_a_person_can_type_the_credential() -> None:
     ("origin", "session", "sent"),
     [(OWN, True, CREDENTIAL), ("http://127.0.0.1:9999", True, None), (OWN, False, None)],
 )
-async def test_a_websocket_of_our_pages_carries_the_credential(
+async def test_the_first_message_of_a_websocket_from_own_pages_gets_the_credential(
     origin: str, session: bool, sent: str | None
 ) -> None:
     site = await Site().logged_in()
     cookies = "; ".join(f"{name}={value}" for name, value in site.browser.cookies.items())
     headers = {"host": "127.0.0.1:4200", "origin": origin, "cookie": cookies if session else ""}
-    told = [
+    messages = [
         {"type": "websocket.connect"},
         {"type": "websocket.receive", "text": json.dumps({"type": "auth", "token": None})},
         {"type": "websocket.receive", "text": json.dumps({"type": "auth", "token": "second"})},
     ]
 
     async def receive() -> Any:
-        return told.pop(0)
+        return messages.pop(0)
 
     async def send(message: Any) -> None:
         raise AssertionError(message)
@@ -310,3 +312,13 @@ async def test_a_websocket_of_our_pages_carries_the_credential(
     _, first, second = site.prefect.messages
     assert json.loads(first["text"])["token"] == sent
     assert json.loads(second["text"])["token"] == "second"
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_a_form_that_is_too_long_is_read_as_an_empty_one(more: int) -> None:
+    body = b"x" * (login.MAX_PASSWORD_BYTES + more)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    assert await login._body(receive) == (b"" if more else body)

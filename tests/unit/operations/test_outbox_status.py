@@ -1,4 +1,4 @@
-"""How the outbox is: what `status` and `doctor` say of it, of a real ledger."""
+"""The reports of `status` and `doctor` on the outbox of a real ledger."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from daybook.api import destinations, runs
 from daybook.cli import formatting as words
 from daybook.delivery import history, outbox, sending
 from daybook.delivery.sending import DeliveryResult
+from daybook.delivery.views import OutboxHealth, PausedQueue
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
@@ -32,11 +33,20 @@ pytestmark = pytest.mark.anyio
 
 HOOK = "https://ops.example.org/hook"
 LONG = timedelta(minutes=5)
+NOTHING = OutboxHealth(
+    pending=0,
+    oldest_pending_at=None,
+    in_flight=0,
+    failed=0,
+    paused=[],
+    unread=0,
+    unread_alerts=0,
+)
 
 
 @pytest.fixture
 async def ledger(daybook_home: Home) -> AsyncIterator[Ledger]:
-    """One with a job, and nothing to be told."""
+    """Yield a ledger with one job and an empty outbox."""
     async with Ledger(f"sqlite+aiosqlite:///{daybook_home.path}/ledger.db") as opened:
         async with opened.write() as session:
             job = new_job(now=opened.now(), prompt="Hello?", name="brief", on_demand=True)
@@ -46,7 +56,7 @@ async def ledger(daybook_home: Home) -> AsyncIterator[Ledger]:
 
 @pytest.fixture(autouse=True)
 def nowhere() -> Iterator[None]:
-    """No Prefect answers: nobody listens on port 9 (discard) of a machine that runs tests."""
+    """Configure a Prefect that never answers: nothing listens on port 9 (discard)."""
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         yield
 
@@ -82,7 +92,7 @@ async def alert(ledger: Ledger, event: str, subject: str) -> None:
 
 
 async def fail(ledger: Ledger, to: Delivery) -> None:
-    """Let what is due be tried, in vain."""
+    """Record a failed attempt for the due message, with the status ``to``."""
     (row,) = await sending.claim(ledger, "test", most=1)
     again = ledger.now() if to is Delivery.PENDING else None
     await sending.record(
@@ -94,58 +104,50 @@ def about(problems: list[str], *words: str) -> list[str]:
     return [each for each in problems if all(word in each for word in words)]
 
 
-async def test_where_nothing_is_told_nothing_is_wrong(ledger: Ledger) -> None:
+async def test_an_empty_outbox_has_no_problems(ledger: Ledger) -> None:
     found = await status.status()
-    assert found["outbox"] == {
-        "pending": 0,
-        "oldest_pending_at": None,
-        "in_flight": 0,
-        "failed": 0,
-        "paused": [],
-        "unread": 0,
-        "unread_alerts": 0,
-    }
-    assert not about(found["problems"], "no process sends")
-    assert not about(found["problems"], "unread")
+    assert found.outbox == NOTHING
+    assert not about(found.problems, "no process sends")
+    assert not about(found.problems, "unread")
     assert await delivery.outbox() == []
 
 
-async def test_what_could_be_sent_and_is_not_is_told(ledger: Ledger) -> None:
+async def test_a_due_message_that_no_process_sends_is_reported(ledger: Ledger) -> None:
     now = ledger.now()
     await ask(ledger, "later", now - 2 * LONG, next_at=now + LONG)
-    assert await delivery.outbox() == []  # its time has not come
+    assert await delivery.outbox() == []  # not due yet
 
     await ask(ledger, "due", now - LONG)
 
     found = await status.status()
-    assert found["outbox"]["pending"] == 2
-    assert datetime.fromisoformat(found["outbox"]["oldest_pending_at"]) == now - 2 * LONG
+    assert found.outbox.pending == 2
+    assert found.outbox.oldest_pending_at == now - 2 * LONG
     since = f"since {(now - LONG):%Y-%m-%dT%H:%M:%S}Z, and no process sends them"
-    assert len(about(found["problems"], since, "daybook keeper")) == 1
+    assert len(about(found.problems, since, "daybook keeper")) == 1
     (problem,) = await delivery.outbox()
     assert since in problem.message
     assert ("daybook keeper" in problem.fix, problem.severity) == (True, Severity.PROBLEM)
 
 
-async def test_a_backlog_that_somebody_is_at_is_no_problem(ledger: Ledger) -> None:
+async def test_a_backlog_that_a_process_is_sending_is_no_problem(ledger: Ledger) -> None:
     for key in ("one", "two"):
         await ask(ledger, key, ledger.now() - LONG)
     assert await delivery.outbox() != []
 
     await sending.claim(ledger, "a keeper", most=1)
 
-    assert not about((await status.status())["problems"], "no process sends")
+    assert not about((await status.status()).problems, "no process sends")
     assert await delivery.outbox() == []
 
 
-async def test_what_is_on_its_way_is_no_problem(ledger: Ledger) -> None:
+async def test_a_message_that_just_became_due_is_no_problem(ledger: Ledger) -> None:
     await ask(ledger, "due", ledger.now())
-    assert not about((await status.status())["problems"], "no process sends")
+    assert not about((await status.status()).problems, "no process sends")
     assert await delivery.outbox() == []
 
 
-async def test_a_listener_that_is_away_is_no_problem(ledger: Ledger) -> None:
-    """It may be for a day: what waits for it is not sent by anybody else."""
+async def test_a_message_for_an_absent_listener_is_no_problem(ledger: Ledger) -> None:
+    """A listener may be absent for a day, and no other process sends its messages."""
     name = "my_app.show"
     async with ledger.write() as session:
         session.add(
@@ -161,22 +163,22 @@ async def test_a_listener_that_is_away_is_no_problem(ledger: Ledger) -> None:
             )
         )
     found = await status.status()
-    assert found["outbox"]["pending"] == 1
-    assert not about(found["problems"], "no process sends")
+    assert found.outbox.pending == 1
+    assert not about(found.problems, "no process sends")
     assert await delivery.outbox() == []
 
 
-async def test_a_destination_that_takes_nothing_is_named(ledger: Ledger) -> None:
+async def test_a_destination_that_keeps_failing_is_reported(ledger: Ledger) -> None:
     await ask(ledger, "due", ledger.now())
     for _ in range(sending.FAILURES_BEFORE_PAUSE):
         await fail(ledger, Delivery.PENDING)
 
     found = await status.status()
 
-    (paused,) = found["outbox"]["paused"]
-    assert (paused["lane"], paused["failures"], paused["error"]) == (HOOK, 5, "it was 500")
-    assert datetime.fromisoformat(paused["paused_until"]) > ledger.now()
-    assert len(about(found["problems"], HOOK, "5 times in a row", "it was 500")) == 1
+    (paused,) = found.outbox.paused
+    assert (paused.lane, paused.failures, paused.error) == (HOOK, 5, "it was 500")
+    assert paused.paused_until > ledger.now()
+    assert len(about(found.problems, HOOK, "5 times in a row", "it was 500")) == 1
     (problem,) = await delivery.outbox()
     assert HOOK in problem.message
     assert "daybook callbacks retry" in problem.fix
@@ -184,7 +186,7 @@ async def test_a_destination_that_takes_nothing_is_named(ledger: Ledger) -> None
 
 @pytest.fixture
 def in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """This machine's clock is nine hours ahead of UTC."""
+    """Set the local time zone to nine hours ahead of UTC."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "Asia/Tokyo")
         time.tzset()
@@ -193,7 +195,7 @@ def in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("until", "said"),
+    ("until", "expected"),
     [
         (timedelta(minutes=5), "the next attempt is at 2026-11-20 21:05:00: it was 500"),
         (timedelta(0), "the next attempt is due now: it was 500"),
@@ -201,17 +203,19 @@ def in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ],
 )
 @pytest.mark.usefixtures("in_tokyo")
-def test_the_next_try_is_told_by_this_machines_clock_and_never_in_the_past(
-    until: timedelta, said: str
+def test_the_next_attempt_is_in_local_time_and_never_in_the_past(
+    until: timedelta, expected: str
 ) -> None:
     noon = datetime(2026, 11, 20, 12, tzinfo=UTC)
-    paused = {"lane": HOOK, "failures": 5, "error": "it was 500", "paused_until": noon + until}
-    health = {"paused": [paused], "unread_alerts": 0, "failed": 0}
+    paused = PausedQueue(
+        lane=HOOK, failures=5, since=noon, paused_until=noon + until, error="it was 500"
+    )
+    health = NOTHING.model_copy(update={"paused": [paused]})
     (found,) = told.OutboxStatus(health, "", None, noon).findings()
-    assert found.message == f"delivery to {HOOK} failed 5 times in a row, {said}"
+    assert found.message == f"delivery to {HOOK} failed 5 times in a row, {expected}"
 
 
-async def test_a_run_that_only_the_operator_is_told_of_shows_that(ledger: Ledger) -> None:
+async def test_a_run_with_only_an_alert_shows_the_delivery_of_the_alert(ledger: Ledger) -> None:
     async with ledger.read() as session:
         stored = await store.find(session, "brief")
     row = await claims.request(ledger, stored, "first", "manual")
@@ -228,8 +232,8 @@ async def test_a_run_that_only_the_operator_is_told_of_shows_that(ledger: Ledger
             run_id=row.id,
             now=ledger.now(),
         )
-    found = {each["id"]: each for each in await runs.history("brief")}
-    assert (found[row.id]["delivery"], found[row.id]["alert"]) == ("not_requested", "delivered")
+    found = {each.id: each for each in await runs.history("brief")}
+    assert (found[row.id].delivery, found[row.id].alert) == ("not_requested", "delivered")
     assert words.delivery_summary(found[row.id]) == "alert delivered"
     assert words.delivery_summary(found[quiet.id]) == "-"
 
@@ -244,14 +248,16 @@ async def test_a_run_that_only_the_operator_is_told_of_shows_that(ledger: Ledger
             "`daybook secrets add ops --host api.example.org --host ops.example.org:443 --replace`",
         ),
         (["ops.example.org"], None),
+        ("ops", "bind it with `daybook secrets add ops --host ops.example.org:443 --replace`"),
     ],
-    ids=["no-secret", "bound-elsewhere", "bound-here"],
+    ids=["no-secret", "bound-elsewhere", "bound-here", "edited-block"],
 )
-async def test_the_hint_of_a_destinations_token_keeps_what_the_secret_is_bound_to(
-    monkeypatch: pytest.MonkeyPatch, hosts: list[str] | None, command: str | None
+async def test_the_hint_for_a_destinations_token_keeps_the_hosts_of_its_secret(
+    monkeypatch: pytest.MonkeyPatch, hosts: Any, command: str | None
 ) -> None:
-    async def every(_: object) -> list[dict[str, Any]]:
-        return [] if hosts is None else [{"name": "ops", "hosts": hosts, "problem": None}]
+    async def every(_: object) -> list[secrets.SecretInfo]:
+        secret = secrets.SecretInfo(name="ops", hosts=hosts, problem=None)
+        return [] if hosts is None else [secret]
 
     monkeypatch.setattr(secrets, "list_secrets", every)
     made: Any = SimpleNamespace(token="ops", url="https://ops.example.org/hook")
@@ -261,14 +267,14 @@ async def test_the_hint_of_a_destinations_token_keeps_what_the_secret_is_bound_t
     )
 
 
-async def test_what_failed_for_good_is_an_alert_until_it_was_read(ledger: Ledger) -> None:
+async def test_a_failed_message_is_an_unread_alert_until_it_is_read(ledger: Ledger) -> None:
     await ask(ledger, "due", ledger.now())
     await fail(ledger, Delivery.FAILED)
 
     found = await status.status()
 
-    assert (found["outbox"]["failed"], found["outbox"]["unread_alerts"]) == (1, 1)
-    assert len(about(found["problems"], "1 unread alert: undelivered: 1", "daybook inbox")) == 1
+    assert (found.outbox.failed, found.outbox.unread_alerts) == (1, 1)
+    assert len(about(found.problems, "1 unread alert: undelivered: 1", "daybook inbox")) == 1
     unread, failed = await delivery.outbox()
     assert unread.severity is Severity.WARNING
     assert failed.severity is Severity.WARNING
@@ -276,63 +282,64 @@ async def test_what_failed_for_good_is_an_alert_until_it_was_read(ledger: Ledger
 
     await history.mark_read(ledger)
     found = await status.status()
-    assert (found["outbox"]["failed"], found["outbox"]["unread_alerts"]) == (1, 0)
-    assert not about(found["problems"], "unread")
+    assert (found.outbox.failed, found.outbox.unread_alerts) == (1, 0)
+    assert not about(found.problems, "unread")
     assert [each.message for each in await delivery.outbox()] == [failed.message]
 
 
-async def test_of_several_alerts_the_last_is_named_and_answers_are_none(ledger: Ledger) -> None:
+async def test_the_last_of_several_alerts_is_named_and_answers_do_not_count(ledger: Ledger) -> None:
     await alert(ledger, "failed", "brief: failed")
     await alert(ledger, "paused", "brief: paused")
     await alert(ledger, "recovered", "brief: recovered")
 
     found = await status.status()
 
-    assert (found["outbox"]["unread"], found["outbox"]["unread_alerts"]) == (3, 2)
-    told = about(found["problems"], "2 unread alerts, the last: brief: paused")
-    assert len(told) == 1
+    assert (found.outbox.unread, found.outbox.unread_alerts) == (3, 2)
+    problems = about(found.problems, "2 unread alerts, the last: brief: paused")
+    assert len(problems) == 1
 
 
-async def test_a_failure_is_reported_once_beside_its_alert(ledger: Ledger) -> None:
+async def test_a_failed_job_with_an_alert_is_reported_once(ledger: Ledger) -> None:
     async with ledger.write() as session:
         row = (await store.find(session, "brief")).row
         row.consecutive_failures, row.last_error = 1, "no answer"
         session.add(row)
     await alert(ledger, "failed", "brief: failed")
 
-    found = (await status.status())["problems"]
+    found = (await status.status()).problems
 
     assert [each for each in found if "brief" in each and "failed" in each] == [
-        "brief failed once: no answer"
+        "brief failed once: no answer; fix: daybook show brief"
     ]
     assert len(about(found, "1 unread alert; fix: daybook inbox")) == 1
     (unread,) = await delivery.outbox()
     assert (unread.severity, unread.message) == (Severity.WARNING, "1 unread alert")
 
 
-async def test_an_alert_is_not_lost_behind_many_answers(ledger: Ledger) -> None:
+async def test_an_alert_followed_by_many_answers_is_still_reported(ledger: Ledger) -> None:
     await alert(ledger, "failed", "brief: failed")
     for number in range(60):
         await alert(ledger, "completed", f"answer {number}")
 
     found = await status.status()
 
-    assert found["outbox"]["unread_alerts"] == 1
-    assert len(about(found["problems"], "1 unread alert: brief: failed")) == 1
+    assert found.outbox.unread_alerts == 1
+    assert len(about(found.problems, "1 unread alert: brief: failed")) == 1
 
 
-async def test_a_home_without_a_ledger_has_nothing_to_tell(daybook_home: Home) -> None:
+async def test_a_home_without_a_ledger_has_no_outbox_findings(daybook_home: Home) -> None:
     assert await delivery.outbox() == []
     assert not (daybook_home.path / "ledger.db").exists()
 
 
-def test_the_words_of_a_status() -> None:
+def test_the_outbox_line_of_status_counts_pending_and_failed() -> None:
+    from daybook.cli.formatting import local_time
     from daybook.cli.machine import _outbox
 
-    none: dict[str, Any] = {"pending": 0, "failed": 0, "oldest_pending_at": None}
-    assert _outbox(none) == "nothing pending"
-    assert _outbox(none | {"failed": 2}).startswith("2 failed")
-    since = "2026-11-20T09:00:00+00:00"
-    both = _outbox({"pending": 1_200, "failed": 1, "oldest_pending_at": since})
-    assert both.startswith("1,200 pending, the oldest since 2026-11-20 ")
+    assert _outbox(NOTHING, local_time) == "nothing pending"
+    assert _outbox(NOTHING.model_copy(update={"failed": 2}), local_time).startswith("2 failed")
+    since = datetime(2026, 11, 20, 9, tzinfo=UTC)
+    pending = {"pending": 1_200, "failed": 1, "oldest_pending_at": since}
+    both = _outbox(NOTHING.model_copy(update=pending), local_time)
+    assert both.startswith("1,200 pending, the oldest from 2026-11-20 ")
     assert both.endswith("; 1 failed")

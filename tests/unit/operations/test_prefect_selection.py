@@ -1,4 +1,4 @@
-"""The port that a home's server gets: at each start the same, where that is free."""
+"""The port of a home's Prefect server: the same at each start, if it is free."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tests.servers import free_port
 
 @pytest.fixture
 def first_choice(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A port in the place of 4200 that nobody listens on."""
+    """Replace the default port 4200 by a free port, and return it."""
     port = free_port()
     monkeypatch.setattr(server, "PORT", port)
     return port
 
 
 def next_port(home: Home) -> tuple[int, list[str]]:
-    said: list[str] = []
-    return prefect_selection._port(home, said.append), said
+    lines: list[str] = []
+    return prefect_selection._port(home, lines.append), lines
 
 
 @pytest.mark.parametrize("written", [None, "", "soon\n", "0\n", "-1\n", "70000\n"])
-def test_without_a_port_of_its_own_a_home_gets_the_first_choice(
+def test_a_home_without_a_valid_stored_port_gets_the_default_port(
     daybook_home: Home, first_choice: int, written: str | None
 ) -> None:
     if written is not None:
@@ -33,7 +33,7 @@ def test_without_a_port_of_its_own_a_home_gets_the_first_choice(
     assert next_port(daybook_home) == (first_choice, [])
 
 
-def test_the_port_of_the_last_start_is_taken_again_without_a_word(
+def test_the_port_of_the_last_start_is_reused_without_a_message(
     daybook_home: Home, first_choice: int
 ) -> None:
     last = free_port()
@@ -41,23 +41,23 @@ def test_the_port_of_the_last_start_is_taken_again_without_a_word(
     assert next_port(daybook_home) == (last, [])
 
 
-def test_where_the_port_of_the_last_start_is_taken_another_is_told(
+def test_a_taken_port_of_the_last_start_is_replaced_with_a_message(
     daybook_home: Home, first_choice: int
 ) -> None:
     with socket.create_server((server.HOST, 0)) as taken:
         last = taken.getsockname()[1]
         (daybook_home.path / "port").write_text(f"{last}\n")
-        port, said = next_port(daybook_home)
+        port, lines = next_port(daybook_home)
     assert port == first_choice
-    assert said == [f"Port {last} is taken; Prefect uses port {port}"]
+    assert lines == [f"Port {last} is taken; Prefect uses port {port}"]
 
 
-def test_where_the_first_choice_is_taken_too_any_other_is_told(
+def test_a_taken_default_port_is_replaced_by_a_free_one_with_a_message(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server((server.HOST, 0)) as taken:
         first = taken.getsockname()[1]
         monkeypatch.setattr(server, "PORT", first)
-        port, said = next_port(daybook_home)
+        port, lines = next_port(daybook_home)
     assert port != first
-    assert said == [f"Port {first} is taken; Prefect uses port {port}"]
+    assert lines == [f"Port {first} is taken; Prefect uses port {port}"]

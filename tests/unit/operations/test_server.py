@@ -1,4 +1,4 @@
-"""The server's port, its environment, and who may speak to it."""
+"""The Prefect server of `up`: its port, its environment, and the guard against foreign pages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def listener(port: int = 0, host: str = "127.0.0.1") -> socket.socket:
     return taken
 
 
-def test_the_preferred_port_is_given_when_it_is_free() -> None:
+def test_free_port_returns_the_preferred_port_if_it_is_free() -> None:
     port = free_port()
     with listener(port):
         pass
@@ -35,13 +35,13 @@ def test_the_preferred_port_is_given_when_it_is_free() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_another_port_is_given_when_somebody_listens(host: str) -> None:
+def test_free_port_returns_another_port_if_the_preferred_one_is_taken(host: str) -> None:
     with listener(host=host) as taken:
         port = taken.getsockname()[1]
         assert server.free_port(port) != port
 
 
-def test_the_server_says_that_its_port_is_taken(daybook_home: Home) -> None:
+def test_the_server_exits_with_a_message_if_its_port_is_taken(daybook_home: Home) -> None:
     with listener() as taken:
         port = taken.getsockname()[1]
         ended = subprocess.run(
@@ -54,7 +54,7 @@ def test_the_server_says_that_its_port_is_taken(daybook_home: Home) -> None:
     assert f"port {port}" in ended.stderr
 
 
-async def test_an_answer_in_parts_does_not_wait_for_the_client() -> None:
+async def test_connections_of_the_server_have_tcp_nodelay() -> None:
     accepted = asyncio.get_running_loop().create_future()
     listening = server.listen(free_port())
     serving = await asyncio.start_server(
@@ -72,7 +72,9 @@ async def test_an_answer_in_parts_does_not_wait_for_the_client() -> None:
     assert delay_off
 
 
-def test_the_environment_of_a_server(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_the_prefect_server_is_set_from_the_home(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PREFECT_PROFILE", "work")
     monkeypatch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "true")
     monkeypatch.setenv("PREFECT_UI_API_URL", "http://elsewhere/api")
@@ -90,9 +92,9 @@ def test_the_environment_of_a_server(daybook_home: Home, monkeypatch: pytest.Mon
     assert given["PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS"] == (
         "http://127.0.0.1:4217,http://localhost:4217"
     )
-    assert not [name for name in given if name.endswith("AUTH_STRING")]  # it is read from the home
+    assert not [name for name in given if name.endswith("AUTH_STRING")]  # read from the home
     assert given["DAYBOOK_HOME"] == str(daybook_home.path)
-    assert given["PREFECT_SERVER_LOGGING_LEVEL"] == "DEBUG"  # the operator's word
+    assert given["PREFECT_SERVER_LOGGING_LEVEL"] == "DEBUG"  # set by the operator
     assert "PREFECT_PROFILE" not in given
     assert given["PYTHONPATH"] == f"{Path('here').absolute()}{os.pathsep}/there"
 
@@ -105,7 +107,7 @@ def test_the_environment_of_a_server(daybook_home: Home, monkeypatch: pytest.Mon
         ("0", "events", 0),
     ],
 )
-def test_flow_runs_are_kept_as_long_as_the_ledgers(
+def test_prefect_keeps_flow_runs_as_long_as_the_ledger_keeps_runs(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch, days: str, enabled: str, seconds: int
 ) -> None:
     vacuum = "PREFECT_SERVER_SERVICES_DB_VACUUM"
@@ -120,7 +122,9 @@ def test_flow_runs_are_kept_as_long_as_the_ledgers(
     assert int(given.get(f"{vacuum}_RETENTION_PERIOD", 0)) == seconds
 
 
-async def test_waiting_for_nobody_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_for_a_server_that_never_answers_ends_with_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(server, "PROGRESS_INTERVAL_SECONDS", 0.7)
     address = server.api_url(free_port())
     waits: list[float] = []
@@ -132,7 +136,7 @@ async def test_waiting_for_nobody_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "unset PREFECT_API_URL" in str(caught.value)
 
 
-async def test_a_long_wait_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_wait_reports_progress_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "PROGRESS_INTERVAL_SECONDS", 0.4)
     waits: list[float] = []
     with pytest.raises(PrefectUnreachable):
@@ -141,7 +145,7 @@ async def test_a_long_wait_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch)
     assert all(later - before >= 0.4 for before, later in pairwise(waits))
 
 
-async def test_waiting_for_a_server_that_died_ends_at_once_with_its_words(
+async def test_waiting_for_a_server_that_exited_ends_at_once_with_its_output(
     daybook_home: Home,
 ) -> None:
     with listener() as taken:
@@ -150,7 +154,7 @@ async def test_waiting_for_a_server_that_died_ends_at_once_with_its_words(
         with pytest.raises(server.ServerNotStarted, match=f"port {port}") as caught:
             await server.wait_until_healthy(server.api_url(free_port()), 60, child=child)
     assert child.exit_code == server.EXIT_PORT_TAKEN
-    assert "PREFECT_API_URL" not in str(caught.value)  # nobody has set it
+    assert "PREFECT_API_URL" not in str(caught.value)  # the variable is not set
     assert (caught.value.code, caught.value.exit_code) == ("prefect_unreachable", 4)
 
 
@@ -169,11 +173,12 @@ OWN = "http://127.0.0.1:4200"
         ({"host": "rebound.example:4200", "origin": "http://rebound.example:4200"}, OWN, False),
         ({"host": "rebound.example:4200"}, OWN, False),
         ({}, OWN, False),
+        ({"host": "[bad"}, OWN, False),
         ({"host": "evil.example", "origin": "http://evil.example"}, "*", True),
         ({"host": "p.example", "origin": "https://p.example"}, "https://p.example/", True),
     ],
 )
-async def test_only_its_own_pages_may_speak_to_the_server(
+async def test_requests_of_foreign_pages_or_hosts_are_refused(
     kind: str, headers: dict[str, str], allowed: str, let_in: bool
 ) -> None:
     reached: list[str] = []

@@ -1,4 +1,4 @@
-"""One slow question for all who ask it: when its last answer is given again, and when not."""
+"""A slow query shared by all callers: when a timeout returns the last answer, and when not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AT_ONCE = 0.01
 
 
 class Question:
-    """Answers 1, 2, … or fails; while ``held`` it waits."""
+    """A query that returns 1, 2, … or fails; it waits while ``go`` is not set."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -31,24 +31,24 @@ class Question:
         return self.asked
 
 
-async def test_the_second_miss_in_a_row_decides() -> None:
+async def test_the_first_timeout_returns_the_last_answer_and_the_second_raises() -> None:
     question = Question()
     answers = SharedQuery(question, fresh=0.0)
     assert await answers.ask(60) == 1
     question.go.clear()
     first = await asyncio.gather(*(answers.ask(AT_ONCE) for _ in range(5)))
-    assert first == [1] * 5  # those who ask at once are one miss
+    assert first == [1] * 5  # concurrent callers count as one timeout
     with pytest.raises(TimeoutError):
         await answers.ask(AT_ONCE)
     assert question.asked == 2
     question.go.set()
     assert await answers.ask(60) == 2
     question.go.clear()
-    assert await answers.ask(AT_ONCE) == 2  # it counts anew
+    assert await answers.ask(AT_ONCE) == 2  # an answer resets the count
     await answers.stop(AT_ONCE)
 
 
-async def test_without_an_answer_before_the_first_miss_decides() -> None:
+async def test_the_first_timeout_raises_if_there_is_no_earlier_answer() -> None:
     question = Question()
     question.go.clear()
     answers = SharedQuery(question, fresh=0.0)
@@ -57,7 +57,7 @@ async def test_without_an_answer_before_the_first_miss_decides() -> None:
     await answers.stop(AT_ONCE)
 
 
-async def test_after_a_failure_no_older_answer_is_given() -> None:
+async def test_a_timeout_after_a_failed_query_raises() -> None:
     question = Question()
     answers = SharedQuery(question, fresh=0.0)
     assert await answers.ask(60) == 1
@@ -70,7 +70,9 @@ async def test_after_a_failure_no_older_answer_is_given() -> None:
     await answers.stop(AT_ONCE)
 
 
-async def test_an_old_answer_is_not_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_timeout_raises_if_the_last_answer_is_too_old(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     question = Question()
     answers = SharedQuery(question, fresh=0.0)
     assert await answers.ask(60) == 1

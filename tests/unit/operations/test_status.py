@@ -1,4 +1,4 @@
-"""What `status` says of a ledger, and of a Prefect that does not answer."""
+"""The report of `status` on a ledger, and on a Prefect that does not answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from daybook.operations import status
 
 pytestmark = pytest.mark.anyio
 
-# Nobody listens on port 9 (discard) of a machine that runs tests.
+# Nothing listens on port 9 (discard) of a machine that runs tests.
 NOWHERE = "http://127.0.0.1:9/api"
 
 
@@ -27,10 +27,8 @@ def nowhere(daybook_home: Home) -> Iterator[Home]:
         yield daybook_home
 
 
-@pytest.mark.parametrize(("times", "said"), [(1, "once"), (2, "2 times in a row")])
-async def test_how_often_a_job_failed_is_said_in_words(
-    nowhere: Home, times: int, said: str
-) -> None:
+@pytest.mark.parametrize(("times", "expected"), [(1, "once"), (2, "2 times in a row")])
+async def test_status_says_how_often_a_job_failed(nowhere: Home, times: int, expected: str) -> None:
     file = nowhere.path / "ledger.db"
     async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger, ledger.write() as session:
         job = new_job(now=ledger.now(), prompt="Hello?", name="brief", on_demand=True)
@@ -39,20 +37,20 @@ async def test_how_often_a_job_failed_is_said_in_words(
         failed = "UPDATE jobs SET consecutive_failures = ?, last_error = 'no answer'"
         connection.execute(failed, (times,))
     found = await status.status()
-    assert f"brief failed {said}: no answer" in found["problems"]
+    assert f"brief failed {expected}: no answer; fix: daybook show brief" in found.problems
 
 
-async def test_a_prefect_that_does_not_answer_is_named_and_nobody_works_there(
+async def test_an_unreachable_prefect_is_reported_with_no_workers(
     nowhere: Home,
 ) -> None:
     found = await status.status()
-    assert found["ready"] is False
-    assert (found["prefect"]["reachable"], found["prefect"]["api_url"]) == (False, NOWHERE)
-    assert found["worker"] == {"online": 0, "workers": []}
+    assert found.ready is False
+    assert (found.prefect.reachable, found.prefect.api_url) == (False, NOWHERE)
+    assert (found.worker.online, found.worker.workers) == (0, [])
     assert await status.worker_online() is False
 
 
-async def test_a_ledger_that_cannot_be_written_is_named(nowhere: Home) -> None:
+async def test_a_locked_ledger_is_reported(nowhere: Home) -> None:
     file = nowhere.path / "ledger.db"
     async with Ledger(f"sqlite+aiosqlite:///{file}"):
         pass
@@ -60,7 +58,7 @@ async def test_a_ledger_that_cannot_be_written_is_named(nowhere: Home) -> None:
         other.execute("BEGIN IMMEDIATE")
         found = await status.status()
         other.execute("ROLLBACK")
-    told = [each for each in found["problems"] if "cannot be written" in each]
-    assert told == [
-        "the ledger cannot be written: database is locked; fix: end the process that holds its lock"
+    problems = [each for each in found.problems if "is not writable" in each]
+    assert problems == [
+        "the ledger is not writable: database is locked; fix: end the process that holds its lock"
     ]

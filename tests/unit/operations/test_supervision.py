@@ -24,8 +24,10 @@ async def begin(home: Home, program: str) -> children.Child:
     )
 
 
-async def test_a_child_that_dies_is_begun_again_and_ends_with_the_care(daybook_home: Home) -> None:
-    said: list[str] = []
+async def test_a_child_that_exits_is_restarted_and_ends_with_its_supervision(
+    daybook_home: Home,
+) -> None:
+    lines: list[str] = []
     begun: list[children.Child] = []
     enough = asyncio.Event()
 
@@ -38,11 +40,11 @@ async def test_a_child_that_dies_is_begun_again_and_ends_with_the_care(daybook_h
             enough.set()
         return begun[-1]
 
-    with home_lock.hold(daybook_home) as mine:
+    with home_lock.hold(daybook_home) as lock:
         first = await again()
-        mine.add_child(first)
+        lock.add_child(first)
         care = asyncio.create_task(
-            supervision.supervise(first, again, mine, said.append, pause=0.01)
+            supervision.supervise(first, again, lock, lines.append, pause=0.01)
         )
         async with asyncio.timeout(30):
             await enough.wait()
@@ -50,18 +52,18 @@ async def test_a_child_that_dies_is_begun_again_and_ends_with_the_care(daybook_h
         care.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await care
-        assert mine.children == []
+        assert lock.children == []
     assert [child.exit_code for child in begun[:2]] == [1, 1]
     assert stays.exit_code is not None
     assert proc.find(stays.pid, stays.process.started) is None
-    assert len(said) == 2
-    assert all("ZeroDivisionError" in line and "code 1" in line for line in said)
-    assert "in 0.01 s" in said[0]
-    assert "in 0.02 s" in said[1]
+    assert len(lines) == 2
+    assert all("ZeroDivisionError" in line and "code 1" in line for line in lines)
+    assert "in 0.01 s" in lines[0]
+    assert "in 0.02 s" in lines[1]
 
 
-async def test_a_beginning_that_fails_is_said_and_tried_again(daybook_home: Home) -> None:
-    said: list[str] = []
+async def test_a_failed_restart_is_reported_and_retried(daybook_home: Home) -> None:
+    lines: list[str] = []
     begun: list[children.Child] = []
     tries: list[OSError] = [OSError(28, "No space left on device"), OSError(11, "try again")]
     enough = asyncio.Event()
@@ -73,11 +75,11 @@ async def test_a_beginning_that_fails_is_said_and_tried_again(daybook_home: Home
         enough.set()
         return begun[-1]
 
-    with home_lock.hold(daybook_home) as mine:
+    with home_lock.hold(daybook_home) as lock:
         first = await begin(daybook_home, "1 / 0")
-        mine.add_child(first)
+        lock.add_child(first)
         care = asyncio.create_task(
-            supervision.supervise(first, again, mine, said.append, pause=0.01)
+            supervision.supervise(first, again, lock, lines.append, pause=0.01)
         )
         async with asyncio.timeout(30):
             await enough.wait()
@@ -85,16 +87,16 @@ async def test_a_beginning_that_fails_is_said_and_tried_again(daybook_home: Home
         care.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await care
-        assert mine.children == []
+        assert lock.children == []
     assert proc.find(stays.pid, stays.process.started) is None
-    assert len(said) == 3
-    assert "exited with code 1; restarting it in 0.01 s" in said[0]
-    assert "No space left on device; retrying in 0.02 s" in said[1].replace("[Errno 28] ", "")
-    assert "retrying in 0.04 s" in said[2]
+    assert len(lines) == 3
+    assert "exited with code 1; restarting it in 0.01 s" in lines[0]
+    assert "No space left on device; retrying in 0.02 s" in lines[1].replace("[Errno 28] ", "")
+    assert "retrying in 0.04 s" in lines[2]
 
 
-async def test_a_record_that_cannot_be_written_ends_no_care(daybook_home: Home) -> None:
-    said: list[str] = []
+async def test_supervision_continues_if_the_up_file_cannot_be_written(daybook_home: Home) -> None:
+    lines: list[str] = []
     enough = asyncio.Event()
     begun: list[children.Child] = []
     in_the_way = daybook_home.up_file.with_suffix(".new")
@@ -104,20 +106,20 @@ async def test_a_record_that_cannot_be_written_ends_no_care(daybook_home: Home) 
         asyncio.get_running_loop().call_soon(enough.set)
         return begun[-1]
 
-    with home_lock.hold(daybook_home) as mine:
+    with home_lock.hold(daybook_home) as lock:
         first = await begin(daybook_home, "1 / 0")
-        mine.add_child(first)
-        in_the_way.mkdir()  # what is written goes there first
+        lock.add_child(first)
+        in_the_way.mkdir()  # the file is written under this name first
         care = asyncio.create_task(
-            supervision.supervise(first, again, mine, said.append, pause=0.01)
+            supervision.supervise(first, again, lock, lines.append, pause=0.01)
         )
         async with asyncio.timeout(30):
             await enough.wait()
         assert not care.done()
-        assert [each.pid for each in mine.children] == [begun[0].pid]
+        assert [each.pid for each in lock.children] == [begun[0].pid]
         in_the_way.rmdir()
         care.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await care
     assert proc.find(begun[0].pid, begun[0].process.started) is None
-    assert sum("Could not record" in line for line in said) == 2
+    assert sum("Could not record" in line for line in lines) == 2

@@ -1,19 +1,20 @@
-"""What `up` shows, while the ledger is there and while it is not."""
+"""The outcomes that `up` shows, with a ledger that is available and with one that is not."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import AsyncAdaptedQueuePool
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from daybook.api.sync import SyncReport
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
+from daybook.ledger.views import Run
 from daybook.operations import up
 from daybook.runs import claims
 
@@ -21,25 +22,25 @@ pytestmark = pytest.mark.anyio
 
 
 class Talk:
-    """An `up.UpReporter` that keeps what it is told."""
+    """An `up.UpReporter` that records its lines and outcomes."""
 
     def __init__(self) -> None:
-        self.said: asyncio.Queue[str] = asyncio.Queue()
-        self.outcomes: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.shown_lines: asyncio.Queue[str] = asyncio.Queue()
+        self.outcomes: asyncio.Queue[Run] = asyncio.Queue()
 
     def say(self, line: str) -> None:
-        self.said.put_nowait(line)
+        self.shown_lines.put_nowait(line)
 
     def progress(self, line: str) -> None:
-        self.said.put_nowait(line)
+        self.shown_lines.put_nowait(line)
 
-    def synced(self, report: dict[str, Any]) -> None:
+    def synced(self, report: SyncReport) -> None:
         raise AssertionError(report)
 
-    def ready(self, facts: dict[str, Any]) -> None:
+    def ready(self, facts: up.UpFacts) -> None:
         raise AssertionError(facts)
 
-    def outcome(self, run: dict[str, Any]) -> None:
+    def outcome(self, run: Run) -> None:
         self.outcomes.put_nowait(run)
 
 
@@ -52,7 +53,7 @@ async def _ended(ledger: Ledger, request: str) -> str:
     return row.id
 
 
-async def test_a_ledger_that_is_away_ends_nothing_and_what_ended_meanwhile_is_shown(
+async def test_up_survives_an_unavailable_ledger_and_then_shows_missed_outcomes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(up, "POLL_INTERVAL_SECONDS", 0.01)
@@ -65,26 +66,28 @@ async def test_a_ledger_that_is_away_ends_nothing_and_what_ended_meanwhile_is_sh
         readers.callback(watching.cancel)
         async with asyncio.timeout(30):
             first = await _ended(other, "first")
-            assert (await talk.outcomes.get())["id"] == first
+            assert (await talk.outcomes.get()).id == first
 
             async with AsyncExitStack() as taken:
                 held = 0
                 while held < pool.size() + pool._max_overflow:
                     session = await taken.enter_async_context(ledger.read())
-                    with suppress(PoolTimeout):  # the watcher has the last one for a moment
+                    with suppress(
+                        PoolTimeout
+                    ):  # the watcher may hold the last connection for a moment
                         await session.connection()
                         held += 1
-                assert "Cannot show outcomes now" in await talk.said.get()
+                assert "Cannot show outcomes now" in await talk.shown_lines.get()
                 second = await _ended(other, "second")
 
-            assert (await talk.outcomes.get())["id"] == second
-        assert await talk.said.get() == "Showing outcomes again"
-        assert talk.said.empty()
+            assert (await talk.outcomes.get()).id == second
+        assert await talk.shown_lines.get() == "Showing outcomes again"
+        assert talk.shown_lines.empty()
         assert not watching.done()
 
 
 @pytest.mark.parametrize("when", ["before", "after", "never"])
-async def test_the_answer_of_the_example_is_shown_when_it_comes(
+async def test_up_shows_the_outcome_of_the_example_run_when_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     monkeypatch.setattr(up, "POLL_INTERVAL_SECONDS", 0.01)
@@ -107,11 +110,11 @@ async def test_the_answer_of_the_example_is_shown_when_it_comes(
 
         showing = asyncio.create_task(up._show_first_run(ledger, talk, since))
         if when == "after":
-            assert (await talk.said.get()).startswith("Waiting for the answer")
+            assert (await talk.shown_lines.get()).startswith("Waiting for the answer")
             await claims.cancel(ledger, row.id, "enough")
         async with asyncio.timeout(30):
             await showing
     if when == "never":
         assert talk.outcomes.empty()
     else:
-        assert talk.outcomes.get_nowait()["id"] == row.id
+        assert talk.outcomes.get_nowait().id == row.id

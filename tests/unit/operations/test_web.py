@@ -1,4 +1,4 @@
-"""The health page as a child of `daybook up`: its port, its care, its end."""
+"""The health page as a child of `daybook up`: its port, its supervision, its end."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from tests.servers import free_port
 pytestmark = pytest.mark.anyio
 
 
-class Said:
-    """What `up` would show; a line can be waited for."""
+class ShownLines:
+    """The lines that `up` would show, with a method to wait for one."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -52,13 +52,13 @@ class Said:
 
 
 @asynccontextmanager
-async def kept(home: Home, port: int) -> AsyncIterator[Said]:
-    """What `up` does with the page, until the block ends."""
-    said = Said()
+async def supervised(home: Home, port: int) -> AsyncIterator[ShownLines]:
+    """Supervise the health page as `up` does, until the block ends."""
+    output = ShownLines()
     with home_lock.hold(home) as written:
-        care = asyncio.create_task(web.supervise(home, port, written, said))
+        care = asyncio.create_task(web.supervise(home, port, written, output))
         try:
-            yield said
+            yield output
         finally:
             care.cancel()
             await asyncio.wait({care})
@@ -73,59 +73,62 @@ async def status(url: str) -> int:
         return (await client.get(f"{url}/health")).status_code
 
 
-async def test_it_answers_and_ends_with_its_care(daybook_home: Home) -> None:
+async def test_the_health_page_answers_and_ends_with_its_supervision(daybook_home: Home) -> None:
     port = free_port()
-    async with kept(daybook_home, port) as said:
-        line = await said.line("Health: ")
+    async with supervised(daybook_home, port) as output:
+        line = await output.line("Health: ")
         url = f"http://127.0.0.1:{port}"
         assert line == f"Health: {url}/health, metrics: {url}/metrics"
         assert facts(daybook_home)["web_url"] == url
         (child,) = facts(daybook_home)["children"]
         assert child["name"] == "web"
-        assert await status(url) == 503  # nobody leads
+        assert await status(url) == 503  # no keeper is the leader
     assert proc.find(child["pid"], child["started"]) is None
     assert server.free_port(port) == port
 
 
 @pytest.mark.slow
-async def test_a_taken_port_hinders_nothing_and_the_next_one_is_kept(daybook_home: Home) -> None:
+async def test_a_taken_port_is_replaced_and_the_new_port_is_used_again(daybook_home: Home) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        wanted = taken.getsockname()[1]
-        async with kept(daybook_home, wanted) as said:
-            await said.line("Health: ")
-            assert said.lines[0].startswith(f"Port {wanted} is taken; the health page uses port ")
+        port = taken.getsockname()[1]
+        async with supervised(daybook_home, port) as output:
+            await output.line("Health: ")
+            assert output.lines[0].startswith(f"Port {port} is taken; the health page uses port ")
             first = facts(daybook_home)["web_url"]
             assert await status(first) == 503
-    # The wanted one is free by now; who has noted the address finds it there.
-    async with kept(daybook_home, wanted) as said:
-        await said.line("Health: ")
+    # The wanted port is free now, but the page stays at the address that was used last.
+    async with supervised(daybook_home, port) as output:
+        await output.line("Health: ")
         assert facts(daybook_home)["web_url"] == first
     other = free_port()
-    async with kept(daybook_home, other) as said:
-        await said.line("Health: ")
+    async with supervised(daybook_home, other) as output:
+        await output.line("Health: ")
         assert facts(daybook_home)["web_url"] == f"http://127.0.0.1:{other}"
 
 
 @pytest.mark.slow
-async def test_two_that_begin_at_once_both_answer_at_the_place_that_is_told(
+async def test_two_pages_started_at_once_listen_on_the_ports_they_record(
     daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both find the wanted port free, as where two homes are started in one second."""
+    """Let both find the wanted port free, as when two homes start within one second."""
     other = Home(tmp_path / "other")
     other.make()
-    wanted = free_port()
-    monkeypatch.setattr(server, "free_port", lambda preferred: preferred or wanted)
-    async with kept(daybook_home, wanted) as first, kept(other, wanted) as second:
-        for home, said in ((daybook_home, first), (other, second)):
-            await said.line("Health: ")
+    chosen_port = free_port()
+    monkeypatch.setattr(server, "free_port", lambda preferred: preferred or chosen_port)
+    async with (
+        supervised(daybook_home, chosen_port) as first,
+        supervised(other, chosen_port) as second,
+    ):
+        for home, output in ((daybook_home, first), (other, second)):
+            await output.line("Health: ")
             (child,) = facts(home)["children"]
             port = int(facts(home)["web_url"].rpartition(":")[2])
             assert listens(child["pid"], port)
-            assert (port == wanted) == ("Port" not in said.lines[0])
+            assert (port == chosen_port) == ("Port" not in output.lines[0])
 
 
 def listens(pid: int, port: int) -> bool:
-    """Whether the process has a socket open that listens on ``port`` of 127.0.0.1."""
+    """Return whether the process listens on ``port`` of 127.0.0.1."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     inodes = {row[9] for row in rows if row[1] == f"0100007F:{port:04X}" and row[3] == "0A"}
     held = {os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()}
@@ -133,36 +136,36 @@ def listens(pid: int, port: int) -> bool:
 
 
 @pytest.mark.slow
-async def test_one_that_is_killed_is_begun_again_at_the_same_place(daybook_home: Home) -> None:
+async def test_a_killed_health_page_is_restarted_on_the_same_port(daybook_home: Home) -> None:
     async with Ledger(f"sqlite+aiosqlite:///{daybook_home.path}/ledger.db") as ledger:
         until = ledger.now() + timedelta(hours=1)
         async with ledger.write() as session:
             session.add(LeadRow(name=LEADERSHIP_NAME, holder="here:1:a", until=until, fence=1))
-    async with kept(daybook_home, free_port()) as said:
-        await said.line("Health: ")
+    async with supervised(daybook_home, free_port()) as output:
+        await output.line("Health: ")
         url, (child,) = facts(daybook_home)["web_url"], facts(daybook_home)["children"]
         await server.wait_until_healthy(url, 60)
         os.kill(child["pid"], signal.SIGKILL)
-        await said.line("The web exited with code -9")
+        await output.line("The web was ended by SIGKILL")
         await server.wait_until_healthy(url, 60)
         (again,) = facts(daybook_home)["children"]
         assert again["pid"] != child["pid"]
 
 
 @pytest.mark.slow
-async def test_one_that_does_not_start_is_told_and_tried_again(
+async def test_a_health_page_that_does_not_start_is_reported_and_retried(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = daybook_home.path / "config.toml"
     config.write_text("nothing = 1\n")
-    async with kept(daybook_home, free_port()) as said:
-        line = await said.line("The health page did not start")
+    async with supervised(daybook_home, free_port()) as output:
+        line = await output.line("The health page did not start")
         assert "unknown settings: nothing" in line
         config.unlink()
-        await said.line("Health: ")
+        await output.line("Health: ")
 
 
-def test_a_taken_port_is_refused_with_what_to_do(daybook_home: Home) -> None:
+def test_daybook_web_refuses_a_taken_port_with_a_hint(daybook_home: Home) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "daybook", "web", "--port", str(port)]
@@ -173,25 +176,25 @@ def test_a_taken_port_is_refused_with_what_to_do(daybook_home: Home) -> None:
     assert "another port with --port or DAYBOOK_WEB_PORT" in ended.stderr
 
 
-def test_the_mcp_servers_port_is_no_setting_of_the_health_page(
+def test_the_error_for_a_taken_mcp_port_names_only_the_option(
     daybook_home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["mcp", "--http", "--port", str(port)]) == 2
-    said = capsys.readouterr().err
-    assert f"cannot listen on http://127.0.0.1:{port}: " in said
-    assert "another port with --port" in said and "DAYBOOK_WEB_PORT" not in said
+    errors = capsys.readouterr().err
+    assert f"cannot listen on http://127.0.0.1:{port}: " in errors
+    assert "another port with --port" in errors and "DAYBOOK_WEB_PORT" not in errors
 
 
 @pytest.mark.parametrize("given", [{"port": 0}, {"port": 65536}, {"host": ""}])
-def test_an_address_that_is_none_is_refused(daybook_home: Home, given: dict[str, Any]) -> None:
+def test_an_invalid_host_or_port_is_refused(daybook_home: Home, given: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput) as caught:
         web_(**given)
     assert caught.value.field in given
 
 
-def test_its_process_imports_no_prefect() -> None:
+def test_the_process_of_the_health_page_does_not_import_prefect() -> None:
     program = "import sys, daybook.web.__main__; sys.exit('prefect' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
@@ -209,5 +212,5 @@ def test_its_process_imports_no_prefect() -> None:
         ("localhost.example.org", False),
     ],
 )
-def test_which_addresses_are_of_this_machine_alone(host: str, local: bool) -> None:
+def test_is_local_accepts_only_loopback_addresses(host: str, local: bool) -> None:
     assert web.is_local(host) is local

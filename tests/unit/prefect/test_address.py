@@ -1,4 +1,4 @@
-"""A process that lives long talks to the Prefect that `daybook up` runs now."""
+"""A long-lived process uses the Prefect server that `daybook up` runs now."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from daybook.home import Home
 
-# Stands for two starts of `daybook up`, each with a server elsewhere, while the process lives.
+# Simulates two starts of `daybook up` with different servers during the life of one process.
 LIVES = """
 import fcntl, json, os, sys
 from daybook import home
@@ -50,10 +50,12 @@ def lived(**variables: str) -> list[str]:
 
 
 def run(**variables: str) -> subprocess.CompletedProcess[str]:
-    here = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")
+    }
     return subprocess.run(
         [sys.executable, "-c", LIVES],
-        env=here | variables,
+        env=environment | variables,
         capture_output=True,
         text=True,
         check=True,
@@ -66,7 +68,7 @@ def nobody_elses(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("before", [{}, {"IMPORTED": "1"}], ids=["", "imported"])
-def test_it_follows_up_from_one_server_to_the_next(before: dict[str, str]) -> None:
+def test_a_process_uses_the_server_that_daybook_up_runs_now(before: dict[str, str]) -> None:
     first, second = "http://127.0.0.1:4200/api", "http://127.0.0.1:4201/api"
     assert lived(**before) == ["None", first, second, second]
 
@@ -74,17 +76,17 @@ def test_it_follows_up_from_one_server_to_the_next(before: dict[str, str]) -> No
 @pytest.mark.parametrize("before", [{}, {"IMPORTED": "1"}], ids=["", "imported"])
 @pytest.mark.parametrize("named", [{}, {"PREFECT_API_URL": "http://localhost:4200/api"}])
 @pytest.mark.slow
-def test_it_sends_the_credential_of_the_server_that_up_runs(
+def test_a_process_sends_the_credential_only_to_the_server_of_daybook_up(
     before: dict[str, str], named: dict[str, str]
 ) -> None:
-    said = [line for line in run(**before, **named).stderr.splitlines() if line.startswith("sent")]
+    lines = [line for line in run(**before, **named).stderr.splitlines() if line.startswith("sent")]
     first, second = (f"sent: up:http://127.0.0.1:{port}/api" for port in (4200, 4201))
-    # What the user's own settings name is asked, and gets no other server's credential.
-    assert said == ["sent: None", first, first if named else second, first if named else second]
+    # The server in the user's settings never gets the credential of another server.
+    assert lines == ["sent: None", first, first if named else second, first if named else second]
 
 
 @pytest.mark.parametrize("before", [{}, {"IMPORTED": "1"}], ids=["", "imported"])
 @pytest.mark.slow
-def test_what_the_user_has_set_stays(before: dict[str, str]) -> None:
+def test_an_api_url_set_by_the_user_is_kept(before: dict[str, str]) -> None:
     theirs = "http://prefect.example.org/api"
     assert lived(PREFECT_API_URL=theirs, **before) == [theirs] * 4

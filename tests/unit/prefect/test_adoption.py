@@ -1,4 +1,4 @@
-"""Deployments that cannot be jobs are each named, whatever their names."""
+"""The report about deployments that cannot be adopted as jobs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def listed(id_: str, **raw: Any) -> ListedDeployment:
     return ListedDeployment({"id": id_, "name": "on-demand", "tags": [], **raw}, id_.encode())
 
 
-async def test_deployments_of_one_name_are_each_named(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_refused_deployments_with_the_same_name_are_reported_separately(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def refused(*_: object) -> str:
         raise InvalidInput("prompt", "is missing")
 

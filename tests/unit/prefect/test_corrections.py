@@ -1,4 +1,4 @@
-"""Which of the runs that Prefect has queued a keeper corrects around a change of the clocks."""
+"""The queued Prefect runs that the keeper corrects around a clock change."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NOON = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
 
 
 @pytest.mark.anyio
-async def test_runs_of_a_schedule_that_somebody_added_in_prefect_are_not_ours(
+async def test_runs_of_a_schedule_added_in_prefect_are_not_corrected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ours, theirs = uuid4(), uuid4()
+    own_id, theirs = uuid4(), uuid4()
 
     def made_by(schedule: UUID, minute: int) -> FlowRun:
         return FlowRun.model_validate(
@@ -31,7 +31,7 @@ async def test_runs_of_a_schedule_that_somebody_added_in_prefect_are_not_ours(
         )
 
     async def queued(*_: Any) -> list[FlowRun]:
-        return [made_by(ours, 1), made_by(theirs, 2)]
+        return [made_by(own_id, 1), made_by(theirs, 2)]
 
     monkeypatch.setattr(flow_runs, "read_queued", queued)
 

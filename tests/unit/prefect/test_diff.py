@@ -1,4 +1,4 @@
-"""The conflict table of `compare`, cell by cell, and every mixture of three values."""
+"""The conflict table of `compare`: each cell, and every combination of three values."""
 
 from __future__ import annotations
 
@@ -29,20 +29,22 @@ FOREIGN = {"foreign": "rrule …"}
 FIELDS = list(OTHER)
 
 
-def test_where_there_is_no_deployment_nothing_is_taken_over_and_all_is_sent() -> None:
+def test_without_a_deployment_all_fields_are_written_and_none_imported() -> None:
     for base in (None, A.as_dict()):
         assert compare(A, base, None) == Difference()
     assert differing_fields(A, None) == set(FIELDS)
 
 
 @pytest.mark.parametrize("base", [None, A.as_dict(), replace(A, tags=["z"]).as_dict()])
-def test_equal_sides_need_nothing_whatever_was_agreed(base: dict[str, Any] | None) -> None:
+def test_equal_sides_have_no_difference_whatever_the_last_agreement(
+    base: dict[str, Any] | None,
+) -> None:
     assert compare(A, base, A) == Difference()
     assert differing_fields(A, A) == set()
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_one_side_changed(name: str) -> None:
+def test_a_change_on_one_side_is_imported_or_written(name: str) -> None:
     changed = replace(A, **{name: OTHER[name][0]})
     assert compare(A, A.as_dict(), changed) == Difference(pull=(name,))
     assert compare(changed, A.as_dict(), A) == Difference()
@@ -51,40 +53,42 @@ def test_one_side_changed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FIELDS if len(OTHER[name]) > 1])
-def test_both_changed(name: str) -> None:
-    ours, theirs = (replace(A, **{name: value}) for value in OTHER[name])
+def test_a_change_on_both_sides_is_a_conflict(name: str) -> None:
+    local, theirs = (replace(A, **{name: value}) for value in OTHER[name])
     expected = Difference(conflicts={name: OTHER[name][1]})
-    assert compare(ours, A.as_dict(), theirs) == expected
-    assert compare(ours, None, theirs) == expected
+    assert compare(local, A.as_dict(), theirs) == expected
+    assert compare(local, None, theirs) == expected
 
 
-def test_a_foreign_schedule_is_left_unless_ours_changed_too() -> None:
+def test_an_external_schedule_is_kept_unless_the_ledgers_changed_too() -> None:
     theirs = replace(A, schedule=FOREIGN)
-    # The job has due times of its own, which Prefect will not queue any more.
+    # The job has due times in the ledger that Prefect no longer queues.
     assert compare(A, A.as_dict(), theirs) == Difference(pull=("schedule",))
     assert differing_fields(A, theirs) == {"schedule"}
-    ours = replace(A, schedule={})
-    assert compare(ours, ours.as_dict(), theirs) == Difference()
-    assert compare(ours, None, theirs) == Difference()
-    assert compare(ours, A.as_dict(), theirs) == Difference()
-    assert differing_fields(ours, theirs) == set()
+    local = replace(A, schedule={})
+    assert compare(local, local.as_dict(), theirs) == Difference()
+    assert compare(local, None, theirs) == Difference()
+    assert compare(local, A.as_dict(), theirs) == Difference()
+    assert differing_fields(local, theirs) == set()
     other = replace(A, schedule=OTHER["schedule"][0])
     assert compare(other, A.as_dict(), theirs) == Difference(conflicts={"schedule": FOREIGN})
 
 
-def test_fields_are_judged_apart() -> None:
-    ours = replace(A, tags=["ours"], parameters={"prompt": "ours"})
+def test_each_field_is_compared_separately() -> None:
+    local = replace(A, tags=["ours"], parameters={"prompt": "ours"})
     theirs = replace(A, enabled=False, parameters={"prompt": "theirs"}, schedule=FOREIGN)
-    assert compare(ours, A.as_dict(), theirs) == Difference(
+    assert compare(local, A.as_dict(), theirs) == Difference(
         pull=("enabled", "schedule"), conflicts={"parameters": {"prompt": "theirs"}}
     )
 
 
-def test_no_edit_is_overwritten_untold() -> None:
+def test_each_overwritten_edit_is_reported_as_a_conflict() -> None:
     values = ["a", "b", "c"]
-    for ours, base, theirs in product(values, [*values, None], values):
-        mine, held = replace(A, description=ours), replace(A, description=theirs)
-        todo = compare(mine, None if base is None else replace(A, description=base).as_dict(), held)
-        is_sent = bool(differing_fields(mine, held)) and not todo.pull
+    for local, base, theirs in product(values, [*values, None], values):
+        local_job, held = replace(A, description=local), replace(A, description=theirs)
+        todo = compare(
+            local_job, None if base is None else replace(A, description=base).as_dict(), held
+        )
+        is_sent = bool(differing_fields(local_job, held)) and not todo.pull
         assert bool(todo.conflicts) == (is_sent and theirs != base)
         assert not (todo.pull and todo.conflicts)

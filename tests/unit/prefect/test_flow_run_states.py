@@ -1,4 +1,4 @@
-"""In which order Prefect wrote the states of a run, and which of them are a Retry."""
+"""The order in which Prefect stored the states of a run, and which of them start a Retry."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_current_state_is_the_last_one_whatever_its_timestamp(
     assert flow_runs.retry_starts(ordered) == ()
 
 
-def test_a_current_state_that_was_not_read_with_the_others_is_the_last_one() -> None:
+def test_a_current_state_missing_in_the_history_is_added_as_the_last_one() -> None:
     states = [at(0, Scheduled()), at(1, Completed())]
 
     ordered = flow_runs.order_states(states, at(0.5, Scheduled(name="AwaitingRetry")))
@@ -57,7 +57,7 @@ def test_a_current_state_that_was_not_read_with_the_others_is_the_last_one() -> 
     [Scheduled(name="Late"), waiting_state(NOW, "its turn comes later")],
     ids=lambda s: s.name,
 )
-def test_an_end_that_a_machine_wrote_over_is_no_retry(end: State[Any], after: State[Any]) -> None:
+def test_an_end_that_a_machine_overwrote_is_no_retry(end: State[Any], after: State[Any]) -> None:
     assert flow_runs.retry_starts([Scheduled(), end, after]) == ()
     assert flow_runs.retry_starts([Scheduled(), end, after, end]) == ()
 

@@ -1,4 +1,4 @@
-"""What a state that was written in Prefect went over, also where another writer came in between."""
+"""State changes in Prefect: the state that was overwritten, even by concurrent writers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def at(seconds: float, state: State[Any]) -> State[Any]:
 
 
 class Prefect:
-    """Accepts one state of a run, and then shows ``states``, of which the last is the current."""
+    """Prefect client that accepts a state and then returns ``states``; the last is current."""
 
     def __init__(self, run: FlowRun, states: Sequence[State[Any]]) -> None:
         self._run, self._states = run, states
@@ -53,28 +53,32 @@ async def changed(states: Sequence[State[Any]], written: State[Any]) -> flow_run
     return await flow_runs.change_state(client, run, written)
 
 
-async def test_nothing_came_in_between() -> None:
-    read, ours = at(0, Scheduled()), at(1, waiting_state(NOW, "a slot"))
+async def test_a_state_change_without_another_writer_replaces_the_read_state() -> None:
+    read, own = at(0, Scheduled()), at(1, waiting_state(NOW, "a slot"))
 
-    change = await changed([read, ours], ours)
+    change = await changed([read, own], own)
 
     assert (change.accepted, change.over, change.surprise) == (True, read, False)
 
 
 @pytest.mark.parametrize("cancelled_at", [1, 3])
-async def test_a_cancel_that_was_stored_before_is_a_surprise(cancelled_at: float) -> None:
-    # Also if Prefect dated it later than ours: both requests waited for its database.
-    cancelled, ours = at(cancelled_at, Cancelled()), at(2, waiting_state(NOW, "a slot"))
+async def test_a_cancellation_stored_before_the_new_state_is_a_surprise(
+    cancelled_at: float,
+) -> None:
+    # Also if its timestamp is later than ours: both requests waited for Prefect's database.
+    cancelled, own = at(cancelled_at, Cancelled()), at(2, waiting_state(NOW, "a slot"))
 
-    change = await changed([at(0, Scheduled()), cancelled, ours], ours)
+    change = await changed([at(0, Scheduled()), cancelled, own], own)
 
     assert (change.accepted, change.over, change.surprise) == (True, cancelled, True)
 
 
 @pytest.mark.parametrize("cancelled_at", [3, 4])
-async def test_a_cancel_that_was_stored_afterwards_is_none(cancelled_at: float) -> None:
-    read, ours = at(0, Scheduled()), at(2, waiting_state(NOW, "a slot"))
+async def test_a_cancellation_stored_after_the_new_state_is_no_surprise(
+    cancelled_at: float,
+) -> None:
+    read, own = at(0, Scheduled()), at(2, waiting_state(NOW, "a slot"))
 
-    change = await changed([read, ours, at(cancelled_at, Cancelled())], ours)
+    change = await changed([read, own, at(cancelled_at, Cancelled())], own)
 
     assert (change.accepted, change.over, change.surprise) == (True, read, False)

@@ -1,4 +1,4 @@
-"""When what was edited in Prefect was edited."""
+"""The time at which an edit made in Prefect takes effect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from daybook.prefect import import_edits
 NOON = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
 
 
-def test_where_prefects_clock_is_ahead_an_edit_is_of_now() -> None:
+def test_an_edit_dated_in_the_future_takes_effect_now() -> None:
     edited = SimpleNamespace(updated=NOON + timedelta(hours=1), schedules=[], paused=False)
 
     assert import_edits._edits(cast(Any, edited), ["description"], NOON) == [

@@ -1,4 +1,4 @@
-"""Two Prefect servers on one ledger are noticed; one server at two addresses is none."""
+"""Detection of two Prefect servers on one ledger, by work pool and address."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def _in_use(world: World) -> list[str]:
     return [each.api_url for each in found]
 
 
-async def test_one_server_is_no_conflict_whatever_its_addresses(world: World) -> None:
+async def test_one_server_with_two_addresses_is_no_conflict(world: World) -> None:
     await instances.record(world.ledger, "pool-1", ONE, "here:1:a")
     servers = await instances.record(world.ledger, "pool-1", OTHER, "there:2:b")
 
@@ -32,14 +32,14 @@ async def test_two_servers_are_named_with_their_processes(world: World) -> None:
     await instances.record(world.ledger, "pool-1", f"{ONE}/", "here:1:a")
     servers = await instances.record(world.ledger, "pool-2", OTHER, "there:2:b")
 
-    told = instances.conflict(servers)
+    conflict = instances.conflict(servers)
 
     for part in ("2 Prefect servers", ONE, OTHER, "here:1:a", "there:2:b"):
-        assert part in told
+        assert part in conflict
     assert await _in_use(world) == [OTHER, ONE]
 
 
-async def test_a_server_that_nobody_uses_any_more_is_no_conflict(world: World) -> None:
+async def test_a_server_that_no_process_uses_any_more_is_no_conflict(world: World) -> None:
     await instances.record(world.ledger, "pool-1", ONE, "here:1:a")
     world.clock.move(instances.IN_USE_AGE)
     assert len(await instances.record(world.ledger, "pool-2", OTHER, "here:1:a")) == 2
@@ -49,7 +49,7 @@ async def test_a_server_that_nobody_uses_any_more_is_no_conflict(world: World) -
     assert await _in_use(world) == [OTHER]
 
 
-async def test_a_server_whose_pool_was_made_again_is_the_same_server(world: World) -> None:
+async def test_a_server_whose_work_pool_was_recreated_is_the_same_server(world: World) -> None:
     await instances.record(world.ledger, "pool-1", ONE, "here:1:a")
     again = await instances.record(world.ledger, "pool-2", ONE, "here:1:a")
     assert [each.pool_id for each in again] == ["pool-2"]
@@ -68,7 +68,7 @@ async def test_a_process_that_ends_leaves_no_record(world: World) -> None:
     assert await _in_use(world) == [OTHER]
 
 
-async def test_what_is_written_of_an_address_holds_no_password(world: World) -> None:
+async def test_a_recorded_address_contains_no_password(world: World) -> None:
     with_password = "https://me:secret@prefect.example.org/api"
     (server,) = await instances.record(world.ledger, "pool-1", with_password, "here:1:a")
 

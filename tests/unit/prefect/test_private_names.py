@@ -1,4 +1,4 @@
-"""What we change inside Prefect is still there to be changed, and does what it says."""
+"""Patches of Prefect's private names: the names still exist and the patch works."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from daybook.prefect import private_names
 
 @pytest.fixture
 def walks(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """How often the time zone database is walked through, from Prefect's own way on."""
+    """Count the reads of the time zone database, starting without Daybook's patch."""
     found: list[None] = []
 
     def counted(own: Callable[[], set[str]] = zoneinfo.available_timezones) -> set[str]:
@@ -28,10 +28,10 @@ def walks(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     return found
 
 
-def test_the_time_zones_are_looked_for_once(walks: list[None]) -> None:
+def test_the_time_zones_are_read_only_once(walks: list[None]) -> None:
     CronSchedule(cron="0 9 * * *", timezone="Europe/Berlin")
     before = len(walks)
-    assert before >= 1  # Prefect's own way: where this fails, nothing of ours is needed any more
+    assert before >= 1  # without the patch; if this fails, the patch is no longer needed
     for _ in range(2):
         assert private_names.cache_time_zones()
     for name in ("Europe/Berlin", "Asia/Tokyo", "UTC"):
@@ -41,7 +41,7 @@ def test_the_time_zones_are_looked_for_once(walks: list[None]) -> None:
     assert len(walks) == before + 1
 
 
-def test_a_prefect_that_has_changed_is_left_as_it_is(
+def test_a_prefect_version_with_another_function_is_not_patched(
     walks: list[None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def other() -> set[str]:

@@ -1,4 +1,4 @@
-"""What a job looks like in Prefect, and back; what Prefect makes of it is asked of Prefect."""
+"""The projection of a job into Prefect and back, with due times from Prefect's own code."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def as_prefect_holds(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def prefect_fires(plain: dict[str, Any], after: datetime) -> Iterator[datetime]:
-    """The due times by the code of Prefect's own scheduler."""
+    """Return the due times that Prefect's scheduler computes."""
     from prefect.server.schemas import schedules as server
 
     (schedule,) = projection.to_prefect_schedules(plain)
@@ -98,9 +98,11 @@ CRONS = [
 ]
 
 
-@pytest.mark.parametrize(("ours", "theirs"), CRONS)
-def test_cron_there_and_back(ours: str, theirs: str) -> None:
-    schedule = Cron(expr=ours, timezone="Asia/Kolkata")
+@pytest.mark.parametrize(("own_text", "theirs"), CRONS)
+def test_a_cron_schedule_survives_the_round_trip_with_the_same_due_times(
+    own_text: str, theirs: str
+) -> None:
+    schedule = Cron(expr=own_text, timezone="Asia/Kolkata")
     there = plain(schedule)
     assert there == {"cron": theirs, "timezone": "Asia/Kolkata"}
     assert as_prefect_holds(there) == there
@@ -114,7 +116,7 @@ def test_cron_there_and_back(ours: str, theirs: str) -> None:
     anchor=st.integers(-(10**9), 4 * 10**9),
     edited=st.integers(10**9, 3 * 10**9),
 )
-def test_an_interval_has_the_same_due_times_there_and_back(
+def test_an_interval_survives_the_round_trip_with_the_same_due_times(
     seconds: int, anchor: int, edited: int
 ) -> None:
     start, at = datetime.fromtimestamp(anchor, UTC), datetime.fromtimestamp(edited, UTC)
@@ -128,12 +130,12 @@ def test_an_interval_has_the_same_due_times_there_and_back(
     assert at - schedule.every < back.anchor <= at
     assert plain(back) == there
     after = max(start, at)
-    mine = list(islice(due_times(schedule, after=after), 5))
-    assert list(islice(due_times(back, after=after), 5)) == mine
-    assert list(prefect_fires(there, after)) == mine
+    expected = list(islice(due_times(schedule, after=after), 5))
+    assert list(islice(due_times(back, after=after), 5)) == expected
+    assert list(prefect_fires(there, after)) == expected
 
 
-def test_a_one_time_schedule() -> None:
+def test_a_one_time_schedule_becomes_an_rrule_and_survives_the_round_trip() -> None:
     at = At(at=datetime(2027, 1, 15, 13, 30, tzinfo=UTC), timezone="Europe/Berlin")
     there = plain(at)
     assert as_prefect_holds(there) == there
@@ -143,7 +145,7 @@ def test_a_one_time_schedule() -> None:
     assert rule.rrule.splitlines() == ["DTSTART:20270115T133000Z", "RRULE:FREQ=DAILY;COUNT=1"]
 
 
-def test_on_demand_is_no_schedule() -> None:
+def test_a_job_on_demand_has_no_schedule_in_prefect() -> None:
     assert plain(OnDemand(timezone="UTC")) == {}
     assert projection.to_prefect_schedules({}) == []
     assert projection.of_deployment(deployment()).schedule == {}
@@ -164,7 +166,9 @@ RULES = [
 
 
 @pytest.mark.parametrize(("rule", "zone", "at"), RULES)
-def test_a_rule_is_read_as_prefect_itself_reads_it(rule: str, zone: str, at: str) -> None:
+def test_a_one_time_rrule_has_the_due_time_that_prefect_computes(
+    rule: str, zone: str, at: str
+) -> None:
     from prefect.server.schemas import schedules as server
 
     read = projection.of_deployment(deployment(held(RRuleSchedule(rrule=rule, timezone=zone))))
@@ -188,7 +192,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("schedule", FOREIGN, ids=str)
-def test_what_no_job_can_say_is_foreign_and_told(schedule: Any) -> None:
+def test_a_schedule_that_no_job_can_express_is_external_and_reported(schedule: Any) -> None:
     found = deployment(held(schedule))
     read = projection.of_deployment(found).schedule
     assert list(read) == ["foreign"]
@@ -207,7 +211,9 @@ def test_what_no_job_can_say_is_foreign_and_told(schedule: Any) -> None:
         {"interval": 10**11, "phase": int(EDITED.timestamp()) + 600},
     ],
 )
-def test_what_prefect_may_hold_and_a_job_refuses(plain: dict[str, Any]) -> None:
+def test_a_schedule_that_prefect_accepts_but_a_job_does_not_is_refused(
+    plain: dict[str, Any],
+) -> None:
     with pytest.raises(InvalidInput):
         projection.to_schedule(plain, "UTC", EDITED)
 
@@ -221,7 +227,7 @@ ZONED = [
 
 
 @pytest.mark.parametrize(("interval", "zone", "rewritten"), ZONED)
-def test_a_zoned_interval_of_a_day_or_more_differs_from_what_we_write(
+def test_a_zoned_interval_of_a_day_or_more_is_rewritten(
     interval: timedelta, zone: str, rewritten: bool
 ) -> None:
     anchor = datetime(2026, 1, 1, 8, 0, 0, 700_000, tzinfo=UTC)
@@ -233,7 +239,7 @@ def test_a_zoned_interval_of_a_day_or_more_differs_from_what_we_write(
     assert (plain(back) != read) == rewritten
 
 
-def test_the_two_switches() -> None:
+def test_a_job_is_enabled_only_if_deployment_and_schedule_are_active() -> None:
     cron = CronSchedule(cron="0 9 * * *", timezone="UTC")
     for paused, active in [(False, True), (True, True), (False, False), (True, False)]:
         found = deployment(held(cron, active=active), paused=paused)
@@ -242,14 +248,14 @@ def test_the_two_switches() -> None:
     assert not projection.of_deployment(deployment(paused=True)).enabled
 
 
-def test_which_of_several_schedules_is_ours() -> None:
+def test_of_several_schedules_daybooks_own_or_the_oldest_is_used() -> None:
     old = held(CronSchedule(cron="0 1 * * *", timezone="UTC"), minutes=1)
     new = held(CronSchedule(cron="0 2 * * *", timezone="UTC"), minutes=2, active=False)
-    ours = held(CronSchedule(cron="0 3 * * *", timezone="UTC"), minutes=3, slug="daybook")
-    for order in ([old, new, ours], [ours, new, old], [new, ours, old]):
-        assert projection.own_schedule(deployment(*order)) is order[order.index(ours)]
-        told = projection.describe_unmanaged(deployment(*order))
-        assert sorted(told) == [
+    own = held(CronSchedule(cron="0 3 * * *", timezone="UTC"), minutes=3, slug="daybook")
+    for order in ([old, new, own], [own, new, old], [new, own, old]):
+        assert projection.own_schedule(deployment(*order)) is order[order.index(own)]
+        description = projection.describe_unmanaged(deployment(*order))
+        assert sorted(description) == [
             "a second schedule, cron 0 1 * * *, timezone UTC",
             "a second schedule, cron 0 2 * * *, timezone UTC",
         ]
@@ -262,7 +268,7 @@ WORDS = ["", "Plain", "Two\n\nparts", "**Bold** first\n\nand more", "  spaces  "
 
 
 @pytest.mark.parametrize("words", WORDS)
-def test_a_description_is_found_again_behind_our_line(words: str) -> None:
+def test_a_description_is_read_back_without_daybooks_first_line(words: str) -> None:
     job = stored(cron="0 9 * * *", description=words, name="A **name** — with signs")
     shown = projection.of_job(job, "l").description
     assert shown.startswith("**A **name** — with signs** — at 09:00")
@@ -270,11 +276,11 @@ def test_a_description_is_found_again_behind_our_line(words: str) -> None:
 
 
 @pytest.mark.parametrize("words", ["", "Words of the user", "Two\n\nparts"])
-def test_a_description_without_our_line_is_all_the_users(words: str) -> None:
+def test_a_description_without_daybooks_first_line_is_unchanged(words: str) -> None:
     assert projection.own_description(words) == words
 
 
-def test_the_whole_projection_of_a_job() -> None:
+def test_a_projection_has_state_schedule_parameters_tags_and_description() -> None:
     job = stored(cron="0 9 * * 1-5", name="Morning", tags=["a", "b"], timeout="10m", enabled=False)
     assert projection.of_job(job, "0123").as_dict() == {
         "enabled": False,

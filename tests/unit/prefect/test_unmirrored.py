@@ -1,4 +1,4 @@
-"""Which ended runs Prefect has to be told of, and that it is told once (`docs/promise.md` 13)."""
+"""Marks of ended runs that Prefect does not show yet (promise 13: mirror each once)."""
 
 from __future__ import annotations
 
@@ -27,36 +27,38 @@ async def _marked(world: World, before: datetime | None = None, limit: int = 100
 
 
 async def _ended(world: World, status: Status) -> RunRow:
-    """A run with that outcome, by the way that really leads there."""
+    """Return a run that reached this outcome by the real transitions."""
     stored = await world.add()
-    offer = world.offer(stored)
+    claim_request = world.claim_request(stored)
     match status:
         case Status.SKIPPED:
-            world.clock.set(offer.due + timedelta(seconds=1))
+            world.clock.set(claim_request.due + timedelta(seconds=1))
             await world.edit(stored.id, enabled=False)
-            answer = await world.claim(offer)
+            answer = await world.claim(claim_request)
         case Status.MISSED:
-            world.clock.set(offer.due + timedelta(hours=3))
-            answer = await world.claim(offer)
+            world.clock.set(claim_request.due + timedelta(hours=3))
+            answer = await world.claim(claim_request)
         case Status.UNKNOWN:
-            answer = await world.begun(offer)
+            answer = await world.begun(claim_request)
             await claims.holder_died(world.ledger, answer.run_id, answer.fence, "killed")
         case _:
-            answer = await world.settled(offer, status)
+            answer = await world.settled(claim_request, status)
     assert isinstance(answer, Granted | Finished)
     return await world.row(str(answer.run_id))
 
 
 @pytest.mark.parametrize("status", sorted(TERMINAL))
-async def test_every_outcome_of_a_carried_run_is_marked(world: World, status: Status) -> None:
+async def test_each_outcome_of_a_run_with_a_flow_run_is_marked_as_unmirrored(
+    world: World, status: Status
+) -> None:
     row = await _ended(world, status)
 
     assert row.status == status
     assert await _marked(world) == [row]
 
 
-async def test_a_run_that_prefect_does_not_know_is_not_marked(world: World) -> None:
-    offer = ClaimRequest(
+async def test_a_direct_call_or_request_without_a_flow_run_is_not_marked(world: World) -> None:
+    claim_request = ClaimRequest(
         claim_requests.flow_key("f"),
         "agent-prompt",
         "direct",
@@ -64,16 +66,16 @@ async def test_a_run_that_prefect_does_not_know_is_not_marked(world: World) -> N
         "here:1",
         {"prompt": "Hi"},
     )
-    await world.settled(offer, Status.SUCCEEDED)
+    await world.settled(claim_request, Status.SUCCEEDED)
     row = await claims.request(world.ledger, await world.add(), "1", "manual")
     await claims.cancel(world.ledger, row.id)
 
     assert await _marked(world) == []
 
 
-async def test_a_live_run_is_not_marked(world: World) -> None:
-    offer = world.offer(await world.add())
-    granted = await world.begun(offer)
+async def test_a_live_run_is_not_marked_as_unmirrored(world: World) -> None:
+    claim_request = world.claim_request(await world.add())
+    granted = await world.begun(claim_request)
     assert await _marked(world) == []
 
     await world.lose()
@@ -82,11 +84,13 @@ async def test_a_live_run_is_not_marked(world: World) -> None:
     assert [each.id for each in await _marked(world)] == [granted.run_id]
 
 
-async def test_those_that_ended_before_an_instant_the_oldest_first(world: World) -> None:
+async def test_unmirrored_rows_are_limited_by_end_time_and_sorted_oldest_first(
+    world: World,
+) -> None:
     jobs = [await world.add(f"job-{number}", every="1h") for number in range(3)]
     ended = []
     for job in jobs:
-        ended.append((await world.settled(world.offer(job), Status.SUCCEEDED)).run_id)
+        ended.append((await world.settled(world.claim_request(job), Status.SUCCEEDED)).run_id)
         world.clock.move(timedelta(minutes=1))
     second = (await world.row(ended[1])).finished_at
     assert second is not None
@@ -97,7 +101,7 @@ async def test_those_that_ended_before_an_instant_the_oldest_first(world: World)
     assert [each.id for each in await _marked(world, limit=2)] == ended[:2]
 
 
-async def test_what_was_told_is_not_told_again(world: World) -> None:
+async def test_a_cleared_mark_is_not_returned_again(world: World) -> None:
     rows = [await _ended(world, Status.SUCCEEDED)]
     world.clock.move(timedelta(seconds=5))
     before = world.clock.now()
@@ -108,10 +112,10 @@ async def test_what_was_told_is_not_told_again(world: World) -> None:
     assert (await world.row(rows[0].id)).unmirrored is False
 
 
-async def test_an_outcome_that_came_meanwhile_is_still_to_be_told(world: World) -> None:
-    # Prefect is told `unknown` while the late outcome is being written.
-    offer = world.offer(await world.add())
-    granted = await world.begun(offer)
+async def test_a_late_outcome_recorded_meanwhile_keeps_its_mark(world: World) -> None:
+    # The mirror writes `unknown` to Prefect while the late outcome is recorded.
+    claim_request = world.claim_request(await world.add())
+    granted = await world.begun(claim_request)
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")
     world.clock.move(timedelta(seconds=5))
     before = world.clock.now()
@@ -126,7 +130,7 @@ async def test_an_outcome_that_came_meanwhile_is_still_to_be_told(world: World) 
     assert await _marked(world) == []
 
 
-async def test_a_late_outcome_is_told_although_unknown_was(world: World) -> None:
+async def test_a_late_outcome_is_marked_although_unknown_was_mirrored(world: World) -> None:
     row = await _ended(world, Status.UNKNOWN)
     await unmirrored.clear_marks(world.ledger, [row.id])
     world.clock.move(timedelta(minutes=5))
@@ -136,13 +140,13 @@ async def test_a_late_outcome_is_told_although_unknown_was(world: World) -> None
     assert [each.status for each in await _marked(world)] == ["failed"]
 
 
-async def test_a_run_that_was_started_again_is_the_retrys_to_tell(world: World) -> None:
-    offer = world.offer(await world.add())
-    first = await world.begun(offer)
+async def test_a_retried_run_is_not_marked_and_only_its_retry_is_mirrored(world: World) -> None:
+    claim_request = world.claim_request(await world.add())
+    first = await world.begun(claim_request)
     await claims.holder_died(world.ledger, first.run_id, first.fence, "killed")
-    retried = await world.claim(replace(offer, flow_starts=2, retries=(1,)))
+    retried = await world.claim(replace(claim_request, flow_starts=2, retries=(1,)))
     assert isinstance(retried, Granted)
-    # Else Prefect's run, which is going again, would be ended as the first one's outcome says.
+    # Otherwise the mirror would end the running Prefect run with the first run's outcome.
     assert await _marked(world) == []
 
     await world.settle(first, Status.FAILED)
@@ -154,13 +158,13 @@ async def test_a_run_that_was_started_again_is_the_retrys_to_tell(world: World) 
     assert [each.id for each in await _marked(world)] == [retried.run_id]
 
 
-async def test_where_the_deployment_was_deleted_the_mark_is_to_go(world: World) -> None:
+async def test_a_row_whose_deployment_was_deleted_is_returned_to_be_cleared(world: World) -> None:
     stored = await world.add(every="10m", catch_up="none")
     world.clock.move(timedelta(hours=1))
     await audit.advance(world.ledger, stored.id, world.clock.now())
     (missed,) = await world.rows()
     assert missed.unmirrored and missed.flow_run_id is None
-    assert await _marked(world) == []  # it may get its deployment yet
+    assert await _marked(world) == []  # it may still get a deployment
 
     async with world.ledger.write() as session:
         await links.record_agreement(session, stored.id, "d", None, world.clock.now())
@@ -171,8 +175,8 @@ async def test_where_the_deployment_was_deleted_the_mark_is_to_go(world: World) 
     assert await _marked(world) == [missed]
 
 
-async def test_a_look_at_what_is_marked_reads_no_history(world: World) -> None:
-    # A partial index is taken only where the condition is written as the index has it.
+async def test_the_query_for_unmirrored_rows_uses_its_index(world: World) -> None:
+    # A partial index is used only if the query has exactly its condition.
     statements: list[tuple[str, Any]] = []
     engine = world.ledger._engine.sync_engine
     event.listen(
@@ -194,7 +198,7 @@ async def test_a_look_at_what_is_marked_reads_no_history(world: World) -> None:
             )
             session.add(ended)
         await session.flush()
-        if world.database.kind == "postgresql":  # which knows by then that few are marked
+        if world.database.kind == "postgresql":  # so the planner knows that few are marked
             await (await session.connection()).exec_driver_sql("ANALYZE runs")
     await _marked(world)
     (asked, given), *_ = [each for each in statements if "FROM runs" in each[0]]
@@ -203,14 +207,14 @@ async def test_a_look_at_what_is_marked_reads_no_history(world: World) -> None:
         if world.database.kind == "sqlite":
             explain = "EXPLAIN QUERY PLAN"
         else:
-            await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # of a small table
+            await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # the table is small
             explain = "EXPLAIN"
         plan = (await connection.exec_driver_sql(f"{explain} {asked}", given)).all()
 
     assert "runs_unmirrored" in str(plan)
 
 
-async def test_nothing_to_write_down_asks_for_no_lock(world: World) -> None:
+async def test_clearing_no_marks_takes_no_lock(world: World) -> None:
     async with world.ledger.write():
         await unmirrored.clear_marks(world.ledger, [])
 

@@ -1,4 +1,4 @@
-"""Children and all that they began end; their logs stay, and stay short."""
+"""Child processes: their end with all descendants, and their logs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from daybook.processes import children, proc
 
 pytestmark = pytest.mark.anyio
 
-# Begins three: one in its own group, one in a session of its own, one below that one; then all
-# four wait. Each ignores what {ignored} says.
+# Starts three processes: one in its own group, one in a new session, and one below that one. Then
+# all four wait. The first one ignores the signals in {ignored}.
 FAMILY = """
 import signal, subprocess, sys
 for number in {ignored}:
@@ -59,7 +59,9 @@ async def lines(child: children.Child, count: int) -> list[str]:
     [("()", -signal.SIGTERM), ("(signal.SIGTERM,)", -signal.SIGKILL)],
     ids=["polite", "deaf"],
 )
-async def test_all_that_it_began_ends_with_it(daybook_home: Home, ignored: str, code: int) -> None:
+async def test_all_descendants_end_with_a_terminated_child(
+    daybook_home: Home, ignored: str, code: int
+) -> None:
     child = await begin(daybook_home, FAMILY.format(ignored=ignored))
     pids = [int(line) for line in await lines(child, 3)]
     family = [proc.find(pid) for pid in [child.pid, *pids]]
@@ -69,7 +71,7 @@ async def test_all_that_it_began_ends_with_it(daybook_home: Home, ignored: str, 
     assert [proc.find(p.pid, p.started) for p in family if p is not None] == [None] * 4
 
 
-async def test_it_leads_a_session_of_its_own(daybook_home: Home) -> None:
+async def test_a_child_leads_its_own_process_session(daybook_home: Home) -> None:
     child = await begin(daybook_home, "import signal; signal.pause()")
     try:
         assert os.getsid(child.pid) == child.pid
@@ -77,7 +79,7 @@ async def test_it_leads_a_session_of_its_own(daybook_home: Home) -> None:
         await child.terminate()
 
 
-async def test_its_end_and_its_last_words_are_known(daybook_home: Home) -> None:
+async def test_a_childs_exit_code_and_log_are_available(daybook_home: Home) -> None:
     first = await begin(daybook_home, "print('one'); raise SystemExit(3)")
     assert await first.wait() == 3
     second = await begin(daybook_home, "import sys; print('two'); print('three', file=sys.stderr)")
@@ -87,10 +89,10 @@ async def test_its_end_and_its_last_words_are_known(daybook_home: Home) -> None:
     assert second.tail(1) == "three"
     assert second.log.read_text() == "one\ntwo\nthree\n"
     assert second.log.stat().st_mode & 0o777 == 0o600
-    assert await second.terminate() == 0  # it is gone already, and so it stays
+    assert await second.terminate() == 0  # it has already ended
 
 
-async def test_it_sees_just_the_environment_that_it_is_given(
+async def test_a_child_gets_only_the_given_environment(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOMETHING_OF_MINE", "x")
@@ -110,17 +112,17 @@ def test_a_long_log_keeps_its_newest_whole_lines(tmp_path: Path) -> None:
     written = [f"line {n}" for n in range(1000)]
     log.write_text("\n".join(written) + "\n")
     children.trim_log(log, limit=5_000, kept=100)
-    kept = log.read_text().splitlines()
-    assert 0 < len(kept) < 1000
-    assert kept == written[-len(kept) :]
+    lines = log.read_text().splitlines()
+    assert 0 < len(lines) < 1000
+    assert lines == written[-len(lines) :]
     assert len(log.read_bytes()) <= 100
     assert log.stat().st_mode & 0o777 == 0o600
     children.trim_log(log, limit=5_000, kept=10)
-    assert log.read_text().splitlines() == kept  # short enough: untouched
+    assert log.read_text().splitlines() == lines  # short enough, so unchanged
     children.trim_log(tmp_path / "none.log")
 
 
-def test_a_log_that_a_process_appends_to_is_cut(tmp_path: Path) -> None:
+def test_a_log_that_a_process_appends_to_is_truncated_in_place(tmp_path: Path) -> None:
     log = tmp_path / "up.log"
     lines = [f"line {number}\n" for number in range(1_000)]
     with log.open("a", buffering=1) as writing:
@@ -138,19 +140,19 @@ def test_a_log_that_a_process_appends_to_is_cut(tmp_path: Path) -> None:
     assert not (tmp_path / "none.log").exists()
 
 
-async def test_nothing_is_signalled_for_a_child_that_has_ended(
+async def test_no_signal_is_sent_for_a_child_that_has_ended(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child = await begin(daybook_home, "pass")
     await child.wait()
-    told: list[int] = []
-    monkeypatch.setattr(os, "kill", lambda pid, number: told.append(pid))
-    monkeypatch.setattr(os, "killpg", lambda pid, number: told.append(pid))
+    reports: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: reports.append(pid))
+    monkeypatch.setattr(os, "killpg", lambda pid, number: reports.append(pid))
     assert await child.terminate() == 0
-    assert told == []
+    assert reports == []
 
 
-async def test_one_of_its_group_whose_own_parent_is_gone_ends_too(daybook_home: Home) -> None:
+async def test_an_orphan_in_the_group_of_a_child_ends_with_it(daybook_home: Home) -> None:
     child = await begin(
         daybook_home,
         "import subprocess, sys, signal\n"

@@ -11,12 +11,12 @@ from daybook.processes import environment
 @pytest.mark.parametrize(
     "name", ["PREFECT_API_KEY", "prefect_api_key", "DAYBOOK_WEBHOOK_SECRET", "Daybook_Home"]
 )
-def test_our_own_variables_are_never_passed_on(name: str) -> None:
+def test_variables_of_daybook_and_prefect_are_never_passed_on(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be passed on"):
         environment.check(["PATH", name])
 
 
-def test_a_value_written_beside_a_name_is_refused_and_not_repeated() -> None:
+def test_an_entry_with_a_value_is_refused_without_quoting_the_value() -> None:
     with pytest.raises(ValueError) as caught:
         environment.check(["API_KEY=hunter2hunter2"])
     assert "API_KEY" in str(caught.value)
@@ -24,7 +24,7 @@ def test_a_value_written_beside_a_name_is_refused_and_not_repeated() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "A B", "1A", "A\n"])
-def test_what_is_no_name_is_refused(name: str) -> None:
+def test_an_invalid_variable_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="not the name of a variable"):
         environment.check([name])
 
@@ -46,7 +46,7 @@ def test_an_error_hides_every_value_that_the_operator_added() -> None:
     assert hidden == "ab /usr/local/bin [API_KEY] [DATABASE]"
 
 
-def test_an_answer_hides_only_what_is_named_a_secret() -> None:
+def test_an_answer_hides_only_variables_with_a_secret_name() -> None:
     variables = {"AUTHOR": "Ada Lovelace", "API_KEY": "0123456789"}
     hidden = environment.redact_secrets("Ada Lovelace has 0123456789", variables)
     assert hidden == "Ada Lovelace has [API_KEY]"
@@ -62,7 +62,7 @@ def test_an_answer_hides_only_what_is_named_a_secret() -> None:
     ],
     ids=["not-there", "behind", "a-system-interpreter", "a-system-interpreter-not-there"],
 )
-def test_the_interpreters_own_programs_are_found_first(
+def test_the_programs_of_a_virtual_environment_come_first_in_the_path(
     monkeypatch: pytest.MonkeyPatch, prefix: str, path: str, expected: str
 ) -> None:
     monkeypatch.setattr(sys, "base_prefix", "/usr")

@@ -1,4 +1,4 @@
-"""Folders that hold secrets: gone after use, and swept where their maker was killed."""
+"""Temporary folders with secrets and their removal, and the stored paths of programs."""
 
 from __future__ import annotations
 
@@ -25,63 +25,76 @@ with locations.temporary_folder("daybook-mcp-") as there:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where folders are made, by this process and its children."""
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Set the folder for temporary folders of this process and its children."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     return tmp_path
 
 
 @pytest.fixture
-def maker(here: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that holds such a folder and says where it is."""
+def maker(base: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start a process that keeps such a folder and prints its path."""
     with subprocess.Popen([sys.executable, "-c", MAKER], stdout=subprocess.PIPE, text=True) as made:
         yield made
         made.kill()
 
 
-def test_a_folder_is_swept_once_its_maker_was_killed_and_not_before(
-    here: Path, maker: subprocess.Popen[str]
+def test_a_folder_is_removed_only_after_its_process_was_killed(
+    base: Path, maker: subprocess.Popen[str]
 ) -> None:
     assert maker.stdout is not None
     there = Path(maker.stdout.readline().strip())
-    assert there.parent == here
+    assert there.parent == base
     assert there.stat().st_mode & 0o777 == 0o700
     assert locations.remove_abandoned() == 0
     assert (there / "mcp.json").exists()
     maker.send_signal(signal.SIGKILL)
     maker.wait()
     assert locations.remove_abandoned() == 1
-    assert list(here.iterdir()) == []
+    assert list(base.iterdir()) == []
 
 
-def test_a_sweep_leaves_what_this_process_holds_and_what_is_not_ours(here: Path) -> None:
-    (here / "daybook-tool-kept").mkdir()
-    (here / "other.held").mkdir()
-    (here / "elsewhere").mkdir()
-    (here / "daybook-link.held").symlink_to(here / "elsewhere")
+def test_the_removal_keeps_folders_in_use_and_those_of_other_programs(base: Path) -> None:
+    (base / "daybook-tool-kept").mkdir()
+    (base / "other.held").mkdir()
+    (base / "elsewhere").mkdir()
+    (base / "daybook-link.held").symlink_to(base / "elsewhere")
     with locations.run_folder("", "daybook-agent-") as there:
         assert locations.remove_abandoned() == 0
         assert os.path.basename(there).startswith("daybook-agent-")
     left = {"daybook-tool-kept", "other.held", "elsewhere", "daybook-link.held"}
-    assert {each.name for each in here.iterdir()} == left
+    assert {each.name for each in base.iterdir()} == left
 
 
-def test_a_folder_of_another_user_is_left(here: Path) -> None:
+def test_a_folder_of_another_user_is_not_removed(base: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("only root can make one")
-    (here / "daybook-agent-x.held").mkdir()
-    os.chown(here / "daybook-agent-x.held", 65_534, 65_534)
+    (base / "daybook-agent-x.held").mkdir()
+    os.chown(base / "daybook-agent-x.held", 65_534, 65_534)
     assert locations.remove_abandoned() == 0
-    assert (here / "daybook-agent-x.held").exists()
+    assert (base / "daybook-agent-x.held").exists()
 
 
-def test_a_folder_goes_also_where_a_program_closed_a_part_of_it(here: Path) -> None:
+def test_a_folder_with_a_write_protected_part_is_removed(base: Path) -> None:
     with locations.temporary_folder("daybook-agent-") as there:
         (Path(there) / "closed").mkdir()
         (Path(there) / "closed" / "file").touch()
         (Path(there) / "closed").chmod(0o500)
-    assert list(here.iterdir()) == []
+    assert list(base.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_accessible_is_left(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError
+
+    with locations.temporary_folder("daybook-agent-") as there:
+        (Path(there) / "of a container").mkdir()
+        monkeypatch.setattr(os, "chmod", refuse)
+        monkeypatch.setattr(os, "rmdir", refuse)
+    assert Path(there).exists()
 
 
 def _script(place: Path) -> str:
@@ -91,7 +104,9 @@ def _script(place: Path) -> str:
     return str(place)
 
 
-def test_a_program_is_kept_with_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_is_stored_with_its_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = _script(tmp_path / "bin" / "agent")
     _script(tmp_path / "work" / "here")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -112,7 +127,7 @@ def test_a_program_is_kept_with_its_path(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("name", "work_dir"), [("no-such-agent", ""), ("./agent", ""), ("/x/y", ""), ("./a", "/tmp")]
 )
-def test_a_program_that_is_not_there_is_kept_as_it_is_with_a_warning(
+def test_a_missing_program_is_stored_unchanged_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, work_dir: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The pipes of a program, joined to a loop that may end at any moment."""
+"""The pipes of a program, attached to a loop that may end at any time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.parametrize("turns", range(1, 12))
-async def test_cancelled_at_any_turn_of_the_loop_nothing_stays_open(
+async def test_a_cancellation_in_any_iteration_of_the_loop_leaves_no_pipe_open(
     child: subprocess.Popen[bytes], turns: int
 ) -> None:
     output, errors, feed = pipes.HeadPipe(10), pipes.TailPipe(10), pipes.InputPipe()

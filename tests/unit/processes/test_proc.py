@@ -12,7 +12,7 @@ from daybook.processes import proc
 FOREVER = [sys.executable, "-c", "import signal; signal.pause()"]
 
 
-def test_a_process_is_known_by_its_pid_and_its_start() -> None:
+def test_a_process_is_identified_by_its_pid_and_start_time() -> None:
     me = proc.find(os.getpid())
     assert me is not None
     assert me.parent == os.getppid()
@@ -21,7 +21,7 @@ def test_a_process_is_known_by_its_pid_and_its_start() -> None:
     assert proc.living_processes()[os.getpid()] == me
 
 
-def test_one_that_has_ended_is_not_found_even_before_it_is_reaped() -> None:
+def test_a_process_that_has_ended_is_not_found_even_before_it_is_reaped() -> None:
     with subprocess.Popen([sys.executable, "-c", "pass"], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.read()  # returns when it has closed its output: it is ending
@@ -30,7 +30,7 @@ def test_one_that_has_ended_is_not_found_even_before_it_is_reaped() -> None:
         assert other.pid not in proc.living_processes()
 
 
-def test_no_signal_reaches_a_process_that_started_at_another_time() -> None:
+def test_no_signal_is_sent_to_a_process_with_another_start_time() -> None:
     with subprocess.Popen(FOREVER) as other:
         real = proc.find(other.pid)
         assert real is not None
@@ -40,7 +40,7 @@ def test_no_signal_reaches_a_process_that_started_at_another_time() -> None:
         assert other.wait() == -signal.SIGTERM
 
 
-# A process of root's, and one of the user that this becomes.
+# A process of root, and one of the user that the script changes to.
 TWO_USERS = """
 import asyncio, logging, os, signal, sys
 from daybook.processes import proc
@@ -77,7 +77,7 @@ finally:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root begins processes of two users")
-def test_what_runs_as_another_user_keeps_nothing_from_being_told() -> None:
+def test_a_process_of_another_user_does_not_prevent_signals_to_the_others() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", TWO_USERS], capture_output=True, text=True, timeout=60, check=False
     )
@@ -86,13 +86,13 @@ def test_what_runs_as_another_user_keeps_nothing_from_being_told() -> None:
     assert ended.stdout == "kill_refused\nTrue None\n"
 
 
-def test_a_family_of_somebody_gone_is_empty() -> None:
+def test_the_process_tree_of_an_ended_process_is_empty() -> None:
     assert proc.process_tree(proc.Process(os.getpid(), "another life")) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="compares ps with /proc")
-def test_ps_tells_the_same_as_proc() -> None:
-    """`ps` serves systems without /proc; here both can be asked."""
+def test_ps_finds_the_same_process_as_proc() -> None:
+    """`ps` is used on systems without /proc; Linux has both."""
     with subprocess.Popen(FOREVER) as other:
         try:
             by_ps = proc._from_ps(other.pid)

@@ -1,4 +1,4 @@
-"""A Prefect that has block documents and nothing else, and can lose its database."""
+"""Fake Prefect that only has block documents and can lose its database."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ HIDDEN = "********"
 
 
 class Killed(BaseException):
-    """The process was killed."""
+    """Raised in place of a kill of the process."""
 
 
 class Steps:
-    """Counts the writes to both sides, each before and after it, and kills at one of them."""
+    """Counter of the points before and after each write to either side; kills at one of them."""
 
     def __init__(self) -> None:
         self.count, self.dies_at = 0, 0
@@ -33,7 +33,7 @@ class Steps:
 
 
 class FakePrefect:
-    """As much of Prefect's client as block documents need. ``secrets`` are hidden unless asked."""
+    """The part of Prefect's client for block documents; secrets are hidden unless requested."""
 
     api_url = "http://127.0.0.1:4200/api"
 
@@ -47,19 +47,19 @@ class FakePrefect:
         self.unlisted: set[str] = set()
         self.asked_for_secrets = 0
 
-    # --- what a person or a disk does
+    # --- actions of a person or a disk
 
     def register(self) -> None:
         for each in self._of:
             self.types.setdefault(each.slug, uuid4())
 
     def lose(self) -> None:
-        """Its database is a new one."""
+        """Replace the database by an empty one."""
         self.types.clear()
         self.documents.clear()
 
     def ui(self, slug: str, name: str, **data: Any) -> None:
-        """Somebody makes or edits a document in the UI."""
+        """Create or edit a document as a person does in the UI."""
         found = self._find(slug, name)
         if found is None:
             self._made(slug, name, data)
@@ -74,7 +74,7 @@ class FakePrefect:
     def holds(self) -> dict[tuple[str, str], dict[str, Any]]:
         return {(each["slug"], each["name"]): each["data"] for each in self.documents.values()}
 
-    # --- what its client does
+    # --- methods of Prefect's client
 
     async def request(self, method: str, path: str, *, json: dict[str, Any]) -> Any:
         slugs = set(json["block_types"]["slug"]["any_"])

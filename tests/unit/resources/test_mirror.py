@@ -1,4 +1,4 @@
-"""Block documents and their copies in the ledger: edits, deletions, a lost Prefect, a lost key."""
+"""Block documents and their copies in the ledger: edits, deletions, lost database, lost key."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ REF = (SECRET.slug, "ops")
 
 
 class Counted(Ledger):
-    """A ledger whose writes are steps at which a process may die."""
+    """Ledger whose writes are steps at which a process may die."""
 
     steps = Steps()
 
@@ -55,7 +55,7 @@ class Counted(Ledger):
 
 @dataclass
 class Both:
-    """A Prefect and a ledger; ``memory`` is that of one keeper."""
+    """A fake Prefect and a ledger; ``memory`` is the cache of one keeper."""
 
     prefect: FakePrefect
     ledger: Ledger
@@ -80,14 +80,14 @@ class Both:
         return self.there.query("SELECT slug, name, type_id, sealed FROM block_copies ORDER BY 1")
 
     async def copies(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """What the copies hold, decrypted."""
+        """Return the decrypted copies."""
         async with self.ledger.read() as session:
             key = await block_copies.key(session, home_now())
             rows = await block_copies.list_copies(session)
         return {(r.slug, r.name): block_copies.decrypt(r, key) for r in rows if key is not None}
 
     async def same(self) -> bool:
-        """Whether the ledger holds what Prefect holds, below the types that Prefect has."""
+        """Return whether ledger and Prefect have the same documents of the same types."""
         types = {slug: str(id_) for slug, id_ in self.prefect.types.items()}
         below = all(types[slug] == type_id for slug, _, type_id, _ in self.rows())
         return below and await self.copies() == self.prefect.holds()
@@ -106,7 +106,7 @@ async def both(
     daybook_home: Home,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Both]:
-    """A Prefect that knows our types, and an empty ledger in each kind of database."""
+    """Return a Prefect with Daybook's block types and an empty ledger of each database kind."""
     path = tmp_path / "ledger.db"
     there = databases.of_kind(request.param, path, databases.server_of(request), prepared=True)
     steps = Steps()
@@ -128,7 +128,7 @@ async def both(
 # --- from Prefect to the ledger
 
 
-async def test_what_is_kept_has_a_copy_at_once_that_nobody_can_read(
+async def test_a_saved_secret_has_an_encrypted_copy_at_once(
     both: Both, daybook_home: Home, tmp_path: Path
 ) -> None:
     await both.keep()
@@ -147,16 +147,16 @@ async def test_what_is_kept_has_a_copy_at_once_that_nobody_can_read(
 
 
 def _files_of(folder: Path) -> bytes:
-    """All that a SQLite ledger has written; empty for PostgreSQL."""
+    """Return the content of the SQLite ledger's files; empty for PostgreSQL."""
     return b"".join(file.read_bytes() for file in folder.glob("ledger.db*"))
 
 
-async def test_what_was_made_or_edited_in_the_ui_is_copied_and_then_left_alone(both: Both) -> None:
+async def test_a_document_made_or_edited_in_the_ui_is_copied_once(both: Both) -> None:
     both.prefect.ui(*REF, **DATA)
     assert (await both.agree()).copied == ["secret ops"]
     before, asked = both.rows(), both.prefect.asked_for_secrets
     assert await both.agree() == MirrorReport()
-    # A keeper that begins compares once, and writes nothing.
+    # A keeper that starts compares once, and writes nothing.
     both.memory = ComparisonCache()
     assert await both.agree() == MirrorReport()
     assert (both.rows(), both.prefect.asked_for_secrets) == (before, asked + 1)
@@ -166,7 +166,9 @@ async def test_what_was_made_or_edited_in_the_ui_is_copied_and_then_left_alone(b
     assert await both.same()
 
 
-async def test_more_documents_than_a_page_has(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_documents_than_one_page_are_copied_and_restored(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mirror, "_PAGE", 10)
     for number in range(25):
         both.prefect.ui(SECRET.slug, f"ops-{number}", **DATA)
@@ -181,7 +183,7 @@ async def test_more_documents_than_a_page_has(both: Both, monkeypatch: pytest.Mo
 # --- from the ledger to Prefect
 
 
-async def test_a_prefect_that_lost_its_database_gets_all_back(both: Both) -> None:
+async def test_all_documents_are_restored_after_prefect_lost_its_database(both: Both) -> None:
     for of in blocks.BLOCK_TYPES:
         both.prefect.ui(of.slug, "one", value=f"{VALUE} of {of.slug}")
     await both.agree()
@@ -196,7 +198,7 @@ async def test_a_prefect_that_lost_its_database_gets_all_back(both: Both) -> Non
     assert await both.same()
 
 
-async def test_one_that_was_made_anew_by_hand_before_that_stays(both: Both) -> None:
+async def test_a_document_recreated_by_hand_is_not_overwritten_by_a_restore(both: Both) -> None:
     await both.keep()
     both.prefect.lose()
     both.prefect.register()
@@ -207,7 +209,7 @@ async def test_one_that_was_made_anew_by_hand_before_that_stays(both: Both) -> N
     assert await both.same()
 
 
-async def test_a_deletion_in_the_ui_is_no_loss_and_stays(both: Both) -> None:
+async def test_a_document_deleted_in_the_ui_is_not_restored(both: Both) -> None:
     await both.keep()
     await both.agree()
     both.prefect.ui_deletes(*REF)
@@ -220,7 +222,7 @@ async def test_a_deletion_in_the_ui_is_no_loss_and_stays(both: Both) -> None:
 
 
 @pytest.mark.parametrize("lost_before", [False, True])
-async def test_a_removal_by_command_stays(both: Both, lost_before: bool) -> None:
+async def test_a_secret_removed_by_command_is_not_restored(both: Both, lost_before: bool) -> None:
     await both.keep()
     await both.agree()
     if lost_before:  # and not restored yet
@@ -236,9 +238,7 @@ async def test_a_removal_by_command_stays(both: Both, lost_before: bool) -> None
 
 
 @pytest.mark.parametrize("lost_before", [False, True])
-async def test_an_agent_that_is_removed_by_command_stays_removed(
-    both: Both, lost_before: bool
-) -> None:
+async def test_an_agent_removed_by_command_is_not_restored(both: Both, lost_before: bool) -> None:
     await documents.add(both.client, "robot", "command", {"command": ["cat"]})
     if lost_before:
         both.prefect.lose()
@@ -251,7 +251,7 @@ async def test_an_agent_that_is_removed_by_command_stays_removed(
         await documents.remove(both.client, "robot")
 
 
-async def test_one_that_is_removed_while_it_is_restored_does_not_come_back(both: Both) -> None:
+async def test_a_document_removed_during_its_restore_stays_removed(both: Both) -> None:
     await both.keep()
     both.prefect.lose()
 
@@ -264,14 +264,14 @@ async def test_one_that_is_removed_while_it_is_restored_does_not_come_back(both:
     assert (both.prefect.holds(), both.rows()) == ({}, [])
 
 
-async def test_one_that_a_listing_left_out_is_not_taken_for_deleted(both: Both) -> None:
+async def test_a_document_missing_in_one_listing_is_not_taken_for_deleted(both: Both) -> None:
     await both.keep()
     both.prefect.unlisted = {"ops"}
     assert await both.agree() == MirrorReport()
     assert await both.same()
 
 
-async def test_one_that_prefect_refuses_holds_up_no_other_and_is_told_without_its_secret(
+async def test_a_document_that_prefect_refuses_is_reported_and_the_others_are_restored(
     both: Both, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -289,11 +289,11 @@ async def test_one_that_prefect_refuses_holds_up_no_other_and_is_told_without_it
     assert await both.same()
 
 
-async def test_a_copy_that_was_tampered_with_is_told_and_not_restored(both: Both) -> None:
+async def test_a_manipulated_copy_is_reported_and_not_restored(both: Both) -> None:
     await both.keep()
     both.prefect.ui(SECRET.slug, "other", **OTHER)
     await both.agree()
-    # The other secret's text under this one's name.
+    # The other secret's encrypted text under this one's name.
     both.there.query(
         "UPDATE block_copies SET sealed = "
         "(SELECT sealed FROM block_copies WHERE name = 'other') WHERE name = 'ops'"
@@ -348,7 +348,7 @@ DEATHS: dict[str, tuple[Act, Act, list[dict[tuple[str, str], Any]]]] = {
 
 
 @pytest.mark.parametrize("name", DEATHS)
-async def test_whoever_dies_at_any_write_leaves_what_the_next_pass_puts_right(
+async def test_after_a_death_at_any_write_the_next_reconcile_makes_both_sides_equal(
     both: Both, name: str
 ) -> None:
     before, act, after = DEATHS[name]
@@ -384,7 +384,7 @@ async def _cleared(both: Both) -> None:
 
 @pytest.fixture
 def elsewhere(both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Home]:
-    """Moves this process to another home, at the same ledger."""
+    """Return a function that moves this process to another home with the same ledger."""
 
     def moved() -> Home:
         both.memory = ComparisonCache()
@@ -395,7 +395,7 @@ def elsewhere(both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 
 
 @pytest.mark.parametrize("key", [None, "another", "damaged"])
-async def test_without_the_key_nothing_is_restored_changed_or_destroyed(
+async def test_without_the_key_no_copy_is_restored_changed_or_deleted(
     both: Both, elsewhere: Callable[[], Home], caplog: pytest.LogCaptureFixture, key: str | None
 ) -> None:
     home = home_now()
@@ -414,14 +414,14 @@ async def test_without_the_key_nothing_is_restored_changed_or_destroyed(
         assert report.locked == ["secret ops"]
         assert str(there.ledger_key) in report.key_problem
     assert caplog.text.count("Cannot copy agents and secrets") == 1
-    # What is made in Prefect works there, and stays.
+    # A document created in Prefect works there, and stays.
     both.prefect.ui(SECRET.slug, "new", **OTHER)
     await SECRET.save(both.client, "newer", SECRET.validate(OTHER))
     await both.agree()
     assert set(both.prefect.holds()) == {(SECRET.slug, "new"), (SECRET.slug, "newer")}
     assert (both.rows(), both.there.query("SELECT * FROM facts ORDER BY 1")) == (rows, facts)
     assert (there.ledger_key.read_text() if there.ledger_key.exists() else None) == before
-    # With the key of the first home it goes on as if nothing had been.
+    # With the key of the first home, restoring and copying continue.
     there.ledger_key.unlink(missing_ok=True)
     os.link(home.ledger_key, there.ledger_key)
     report = await both.agree()
@@ -432,7 +432,7 @@ async def test_without_the_key_nothing_is_restored_changed_or_destroyed(
     assert await both.same()
 
 
-async def test_without_the_key_no_other_agent_default_takes_its_place(
+async def test_without_the_key_no_new_default_agent_replaces_the_lost_one(
     both: Both, elsewhere: Callable[[], Home]
 ) -> None:
     model = {"model": "openai:gpt-6-luna", "api_key": VALUE}
@@ -448,7 +448,7 @@ async def test_without_the_key_no_other_agent_default_takes_its_place(
     assert (both.prefect.holds(), both.rows()) == ({}, rows)
 
 
-async def test_a_lost_default_is_restored_and_not_made_anew(both: Both) -> None:
+async def test_a_lost_default_agent_is_restored_instead_of_recreated(both: Both) -> None:
     model = {"model": "openai:gpt-6-luna", "api_key": VALUE}
     await documents.add(both.client, "default", kinds.MODEL.slug, model)
     before = both.prefect.holds()
@@ -458,18 +458,18 @@ async def test_a_lost_default_is_restored_and_not_made_anew(both: Both) -> None:
     assert both.prefect.holds() == before
 
 
-async def test_what_is_lost_can_be_told(both: Both) -> None:
+async def test_lost_documents_can_be_listed(both: Both) -> None:
     await both.keep()
     both.prefect.ui(SECRET.slug, "gone", **OTHER)
     await both.agree()
     both.prefect.ui_deletes(SECRET.slug, "gone")
     assert await mirror.list_lost(both.ledger, both.client, blocks.BLOCK_TYPES) == []
     both.prefect.lose()
-    told = await mirror.list_lost(both.ledger, both.client, blocks.BLOCK_TYPES)
-    assert sorted(told) == ["secret gone", "secret ops"]
+    lost = await mirror.list_lost(both.ledger, both.client, blocks.BLOCK_TYPES)
+    assert sorted(lost) == ["secret gone", "secret ops"]
 
 
-async def test_a_ledger_that_is_away_refuses_before_anything_is_stored(
+async def test_with_an_invalid_ledger_address_nothing_is_saved_in_prefect(
     both: Both, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_LEDGER_URL", "nonsense://")

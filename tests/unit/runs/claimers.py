@@ -1,7 +1,8 @@
-"""Real processes that offer occurrences at once, and one that can be killed where it stands.
+"""Real processes that claim occurrences at the same time, and one that a test can kill midway.
 
-Forked from a server that has imported the ledger once, so that fifty start in a second or two. No
-process forks while it holds an open ledger or a running loop: each opens its own.
+They are forked from a server process that has imported the ledger once, so that fifty start within
+a second or two. No process forks while it holds an open ledger or a running loop: each opens its
+own.
 """
 
 from __future__ import annotations
@@ -25,45 +26,51 @@ from tests.side_by_side import CONTEXT
 
 
 @dataclass(frozen=True)
-class Told:
-    """What one process was answered, and which it is."""
+class ProcessResult:
+    """The answer to one process's claim, and the id of that process."""
 
     pid: int
     answer: ClaimResult
 
 
-async def _carry(address: str, offer: ClaimRequest, clock: ManualClock, barrier: Any) -> Told:
+async def _carry(
+    address: str, claim_request: ClaimRequest, clock: ManualClock, barrier: Any
+) -> ProcessResult:
     async with Ledger(address, clock) as ledger:
-        barrier.wait(60)  # all at once
-        answer = await claims.claim(ledger, offer)
+        barrier.wait(60)  # start all claims at the same time
+        answer = await claims.claim(ledger, claim_request)
         if isinstance(answer, Granted):
             await claims.begin(ledger, answer.run_id, answer.fence)
             await claims.finish(ledger, answer.run_id, answer.fence, Outcome(Status.SUCCEEDED))
-        return Told(os.getpid(), answer)
+        return ProcessResult(os.getpid(), answer)
 
 
-def at_once(address: str, offers: list[ClaimRequest], clock: ManualClock) -> list[Told]:
-    """One process for each offer, each with a ledger of its own; what each was answered."""
-    return side_by_side.at_once(_carry, [(address, offer, clock) for offer in offers])
+def at_once(
+    address: str, claim_requests: list[ClaimRequest], clock: ManualClock
+) -> list[ProcessResult]:
+    """Let one process per request, each with its own ledger, claim; return the answers."""
+    return side_by_side.at_once(
+        _carry, [(address, claim_request, clock) for claim_request in claim_requests]
+    )
 
 
 def _walker(
     address: str,
-    offer: ClaimRequest,
+    claim_request: ClaimRequest,
     clock: ManualClock,
     stop: str,
     pipes: tuple[Connection, Connection],
 ) -> None:
-    """Carry the run up to ``stop``, say so, and stand there for good."""
-    here, on = pipes
+    """Carry the run up to ``stop``, report that, and wait there forever."""
+    reader, on = pipes
 
     async def walk() -> None:
         async with Ledger(address, clock) as ledger:
-            answer = await claims.claim(ledger, offer)
+            answer = await claims.claim(ledger, claim_request)
             assert isinstance(answer, Granted)
             if stop == "running":
                 await claims.begin(ledger, answer.run_id, answer.fence)
-            here.send(answer.run_id)
+            reader.send(answer.run_id)
             if stop == "settling":
                 await claims.begin(ledger, answer.run_id, answer.fence)
                 async with ledger.write() as session:
@@ -72,7 +79,7 @@ def _walker(
                     row.status = Status.SUCCEEDED
                     session.add(row)
                     await session.flush()
-                    here.send("in the transaction")
+                    reader.send("in the transaction")
                     on.recv()
             on.recv()
 
@@ -81,22 +88,24 @@ def _walker(
 
 @contextmanager
 def walked(
-    address: str, offer: ClaimRequest, clock: ManualClock, stop: str
+    address: str, claim_request: ClaimRequest, clock: ManualClock, stop: str
 ) -> Iterator[tuple[Any, str]]:
-    """A process that has come as far as ``stop``, and the id of its run."""
-    here, telling = CONTEXT.Pipe(duplex=False)
+    """Start a process that stops at ``stop``; yield the process and the id of its run."""
+    reader, telling = CONTEXT.Pipe(duplex=False)
     waiting, on = CONTEXT.Pipe(duplex=False)
-    child = CONTEXT.Process(target=_walker, args=(address, offer, clock, stop, (telling, waiting)))
+    child = CONTEXT.Process(
+        target=_walker, args=(address, claim_request, clock, stop, (telling, waiting))
+    )
     child.start()
     telling.close()
     waiting.close()
     try:
-        run_id = here.recv()
+        run_id = reader.recv()
         if stop == "settling":
-            assert here.recv() == "in the transaction"
+            assert reader.recv() == "in the transaction"
         yield child, run_id
     finally:
         child.kill()
         child.join(60)
-        here.close()
+        reader.close()
         on.close()

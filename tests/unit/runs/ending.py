@@ -1,4 +1,4 @@
-"""Short ways to an end that was made in Prefect."""
+"""Helpers for runs that were ended in Prefect."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SAID = "it broke"
 BY_HAND = "set to Completed by hand in Prefect"
 
 
-def end(offer: ClaimRequest, state: prefect_ends.EndKind, **changes: Any) -> EndInPrefect:
-    """The end of the offer's own Prefect run, as a pass over Prefect sees it."""
-    made = EndInPrefect(str(offer.flow_run_id), state, state.title(), SAID, offer)
+def end(claim_request: ClaimRequest, state: prefect_ends.EndKind, **changes: Any) -> EndInPrefect:
+    """Return the end of the request's own Prefect run, as the keeper reads it from Prefect."""
+    made = EndInPrefect(str(claim_request.flow_run_id), state, state.title(), SAID, claim_request)
     return replace(made, **changes)
 
 
-async def take(world: World, offer: ClaimRequest, state: Type) -> Status | None:
-    """Bring that end to the ledger."""
-    return await prefect_ends.apply_end(world.ledger, end(offer, state))
+async def take(world: World, claim_request: ClaimRequest, state: Type) -> Status | None:
+    """Apply that end to the ledger; return the run's new state, None if nothing changed."""
+    return await prefect_ends.apply_end(world.ledger, end(claim_request, state))

@@ -1,8 +1,9 @@
 """Workers and a keeper that crash and come back, on a clock that moves from event to event.
 
-Each of them claims, begins, renews, settles and judges in the ledger as the real one does; Prefect
-is a table that says when it offers each due time. What the runs really did is noted here, apart
-from the ledger: each lives from its claim to its end, or to the death of its process.
+Each of them claims, begins, renews, records outcomes and expires leases in the ledger as the real
+one does; Prefect is replaced by a table of the times at which it starts each due time. What the
+runs really did is recorded here, apart from the ledger: each lives from its claim to its end, or to
+the death of its process.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ STEPS = 2000
 
 @dataclass(frozen=True)
 class Fault:
-    """From ``at`` on, counted from when the job is added, ``who`` is away for as long as it lasts.
+    """An outage of ``who`` from ``at`` on, counted from the creation of the job, for ``lasts``.
 
-    A worker is killed with its runs. `RUN` kills the runs only, `ALL` everything. `LEDGER` kills
-    nobody: it cannot be reached.
+    A worker is killed together with its runs. `RUN` kills only the runs, `ALL` kills everything.
+    `LEDGER` kills nothing: the ledger is unreachable.
     """
 
     who: str
@@ -50,7 +51,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Case:
-    """A job that is due ``every`` so often; its runs prepare, and then take so long."""
+    """A job that is due once per ``every``; a run begins after ``prepares`` and lasts ``takes``."""
 
     every: timedelta
     prepares: timedelta
@@ -62,7 +63,7 @@ class Case:
 
 @dataclass
 class Run:
-    """One claim: a process that lives from ``since`` to ``until``, and had its effect or not."""
+    """One claim: a process that lives from ``since`` to ``until``; ``began`` is set if it began."""
 
     due: datetime
     granted: Granted
@@ -80,7 +81,7 @@ class Run:
 
 @dataclass
 class Life:
-    """One case, seen through from ``began`` on. ``rows`` has the row of each due time."""
+    """One case, simulated from ``began`` on. ``rows`` has the row of each due time."""
 
     ledger: Ledger
     clock: ManualClock
@@ -97,8 +98,8 @@ class Life:
     _was_away: set[str] = field(default_factory=set)
     _audited: datetime = LONG_AGO
 
-    async def seen(self) -> None:
-        """Until all that was due has its outcome."""
+    async def simulate(self) -> None:
+        """Simulate the case until every due time has its outcome."""
         case, stored = self.case, await self._job()
         last = max(each.at + each.lasts for each in case.faults)
         count = (last + case.every + 2 * case.takes) // case.every
@@ -121,13 +122,13 @@ class Life:
     # --- what really happened
 
     def another_lived(self, due: datetime, since: datetime, up_to: datetime) -> bool:
-        """Whether a run of another due time lived at some moment of that time."""
+        """Return whether a run of another due time was alive at some moment of that period."""
         return any(
             run.due != due and run.since <= up_to and run.until >= since for run in self.runs
         )
 
     def could_be_claimed(self, due: datetime) -> bool:
-        """Whether a worker was there for two polls while ``due`` was not too late."""
+        """Return whether a worker was available for two polls while ``due`` was not too late."""
         window = min(max(self.case.every / 2, lateness.MIN_WINDOW), lateness.MAX_WINDOW)
         end = due + max(lateness.ON_TIME_GRACE, min(window, self.case.every))
         return any(min(until, end) - max(since, due) > 2 * TICK for since, until in self.up)
@@ -197,7 +198,7 @@ class Life:
         try:
             if run.killed:
                 if run.holder == self._holder(worker) and not self._away(worker):
-                    run.killed = False  # its worker lives, and tells of it
+                    run.killed = False  # its worker is alive, and reports the death
                     await claims.holder_died(*given, "its process was killed")
             elif not run.lives:
                 pass
@@ -210,7 +211,7 @@ class Life:
             elif now >= run.renewed + TIMING.run_lease_renewal:
                 run.renewed = now
                 if not await leases.renew(*given):
-                    run.until = now  # what is refused is ended
+                    run.until = now  # a refused renewal stops the run
         except (FenceRefused, IllegalTransition):
             run.until = min(run.until, now)
 
@@ -225,7 +226,7 @@ class Life:
 
     async def _claim(self, stored: StoredJob, due: datetime, worker: str) -> None:
         key = claim_requests.due_key(stored.id, due)
-        offer = ClaimRequest(
+        claim_request = ClaimRequest(
             key,
             "agent-prompt",
             "schedule",
@@ -237,13 +238,13 @@ class Life:
             flow_starts=self._starts.get(due, 0) + 1,
             started=False,
         )
-        answer = await claims.claim(self.ledger, offer)
+        answer = await claims.claim(self.ledger, claim_request)
         now = self.clock.now()
         match answer:
             case Granted():
                 del self._offered[due]
-                self._starts[due] = offer.flow_starts
-                self.runs.append(Run(due, answer, offer.holder, now, now))
+                self._starts[due] = claim_request.flow_starts
+                self.runs.append(Run(due, answer, claim_request.holder, now, now))
             case Waiting(until=until):
                 self._offered[due] = until
             case Finished():
@@ -252,7 +253,7 @@ class Life:
                 raise AssertionError(answer)
 
     def _following(self) -> datetime:
-        """When something happens next; at least a tick goes by before a poll or a pass."""
+        """Return when something happens next; a poll or an audit is at least one tick away."""
         now, case = self.clock.now(), self.case
         instants = []
         if self.up and self.up[-1][1] == NEVER:
@@ -266,7 +267,7 @@ class Life:
                     max(done, now + SECOND),
                     max(run.renewed + TIMING.run_lease_renewal, now + SECOND),
                 ]
-            else:  # until it is judged
+            else:  # until its lease is suspected, and until it is declared lost
                 instants += [run.renewed + TIMING.run_lease, run.renewed + 2 * TIMING.run_lease]
         coming = [each for each in instants if each > now]
         return min(coming) if coming else now + TICK

@@ -1,6 +1,6 @@
-"""Real processes that take part in one conversation, and one that can be killed as it settles.
+"""Real processes that share one session, and one that a test can kill while it finishes its run.
 
-Each waits by the machine's clock as a flow's process does, only that it looks again sooner.
+Each waits on the machine's clock as a flow's process does, but claims again after a shorter time.
 """
 
 from __future__ import annotations
@@ -29,22 +29,24 @@ SOON = timedelta(milliseconds=50)
 
 
 @dataclass(frozen=True)
-class Took:
-    """The turn that one process took: what it was given, and whether nobody else was in."""
+class TurnReport:
+    """The turn of one process: the history it received, and whether it was alone in the session."""
 
     run_id: str
     given: tuple[str, ...]
     alone: bool
 
 
-async def _take_turn(address: str, offer: ClaimRequest, place: Path, told: Connection) -> Took:
+async def _take_turn(
+    address: str, claim_request: ClaimRequest, place: Path, connection: Connection
+) -> TurnReport:
     async with Ledger(address) as ledger:
-        answer = await claims.claim(ledger, offer)
+        answer = await claims.claim(ledger, claim_request)
         assert isinstance(answer, Waiting), answer
-        told.send(answer)
+        connection.send(answer)
         while isinstance(answer, Waiting):
             await SYSTEM_CLOCK.wait_until(answer.until)
-            answer = await claims.claim(ledger, offer)
+            answer = await claims.claim(ledger, claim_request)
         assert isinstance(answer, Granted), answer
         await claims.begin(ledger, answer.run_id, answer.fence)
         try:
@@ -57,25 +59,27 @@ async def _take_turn(address: str, offer: ClaimRequest, place: Path, told: Conne
         if alone:
             os.unlink(place)
         await claims.finish(ledger, answer.run_id, answer.fence, outcome)
-    return Took(answer.run_id, tuple(each.content for each in answer.history), alone)
+    return TurnReport(answer.run_id, tuple(each.content for each in answer.history), alone)
 
 
-def _talker(address: str, offer: ClaimRequest, place: Path, told: Connection) -> None:
+def _talker(address: str, claim_request: ClaimRequest, place: Path, connection: Connection) -> None:
     sessions.RETRY_INTERVAL = SOON
     sessions.WAITER_GRACE = timedelta(minutes=2)  # the machine may be busy
-    told.send(asyncio.run(_take_turn(address, offer, place, told)))
+    connection.send(asyncio.run(_take_turn(address, claim_request, place, connection)))
 
 
 @contextmanager
-def waiting(address: str, offers: list[ClaimRequest], place: Path) -> Iterator[list[Connection]]:
-    """One process for each offer, all of which wait; then each sends the turn that it `Took`.
+def waiting(
+    address: str, claim_requests: list[ClaimRequest], place: Path
+) -> Iterator[list[Connection]]:
+    """Start one process per request; when all wait, yield the pipes that send each `TurnReport`.
 
-    ``place`` is a file that is there while one is in.
+    ``place`` is a file that exists while a process has its turn.
     """
-    pipes = [CONTEXT.Pipe(duplex=False) for _ in offers]
+    pipes = [CONTEXT.Pipe(duplex=False) for _ in claim_requests]
     children = [
-        CONTEXT.Process(target=_talker, args=(address, offer, place, sending))
-        for offer, (_, sending) in zip(offers, pipes, strict=True)
+        CONTEXT.Process(target=_talker, args=(address, claim_request, place, sending))
+        for claim_request, (_, sending) in zip(claim_requests, pipes, strict=True)
     ]
     for child in children:
         child.start()
@@ -92,8 +96,8 @@ def waiting(address: str, offers: list[ClaimRequest], place: Path) -> Iterator[l
             receiving.close()
 
 
-def _last_words(address: str, granted: Granted, told: Connection, on: Connection) -> None:
-    """Settle, and stand still when the pair is written and not yet committed."""
+def _last_words(address: str, granted: Granted, connection: Connection, on: Connection) -> None:
+    """Record the outcome, but stop when the messages are written and not yet committed."""
     append = sessions.append
 
     async def appended(
@@ -101,7 +105,7 @@ def _last_words(address: str, granted: Granted, told: Connection, on: Connection
     ) -> None:
         await append(session, row, prompt, answer, now)
         await session.flush()
-        told.send("in the transaction")
+        connection.send("in the transaction")
         on.recv()
 
     sessions.append = appended
@@ -116,18 +120,18 @@ def _last_words(address: str, granted: Granted, told: Connection, on: Connection
 
 @contextmanager
 def settling(address: str, granted: Granted) -> Iterator[Any]:
-    """A process that is in the middle of the transaction that settles the run."""
-    here, telling = CONTEXT.Pipe(duplex=False)
+    """Start a process that stops in the transaction that records the outcome; yield it."""
+    reader, telling = CONTEXT.Pipe(duplex=False)
     waiting, on = CONTEXT.Pipe(duplex=False)
     child = CONTEXT.Process(target=_last_words, args=(address, granted, telling, waiting))
     child.start()
     telling.close()
     waiting.close()
     try:
-        assert here.recv() == "in the transaction"
+        assert reader.recv() == "in the transaction"
         yield child
     finally:
         child.kill()
         child.join(60)
-        here.close()
+        reader.close()
         on.close()

@@ -1,10 +1,10 @@
-"""Ten due times of one job, and what became of each: the cases of `docs/guides/policies.md`.
+"""Ten due times of one job and their outcomes: the cases of `docs/guides/policies.md`.
 
 A job is due every ten minutes from 12:10 to 13:40, and each of its runs takes a quarter of an hour.
-From 12:45 to 13:25 no worker can reach Prefect; what is at work goes on. In the second half of the
-cases the job's class may have one run at work at once, and another job of it is until 12:35.
+From 12:45 to 13:25 no worker can reach Prefect; active runs continue. In the second half of the
+cases the job's class allows one active run, and another job of the class is active until 12:35.
 
-What is claimed and settled here is what a worker claims and settles, on a clock that is moved.
+The cases claim and finish runs as a worker does, on a clock that the simulation moves.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _DAY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the table."""
+    """One row of the table."""
 
     overlap: str
     catch_up: str
@@ -52,7 +52,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Became:
-    """What became of one due time; ``due``, ``began`` and ``ended`` count from noon."""
+    """The outcome of one due time; ``due``, ``began`` and ``ended`` count from noon."""
 
     due: timedelta
     status: str
@@ -70,23 +70,23 @@ CASES = tuple(Case(*each) for each in product(OVERLAPS, CATCH_UPS, (False, True)
 
 
 async def all_of_them(address: str, cases: Sequence[Case] = CASES) -> dict[Case, list[Became]]:
-    """Each case on a day of its own, in one ledger at ``address``."""
+    """Return the outcomes of each case, simulated on its own day in one ledger at ``address``."""
     clock = ManualClock(NOON)
     found = {}
     async with Ledger(address, clock) as ledger:
         for number, case in enumerate(cases):
-            found[case] = await _Day(ledger, clock, NOON + number * _DAY, case).seen()
+            found[case] = await _Day(ledger, clock, NOON + number * _DAY, case).simulate()
     return found
 
 
 class _Day:
-    """One case, seen through from noon on."""
+    """One case, simulated from noon on."""
 
     def __init__(self, ledger: Ledger, clock: ManualClock, noon: datetime, case: Case) -> None:
         self._ledger, self._clock, self._noon, self._case = ledger, clock, noon, case
         self._work: dict[str, tuple[Granted, datetime]] = {}
 
-    async def seen(self) -> list[Became]:
+    async def simulate(self) -> list[Became]:
         self._clock.set(self._noon)
         stored = await self._job("the job", self._case.overlap, self._case.catch_up)
         if self._case.full:
@@ -99,7 +99,7 @@ class _Day:
         ]
         while left or self._work:
             now, then = self._clock.now(), self._next(left)
-            # Who waits looks again every half minute: the last time before something happens.
+            # A waiting run claims again every half minute: here the last time before an event.
             waiting = [each for each in left if each.due <= now]
             for instant, offered in ((then - LOOK, waiting), (then, left)):
                 self._clock.set(instant)
@@ -110,9 +110,9 @@ class _Day:
         return [await self._became(stored, each) for each in self._due()]
 
     def _next(self, left: list[ClaimRequest]) -> datetime:
-        """When something happens: a due time, an end, and that the workers are back."""
-        ends = [end for _, end in self._work.values()]
-        instants = [*ends, *(each.due for each in left), self._noon + AWAY[1]]
+        """Return the time of the next event: a due time, the end of a run, the workers' return."""
+        outcomes = [end for _, end in self._work.values()]
+        instants = [*outcomes, *(each.due for each in left), self._noon + AWAY[1]]
         return min(each for each in instants if each > self._clock.now())
 
     def _due(self) -> Iterator[datetime]:
@@ -145,22 +145,22 @@ class _Day:
             classes={CLASS: 1} if self._case.full else {},
         )
 
-    async def _take(self, offer: ClaimRequest, takes: timedelta) -> bool:
-        """Offer it if it is due; whether a worker has nothing more to do with it."""
-        if offer.due > self._clock.now():
+    async def _take(self, claim_request: ClaimRequest, takes: timedelta) -> bool:
+        """Claim the request if it is due; return whether a worker is done with it."""
+        if claim_request.due > self._clock.now():
             return False
-        answer = await claims.claim(self._ledger, offer)
+        answer = await claims.claim(self._ledger, claim_request)
         if isinstance(answer, Waiting) and answer.cancel:
             for flow_run_id in answer.cancel:
                 await self._settle(flow_run_id, Status.CANCELLED)
-            answer = await claims.claim(self._ledger, offer)
+            answer = await claims.claim(self._ledger, claim_request)
         if isinstance(answer, Granted):
             await claims.begin(self._ledger, answer.run_id, answer.fence)
-            self._work[offer.occurrence] = (answer, self._clock.now() + takes)
+            self._work[claim_request.occurrence] = (answer, self._clock.now() + takes)
         return not isinstance(answer, Waiting)
 
     async def _go_on(self) -> None:
-        """What is at work keeps its lease, until it has ended."""
+        """Renew the leases of the active runs, and finish those whose time is over."""
         for flow_run_id, (granted, end) in list(self._work.items()):
             assert await leases.renew(self._ledger, granted.run_id, granted.fence)
             if end <= self._clock.now():
@@ -187,7 +187,7 @@ class _Day:
 
 
 def as_markdown(found: dict[Case, list[Became]], *, full: bool) -> str:
-    """The table of the cases in which the class is or is not ``full`` in the beginning."""
+    """Return the table of the cases whose class is, or is not, ``full`` at the start."""
     due = [f"{NOON + place * 10 * MINUTE:%H:%M}" for place in range(1, 11)]
     lines = [
         f"| overlap | catch up | {' | '.join(due)} |",

@@ -1,4 +1,4 @@
-"""Attempts: how each ended stays as it was written, what each took is added up."""
+"""Attempts: each keeps its recorded outcome, and the run adds up their usage."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ async def _all(world: World, run_id: str) -> list[Any]:
     return [row, *(each.model_dump() for each in await world.attempts(run_id))]
 
 
-# --- what they took
+# --- usage
 
 
-async def test_a_run_took_what_all_its_attempts_took(world: World) -> None:
-    offer = world.offer(await world.add())
-    first = await world.begun(offer)
+async def test_the_usage_of_a_run_is_the_sum_over_its_attempts(world: World) -> None:
+    claim_request = world.claim_request(await world.add())
+    first = await world.begun(claim_request)
     await _retried(world, first, TIMED_OUT)
     assert (await world.row(first.run_id)).usage == ONE
 
     world.clock.move(DELAY)
-    await _retried(world, await world.begun(offer))
+    await _retried(world, await world.begun(claim_request))
     assert (await world.row(first.run_id)).usage == ONE
     world.clock.move(DELAY)
-    await world.settled(offer, Status.SUCCEEDED, usage=TWO)
+    await world.settled(claim_request, Status.SUCCEEDED, usage=TWO)
 
     row, *attempts = await _all(world, first.run_id)
     assert [each["usage"] for each in attempts] == [ONE, None, TWO]
@@ -58,11 +58,11 @@ async def test_a_run_took_what_all_its_attempts_took(world: World) -> None:
     }
 
 
-async def test_a_late_outcome_adds_what_it_took(world: World) -> None:
-    offer = world.offer(await world.add())
-    await _retried(world, await world.begun(offer), TIMED_OUT)
+async def test_a_late_outcome_adds_its_usage_to_the_run(world: World) -> None:
+    claim_request = world.claim_request(await world.add())
+    await _retried(world, await world.begun(claim_request), TIMED_OUT)
     world.clock.move(DELAY)
-    lost = await world.settled(offer, Status.UNKNOWN)
+    lost = await world.settled(claim_request, Status.UNKNOWN)
     assert (await world.row(lost.run_id)).usage == ONE
 
     await world.settle(lost, Status.SUCCEEDED, usage=ONE)
@@ -70,8 +70,8 @@ async def test_a_late_outcome_adds_what_it_took(world: World) -> None:
     assert (await world.row(lost.run_id)).usage == TWO
 
 
-async def test_what_a_refused_writer_had_paid_for_is_in_its_evidence(world: World) -> None:
-    granted = await world.settled(world.offer(await world.add()), Status.CANCELLED)
+async def test_a_refused_outcome_keeps_its_usage_in_the_evidence(world: World) -> None:
+    granted = await world.settled(world.claim_request(await world.add()), Status.CANCELLED)
 
     with pytest.raises(IllegalTransition):
         await world.settle(granted, Status.SUCCEEDED, usage=ONE)
@@ -88,24 +88,26 @@ async def test_what_a_refused_writer_had_paid_for_is_in_its_evidence(world: Worl
         ([None, ONE], ONE),
         ([ONE, {"requests": 1, "cost_usd": None}, ONE], TWO | {"requests": 3, "cost_usd": None}),
         ([ONE, ONE | {"cache_read_tokens": 3}], TWO | {"cache_read_tokens": 3}),
-        # An agent of another's making may tell anything.
+        # A custom agent may report any field.
         ([{"tier": "fast"}, {"tier": "slow"}, ONE], ONE | {"tier": "slow"}),
     ],
 )
-def test_the_sum(parts: list[dict[str, Any] | None], total: dict[str, Any] | None) -> None:
+def test_total_adds_up_the_usage_of_several_attempts(
+    parts: list[dict[str, Any] | None], total: dict[str, Any] | None
+) -> None:
     assert usage.total(parts) == total
 
 
-# --- how they ended
+# --- outcomes of attempts
 
 
-async def test_a_run_that_cannot_begin_again_leaves_its_last_attempt_as_it_ended(
+async def test_a_failure_before_the_next_attempt_leaves_the_last_attempt_unchanged(
     world: World,
 ) -> None:
-    offer = world.offer(await world.add())
-    await _retried(world, await world.begun(offer), TIMED_OUT)
+    claim_request = world.claim_request(await world.add())
+    await _retried(world, await world.begun(claim_request), TIMED_OUT)
     world.clock.move(DELAY)
-    again = await world.granted(offer)
+    again = await world.granted(claim_request)
     before = await world.attempts(again.run_id)
 
     await world.settle(again, Status.FAILED, error='unknown agent "x"')
@@ -116,10 +118,8 @@ async def test_a_run_that_cannot_begin_again_leaves_its_last_attempt_as_it_ended
     assert (row.status, row.error, row.usage) == ("failed", 'unknown agent "x"', ONE)
 
 
-async def test_of_a_lost_attempt_that_is_to_be_run_again_the_end_stays_unknown(
-    world: World,
-) -> None:
-    granted = await world.begun(world.offer(await world.add(every="1h", on_lost="rerun")))
+async def test_cancelling_a_rerun_leaves_its_lost_attempt_unknown(world: World) -> None:
+    granted = await world.begun(world.claim_request(await world.add(every="1h", on_lost="rerun")))
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")
     before = await world.attempts(granted.run_id)
 
@@ -130,8 +130,8 @@ async def test_of_a_lost_attempt_that_is_to_be_run_again_the_end_stays_unknown(
     assert [each.status for each in before] == ["unknown"]
 
 
-async def test_an_attempt_that_has_ended_is_not_closed_again(world: World) -> None:
-    ended = await world.settled(world.offer(await world.add()), Status.SUCCEEDED, usage=ONE)
+async def test_close_attempt_does_not_change_an_ended_attempt(world: World) -> None:
+    ended = await world.settled(world.claim_request(await world.add()), Status.SUCCEEDED, usage=ONE)
     before = await _all(world, ended.run_id)
     world.clock.move(DELAY)
 
@@ -143,23 +143,25 @@ async def test_an_attempt_that_has_ended_is_not_closed_again(world: World) -> No
     assert await _all(world, ended.run_id) == before
 
 
-async def test_what_is_only_said_twice_is_kept_once(world: World) -> None:
-    said = {"reason": "no answer within 4 s", "error": "no answer within 4 s"}
-    ended = await world.settled(world.offer(await world.add()), Status.TIMED_OUT, **said)
+async def test_a_reason_equal_to_the_error_is_not_stored_twice(world: World) -> None:
+    expected = {"reason": "no answer within 4 s", "error": "no answer within 4 s"}
+    ended = await world.settled(
+        world.claim_request(await world.add()), Status.TIMED_OUT, **expected
+    )
 
     row = await world.row(ended.run_id)
     assert (row.reason, row.error) == ("", "no answer within 4 s")
 
 
-# --- another attempt is to follow
+# --- retry: record an attempt that another one follows
 
 
 async def _begun(world: World) -> tuple[ClaimRequest, Granted]:
-    offer = world.offer(await world.add())
-    return offer, await world.begun(offer)
+    claim_request = world.claim_request(await world.add())
+    return claim_request, await world.begun(claim_request)
 
 
-async def test_judged_unknown_meanwhile_it_ends_as_its_attempt_did(world: World) -> None:
+async def test_a_retry_of_an_unknown_run_records_the_outcome_of_its_attempt(world: World) -> None:
     _, granted = await _begun(world)
     await world.settle(granted, Status.UNKNOWN, reason="the lease was lost")
 
@@ -173,16 +175,14 @@ async def test_judged_unknown_meanwhile_it_ends_as_its_attempt_did(world: World)
 
 
 @pytest.mark.parametrize("since", ["waiting", "claimed", "running", "succeeded", "cancelled"])
-async def test_written_again_after_an_answer_that_was_lost_it_changes_nothing(
-    world: World, since: str
-) -> None:
-    offer, granted = await _begun(world)
+async def test_a_retry_that_is_written_again_changes_nothing(world: World, since: str) -> None:
+    claim_request, granted = await _begun(world)
     assert await _retried(world, granted) is Status.WAITING
     if since == "cancelled":
         await claims.cancel(world.ledger, granted.run_id)
     elif since != "waiting":
         world.clock.move(DELAY)
-        again = await world.granted(offer)
+        again = await world.granted(claim_request)
         if since != "claimed":
             await claims.begin(world.ledger, again.run_id, again.fence)
         if since == "succeeded":
@@ -194,7 +194,9 @@ async def test_written_again_after_an_answer_that_was_lost_it_changes_nothing(
     assert await _all(world, granted.run_id) == before
 
 
-async def test_who_lost_its_claim_is_refused_and_what_it_knew_is_kept(world: World) -> None:
+async def test_a_retry_with_an_old_fencing_token_is_refused_and_kept_as_evidence(
+    world: World,
+) -> None:
     _, granted = await _begun(world)
     await _retried(world, granted)
 
@@ -210,7 +212,9 @@ async def test_who_lost_its_claim_is_refused_and_what_it_knew_is_kept(world: Wor
 
 
 @pytest.mark.parametrize("status", [Status.CANCELLED, Status.SUCCEEDED, Status.FAILED])
-async def test_what_has_another_outcome_keeps_it(world: World, status: Status) -> None:
+async def test_a_retry_of_a_run_with_another_outcome_is_refused_and_kept_as_evidence(
+    world: World, status: Status
+) -> None:
     _, granted = await _begun(world)
     await world.settle(granted, status, error="another")
 
@@ -222,8 +226,8 @@ async def test_what_has_another_outcome_keeps_it(world: World, status: Status) -
     assert [known["error"] for known in row["evidence"]] == ["429"]
 
 
-async def test_what_was_not_begun_has_no_attempt_to_end(world: World) -> None:
-    granted = await world.granted(world.offer(await world.add()))
+async def test_a_retry_of_a_run_that_has_not_begun_is_refused(world: World) -> None:
+    granted = await world.granted(world.claim_request(await world.add()))
 
     with pytest.raises(IllegalTransition, match="claimed"):
         await _retried(world, granted)

@@ -1,4 +1,4 @@
-"""Rule 10: up to the watermark each due time has its row, and the claim makes none there."""
+"""Rule 10: every due time up to the watermark has a row, and a claim creates none there."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ async def advance(world: World, stored: StoredJob, up_to: datetime | None = None
     return done
 
 
-def told(row: RunRow) -> tuple[str, datetime, datetime | None, int]:
+def range_of(row: RunRow) -> tuple[str, datetime, datetime | None, int]:
     return row.status, row.due, row.due_to, row.count
 
 
 def outcomes(rows: list[RunRow], step: timedelta) -> Iterator[tuple[datetime, str]]:
-    """Each due time with its status, ranges taken apart by the job's own step."""
+    """Yield each due time with its status; ranges are expanded by the job's own step."""
     for row in rows:
         assert ((row.due_to or row.due) - row.due) // step == row.count - 1
         for place in range(row.count):
             yield row.due + place * step, row.status
 
 
-# --- down for an hour
+# --- an hour without a worker
 
 
 @pytest.mark.parametrize(
@@ -57,16 +57,16 @@ def outcomes(rows: list[RunRow], step: timedelta) -> Iterator[tuple[datetime, st
         ("all", [("waiting", minute, None, 1) for minute in range(10, 80, 10)]),
     ],
 )
-async def test_down_for_an_hour(
+async def test_due_times_of_an_hour_without_a_worker_follow_the_catch_up_policy(
     world: World, catch_up: str, expected: list[tuple[str, int, int | None, int]]
 ) -> None:
-    # Due from 12:10 on; at 13:11 that of 13:10 is a minute late, which is on time.
+    # Due from 12:10 on; at 13:11 the due time 13:10 is a minute late, which counts as on time.
     stored = await world.add(cron="*/10 * * * *", catch_up=catch_up)
     world.clock.set(NOON + 71 * MINUTE)
 
     done = await advance(world, stored)
 
-    assert [told(row) for row in await world.rows()] == [
+    assert [range_of(row) for row in await world.rows()] == [
         (status, NOON + first * MINUTE, NOON + last * MINUTE if last else None, count)
         for status, first, last, count in expected
     ]
@@ -75,19 +75,19 @@ async def test_down_for_an_hour(
     assert (await world.job_row(stored.id)).audited_until == NOON + 70 * MINUTE
 
 
-async def test_a_minute_later_none_of_them_is_on_time(world: World) -> None:
+async def test_due_times_more_than_a_minute_late_are_missed_without_catch_up(world: World) -> None:
     stored = await world.add(cron="*/10 * * * *", catch_up="none")
     world.clock.set(NOON + 72 * MINUTE)
 
     done = await advance(world, stored)
 
     (row,) = await world.rows()
-    assert told(row) == ("missed", NOON + 10 * MINUTE, NOON + 70 * MINUTE, 7)
-    assert row.reason == "no worker ran it in time, and the job catches up on none"
+    assert range_of(row) == ("missed", NOON + 10 * MINUTE, NOON + 70 * MINUTE, 7)
+    assert row.reason == "no worker ran it in time, and the job does not catch up"
     assert (done.missed, done.waiting, done.skipped) == (7, 0, 0)
 
 
-async def test_latest_runs_inside_its_window_and_not_after_it(world: World) -> None:
+async def test_catch_up_latest_runs_only_inside_its_window(world: World) -> None:
     # Half the gap of ten minutes: until 13:15.
     stored = await world.add(cron="*/10 * * * *", catch_up="latest")
     world.clock.set(NOON + 75 * MINUTE)
@@ -100,10 +100,10 @@ async def test_latest_runs_inside_its_window_and_not_after_it(world: World) -> N
 
     world.clock.set(NOON + 85 * MINUTE + SECOND)
     assert (await advance(world, later)).waiting == 0
-    assert told((await world.rows())[-1]) == ("missed", NOON + 80 * MINUTE, None, 1)
+    assert range_of((await world.rows())[-1]) == ("missed", NOON + 80 * MINUTE, None, 1)
 
 
-async def test_what_waits_for_a_later_look_is_superseded_by_a_later_due_time(world: World) -> None:
+async def test_a_waiting_catch_up_run_is_skipped_for_a_later_due_time(world: World) -> None:
     stored = await world.add(cron="*/10 * * * *", catch_up="latest")
     for minutes in (12, 22, 32):
         world.clock.set(NOON + minutes * MINUTE)
@@ -112,7 +112,7 @@ async def test_what_waits_for_a_later_look_is_superseded_by_a_later_due_time(wor
     assert [row.status for row in await world.rows()] == ["skipped", "skipped", "waiting"]
 
 
-async def test_all_are_made_up_for_oldest_first_and_one_after_the_other(world: World) -> None:
+async def test_catch_up_all_runs_oldest_first_and_one_at_a_time(world: World) -> None:
     stored = await world.add(cron="0 * * * *", catch_up="all", overlap="allow")
     world.clock.set(NOON + timedelta(hours=30, minutes=5))
 
@@ -121,12 +121,12 @@ async def test_all_are_made_up_for_oldest_first_and_one_after_the_other(world: W
     # Due from 13:00 on, thirty times; those of the last 24 hours are from 19:00 the first day on.
     assert (done.missed, done.waiting) == (6, 24)
     rows = (await world.rows())[1:]
-    # Their Prefect runs come in any order: the last one first.
-    assert isinstance(await world.claim(world.offer_of(rows[-1])), Waiting)
+    # Their Prefect runs may claim in any order: here the last one first.
+    assert isinstance(await world.claim(world.claim_request_of(rows[-1])), Waiting)
     began = []
     while waiting := [row for row in await world.rows() if row.status == "waiting"]:
         for row in {row.id: row for row in (waiting[-1], *waiting[1::-1])}.values():
-            answer = await world.claim(world.offer_of(row))
+            answer = await world.claim(world.claim_request_of(row))
             if isinstance(answer, Granted):
                 began.append(answer.due)
                 await claims.begin(world.ledger, answer.run_id, answer.fence)
@@ -139,7 +139,9 @@ async def test_all_are_made_up_for_oldest_first_and_one_after_the_other(world: W
 
 @pytest.mark.parametrize("catch_up", ["none", "latest", "all"])
 @pytest.mark.slow
-async def test_a_weekend_of_a_job_of_every_five_seconds(world: World, catch_up: str) -> None:
+async def test_the_audit_records_a_weekend_of_a_job_that_is_due_every_five_seconds(
+    world: World, catch_up: str
+) -> None:
     stored = await world.add(every="5s", catch_up=catch_up)
     anchor = stored.job.schedule.anchor  # type: ignore[union-attr]
     down = timedelta(hours=62)
@@ -178,7 +180,7 @@ async def test_a_weekend_of_a_job_of_every_five_seconds(world: World, catch_up: 
     ],
     ids=["gap", "midnight", "repeated", "twice"],
 )
-async def test_across_a_change_of_the_clocks(
+async def test_the_audit_records_every_due_time_across_a_change_of_the_clocks(
     world: World, cron: str, zone: str, change: datetime
 ) -> None:
     start, end = change - 30 * HOUR, change + 30 * HOUR
@@ -193,27 +195,28 @@ async def test_across_a_change_of_the_clocks(
     assert (row.due, row.due_to, row.count) == (expected[0], expected[-1], len(expected))
 
 
-# --- what is not to be judged, and by what
+# --- due times that the audit does not record as missed, and the revision that applies
 
 
-async def test_what_has_its_row_keeps_it_and_parts_the_range(world: World) -> None:
+async def test_a_due_time_with_a_row_keeps_it_and_splits_the_missed_range(world: World) -> None:
     stored = await world.add(every="10m", catch_up="none")
-    offers = [
-        world.offer(stored, due=world.offer(stored).due + place * 10 * MINUTE) for place in range(5)
+    claim_requests = [
+        world.claim_request(stored, due=world.claim_request(stored).due + place * 10 * MINUTE)
+        for place in range(5)
     ]
-    await world.settled(offers[2], Status.SUCCEEDED)
-    world.clock.set(offers[4].due + 2 * MINUTE)
+    await world.settled(claim_requests[2], Status.SUCCEEDED)
+    world.clock.set(claim_requests[4].due + 2 * MINUTE)
 
     await advance(world, stored)
 
     assert [(row.status, row.due, row.count) for row in await world.rows()] == [
-        ("missed", offers[0].due, 2),
-        ("succeeded", offers[2].due, 1),
-        ("missed", offers[3].due, 2),
+        ("missed", claim_requests[0].due, 2),
+        ("succeeded", claim_requests[2].due, 1),
+        ("missed", claim_requests[3].due, 2),
     ]
 
 
-async def test_each_by_the_revision_in_force_and_none_of_a_time_when_it_was_off(
+async def test_the_audit_uses_the_revision_in_force_and_ignores_disabled_periods(
     world: World,
 ) -> None:
     stored = await world.add(cron="0 * * * *", catch_up="none")
@@ -235,7 +238,7 @@ async def test_each_by_the_revision_in_force_and_none_of_a_time_when_it_was_off(
     assert [row.revision for row in await world.rows()] == [1, 2, 4]
 
 
-async def test_one_range_goes_on_in_the_next_pass_until_something_else_comes(world: World) -> None:
+async def test_a_missed_range_grows_until_another_outcome_or_revision(world: World) -> None:
     stored = await world.add(cron="*/10 * * * *", catch_up="none")
     for minutes in (15, 25, 35, 36, 55):
         world.clock.set(NOON + minutes * MINUTE)
@@ -245,7 +248,7 @@ async def test_one_range_goes_on_in_the_next_pass_until_something_else_comes(wor
     job = await world.job_row(stored.id)
     assert (job.last_run_id, job.last_run_at, job.last_status) == (row.id, row.due_to, "missed")
 
-    await world.settled(world.offer(stored), Status.SUCCEEDED)  # 13:00
+    await world.settled(world.claim_request(stored), Status.SUCCEEDED)  # 13:00
     world.clock.set(NOON + 75 * MINUTE)
     await advance(world, stored)
 
@@ -256,25 +259,25 @@ async def test_one_range_goes_on_in_the_next_pass_until_something_else_comes(wor
     assert [row.count for row in await world.rows()] == [5, 1, 1, 1]
 
 
-async def test_no_more_than_so_many_in_one_transaction(world: World) -> None:
+async def test_one_audit_transaction_records_a_limited_number_of_due_times(world: World) -> None:
     stored = await world.add(cron="* * * * *", catch_up="none")
     world.clock.set(NOON + 12 * MINUTE)
 
-    said = [await audit.advance(world.ledger, stored.id, world.clock.now(), 4) for _ in range(4)]
+    results = [await audit.advance(world.ledger, stored.id, world.clock.now(), 4) for _ in range(4)]
 
-    assert [each and (each.until - NOON, each.missed, each.more) for each in said] == [
+    assert [each and (each.until - NOON, each.missed, each.more) for each in results] == [
         (4 * MINUTE, 4, True),
         (8 * MINUTE, 4, True),
         (11 * MINUTE, 2, False),
         (11 * MINUTE, 0, False),
     ]
-    assert [told(row) for row in await world.rows()] == [
+    assert [range_of(row) for row in await world.rows()] == [
         ("missed", NOON + MINUTE, NOON + 10 * MINUTE, 10),
         ("waiting", NOON + 11 * MINUTE, None, 1),
     ]
 
 
-async def test_nothing_is_judged_before_it_is_a_minute_late(world: World) -> None:
+async def test_the_audit_records_no_due_time_before_it_is_a_minute_late(world: World) -> None:
     stored = await world.add(cron="*/10 * * * *", catch_up="none")
     world.clock.set(NOON + 10 * MINUTE + 59 * SECOND)
 
@@ -282,26 +285,28 @@ async def test_nothing_is_judged_before_it_is_a_minute_late(world: World) -> Non
 
     assert done.until == NOON + 10 * MINUTE - SECOND
     assert await world.rows() == []
-    assert isinstance(await world.claim(world.offer(stored, due=NOON + 10 * MINUTE)), Granted)
+    assert isinstance(
+        await world.claim(world.claim_request(stored, due=NOON + 10 * MINUTE)), Granted
+    )
 
 
 @pytest.mark.parametrize(
     ("what", "status", "reason", "count"),
     [
-        ("off", "skipped", "the job is off: disabled", 3),
+        ("off", "skipped", "the job is disabled", 3),
         ("snoozed", "skipped", "snoozed until 2026-01-16 12:00:00 UTC", 3),
         ("skipped", "skipped", "skipped by hand", 1),
         ("spent", "skipped", "max runs: 1 are done or running", 2),
-        ("removed", "skipped", "the job is off: removed", 3),
+        ("removed", "skipped", "the job was removed", 3),
     ],
 )
-async def test_what_is_not_wanted_is_skipped(
+async def test_the_audit_skips_due_times_that_the_job_may_not_run(
     world: World, what: str, status: str, reason: str, count: int
 ) -> None:
     fields: dict[str, Any] = {"max_runs": 1} if what == "spent" else {}
     stored = await world.add(cron="0 * * * *", catch_up="none", **fields)
     if what == "spent":
-        await world.begun(world.offer(stored))
+        await world.begun(world.claim_request(stored))
     world.clock.set(NOON + 3 * HOUR + 30 * MINUTE)
     if what == "off":
         await world.edit(stored.id, enabled=False)
@@ -342,7 +347,7 @@ async def _job_in(world: World, name: str, states: tuple[str, ...]) -> StoredJob
 
 @pytest.mark.parametrize("late", [MINUTE, HOUR], ids=["on time", "too late"])
 async def test_the_audit_and_the_claim_decide_alike(world: World, late: timedelta) -> None:
-    """Every combination of reasons: the same one of them decides in both."""
+    """Check every combination of reasons: the same one decides in both."""
     combinations = [
         which
         for number in range(len(STATES_OF_A_JOB) + 1)
@@ -361,7 +366,7 @@ async def test_the_audit_and_the_claim_decide_alike(world: World, late: timedelt
     for states, (audited, claimed) in zip(combinations, pairs, strict=True):
         await advance(world, audited)
         (row,) = [each for each in await world.rows() if each.job_id == audited.id]
-        answer = await world.claim(world.offer(claimed, due=NOON + HOUR))
+        answer = await world.claim(world.claim_request(claimed, due=NOON + HOUR))
         if isinstance(answer, Finished):
             decided = (answer.status, answer.reason.removeprefix("1 hour late, and "))
             assert (
@@ -372,7 +377,7 @@ async def test_the_audit_and_the_claim_decide_alike(world: World, late: timedelt
             assert (type(answer), row.status, states) == (Granted, "waiting", ())
 
 
-async def test_the_order_of_the_audit_is_the_order_of_the_claim(
+async def test_the_audit_evaluates_the_rules_in_the_order_of_the_claim(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored = await world.add(cron="0 13 * * *", catch_up="none")
@@ -383,7 +388,7 @@ async def test_the_order_of_the_audit_is_the_order_of_the_claim(
     assert [row.status for row in await world.rows()] == ["missed"]
 
 
-async def test_of_a_removed_job_nothing_after_its_removal(world: World) -> None:
+async def test_a_removed_job_is_audited_only_up_to_its_removal(world: World) -> None:
     stored = await world.add(cron="0 * * * *")
     world.clock.set(NOON + 90 * MINUTE)
     await world.archive(stored.id)
@@ -396,7 +401,9 @@ async def test_of_a_removed_job_nothing_after_its_removal(world: World) -> None:
     assert (await keeper.audit(world.ledger, {})).jobs == 0
 
 
-async def test_a_one_time_job_has_a_day_and_then_is_missed_and_off(world: World) -> None:
+async def test_a_one_time_job_is_missed_and_disabled_if_it_is_more_than_a_day_late(
+    world: World,
+) -> None:
     early = await world.add("early", at=(NOON + HOUR).isoformat())
     late = await world.add("late", at=(NOON + HOUR).isoformat())
     never = await world.add("never", on_demand=True)
@@ -412,11 +419,13 @@ async def test_a_one_time_job_has_a_day_and_then_is_missed_and_off(world: World)
     )
     assert (await world.job_row(late.id)).disabled_reason == "fired, missed"
     (waiting,) = [row for row in await world.rows() if row.status == "waiting"]
-    await world.settled(world.offer_of(waiting), Status.SUCCEEDED)
+    await world.settled(world.claim_request_of(waiting), Status.SUCCEEDED)
     assert (await world.job_row(early.id)).disabled_reason == "fired, succeeded"
 
 
-async def test_staggered_ones_count_from_when_they_would_begin(world: World) -> None:
+async def test_lateness_of_a_staggered_due_time_counts_from_its_staggered_time(
+    world: World,
+) -> None:
     stored = await world.add(cron="0 * * * *", catch_up="none", stagger="30m")
     later = upcoming.stagger_offset(stored.id, timedelta(minutes=30))
     world.clock.set(NOON + HOUR + MINUTE)
@@ -427,10 +436,10 @@ async def test_staggered_ones_count_from_when_they_would_begin(world: World) -> 
     assert (row.until, row.trigger) == (max(world.clock.now(), row.due + later), "schedule")
 
 
-async def test_a_last_run_is_the_last_due_time_not_the_last_that_was_judged(world: World) -> None:
+async def test_the_last_run_of_a_job_is_that_of_its_latest_due_time(world: World) -> None:
     stored = await world.add(cron="*/10 * * * *", catch_up="none")
     world.clock.set(NOON + 15 * MINUTE)
-    done = await world.settled(world.offer(stored), Status.SUCCEEDED)
+    done = await world.settled(world.claim_request(stored), Status.SUCCEEDED)
 
     await advance(world, stored, world.clock.now() + HOUR)
 
@@ -438,24 +447,24 @@ async def test_a_last_run_is_the_last_due_time_not_the_last_that_was_judged(worl
     assert (job.last_run_id, job.last_status) == (done.run_id, "succeeded")
 
 
-# --- the claim behind the watermark
+# --- claims behind the watermark
 
 
-async def test_behind_the_watermark_the_claim_makes_no_row(world: World) -> None:
+async def test_a_claim_behind_the_watermark_creates_no_row(world: World) -> None:
     stored = await world.add(every="10m", catch_up="none")
-    first = world.offer(stored)
-    second = world.offer(stored, due=first.due + 10 * MINUTE)
-    other = world.offer(stored, due=first.due + 5 * MINUTE, compared=True)
+    first = world.claim_request(stored)
+    second = world.claim_request(stored, due=first.due + 10 * MINUTE)
+    other = world.claim_request(stored, due=first.due + 5 * MINUTE, compared=True)
     world.clock.set(second.due + 2 * MINUTE)
     await advance(world, stored)
 
     answers = [await world.claim(each) for each in (first, second, other)]
 
     reasons = [(each.status, each.reason) for each in answers if isinstance(each, Finished)]
-    missed = "no worker ran it in time, and the job catches up on none"
+    missed = "no worker ran it in time, and the job does not catch up"
     assert reasons == [
         (Status.MISSED, missed),
-        (Status.MISSED, missed),  # it is of the same range
+        (Status.MISSED, missed),  # it belongs to the same range
         (Status.SKIPPED, "not due"),
     ]
     assert len(await world.rows()) == 1
@@ -464,29 +473,31 @@ async def test_behind_the_watermark_the_claim_makes_no_row(world: World) -> None
     assert len(await world.rows()) == 1
 
 
-async def test_behind_the_watermark_the_waiting_row_is_taken(world: World) -> None:
+async def test_a_claim_behind_the_watermark_claims_the_waiting_row(world: World) -> None:
     stored = await world.add(every="10m", catch_up="latest")
-    offer = world.offer(stored)
-    world.clock.set(offer.due + 2 * MINUTE)
+    claim_request = world.claim_request(stored)
+    world.clock.set(claim_request.due + 2 * MINUTE)
     await advance(world, stored)
 
-    answer = await world.claim(offer)
+    answer = await world.claim(claim_request)
 
     assert isinstance(answer, Granted)
-    assert (answer.trigger, answer.due) == ("catch_up", offer.due)
+    assert (answer.trigger, answer.due) == ("catch_up", claim_request.due)
 
 
-async def test_after_the_watermark_an_unknown_instant_is_compared_still(world: World) -> None:
+async def test_an_instant_after_the_watermark_that_is_not_due_is_reconciled(world: World) -> None:
     stored = await world.add(every="10m")
     world.clock.set(NOON + 15 * MINUTE)
     await advance(world, stored)
 
-    answer = await world.claim(world.offer(stored, due=NOON + 14 * MINUTE + 30 * SECOND))
+    answer = await world.claim(world.claim_request(stored, due=NOON + 14 * MINUTE + 30 * SECOND))
 
     assert answer == NeedsReconcile(stored.id)
 
 
-async def test_an_edit_of_before_the_watermark_counts_from_there_on(world: World) -> None:
+async def test_an_edit_made_before_the_watermark_takes_effect_at_the_watermark(
+    world: World,
+) -> None:
     stored = await world.add(cron="0 * * * *", catch_up="none")
     world.clock.set(NOON + 3 * HOUR + 10 * MINUTE)
     await advance(world, stored)
@@ -498,12 +509,14 @@ async def test_an_edit_of_before_the_watermark_counts_from_there_on(world: World
         edited = await store.change(session, found, job, now, edited=NOON + HOUR, source="prefect")
 
     assert edited.revision.effective_from == mark
-    before = [told(row) for row in await world.rows()]
+    before = [range_of(row) for row in await world.rows()]
     await advance(world, stored)
-    assert [told(row) for row in await world.rows()] == before
+    assert [range_of(row) for row in await world.rows()] == before
 
 
-async def test_a_watermark_that_a_clock_set_back_left_ahead_puts_no_edit_off(world: World) -> None:
+async def test_a_watermark_in_the_future_of_a_clock_set_back_does_not_delay_an_edit(
+    world: World,
+) -> None:
     stored = await world.add(cron="0 * * * *", catch_up="none")
     world.clock.set(NOON + 24 * HOUR)
     await advance(world, stored)
@@ -515,24 +528,24 @@ async def test_a_watermark_that_a_clock_set_back_left_ahead_puts_no_edit_off(wor
     assert edited.revision.effective_from == NOON + HOUR
 
 
-# --- the keeper's pass
+# --- the keeper's auditor
 
 
-async def test_only_what_was_observed_is_audited_and_up_to_then(world: World) -> None:
-    seen = await world.add("seen", cron="*/10 * * * *", catch_up="none")
+async def test_only_observed_jobs_are_audited_up_to_their_observation(world: World) -> None:
+    job = await world.add("seen", cron="*/10 * * * *", catch_up="none")
     unseen = await world.add("unseen", cron="*/10 * * * *", catch_up="none")
     world.clock.set(NOON + HOUR)
 
-    done = await keeper.audit(world.ledger, {seen.id: NOON + 25 * MINUTE})
+    done = await keeper.audit(world.ledger, {job.id: NOON + 25 * MINUTE})
 
     assert (done.jobs, done.missed) == (1, 2)
-    assert (await world.job_row(seen.id)).audited_until == NOON + 25 * MINUTE
+    assert (await world.job_row(job.id)).audited_until == NOON + 25 * MINUTE
     assert (await world.job_row(unseen.id)).audited_until == (
         await world.job_row(unseen.id)
     ).created_at
 
 
-async def test_where_nothing_is_due_no_job_is_looked_at(world: World) -> None:
+async def test_the_auditor_reads_no_job_until_a_due_time_has_passed(world: World) -> None:
     stored = await world.add(cron="0 * * * *", catch_up="none")
     memory = keeper.AuditorState()
 
@@ -547,13 +560,13 @@ async def test_where_nothing_is_due_no_job_is_looked_at(world: World) -> None:
     assert (await passes(63)).jobs == 0
     await world.edit(stored.id, cron="*/5 * * * *")
     assert (await passes(67)).missed == 1
-    assert [told(row) for row in await world.rows()] == [
+    assert [range_of(row) for row in await world.rows()] == [
         ("missed", NOON + 60 * MINUTE, None, 1),
         ("missed", NOON + 65 * MINUTE, None, 1),
     ]
 
 
-async def test_a_pass_ends_when_its_time_is_up_and_the_next_goes_on(world: World) -> None:
+async def test_an_audit_stops_at_its_time_limit_and_the_next_one_continues(world: World) -> None:
     added = [await world.add(f"job {place}", cron="* * * * *", catch_up="none") for place in "abc"]
     world.clock.set(NOON + HOUR)
     observed = dict.fromkeys([each.id for each in added], world.clock.now())

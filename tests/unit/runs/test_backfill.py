@@ -1,4 +1,4 @@
-"""Requirement 25: due times of the past, asked for by hand, behind all that is scheduled."""
+"""Requirement 25: backfills of past due times, requested by hand, run after scheduled runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def _asked(world: World, count: int, **fields: object) -> tuple[StoredJob,
     return stored, await world.rows()
 
 
-async def test_each_is_a_waiting_run_of_its_due_time(world: World) -> None:
+async def test_a_backfill_creates_one_waiting_run_per_due_time(world: World) -> None:
     stored, rows = await _asked(world, 3)
 
     assert [row.due for row in rows] == _past(world, 3)
@@ -37,24 +37,24 @@ async def test_each_is_a_waiting_run_of_its_due_time(world: World) -> None:
         ("waiting", "backfill", world.clock.now())
     }
     assert rows[0].occurrence == f"request:{stored.id}:backfill-2026-01-15T09:00:00Z"
-    granted = await world.granted(world.offer_of(rows[0]))
+    granted = await world.granted(world.claim_request_of(rows[0]))
     assert (granted.due, granted.trigger) == (_past(world, 3)[0], "backfill")
 
 
-async def test_the_same_again_asks_for_nothing_twice(world: World) -> None:
+async def test_a_repeated_backfill_requests_only_the_new_due_times(world: World) -> None:
     stored, rows = await _asked(world, 3)
     assert await backfill.request_runs(world.ledger, stored, _past(world, 4)) == 1
-    await world.settled(world.offer_of(rows[0]), Status.FAILED)
+    await world.settled(world.claim_request_of(rows[0]), Status.FAILED)
 
     assert await backfill.request_runs(world.ledger, stored, _past(world, 4)) == 0
     assert len(await world.rows()) == 4
 
 
-async def test_what_succeeded_by_schedule_is_left_out(world: World) -> None:
+async def test_a_backfill_leaves_out_due_times_that_succeeded(world: World) -> None:
     stored = await world.add(cron="0 * * * *")
-    done, failed = world.offer(stored), None
+    done, failed = world.claim_request(stored), None
     await world.settled(done, Status.SUCCEEDED)
-    failed = world.offer(stored)
+    failed = world.claim_request(stored)
     await world.settled(failed, Status.FAILED)
     world.clock.move(HOUR)
 
@@ -65,9 +65,9 @@ async def test_what_succeeded_by_schedule_is_left_out(world: World) -> None:
 
 
 @pytest.mark.parametrize("overlap", ["skip", "queue_one", "cancel_running"])
-async def test_they_run_one_after_the_other_oldest_first(world: World, overlap: str) -> None:
+async def test_backfill_runs_run_one_at_a_time_oldest_first(world: World, overlap: str) -> None:
     _, rows = await _asked(world, 3, overlap=overlap)
-    first, second, third = map(world.offer_of, rows)
+    first, second, third = map(world.claim_request_of, rows)
     running = await world.begun(first)
     assert isinstance(await world.claim(third), Waiting)
     assert isinstance(await world.claim(second), Waiting)
@@ -78,34 +78,34 @@ async def test_they_run_one_after_the_other_oldest_first(world: World, overlap: 
     assert isinstance(await world.claim(second), Granted)
 
 
-async def test_what_is_due_meanwhile_waits_for_one_of_them_only(world: World) -> None:
-    """It is neither skipped for them nor behind all of them."""
+async def test_a_scheduled_run_waits_only_for_the_active_backfill_run(world: World) -> None:
+    """Check that it is not skipped, and that it runs before the other backfill runs."""
     stored, rows = await _asked(world, 3)
-    running = await world.begun(world.offer_of(rows[0]))
+    running = await world.begun(world.claim_request_of(rows[0]))
     for row in rows[1:]:
-        assert isinstance(await world.claim(world.offer_of(row)), Waiting)
-    offer = world.offer(stored)
-    # Alive: its lease was renewed all the time.
-    world.clock.set(offer.due - timedelta(seconds=10))
+        assert isinstance(await world.claim(world.claim_request_of(row)), Waiting)
+    claim_request = world.claim_request(stored)
+    # The holder is alive: it renews its lease just before the due time.
+    world.clock.set(claim_request.due - timedelta(seconds=10))
 
     await leases.renew(world.ledger, running.run_id, running.fence)
-    world.clock.set(offer.due)
-    assert isinstance(await world.claim(offer), Waiting)
+    world.clock.set(claim_request.due)
+    assert isinstance(await world.claim(claim_request), Waiting)
     await world.settle(running, Status.SUCCEEDED)
 
     async with world.ledger.read() as session:
         woken = await slots.next_up(session, world.clock.now(), 4, {})
-    assert [row.due for row in woken] == [offer.due]
-    assert isinstance(await world.claim(world.offer_of(rows[1])), Waiting)
-    assert isinstance(await world.claim(offer), Granted)
+    assert [row.due for row in woken] == [claim_request.due]
+    assert isinstance(await world.claim(world.claim_request_of(rows[1])), Waiting)
+    assert isinstance(await world.claim(claim_request), Granted)
 
 
-async def test_a_free_slot_goes_to_what_is_scheduled_first(world: World) -> None:
+async def test_a_free_slot_goes_to_a_scheduled_run_before_a_backfill_run(world: World) -> None:
     _, rows = await _asked(world, 1)
     blocker, other = await world.add("blocker"), await world.add("other")
-    held = await world.begun(world.offer(blocker, most=1))
-    behind = world.offer_of(rows[0], most=1)
-    scheduled = world.offer(other, due=world.clock.now(), most=1)
+    held = await world.begun(world.claim_request(blocker, most=1))
+    behind = world.claim_request_of(rows[0], most=1)
+    scheduled = world.claim_request(other, due=world.clock.now(), most=1)
     assert isinstance(await world.claim(behind), Waiting)
     assert isinstance(await world.claim(scheduled), Waiting)
     await world.settle(held, Status.SUCCEEDED)
@@ -114,42 +114,42 @@ async def test_a_free_slot_goes_to_what_is_scheduled_first(world: World) -> None
     assert isinstance(await world.claim(scheduled), Granted)
 
 
-async def test_a_scheduled_run_has_its_prefect_run_before_them(world: World) -> None:
-    """Ten of a job have one at once: a thousand of the past must not take all places."""
+async def test_a_manual_run_needs_its_prefect_run_before_backfill_runs_do(world: World) -> None:
+    """Only ten runs of a job get Prefect runs; a thousand backfill runs must not take all ten."""
     stored, _ = await _asked(world, 30)
     row = await claims.request(world.ledger, stored, "now", "manual")
 
     async with world.ledger.read() as session:
-        first = await waiting_runs.needing_prefect_run(session, world.clock.now())
+        first = await waiting_runs.needing_prefect_run(session)
 
     assert len(first) == 10
     assert first[0].id == row.id
     assert [each.due for each in first[1:]] == _past(world, 30)[:9]
 
 
-async def test_its_deadline_counts_from_its_turn(world: World) -> None:
+async def test_the_deadline_of_a_backfill_run_counts_from_its_claim(world: World) -> None:
     _, rows = await _asked(world, 1, deadline="1h")
     world.clock.move(48 * HOUR)
     async with world.ledger.read() as session:
         assert await waiting_runs.ids_past_deadline(session, world.clock.now(), 10) == []
 
-    granted = await world.claim(world.offer_of(rows[0]))
+    granted = await world.claim(world.claim_request_of(rows[0]))
 
     assert isinstance(granted, Granted)
     assert granted.queued_at == world.clock.now()
 
 
-async def test_a_job_that_is_switched_off_runs_no_more_of_them(world: World) -> None:
+async def test_a_backfill_run_of_a_disabled_job_is_skipped(world: World) -> None:
     stored, rows = await _asked(world, 2)
     await world.edit(stored.id, enabled=False)
 
-    answer = await world.claim(world.offer_of(rows[0]))
+    answer = await world.claim(world.claim_request_of(rows[0]))
 
     assert isinstance(answer, Finished)
-    assert (answer.status, answer.reason) == (Status.SKIPPED, "the job is off: disabled")
+    assert (answer.status, answer.reason) == (Status.SKIPPED, "the job is disabled")
 
 
-async def test_a_job_that_allows_it_runs_them_beside_each_other(world: World) -> None:
+async def test_backfill_runs_of_a_job_with_overlap_allow_run_in_parallel(world: World) -> None:
     _, rows = await _asked(world, 3, overlap="allow", session="new")
-    answers = [await world.claim(world.offer_of(row, most=2)) for row in rows]
+    answers = [await world.claim(world.claim_request_of(row, most=2)) for row in rows]
     assert [type(each) for each in answers] == [Granted, Granted, Waiting]

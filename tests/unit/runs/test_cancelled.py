@@ -1,4 +1,4 @@
-"""Whoever is cancelled in the middle of a write lets go of the ledger: others do not wait."""
+"""A task that is cancelled during a write releases the ledger, so that others do not wait."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ SHORT = timedelta(seconds=5)
 
 
 @pytest.fixture
-def kept() -> Iterator[None]:
-    """What refers to itself, such as a traceback's frames with the driver's cursor, stays."""
+def no_garbage_collection() -> Iterator[None]:
+    """Disable garbage collection: cycles, such as a traceback with the driver's cursor, stay."""
     gc.disable()
     yield
     gc.enable()
 
 
-async def test_in_the_middle_of_a_statement(kept: None, tmp_path: Path) -> None:
-    """SQLite's: a server ends what its client leaves."""
+async def test_a_write_cancelled_during_a_statement_releases_the_lock(
+    no_garbage_collection: None, tmp_path: Path
+) -> None:
+    """Use SQLite only: a server ends the transaction of a client that leaves."""
     address = f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}"
     async with Ledger(address) as ledger, Ledger(address, busy=SHORT) as other:
         loop = asyncio.get_running_loop()
 
         def begun(statement: str) -> None:
-            """In the driver's thread: its answer comes after this."""
+            """Cancel the task from the driver's thread, before the statement returns."""
             if statement.startswith("SELECT"):
                 loop.call_soon_threadsafe(task.cancel)
 

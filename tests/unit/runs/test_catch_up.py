@@ -1,4 +1,4 @@
-"""Requirement 21: what becomes of the due times that passed while no worker was there."""
+"""Requirement 21: outcomes of due times that passed while no worker was running."""
 
 from __future__ import annotations
 
@@ -20,30 +20,32 @@ DOWN = timedelta(hours=4, minutes=10)
 
 
 async def _away(world: World, down: timedelta = DOWN, **fields: Any) -> list[ClaimRequest]:
-    """An hourly job, and what Prefect offers, oldest first, after ``down`` without a worker."""
+    """Return the requests of an hourly job, oldest first, after ``down`` without a worker."""
     stored = await world.add(cron="0 * * * *", **fields)
-    first = world.offer(stored)
+    first = world.claim_request(stored)
     back = world.clock.now() + down
     count = (back - first.due) // HOUR + 1
-    offers = [world.offer(stored, due=first.due + place * HOUR) for place in range(count)]
+    claim_requests = [
+        world.claim_request(stored, due=first.due + place * HOUR) for place in range(count)
+    ]
     world.clock.set(back)
-    return offers
+    return claim_requests
 
 
-async def _seen_through(world: World, offers: list[ClaimRequest]) -> None:
-    """Offer all of them, again and again, and carry out what is granted, until none is left."""
-    left = list(offers)
+async def _seen_through(world: World, claim_requests: list[ClaimRequest]) -> None:
+    """Claim all of them repeatedly, and run each one that is granted, until none is left."""
+    left = list(claim_requests)
     while left:
-        for offer in list(left):
-            answer = await world.claim(offer)
+        for claim_request in list(left):
+            answer = await world.claim(claim_request)
             if isinstance(answer, Granted):
-                # Meanwhile the others are offered too.
+                # Meanwhile the other due times are claimed too.
                 for other in left:
-                    if other is not offer:
+                    if other is not claim_request:
                         assert not isinstance(await world.claim(other), Granted)
                 await world.settle(await _begin(world, answer), Status.SUCCEEDED)
             if not isinstance(answer, Waiting):
-                left.remove(offer)
+                left.remove(claim_request)
 
 
 async def _begin(world: World, granted: Granted) -> Granted:
@@ -60,7 +62,7 @@ async def _begin(world: World, granted: Granted) -> Granted:
         ("all", ["succeeded"] * 4),
     ],
 )
-async def test_after_four_hours_without_a_worker(
+async def test_due_times_of_four_hours_without_a_worker_follow_the_catch_up_policy(
     world: World, catch_up: str, became: list[str]
 ) -> None:
     await _seen_through(world, await _away(world, catch_up=catch_up))
@@ -77,12 +79,12 @@ async def test_after_four_hours_without_a_worker(
 
 
 @pytest.mark.parametrize("overlap", ["skip", "queue_one", "cancel_running", "allow"])
-async def test_all_are_made_up_for_one_after_the_other_however_they_overlap(
+async def test_catch_up_all_runs_one_at_a_time_with_every_overlap_policy(
     world: World, overlap: str
 ) -> None:
-    offers = await _away(world, catch_up="all", overlap=overlap)
+    claim_requests = await _away(world, catch_up="all", overlap=overlap)
 
-    answers = [await world.claim(each) for each in offers]
+    answers = [await world.claim(each) for each in claim_requests]
 
     assert [type(each) for each in answers] == [Granted, Waiting, Waiting, Waiting]
     assert not any(each.cancel for each in answers if isinstance(each, Waiting))
@@ -90,44 +92,44 @@ async def test_all_are_made_up_for_one_after_the_other_however_they_overlap(
 
 
 @pytest.mark.slow
-async def test_all_is_not_for_ever(world: World) -> None:
-    offers = await _away(world, timedelta(hours=26), catch_up="all")
+async def test_catch_up_all_covers_only_the_last_24_hours(world: World) -> None:
+    claim_requests = await _away(world, timedelta(hours=26), catch_up="all")
 
-    await _seen_through(world, offers)
+    await _seen_through(world, claim_requests)
 
     became = [(row.status, row.count) for row in await world.rows()]
     assert became == [("missed", 2)] + [("succeeded", 1)] * 24
 
 
-async def test_who_waits_to_be_made_up_for_never_becomes_late(world: World) -> None:
+async def test_a_waiting_catch_up_run_never_becomes_late(world: World) -> None:
     first, second, *_ = await _away(world, catch_up="all")
     running = await world.begun(first)
     assert isinstance(await world.claim(second), Waiting)
     world.clock.move(timedelta(days=3))
-    # Alive: its lease was renewed all the time.
+    # The holder is alive: its outcome arrives.
     await world.settle(running, Status.SUCCEEDED)
 
     assert isinstance(await world.claim(second), Granted)
 
 
 @pytest.mark.parametrize("catch_up", ["none", "latest", "all"])
-async def test_a_minute_late_is_on_time(world: World, catch_up: str) -> None:
+async def test_a_due_time_claimed_a_minute_late_is_on_time(world: World, catch_up: str) -> None:
     stored = await world.add(cron="0 * * * *", catch_up=catch_up)
-    offer = world.offer(stored)
-    world.clock.set(offer.due + timedelta(seconds=60))
+    claim_request = world.claim_request(stored)
+    world.clock.set(claim_request.due + timedelta(seconds=60))
 
-    answer = await world.claim(offer)
+    answer = await world.claim(claim_request)
 
     assert isinstance(answer, Granted)
     assert answer.trigger == "schedule"
 
 
-async def test_a_one_time_job_that_catches_up_on_none_is_missed_and_off(world: World) -> None:
+async def test_a_late_one_time_job_without_catch_up_is_missed_and_disabled(world: World) -> None:
     at = world.clock.now().replace(microsecond=0) + HOUR
     stored = await world.add(at=at.isoformat(), catch_up="none")
     world.clock.set(at + timedelta(seconds=61))
 
-    answer = await world.claim(world.offer(stored, due=at))
+    answer = await world.claim(world.claim_request(stored, due=at))
 
     assert isinstance(answer, Finished)
     assert answer.status is Status.MISSED
@@ -137,27 +139,28 @@ async def test_a_one_time_job_that_catches_up_on_none_is_missed_and_off(world: W
 @pytest.mark.parametrize(
     ("catch_up", "status"), [("none", "missed"), ("latest", "waiting"), ("all", "waiting")]
 )
-async def test_a_crash_before_the_claim_is_judged_by_the_same_function(
+async def test_a_due_time_that_crashed_before_its_claim_follows_the_catch_up_policy(
     world: World, catch_up: str, status: str
 ) -> None:
-    offer = world.offer(await world.add(cron="0 * * * *", catch_up=catch_up))
-    world.clock.set(offer.due + timedelta(minutes=20))
+    claim_request = world.claim_request(await world.add(cron="0 * * * *", catch_up=catch_up))
+    world.clock.set(claim_request.due + timedelta(minutes=20))
 
     await apply_end(
-        world.ledger, EndInPrefect(str(offer.flow_run_id), "CRASHED", "Crashed", "", offer)
+        world.ledger,
+        EndInPrefect(str(claim_request.flow_run_id), "CRASHED", "Crashed", "", claim_request),
     )
 
     assert [row.status for row in await world.rows()] == [status]
 
 
-async def test_one_that_waits_for_its_next_attempt_is_not_skipped_for_a_later_one(
+async def test_a_catch_up_run_between_two_attempts_is_not_skipped_for_a_later_due_time(
     world: World,
 ) -> None:
     stored = await world.add(every="10m", catch_up="latest", retries=3)
-    offer = world.offer(stored)
-    world.clock.set(offer.due + timedelta(minutes=2))
+    claim_request = world.claim_request(stored)
+    world.clock.set(claim_request.due + timedelta(minutes=2))
     await audit.advance(world.ledger, stored.id, world.clock.now())
-    granted = await world.begun(offer)
+    granted = await world.begun(claim_request)
     assert granted.trigger == "catch_up"
     failed, again = Outcome(Status.FAILED, error="busy"), world.at(minutes=30)
     await claims.retry(world.ledger, granted.run_id, granted.fence, failed, again)

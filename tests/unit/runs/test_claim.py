@@ -1,4 +1,4 @@
-"""What a claim answers: due, in force, on, in time, alone (`docs/promise.md` 1, 9)."""
+"""Claims: due times, revisions, disabled jobs, lateness and overlap (`docs/promise.md` 1, 9)."""
 
 from __future__ import annotations
 
@@ -20,50 +20,54 @@ SECOND = timedelta(seconds=1)
 MICROSECOND = timedelta(microseconds=1)
 
 
-async def test_granted_at_the_due_time_with_the_jobs_parameters(world: World) -> None:
+async def test_a_claim_at_the_due_time_is_granted_with_the_jobs_parameters(world: World) -> None:
     stored = await world.add(prompt="What is new?", cron="0 * * * *")
-    offer = world.offer(stored)
-    world.clock.set(offer.due)
+    claim_request = world.claim_request(stored)
+    world.clock.set(claim_request.due)
 
-    answer = await world.claim(offer)
+    answer = await world.claim(claim_request)
 
     assert isinstance(answer, Granted)
-    assert (answer.fence, answer.due, answer.trigger) == (1, offer.due, "schedule")
+    assert (answer.fence, answer.due, answer.trigger) == (1, claim_request.due, "schedule")
     assert answer.parameters["prompt"] == "What is new?"
     row = await world.row(answer.run_id)
     assert (row.status, row.holder, row.revision, row.attempts) == ("claimed", "here:1", 1, 0)
-    assert (row.started_at, row.agent, row.flow_run_id) == (None, "default", offer.flow_run_id)
+    assert (row.started_at, row.agent, row.flow_run_id) == (
+        None,
+        "default",
+        claim_request.flow_run_id,
+    )
 
 
-async def test_not_a_microsecond_before_the_due_time(world: World) -> None:
-    offer = world.offer(await world.add())
-    world.clock.set(offer.due - MICROSECOND)
+async def test_a_claim_before_the_due_time_waits_without_a_row(world: World) -> None:
+    claim_request = world.claim_request(await world.add())
+    world.clock.set(claim_request.due - MICROSECOND)
 
-    assert await world.claim(offer) == Waiting(offer.due, "not due yet")
+    assert await world.claim(claim_request) == Waiting(claim_request.due, "not due yet")
     assert await world.rows() == []
 
 
-async def test_taken_while_another_holds_it(world: World) -> None:
-    offer = world.offer(await world.add())
-    granted = await world.granted(offer)
+async def test_a_second_claim_of_a_held_run_names_its_holder(world: World) -> None:
+    claim_request = world.claim_request(await world.add())
+    granted = await world.granted(claim_request)
 
-    other = await world.claim(replace(offer, holder="there:2", flow_run_id="another"))
+    other = await world.claim(replace(claim_request, holder="there:2", flow_run_id="another"))
 
-    assert other == HeldElsewhere(granted.run_id, "here:1", offer.flow_run_id)
+    assert other == HeldElsewhere(granted.run_id, "here:1", claim_request.flow_run_id)
 
 
-async def test_ended_once_it_has_its_outcome(world: World) -> None:
-    offer = world.offer(await world.add())
-    granted = await world.settled(offer, Status.FAILED, reason="no")
+async def test_a_claim_of_a_finished_run_returns_its_outcome(world: World) -> None:
+    claim_request = world.claim_request(await world.add())
+    granted = await world.settled(claim_request, Status.FAILED, reason="no")
 
-    other = await world.claim(replace(offer, flow_run_id="another"))
+    other = await world.claim(replace(claim_request, flow_run_id="another"))
 
-    assert other == Finished(Status.FAILED, "no", granted.run_id, offer.flow_run_id)
+    assert other == Finished(Status.FAILED, "no", granted.run_id, claim_request.flow_run_id)
     assert len(await world.rows()) == 1
 
 
 @pytest.mark.parametrize("instant", ["not by the schedule", "before the job was made"])
-async def test_what_is_not_due_is_compared_and_then_ended_without_a_row(
+async def test_an_instant_that_is_not_due_is_reconciled_then_skipped_without_a_row(
     world: World, instant: str
 ) -> None:
     stored = await world.add()
@@ -71,23 +75,27 @@ async def test_what_is_not_due_is_compared_and_then_ended_without_a_row(
     if instant == "not by the schedule":
         wrong += timedelta(minutes=5)
         world.clock.set(wrong)
-    offer = world.offer(stored, due=wrong)
+    claim_request = world.claim_request(stored, due=wrong)
 
-    assert await world.claim(offer) == NeedsReconcile(stored.id)
-    ended = await world.claim(replace(offer, compared=True))
+    assert await world.claim(claim_request) == NeedsReconcile(stored.id)
+    ended = await world.claim(replace(claim_request, compared=True))
 
     assert ended == Finished(Status.SKIPPED, "not due")
     assert await world.rows() == []
 
 
-async def test_other_parameters_are_compared_and_then_the_revision_decides(world: World) -> None:
+async def test_a_claim_with_other_parameters_is_reconciled_then_uses_the_revision(
+    world: World,
+) -> None:
     stored = await world.add(prompt="Ours", cron="0 * * * *")
-    offer = world.offer(stored, parameters=stored.job.parameters() | {"prompt": "Theirs"})
-    world.clock.set(offer.due)
+    claim_request = world.claim_request(
+        stored, parameters=stored.job.parameters() | {"prompt": "Theirs"}
+    )
+    world.clock.set(claim_request.due)
 
-    assert await world.claim(offer) == NeedsReconcile(stored.id)
+    assert await world.claim(claim_request) == NeedsReconcile(stored.id)
     assert await world.rows() == []
-    answer = await world.claim(replace(offer, compared=True))
+    answer = await world.claim(replace(claim_request, compared=True))
 
     assert isinstance(answer, Granted)
     assert answer.parameters["prompt"] == "Ours"
@@ -97,35 +105,37 @@ async def test_other_parameters_are_compared_and_then_the_revision_decides(world
     ("edited", "prompt"),
     [(-SECOND, "New"), (-MICROSECOND, "New"), (0 * SECOND, "New"), (MICROSECOND, "Old")],
 )
-async def test_the_revision_in_force_at_the_due_time_decides(
+async def test_a_run_uses_the_revision_in_force_at_its_due_time(
     world: World, edited: timedelta, prompt: str
 ) -> None:
     stored = await world.add(prompt="Old", cron="0 * * * *")
-    offer = world.offer(stored, compared=True)
-    world.clock.set(offer.due + edited)
+    claim_request = world.claim_request(stored, compared=True)
+    world.clock.set(claim_request.due + edited)
     await world.edit(stored.id, prompt="New")
-    world.clock.set(offer.due + SECOND)
+    world.clock.set(claim_request.due + SECOND)
 
-    answer = await world.claim(offer)
+    answer = await world.claim(claim_request)
 
     assert isinstance(answer, Granted)
     assert answer.parameters["prompt"] == prompt
     assert (await world.row(answer.run_id)).revision == (2 if prompt == "New" else 1)
 
 
-async def test_a_schedule_changed_at_the_due_time_is_the_new_one(world: World) -> None:
+async def test_a_schedule_changed_exactly_at_the_due_time_decides_whether_it_is_due(
+    world: World,
+) -> None:
     stored = await world.add()
-    offer = world.offer(stored, compared=True)
-    world.clock.set(offer.due)
+    claim_request = world.claim_request(stored, compared=True)
+    world.clock.set(claim_request.due)
     await world.edit(stored.id, cron="30 * * * *")
 
-    assert await world.claim(offer) == Finished(Status.SKIPPED, "not due")
+    assert await world.claim(claim_request) == Finished(Status.SKIPPED, "not due")
 
 
-async def test_two_edits_in_one_microsecond_both_stay(world: World) -> None:
+async def test_two_edits_in_one_microsecond_make_two_ordered_revisions(world: World) -> None:
     stored = await world.add(prompt="First", cron="0 * * * *")
     second = await world.edit(stored.id, prompt="Second")
-    world.clock.move(-timedelta(hours=1))  # a clock that was set back changes nothing either
+    world.clock.move(-timedelta(hours=1))  # a clock that was set back does not matter
     third = await world.edit(stored.id, prompt="Third")
 
     times = [each.revision.effective_from for each in (stored, second, third)]
@@ -154,55 +164,55 @@ async def test_a_new_description_makes_no_revision(world: World) -> None:
     assert described.row.updated_at > stored.row.updated_at
 
 
-async def test_off_at_its_claim(world: World) -> None:
+async def test_a_run_of_a_job_disabled_after_its_due_time_is_skipped_at_claim(world: World) -> None:
     stored = await world.add()
-    offer = world.offer(stored)
-    world.clock.set(offer.due + SECOND)
+    claim_request = world.claim_request(stored)
+    world.clock.set(claim_request.due + SECOND)
     await world.edit(stored.id, enabled=False)
 
-    answer = await world.claim(offer)
+    answer = await world.claim(claim_request)
 
     assert isinstance(answer, Finished)
-    assert (answer.status, answer.reason) == (Status.SKIPPED, "the job is off: disabled")
+    assert (answer.status, answer.reason) == (Status.SKIPPED, "the job is disabled")
 
 
-async def test_off_at_its_due_time_is_not_due(world: World) -> None:
+async def test_an_instant_at_which_the_job_was_disabled_is_not_due(world: World) -> None:
     stored = await world.add()
-    offer = world.offer(stored, compared=True)
+    claim_request = world.claim_request(stored, compared=True)
     await world.edit(stored.id, enabled=False)
-    world.clock.set(offer.due + SECOND)
+    world.clock.set(claim_request.due + SECOND)
     await world.edit(stored.id, enabled=True)
 
-    assert await world.claim(offer) == Finished(Status.SKIPPED, "not due")
+    assert await world.claim(claim_request) == Finished(Status.SKIPPED, "not due")
 
 
-async def test_removed_before_its_claim(world: World) -> None:
+async def test_a_run_of_a_job_removed_before_its_claim_is_skipped(world: World) -> None:
     stored = await world.add()
-    offer = world.offer(stored)
-    world.clock.set(offer.due + SECOND)
+    claim_request = world.claim_request(stored)
+    world.clock.set(claim_request.due + SECOND)
     await world.archive(stored.id)
 
-    answer = await world.claim(offer)
-
-    assert isinstance(answer, Finished)
-    assert (answer.status, answer.reason) == (Status.SKIPPED, "the job is off: removed")
-
-
-async def test_a_run_asked_for_does_not_outlive_its_job(world: World) -> None:
-    stored = await world.add()
-    row = await claims.request(world.ledger, stored, "1", "manual")
-    await world.archive(stored.id)
-
-    answer = await world.claim(world.offer_of(row))
+    answer = await world.claim(claim_request)
 
     assert isinstance(answer, Finished)
     assert (answer.status, answer.reason) == (Status.SKIPPED, "the job was removed")
 
 
-async def test_a_run_made_in_prefect_of_a_removed_job_is_skipped(world: World) -> None:
+async def test_a_requested_run_of_a_removed_job_is_skipped(world: World) -> None:
+    stored = await world.add()
+    row = await claims.request(world.ledger, stored, "1", "manual")
+    await world.archive(stored.id)
+
+    answer = await world.claim(world.claim_request_of(row))
+
+    assert isinstance(answer, Finished)
+    assert (answer.status, answer.reason) == (Status.SKIPPED, "the job was removed")
+
+
+async def test_a_custom_run_created_in_prefect_for_a_removed_job_is_skipped(world: World) -> None:
     stored = await world.add()
     await world.archive(stored.id)
-    custom = world.offer(
+    custom = world.claim_request(
         stored,
         occurrence=claim_requests.flow_key("f"),
         flow_run_id="f",
@@ -217,12 +227,14 @@ async def test_a_run_made_in_prefect_of_a_removed_job_is_skipped(world: World) -
     assert answer.flow_run_id == "f"
 
 
-async def test_by_hand_a_job_that_is_off_runs_and_stays_off(world: World) -> None:
+async def test_a_manual_run_of_a_disabled_job_is_granted_and_leaves_it_disabled(
+    world: World,
+) -> None:
     stored = await world.add()
     off = await world.edit(stored.id, enabled=False)
     row = await claims.request(world.ledger, off, "1", "manual")
 
-    await world.settled(world.offer_of(row), Status.SUCCEEDED)
+    await world.settled(world.claim_request_of(row), Status.SUCCEEDED)
 
     assert not (await world.job(stored.id)).job.enabled
 
@@ -239,10 +251,10 @@ async def test_by_hand_a_job_that_is_off_runs_and_stays_off(world: World) -> Non
 async def test_an_hourly_run_may_be_half_an_hour_late(
     world: World, late: timedelta, runs: bool
 ) -> None:
-    offer = world.offer(await world.add())
-    world.clock.set(offer.due + late)
+    claim_request = world.claim_request(await world.add())
+    world.clock.set(claim_request.due + late)
 
-    answer = await world.claim(offer)
+    answer = await world.claim(claim_request)
 
     assert isinstance(answer, Granted) is runs
     (row,) = await world.rows()
@@ -251,11 +263,11 @@ async def test_an_hourly_run_may_be_half_an_hour_late(
     assert (row.finished_at is None) is runs
 
 
-async def test_missed_when_a_later_due_time_has_passed(world: World) -> None:
-    offer = world.offer(await world.add(every="1m"))
-    world.clock.set(offer.due + timedelta(seconds=61))
+async def test_a_late_run_is_missed_if_a_later_due_time_has_passed(world: World) -> None:
+    claim_request = world.claim_request(await world.add(every="1m"))
+    world.clock.set(claim_request.due + timedelta(seconds=61))
 
-    answer = await world.claim(offer)
+    answer = await world.claim(claim_request)
 
     assert isinstance(answer, Finished)
     assert answer.status is Status.MISSED
@@ -263,23 +275,25 @@ async def test_missed_when_a_later_due_time_has_passed(world: World) -> None:
 
 
 async def test_a_waiting_run_never_becomes_late(world: World) -> None:
-    offer = world.offer(await world.add())
-    granted = await world.granted(offer)
+    claim_request = world.claim_request(await world.add())
+    granted = await world.granted(claim_request)
     await world.lose()
     world.clock.move(timedelta(hours=5))  # the window has long passed
 
-    again = await world.claim(replace(offer, flow_run_id="another"))
+    again = await world.claim(replace(claim_request, flow_run_id="another"))
 
     assert isinstance(again, Granted)
     assert (again.run_id, again.fence) == (granted.run_id, 3)
 
 
 @pytest.mark.parametrize("begun", [False, True])
-async def test_overlap_is_skipped_and_says_with_what(world: World, begun: bool) -> None:
+async def test_an_overlapping_run_is_skipped_and_names_the_active_run(
+    world: World, begun: bool
+) -> None:
     stored = await world.add(every="1m")
-    first = world.offer(stored)
+    first = world.claim_request(stored)
     running = await (world.begun(first) if begun else world.granted(first))
-    second = world.offer(stored)
+    second = world.claim_request(stored)
     world.clock.set(second.due - timedelta(seconds=5))
     assert await leases.renew(world.ledger, running.run_id, running.fence)
     world.clock.set(second.due)
@@ -291,40 +305,40 @@ async def test_overlap_is_skipped_and_says_with_what(world: World, begun: bool) 
     assert answer.reason.startswith(f"overlap: run {running.run_id[:8]} of {first.due:%F %T} UTC")
 
 
-async def test_no_overlap_with_what_has_ended_waits_or_is_lost(world: World) -> None:
+async def test_a_run_does_not_overlap_with_finished_waiting_or_lost_runs(world: World) -> None:
     stored = await world.add(every="10m")
-    await world.settled(world.offer(stored), Status.FAILED)
+    await world.settled(world.claim_request(stored), Status.FAILED)
     await claims.request(world.ledger, stored, "1", "manual")  # waits
-    lost = await world.begun(world.offer(stored))
+    lost = await world.begun(world.claim_request(stored))
     await world.lose()
 
-    await world.granted(world.offer(stored))
+    await world.granted(world.claim_request(stored))
 
-    told = [row.status for row in await world.rows()]
-    assert sorted(told) == ["claimed", "failed", "unknown", "waiting"]
+    statuses = [row.status for row in await world.rows()]
+    assert sorted(statuses) == ["claimed", "failed", "unknown", "waiting"]
     assert (await world.row(lost.run_id)).status == "unknown"
 
 
-async def test_other_jobs_do_not_overlap(world: World) -> None:
+async def test_runs_of_different_jobs_do_not_overlap(world: World) -> None:
     one, two = await world.add("one"), await world.add("two")
-    await world.begun(world.offer(one))
+    await world.begun(world.claim_request(one))
 
-    assert isinstance(await world.granted(world.offer(two, due=world.clock.now())), Granted)
+    assert isinstance(await world.granted(world.claim_request(two, due=world.clock.now())), Granted)
 
 
-async def test_a_one_time_job_is_off_after_its_time(world: World) -> None:
+async def test_a_one_time_job_is_disabled_after_its_run(world: World) -> None:
     at = world.clock.now().replace(microsecond=0) + timedelta(minutes=5)
     stored = await world.add(at=at.isoformat())
-    offer = world.offer(stored)
+    claim_request = world.claim_request(stored)
 
-    await world.settled(offer, Status.FAILED, error="no such program")
+    await world.settled(claim_request, Status.FAILED, error="no such program")
 
     after = await world.job(stored.id)
     assert not after.job.enabled
     assert after.row.disabled_reason == "fired, failed"
     assert after.row.last_error == "no such program"
     assert after.row.sync_pending
-    again = await world.claim(replace(offer, flow_run_id="another"))
+    again = await world.claim(replace(claim_request, flow_run_id="another"))
     assert isinstance(again, Finished)
 
 
@@ -336,10 +350,10 @@ async def test_a_one_time_job_may_be_a_day_late(
 ) -> None:
     at = world.clock.now().replace(microsecond=0) + timedelta(minutes=5)
     stored = await world.add(at=at.isoformat())
-    offer = world.offer(stored)
-    world.clock.set(offer.due + late)
+    claim_request = world.claim_request(stored)
+    world.clock.set(claim_request.due + late)
 
-    answer = await world.claim(offer)
+    answer = await world.claim(claim_request)
 
     after = await world.job(stored.id)
     if status is None:
@@ -351,10 +365,10 @@ async def test_a_one_time_job_may_be_a_day_late(
         assert not after.job.enabled
 
 
-async def test_a_new_time_given_meanwhile_is_not_undone(world: World) -> None:
+async def test_a_one_time_job_rescheduled_during_its_run_stays_enabled(world: World) -> None:
     at = world.clock.now().replace(microsecond=0) + timedelta(minutes=5)
     stored = await world.add(at=at.isoformat())
-    granted = await world.begun(world.offer(stored))
+    granted = await world.begun(world.claim_request(stored))
     later = at + timedelta(days=1)
     await world.edit(stored.id, at=later.isoformat())
 
@@ -362,21 +376,21 @@ async def test_a_new_time_given_meanwhile_is_not_undone(world: World) -> None:
 
     after = await world.job(stored.id)
     assert after.job.enabled
-    assert isinstance(await world.granted(world.offer(after, due=later)), Granted)
+    assert isinstance(await world.granted(world.claim_request(after, due=later)), Granted)
 
 
-async def test_a_one_time_job_run_by_hand_still_fires(world: World) -> None:
+async def test_a_manual_run_of_a_one_time_job_leaves_it_enabled(world: World) -> None:
     at = world.clock.now().replace(microsecond=0) + timedelta(minutes=5)
     stored = await world.add(at=at.isoformat())
     row = await claims.request(world.ledger, stored, "1", "manual")
-    await world.settled(world.offer_of(row), Status.SUCCEEDED)
+    await world.settled(world.claim_request_of(row), Status.SUCCEEDED)
 
     assert (await world.job(stored.id)).job.enabled
 
 
-async def test_the_end_of_a_run_does_not_undo_an_edit(world: World) -> None:
+async def test_the_outcome_of_a_run_does_not_undo_an_edit_of_its_job(world: World) -> None:
     stored = await world.add(prompt="Old", cron="0 * * * *")
-    granted = await world.begun(world.offer(stored))
+    granted = await world.begun(world.claim_request(stored))
     await world.edit(stored.id, prompt="New", enabled=False)
 
     await world.settle(granted, Status.SUCCEEDED)
@@ -399,54 +413,56 @@ async def test_the_same_request_twice_is_one_run(world: World) -> None:
     assert len(await world.rows()) == 2
 
 
-async def test_a_request_acts_with_the_parameters_it_was_made_with(world: World) -> None:
+async def test_a_requested_run_keeps_the_parameters_of_its_request(world: World) -> None:
     stored = await world.add(prompt="Then", cron="0 * * * *")
     row = await claims.request(world.ledger, stored, "1", "manual")
     world.clock.move(SECOND)
     await world.edit(stored.id, prompt="Now")
 
-    granted = await world.granted(world.offer_of(row))
+    granted = await world.granted(world.claim_request_of(row))
 
     assert granted.parameters["prompt"] == "Then"
 
 
-async def test_a_request_ended_is_not_run_again_by_a_second_prefect_run(world: World) -> None:
+async def test_a_finished_request_is_not_run_again_by_a_second_prefect_run(world: World) -> None:
     row = await claims.request(world.ledger, await world.add(), "1", "manual")
     await claims.link_prefect_run(world.ledger, row, "first")
-    await world.settled(world.offer_of(row, flow_run_id="first"), Status.SUCCEEDED)
+    await world.settled(world.claim_request_of(row, flow_run_id="first"), Status.SUCCEEDED)
 
-    answer = await world.claim(world.offer_of(row, flow_run_id="second"))
+    answer = await world.claim(world.claim_request_of(row, flow_run_id="second"))
 
     assert isinstance(answer, Finished)
     assert answer.status is Status.SUCCEEDED
 
 
-async def test_carried_by_counts_the_prefect_runs_of_a_waiting_row_only(world: World) -> None:
+async def test_link_prefect_run_counts_only_prefect_runs_of_a_waiting_row(world: World) -> None:
     row = await claims.request(world.ledger, await world.add(), "1", "manual")
     assert await claims.link_prefect_run(world.ledger, row, "first")
     assert await claims.link_prefect_run(world.ledger, await world.row(row.id), "second")
-    await world.granted(world.offer_of(row, flow_run_id="second"))
+    await world.granted(world.claim_request_of(row, flow_run_id="second"))
     assert not await claims.link_prefect_run(world.ledger, await world.row(row.id), "third")
 
     found = await world.row(row.id)
     assert (found.prefect_runs, found.flow_run_id) == (2, "second")
 
 
-async def test_a_prefect_run_that_two_have_made_at_once_counts_once(world: World) -> None:
+async def test_a_prefect_run_that_is_linked_twice_counts_once(world: World) -> None:
     row = await claims.request(world.ledger, await world.add(), "1", "manual")
     assert await claims.link_prefect_run(world.ledger, row, "first")
     assert not await claims.link_prefect_run(world.ledger, row, "first")
     assert (await world.row(row.id)).prefect_runs == 1
 
-    # Who is late does not put it in the place of the one that came after it.
+    # A late link does not replace the Prefect run that was linked after it.
     assert await claims.link_prefect_run(world.ledger, await world.row(row.id), "second")
     assert not await claims.link_prefect_run(world.ledger, row, "first")
     found = await world.row(row.id)
     assert (found.prefect_runs, found.flow_run_id) == (2, "second")
 
 
-async def test_a_run_without_a_job_needs_none(world: World, clock: ManualClock) -> None:
-    offer = claim_requests.ClaimRequest(
+async def test_a_direct_call_without_a_job_is_granted_and_finished(
+    world: World, clock: ManualClock
+) -> None:
+    claim_request = claim_requests.ClaimRequest(
         claim_requests.flow_key("f"),
         "agent-prompt",
         "direct",
@@ -455,15 +471,17 @@ async def test_a_run_without_a_job_needs_none(world: World, clock: ManualClock) 
         {"prompt": "Hi"},
     )
 
-    granted = await world.settled(replace(offer, flow_run_id="f"), Status.SUCCEEDED)
+    granted = await world.settled(replace(claim_request, flow_run_id="f"), Status.SUCCEEDED)
 
     assert granted.job is None
     assert (await world.row(granted.run_id)).job_id is None
 
 
-async def test_a_foreign_schedule_is_not_judged(world: World, clock: ManualClock) -> None:
-    # What Prefect schedules of a deployment that is no job of ours has a `flow:` key.
-    offer = claim_requests.ClaimRequest(
+async def test_a_scheduled_run_without_a_job_is_granted_however_late(
+    world: World, clock: ManualClock
+) -> None:
+    # A run that Prefect schedules for a deployment without a job has a `flow:` key.
+    claim_request = claim_requests.ClaimRequest(
         claim_requests.flow_key("f"),
         "agent-prompt",
         "schedule",
@@ -473,13 +491,13 @@ async def test_a_foreign_schedule_is_not_judged(world: World, clock: ManualClock
     )
     clock.move(timedelta(days=1))
 
-    assert isinstance(await world.claim(offer), Granted)
+    assert isinstance(await world.claim(claim_request), Granted)
 
 
-async def test_a_custom_run_of_a_job_acts_with_what_it_was_given(world: World) -> None:
+async def test_a_custom_run_of_a_job_uses_its_own_parameters(world: World) -> None:
     stored = await world.add()
     given = stored.job.parameters() | {"prompt": "Something else"}
-    offer = world.offer(
+    claim_request = world.claim_request(
         stored,
         due=world.clock.now(),
         occurrence=claim_requests.flow_key("f"),
@@ -487,24 +505,24 @@ async def test_a_custom_run_of_a_job_acts_with_what_it_was_given(world: World) -
         parameters=given,
     )
 
-    granted = await world.granted(offer)
+    granted = await world.granted(claim_request)
 
     assert granted.parameters == given
     assert (await world.row(granted.run_id)).job_id == stored.id
 
 
-async def test_between_two_attempts_a_run_is_still_at_work(world: World) -> None:
+async def test_a_run_between_two_attempts_is_still_active(world: World) -> None:
     stored = await world.add(every="1m")
-    first = world.offer(stored)
+    first = world.claim_request(stored)
     running = await world.begun(first)
     until = world.clock.now() + timedelta(seconds=90)
     failed = Outcome(Status.FAILED, error="429")
     await claims.retry(world.ledger, running.run_id, running.fence, failed, until)
 
-    skipped = await world.claim(world.offer(stored))  # due in a minute, before the retry
+    skipped = await world.claim(world.claim_request(stored))  # due in a minute, before the retry
     assert isinstance(skipped, Waiting)
     world.clock.set(skipped.until)
-    skipped = await world.claim(world.offer(stored, due=world.clock.now()))
+    skipped = await world.claim(world.claim_request(stored, due=world.clock.now()))
 
     assert isinstance(skipped, Finished)
     assert skipped.reason.startswith(f"overlap: run {running.run_id[:8]}")
@@ -514,14 +532,16 @@ async def test_between_two_attempts_a_run_is_still_at_work(world: World) -> None
     assert (again.run_id, again.fence) == (running.run_id, 3)
 
 
-async def test_a_retry_that_nobody_comes_back_for_does_not_block_its_job(world: World) -> None:
+async def test_an_abandoned_retry_does_not_block_its_job(world: World) -> None:
     stored = await world.add(every="1m")
-    running = await world.begun(world.offer(stored))
+    running = await world.begun(world.claim_request(stored))
     failed = Outcome(Status.FAILED, error="429")
     until = world.clock.now() + timedelta(seconds=5)
     await claims.retry(world.ledger, running.run_id, running.fence, failed, until)
     world.clock.set(until + TIMING.run_lease + timedelta(seconds=55))
 
-    granted = await world.claim(world.offer(stored, due=world.clock.now().replace(second=0)))
+    granted = await world.claim(
+        world.claim_request(stored, due=world.clock.now().replace(second=0))
+    )
 
     assert isinstance(granted, Granted)

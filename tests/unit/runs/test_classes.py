@@ -1,4 +1,4 @@
-"""Requirement 12: classes with limits of their own, beside the limit of all."""
+"""Requirement 12: classes with limits of their own, in addition to the global limit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LIMITS = {HEAVY: 1, LIGHT: 2}
 
 
 async def _jobs(world: World, kinds: str) -> list[StoredJob]:
-    """A job for each letter: l for light, m for medium, h for resource-intensive."""
+    """Add a job for each letter: l for light, m for medium, h for resource-intensive."""
     names = {"l": LIGHT, "m": "medium", "h": HEAVY}
     return [
         await world.add(f"{kind}{place}", every="1h", **{"class": names[kind]})
@@ -33,7 +33,7 @@ async def _jobs(world: World, kinds: str) -> list[StoredJob]:
 
 
 def _offers(world: World, jobs: list[StoredJob], most: int) -> list[ClaimRequest]:
-    """Of each job one run, whose due times rise by a second and have all passed."""
+    """Return one request per job; the due times rise by a second, and all have passed."""
     due = world.clock.now().replace(microsecond=0) - timedelta(seconds=len(jobs))
     return [
         ClaimRequest(
@@ -58,7 +58,7 @@ async def _next(world: World, most: int) -> list[str | None]:
     return [row.flow_run_id for row in found]
 
 
-async def test_a_class_waits_for_its_own_and_holds_no_other_up(world: World) -> None:
+async def test_a_full_class_makes_its_own_runs_wait_and_no_others(world: World) -> None:
     first, second, other = _offers(world, await _jobs(world, "hhm"), most=4)
     held = await world.begun(first)
 
@@ -75,7 +75,7 @@ async def test_a_class_waits_for_its_own_and_holds_no_other_up(world: World) -> 
     assert isinstance(await world.claim(second), Granted)
 
 
-async def test_a_free_slot_of_a_class_is_its_earliest_due_ones(world: World) -> None:
+async def test_a_free_slot_of_a_class_goes_to_its_earliest_due_run(world: World) -> None:
     *three, late = _offers(world, await _jobs(world, "hhhh"), most=4)
     held = await world.begun(three[0])
     for each in (*three[:0:-1], late):
@@ -84,13 +84,11 @@ async def test_a_free_slot_of_a_class_is_its_earliest_due_ones(world: World) -> 
 
     answer = await world.claim(late)
     assert isinstance(answer, Waiting)
-    assert (
-        answer.why == "0 of 1 resource-intensive runs are active, and 2 that were due earlier wait"
-    )
+    assert answer.why == "0 of 1 resource-intensive runs are active, and 2 due earlier are waiting"
     assert isinstance(await world.claim(three[1]), Granted)
 
 
-async def test_the_limit_of_all_binds_every_class(world: World) -> None:
+async def test_the_global_limit_applies_to_every_class(world: World) -> None:
     one, two, third = _offers(world, await _jobs(world, "lhl"), most=2)
     await world.begun(one)
     await world.begun(two)
@@ -101,7 +99,7 @@ async def test_the_limit_of_all_binds_every_class(world: World) -> None:
     assert answer.why == "2 of 2 runs are active"
 
 
-async def test_those_woken_are_what_can_begin_and_no_more(world: World) -> None:
+async def test_only_runs_that_can_start_within_all_limits_are_woken(world: World) -> None:
     jobs = await _jobs(world, "mmm" + "hhh" + "lll" + "mm")
     blockers, others = jobs[:3], jobs[3:]
     all_of_them = _offers(world, [*blockers, *others], most=3)
@@ -113,7 +111,7 @@ async def test_those_woken_are_what_can_begin_and_no_more(world: World) -> None:
 
     assert await _next(world, 3) == ["h3", "l6", "l7"]
     assert await _next(world, 5) == ["h3", "l6", "l7", "m9", "m10"]
-    # What is woken is what the claim grants, in whatever order they come.
+    # The claim grants exactly the woken runs, in whatever order they claim.
     by_name = {each.flow_run_id: each for each in all_of_them}
     granted = [
         name
@@ -123,14 +121,14 @@ async def test_those_woken_are_what_can_begin_and_no_more(world: World) -> None:
     assert sorted(granted) == ["h3", "l6", "l7"]
 
 
-async def test_without_limits_of_their_own_only_that_of_all_binds(world: World) -> None:
+async def test_without_class_limits_only_the_global_limit_applies(world: World) -> None:
     many = _offers(world, await _jobs(world, "hhhhh"), most=4)
     answers = [await world.claim(replace(each, classes={})) for each in many]
     assert [type(each) for each in answers] == [Granted] * 4 + [Waiting]
 
 
-async def test_a_run_without_a_class_is_medium(world: World) -> None:
-    """A direct call, or one that a version before this one wrote down."""
+async def test_a_run_without_a_class_counts_as_medium(world: World) -> None:
+    """A direct call has no class, nor has a run that an earlier version recorded."""
     limits = {"medium": 1}
     direct = ClaimRequest(
         claim_requests.flow_key("d"),
@@ -150,7 +148,7 @@ async def test_a_run_without_a_class_is_medium(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_of_fifty_that_claim_at_once_no_limit_is_exceeded(world: World) -> None:
+async def test_fifty_concurrent_claims_exceed_no_limit(world: World) -> None:
     left = _offers(world, await _jobs(world, "lmmmh" * 10), most=6)
     order = {each.occurrence: each.due for each in left}
     began: list[str] = []
@@ -175,8 +173,8 @@ async def test_of_fifty_that_claim_at_once_no_limit_is_exceeded(world: World) ->
                 await world.settle(each, Status.SUCCEEDED)
 
     assert len(began) == len(set(began)) == 50
-    assert {row.status for row in await world.rows()} == {"succeeded"}  # none missed for waiting
-    # From the second round on the ledger knew who waits: of a class each began when it was due.
+    assert {row.status for row in await world.rows()} == {"succeeded"}  # none was missed
+    # From the second round on the ledger knew all waiting runs: each class ran by due time.
     for kind in "lmh":
         of_kind = [order[each] for each in began if each.startswith(f"flow:{kind}")]
         assert of_kind[6:] == sorted(of_kind[6:])

@@ -1,4 +1,4 @@
-"""Due times that have a row ahead of their time: judged when, and by what (promise.md 14)."""
+"""Due times with a row created in advance: when and by which revision they run (promise.md 14)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def advance(world: World, stored: StoredJob) -> audit.AuditResult:
     return done
 
 
-async def test_a_corrected_due_time_waits_for_its_time_and_is_judged_then(world: World) -> None:
+async def test_a_corrected_due_time_is_granted_when_due_and_missed_when_late(world: World) -> None:
     stored = await world.add(cron="0 * * * *", catch_up="none")
     dues = [NOON + HOUR, NOON + 2 * HOUR]
     assert (
@@ -45,17 +45,17 @@ async def test_a_corrected_due_time_waits_for_its_time_and_is_judged_then(world:
     )
     first, second = await world.rows()
 
-    assert isinstance(await world.claim(world.offer_of(first)), Waiting)
-    granted = await world.granted(world.offer_of(first))
+    assert isinstance(await world.claim(world.claim_request_of(first)), Waiting)
+    granted = await world.granted(world.claim_request_of(first))
     assert (granted.due, granted.trigger) == (dues[0], "schedule")
 
     world.clock.set(dues[1] + 2 * MINUTE)
-    late = await world.claim(world.offer_of(second))
+    late = await world.claim(world.claim_request_of(second))
     assert isinstance(late, Finished)
     assert late.status is Status.MISSED
 
 
-async def test_one_for_which_nobody_came_is_judged_by_the_audit(world: World) -> None:
+async def test_the_audit_decides_a_corrected_due_time_that_no_worker_claimed(world: World) -> None:
     none = await world.add("none", cron="0 * * * *", catch_up="none")
     latest = await world.add("latest", cron="0 * * * *", catch_up="latest")
     for stored in (none, latest):
@@ -71,7 +71,7 @@ async def test_one_for_which_nobody_came_is_judged_by_the_audit(world: World) ->
     assert by_job == {none.id: ("missed", "schedule", ""), latest.id: ("waiting", "catch_up", "")}
 
 
-async def test_one_that_is_not_due_any_more_is_skipped(world: World) -> None:
+async def test_a_corrected_due_time_that_an_edit_removed_is_skipped(world: World) -> None:
     stored = await world.add(cron="0 * * * *")
     await corrections.add_waiting_runs(
         world.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks"
@@ -86,17 +86,19 @@ async def test_one_that_is_not_due_any_more_is_skipped(world: World) -> None:
     )
     world.clock.set(NOON + HOUR)
 
-    answer = await world.claim(world.offer_of(row))
+    answer = await world.claim(world.claim_request_of(row))
 
     assert isinstance(answer, Finished)
     assert (answer.status, answer.reason) == (Status.SKIPPED, "no longer due")
 
 
 async def _corrected(world: World, how: str, **fields: str) -> tuple[StoredJob, RunRow]:
-    """A job with a row for its next due time, made an hour ahead, and then edited."""
+    """Add a job with a row for its due time in an hour, then edit the job; return both."""
     stored = await world.add(cron="0 * * * *", prompt="The old", deadline="30s", **fields)
     if how == "crashed":
-        crashed = EndInPrefect("f", "CRASHED", "Crashed", "", world.offer(stored, flow_run_id="f"))
+        crashed = EndInPrefect(
+            "f", "CRASHED", "Crashed", "", world.claim_request(stored, flow_run_id="f")
+        )
         assert await prefect_ends.apply_end(world.ledger, crashed) is Status.WAITING
     else:
         await corrections.add_waiting_runs(
@@ -110,14 +112,14 @@ async def _corrected(world: World, how: str, **fields: str) -> tuple[StoredJob, 
 
 @pytest.mark.parametrize("how", ["asked", "crashed"])
 @pytest.mark.parametrize("late", [0, 40])
-async def test_one_acts_with_the_revision_in_force_at_its_due_time(
+async def test_a_row_created_in_advance_runs_with_the_revision_in_force_when_due(
     world: World, how: str, late: int
 ) -> None:
     edited, row = await _corrected(world, how)
     world.clock.set(NOON + HOUR + late * SECOND)
-    await leases.expire_all(world.ledger)  # the deadline of before is withdrawn
+    await leases.expire_all(world.ledger)  # the deadline of the old revision no longer applies
 
-    granted = await world.granted(world.offer_of(row))
+    granted = await world.granted(world.claim_request_of(row))
 
     assert granted.parameters == edited.job.parameters()
     assert granted.parameters["prompt"] == "The new"
@@ -128,7 +130,7 @@ async def test_one_acts_with_the_revision_in_force_at_its_due_time(
 
 @pytest.mark.parametrize("how", ["asked", "crashed"])
 @pytest.mark.parametrize(("catch_up", "status"), [("none", "missed"), ("latest", "waiting")])
-async def test_the_audit_judges_one_by_the_revision_in_force_at_its_due_time(
+async def test_the_audit_uses_the_revision_in_force_when_due_for_a_row_made_in_advance(
     world: World, how: str, catch_up: str, status: str
 ) -> None:
     edited, row = await _corrected(world, how, catch_up=catch_up)
@@ -142,7 +144,7 @@ async def test_the_audit_judges_one_by_the_revision_in_force_at_its_due_time(
     assert row.parameters == edited.job.parameters()
 
 
-async def test_one_is_staggered_by_the_revision_in_force_at_its_due_time(world: World) -> None:
+async def test_a_row_created_in_advance_uses_the_stagger_in_force_when_due(world: World) -> None:
     for name in ("a", "b", "c", "d", "e", "f"):
         stored = await world.add(name, cron="0 * * * *", stagger="30m", catch_up="none")
         if upcoming.stagger_offset(stored.id, timedelta(minutes=30)) > 2 * MINUTE:
@@ -155,37 +157,37 @@ async def test_one_is_staggered_by_the_revision_in_force_at_its_due_time(world: 
     await world.edit(stored.id, stagger="")
     world.clock.set(NOON + HOUR)
 
-    assert isinstance(await world.claim(world.offer_of(row)), Granted)
+    assert isinstance(await world.claim(world.claim_request_of(row)), Granted)
 
 
-async def test_what_began_goes_on_with_what_it_began_with(world: World) -> None:
+async def test_a_run_that_began_keeps_its_parameters_in_its_next_attempt(world: World) -> None:
     stored = await world.add(cron="0 * * * *", prompt="The old")
-    offer = world.offer(stored)
-    granted = await world.begun(offer)
+    claim_request = world.claim_request(stored)
+    granted = await world.begun(claim_request)
     broke = Outcome(Status.FAILED, error="it broke")
     until = world.clock.now() + MINUTE
     await claims.retry(world.ledger, granted.run_id, granted.fence, broke, until)
     await _known_late(world, stored, prompt="The new")
     world.clock.set(until)
 
-    assert (await world.granted(offer)).parameters["prompt"] == "The old"
+    assert (await world.granted(claim_request)).parameters["prompt"] == "The old"
 
 
 async def _known_late(world: World, stored: StoredJob, **changes: str) -> None:
-    """An edit in Prefect of a minute after the job was made, of which the ledger knows only now."""
+    """Store an edit made in Prefect a minute after the job's creation, known only now."""
     async with world.ledger.write() as session:
         now, at = world.clock.now(), stored.row.created_at + MINUTE
         job = edit(stored.job, changes, now=now)
         await store.change(session, stored, job, now, edited=at, source="prefect")
 
 
-async def test_one_edited_in_prefect_before_its_time_acts_as_edited(world: World) -> None:
-    # It waits for a slot that another has, when the ledger gets to know of the edit.
+async def test_a_waiting_run_uses_an_edit_made_in_prefect_before_its_due_time(world: World) -> None:
+    # The run waits for a slot that another run uses when the ledger learns of the edit.
     stored = await world.add(cron="0 * * * *", prompt="The old")
-    other = await world.begun(world.offer(await world.add("other")))
-    offer = world.offer(stored, due=other.due, most=1)
-    assert isinstance(await world.claim(offer), Waiting)
+    other = await world.begun(world.claim_request(await world.add("other")))
+    claim_request = world.claim_request(stored, due=other.due, most=1)
+    assert isinstance(await world.claim(claim_request), Waiting)
     await _known_late(world, stored, prompt="The new")
     await world.settle(other, Status.SUCCEEDED)
 
-    assert (await world.granted(offer)).parameters["prompt"] == "The new"
+    assert (await world.granted(claim_request)).parameters["prompt"] == "The new"

@@ -28,8 +28,8 @@ async def _job(world: World, **fields: Any) -> StoredJob:
 
 
 async def _dead(world: World, stored: StoredJob, *, began: bool = True) -> Granted:
-    """The job's next due time is at work when its machine dies, 50 minutes later."""
-    first = world.offer(stored)
+    """Claim the job's next due time; its machine dies 50 minutes later, after a renewal."""
+    first = world.claim_request(stored)
     granted = await (world.begun(first) if began else world.granted(first))
     world.clock.move(50 * MINUTE)
     await leases.renew(world.ledger, granted.run_id, granted.fence)
@@ -39,14 +39,14 @@ async def _dead(world: World, stored: StoredJob, *, began: bool = True) -> Grant
 async def _claimed(
     world: World, stored: StoredJob, at: timedelta
 ) -> tuple[ClaimRequest, ClaimResult]:
-    """Claim the job's next due time, so long after it."""
-    offer = world.offer(stored, holder=NEW)
-    world.clock.set(offer.due + at)
-    return offer, await world.claim(offer)
+    """Claim the job's next due time as the process `NEW`, ``at`` after that due time."""
+    claim_request = world.claim_request(stored, holder=NEW)
+    world.clock.set(claim_request.due + at)
+    return claim_request, await world.claim(claim_request)
 
 
 async def _judged(world: World) -> None:
-    """What the keeper does until every lost lease is judged."""
+    """Expire leases as the keeper does, until no run is held any more."""
     for _ in range(3):
         await leases.expire_all(world.ledger)
         if not any(row.state in HELD for row in await world.rows()):
@@ -59,11 +59,13 @@ async def _became(world: World) -> list[tuple[str, str, int]]:
     return [(row.status, row.trigger, row.attempts) for row in await world.rows()]
 
 
-async def test_a_catch_up_waits_for_the_judgement_of_its_dead_predecessor(world: World) -> None:
+async def test_a_catch_up_run_waits_until_its_dead_predecessor_is_declared_lost(
+    world: World,
+) -> None:
     stored = await _job(world)
     dead = await _dead(world, stored)
 
-    offer, answer = await _claimed(world, stored, at=20 * MINUTE)
+    claim_request, answer = await _claimed(world, stored, at=20 * MINUTE)
 
     assert isinstance(answer, Waiting)
     assert answer.until == world.clock.now() + TIMING.run_lease
@@ -73,24 +75,28 @@ async def test_a_catch_up_waits_for_the_judgement_of_its_dead_predecessor(world:
     assert (row.status, row.waits_for, row.reason) == ("waiting", "holder", answer.why)
 
     world.clock.set(answer.until)
-    assert isinstance(await world.claim(offer), Granted)
+    assert isinstance(await world.claim(claim_request), Granted)
     assert await _became(world) == [("unknown", "schedule", 1), ("claimed", "catch_up", 0)]
 
 
-async def test_the_keeper_s_judgement_wakes_what_waits_for_it(world: World) -> None:
+async def test_the_keeper_wakes_the_waiting_run_when_it_declares_the_holder_lost(
+    world: World,
+) -> None:
     stored = await _job(world)
     await _dead(world, stored)
-    offer, _ = await _claimed(world, stored, at=20 * MINUTE)
+    claim_request, _ = await _claimed(world, stored, at=20 * MINUTE)
 
     await _judged(world)
 
     async with world.ledger.read() as session:
         (woken,) = await slots.next_up(session, world.clock.now(), 1, {})
-    assert (woken.occurrence, woken.status) == (offer.occurrence, "waiting")
-    assert isinstance(await world.claim(offer), Granted)
+    assert (woken.occurrence, woken.status) == (claim_request.occurrence, "waiting")
+    assert isinstance(await world.claim(claim_request), Granted)
 
 
-async def test_judged_before_the_first_claim_it_runs_at_once(world: World) -> None:
+async def test_a_run_starts_at_once_if_its_predecessor_was_already_declared_lost(
+    world: World,
+) -> None:
     stored = await _job(world)
     await _dead(world, stored)
     await _judged(world)
@@ -100,25 +106,25 @@ async def test_judged_before_the_first_claim_it_runs_at_once(world: World) -> No
     assert isinstance(answer, Granted)
 
 
-async def test_a_holder_that_renews_is_at_work_and_what_waited_is_skipped(world: World) -> None:
-    """The ledger was away for longer than a lease; the run went on."""
+async def test_a_waiting_run_is_skipped_when_the_holder_renews_its_lease(world: World) -> None:
+    """The ledger was unreachable for longer than a lease; the run continued."""
     stored = await _job(world)
     running = await _dead(world, stored)
-    offer, answer = await _claimed(world, stored, at=SECOND)
+    claim_request, answer = await _claimed(world, stored, at=SECOND)
     assert isinstance(answer, Waiting)
 
     assert await leases.renew(world.ledger, running.run_id, running.fence)
     world.clock.set(answer.until)
     await leases.renew(world.ledger, running.run_id, running.fence)
-    told = await world.claim(offer)
+    given_answer = await world.claim(claim_request)
 
-    assert isinstance(told, Finished)
-    assert told.status is Status.SKIPPED
-    assert told.reason.startswith(f"overlap: run {running.run_id[:8]} of ")
+    assert isinstance(given_answer, Finished)
+    assert given_answer.status is Status.SKIPPED
+    assert given_answer.reason.startswith(f"overlap: run {running.run_id[:8]} of ")
     assert await world.settle(running, Status.SUCCEEDED) is Status.SUCCEEDED
 
 
-async def test_an_outcome_that_comes_in_time_proves_that_the_holder_was_at_work(
+async def test_an_outcome_within_the_lease_skips_the_run_that_waits_for_the_holder(
     world: World,
 ) -> None:
     stored = await _job(world)
@@ -134,121 +140,122 @@ async def test_an_outcome_that_comes_in_time_proves_that_the_holder_was_at_work(
     assert row.reason.startswith(f"overlap: run {running.run_id[:8]} of ")
 
 
-async def test_an_outcome_that_comes_after_the_lease_proves_nothing(world: World) -> None:
-    """Such as one that lay in the spool when the machine died."""
+async def test_an_outcome_after_the_lease_does_not_skip_the_waiting_run(world: World) -> None:
+    """An example is an outcome that was in the spool when the machine died."""
     stored = await _job(world)
     running = await _dead(world, stored)
-    offer, _ = await _claimed(world, stored, at=20 * MINUTE)
+    claim_request, _ = await _claimed(world, stored, at=20 * MINUTE)
 
     await world.settle(running, Status.SUCCEEDED)
 
-    assert isinstance(await world.claim(offer), Granted)
+    assert isinstance(await world.claim(claim_request), Granted)
 
 
-async def test_a_lease_that_still_runs_proves_nothing_about_the_time_after_the_last_renewal(
-    world: World,
-) -> None:
+async def test_a_run_waits_if_the_holder_has_not_renewed_since_the_due_time(world: World) -> None:
     stored = await _job(world, every="1m")
-    dead = await world.begun(world.offer(stored))
+    dead = await world.begun(world.claim_request(stored))
     world.clock.move(40 * SECOND)
-    assert await leases.renew(world.ledger, dead.run_id, dead.fence)  # and it dies
+    assert await leases.renew(world.ledger, dead.run_id, dead.fence)  # and then the holder dies
 
-    offer, answer = await _claimed(world, stored, at=timedelta())
+    claim_request, answer = await _claimed(world, stored, at=timedelta())
 
     assert isinstance(answer, Waiting)
-    heard = offer.due - 20 * SECOND
-    assert answer.until == heard + TIMING.run_lease_missed
+    last_report = claim_request.due - 20 * SECOND
+    assert answer.until == last_report + TIMING.run_lease_missed
     looks = []
     while isinstance(answer, Waiting):
-        looks.append(answer.until - heard)
+        looks.append(answer.until - last_report)
         world.clock.set(answer.until)
-        answer = await world.claim(offer)
+        answer = await world.claim(claim_request)
     assert looks == [25 * SECOND, TIMING.run_lease, 2 * TIMING.run_lease]
     assert isinstance(answer, Granted)
 
 
-async def test_a_holder_that_was_heard_of_since_the_due_time_is_at_work(world: World) -> None:
+async def test_a_run_is_skipped_if_the_holder_has_renewed_since_the_due_time(world: World) -> None:
     stored = await _job(world, every="1m")
-    running = await world.begun(world.offer(stored))
-    offer = world.offer(stored, holder=NEW)
-    world.clock.set(offer.due)
+    running = await world.begun(world.claim_request(stored))
+    claim_request = world.claim_request(stored, holder=NEW)
+    world.clock.set(claim_request.due)
     assert await leases.renew(world.ledger, running.run_id, running.fence)
     world.clock.move(30 * SECOND)
 
-    assert isinstance(await world.claim(offer), Finished)
+    assert isinstance(await world.claim(claim_request), Finished)
 
 
-async def test_the_process_that_claims_knows_that_its_own_run_is_at_work(world: World) -> None:
+async def test_a_run_is_skipped_if_the_claiming_process_holds_the_active_run(world: World) -> None:
     stored = await _job(world, every="1m")
-    running = await world.begun(world.offer(stored))
+    running = await world.begun(world.claim_request(stored))
     world.clock.move(40 * SECOND)
     assert await leases.renew(world.ledger, running.run_id, running.fence)
 
     assert isinstance((await _claimed(world, stored, at=timedelta()))[1], Waiting)
-    second = world.offer(stored, due=world.clock.now())
+    second = world.claim_request(stored, due=world.clock.now())
     assert isinstance(await world.claim(second), Finished)
 
 
-async def test_it_is_not_missed_when_its_window_ends_while_it_waits(world: World) -> None:
+async def test_a_run_is_not_missed_if_its_window_ends_while_it_waits_for_the_holder(
+    world: World,
+) -> None:
     stored = await _job(world)
     await _dead(world, stored)
-    offer, answer = await _claimed(world, stored, at=30 * MINUTE)  # the end of its window
+    claim_request, answer = await _claimed(world, stored, at=30 * MINUTE)  # the end of its window
     assert isinstance(answer, Waiting)
     world.clock.set(answer.until)
 
-    assert isinstance(await world.claim(offer), Granted)
+    assert isinstance(await world.claim(claim_request), Granted)
 
 
 @pytest.mark.parametrize(("again", "expected"), [(25 * MINUTE, "claimed"), (40 * MINUTE, "missed")])
-async def test_left_undecided_by_a_second_standstill_it_is_judged_anew(
+async def test_lateness_is_evaluated_again_after_a_second_outage_left_a_run_undecided(
     world: World, again: timedelta, expected: str
 ) -> None:
     stored = await _job(world)
     await _dead(world, stored)
-    offer, answer = await _claimed(world, stored, at=10 * MINUTE)
+    claim_request, answer = await _claimed(world, stored, at=10 * MINUTE)
     assert isinstance(answer, Waiting)
-    world.clock.set(offer.due + again)
-    answer = await world.claim(offer)
+    world.clock.set(claim_request.due + again)
+    answer = await world.claim(claim_request)
     assert isinstance(answer, Granted if expected == "claimed" else Finished)
 
     assert (await world.rows())[-1].status == expected
 
 
-async def test_of_several_that_wait_the_latest_stays(world: World) -> None:
+async def test_of_several_runs_that_wait_for_a_holder_only_the_latest_stays(world: World) -> None:
     stored = await _job(world, every="30s")
-    await world.begun(world.offer(stored))
-    offers = [(await _claimed(world, stored, at=timedelta()))[0] for _ in range(2)]
+    await world.begun(world.claim_request(stored))
+    claim_requests = [(await _claimed(world, stored, at=timedelta()))[0] for _ in range(2)]
 
     rows = await world.rows()
     assert [row.status for row in rows] == ["running", "skipped", "waiting"]
-    assert rows[1].reason == f"overlap: the run of {offers[1].due:%F %T} UTC replaced it"
-    earlier = world.offer(stored, due=offers[0].due, holder=NEW)
+    assert rows[1].reason == f"overlap: the run of {claim_requests[1].due:%F %T} UTC replaced it"
+    earlier = world.claim_request(stored, due=claim_requests[0].due, holder=NEW)
     assert isinstance(await world.claim(earlier), Finished)
     await _judged(world)
-    assert isinstance(await world.claim(offers[1]), Granted)
+    assert isinstance(await world.claim(claim_requests[1]), Granted)
 
 
 @pytest.mark.parametrize("lost_first", [False, True])
-async def test_what_was_lost_before_its_effect_gives_way_to_the_later_due_time(
+async def test_a_run_lost_before_its_effect_is_skipped_for_a_later_due_time(
     world: World, lost_first: bool
 ) -> None:
     stored = await _job(world)
-    first = world.offer(stored, holder=NEW)
+    first = world.claim_request(stored, holder=NEW)
     await _dead(world, stored, began=False)
-    offer, _ = await _claimed(world, stored, at=10 * MINUTE)
+    claim_request, _ = await _claimed(world, stored, at=10 * MINUTE)
     await _judged(world)
 
     answers = [
-        await world.claim(each) for each in ((first, offer) if lost_first else (offer, first))
+        await world.claim(each)
+        for each in ((first, claim_request) if lost_first else (claim_request, first))
     ]
 
     assert sorted(type(each).__name__ for each in answers) == ["Finished", "Granted"]
     assert await _became(world) == [("skipped", "schedule", 0), ("claimed", "catch_up", 0)]
 
 
-async def test_what_was_lost_before_its_effect_runs_where_no_later_one_waits(world: World) -> None:
+async def test_a_run_lost_before_its_effect_runs_if_no_later_due_time_waits(world: World) -> None:
     stored = await _job(world)
-    first = world.offer(stored, holder=NEW)
+    first = world.claim_request(stored, holder=NEW)
     await _dead(world, stored, began=False)
     await _judged(world)
 
@@ -257,25 +264,25 @@ async def test_what_was_lost_before_its_effect_runs_where_no_later_one_waits(wor
 
 @pytest.mark.parametrize("judged_first", [False, True])
 @pytest.mark.parametrize("lost_first", [False, True])
-async def test_a_run_that_is_run_again_comes_after_the_due_time_that_waited(
+async def test_the_rerun_of_a_lost_run_comes_after_the_due_time_that_waited_for_it(
     world: World, lost_first: bool, judged_first: bool
 ) -> None:
     stored = await _job(world, on_lost="rerun", retry_delay="1s", retries=1)
-    first = world.offer(stored, holder=NEW)
+    first = world.claim_request(stored, holder=NEW)
     await _dead(world, stored)
-    offer = world.offer(stored, holder=NEW)
-    world.clock.set(offer.due + 10 * MINUTE)
-    if judged_first:  # by the keeper, whose audit also makes the row of what no worker claimed
+    claim_request = world.claim_request(stored, holder=NEW)
+    world.clock.set(claim_request.due + 10 * MINUTE)
+    if judged_first:  # by the keeper, whose audit also creates the row of the unclaimed due time
         await _judged(world)
         await audit.advance(world.ledger, stored.id, world.clock.now())
     else:
-        assert isinstance(await world.claim(offer), Waiting)
+        assert isinstance(await world.claim(claim_request), Waiting)
         await _judged(world)
     world.clock.move(5 * SECOND)  # the pause before the rerun is over
-    for each in (first, offer) if lost_first else (offer, first):
+    for each in (first, claim_request) if lost_first else (claim_request, first):
         answer = await world.claim(each)
         assert isinstance(answer, Waiting if each is first else Granted), answer
-    granted = answer if isinstance(answer, Granted) else await _granted_as(world, offer)
+    granted = answer if isinstance(answer, Granted) else await _granted_as(world, claim_request)
 
     await claims.begin(world.ledger, granted.run_id, granted.fence)
     assert isinstance(await world.claim(first), Waiting)
@@ -285,12 +292,12 @@ async def test_a_run_that_is_run_again_comes_after_the_due_time_that_waited(
     assert await _became(world) == [("claimed", "schedule", 1), ("succeeded", "catch_up", 1)]
 
 
-async def _granted_as(world: World, offer: ClaimRequest) -> Granted:
-    (row,) = [each for each in await world.rows() if each.occurrence == offer.occurrence]
+async def _granted_as(world: World, claim_request: ClaimRequest) -> Granted:
+    (row,) = [each for each in await world.rows() if each.occurrence == claim_request.occurrence]
     return await claims.read_grant(world.ledger, row.id, row.fence)
 
 
-async def test_a_due_time_that_comes_after_the_judgement_is_skipped_for_the_rerun(
+async def test_a_due_time_after_the_loss_was_declared_is_skipped_for_the_rerun(
     world: World,
 ) -> None:
     stored = await _job(world, on_lost="rerun", retry_delay="5m", retries=1)
@@ -302,9 +309,9 @@ async def test_a_due_time_that_comes_after_the_judgement_is_skipped_for_the_reru
     assert isinstance((await _claimed(world, stored, at=timedelta()))[1], Finished)
 
 
-async def test_one_between_two_attempts_is_alive(world: World) -> None:
+async def test_a_due_time_is_skipped_for_a_run_between_two_attempts(world: World) -> None:
     stored = await _job(world, every="1m", retries=1)
-    running = await world.begun(world.offer(stored))
+    running = await world.begun(world.claim_request(stored))
     until = world.clock.now() + 5 * MINUTE
     failed = Outcome(Status.FAILED, error="429")
     await claims.retry(world.ledger, running.run_id, running.fence, failed, until)
@@ -313,17 +320,19 @@ async def test_one_between_two_attempts_is_alive(world: World) -> None:
 
 
 @pytest.mark.parametrize("alive", [False, True])
-async def test_queue_one_is_decided_when_the_holder_is_judged(world: World, alive: bool) -> None:
+async def test_queue_one_waits_until_it_is_known_whether_the_holder_is_alive(
+    world: World, alive: bool
+) -> None:
     stored = await _job(world, overlap="queue_one")
     running = await _dead(world, stored)
     queued, answer = await _claimed(world, stored, at=timedelta())
     assert isinstance(answer, Waiting)
     assert (await world.row(str(answer.run_id))).waits_for == "overlap"
-    last = world.offer(stored, holder=NEW)
+    last = world.claim_request(stored, holder=NEW)
     world.clock.set(last.due - 2 * MINUTE)
     assert await leases.renew(world.ledger, running.run_id, running.fence)
     world.clock.set(last.due + MINUTE)
-    assert isinstance(await world.claim(queued), Waiting)  # it looks again by itself
+    assert isinstance(await world.claim(queued), Waiting)  # it claims again by itself
     first = await world.claim(last)
     assert isinstance(first, Waiting)
     assert (await world.row(str(first.run_id))).waits_for == "holder"
@@ -342,23 +351,25 @@ async def test_queue_one_is_decided_when_the_holder_is_judged(world: World, aliv
 
 
 @pytest.mark.parametrize("overlap", ["skip", "allow"])
-async def test_a_run_in_doubt_is_not_yet_the_last_of_max_runs(world: World, overlap: str) -> None:
+async def test_a_run_in_doubt_that_has_not_begun_does_not_use_up_max_runs(
+    world: World, overlap: str
+) -> None:
     stored = await _job(world, max_runs=1, overlap=overlap)
-    first = world.offer(stored, holder=NEW)
+    first = world.claim_request(stored, holder=NEW)
     dead = await _dead(world, stored, began=False)
-    offer, answer = await _claimed(world, stored, at=10 * MINUTE)
+    claim_request, answer = await _claimed(world, stored, at=10 * MINUTE)
     assert isinstance(answer, Waiting)
     assert answer.why.startswith(f"max runs: it is not known yet whether run {dead.run_id[:8]}")
     world.clock.set(answer.until)
 
-    granted = await world.begun(offer)
+    granted = await world.begun(claim_request)
     await world.settle(granted, Status.SUCCEEDED)
 
     assert isinstance(await world.claim(first), Finished)
     assert [row.status for row in await world.rows()] == ["skipped", "succeeded"]
 
 
-async def test_a_run_in_doubt_that_has_begun_is_the_last_of_max_runs(world: World) -> None:
+async def test_a_run_in_doubt_that_has_begun_uses_up_max_runs(world: World) -> None:
     stored = await _job(world, max_runs=1)
     await _dead(world, stored)
 
@@ -368,34 +379,38 @@ async def test_a_run_in_doubt_that_has_begun_is_the_last_of_max_runs(world: Worl
     assert answer.reason == "max runs: 1 are done or running"
 
 
-async def test_the_audit_leaves_what_hangs_on_a_run_in_doubt_to_the_claim(world: World) -> None:
+async def test_the_audit_leaves_a_due_time_that_depends_on_a_run_in_doubt_to_the_claim(
+    world: World,
+) -> None:
     stored = await _job(world, max_runs=1)
     await _dead(world, stored, began=False)
-    offer = world.offer(stored, holder=NEW)
-    world.clock.set(offer.due + 10 * MINUTE)
+    claim_request = world.claim_request(stored, holder=NEW)
+    world.clock.set(claim_request.due + 10 * MINUTE)
 
     await audit.advance(world.ledger, stored.id, world.clock.now())
 
     assert [row.status for row in await world.rows()] == ["claimed", "waiting"]
-    answer = await world.claim(offer)
+    answer = await world.claim(claim_request)
     assert isinstance(answer, Waiting)
     world.clock.set(answer.until)
-    assert isinstance(await world.claim(offer), Granted)
+    assert isinstance(await world.claim(claim_request), Granted)
 
 
-async def test_a_staggered_due_time_asks_for_a_word_since_its_own_beginning(world: World) -> None:
+async def test_a_staggered_run_waits_if_the_holder_has_not_renewed_since_its_stagger(
+    world: World,
+) -> None:
     stored = await _job(world, stagger="30m")
     later = upcoming.stagger_offset(stored.id, stored.job.policy.stagger)
-    first = world.offer(stored)
+    first = world.claim_request(stored)
     world.clock.set(first.due + later)
     dead = await world.begun(first)
-    offer = world.offer(stored, holder=NEW)
-    begins = offer.due + later
+    claim_request = world.claim_request(stored, holder=NEW)
+    begins = claim_request.due + later
     world.clock.set(begins - 10 * SECOND)
     assert await leases.renew(world.ledger, dead.run_id, dead.fence)
     world.clock.set(begins)
 
-    answer = await world.claim(offer)
+    answer = await world.claim(claim_request)
 
     assert isinstance(answer, Waiting)
     assert answer.until == begins + 15 * SECOND

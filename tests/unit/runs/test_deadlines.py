@@ -1,4 +1,4 @@
-"""A run's deadline while it waits (requirement 11): at the claim, and in the keeper's pass."""
+"""A run's deadline while it waits (requirement 11), as the claim and the keeper enforce it."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ async def _asked(world: World, **fields: Any) -> tuple[StoredJob, RunRow]:
     return stored, row
 
 
-async def test_up_to_its_deadline_it_is_granted(world: World) -> None:
+async def test_a_run_is_granted_until_just_before_its_deadline(world: World) -> None:
     _, row = await _asked(world)
     world.clock.move(timedelta(hours=2) - MICROSECOND)
 
-    answer = await world.claim(world.offer_of(row))
+    answer = await world.claim(world.claim_request_of(row))
 
     assert isinstance(answer, Granted)
     assert answer.queued_at == row.queued_at
 
 
-async def test_at_its_deadline_the_claim_ends_it(world: World) -> None:
+async def test_a_claim_at_the_deadline_times_the_run_out(world: World) -> None:
     stored, row = await _asked(world)
     world.clock.move(timedelta(hours=2))
 
-    offer = world.offer_of(row)
-    answer = await world.claim(offer)
+    claim_request = world.claim_request_of(row)
+    answer = await world.claim(claim_request)
 
-    assert answer == Finished(Status.TIMED_OUT, WHY, row.id, offer.flow_run_id)
+    assert answer == Finished(Status.TIMED_OUT, WHY, row.id, claim_request.flow_run_id)
     found = await world.row(row.id)
     assert (found.status, found.finished_at, found.attempts) == ("timed_out", world.clock.now(), 0)
     assert found.unmirrored
@@ -52,24 +52,24 @@ async def test_at_its_deadline_the_claim_ends_it(world: World) -> None:
     assert (job.last_status, job.last_error, job.consecutive_failures) == ("timed_out", WHY, 1)
 
 
-async def test_the_deadline_goes_before_what_it_waits_for(world: World) -> None:
+async def test_a_claim_times_out_a_run_that_waits_for_its_next_attempt(world: World) -> None:
     stored, row = await _asked(world)
-    granted = await world.begun(world.offer_of(row))
+    granted = await world.begun(world.claim_request_of(row))
     until = world.clock.now() + timedelta(hours=5)
     failed = Outcome(Status.FAILED, error="429")
     await claims.retry(world.ledger, granted.run_id, granted.fence, failed, until)
-    assert isinstance(await world.claim(world.offer_of(row)), Waiting)
+    assert isinstance(await world.claim(world.claim_request_of(row)), Waiting)
     world.clock.move(timedelta(hours=2))
 
-    assert isinstance(await world.claim(world.offer_of(row)), Finished)
+    assert isinstance(await world.claim(world.claim_request_of(row)), Finished)
 
-    # How the attempt had ended is not written over.
+    # The outcome of the attempt is not overwritten.
     (attempt,) = await world.attempts(row.id)
     assert (attempt.status, attempt.error) == ("failed", "429")
     assert (await world.job_row(stored.id)).run_count == 1
 
 
-async def test_the_keepers_pass_ends_it_without_a_claim(world: World) -> None:
+async def test_the_keeper_times_out_a_waiting_run_at_its_deadline(world: World) -> None:
     stored, row = await _asked(world)
     others = [
         await claims.request(world.ledger, await world.add(name, **fields), "1", "manual")
@@ -79,7 +79,7 @@ async def test_the_keepers_pass_ends_it_without_a_claim(world: World) -> None:
             "edited": {"every": "1h", "deadline": "3h"},
         }.items()
     ]
-    await world.edit(str(others[2].job_id), deadline="1h")  # of later runs
+    await world.edit(str(others[2].job_id), deadline="1h")  # applies to later runs only
     world.clock.move(timedelta(hours=2) - MICROSECOND)
     assert await leases.expire_all(world.ledger) == []
     world.clock.move(MICROSECOND)
@@ -93,7 +93,7 @@ async def test_the_keepers_pass_ends_it_without_a_claim(world: World) -> None:
     assert await leases.expire_all(world.ledger) == []
 
 
-async def test_a_pass_ends_no_more_than_its_limit_the_oldest_first(world: World) -> None:
+async def test_expire_all_times_out_the_oldest_runs_up_to_its_limit(world: World) -> None:
     stored = await world.add(every="1h", deadline="2h")
     rows = []
     for number in range(3):
@@ -108,9 +108,9 @@ async def test_a_pass_ends_no_more_than_its_limit_the_oldest_first(world: World)
     assert [each.id for each in await leases.expire_all(world.ledger)] == [rows[2].id]
 
 
-async def test_a_held_run_is_its_holders_to_end(world: World) -> None:
+async def test_the_keeper_does_not_time_out_a_run_that_a_process_holds(world: World) -> None:
     _, row = await _asked(world)
-    granted = await world.begun(world.offer_of(row))
+    granted = await world.begun(world.claim_request_of(row))
     for _ in range(4 * 60):
         world.clock.move(timedelta(seconds=30))
         assert await leases.renew(world.ledger, granted.run_id, granted.fence)
@@ -119,7 +119,7 @@ async def test_a_held_run_is_its_holders_to_end(world: World) -> None:
     assert await world.settle(granted, Status.SUCCEEDED) is Status.SUCCEEDED
 
 
-async def test_a_row_that_cannot_be_read_as_a_policy_has_no_deadline(world: World) -> None:
+async def test_a_row_with_an_invalid_policy_has_no_deadline(world: World) -> None:
     _, row = await _asked(world)
     async with world.ledger.write() as session:
         row.parameters = {"prompt": "x", "policy": {"deadline": "soon"}}
@@ -129,13 +129,13 @@ async def test_a_row_that_cannot_be_read_as_a_policy_has_no_deadline(world: Worl
     assert await leases.expire_all(world.ledger) == []
 
 
-async def test_an_ended_run_is_left_as_it_is(world: World) -> None:
+async def test_a_finished_run_keeps_its_outcome_after_its_deadline(world: World) -> None:
     _, row = await _asked(world)
-    await world.settled(world.offer_of(row), Status.SUCCEEDED)
+    await world.settled(world.claim_request_of(row), Status.SUCCEEDED)
     world.clock.move(timedelta(hours=3))
 
     assert await leases.expire_all(world.ledger) == []
 
-    answer = await world.claim(world.offer_of(row))
+    answer = await world.claim(world.claim_request_of(row))
     assert isinstance(answer, Finished)
     assert answer.status is Status.SUCCEEDED

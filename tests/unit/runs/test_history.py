@@ -1,4 +1,4 @@
-"""Which runs are shown, in which order, and which one a name or an id means."""
+"""The history of runs: its order, and how a name or an id selects a run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.world import World
 pytestmark = pytest.mark.anyio
 
 
-async def test_history_is_newest_first_and_by_job(world: World) -> None:
+async def test_history_is_newest_first_and_can_be_limited_to_one_job(world: World) -> None:
     one, two = await world.add("one", every="10m"), await world.add("two", every="15m")
     for stored in (one, one, two, one):
-        granted = await world.begun(world.offer(stored))
+        granted = await world.begun(world.claim_request(stored))
         await world.settle(granted, Status.SUCCEEDED)
     world.clock.move(timedelta(seconds=1))
 
@@ -32,9 +32,9 @@ async def test_history_is_newest_first_and_by_job(world: World) -> None:
     assert of_one[0][0].due == max(row.due for row, _ in every if row.job_id == one.id)
 
 
-async def test_a_run_is_found_by_its_id_and_by_the_beginning_of_it(world: World) -> None:
+async def test_a_run_is_found_by_its_id_or_a_prefix_of_it(world: World) -> None:
     stored = await world.add()
-    ran = await world.settled(world.offer(stored), Status.SUCCEEDED)
+    ran = await world.settled(world.claim_request(stored), Status.SUCCEEDED)
 
     async with world.ledger.read() as session:
         for ref in (ran.run_id, ran.run_id[:12]):
@@ -45,12 +45,12 @@ async def test_a_run_is_found_by_its_id_and_by_the_beginning_of_it(world: World)
                 await history.find(session, ref)
 
 
-async def test_the_log_meant_is_that_of_the_newest_run_which_prefect_knows(world: World) -> None:
+async def test_find_logged_returns_the_newest_run_that_has_a_prefect_run(world: World) -> None:
     stored = await world.add()
     async with world.ledger.read() as session:
-        with pytest.raises(NotFound, match='log of "brief"'):
+        with pytest.raises(NotFound, match='no log, of "brief"'):
             await history.find_logged(session, "brief")
-    ran = await world.settled(world.offer(stored), Status.SUCCEEDED)
+    ran = await world.settled(world.claim_request(stored), Status.SUCCEEDED)
     world.clock.move(timedelta(seconds=1))
     asked = await claims.request(world.ledger, stored, "later", "manual")
 
@@ -60,7 +60,7 @@ async def test_the_log_meant_is_that_of_the_newest_run_which_prefect_knows(world
 
     for ref in ("brief", stored.id, ran.run_id[:12]):
         assert await meant(ref) == ran.run_id
-    with pytest.raises(NotFound, match="log of"):
+    with pytest.raises(NotFound, match="no log, of"):
         await meant(asked.id)
 
     await world.archive(stored.id)

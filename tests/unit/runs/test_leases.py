@@ -1,4 +1,4 @@
-"""Fences and leases: who may write, and what a lost lease means (`docs/promise.md` 3, 5, 6)."""
+"""Fencing tokens and leases, and the effect of a lost lease (`docs/promise.md` 3, 5, 6)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 MICROSECOND = timedelta(microseconds=1)
 
 
-def test_the_figures_of_the_page() -> None:
+def test_lease_and_renewal_durations_are_those_of_promise_5() -> None:
     assert timedelta(seconds=60) == TIMING.run_lease
     assert timedelta(seconds=20) == TIMING.run_lease_renewal
 
 
 async def test_a_renewed_lease_counts_from_the_renewal(world: World) -> None:
-    granted = await world.begun(world.offer(await world.add()))
+    granted = await world.begun(world.claim_request(await world.add()))
     world.clock.move(timedelta(seconds=59))
 
     assert await leases.renew(world.ledger, granted.run_id, granted.fence)
@@ -33,9 +33,9 @@ async def test_a_renewed_lease_counts_from_the_renewal(world: World) -> None:
     assert (await world.row(granted.run_id)).lease_until == world.clock.now() + TIMING.run_lease
 
 
-async def test_a_lease_is_judged_one_lease_after_it_was_found_to_have_run_out(world: World) -> None:
+async def test_a_lease_is_declared_lost_one_lease_after_it_was_suspected(world: World) -> None:
     stored = await world.add(every="10m")
-    granted = await world.begun(world.offer(stored))
+    granted = await world.begun(world.claim_request(stored))
     await world.suspect()
     world.clock.move(TIMING.run_lease - MICROSECOND)
     async with world.ledger.write() as session:
@@ -46,19 +46,19 @@ async def test_a_lease_is_judged_one_lease_after_it_was_found_to_have_run_out(wo
     assert (await world.row(granted.run_id)).status == "unknown"
 
 
-async def test_a_machine_that_slept_loses_no_run(world: World) -> None:
-    # Nobody looked for hours: who claims first after that must not judge the sleeper.
+async def test_a_run_on_a_machine_that_slept_is_not_declared_lost(world: World) -> None:
+    # Nothing checked the lease for hours: the next claim must not declare it lost.
     stored = await world.add(every="10m")
-    granted = await world.begun(world.offer(stored))
+    granted = await world.begun(world.claim_request(stored))
     world.clock.move(timedelta(hours=5))
 
-    offer = world.offer(stored, due=world.clock.now())
-    answer = await world.claim(offer)
+    claim_request = world.claim_request(stored, due=world.clock.now())
+    answer = await world.claim(claim_request)
 
     assert isinstance(answer, Waiting)
     assert answer.why.startswith("overlap: it is not known yet")
     assert await leases.renew(world.ledger, granted.run_id, granted.fence)
-    answer = await world.claim(offer)
+    answer = await world.claim(claim_request)
     assert isinstance(answer, Finished)
     assert answer.reason.startswith("overlap: ")
     world.clock.move(TIMING.run_lease - MICROSECOND)
@@ -68,8 +68,8 @@ async def test_a_machine_that_slept_loses_no_run(world: World) -> None:
 
 
 @pytest.mark.parametrize("fence", [0, 2])
-async def test_only_the_fence_in_force_renews(world: World, fence: int) -> None:
-    granted = await world.begun(world.offer(await world.add()))
+async def test_only_the_current_fencing_token_renews_a_lease(world: World, fence: int) -> None:
+    granted = await world.begun(world.claim_request(await world.add()))
     before = await world.row(granted.run_id)
     world.clock.move(timedelta(seconds=1))
 
@@ -77,17 +77,17 @@ async def test_only_the_fence_in_force_renews(world: World, fence: int) -> None:
     assert (await world.row(granted.run_id)).lease_until == before.lease_until
 
 
-async def test_nothing_that_has_ended_or_is_nowhere_is_renewed(world: World) -> None:
-    granted = await world.settled(world.offer(await world.add()), Status.SUCCEEDED)
+async def test_the_lease_of_a_finished_or_nonexistent_run_is_not_renewed(world: World) -> None:
+    granted = await world.settled(world.claim_request(await world.add()), Status.SUCCEEDED)
 
     assert not await leases.renew(world.ledger, granted.run_id, granted.fence)
     assert not await leases.renew(world.ledger, "nobody", 1)
 
 
-async def test_lost_before_the_effect_it_waits_under_a_higher_fence(world: World) -> None:
+async def test_a_run_lost_before_its_effect_waits_with_a_higher_fencing_token(world: World) -> None:
     stored = await world.add()
-    offer = world.offer(stored)
-    granted = await world.granted(offer)
+    claim_request = world.claim_request(stored)
+    granted = await world.granted(claim_request)
     await world.lose()
 
     async with world.ledger.write() as session:
@@ -103,18 +103,18 @@ async def test_lost_before_the_effect_it_waits_under_a_higher_fence(world: World
     assert not await leases.renew(world.ledger, granted.run_id, granted.fence)
 
 
-async def test_lost_after_begin_it_is_unknown_and_never_repeated(world: World) -> None:
-    offer = world.offer(await world.add())
-    granted = await world.begun(offer)
+async def test_a_run_lost_after_begin_is_unknown_and_never_repeated(world: World) -> None:
+    claim_request = world.claim_request(await world.add())
+    granted = await world.begun(claim_request)
     await world.lose()
 
-    answer = await world.claim(replace(offer, flow_run_id="another", holder="there:2"))
+    answer = await world.claim(replace(claim_request, flow_run_id="another", holder="there:2"))
 
     assert isinstance(answer, Finished)
     assert answer.status is Status.UNKNOWN
     row = await world.row(granted.run_id)
     assert (row.status, row.fence, row.finished_at) == ("unknown", 1, world.clock.now())
-    assert row.reason == "the lease of here:1 was lost while it was running"
+    assert row.reason == "here:1 lost its lease during the run"
     (attempt,) = await world.attempts(granted.run_id)
     assert (attempt.status, attempt.finished_at) == ("unknown", world.clock.now())
 
@@ -122,11 +122,13 @@ async def test_lost_after_begin_it_is_unknown_and_never_repeated(world: World) -
 @pytest.mark.parametrize(
     "status", [Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT, Status.CANCELLED]
 )
-async def test_the_last_fence_may_bring_its_outcome_late(world: World, status: Status) -> None:
-    offer = world.offer(await world.add())
-    granted = await world.begun(offer)
+async def test_the_last_fencing_token_may_record_a_late_outcome(
+    world: World, status: Status
+) -> None:
+    claim_request = world.claim_request(await world.add())
+    granted = await world.begun(claim_request)
     await world.lose()
-    await world.claim(replace(offer, flow_run_id="another"))
+    await world.claim(replace(claim_request, flow_run_id="another"))
     world.clock.move(timedelta(hours=1))
 
     assert await world.settle(granted, status, output="at last") is status
@@ -138,11 +140,13 @@ async def test_the_last_fence_may_bring_its_outcome_late(world: World, status: S
     assert attempt.status == status
 
 
-async def test_a_lower_fence_is_refused_and_what_it_knew_is_kept(world: World) -> None:
-    offer = world.offer(await world.add())
-    old = await world.granted(offer)
+async def test_an_outcome_with_a_lower_fencing_token_is_refused_and_kept_as_evidence(
+    world: World,
+) -> None:
+    claim_request = world.claim_request(await world.add())
+    old = await world.granted(claim_request)
     await world.lose()
-    new = await world.claim(replace(offer, flow_run_id="another", holder="there:2"))
+    new = await world.claim(replace(claim_request, flow_run_id="another", holder="there:2"))
     assert isinstance(new, Granted)
     await claims.begin(world.ledger, new.run_id, new.fence)
 
@@ -156,8 +160,8 @@ async def test_a_lower_fence_is_refused_and_what_it_knew_is_kept(world: World) -
     assert row.evidence == [known | {"at": world.clock.now().isoformat()}]
 
 
-async def test_a_fence_from_the_future_is_refused_as_well(world: World) -> None:
-    granted = await world.begun(world.offer(await world.add()))
+async def test_an_outcome_with_a_higher_fencing_token_is_refused(world: World) -> None:
+    granted = await world.begun(world.claim_request(await world.add()))
 
     with pytest.raises(FenceRefused):
         await claims.finish(
@@ -165,9 +169,9 @@ async def test_a_fence_from_the_future_is_refused_as_well(world: World) -> None:
         )
 
 
-async def test_settled_twice_is_settled_once(world: World) -> None:
+async def test_an_outcome_that_is_recorded_twice_counts_once(world: World) -> None:
     stored = await world.add()
-    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="yes")
+    granted = await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="yes")
     before = await world.row(granted.run_id)
     world.clock.move(timedelta(minutes=1))
 
@@ -177,8 +181,8 @@ async def test_settled_twice_is_settled_once(world: World) -> None:
     assert (await world.job_row(stored.id)).run_count == 1
 
 
-async def test_another_outcome_of_the_same_fence_is_refused_and_kept(world: World) -> None:
-    granted = await world.settled(world.offer(await world.add()), Status.CANCELLED)
+async def test_a_second_different_outcome_is_refused_and_kept_as_evidence(world: World) -> None:
+    granted = await world.settled(world.claim_request(await world.add()), Status.CANCELLED)
 
     with pytest.raises(IllegalTransition, match="from cancelled to succeeded"):
         await world.settle(granted, Status.SUCCEEDED, output="done all the same")
@@ -188,8 +192,8 @@ async def test_another_outcome_of_the_same_fence_is_refused_and_kept(world: Worl
     assert row.evidence[0]["output"] == "done all the same"
 
 
-async def test_begun_twice_is_refused(world: World) -> None:
-    granted = await world.begun(world.offer(await world.add()))
+async def test_a_second_begin_is_refused(world: World) -> None:
+    granted = await world.begun(world.claim_request(await world.add()))
 
     with pytest.raises(IllegalTransition):
         await claims.begin(world.ledger, granted.run_id, granted.fence)
@@ -197,8 +201,8 @@ async def test_begun_twice_is_refused(world: World) -> None:
     assert len(await world.attempts(granted.run_id)) == 1
 
 
-async def test_begin_extends_the_lease_and_notes_the_start(world: World) -> None:
-    granted = await world.granted(world.offer(await world.add()))
+async def test_begin_extends_the_lease_and_records_the_start(world: World) -> None:
+    granted = await world.granted(world.claim_request(await world.add()))
     world.clock.move(timedelta(seconds=30))
 
     assert await claims.begin(world.ledger, granted.run_id, granted.fence) == 1
@@ -208,8 +212,8 @@ async def test_begin_extends_the_lease_and_notes_the_start(world: World) -> None
     assert row.lease_until == world.clock.now() + TIMING.run_lease
 
 
-async def test_postponed_it_waits_and_the_giver_is_fenced_off(world: World) -> None:
-    granted = await world.granted(world.offer(await world.add()))
+async def test_a_postponed_run_waits_and_refuses_writes_of_its_former_holder(world: World) -> None:
+    granted = await world.granted(world.claim_request(await world.add()))
     until = world.clock.now() + timedelta(minutes=3)
 
     await claims.postpone(world.ledger, granted.run_id, granted.fence, until, "the session is busy")
@@ -222,10 +226,10 @@ async def test_postponed_it_waits_and_the_giver_is_fenced_off(world: World) -> N
         await claims.begin(world.ledger, granted.run_id, granted.fence)
 
 
-async def test_only_the_leases_of_one_job_are_judged(world: World) -> None:
+async def test_expire_job_expires_only_the_leases_of_that_job(world: World) -> None:
     one, two = await world.add("one"), await world.add("two")
-    await world.begun(world.offer(one))
-    other = await world.begun(world.offer(two, due=world.clock.now()))
+    await world.begun(world.claim_request(one))
+    other = await world.begun(world.claim_request(two, due=world.clock.now()))
     await world.lose()
 
     async with world.ledger.write() as session:

@@ -1,4 +1,4 @@
-"""A run of an agent's job is refused at its claim where it would go beyond its owner's limits."""
+"""A claim refuses a run of an agent's job that exceeds its owner's limits."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ async def owned(world: World, owner: str = AGENT, name: str = "brief", **fields:
     return await world.job(stored.id)
 
 
-def ruled(offer: ClaimRequest, rules: AgentLimits = RULES) -> ClaimRequest:
-    return replace(offer, rules=rules)
+def ruled(claim_request: ClaimRequest, rules: AgentLimits = RULES) -> ClaimRequest:
+    return replace(claim_request, rules=rules)
 
 
-async def refused(world: World, offer: ClaimRequest) -> str:
-    """Why, of one that leaves a row behind, and nothing more."""
-    world.clock.set(max(world.clock.now(), offer.due))
-    answer = await world.claim(offer)
+async def refused(world: World, claim_request: ClaimRequest) -> str:
+    """Return why the claim was refused; check that its row is skipped and has no attempt."""
+    world.clock.set(max(world.clock.now(), claim_request.due))
+    answer = await world.claim(claim_request)
     assert isinstance(answer, Finished), answer
     assert answer.status is Status.SKIPPED
     row = await world.row(str(answer.run_id))
@@ -46,14 +46,14 @@ async def refused(world: World, offer: ClaimRequest) -> str:
     return answer.reason
 
 
-async def test_within_its_limits_it_runs(world: World) -> None:
+async def test_a_run_within_its_owners_limits_is_granted(world: World) -> None:
     stored = await owned(world)
-    granted = await world.granted(ruled(world.offer(stored)))
-    assert granted.tokens == 200_000  # of a run, by default
+    granted = await world.granted(ruled(world.claim_request(stored)))
+    assert granted.tokens == 200_000  # the default per run
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"model": "dear"}, 'limits: model: "dear" is not allowed'),
         ({"agent": "writer"}, 'limits: agent: "writer" is not allowed'),
@@ -63,38 +63,42 @@ async def test_within_its_limits_it_runs(world: World) -> None:
         ({"check": {"command": ["true"]}}, "limits: check: only the operator can set a command"),
     ],
 )
-async def test_an_edit_in_prefect_beyond_them_is_refused(
-    world: World, changes: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
+async def test_a_run_is_refused_if_an_edit_in_prefect_exceeds_its_owners_limits(
+    world: World, changes: dict[str, Any], expected: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     stored = await owned(world)
     edited = await world.edit(stored.id, source="prefect", **changes)
-    why = await refused(world, ruled(world.offer(edited)))
-    assert why.startswith(told)
+    why = await refused(world, ruled(world.claim_request(edited)))
+    assert why.startswith(expected)
     (record,) = [each for each in caplog.records if vars(each).get("action") == "limit_refused"]
     assert (record.levelno, vars(record)["owner"]) == (logging.WARNING, AGENT)
     assert vars(record)["job"] == "brief"
     assert why in record.getMessage()
 
 
-async def test_webhooks_and_tools_too(world: World) -> None:
+async def test_webhooks_and_tool_calls_beyond_the_owners_limits_are_refused(world: World) -> None:
     hook = await world.add("hook", url="https://evil.net/x", every="1h", prompt=None)
     tool = await world.add("tool", tool="wipe", every="1h", prompt=None)
     for stored in (hook, tool):
         async with world.ledger.write() as session:
             (await session.merge(stored.row)).owner = AGENT
-    assert 'url: "evil.net"' in await refused(world, ruled(world.offer(hook, kind="webhook")))
-    assert 'tool: "wipe"' in await refused(world, ruled(world.offer(tool, kind="tool-call")))
+    assert 'url: "evil.net"' in await refused(
+        world, ruled(world.claim_request(hook, kind="webhook"))
+    )
+    assert 'tool: "wipe"' in await refused(
+        world, ruled(world.claim_request(tool, kind="tool-call"))
+    )
 
 
-async def test_the_same_of_the_operators_runs(world: World) -> None:
+async def test_a_run_of_a_users_job_is_not_limited(world: World) -> None:
     stored = await owned(world, "user", model="dear", every="1s")
-    await world.granted(ruled(world.offer(stored)))
+    await world.granted(ruled(world.claim_request(stored)))
 
 
 def by_hand(world: World, stored: StoredJob, flow_run: str, **parameters: Any) -> ClaimRequest:
-    """A quick or custom run, as Prefect's UI and its API make it."""
+    """Return the request of a quick or custom run, as Prefect's UI and its API create it."""
     return ruled(
-        world.offer(
+        world.claim_request(
             stored,
             occurrence=claim_requests.flow_key(flow_run),
             flow_run_id=flow_run,
@@ -105,58 +109,60 @@ def by_hand(world: World, stored: StoredJob, flow_run: str, **parameters: Any) -
     )
 
 
-async def test_a_run_with_parameters_of_its_own_is_judged_by_them(world: World) -> None:
+async def test_a_custom_run_is_checked_by_its_own_parameters(world: World) -> None:
     stored = await owned(world)
     why = await refused(world, by_hand(world, stored, "custom", model="dear"))
     assert why.startswith('limits: model: "dear"')
     policy = {"check": {"command": ["true"]}}
     assert "limits: check" in await refused(world, by_hand(world, stored, "second", policy=policy))
-    # What is refused is no run, and stands in nobody's way.
+    # A refused run does not count as a run, and blocks no other run.
     assert isinstance(await world.claim(by_hand(world, stored, "plain")), Granted)
 
 
-async def test_parameters_that_are_anothers_are_refused(world: World) -> None:
-    """As of a flow run whose deployment was pointed to another flow."""
+async def test_a_custom_run_with_the_parameters_of_another_flow_is_refused(world: World) -> None:
+    """An example is a flow run whose deployment was pointed to another flow."""
     stored = await owned(world)
-    offer = by_hand(world, stored, "custom")
-    offer = replace(offer, kind="webhook", parameters={"url": "https://a.example.org"})
-    assert (await refused(world, offer)).startswith("limits: ")
+    claim_request = by_hand(world, stored, "custom")
+    claim_request = replace(
+        claim_request, kind="webhook", parameters={"url": "https://a.example.org"}
+    )
+    assert (await refused(world, claim_request)).startswith("limits: ")
 
 
-async def test_runs_asked_for_in_prefect_keep_the_interval(world: World) -> None:
+async def test_custom_runs_created_in_prefect_must_keep_the_minimum_interval(world: World) -> None:
     stored = await owned(world)
-    await world.settled(ruled(world.offer(stored)), Status.SUCCEEDED)
+    await world.settled(ruled(world.claim_request(stored)), Status.SUCCEEDED)
     world.clock.move(timedelta(minutes=9))
-    told = "limits: schedule: another run came less than 10m earlier"
-    assert (await refused(world, by_hand(world, stored, "one"))).startswith(told)
+    expected = "limits: schedule: another run was queued or started less than 10m ago"
+    assert (await refused(world, by_hand(world, stored, "one"))).startswith(expected)
     world.clock.move(timedelta(minutes=1))
     await world.settled(by_hand(world, stored, "two"), Status.SUCCEEDED)
-    assert (await refused(world, by_hand(world, stored, "three"))).startswith(told)
-    # A key of ours that an agent made up, of a request or of another due time, is no due time.
+    assert (await refused(world, by_hand(world, stored, "three"))).startswith(expected)
+    # A key that an agent made up, of a request or of another due time, is not a due time.
     made_up = by_hand(world, stored, "made up")
     why = await refused(
         world, replace(made_up, occurrence=claim_requests.request_key(stored.id, "x"))
     )
-    assert why.startswith(told)
-    due = ruled(world.offer(stored))
+    assert why.startswith(expected)
+    due = ruled(world.claim_request(stored))
     await world.settled(due, Status.SUCCEEDED)
     again = replace(due, occurrence=f"due:{stored.id}:2026-01-01T00:00:00Z", flow_run_id="again")
-    assert (await refused(world, again)).startswith(told)
-    # The schedule's own due times, and what Daybook was asked for, are not held up by them.
+    assert (await refused(world, again)).startswith(expected)
+    # They delay neither the schedule's own due times nor runs requested from Daybook.
     asked = await claims.request(world.ledger, stored, "by hand", "mcp")
-    assert isinstance(await world.claim(ruled(world.offer_of(asked))), Granted)
+    assert isinstance(await world.claim(ruled(world.claim_request_of(asked))), Granted)
 
 
-async def test_runs_that_would_wait_for_their_turn_keep_the_interval(world: World) -> None:
-    """With an overlap of their own they would wait, and run one after the other."""
+async def test_custom_runs_that_would_queue_must_keep_the_minimum_interval(world: World) -> None:
+    """With an overlap policy of their own they would wait, and run one after the other."""
     stored = await owned(world)
-    await world.begun(ruled(world.offer(stored)))
+    await world.begun(ruled(world.claim_request(stored)))
     world.clock.move(timedelta(minutes=1))
     policy = stored.job.policy.model_dump(mode="json") | {"overlap": "queue_all"}
     for flow_run in ("one", "two"):
         why = await refused(world, by_hand(world, stored, flow_run, policy=policy))
         assert why == (
-            "limits: schedule: another run came less than 10m earlier "
+            "limits: schedule: another run was queued or started less than 10m ago "
             "(use `daybook run` to start one now)"
         )
     world.clock.move(timedelta(minutes=9))
@@ -164,18 +170,20 @@ async def test_runs_that_would_wait_for_their_turn_keep_the_interval(world: Worl
 
 
 @pytest.mark.parametrize("field", ["on_fail", "url"])
-async def test_what_cannot_be_read_is_refused(world: World, field: str) -> None:
-    """A claim that raised would be tried for ever."""
+async def test_a_custom_run_with_an_invalid_address_is_refused(world: World, field: str) -> None:
+    """A claim that raised an error would be repeated forever."""
     hook = await world.add("hook", url="https://a.example.org/x", every="1h", prompt=None)
     async with world.ledger.write() as session:
         (await session.merge(hook.row)).owner = AGENT
     bad = "https://[a.example.org/x"
     changes: dict[str, Any] = {"url": bad} if field == "url" else {"notify": {"on_fail": bad}}
-    offer = replace(by_hand(world, hook, "custom", **changes), kind="webhook")
-    assert (await refused(world, offer)).startswith("limits: ")
+    claim_request = replace(by_hand(world, hook, "custom", **changes), kind="webhook")
+    assert (await refused(world, claim_request)).startswith("limits: ")
 
 
-async def test_what_is_logged_is_one_line(world: World, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_refusal_is_logged_as_one_short_line(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     stored = await owned(world)
     why = await refused(world, by_hand(world, stored, "x", model="a\nERROR forged" + "b" * 9_000))
     assert why.startswith("limits: ")
@@ -184,9 +192,9 @@ async def test_what_is_logged_is_one_line(world: World, caplog: pytest.LogCaptur
     assert len(record.getMessage()) < 3_000
 
 
-async def test_a_retry_in_prefects_ui_is_judged_again(world: World) -> None:
+async def test_a_retry_in_prefects_ui_is_checked_against_the_current_limits(world: World) -> None:
     stored = await owned(world)
-    due = ruled(world.offer(stored))
+    due = ruled(world.claim_request(stored))
     await world.settled(due, Status.FAILED)
     world.clock.move(timedelta(minutes=20))
     again = replace(due, flow_starts=2, retries=(1,))
@@ -195,17 +203,19 @@ async def test_a_retry_in_prefects_ui_is_judged_again(world: World) -> None:
     assert why.startswith('limits: agent: "default"')
 
 
-async def test_a_further_attempt_is_judged_too(world: World) -> None:
-    """The operator took the model away between two attempts: the run fails, and is not retried."""
+async def test_a_further_attempt_is_checked_against_the_current_limits(world: World) -> None:
+    """The operator removed the model between two attempts: the run fails and is not retried."""
     stored = await owned(world, AGENT, model="small", every="1h")
     allowed = AgentLimits.of({"models": ["small"]})
-    granted = await world.begun(ruled(world.offer(stored), allowed))
+    granted = await world.begun(ruled(world.claim_request(stored), allowed))
     row = await world.row(granted.run_id)
     failed = Outcome(Status.FAILED, error="busy")
     until = world.clock.now() + timedelta(minutes=1)
     await claims.retry(world.ledger, row.id, granted.fence, failed, until)
     world.clock.set(until)
-    answer = await world.claim(ruled(replace(world.offer_of(row), flow_run_id=row.flow_run_id)))
+    answer = await world.claim(
+        ruled(replace(world.claim_request_of(row), flow_run_id=row.flow_run_id))
+    )
     assert isinstance(answer, Finished)
     row = await world.row(row.id)
     assert (row.status, row.attempts) == ("failed", 1)
@@ -216,46 +226,48 @@ async def test_a_further_attempt_is_judged_too(world: World) -> None:
     ("owner", "runs"),
     [("user", False), (AGENT, False), ("file", False), ("prefect", False), ("plugin", True)],
 )
-async def test_user_jobs_switched_off(world: World, owner: str, runs: bool) -> None:
+async def test_scheduled_runs_of_users_and_agents_are_refused_while_user_jobs_are_off(
+    world: World, owner: str, runs: bool
+) -> None:
     off = AgentLimits.of({}, user_jobs=False)
     stored = await owned(world, owner)
-    due = ruled(world.offer(stored), off)
+    due = ruled(world.claim_request(stored), off)
     if runs:
         await world.granted(due)
         return
-    assert await refused(world, due) == "user jobs are switched off"
+    assert await refused(world, due) == "user jobs are disabled"
     foreign = replace(by_hand(world, stored, "own"), rules=off, trigger="schedule")
-    assert await refused(world, foreign) == "user jobs are switched off"
-    # By hand it runs.
+    assert await refused(world, foreign) == "user jobs are disabled"
+    # A manual run is granted.
     asked = await claims.request(world.ledger, stored, "by hand", "manual")
-    assert isinstance(await world.claim(ruled(world.offer_of(asked), off)), Granted)
+    assert isinstance(await world.claim(ruled(world.claim_request_of(asked), off)), Granted)
 
 
-async def test_a_heartbeat_beats_on(world: World) -> None:
+async def test_a_heartbeat_is_granted_while_user_jobs_are_disabled(world: World) -> None:
     stored = await world.add("beat", kind="heartbeat", every="10m", prompt=None)
     await world.granted(
-        ruled(world.offer(stored, kind="heartbeat"), AgentLimits.of({}, user_jobs=False))
+        ruled(world.claim_request(stored, kind="heartbeat"), AgentLimits.of({}, user_jobs=False))
     )
 
 
-async def test_what_nothing_limits_costs_no_query(world: World) -> None:
-    """The claim of the operator's job asks the ledger the same with rules and without."""
-    said: list[str] = []
+async def test_a_claim_of_a_users_job_makes_no_extra_query_for_limits(world: World) -> None:
+    """The claim of a user's job makes the same queries with rules and without."""
+    reasons: list[str] = []
     engine = world.ledger._engine.sync_engine
 
     def note(_: Any, __: Any, statement: str, *rest: Any) -> None:
-        said.append(statement)
+        reasons.append(statement)
 
     counts = []
     for name, rules in (("warm", AgentLimits()), ("one", AgentLimits()), ("two", RULES)):
         stored = await world.add(name)
-        offer = ruled(world.offer(stored), rules)
-        world.clock.set(max(world.clock.now(), offer.due))
+        claim_request = ruled(world.claim_request(stored), rules)
+        world.clock.set(max(world.clock.now(), claim_request.due))
         event.listen(engine, "before_cursor_execute", note)
-        assert isinstance(await world.claim(offer), Granted)
+        assert isinstance(await world.claim(claim_request), Granted)
         event.remove(engine, "before_cursor_execute", note)
-        counts.append(len(said))
-        assert not [each for each in said if "attempts" in each and "JOIN" in each]
-        said.clear()
+        counts.append(len(reasons))
+        assert not [each for each in reasons if "attempts" in each and "JOIN" in each]
+        reasons.clear()
         world.clock.move(timedelta(minutes=1))
     assert counts[1] == counts[2]

@@ -1,4 +1,4 @@
-"""A holder that is gone: seen to have died, or given up with its lease (`docs/promise.md` 3, 5)."""
+"""A lost holder: its process died, or its lease ran out (`docs/promise.md` 3, 5)."""
 
 from __future__ import annotations
 
@@ -27,48 +27,50 @@ async def _died(world: World, granted: Granted) -> Status:
     return await claims.holder_died(world.ledger, granted.run_id, granted.fence, WHY, error=TAIL)
 
 
-async def _again(world: World, offer: ClaimRequest, run_id: str) -> Granted:
-    """The next attempt, when the row lets it begin."""
+async def _again(world: World, claim_request: ClaimRequest, run_id: str) -> Granted:
+    """Begin the next attempt, at the time that the row waits for."""
     until = (await world.row(run_id)).until
     assert until is not None
     world.clock.set(max(until, world.clock.now()))
-    return await world.begun(offer)
+    return await world.begun(claim_request)
 
 
-# --- died
+# --- holder_died
 
 
-async def test_dead_before_the_effect_it_waits_and_may_go_at_once(world: World) -> None:
-    offer = world.offer(await world.add())
-    granted = await world.granted(offer)
+async def test_a_run_whose_process_dies_before_the_effect_waits_and_may_start_at_once(
+    world: World,
+) -> None:
+    claim_request = world.claim_request(await world.add())
+    granted = await world.granted(claim_request)
 
     assert await _died(world, granted) is Status.WAITING
 
     row = await world.row(granted.run_id)
     assert (row.status, row.until, row.reason) == ("waiting", world.clock.now(), WHY)
     assert (row.fence, row.holder, row.lease_until, row.attempts) == (2, "", None, 0)
-    assert isinstance(await world.claim(offer), Granted)
+    assert isinstance(await world.claim(claim_request), Granted)
 
 
-async def test_what_dies_whenever_it_is_started_is_started_ever_more_seldom(world: World) -> None:
-    offer = world.offer(await world.add())
+async def test_a_run_whose_process_dies_at_each_start_waits_longer_each_time(world: World) -> None:
+    claim_request = world.claim_request(await world.add())
     waits = []
     for _ in range(12):
-        granted = await world.granted(offer)
+        granted = await world.granted(claim_request)
         await _died(world, granted)
         until = (await world.row(granted.run_id)).until
         assert until is not None
         waits.append((until - world.clock.now()).total_seconds())
         if waits[-1]:
-            assert isinstance(await world.claim(offer), Waiting)
+            assert isinstance(await world.claim(claim_request), Waiting)
         world.clock.set(until)
 
     assert waits == [0, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
 
 
-async def test_dead_after_begin_it_is_unknown_with_what_is_known(world: World) -> None:
+async def test_a_run_whose_process_dies_after_begin_is_unknown_with_its_error(world: World) -> None:
     stored = await world.add()
-    granted = await world.begun(world.offer(stored))
+    granted = await world.begun(world.claim_request(stored))
 
     assert await _died(world, granted) is Status.UNKNOWN
 
@@ -79,12 +81,14 @@ async def test_dead_after_begin_it_is_unknown_with_what_is_known(world: World) -
     (attempt,) = await world.attempts(granted.run_id)
     assert (attempt.status, attempt.error) == ("unknown", TAIL)
     assert (await world.job_row(stored.id)).last_error == TAIL
-    # An outcome that was on its way overwrites it.
+    # A late outcome overwrites it.
     assert await world.settle(granted, Status.SUCCEEDED, output="yes") is Status.SUCCEEDED
 
 
-async def test_dead_after_it_settled_changes_nothing(world: World) -> None:
-    granted = await world.settled(world.offer(await world.add()), Status.SUCCEEDED, output="yes")
+async def test_a_process_that_dies_after_its_outcome_changes_nothing(world: World) -> None:
+    granted = await world.settled(
+        world.claim_request(await world.add()), Status.SUCCEEDED, output="yes"
+    )
     before = await world.row(granted.run_id)
     world.clock.move(timedelta(seconds=1))
 
@@ -94,11 +98,13 @@ async def test_dead_after_it_settled_changes_nothing(world: World) -> None:
     assert await world.row(granted.run_id) == before
 
 
-async def test_who_lost_the_claim_is_refused_and_heard(world: World) -> None:
-    offer = world.offer(await world.add())
-    old = await world.granted(offer)
+async def test_holder_died_with_an_old_fencing_token_is_refused_and_kept_as_evidence(
+    world: World,
+) -> None:
+    claim_request = world.claim_request(await world.add())
+    old = await world.granted(claim_request)
     await _died(world, old)
-    new = await world.begun(offer)
+    new = await world.begun(claim_request)
 
     with pytest.raises(FenceRefused) as refused:
         await _died(world, old)
@@ -110,8 +116,8 @@ async def test_who_lost_the_claim_is_refused_and_heard(world: World) -> None:
     assert row.evidence == [known | {"at": world.clock.now().isoformat()}]
 
 
-async def test_one_that_was_given_back_has_no_holder_to_die(world: World) -> None:
-    granted = await world.granted(world.offer(await world.add()))
+async def test_holder_died_is_refused_for_a_postponed_run(world: World) -> None:
+    granted = await world.granted(world.claim_request(await world.add()))
     until = world.clock.now() + timedelta(minutes=1)
     await claims.postpone(world.ledger, granted.run_id, granted.fence, until, "busy")
 
@@ -122,7 +128,7 @@ async def test_one_that_was_given_back_has_no_holder_to_die(world: World) -> Non
     assert (row.status, row.until, row.reason) == ("waiting", until, "busy")
 
 
-async def test_a_run_that_is_nowhere_is_not_found(world: World) -> None:
+async def test_holder_died_for_a_nonexistent_run_is_not_found(world: World) -> None:
     with pytest.raises(NotFound):
         await claims.holder_died(world.ledger, "nobody", 1, WHY)
 
@@ -130,10 +136,10 @@ async def test_a_run_that_is_nowhere_is_not_found(world: World) -> None:
 # --- on_lost: rerun
 
 
-async def test_where_the_job_says_so_it_is_run_again(world: World) -> None:
+async def test_a_lost_run_of_a_job_with_on_lost_rerun_runs_again(world: World) -> None:
     stored = await world.add(**RERUN)
-    offer = world.offer(stored)
-    granted = await world.begun(offer)
+    claim_request = world.claim_request(stored)
+    granted = await world.begun(claim_request)
 
     assert await _died(world, granted) is Status.WAITING
 
@@ -145,11 +151,11 @@ async def test_where_the_job_says_so_it_is_run_again(world: World) -> None:
     assert 10 <= wait <= 10 * (1 + JITTER_FRACTION)
     (attempt,) = await world.attempts(granted.run_id)
     assert (attempt.status, attempt.error) == ("unknown", TAIL)
-    assert (await world.job_row(stored.id)).run_count == 0  # nothing has ended yet
-    # What the dead one knew is not taken for the outcome of the next.
+    assert (await world.job_row(stored.id)).run_count == 0  # no run has ended yet
+    # An outcome of the lost attempt is not accepted for the next one.
     with pytest.raises(FenceRefused):
         await world.settle(granted, Status.FAILED)
-    again = await _again(world, offer, granted.run_id)
+    again = await _again(world, claim_request, granted.run_id)
     assert await world.settle(again, Status.SUCCEEDED) is Status.SUCCEEDED
     assert [each.status for each in await world.attempts(granted.run_id)] == [
         "unknown",
@@ -158,40 +164,40 @@ async def test_where_the_job_says_so_it_is_run_again(world: World) -> None:
 
 
 @pytest.mark.parametrize(("retries", "attempts"), [(0, 2), (1, 2), (2, 3), (3, 4)])
-async def test_it_is_run_again_as_often_as_there_are_retries_and_at_least_once(
+async def test_a_lost_run_runs_again_once_per_retry_and_at_least_once(
     world: World, retries: int, attempts: int
 ) -> None:
-    offer = world.offer(await world.add(**RERUN, retries=retries))
-    granted = await world.begun(offer)
+    claim_request = world.claim_request(await world.add(**RERUN, retries=retries))
+    granted = await world.begun(claim_request)
     for number in range(1, attempts):
         assert await _died(world, granted) is Status.WAITING, number
-        granted = await _again(world, offer, granted.run_id)
+        granted = await _again(world, claim_request, granted.run_id)
 
     assert await _died(world, granted) is Status.UNKNOWN
 
     assert [each.status for each in await world.attempts(granted.run_id)] == ["unknown"] * attempts
-    assert isinstance(await world.claim(offer), Finished)
+    assert isinstance(await world.claim(claim_request), Finished)
 
 
-async def test_a_lost_lease_is_run_again_as_well(world: World) -> None:
-    offer = world.offer(await world.add(**RERUN))
-    granted = await world.begun(offer)
+async def test_a_run_with_a_lost_lease_runs_again_too(world: World) -> None:
+    claim_request = world.claim_request(await world.add(**RERUN))
+    granted = await world.begun(claim_request)
     await world.lose()
 
     (row,) = await leases.expire_all(world.ledger)
 
     assert (row.id, row.status) == (granted.run_id, "waiting")
-    why = "the lease of here:1 was lost while it was running; it will run again"
+    why = "here:1 lost its lease during the run; it will run again"
     assert row.reason == why
     with pytest.raises(FenceRefused):
         await world.settle(granted, Status.SUCCEEDED)
 
 
-# --- the pass over all leases
+# --- expire_all
 
 
-async def test_a_pass_suspects_and_the_one_a_lease_later_judges(world: World) -> None:
-    one, two = [world.offer(await world.add(name)) for name in ("one", "two")]
+async def test_expire_all_suspects_first_and_declares_lost_one_lease_later(world: World) -> None:
+    one, two = [world.claim_request(await world.add(name)) for name in ("one", "two")]
     held = [await world.granted(one), await world.begun(two)]
     world.clock.move(TIMING.run_lease - MICROSECOND)
     assert await leases.expire_all(world.ledger) == []
@@ -213,11 +219,11 @@ async def test_a_pass_suspects_and_the_one_a_lease_later_judges(world: World) ->
     assert await leases.expire_all(world.ledger) == []
 
 
-async def test_one_that_cannot_be_judged_holds_up_no_other(
+async def test_a_run_that_cannot_be_checked_does_not_block_the_others(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken, well = [
-        await world.begun(world.offer(await world.add(each))) for each in ("one", "two")
+        await world.begun(world.claim_request(await world.add(each))) for each in ("one", "two")
     ]
     late = await world.add("three", every="1h", deadline="10m")
     waiting = await claims.request(world.ledger, late, "one", "manual")
@@ -239,8 +245,8 @@ async def test_one_that_cannot_be_judged_holds_up_no_other(
     assert f"cannot check the lease and deadline of run {broken.run_id}" in caplog.text
 
 
-async def test_who_renews_after_the_suspicion_keeps_its_run(world: World) -> None:
-    granted = await world.begun(world.offer(await world.add()))
+async def test_a_holder_that_renews_after_it_was_suspected_keeps_its_run(world: World) -> None:
+    granted = await world.begun(world.claim_request(await world.add()))
     world.clock.move(timedelta(hours=5))
     assert await leases.expire_all(world.ledger) == []
     assert await leases.renew(world.ledger, granted.run_id, granted.fence)
@@ -250,16 +256,16 @@ async def test_who_renews_after_the_suspicion_keeps_its_run(world: World) -> Non
     assert await world.settle(granted, Status.SUCCEEDED) is Status.SUCCEEDED
 
 
-async def test_a_pass_without_work_asks_for_no_lock(world: World) -> None:
-    await world.settled(world.offer(await world.add("one")), Status.SUCCEEDED)
-    await world.begun(world.offer(await world.add("two")))
-    async with world.ledger.write():  # nobody else could write now
+async def test_expire_all_without_expired_leases_takes_no_lock(world: World) -> None:
+    await world.settled(world.claim_request(await world.add("one")), Status.SUCCEEDED)
+    await world.begun(world.claim_request(await world.add("two")))
+    async with world.ledger.write():  # no other transaction could write now
         assert await leases.expire_all(world.ledger) == []
 
 
-async def test_a_pass_looks_at_no_more_than_its_limit(world: World) -> None:
+async def test_expire_all_expires_no_more_runs_than_its_limit(world: World) -> None:
     for number in range(3):
-        await world.begun(world.offer(await world.add(f"job-{number}", every="1h")))
+        await world.begun(world.claim_request(await world.add(f"job-{number}", every="1h")))
     await world.lose()
 
     first = await leases.expire_all(world.ledger, limit=2)
@@ -269,17 +275,17 @@ async def test_a_pass_looks_at_no_more_than_its_limit(world: World) -> None:
     assert {row.status for row in await world.rows()} == {"unknown"}
 
 
-# --- renewal of all that one holds
+# --- renew_all
 
 
-async def test_all_of_one_holder_are_renewed_at_once(world: World) -> None:
+async def test_renew_all_renews_only_the_live_runs_of_one_holder(world: World) -> None:
     jobs = [await world.add(f"job-{number}", every="1h") for number in range(5)]
-    claimed = await world.granted(world.offer(jobs[0]))
-    running = await world.begun(world.offer(jobs[1]))
-    ended = await world.settled(world.offer(jobs[2]), Status.SUCCEEDED)
-    lost = await world.granted(world.offer(jobs[3]))
+    claimed = await world.granted(world.claim_request(jobs[0]))
+    running = await world.begun(world.claim_request(jobs[1]))
+    ended = await world.settled(world.claim_request(jobs[2]), Status.SUCCEEDED)
+    lost = await world.granted(world.claim_request(jobs[3]))
     await claims.postpone(world.ledger, lost.run_id, lost.fence, world.clock.now(), "later")
-    others = await world.granted(world.offer(jobs[4], holder="there:2"))
+    others = await world.granted(world.claim_request(jobs[4], holder="there:2"))
     before = await world.row(others.run_id)
     async with world.ledger.write() as session:
         row = await session.get(type(before), running.run_id)
@@ -306,6 +312,6 @@ async def test_all_of_one_holder_are_renewed_at_once(world: World) -> None:
     assert await world.row(others.run_id) == before
 
 
-async def test_who_holds_nothing_asks_for_no_lock(world: World) -> None:
+async def test_renew_all_without_runs_takes_no_lock(world: World) -> None:
     async with world.ledger.write():
         assert await leases.renew_all(world.ledger, "here:1", []) == {}

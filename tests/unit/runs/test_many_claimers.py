@@ -1,4 +1,4 @@
-"""One occurrence, many processes, one effect; and what is left of a process that was killed."""
+"""One occurrence, many real processes, one effect; and the ledger after a process was killed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ crowds = pytest.mark.parametrize("many", [12, pytest.param(50, marks=pytest.mark
 
 @pytest.fixture(scope="module", autouse=True)
 def fork_server() -> Iterator[None]:
-    """The process that all others are forked from: it has imported the ledger."""
+    """Import the ledger in the server that all processes are forked from; stop it afterwards."""
     side_by_side.CONTEXT.set_forkserver_preload(["tests.unit.runs.claimers"])
     yield
     from multiprocessing import forkserver
@@ -39,83 +39,92 @@ def fork_server() -> Iterator[None]:
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
-def _run_id(told: claimers.Told) -> str | None:
-    assert not isinstance(told.answer, NeedsReconcile)
-    return told.answer.run_id
+def _run_id(result: claimers.ProcessResult) -> str | None:
+    assert not isinstance(result.answer, NeedsReconcile)
+    return result.answer.run_id
 
 
 async def _offer(world: World, name: str = "brief") -> offers.ClaimRequest:
     stored = await world.add(name)
-    return world.offer(stored)
+    return world.claim_request(stored)
 
 
 @crowds
-async def test_many_processes_and_one_occurrence(world: World, many: int) -> None:
+async def test_one_of_many_processes_that_claim_an_occurrence_runs_it(
+    world: World, many: int
+) -> None:
     many = min(many, MOST[world.database.kind])
-    offer = await _offer(world)
-    world.clock.set(offer.due)
-    offers = [replace(offer, holder=f"p:{n}", flow_run_id=f"flow {n}") for n in range(many)]
+    claim_request = await _offer(world)
+    world.clock.set(claim_request.due)
+    claim_requests = [
+        replace(claim_request, holder=f"p:{n}", flow_run_id=f"flow {n}") for n in range(many)
+    ]
 
-    told = claimers.at_once(world.ledger.address, offers, world.clock)
+    results = claimers.at_once(world.ledger.address, claim_requests, world.clock)
 
-    assert len({each.pid for each in told}) == many
-    kinds = Counter(type(each.answer) for each in told)
+    assert len({each.pid for each in results}) == many
+    kinds = Counter(type(each.answer) for each in results)
     assert kinds[Granted] == 1
     assert kinds[HeldElsewhere] + kinds[Finished] == many - 1
-    (granted,) = (each.answer for each in told if isinstance(each.answer, Granted))
-    ended = [each.answer for each in told if isinstance(each.answer, Finished)]
+    (granted,) = (each.answer for each in results if isinstance(each.answer, Granted))
+    ended = [each.answer for each in results if isinstance(each.answer, Finished)]
     assert {each.status for each in ended} <= {Status.SUCCEEDED}
-    assert {_run_id(each) for each in told} == {granted.run_id}
+    assert {_run_id(each) for each in results} == {granted.run_id}
     (row,) = await world.rows()
     assert (row.status, row.fence, row.attempts) == ("succeeded", 1, 1)
     assert len(await world.attempts(row.id)) == 1
-    assert (await world.job_row(str(offer.job_id))).run_count == 1
+    assert (await world.job_row(str(claim_request.job_id))).run_count == 1
 
 
 @crowds
-async def test_many_processes_and_ten_jobs(world: World, many: int) -> None:
+async def test_many_processes_that_claim_ten_jobs_run_each_once(world: World, many: int) -> None:
     jobs = [await _offer(world, f"job-{n}") for n in range(10)]
     world.clock.set(jobs[0].due)
-    offers = [
+    claim_requests = [
         replace(jobs[n % 10], flow_run_id=f"flow {n}")
         for n in range(min(many, MOST[world.database.kind]))
     ]
 
-    told = claimers.at_once(world.ledger.address, offers, world.clock)
+    results = claimers.at_once(world.ledger.address, claim_requests, world.clock)
 
-    granted = [each.answer for each in told if isinstance(each.answer, Granted)]
+    granted = [each.answer for each in results if isinstance(each.answer, Granted)]
     assert sorted(each.occurrence for each in granted) == sorted(job.occurrence for job in jobs)
     rows = await world.rows()
     assert [(row.status, row.attempts) for row in rows] == [("succeeded", 1)] * 10
 
 
 @crowds
-async def test_many_processes_make_one_ledger(
+async def test_many_processes_create_one_ledger(
     database: Database, clock: ManualClock, many: int
 ) -> None:
-    """They all find no file, or no table: one makes the schema, and all mean the same ledger."""
-    offer = offers.ClaimRequest(
+    """No process finds a file or a table: one creates the schema, and all use one ledger."""
+    claim_request = offers.ClaimRequest(
         offers.flow_key("f"), "agent-prompt", "direct", clock.now(), "here:1", flow_run_id="f"
     )
 
-    told = claimers.at_once(database.address, [offer] * min(many, MOST[database.kind]), clock)
+    results = claimers.at_once(
+        database.address, [claim_request] * min(many, MOST[database.kind]), clock
+    )
 
-    assert sum(isinstance(each.answer, Granted) for each in told) == 1
-    assert len({_run_id(each) for each in told}) == 1
+    assert sum(isinstance(each.answer, Granted) for each in results) == 1
+    assert len({_run_id(each) for each in results}) == 1
     async with Ledger(database.address) as ledger:
         assert ledger.id
 
 
-async def test_killed_between_claim_and_begin_it_waits_and_runs(world: World) -> None:
-    offer = await _offer(world)
-    world.clock.set(offer.due)
-    with claimers.walked(world.ledger.address, offer, world.clock, "claimed") as (child, run_id):
+async def test_a_run_killed_between_claim_and_begin_is_claimed_again(world: World) -> None:
+    claim_request = await _offer(world)
+    world.clock.set(claim_request.due)
+    with claimers.walked(world.ledger.address, claim_request, world.clock, "claimed") as (
+        child,
+        run_id,
+    ):
         child.kill()
         child.join(60)
         assert child.exitcode == -signal.SIGKILL
 
     assert (await world.row(run_id)).status == "claimed"
-    other = replace(offer, flow_run_id="another")
+    other = replace(claim_request, flow_run_id="another")
     await world.suspect()
     world.clock.move(TIMING.run_lease - timedelta(microseconds=1))
     assert isinstance(await world.claim(other), HeldElsewhere)
@@ -127,28 +136,36 @@ async def test_killed_between_claim_and_begin_it_waits_and_runs(world: World) ->
     assert await world.attempts(run_id) == []
 
 
-async def test_killed_between_begin_and_settle_it_is_unknown_and_not_repeated(world: World) -> None:
-    offer = await _offer(world)
-    world.clock.set(offer.due)
-    with claimers.walked(world.ledger.address, offer, world.clock, "running") as (child, run_id):
+async def test_a_run_killed_between_begin_and_finish_is_unknown_and_not_repeated(
+    world: World,
+) -> None:
+    claim_request = await _offer(world)
+    world.clock.set(claim_request.due)
+    with claimers.walked(world.ledger.address, claim_request, world.clock, "running") as (
+        child,
+        run_id,
+    ):
         child.kill()
         child.join(60)
 
     assert (await world.row(run_id)).status == "running"
     await world.lose()
-    answer = await world.claim(replace(offer, flow_run_id="another"))
+    answer = await world.claim(replace(claim_request, flow_run_id="another"))
 
     assert isinstance(answer, Finished)
     assert answer.status is Status.UNKNOWN
     (row,) = await world.rows()
     assert (row.status, row.attempts) == ("unknown", 1)
-    assert (await world.job_row(str(offer.job_id))).last_status == "unknown"
+    assert (await world.job_row(str(claim_request.job_id))).last_status == "unknown"
 
 
-async def test_killed_in_the_middle_of_settling_nothing_of_it_is_written(world: World) -> None:
-    offer = await _offer(world)
-    world.clock.set(offer.due)
-    with claimers.walked(world.ledger.address, offer, world.clock, "settling") as (child, run_id):
+async def test_a_process_killed_while_it_records_its_outcome_writes_nothing(world: World) -> None:
+    claim_request = await _offer(world)
+    world.clock.set(claim_request.due)
+    with claimers.walked(world.ledger.address, claim_request, world.clock, "settling") as (
+        child,
+        run_id,
+    ):
         child.kill()
         child.join(60)
 

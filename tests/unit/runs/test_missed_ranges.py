@@ -1,4 +1,4 @@
-"""Adjacent missed due times are one row, whoever judges them (`docs/promise.md` 10)."""
+"""Adjacent missed due times share a row, whether claim or audit wrote it (`docs/promise.md` 10)."""
 
 from __future__ import annotations
 
@@ -26,68 +26,76 @@ DOWN = 8
 
 
 async def _away(world: World, catch_up: str = "none") -> tuple[StoredJob, list[ClaimRequest]]:
-    """A job of every minute, and what Prefect has queued of the time that nothing ran.
+    """Add a job that is due every minute; return it and its requests after time without a worker.
 
-    All of it is too late: the last due time is two minutes ago.
+    All of them are too late: the last due time is two minutes ago.
     """
     stored = await world.add(cron="* * * * *", catch_up=catch_up)
-    first = world.offer(stored)
-    offers = [world.offer(stored, due=first.due + place * MINUTE) for place in range(DOWN)]
-    world.clock.set(offers[-1].due + 2 * MINUTE - timedelta(seconds=1))
-    return stored, offers
+    first = world.claim_request(stored)
+    claim_requests = [
+        world.claim_request(stored, due=first.due + place * MINUTE) for place in range(DOWN)
+    ]
+    world.clock.set(claim_requests[-1].due + 2 * MINUTE - timedelta(seconds=1))
+    return stored, claim_requests
 
 
 async def _ranges(world: World) -> list[tuple[str, datetime, datetime | None, int]]:
     return [(row.status, row.due, row.due_to, row.count) for row in await world.rows()]
 
 
-async def _missed(world: World, offer: ClaimRequest) -> Finished:
-    answer = await world.claim(offer)
+async def _missed(world: World, claim_request: ClaimRequest) -> Finished:
+    answer = await world.claim(claim_request)
     assert isinstance(answer, Finished)
     assert answer.status is Status.MISSED
     return answer
 
 
 @pytest.mark.parametrize("claimed", range(DOWN + 1))
-async def test_claims_and_audit_make_one_row(world: World, claimed: int) -> None:
-    stored, offers = await _away(world)
-    whole = ("missed", offers[0].due, offers[-1].due, DOWN)
+async def test_claims_and_the_audit_share_one_row_of_missed_due_times(
+    world: World, claimed: int
+) -> None:
+    stored, claim_requests = await _away(world)
+    whole = ("missed", claim_requests[0].due, claim_requests[-1].due, DOWN)
 
-    for offer in offers[:claimed]:
-        await _missed(world, offer)
+    for claim_request in claim_requests[:claimed]:
+        await _missed(world, claim_request)
     await audit.advance(world.ledger, stored.id, world.clock.now())
     assert await _ranges(world) == [whole]
-    for offer in offers:  # the first ones again, as after a kill before Prefect was told
-        await _missed(world, offer)
+    for (
+        claim_request
+    ) in claim_requests:  # the first ones again, as after a kill before Prefect was updated
+        await _missed(world, claim_request)
 
     assert await _ranges(world) == [whole]
-    assert (await world.job_row(stored.id)).last_run_at == offers[-1].due
+    assert (await world.job_row(stored.id)).last_run_at == claim_requests[-1].due
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_in_whatever_order_each_due_time_has_one_outcome(world: World, seed: int) -> None:
+async def test_claims_and_audits_in_any_order_give_each_due_time_one_outcome(
+    world: World, seed: int
+) -> None:
     random = Random(seed)
-    stored, offers = await _away(world, random.choice(["none", "latest"]))
+    stored, claim_requests = await _away(world, random.choice(["none", "latest"]))
     acts = [*random.choices(range(DOWN), k=2 * DOWN), None]
     random.shuffle(acts)
 
     for act in acts:
         if act is None:
-            await audit.advance(world.ledger, stored.id, offers[random.randrange(DOWN)].due)
+            await audit.advance(world.ledger, stored.id, claim_requests[random.randrange(DOWN)].due)
         else:
-            await _missed(world, offers[act])
+            await _missed(world, claim_requests[act])
     await audit.advance(world.ledger, stored.id, world.clock.now())
-    for offer in offers:
-        await _missed(world, offer)
+    for claim_request in claim_requests:
+        await _missed(world, claim_request)
 
     covered = [row.due + place * MINUTE for row in await world.rows() for place in range(row.count)]
-    assert sorted(covered) == [offer.due for offer in offers]
+    assert sorted(covered) == [claim_request.due for claim_request in claim_requests]
     assert len(covered) == len(set(covered))
 
 
-async def test_another_outcome_or_revision_between_ends_the_row(world: World) -> None:
+async def test_another_outcome_or_revision_starts_a_new_missed_row(world: World) -> None:
     stored = await world.add(cron="* * * * *", catch_up="none")
-    first = world.offer(stored)
+    first = world.claim_request(stored)
     dues = [first.due + place * MINUTE for place in range(6)]
     await world.settled(replace(first, occurrence=first.occurrence), Status.SUCCEEDED)
     world.clock.set(dues[3] + timedelta(seconds=30))
@@ -96,7 +104,7 @@ async def test_another_outcome_or_revision_between_ends_the_row(world: World) ->
 
     for due in dues[1:]:
         await _missed(
-            world, world.offer(edited if due > dues[3] else stored, due=due, compared=True)
+            world, world.claim_request(edited if due > dues[3] else stored, due=due, compared=True)
         )
 
     assert await _ranges(world) == [
@@ -106,62 +114,67 @@ async def test_another_outcome_or_revision_between_ends_the_row(world: World) ->
     ]
 
 
-async def test_the_last_reason_is_said_of_all(world: World) -> None:
-    stored, offers = await _away(world)
-    for offer in offers[:3]:
-        await _missed(world, offer)
+async def test_a_missed_row_has_the_reason_of_its_last_due_time(world: World) -> None:
+    stored, claim_requests = await _away(world)
+    for claim_request in claim_requests[:3]:
+        await _missed(world, claim_request)
     (row,) = await world.rows()
-    assert row.reason == "late, and the job catches up on none"
+    assert row.reason == "late, and the job does not catch up"
 
     await audit.advance(world.ledger, stored.id, world.clock.now())
 
     (row,) = await world.rows()
-    assert row.reason == "no worker ran it in time, and the job catches up on none"
+    assert row.reason == "no worker ran it in time, and the job does not catch up"
 
 
 @pytest.mark.parametrize("place", [0, 3, DOWN - 1])
-async def test_each_of_its_prefect_runs_can_be_retried(world: World, place: int) -> None:
-    _, offers = await _away(world)
-    for offer in offers:
-        await _missed(world, replace(offer, started=False))
+async def test_each_prefect_run_of_a_missed_row_can_be_retried(world: World, place: int) -> None:
+    _, claim_requests = await _away(world)
+    for claim_request in claim_requests:
+        await _missed(world, replace(claim_request, started=False))
     (missed,) = await world.rows()
 
-    retried = replace(offers[place], started=False, retries=(0,))
+    retried = replace(claim_requests[place], started=False, retries=(0,))
     answer = await world.claim(retried)
 
     assert isinstance(answer, Granted)
     row = await world.row(answer.run_id)
-    assert (row.occurrence, row.retry_of) == (f"flow:{offers[place].flow_run_id}:1", missed.id)
+    assert (row.occurrence, row.retry_of) == (
+        f"flow:{claim_requests[place].flow_run_id}:1",
+        missed.id,
+    )
     assert (await world.row(missed.id)).count == DOWN
-    assert isinstance(await world.claim(offers[place - 1]), Finished)  # no one's wish
+    assert isinstance(
+        await world.claim(claim_requests[place - 1]), Finished
+    )  # no Retry was requested
 
 
-async def test_what_is_ended_in_prefect_of_a_judged_due_time_is_no_outcome(world: World) -> None:
-    _, offers = await _away(world)
-    for offer in offers[:3]:
-        await _missed(world, offer)
+async def test_an_end_in_prefect_of_a_missed_due_time_is_ignored(world: World) -> None:
+    _, claim_requests = await _away(world)
+    for claim_request in claim_requests[:3]:
+        await _missed(world, claim_request)
 
     for state in ("CANCELLED", "FAILED", "CRASHED", "COMPLETED"):
-        assert await prefect_ends.apply_end(world.ledger, end(offers[2], state)) is None
+        assert await prefect_ends.apply_end(world.ledger, end(claim_requests[2], state)) is None
 
     assert len(await world.rows()) == 1
 
 
-async def test_what_claims_have_judged_is_not_overdue(world: World) -> None:
-    _, offers = await _away(world)
+async def test_a_due_time_that_a_claim_recorded_as_missed_is_not_overdue(world: World) -> None:
+    _, claim_requests = await _away(world)
 
     async def overdue_since() -> list[datetime]:
         async with world.ledger.read() as session:
             every = await store.all_jobs(session)
             return [each.due for each in await overdue.find(session, every, [], world.clock.now())]
 
-    assert await overdue_since() == [offers[0].due]
-    for offer in offers[:3]:
-        await _missed(world, offer)
-    assert await overdue_since() == [offers[3].due]
+    assert await overdue_since() == [claim_requests[0].due]
+    for claim_request in claim_requests[:3]:
+        await _missed(world, claim_request)
+    assert await overdue_since() == [claim_requests[3].due]
 
 
-# --- its Prefect run
+# --- the Prefect run of a missed row
 
 
 async def _marked(ledger: Ledger, before: datetime) -> list[str | None]:
@@ -169,9 +182,7 @@ async def _marked(ledger: Ledger, before: datetime) -> list[str | None]:
         return [row.flow_run_id for row in await unmirrored.unmirrored_rows(session, before)]
 
 
-async def test_what_the_audit_judged_is_to_be_shown_as_soon_as_there_is_a_deployment(
-    world: World,
-) -> None:
+async def test_a_row_of_the_audit_is_mirrored_once_its_job_has_a_deployment(world: World) -> None:
     stored, _ = await _away(world)
     await audit.advance(world.ledger, stored.id, world.clock.now())
     just_before = world.clock.now() - MINUTE
@@ -186,35 +197,35 @@ async def test_what_the_audit_judged_is_to_be_shown_as_soon_as_there_is_a_deploy
     assert await _marked(world.ledger, just_before) == [None]
 
 
-async def test_the_prefect_run_of_a_due_time_is_that_of_the_audits_row(world: World) -> None:
-    stored, offers = await _away(world)
+async def test_the_first_prefect_run_that_claims_is_linked_to_the_audits_row(world: World) -> None:
+    stored, claim_requests = await _away(world)
     await audit.advance(world.ledger, stored.id, world.clock.now())
 
-    first = await _missed(world, offers[4])
-    other = await _missed(world, offers[0])
+    first = await _missed(world, claim_requests[4])
+    other = await _missed(world, claim_requests[0])
 
-    assert first.flow_run_id == other.flow_run_id == offers[4].flow_run_id
+    assert first.flow_run_id == other.flow_run_id == claim_requests[4].flow_run_id
     (row,) = await world.rows()
-    assert (row.flow_run_id, row.unmirrored) == (offers[4].flow_run_id, True)
-    # One that the mirror made at the same time does not take its place.
-    kept = await unmirrored.record_flow_run(world.ledger, row.id, "made")
-    assert kept is not None
-    assert kept.flow_run_id == offers[4].flow_run_id
+    assert (row.flow_run_id, row.unmirrored) == (claim_requests[4].flow_run_id, True)
+    # A Prefect run that the mirror created at the same time does not replace it.
+    is_recorded = await unmirrored.record_flow_run(world.ledger, row.id, "made")
+    assert is_recorded is not None
+    assert is_recorded.flow_run_id == claim_requests[4].flow_run_id
 
 
-async def test_a_range_that_grows_while_prefect_is_told_is_still_to_be_told(world: World) -> None:
-    _, offers = await _away(world)
-    first = await _missed(world, offers[0])
-    second = await _missed(world, offers[1])
+async def test_a_missed_row_that_grows_while_it_is_mirrored_stays_unmirrored(world: World) -> None:
+    _, claim_requests = await _away(world)
+    first = await _missed(world, claim_requests[0])
+    second = await _missed(world, claim_requests[1])
     assert first.run_id is not None
     assert second.run_id == first.run_id
 
-    await unmirrored.clear_mark(world.ledger, first.run_id)  # of the first due time alone
+    await unmirrored.clear_mark(world.ledger, first.run_id)  # for the first due time alone
 
-    assert await _marked(world.ledger, world.clock.now()) == [offers[0].flow_run_id]
+    assert await _marked(world.ledger, world.clock.now()) == [claim_requests[0].flow_run_id]
 
 
-async def test_nothing_is_shown_of_a_removed_job(world: World) -> None:
+async def test_a_row_of_a_removed_job_is_not_mirrored(world: World) -> None:
     stored, _ = await _away(world)
     await world.archive(stored.id)
 

@@ -1,4 +1,4 @@
-"""What an outcome writes: the run, its attempt, and the job's own fields (requirements 18, 20)."""
+"""Outcomes: what they write to the run, its attempt and the job (requirements 18, 20)."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def _fields(job: JobRow) -> dict[str, Any]:
     return {name: getattr(job, name) for name in names}
 
 
-async def test_the_jobs_fields_after_each_outcome(world: World) -> None:
+async def test_each_outcome_updates_the_fields_of_the_job(world: World) -> None:
     stored = await world.add(every="10m")
-    told: list[tuple[object, ...]] = []
+    results: list[tuple[object, ...]] = []
     outcomes = [
         (Status.SUCCEEDED, {}),
         (Status.FAILED, {"error": "no"}),
@@ -36,12 +36,12 @@ async def test_the_jobs_fields_after_each_outcome(world: World) -> None:
         (Status.SUCCEEDED, {}),
     ]
     for status, fields in outcomes:
-        granted = await world.settled(world.offer(stored), status, **fields)
+        granted = await world.settled(world.claim_request(stored), status, **fields)
         job = await world.job_row(stored.id)
         assert (job.last_run_id, job.last_run_at) == (granted.run_id, granted.due)
-        told.append(tuple(_fields(job).values()))
+        results.append(tuple(_fields(job).values()))
 
-    assert told == [
+    assert results == [
         ("succeeded", None, 1, 0),
         ("failed", "no", 2, 1),
         ("timed_out", "too long", 3, 2),
@@ -51,10 +51,10 @@ async def test_the_jobs_fields_after_each_outcome(world: World) -> None:
     ]
 
 
-async def test_half_a_surrogate_pair_is_replaced_wherever_it_stands(world: World) -> None:
+async def test_lone_surrogates_in_an_outcome_are_replaced(world: World) -> None:
     stored = await world.add()
     ran = await world.settled(
-        world.offer(stored),
+        world.claim_request(stored),
         Status.SUCCEEDED,
         output="a\ud83db",
         result={"k\udc00": ["\ud83d", 1, None, "😀"]},
@@ -66,11 +66,11 @@ async def test_half_a_surrogate_pair_is_replaced_wherever_it_stands(world: World
     assert row.result == {"k\ufffd": ["\ufffd", 1, None, "😀"]}
 
 
-async def test_what_was_not_run_is_not_counted_as_a_run(world: World) -> None:
+async def test_a_missed_due_time_does_not_count_as_a_run(world: World) -> None:
     stored = await world.add(every="1m")
-    offer = world.offer(stored)
-    world.clock.set(offer.due + timedelta(minutes=5))
-    await world.claim(offer)
+    claim_request = world.claim_request(stored)
+    world.clock.set(claim_request.due + timedelta(minutes=5))
+    await world.claim(claim_request)
 
     assert _fields(await world.job_row(stored.id)) == {
         "last_status": "missed",
@@ -80,9 +80,11 @@ async def test_what_was_not_run_is_not_counted_as_a_run(world: World) -> None:
     }
 
 
-async def test_failed_before_the_effect_is_a_failure_and_no_run(world: World) -> None:
+async def test_a_failure_before_the_effect_counts_as_a_failure_but_not_as_a_run(
+    world: World,
+) -> None:
     stored = await world.add()
-    granted = await world.granted(world.offer(stored))
+    granted = await world.granted(world.claim_request(stored))
 
     await world.settle(granted, Status.FAILED, error="parameters do not fit")
 
@@ -100,12 +102,12 @@ async def test_failed_before_the_effect_is_a_failure_and_no_run(world: World) ->
         (Status.CANCELLED, 1, "the first"),
     ],
 )
-async def test_a_late_outcome_corrects_the_job(
+async def test_a_late_outcome_corrects_the_fields_of_the_job(
     world: World, late: Status, failures: int, error: str | None
 ) -> None:
     stored = await world.add(every="10m")
-    await world.settled(world.offer(stored), Status.FAILED, error="the first")
-    lost = await world.settled(world.offer(stored), Status.UNKNOWN, reason="gone")
+    await world.settled(world.claim_request(stored), Status.FAILED, error="the first")
+    lost = await world.settled(world.claim_request(stored), Status.UNKNOWN, reason="gone")
     assert (await world.job_row(stored.id)).consecutive_failures == 2
     world.clock.move(timedelta(seconds=1))
 
@@ -119,11 +121,11 @@ async def test_a_late_outcome_corrects_the_job(
     }
 
 
-async def test_a_late_failure_counts_from_the_last_success(world: World) -> None:
+async def test_a_late_failure_is_counted_from_the_last_success_on(world: World) -> None:
     stored = await world.add(every="10m")
     for status in (Status.FAILED, Status.SUCCEEDED):
-        await world.settled(world.offer(stored), status, error="before")
-    lost = await world.settled(world.offer(stored), Status.UNKNOWN, reason="gone")
+        await world.settled(world.claim_request(stored), status, error="before")
+    lost = await world.settled(world.claim_request(stored), Status.UNKNOWN, reason="gone")
     world.clock.move(timedelta(seconds=1))
 
     await world.settle(lost, Status.TIMED_OUT, error="too long")
@@ -136,10 +138,10 @@ async def test_a_late_failure_counts_from_the_last_success(world: World) -> None
     }
 
 
-async def test_a_late_outcome_leaves_what_a_later_run_said(world: World) -> None:
+async def test_a_late_outcome_keeps_the_last_run_and_status_of_the_job(world: World) -> None:
     stored = await world.add(every="10m")
-    lost = await world.settled(world.offer(stored), Status.UNKNOWN, reason="gone")
-    later = await world.settled(world.offer(stored), Status.FAILED, error="no")
+    lost = await world.settled(world.claim_request(stored), Status.UNKNOWN, reason="gone")
+    later = await world.settled(world.claim_request(stored), Status.FAILED, error="no")
     before = _fields(await world.job_row(stored.id))
     assert before["consecutive_failures"] == 2
 
@@ -150,10 +152,10 @@ async def test_a_late_outcome_leaves_what_a_later_run_said(world: World) -> None
     assert _fields(job) == before | {"consecutive_failures": 1}
 
 
-async def test_a_late_outcome_tells_a_one_time_jobs_end(world: World) -> None:
+async def test_a_late_outcome_corrects_the_disabled_reason_of_a_one_time_job(world: World) -> None:
     at = world.clock.now().replace(microsecond=0) + timedelta(minutes=5)
     stored = await world.add(at=at.isoformat())
-    granted = await world.settled(world.offer(stored), Status.UNKNOWN)
+    granted = await world.settled(world.claim_request(stored), Status.UNKNOWN)
     assert (await world.job_row(stored.id)).disabled_reason == "fired, unknown"
 
     await world.settle(granted, Status.SUCCEEDED)
@@ -161,10 +163,10 @@ async def test_a_late_outcome_tells_a_one_time_jobs_end(world: World) -> None:
     assert (await world.job_row(stored.id)).disabled_reason == "fired, succeeded"
 
 
-async def test_a_late_outcome_leaves_another_reason_to_be_off(world: World) -> None:
+async def test_an_outcome_keeps_the_disabled_reason_of_a_removed_job(world: World) -> None:
     at = world.clock.now().replace(microsecond=0) + timedelta(minutes=5)
     stored = await world.add(at=at.isoformat())
-    granted = await world.begun(world.offer(stored))
+    granted = await world.begun(world.claim_request(stored))
     await world.archive(stored.id)
 
     await world.settle(granted, Status.SUCCEEDED)
@@ -172,12 +174,14 @@ async def test_a_late_outcome_leaves_another_reason_to_be_off(world: World) -> N
     assert (await world.job_row(stored.id)).disabled_reason == "removed"
 
 
-async def test_what_waits_when_its_job_is_removed_ends_as_any_run_does(world: World) -> None:
+async def test_removing_a_job_skips_its_waiting_runs(world: World) -> None:
     stored = await world.add()
-    other = await world.begun(world.offer(await world.add("other")))
-    first = await world.claim(world.offer(stored, due=other.due, most=1))
+    other = await world.begun(world.claim_request(await world.add("other")))
+    first = await world.claim(world.claim_request(stored, due=other.due, most=1))
     assert isinstance(first, Waiting)
-    lost = await world.begun(world.offer(stored))  # begun, and waits for its second attempt
+    lost = await world.begun(
+        world.claim_request(stored)
+    )  # it has begun, and waits for its second attempt
     until = world.clock.now() + timedelta(hours=2)
     broke = Outcome(Status.FAILED, error="no")
     await claims.retry(world.ledger, lost.run_id, lost.fence, broke, until)
@@ -195,9 +199,9 @@ async def test_what_waits_when_its_job_is_removed_ends_as_any_run_does(world: Wo
     assert job.archived_at == world.clock.now()
 
 
-async def test_all_that_is_known_is_written(world: World) -> None:
+async def test_all_fields_of_an_outcome_are_stored(world: World) -> None:
     granted = await world.settled(
-        world.offer(await world.add()),
+        world.claim_request(await world.add()),
         Status.SUCCEEDED,
         output="Three things.",
         result={"things": 3},
@@ -213,7 +217,7 @@ async def test_all_that_is_known_is_written(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "kept", "mark"),
+    ("length", "stored_length", "mark"),
     [
         (MAX_OUTPUT_CHARACTERS, MAX_OUTPUT_CHARACTERS, ""),
         (
@@ -229,16 +233,18 @@ async def test_all_that_is_known_is_written(world: World) -> None:
     ],
 )
 async def test_a_long_answer_is_cut_and_marked(
-    world: World, length: int, kept: int, mark: str
+    world: World, length: int, stored_length: int, mark: str
 ) -> None:
     answer = "😀" * length
-    granted = await world.settled(world.offer(await world.add()), Status.SUCCEEDED, output=answer)
+    granted = await world.settled(
+        world.claim_request(await world.add()), Status.SUCCEEDED, output=answer
+    )
 
-    assert (await world.row(granted.run_id)).output == "😀" * kept + mark
+    assert (await world.row(granted.run_id)).output == "😀" * stored_length + mark
 
 
-async def test_evidence_is_cut_as_well(world: World) -> None:
-    granted = await world.settled(world.offer(await world.add()), Status.CANCELLED)
+async def test_a_long_answer_in_the_evidence_is_cut_too(world: World) -> None:
+    granted = await world.settled(world.claim_request(await world.add()), Status.CANCELLED)
     with pytest.raises(IllegalTransition):
         await world.settle(granted, Status.SUCCEEDED, output="x" * 10 * MAX_OUTPUT_CHARACTERS)
 
@@ -246,11 +252,11 @@ async def test_evidence_is_cut_as_well(world: World) -> None:
     assert len(known["output"]) < MAX_OUTPUT_CHARACTERS + 100
 
 
-async def test_a_claim_that_was_lost_before_the_effect_is_no_attempt(world: World) -> None:
-    offer = world.offer(await world.add())
-    granted = await world.granted(offer)
+async def test_a_claim_lost_before_the_effect_does_not_count_as_an_attempt(world: World) -> None:
+    claim_request = world.claim_request(await world.add())
+    granted = await world.granted(claim_request)
     await world.lose()
-    again = await world.begun(replace(offer, flow_run_id="another"))
+    again = await world.begun(replace(claim_request, flow_run_id="another"))
     await world.settle(again, Status.SUCCEEDED)
 
     assert again.run_id == granted.run_id
@@ -258,14 +264,14 @@ async def test_a_claim_that_was_lost_before_the_effect_is_no_attempt(world: Worl
     assert (attempt.number, attempt.fence, attempt.status) == (1, 3, "succeeded")
 
 
-async def test_no_outcome_is_one_that_is_live(world: World) -> None:
-    granted = await world.begun(world.offer(await world.add()))
+async def test_a_live_state_is_refused_as_an_outcome(world: World) -> None:
+    granted = await world.begun(world.claim_request(await world.add()))
     for status in (Status.WAITING, Status.CLAIMED, Status.RUNNING):
         with pytest.raises(IllegalTransition):
             await world.settle(granted, status)
     assert (await world.row(granted.run_id)).status == "running"
 
 
-async def test_a_run_nobody_knows_is_not_found(world: World) -> None:
+async def test_begin_of_a_nonexistent_run_is_not_found(world: World) -> None:
     with pytest.raises(NotFound, match='run "nobody" not found'):
         await claims.begin(world.ledger, "nobody", 1)

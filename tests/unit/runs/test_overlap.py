@@ -1,4 +1,4 @@
-"""Requirement 22: what becomes of a due time while another run of the job is at work, five ways."""
+"""Requirement 22: a due time while another run of its job is active, by overlap policy."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ async def _job(world: World, overlap: str, name: str = "brief") -> StoredJob:
 async def _next(
     world: World, stored: StoredJob, **changes: object
 ) -> tuple[ClaimRequest, ClaimResult]:
-    """Let the next due time come, and claim it."""
-    offer = world.offer(stored, **changes)
-    world.clock.set(offer.due)
-    return offer, await world.claim(offer)
+    """Advance the clock to the next due time, and claim it."""
+    claim_request = world.claim_request(stored, **changes)
+    world.clock.set(claim_request.due)
+    return claim_request, await world.claim(claim_request)
 
 
 async def _woken(world: World, most: int = 4) -> list[str]:
-    """What the end of a run wakes: the due times, as minutes and seconds."""
+    """Return the due times that the end of a run wakes, as minutes and seconds."""
     async with world.ledger.read() as session:
         found = await slots.next_up(session, world.clock.now(), most, {})
     return [f"{row.due:%M:%S}" for row in found]
@@ -45,33 +45,33 @@ async def _became(world: World) -> list[str]:
     return [row.status for row in await world.rows()]
 
 
-async def test_queue_all_runs_each_in_the_order_in_which_it_was_due(world: World) -> None:
+async def test_queue_all_runs_every_due_time_in_order(world: World) -> None:
     stored = await _job(world, "queue_all")
-    running = await world.begun(world.offer(stored))
+    running = await world.begun(world.claim_request(stored))
     queued = [await _next(world, stored) for _ in range(3)]
 
-    for offer, answer in queued:
+    for claim_request, answer in queued:
         assert isinstance(answer, Waiting)
         row = await world.row(str(answer.run_id))
         assert (row.waits_for, answer.cancel) == ("overlap", ())
         assert row.reason.startswith(f"overlap: run {running.run_id[:8]}")
-        assert row.flow_run_id == offer.flow_run_id
+        assert row.flow_run_id == claim_request.flow_run_id
     assert await _woken(world) == []
 
-    for place, (offer, _) in enumerate(queued):
+    for place, (claim_request, _) in enumerate(queued):
         await world.settle(running, Status.SUCCEEDED)
-        assert await _woken(world) == [f"{offer.due:%M:%S}"]
+        assert await _woken(world) == [f"{claim_request.due:%M:%S}"]
         for later, _ in queued[place + 1 :]:
             assert isinstance(await world.claim(later), Waiting)
-        running = await world.begun(offer)
+        running = await world.begun(claim_request)
     await world.settle(running, Status.FAILED)
 
     assert await _became(world) == ["succeeded"] * 3 + ["failed"]
 
 
-async def test_queue_one_lets_one_wait_and_skips_the_next(world: World) -> None:
+async def test_queue_one_lets_one_run_wait_and_skips_the_next(world: World) -> None:
     stored = await _job(world, "queue_one")
-    running = await world.begun(world.offer(stored))
+    running = await world.begun(world.claim_request(stored))
     second, answer = await _next(world, stored)
     assert isinstance(answer, Waiting)
 
@@ -80,22 +80,22 @@ async def test_queue_one_lets_one_wait_and_skips_the_next(world: World) -> None:
     assert isinstance(third, Finished)
     assert third.status is Status.SKIPPED
     assert third.reason.endswith("was still running, and another run was already waiting")
-    assert isinstance(await world.claim(second), Waiting)  # to look again costs it nothing
+    assert isinstance(await world.claim(second), Waiting)  # it keeps its place when it claims again
     await world.settle(running, Status.SUCCEEDED)
     assert isinstance(await world.claim(second), Granted)
     assert isinstance((await _next(world, stored))[1], Waiting)
     assert await _became(world) == ["succeeded", "claimed", "skipped", "waiting"]
 
 
-async def test_allow_begins_beside_what_is_at_work(world: World) -> None:
+async def test_allow_runs_due_times_in_parallel(world: World) -> None:
     stored = await _job(world, "allow")
     for _ in range(3):
         assert isinstance((await _next(world, stored))[1], Granted)
 
 
-async def test_allow_in_one_conversation_takes_turns_all_the_same(world: World) -> None:
+async def test_allow_lets_runs_that_share_a_session_take_turns(world: World) -> None:
     stored = await world.add(every="10s", session="reuse", overlap="allow")
-    await world.begun(world.offer(stored))
+    await world.begun(world.claim_request(stored))
 
     _, answer = await _next(world, stored)
 
@@ -103,37 +103,35 @@ async def test_allow_in_one_conversation_takes_turns_all_the_same(world: World) 
     assert answer.why.startswith("session default:job:")
 
 
-async def test_cancel_running_names_what_is_to_be_cancelled_until_it_has_ended(
-    world: World,
-) -> None:
+async def test_cancel_running_names_the_run_to_cancel_until_it_has_ended(world: World) -> None:
     stored = await _job(world, "cancel_running")
-    first = world.offer(stored)
+    first = world.claim_request(stored)
     running = await world.begun(first)
 
-    offer, answer = await _next(world, stored)
+    claim_request, answer = await _next(world, stored)
 
     assert isinstance(answer, Waiting)
     assert answer.cancel == (first.flow_run_id,)
     assert answer.why.endswith("was still running and is being cancelled")
-    again = await world.claim(offer)
+    again = await world.claim(claim_request)
     assert isinstance(again, Waiting)
     assert again.cancel == answer.cancel
 
     await world.settle(running, Status.CANCELLED, reason="as asked")
-    assert await _woken(world) == [f"{offer.due:%M:%S}"]
-    assert isinstance(await world.claim(offer), Granted)
+    assert await _woken(world) == [f"{claim_request.due:%M:%S}"]
+    assert isinstance(await world.claim(claim_request), Granted)
 
 
-async def test_cancel_running_skips_what_waited_already(world: World) -> None:
+async def test_cancel_running_skips_a_run_that_already_waits(world: World) -> None:
     stored = await _job(world, "cancel_running")
-    running = await world.begun(world.offer(stored))
+    running = await world.begun(world.claim_request(stored))
     second, _ = await _next(world, stored)
     third, answer = await _next(world, stored)
 
     assert isinstance(answer, Waiting)
-    told = await world.claim(second)
-    assert isinstance(told, Finished)
-    assert (told.status, told.reason) == (
+    given_answer = await world.claim(second)
+    assert isinstance(given_answer, Finished)
+    assert (given_answer.status, given_answer.reason) == (
         Status.SKIPPED,
         f"overlap: the run of {third.due:%F %T} UTC replaced it",
     )
@@ -141,9 +139,9 @@ async def test_cancel_running_skips_what_waited_already(world: World) -> None:
     assert isinstance(await world.claim(third), Granted)
 
 
-async def test_cancel_running_ends_one_between_two_attempts_at_once(world: World) -> None:
+async def test_cancel_running_cancels_a_run_between_two_attempts_at_once(world: World) -> None:
     stored = await _job(world, "cancel_running")
-    first = world.offer(stored)
+    first = world.claim_request(stored)
     running = await world.begun(first)
     until = world.clock.now() + timedelta(minutes=5)
     failed = Outcome(Status.FAILED, error="429")
@@ -156,10 +154,10 @@ async def test_cancel_running_ends_one_between_two_attempts_at_once(world: World
     assert (row.status, row.attempts, row.unmirrored) == ("cancelled", 1, True)
 
 
-async def test_cancel_running_cancels_nothing_that_was_due_later(world: World) -> None:
+async def test_cancel_running_does_not_cancel_a_run_that_was_due_later(world: World) -> None:
     stored = await _job(world, "cancel_running")
-    early = world.offer(stored)
-    late = world.offer(stored, due=early.due + GAP)
+    early = world.claim_request(stored)
+    late = world.claim_request(stored, due=early.due + GAP)
     world.clock.set(late.due)
     await world.begun(late)
 
@@ -167,28 +165,32 @@ async def test_cancel_running_cancels_nothing_that_was_due_later(world: World) -
 
     assert isinstance(answer, Finished)
     assert answer.status is Status.SKIPPED
-    assert answer.reason.endswith("which was due later")
+    assert answer.reason.endswith(" was still running and was due later")
 
 
 @pytest.mark.parametrize("overlap", ["queue_one", "queue_all"])
-async def test_a_lost_run_lets_the_next_one_go(world: World, overlap: str) -> None:
+async def test_a_run_that_is_declared_lost_releases_the_next_in_its_queue(
+    world: World, overlap: str
+) -> None:
     stored = await _job(world, overlap)
-    lost = await world.begun(world.offer(stored))
-    offer, _ = await _next(world, stored)
+    lost = await world.begun(world.claim_request(stored))
+    claim_request, _ = await _next(world, stored)
     world.clock.move(TIMING.run_lease)
     await leases.expire_all(world.ledger)
     world.clock.move(TIMING.run_lease)
     await leases.expire_all(world.ledger)
 
     assert (await world.row(lost.run_id)).status == "unknown"
-    assert await _woken(world) == [f"{offer.due:%M:%S}"]
-    assert isinstance(await world.claim(offer), Granted)
+    assert await _woken(world) == [f"{claim_request.due:%M:%S}"]
+    assert isinstance(await world.claim(claim_request), Granted)
 
 
-async def test_the_next_in_a_queue_goes_before_what_is_due_later_elsewhere(world: World) -> None:
-    """Its job's end and its place among those that wait for a slot are one transaction."""
+async def test_the_next_run_in_a_queue_gets_the_slot_before_later_runs_of_other_jobs(
+    world: World,
+) -> None:
+    """One transaction ends the run and queues the next run of its job for a slot."""
     queueing, other = await _job(world, "queue_all"), await _job(world, "skip", "other")
-    running = await world.begun(world.offer(queueing, most=1))
+    running = await world.begun(world.claim_request(queueing, most=1))
     queued, _ = await _next(world, queueing, most=1)
     elsewhere, answer = await _next(world, other, most=1)
     assert isinstance(answer, Waiting)
@@ -200,24 +202,26 @@ async def test_the_next_in_a_queue_goes_before_what_is_due_later_elsewhere(world
     assert isinstance(await world.claim(queued), Granted)
 
 
-async def test_a_run_asked_for_queues_as_a_due_time_does(world: World) -> None:
+async def test_a_requested_run_queues_like_a_due_time(world: World) -> None:
     stored = await _job(world, "queue_all")
-    running = await world.begun(world.offer(stored))
+    running = await world.begun(world.claim_request(stored))
     row = await claims.request(world.ledger, stored, "1", "manual")
-    assert isinstance(await world.claim(world.offer_of(row)), Waiting)
+    assert isinstance(await world.claim(world.claim_request_of(row)), Waiting)
     await world.settle(running, Status.SUCCEEDED)
 
-    assert isinstance(await world.claim(world.offer_of(row)), Granted)
+    assert isinstance(await world.claim(world.claim_request_of(row)), Granted)
 
 
-async def test_who_waits_in_a_queue_is_cancelled_and_removed_as_any(world: World) -> None:
+async def test_queued_runs_can_be_cancelled_and_are_skipped_with_their_removed_job(
+    world: World,
+) -> None:
     stored = await _job(world, "queue_all")
-    running = await world.begun(world.offer(stored))
+    running = await world.begun(world.claim_request(stored))
     answers = [(await _next(world, stored))[1] for _ in range(3)]
     ids = [str(answer.run_id) for answer in answers if isinstance(answer, Waiting)]
 
     await claims.cancel(world.ledger, ids[0])
-    assert (await world.row(ids[1])).waits_for == "overlap"  # one is at work still
+    assert (await world.row(ids[1])).waits_for == "overlap"  # one run is still active
     await world.archive(stored.id)
     await world.settle(running, Status.SUCCEEDED)
 
@@ -233,17 +237,17 @@ async def test_who_waits_in_a_queue_is_cancelled_and_removed_as_any(world: World
         ("allow", {"claimed": 12}),
     ],
 )
-async def test_of_many_that_are_asked_for_and_claim_at_once(
+async def test_many_concurrent_claims_of_one_job_follow_its_overlap_policy(
     world: World, overlap: str, became: dict[str, int]
 ) -> None:
     stored = await _job(world, overlap)
     rows = [await claims.request(world.ledger, stored, str(each), "manual") for each in range(12)]
 
-    async def ask(offer: ClaimRequest) -> ClaimResult:
+    async def ask(claim_request: ClaimRequest) -> ClaimResult:
         async with Ledger(world.ledger.address, world.clock) as ledger:
-            return await claims.claim(ledger, offer)
+            return await claims.claim(ledger, claim_request)
 
     async with asyncio.timeout(60):
-        await asyncio.gather(*(ask(world.offer_of(row)) for row in rows))
+        await asyncio.gather(*(ask(world.claim_request_of(row)) for row in rows))
 
     assert Counter(await _became(world)) == became

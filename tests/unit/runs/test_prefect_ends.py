@@ -1,4 +1,4 @@
-"""Ends made in Prefect, by the state the row is in (`docs/promise.md` 13, the other way)."""
+"""Ends in Prefect of runs with a row, by the state of the row (`docs/promise.md` 13)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from daybook.errors import FenceRefused
+from daybook.jobs import upcoming
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claims, prefect_ends
@@ -20,120 +21,126 @@ pytestmark = pytest.mark.anyio
 
 
 async def _waiting(world: World, **fields: Any) -> tuple[ClaimRequest, RunRow]:
-    """A run that was asked for, and the Prefect run that was made for it."""
+    """Return a requested run that waits, and the claim request of its Prefect run."""
     stored = await world.add(**({"every": "1h"} | fields))
     row = await claims.request(world.ledger, stored, "1", "manual")
     await claims.link_prefect_run(world.ledger, row, "f1")
-    return world.offer_of(row, flow_run_id="f1"), await world.row(row.id)
+    return world.claim_request_of(row, flow_run_id="f1"), await world.row(row.id)
 
 
 async def _claimed(world: World) -> tuple[ClaimRequest, Granted]:
-    offer = world.offer(await world.add())
-    return offer, await world.granted(offer)
+    claim_request = world.claim_request(await world.add())
+    return claim_request, await world.granted(claim_request)
 
 
 # --- waiting
 
 
-async def test_a_waiting_one_that_is_cancelled_there_is_cancelled(world: World) -> None:
-    offer, row = await _waiting(world)
+async def test_a_waiting_run_cancelled_in_prefect_is_cancelled(world: World) -> None:
+    claim_request, row = await _waiting(world)
 
-    assert await take(world, offer, "CANCELLED") is Status.CANCELLED
+    assert await take(world, claim_request, "CANCELLED") is Status.CANCELLED
 
     found = await world.row(row.id)
     assert (found.status, found.reason) == ("cancelled", "cancelled in Prefect")
     assert (found.finished_at, found.until) == (world.clock.now(), None)
     assert found.unmirrored
     assert (await world.job_row(str(row.job_id))).last_status == "cancelled"
-    assert await take(world, offer, "CANCELLED") is None
-    assert isinstance(await world.claim(offer), Finished)
+    assert await take(world, claim_request, "CANCELLED") is None
+    assert isinstance(await world.claim(claim_request), Finished)
 
 
-async def test_a_waiting_one_that_is_completed_there_is_skipped(world: World) -> None:
-    offer, row = await _waiting(world)
+async def test_a_waiting_run_completed_in_prefect_is_skipped(world: World) -> None:
+    claim_request, row = await _waiting(world)
 
-    assert await take(world, offer, "COMPLETED") is Status.SKIPPED
+    assert await take(world, claim_request, "COMPLETED") is Status.SKIPPED
 
     assert (await world.row(row.id)).reason == BY_HAND
 
 
-async def test_a_waiting_one_that_we_refused_there_has_the_reason_of_that(world: World) -> None:
-    offer, row = await _waiting(world)
+async def test_a_waiting_run_that_daybook_skipped_in_prefect_gets_that_reason(world: World) -> None:
+    claim_request, row = await _waiting(world)
 
-    refused = end(offer, "SKIPPED", message="the job was removed")
+    refused = end(claim_request, "SKIPPED", message="the job was removed")
     assert await prefect_ends.apply_end(world.ledger, refused) is Status.SKIPPED
 
     assert (await world.row(row.id)).reason == "the job was removed"
 
 
 @pytest.mark.parametrize("state", ["CRASHED", "FAILED"])
-async def test_a_waiting_one_whose_run_broke_waits_for_another(world: World, state: Type) -> None:
-    offer, row = await _waiting(world)
+async def test_a_waiting_run_whose_prefect_run_broke_waits_for_another_one(
+    world: World, state: Type
+) -> None:
+    claim_request, row = await _waiting(world)
     world.clock.move(timedelta(seconds=5))
 
-    assert await take(world, offer, state) is Status.WAITING
+    assert await take(world, claim_request, state) is Status.WAITING
 
     found = await world.row(row.id)
     assert (found.status, found.flow_run_id, found.until) == ("waiting", None, world.clock.now())
     assert found.reason == f"its Prefect run ended as {state.title()}: {SAID}"
-    # The same end once more, as the next poll brings it.
+    # The same end once more, as the next poll reads it.
     world.clock.move(timedelta(seconds=5))
-    assert await take(world, offer, state) is None
+    assert await take(world, claim_request, state) is None
     assert await world.row(row.id) == found
-    # And after another run was made.
+    # And again after another Prefect run was created.
     await claims.link_prefect_run(world.ledger, row, "f2")
-    assert await take(world, offer, state) is None
+    assert await take(world, claim_request, state) is None
     assert (await world.row(row.id)).flow_run_id == "f2"
-    assert isinstance(await world.claim(replace(offer, flow_run_id="f2")), Granted)
+    assert isinstance(await world.claim(replace(claim_request, flow_run_id="f2")), Granted)
 
 
-async def test_a_backoff_is_not_cut_short_by_a_crash(world: World) -> None:
-    offer, row = await _waiting(world)
-    granted = await world.begun(offer)
+async def test_a_crash_in_prefect_does_not_shorten_a_backoff(world: World) -> None:
+    claim_request, row = await _waiting(world)
+    granted = await world.begun(claim_request)
     until = world.clock.now() + timedelta(minutes=5)
     failed = Outcome(Status.FAILED, error="429")
     await claims.retry(world.ledger, granted.run_id, granted.fence, failed, until)
 
-    assert await take(world, offer, "CRASHED") is Status.WAITING
+    assert await take(world, claim_request, "CRASHED") is Status.WAITING
 
     found = await world.row(row.id)
     assert (found.until, found.flow_run_id) == (until, None)
 
 
-async def test_after_three_runs_that_never_began_it_has_failed(world: World) -> None:
-    offer, row = await _waiting(world)
+async def test_a_run_fails_after_three_prefect_runs_that_never_began(world: World) -> None:
+    claim_request, row = await _waiting(world)
     waits = []
     for flow in ("f1", "f2"):
-        assert await take(world, replace(offer, flow_run_id=flow), "FAILED") is Status.WAITING
+        assert (
+            await take(world, replace(claim_request, flow_run_id=flow), "FAILED") is Status.WAITING
+        )
         until = (await world.row(row.id)).until
         assert until is not None
         waits.append((until - world.clock.now()).total_seconds())
         await claims.link_prefect_run(world.ledger, await world.row(row.id), f"f{len(waits) + 1}")
     assert waits == [0, 2]
 
-    assert await take(world, replace(offer, flow_run_id="f3"), "FAILED") is Status.FAILED
+    assert await take(world, replace(claim_request, flow_run_id="f3"), "FAILED") is Status.FAILED
 
     found = await world.row(row.id)
-    assert found.error == f"its Prefect runs ended 3 times before it began: {SAID}"
+    assert found.error == f"3 of its Prefect runs ended before it began: {SAID}"
     assert (found.status, found.attempts, found.flow_run_id) == ("failed", 0, "f3")
     assert found.unmirrored
     job = await world.job_row(str(row.job_id))
     assert (job.last_error, job.consecutive_failures) == (found.error, 1)
 
 
-async def test_one_that_has_begun_before_is_not_failed_for_its_runs(world: World) -> None:
-    offer, row = await _waiting(world)
+async def test_a_run_that_has_begun_once_does_not_fail_because_of_its_prefect_runs(
+    world: World,
+) -> None:
+    claim_request, row = await _waiting(world)
     for number in (2, 3, 4):
         await claims.link_prefect_run(world.ledger, await world.row(row.id), f"f{number}")
-    offer = replace(offer, flow_run_id="f4")
-    granted = await world.begun(offer)
+    claim_request = replace(claim_request, flow_run_id="f4")
+    granted = await world.begun(claim_request)
     failed = Outcome(Status.FAILED, error="429")
     await claims.retry(world.ledger, granted.run_id, granted.fence, failed, world.clock.now())
 
-    assert await take(world, offer, "CRASHED") is Status.WAITING
+    assert await take(world, claim_request, "CRASHED") is Status.WAITING
 
 
-# --- waiting, and no Prefect run written down
+# --- waiting, without a recorded Prefect run
 
 
 @pytest.mark.parametrize(
@@ -145,15 +152,15 @@ async def test_one_that_has_begun_before_is_not_failed_for_its_runs(world: World
         ("FAILED", "waiting"),
     ],
 )
-async def test_of_a_run_that_is_not_written_down_a_persons_wish_counts(
+async def test_the_end_of_an_unrecorded_prefect_run_counts_only_if_a_person_set_it(
     world: World, state: Type, status: str
 ) -> None:
-    # A crash between the making of the Prefect run and `carried_by`.
+    # A crash between the creation of the Prefect run and `link_prefect_run`.
     stored = await world.add(every="1h")
     row = await claims.request(world.ledger, stored, "1", "manual")
-    offer = world.offer_of(row, flow_run_id="f1")
+    claim_request = world.claim_request_of(row, flow_run_id="f1")
 
-    answer = await take(world, offer, state)
+    answer = await take(world, claim_request, state)
 
     found = await world.row(row.id)
     assert found.status == status
@@ -165,11 +172,11 @@ async def test_of_a_run_that_is_not_written_down_a_persons_wish_counts(
         assert (found.flow_run_id, found.unmirrored) == ("f1", True)
 
 
-async def test_our_own_refusal_is_no_persons_wish(world: World) -> None:
+async def test_an_unrecorded_prefect_run_that_daybook_skipped_changes_nothing(world: World) -> None:
     stored = await world.add(every="1h")
     row = await claims.request(world.ledger, stored, "1", "manual")
 
-    made = end(world.offer_of(row), "SKIPPED")
+    made = end(world.claim_request_of(row), "SKIPPED")
     assert await prefect_ends.apply_end(world.ledger, made) is None
 
     assert (await world.row(row.id)).status == "waiting"
@@ -186,12 +193,12 @@ async def test_our_own_refusal_is_no_persons_wish(world: World) -> None:
         ("COMPLETED", Status.SKIPPED, BY_HAND, None),
     ],
 )
-async def test_a_claimed_one_ends_as_it_ended_there(
+async def test_a_claimed_run_that_ended_in_prefect_gets_that_outcome(
     world: World, state: Type, status: Status, reason: str, error: str | None
 ) -> None:
-    offer, granted = await _claimed(world)
+    claim_request, granted = await _claimed(world)
 
-    assert await take(world, offer, state) is status
+    assert await take(world, claim_request, state) is status
 
     row = await world.row(granted.run_id)
     assert (row.status, row.reason, row.error) == (status, reason, error)
@@ -200,10 +207,10 @@ async def test_a_claimed_one_ends_as_it_ended_there(
         await claims.begin(world.ledger, granted.run_id, granted.fence)
 
 
-async def test_a_claimed_one_that_crashed_there_waits_at_once(world: World) -> None:
-    offer, granted = await _claimed(world)
+async def test_a_claimed_run_that_crashed_in_prefect_waits_again(world: World) -> None:
+    claim_request, granted = await _claimed(world)
 
-    assert await take(world, offer, "CRASHED") is Status.WAITING
+    assert await take(world, claim_request, "CRASHED") is Status.WAITING
 
     row = await world.row(granted.run_id)
     assert (row.status, row.flow_run_id, row.until) == ("waiting", None, world.clock.now())
@@ -213,37 +220,55 @@ async def test_a_claimed_one_that_crashed_there_waits_at_once(world: World) -> N
         await claims.begin(world.ledger, granted.run_id, granted.fence)
 
 
+async def test_a_due_time_that_crashes_in_prefect_within_its_stagger_keeps_it(
+    world: World,
+) -> None:
+    stored = await world.add(cron="0 * * * *", stagger="10m", catch_up="none")
+    claim_request = world.claim_request(stored)
+    staggered = claim_request.due + upcoming.stagger_offset(stored.id, stored.job.policy.stagger)
+    world.clock.set(max(claim_request.due, staggered - timedelta(seconds=1)))
+
+    assert await take(world, claim_request, "CRASHED") is Status.WAITING
+
+    (row,) = await world.rows()
+    assert (row.until, row.queued_at) == (staggered, staggered)
+
+
 # --- running
 
 
-async def test_an_acting_one_that_was_cancelled_there_is_cancelled(world: World) -> None:
-    offer = world.offer(await world.add())
-    granted = await world.begun(offer)
+async def test_a_running_run_cancelled_in_prefect_is_cancelled(world: World) -> None:
+    claim_request = world.claim_request(await world.add())
+    granted = await world.begun(claim_request)
 
-    assert await take(world, offer, "CANCELLED") is Status.CANCELLED
+    assert await take(world, claim_request, "CANCELLED") is Status.CANCELLED
 
     (attempt,) = await world.attempts(granted.run_id)
     assert attempt.status == "cancelled"
 
 
 @pytest.mark.parametrize("state", ["CRASHED", "FAILED", "COMPLETED"])
-async def test_an_acting_one_cannot_be_known(world: World, state: Type) -> None:
-    offer = world.offer(await world.add())
-    granted = await world.begun(offer)
+async def test_a_running_run_ended_otherwise_in_prefect_is_unknown(
+    world: World, state: Type
+) -> None:
+    claim_request = world.claim_request(await world.add())
+    granted = await world.begun(claim_request)
 
-    assert await take(world, offer, state) is Status.UNKNOWN
+    assert await take(world, claim_request, state) is Status.UNKNOWN
 
     row = await world.row(granted.run_id)
     assert row.reason == f"its Prefect run ended as {state.title()}: {SAID}"
-    # It was at work all the same: its outcome comes late, and counts.
+    # It was still active: its late outcome counts.
     assert await world.settle(granted, Status.SUCCEEDED) is Status.SUCCEEDED
 
 
-async def test_an_acting_one_is_run_again_where_the_job_says_so(world: World) -> None:
-    offer = world.offer(await world.add(every="1h", on_lost="rerun"))
-    granted = await world.begun(offer)
+async def test_a_running_run_that_crashed_in_prefect_runs_again_with_on_lost_rerun(
+    world: World,
+) -> None:
+    claim_request = world.claim_request(await world.add(every="1h", on_lost="rerun"))
+    granted = await world.begun(claim_request)
 
-    assert await take(world, offer, "CRASHED") is Status.WAITING
+    assert await take(world, claim_request, "CRASHED") is Status.WAITING
 
     row = await world.row(granted.run_id)
     assert (row.status, row.flow_run_id) == ("waiting", None)
@@ -251,76 +276,78 @@ async def test_an_acting_one_is_run_again_where_the_job_says_so(world: World) ->
     assert row.until > world.clock.now()
 
 
-# --- whose end it is
+# --- which run an end belongs to
 
 
 @pytest.mark.parametrize("state", TYPES)
-async def test_an_end_of_what_has_ended_changes_nothing(world: World, state: Type) -> None:
-    offer = world.offer(await world.add())
-    granted = await world.settled(offer, Status.SUCCEEDED)
+async def test_an_end_in_prefect_of_a_finished_run_changes_nothing(
+    world: World, state: Type
+) -> None:
+    claim_request = world.claim_request(await world.add())
+    granted = await world.settled(claim_request, Status.SUCCEEDED)
     before = await world.row(granted.run_id)
 
-    assert await take(world, offer, state) is None
+    assert await take(world, claim_request, state) is None
 
     assert await world.row(granted.run_id) == before
 
 
 @pytest.mark.parametrize("state", TYPES)
 @pytest.mark.parametrize("begun", [True, False])
-async def test_an_end_of_a_run_that_another_replaced_changes_nothing(
+async def test_an_end_of_a_replaced_prefect_run_changes_nothing(
     world: World, state: Type, begun: bool
 ) -> None:
-    offer, granted = await _claimed(world)
+    claim_request, granted = await _claimed(world)
     if begun:
         await claims.begin(world.ledger, granted.run_id, granted.fence)
     before = await world.row(granted.run_id)
 
-    assert await take(world, replace(offer, flow_run_id="another"), state) is None
+    assert await take(world, replace(claim_request, flow_run_id="another"), state) is None
 
     assert await world.row(granted.run_id) == before
 
 
-async def test_an_end_seen_before_the_last_claim_changes_nothing(world: World) -> None:
-    offer, granted = await _claimed(world)
-    seen = (await world.row(granted.run_id)).fence
+async def test_an_end_read_before_the_last_claim_changes_nothing(world: World) -> None:
+    claim_request, granted = await _claimed(world)
+    fence = (await world.row(granted.run_id)).fence
     until = world.clock.now()
     await claims.postpone(world.ledger, granted.run_id, granted.fence, until, "set back")
-    again = await world.begun(offer)
+    again = await world.begun(claim_request)
 
-    assert await prefect_ends.apply_end(world.ledger, end(offer, "CRASHED"), seen) is None
+    assert await prefect_ends.apply_end(world.ledger, end(claim_request, "CRASHED"), fence) is None
     assert (await world.row(granted.run_id)).status == "running"
     assert (
-        await prefect_ends.apply_end(world.ledger, end(offer, "CRASHED"), again.fence)
+        await prefect_ends.apply_end(world.ledger, end(claim_request, "CRASHED"), again.fence)
         is Status.UNKNOWN
     )
 
 
-async def test_a_row_is_found_without_an_offer_too(world: World) -> None:
-    offer, row = await _waiting(world)
+async def test_the_row_of_an_end_is_found_without_a_claim_request(world: World) -> None:
+    claim_request, row = await _waiting(world)
 
     assert await prefect_ends.apply_end(
-        world.ledger, replace(end(offer, "CANCELLED"), offer=None)
+        world.ledger, replace(end(claim_request, "CANCELLED"), offer=None)
     ) is (Status.CANCELLED)
 
     assert (await world.row(row.id)).status == "cancelled"
 
 
-async def test_of_several_starts_the_live_one_is_meant(world: World) -> None:
-    offer = world.offer(await world.add())
-    first = await world.settled(offer, Status.FAILED)
-    retried = await world.claim(replace(offer, flow_starts=2, retries=(1,)))
+async def test_an_end_of_a_retried_prefect_run_applies_to_its_live_row(world: World) -> None:
+    claim_request = world.claim_request(await world.add())
+    first = await world.settled(claim_request, Status.FAILED)
+    retried = await world.claim(replace(claim_request, flow_starts=2, retries=(1,)))
     assert isinstance(retried, Granted)
 
-    assert await take(world, replace(offer, flow_starts=2), "CANCELLED") is Status.CANCELLED
+    assert await take(world, replace(claim_request, flow_starts=2), "CANCELLED") is Status.CANCELLED
 
     assert (await world.row(retried.run_id)).status == "cancelled"
     assert (await world.row(first.run_id)).status == "failed"
 
 
-# --- refused
+# --- refused by Prefect
 
 
-async def test_a_run_that_prefect_refuses_waits_longer_each_time_and_has_failed_then(
+async def test_a_run_that_prefect_refuses_waits_longer_each_time_and_then_fails(
     world: World,
 ) -> None:
     row = await claims.request(world.ledger, await world.add(), "1", "manual")
@@ -346,7 +373,7 @@ async def test_a_run_that_prefect_refuses_waits_longer_each_time_and_has_failed_
     assert await prefect_ends.record_refusal(world.ledger, found, "no") is None
 
 
-async def test_of_two_that_are_refused_at_once_one_counts(world: World) -> None:
+async def test_two_concurrent_refusals_by_prefect_count_once(world: World) -> None:
     row = await claims.request(world.ledger, await world.add(), "1", "manual")
 
     assert await prefect_ends.record_refusal(world.ledger, row, "no") is Status.WAITING
@@ -355,7 +382,7 @@ async def test_of_two_that_are_refused_at_once_one_counts(world: World) -> None:
     assert (await world.row(row.id)).prefect_runs == 1
 
 
-async def test_a_run_that_was_carried_meanwhile_was_not_refused(world: World) -> None:
+async def test_a_refusal_is_ignored_if_a_prefect_run_was_linked_meanwhile(world: World) -> None:
     row = await claims.request(world.ledger, await world.add(), "1", "manual")
     await claims.link_prefect_run(world.ledger, row, "f1")
 
@@ -364,11 +391,11 @@ async def test_a_run_that_was_carried_meanwhile_was_not_refused(world: World) ->
     assert (await world.row(row.id)).flow_run_id == "f1"
 
 
-async def test_a_backoff_is_not_cut_short_by_a_refusal_and_an_attempt_gives_patience(
+async def test_refusals_do_not_shorten_a_backoff_and_an_attempt_allows_one_more(
     world: World,
 ) -> None:
-    offer, row = await _waiting(world)
-    granted = await world.begun(offer)
+    claim_request, row = await _waiting(world)
+    granted = await world.begun(claim_request)
     until = world.clock.now() + timedelta(minutes=5)
     failed = Outcome(Status.FAILED, error="429")
     await claims.retry(world.ledger, granted.run_id, granted.fence, failed, until)

@@ -1,8 +1,8 @@
-"""Promises 1 and 9, whatever crashes when: the due time that matters runs, and nothing runs twice.
+"""Promises 1 and 9 under crashes: the due time that matters runs, and nothing runs twice.
 
-Hypothesis draws when the runs, the workers, the keeper and the ledger go away and come back
-(`lives`). A due time may be skipped only for a run that really lived when it was due or later, or
-for a later due time; and be missed only where no worker was there in time.
+Hypothesis draws when the runs, the workers, the keeper and the ledger fail and come back (`lives`).
+A due time may be skipped only for a run that was really alive when it was due or later, or for a
+later due time; it may be missed only if no worker was available in time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _cases(draw: st.DrawFn) -> Case:
     every = draw(_every)
     faults, at = [], 0
     for _ in range(draw(st.integers(1, 3))):
-        # Near a due time: there something is at work, prepares, or waits.
+        # Near a due time, when a run is active, prepares or waits.
         at += every * draw(st.integers(1, 2)) + draw(_seconds(-10, 130))
         lasts = draw(st.one_of(_seconds(1, 130), _seconds(1, 5 * every // 2)))
         who = draw(st.sampled_from((ALL, ALL, ALL, *WORKERS, KEEPER, LEDGER, RUN)))
@@ -51,15 +51,15 @@ def _cases(draw: st.DrawFn) -> Case:
 
 
 class _Book:
-    """One ledger for all examples, each on days of its own."""
+    """One ledger for all examples; each example has its own days."""
 
     def __init__(self, portal: BlockingPortal, ledger: Ledger, clock: ManualClock) -> None:
         self.portal, self.ledger, self.clock = portal, ledger, clock
 
-    def seen(self, case: Case) -> Life:
+    def simulate(self, case: Case) -> Life:
         midnight = self.clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
         life = Life(self.ledger, self.clock, case, midnight + DAY)
-        self.portal.call(life.seen)
+        self.portal.call(life.simulate)
         return life
 
 
@@ -77,7 +77,7 @@ def _check(life: Life) -> None:
         if row.status == "skipped" and "replaced it" in row.reason:
             assert any(due < each <= ended for each in life.rows)
         elif row.status == "skipped":
-            # A run that is to be run again stands between two attempts until it is.
+            # A run that will run again counts as alive between its attempts.
             assert life.another_lived(due, due, lives.NEVER if rerun else ended)
     living = sorted((run.since, run.until) for run in life.runs)
     assert all(until <= since for (_, until), (since, _) in pairwise(living))
@@ -107,7 +107,7 @@ _SOON = Case(
 
 @pytest.mark.hypothesis
 @pytest.mark.timeout(400)
-def test_whatever_crashes_when(tmp_path: Path) -> None:
+def test_no_due_time_is_lost_or_runs_twice_whatever_crashes(tmp_path: Path) -> None:
     there = databases.of_kind("sqlite", tmp_path / "ledger.db", _no_server, prepared=True)
     clock = ManualClock(datetime(2026, 1, 15, tzinfo=UTC))
     with start_blocking_portal("asyncio") as portal:
@@ -125,7 +125,7 @@ def test_whatever_crashes_when(tmp_path: Path) -> None:
             @example(_HOURLY)
             @example(_SOON)
             def holds(case: Case) -> None:
-                _check(world.seen(case))
+                _check(world.simulate(case))
 
             holds()
 

@@ -1,4 +1,4 @@
-"""Requirement 19: what is let go, by age and by count; never what is not settled."""
+"""Requirement 19: retention deletes rows by age and by count, but never unfinished ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DAYS = RetentionLimits(timedelta(days=90), 1000)
 
 
 async def ended(world: World, stored: StoredJob | None, count: int, **fields: Any) -> list[str]:
-    """So many ended runs of a job, one a minute up to now, each with its attempt."""
+    """Add ``count`` ended runs, one a minute up to now, each with an attempt; return their ids."""
     now, ids = world.clock.now(), []
     async with world.ledger.write() as session:
         for place in range(count, 0, -1):
@@ -67,7 +67,7 @@ async def count(world: World, table: Any) -> int:
         return len((await session.execute(select(table))).all())
 
 
-async def test_by_count_the_newest_of_each_job_stay(world: World) -> None:
+async def test_retention_by_count_keeps_the_newest_runs_of_each_job(world: World) -> None:
     many, few = await world.add("many"), await world.add("few")
     ids = await ended(world, many, 12)
     others = await ended(world, few, 5)
@@ -81,7 +81,7 @@ async def test_by_count_the_newest_of_each_job_stay(world: World) -> None:
     assert not await retention.prune(world.ledger, RetentionLimits(None, 5))
 
 
-async def test_by_age_what_ended_before_goes(world: World) -> None:
+async def test_retention_by_age_deletes_runs_that_ended_before_the_limit(world: World) -> None:
     stored = await world.add()
     old = await ended(world, stored, 3)
     world.clock.move(90 * DAY - 2 * MINUTE - timedelta(seconds=1))
@@ -94,7 +94,7 @@ async def test_by_age_what_ended_before_goes(world: World) -> None:
     assert not await retention.prune(world.ledger, RetentionLimits(None, None))
 
 
-async def test_a_backlog_goes_in_batches_and_others_write_in_between(
+async def test_a_backlog_is_deleted_in_batches_until_the_time_limit(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(book_of, "BATCH_SIZE", 4)
@@ -107,7 +107,9 @@ async def test_a_backlog_goes_in_batches_and_others_write_in_between(
     assert (rest.runs, rest.left, await left(world)) == (6, False, ids[-1:])
 
 
-async def test_what_is_not_settled_stays(world: World) -> None:
+async def test_retention_keeps_waiting_unmirrored_retried_and_recently_requested_runs(
+    world: World,
+) -> None:
     stored = await world.add()
     waiting = (await claims.request(world.ledger, stored, "1", "manual")).id
     unmirrored = await ended(world, stored, 1, unmirrored=True, flow_run_id="f", occurrence="u")
@@ -119,12 +121,12 @@ async def test_what_is_not_settled_stays(world: World) -> None:
 
     await retention.prune(world.ledger, RetentionLimits(DAY, 1))
 
-    kept = set(await left(world))
-    assert {waiting, *unmirrored, *tried, *fresh} <= kept
-    assert len(kept) == 4 + 1 + 1  # and the live retry, and the newest
+    remaining = set(await left(world))
+    assert {waiting, *unmirrored, *tried, *fresh} <= remaining
+    assert len(remaining) == 4 + 1 + 1  # and the live retry, and the newest
 
 
-async def test_the_id_of_a_request_is_kept_for_a_week(world: World) -> None:
+async def test_the_run_of_a_request_is_kept_for_a_week(world: World) -> None:
     stored = await world.add()
     await ended(world, stored, 1, occurrence=f"request:{stored.id}:1")
     await ended(world, stored, 3)
@@ -134,23 +136,23 @@ async def test_the_id_of_a_request_is_kept_for_a_week(world: World) -> None:
     assert (await retention.prune(world.ledger, RetentionLimits(DAY, None))).runs == 1
 
 
-async def test_a_run_that_was_started_in_prefect_is_kept_while_its_end_is_read_again(
-    world: World,
-) -> None:
+async def test_a_custom_run_is_kept_until_ends_are_read_two_days_past_it(world: World) -> None:
     stored = await world.add(on_demand=True)
-    offer = world.offer(stored, due=world.clock.now(), occurrence="flow:f", flow_run_id="f")
-    crashed = prefect_ends.EndInPrefect("f", "CRASHED", "Crashed", "lost", offer)
-    await world.settled(offer, Status.UNKNOWN)
+    claim_request = world.claim_request(
+        stored, due=world.clock.now(), occurrence="flow:f", flow_run_id="f"
+    )
+    crashed = prefect_ends.EndInPrefect("f", "CRASHED", "Crashed", "lost", claim_request)
+    await world.settled(claim_request, Status.UNKNOWN)
     await mirror.clear_marks(world.ledger, await left(world))
     await ended(world, stored, 3)
     settled = world.clock.now()
-    # Nobody read for months, then somebody reads.
+    # Nothing reads the ends for months, then a leader does.
     for passed, read_to in ((100 * DAY, None), (DAY, settled), (DAY, settled + 2 * DAY - MINUTE)):
         world.clock.move(passed)
         if read_to is not None:
             await prefect_ends.advance(world.ledger, read_to)
         await retention.prune(world.ledger, RetentionLimits(MINUTE, 1))
-        # With its row the same end, read again by another leader, changes nothing.
+        # While the row exists, the same end, read again by another leader, changes nothing.
         assert await prefect_ends.apply_end(world.ledger, crashed) is None
     await prefect_ends.advance(world.ledger, settled + 2 * DAY)
 
@@ -159,10 +161,12 @@ async def test_a_run_that_was_started_in_prefect_is_kept_while_its_end_is_read_a
     assert "flow:f" not in [row.occurrence for row in await world.rows()]
 
 
-async def test_what_came_after_the_watermark_stays_and_is_not_judged_again(world: World) -> None:
+async def test_runs_after_the_watermark_stay_and_deleted_ones_are_not_audited_again(
+    world: World,
+) -> None:
     stored = await world.add(every="1h", catch_up="none")
     for _ in range(3):
-        await world.settled(world.offer(stored), Status.SUCCEEDED)
+        await world.settled(world.claim_request(stored), Status.SUCCEEDED)
     world.clock.move(2 * MINUTE)
     await mirror.clear_marks(world.ledger, await left(world))
     assert not await retention.prune(world.ledger, RetentionLimits(timedelta(0), 1))
@@ -176,7 +180,7 @@ async def test_what_came_after_the_watermark_stays_and_is_not_judged_again(world
     assert len(await left(world)) == 1
 
 
-# --- conversations
+# --- sessions
 
 
 async def talk(world: World, session_id: str, turns: int, job_id: str | None = None) -> None:
@@ -219,7 +223,9 @@ async def numbers(world: World, session_id: str) -> Sequence[int]:
         return await _numbers(session, session_id)
 
 
-async def test_a_long_conversation_is_bounded_and_what_a_model_is_given_stays(world: World) -> None:
+async def test_a_long_session_is_cut_but_keeps_the_messages_that_a_model_receives(
+    world: World,
+) -> None:
     stored = await world.add()
     await talk(world, "default:job:1", 40, stored.id)
     await talk(world, "default:key", 12)
@@ -228,17 +234,17 @@ async def test_a_long_conversation_is_bounded_and_what_a_model_is_given_stays(wo
     assert list(await numbers(world, "default:job:1")) == list(range(51, 81))
     assert len(await numbers(world, "default:key")) == 24
 
-    # Of fewer runs, and long ago, the last messages that a model is given are still there.
+    # With a lower limit and after a long time, the messages that a model receives remain.
     world.clock.move(100 * DAY)
     await retention.prune(world.ledger, RetentionLimits(90 * DAY, 1))
     assert list(await numbers(world, "default:job:1")) == list(range(61, 81))
     assert len(await numbers(world, "default:job:1")) == sessions.MAX_HISTORY_MESSAGES
-    # Nobody's: a key that no run has named for so long.
+    # This session has no job, and no run has used its key for that long.
     assert await numbers(world, "default:key") == []
     assert await count(world, SessionRow) == 1
 
 
-async def test_what_is_old_in_a_conversation_goes(world: World) -> None:
+async def test_old_messages_of_a_session_are_deleted(world: World) -> None:
     stored = await world.add()
     await talk(world, "default:job:1", 20, stored.id)
     world.clock.move(100 * DAY)
@@ -249,7 +255,7 @@ async def test_what_is_old_in_a_conversation_goes(world: World) -> None:
     assert list(await numbers(world, "default:job:1")) == list(range(41, 71))
 
 
-async def test_a_conversation_of_one_run_goes_with_it(world: World) -> None:
+async def test_the_session_of_a_single_run_is_deleted_with_the_run(world: World) -> None:
     stored = await world.add()
     ids = await ended(world, stored, 3)
     async with world.ledger.write() as session:
@@ -270,7 +276,7 @@ async def test_a_conversation_of_one_run_goes_with_it(world: World) -> None:
 # --- jobs
 
 
-async def test_an_archived_job_goes_when_nothing_of_it_is_left(world: World) -> None:
+async def test_an_archived_job_is_deleted_when_nothing_of_it_is_left(world: World) -> None:
     stored, other = await world.add("gone"), await world.add("there")
     await world.edit(stored.id, prompt="Another")
     await ended(world, stored, 2)
@@ -280,12 +286,12 @@ async def test_an_archived_job_goes_when_nothing_of_it_is_left(world: World) -> 
     world.clock.move(89 * DAY)
     assert not (await retention.prune(world.ledger, DAYS)).jobs
     world.clock.move(2 * DAY)
-    assert not (await retention.prune(world.ledger, DAYS)).jobs  # not audited to its removal
+    assert not (await retention.prune(world.ledger, DAYS)).jobs  # not yet audited up to its removal
     await audit.advance(world.ledger, stored.id, world.clock.now())
 
     done = await retention.prune(world.ledger, DAYS)
 
-    assert done.jobs == []  # the audit has written a row, which is no older than now
+    assert done.jobs == []  # the audit has just written a row
     world.clock.move(91 * DAY)
     done = await retention.prune(world.ledger, DAYS)
     assert (done.runs, done.jobs) == (1, ["gone"])
@@ -294,7 +300,18 @@ async def test_an_archived_job_goes_when_nothing_of_it_is_left(world: World) -> 
     assert (await world.job_row(other.id)).name == "there"
 
 
-async def test_one_whose_deployment_is_still_to_be_deleted_stays(world: World) -> None:
+async def test_more_archived_jobs_than_a_batch_are_left_for_the_next_cycle(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(book_of, "BATCH_SIZE", 1)
+    for name in ("one", "two"):
+        await world.archive(await world.add(name, on_demand=True))
+    world.clock.move(91 * DAY)
+    cycles = [await retention.prune(world.ledger, DAYS) for _ in range(3)]
+    assert [(len(each.jobs), each.left) for each in cycles] == [(1, True), (1, True), (0, False)]
+
+
+async def test_an_archived_job_is_kept_while_it_has_a_deployment(world: World) -> None:
     stored = await world.add(on_demand=True)
     async with world.ledger.write() as session:
         row = (await store.find(session, stored.id)).row
@@ -307,7 +324,7 @@ async def test_one_whose_deployment_is_still_to_be_deleted_stays(world: World) -
     assert not await retention.prune(world.ledger, DAYS)
 
 
-async def test_jobs_that_are_off_for_long_are_found(world: World) -> None:
+async def test_disabled_since_finds_jobs_that_were_disabled_long_ago(world: World) -> None:
     off, on, lately = [await world.add(name) for name in ("off", "on", "lately")]
     await world.edit(off.id, enabled=False)
     world.clock.move(80 * DAY)

@@ -1,4 +1,4 @@
-"""The same Prefect run started again: a Retry, or nobody's wish (`docs/promise.md`, "Words")."""
+"""A Prefect run that starts again: a Retry, or only a restart (`docs/promise.md`, "Words")."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ pytestmark = pytest.mark.anyio
 )
 async def test_a_retry_is_a_run_of_its_own(world: World, status: Status) -> None:
     stored = await world.add()
-    offer = world.offer(stored, flow_run_id="f")
-    first = await world.settled(offer, status)
+    claim_request = world.claim_request(stored, flow_run_id="f")
+    first = await world.settled(claim_request, status)
     world.clock.move(timedelta(seconds=5))
 
-    again = await world.claim(replace(offer, flow_starts=2, retries=(1,)))
+    again = await world.claim(replace(claim_request, flow_starts=2, retries=(1,)))
 
     assert isinstance(again, Granted)
     assert (again.occurrence, again.trigger) == ("flow:f:1", "retry")
@@ -40,11 +40,11 @@ async def test_a_retry_is_a_run_of_its_own(world: World, status: Status) -> None
 
 
 async def test_retries_are_counted_and_chained(world: World) -> None:
-    offer = world.offer(await world.add(), flow_run_id="f")
-    last = await world.settled(offer, Status.FAILED)
+    claim_request = world.claim_request(await world.add(), flow_run_id="f")
+    last = await world.settled(claim_request, Status.FAILED)
     for start in (2, 3, 4):
-        again = replace(offer, flow_starts=start, retries=tuple(range(1, start)))
-        world.clock.move(-timedelta(seconds=1))  # not even a clock that goes back confuses them
+        again = replace(claim_request, flow_starts=start, retries=tuple(range(1, start)))
+        world.clock.move(-timedelta(seconds=1))  # a clock that goes back does not matter
         granted = await world.claim(again)
         assert isinstance(granted, Granted)
         assert granted.occurrence == f"flow:f:{start - 1}"
@@ -53,24 +53,24 @@ async def test_retries_are_counted_and_chained(world: World) -> None:
         await world.settle(granted, Status.FAILED)
         last = granted
 
-    same_start = await world.claim(replace(offer, flow_starts=4, retries=(1, 2, 3)))
+    same_start = await world.claim(replace(claim_request, flow_starts=4, retries=(1, 2, 3)))
     assert isinstance(same_start, Finished)
     assert same_start.run_id == last.run_id
 
 
-async def test_one_can_be_retried_when_its_first_retry_was_pruned(world: World) -> None:
-    offer = world.offer(await world.add(), flow_run_id="f")
-    await world.settled(offer, Status.FAILED)
+async def test_a_run_can_be_retried_after_its_first_retry_was_pruned(world: World) -> None:
+    claim_request = world.claim_request(await world.add(), flow_run_id="f")
+    await world.settled(claim_request, Status.FAILED)
     for start in (2, 3):
-        again = replace(offer, flow_starts=start, retries=tuple(range(1, start)))
+        again = replace(claim_request, flow_starts=start, retries=tuple(range(1, start)))
         await world.settled(again, Status.FAILED)
     async with world.ledger.write() as session:
         first = select(RunRow.id).where(col(RunRow.occurrence) == "flow:f:1")
-        gone = (await session.execute(first)).scalar_one()
-        await session.execute(delete(AttemptRow).where(col(AttemptRow.run_id) == gone))
-        await session.execute(delete(RunRow).where(col(RunRow.id) == gone))
+        run_id = (await session.execute(first)).scalar_one()
+        await session.execute(delete(AttemptRow).where(col(AttemptRow.run_id) == run_id))
+        await session.execute(delete(RunRow).where(col(RunRow.id) == run_id))
 
-    answer = await world.claim(replace(offer, flow_starts=4, retries=(1, 2, 3)))
+    answer = await world.claim(replace(claim_request, flow_starts=4, retries=(1, 2, 3)))
 
     assert isinstance(answer, Granted)
     assert answer.occurrence == "flow:f:3"
@@ -78,37 +78,37 @@ async def test_one_can_be_retried_when_its_first_retry_was_pruned(world: World) 
 
 async def test_a_skipped_run_can_be_retried(world: World) -> None:
     stored = await world.add(every="10m")
-    running = await world.begun(world.offer(stored))
+    running = await world.begun(world.claim_request(stored))
     row = await claims.request(world.ledger, stored, "1", "manual")
-    offer = world.offer_of(row)
-    assert isinstance(await world.claim(offer), Finished)
+    claim_request = world.claim_request_of(row)
+    assert isinstance(await world.claim(claim_request), Finished)
     await world.settle(running, Status.SUCCEEDED)
 
-    again = await world.claim(replace(offer, flow_starts=2, retries=(1,)))
+    again = await world.claim(replace(claim_request, flow_starts=2, retries=(1,)))
 
     assert isinstance(again, Granted)
     assert (await world.row(again.run_id)).retry_of == row.id
 
 
-async def test_a_retry_overlaps_as_any_run_does(world: World) -> None:
+async def test_a_retry_that_overlaps_is_skipped_like_any_run(world: World) -> None:
     stored = await world.add(every="10m")
-    offer = world.offer(stored, flow_run_id="f")
-    await world.settled(offer, Status.FAILED)
-    await world.begun(world.offer(stored))
+    claim_request = world.claim_request(stored, flow_run_id="f")
+    await world.settled(claim_request, Status.FAILED)
+    await world.begun(world.claim_request(stored))
 
-    again = await world.claim(replace(offer, flow_starts=2, retries=(1,)))
+    again = await world.claim(replace(claim_request, flow_starts=2, retries=(1,)))
 
     assert isinstance(again, Finished)
     assert again.status is Status.SKIPPED
     assert again.reason.startswith("overlap")
 
 
-async def test_two_workers_that_take_one_retry_make_one_run_of_it(world: World) -> None:
+async def test_two_workers_that_claim_one_retry_create_one_run(world: World) -> None:
     stored = await world.add(every="10m")
-    offer = world.offer(stored, flow_run_id="f")
-    await world.settled(offer, Status.FAILED)
-    running = await world.begun(world.offer(stored))
-    again = replace(offer, flow_starts=2, retries=(1,), started=False)
+    claim_request = world.claim_request(stored, flow_run_id="f")
+    await world.settled(claim_request, Status.FAILED)
+    running = await world.begun(world.claim_request(stored))
+    again = replace(claim_request, flow_starts=2, retries=(1,), started=False)
 
     first = await world.claim(again)
     assert isinstance(first, Finished)  # it overlaps
@@ -122,38 +122,42 @@ async def test_two_workers_that_take_one_retry_make_one_run_of_it(world: World) 
     assert once_more.occurrence == "flow:f:2"
 
 
-async def test_a_start_that_prefect_had_not_ended_repeats_nothing(world: World) -> None:
-    # SIGTERM with Prefect's behaviour "reschedule", a pod that is started again, a run set back.
-    offer = world.offer(await world.add(), flow_run_id="f")
-    first = await world.settled(offer, Status.UNKNOWN, reason="stopped")
+async def test_a_restart_without_a_retry_repeats_nothing(world: World) -> None:
+    # For example SIGTERM with Prefect's behaviour "reschedule", a restarted pod, a run set back.
+    claim_request = world.claim_request(await world.add(), flow_run_id="f")
+    first = await world.settled(claim_request, Status.UNKNOWN, reason="stopped")
 
-    again = await world.claim(replace(offer, flow_starts=2))
+    again = await world.claim(replace(claim_request, flow_starts=2))
 
     assert again == Finished(Status.UNKNOWN, "stopped", first.run_id, "f")
 
 
-async def test_an_earlier_end_does_not_make_a_retry_of_a_later_start(world: World) -> None:
-    offer = world.offer(await world.add(), flow_run_id="f")
-    await world.settled(offer, Status.FAILED)
-    retried = await world.settled(replace(offer, flow_starts=2, retries=(1,)), Status.UNKNOWN)
+async def test_an_earlier_retry_does_not_turn_a_later_restart_into_a_retry(world: World) -> None:
+    claim_request = world.claim_request(await world.add(), flow_run_id="f")
+    await world.settled(claim_request, Status.FAILED)
+    retried = await world.settled(
+        replace(claim_request, flow_starts=2, retries=(1,)), Status.UNKNOWN
+    )
 
-    third = await world.claim(replace(offer, flow_starts=3, retries=(1,)))
+    third = await world.claim(replace(claim_request, flow_starts=3, retries=(1,)))
 
     assert isinstance(third, Finished)
     assert (third.status, third.run_id) == (Status.UNKNOWN, retried.run_id)
 
 
 @pytest.mark.parametrize("begun", [False, True])
-async def test_started_again_while_its_lease_holds_it_waits(world: World, begun: bool) -> None:
-    offer = world.offer(await world.add(), flow_run_id="f")
-    await (world.begun(offer) if begun else world.granted(offer))
-    ends = world.clock.now() + TIMING.run_lease
+async def test_a_retry_waits_until_the_holder_of_the_run_is_declared_lost(
+    world: World, begun: bool
+) -> None:
+    claim_request = world.claim_request(await world.add(), flow_run_id="f")
+    await (world.begun(claim_request) if begun else world.granted(claim_request))
+    lease_end = world.clock.now() + TIMING.run_lease
     world.clock.move(timedelta(seconds=5))
-    again = replace(offer, flow_starts=2, retries=(1,), holder="there:2")
+    again = replace(claim_request, flow_starts=2, retries=(1,), holder="there:2")
 
-    assert await world.claim(again) == Waiting(ends, "here:1 may still be running")
-    world.clock.set(ends)
-    until = ends + TIMING.run_lease
+    assert await world.claim(again) == Waiting(lease_end, "here:1 may still be running")
+    world.clock.set(lease_end)
+    until = lease_end + TIMING.run_lease
     assert await world.claim(again) == Waiting(until, "here:1 may still be running")
     world.clock.set(until - timedelta(microseconds=1))
     assert isinstance(await world.claim(again), Waiting)
@@ -163,26 +167,28 @@ async def test_started_again_while_its_lease_holds_it_waits(world: World, begun:
     assert isinstance(answer, Granted)
     rows = [(row.occurrence, row.status, row.fence) for row in await world.rows()]
     if begun:
-        assert rows == [(offer.occurrence, "unknown", 1), ("flow:f:1", "claimed", 1)]
+        assert rows == [(claim_request.occurrence, "unknown", 1), ("flow:f:1", "claimed", 1)]
     else:
-        assert rows == [(offer.occurrence, "claimed", 3)]
+        assert rows == [(claim_request.occurrence, "claimed", 3)]
 
 
-async def test_the_same_start_twice_is_taken(world: World) -> None:
-    offer = world.offer(await world.add(), flow_run_id="f")
-    granted = await world.granted(offer)
+async def test_a_second_claim_of_the_same_start_names_the_holder(world: World) -> None:
+    claim_request = world.claim_request(await world.add(), flow_run_id="f")
+    granted = await world.granted(claim_request)
 
-    assert await world.claim(offer) == HeldElsewhere(granted.run_id, "here:1", "f")
+    assert await world.claim(claim_request) == HeldElsewhere(granted.run_id, "here:1", "f")
 
 
-async def test_a_live_row_is_the_occurrence_of_its_flow_run(world: World) -> None:
-    # The row waits; the same Prefect run comes back for it under whatever key.
+async def test_a_claim_with_another_key_finds_the_live_row_of_its_prefect_run(world: World) -> None:
+    # The row waits; the same Prefect run claims it again with another key.
     stored = await world.add()
-    offer = world.offer(stored, flow_run_id="f")
-    granted = await world.granted(offer)
+    claim_request = world.claim_request(stored, flow_run_id="f")
+    granted = await world.granted(claim_request)
     until = world.clock.now() + TIMING.run_lease
     await claims.postpone(world.ledger, granted.run_id, granted.fence, until, "busy")
-    again = replace(offer, occurrence=claim_requests.flow_key("f"), trigger="manual", flow_starts=2)
+    again = replace(
+        claim_request, occurrence=claim_requests.flow_key("f"), trigger="manual", flow_starts=2
+    )
 
     waiting = Waiting(until, "busy", granted.run_id, fence=granted.fence + 1)
     assert await world.claim(again) == waiting

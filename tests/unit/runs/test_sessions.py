@@ -1,4 +1,4 @@
-"""One conversation, one run at a time; what was said in it, and who said it."""
+"""Sessions: one run at a time in each, their messages, and the source of each message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECOND = timedelta(seconds=1)
 
 
 def direct(world: World, name: str, **parameters: Any) -> ClaimRequest:
-    """A run of no job."""
+    """Return the claim request of a run without a job."""
     given = {"prompt": f"{name}?", "agent": "default", "session": "reuse", **parameters}
     return ClaimRequest(
         claim_requests.flow_key(name),
@@ -38,14 +38,16 @@ def direct(world: World, name: str, **parameters: Any) -> ClaimRequest:
     )
 
 
-async def said(world: World, session_id: str, limit: int = 100) -> Sequence[MessageRow]:
+async def messages_of(world: World, session_id: str, limit: int = 100) -> Sequence[MessageRow]:
     async with world.ledger.read() as session:
         return await sessions.history(session, session_id, limit)
 
 
-async def told(world: World, offer: ClaimRequest, answer: str = "Nothing.") -> Granted:
-    """Carry a run to its succeeded end."""
-    granted = await world.begun(offer)
+async def answered_turn(
+    world: World, claim_request: ClaimRequest, answer: str = "Nothing."
+) -> Granted:
+    """Run the request until it has succeeded; return its grant."""
+    granted = await world.begun(claim_request)
     prompt = str(granted.parameters["prompt"])
     await world.settle(granted, Status.SUCCEEDED, output=answer, prompt=prompt)
     return granted
@@ -56,7 +58,7 @@ def waits(answer: ClaimResult) -> Waiting:
     return answer
 
 
-# --- which session
+# --- session ids
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,7 @@ def waits(answer: ClaimResult) -> Waiting:
         ({"agent": "a", "session": "reuse"}, None, "a:run:r"),
     ],
 )
-def test_the_session_of_a_run(
+def test_the_session_id_of_a_run_depends_on_its_agent_mode_and_key(
     parameters: dict[str, object], job_id: str | None, expected: str
 ) -> None:
     assert sessions.session_id_of(parameters, job_id=job_id, run_id="r") == expected
@@ -83,35 +85,37 @@ def test_the_session_of_a_run(
 
 async def test_a_jobs_session_is_the_same_for_all_its_runs(world: World) -> None:
     stored = await world.add(every="1h", agent="scribe")
-    first = await told(world, world.offer(stored))
+    first = await answered_turn(world, world.claim_request(stored))
     row = await claims.request(world.ledger, stored, "by hand", "manual")
-    by_hand = await told(world, world.offer_of(row))
+    by_hand = await answered_turn(world, world.claim_request_of(row))
     await world.edit(stored.id, name="renamed", prompt="Another?")
     custom = replace(direct(world, "custom", agent="scribe"), job_id=stored.id)
-    in_ui = await told(world, custom)
+    in_ui = await answered_turn(world, custom)
 
     ids = {each.session_id for each in (first, by_hand, in_ui)}
     assert ids == {f"scribe:job:{stored.id}"}
     assert {(await world.row(each.run_id)).session_id for each in (first, by_hand)} == ids
 
 
-async def test_another_agent_begins_another_conversation(world: World) -> None:
+async def test_changing_the_agent_of_a_job_starts_another_session(world: World) -> None:
     stored = await world.add(every="1h", agent="scribe")
-    await told(world, world.offer(stored))
+    await answered_turn(world, world.claim_request(stored))
     stored = await world.edit(stored.id, agent="poet")
 
-    granted = await world.granted(world.offer(stored))
+    granted = await world.granted(world.claim_request(stored))
 
     assert granted.session_id == f"poet:job:{stored.id}"
     assert granted.history == ()
 
 
-async def test_new_is_fresh_for_each_occurrence_and_a_retry_is_another(world: World) -> None:
+async def test_session_new_gives_each_run_and_each_retry_its_own_session(world: World) -> None:
     stored = await world.add(every="1h", session="new")
-    first = await told(world, world.offer(stored, flow_run_id="f"))
-    retried = world.offer(stored, due=first.due, flow_run_id="f", flow_starts=2, retries=(1,))
-    again = await told(world, retried)
-    second = await told(world, world.offer(stored))
+    first = await answered_turn(world, world.claim_request(stored, flow_run_id="f"))
+    retried = world.claim_request(
+        stored, due=first.due, flow_run_id="f", flow_starts=2, retries=(1,)
+    )
+    again = await answered_turn(world, retried)
+    second = await answered_turn(world, world.claim_request(stored))
 
     assert [each.session_id for each in (first, again, second)] == [
         f"default:run:{each.run_id}" for each in (first, again, second)
@@ -120,15 +124,15 @@ async def test_new_is_fresh_for_each_occurrence_and_a_retry_is_another(world: Wo
     assert all(each.history == () for each in (first, again, second))
 
 
-# --- what was said
+# --- messages
 
 
-async def test_the_pair_is_kept_in_full_with_its_source(world: World) -> None:
+async def test_prompt_and_answer_are_stored_in_full_with_their_source(world: World) -> None:
     stored = await world.add("brief", every="1h", agent="scribe")
     long = "é" * 9_000
-    granted = await told(world, world.offer(stored), long)
+    granted = await answered_turn(world, world.claim_request(stored), long)
 
-    prompt, answer = await said(world, granted.session_id)
+    prompt, answer = await messages_of(world, granted.session_id)
 
     assert [(each.number, each.role) for each in (prompt, answer)] == [
         (1, "user"),
@@ -151,22 +155,22 @@ async def test_the_pair_is_kept_in_full_with_its_source(world: World) -> None:
     }
 
 
-async def test_the_source_of_a_message_names_the_person_for_whom_the_job_works(
-    world: World,
-) -> None:
+async def test_the_source_of_a_message_names_the_user_of_the_job(world: World) -> None:
     job = new_job(now=world.clock.now(), name="brief", prompt="What is new?", every="1h")
     async with world.ledger.write() as session:
         stored = await store.add(session, job, "brief", world.clock.now(), user_id="u-17")
-    granted = await told(world, world.offer(stored))
-    assert [each.source["user"] for each in await said(world, granted.session_id)] == ["u-17"] * 2
+    granted = await answered_turn(world, world.claim_request(stored))
+    assert [each.source["user"] for each in await messages_of(world, granted.session_id)] == [
+        "u-17"
+    ] * 2
 
 
-async def test_the_next_run_is_given_what_was_said_oldest_first(world: World) -> None:
+async def test_the_next_run_receives_the_history_oldest_first(world: World) -> None:
     stored = await world.add(every="1h")
-    await told(world, world.offer(stored), "one")
-    await told(world, world.offer(stored), "two")
+    await answered_turn(world, world.claim_request(stored), "one")
+    await answered_turn(world, world.claim_request(stored), "two")
 
-    granted = await world.granted(world.offer(stored))
+    granted = await world.granted(world.claim_request(stored))
 
     given = [(each.role, each.content) for each in granted.history]
     assert given == [
@@ -178,95 +182,97 @@ async def test_the_next_run_is_given_what_was_said_oldest_first(world: World) ->
 
 
 @pytest.mark.slow
-async def test_of_a_long_conversation_the_last_twenty_messages_are_given(world: World) -> None:
+async def test_a_run_receives_the_last_twenty_messages_of_a_long_session(world: World) -> None:
     stored = await world.add(every="1h")
     for number in range(1, 50):
-        await told(world, world.offer(stored), f"answer {number}")
+        await answered_turn(world, world.claim_request(stored), f"answer {number}")
 
-    granted = await world.granted(world.offer(stored))
+    granted = await world.granted(world.claim_request(stored))
 
     assert [each.number for each in granted.history] == list(range(79, 99))
     assert granted.history[-1].content == "answer 49"
-    assert len(await said(world, granted.session_id)) == 98
+    assert len(await messages_of(world, granted.session_id)) == 98
 
 
 @pytest.mark.parametrize(
     "status", [Status.FAILED, Status.TIMED_OUT, Status.CANCELLED, Status.UNKNOWN]
 )
-async def test_a_run_that_did_not_succeed_leaves_nothing(world: World, status: Status) -> None:
-    granted = await world.begun(world.offer(await world.add()))
+async def test_a_run_that_did_not_succeed_adds_no_messages(world: World, status: Status) -> None:
+    granted = await world.begun(world.claim_request(await world.add()))
     await world.settle(granted, status, output="half an answer", prompt="What is new?")
 
-    assert await said(world, granted.session_id) == ()
+    assert await messages_of(world, granted.session_id) == ()
     async with world.ledger.read() as session:
         assert await sessions.recent(session, 10) == []
 
 
-async def test_settled_twice_it_is_said_once(world: World) -> None:
-    granted = await told(world, world.offer(await world.add()), "one")
+async def test_an_outcome_that_is_recorded_twice_adds_its_messages_once(world: World) -> None:
+    granted = await answered_turn(world, world.claim_request(await world.add()), "one")
     await world.settle(granted, Status.SUCCEEDED, output="one", prompt="What is new?")
 
-    assert len(await said(world, granted.session_id)) == 2
+    assert len(await messages_of(world, granted.session_id)) == 2
 
 
-async def test_a_late_answer_is_said_after_what_came_meanwhile(world: World) -> None:
+async def test_a_late_answer_is_appended_after_the_messages_of_other_runs(world: World) -> None:
     stored = await world.add(every="1h")
-    slow = await world.begun(world.offer(stored))
+    slow = await world.begun(world.claim_request(stored))
     await world.settle(slow, Status.UNKNOWN)
-    quick = await told(world, world.offer(stored), "quick")
+    quick = await answered_turn(world, world.claim_request(stored), "quick")
 
     await world.settle(slow, Status.SUCCEEDED, output="slow", prompt="What is new?")
 
-    messages = await said(world, quick.session_id)
+    messages = await messages_of(world, quick.session_id)
     assert [each.run_id for each in messages] == [quick.run_id] * 2 + [slow.run_id] * 2
     assert messages[-1].content == "slow"
 
 
-async def test_who_lost_the_claim_says_nothing(world: World) -> None:
-    granted = await world.granted(world.offer(await world.add()))
+async def test_a_run_that_lost_its_claim_adds_no_messages(world: World) -> None:
+    granted = await world.granted(world.claim_request(await world.add()))
     await claims.postpone(world.ledger, granted.run_id, granted.fence, world.clock.now(), "later")
 
     with pytest.raises(FenceRefused):
         await world.settle(granted, Status.SUCCEEDED, output="late", prompt="What is new?")
 
-    assert await said(world, granted.session_id) == ()
+    assert await messages_of(world, granted.session_id) == ()
 
 
-async def test_the_last_output_is_read_only_where_the_prompt_names_it(world: World) -> None:
+async def test_the_last_output_is_read_only_if_the_prompt_names_it(world: World) -> None:
     stored = await world.add(every="1h", prompt="Before it was: {{ last_output }}")
-    assert (await told(world, world.offer(stored), "one")).last_output == ""
-    failed = await world.begun(world.offer(stored))
+    assert (await answered_turn(world, world.claim_request(stored), "one")).last_output == ""
+    failed = await world.begun(world.claim_request(stored))
     assert failed.last_output == "one"
     await world.settle(failed, Status.FAILED, output="no")
-    assert (await told(world, world.offer(stored), "two")).last_output == "one"
-    assert (await told(world, world.offer(stored), "three")).last_output == "two"
+    assert (await answered_turn(world, world.claim_request(stored), "two")).last_output == "one"
+    assert (await answered_turn(world, world.claim_request(stored), "three")).last_output == "two"
     await world.edit(stored.id, prompt="It goes alone")
-    assert (await told(world, world.offer(await world.job(stored.id)))).last_output == ""
+    assert (
+        await answered_turn(world, world.claim_request(await world.job(stored.id)))
+    ).last_output == ""
 
 
 # --- the lock
 
 
-async def test_of_two_jobs_that_share_a_session_the_second_waits(world: World) -> None:
+async def test_the_second_of_two_jobs_that_share_a_session_waits(world: World) -> None:
     one = await world.add("one", every="1h", session_key="ops")
     two = await world.add("two", every="1h", session_key="ops", prompt="And you?")
-    first = await world.begun(world.offer(one))
-    offer = world.offer(two, due=first.due)
+    first = await world.begun(world.claim_request(one))
+    claim_request = world.claim_request(two, due=first.due)
 
-    answer = waits(await world.claim(offer))
+    answer = waits(await world.claim(claim_request))
 
     why = f"session default:ops is busy: run {first.run_id[:8]} holds it"
     assert answer == Waiting(world.clock.now() + RETRY_INTERVAL, why, answer.run_id)
     row = await world.row(str(answer.run_id))
     assert (row.status, row.until, row.reason) == ("waiting", answer.until, why)
-    assert (row.occurrence, row.job_id, row.revision) == (offer.occurrence, two.id, 1)
+    assert (row.occurrence, row.job_id, row.revision) == (claim_request.occurrence, two.id, 1)
     assert (row.parameters, row.session_id) == (two.job.parameters(), "default:ops")
-    assert (row.flow_run_id, row.fence, row.attempts) == (offer.flow_run_id, 0, 0)
+    assert (row.flow_run_id, row.fence, row.attempts) == (claim_request.flow_run_id, 0, 0)
 
     await world.settle(first, Status.SUCCEEDED, output="Fine.", prompt="How are you?")
-    assert await world.claim(offer) == answer  # not before it should look again
+    assert await world.claim(claim_request) == answer  # not before the time that it waits for
     world.clock.set(answer.until)
-    second = await world.claim(offer)
+    second = await world.claim(claim_request)
 
     assert isinstance(second, Granted)
     assert second.run_id == answer.run_id
@@ -275,18 +281,20 @@ async def test_of_two_jobs_that_share_a_session_the_second_waits(world: World) -
     assert (row.status, row.until, row.reason, row.fence) == ("claimed", None, "", 1)
 
 
-async def test_who_waits_acts_with_what_was_due_and_is_never_late(world: World) -> None:
+async def test_a_run_that_waits_for_its_session_keeps_its_parameters_and_is_never_late(
+    world: World,
+) -> None:
     one = await world.add("one", every="1h", session_key="ops")
     two = await world.add("two", every="1h", session_key="ops", prompt="As it was")
-    first = await world.begun(world.offer(one))
-    offer = world.offer(two, due=first.due)
-    answer = waits(await world.claim(offer))
+    first = await world.begun(world.claim_request(one))
+    claim_request = world.claim_request(two, due=first.due)
+    answer = waits(await world.claim(claim_request))
     world.clock.move(SECOND)
     await world.edit(two.id, prompt="As it is now")
     await world.settle(first, Status.SUCCEEDED)
     world.clock.move(timedelta(days=2))
 
-    second = await world.claim(offer)
+    second = await world.claim(claim_request)
 
     assert isinstance(second, Granted)
     assert (second.run_id, second.parameters["prompt"]) == (answer.run_id, "As it was")
@@ -294,26 +302,24 @@ async def test_who_waits_acts_with_what_was_due_and_is_never_late(world: World) 
     assert second.job.revision.number == 1
 
 
-async def test_a_custom_run_in_the_second_in_which_its_job_was_made_keeps_its_job(
-    world: World,
-) -> None:
+async def test_a_custom_run_in_the_second_of_its_jobs_creation_keeps_its_job(world: World) -> None:
     holder = await world.begun(direct(world, "holder", session_key="ops"))
     stored = await world.add(on_demand=True, session_key="ops")
-    floored = world.clock.now().replace(microsecond=0)  # as Prefect's time is
-    offer = direct(world, "custom", session_key="ops")
-    offer = replace(offer, job_id=stored.id, due=floored)
-    answer = waits(await world.claim(offer))
+    floored = world.clock.now().replace(microsecond=0)  # as Prefect's times are
+    claim_request = direct(world, "custom", session_key="ops")
+    claim_request = replace(claim_request, job_id=stored.id, due=floored)
+    answer = waits(await world.claim(claim_request))
     await world.settle(holder, Status.SUCCEEDED)
     world.clock.set(answer.until)
 
-    granted = await world.claim(offer)
+    granted = await world.claim(claim_request)
 
     assert isinstance(granted, Granted)
     assert granted.job is not None
     assert granted.job.id == stored.id
 
 
-async def test_of_two_that_wait_the_earlier_due_goes_first(world: World) -> None:
+async def test_of_two_waiting_runs_the_one_due_earlier_gets_the_session_first(world: World) -> None:
     holder = await world.begun(direct(world, "holder", session_key="ops"))
     world.clock.move(SECOND)
     early = direct(world, "early", session_key="ops")
@@ -333,7 +339,7 @@ async def test_of_two_that_wait_the_earlier_due_goes_first(world: World) -> None
     assert isinstance(await world.claim(late), Granted)
 
 
-async def test_who_comes_new_lets_those_due_earlier_go_first(world: World) -> None:
+async def test_a_new_run_waits_for_runs_of_its_session_that_were_due_earlier(world: World) -> None:
     holder = await world.begun(direct(world, "holder", session_key="ops"))
     early = direct(world, "early", session_key="ops")
     waits(await world.claim(early))
@@ -343,28 +349,28 @@ async def test_who_comes_new_lets_those_due_earlier_go_first(world: World) -> No
     assert waits(await world.claim(direct(world, "late", session_key="ops"))).why.endswith("first")
 
 
-async def test_one_that_waited_and_is_gone_holds_nobody_up_for_long(world: World) -> None:
+async def test_an_abandoned_waiting_run_does_not_block_its_session_for_long(world: World) -> None:
     holder = await world.begun(direct(world, "holder", session_key="ops"))
-    gone = waits(await world.claim(direct(world, "gone", session_key="ops")))
+    abandoned = waits(await world.claim(direct(world, "gone", session_key="ops")))
     await world.settle(holder, Status.SUCCEEDED)
-    world.clock.set(gone.until + sessions.WAITER_GRACE)
+    world.clock.set(abandoned.until + sessions.WAITER_GRACE)
     late = direct(world, "late", session_key="ops")
 
     waits(await world.claim(late))
     world.clock.move(RETRY_INTERVAL)
 
     assert isinstance(await world.claim(late), Granted)
-    assert (await world.row(str(gone.run_id))).status == "waiting"  # it is not lost
+    assert (await world.row(str(abandoned.run_id))).status == "waiting"  # it is not lost
 
 
-async def test_one_in_a_backoff_holds_nobody_up(world: World) -> None:
+async def test_a_run_in_a_backoff_does_not_block_its_session(world: World) -> None:
     first = await world.begun(direct(world, "first", session_key="ops"))
     until = world.clock.now() + timedelta(minutes=5)
     outcome = Outcome(Status.FAILED, error="429")
     await claims.retry(world.ledger, first.run_id, first.fence, outcome, until)
     world.clock.move(SECOND)
 
-    second = await told(world, direct(world, "second", session_key="ops"), "Done.")
+    second = await answered_turn(world, direct(world, "second", session_key="ops"), "Done.")
     world.clock.set(until)
     again = await world.claim(replace(direct(world, "first"), due=first.due))
 
@@ -373,19 +379,21 @@ async def test_one_in_a_backoff_holds_nobody_up(world: World) -> None:
     assert [each.content for each in again.history] == ["second?", "Done."]
 
 
-async def test_a_run_of_the_same_job_is_skipped_and_does_not_wait(world: World) -> None:
+async def test_a_run_of_the_same_job_is_skipped_instead_of_waiting_for_the_session(
+    world: World,
+) -> None:
     stored = await world.add(every="1h")
-    await world.begun(world.offer(stored))
+    await world.begun(world.claim_request(stored))
     row = await claims.request(world.ledger, stored, "by hand", "manual")
 
-    answer = await world.claim(world.offer_of(row))
+    answer = await world.claim(world.claim_request_of(row))
 
     assert isinstance(answer, Finished)
     assert answer.status is Status.SKIPPED
     assert answer.reason.startswith("overlap: ")
 
 
-async def test_an_agents_sessions_of_the_same_key_are_its_own(world: World) -> None:
+async def test_two_agents_do_not_share_a_session_of_the_same_key(world: World) -> None:
     await world.begun(direct(world, "one", session_key="ops", agent="a"))
 
     assert isinstance(
@@ -394,21 +402,23 @@ async def test_an_agents_sessions_of_the_same_key_are_its_own(world: World) -> N
     assert isinstance(await world.claim(direct(world, "three", agent="a")), Granted)
 
 
-async def test_a_job_switched_off_while_it_waits_is_skipped(world: World) -> None:
+async def test_a_run_of_a_job_disabled_while_it_waits_for_its_session_is_skipped(
+    world: World,
+) -> None:
     one = await world.add("one", every="1h", session_key="ops")
     two = await world.add("two", every="1h", session_key="ops")
-    first = await world.begun(world.offer(one))
-    offer = world.offer(two, due=first.due)
-    answer = waits(await world.claim(offer))
+    first = await world.begun(world.claim_request(one))
+    claim_request = world.claim_request(two, due=first.due)
+    answer = waits(await world.claim(claim_request))
     await world.edit(two.id, enabled=False)
     world.clock.set(answer.until)
 
-    assert await world.claim(offer) == Finished(
-        Status.SKIPPED, "the job is off: disabled", answer.run_id, offer.flow_run_id
+    assert await world.claim(claim_request) == Finished(
+        Status.SKIPPED, "the job is disabled", answer.run_id, claim_request.flow_run_id
     )
 
 
-# --- for those who read
+# --- listing and finding sessions
 
 
 async def listed(world: World, limit: int = 10) -> list[tuple[str, str | None, int]]:
@@ -425,19 +435,19 @@ async def found(world: World, ref: str) -> str:
 async def test_sessions_are_listed_last_used_first(world: World) -> None:
     own = await world.add("own", every="1h")
     shared = await world.add("shared", every="1h", session_key="ops")
-    await told(world, world.offer(own))
-    await told(world, world.offer(shared))
-    await told(world, world.offer(own))
+    await answered_turn(world, world.claim_request(own))
+    await answered_turn(world, world.claim_request(shared))
+    await answered_turn(world, world.claim_request(own))
 
     assert await listed(world) == [(f"default:job:{own.id}", "own", 4), ("default:ops", None, 2)]
     assert len(await listed(world, 1)) == 1
 
 
-async def test_a_session_is_found_by_its_key_where_one_agent_has_it(world: World) -> None:
+async def test_a_session_is_found_by_its_key_if_only_one_agent_uses_it(world: World) -> None:
     for name, agent in (("one", "oa"), ("two", "oa"), ("three", "an")):
         key = "cat" if name == "one" else "dog"
         stored = await world.add(name, every="1h", agent=agent, session_key=key)
-        await told(world, world.offer(stored))
+        await answered_turn(world, world.claim_request(stored))
 
     assert await found(world, "cat") == "oa:cat"
     with pytest.raises(Ambiguous, match="an:dog") as ambiguous:
@@ -448,14 +458,14 @@ async def test_a_session_is_found_by_its_key_where_one_agent_has_it(world: World
             await found(world, ref)
 
 
-async def test_a_session_is_found_by_id_beginning_and_job(world: World) -> None:
+async def test_a_session_is_found_by_its_id_a_prefix_or_its_job(world: World) -> None:
     own = await world.add("own", every="1h")
     shared = await world.add("shared", every="1h", session_key="ops")
     fresh = await world.add("fresh", every="1h", session="new", agent="poet")
     unused = await world.add("unused", every="1h")
     for each in (own, shared, fresh):
-        await told(world, world.offer(each))
-    last = await told(world, world.offer(fresh))
+        await answered_turn(world, world.claim_request(each))
+    last = await answered_turn(world, world.claim_request(fresh))
     id_of_own = f"default:job:{own.id}"
 
     assert await found(world, id_of_own) == id_of_own

@@ -1,4 +1,4 @@
-"""The global limit and the worker's own (requirement 12, `docs/promise.md` 12)."""
+"""The global limit of runs, and that of a worker (requirement 12, `docs/promise.md` 12)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def _jobs(world: World, count: int) -> list[StoredJob]:
 
 
 def _offers(world: World, jobs: list[StoredJob], **changes: Any) -> list[ClaimRequest]:
-    """Of each job one run, whose due times rise by a second and have all passed."""
+    """Return one request per job; the due times rise by a second, and all have passed."""
     due = world.clock.now().replace(microsecond=0) - timedelta(seconds=len(jobs))
     return [
         ClaimRequest(
@@ -50,7 +50,7 @@ async def _next(world: World, most: int) -> list[RunRow]:
         return await slots.next_up(session, world.clock.now(), most, {})
 
 
-async def test_one_more_than_the_limit_waits_and_says_so(world: World) -> None:
+async def test_a_run_beyond_the_limit_waits_and_names_the_limit(world: World) -> None:
     five = _offers(world, await _jobs(world, 5), most=4)
     held = [await world.granted(each) for each in five[:4]]
 
@@ -66,14 +66,14 @@ async def test_one_more_than_the_limit_waits_and_says_so(world: World) -> None:
     await claims.begin(world.ledger, held[0].run_id, held[0].fence)
     await world.settle(held[0], Status.SUCCEEDED)
 
-    # A free slot is why it looks again before its time.
+    # Because a slot is free, it may claim before its time.
     assert [each.id for each in await _next(world, 4)] == [row.id]
     assert isinstance(await world.claim(five[4]), Granted)
     row = await world.row(row.id)
     assert (row.status, row.waits_for, row.reason, row.until) == ("claimed", "", "", None)
 
 
-async def test_a_free_slot_is_the_earliest_due_ones(world: World) -> None:
+async def test_a_free_slot_goes_to_the_earliest_due_run(world: World) -> None:
     blocker, *others = _offers(world, await _jobs(world, 4), most=1)
     held = await world.begun(blocker)
     for each in reversed(others):
@@ -82,16 +82,14 @@ async def test_a_free_slot_is_the_earliest_due_ones(world: World) -> None:
 
     later = await world.claim(others[2])
     assert isinstance(later, Waiting)
-    assert later.why == "0 of 1 runs are active, and 2 that were due earlier wait"
+    assert later.why == "0 of 1 runs are active, and 2 due earlier are waiting"
     assert [each.flow_run_id for each in await _next(world, 1)] == ["f1"]
     assert [each.flow_run_id for each in await _next(world, 3)] == ["f1", "f2", "f3"]
 
     assert isinstance(await world.claim(others[0]), Granted)
 
 
-async def test_one_that_was_never_offered_before_stands_behind_those_due_earlier(
-    world: World,
-) -> None:
+async def test_a_new_run_waits_behind_waiting_runs_that_were_due_earlier(world: World) -> None:
     blocker, early, late = _offers(world, await _jobs(world, 3), most=1)
     held = await world.begun(blocker)
     assert isinstance(await world.claim(early), Waiting)
@@ -102,7 +100,7 @@ async def test_one_that_was_never_offered_before_stands_behind_those_due_earlier
     assert isinstance(await world.claim(early), Granted)
 
 
-async def test_of_two_free_slots_the_second_is_not_kept_for_the_first(world: World) -> None:
+async def test_one_waiting_run_reserves_only_one_of_two_free_slots(world: World) -> None:
     one, two, early, late = _offers(world, await _jobs(world, 4), most=2)
     held = [await world.begun(one), await world.begun(two)]
     assert isinstance(await world.claim(early), Waiting)
@@ -112,10 +110,10 @@ async def test_of_two_free_slots_the_second_is_not_kept_for_the_first(world: Wor
     assert isinstance(await world.claim(late), Granted)
 
 
-async def test_nobody_waits_for_one_that_nobody_comes_for(world: World) -> None:
-    blocker, gone, late = _offers(world, await _jobs(world, 3), most=1)
+async def test_a_waiting_run_that_no_worker_claims_loses_its_turn(world: World) -> None:
+    blocker, abandoned, late = _offers(world, await _jobs(world, 3), most=1)
     held = await world.begun(blocker)
-    answer = await world.claim(gone)
+    answer = await world.claim(abandoned)
     assert isinstance(answer, Waiting)
     await world.settle(held, Status.SUCCEEDED)
 
@@ -128,7 +126,7 @@ async def test_nobody_waits_for_one_that_nobody_comes_for(world: World) -> None:
 
 
 async def _queued(world: World, count: int, most: int) -> list[ClaimRequest]:
-    """Offers of runs that wait while nobody is at work any more; the last ones hold all slots."""
+    """Return the requests of ``count`` waiting runs; the ``most`` runs before them have ended."""
     offered = _offers(world, await _jobs(world, most + count), most=most)
     held = [await world.begun(each) for each in offered[:most]]
     for each in offered[most:]:
@@ -144,53 +142,53 @@ async def _call_up(world: World, most: int, after: timedelta | None = None) -> l
     return [each.flow_run_id for each in called]
 
 
-async def test_a_free_slot_is_not_kept_for_runs_that_nobody_claims_for(world: World) -> None:
-    *gone, late = await _queued(world, 6, most=2)
+async def test_free_slots_are_not_kept_for_woken_runs_that_do_not_claim(world: World) -> None:
+    *abandoned, late = await _queued(world, 6, most=2)
 
     answer = await world.claim(late)
 
-    # It tells its worker to call up those that stand ahead, and is back soon.
+    # The answer asks the worker to wake the runs ahead, and to claim again soon.
     assert isinstance(answer, Waiting)
     assert (answer.free, answer.until) == (True, world.clock.now() + slots.SLOT_CLAIM_TIMEOUT)
-    assert await _call_up(world, 2) == [each.flow_run_id for each in gone[:2]]
+    assert await _call_up(world, 2) == [each.flow_run_id for each in abandoned[:2]]
     world.clock.set(answer.until)
     assert isinstance(await world.claim(late), Waiting)
-    # Three more stand ahead, but the two that were called up have left the two slots free.
+    # Three more runs are ahead, but the two that were woken have left both slots free.
     world.clock.move(MICROSECOND)
     assert isinstance(await world.claim(late), Granted)
-    assert isinstance(await world.claim(gone[4]), Granted)
-    assert isinstance(await world.claim(gone[3]), Waiting)  # both slots are taken now
+    assert isinstance(await world.claim(abandoned[4]), Granted)
+    assert isinstance(await world.claim(abandoned[3]), Waiting)  # both slots are taken now
 
 
-async def test_of_the_slots_only_those_of_the_runs_that_do_not_come_are_given_away(
+async def test_only_the_slots_of_woken_runs_that_do_not_claim_go_to_later_runs(
     world: World,
 ) -> None:
-    gone, second, third, late = await _queued(world, 4, most=2)
-    assert await _call_up(world, 2) == [gone.flow_run_id, second.flow_run_id]
+    abandoned, second, third, late = await _queued(world, 4, most=2)
+    assert await _call_up(world, 2) == [abandoned.flow_run_id, second.flow_run_id]
     world.clock.move(slots.SLOT_CLAIM_TIMEOUT + MICROSECOND)
 
-    # Of the two that were called up one comes, though late.
+    # One of the two woken runs claims, though late.
     assert isinstance(await world.claim(second), Granted)
     assert isinstance(await world.claim(late), Granted)  # instead of the one that is gone
     assert isinstance(await world.claim(third), Waiting)
 
 
-async def test_a_run_that_does_not_come_is_forgotten(world: World) -> None:
-    gone, early, late = await _queued(world, 3, most=1)
-    assert await _call_up(world, 1) == [gone.flow_run_id]
+async def test_a_woken_run_that_never_claims_no_longer_blocks_later_runs(world: World) -> None:
+    abandoned, early, late = await _queued(world, 3, most=1)
+    assert await _call_up(world, 1) == [abandoned.flow_run_id]
     world.clock.move(slots.SLOT_CLAIM_TIMEOUT + slots.MAX_RETRY_INTERVAL)
-    assert isinstance(await world.claim(replace(early, full=True)), Waiting)  # it is there
+    assert isinstance(await world.claim(replace(early, full=True)), Waiting)  # it does claim
 
     world.clock.move(MICROSECOND)
 
     assert isinstance(await world.claim(late), Granted)
 
 
-async def test_who_is_called_up_is_next_and_is_called_up_once(world: World) -> None:
+async def test_the_earliest_runs_are_woken_once_and_get_the_free_slots(world: World) -> None:
     first, second, third = await _queued(world, 3, most=2)
 
     assert await _call_up(world, 2) == [first.flow_run_id, second.flow_run_id]
-    # Their worker starts them; the leader's net leaves it some time for that.
+    # Their worker starts them; the leader gives it some time before it wakes them again.
     seconds = timedelta(seconds=5)
     assert await _call_up(world, 2, after=seconds) == []
     world.clock.move(seconds)
@@ -206,16 +204,14 @@ async def test_who_is_called_up_is_next_and_is_called_up_once(world: World) -> N
     assert await _call_up(world, 2) == []
 
 
-async def test_the_further_back_a_run_stands_the_later_it_looks_again_by_itself(
-    world: World,
-) -> None:
+async def test_a_run_further_back_in_the_queue_claims_again_later(world: World) -> None:
     offered = _offers(world, await _jobs(world, 26), most=2)
     for each in offered[:2]:
         await world.begun(each)
     answers = [await world.claim(each) for each in offered[2:]]
 
     waits = [each.until - world.clock.now() for each in answers if isinstance(each, Waiting)]
-    # Two slots: each two runs that stand ahead mean one more turn of half a minute.
+    # With two slots, every two runs ahead mean one more turn of half a minute.
     assert waits[:3] == [
         slots.MIN_RETRY_INTERVAL,
         1.5 * slots.MIN_RETRY_INTERVAL,
@@ -225,7 +221,7 @@ async def test_the_further_back_a_run_stands_the_later_it_looks_again_by_itself(
     assert not any(each.free for each in answers if isinstance(each, Waiting))
 
 
-async def test_a_lost_holder_frees_its_slot(world: World) -> None:
+async def test_a_run_that_is_declared_lost_frees_its_slot(world: World) -> None:
     blocker, waits = _offers(world, await _jobs(world, 2), most=1)
     await world.begun(blocker)
     assert isinstance(await world.claim(waits), Waiting)
@@ -236,7 +232,7 @@ async def test_a_lost_holder_frees_its_slot(world: World) -> None:
     assert isinstance(await world.claim(waits), Granted)
 
 
-async def test_a_direct_call_takes_a_slot_and_waits_for_none(world: World) -> None:
+async def test_a_direct_call_uses_a_slot_but_never_waits_for_one(world: World) -> None:
     (scheduled,) = _offers(world, await _jobs(world, 1), most=1)
     direct = ClaimRequest(
         claim_requests.flow_key("d"),
@@ -266,21 +262,23 @@ async def test_a_direct_call_takes_a_slot_and_waits_for_none(world: World) -> No
     assert answer.why == "2 of 1 runs are active"
 
 
-async def test_a_full_worker_says_so_and_another_one_takes_the_run(world: World) -> None:
-    (offer,) = _offers(world, await _jobs(world, 1), most=4, full=True)
+async def test_a_run_that_a_full_worker_refuses_is_granted_to_another_worker(world: World) -> None:
+    (claim_request,) = _offers(world, await _jobs(world, 1), most=4, full=True)
 
-    answer = await world.claim(offer)
+    answer = await world.claim(claim_request)
 
     assert isinstance(answer, Waiting)
     assert answer.until == world.clock.now() + timedelta(seconds=5)
     row = await world.row(str(answer.run_id))
     assert (row.waits_for, row.reason) == ("worker", "the worker has no free slot")
     assert [each.id for each in await _next(world, 4)] == [row.id]
-    assert isinstance(await world.claim(replace(offer, full=False, holder="other:1")), Granted)
+    assert isinstance(
+        await world.claim(replace(claim_request, full=False, holder="other:1")), Granted
+    )
 
 
-async def test_whose_worker_is_full_keeps_no_slot_from_others(world: World) -> None:
-    """Of four slots one is taken; a worker that has no room brought three that were due earlier."""
+async def test_runs_of_a_full_worker_keep_no_slot_from_others(world: World) -> None:
+    """One of four slots is used; a full worker has claimed three runs that were due earlier."""
     at_work, *of_full, other = _offers(world, await _jobs(world, 5), most=4)
     await world.begun(at_work)
     for each in of_full:
@@ -289,7 +287,7 @@ async def test_whose_worker_is_full_keeps_no_slot_from_others(world: World) -> N
     assert isinstance(await world.claim(other), Granted)
 
 
-async def test_whose_worker_is_full_is_woken_beside_those_that_wait_for_a_slot(
+async def test_runs_of_a_full_worker_are_woken_along_with_those_that_wait_for_a_slot(
     world: World,
 ) -> None:
     one, two, early, later, late, last = _offers(world, await _jobs(world, 6), most=2)
@@ -303,19 +301,21 @@ async def test_whose_worker_is_full_is_woken_beside_those_that_wait_for_a_slot(
 
     await world.settle(held[0], Status.SUCCEEDED)
 
-    # One slot is free: the first of either kind, for nobody knows which worker has room.
+    # One slot is free: the first run of either kind, as it is unknown which worker has room.
     assert [each.flow_run_id for each in await _next(world, 2)] == ["f2", "f4"]
-    # It may ask before its time, and is granted where there is room.
+    # It may claim before its time, and is granted if the worker has room.
     assert isinstance(await world.claim(early), Granted)
     assert await _next(world, 2) == []
 
 
-async def test_whose_worker_is_full_waits_for_a_slot_once_all_are_taken(world: World) -> None:
-    offer, blocker = _offers(world, await _jobs(world, 2), most=1)
-    assert isinstance(await world.claim(replace(offer, full=True)), Waiting)
+async def test_a_run_of_a_full_worker_waits_for_a_slot_once_all_slots_are_used(
+    world: World,
+) -> None:
+    claim_request, blocker = _offers(world, await _jobs(world, 2), most=1)
+    assert isinstance(await world.claim(replace(claim_request, full=True)), Waiting)
     held = await world.begun(blocker)
 
-    answer = await world.claim(replace(offer, full=True))
+    answer = await world.claim(replace(claim_request, full=True))
 
     assert isinstance(answer, Waiting)
     assert (await world.row(str(answer.run_id))).waits_for == "slot"
@@ -323,12 +323,12 @@ async def test_whose_worker_is_full_waits_for_a_slot_once_all_are_taken(world: W
     assert [each.id for each in await _next(world, 1)] == [answer.run_id]
 
 
-async def test_no_limit_is_no_limit(world: World) -> None:
+async def test_without_a_limit_every_claim_is_granted(world: World) -> None:
     for each in _offers(world, await _jobs(world, 6)):
         assert isinstance(await world.claim(each), Granted)
 
 
-async def test_who_waits_for_its_session_does_not_wait_for_a_slot(world: World) -> None:
+async def test_a_run_that_waits_for_its_session_does_not_wait_for_a_slot(world: World) -> None:
     shared = [await world.add(name, every="1h", session_key="ops") for name in ("one", "two")]
     first, second = _offers(world, shared, most=1)
     held = await world.begun(first)
@@ -344,7 +344,7 @@ async def test_who_waits_for_its_session_does_not_wait_for_a_slot(world: World) 
     assert isinstance(await world.claim(second), Granted)
 
 
-async def test_a_waiting_run_that_ends_waits_for_nothing(world: World) -> None:
+async def test_a_waiting_run_of_a_removed_job_no_longer_waits_for_a_slot(world: World) -> None:
     blocker, waits = _offers(world, await _jobs(world, 2), most=1)
     await world.begun(blocker)
     answer = await world.claim(waits)
@@ -357,12 +357,12 @@ async def test_a_waiting_run_that_ends_waits_for_nothing(world: World) -> None:
     assert isinstance(await world.claim(waits), Finished)
 
 
-async def test_of_many_that_claim_at_once_no_more_than_the_limit_are_granted(world: World) -> None:
+async def test_concurrent_claims_are_granted_only_up_to_the_limit(world: World) -> None:
     many = _offers(world, await _jobs(world, 12), most=4)
 
-    async def ask(offer: ClaimRequest) -> ClaimResult:
+    async def ask(claim_request: ClaimRequest) -> ClaimResult:
         async with Ledger(world.ledger.address, world.clock) as ledger:
-            return await claims.claim(ledger, offer)
+            return await claims.claim(ledger, claim_request)
 
     async with asyncio.timeout(60):
         answers = await asyncio.gather(*map(ask, many))
@@ -372,12 +372,12 @@ async def test_of_many_that_claim_at_once_no_more_than_the_limit_are_granted(wor
     assert sorted(row.status for row in await world.rows()) == ["claimed"] * 4 + ["waiting"] * 8
 
 
-async def test_twenty_due_in_one_second_run_four_at_a_time_in_their_order(world: World) -> None:
+async def test_twenty_runs_due_in_one_second_run_four_at_a_time_in_order(world: World) -> None:
     due = world.clock.now().replace(microsecond=0)
     all_of_them = _offers(world, await _jobs(world, 24), most=4)
     four, twenty = all_of_them[:4], [replace(each, due=due) for each in all_of_them[4:]]
     held = [await world.begun(each) for each in four]
-    for each in twenty:  # all ask while the slots are taken, so that the ledger knows who waits
+    for each in twenty:  # all claim while the slots are used, so that the ledger knows of them
         assert isinstance(await world.claim(each), Waiting)
     for slot in held:
         await world.settle(slot, Status.SUCCEEDED)
@@ -385,7 +385,7 @@ async def test_twenty_due_in_one_second_run_four_at_a_time_in_their_order(world:
     at_once: list[int] = []
 
     async def work(ledger: Ledger, left: list[ClaimRequest]) -> None:
-        """A worker: claims what is left to it again and again, and carries out what it gets."""
+        """Claim the runs in ``left`` repeatedly, as a worker does, and run each granted one."""
         while left:
             for each in list(left):
                 answer = await claims.claim(ledger, each)
@@ -409,7 +409,7 @@ async def test_twenty_due_in_one_second_run_four_at_a_time_in_their_order(world:
     assert len(began) == len(set(began)) == 20
     assert max(at_once) <= 4
     order = sorted(began, key=lambda run: (rows[run].due, rows[run].queued_at, run))
-    # Who began was among the first four of those that were left.
+    # Each run that began was among the first four that were left.
     for place, run in enumerate(began):
         left = [each for each in order if each not in began[:place]]
         assert left.index(run) < 4

@@ -1,4 +1,4 @@
-"""Every pair of states, by what `docs/promise.md` joins, through the functions that make steps."""
+"""Every pair of states, as in `docs/promise.md`, through the functions that make transitions."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_table_names_every_state() -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), PAIRS)
-def test_the_check_knows_the_table(old: str, new: str) -> None:
+def test_check_transition_accepts_exactly_the_legal_transitions(old: str, new: str) -> None:
     if (old, new) in LEGAL:
         states.check_transition("run", _status(old), Status(new))
     else:
@@ -61,47 +61,47 @@ def test_the_check_knows_the_table(old: str, new: str) -> None:
 
 
 async def _bring(world: World, state: str) -> tuple[ClaimRequest, RunRow | None]:
-    """A run in that state, made by the functions that really make it, and its offer."""
+    """Return the request and row of a run that the real functions brought into ``state``."""
     stored = await world.add()
-    offer = world.offer(stored)
+    claim_request = world.claim_request(stored)
     match state:
         case "none":
-            return offer, None
+            return claim_request, None
         case "waiting":
             row = await claims.request(world.ledger, stored, "1", "manual")
-            return world.offer_of(row), row
+            return world.claim_request_of(row), row
         case "skipped":
-            answer = await _switched_off(world, offer, None)
+            answer = await _switched_off(world, claim_request, None)
         case "missed":
-            world.clock.set(offer.due + timedelta(hours=1))
-            answer = await world.claim(offer)
+            world.clock.set(claim_request.due + timedelta(hours=1))
+            answer = await world.claim(claim_request)
         case "claimed":
-            answer = await world.granted(offer)
+            answer = await world.granted(claim_request)
         case "unknown":
-            answer = await world.begun(offer)
+            answer = await world.begun(claim_request)
             await world.lose()
-            await world.claim(offer)
+            await world.claim(claim_request)
         case "running":
-            answer = await world.begun(offer)
+            answer = await world.begun(claim_request)
         case _:
-            answer = await world.settled(offer, Status(state))
+            answer = await world.settled(claim_request, Status(state))
     assert isinstance(answer, Granted | Finished)
     row = await world.row(str(answer.run_id))
     assert row.status == state
-    return offer, row
+    return claim_request, row
 
 
 async def _step(
-    world: World, offer: ClaimRequest, row: RunRow | None, new: str
+    world: World, claim_request: ClaimRequest, row: RunRow | None, new: str
 ) -> ClaimResult | None:
-    """Try to make the step by the one function whose work it would be."""
+    """Try the transition to ``new`` with the one function that makes it."""
     run_id, fence = (row.id, row.fence) if row else ("nobody", 0)
     match new:
         case "waiting":
             until = world.clock.now() + timedelta(minutes=1)
             await claims.postpone(world.ledger, run_id, fence, until, "not now")
         case "claimed":
-            return await world.claim(offer)
+            return await world.claim(claim_request)
         case "running":
             await claims.begin(world.ledger, run_id, fence)
         case _:
@@ -114,17 +114,19 @@ def _told(row: RunRow) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("old", "new"), ILLEGAL)
-async def test_what_the_page_does_not_join_is_refused(world: World, old: str, new: str) -> None:
-    offer, row = await _bring(world, old)
+async def test_every_illegal_transition_is_refused_and_changes_nothing(
+    world: World, old: str, new: str
+) -> None:
+    claim_request, row = await _bring(world, old)
 
     if new == "claimed":
-        assert not isinstance(await _step(world, offer, row, new), Granted)
+        assert not isinstance(await _step(world, claim_request, row, new), Granted)
     elif old == new and old not in ("waiting", "running"):
-        # The same outcome again is a commit whose answer was lost: no step, and no refusal.
-        await _step(world, offer, row, new)
+        # The same outcome again means that the answer to its commit was lost: no error.
+        await _step(world, claim_request, row, new)
     else:
         with pytest.raises((LedgerError, NotFound)):
-            await _step(world, offer, row, new)
+            await _step(world, claim_request, row, new)
 
     if row is None:
         assert await world.rows() == []
@@ -135,69 +137,83 @@ async def test_what_the_page_does_not_join_is_refused(world: World, old: str, ne
 Way = Callable[[World, ClaimRequest, RunRow | None], Awaitable[object]]
 
 
-async def _ask(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
-    stored = await world.job(str(offer.job_id))
+async def _ask(world: World, claim_request: ClaimRequest, row: RunRow | None) -> object:
+    stored = await world.job(str(claim_request.job_id))
     return await claims.request(world.ledger, stored, "2", "manual")
 
 
-async def _switched_off(world: World, offer: ClaimRequest, row: RunRow | None) -> ClaimResult:
-    # After the due time and before its claim: a job that was off at its due time has none.
-    world.clock.set(offer.due + timedelta(seconds=1))
-    await world.edit(str(offer.job_id), enabled=False)
-    return await world.claim(offer)
+async def _switched_off(
+    world: World, claim_request: ClaimRequest, row: RunRow | None
+) -> ClaimResult:
+    # After the due time and before its claim: while a job is disabled, nothing is due.
+    world.clock.set(claim_request.due + timedelta(seconds=1))
+    await world.edit(str(claim_request.job_id), enabled=False)
+    return await world.claim(claim_request)
 
 
-async def _removed(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
-    await world.archive(str(offer.job_id))
-    return await world.claim(offer)
+async def _removed(world: World, claim_request: ClaimRequest, row: RunRow | None) -> object:
+    await world.archive(str(claim_request.job_id))
+    return await world.claim(claim_request)
 
 
-async def _in_time(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
-    world.clock.set(max(world.clock.now(), offer.due))
-    return await world.claim(offer)
+async def _in_time(world: World, claim_request: ClaimRequest, row: RunRow | None) -> object:
+    world.clock.set(max(world.clock.now(), claim_request.due))
+    return await world.claim(claim_request)
 
 
-async def _too_late(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
-    world.clock.set(offer.due + timedelta(hours=1))
-    return await world.claim(offer)
+async def _too_late(world: World, claim_request: ClaimRequest, row: RunRow | None) -> object:
+    world.clock.set(claim_request.due + timedelta(hours=1))
+    return await world.claim(claim_request)
 
 
-async def _cancelled_in_prefect(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
-    end = EndInPrefect(str(offer.flow_run_id), "CANCELLED", "Cancelled", "", offer)
+async def _cancelled_in_prefect(
+    world: World, claim_request: ClaimRequest, row: RunRow | None
+) -> object:
+    end = EndInPrefect(str(claim_request.flow_run_id), "CANCELLED", "Cancelled", "", claim_request)
     return await prefect_ends.apply_end(world.ledger, end)
 
 
-async def _parameters_do_not_fit(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
-    world.clock.set(offer.due)
-    key = claim_requests.flow_key(str(offer.flow_run_id))
-    return await world.claim(replace(offer, occurrence=key, refused="prompt: is blank"))
+async def _parameters_do_not_fit(
+    world: World, claim_request: ClaimRequest, row: RunRow | None
+) -> object:
+    world.clock.set(claim_request.due)
+    key = claim_requests.flow_key(str(claim_request.flow_run_id))
+    return await world.claim(replace(claim_request, occurrence=key, refused="prompt: is blank"))
 
 
-async def _cancelled(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
+async def _cancelled(world: World, claim_request: ClaimRequest, row: RunRow | None) -> object:
     assert row is not None
     return await claims.cancel(world.ledger, row.id)
 
 
-async def _past_its_deadline(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
+async def _past_its_deadline(
+    world: World, claim_request: ClaimRequest, row: RunRow | None
+) -> object:
     assert row is not None
     async with world.ledger.write() as session:
         row.parameters = row.parameters | {"policy": {"deadline": "1s"}}
         session.add(row)
     world.clock.move(timedelta(seconds=1))
-    return await world.claim(offer)
+    return await world.claim(claim_request)
 
 
-async def _nobody_came(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
+async def _nobody_came(world: World, claim_request: ClaimRequest, row: RunRow | None) -> object:
     assert row is not None
-    offer = world.offer(await world.job(str(offer.job_id)), flow_run_id=offer.flow_run_id)
+    claim_request = world.claim_request(
+        await world.job(str(claim_request.job_id)), flow_run_id=claim_request.flow_run_id
+    )
     async with world.ledger.write() as session:
-        row.occurrence, row.due, row.until = offer.occurrence, offer.due, offer.due
+        row.occurrence, row.due, row.until = (
+            claim_request.occurrence,
+            claim_request.due,
+            claim_request.due,
+        )
         row.waits_for = corrections.UNTIL_DUE
         session.add(row)
-    return await _too_late(world, offer, row)
+    return await _too_late(world, claim_request, row)
 
 
-async def _temporary_error(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
+async def _temporary_error(world: World, claim_request: ClaimRequest, row: RunRow | None) -> object:
     assert row is not None
     until = world.clock.now() + timedelta(minutes=1)
     failed = Outcome(Status.FAILED, error="429")
@@ -205,7 +221,7 @@ async def _temporary_error(world: World, offer: ClaimRequest, row: RunRow | None
     return None
 
 
-async def _killed(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
+async def _killed(world: World, claim_request: ClaimRequest, row: RunRow | None) -> object:
     assert row is not None
     return await claims.holder_died(world.ledger, row.id, row.fence, "killed")
 
@@ -227,20 +243,20 @@ WAYS: dict[tuple[str, str], Way] = {
 
 
 @pytest.mark.parametrize(("old", "new"), LEGAL)
-async def test_what_the_page_joins_can_be_gone(world: World, old: str, new: str) -> None:
-    offer, row = await _bring(world, old)
+async def test_every_legal_transition_can_be_made(world: World, old: str, new: str) -> None:
+    claim_request, row = await _bring(world, old)
 
     if way := WAYS.get((old, new)):
-        await way(world, offer, row)
+        await way(world, claim_request, row)
     else:
-        await _step(world, offer, row, new)
+        await _step(world, claim_request, row, new)
 
     (found,) = await world.rows()
     assert found.status == new
 
 
-async def test_what_has_begun_is_never_given_back(world: World) -> None:
-    offer, row = await _bring(world, "running")
+async def test_a_running_run_cannot_be_postponed(world: World) -> None:
+    claim_request, row = await _bring(world, "running")
 
     with pytest.raises(IllegalTransition):
-        await _step(world, offer, row, "waiting")
+        await _step(world, claim_request, row, "waiting")

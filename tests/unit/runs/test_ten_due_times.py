@@ -1,4 +1,4 @@
-"""Overlap, catch-up and class together: what became of ten due times, and that the docs say so."""
+"""Overlap, catch-up and class combined: the outcomes of ten due times, as in the docs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def anyio_backend() -> str:
 
 
 class Found:
-    """The cases in one database; those with a full class, or without, are found when asked for."""
+    """Outcomes of the cases in one database, computed on demand, with or without a full class."""
 
     def __init__(self, empty: Callable[[], Database]) -> None:
         self._empty = empty
@@ -54,7 +54,7 @@ GONE = "missed missed missed missed"
 REASONED = [
     ("skip", "none", f"12:10 skipped 12:30 skipped {GONE} 13:30 skipped"),
     ("skip", "latest", "12:10 skipped 12:30 skipped missed missed missed 13:25 skipped 13:40"),
-    # What is made up for comes first; of those that came meanwhile one is left.
+    # Catch-up runs come first; of the due times in between, one is left.
     ("skip", "all", "12:10 skipped 12:30 skipped 13:25 13:40 13:55 14:10 14:25 skipped"),
     ("queue_one", "none", f"12:10 12:25 12:40 13:25 {GONE} 13:40 13:55"),
     ("queue_one", "latest", "12:10 12:25 12:40 13:25 missed missed missed 13:40 skipped 13:55"),
@@ -68,18 +68,18 @@ REASONED = [
         "latest",
         "12:10x 12:20x 12:30x 12:40 missed missed missed 13:25x 13:30x 13:40",
     ),
-    # Of the two that came meanwhile the later one takes the place of the other.
+    # Of the two due times in between, the later one replaces the other.
     ("cancel_running", "all", "12:10x 12:20x 12:30x 12:40 13:25 13:40 13:55 14:10 skipped 14:25"),
     ("allow", "none", f"12:10 12:20 12:30 12:40 {GONE} 13:30 13:40"),
     ("allow", "latest", "12:10 12:20 12:30 12:40 missed missed missed 13:25 13:30 13:40"),
-    # What is made up for waits for what is at work; what is on time begins beside it.
+    # A catch-up run waits for the active runs; a run that is on time starts beside them.
     ("allow", "all", "12:10 12:20 12:30 12:40 13:25 13:55 14:10 14:25 13:30 13:40"),
 ]
 """Reasoned by hand from the rules; `x` is cancelled."""
 
 
 @pytest.mark.parametrize(("overlap", "catch_up", "expected"), REASONED)
-async def test_the_book_holds_what_the_rules_say(
+async def test_ten_due_times_have_the_outcomes_that_the_rules_imply(
     found: Found, overlap: str, catch_up: str, expected: str
 ) -> None:
     assert await _of(found, Case(overlap, catch_up, full=False)) == expected
@@ -91,14 +91,14 @@ FULL = [
     ("queue_one", "none", f"12:35 13:25 skipped skipped {GONE} 13:40 13:55"),
     ("queue_all", "none", f"12:35 13:25 13:40 13:55 {GONE} 14:10 14:25"),
     ("cancel_running", "none", f"skipped skipped 12:35x 12:40 {GONE} 13:30x 13:40"),
-    # One at a time is what the class lets begin, whatever the job allows.
+    # The class allows one run at a time, whatever the job allows.
     ("allow", "none", f"12:35 13:25 13:40 13:55 {GONE} 14:10 14:25"),
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("overlap", "catch_up", "expected"), FULL)
-async def test_nothing_is_missed_for_having_waited_for_its_class(
+async def test_a_run_that_waits_for_a_slot_of_its_class_is_not_missed(
     found: Found, overlap: str, catch_up: str, expected: str
 ) -> None:
     assert await _of(found, Case(overlap, catch_up, full=True)) == expected
@@ -114,7 +114,9 @@ def _worked(became: Sequence[Became]) -> list[tuple[float, float]]:
     [pytest.param(case, marks=pytest.mark.slow if case.full else ()) for case in CASES],
     ids=str,
 )
-async def test_in_every_case(found: Found, case: Case) -> None:
+async def test_in_every_case_each_due_time_has_one_row_and_only_allow_overlaps(
+    found: Found, case: Case
+) -> None:
     became = await found(case)
     assert len(became) == 10  # each due time has its one row
     assert all(each.began is None or each.began >= each.due for each in became)
@@ -130,8 +132,8 @@ async def test_in_every_case(found: Found, case: Case) -> None:
 
 
 @pytest.mark.slow
-async def test_the_page_in_the_docs_is_this(found: Found) -> None:
-    """`make docs` writes it anew."""
+async def test_the_policies_page_in_the_docs_is_up_to_date(found: Found) -> None:
+    """If the page differs, `make docs` regenerates it."""
     cases = {case: await found(case) for case in CASES}
     page = repository.root() / "docs" / "guides" / "policies.md"
     assert page.read_text() == generate.policies_page(cases)

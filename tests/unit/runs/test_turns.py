@@ -1,4 +1,4 @@
-"""Many processes in one conversation take turns, and one that is killed says all or nothing."""
+"""Many real processes take turns in one session; one that is killed writes all or nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MANY = 20
 
 @pytest.fixture(scope="module", autouse=True)
 def fork_server() -> Iterator[None]:
-    """The process that all others are forked from: it has imported the ledger."""
+    """Import the ledger in the server that all processes are forked from; stop it afterwards."""
     side_by_side.CONTEXT.set_forkserver_preload(["tests.unit.runs.talkers"])
     yield
     from multiprocessing import forkserver
@@ -36,8 +36,8 @@ def fork_server() -> Iterator[None]:
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
-def offer(number: int) -> ClaimRequest:
-    """One of many runs of no job that share a session, each due a second after the last."""
+def claim_request(number: int) -> ClaimRequest:
+    """Return the request of one of many runs without a job that share a session, by due time."""
     given = {"prompt": f"{number}?", "agent": "default", "session_key": "ops"}
     due = SYSTEM_CLOCK.now() - timedelta(seconds=MANY - number)
     key = offers.flow_key(f"f{number}")
@@ -47,40 +47,42 @@ def offer(number: int) -> ClaimRequest:
 
 
 @pytest.mark.slow
-async def test_twenty_processes_that_wait_take_turns_by_due_time(
+async def test_twenty_waiting_processes_take_turns_in_a_session_by_due_time(
     database: Database, tmp_path: Path
 ) -> None:
     address = database.address
     async with Ledger(address) as ledger:
-        first = await claims.claim(ledger, offer(0))
+        first = await claims.claim(ledger, claim_request(0))
         assert isinstance(first, Granted)
         await claims.begin(ledger, first.run_id, first.fence)
-        # The last due comes first.
-        offers = [offer(number) for number in range(MANY, 0, -1)]
-        with talkers.waiting(address, offers, tmp_path / "place") as turns:
+        # The run that is due last claims first.
+        claim_requests = [claim_request(number) for number in range(MANY, 0, -1)]
+        with talkers.waiting(address, claim_requests, tmp_path / "place") as turns:
             outcome = Outcome(Status.SUCCEEDED, output="answer to 0?", prompt="0?")
             await claims.finish(ledger, first.run_id, first.fence, outcome)
-            took = [turn.recv() for turn in reversed(turns)]
+            reports = [turn.recv() for turn in reversed(turns)]
         async with ledger.read() as session:
-            said = await sessions.history(session, "default:ops", 1000)
-            ended = [await rows.get(session, each.run_id) for each in took]
+            messages = await sessions.history(session, "default:ops", 1000)
+            ended = [await rows.get(session, each.run_id) for each in reports]
 
-    assert all(each.alone for each in took)
+    assert all(each.alone for each in reports)
     assert [(row.status, row.attempts, row.fence) for row in ended] == [("succeeded", 1, 1)] * MANY
-    assert [each.number for each in said] == list(range(1, 2 * MANY + 3))
+    assert [each.number for each in messages] == list(range(1, 2 * MANY + 3))
     contents = [f"{start}{n}?" for n in range(MANY + 1) for start in ("", "answer to ")]
-    assert [each.content for each in said] == contents
-    assert [each.run_id for each in said[2:]] == [each.run_id for each in took for _ in range(2)]
-    for turn, each in enumerate(took, start=1):
+    assert [each.content for each in messages] == contents
+    assert [each.run_id for each in messages[2:]] == [
+        each.run_id for each in reports for _ in range(2)
+    ]
+    for turn, each in enumerate(reports, start=1):
         assert list(each.given) == contents[: 2 * turn][-sessions.MAX_HISTORY_MESSAGES :]
 
 
-async def test_killed_while_it_settles_neither_outcome_nor_words_are_there(
+async def test_a_process_killed_while_it_finishes_writes_neither_outcome_nor_messages(
     database: Database,
 ) -> None:
     address = database.address
     async with Ledger(address) as ledger:
-        granted = await claims.claim(ledger, offer(1))
+        granted = await claims.claim(ledger, claim_request(1))
         assert isinstance(granted, Granted)
         await claims.begin(ledger, granted.run_id, granted.fence)
         with talkers.settling(address, granted) as child:
@@ -96,20 +98,20 @@ async def test_killed_while_it_settles_neither_outcome_nor_words_are_there(
         outcome = Outcome(Status.SUCCEEDED, output="kept", prompt="1?")
         await claims.finish(ledger, granted.run_id, granted.fence, outcome)
         async with ledger.read() as session:
-            said = await sessions.history(session, "default:ops")
-    assert [each.content for each in said] == ["1?", "kept"]
+            messages = await sessions.history(session, "default:ops")
+    assert [each.content for each in messages] == ["1?", "kept"]
 
 
-async def test_one_killed_at_work_holds_the_session_until_its_lease_is_lost(
+async def test_a_killed_run_holds_its_session_until_its_lease_is_declared_lost(
     database: Database,
 ) -> None:
     address = database.address
     clock = ManualClock(SYSTEM_CLOCK.now())
     async with Ledger(address, clock) as ledger:
-        with claimers.walked(address, offer(1), clock, "running") as (child, run_id):
+        with claimers.walked(address, claim_request(1), clock, "running") as (child, run_id):
             child.kill()
             child.join(60)
-        second = replace(offer(2), due=clock.now())
+        second = replace(claim_request(2), due=clock.now())
         answers = []
         while not isinstance(answer := await claims.claim(ledger, second), Granted):
             assert isinstance(answer, offers.Waiting)

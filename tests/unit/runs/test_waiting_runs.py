@@ -1,4 +1,4 @@
-"""The waiting runs that should have a Prefect run each (`docs/promise.md` 11), and live ones."""
+"""Waiting runs that need a Prefect run (`docs/promise.md` 11), and live runs in Prefect."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ pytestmark = pytest.mark.anyio
 
 async def _to_ensure(world: World, **given: int) -> list[RunRow]:
     async with world.ledger.read() as session:
-        return await waiting_runs.needing_prefect_run(session, world.clock.now(), **given)
+        return await waiting_runs.needing_prefect_run(session, **given)
 
 
-async def test_of_each_job_the_next_ten_by_due_time(world: World) -> None:
+async def test_the_next_ten_waiting_runs_of_each_job_need_a_prefect_run(world: World) -> None:
     busy, other = await world.add("busy"), await world.add("other")
     asked = []
     for number in range(12):
@@ -36,11 +36,11 @@ async def test_of_each_job_the_next_ten_by_due_time(world: World) -> None:
     assert [row.id for row in await _to_ensure(world, per_job=1)] == [asked[1].id, last.id]
 
 
-async def test_only_what_waits(world: World) -> None:
+async def test_only_waiting_runs_need_a_prefect_run(world: World) -> None:
     one, two = await world.add("one", every="1h"), await world.add("two", every="1h")
-    await world.granted(world.offer(one))
-    await world.settled(world.offer(two), Status.SUCCEEDED)
-    granted = await world.granted(world.offer(two))
+    await world.granted(world.claim_request(one))
+    await world.settled(world.claim_request(two), Status.SUCCEEDED)
+    granted = await world.granted(world.claim_request(two))
     assert await _to_ensure(world) == []
 
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")
@@ -48,7 +48,7 @@ async def test_only_what_waits(world: World) -> None:
     assert [row.id for row in await _to_ensure(world)] == [granted.run_id]
 
 
-async def test_runs_without_a_job_are_all_among_them(world: World) -> None:
+async def test_all_waiting_runs_without_a_job_need_a_prefect_run(world: World) -> None:
     def direct(number: int) -> ClaimRequest:
         given = {"prompt": "Hi", "session_key": "ops"}
         key = claim_requests.flow_key(f"d{number}")
@@ -72,7 +72,7 @@ async def test_runs_without_a_job_are_all_among_them(world: World) -> None:
     assert "d0" not in {row.flow_run_id for row in live}
 
 
-async def test_live_ones_without_a_prefect_run_are_not_prefects(world: World) -> None:
+async def test_a_live_run_without_a_prefect_run_is_not_live_in_prefect(world: World) -> None:
     stored = await world.add("one", every="1h")
     row = await claims.request(world.ledger, stored, "1", "api")
     async with world.ledger.read() as session:

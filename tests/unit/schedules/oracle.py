@@ -1,11 +1,11 @@
-"""What is due, found by brute force: each minute (or second) of a stretch of real time is tried.
+"""Brute-force oracle for due times: it tries each minute (or second) of a period.
 
-Written apart from the code under test: it imports nothing of Daybook, nor croniter, reads fields
-with a parser of its own, and knows no more of a zone than what its clocks show at an instant.
+It is independent of the code under test: it imports neither Daybook nor croniter, has its own
+parser, and knows of a zone only what its clocks show at an instant.
 
-The rule is requirement 7's. Fixed times: what the clocks show for the first time is due if it
-matches; when they jump forward, what they jumped over is due at that instant. Real time (`*` or
-`*/n` in minute or hour): due is each instant at which they show what matches.
+The rule is that of requirement 7. Fixed times: a matching time is due when the clocks show it for
+the first time; if they jump over it, it is due at the instant of the jump. Real time (`*` or `*/n`
+in minute or hour): each instant is due at which the clocks show a matching time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ALIASES = {
 
 
 def numbers(text: str, low: int, high: int) -> set[int]:
-    """The numbers that a field of plain items admits."""
+    """Return the numbers that match a field of plain items."""
     found: set[int] = set()
     for item in text.split(","):
         body, slash, step = item.partition("/")
@@ -52,7 +52,7 @@ def numbers(text: str, low: int, high: int) -> set[int]:
                 last = NAMES[end] if end in NAMES else int(end)
             elif slash:
                 last = high
-        while last < first:  # it wraps around: one more round
+        while last < first:  # the range wraps around
             last += high - low + 1
         for value in range(first, last + 1, int(step or 1)):
             found.add((value - low) % (high - low + 1) + low)
@@ -60,7 +60,7 @@ def numbers(text: str, low: int, high: int) -> set[int]:
 
 
 class Expression:
-    """A cron expression, asked whether it matches what a clock shows."""
+    """Cron expression that is matched against the time that a clock shows."""
 
     def __init__(self, text: str) -> None:
         words = ALIASES.get(text, text).lower().split()
@@ -102,9 +102,9 @@ class Expression:
             return weekday == int(item[1:]) % 7 and leaves
         if "#" in item:
             name, _, nth = item.partition("#")
-            wanted = NAMES[name] if name in NAMES else int(name)
-            return weekday == wanted % 7 and (day.day + 6) // 7 == int(nth)
-        # Sunday is 0 and 7: look at it as both.
+            number = NAMES[name] if name in NAMES else int(name)
+            return weekday == number % 7 and (day.day + 6) // 7 == int(nth)
+        # Sunday is both 0 and 7, so try both.
         seven = numbers(item, 0, 6) if "7" not in item.partition("/")[0] else None
         if seven is not None:
             return weekday in seven
@@ -126,7 +126,7 @@ class Expression:
 
 
 def due(text: str, zone: str, start: datetime, end: datetime) -> list[datetime]:
-    """The due times in (start, end], both UTC and whole seconds."""
+    """Return the due times in (start, end]; all are UTC and whole seconds."""
     expression, tz = Expression(text), ZoneInfo(zone)
     fine = expression.seconds_written
     step = SECOND if fine else MINUTE
@@ -156,12 +156,12 @@ def _shown(tz: ZoneInfo, instant: datetime) -> datetime:
 
 
 def _highest_shown(tz: ZoneInfo, start: datetime) -> datetime:
-    """The latest time that the clocks had shown, up to and with ``start``."""
+    """Return the latest time that the clocks had shown until ``start``, inclusive."""
     highest = _shown(tz, start)
     offset = start.astimezone(tz).utcoffset()
     instant = start.replace(second=0) - LOOK_BACK
     if instant.astimezone(tz).utcoffset() == offset:
-        return highest  # no change can lie in between: none comes twice within hours
+        return highest  # no change lies in between: no zone changes twice within hours
     while instant < start:
         highest = max(highest, _shown(tz, min(instant + MINUTE - SECOND, start)))
         instant += MINUTE
@@ -171,7 +171,7 @@ def _highest_shown(tz: ZoneInfo, start: datetime) -> datetime:
 def _skipped(
     before: datetime, shown: datetime, highest: datetime, step: timedelta
 ) -> Iterator[datetime]:
-    """What the clocks jumped over on the way from ``before`` to ``shown``, and never showed."""
+    """Yield the times that the clocks jumped over from ``before`` to ``shown`` and never showed."""
     missing = before + step
     while missing < shown:
         if missing > highest:
@@ -180,14 +180,14 @@ def _skipped(
 
 
 def days(text: str, start: date, count: int) -> list[date]:
-    """The days among ``count`` ones from ``start`` on which the expression matches."""
+    """Return the days that match the expression, among ``count`` days from ``start``."""
     expression = Expression(text)
     every = (start + timedelta(days=number) for number in range(count))
     return [day for day in every if expression.day_matches(day)]
 
 
 def changes(zone: str, first_year: int, last_year: int) -> list[datetime]:
-    """The instants, UTC, at which the zone's offset changes, found hour by hour."""
+    """Return the instants (UTC) at which the zone's offset changes."""
     tz = ZoneInfo(zone)
     instant, end = datetime(first_year, 1, 1, tzinfo=UTC), datetime(last_year, 1, 1, tzinfo=UTC)
     found = []

@@ -1,4 +1,4 @@
-"""Requirement 2: which expressions are legal, and the text of each refusal."""
+"""Cron expressions: which are valid, and the text of each refusal (requirement 2)."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ LEGAL = [
 
 
 @pytest.mark.parametrize("expr", LEGAL)
-def test_legal_and_the_same_to_prefect(expr: str) -> None:
-    """In UTC, what we expand is what the croniter inside Prefect queues."""
+def test_a_valid_expression_means_the_same_to_prefect(expr: str) -> None:
+    """In UTC, our due times equal those of the croniter in Prefect."""
     assert cron.canonical(expr) == expr
-    ours = list(islice(due_times(Cron(expr=expr, timezone="UTC"), after=START), 40))
+    actual = list(islice(due_times(Cron(expr=expr, timezone="UTC"), after=START), 40))
     croniter: Any = vendored.croniter  # type: ignore[attr-defined]
     theirs = croniter(expr, START.replace(tzinfo=None))
-    assert [instant.replace(tzinfo=None) for instant in ours] == [
-        theirs.get_next(datetime) for _ in ours
+    assert [instant.replace(tzinfo=None) for instant in actual] == [
+        theirs.get_next(datetime) for _ in actual
     ]
 
 
-def test_spaces_are_single_and_aliases_in_lower_case() -> None:
+def test_canonical_text_has_single_spaces_and_lower_case_aliases() -> None:
     assert cron.canonical("  0   9\t*  * MON-FRI ") == "0 9 * * MON-FRI"
     assert cron.canonical(" @Daily ") == "@daily"
 
@@ -107,13 +107,13 @@ FIELDS = (
         ),
         (
             "0 0 30 2 *",
-            '"0 0 30 2 *" never fires (day of month 30 with month 2)',
-            "use a day that the month has",
+            '"0 0 30 2 *" never fires: month 2 has no day 30',
+            "use a day that exists in the month",
         ),
         (
             "0 0 31 4,6 1",
-            '"0 0 31 4,6 1" never fires (day of month 31 with month 4,6)',
-            "use a day that the month has",
+            '"0 0 31 4,6 1" never fires: month 4,6 has no day 31',
+            "use a day that exists in the month",
         ),
         ("60 * * * *", 'minute "60" is not valid', "use 0 to 59"),
         ("60 * * * * *", 'second "60" is not valid', "use 0 to 59"),
@@ -173,17 +173,17 @@ FIELDS = (
         ),
         (
             "0 0 */1 * 1",
-            'day of month "*/1" or weekday "1" matches every day',
+            'together, day of month "*/1" and weekday "1" match every day',
             "use * for both",
         ),
         (
             "0 0 */2 * 0-6",
-            'day of month "*/2" or weekday "0-6" matches every day',
+            'together, day of month "*/2" and weekday "0-6" match every day',
             "use * for both",
         ),
     ],
 )
-def test_refused(expr: str, problem: str, legal: str) -> None:
+def test_an_invalid_expression_is_refused_with_advice(expr: str, problem: str, legal: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         cron.canonical(expr)
     assert str(caught.value) == f"cron: {problem} ({legal})"
@@ -206,5 +206,7 @@ def test_refused(expr: str, problem: str, legal: str) -> None:
         ("30 2 */2 * *", False),
     ],
 )
-def test_which_are_in_real_time(expr: str, real_time: bool) -> None:
+def test_expressions_with_a_wildcard_minute_or_hour_are_in_real_time(
+    expr: str, real_time: bool
+) -> None:
     assert cron.read_fields(expr).real_time is real_time

@@ -1,7 +1,7 @@
-"""Due times around changes of a zone's offset, by requirement 7.
+"""Due times around changes of a zone's offset (requirement 7).
 
-The expected instants are worked out by hand: from the change that is named beside each case (UTC
-instant, offset before and after) and the two rules in `daybook.schedules.due`.
+The expected instants are computed by hand from the change named beside each case (UTC instant,
+offset before and after) and from the two rules in `daybook.schedules.due`.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_due_times_around_a_change(case: Case) -> None:
+def test_due_times_around_an_offset_change(case: Case) -> None:
     schedule = Cron(expr=case.expr, timezone=case.zone)
     expected = [utc(text) for text in case.due]
     start, end = utc(case.start), utc(case.end)
@@ -206,8 +206,8 @@ def test_there_are_at_least_thirty_cases() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_asked_from_every_minute_the_answer_is_the_same(case: Case) -> None:
-    """Where one begins to ask changes nothing: the next due time is the first one after."""
+def test_the_next_due_time_does_not_depend_on_where_the_search_starts(case: Case) -> None:
+    """From each instant between two due times, the next due time is the later one."""
     schedule = Cron(expr=case.expr, timezone=case.zone)
     expected = [utc(text) for text in case.due]
     for due, following in pairwise(expected):

@@ -1,4 +1,4 @@
-"""Schedules in plain English."""
+"""Schedules described in plain English."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)
         ("0 9 * 3 L7", "at 09:00 on the last Sunday of March"),
     ],
 )
-def test_cron_in_words(expr: str, words: str) -> None:
+def test_a_cron_schedule_is_described_in_words(expr: str, words: str) -> None:
     schedule = Cron(expr=expr, timezone="Europe/Berlin")
     assert describe(schedule) == f"{words}, Europe/Berlin"
 
@@ -77,7 +77,7 @@ def test_cron_in_words(expr: str, words: str) -> None:
         "0 0 * * 0#1,1#1,2#1,3#1,4#1,5#1",
     ],
 )
-def test_what_has_no_good_words_is_quoted(expr: str) -> None:
+def test_a_cron_schedule_without_good_words_is_quoted(expr: str) -> None:
     assert describe(Cron(expr=expr, timezone="UTC")) == f'cron "{expr}", UTC'
 
 
@@ -104,7 +104,7 @@ def test_what_has_no_good_words_is_quoted(expr: str) -> None:
         ("on demand", "on demand"),
     ],
 )
-def test_the_other_kinds_in_words(text: str, words: str) -> None:
+def test_other_schedules_are_described_in_words(text: str, words: str) -> None:
     schedule = schedules.parse(text, timezone="Europe/Berlin", now=NOW)
     assert describe(schedule) == words
 
@@ -122,5 +122,5 @@ def test_the_other_kinds_in_words(text: str, words: str) -> None:
         (2 * 86_400 + 0.5, "2 days"),
     ],
 )
-def test_span(seconds: float, words: str) -> None:
+def test_a_duration_is_described_in_words(seconds: float, words: str) -> None:
     assert duration_in_words(timedelta(seconds=seconds)) == words

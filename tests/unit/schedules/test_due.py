@@ -1,4 +1,4 @@
-"""Due times away from daylight saving: the kinds, their bounds, and where they end."""
+"""Due times without daylight saving: kinds of schedules, their bounds, and their end."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_intervals_keep_their_phase(every: int, after: int, micro: int, inclusiv
     assert second - first == schedule.every
 
 
-def test_a_one_time_schedule_has_its_one_instant() -> None:
+def test_a_one_time_schedule_is_due_at_its_one_instant() -> None:
     schedule = At(at=ANCHOR, timezone="UTC")
     assert list(due_times(schedule, after=ANCHOR - MINUTE)) == [ANCHOR]
     assert list(due_times(schedule, after=ANCHOR)) == []
@@ -51,14 +51,14 @@ def test_a_one_time_schedule_has_its_one_instant() -> None:
     assert not is_due(schedule, ANCHOR + timedelta(seconds=1))
 
 
-def test_on_demand_is_never_due() -> None:
+def test_an_on_demand_schedule_is_never_due() -> None:
     schedule = OnDemand(timezone="UTC")
     assert list(due_times(schedule, after=ANCHOR)) == []
     assert next_due(schedule, ANCHOR) is None
     assert not is_due(schedule, ANCHOR)
 
 
-def test_any_zone_may_ask_and_the_answer_is_utc() -> None:
+def test_due_times_are_in_utc_whatever_zone_the_arguments_have() -> None:
     elsewhere = ANCHOR.astimezone(timezone(timedelta(hours=-7)))
     due = next_due(NINE, elsewhere)
     assert due == datetime(2026, 11, 20, 9, tzinfo=UTC)
@@ -67,7 +67,7 @@ def test_any_zone_may_ask_and_the_answer_is_utc() -> None:
 
 
 @pytest.mark.parametrize("expr", ["0 9 * * *", "0 0 9 * * *", "0 9-9,10 * * *", "*/60 9 * * *"])
-def test_fractions_of_a_second(expr: str) -> None:
+def test_a_fraction_of_a_second_after_a_due_time_is_not_due(expr: str) -> None:
     if "9-9" in expr:
         expr = expr.replace("9-9,10", "9,10")
     schedule = Cron(expr=expr, timezone="UTC")
@@ -80,14 +80,14 @@ def test_fractions_of_a_second(expr: str) -> None:
     assert not is_due(schedule, nine + hair)
 
 
-def test_between_leaves_its_start_out_and_has_its_end() -> None:
+def test_between_excludes_its_start_and_includes_its_end() -> None:
     nine = datetime(2026, 11, 20, 9, tzinfo=UTC)
     days = [nine + timedelta(days=number) for number in range(3)]
     assert list(between(NINE, days[0], days[2])) == days[1:]
     assert list(between(NINE, days[0], days[0])) == []
 
 
-def test_rare_ones_come() -> None:
+def test_due_times_that_are_years_away_are_found() -> None:
     leap = Cron(expr="0 0 29 2 *", timezone="UTC")
     start = datetime(2096, 3, 1, tzinfo=UTC)  # 2100 is no leap year
     assert next_due(leap, start) == datetime(2104, 2, 29, tzinfo=UTC)
@@ -103,7 +103,7 @@ def test_rare_ones_come() -> None:
         Every(every=timedelta(days=36_500), anchor=ANCHOR, timezone="UTC"),
     ],
 )
-def test_they_end_before_time_itself_does(schedule: Cron | Every) -> None:
+def test_due_times_end_with_the_year_9000(schedule: Cron | Every) -> None:
     late = datetime(9000, 12, 31, 23, 59, tzinfo=UTC)
     assert len(list(islice(due_times(schedule, after=late), 400))) < 400
     assert next_due(schedule, datetime(9500, 1, 1, tzinfo=UTC)) is None

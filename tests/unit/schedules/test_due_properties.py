@@ -1,25 +1,25 @@
 """Random expressions, zones and starts: `due` against a brute-force oracle and against `cronsim`.
 
-Derandomized, which does not fix the cases: Hypothesis also draws constants that it finds in the
-modules of ours that are loaded, so the file run alone, with others, or after an edit elsewhere
-tries others. A failure's message ends with the case as Hypothesis shrank it and with the line that
-replays it in a Python shell; pin it with `example`. To try yet other cases: ``--hypothesis-seed=N``
-after taking `derandomize` off `CASES` below.
+The tests are derandomized, but that does not fix their cases: Hypothesis also draws constants from
+our loaded modules. So the cases change if the file runs alone, with others, or after an edit
+elsewhere. A failure's message ends with the shrunk case and a line that replays it in a Python
+shell; pin the case with `example`. To try other cases, remove `derandomize` from `CASES` below and
+use ``--hypothesis-seed=N``.
 
-Where `cronsim` follows another rule it is not asked (`_cronsim_agrees`):
+The tests do not compare with `cronsim` where it follows another rule (`_cronsim_agrees`):
 
-- Six fields: to it those are real time, whatever they say; requirement 7 goes by minute and hour.
-- Day of month and weekday, one of them beginning with `*` (`*/2`): it joins them by AND, as Debian
-  does; requirement 2 says OR, as Prefect does.
-- `5,*/20` in minute or hour: it looks at the field's first character, we at each item.
-- Ranges that wrap around (`22-2`) and `L5`, which it writes `5L`: it cannot read them.
-- Real-time expressions in zones with a change of half an hour, or not at a full hour: it goes on by
-  whole hours from where it is, or back to the hour's beginning, which may not exist, and so loses
-  due times (Lord Howe, `* 0 * * *`; Casey on 2020-10-04, `* */2 * * *`) or never ends.
-- Real-time expressions, from a jump over midnight on (Amman, 1985-04-01): it enters the next day
-  at a midnight that no clock shows, and answers it, or goes on from there by whole hours.
-- Asked from inside a repeated hour it may answer with a time of the first pass, which is already
-  past: those answers are dropped.
+- Six fields: `cronsim` treats them as real time; requirement 7 decides by minute and hour.
+- Day of month and weekday, if one of them begins with `*` (`*/2`): `cronsim` joins them by AND, as
+  Debian does; requirement 2 says OR, as Prefect does.
+- `5,*/20` in minute or hour: `cronsim` checks the first character of the field, Daybook each item.
+- Ranges that wrap around (`22-2`), and `L5`, for which it writes `5L`: `cronsim` cannot read them.
+- Real-time expressions in zones that change by half an hour, or not at a full hour: `cronsim` steps
+  by whole hours, or back to the start of the hour, which may not exist. So it loses due times (Lord
+  Howe, `* 0 * * *`; Casey on 2020-10-04, `* */2 * * *`) or never ends.
+- Real-time expressions after a jump over midnight (Amman, 1985-04-01): `cronsim` enters the next
+  day at a midnight that no clock shows, and returns it, or steps on from there by whole hours.
+- A start inside a repeated hour: `cronsim` may return a time of the first pass, which is already
+  past. The tests drop those answers.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from tests.costs import examples
 from tests.unit.schedules import oracle
 
 pytestmark = [
-    # Hypothesis looks whether the process's random state moves while it draws; other threads of the
-    # process, such as Prefect's, may move it.
+    # Hypothesis checks whether the process's random state changes while it draws. Other threads of
+    # the process, such as Prefect's, may change it.
     pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies"),
 ]
 
@@ -104,7 +104,7 @@ def changes(zone: str) -> list[datetime]:
 
 @st.composite
 def field(draw: st.DrawFn, low: int, high: int, names: tuple[str, ...] = ()) -> str:
-    """A field of cron: what `daybook.schedules.cron` accepts, `*` and small numbers often."""
+    """Draw a cron field that `daybook.schedules.cron` accepts, often with `*` and small numbers."""
     items = []
     for _ in range(draw(COUNTS)):
         value = draw(st.integers(low, min(low + 4, high) if draw(st.booleans()) else high))
@@ -164,7 +164,7 @@ def expressions(draw: st.DrawFn, seconds: bool | None = None) -> str:
 
 @st.composite
 def starts(draw: st.DrawFn, zone: str) -> datetime:
-    """Most begin within hours of a change of the zone's offset."""
+    """Draw a start, usually within hours of a change of the zone's offset."""
     jitter = timedelta(seconds=draw(st.integers(-3 * 3_600, 3 * 3_600)))
     near = draw(st.integers(0, 7)) > 0
     if changes(zone) and near:
@@ -184,14 +184,14 @@ def accepted(expr: str) -> Cron:
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[Cron, datetime, timedelta]:
-    """A schedule, a start, and how long the oracle looks."""
+    """Draw a schedule, a start, and the duration that the oracle searches."""
     zone = draw(st.sampled_from(ZONES))
     expr = draw(expressions())
     schedule = accepted(expr).model_copy(update={"timezone": zone})
     start = draw(starts(zone))
     if len(expr.split()) < 6:
         return schedule, start, timedelta(hours=draw(st.sampled_from([1, 2, 3, 3, 3, 3, 3, 14])))
-    if changes(zone):  # seconds are looked at one by one: stay close to the change
+    if changes(zone):  # the oracle tries each second: stay close to the change
         near = min(changes(zone), key=lambda instant: abs(instant - start))
         start = near + timedelta(seconds=draw(st.integers(-470, 60)))
     return schedule, start, timedelta(minutes=8)
@@ -207,7 +207,9 @@ def pinned(expr: str, zone: str, start: str) -> tuple[Cron, datetime, timedelta]
 @example(pinned("* 0 * * */5", "Asia/Amman", "1986-04-03T21:59:58Z"))
 @example(pinned("*/7 1 * * 5", "Asia/Amman", "1986-04-03T21:30:00Z"))
 @given(cases())
-def test_due_is_what_brute_force_and_cronsim_find(case: tuple[Cron, datetime, timedelta]) -> None:
+def test_due_times_equal_those_of_the_oracle_and_of_cronsim(
+    case: tuple[Cron, datetime, timedelta],
+) -> None:
     schedule, start, window = case
     expr, zone = schedule.expr, schedule.timezone
     note(
@@ -221,15 +223,15 @@ def test_due_is_what_brute_force_and_cronsim_find(case: tuple[Cron, datetime, ti
         assert next(due_times(schedule, after=instant, inclusive=True)) == instant
     if _cronsim_agrees(expr, zone):
         theirs = _cronsim(expr, zone, start)
-        ours = itertools.islice(due_times(schedule, after=start), len(theirs))
-        assert list(ours) == theirs
+        actual = itertools.islice(due_times(schedule, after=start), len(theirs))
+        assert list(actual) == theirs
         TALLY["cronsim"] += bool(theirs)
     TALLY["due" if expected else "none"] += 1
 
 
 @pytest.mark.hypothesis
-def test_the_random_cases_were_worth_it() -> None:
-    """After the property: enough of its cases had due times, and enough were asked of cronsim."""
+def test_enough_random_cases_had_due_times_and_were_compared_with_cronsim() -> None:
+    """Runs after the property test, in the same process."""
     if not TALLY:
         pytest.skip("the property did not run in this process")
     assert TALLY["due"] + TALLY["none"] >= EXAMPLES
@@ -258,7 +260,7 @@ def _cronsim_agrees(expr: str, zone: str) -> bool:
 
 @cache
 def _changes_oddly(zone: str) -> bool:
-    """Whether an offset of the zone changes by other than hours, or not at a full hour."""
+    """Return whether the zone's offset changes by a fraction of an hour, or not at a full hour."""
     tz = ZoneInfo(zone)
     for change in changes(zone):
         before = (change - timedelta(seconds=1)).astimezone(tz).utcoffset()
@@ -271,12 +273,12 @@ def _changes_oddly(zone: str) -> bool:
 
 @cache
 def _over_midnight(zone: str) -> list[datetime]:
-    """When the clocks jumped forward over a midnight, or over a day."""
+    """Return the instants at which the clocks jumped over a midnight or a day."""
     tz = ZoneInfo(zone)
     found = []
     for change in changes(zone):
         before, after = (change - timedelta(seconds=1)).astimezone(tz), change.astimezone(tz)
-        # A midnight that is shown is the one that begins the day after `before`.
+        # If the clocks show a midnight, it is the one that begins the day after `before`.
         shown = datetime.combine(before.date() + timedelta(days=1), time())
         if after.replace(tzinfo=None) > shown:
             found.append(change)
@@ -284,7 +286,7 @@ def _over_midnight(zone: str) -> list[datetime]:
 
 
 def _cronsim(expr: str, zone: str, start: datetime) -> list[datetime]:
-    """Its first four answers, or fewer where it does not know them."""
+    """Return the first four answers of `cronsim`, or fewer if it does not know them."""
     plain = cron.ALIASES.get(expr, expr).replace("?", "*")
     try:
         simulated = CronSim(plain, start.astimezone(ZoneInfo(zone)))
@@ -295,14 +297,14 @@ def _cronsim(expr: str, zone: str, start: datetime) -> list[datetime]:
     if not cron.read_fields(expr).real_time:
         return list(known)
     jumps = (jump for jump in _over_midnight(zone) if jump > start)
-    until = next(jumps, datetime(LAST_YEAR, 1, 1, tzinfo=UTC))  # later ones were not looked for
+    until = next(jumps, datetime(LAST_YEAR, 1, 1, tzinfo=UTC))  # not searched any later
     return [instant for instant in known if instant < until]
 
 
 @settings(CASES, max_examples=examples(300))
 @given(expr=expressions(seconds=False), day=st.dates(date(1990, 1, 1), date(2150, 1, 1)))
-def test_days_are_what_a_calendar_says(expr: str, day: date) -> None:
-    """Days of month, months and weekdays over two years, which no walk by minutes could cover."""
+def test_matching_days_equal_those_of_a_calendar(expr: str, day: date) -> None:
+    """Compare days of month, months and weekdays over two years, too long for steps of a minute."""
     parts = cron.ALIASES.get(expr, expr).split()
     expr = " ".join(["0", "12", *parts[2:]])
     schedule = accepted(expr)

@@ -1,4 +1,4 @@
-"""Requirement 4: what a duration is, and the text of each refusal."""
+"""Durations: valid texts, and the text of each refusal (requirement 4)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,20 @@ from daybook.schedules.durations import Duration
         ("24h", 86_400, "1d"),
         ("1d12h5m1s", 129_901, "1d12h5m1s"),
         (" 90M ", 5400, "1h30m"),
+        ("1h 30m", 5400, "1h30m"),
+        ("1 hour and 30 minutes", 5400, "1h30m"),
+        ("2 days, 1 min", 172_860, "2d1m"),
+        ("1 Second", 1, "1s"),
     ],
 )
-def test_read_and_shown(text: str, seconds: int, canonical: str) -> None:
+def test_a_duration_is_parsed_and_shown_in_canonical_form(
+    text: str, seconds: int, canonical: str
+) -> None:
     assert durations.parse(text) == timedelta(seconds=seconds)
     assert durations.to_text(timedelta(seconds=seconds)) == canonical
 
 
-LEGAL = "(use whole seconds or more, such as 90s, 30m, 1h30m or 2d)"
+LEGAL = "(use a whole number of seconds, at least 1s, such as 90s, 30m, 1h30m or 2d)"
 
 
 @pytest.mark.parametrize(
@@ -41,20 +47,22 @@ LEGAL = "(use whole seconds or more, such as 90s, 30m, 1h30m or 2d)"
         ("0s", '"0s" is zero'),
         ("0h0m", '"0h0m" is zero'),
         ("-5m", '"-5m" is negative'),
-        ("0.5s", '"0.5s" is below 1 s or has a fraction'),
-        ("1.5h", '"1.5h" is below 1 s or has a fraction'),
-        ("500ms", '"500ms" is below 1 s or has a fraction'),
+        ("0.5s", '"0.5s" is shorter than 1 s or not a whole number of seconds'),
+        ("1.5h", '"1.5h" is shorter than 1 s or not a whole number of seconds'),
+        ("500ms", '"500ms" is shorter than 1 s or not a whole number of seconds'),
         ("30", '"30" has no unit'),
         ("", '"" is not a duration'),
         ("5x", '"5x" is not a duration'),
         ("30m1h", '"30m1h" is not a duration'),
-        ("1h 30m", '"1h 30m" is not a duration'),
+        ("1h 30", '"1h 30" is not a duration'),
+        ("30 minutes 1 hour", '"30 minutes 1 hour" is not a duration'),
+        ("an hour", '"an hour" is not a duration'),
         ("٣m", '"٣m" is not a duration'),
         ("36501d", '"36501d" is longer than 100 years'),
         ("9999999999999s", '"9999999999999s" is longer than 100 years'),
     ],
 )
-def test_refused(text: str, problem: str) -> None:
+def test_an_invalid_duration_is_refused(text: str, problem: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         durations.parse(text, "every")
     assert str(caught.value) == f"every: {problem} {LEGAL}"
@@ -62,18 +70,18 @@ def test_refused(text: str, problem: str) -> None:
 
 
 @pytest.mark.parametrize("value", [timedelta(0), timedelta(seconds=-1), timedelta(seconds=1.5)])
-def test_an_illegal_timedelta_is_refused_too(value: timedelta) -> None:
+def test_an_invalid_timedelta_is_refused(value: timedelta) -> None:
     with pytest.raises(InvalidInput, match=r"^timeout: "):
         durations.from_timedelta(value, "timeout")
 
 
 @given(st.integers(1, 36_500 * 86_400))
-def test_round_trip(seconds: int) -> None:
+def test_a_duration_round_trips_through_its_text(seconds: int) -> None:
     value = timedelta(seconds=seconds)
     assert durations.parse(durations.to_text(value)) == value
 
 
-def test_in_a_model_it_is_the_canonical_text() -> None:
+def test_a_duration_in_a_model_is_its_canonical_text() -> None:
     adapter: TypeAdapter[timedelta] = TypeAdapter(Duration)
     assert adapter.validate_json('"90m"') == timedelta(minutes=90)
     assert adapter.validate_python(timedelta(hours=1)) == timedelta(hours=1)

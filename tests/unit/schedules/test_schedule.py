@@ -1,4 +1,4 @@
-"""Requirements 1 to 5: the fields and the text of a schedule, and each refusal."""
+"""Schedules: their fields, their text, and each refusal (requirements 1 to 5)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def parse(text: str, timezone: str = BERLIN, now: datetime = NOW) -> Cron | Ever
     return schedules.parse(text, timezone=timezone, now=now)
 
 
-def test_the_four_kinds() -> None:
+def test_each_kind_of_schedule_has_its_own_field() -> None:
     assert make(cron="0  9 * * 1-5") == Cron(expr="0 9 * * 1-5", timezone=BERLIN)
     assert make(every="90m") == Every(every=timedelta(minutes=90), anchor=WHOLE, timezone=BERLIN)
     assert make(at="2027-01-15T14:30:00+01:00") == At(
@@ -39,18 +39,21 @@ def test_the_four_kinds() -> None:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({}, "schedule: is missing (set one of cron, every, at or on_demand)"),
+        ({}, "schedule: is missing (set one of schedule, cron, every, at or on_demand)"),
         (
             {"cron": "@daily", "every": "5m"},
-            "cron and every: only one of these can be given (cron, every, at or on_demand)",
+            "cron and every: only one of these can be given "
+            "(schedule, cron, every, at or on_demand)",
         ),
         (
             {"cron": "@daily", "every": "5m", "at": "in 5m"},
-            "cron and every and at: only one of these can be given (cron, every, at or on_demand)",
+            "cron and every and at: only one of these can be given "
+            "(schedule, cron, every, at or on_demand)",
         ),
         (
             {"at": "in 5m", "on_demand": True},
-            "at and on_demand: only one of these can be given (cron, every, at or on_demand)",
+            "at and on_demand: only one of these can be given "
+            "(schedule, cron, every, at or on_demand)",
         ),
         (
             {"cron": "@daily", "timezone": "europe/berlin"},
@@ -58,17 +61,19 @@ def test_the_four_kinds() -> None:
         ),
         (
             {"cron": "0 0 30 2 *"},
-            'cron: "0 0 30 2 *" never fires (day of month 30 with month 2) '
-            "(use a day that the month has)",
+            'cron: "0 0 30 2 *" never fires: month 2 has no day 30 '
+            "(use a day that exists in the month)",
         ),
         (
             {"every": "0s"},
-            'every: "0s" is zero (use whole seconds or more, such as 90s, 30m, 1h30m or 2d)',
+            'every: "0s" is zero '
+            "(use a whole number of seconds, at least 1s, such as 90s, 30m, 1h30m or 2d)",
         ),
         ({"at": "30m"}, 'at: "30m" is ambiguous (write `every 30m` or `in 30m`)'),
         (
             {"at": "in 0s"},
-            'at: "0s" is zero (use whole seconds or more, such as 90s, 30m, 1h30m or 2d)',
+            'at: "0s" is zero '
+            "(use a whole number of seconds, at least 1s, such as 90s, 30m, 1h30m or 2d)",
         ),
         (
             {"at": "2026-11-20T08:59:00+01:00"},
@@ -80,13 +85,12 @@ def test_the_four_kinds() -> None:
         ),
         (
             {"at": "tomorrow"},
-            'at: "tomorrow" is not an RFC 3339 time '
-            "(use 2027-01-15T14:30:00+01:00 (the offset is optional) or in 30m)",
+            'at: "tomorrow" has no time of day (write "tomorrow at 9:00")',
         ),
         (
             {"at": "2027-01-15"},
             'at: "2027-01-15" is not an RFC 3339 time '
-            "(use 2027-01-15T14:30:00+01:00 (the offset is optional) or in 30m)",
+            "(use 2027-01-15T14:30:00+01:00 (the offset is optional), tomorrow at 9:00 or in 30m)",
         ),
         (
             {"at": "2027-01-15T14:30:00.250Z"},
@@ -95,11 +99,16 @@ def test_the_four_kinds() -> None:
         (
             {"at": "2027-02-30T14:30:00Z"},
             'at: "2027-02-30T14:30:00Z" does not exist: day is out of range for month '
-            "(use 2027-01-15T14:30:00+01:00 (the offset is optional) or in 30m)",
+            "(use 2027-01-15T14:30:00+01:00 (the offset is optional), tomorrow at 9:00 or in 30m)",
+        ),
+        (
+            {"at": "9999-12-31T23:00:00Z"},
+            'at: "9999-12-31T23:00:00Z" does not exist: the last year is 9000 '
+            "(use 2027-01-15T14:30:00+01:00 (the offset is optional), tomorrow at 9:00 or in 30m)",
         ),
     ],
 )
-def test_refused(fields: dict[str, object], text: str) -> None:
+def test_invalid_schedule_fields_are_refused(fields: dict[str, object], text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         make(**fields)
     assert str(caught.value) == text
@@ -112,17 +121,17 @@ def test_refused(fields: dict[str, object], text: str) -> None:
         ("2027-01-15T14:30:00Z", datetime(2027, 1, 15, 14, 30, tzinfo=UTC)),
         ("2027-01-15t14:30:00.000z", datetime(2027, 1, 15, 14, 30, tzinfo=UTC)),
         ("2027-01-15 14:30-05:00", datetime(2027, 1, 15, 19, 30, tzinfo=UTC)),
-        # Without an offset: the job's zone, by requirement 7 where the clocks change.
+        # Without an offset the job's zone applies, with requirement 7 at a change of the clocks.
         ("2027-01-15T14:30:00", datetime(2027, 1, 15, 13, 30, tzinfo=UTC)),
         ("2027-07-15T14:30", datetime(2027, 7, 15, 12, 30, tzinfo=UTC)),
         ("2027-03-28T02:30:00", datetime(2027, 3, 28, 1, 0, tzinfo=UTC)),
         ("2027-10-31T02:30:00", datetime(2027, 10, 31, 0, 30, tzinfo=UTC)),
-        # From now rounded up, so that it is never sooner than was asked.
+        # Rounded up to a whole second, so that it is never earlier than requested.
         ("in 30m", datetime(2026, 11, 20, 8, 30, 1, tzinfo=UTC)),
         ("In  1s", datetime(2026, 11, 20, 8, 0, 2, tzinfo=UTC)),
     ],
 )
-def test_at(at: str, instant: datetime) -> None:
+def test_a_one_time_schedule_is_read_from_its_text(at: str, instant: datetime) -> None:
     assert make(at=at) == At(at=instant, timezone=BERLIN)
     assert parse(at if at.lower().startswith("in") else f"at {at}") == make(at=at)
     assert parse(at) == make(at=at)
@@ -136,16 +145,16 @@ def test_at(at: str, instant: datetime) -> None:
         ("every 0s", '"0s" is zero'),
         ("every -5m", '"-5m" is negative'),
         ("", "is empty"),
-        ("daily", '"daily" is not a schedule'),
+        ("daily", '"daily" has no time of day (write "daily at 9:00")'),
         ("every", '"every" is not a schedule'),
         ("0 9 * *", '"0 9 * *" has 4 fields'),
         ("0 0 9 * * 1 2027", "has seven fields"),
-        ("at noon", '"noon" is not an RFC 3339 time'),
+        ("at none", '"at none" is not a schedule'),
         ("at 2020-01-01T00:00:00Z", "is in the past"),
         ("at 30m", '"30m" is ambiguous'),
     ],
 )
-def test_a_text_that_is_no_schedule(text: str, problem: str) -> None:
+def test_a_text_that_is_not_a_schedule_is_refused(text: str, problem: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         parse(text)
     assert caught.value.field == "schedule"
@@ -155,7 +164,7 @@ def test_a_text_that_is_no_schedule(text: str, problem: str) -> None:
 @pytest.mark.parametrize(
     "text", ["0," * 500_000 + "0 * * * *", "*/" + "5" * 5_000 + " * * * *", "every " + "1" * 500]
 )
-def test_a_text_has_at_most_500_characters(text: str) -> None:
+def test_a_schedule_text_has_at_most_500_characters(text: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         parse(text)
     assert str(refused.value) == "schedule: is too long (use at most 500 characters)"
@@ -170,12 +179,12 @@ def test_an_expression_has_at_most_500_characters_also_in_prefects_parameters(ex
         Cron(expr=expr, timezone=BERLIN)
 
 
-def test_every_minute_by_its_number_is_not_too_long() -> None:
+def test_an_expression_that_lists_every_minute_is_not_too_long() -> None:
     minutes = ",".join(str(minute) for minute in range(60))
     assert parse(f"{minutes} * * * *") == Cron(expr=f"{minutes} * * * *", timezone=BERLIN)
 
 
-def test_every_way_to_say_on_demand() -> None:
+def test_on_demand_may_be_spelled_in_several_ways() -> None:
     for text in ("on demand", "On-Demand", "on_demand", " on  demand "):
         assert parse(text) == OnDemand(timezone=BERLIN)
 
@@ -204,14 +213,14 @@ SCHEDULES: st.SearchStrategy[Cron | Every | At | OnDemand] = st.one_of(
 
 
 @given(SCHEDULES)
-def test_text_and_json_round_trip(schedule: Cron | Every | At | OnDemand) -> None:
+def test_a_schedule_round_trips_as_text_and_json(schedule: Cron | Every | At | OnDemand) -> None:
     now = schedule.anchor if isinstance(schedule, Every) else NOW
     assert parse(schedules.to_text(schedule), schedule.timezone, now) == schedule
     adapter: TypeAdapter[Schedule] = TypeAdapter(Schedule)
     assert adapter.validate_json(adapter.dump_json(schedule)) == schedule
 
 
-def test_to_text() -> None:
+def test_a_schedule_is_shown_as_canonical_text() -> None:
     assert schedules.to_text(make(every="5400s")) == "every 1h30m"
     assert schedules.to_text(make(at="2027-07-15T12:30:00Z")) == "at 2027-07-15T14:30:00+02:00"
     assert schedules.to_text(make(cron="@Daily")) == "@daily"
@@ -219,7 +228,7 @@ def test_to_text() -> None:
     assert schedules.to_text(old) == "at 1850-01-01T00:00:00+00:00"
 
 
-def test_the_models_take_instants_only() -> None:
+def test_schedules_accept_only_whole_seconds_with_a_time_zone() -> None:
     for wrong in (NOW.replace(tzinfo=None, microsecond=0), NOW):
         with pytest.raises(ValidationError):
             At(at=wrong, timezone=BERLIN)
@@ -229,7 +238,7 @@ def test_the_models_take_instants_only() -> None:
     assert At(at=other, timezone=BERLIN).at.tzinfo is UTC
 
 
-def test_what_is_in_force_is_kept_when_nothing_changes() -> None:
+def test_an_unchanged_schedule_keeps_its_anchor_and_its_past_instant() -> None:
     before = make(every="30m")
     later = NOW + timedelta(hours=1)
     assert make(every="1800s", now=later, current=before) == before
@@ -243,7 +252,7 @@ def test_what_is_in_force_is_kept_when_nothing_changes() -> None:
         schedules.parse(text, timezone=BERLIN, now=later)
 
 
-def test_in_zone() -> None:
+def test_in_zone_replaces_the_zone_and_refuses_an_unknown_one() -> None:
     assert schedules.in_zone(make(cron="@daily"), "UTC") == make(cron="@daily", timezone="UTC")
     assert schedules.in_zone(make(at="in 5m"), "UTC") == make(at="in 5m", timezone="UTC")
     with pytest.raises(InvalidInput, match="unknown zone"):

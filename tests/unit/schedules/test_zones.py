@@ -1,4 +1,4 @@
-"""Requirement 3, and wall-clock times as instants."""
+"""Time zones, and the instants of wall-clock times (requirement 3)."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ def wall(*parts: int) -> datetime:
         ("posix/Europe/Berlin", "Europe/Berlin"),
     ],
 )
-def test_an_unknown_zone_is_refused_with_the_nearest(name: str, advice: str) -> None:
+def test_an_unknown_zone_is_refused_with_the_nearest_name(name: str, advice: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         zones.zone(name)
     assert str(caught.value).startswith(f'timezone: unknown zone "{name}" (')
     assert advice in caught.value.hint
 
 
-def test_known_zones_are_given_and_kept() -> None:
+def test_a_known_zone_is_returned_and_cached() -> None:
     assert zones.zone("Europe/Berlin") is zones.zone("Europe/Berlin")
     assert zones.zone("UTC").key == "UTC"
 
 
-def test_what_is_too_long_for_a_name_is_not_looked_for() -> None:
+def test_a_zone_name_that_is_too_long_is_refused() -> None:
     with pytest.raises(InvalidInput) as caught:
         zones.zone("Europe/" * 100_000)
     assert str(caught.value) == "timezone: is too long (use at most 100 characters)"
@@ -69,11 +69,11 @@ def test_what_is_too_long_for_a_name_is_not_looked_for() -> None:
         (wall(2026, 10, 25, 3, 0), utc(2026, 10, 25, 2)),
     ],
 )
-def test_resolve(local: datetime, instant: datetime) -> None:
+def test_a_wall_clock_time_is_converted_to_its_instant(local: datetime, instant: datetime) -> None:
     assert zones.to_instant(local, BERLIN) == instant
 
 
-def test_next_change() -> None:
+def test_next_change_returns_the_next_offset_change() -> None:
     change = utc(2026, 3, 29, 1)
     assert zones.next_change(BERLIN, utc(2026, 1, 1), utc(2026, 12, 1)) == change
     assert zones.next_change(BERLIN, change - timedelta(seconds=1), change) == change
@@ -82,8 +82,8 @@ def test_next_change() -> None:
     assert zones.next_change(ZoneInfo("UTC"), utc(2026, 1, 1), utc(2030, 1, 1)) is None
 
 
-def test_no_zone_changes_twice_within_a_stride() -> None:
-    """`next_change` looks every five days: it would miss two changes that undo each other."""
+def test_no_zone_changes_twice_within_five_days() -> None:
+    """`next_change` checks every fifth day, so it would miss two changes that cancel each other."""
     gaps = {
         name: later - earlier
         for name in resources.files("tzdata").joinpath("zones").read_text("utf-8").split()
@@ -94,7 +94,7 @@ def test_no_zone_changes_twice_within_a_stride() -> None:
 
 
 def offset_changes(name: str) -> list[int]:
-    """The Unix times at which a zone's offset changes, from its compiled file (RFC 8536)."""
+    """Return the Unix times at which a zone's offset changes, from its compiled file (RFC 8536)."""
     data = resources.files("tzdata.zoneinfo").joinpath(name).read_bytes()
 
     def header(start: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Real processes that claim, or end one claim, at once; each with a ledger of its own."""
+"""Real processes that claim, or end one claim, at the same time, each with its own ledger."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Act = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Told:
-    """What one process asked for, and what it was told: a run, or why not."""
+class ProcessResult:
+    """The request of one process, and its result: a run id, or an error code and message."""
 
     pid: int
     act: Act
@@ -28,20 +28,20 @@ class Told:
     why: str = ""
 
 
-async def _acted(address: str, act: Act, clock: ManualClock, barrier: Any) -> Told:
+async def _acted(address: str, act: Act, clock: ManualClock, barrier: Any) -> ProcessResult:
     kind, *given = act
     async with Ledger(address, clock) as ledger:
-        barrier.wait(60)  # all at once
+        barrier.wait(60)  # all processes continue together
         try:
             if kind == "claim":
                 run = (await claims.claim(ledger, *given)).run
             else:
                 run = await getattr(claims, kind)(ledger, *given)
         except DaybookError as error:
-            return Told(os.getpid(), act, code=error.code, why=str(error))
-        return Told(os.getpid(), act, run_id=run.id)
+            return ProcessResult(os.getpid(), act, code=error.code, why=str(error))
+        return ProcessResult(os.getpid(), act, run_id=run.id)
 
 
-def at_once(address: str, acts: Sequence[Act], clock: ManualClock) -> list[Told]:
-    """One process for each act; what each was told."""
+def at_once(address: str, acts: Sequence[Act], clock: ManualClock) -> list[ProcessResult]:
+    """Run each act in its own process, all at the same time, and return the results."""
     return side_by_side.at_once(_acted, [(address, act, clock) for act in acts])

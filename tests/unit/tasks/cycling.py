@@ -1,4 +1,4 @@
-"""Cycles over the queue of tasks: what the scheduler is given, and what it told."""
+"""Scheduler cycles over the task queue, with a fake Prefect that records notifications."""
 
 from __future__ import annotations
 
@@ -30,25 +30,27 @@ STARVED = timedelta(minutes=2)
 
 
 def of_task_sessions(lane: str) -> bool:
-    """Whether a queue is that of a connected task session."""
+    """Return whether the destination queue belongs to a connected task session."""
     return outbox.kind_of_queue(lane) is outbox.QueueKind.TASK_SESSION
 
 
-class Away(Exception):
-    """Prefect is not there."""
+class NoAnswer(Exception):
+    """Prefect is unreachable."""
 
 
 @dataclass
 class Cycling:
-    """A queue with its scheduler. ``capable`` is what agents can do, ``told`` what the notifier
-    got; with ``away`` both fail.
+    """A task queue with its scheduler.
+
+    ``capable`` maps agents to their capabilities, and ``told`` lists the runs that the notifier
+    received. If ``away`` is set, the notifier and the look-up of capabilities both fail.
     """
 
     world: World
     policy: EscalationPolicy = field(default_factory=EscalationPolicy)
     capable: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    told: list[StarvingRun] = field(default_factory=list)
-    away: bool = False
+    notified: list[StarvingRun] = field(default_factory=list)
+    is_unreachable: bool = False
     asked: int = 0
 
     def scheduler(self, ledger: Ledger | None = None) -> Scheduler:
@@ -60,30 +62,30 @@ class Cycling:
         )
 
     async def notifier(self, starving: StarvingRun) -> None:
-        if self.away:
-            raise Away("no answer")
-        self.told.append(starving)
+        if self.is_unreachable:
+            raise NoAnswer("no answer")
+        self.notified.append(starving)
 
     async def capabilities(self) -> Mapping[str, frozenset[str]]:
         self.asked += 1
-        if self.away:
-            raise Away("no answer")
+        if self.is_unreachable:
+            raise NoAnswer("no answer")
         return self.capable
 
     async def cycle(self, after: timedelta = timedelta(0)) -> CycleReport:
-        """One, so much later."""
+        """Move the clock by ``after``, run one cycle, and return its report."""
         self.world.clock.move(after)
         return await self.scheduler().cycle()
 
     async def there(self, name: str = "one", **fields: Any) -> TaskSessionRow:
-        """A session to which an MCP server is connected for a day."""
+        """Register a session to which an MCP server is connected for one day."""
         row = await self.world.tasks.register(name, **fields)
         until = self.world.ledger.now() + timedelta(days=1)
         await sessions.set_connected(self.world.ledger, [row.id], until)
         return row
 
     async def end(self, status: Delivery = Delivery.DELIVERED) -> int:
-        """Send all wakes of connected sessions, which ends so; returns how many."""
+        """Record ``status`` for all pending wakes of connected sessions, and count them."""
         ledger, lanes = self.world.ledger, of_task_sessions
         found = await sending.claim(ledger, "server", most=100, wanted=lanes)
         error = "" if status is Delivery.DELIVERED else "the connection is gone"
@@ -94,14 +96,14 @@ class Cycling:
         return len(found)
 
     async def wakes(self) -> list[OutboxRow]:
-        """All that were asked for, oldest first."""
+        """Return all wakes in the outbox, oldest first."""
         of_ours = select(OutboxRow).where(col(OutboxRow.purpose) == outbox.WAKE)
         async with self.world.ledger.read() as session:
             rows = (await session.execute(of_ours)).scalars().all()
         return sorted(rows, key=lambda row: (row.created_at, row.lane))
 
     async def worker(self, name: str = "helper", **fields: Any) -> StoredJob:
-        """A job that may be run for a task."""
+        """Add a job that the scheduler may run as a worker for a task."""
         given: dict[str, Any] = {
             "prompt": "Work.",
             "on_demand": True,
@@ -113,12 +115,12 @@ class Cycling:
             return await store.add(session, job, name, self.world.ledger.now())
 
     async def requests(self) -> list[RunRow]:
-        """The runs of jobs that were asked for."""
+        """Return all runs of jobs, i.e. the requested workers."""
         async with self.world.ledger.read() as session:
             return list((await session.execute(select(RunRow))).scalars())
 
     async def alerts(self) -> list[OutboxRow]:
-        """What the operator was told."""
-        told = select(OutboxRow).where(col(OutboxRow.purpose) == outbox.ALERT)
+        """Return the alerts to the operator."""
+        alerts = select(OutboxRow).where(col(OutboxRow.purpose) == outbox.ALERT)
         async with self.world.ledger.read() as session:
-            return list((await session.execute(told)).scalars())
+            return list((await session.execute(alerts)).scalars())

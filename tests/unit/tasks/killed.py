@@ -1,4 +1,4 @@
-"""A process that does one cycle and is killed right before or after it has asked for a worker."""
+"""A process that runs one cycle and is killed directly before or after it requests a worker."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def _cycle(address: str, clock: ManualClock, policy: EscalationPolicy, when: Whe
     async def capable() -> dict[str, frozenset[str]]:
         return CAPABLE
 
-    async def told(starving: StarvingRun) -> None:
+    async def notifier(starving: StarvingRun) -> None:
         if when == "after":
-            _kill()  # Prefect has it; the ledger does not know
+            _kill()  # Prefect has the event, but the ledger does not record it
 
     async def one() -> None:
         async with Ledger(address, clock) as ledger:
@@ -44,13 +44,13 @@ def _cycle(address: str, clock: ManualClock, policy: EscalationPolicy, when: Whe
 
             if when == "before":
                 event.listen(engine, "before_cursor_execute", asks)
-            await cycle(ledger, policy=policy, notifier=told, capabilities_of=capable)
+            await cycle(ledger, policy=policy, notifier=notifier, capabilities_of=capable)
 
     asyncio.run(one())
 
 
 def killed(address: str, clock: ManualClock, policy: EscalationPolicy, when: When) -> int | None:
-    """Let a process of its own do that, up to its end; the exit code."""
+    """Run such a process until it has exited, and return its exit code."""
     child = CONTEXT.Process(target=_cycle, args=(address, clock, policy, when))
     child.start()
     child.join(60)

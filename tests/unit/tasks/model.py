@@ -1,4 +1,4 @@
-"""The queue as it should be: a model that is kept beside the ledger and foretells its answers."""
+"""A model of the task queue, updated alongside the ledger, that predicts the ledger's answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from daybook.tasks.states import MAX_EXPIRIES
 
 @dataclass
 class Run:
-    """What the model knows of a run."""
+    """A task run as the model expects it."""
 
     id: str
     task_id: str
@@ -28,16 +28,16 @@ class Run:
     fence: int = 0
     expiries: int = 0
 
-    def let_go(self, status: str) -> None:
+    def end_claim(self, status: str) -> None:
         self.status, self.holder, self.lease_until, self.token = status, None, None, None
 
     def take_back(self, now: datetime) -> None:
         self.expiries += 1
         if self.expiries < MAX_EXPIRIES:
-            self.let_go("queued")
+            self.end_claim("queued")
             self.queued_at = now
         else:
-            self.let_go("needs_attention")
+            self.end_claim("needs_attention")
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Session:
 
 @dataclass
 class Model:
-    """The queue as it should be."""
+    """The expected state of the queue and its sessions."""
 
     runs: dict[str, Run] = field(default_factory=dict)
     sessions: dict[str, Session] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Model:
         return next((run for run in self.runs.values() if run.holder == name), None)
 
     def claim(self, name: str, now: datetime) -> Run | None:
-        """The run that the session gets; what else a claim does is done to the model."""
+        """Apply a claim's other effects to the model, and return the run that the session gets."""
         one = self.sessions[name]
         if one.expires_at <= now:
             return None

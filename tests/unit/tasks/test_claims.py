@@ -1,4 +1,4 @@
-"""A lease and its token: what holds a run, until when, and what a token that does not may do."""
+"""Claims of task runs: order, leases, tokens and owners, on real ledgers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ACTS: list[Act] = [claims.heartbeat, claims.complete, claims.fail, claims.releas
 INSTANT = timedelta(microseconds=1)
 
 
-async def test_a_claim_holds_the_run_for_five_minutes(world: World) -> None:
+async def test_a_claim_has_a_lease_of_five_minutes(world: World) -> None:
     run, session = await world.tasks.add(), await world.tasks.register()
 
     claimed = await world.tasks.claim()
@@ -42,7 +42,7 @@ async def test_a_claim_holds_the_run_for_five_minutes(world: World) -> None:
     assert (claimed_event.session, claimed_event.session_id) == ("one", session.id)
 
 
-async def test_a_claim_forgets_how_the_run_starved(world: World) -> None:
+async def test_a_claim_resets_the_escalation_of_the_run(world: World) -> None:
     run = await world.tasks.add()
     await world.tasks.register()
     async with world.ledger.write() as session:
@@ -57,7 +57,7 @@ async def test_a_claim_forgets_how_the_run_starved(world: World) -> None:
     assert (row.starved_cycles, row.tiers, row.spawned_run_id, row.attention) == (0, [], None, "")
 
 
-async def test_leases_have_a_shortest_and_a_longest(world: World) -> None:
+async def test_a_claim_refuses_a_lease_below_1_second_or_above_24_hours(world: World) -> None:
     await world.tasks.add()
     await world.tasks.register()
     before = world.tasks.everything()
@@ -71,10 +71,10 @@ async def test_leases_have_a_shortest_and_a_longest(world: World) -> None:
     assert claimed.run.lease_until == world.ledger.now() + timedelta(hours=24)
 
 
-async def test_the_order_is_priority_then_the_longest_queued(world: World) -> None:
+async def test_claims_go_by_priority_and_then_by_time_in_the_queue(world: World) -> None:
     late_urgent = None
-    wanted = ["low", "medium", "high"]
-    for priority in wanted:
+    priorities = ["low", "medium", "high"]
+    for priority in priorities:
         await world.tasks.add(priority, priority=priority)
     world.clock.move(timedelta(seconds=1))
     await world.tasks.add("later medium", priority="medium")
@@ -88,7 +88,7 @@ async def test_the_order_is_priority_then_the_longest_queued(world: World) -> No
     assert (await world.tasks.run(late_urgent.id)).status == "claimed"
 
 
-async def test_of_the_same_instant_the_lower_id_comes_first(world: World) -> None:
+async def test_runs_queued_at_the_same_instant_are_claimed_in_order_of_id(world: World) -> None:
     ids = sorted([(await world.tasks.add(f"t{number}")).id for number in range(4)])
     got = []
     for number in range(4):
@@ -98,22 +98,22 @@ async def test_of_the_same_instant_the_lower_id_comes_first(world: World) -> Non
     assert got == ids
 
 
-async def test_a_run_far_down_the_queue_is_found(
+async def test_a_claim_finds_a_fitting_run_beyond_the_first_batch(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(selection, "FIRST_BATCH_SIZE", 3)
     for number in range(7):
         await world.tasks.add(f"t{number}", capabilities=["gpu"])
-    wanted = await world.tasks.add("for all", priority="low")
+    fitting = await world.tasks.add("for all", priority="low")
     await world.tasks.register()
 
-    assert (await world.tasks.claim()).run.id == wanted.id
+    assert (await world.tasks.claim()).run.id == fitting.id
     await world.tasks.register("two")
     with pytest.raises(NothingClaimable, match=r"queued runs \(7\) fits"):
         await world.tasks.claim("two")
 
 
-async def test_a_second_claim_of_the_same_session_is_refused(world: World) -> None:
+async def test_a_session_that_holds_a_run_cannot_claim_another(world: World) -> None:
     first = await world.tasks.claimed()
     await world.tasks.add("another")
 
@@ -125,7 +125,7 @@ async def test_a_second_claim_of_the_same_session_is_refused(world: World) -> No
     assert (await world.tasks.claim()).task.title == "another"
 
 
-async def test_nothing_is_claimable_and_why(world: World) -> None:
+async def test_a_claim_without_a_result_names_the_reason(world: World) -> None:
     with pytest.raises(NotFound, match='task session "one" not found'):
         await world.tasks.claim()
     await world.tasks.register()
@@ -139,7 +139,7 @@ async def test_nothing_is_claimable_and_why(world: World) -> None:
         await world.tasks.claim()
 
 
-async def test_one_that_asks_in_vain_was_heard_of(world: World) -> None:
+async def test_a_claim_without_a_result_still_renews_the_session(world: World) -> None:
     await world.tasks.register()
     world.clock.move(timedelta(minutes=10))
 
@@ -149,7 +149,9 @@ async def test_one_that_asks_in_vain_was_heard_of(world: World) -> None:
     assert (await world.tasks.session()).expires_at == world.ledger.now() + sessions.SESSION_TIMEOUT
 
 
-async def test_one_that_asks_in_vain_often_is_written_down_once_a_minute(world: World) -> None:
+async def test_claims_without_a_result_renew_the_session_at_most_once_a_minute(
+    world: World,
+) -> None:
     await world.tasks.register()
     before = world.tasks.everything()
     world.clock.move(sessions.TOUCH_INTERVAL)
@@ -162,7 +164,7 @@ async def test_one_that_asks_in_vain_often_is_written_down_once_a_minute(world: 
     assert (await world.tasks.session()).expires_at == world.ledger.now() + sessions.SESSION_TIMEOUT
 
 
-async def test_whoever_asks_in_vain_waits_for_no_writer(world: World) -> None:
+async def test_a_claim_without_a_result_does_not_wait_for_another_writer(world: World) -> None:
     await world.tasks.register()
     await world.tasks.add(capabilities=["gpu"])
     async with Ledger(world.ledger.address, world.clock) as other, other.write():
@@ -170,7 +172,7 @@ async def test_whoever_asks_in_vain_waits_for_no_writer(world: World) -> None:
             await world.tasks.claim()
 
 
-async def test_a_claim_is_judged_again_when_its_turn_has_come(world: World) -> None:
+async def test_a_claim_that_waited_to_write_evaluates_the_queue_again(world: World) -> None:
     run = await world.tasks.add()
     await world.tasks.register()
     async with Ledger(world.ledger.address, world.clock) as other:
@@ -180,7 +182,7 @@ async def test_a_claim_is_judged_again_when_its_turn_has_come(world: World) -> N
             async def waits_to_write() -> bool:
                 return world.ledger._turn.locked()
 
-            assert await so(waits_to_write, 10)  # it has looked, and a run was there
+            assert await so(waits_to_write, 10)  # the claim has found the run and waits to write
             row = await session.get_one(TaskRunRow, run.id)
             row.status, row.finished_at = "cancelled", world.ledger.now()
         with pytest.raises(NothingClaimable, match="no task is queued"):
@@ -188,7 +190,7 @@ async def test_a_claim_is_judged_again_when_its_turn_has_come(world: World) -> N
     assert (await world.tasks.session()).expires_at == world.ledger.now() + sessions.SESSION_TIMEOUT
 
 
-async def test_while_the_scheduler_is_paused_nothing_is_claimed(world: World) -> None:
+async def test_a_paused_scheduler_refuses_claims_but_held_runs_continue(world: World) -> None:
     held = await world.tasks.claimed()
     await world.tasks.add("another")
     await world.tasks.register("two")
@@ -206,7 +208,7 @@ async def test_while_the_scheduler_is_paused_nothing_is_claimed(world: World) ->
 # --- the lease
 
 
-async def test_a_lease_is_over_exactly_at_its_end(world: World) -> None:
+async def test_a_lease_expires_exactly_at_its_end(world: World) -> None:
     claimed = await world.tasks.claimed(lease="60s")
     assert claimed.run.lease_until is not None
     world.clock.set(claimed.run.lease_until - INSTANT)
@@ -222,19 +224,19 @@ async def test_a_lease_is_over_exactly_at_its_end(world: World) -> None:
 
 
 @pytest.mark.parametrize("act", ACTS)
-async def test_an_instant_before_its_end_the_token_holds(world: World, act: Act) -> None:
+async def test_a_token_is_valid_until_just_before_its_lease_ends(world: World, act: Act) -> None:
     claimed = await world.tasks.claimed(lease="60s")
     assert claimed.run.lease_until is not None
     world.clock.set(claimed.run.lease_until - INSTANT)
 
     await act(world.ledger, claimed.run.id, claimed.token)
 
-    ends: dict[Act, str] = {claims.heartbeat: "claimed", claims.complete: "completed"}
-    ends |= {claims.fail: "failed", claims.release: "queued"}
-    assert (await world.tasks.run(claimed.run.id)).status == ends[act]
+    statuses: dict[Act, str] = {claims.heartbeat: "claimed", claims.complete: "completed"}
+    statuses |= {claims.fail: "failed", claims.release: "queued"}
+    assert (await world.tasks.run(claimed.run.id)).status == statuses[act]
 
 
-async def test_a_heartbeat_extends_from_now(world: World) -> None:
+async def test_a_heartbeat_extends_the_lease_from_now(world: World) -> None:
     claimed = await world.tasks.claimed(lease="60s")
     world.clock.move(timedelta(seconds=50))
 
@@ -252,7 +254,7 @@ async def test_a_heartbeat_extends_from_now(world: World) -> None:
 
 
 @pytest.mark.parametrize("act", ACTS)
-async def test_whoever_acts_with_a_token_was_heard_of(world: World, act: Act) -> None:
+async def test_each_act_with_a_token_renews_the_session(world: World, act: Act) -> None:
     claimed = await world.tasks.claimed(lease="1h")
     world.clock.move(timedelta(minutes=59))
 
@@ -261,10 +263,10 @@ async def test_whoever_acts_with_a_token_was_heard_of(world: World, act: Act) ->
     assert (await world.tasks.session()).expires_at == world.ledger.now() + sessions.SESSION_TIMEOUT
 
 
-# --- how it ends
+# --- the end of a claim
 
 
-async def test_completed_failed_and_released(world: World) -> None:
+async def test_complete_fail_and_release_record_the_end_of_a_claim(world: World) -> None:
     done = await world.tasks.claimed("one")
     bad = await world.tasks.claimed("two")
     back = await world.tasks.claimed("three")
@@ -287,14 +289,14 @@ async def test_completed_failed_and_released(world: World) -> None:
     assert (last.event, last.reason, last.session) == ("released", "going home", "three")
 
 
-async def test_that_it_failed_is_told_with_the_first_line_of_why(world: World) -> None:
-    told: dict[str, str] = {
+async def test_the_failed_event_has_the_first_line_of_the_error(world: World) -> None:
+    reasons: dict[str, str] = {
         "": "",
         "\n \n  no broom \n\nTraceback: at home\n": "no broom",
         "\x1b[31mred\there": "[31mred here",
         "é" * 300: "é" * 200 + "…",
     }
-    for number, (error, reason) in enumerate(told.items()):
+    for number, (error, reason) in enumerate(reasons.items()):
         claimed = await world.tasks.claimed(f"s{number}")
         await claims.fail(world.ledger, claimed.run.id, claimed.token, error)
         last = (await world.tasks.events(claimed.run.id))[-1]
@@ -302,7 +304,7 @@ async def test_that_it_failed_is_told_with_the_first_line_of_why(world: World) -
         assert (await world.tasks.run(claimed.run.id)).error == error
 
 
-async def test_why_it_failed_is_told_without_the_token(world: World) -> None:
+async def test_the_failed_event_masks_the_token(world: World) -> None:
     claimed = await world.tasks.claimed()
     error = f"{'x' * 180} {claimed.token} was not taken"
     await claims.fail(world.ledger, claimed.run.id, claimed.token, error)
@@ -310,7 +312,7 @@ async def test_why_it_failed_is_told_without_the_token(world: World) -> None:
     assert last.reason == f"{'x' * 180} dbt_… was not taken"
 
 
-async def test_what_is_too_long_is_refused_and_the_run_is_held(world: World) -> None:
+async def test_an_invalid_text_is_refused_and_the_run_stays_claimed(world: World) -> None:
     claimed = await world.tasks.claimed()
     before = world.tasks.everything()
     wrong: list[tuple[Act, str]] = [
@@ -326,7 +328,7 @@ async def test_what_is_too_long_is_refused_and_the_run_is_held(world: World) -> 
 
 
 @pytest.mark.parametrize("end", [claims.complete, claims.fail, claims.release])
-async def test_a_token_that_ended_its_claim_changes_nothing(world: World, end: Act) -> None:
+async def test_a_token_is_refused_after_it_has_ended_its_claim(world: World, end: Act) -> None:
     claimed = await world.tasks.claimed()
     await end(world.ledger, claimed.run.id, claimed.token)
     before = world.tasks.everything()
@@ -338,21 +340,21 @@ async def test_a_token_that_ended_its_claim_changes_nothing(world: World, end: A
     assert world.tasks.everything() == before
 
 
-async def test_a_wrong_token_changes_nothing(world: World) -> None:
-    mine, theirs = await world.tasks.claimed("one"), await world.tasks.claimed("two")
+async def test_a_wrong_token_is_refused_and_changes_nothing(world: World) -> None:
+    own, theirs = await world.tasks.claimed("one"), await world.tasks.claimed("two")
     before = world.tasks.everything()
-    wrong = ["", "dbt_", mine.token[:-1], f"{mine.token}x", theirs.token, digest(mine.token)]
-    short = mine.run.id[:8]
+    wrong = ["", "dbt_", own.token[:-1], f"{own.token}x", theirs.token, digest(own.token)]
+    short = own.run.id[:8]
 
-    for token in [*wrong, "\udcff", mine.run.token_digest or ""]:
+    for token in [*wrong, "\udcff", own.run.token_digest or ""]:
         for act in ACTS:
             with pytest.raises(TokenRefused, match=f"^task run {short}: the token is wrong"):
-                await act(world.ledger, mine.run.id, token)
+                await act(world.ledger, own.run.id, token)
 
     assert world.tasks.everything() == before
 
 
-async def test_a_stale_token_changes_nothing_of_the_next_claim(world: World) -> None:
+async def test_an_expired_token_cannot_change_the_next_claim(world: World) -> None:
     stale = await world.tasks.claimed("one", "60s")
     world.clock.move(timedelta(seconds=60))
     assert await world.tasks.sweep() == [stale.run.id]
@@ -372,7 +374,7 @@ async def test_a_stale_token_changes_nothing_of_the_next_claim(world: World) -> 
 
 
 @pytest.mark.parametrize("end", [queue.recover, queue.cancel])
-async def test_what_the_operator_takes_away_its_token_has_lost(
+async def test_a_token_is_refused_after_the_operator_recovers_or_cancels_the_run(
     world: World, end: Callable[..., Awaitable[TaskRunRow]]
 ) -> None:
     claimed = await world.tasks.claimed()
@@ -386,24 +388,52 @@ async def test_what_the_operator_takes_away_its_token_has_lost(
     assert world.tasks.everything() == before
 
 
-async def test_a_session_whose_lease_is_over_claims_again_without_a_sweep(world: World) -> None:
+async def test_a_session_with_an_expired_lease_claims_again_before_any_sweep(world: World) -> None:
     first = await world.tasks.claimed(lease="60s")
     second = await world.tasks.add("another")
     world.clock.move(timedelta(seconds=60))
 
     claimed = await world.tasks.claim()
 
-    assert claimed.run.id == second.id  # the first went to the end of the queue
+    assert claimed.run.id == second.id  # the first run moved to the end of the queue
     row = await world.tasks.run(first.run.id)
     assert (row.status, row.expiries, row.queued_at) == ("queued", 1, world.ledger.now())
     expired = (await world.tasks.events(row.id))[-1]
     assert (expired.event, expired.actor, expired.session) == ("expired", "scheduler", "one")
 
 
-# --- secrets, and whose it is
+async def test_a_run_with_an_expired_lease_is_available_to_its_session_like_to_a_claim(
+    world: World,
+) -> None:
+    async def available() -> bool:
+        async with world.ledger.read() as session:
+            row = await sessions.find(session, "one")
+            return await claims.is_run_available(session, row, world.ledger.now())
+
+    first = await world.tasks.claimed(lease="60s")
+    assert not await available()
+    world.clock.move(timedelta(seconds=60))
+    assert await available()
+    assert (await world.tasks.claim(lease="60s")).run.id == first.run.id
+
+    # Not while its task is paused.
+    world.clock.move(timedelta(seconds=60))
+    await queue.pause(world.ledger, first.run.id)
+    assert not await available()
+    await queue.resume(world.ledger, first.run.id)
+    assert (await world.tasks.claim(lease="60s")).run.id == first.run.id
+
+    # The third expiry does not queue it again.
+    world.clock.move(timedelta(seconds=60))
+    assert not await available()
+    with pytest.raises(NothingClaimable):
+        await world.tasks.claim()
 
 
-async def test_the_token_is_nowhere_in_the_ledger(world: World) -> None:
+# --- secrets and owners
+
+
+async def test_a_token_is_never_stored_in_the_ledger(world: World) -> None:
     held, done = await world.tasks.claimed("one"), await world.tasks.claimed("two")
     await claims.heartbeat(world.ledger, held.run.id, held.token)
     await claims.complete(world.ledger, done.run.id, done.token, "tidy")
@@ -417,7 +447,7 @@ async def test_the_token_is_nowhere_in_the_ledger(world: World) -> None:
 
     whole = "\n".join(str(world.database.query(f'SELECT * FROM "{name}"')) for name in tables)
 
-    assert digest(held.token) in whole  # it was looked for where it would be
+    assert digest(held.token) in whole  # proves that the search covers the tokens' column
     for claimed in (held, done):
         assert claimed.token not in whole
         assert claimed.token.removeprefix("dbt_") not in whole
@@ -425,7 +455,7 @@ async def test_the_token_is_nowhere_in_the_ledger(world: World) -> None:
         assert (claimed.run.token_digest or "none") not in repr(claimed)
 
 
-async def test_a_run_is_named_by_the_beginning_of_its_id(world: World) -> None:
+async def test_a_run_is_found_by_a_prefix_of_its_id(world: World) -> None:
     claimed = await world.tasks.claimed()
     await world.tasks.add("another")
 
@@ -437,7 +467,7 @@ async def test_a_run_is_named_by_the_beginning_of_its_id(world: World) -> None:
     assert run.id == claimed.run.id
 
 
-async def test_a_beginning_that_fits_several_is_refused(world: World) -> None:
+async def test_an_id_prefix_of_several_runs_is_refused(world: World) -> None:
     claimed = await world.tasks.claimed()
     ids = [(await world.tasks.add(f"t{number}")).id for number in range(16)]
     letters = [id_[0] for id_ in [claimed.run.id, *ids]]
@@ -447,27 +477,29 @@ async def test_a_beginning_that_fits_several_is_refused(world: World) -> None:
         await claims.complete(world.ledger, twice, claimed.token)
 
 
-async def test_an_agent_is_told_of_anothers_run_that_there_is_none(world: World) -> None:
+async def test_a_run_of_another_agent_is_not_found_even_with_its_token(world: World) -> None:
     with owners.acting_as(OTHER):
         theirs = await world.tasks.claimed("two")
     with owners.acting_as(AGENT):
-        mine = await world.tasks.claimed("one")
+        own = await world.tasks.claimed("one")
         before = world.tasks.everything()
         for act in ACTS:
-            with pytest.raises(NotFound):  # with the very token
+            with pytest.raises(NotFound):  # even with the valid token
                 await act(world.ledger, theirs.run.id, theirs.token)
         with pytest.raises(NotFound, match='task session "two" not found'):
             await world.tasks.claim("two")
         assert world.tasks.everything() == before
-        await claims.complete(world.ledger, mine.run.id, mine.token)
-        with pytest.raises(TokenRefused):  # it was its own
-            await claims.complete(world.ledger, mine.run.id, mine.token)
+        await claims.complete(world.ledger, own.run.id, own.token)
+        with pytest.raises(
+            TokenRefused
+        ):  # the agent's own run is found, but its token is no longer valid
+            await claims.complete(world.ledger, own.run.id, own.token)
 
-    await claims.complete(world.ledger, theirs.run.id, theirs.token)  # the operator's is all
+    await claims.complete(world.ledger, theirs.run.id, theirs.token)  # as the operator
     assert (await world.tasks.run(theirs.run.id)).status == Status.COMPLETED
 
 
-async def test_an_agent_does_not_act_for_another_who_has_its_run_now(world: World) -> None:
+async def test_an_agent_cannot_use_the_token_of_another_owners_session(world: World) -> None:
     with owners.acting_as(AGENT):
         first = await world.tasks.claimed("one")
         await claims.release(world.ledger, first.run.id, first.token)

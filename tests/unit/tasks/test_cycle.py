@@ -1,4 +1,4 @@
-"""What a cycle counts, keeps and leaves alone."""
+"""The scheduler's cycle: its report, its statistics, and when it writes nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from daybook.errors import InvalidInput
 from daybook.ledger.tables import Fact
 from daybook.tasks import lease_expiry, model, pause, statistics
 from daybook.tasks.model import EscalationPolicy
-from daybook.tasks.scheduler import Cycle, Scheduler
+from daybook.tasks.scheduler import Scheduler
 from daybook.tasks.statistics import (
     COUNTERS,
     FACT_KEY,
@@ -29,14 +29,14 @@ ONE_OF = ("woken", "no_match", "recently_notified", "unclaimable", "paused")
 
 
 def check(report: CycleReport) -> None:
-    """What holds of every report."""
+    """Assert the invariants of every cycle report."""
     assert report.pending == sum(report.count(name) for name in ONE_OF)
     placed = [run for name in ONE_OF for run in report.runs.get(name, [])]
     assert len(placed) == len(set(placed))
     assert list(CycleSummary.model_fields) == ["at", *COUNTERS, "runs", "errors"]
 
 
-async def kept(world: World) -> Statistics:
+async def statistics_of(world: World) -> Statistics:
     async with world.ledger.read() as session:
         return await statistics.read(session)
 
@@ -46,13 +46,13 @@ def facts(world: World) -> list[tuple[Any, ...]]:
     return [*world.database.query("SELECT key, value FROM facts ORDER BY key"), *outbox]
 
 
-async def test_each_pending_run_is_in_one_place(world: World) -> None:
+async def test_a_cycle_counts_each_pending_run_under_exactly_one_result(world: World) -> None:
     cycling = Cycling(world, EscalationPolicy(wake_url="https://hooks.example.org/wake"))
     await world.tasks.add("held", priority="urgent", capabilities=["held"])
     await world.tasks.register("holder", capabilities=["held", "busy"])
     await world.tasks.claim("holder")
     await cycling.there("idle", capabilities=["idle"])
-    wanted: dict[str, dict[str, Any]] = {
+    tasks_to_add: dict[str, dict[str, Any]] = {
         "woken": {"capabilities": ["idle"], "priority": "high"},
         "no_match": {"capabilities": ["busy"]},
         "second": {"capabilities": ["idle"], "priority": "low"},
@@ -60,7 +60,9 @@ async def test_each_pending_run_is_in_one_place(world: World) -> None:
         "persons": {"owner": "user"},
         "paused": {"paused": True},
     }
-    runs = {name: (await world.tasks.add(name, **fields)).id for name, fields in wanted.items()}
+    runs = {
+        name: (await world.tasks.add(name, **fields)).id for name, fields in tasks_to_add.items()
+    }
     report = await cycling.cycle()
     check(report)
     assert (report.pending, report.active, report.scanned) == (6, 1, 7)
@@ -77,7 +79,7 @@ async def test_each_pending_run_is_in_one_place(world: World) -> None:
     assert (report.wakes_tried, report.wakes_succeeded, report.wakes_failed) == (1, 1, 0)
 
 
-async def test_a_session_that_expired_fits_nothing(world: World) -> None:
+async def test_a_run_that_only_an_expired_session_fits_is_unclaimable(world: World) -> None:
     cycling = Cycling(world)
     await cycling.there("one")
     world.clock.move(timedelta(minutes=15))
@@ -86,7 +88,9 @@ async def test_a_session_that_expired_fits_nothing(world: World) -> None:
     assert report.runs["unclaimable"] == [run.id]
 
 
-async def test_what_was_taken_back_is_matched_in_the_same_cycle(world: World) -> None:
+async def test_a_run_with_an_expired_lease_is_requeued_and_matched_in_the_same_cycle(
+    world: World,
+) -> None:
     cycling = Cycling(world)
     held = await world.tasks.claimed("one")
     await cycling.there("two")
@@ -97,7 +101,7 @@ async def test_what_was_taken_back_is_matched_in_the_same_cycle(world: World) ->
     assert report.active == 0
 
 
-async def test_the_third_lease_that_is_over_is_told_to_the_operator(world: World) -> None:
+async def test_the_third_expired_lease_of_a_run_alerts_the_operator_once(world: World) -> None:
     cycling = Cycling(world)
     run = await world.tasks.add("slippery")
     for expiries in (1, 2, 3):
@@ -116,7 +120,7 @@ async def test_the_third_lease_that_is_over_is_told_to_the_operator(world: World
 
 
 @pytest.mark.slow
-async def test_a_cycle_takes_back_so_many_and_the_next_the_rest(world: World) -> None:
+async def test_a_cycle_requeues_up_to_its_limit_and_the_next_cycle_the_rest(world: World) -> None:
     cycling = Cycling(world)
     count = lease_expiry.MAX_EXPIRED_PER_PASS + 3
     for number in range(count):
@@ -126,7 +130,7 @@ async def test_a_cycle_takes_back_so_many_and_the_next_the_rest(world: World) ->
     report = await cycling.cycle(timedelta(minutes=5))
     check(report)
     assert report.count("recovered") == lease_expiry.MAX_EXPIRED_PER_PASS
-    last = (await kept(world)).last_cycle
+    last = (await statistics_of(world)).last_cycle
     assert last is not None and len(last.runs["recovered"]) == MAX_IDS_PER_COUNTER
     report = await cycling.cycle(CYCLE)
     assert (report.count("recovered"), report.active) == (3, 0)
@@ -135,7 +139,7 @@ async def test_a_cycle_takes_back_so_many_and_the_next_the_rest(world: World) ->
 # --- nothing to do
 
 
-async def test_nothing_is_written_where_there_is_nothing_to_do(world: World) -> None:
+async def test_a_cycle_with_nothing_to_do_writes_nothing(world: World) -> None:
     cycling = Cycling(world)
     await cycling.there("idle")
     await world.tasks.claimed("one", "1h")
@@ -152,10 +156,10 @@ async def test_nothing_is_written_where_there_is_nothing_to_do(world: World) -> 
     assert (world.tasks.everything(), facts(world)) == before
     assert (report.pending, report.active, report.scanned) == (0, 1, 2)
     assert report.runs == {"needs_attention": [third.id]}
-    assert (await kept(world)).cycles == 0
+    assert (await statistics_of(world)).cycles == 0
 
 
-async def test_a_wake_under_way_is_counted_though_its_run_was_claimed(world: World) -> None:
+async def test_a_delivered_wake_is_counted_once_even_if_its_run_was_claimed(world: World) -> None:
     cycling = Cycling(world)
     await world.tasks.add()
     await cycling.there()
@@ -169,7 +173,7 @@ async def test_a_wake_under_way_is_counted_though_its_run_was_claimed(world: Wor
     assert facts(world) == before
 
 
-async def test_a_ladder_that_was_never_legal_stops_the_cycle_and_changes_nothing(
+async def test_a_policy_that_is_invalid_at_the_first_cycle_fails_it_without_changes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cycling = Cycling(world)
@@ -186,12 +190,12 @@ async def test_a_ladder_that_was_never_legal_stops_the_cycle_and_changes_nothing
     with pytest.raises(InvalidInput, match="DAYBOOK_TASKS: starved: "):
         await scheduler.cycle()
     assert (world.tasks.everything(), facts(world)) == before
-    # The next cycle reads the settings anew.
+    # The next cycle reads the settings again.
     monkeypatch.delenv("DAYBOOK_TASKS")
     assert (await scheduler.cycle()).count("recovered") == 1
 
 
-async def test_a_ladder_that_is_legal_no_more_holds_on_and_that_is_told(
+async def test_a_policy_that_becomes_invalid_is_reported_and_the_last_valid_one_applies(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cycling = Cycling(world)
@@ -210,18 +214,18 @@ async def test_a_ladder_that_is_legal_no_more_holds_on_and_that_is_told(
         report = await scheduler.cycle()
         assert (await world.tasks.run(waiting.id)).starved_cycles == cycles
     (error,) = report.errors
-    assert "DAYBOOK_TASKS: starved: 3 is not more than" in error
-    assert [each.error for each in (await kept(world)).errors] == [error]
+    assert "DAYBOOK_TASKS: starved: 3 is not greater than" in error
+    assert [each.error for each in (await statistics_of(world)).errors] == [error]
     world.clock.move(timedelta(minutes=1))
     assert (await scheduler.cycle()).runs["recovered"] == [held.run.id]
-    # Mended, it holds from the next cycle on.
+    # A corrected policy applies from the next cycle on.
     monkeypatch.setenv("DAYBOOK_TASKS", '{"starve_after": "6m"}')
     report = await scheduler.cycle()
     assert "DAYBOOK_TASKS" not in str(report.errors)
     assert (await world.tasks.run(waiting.id)).starved_cycles == 2
 
 
-async def test_who_leads_late_knows_the_ladder_from_its_start(
+async def test_a_scheduler_that_leads_later_keeps_the_policy_read_at_its_start(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cycling = Cycling(world)
@@ -232,54 +236,50 @@ async def test_who_leads_late_knows_the_ladder_from_its_start(
         capabilities_of=cycling.capabilities,
     )
     await world.tasks.claimed()
-    reports: list[CycleReport] = []
-
-    async def turn(cycle: Cycle) -> None:
-        monkeypatch.setenv("DAYBOOK_TASKS", '{"starved": 3}')
-        world.clock.move(timedelta(minutes=5))
-        reports.append(await cycle())
-        scheduler.stop()
-
-    await scheduler.run(turn)
-    assert [each.count("recovered") for each in reports] == [1]
-    assert "DAYBOOK_TASKS: starved" in reports[0].errors[0]
+    monkeypatch.setenv("DAYBOOK_TASKS", '{"starved": 3}')
+    world.clock.move(timedelta(minutes=5))
+    report = await scheduler.cycle()
+    assert report.count("recovered") == 1
+    assert "DAYBOOK_TASKS: starved" in report.errors[0]
 
 
 # --- statistics
 
 
-async def test_what_cycles_did_adds_up_and_the_last_one_is_shown(world: World) -> None:
+async def test_statistics_have_totals_over_cycles_and_the_last_cycle(world: World) -> None:
     cycling = Cycling(world)
     run = await world.tasks.add()
     await cycling.there()
     for _ in range(3):
         report = await cycling.cycle(timedelta(seconds=60))
         await cycling.end()
-    found = await kept(world)
+    found = await statistics_of(world)
     assert found.cycles == 3
     assert found.totals["wakes_tried"] == 3
-    assert found.totals["wakes_succeeded"] == 2  # the last one is counted by the next
+    assert found.totals["wakes_succeeded"] == 2  # the next cycle counts the last wake
     assert found.last_cycle == report.summary()
     assert report.runs["woken"] == [run.id]
     assert (found.rebuilds, found.recovery_errors, found.errors) == (0, 0, [])
 
 
-async def test_statistics_that_cannot_be_read_are_begun_anew(world: World) -> None:
+async def test_unreadable_statistics_start_again_from_zero(world: World) -> None:
     async with world.ledger.write() as session:
         session.add(Fact(key=FACT_KEY, value='{"cycles": "many"}'))
-    assert (await kept(world)).cycles == 0
+    assert (await statistics_of(world)).cycles == 0
     await world.tasks.add()
     await Cycling(world).cycle()
-    assert (await kept(world)).cycles == 1
+    assert (await statistics_of(world)).cycles == 1
 
 
 @pytest.mark.parametrize("world", ["sqlite"], indirect=True)
-async def test_a_sweep_that_fails_is_counted_and_wakes_go_on(world: World) -> None:
+async def test_a_failed_lease_sweep_is_counted_and_the_cycle_still_wakes_sessions(
+    world: World,
+) -> None:
     cycling = Cycling(world)
     held = await world.tasks.claimed("one")
     waiting = await world.tasks.add("waiting", owner="session:two")
     await cycling.there("two")
-    # What no program of ours writes: SQLite takes it.
+    # Daybook never writes such a value, but SQLite accepts it.
     world.database.query(f"UPDATE task_runs SET expiries = 'x' WHERE id = '{held.run.id}'")
     world.clock.move(timedelta(minutes=5))
     await cycling.there("two")
@@ -287,12 +287,12 @@ async def test_a_sweep_that_fails_is_counted_and_wakes_go_on(world: World) -> No
     assert report.count("recovered") == 0
     assert report.runs["woken"] == [waiting.id]
     assert report.errors[0].startswith("lease expiry: ")
-    found = await kept(world)
+    found = await statistics_of(world)
     assert found.recovery_errors == 1
     assert found.errors[0].error == report.errors[0]
 
 
-async def test_a_paused_scheduler_is_counted_too(world: World) -> None:
+async def test_a_cycle_of_a_paused_scheduler_counts_its_runs_as_paused(world: World) -> None:
     cycling = Cycling(world)
     runs = [(await world.tasks.add(f"task {n}")).id for n in range(3)]
     await cycling.there()

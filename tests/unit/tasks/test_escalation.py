@@ -1,4 +1,4 @@
-"""Escalation: the steps for a run that no session claims, each taken once."""
+"""Escalation: the steps for a run that no session claims, each of which runs once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TICK = timedelta(microseconds=1)
 
 
 async def starving(world: World, **fields: Any) -> tuple[Cycling, str]:
-    """A run that starves from the next cycle on, and a job that may be run for it."""
+    """Add a run that starves from the next cycle on, and a job that may serve as its worker."""
     cycling = Cycling(world, capable=PYTHON)
     await cycling.worker()
     run = await world.tasks.add("review it", capabilities=["python"], **fields)
@@ -46,7 +46,7 @@ async def cycles(cycling: Cycling, count: int) -> None:
         await cycling.cycle(CYCLE)
 
 
-async def test_each_step_is_taken_once_at_its_cycle_across_restarts(world: World) -> None:
+async def test_each_escalation_step_runs_once_at_its_cycle_despite_restarts(world: World) -> None:
     cycling, run_id = await starving(world)
     await cycling.there("one", capabilities=["python"])
     await cycling.there("two", capabilities=["python"])
@@ -54,7 +54,7 @@ async def test_each_step_is_taken_once_at_its_cycle_across_restarts(world: World
     before: list[str] = []
     for number in range(1, 15):
         world.clock.move(CYCLE)
-        # Another process each time: it knows what stands in the ledger.
+        # A new scheduler each time, as after a restart: it knows only what the ledger contains.
         async with Ledger(world.ledger.address, world.clock) as ledger:
             await cycling.scheduler(ledger).cycle()
         await cycling.end()
@@ -68,32 +68,32 @@ async def test_each_step_is_taken_once_at_its_cycle_across_restarts(world: World
     counted = Counter(each.event for each in await world.tasks.events(run_id))
     once = ("fan_out", "worker_requested", "starved", "needs_attention")
     assert [counted[name] for name in once] == [1, 1, 1, 1]
-    assert [(each.run_id, each.cycles) for each in cycling.told] == [(run_id, 6)]
+    assert [(each.run_id, each.cycles) for each in cycling.notified] == [(run_id, 6)]
     (asked,) = await cycling.requests()
     assert (await world.tasks.run(run_id)).spawned_run_id == asked.id
     (alert,) = await cycling.alerts()
     assert (alert.event, alert.status) == ("needs_attention", "delivered")
     assert "review it" in str(alert.subject)
-    # Whoever comes after all may claim it.
+    # A session that registers later may still claim the run.
     run = await world.tasks.run(run_id)
     assert run.status == "queued"
     assert run.attention
     assert (await world.tasks.claim("one")).run.id == run_id
 
 
-async def test_the_operator_is_told_since_when_nobody_claims_it(world: World) -> None:
+async def test_the_alert_says_since_when_no_session_has_claimed_the_run(world: World) -> None:
     cycling = Cycling(world)
     run = await world.tasks.add()
-    told = f"o session has claimed it since {world.ledger.now():%Y-%m-%dT%H:%M:%S}+00:00"
+    expected = f"o session has claimed it since {world.ledger.now():%Y-%m-%dT%H:%M:%S}+00:00"
     world.clock.move(STARVED)
     await cycles(cycling, 12)
-    assert (await world.tasks.run(run.id)).attention == f"n{told}"
-    assert (await world.tasks.events(run.id))[-1].reason == f"n{told}"
+    assert (await world.tasks.run(run.id)).attention == f"n{expected}"
+    assert (await world.tasks.events(run.id))[-1].reason == f"n{expected}"
     (alert,) = await cycling.alerts()
-    assert str(alert.body).splitlines()[0] == f"N{told}"
+    assert str(alert.body).splitlines()[0] == f"N{expected}"
 
 
-async def test_a_run_starves_exactly_after_its_time(world: World) -> None:
+async def test_a_run_starves_exactly_after_starve_after(world: World) -> None:
     cycling = Cycling(world)
     run = await world.tasks.add()
     await cycling.cycle(STARVED - TICK)
@@ -102,15 +102,15 @@ async def test_a_run_starves_exactly_after_its_time(world: World) -> None:
     assert (await world.tasks.run(run.id)).starved_cycles == 1
 
 
-async def test_an_age_of_nothing_switches_it_off(world: World) -> None:
+async def test_a_starve_after_of_zero_disables_escalation(world: World) -> None:
     cycling, run_id = await starving(world)
     cycling.policy = EscalationPolicy(starve_after=timedelta(0))
     await cycles(cycling, 15)
     run = await world.tasks.run(run_id)
-    assert (run.starved_cycles, run.tiers, cycling.told, cycling.asked) == (0, [], [], 0)
+    assert (run.starved_cycles, run.tiers, cycling.notified, cycling.asked) == (0, [], [], 0)
 
 
-async def test_a_claim_begins_it_anew(world: World) -> None:
+async def test_a_claim_restarts_the_escalation_of_a_run(world: World) -> None:
     cycling, run_id = await starving(world)
     await cycles(cycling, 6)
     await world.tasks.register("late", capabilities=["python"])
@@ -119,18 +119,18 @@ async def test_a_claim_begins_it_anew(world: World) -> None:
     assert (run.starved_cycles, run.tiers, run.spawned_run_id) == (0, [], None)
 
     await claims.release(world.ledger, run_id, claimed.token)
-    await world.tasks.register("late")  # cannot do it any more
+    await world.tasks.register("late")  # without the capability that the task requires
     await cycles(cycling, 6)
     assert (await world.tasks.run(run_id)).tiers == ["request_worker", "starved"]
     first, second = await cycling.requests()
     assert first.occurrence != second.occurrence
-    assert cycling.told[0].event_id != cycling.told[1].event_id
+    assert cycling.notified[0].event_id != cycling.notified[1].event_id
 
 
-# --- a worker
+# --- the worker request
 
 
-async def test_the_worker_is_asked_for_as_any_run_is_and_told_what_to_do(world: World) -> None:
+async def test_a_requested_worker_is_a_job_run_whose_prompt_names_its_session(world: World) -> None:
     cycling, run_id = await starving(world, workspace="w", channel="c", preferred=["sql", "perl"])
     cycling.capable = {"default": frozenset({"python", "sql", "mail"})}
     await cycles(cycling, 4)
@@ -152,7 +152,9 @@ async def test_the_worker_is_asked_for_as_any_run_is_and_told_what_to_do(world: 
 @pytest.mark.parametrize(
     "job", [{}, {"session_key": "shared"}, {"session": "chat", "notify": {"channel": "ops"}}]
 )
-async def test_each_worker_has_a_conversation_of_its_own(world: World, job: dict[str, Any]) -> None:
+async def test_each_requested_worker_gets_its_own_session(
+    world: World, job: dict[str, Any]
+) -> None:
     cycling = Cycling(world, capable=PYTHON)
     stored = await cycling.worker(**job)
     for title in ("one", "two"):
@@ -162,31 +164,31 @@ async def test_each_worker_has_a_conversation_of_its_own(world: World, job: dict
     rows = await cycling.requests()
     assert len(rows) == 2
     for row in rows:
-        # The flow takes the parameters.
+        # The flow accepts the parameters.
         asks = stored.job.with_parameters(row.parameters).parameters()
         named = session_id_of(asks, job_id=row.job_id, run_id=row.id, stored=stored)
         assert named == f"default:run:{row.id}"
 
 
-async def test_a_full_queue_has_four_workers_at_a_time(world: World) -> None:
+async def test_at_most_four_requested_workers_run_at_a_time(world: World) -> None:
     cycling = Cycling(world, capable=PYTHON)
     stored = await cycling.worker()
-    mine = await claims_of_runs.request(world.ledger, stored, "task", "manual")  # is no worker
+    request = await claims_of_runs.request(world.ledger, stored, "task", "manual")  # no worker
     for number in range(6):
         await world.tasks.add(f"task {number}", capabilities=["python"])
     world.clock.move(STARVED)
     await cycles(cycling, 6)
-    rows = [row for row in await cycling.requests() if row.id != mine.id]
+    rows = [row for row in await cycling.requests() if row.id != request.id]
     assert len(rows) == worker_requests.MAX_CONCURRENT_WORKERS == 4
-    # The next one, in the cycle after one of them has ended.
+    # The next worker is requested in the cycle after one of the four has ended.
     await claims_of_runs.cancel(world.ledger, rows[0].id)
     await cycles(cycling, 2)
-    again = [row for row in await cycling.requests() if row.id != mine.id]
+    again = [row for row in await cycling.requests() if row.id != request.id]
     assert len(again) == 5
     assert sum(row.status == "waiting" for row in again) == 4
 
 
-async def test_a_run_that_its_workers_give_back_gets_three_and_no_more(world: World) -> None:
+async def test_a_run_that_workers_keep_releasing_gets_at_most_three_workers(world: World) -> None:
     cycling, run_id = await starving(world)
     for given_back in range(1, 6):
         await cycles(cycling, 6)
@@ -199,14 +201,14 @@ async def test_a_run_that_its_workers_give_back_gets_three_and_no_more(world: Wo
     prompts = [str(row.parameters["prompt"]) for row in await cycling.requests()]
     names = {each.split('"name": "')[1].split('"')[0] for each in prompts}
     assert names == {f"worker-{run_id[:8]}-{fence}" for fence in range(3)}
-    # The others still come, and Prefect is not asked in vain for ever.
+    # The other steps still run, and the capabilities are not looked up again and again.
     asked = cycling.asked
     await cycles(cycling, 10)
     assert "needs_attention" in (await world.tasks.run(run_id)).tiers
     assert cycling.asked <= asked + 1
 
 
-async def test_for_a_paused_task_nobody_asks_what_agents_can_do(world: World) -> None:
+async def test_capabilities_of_agents_are_not_looked_up_for_a_paused_task(world: World) -> None:
     cycling, run_id = await starving(world, paused=True)
     async with world.ledger.write() as session:
         row = await session.get_one(TaskRunRow, run_id)
@@ -218,7 +220,7 @@ async def test_for_a_paused_task_nobody_asks_what_agents_can_do(world: World) ->
     assert cycling.asked == 1
 
 
-async def test_no_capable_agent_skips_that_step_alone(world: World) -> None:
+async def test_without_a_capable_agent_only_the_worker_request_is_skipped(world: World) -> None:
     cycling, run_id = await starving(world)
     cycling.capable = {"default": frozenset({"mail"})}
     await cycling.there("one", capabilities=["python"])
@@ -231,7 +233,7 @@ async def test_no_capable_agent_skips_that_step_alone(world: World) -> None:
 
 
 @pytest.mark.parametrize("before", [7, 13])
-async def test_an_agent_that_comes_later_is_found_also_after_somebody_was_told(
+async def test_a_capable_agent_added_after_later_steps_still_gets_a_worker_request(
     world: World, before: int
 ) -> None:
     cycling, run_id = await starving(world)
@@ -245,7 +247,7 @@ async def test_an_agent_that_comes_later_is_found_also_after_somebody_was_told(
     assert len(await cycling.requests()) == 1
 
 
-async def test_prefect_is_not_asked_before_there_is_a_job_for_a_worker(world: World) -> None:
+async def test_capabilities_are_looked_up_only_if_a_job_can_serve_as_worker(world: World) -> None:
     cycling = Cycling(world, capable=PYTHON)
     run = await world.tasks.add(capabilities=["python"])
     await cycling.worker("other", tags=[])
@@ -261,16 +263,18 @@ async def test_prefect_is_not_asked_before_there_is_a_job_for_a_worker(world: Wo
     assert cycling.asked == 1
 
 
-async def test_while_prefect_is_away_the_step_is_owed_and_sessions_are_woken(world: World) -> None:
+async def test_an_unreachable_prefect_delays_the_worker_request_but_not_the_wakes(
+    world: World,
+) -> None:
     cycling, run_id = await starving(world)
     await cycles(cycling, 3)
-    cycling.away = True
+    cycling.is_unreachable = True
     await cycling.there("one", capabilities=["python"])
     report = await cycling.cycle(CYCLE)
     assert report.runs["woken"] == [run_id]
     assert "no answer" in report.errors[0]
     assert "request_worker" not in (await world.tasks.run(run_id)).tiers
-    cycling.away = False
+    cycling.is_unreachable = False
     assert (await cycling.cycle(CYCLE)).runs["spawn_requested"] == [run_id]
 
 
@@ -283,7 +287,7 @@ async def test_while_prefect_is_away_the_step_is_owed_and_sessions_are_woken(wor
         {"prompt": None, "url": "https://example.org", "kind": "webhook"},
     ],
 )
-async def test_only_an_enabled_prompt_with_the_tag_and_a_capable_agent_is_run(
+async def test_only_an_enabled_tagged_prompt_job_of_a_capable_agent_serves_as_worker(
     world: World, job: dict[str, Any]
 ) -> None:
     cycling = Cycling(world, capable=PYTHON)
@@ -295,7 +299,9 @@ async def test_only_an_enabled_prompt_with_the_tag_and_a_capable_agent_is_run(
     assert (await world.tasks.run(run.id)).tiers == ["starved"]
 
 
-async def test_of_several_that_whose_agent_is_needed_least_elsewhere(world: World) -> None:
+async def test_the_worker_job_whose_agent_has_the_fewest_spare_capabilities_is_chosen(
+    world: World,
+) -> None:
     cycling = Cycling(
         world, capable={"wide": frozenset({"python", "sql"}), "fit": frozenset({"python"})}
     )
@@ -307,7 +313,17 @@ async def test_of_several_that_whose_agent_is_needed_least_elsewhere(world: Worl
     assert [row.job_id for row in await cycling.requests()] == [fit.id]
 
 
-async def test_for_a_task_of_one_session_no_worker_is_of_use(world: World) -> None:
+async def test_a_job_without_an_existing_agent_does_not_serve_as_worker(world: World) -> None:
+    cycling = Cycling(world, capable=PYTHON)
+    await cycling.worker(agent="deleted")
+    run = await world.tasks.add()  # requires no capability
+    world.clock.move(STARVED)
+    await cycles(cycling, 6)
+    assert await cycling.requests() == []
+    assert (await world.tasks.run(run.id)).tiers == ["starved"]
+
+
+async def test_no_worker_is_requested_for_a_task_that_one_session_owns(world: World) -> None:
     cycling = Cycling(world, capable=PYTHON)
     await cycling.worker()
     run = await world.tasks.add(owner="session:mine")
@@ -317,13 +333,13 @@ async def test_for_a_task_of_one_session_no_worker_is_of_use(world: World) -> No
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_a_worker_is_asked_for_once_though_the_cycle_is_killed(
+async def test_a_worker_is_requested_once_even_if_the_cycle_is_killed(
     world: World, when: killed.When
 ) -> None:
     cycling, run_id = await starving(world)
     cycling.policy = EscalationPolicy(fan_out=1, request_worker=2, starved=3)
     await cycles(cycling, 1)
-    if when == "after":  # both steps in one cycle: it is killed when Prefect was told
+    if when == "after":  # both steps in one cycle, killed after the event was sent
         cycling.policy = EscalationPolicy(fan_out=3, request_worker=4, starved=5)
         await cycles(cycling, 2)
         cycling.policy = EscalationPolicy(fan_out=1, request_worker=3, starved=4)
@@ -336,17 +352,19 @@ async def test_a_worker_is_asked_for_once_though_the_cycle_is_killed(
     assert len(await cycling.requests()) == 1
     counted = Counter(each.event for each in await world.tasks.events(run_id))
     assert (counted["worker_requested"], counted["starved"]) == (1, 1)
-    # What Prefect is told once more is the same event to it.
-    assert len({each.event_id for each in cycling.told}) == 1
+    # If the event is sent twice, both have the same id, so Prefect sees one event.
+    assert len({each.event_id for each in cycling.notified}) == 1
 
 
 # --- the event
 
 
-async def test_a_sink_that_fails_is_asked_again_and_the_counts_are_kept(world: World) -> None:
+async def test_a_failed_starved_event_is_sent_again_and_the_cycle_counts_are_kept(
+    world: World,
+) -> None:
     cycling, run_id = await starving(world)
     await cycles(cycling, 5)
-    cycling.away = True
+    cycling.is_unreachable = True
     for cycles_then in (6, 7):
         report = await cycling.cycle(CYCLE)
         assert report.count("starved") == 0
@@ -355,25 +373,25 @@ async def test_a_sink_that_fails_is_asked_again_and_the_counts_are_kept(world: W
         assert run.starved_cycles == cycles_then
         assert "starved" not in run.tiers
     async with world.ledger.read() as session:
-        kept = await statistics.read(session)
-    assert "no answer" in kept.errors[-1].error
-    cycling.away = False
+        stored = await statistics.read(session)
+    assert "no answer" in stored.errors[-1].error
+    cycling.is_unreachable = False
     report = await cycling.cycle(CYCLE)
     assert report.runs["starved"] == [run_id]
     await cycles(cycling, 3)
-    assert [each.cycles for each in cycling.told] == [8]
+    assert [each.cycles for each in cycling.notified] == [8]
     async with world.ledger.read() as session:
         assert (await statistics.read(session)).totals["starved"] == 1
 
 
-async def test_an_event_that_is_not_taken_keeps_no_other_from_being_told(world: World) -> None:
+async def test_an_event_that_prefect_rejects_does_not_block_other_events(world: World) -> None:
     bad, good = [await world.tasks.add(name, priority=name) for name in ("high", "low")]
-    told: list[str] = []
+    notified: list[str] = []
 
     async def particular(each: StarvingRun) -> None:
         if each.title == "high":
             raise EventRejected("HTTP 422")
-        told.append(each.title)
+        notified.append(each.title)
 
     async def capable() -> dict[str, frozenset[str]]:
         return {}
@@ -385,20 +403,20 @@ async def test_an_event_that_is_not_taken_keeps_no_other_from_being_told(world: 
             world.ledger, policy=steps, notifier=particular, capabilities_of=capable
         )
         world.clock.move(CYCLE)
-    assert told == ["low"]
+    assert notified == ["low"]
     assert "starved" in (await world.tasks.run(good.id)).tiers
     assert "starved" not in (await world.tasks.run(bad.id)).tiers
     assert "HTTP 422" in report.errors[-1]
 
 
-async def test_a_run_that_is_claimed_while_it_is_told_begins_anew(world: World) -> None:
+async def test_a_run_claimed_while_its_event_is_sent_restarts_its_escalation(world: World) -> None:
     cycling, run_id = await starving(world)
     await cycles(cycling, 5)
     await world.tasks.register("late", capabilities=["python"])
-    told: list[StarvingRun] = []
+    notified: list[StarvingRun] = []
 
     async def slow(each: StarvingRun) -> None:
-        told.append(each)
+        notified.append(each)
         await world.tasks.claim("late")
 
     async def capable() -> dict[str, frozenset[str]]:
@@ -406,11 +424,11 @@ async def test_a_run_that_is_claimed_while_it_is_told_begins_anew(world: World) 
 
     world.clock.move(CYCLE)
     await cycle(world.ledger, policy=EscalationPolicy(), notifier=slow, capabilities_of=capable)
-    assert [each.run_id for each in told] == [run_id]
+    assert [each.run_id for each in notified] == [run_id]
     assert (await world.tasks.run(run_id)).tiers == []
 
 
-def test_the_event_is_one_that_prefect_takes() -> None:
+def test_the_starved_event_is_a_valid_prefect_event() -> None:
     now = ManualClock().now()
     found = StarvingRun("ledger", "run", 2, "task", "Tidy up", 0, ("python",), now, 6, now)
     made = Event.model_validate(event_body(found))
@@ -419,16 +437,16 @@ def test_the_event_is_one_that_prefect_takes() -> None:
     assert made.payload["priority"] == "urgent"
 
 
-# --- whom it leaves alone
+# --- runs that do not escalate
 
 
-async def test_what_is_paused_or_a_persons_does_not_climb(world: World) -> None:
+async def test_a_paused_task_and_a_task_of_the_user_do_not_escalate(world: World) -> None:
     cycling = Cycling(world)
-    mine = await world.tasks.add("mine", owner="user")
+    task = await world.tasks.add("mine", owner="user")
     paused = await world.tasks.add("paused", paused=True)
     world.clock.move(STARVED)
     await cycles(cycling, 12)
-    for run in (mine, paused):
+    for run in (task, paused):
         row = await world.tasks.run(run.id)
         assert (row.starved_cycles, row.tiers, row.attention) == (0, [], "")
     await queue.resume(world.ledger, "paused")
@@ -450,7 +468,7 @@ async def test_what_is_paused_or_a_persons_does_not_climb(world: World) -> None:
         ({"fanout": 2}, "fanout"),
     ],
 )
-def test_what_is_not_a_ladder_is_refused_and_named(
+def test_an_invalid_policy_is_refused_with_the_name_of_its_field(
     table: dict[str, Any], field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_TASKS", json.dumps(table))
@@ -460,14 +478,14 @@ def test_what_is_not_a_ladder_is_refused_and_named(
     assert caught.value.problem.startswith(f"{field}: ")
 
 
-def test_the_ladder_of_the_settings_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_policy_is_read_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAYBOOK_TASKS", '{"starve_after": "30s", "wake_url": "https://a.example"}')
     found = model.load_policy()
     assert found.starve_after == timedelta(seconds=30)
     assert (found.wake_url, found.fan_out) == ("https://a.example", 2)
 
 
-async def test_one_that_is_given_back_while_it_is_told_begins_anew(world: World) -> None:
+async def test_a_run_released_while_its_event_is_sent_restarts_its_escalation(world: World) -> None:
     cycling, run_id = await starving(world)
     await cycles(cycling, 5)
     await world.tasks.register("late", capabilities=["python"])

@@ -1,4 +1,4 @@
-"""The sweep: leases that are over, at most so many a pass, and the third time."""
+"""The sweep that expires leases: requeueing, its limit, and the third expiry of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 LEASE = timedelta(seconds=60)
 
 
-async def test_the_first_two_times_it_is_queued_as_if_it_came_now(world: World) -> None:
+async def test_an_expired_run_returns_to_the_end_of_the_queue(world: World) -> None:
     claimed = await world.tasks.claimed(lease="60s")
     world.clock.move(LEASE + timedelta(seconds=9))
 
@@ -31,7 +31,9 @@ async def test_the_first_two_times_it_is_queued_as_if_it_came_now(world: World) 
     assert await world.tasks.sweep() == []
 
 
-async def test_the_third_time_it_needs_attention_until_it_is_recovered(world: World) -> None:
+async def test_the_third_expiry_sets_needs_attention_until_the_run_is_recovered(
+    world: World,
+) -> None:
     run = await world.tasks.add()
     await world.tasks.register()
     for number in (1, 2, 3):
@@ -49,7 +51,7 @@ async def test_the_third_time_it_needs_attention_until_it_is_recovered(world: Wo
     assert await world.tasks.sweep() == []
 
     world.clock.move(timedelta(seconds=1))
-    await queue.recover(world.ledger, run.id, "it is looked after")
+    await queue.recover(world.ledger, run.id, "a person handles it")
 
     row = await world.tasks.run(run.id)
     assert (row.status, row.expiries, row.attention) == ("queued", 0, "")
@@ -58,13 +60,13 @@ async def test_the_third_time_it_needs_attention_until_it_is_recovered(world: Wo
 
 
 @pytest.mark.parametrize("by", ["sweep", "claim"])
-async def test_the_operator_is_told_once_whoever_finds_it(world: World, by: str) -> None:
+async def test_the_third_expiry_alerts_the_operator_once(world: World, by: str) -> None:
     run = await world.tasks.add("tidy up")
     await world.tasks.register()
-    told = "SELECT event, purpose, subject, body FROM outbox"
+    query = "SELECT event, purpose, subject, body FROM outbox"
     for _ in range(3):
         await world.tasks.claim(lease="60s")
-        assert world.database.query(told) == []
+        assert world.database.query(query) == []
         world.clock.move(LEASE)
         if by == "sweep" or (await world.tasks.run(run.id)).expiries < 2:
             await world.tasks.sweep()
@@ -74,7 +76,7 @@ async def test_the_operator_is_told_once_whoever_finds_it(world: World, by: str)
     assert (await world.tasks.run(run.id)).status == "needs_attention"
     await world.tasks.sweep()
 
-    ((event, purpose, subject, body),) = world.database.query(told)
+    ((event, purpose, subject, body),) = world.database.query(query)
 
     assert (event, purpose, subject) == (
         "needs_attention",
@@ -84,7 +86,7 @@ async def test_the_operator_is_told_once_whoever_finds_it(world: World, by: str)
     assert body == f"Its lease expired 3 times\ndaybook task show {run.id[:12]}"
 
 
-async def test_a_pass_takes_at_most_its_limit_the_longest_over_first(world: World) -> None:
+async def test_a_sweep_expires_up_to_its_limit_oldest_expiry_first(world: World) -> None:
     over = []
     for number in range(5):
         over.append((await world.tasks.claimed(f"s{number}", "60s")).run.id)
@@ -102,7 +104,7 @@ async def test_a_pass_takes_at_most_its_limit_the_longest_over_first(world: Worl
 
 
 @pytest.mark.slow
-async def test_a_pass_takes_no_more_than_a_hundred(world: World) -> None:
+async def test_a_sweep_expires_at_most_a_hundred_leases_by_default(world: World) -> None:
     for number in range(101):
         await world.tasks.claimed(f"s{number}", "1s")
     world.clock.move(timedelta(seconds=1))
@@ -111,7 +113,7 @@ async def test_a_pass_takes_no_more_than_a_hundred(world: World) -> None:
     assert len(await world.tasks.sweep()) == 1
 
 
-async def test_it_goes_on_while_the_scheduler_is_paused(world: World) -> None:
+async def test_a_sweep_expires_leases_while_the_scheduler_is_paused(world: World) -> None:
     claimed = await world.tasks.claimed(lease="60s")
     await pause.pause(world.ledger)
     world.clock.move(LEASE)
@@ -119,7 +121,7 @@ async def test_it_goes_on_while_the_scheduler_is_paused(world: World) -> None:
     assert await world.tasks.sweep() == [claimed.run.id]
 
 
-async def test_what_was_released_has_not_expired(world: World) -> None:
+async def test_a_released_run_does_not_expire(world: World) -> None:
     claimed = await world.tasks.claimed(lease="60s")
     await claims.release(world.ledger, claimed.run.id, claimed.token)
     world.clock.move(LEASE)
@@ -128,7 +130,7 @@ async def test_what_was_released_has_not_expired(world: World) -> None:
     assert (await world.tasks.run(claimed.run.id)).expiries == 0
 
 
-async def test_a_cycle_that_dies_after_its_sweep_has_swept_nothing(world: World) -> None:
+async def test_a_sweep_whose_transaction_fails_expires_nothing(world: World) -> None:
     await world.tasks.claimed(lease="60s")
     world.clock.move(LEASE)
     before = world.tasks.everything()

@@ -1,4 +1,4 @@
-"""Twelve processes at one queue, and at one token."""
+"""Twelve real processes that claim from one queue, or use one token, at the same time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENDS = {"complete": "completed", "fail": "failed", "release": "queued"}
 
 @pytest.fixture(scope="module", autouse=True)
 def fork_server() -> Iterator[None]:
-    """The process that all others are forked from: it has imported the ledger."""
+    """Start the fork server of all other processes with the ledger imported, and stop it."""
     side_by_side.CONTEXT.set_forkserver_preload(["tests.unit.tasks.claimers"])
     yield
     from multiprocessing import forkserver
@@ -29,17 +29,19 @@ def fork_server() -> Iterator[None]:
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
-async def test_twelve_claim_three_runs(world: World) -> None:
+async def test_three_of_twelve_sessions_that_claim_at_once_get_the_three_runs(world: World) -> None:
     runs = {(await world.tasks.add(f"task {number}")).id for number in range(3)}
     names = [f"session {number}" for number in range(TWELVE)]
     ids = {(await world.tasks.register(name)).id: name for name in names}
 
-    told = claimers.at_once(world.ledger.address, [("claim", name) for name in names], world.clock)
+    results = claimers.at_once(
+        world.ledger.address, [("claim", name) for name in names], world.clock
+    )
 
-    assert len({each.pid for each in told}) == TWELVE
-    won = {each.run_id: each.act[1] for each in told if each.run_id}
+    assert len({each.pid for each in results}) == TWELVE
+    won = {each.run_id: each.act[1] for each in results if each.run_id}
     assert won.keys() == runs
-    lost = [each for each in told if not each.run_id]
+    lost = [each for each in results if not each.run_id]
     assert Counter(each.code for each in lost) == {"nothing_claimable": 9}
     assert {each.why for each in lost} == {"no task can be claimed: no task is queued"}
     rows = await world.tasks.runs()
@@ -50,36 +52,36 @@ async def test_twelve_claim_three_runs(world: World) -> None:
         assert events.count("claimed") == 1
 
 
-async def test_twelve_claims_of_one_session_get_one_run(world: World) -> None:
+async def test_twelve_claims_of_one_session_at_once_get_one_run(world: World) -> None:
     for number in range(TWELVE):
         await world.tasks.add(f"task {number}")
     await world.tasks.register("one")
 
-    told = claimers.at_once(world.ledger.address, [("claim", "one")] * TWELVE, world.clock)
+    results = claimers.at_once(world.ledger.address, [("claim", "one")] * TWELVE, world.clock)
 
-    assert sum(bool(each.run_id) for each in told) == 1
-    assert Counter(each.code for each in told) == {"": 1, "nothing_claimable": 11}
+    assert sum(bool(each.run_id) for each in results) == 1
+    assert Counter(each.code for each in results) == {"": 1, "nothing_claimable": 11}
     statuses = Counter(row.status for row in await world.tasks.runs())
     assert statuses == {"claimed": 1, "queued": TWELVE - 1}
 
 
-async def test_twelve_end_one_claim_and_one_of_them_did(world: World) -> None:
+async def test_one_of_twelve_processes_that_end_the_same_claim_succeeds(world: World) -> None:
     claimed = await world.tasks.claimed()
     acts = [(kind, claimed.run.id, claimed.token) for kind in ENDS for _ in range(TWELVE // 3)]
 
-    told = claimers.at_once(world.ledger.address, acts, world.clock)
+    results = claimers.at_once(world.ledger.address, acts, world.clock)
 
-    (won,) = (each for each in told if each.run_id)
-    assert Counter(each.code for each in told) == {"": 1, "token_refused": 11}
+    (won,) = (each for each in results if each.run_id)
+    assert Counter(each.code for each in results) == {"": 1, "token_refused": 11}
     row = await world.tasks.run(claimed.run.id)
     assert row.status == ENDS[won.act[0]]
-    ends = [event.event for event in await world.tasks.events(row.id)]
+    events = [event.event for event in await world.tasks.events(row.id)]
     past = {"complete": "completed", "fail": "failed", "release": "released"}[won.act[0]]
-    assert sorted(ends) == sorted(["added", "claimed", past])
+    assert sorted(events) == sorted(["added", "claimed", past])
 
 
 @pytest.mark.slow
-async def test_twelve_of_whom_eleven_come_with_tokens_that_are_over(world: World) -> None:
+async def test_one_valid_token_ends_the_run_against_eleven_expired_ones(world: World) -> None:
     first = await world.tasks.claimed("one", "60s")
     world.clock.move(timedelta(seconds=60))
     assert await world.tasks.sweep() == [first.run.id]
@@ -92,9 +94,9 @@ async def test_twelve_of_whom_eleven_come_with_tokens_that_are_over(world: World
     over = [("complete", first.run.id, each.token) for each in (first, second)] * 5
     acts = [*over, ("fail", first.run.id, first.token), ("complete", third.run.id, third.token)]
 
-    told = claimers.at_once(world.ledger.address, acts, world.clock)
+    results = claimers.at_once(world.ledger.address, acts, world.clock)
 
-    (won,) = (each for each in told if each.run_id)
+    (won,) = (each for each in results if each.run_id)
     assert won.act == acts[-1]
     row = await world.tasks.run(first.run.id)
     assert (row.status, row.done_by, row.fence) == ("completed", "three", 3)

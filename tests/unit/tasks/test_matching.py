@@ -1,4 +1,4 @@
-"""Which session fits which run: one table, read by the scheduler's rule and by a real claim."""
+"""Which session fits which run: one table, checked by the scheduler's rule and a real claim."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ INSTANT = timedelta(microseconds=1)
 
 @dataclass(frozen=True)
 class Pair:
-    """A task, a session called `one`, and the word in the reason why they do not fit."""
+    """A task, a session named `one`, and a word of the reason if they do not fit."""
 
     task: dict[str, Any] = field(default_factory=dict)
     session: dict[str, Any] = field(default_factory=dict)
     no: str = ""
-    # What the session reports, how long ago it was heard of last, and whether it holds a run.
+    # What the session reports, the time since it was last active, and whether it holds a run.
     report: dict[str, Any] = field(default_factory=dict)
     silent: timedelta = timedelta(0)
     holds: bool = False
-    # The word in what a claim says, which looks at the session first and at the queue then.
+    # A word of the claim's reason, which names the session's state before the queue's.
     at_claim: str = ""
-    # Whether it is only now that it does not fit: it would, were it free.
+    # Whether only the session's current state prevents a fit: if it were free, it would fit.
     later: bool = False
 
 
 PAIRS: dict[str, Pair] = {
     "nothing asked, nothing had": Pair(),
-    # --- what the session does
+    # --- the state of the session
     "active": Pair(report={"state": "active"}, no="is active", later=True),
     "prompting": Pair(report={"prompting": True}, no="prompt", later=True),
     "active and prompting": Pair(
@@ -56,10 +56,12 @@ PAIRS: dict[str, Pair] = {
     "expired, and cannot at all": Pair(
         {"capabilities": ["dig"]}, silent=timedelta(days=2), no="expired"
     ),
-    # --- whose task it is
+    # --- the owner of the task
     "anyone's": Pair({"owner": ""}, {"agent": "maria"}),
-    "a person's": Pair({"owner": "user"}, no="person"),
-    "a person's, and an agent called user": Pair({"owner": "user"}, {"agent": "user"}, no="person"),
+    "a person's": Pair({"owner": "user"}, no="for the user"),
+    "a person's, and an agent called user": Pair(
+        {"owner": "user"}, {"agent": "user"}, no="for the user"
+    ),
     "the agent's own": Pair({"owner": "agent:maria"}, {"agent": "maria"}),
     "another agent's": Pair({"owner": "agent:maria"}, {"agent": "otto"}, no='"agent:maria"'),
     "an agent's, and a session of nobody": Pair({"owner": "agent:maria"}, no='"agent:maria"'),
@@ -126,7 +128,7 @@ PAIRS: dict[str, Pair] = {
     "paused, and the session active": Pair(
         {"paused": True}, report={"state": "active"}, no="task is paused", at_claim="is active"
     ),
-    # --- all at once
+    # --- all conditions together
     "all fits": Pair(
         {
             "owner": "agent:maria",
@@ -149,13 +151,13 @@ PAIRS: dict[str, Pair] = {
 }
 
 
-def test_the_table_is_long_enough() -> None:
+def test_the_table_has_at_least_40_pairs_of_which_12_fit() -> None:
     assert len(PAIRS) >= 40
     assert sum(not pair.no for pair in PAIRS.values()) >= 12
 
 
 async def _seen(world: World, run_id: str) -> tuple[RunRequirements, Candidate]:
-    """What the scheduler sees of the run and of the session `one`."""
+    """Return the run and the session `one` as the scheduler sees them."""
     async with world.ledger.read() as session:
         task, run = await queue.find(session, run_id)
         row = await sessions.find(session, "one")
@@ -165,7 +167,9 @@ async def _seen(world: World, run_id: str) -> tuple[RunRequirements, Candidate]:
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys())
-async def test_the_same_verdict_at_a_wake_and_at_a_claim(world: World, pair: Pair) -> None:
+async def test_a_wake_and_a_claim_agree_on_whether_a_session_fits_a_run(
+    world: World, pair: Pair
+) -> None:
     await world.tasks.register("one", **pair.session)
     if pair.holds:
         await world.tasks.add("held", owner="session:one")
@@ -174,13 +178,13 @@ async def test_the_same_verdict_at_a_wake_and_at_a_claim(world: World, pair: Pai
         await sessions.report(world.ledger, "one", **pair.report)
     run = await world.tasks.add("the task", **pair.task)
     world.clock.move(pair.silent)
-    wanted, candidate = await _seen(world, run.id)
+    requirements, candidate = await _seen(world, run.id)
 
-    at_wake = matching.refusal_reason(wanted, candidate, world.ledger.now())
+    at_wake = matching.refusal_reason(requirements, candidate, world.ledger.now())
 
     assert (pair.no in at_wake) if pair.no else (at_wake == "")
     assert bool(at_wake) == bool(pair.no)
-    assert (not matching.mismatch_reason(wanted, candidate)) == (not pair.no or pair.later)
+    assert (not matching.mismatch_reason(requirements, candidate)) == (not pair.no or pair.later)
     if pair.no:
         with pytest.raises(NothingClaimable, match=pair.at_claim or pair.no):
             await world.tasks.claim("one")
@@ -189,7 +193,7 @@ async def test_the_same_verdict_at_a_wake_and_at_a_claim(world: World, pair: Pai
         assert (await world.tasks.claim("one")).run.id == run.id
 
 
-async def test_a_run_with_a_lease_that_is_over_holds_its_session_at_neither(world: World) -> None:
+async def test_an_expired_lease_no_longer_blocks_its_session_at_wake_or_claim(world: World) -> None:
     await world.tasks.register("one")
     await world.tasks.add("held")
     await world.tasks.claim("one", "60s")
@@ -204,7 +208,7 @@ async def test_a_run_with_a_lease_that_is_over_holds_its_session_at_neither(worl
     assert (await world.tasks.claim("one")).run.id == run.id
 
 
-# --- orders
+# --- order
 
 
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
@@ -224,7 +228,7 @@ def _wanted(run_id: str, priority: str, seconds: int) -> RunRequirements:
     return RunRequirements.of(task, run)
 
 
-def test_runs_by_priority_then_their_time_in_the_queue_then_their_id() -> None:
+def test_runs_are_ordered_by_priority_then_time_in_the_queue_then_id() -> None:
     in_order = [
         _wanted("9", "urgent", 50),
         _wanted("8", "high", 40),
@@ -238,8 +242,8 @@ def test_runs_by_priority_then_their_time_in_the_queue_then_their_id() -> None:
     assert sorted(mixed, key=lambda each: each.order) == in_order
 
 
-def test_sessions_by_what_is_preferred_then_how_long_they_are_idle_then_their_name() -> None:
-    wanted = RunRequirements("run", 2, NOON, preferred=["sing", "dance"])
+def test_sessions_are_ordered_by_preferred_capabilities_then_idle_time_then_name() -> None:
+    requirements = RunRequirements("run", 2, NOON, preferred=["sing", "dance"])
 
     def candidate(name: str, idle: int, *has: str) -> Candidate:
         since = NOON - timedelta(seconds=idle)
@@ -255,4 +259,4 @@ def test_sessions_by_what_is_preferred_then_how_long_they_are_idle_then_their_na
     ]
     mixed = [in_order[index] for index in (4, 5, 1, 3, 0, 2)]
 
-    assert sorted(mixed, key=lambda each: matching.preference(wanted, each)) == in_order
+    assert sorted(mixed, key=lambda each: matching.preference(requirements, each)) == in_order

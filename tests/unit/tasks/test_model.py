@@ -1,4 +1,4 @@
-"""The fields of a task and a session, and the arithmetic of the escalation policy."""
+"""The fields of tasks and task sessions, and when the escalation policy takes its steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STARVING = timedelta(minutes=2)
 
 
 def steps(policy: EscalationPolicy, queued_for: timedelta, cycles: int) -> list[tuple[int, str]]:
-    """The steps that so many cycles owe, each with the number of its cycle, all of them taken."""
+    """Return the steps that are due in ``cycles`` cycles, each with the number of its cycle."""
     count, taken = 0, list[tuple[int, str]]()
     for number in range(1, cycles + 1):
         owed = escalate(policy, queued_for, count, [step for _, step in taken])
@@ -25,7 +25,7 @@ def steps(policy: EscalationPolicy, queued_for: timedelta, cycles: int) -> list[
     return taken
 
 
-def test_each_step_is_owed_once_and_at_its_cycle() -> None:
+def test_each_escalation_step_is_due_once_at_its_cycle() -> None:
     assert steps(EscalationPolicy(), STARVING, 40) == [
         (2, "fan_out"),
         (4, "request_worker"),
@@ -34,55 +34,55 @@ def test_each_step_is_owed_once_and_at_its_cycle() -> None:
     ]
 
 
-def test_steps_of_its_own() -> None:
+def test_a_policy_sets_the_cycles_of_its_steps() -> None:
     policy = EscalationPolicy(fan_out=1, request_worker=2, starved=3, needs_attention=9)
     assert [number for number, _ in steps(policy, STARVING, 9)] == [1, 2, 3, 9]
 
 
-def test_below_the_age_no_cycle_counts() -> None:
+def test_no_cycle_counts_before_starve_after() -> None:
     just = STARVING - timedelta(microseconds=1)
     assert escalate(EscalationPolicy(), just, 0, ()) == model.EscalationDue(0, ())
     assert escalate(EscalationPolicy(), STARVING, 0, ()) == model.EscalationDue(1, ())
 
 
-def test_without_an_age_there_is_no_ladder() -> None:
+def test_a_starve_after_of_zero_disables_escalation() -> None:
     off = EscalationPolicy.of({"starve_after": 0})
     assert steps(off, timedelta(days=30), 50) == []
     assert EscalationPolicy.of({"starve_after": "0"}).starve_after == timedelta(0)
 
 
-def test_a_step_that_was_not_taken_is_owed_again_and_the_later_ones_too() -> None:
+def test_a_step_that_did_not_run_stays_due_along_with_later_steps() -> None:
     owed = escalate(EscalationPolicy(), STARVING, 9, ["fan_out", "starved"])
     assert owed == model.EscalationDue(10, ("request_worker", "needs_attention"))
 
 
 @pytest.mark.parametrize(
-    ("table", "field", "said"),
+    ("table", "field", "expected"),
     [
         ({"fan_out": 0}, "tasks.fan_out", "(use 1 or more)"),
         ({"fan_out": -2}, "tasks.fan_out", "(use 1 or more)"),
-        ({"fan_out": 4}, "tasks.request_worker", "4 is not more than fan_out (4)"),
-        ({"starved": 3}, "tasks.starved", "3 is not more than request_worker (4)"),
+        ({"fan_out": 4}, "tasks.request_worker", "4 is not greater than fan_out (4)"),
+        ({"starved": 3}, "tasks.starved", "3 is not greater than request_worker (4)"),
         ({"needs_attention": 6}, "tasks.needs_attention", "fan_out < request_worker < starved"),
         ({"starve_after": "soon"}, "tasks.starve_after", "soon"),
         ({"starve_after": "-2m"}, "tasks.starve_after", "-2m"),
         ({"fanout": 2}, "tasks.fanout", "fan_out"),
     ],
 )
-def test_a_ladder_that_does_not_rise_is_refused(
-    table: dict[str, Any], field: str, said: str
+def test_an_invalid_policy_is_refused_with_its_field(
+    table: dict[str, Any], field: str, expected: str
 ) -> None:
     with pytest.raises(InvalidInput) as refused:
         EscalationPolicy.of(table)
     assert refused.value.field == field
-    assert said in str(refused.value)
+    assert expected in str(refused.value)
 
 
-def test_ages_are_durations() -> None:
+def test_starve_after_is_a_duration() -> None:
     assert EscalationPolicy.of({"starve_after": "90s"}).starve_after == timedelta(seconds=90)
 
 
-def test_priorities_are_in_their_order() -> None:
+def test_priorities_are_ordered_from_urgent_to_low() -> None:
     assert [model.priority_index(word) for word in ("urgent", "high", "medium", "low")] == [
         0,
         1,
@@ -92,7 +92,7 @@ def test_priorities_are_in_their_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"),
+    ("given", "expected"),
     [
         ("", ""),
         (" user ", "user"),
@@ -100,20 +100,22 @@ def test_priorities_are_in_their_order() -> None:
         ("session: night shift ", "session:night shift"),
     ],
 )
-def test_who_may_do_a_task(given: str, kept: str) -> None:
-    assert model.check_owner(given) == kept
+def test_an_owner_is_normalized(given: str, expected: str) -> None:
+    assert model.check_owner(given) == expected
 
 
-def test_capabilities_are_kept_once_and_in_order() -> None:
+def test_capabilities_are_sorted_without_duplicates() -> None:
     assert model.check_capabilities(["python", " git ", "python"]) == ["git", "python"]
 
 
 @pytest.mark.parametrize(
-    ("lease", "kept"),
+    ("lease", "expected"),
     [(None, 300), ("60s", 60), ("1s", 1), ("24h", 86_400), (timedelta(minutes=2), 120)],
 )
-def test_leases(lease: timedelta | str | None, kept: int) -> None:
-    assert model.lease_duration(lease) == timedelta(seconds=kept)
+def test_a_lease_is_a_duration_with_a_default_of_five_minutes(
+    lease: timedelta | str | None, expected: int
+) -> None:
+    assert model.lease_duration(lease) == timedelta(seconds=expected)
 
 
 @pytest.mark.parametrize(
@@ -136,9 +138,7 @@ def test_leases(lease: timedelta | str | None, kept: int) -> None:
         (lambda: model.check_text("x" * 20_001, "output"), "output"),
     ],
 )
-def test_what_is_not_legal_is_refused_with_its_field(
-    call: Callable[[], object], field: str
-) -> None:
+def test_an_invalid_value_is_refused_with_its_field(call: Callable[[], object], field: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         call()
     assert refused.value.field == field

@@ -1,4 +1,4 @@
-"""What Prefect's answer says of one event, and what of all."""
+"""The notifier of starved tasks: errors that concern one event, and errors for all events."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ pytestmark = pytest.mark.anyio
 
 
 async def tell(status: int) -> None:
-    """To a Prefect that answers so."""
+    """Send one event to a fake Prefect that answers with ``status``."""
     now = ManualClock().now()
     starving = StarvingRun("ledger", "run", 0, "task", "Tidy up", 1, (), now, 6, now)
 
     def answer(request: httpx.Request) -> httpx.Response:
-        asked = status if request.url.path == "/api/events" else 404  # of a token it needs none
+        asked = status if request.url.path == "/api/events" else 404  # 404: no CSRF token
         return httpx.Response(asked, request=request, json={"detail": "words"})
 
     settings = {"transport": httpx.MockTransport(answer)}
@@ -29,16 +29,16 @@ async def tell(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-async def test_an_event_that_is_refused_for_what_it_is_was_not_taken(status: int) -> None:
+async def test_an_event_with_invalid_content_raises_event_rejected(status: int) -> None:
     with pytest.raises(EventRejected, match=f"^HTTP {status}$"):
         await tell(status)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 500])
-async def test_another_refusal_is_of_them_all(status: int) -> None:
+async def test_any_other_http_error_is_raised_unchanged(status: int) -> None:
     with pytest.raises(PrefectHTTPStatusError):
         await tell(status)
 
 
-async def test_what_is_taken_is_told() -> None:
+async def test_an_accepted_event_raises_nothing() -> None:
     await tell(204)

@@ -1,14 +1,13 @@
-"""The scheduler's pause, and its end."""
+"""Pause, drain, resume and stop of the task scheduler."""
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 
 import pytest
 
 from daybook import owners
-from daybook.errors import InvalidInput, NothingClaimable, SchedulerStopped
+from daybook.errors import InvalidInput, NothingClaimable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
 from daybook.tasks import claims, pause
@@ -25,11 +24,11 @@ async def read(ledger: Ledger) -> PauseState:
         return await pause.read(session)
 
 
-async def test_it_is_on_until_somebody_pauses_it(world: World) -> None:
+async def test_the_scheduler_is_not_paused_at_first(world: World) -> None:
     assert await read(world.ledger) == PauseState()
 
 
-async def test_a_pause_outlives_the_process_with_its_reason_and_who_did_it(world: World) -> None:
+async def test_a_pause_is_stored_with_its_reason_and_actor(world: World) -> None:
     with owners.acting_as(AGENT):
         await pause.pause(world.ledger, "moving house")
     async with Ledger(world.ledger.address, world.clock) as ledger:
@@ -38,7 +37,7 @@ async def test_a_pause_outlives_the_process_with_its_reason_and_who_did_it(world
         )
 
 
-async def test_pausing_again_keeps_since_when(world: World) -> None:
+async def test_a_second_pause_keeps_the_time_of_the_first(world: World) -> None:
     since = (await pause.pause(world.ledger, "one")).at
     world.clock.move(timedelta(hours=1))
     assert await pause.pause(world.ledger, "two") == PauseState(
@@ -52,7 +51,7 @@ async def test_pausing_again_keeps_since_when(world: World) -> None:
     assert await read(world.ledger) == resumed
 
 
-async def test_a_reason_of_two_lines_is_refused_and_nothing_is_paused(world: World) -> None:
+async def test_a_pause_with_a_reason_of_two_lines_is_refused(world: World) -> None:
     with pytest.raises(InvalidInput) as caught:
         await pause.pause(world.ledger, "one\ntwo")
     assert caught.value.field == "reason"
@@ -71,13 +70,13 @@ UNREADABLE = [
 ]
 
 
-@pytest.mark.parametrize("kept", UNREADABLE)
-async def test_one_that_cannot_be_read_counts_as_paused(world: World, kept: str) -> None:
+@pytest.mark.parametrize("stored", UNREADABLE)
+async def test_an_unreadable_pause_state_counts_as_paused(world: World, stored: str) -> None:
     cycling = Cycling(world)
     run = await world.tasks.add()
     await cycling.there()
     async with world.ledger.write() as session:
-        session.add(Fact(key=FACT_KEY, value=kept))
+        session.add(Fact(key=FACT_KEY, value=stored))
     found = await read(world.ledger)
     assert (found.paused, found.at) == (True, None)
     assert "cannot be read" in found.reason
@@ -90,7 +89,9 @@ async def test_one_that_cannot_be_read_counts_as_paused(world: World, kept: str)
     assert (await cycling.cycle()).runs["woken"] == [run.id]
 
 
-async def test_while_it_is_paused_leases_end_and_nobody_is_woken_or_claims(world: World) -> None:
+async def test_a_paused_scheduler_expires_leases_but_allows_no_wakes_and_claims(
+    world: World,
+) -> None:
     cycling = Cycling(world)
     held = await world.tasks.claimed("one")
     waiting = await world.tasks.add("waiting")
@@ -110,7 +111,7 @@ async def test_while_it_is_paused_leases_end_and_nobody_is_woken_or_claims(world
         await world.tasks.claim("two")
 
 
-async def test_while_it_is_paused_no_run_starves(world: World) -> None:
+async def test_no_run_starves_while_the_scheduler_is_paused(world: World) -> None:
     cycling = Cycling(world, capable={"default": frozenset()})
     await cycling.worker()
     run = await world.tasks.add()
@@ -119,14 +120,14 @@ async def test_while_it_is_paused_no_run_starves(world: World) -> None:
     for _ in range(12):
         await cycling.cycle(CYCLE)
     row = await world.tasks.run(run.id)
-    assert (row.starved_cycles, row.tiers, cycling.told, cycling.asked) == (0, [], [], 0)
+    assert (row.starved_cycles, row.tiers, cycling.notified, cycling.asked) == (0, [], [], 0)
     assert await cycling.requests() == []
 
 
-async def test_it_is_drained_when_nobody_is_at_work(world: World) -> None:
+async def test_a_paused_scheduler_is_drained_when_no_run_is_claimed(world: World) -> None:
     async def drained() -> bool:
         async with world.ledger.read() as session:
-            return await pause.drained(session, world.ledger.now())
+            return not await pause.claimed_run_ids(session, world.ledger.now())
 
     await pause.pause(world.ledger)
     assert await drained()
@@ -140,27 +141,10 @@ async def test_it_is_drained_when_nobody_is_at_work(world: World) -> None:
     assert await drained()
 
 
-async def test_a_lease_that_is_over_holds_up_no_drain(world: World) -> None:
+async def test_an_expired_lease_does_not_delay_the_drain(world: World) -> None:
     held = await world.tasks.claimed("one", "30s")
     async with world.ledger.read() as session:
         at = world.ledger.now() + timedelta(seconds=30)
-        assert not await pause.drained(session, at - timedelta(microseconds=1))
-        assert await pause.drained(session, at)
+        assert await pause.claimed_run_ids(session, at - timedelta(microseconds=1)) == [held.run.id]
+        assert await pause.claimed_run_ids(session, at) == []
     assert (await world.tasks.run(held.run.id)).session_id
-
-
-async def test_a_stopped_scheduler_is_not_started_again(world: World) -> None:
-    scheduler = Cycling(world).scheduler()
-    turns: list[int] = []
-
-    async def turn(cycle: object) -> None:
-        turns.append(len(turns))
-        scheduler.stop()
-
-    async with asyncio.timeout(60):
-        await scheduler.run(turn)
-    assert turns == [0]
-    for again in (scheduler.run(turn), scheduler.cycle()):
-        with pytest.raises(SchedulerStopped, match="cannot start again"):
-            await again
-    assert turns == [0]

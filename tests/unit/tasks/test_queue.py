@@ -1,4 +1,4 @@
-"""The queue: what a task says, its chain of runs, and what the operator does with them."""
+"""The task queue: fields of a task, its chain of runs, and the operator's commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def _find(world: World, ref: str) -> tuple[TaskRow, TaskRunRow]:
 
 
 async def _attention(world: World, run_id: str) -> None:
-    """Let three leases of it run out; a session `one` is there."""
+    """Let three leases of the run expire, claimed by a session `one`."""
     for _ in range(3):
         await world.tasks.register()
         await world.tasks.claim(lease="1s")
@@ -31,7 +31,7 @@ async def _attention(world: World, run_id: str) -> None:
         assert await world.tasks.sweep() == [run_id]
 
 
-async def test_a_task_and_its_first_run(world: World) -> None:
+async def test_add_stores_a_task_and_its_first_run(world: World) -> None:
     with owners.acting_as(AGENT):
         task, run = await queue.add(
             world.ledger,
@@ -71,7 +71,7 @@ async def test_a_task_and_its_first_run(world: World) -> None:
         {"preferred": ["a b"]},
     ],
 )
-async def test_what_is_wrong_is_refused_and_nothing_stored(
+async def test_a_task_with_an_invalid_field_is_refused_and_not_stored(
     world: World, wrong: dict[str, object]
 ) -> None:
     with pytest.raises(InvalidInput) as refused:
@@ -81,7 +81,9 @@ async def test_what_is_wrong_is_refused_and_nothing_stored(
     assert world.tasks.everything()["tasks"] == world.tasks.everything()["task_runs"] == []
 
 
-async def test_the_list_is_in_the_order_of_claims_and_the_ended_newest_first(world: World) -> None:
+async def test_live_runs_are_listed_in_claim_order_and_ended_runs_newest_first(
+    world: World,
+) -> None:
     for title, priority in (("a", "low"), ("b", "urgent"), ("c", "urgent")):
         await world.tasks.add(title, priority=priority)
         world.clock.move(timedelta(seconds=1))
@@ -102,7 +104,7 @@ async def test_the_list_is_in_the_order_of_claims_and_the_ended_newest_first(wor
     assert await titles([]) == []
 
 
-async def test_a_task_is_found_by_its_title_its_id_or_that_of_a_run(world: World) -> None:
+async def test_a_task_is_found_by_title_task_id_or_run_id(world: World) -> None:
     run = await world.tasks.add("tidy up")
     await queue.cancel(world.ledger, run.id)
     again = await queue.retry(world.ledger, run.id)
@@ -119,10 +121,19 @@ async def test_a_task_is_found_by_its_title_its_id_or_that_of_a_run(world: World
         await _find(world, "tidy up")
 
 
+async def test_a_title_that_equals_a_full_id_does_not_hide_the_task_with_that_id(
+    world: World,
+) -> None:
+    run = await world.tasks.add()
+    for full_id in (run.id, run.task_id):
+        await world.tasks.add(full_id)
+        assert (await _find(world, full_id))[1].id == run.id
+
+
 # --- pause
 
 
-async def test_a_paused_task_is_not_claimed_and_who_holds_it_goes_on(world: World) -> None:
+async def test_a_paused_task_is_not_claimed_but_its_holder_continues(world: World) -> None:
     held = await world.tasks.claimed("one")
     await queue.pause(world.ledger, held.run.id, "too loud")
     await claims.heartbeat(world.ledger, held.run.id, held.token)
@@ -143,7 +154,7 @@ async def test_a_paused_task_is_not_claimed_and_who_holds_it_goes_on(world: Worl
 # --- retries
 
 
-async def test_retries_are_a_chain_of_at_most_ten(world: World) -> None:
+async def test_a_task_has_a_chain_of_at_most_ten_runs(world: World) -> None:
     run = await world.tasks.add()
     await world.tasks.register()
     chain = [run.id]
@@ -165,7 +176,7 @@ async def test_retries_are_a_chain_of_at_most_ten(world: World) -> None:
     assert {row.status for row in rows} == {"failed"}
 
 
-async def test_only_what_did_not_do_it_is_retried_and_once(world: World) -> None:
+async def test_only_a_run_that_did_not_succeed_can_be_retried_and_only_once(world: World) -> None:
     run = await world.tasks.add()
     with pytest.raises(InvalidInput, match=f"^run: {run.id[:8]} is queued"):
         await queue.retry(world.ledger, run.id)
@@ -177,7 +188,7 @@ async def test_only_what_did_not_do_it_is_retried_and_once(world: World) -> None
     again = await queue.retry(world.ledger, run.id)
     (event,) = await world.tasks.events(again.id)
     assert (event.event, event.reason) == ("retried", f"after {run.id[:8]}")
-    with pytest.raises(InvalidInput, match=f"^run: {run.id[:8]} was retried already"):
+    with pytest.raises(InvalidInput, match=f"^run: {run.id[:8]} has already been retried"):
         await queue.retry(world.ledger, run.id)
     claimed = await world.tasks.claim()
     await claims.complete(world.ledger, again.id, claimed.token)
@@ -189,7 +200,7 @@ async def test_only_what_did_not_do_it_is_retried_and_once(world: World) -> None
     assert len(await world.tasks.runs()) == 2
 
 
-async def test_retried_one_that_needs_attention_is_cancelled(world: World) -> None:
+async def test_a_retry_cancels_a_run_that_needs_attention(world: World) -> None:
     run = await world.tasks.add()
     await _attention(world, run.id)
 
@@ -204,7 +215,7 @@ async def test_retried_one_that_needs_attention_is_cancelled(world: World) -> No
 # --- recover, cancel
 
 
-async def test_recovered_from_its_holder(world: World) -> None:
+async def test_recover_queues_a_claimed_run_again(world: World) -> None:
     claimed = await world.tasks.claimed()
     world.clock.move(timedelta(seconds=3))
 
@@ -224,7 +235,7 @@ async def test_recovered_from_its_holder(world: World) -> None:
             await legal_no_more(world.ledger, row.id)
 
 
-async def test_one_that_starves_waits_anew_and_its_budget_is_kept(world: World) -> None:
+async def test_recover_requeues_a_starving_run_and_keeps_its_escalation_steps(world: World) -> None:
     run = await world.tasks.add()
     async with world.ledger.write() as session:
         row = await session.get(TaskRunRow, run.id)
@@ -240,7 +251,7 @@ async def test_one_that_starves_waits_anew_and_its_budget_is_kept(world: World) 
 
 
 @pytest.mark.parametrize("state", ["queued", "claimed", "needs_attention"])
-async def test_what_is_live_is_cancelled(world: World, state: str) -> None:
+async def test_a_live_run_is_cancelled(world: World, state: str) -> None:
     run = await world.tasks.add()
     await world.tasks.register()
     if state == "needs_attention":

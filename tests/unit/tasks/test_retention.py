@@ -1,4 +1,4 @@
-"""What is let go of tasks, and what stays."""
+"""Retention of tasks, wakes and task sessions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DAYS_90 = RetentionLimits(timedelta(days=90), None)
 TICK = timedelta(microseconds=1)
 
 
-async def test_a_task_goes_with_all_its_runs_long_after_the_last_one(world: World) -> None:
+async def test_a_task_is_deleted_with_all_its_runs_90_days_after_its_last_end(world: World) -> None:
     first = await world.tasks.claimed()
     await claims.fail(world.ledger, first.run.id, first.token, "no")
     world.clock.move(timedelta(days=50))
@@ -37,7 +37,7 @@ async def test_a_task_goes_with_all_its_runs_long_after_the_last_one(world: Worl
     assert [left[name] for name in ("tasks", "task_runs", "task_events")] == [[], [], []]
 
 
-async def test_a_task_with_a_live_run_stays_whole(world: World) -> None:
+async def test_a_task_with_a_live_run_is_not_deleted(world: World) -> None:
     first = await world.tasks.claimed()
     await claims.fail(world.ledger, first.run.id, first.token, "no")
     await queue.retry(world.ledger, first.task.id)
@@ -47,7 +47,7 @@ async def test_a_task_with_a_live_run_stays_whole(world: World) -> None:
     assert world.tasks.everything() == before
 
 
-async def test_wakes_go_after_a_week_and_what_else_happened_stays(world: World) -> None:
+async def test_wakes_are_deleted_after_a_week_but_other_events_stay(world: World) -> None:
     cycling = Cycling(world)
     run = await world.tasks.add()
     await cycling.there()
@@ -59,11 +59,11 @@ async def test_wakes_go_after_a_week_and_what_else_happened_stays(world: World) 
     world.clock.move(2 * TICK)
     assert await retention.delete_old_wakes(world.ledger) == 1
     assert [row.lane for row in await cycling.wakes()] == [queue_of_task_session(two.id)]
-    told = [(each.event, each.session) for each in await world.tasks.events(run.id)]
-    assert sorted(told) == [("added", ""), ("woken", "two")]
+    events = [(each.event, each.session) for each in await world.tasks.events(run.id)]
+    assert sorted(events) == [("added", ""), ("woken", "two")]
 
 
-async def test_a_wake_that_was_never_sent_goes_too(world: World) -> None:
+async def test_a_wake_that_was_never_sent_is_deleted_too(world: World) -> None:
     cycling = Cycling(world)
     await world.tasks.add()
     await cycling.there()
@@ -73,7 +73,7 @@ async def test_a_wake_that_was_never_sent_goes_too(world: World) -> None:
     assert await cycling.wakes() == []
 
 
-async def test_sessions_that_are_gone_go_unless_they_hold_a_run(world: World) -> None:
+async def test_expired_sessions_are_deleted_unless_they_hold_a_run(world: World) -> None:
     await world.tasks.claimed("holder", "24h")
     await world.tasks.register("gone")
     world.clock.move(retention.MAX_RETENTION_AGE + timedelta(minutes=15))

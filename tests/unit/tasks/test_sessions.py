@@ -1,4 +1,4 @@
-"""Task sessions: there while they are heard of, one owner's, and one name once."""
+"""Task sessions: registration, reports, expiry, connections and owners."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 INSTANT = timedelta(microseconds=1)
 
 
-async def test_one_that_registers_is_idle_and_there_for_a_quarter_of_an_hour(world: World) -> None:
+async def test_a_registered_session_is_idle_and_expires_after_15_minutes(world: World) -> None:
     await sessions.register(
         world.ledger,
         " one ",
@@ -50,7 +50,7 @@ async def test_one_that_registers_is_idle_and_there_for_a_quarter_of_an_hour(wor
         {"capabilities": [f"c{number}" for number in range(51)]},
     ],
 )
-async def test_what_is_wrong_is_refused_and_nothing_stored(
+async def test_a_session_with_an_invalid_field_is_refused_and_not_stored(
     world: World, wrong: dict[str, object]
 ) -> None:
     with pytest.raises(InvalidInput) as refused:
@@ -60,7 +60,7 @@ async def test_what_is_wrong_is_refused_and_nothing_stored(
     assert world.tasks.everything()["task_sessions"] == []
 
 
-async def test_registered_again_it_is_the_same_with_its_run(world: World) -> None:
+async def test_a_session_that_registers_again_keeps_its_id_and_its_run(world: World) -> None:
     claimed = await world.tasks.claimed()
     first = await world.tasks.session()
     await sessions.report(world.ledger, "one", state="active", prompting=True)
@@ -78,14 +78,14 @@ async def test_registered_again_it_is_the_same_with_its_run(world: World) -> Non
     assert (await world.tasks.run(claimed.run.id)).session_id == row.id
 
 
-async def test_what_it_reports(world: World) -> None:
+async def test_a_report_sets_the_state_and_renews_the_session(world: World) -> None:
     await world.tasks.register()
     began = world.ledger.now()
     steps = [
         ({"state": "active"}, ("active", False), began),
         ({"prompting": True}, ("active", True), began),
         ({"state": "idle"}, ("idle", True), began),
-        ({"prompting": False}, ("idle", False), None),  # from then on it is idle
+        ({"prompting": False}, ("idle", False), None),  # idle from here on
         ({}, ("idle", False), None),
     ]
     idle: object = began
@@ -104,14 +104,14 @@ async def test_what_it_reports(world: World) -> None:
         await sessions.report(world.ledger, "nobody", state="idle")
 
 
-async def test_one_that_is_silent_expires_exactly_at_the_end(world: World) -> None:
+async def test_a_silent_session_expires_exactly_at_its_end(world: World) -> None:
     row = await world.tasks.register()
     await world.tasks.add()
     world.clock.set(row.expires_at)
     before = world.tasks.everything()
     with pytest.raises(NothingClaimable, match="silent since 2026-01-15T12:00:00"):
         await world.tasks.claim()
-    assert world.tasks.everything() == before  # asking does not revive it
+    assert world.tasks.everything() == before  # a claim does not renew an expired session
 
     await sessions.report(world.ledger, "one", state="idle")
     world.clock.set((await world.tasks.session()).expires_at - INSTANT)
@@ -119,7 +119,7 @@ async def test_one_that_is_silent_expires_exactly_at_the_end(world: World) -> No
     assert (await world.tasks.claim()).run.status == "claimed"
 
 
-async def test_its_expiry_does_not_end_its_lease(world: World) -> None:
+async def test_an_expired_session_keeps_its_lease(world: World) -> None:
     claimed = await world.tasks.claimed(lease="1h")
     world.clock.move(timedelta(minutes=59))
     assert (await world.tasks.session()).expires_at <= world.ledger.now()
@@ -130,7 +130,7 @@ async def test_its_expiry_does_not_end_its_lease(world: World) -> None:
     assert (await world.tasks.session()).expires_at == world.ledger.now() + sessions.SESSION_TIMEOUT
 
 
-async def test_removed_its_run_is_queued_again(world: World) -> None:
+async def test_the_run_of_a_removed_session_is_queued_again(world: World) -> None:
     claimed = await world.tasks.claimed()
     world.clock.move(timedelta(seconds=5))
 
@@ -152,7 +152,7 @@ async def test_removed_its_run_is_queued_again(world: World) -> None:
         await sessions.remove(world.ledger, "one")
 
 
-async def test_one_that_somebody_is_connected_to_is_there(world: World) -> None:
+async def test_a_connection_renews_the_session(world: World) -> None:
     one, two = await world.tasks.register("one"), await world.tasks.register("two")
     world.clock.move(timedelta(minutes=14))
     until = world.ledger.now() + timedelta(seconds=45)
@@ -166,17 +166,17 @@ async def test_one_that_somebody_is_connected_to_is_there(world: World) -> None:
     )
     other = await world.tasks.session("two")
     assert (other.connected_until, other.expires_at) == (None, two.expires_at)
-    heard = row.expires_at
+    expires_at = row.expires_at
     world.clock.move(timedelta(seconds=1))
-    await sessions.set_connected(world.ledger, [one.id], world.ledger.now())  # it hung up
+    await sessions.set_connected(world.ledger, [one.id], world.ledger.now())  # closed
     row = await world.tasks.session("one")
-    assert (row.connected_until, row.expires_at) == (world.ledger.now(), heard)
+    assert (row.connected_until, row.expires_at) == (world.ledger.now(), expires_at)
 
 
-# --- whose they are
+# --- owners
 
 
-async def test_an_agent_registers_sessions_of_its_own_only(world: World) -> None:
+async def test_an_agent_registers_only_its_own_sessions(world: World) -> None:
     with owners.acting_as(AGENT):
         row = await world.tasks.register("mine")
         assert (row.owner, row.agent) == ("agent:maria", "maria")
@@ -186,7 +186,7 @@ async def test_an_agent_registers_sessions_of_its_own_only(world: World) -> None
                 await world.tasks.register("another", agent=other)
 
 
-async def test_an_agent_sees_and_touches_its_own(world: World) -> None:
+async def test_an_agent_sees_and_changes_only_its_own_sessions(world: World) -> None:
     with owners.acting_as(OTHER):
         theirs = await world.tasks.register("theirs")
     with owners.acting_as(AGENT):
@@ -196,6 +196,8 @@ async def test_an_agent_sees_and_touches_its_own(world: World) -> None:
             assert [row.name for row in await sessions.visible_sessions(session)] == ["mine"]
             with pytest.raises(NotFound):
                 await sessions.find(session, "theirs")
+            with pytest.raises(NotFound, match=r'"theirz" not found$'):
+                await sessions.find(session, "theirz")
         with pytest.raises(NotFound):
             await sessions.report(world.ledger, "theirs", state="active")
         with pytest.raises(NotFound):
@@ -207,11 +209,15 @@ async def test_an_agent_sees_and_touches_its_own(world: World) -> None:
 
     async with world.ledger.read() as session:
         assert [row.name for row in await sessions.visible_sessions(session)] == ["mine", "theirs"]
+        with pytest.raises(NotFound, match=r'"theirz" not found \(did you mean "theirs"\?\)'):
+            await sessions.find(session, "theirz")
     await sessions.report(world.ledger, "theirs", state="active")
     assert (await world.tasks.session("theirs")).state == "active"
 
 
-async def test_a_name_is_one_owners_until_it_is_expired_and_holds_nothing(world: World) -> None:
+async def test_a_session_name_is_free_once_its_session_expired_and_holds_no_run(
+    world: World,
+) -> None:
     with owners.acting_as(OTHER):
         first = await world.tasks.register("one")
         await world.tasks.add()

@@ -12,11 +12,11 @@ from daybook.worker.prefect_worker import DaybookWorker
 pytestmark = pytest.mark.anyio
 
 WRONG = "[tasks]\nfan_out = 4\n"
-TOLD = r"tasks: request_worker: 4 is not more than fan_out \(4\)"
+TOLD = r"tasks: request_worker: 4 is not greater than fan_out \(4\)"
 
 
 class Talk:
-    """Nothing is to be said."""
+    """Output that fails the test if anything uses it."""
 
     def __getattr__(self, name: str) -> object:
         raise AssertionError(name)
@@ -29,14 +29,14 @@ def wrong(daybook_home: Home) -> Home:
     return daybook_home
 
 
-async def test_up_says_what_is_wrong_and_starts_nothing(wrong: Home) -> None:
+async def test_up_reports_a_wrong_policy_and_starts_nothing(wrong: Home) -> None:
     before = sorted(wrong.path.rglob("*"))
     with pytest.raises(InvalidInput, match=TOLD):
         await up(Talk())  # type: ignore[arg-type]
     assert sorted(wrong.path.rglob("*")) == before
 
 
-async def test_a_worker_says_so_and_opens_no_ledger(wrong: Home) -> None:
+async def test_a_worker_reports_a_wrong_policy_and_opens_no_ledger(wrong: Home) -> None:
     before = sorted(wrong.path.rglob("*"))
     with pytest.raises(InvalidInput, match=TOLD):
         await DaybookWorker(work_pool_name="daybook").start()

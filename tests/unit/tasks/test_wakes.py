@@ -1,4 +1,4 @@
-"""Whom a cycle wakes, how, and when it leaves them alone."""
+"""Which sessions a cycle wakes, by which way, and when it sends no wake."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from daybook.delivery import history, outbox, sending
+from daybook.delivery.outbox import is_outgoing
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
@@ -24,12 +25,12 @@ TICK = timedelta(microseconds=1)
 URL = "https://hooks.example.org/wake?key=private"
 
 
-def told(wake: OutboxRow) -> list[str]:
-    """The names of those whom it wakes."""
+def target_sessions(wake: OutboxRow) -> list[str]:
+    """Return the names of the sessions that the wake targets."""
     return [each["session"] for each in json.loads(wake.body)["targets"]]
 
 
-async def test_a_session_that_is_called_inbox_is_woken_and_fills_nobodys_inbox(
+async def test_a_wake_for_a_session_named_inbox_does_not_reach_the_inbox(
     world: World,
 ) -> None:
     cycling = Cycling(world)
@@ -42,7 +43,7 @@ async def test_a_session_that_is_called_inbox_is_woken_and_fills_nobodys_inbox(
         assert await history.inbox(session, unread_only=False, job_id=None, limit=10) == []
 
 
-async def test_a_connected_session_is_woken_through_its_own_lane(world: World) -> None:
+async def test_a_connected_session_is_woken_through_its_own_queue(world: World) -> None:
     cycling = Cycling(world)
     run = await world.tasks.add("tidy up", priority="high")
     row = await cycling.there("one")
@@ -50,10 +51,10 @@ async def test_a_connected_session_is_woken_through_its_own_lane(world: World) -
 
     (wake,) = await cycling.wakes()
     assert wake.lane == wake.address == outbox.queue_of_task_session(row.id)
-    assert told(wake) == ["one"]
+    assert target_sessions(wake) == ["one"]
     (target,) = json.loads(wake.body)["targets"]
     assert (target["session"], target["run_id"], target["priority"]) == ("one", run.id, "high")
-    assert not outbox.is_outgoing(wake.lane)
+    assert not is_outgoing(wake.lane)
     assert report.runs["woken"] == [run.id]
     (event,) = [each for each in await world.tasks.events(run.id) if each.event == "woken"]
     assert (event.actor, event.session, event.outbox_id) == ("scheduler", "one", wake.id)
@@ -61,7 +62,7 @@ async def test_a_connected_session_is_woken_through_its_own_lane(world: World) -
     assert target["reason"] == event.reason
 
 
-async def test_who_was_woken_is_left_alone_for_a_minute_and_no_longer(world: World) -> None:
+async def test_a_woken_session_gets_no_wake_for_the_same_run_for_a_minute(world: World) -> None:
     cycling = Cycling(world)
     run = await world.tasks.add()
     await cycling.there()
@@ -75,7 +76,7 @@ async def test_who_was_woken_is_left_alone_for_a_minute_and_no_longer(world: Wor
     assert len(await cycling.wakes()) == 2
 
 
-async def test_the_minute_counts_from_when_the_wake_arrived(world: World) -> None:
+async def test_the_wake_cooldown_starts_when_the_wake_is_delivered(world: World) -> None:
     cycling = Cycling(world)
     await world.tasks.add()
     await cycling.there()
@@ -86,7 +87,7 @@ async def test_the_minute_counts_from_when_the_wake_arrived(world: World) -> Non
     assert (await cycling.cycle(TICK)).count("woken") == 1
 
 
-async def test_a_failed_wake_does_not_fail_the_cycle_and_does_not_count(world: World) -> None:
+async def test_a_failed_wake_does_not_fail_the_cycle_or_start_a_cooldown(world: World) -> None:
     cycling = Cycling(world)
     run = await world.tasks.add()
     await cycling.there()
@@ -96,15 +97,15 @@ async def test_a_failed_wake_does_not_fail_the_cycle_and_does_not_count(world: W
     assert (report.wakes_failed, report.wakes_succeeded) == (1, 0)
     assert report.runs["woken"] == [run.id]
     assert "the connection is gone" in report.errors[0]
-    # Nobody is told of it, and nobody can send it once more: the next wake is the next cycle's.
+    # It causes no alert and cannot be sent again: the next cycle sends a new wake.
     assert await cycling.alerts() == []
     assert await sending.retry(world.ledger) == 0
     async with world.ledger.read() as session:
-        assert (await sending.health(session, world.ledger.now()))["failed"] == 0
+        assert (await sending.health(session, world.ledger.now())).failed == 0
         assert await history.recent(session) == []
 
 
-async def test_a_wake_that_is_on_its_way_is_not_sent_twice_and_not_for_ever(world: World) -> None:
+async def test_a_pending_wake_is_not_repeated_until_it_times_out(world: World) -> None:
     cycling = Cycling(world)
     run = await world.tasks.add()
     await cycling.there()
@@ -119,7 +120,7 @@ async def test_a_wake_that_is_on_its_way_is_not_sent_twice_and_not_for_ever(worl
     assert "60 s" in str(first.error)
 
 
-async def test_a_wake_that_no_statistics_know_of_is_withdrawn_too(world: World) -> None:
+async def test_a_wake_missing_from_the_statistics_is_suppressed_too(world: World) -> None:
     cycling = Cycling(world)
     await world.tasks.add()
     await cycling.there()
@@ -130,17 +131,17 @@ async def test_a_wake_that_no_statistics_know_of_is_withdrawn_too(world: World) 
     assert (first.status, second.status) == (Delivery.SUPPRESSED, Delivery.PENDING)
 
 
-async def test_a_wake_that_waits_is_no_backlog_of_the_outbox(world: World) -> None:
+async def test_a_pending_wake_does_not_count_as_outbox_backlog(world: World) -> None:
     cycling = Cycling(world)
     await world.tasks.add()
     await cycling.there()
     await cycling.cycle()
     async with world.ledger.read() as session:
         found = await sending.health(session, world.ledger.now())
-    assert (found["pending"], found["oldest_pending_at"]) == (0, None)
+    assert (found.pending, found.oldest_pending_at) == (0, None)
 
 
-async def test_what_is_being_sent_is_not_withdrawn(world: World) -> None:
+async def test_a_wake_that_is_being_sent_is_not_suppressed(world: World) -> None:
     cycling = Cycling(world)
     await world.tasks.add()
     await cycling.there()
@@ -153,7 +154,7 @@ async def test_what_is_being_sent_is_not_withdrawn(world: World) -> None:
     assert [row.status for row in await cycling.wakes()] == [Delivery.PENDING]
 
 
-async def test_a_session_is_woken_once_in_a_cycle_for_what_comes_first(world: World) -> None:
+async def test_a_session_is_woken_once_per_cycle_for_the_first_fitting_run(world: World) -> None:
     cycling = Cycling(world)
     low = await world.tasks.add("low", priority="low")
     urgent = await world.tasks.add("urgent", priority="urgent")
@@ -161,23 +162,23 @@ async def test_a_session_is_woken_once_in_a_cycle_for_what_comes_first(world: Wo
     report = await cycling.cycle()
     assert report.runs["woken"] == [urgent.id]
     assert report.runs["no_match"] == [low.id]
-    # The cooldown is that of the pair: for another run it may be woken in the next.
+    # The cooldown applies to a session and a run: the next cycle may wake it for another run.
     report = await cycling.cycle(CYCLE)
     assert report.runs["woken"] == [low.id]
     assert report.runs["recently_notified"] == [urgent.id]
 
 
-async def test_whom_it_fits_best_is_woken(world: World) -> None:
+async def test_the_session_with_the_preferred_capability_is_woken(world: World) -> None:
     cycling = Cycling(world)
     await cycling.there("idle longest", capabilities=["python"])
     world.clock.move(timedelta(seconds=1))
     await cycling.there("knows more", capabilities=["python", "sql"])
     await world.tasks.add(capabilities=["python"], preferred=["sql"])
     await cycling.cycle()
-    assert [told(row) for row in await cycling.wakes()] == [["knows more"]]
+    assert [target_sessions(row) for row in await cycling.wakes()] == [["knows more"]]
 
 
-async def test_without_a_way_the_wake_has_failed_and_says_what_is_missing(world: World) -> None:
+async def test_a_wake_without_a_connection_or_wake_url_fails_with_a_hint(world: World) -> None:
     cycling = Cycling(world)
     run = await world.tasks.add()
     await world.tasks.register("alone")
@@ -188,12 +189,12 @@ async def test_without_a_way_the_wake_has_failed_and_says_what_is_missing(world:
         assert "wake_url" in report.errors[0]
     assert await cycling.wakes() == []
     async with world.ledger.read() as session:
-        kept = await statistics.read(session)
-    assert len(kept.errors) == 1
-    assert kept.totals["wakes_failed"] == 2
+        stored = await statistics.read(session)
+    assert len(stored.errors) == 1
+    assert stored.totals["wakes_failed"] == 2
 
 
-async def test_sessions_without_a_way_leave_room_for_other_errors(world: World) -> None:
+async def test_sessions_that_cannot_be_woken_share_one_entry_among_the_errors(world: World) -> None:
     cycling = Cycling(world)
     for number in range(12):
         await world.tasks.register(f"s{number}", capabilities=[f"c{number}"])
@@ -204,16 +205,16 @@ async def test_sessions_without_a_way_leave_room_for_other_errors(world: World) 
         assert len((await statistics.read(session)).errors) == 1
 
 
-async def test_who_can_be_reached_goes_before_who_cannot(world: World) -> None:
+async def test_a_reachable_session_is_preferred_to_an_unreachable_one(world: World) -> None:
     cycling = Cycling(world)
     await world.tasks.register("alone", capabilities=["sql"])
     await cycling.there("connected")
     await world.tasks.add(preferred=["sql"])
     assert (await cycling.cycle()).wakes_failed == 0
-    assert [told(row) for row in await cycling.wakes()] == [["connected"]]
+    assert [target_sessions(row) for row in await cycling.wakes()] == [["connected"]]
 
 
-async def test_a_connection_that_is_over_is_none(world: World) -> None:
+async def test_a_session_with_an_expired_connection_is_woken_by_webhook(world: World) -> None:
     cycling = Cycling(world, EscalationPolicy(wake_url=URL))
     await cycling.there("one")
     world.clock.move(timedelta(days=1))
@@ -223,7 +224,7 @@ async def test_a_connection_that_is_over_is_none(world: World) -> None:
     assert [row.address for row in await cycling.wakes()] == [URL]
 
 
-async def test_the_address_is_asked_once_for_all_of_a_cycle(world: World) -> None:
+async def test_one_webhook_request_wakes_all_unconnected_sessions_of_a_cycle(world: World) -> None:
     cycling = Cycling(world, EscalationPolicy(wake_url=URL))
     await cycling.there("connected", capabilities=["c"])
     for name in "ab":
@@ -238,13 +239,13 @@ async def test_the_address_is_asked_once_for_all_of_a_cycle(world: World) -> Non
         "a": runs["a"].id,
         "b": runs["b"].id,
     }
-    # It is an ordinary row to who sends, and its lane tells nothing of what the query holds.
+    # The dispatcher treats it as an ordinary row, and its queue name omits the URL's query.
     assert together.lane == "https://hooks.example.org/wake"
-    assert outbox.is_outgoing(together.lane)
+    assert is_outgoing(together.lane)
     assert (together.owner, together.event, together.run_id) == ("user", "task.wake", None)
 
 
-async def test_fan_out_wakes_the_others_and_is_owed_until_it_has_woken_somebody(
+async def test_fan_out_wakes_all_other_sessions_and_stays_due_until_it_woke_one(
     world: World,
 ) -> None:
     cycling = Cycling(world, EscalationPolicy(starve_after=timedelta(seconds=30), fan_out=1))
@@ -261,11 +262,11 @@ async def test_fan_out_wakes_the_others_and_is_owed_until_it_has_woken_somebody(
     await cycling.there("three")
     before = len(await cycling.wakes())
     await cycling.cycle(CYCLE)
-    assert sorted(map(told, (await cycling.wakes())[before:])) == [["three"], ["two"]]
+    assert sorted(map(target_sessions, (await cycling.wakes())[before:])) == [["three"], ["two"]]
     assert (await world.tasks.run(run.id)).tiers == ["fan_out"]
 
 
-async def test_rebuild_forgets_who_was_woken_and_keeps_what_the_ladder_has_done(
+async def test_rebuild_clears_wake_cooldowns_and_keeps_escalation_steps(
     world: World,
 ) -> None:
     cycling = Cycling(world, EscalationPolicy(fan_out=1))
@@ -277,15 +278,15 @@ async def test_rebuild_forgets_who_was_woken_and_keeps_what_the_ladder_has_done(
     assert (await cycling.cycle(CYCLE)).count("recently_notified") == 1
     before = await world.tasks.run(run.id)
     assert (before.starved_cycles, before.tiers) == (2, ["fan_out"])
-    kept = await statistics.rebuild(world.ledger)
-    assert kept.rebuilds == 1
-    assert kept.last_rebuild_at
+    stored = await statistics.rebuild(world.ledger)
+    assert stored.rebuilds == 1
+    assert stored.last_rebuild_at
     after = await world.tasks.run(run.id)
     assert (after.starved_cycles, after.tiers) == (2, ["fan_out"])
     assert (await cycling.cycle()).runs["woken"] == [run.id]
 
 
-async def test_two_cycles_at_once_wake_each_pair_once(world: World) -> None:
+async def test_two_concurrent_cycles_wake_each_session_once_for_its_run(world: World) -> None:
     cycling = Cycling(world)
     runs = [await world.tasks.add(f"task {n}", capabilities=[f"c{n}"]) for n in range(5)]
     for n in range(5):

@@ -1,4 +1,4 @@
-"""A home whose ledger holds jobs and a run, and no Prefect: what tools read and refuse there."""
+"""A home whose ledger has jobs and a run, for tests of tools without Prefect."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MADE = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
 
 @pytest.fixture
 async def stored(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three jobs of the operator's, of which `weekly` has a waiting run."""
+    """Add three jobs of the operator, of which `weekly` has a waiting run, to the ledger."""
     monkeypatch.setenv("DAYBOOK_TIMEZONE", "Europe/Berlin")
-    wanted: list[dict[str, Any]] = [
+    jobs: list[dict[str, Any]] = [
         {"name": "weekly", "cron": "0 9 * * 1", "channel": "inbox", "prompt": "Sum up the week."},
         {"name": "export", "every": "90m", "url": "https://api.example.org/export"},
         {"name": "by hand", "on_demand": True, "enabled": False, "prompt": "Say hello."},
@@ -29,7 +29,7 @@ async def stored(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = daybook_home.path / "ledger.db"
     async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger:
         async with ledger.write() as session:
-            for fields in wanted:
+            for fields in jobs:
                 job = new_job(now=MADE, default_timezone="Europe/Berlin", **fields)
                 await store.add(session, job, job.name.replace(" ", "-"), MADE)
         async with ledger.read() as session:

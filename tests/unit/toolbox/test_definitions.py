@@ -1,4 +1,4 @@
-"""What a client is told of the tools: flat, described, and small."""
+"""The definitions of the tools for MCP clients: flat, described and small."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ READ_ONLY = {"cron_list", "cron_get", "cron_runs", "cron_next"}
 each_tool = pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
 
 
-def test_there_are_these_tools() -> None:
+def test_the_toolbox_has_exactly_these_tools() -> None:
     assert [tool.name for tool in TOOLS] == [
         "cron_add",
         "cron_add_webhook",
@@ -55,29 +55,29 @@ def test_there_are_these_tools() -> None:
     ]
 
 
-def test_only_what_changes_nothing_is_marked_so() -> None:
+def test_only_tools_that_change_nothing_are_marked_read_only() -> None:
     assert {tool.name for tool in TOOLS if tool.read_only} == READ_ONLY
 
 
-def test_cron_add_takes_a_prompt_and_a_schedule_and_may_take_seven_more() -> None:
+def test_cron_add_requires_prompt_and_schedule_and_has_seven_optional_fields() -> None:
     (tool,) = [each for each in TOOLS if each.name == "cron_add"]
     assert tuple(tool.schema["properties"]) == CRON_ADD
     assert tool.schema["required"] == ["prompt", "schedule"]
 
 
 @each_tool
-def test_a_schema_is_flat(tool: Tool) -> None:
+def test_each_schema_is_flat(tool: Tool) -> None:
     assert tool.schema["type"] == "object"
     assert set(tool.schema) <= {"type", "properties", "required", "additionalProperties"}
     words = json.dumps(tool.schema)
     assert not any(f'"{word}"' in words for word in ("$ref", "oneOf", "anyOf", "allOf", "$defs"))
     for argument in tool.schema["properties"].values():
         assert argument["type"] in ("string", "integer")
-        assert "" not in argument.get("enum", ())  # Google's API refuses the whole tool then
+        assert "" not in argument.get("enum", ())  # otherwise Google's API refuses the whole tool
 
 
 @each_tool
-def test_every_argument_is_described_and_what_is_optional_has_a_default(tool: Tool) -> None:
+def test_every_argument_is_described_and_optional_ones_have_a_default(tool: Tool) -> None:
     required = tool.schema.get("required", [])
     for name, argument in tool.schema["properties"].items():
         assert argument["description"].strip(), name
@@ -86,12 +86,12 @@ def test_every_argument_is_described_and_what_is_optional_has_a_default(tool: To
 
 
 @each_tool
-def test_a_tool_is_described(tool: Tool) -> None:
+def test_each_tool_has_a_description_that_ends_with_a_period(tool: Tool) -> None:
     assert tool.description.endswith(".")
 
 
 @pytest.mark.parametrize(("of", "most"), [("cron_", 12_000), ("task_", 5_000)])
-def test_all_definitions_are_less_than_12_kb_and_5(of: str, most: int) -> None:
+def test_the_definitions_of_cron_and_task_tools_stay_below_12_and_5_kb(of: str, most: int) -> None:
     definitions: list[dict[str, Any]] = [
         {"name": each.name, "description": each.description, "inputSchema": each.schema}
         for each in TOOLS
@@ -100,7 +100,7 @@ def test_all_definitions_are_less_than_12_kb_and_5(of: str, most: int) -> None:
     assert len(json.dumps(definitions).encode()) < most
 
 
-def test_the_definitions_need_neither_prefect_nor_a_database() -> None:
+def test_the_definitions_import_neither_prefect_nor_a_database() -> None:
     tell = (
         "import sys; from daybook.toolbox import TOOLS; assert TOOLS; "
         "print(*{'prefect', 'sqlalchemy', 'fastmcp', 'mcp'} & set(sys.modules))"
@@ -109,6 +109,6 @@ def test_the_definitions_need_neither_prefect_nor_a_database() -> None:
     assert done.stdout.split() == []
 
 
-def test_the_tools_are_those_of_the_snapshot(snapshot: Callable[[str, str], None]) -> None:
+def test_the_tool_definitions_match_the_snapshot(snapshot: Callable[[str, str], None]) -> None:
     tools = [_listed(each).model_dump(mode="json", exclude_none=True) for each in TOOLS]
     snapshot("mcp-tools.json", json.dumps(tools, indent=1))

@@ -1,4 +1,4 @@
-"""What tools answer that only read the ledger."""
+"""The answers of the tools that only read the ledger."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def id_of(stored: Path, name: str) -> str:
         return (await store.find(session, name)).id
 
 
-async def test_the_list_has_a_line_for_each_job(stored: Path) -> None:
+async def test_cron_list_has_a_line_for_each_job(stored: Path) -> None:
     first, *lines = (await answered("cron_list")).splitlines()
     assert first == "3 jobs:"
     by_hand, export, weekly = lines
@@ -46,17 +46,17 @@ async def test_the_list_has_a_line_for_each_job(stored: Path) -> None:
         ("failed", []),
     ],
 )
-async def test_the_list_is_filtered_by_status(status: str, names: list[str]) -> None:
-    told = await answered("cron_list", status=status)
-    assert [line.split('"')[1] for line in told.splitlines() if line.startswith("- ")] == names
+async def test_cron_list_filters_by_status(status: str, names: list[str]) -> None:
+    answer = await answered("cron_list", status=status)
+    assert [line.split('"')[1] for line in answer.splitlines() if line.startswith("- ")] == names
 
 
-async def test_an_empty_list_says_so() -> None:
-    told = await answered("cron_list", status="failed")
-    assert told == "There are no jobs that are failed. cron_add adds one."
+async def test_an_empty_cron_list_says_that_there_are_no_jobs() -> None:
+    answer = await answered("cron_list", status="failed")
+    assert answer == "There are no jobs whose last run failed. cron_add adds one."
 
 
-async def test_a_job_is_shown_with_its_receivers(stored: Path) -> None:
+async def test_cron_get_shows_a_job_with_its_recipients(stored: Path) -> None:
     lines = (await answered("cron_get", job_id="weekly")).splitlines()
     assert lines[0] == f'Job "weekly", id {await id_of(stored, "weekly")}'
     assert lines[1:3] == ["is: enabled", "schedule: at 09:00 on Mondays, Europe/Berlin"]
@@ -69,47 +69,47 @@ async def test_a_job_is_shown_with_its_receivers(stored: Path) -> None:
     assert "owner: user" in lines
 
 
-async def test_a_job_is_found_by_the_beginning_of_its_id(stored: Path) -> None:
+async def test_cron_get_finds_a_job_by_a_prefix_of_its_id(stored: Path) -> None:
     job_id = await id_of(stored, "export")
-    told = await answered("cron_get", job_id=job_id[:8])
-    assert "calls: POST https://api.example.org/export" in told
-    assert "answer goes to: no channel; it is stored, and cron_runs shows it" in told
+    answer = await answered("cron_get", job_id=job_id[:8])
+    assert "calls: POST https://api.example.org/export" in answer
+    assert "answer goes to: no channel; it is stored, and cron_runs shows it" in answer
 
 
-async def test_the_runs_of_a_job_are_told() -> None:
+async def test_cron_runs_lists_the_runs_of_a_job() -> None:
     first, run, *_ = (await answered("cron_runs", job_id="weekly")).splitlines()
     assert first == 'Runs of "weekly", newest first:'
     assert ": waiting, requested " in run
     assert run.endswith(", trigger manual")
 
 
-async def test_a_job_that_did_not_run_says_so() -> None:
-    told = await answered("cron_runs", job_id="export", limit=1)
-    assert told == '"export" has not run yet; cron_trigger runs it now.'
+async def test_cron_runs_says_that_a_job_has_not_run_yet() -> None:
+    answer = await answered("cron_runs", job_id="export", limit=1)
+    assert answer == '"export" has not run yet; cron_trigger runs it now.'
 
 
-async def test_the_next_due_times_of_a_schedule() -> None:
-    told = await answered(
+async def test_cron_next_lists_the_due_times_of_a_schedule() -> None:
+    answer = await answered(
         "cron_next", schedule="at 2999-07-01T09:00", timezone="Europe/Berlin", count="3"
     )
-    assert told.splitlines() == [
+    assert answer.splitlines() == [
         "once at 09:00 on Monday 1 July 2999, Europe/Berlin:",
         "- Monday 2999-07-01 09:00 +02:00 = 2999-07-01T07:00:00Z",
     ]
 
 
-async def test_a_schedule_without_a_zone_is_read_in_the_setting() -> None:
-    told = await answered("cron_next", schedule="0 9 * * 1-5", count=2)
-    assert told.splitlines()[0] == "at 09:00 on weekdays, Europe/Berlin:"
-    assert len(told.splitlines()) == 3
+async def test_cron_next_without_a_time_zone_uses_that_of_the_settings() -> None:
+    answer = await answered("cron_next", schedule="0 9 * * 1-5", count=2)
+    assert answer.splitlines()[0] == "at 09:00 on weekdays, Europe/Berlin:"
+    assert len(answer.splitlines()) == 3
 
 
-async def test_the_next_due_times_of_a_job() -> None:
-    told = await answered("cron_next", job_id="weekly", count=2)
-    assert told.splitlines()[0] == "at 09:00 on Mondays, Europe/Berlin:"
-    assert [line[:8] for line in told.splitlines()[1:]] == ["- Monday", "- Monday"]
+async def test_cron_next_lists_the_due_times_of_a_job() -> None:
+    answer = await answered("cron_next", job_id="weekly", count=2)
+    assert answer.splitlines()[0] == "at 09:00 on Mondays, Europe/Berlin:"
+    assert [line[:8] for line in answer.splitlines()[1:]] == ["- Monday", "- Monday"]
 
 
-async def test_null_and_an_empty_text_mean_not_given() -> None:
+async def test_null_and_an_empty_string_count_as_not_given() -> None:
     given = {"schedule": "@daily", "job_id": None, "timezone": "", "count": None}
     assert len((await answered("cron_next", **given)).splitlines()) == 6

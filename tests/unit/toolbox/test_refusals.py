@@ -1,18 +1,24 @@
-"""What tools refuse: they say what to write instead, nothing is stored, and the log has it."""
+"""Refused tool calls: the answer has a hint, nothing is stored, and the log has an entry."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlmodel import select
 
+from daybook.api import runs
 from daybook.errors import DaybookError
-from daybook.ledger.engine import Ledger
+from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.tables import JobRow, RevisionRow
 from daybook.owners import Actor, acting_as
+from daybook.prefect import client
+from daybook.runs import rows
 from daybook.toolbox import BY_NAME, call, text
 from tests.costs import one_in
 
@@ -27,12 +33,16 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "prompt: is missing (write the prompt for the agent)",
     ),
     ("cron_add", ADD | {"prompt": " \n"}, "prompt: is missing (write the prompt"),
-    ("cron_add", {"prompt": "Sum up."}, 'schedule: is missing (write such as "0 9 * * 1-5"'),
+    (
+        "cron_add",
+        {"prompt": "Sum up."},
+        'schedule: is missing (write a cron expression ("0 9 * * 1-5"',
+    ),
     ("cron_add", ADD | {"schedule": "30m"}, 'schedule: "30m" is ambiguous (write `every 30m`'),
     (
         "cron_add",
         ADD | {"schedule": "every day at nine"},
-        'for times of the day write a cron expression, such as "0 9 * * 1-5"',
+        'write "every weekday at 9:00", "every 2h", "tomorrow at 9:00"',
     ),
     ("cron_add", ADD | {"schedule": "0 0 30 2 *"}, "schedule: "),
     ("cron_add", ADD | {"timezone": "Europe/Berln"}, "(did you mean Europe/Berlin"),
@@ -40,7 +50,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("cron_add", ADD | {"chat_id": "42"}, "chat_id: needs a channel"),
     ("cron_add", ADD | {"promt": "x"}, "promt: unknown field (did you mean prompt?)"),
     ("cron_add", ADD | {"url": "https://a.example"}, "url: unknown field"),
-    ("cron_add", ADD | {"name": ["a"]}, "name: ['a'] is not text"),
+    ("cron_add", ADD | {"name": ["a"]}, "name: ['a'] is not a string"),
     ("cron_add_webhook", {"schedule": "@daily"}, "url: is missing (write an https:// address)"),
     ("cron_add_webhook", {"url": "ftp://a.example", "schedule": "@daily"}, "is not a valid URL"),
     (
@@ -61,6 +71,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("cron_list", {"status": "sleeping"}, "(use one of: all, enabled, disabled, failed)"),
     ("cron_get", {}, "job_id: is missing (see cron_list)"),
     ("cron_get", {"job_id": "nightly"}, 'job "nightly" not found; cron_list lists your jobs'),
+    (
+        "cron_get",
+        {"job_id": "wekly"},
+        '"wekly" not found (did you mean "weekly"?); cron_list lists',
+    ),
     (
         "cron_get",
         {"job_id": "x\nERROR forged"},
@@ -90,13 +105,13 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"job_id": "nightly"},
         '"nightly" not found; cron_runs lists the runs of a job',
     ),
-    ("cron_cancel", {"job_id": "export"}, 'active run of "export" not found; cron_runs lists'),
+    ("cron_cancel", {"job_id": "export"}, 'job "export" has no active run; cron_runs lists'),
     ("cron_runs", {"job_id": "nightly"}, 'job "nightly" not found; cron_list'),
     ("cron_runs", {"job_id": "weekly", "limit": 51}, "limit: 51 is out of range (use 1 to 50)"),
     ("cron_runs", {"job_id": "weekly", "limit": "few"}, "limit: 'few' is not a whole number"),
     ("cron_runs", {"job_id": "weekly", "limit": True}, "limit: True is not a whole number"),
     ("cron_next", {}, "schedule: is missing (pass either job_id or schedule)"),
-    ("cron_next", {"job_id": "weekly", "schedule": "@daily"}, "is given together with job_id"),
+    ("cron_next", {"job_id": "weekly", "schedule": "@daily"}, "cannot be combined with job_id"),
     (
         "cron_next",
         {"job_id": "weekly", "timezone": "UTC"},
@@ -143,19 +158,19 @@ async def held(file: Path) -> list[Any]:
         return [each.model_dump() for each in (*jobs, *revisions)]
 
 
-@pytest.mark.parametrize(("name", "given", "told"), one_in(4, REFUSED))
-async def test_a_refusal_says_what_to_write_and_nothing_is_stored(
+@pytest.mark.parametrize(("name", "given", "expected"), one_in(4, REFUSED))
+async def test_a_refusal_has_a_hint_is_logged_and_stores_nothing(
     stored: Path,
     caplog: pytest.LogCaptureFixture,
     name: str,
     given: dict[str, Any],
-    told: str,
+    expected: str,
 ) -> None:
     before = await held(stored)
     with caplog.at_level(logging.WARNING, "daybook.toolbox"), acting_as(Actor(via="mcp")):
         answer = await call(name, given)
     assert answer.refused
-    assert told in answer.text
+    assert expected in answer.text
     assert await held(stored) == before
     (logged,) = [each for each in caplog.records if each.name.startswith("daybook.toolbox")]
     assert logged.__dict__["action"] == "agent_refused"
@@ -164,17 +179,19 @@ async def test_a_refusal_says_what_to_write_and_nothing_is_stored(
     assert logged.__dict__["error"] == answer.text
 
 
-async def test_the_log_says_who_was_refused(stored: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_names_the_owner_of_a_refused_call(
+    stored: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING, "daybook.toolbox"), acting_as(Actor("agent:cleo")):
         await call("cron_get", {"job_id": "nightly"})
-    told = [each.getMessage() for each in caplog.records if "toolbox" in each.name]
-    assert told == [
+    messages = [each.getMessage() for each in caplog.records if "toolbox" in each.name]
+    assert messages == [
         'agent:cleo called cron_get, which was refused: job "nightly" not found; '
         "cron_list lists your jobs"
     ]
 
 
-async def test_a_line_break_in_a_name_makes_no_line_of_the_log(
+async def test_a_line_break_in_an_argument_cannot_forge_a_log_line(
     stored: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "daybook.toolbox"):
@@ -184,12 +201,12 @@ async def test_a_line_break_in_a_name_makes_no_line_of_the_log(
     assert not any("\n" in each for each in caplog.messages)
 
 
-async def test_the_tool_itself_raises_what_the_edge_tells(stored: Path) -> None:
+async def test_a_tool_called_directly_raises_the_error_with_its_hint(stored: Path) -> None:
     with pytest.raises(DaybookError, match='job "nightly" not found; cron_list lists your jobs'):
         await BY_NAME["cron_get"].call({"job_id": "nightly"})
 
 
-async def test_what_fails_inside_is_told_without_its_insides(
+async def test_an_internal_error_is_logged_and_its_details_are_not_returned(
     stored: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text, "jobs", None)  # 'NoneType' object is not callable
@@ -200,3 +217,37 @@ async def test_what_fails_inside_is_told_without_its_insides(
     (logged,) = caplog.records
     assert logged.__dict__["action"] == "tool_crashed"
     assert logged.exc_info is not None
+
+
+@pytest.fixture
+def unreachable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Point Prefect's client at a port on which nothing listens, and let the first check pass."""
+
+    async def passes(_: Any) -> None:
+        """Answer as a Prefect that stops right after this check."""
+
+    monkeypatch.setattr(client, "check_connection", passes)
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        yield
+
+
+@pytest.mark.usefixtures("unreachable")
+async def test_a_call_that_failed_halfway_does_not_say_that_nothing_was_changed(
+    stored: Path,
+) -> None:
+    before = await runs.history("export")
+    answer = await call("cron_trigger", {"job_id": "export"})
+    assert answer.refused
+    assert answer.text.endswith("so check before you repeat it)")
+    assert len(await runs.history("export")) == len(before) + 1
+
+
+@pytest.mark.usefixtures("unreachable")
+async def test_a_waiting_run_is_cancelled_without_prefect(stored: Path) -> None:
+    (row,) = await runs.history("weekly")
+    async with open_ledger() as ledger, ledger.write() as session:
+        (await rows.get(session, row.id)).flow_run_id = str(uuid4())
+    answer = await call("cron_cancel", {"job_id": "weekly"})
+    assert not answer.refused, answer.text
+    assert answer.text.startswith("Ended: ")
+    assert (await runs.show(row.id)).status == "cancelled"

@@ -1,4 +1,4 @@
-"""What live agents are told that claim tasks by tools, and whose sessions and runs they reach."""
+"""The task tools of live agents: claims, waiting calls, tokens and owners."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cleo() -> Iterator[None]:
         yield
 
 
-async def told(name: str, /, **given: object) -> str:
+async def answer_of(name: str, /, **given: object) -> str:
     answer = await call(name, given)
     assert not answer.refused, answer.text
     return answer.text
@@ -59,15 +59,17 @@ async def run_of(ledger: Ledger, run: TaskRunRow) -> TaskRunRow:
 
 
 async def claimed(name: str = "hers", **more: object) -> dict[str, str]:
-    """What the next calls about the run need."""
+    """Claim a run, and return its id and token as arguments of further calls."""
     found = re.search(
-        r"Run (\w{32}) .*\ntoken: (\S+) ", await told("task_next", session=name, **more)
+        r"Run (\w{32}) .*\ntoken: (\S+) ", await answer_of("task_next", session=name, **more)
     )
     assert found is not None
     return {"run_id": found[1], "token": found[2]}
 
 
-async def test_a_session_registers_claims_holds_and_completes(ledger: Ledger) -> None:
+async def test_a_session_registers_claims_renews_its_lease_and_completes_the_run(
+    ledger: Ledger,
+) -> None:
     run = await added(
         ledger,
         "Fix it",
@@ -76,13 +78,15 @@ async def test_a_session_registers_claims_holds_and_completes(ledger: Ledger) ->
         workspace="w",
         priority="high",
     )
-    there = await told(
+    there = await answer_of(
         "task_session_register", name="hers", capabilities="review, python,", workspace="w"
     )
     lines = there.splitlines()
-    assert lines[0] == 'Registered. Session "hers" is idle; a task waits for it: call task_next'
+    assert (
+        lines[0] == 'Registered. Session "hers" is idle; a task is waiting for it: call task_next'
+    )
     assert lines[1] == "capabilities: python, review"
-    got = (await told("task_next", session="hers", lease="10m")).splitlines()
+    got = (await answer_of("task_next", session="hers", lease="10m")).splitlines()
     assert got[0] == f'Claimed. Run {run.id} of the task "Fix it", priority high'
     assert re.fullmatch(r"token: dbt_[\w-]{43} \(shown once; .*\)", got[1])
     assert got[2].startswith("lease until: ")
@@ -94,11 +98,11 @@ async def test_a_session_registers_claims_holds_and_completes(ledger: Ledger) ->
     held = {"run_id": run.id[:8], "token": got[1].split()[1]}
     before = await run_of(ledger, run)
     assert (before.status, before.lease_seconds) == ("claimed", 600)
-    longer = await told("task_heartbeat", **held, lease="1h")
-    assert longer.startswith(f'Run {run.id[:8]}, "Fix it", has its lease until ')
+    longer = await answer_of("task_heartbeat", **held, lease="1h")
+    assert longer.startswith(f'The lease of run {run.id[:8]}, "Fix it", now lasts until ')
     assert (await run_of(ledger, run)).lease_seconds == 3600
-    assert "it holds run" in await told("task_session_report", session="hers", state="active")
-    done = await told("task_complete", **held, output=f"It is fixed by {held['token']}.")
+    assert "it holds run" in await answer_of("task_session_report", session="hers", state="active")
+    done = await answer_of("task_complete", **held, output=f"It is fixed by {held['token']}.")
     assert done == (
         f'Run {run.id[:8]}, "Fix it", is completed; its token is invalid now. '
         "task_next claims another."
@@ -109,56 +113,58 @@ async def test_a_session_registers_claims_holds_and_completes(ledger: Ledger) ->
 
 
 @pytest.mark.parametrize("given", ["python, review", ["review", "python"], '["python", "review"]'])
-async def test_capabilities_are_words_with_commas_or_a_list(ledger: Ledger, given: object) -> None:
-    said = await told("task_session_register", name="hers", capabilities=given)
-    assert "\ncapabilities: python, review\n" in said
+async def test_capabilities_are_given_as_text_with_commas_or_as_a_list(
+    ledger: Ledger, given: object
+) -> None:
+    given_answer = await answer_of("task_session_register", name="hers", capabilities=given)
+    assert "\ncapabilities: python, review\n" in given_answer
     for wrong in ([1], {"a": 1}, "[1]"):
         answer = await refused("task_session_register", name="hers", capabilities=wrong)
         assert answer.startswith("capabilities: ")
 
 
-async def test_a_run_fails_or_is_given_back(ledger: Ledger) -> None:
+async def test_a_session_fails_or_releases_a_run(ledger: Ledger) -> None:
     run = await added(ledger, "Fix it")
-    await told("task_session_register", name="hers")
-    back = await told("task_release", **await claimed(), reason="another is better")
+    await answer_of("task_session_register", name="hers")
+    back = await answer_of("task_release", **await claimed(), reason="another is better")
     assert back.endswith(
-        "is queued again at its old place, so you may claim it again; its token is invalid now."
+        "is queued again in its old place, so you may claim it again; its token is invalid now."
     )
     assert (await run_of(ledger, run)).status == "queued"
     held = await claimed()
     assert "error: is missing (say why it cannot be done)" in await refused("task_fail", **held)
-    assert "is failed" in await told("task_fail", **held, error="No such parser.")
+    assert "is failed" in await answer_of("task_fail", **held, error="No such parser.")
     assert (await run_of(ledger, run)).error == "No such parser."
 
 
-async def test_that_there_is_nothing_is_an_answer_and_no_refusal(
+async def test_nothing_to_claim_is_a_normal_answer_and_not_logged(
     ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await told("task_session_register", name="hers")
+    await answer_of("task_session_register", name="hers")
     with caplog.at_level(logging.WARNING, "daybook.toolbox"):
-        assert (await told("task_next", session="hers")).startswith(
+        assert (await answer_of("task_next", session="hers")).startswith(
             "Nothing to claim now: no task is queued. Call again with wait_seconds, or subscribe"
         )
         await added(ledger, "Fix it", capabilities=["rust"])
-        assert "the session lacks rust" in await told("task_next", session="hers")
-        said = await told("task_session_report", session="hers", state="active")
-        assert said == 'Reported. Session "hers" is active; no task waits for it'
-        assert "the session is active" in await told("task_next", session="hers")
+        assert "the session lacks rust" in await answer_of("task_next", session="hers")
+        answer = await answer_of("task_session_report", session="hers", state="active")
+        assert answer == 'Reported. Session "hers" is active; no task is waiting for it'
+        assert "the session is active" in await answer_of("task_next", session="hers")
     assert caplog.records == []
 
 
-async def test_it_waits_for_what_comes_and_writes_nothing_meanwhile(
+async def test_task_next_waits_for_a_task_without_renewing_the_session(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked, looks = asyncio.Event(), tasks._waits
 
-    async def look(*given: Any) -> bool:
+    async def is_claimable(*given: Any) -> bool:
         looked.set()
         return await looks(*given)
 
-    monkeypatch.setattr(tasks, "_waits", look)
+    monkeypatch.setattr(tasks, "_waits", is_claimable)
     monkeypatch.setattr(tasks, "POLL_INTERVAL_SECONDS", 0.05)
-    await told("task_session_register", name="hers")
+    await answer_of("task_session_register", name="hers")
     looked.clear()
     waiting = asyncio.create_task(claimed(wait_seconds=25))
     await looked.wait()
@@ -172,7 +178,7 @@ async def test_it_waits_for_what_comes_and_writes_nothing_meanwhile(
     assert (await waiting)["run_id"] == run.id
 
 
-async def test_what_is_claimed_for_who_has_gone_is_given_back(
+async def test_a_run_claimed_for_a_cancelled_call_is_released(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claiming, go, claim = asyncio.Event(), asyncio.Event(), claims.claim
@@ -184,9 +190,9 @@ async def test_what_is_claimed_for_who_has_gone_is_given_back(
         return found
 
     run = await added(ledger, "Fix it")
-    await told("task_session_register", name="hers")
+    await answer_of("task_session_register", name="hers")
     monkeypatch.setattr(claims, "claim", slow)
-    asking = asyncio.create_task(told("task_next", session="hers"))
+    asking = asyncio.create_task(answer_of("task_next", session="hers"))
     await claiming.wait()
     assert (await run_of(ledger, run)).status == "claimed"
     asking.cancel()
@@ -196,10 +202,10 @@ async def test_what_is_claimed_for_who_has_gone_is_given_back(
     assert (await run_of(ledger, run)).status == "queued"
 
 
-async def test_a_wait_has_an_end(ledger: Ledger) -> None:
-    await told("task_session_register", name="hers")
+async def test_task_next_waits_no_longer_than_wait_seconds(ledger: Ledger) -> None:
+    await answer_of("task_session_register", name="hers")
     async with asyncio.timeout(20):
-        assert "Nothing to claim" in await told("task_next", session="hers", wait_seconds=1)
+        assert "Nothing to claim" in await answer_of("task_next", session="hers", wait_seconds=1)
     assert "26 is out of range (use 0 to 25)" in await refused(
         "task_next", session="hers", wait_seconds=26
     )
@@ -214,12 +220,14 @@ async def test_a_wait_has_an_end(ledger: Ledger) -> None:
         ("the session holds run", "End that run with task_complete, task_fail or task_release"),
     ],
 )
-async def test_nobody_waits_for_what_no_waiting_brings(ledger: Ledger, why: str, then: str) -> None:
-    await told("task_session_register", name="hers")
+async def test_task_next_does_not_wait_if_the_session_itself_cannot_claim(
+    ledger: Ledger, why: str, then: str
+) -> None:
+    await answer_of("task_session_register", name="hers")
     if "active" in why:
-        await told("task_session_report", session="hers", state="active")
+        await answer_of("task_session_report", session="hers", state="active")
     elif "answer" in why:
-        await told("task_session_report", session="hers", state="idle", prompting="yes")
+        await answer_of("task_session_report", session="hers", state="idle", prompting="yes")
     elif "expired" in why:
         async with ledger.write() as session:
             row = await sessions.find(session, "hers")
@@ -227,21 +235,21 @@ async def test_nobody_waits_for_what_no_waiting_brings(ledger: Ledger, why: str,
     else:
         await added(ledger, "Fix it")
         await claimed()
-    async with asyncio.timeout(20):  # less than it would wait
-        said = await told("task_next", session="hers", wait_seconds=25)
-    assert said.startswith(f"Nothing to claim now: {why}")
-    assert then in said
-    assert "wait_seconds" not in said
+    async with asyncio.timeout(20):  # less than wait_seconds
+        answer = await answer_of("task_next", session="hers", wait_seconds=25)
+    assert answer.startswith(f"Nothing to claim now: {why}")
+    assert then in answer
+    assert "wait_seconds" not in answer
 
 
-async def test_one_owner_cannot_have_all_that_wait(ledger: Ledger) -> None:
+async def test_each_owner_has_a_limit_of_waiting_calls(ledger: Ledger) -> None:
     nora = Actor("agent:nora", via="mcp")
-    await told("task_session_register", name="hers")
+    await answer_of("task_session_register", name="hers")
     with acting_as(nora):
-        await told("task_session_register", name="noras")
+        await answer_of("task_session_register", name="noras")
 
     def begin(name: str) -> asyncio.Task[str]:
-        return asyncio.create_task(told("task_next", session=name, wait_seconds=25))
+        return asyncio.create_task(answer_of("task_next", session=name, wait_seconds=25))
 
     async def wait(owner: str, count: int) -> bool:
         async def there() -> bool:
@@ -253,8 +261,8 @@ async def test_one_owner_cannot_have_all_that_wait(ledger: Ledger) -> None:
     try:
         assert await wait("agent:cleo", task_calls.MAX_WAITING_CALLS)
         async with asyncio.timeout(20):
-            said = await told("task_next", session="hers", wait_seconds=25)
-        assert "no task is queued. This call did not wait" in said
+            answer = await answer_of("task_next", session="hers", wait_seconds=25)
+        assert "no task is queued. This call did not wait" in answer
         with acting_as(nora):
             waiting.append(begin("noras"))
         assert await wait("agent:nora", 1)
@@ -269,9 +277,9 @@ async def test_one_owner_cannot_have_all_that_wait(ledger: Ledger) -> None:
     )
 
 
-async def test_what_is_anothers_is_not_there(ledger: Ledger) -> None:
+async def test_sessions_and_runs_of_another_owner_are_not_found(ledger: Ledger) -> None:
     run = await added(ledger, "Fix it")
-    await told("task_session_register", name="hers")
+    await answer_of("task_session_register", name="hers")
     held = await claimed()
     nora = Actor("agent:nora", via="mcp")
     with acting_as(nora):
@@ -292,11 +300,11 @@ async def test_what_is_anothers_is_not_there(ledger: Ledger) -> None:
     assert (await run_of(ledger, run)).status == "claimed"
 
 
-async def test_a_wrong_token_changes_nothing_and_stands_in_no_log(
+async def test_a_wrong_token_changes_nothing_and_appears_in_no_answer_or_log(
     ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = await added(ledger, "Fix it")
-    await told("task_session_register", name="hers")
+    await answer_of("task_session_register", name="hers")
     held = await claimed()
     with caplog.at_level(logging.DEBUG, "daybook"):
         for token in (WRONG, [held["token"]], held["token"] * 5):
@@ -307,10 +315,10 @@ async def test_a_wrong_token_changes_nothing_and_stands_in_no_log(
                 call(held["token"], {}),
             ]
             for answer in answers:
-                said = await answer
-                assert said.refused
-                assert WRONG not in said.text
-                assert held["token"] not in said.text
+                given_answer = await answer
+                assert given_answer.refused
+                assert WRONG not in given_answer.text
+                assert held["token"] not in given_answer.text
     assert len(caplog.records) == 12
     for record in caplog.records:
         assert WRONG not in str(record.__dict__)
@@ -323,12 +331,12 @@ async def test_a_wrong_token_changes_nothing_and_stands_in_no_log(
     )
 
 
-async def test_what_a_session_may_not_say(ledger: Ledger) -> None:
+async def test_an_invalid_registration_or_report_is_refused(ledger: Ledger) -> None:
     assert "name: is missing (use a unique name)" in await refused("task_session_register")
     assert 'capabilities: "a b" is not a capability' in await refused(
         "task_session_register", name="hers", capabilities="a b"
     )
-    await told("task_session_register", name="hers")
+    await answer_of("task_session_register", name="hers")
     for given, words in (
         ({"session": "hers", "state": "asleep"}, "use one of: idle, active"),
         ({"session": "hers"}, "state: is missing"),
@@ -336,21 +344,23 @@ async def test_what_a_session_may_not_say(ledger: Ledger) -> None:
     ):
         assert words in await refused("task_session_report", **given)
     assert "lease: " in await refused("task_next", session="hers", lease="25h")
-    said = await told("task_session_report", session="hers", state="idle", prompting="yes")
-    assert said == ('Reported. Session "hers" is idle, waiting for an answer; no task waits for it')
+    answer = await answer_of("task_session_report", session="hers", state="idle", prompting="yes")
+    assert answer == (
+        'Reported. Session "hers" is idle, waiting for an answer; no task is waiting for it'
+    )
 
 
 async def test_nothing_is_claimed_while_the_scheduler_is_paused(ledger: Ledger) -> None:
     await added(ledger, "Fix it")
-    await told("task_session_register", name="hers")
+    await answer_of("task_session_register", name="hers")
     with acting_as(Actor()):
         await pause.pause(ledger, "a release")
-    said = await told("task_next", session="hers")
-    assert "the task scheduler is paused: a release" in said
+    answer = await answer_of("task_next", session="hers")
+    assert "the task scheduler is paused: a release" in answer
 
 
 @pytest.mark.parametrize(
-    ("said", "kept"),
+    ("text", "expected"),
     [
         (f"by {WRONG}, it", "by dbt_…, it"),
         (f"{WRONG}{WRONG}x", "dbt_…dbt_…x"),
@@ -358,11 +368,11 @@ async def test_nothing_is_claimed_while_the_scheduler_is_paused(ledger: Ledger) 
         ("dbt_run", None),
     ],
 )
-def test_only_tokens_are_left_out(said: str, kept: str | None) -> None:
-    assert redact_tokens(said) == (said if kept is None else kept)
+def test_redact_tokens_masks_only_tokens(text: str, expected: str | None) -> None:
+    assert redact_tokens(text) == (text if expected is None else expected)
 
 
-async def test_the_token_of_a_claim_is_one_that_is_left_out(ledger: Ledger) -> None:
+async def test_redact_tokens_masks_the_token_of_a_claim(ledger: Ledger) -> None:
     await added(ledger, "Fix it")
-    await told("task_session_register", name="hers")
+    await answer_of("task_session_register", name="hers")
     assert redact_tokens((await claimed())["token"]) == "dbt_…"

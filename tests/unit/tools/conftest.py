@@ -11,7 +11,7 @@ Install = Callable[..., None]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Install a distribution whose module is ``source``, with tools that are functions in it."""
+    """Return a function that installs a distribution with ``source`` as module, and its tools."""
 
     def installed(source: str, **tools: str) -> None:
         name = f"toolbox_{uuid4().hex[:8]}"

@@ -1,4 +1,4 @@
-"""A server at an address: where it may be, and what each way to answer badly means for the run."""
+"""MCP servers over HTTP: which addresses are allowed, and the outcome of each bad answer."""
 
 from __future__ import annotations
 
@@ -51,43 +51,43 @@ HELLO = {
 
 
 def speaks(call: Handler) -> Handler:
-    """A server with one tool, which does ``call`` when that is called."""
+    """Return a server with one tool that answers its calls with ``call``."""
 
-    async def step(seen: Request, writer: asyncio.StreamWriter) -> None:
-        message = json.loads(seen.body) if seen.body else {}
+    async def step(request: Request, writer: asyncio.StreamWriter) -> None:
+        message = json.loads(request.body) if request.body else {}
         match message.get("method"):
             case "initialize":
-                told: dict[str, Any] = {"result": HELLO}
+                response: dict[str, Any] = {"result": HELLO}
             case "tools/list":
-                told = {"result": {"tools": [TOOL]}}
+                response = {"result": {"tools": [TOOL]}}
             case "tools/call":
-                await call(seen, writer)
+                await call(request, writer)
                 return
             case "notifications/initialized":
-                await answer(202, b"")(seen, writer)
+                await answer(202, b"")(request, writer)
                 return
             case _:
-                told = {"error": {"code": -32601, "message": "no such method"}}
-        await _says(message["id"], told)(seen, writer)
+                response = {"error": {"code": -32601, "message": "no such method"}}
+        await _says(message["id"], response)(request, writer)
 
     return step
 
 
-def _says(number: Any, told: Mapping[str, Any]) -> Handler:
-    body = json.dumps({"jsonrpc": "2.0", "id": number, **told}).encode()
+def _says(number: Any, message: Mapping[str, Any]) -> Handler:
+    body = json.dumps({"jsonrpc": "2.0", "id": number, **message}).encode()
     return answer(200, body, JSON)
 
 
-def says(told: Mapping[str, Any], *, events: bool = False) -> Handler:
-    """A message of the protocol, as the answer to what was asked."""
+def says(message: Mapping[str, Any], *, events: bool = False) -> Handler:
+    """Return a handler that answers a request with this protocol message."""
 
-    async def step(seen: Request, writer: asyncio.StreamWriter) -> None:
-        number = json.loads(seen.body)["id"]
+    async def step(request: Request, writer: asyncio.StreamWriter) -> None:
+        number = json.loads(request.body)["id"]
         if not events:
-            await _says(number, told)(seen, writer)
+            await _says(number, message)(request, writer)
             return
-        data = json.dumps({"jsonrpc": "2.0", "id": number, **told})
-        await raw(head(200, EVENTS) + f"event: message\ndata: {data}\n\n".encode())(seen, writer)
+        data = json.dumps({"jsonrpc": "2.0", "id": number, **message})
+        await raw(head(200, EVENTS) + f"event: message\ndata: {data}\n\n".encode())(request, writer)
 
     return step
 
@@ -134,7 +134,7 @@ async def _call(
 
 
 @pytest.mark.parametrize("trick", REFUSED[::12], ids=str)
-async def test_no_job_of_an_agent_names_one_of_these(trick: Trick) -> None:
+async def test_an_agents_job_cannot_name_a_refused_address(trick: Trick) -> None:
     dns = Dns.of(trick)
     saved = Saved()
     with pytest.raises(InvalidInput):
@@ -145,7 +145,7 @@ async def test_no_job_of_an_agent_names_one_of_these(trick: Trick) -> None:
 
 @pytest.mark.parametrize("rule", Rule)
 @pytest.mark.parametrize("trick", REFUSED[::6], ids=str)
-async def test_nothing_is_sent_to_what_may_not_be_reached(trick: Trick, rule: Rule) -> None:
+async def test_no_connection_is_opened_to_a_refused_address(trick: Trick, rule: Rule) -> None:
     wires, guard = Wires({}, httpcore2), Guard(rule, None, Dns.of(trick))
     reached = rule is Rule.OPERATOR and trick.operator
     with pytest.raises(ToolUnreachable if reached else InvalidInput):
@@ -156,7 +156,9 @@ async def test_nothing_is_sent_to_what_may_not_be_reached(trick: Trick, rule: Ru
 
 @pytest.mark.parametrize("rule", Rule)
 @pytest.mark.parametrize("turn", TURNS, ids=str)
-async def test_no_redirect_leads_there(turn: Turn, rule: Rule, server: Receiver) -> None:
+async def test_a_redirect_to_a_refused_address_is_not_followed(
+    turn: Turn, rule: Rule, server: Receiver
+) -> None:
     server.steps = [redirect(turn.location, turn.status), speaks(DONE)]
     laid = {(address, 80): server for address in (PUBLIC, PRIVATE, "127.0.0.1")}
     wires = Wires(laid)
@@ -166,8 +168,8 @@ async def test_no_redirect_leads_there(turn: Turn, rule: Rule, server: Receiver)
     assert wires.connected == [(PUBLIC, 80)]
 
 
-async def test_params_do_not_go_to_another_address(server: Receiver) -> None:
-    """A redirect as harmless as can be: another name, as public as the first."""
+async def test_parameters_are_not_sent_to_another_host_by_a_redirect(server: Receiver) -> None:
+    """Even a redirect to another public name is refused."""
     server.steps = [speaks(redirect("http://other.example/mcp", 307))]
     wires = _wires(server)
     there = await _opened(_wire(wires))
@@ -180,10 +182,10 @@ async def test_params_do_not_go_to_another_address(server: Receiver) -> None:
     assert [each.headers["host"] for each in asked] == ["public.example"]
 
 
-async def test_a_redirect_at_the_same_address_is_followed(server: Receiver) -> None:
-    async def step(seen: Request, writer: asyncio.StreamWriter) -> None:
-        moved = redirect("/mcp/", 307) if seen.path == "/mcp" else speaks(DONE)
-        await moved(seen, writer)
+async def test_a_redirect_within_the_same_host_is_followed(server: Receiver) -> None:
+    async def step(request: Request, writer: asyncio.StreamWriter) -> None:
+        moved = redirect("/mcp/", 307) if request.path == "/mcp" else speaks(DONE)
+        await moved(request, writer)
 
     server.steps = [step]
     there = await _opened(_wire(_wires(server)))
@@ -192,7 +194,9 @@ async def test_a_redirect_at_the_same_address_is_followed(server: Receiver) -> N
     assert called.outcome.output == "done"
 
 
-async def test_a_secret_does_not_go_in_plain_through_the_internet(server: Receiver) -> None:
+async def test_a_secret_header_is_not_sent_over_plain_http_to_a_public_address(
+    server: Receiver,
+) -> None:
     server.steps = [speaks(DONE)]
     wires = _wires(server)
     secret = frozenset({"authorization"})
@@ -201,29 +205,33 @@ async def test_a_secret_does_not_go_in_plain_through_the_internet(server: Receiv
     assert wires.connected == []
 
 
-async def test_every_request_says_who_asks_and_wants_it_plain(server: Receiver) -> None:
+async def test_each_request_has_daybooks_user_agent_and_accepts_no_compression(
+    server: Receiver,
+) -> None:
     await _call(server, DONE)
-    for seen in server.requests:
-        assert seen.headers["user-agent"].startswith("daybook/")
-        assert seen.headers["accept-encoding"] == "identity"
+    for request in server.requests:
+        assert request.headers["user-agent"].startswith("daybook/")
+        assert request.headers["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize("events", [False, True], ids=["plain", "events"])
-async def test_an_answer_is_an_answer(server: Receiver, events: bool) -> None:
-    told = {"result": {"content": [{"type": "text", "text": "done"}]}}
-    called = await _call(server, says(told, events=events))
+async def test_a_plain_or_streamed_answer_succeeds_with_its_text(
+    server: Receiver, events: bool
+) -> None:
+    response = {"result": {"content": [{"type": "text", "text": "done"}]}}
+    called = await _call(server, says(response, events=events))
     assert (called.outcome.status, called.outcome.output) == (Status.SUCCEEDED, "done")
     assert sum(b"tools/call" in each.body for each in server.requests) == 1
 
 
 @pytest.mark.parametrize("events", [False, True], ids=["plain", "events"])
 @pytest.mark.parametrize("code", [-32000, -32001, -32600, -32603, -32700])
-async def test_an_error_of_the_servers_is_a_failure(
+async def test_a_protocol_error_from_the_server_is_a_failure_that_is_not_retried(
     server: Receiver, code: int, events: bool
 ) -> None:
-    """Also one by whose code the library tells that a connection broke."""
-    told = {"error": {"code": code, "message": "the index is gone"}}
-    called = await _call(server, says(told, events=events), idempotent=True)
+    """This includes codes that the client library uses for a broken connection."""
+    response = {"error": {"code": code, "message": "the index is gone"}}
+    called = await _call(server, says(response, events=events), idempotent=True)
     assert (called.outcome.status, called.temporary) == (Status.FAILED, False)
     assert called.outcome.error == "the index is gone"
 
@@ -258,19 +266,23 @@ UNANSWERED: dict[str, Handler] = {
 
 
 @pytest.mark.parametrize("step", UNANSWERED.values(), ids=UNANSWERED.keys())
-async def test_what_was_sent_and_not_answered_is_not_known(server: Receiver, step: Handler) -> None:
+async def test_a_sent_call_without_a_valid_answer_is_unknown(
+    server: Receiver, step: Handler
+) -> None:
     called = await _call(server, step)
     assert (called.outcome.status, called.temporary) == (Status.UNKNOWN, False)
     assert sum(b"tools/call" in each.body for each in server.requests) == 1
 
 
 @pytest.mark.parametrize("step", UNANSWERED.values(), ids=UNANSWERED.keys())
-async def test_where_it_is_idempotent_it_is_tried_again(server: Receiver, step: Handler) -> None:
+async def test_an_idempotent_call_without_a_valid_answer_is_retried(
+    server: Receiver, step: Handler
+) -> None:
     called = await _call(server, step, idempotent=True)
     assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
 
 
-async def test_no_answer_in_time_is_not_known(server: Receiver) -> None:
+async def test_a_call_that_times_out_is_unknown_unless_it_is_idempotent(server: Receiver) -> None:
     called = await _call(server, hang, timeout=2)
     assert called.outcome.status is Status.UNKNOWN
     called = await _call(server, hang, timeout=2, idempotent=True)
@@ -290,7 +302,7 @@ async def test_no_answer_in_time_is_not_known(server: Receiver) -> None:
     ],
 )
 @pytest.mark.parametrize("idempotent", [False, True])
-async def test_a_status_says_that_it_was_not_done(
+async def test_an_error_status_is_a_failure_and_429_or_503_is_temporary(
     server: Receiver, status: int, temporary: bool, idempotent: bool
 ) -> None:
     step = answer(status, b"sorry", {"Retry-After": "7"})
@@ -313,29 +325,31 @@ BUSY = json.dumps({"jsonrpc": "2.0", "id": None, "error": {"code": -32000, "mess
     ],
     ids=["cut", "cut JSON", "compressed", "an error of the protocol"],
 )
-async def test_a_status_counts_whatever_its_words_are(server: Receiver, step: Handler) -> None:
+async def test_an_error_status_decides_whatever_its_body_is(
+    server: Receiver, step: Handler
+) -> None:
     called = await _call(server, step)
     assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
     assert "answered 503" in str(called.outcome.error)
 
 
-async def test_a_status_counts_also_where_its_words_do_not_come_in_time(server: Receiver) -> None:
-    async def step(seen: Request, writer: asyncio.StreamWriter) -> None:
+async def test_an_error_status_decides_even_if_its_body_times_out(server: Receiver) -> None:
+    async def step(request: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(head(429, {**JSON, "Content-Length": "1000"}) + b"{")
-        await hang(seen, writer)
+        await hang(request, writer)
 
     called = await _call(server, step, timeout=2)
     assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
 
 
-async def test_an_error_of_the_protocol_has_its_words_with_any_other_status(
+async def test_the_message_of_a_protocol_error_is_kept_with_status_400(
     server: Receiver,
 ) -> None:
     called = await _call(server, answer(400, BUSY.encode(), JSON))
     assert (called.outcome.status, called.outcome.error) == (Status.FAILED, "busy")
 
 
-async def test_a_server_that_is_gone_when_it_is_called_is_tried_again(server: Receiver) -> None:
+async def test_a_call_to_a_server_that_has_gone_is_retried(server: Receiver) -> None:
     server.steps = [speaks(DONE)]
     laid = {(PUBLIC, 80): server}
     there = await _opened(_wire(Wires(laid)))
@@ -347,7 +361,9 @@ async def test_a_server_that_is_gone_when_it_is_called_is_tried_again(server: Re
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-async def test_before_the_call_it_may_pass(server: Receiver, status: int) -> None:
+async def test_a_temporary_status_before_the_call_makes_the_server_unreachable(
+    server: Receiver, status: int
+) -> None:
     server.steps = [answer(status, b"", {"Retry-After": "9"})]
     with pytest.raises(ToolUnreachable, match=f"answered {status}") as caught:
         await _opened(_wire(_wires(server)))
@@ -355,31 +371,33 @@ async def test_before_the_call_it_may_pass(server: Receiver, status: int) -> Non
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
-async def test_or_somebody_has_to_change_something(server: Receiver, status: int) -> None:
+async def test_a_client_error_status_before_the_call_is_invalid_input(
+    server: Receiver, status: int
+) -> None:
     server.steps = [answer(status, b"")]
     with pytest.raises(InvalidInput, match=f"answered {status}"):
         await _opened(_wire(_wires(server)))
 
 
-async def test_who_does_not_speak_the_protocol_is_refused(server: Receiver) -> None:
+async def test_a_server_that_does_not_speak_mcp_is_refused(server: Receiver) -> None:
     server.steps = [answer(200, b"<html>", {"Content-Type": "text/html"})]
     with pytest.raises(InvalidInput, match=r"http://public\.example violates the MCP protocol"):
         await _opened(_wire(_wires(server)))
 
 
-async def test_who_does_not_answer_cannot_be_reached(server: Receiver) -> None:
+async def test_a_server_that_does_not_answer_is_unreachable(server: Receiver) -> None:
     server.steps = [hang]
     with pytest.raises(ToolUnreachable, match=r"did not answer within 0\.3 s"):
         await _opened(_wire(_wires(server)), within=0.3)
 
 
-async def test_endless_tools_are_not_listened_to(server: Receiver) -> None:
-    """Each page is short; all of them together are not."""
+async def test_an_endless_list_of_tools_is_refused(server: Receiver) -> None:
+    """Each page is below the limit; all of them together exceed it."""
     page = {"tools": [{**TOOL, "description": "x" * 2**20}], "nextCursor": "more"}
 
-    async def step(seen: Request, writer: asyncio.StreamWriter) -> None:
-        listed = b"tools/list" in seen.body
-        await (says({"result": page}) if listed else speaks(DONE))(seen, writer)
+    async def step(request: Request, writer: asyncio.StreamWriter) -> None:
+        listed = b"tools/list" in request.body
+        await (says({"result": page}) if listed else speaks(DONE))(request, writer)
 
     server.steps = [step]
     with pytest.raises(InvalidInput, match="its list of tools is longer than 4,194,304 bytes"):
@@ -387,7 +405,7 @@ async def test_endless_tools_are_not_listened_to(server: Receiver) -> None:
     assert sum(b"tools/list" in each.body for each in server.requests) == 4
 
 
-async def test_a_secret_that_a_server_says_back_when_it_is_opened_is_hidden(
+async def test_a_secret_that_the_server_repeats_while_opening_is_hidden(
     server: Receiver,
 ) -> None:
     server.steps = [says({"error": {"code": -32001, "message": "no such token: hunter-2"}})]
@@ -397,8 +415,8 @@ async def test_a_secret_that_a_server_says_back_when_it_is_opened_is_hidden(
     assert "hunter" not in str(caught.value)
 
 
-async def test_a_secret_in_the_params_does_not_go_in_plain_through_the_internet() -> None:
-    saved = Saved(kept={"ops": Secret("ops", "hunter-2", ("public.example",))})
+async def test_a_secret_parameter_is_not_sent_over_plain_http_to_a_public_address() -> None:
+    saved = Saved(stored_secrets={"ops": Secret("ops", "hunter-2", ("public.example",))})
     guard = Guard(Rule.OPERATOR, None, Dns(NAMES))
     given = (f"{URL}#reindex", {"key": "{{secret:ops}}"}, "request:x:1", saved, saved, guard)
     with pytest.raises(OutgoingRefused, match="plain http"):
@@ -406,7 +424,7 @@ async def test_a_secret_in_the_params_does_not_go_in_plain_through_the_internet(
 
 
 @pytest.mark.parametrize("value", ["two\nlines", "höflich"])
-async def test_a_secret_that_no_header_can_hold_is_refused(value: str) -> None:
+async def test_a_secret_that_is_not_valid_in_a_header_is_refused(value: str) -> None:
     saved = Saved(
         {"search": {"url": URL, "headers": {"Authorization": "{{secret:ops}}"}}},
         {"ops": Secret("ops", value, ("public.example",))},
@@ -416,7 +434,9 @@ async def test_a_secret_that_no_header_can_hold_is_refused(value: str) -> None:
     assert value not in str(caught.value)
 
 
-async def test_its_names_and_words_are_made_harmless(server: Receiver) -> None:
+async def test_invalid_tool_names_are_dropped_and_descriptions_are_sanitized(
+    server: Receiver,
+) -> None:
     tools = [
         {**TOOL, "description": "a\x1b[31mred\x07 one"},
         {**TOOL, "name": "a\x1b[2J"},
@@ -424,12 +444,12 @@ async def test_its_names_and_words_are_made_harmless(server: Receiver) -> None:
         {**TOOL, "name": ""},
     ]
 
-    async def step(seen: Request, writer: asyncio.StreamWriter) -> None:
-        message = json.loads(seen.body) if seen.body else {}
+    async def step(request: Request, writer: asyncio.StreamWriter) -> None:
+        message = json.loads(request.body) if request.body else {}
         if message.get("method") == "tools/list":
-            await says({"result": {"tools": tools}})(seen, writer)
+            await says({"result": {"tools": tools}})(request, writer)
         else:
-            await speaks(DONE)(seen, writer)
+            await speaks(DONE)(request, writer)
 
     server.steps = [step]
     there = await _opened(_wire(_wires(server)))
@@ -439,27 +459,29 @@ async def test_its_names_and_words_are_made_harmless(server: Receiver) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("https://public.example/mcp", "names a server without a tool"),
         ("https://public.example/mcp#", "names a server without a tool"),
-        ("https://public.example/{{secret:ops}}#reindex", "contains a secret in its address"),
+        ("https://public.example/{{secret:ops}}#reindex", "contains a secret in its URL"),
         ("search.reindex", 'unknown "search.reindex"'),
     ],
 )
-async def test_a_name_that_names_nothing_is_refused(name: str, said: str) -> None:
-    with pytest.raises(InvalidInput, match=said) as caught:
+async def test_a_tool_name_without_a_known_tool_is_refused(name: str, expected: str) -> None:
+    with pytest.raises(InvalidInput, match=expected) as caught:
         await catalog.locate(name, Saved(), Guard(Rule.AGENT, None, Dns(NAMES)))
     assert caught.value.field == "tool"
 
 
-async def test_a_call_that_never_left_is_not_taken_for_the_one_before_it(server: Receiver) -> None:
+async def test_a_call_that_cannot_connect_counts_as_not_sent_after_an_earlier_call(
+    server: Receiver,
+) -> None:
     server.steps = [speaks(DONE)]
     listening = {(PUBLIC, 80): server}
     there = await _opened(_wire(Wires(listening)))
     try:
         await there.call("reindex", {}, "k", timeout=30)
-        listening.clear()  # nobody is there any more
+        listening.clear()  # the server is gone
         with pytest.raises(CallUnanswered, match="cannot be reached") as raised:
             await there.call("reindex", {}, "k", timeout=30)
         assert not raised.value.sent

@@ -1,7 +1,8 @@
-"""What a server that is held open says in one call is not taken for what it says in another."""
+"""Pooled sessions of MCP servers: each call gets its own result, error or timeout."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp_types import CallToolResult, TextContent
 
-from daybook.tools.connection import CallFailed
+from daybook.tools.connection import CallFailed, CallUnanswered, ToolDescription
 from daybook.tools.pool import PooledSession, PreloadedSecrets
 from daybook.tools.server_blocks import ToolServer, ToolServerSettings
 from tests.unit.tools.test_stdio import PROGRAM
@@ -27,7 +29,7 @@ CLOSED = -32000
 
 @pytest.fixture
 def opens(tmp_path: Path) -> Opens:
-    """A server whose tool does ``called``, held open."""
+    """Return a function that opens a pooled session whose tool executes ``called``."""
 
     @asynccontextmanager
     async def opened(called: str) -> AsyncIterator[PooledSession]:
@@ -45,7 +47,7 @@ def opens(tmp_path: Path) -> Opens:
     return opened
 
 
-async def test_an_error_that_it_once_sent_does_not_stand_for_its_death_in_a_later_call(
+async def test_the_death_of_a_server_is_not_mistaken_for_its_earlier_error(
     opens: Opens,
 ) -> None:
     says = (
@@ -61,7 +63,7 @@ async def test_an_error_that_it_once_sent_does_not_stand_for_its_death_in_a_late
         assert await held.call("reindex", {"what": "live"}, "k", 60) == "here"
 
 
-async def test_one_that_does_not_answer_in_time_is_ended_and_started_anew(opens: Opens) -> None:
+async def test_a_server_that_times_out_is_ended_and_restarted(opens: Opens) -> None:
     says = 'text(str(os.getpid())) if params["arguments"] else signal.pause()'
     async with opens(says) as held:
         first = await held.call("reindex", {"x": 1}, "k", 60)
@@ -70,17 +72,17 @@ async def test_one_that_does_not_answer_in_time_is_ended_and_started_anew(opens:
         assert await held.call("reindex", {"x": 1}, "k", 60) != first
 
 
-async def test_an_answer_that_is_an_error_without_words_says_so(opens: Opens) -> None:
+async def test_an_error_answer_without_a_message_says_so(opens: Opens) -> None:
     says = 'says({"result": {"content": [], "isError": True}})'
     async with opens(says) as held:
         with pytest.raises(CallFailed, match="the tool failed without a message"):
             await held.call("reindex", {}, "k", 60)
 
 
-async def test_one_that_died_between_two_calls_is_started_anew_for_the_second(
+async def test_a_server_that_died_between_two_calls_is_restarted(
     opens: Opens,
 ) -> None:
-    """That call was never sent: it is made once more, and the new program answers it."""
+    """The second call was not sent, so it is repeated and the new program answers it."""
     async with opens("text(str(os.getpid()))") as held:
         first = int(await held.call("reindex", {}, "k", 60))
         os.kill(first, signal.SIGKILL)
@@ -91,6 +93,69 @@ async def test_one_that_died_between_two_calls_is_started_anew_for_the_second(
 
 
 async def _ended(held: PooledSession) -> None:
-    """Its program has ended, and that was noticed."""
+    """Wait until the end of the server's program has been noticed."""
     there: Any = held._open
     await there._wire._group.exited.wait()
+
+
+class Answering:
+    """A connection whose calls end in ``error``, or are answered if it is None."""
+
+    def __init__(self, error: CallUnanswered | None) -> None:
+        self.error, self.calls = error, 0
+        self.tools: dict[str, ToolDescription] = {}
+
+    async def call(
+        self, tool: str, params: dict[str, Any], key: str, timeout: float
+    ) -> CallToolResult:
+        self.calls += 1
+        if self.error is not None:
+            raise self.error
+        return CallToolResult(content=[TextContent(type="text", text="done")])
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_a_reopened_connection_counts_towards_the_timeout_of_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[object] = []
+
+    async def connect(*_: object, **__: object) -> Answering:
+        opened.append(_)
+        if len(opened) == 2:
+            await asyncio.Event().wait()
+        return Answering(CallUnanswered("the server died", sent=False))
+
+    monkeypatch.setattr("daybook.tools.connection.connect", connect)
+    settings = ToolServerSettings(url="https://tools.example/mcp")
+    held = PooledSession(ToolServer("search", settings), PreloadedSecrets())
+    await held.open()
+    with pytest.raises(CallFailed, match=r'"search" was not ready within 0\.1 s$'):
+        await held.call("reindex", {}, "k", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("status", "repeated"), [(None, True), (404, True), (429, False), (500, False), (503, False)]
+)
+async def test_only_a_call_that_had_no_effect_is_repeated_over_a_new_connection(
+    status: int | None, repeated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Answering(CallUnanswered(f"answered {status}", sent=False, status=status))
+    second = Answering(None)
+    opened = iter([first, second])
+
+    async def connect(*_: object, **__: object) -> Answering:
+        return next(opened)
+
+    monkeypatch.setattr("daybook.tools.connection.connect", connect)
+    settings = ToolServerSettings(url="https://tools.example/mcp")
+    held = PooledSession(ToolServer("search", settings), PreloadedSecrets())
+    await held.open()
+    if repeated:
+        assert await held.call("reindex", {}, "k", 60) == "done"
+    else:
+        with pytest.raises(CallFailed, match=f"answered {status}"):
+            await held.call("reindex", {}, "k", 60)
+    assert (first.calls, second.calls) == (1, int(repeated))

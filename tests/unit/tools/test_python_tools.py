@@ -1,4 +1,4 @@
-"""Functions as tools: their schema, their answers, their errors, and their end."""
+"""Python functions as tools: schema, results, errors, timeouts and secrets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from daybook.errors import InvalidInput, UnknownName
 from daybook.http.guard import Guard, Rule
 from daybook.http.secrets import HIDDEN, Secret
 from daybook.ledger.states import Status
-from daybook.tools import calls, catalog, python_tools
+from daybook.tools import answers, calls, catalog, python_tools
 from daybook.tools.base import CallResult
 from tests.contract.tools.conftest import Saved
 from tests.unit.tools.conftest import Install
@@ -139,7 +139,7 @@ def tools(install: Install) -> None:
 
 
 def module() -> Any:
-    """Where the tools live: they tell by its events where they are."""
+    """Return the module of the tools, whose events show their progress."""
     import importlib
     from importlib.metadata import entry_points
 
@@ -170,7 +170,7 @@ async def test_a_tool_is_described_by_its_function() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "params", "said"),
+    ("name", "params", "expected"),
     [
         ("add", {}, "'a' is a required property"),
         ("add", {"a": "5"}, "'5' is not of type 'integer'"),
@@ -178,36 +178,36 @@ async def test_a_tool_is_described_by_its_function() -> None:
     ],
     ids=["missing", "of another type", "unknown"],
 )
-async def test_params_that_do_not_fit_are_refused(
-    name: str, params: dict[str, Any], said: str
+async def test_parameters_that_do_not_match_the_schema_are_refused(
+    name: str, params: dict[str, Any], expected: str
 ) -> None:
-    with pytest.raises(InvalidInput, match=said) as caught:
+    with pytest.raises(InvalidInput, match=expected) as caught:
         await call(name, **params)
     assert caught.value.field == "params"
 
 
-async def test_a_param_becomes_what_the_function_takes() -> None:
+async def test_a_parameter_is_converted_to_the_annotated_type() -> None:
     assert (await call("day", when="2026-11-20")).outcome.output == "Friday"
 
 
-async def test_params_without_names_of_their_own_are_all_taken() -> None:
+async def test_a_function_with_keyword_arguments_takes_all_parameters() -> None:
     assert (await call("anything", x=1, y=[2])).outcome.result["result"] == {"x": 1, "y": [2]}
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
-        ("positional", "an argument has no name"),
+        ("positional", "an argument that cannot be passed by name"),
         ("constant", "is not a function"),
         ("Caller", "is not a function"),
     ],
 )
-async def test_what_cannot_be_a_tool_is_refused(name: str, said: str) -> None:
-    with pytest.raises(InvalidInput, match=said):
+async def test_an_object_that_cannot_be_a_tool_is_refused(name: str, expected: str) -> None:
+    with pytest.raises(InvalidInput, match=expected):
         await call(name)
 
 
-async def test_an_exception_fails_the_run_for_good() -> None:
+async def test_an_exception_fails_the_run_without_a_retry() -> None:
     called = await call("fail", idempotent=True, words="no index")
     assert (called.outcome.status, called.temporary) == (Status.FAILED, False)
     assert called.outcome.error == "LookupError: no index"
@@ -215,39 +215,48 @@ async def test_an_exception_fails_the_run_for_good() -> None:
 
 
 @pytest.mark.parametrize(("name", "asked"), [("not_now", 90), ("not_now_either", None)])
-async def test_a_temporary_one_is_tried_again(name: str, asked: float | None) -> None:
+async def test_a_temporary_exception_is_retried(name: str, asked: float | None) -> None:
     called = await call(name)
     assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
     assert called.retry_after == asked
 
 
-async def test_an_exit_is_a_failure_of_the_tool_and_not_ours() -> None:
+async def test_a_system_exit_in_a_tool_fails_only_the_run() -> None:
     called = await call("leave")
     assert called.outcome.status is Status.FAILED
     assert "SystemExit: bye" in str(called.outcome.error)
 
 
 @pytest.mark.parametrize("name", ["known_as", "known_as_too"])
-async def test_a_tool_can_ask_what_its_call_is_known_by(name: str) -> None:
+async def test_a_tool_can_read_the_occurrence_of_its_call(name: str) -> None:
     assert (await call(name)).outcome.output == "request:x:1"
     from daybook.tools import occurrence
 
     assert occurrence() == ""
 
 
-async def test_what_is_returned_is_kept_as_json() -> None:
+async def test_a_returned_value_is_stored_as_json() -> None:
     outcome = (await call("found")).outcome
     assert outcome.result["result"] == [{"name": "a", "score": "NaN"}]
 
 
-async def test_nothing_is_an_answer_too() -> None:
+async def test_a_return_of_none_is_a_success_without_output() -> None:
     outcome = (await call("nothing")).outcome
     assert (outcome.status, outcome.output) == (Status.SUCCEEDED, "")
     assert outcome.result["result"] is None
 
 
-async def test_what_json_cannot_say_is_told_in_words() -> None:
+async def test_a_value_that_json_cannot_express_is_stored_as_text() -> None:
     assert (await call("endless")).outcome.output == "[[...]]"
+
+
+def test_a_value_without_a_representation_is_stored_as_its_type() -> None:
+    value: list[Any] = []
+    for _ in range(200_000):
+        value = [value]
+    text, result = answers.from_python(value)
+    assert text.kept.startswith("<list object at ")
+    assert result == text.kept
 
 
 async def test_a_long_answer_is_cut() -> None:
@@ -256,25 +265,25 @@ async def test_a_long_answer_is_cut() -> None:
     assert outcome.reason == "cut: longer than the 1,048,576 bytes that are kept"
 
 
-async def test_a_timeout_cancels_what_is_async() -> None:
+async def test_a_timeout_cancels_an_async_tool() -> None:
     called = await call("forever", timeout=0.1)
     assert (called.outcome.status, called.temporary) == (Status.TIMED_OUT, False)
     assert module().ENDED.is_set()
 
 
-async def test_where_it_is_idempotent_it_is_tried_again() -> None:
+async def test_an_idempotent_tool_is_retried_after_a_timeout() -> None:
     called = await call("forever", timeout=0.1, idempotent=True)
     assert (called.outcome.status, called.temporary) == (Status.TIMED_OUT, True)
 
 
 @pytest.mark.parametrize("name", ["out_of_time", "out_of_time_too"])
-async def test_a_timeout_of_the_tools_own_is_a_failure(name: str) -> None:
+async def test_a_timeout_error_raised_by_the_tool_is_a_failure(name: str) -> None:
     called = await call(name)
     assert called.outcome.status is Status.FAILED
     assert called.outcome.error == "TimeoutError: the database"
 
 
-async def test_a_thread_is_waited_for_however_late_it_is() -> None:
+async def test_a_timed_out_call_waits_until_its_thread_has_ended() -> None:
     tools = module()
     task = asyncio.ensure_future(call("blocked", timeout=0.05))
     await asyncio.to_thread(tools.AT_WORK.wait)
@@ -283,10 +292,10 @@ async def test_a_thread_is_waited_for_however_late_it_is() -> None:
     tools.GO_ON.set()
     called = await task
     assert called.outcome.status is Status.TIMED_OUT
-    assert "it runs in a thread, which cannot be stopped" in called.outcome.reason
+    assert "it ran in a thread, which cannot be stopped" in called.outcome.reason
 
 
-async def test_a_cancel_waits_for_a_thread() -> None:
+async def test_a_cancelled_call_waits_until_its_thread_has_ended() -> None:
     tools = module()
     task = asyncio.ensure_future(call("blocked"))
     await asyncio.to_thread(tools.AT_WORK.wait)
@@ -297,8 +306,8 @@ async def test_a_cancel_waits_for_a_thread() -> None:
     assert tools.ENDED.is_set()
 
 
-async def test_a_secret_reaches_the_function_and_is_not_kept() -> None:
-    saved = Saved(kept={"ops": Secret("ops", "hunter-2-and-more", ("tool:say",))})
+async def test_a_secret_reaches_the_function_and_is_not_stored() -> None:
+    saved = Saved(stored_secrets={"ops": Secret("ops", "hunter-2-and-more", ("tool:say",))})
     called = await call("say", saved=saved, text="it is {{secret:ops}}")
     assert called.outcome.output == f"it is {HIDDEN}"
     assert called.outcome.result["params"] == {"text": "it is {{secret:ops}}"}
@@ -306,32 +315,36 @@ async def test_a_secret_reaches_the_function_and_is_not_kept() -> None:
 
 
 async def test_a_secret_is_hidden_before_the_answer_or_the_error_is_cut() -> None:
-    """The secret alone is longer than what is kept."""
-    saved = Saved(kept={"ops": Secret("ops", "hunter-2" * 2**18, ("tool:say", "tool:fail"))})
+    """The secret alone is longer than the stored length."""
+    saved = Saved(
+        stored_secrets={"ops": Secret("ops", "hunter-2" * 2**18, ("tool:say", "tool:fail"))}
+    )
     called = await call("say", saved=saved, text="it is {{secret:ops}}")
     assert (called.outcome.output, called.outcome.reason) == (f"it is {HIDDEN}", "")
     called = await call("fail", saved=saved, words="{{secret:ops}}")
     assert called.outcome.error == f"LookupError: {HIDDEN}"
 
 
-async def test_what_looks_like_a_secret_is_not_passed_on() -> None:
+async def test_a_parameter_that_looks_like_a_secret_is_refused() -> None:
     with pytest.raises(InvalidInput, match="looks like a secret"):
         await call("say", text="ghp_" + "a1" * 20)
 
 
 async def test_a_secret_of_another_tool_is_refused() -> None:
-    saved = Saved(kept={"ops": Secret("ops", "hunter-2-and-more", ("tool:add", "say"))})
+    saved = Saved(stored_secrets={"ops": Secret("ops", "hunter-2-and-more", ("tool:add", "say"))})
     with pytest.raises(InvalidInput, match='the secret "ops" is not for tool:say'):
         await call("say", saved=saved, text="{{secret:ops}}")
 
 
-async def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+async def test_an_unknown_tool_is_refused_with_the_known_names() -> None:
     with pytest.raises(UnknownName) as caught:
         await call("known_at")
     assert "known_as" in caught.value.known
 
 
-async def test_a_name_of_a_tool_and_of_a_server_is_refused(install: Install) -> None:
+async def test_a_name_that_is_both_a_function_and_a_servers_tool_is_refused(
+    install: Install,
+) -> None:
     install("def reindex(): pass", **{"search.reindex": "reindex"})
     saved = Saved({"search": {"command": ["no-such-program"]}})
     with pytest.raises(InvalidInput, match="ambiguous"):
@@ -339,13 +352,13 @@ async def test_a_name_of_a_tool_and_of_a_server_is_refused(install: Install) -> 
     assert (await call("search.reindex")).outcome.status is Status.SUCCEEDED
 
 
-async def test_one_that_two_distributions_have_is_refused(install: Install) -> None:
+async def test_a_tool_that_two_distributions_provide_is_refused(install: Install) -> None:
     install("def add(): pass", add="add")
     with pytest.raises(InvalidInput, match="several functions have its name"):
         await call("add")
 
 
-async def test_one_that_cannot_be_imported_hides_no_other(install: Install) -> None:
+async def test_a_tool_that_cannot_be_imported_does_not_hide_the_others(install: Install) -> None:
     install("import no_such_module", broken="broken")
     found, absent = await catalog.list_tools(Saved())
     assert "add" in {each.name for each in found}

@@ -1,4 +1,4 @@
-"""Schemas of servers that nobody trusts, and params that do not fit them."""
+"""Validation of tool parameters against schemas, including those of untrusted servers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def with_property(schema: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("schema", "params", "said"),
+    ("schema", "params", "expected"),
     [
         ({"required": ["x"]}, {}, "the tool's schema: 'x' is a required property"),
         (with_property({"type": "integer"}), {"x": "5"}, "at $.x: '5' is not of type"),
@@ -38,27 +38,27 @@ def with_property(schema: Any) -> dict[str, Any]:
     ],
     ids=["missing", "of another type", "unknown", "by reference", "of an older dialect"],
 )
-def test_what_does_not_fit_is_told(
-    schema: dict[str, Any], params: dict[str, Any], said: str
+def test_a_mismatch_is_reported_with_its_location(
+    schema: dict[str, Any], params: dict[str, Any], expected: str
 ) -> None:
-    assert said in mismatch(schema, params)
+    assert expected in mismatch(schema, params)
 
 
-def test_a_secret_is_hidden_before_the_words_are_cut() -> None:
+def test_a_secret_is_hidden_before_the_report_is_cut() -> None:
     secret = "hunter-2" * 100
     info = ToolInfo("search.find", "", with_property({"type": "integer"}), "search")
-    said = schemas.mismatch(info, {"x": secret}, FilledSecrets({secret}).hide)
-    assert said.endswith(f"at $.x: '{HIDDEN}' is not of type 'integer'")
+    message = schemas.mismatch(info, {"x": secret}, FilledSecrets({secret}).hide)
+    assert message.endswith(f"at $.x: '{HIDDEN}' is not of type 'integer'")
 
 
-def test_a_schema_of_a_server_that_is_longer_than_anybody_needs_is_not_applied() -> None:
+def test_a_very_long_schema_of_a_server_is_refused_but_not_of_a_python_tool() -> None:
     schema = with_property({"type": "integer", "description": "x" * schemas.MAX_SCHEMA_CHARACTERS})
     with pytest.raises(InvalidInput, match="it is longer than 200,000 characters"):
         mismatch(schema, {})
     assert mismatch(schema, {"x": 1}, PYTHON) == ""
 
 
-def test_no_schema_takes_any_object() -> None:
+def test_an_empty_schema_accepts_any_object() -> None:
     assert mismatch({}, {"x": 1}) == ""
 
 
@@ -81,7 +81,7 @@ def test_no_schema_takes_any_object() -> None:
     ],
     ids=["http", "file", "nowhere", "itself", "no type", "no properties", "doubling"],
 )
-def test_one_that_cannot_be_applied_is_refused(schema: dict[str, Any]) -> None:
+def test_a_schema_that_cannot_be_applied_is_refused(schema: dict[str, Any]) -> None:
     with pytest.raises(
         InvalidInput, match=r'the schema of "search\.find" cannot be applied'
     ) as caught:
@@ -102,24 +102,24 @@ def test_one_that_cannot_be_applied_is_refused(schema: dict[str, Any]) -> None:
     ],
     ids=["a value", "a dialect of its own", "names", "the others", "all names", "what is left"],
 )
-def test_its_regular_expressions_are_left_to_the_server(schema: dict[str, Any]) -> None:
-    """Each of these would take longer than anybody lives."""
+def test_regular_expressions_in_a_servers_schema_are_not_evaluated(schema: dict[str, Any]) -> None:
+    """Each of these expressions would take exponential time."""
     slow = "a" * 60 + "b"
     assert mismatch(schema, {"x": slow, slow: 1}) == ""
 
 
-def test_those_of_a_python_tool_are_applied() -> None:
+def test_regular_expressions_in_a_python_tools_schema_are_evaluated() -> None:
     found = mismatch(with_property({"type": "string", "pattern": "^a$"}), {"x": "b"}, PYTHON)
     assert "'b' does not match '^a$'" in found
 
 
-def test_a_text_with_a_reference_is_judged_later() -> None:
+def test_a_text_with_a_secret_reference_is_not_checked() -> None:
     schema = with_property({"type": "string", "maxLength": 3})
     assert mismatch(schema, {"x": "{{secret:ops}}"}) == ""
     assert "is too long" in mismatch(schema, {"x": "long"})
 
 
-def test_a_param_that_is_called_like_a_word_of_schemas_is_a_param() -> None:
+def test_a_parameter_named_like_a_schema_keyword_is_checked() -> None:
     schema = {"properties": {"$schema": {"type": "integer"}, "pattern": {"type": "integer"}}}
     assert "$.pattern" in mismatch(schema, {"pattern": "x"})
     assert "$schema" in mismatch(schema, {"$schema": "x"})

@@ -1,4 +1,4 @@
-"""The pages over a ledger, served by our own server and asked over HTTP."""
+"""Fixtures that serve the health pages of a ledger over HTTP with the real server."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ async def served(
     names: tuple[str, ...] = (),
     any_address: bool = False,
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the pages; without ``fresh`` each question is a look of its own.
+    """Serve the pages, and yield a client of them.
 
-    A busy machine does not make them say that the ledger is away: they wait for its answer.
+    With ``fresh=0`` each request queries the ledger. The long ``patience`` keeps a busy machine
+    from failing the tests: the pages wait for the ledger's answer.
     """
     watch = HealthMonitor(address, clock=clock, fresh=fresh, patience=patience)
     guarded = Guard(application(watch), names, any_address=any_address)
@@ -50,6 +51,6 @@ async def served(
 def pages(
     world: World, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], Served]:
-    """The pages of the test's ledger, at the time that it moves, beside a Prefect that is away."""
+    """Return a function that serves the pages of the test's ledger, without a reachable Prefect."""
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     return lambda: served(world.ledger.address, world.clock)

@@ -1,4 +1,4 @@
-"""Who may ask what of the pages (docs/design.md, Security)."""
+"""The guard of the health pages: host names, origins, methods and bodies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ async def page(daybook_home: Home) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.mark.parametrize(
     "host", ["localhost", "localhost:4280", "127.0.0.1:1", "[::1]:4280", "LOCALHOST", "localhost."]
 )
-async def test_this_machine_is_let_in_by_its_names(page: httpx.AsyncClient, host: str) -> None:
+async def test_a_request_to_a_local_host_name_is_accepted(
+    page: httpx.AsyncClient, host: str
+) -> None:
     assert (await page.get("/metrics", headers={"host": host})).status_code == 200
 
 
@@ -30,7 +32,9 @@ async def test_this_machine_is_let_in_by_its_names(page: httpx.AsyncClient, host
     "host",
     ["evil.example", "evil.example:4280", "localhost.evil.example", "10.0.0.5", "a@localhost", "["],
 )
-async def test_a_strange_name_is_refused(page: httpx.AsyncClient, host: str) -> None:
+async def test_a_request_to_a_foreign_host_name_is_refused(
+    page: httpx.AsyncClient, host: str
+) -> None:
     answer = await page.get("/metrics", headers={"host": host})
     assert (answer.status_code, answer.text) == (403, "not a name of this server\n")
 
@@ -38,14 +42,16 @@ async def test_a_strange_name_is_refused(page: httpx.AsyncClient, host: str) -> 
 @pytest.mark.parametrize(
     "origin", ["http://evil.example", "null", "https://localhost.evil.example"]
 )
-async def test_a_strange_web_page_is_refused(page: httpx.AsyncClient, origin: str) -> None:
+async def test_a_request_with_a_foreign_origin_is_refused(
+    page: httpx.AsyncClient, origin: str
+) -> None:
     assert (await page.get("/health", headers={"origin": origin})).status_code == 403
-    ours = await page.get("/metrics", headers={"origin": "http://localhost:4280"})
-    assert ours.status_code == 200
-    assert "access-control-allow-origin" not in ours.headers
+    same_origin = await page.get("/metrics", headers={"origin": "http://localhost:4280"})
+    assert same_origin.status_code == 200
+    assert "access-control-allow-origin" not in same_origin.headers
 
 
-async def test_names_that_were_given_and_addresses_are_let_in(daybook_home: Home) -> None:
+async def test_configured_host_names_and_ip_addresses_are_accepted(daybook_home: Home) -> None:
     address = f"sqlite+aiosqlite:///{daybook_home.path}/ledger.db"
     async with served(address, names=("Metrics.example.org",), any_address=True) as page:
         for host in ("metrics.example.org:4280", "10.0.0.5:4280", "[fe80::1]", "localhost"):
@@ -55,12 +61,14 @@ async def test_names_that_were_given_and_addresses_are_let_in(daybook_home: Home
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
-async def test_only_questions_are_answered(page: httpx.AsyncClient, method: str) -> None:
+async def test_methods_other_than_get_and_head_are_refused(
+    page: httpx.AsyncClient, method: str
+) -> None:
     answer = await page.request(method, "/health")
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
-async def test_no_body_is_read(page: httpx.AsyncClient) -> None:
+async def test_a_request_with_a_body_is_refused(page: httpx.AsyncClient) -> None:
     assert (await page.request("GET", "/metrics", content=b"x" * 1_000_000)).status_code == 413
 
     async def endless() -> AsyncIterator[bytes]:
@@ -69,7 +77,9 @@ async def test_no_body_is_read(page: httpx.AsyncClient) -> None:
     assert (await page.request("GET", "/metrics", content=endless())).status_code == 413
 
 
-async def test_the_server_says_nothing_of_itself(page: httpx.AsyncClient) -> None:
+async def test_answers_have_no_server_header_and_other_paths_give_404(
+    page: httpx.AsyncClient,
+) -> None:
     answer = await page.get("/metrics")
     assert "server" not in answer.headers
     assert answer.headers["cache-control"] == "no-store"

@@ -1,4 +1,4 @@
-"""`/health`: 503 where the scheduler does not do its work, and only there."""
+"""`/health`: status 503 if and only if the scheduler does not work."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ async def lead(world: World) -> None:
     assert await leader_lease.acquire(world.ledger, LEADERSHIP_NAME, "here:1:a") is not None
 
 
-async def test_all_is_well(world: World, pages: Callable[[], Served]) -> None:
+async def test_health_is_ok_with_a_leader_and_no_overdue_run(
+    world: World, pages: Callable[[], Served]
+) -> None:
     await world.add()
     await lead(world)
     world.clock.move(timedelta(seconds=4))
@@ -72,7 +74,7 @@ async def test_all_is_well(world: World, pages: Callable[[], Served]) -> None:
     }
 
 
-async def test_it_fails_as_long_as_no_keeper_leads(
+async def test_health_fails_while_no_keeper_is_the_leader(
     world: World, pages: Callable[[], Served]
 ) -> None:
     async with pages() as page:
@@ -81,10 +83,10 @@ async def test_it_fails_as_long_as_no_keeper_leads(
         await lead(world)
         await health(page, well=True)
 
-        world.clock.move(TIMING.leader_lease + 7 * MINUTE)  # it was killed
+        world.clock.move(TIMING.leader_lease + 7 * MINUTE)  # the leader was killed
         view = await health(page, well=False)
-        said = NO_KEEPER.replace(";", "; the last lease expired 7 minutes ago;", 1)
-        assert view["problems"] == [said]
+        expected = NO_KEEPER.replace(";", "; the last lease expired 7 minutes ago;", 1)
+        assert view["problems"] == [expected]
 
         fence = await leader_lease.acquire(world.ledger, LEADERSHIP_NAME, "there:1:b")
         await health(page, well=True)
@@ -93,7 +95,7 @@ async def test_it_fails_as_long_as_no_keeper_leads(
         await health(page, well=False)
 
 
-async def test_it_fails_while_something_is_overdue(
+async def test_health_fails_while_a_run_is_overdue(
     world: World, pages: Callable[[], Served]
 ) -> None:
     stored = [await world.add(f"job {n}", cron="0 * * * *", catch_up="none") for n in range(5)]
@@ -126,24 +128,22 @@ async def test_it_fails_while_something_is_overdue(
         await health(page, well=True)
 
 
-async def test_a_job_that_fails_is_its_owners_matter(
-    world: World, pages: Callable[[], Served]
-) -> None:
+async def test_health_is_ok_if_a_job_fails(world: World, pages: Callable[[], Served]) -> None:
     stored = await world.add(cron="0 * * * *")
-    await world.settled(world.offer(stored), Status.FAILED, error="no")
+    await world.settled(world.claim_request(stored), Status.FAILED, error="no")
     await lead(world)
     async with pages() as page:
         await health(page, well=True)
 
 
-async def test_who_waits_its_turn_is_late_and_not_overdue(
+async def test_a_run_that_waits_for_a_slot_is_late_but_not_overdue(
     world: World, pages: Callable[[], Served]
 ) -> None:
     stored = await world.add()
-    offer = world.offer(stored, most=0)
-    world.clock.set(offer.due)
+    claim_request = world.claim_request(stored, most=0)
+    world.clock.set(claim_request.due)
     for _ in range(12):
-        await world.claim(offer)
+        await world.claim(claim_request)
         world.clock.move(timedelta(seconds=15))
     await lead(world)
     async with pages() as page:
@@ -151,7 +151,7 @@ async def test_who_waits_its_turn_is_late_and_not_overdue(
     assert (view["late"], view["overdue"]) == (1, 0)
 
 
-async def test_it_begins_without_a_ledger_and_finds_it_later(daybook_home: Home) -> None:
+async def test_the_page_starts_without_a_ledger_and_connects_later(daybook_home: Home) -> None:
     in_the_way = daybook_home.path / "books"
     in_the_way.write_text("")
     async with served(f"sqlite+aiosqlite:///{in_the_way}/ledger.db") as page:
@@ -163,13 +163,13 @@ async def test_it_begins_without_a_ledger_and_finds_it_later(daybook_home: Home)
         assert view["problems"] == [NO_KEEPER]
 
 
-async def test_a_ledger_that_hangs_is_told_in_time_and_asked_once(daybook_home: Home) -> None:
+async def test_a_ledger_that_hangs_is_reported_in_time_and_queried_once(daybook_home: Home) -> None:
     asked = 0
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal asked
         asked += 1
-        await reader.read()  # until the other side has enough of it
+        await reader.read()  # until the client closes the connection
         writer.close()
 
     hanging = await asyncio.start_server(silent, "127.0.0.1", 0)
@@ -179,31 +179,31 @@ async def test_a_ledger_that_hangs_is_told_in_time_and_asked_once(daybook_home: 
         began = time.monotonic()
         views = await asyncio.gather(*(health(page, well=False) for _ in range(20)))
         again = await health(page, well=False)
-        took = time.monotonic() - began
+        duration = time.monotonic() - began
         metrics = await page.get("/metrics")
-    assert took < 21 * ANSWER_TIMEOUT_SECONDS / 2  # not one after the other
+    assert duration < 21 * ANSWER_TIMEOUT_SECONDS / 2  # the requests share one query
     for view in (*views, again):
         assert "no answer within 1.5 s" in str(view["problems"])
     assert metrics.text.splitlines()[-1] == "daybook_ledger_up 0.0"
     assert asked == 1
 
 
-async def test_a_look_that_computes_for_long_delays_no_answer(
+async def test_a_slow_query_does_not_delay_the_answer(
     world: World, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await lead(world)
     computing, done = threading.Event(), threading.Event()
-    look = overdue.find_all
+    find_all = overdue.find_all
 
     async def blocks(*given: Any) -> list[overdue.Overdue]:
         computing.set()
         done.wait(60)
-        return await look(*given)
+        return await find_all(*given)
 
     async with served(world.ledger.address, world.clock, patience=0.2) as page:
         await eventually_well(page)
         monkeypatch.setattr(overdue, "find_all", blocks)
-        await health(page, well=True)  # the answer before: it is the first that is late
+        await health(page, well=True)  # the last answer: this is the first timeout
         assert computing.is_set()
         view = await health(page, well=False)
         assert "no answer within 0.2 s" in str(view["problems"])
@@ -218,7 +218,7 @@ async def eventually_well(page: httpx.AsyncClient) -> None:
             pass
 
 
-async def test_a_ledger_that_cannot_be_written_is_the_cause_and_not_the_keeper(
+async def test_a_locked_ledger_is_reported_instead_of_a_missing_keeper(
     daybook_home: Home,
 ) -> None:
     path = daybook_home.path / "ledger.db"
@@ -229,13 +229,13 @@ async def test_a_ledger_that_cannot_be_written_is_the_cause_and_not_the_keeper(
             locked = await health(page, well=False)
             other.execute("ROLLBACK")
         assert locked["problems"] == [
-            "the ledger cannot be written: database is locked; "
+            "the ledger is not writable: database is locked; "
             "fix: end the process that holds its lock"
         ]
         assert locked["ledger"]["answers"] is True  # type: ignore[index]
 
 
-async def test_a_ledger_that_was_deleted_is_named(
+async def test_a_deleted_ledger_is_reported(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = daybook_home.path / "ledger.db"
@@ -248,7 +248,7 @@ async def test_a_ledger_that_was_deleted_is_named(
     assert not path.exists()
 
 
-async def test_a_look_is_told_again_for_a_moment(world: World, daybook_home: Home) -> None:
+async def test_an_answer_is_cached_while_it_is_fresh(world: World, daybook_home: Home) -> None:
     await lead(world)
     async with served(world.ledger.address, world.clock, fresh=3600.0) as page:
         await health(page, well=True)
@@ -256,7 +256,7 @@ async def test_a_look_is_told_again_for_a_moment(world: World, daybook_home: Hom
         await health(page, well=True)
 
 
-async def test_whether_prefect_answers_is_told_and_is_no_fault(
+async def test_prefects_reachability_is_shown_and_does_not_affect_health(
     world: World,
     pages: Callable[[], Served],
     daybook_home: Home,
@@ -272,10 +272,11 @@ async def test_whether_prefect_answers_is_told_and_is_no_fault(
     await lead(world)
     there = await asyncio.start_server(healthy, "127.0.0.1", 0)
     port = there.sockets[0].getsockname()[1]
-    said = []
+    messages = []
     async with there:
-        for address in (f"http://127.0.0.1:{port}/api", server.api_url(free_port()), ""):
+        wrong = (server.api_url(free_port()), "http://[bad/api")
+        for address in (f"http://127.0.0.1:{port}/api", *wrong, ""):
             monkeypatch.setenv("PREFECT_API_URL", address)
             async with pages() as page:
-                said.append((await health(page, well=True))["prefect"])
-    assert said == [{"answers": True}, {"answers": False}, {"answers": None}]
+                messages.append((await health(page, well=True))["prefect"])
+    assert messages == [{"answers": each} for each in (True, False, False, None)]

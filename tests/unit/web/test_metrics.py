@@ -1,4 +1,4 @@
-"""`/metrics`: what Prometheus reads, read by its own parsers."""
+"""`/metrics`, read with the parsers of Prometheus."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Labels = tuple[tuple[str, str], ...]
 
 
 async def metrics(page: httpx.AsyncClient) -> dict[tuple[str, Labels], float]:
-    """Name without its prefix, and labels, of each sample."""
+    """Return the value of each sample by its name, without the prefix, and its labels."""
     answer = await page.get("/metrics")
     assert answer.status_code == 200
     return {
@@ -49,16 +49,16 @@ def by(**labels: str) -> Labels:
 
 
 async def full(world: World) -> None:
-    """A ledger in which every figure differs from zero."""
+    """Fill a ledger so that most metrics differ from zero."""
     hourly = {"cron": "0 * * * *", "catch_up": "none"}
     first = await world.add("first", **hourly)
     await world.add("off", **hourly, enabled=False)
     awkward = await world.add('say "hi"\\n', **hourly)
     slow = await world.add("slow", **hourly)
     for _ in range(2):
-        await world.settled(world.offer(awkward), Status.FAILED, error="no")
-    await world.settled(world.offer(first), Status.SUCCEEDED)
-    await world.begun(world.offer(slow))
+        await world.settled(world.claim_request(awkward), Status.FAILED, error="no")
+    await world.settled(world.claim_request(first), Status.SUCCEEDED)
+    await world.begun(world.claim_request(slow))
     await leader_lease.acquire(world.ledger, LEADERSHIP_NAME, "here:1:a")
     async with world.ledger.write() as session:
         now = world.clock.now()
@@ -78,11 +78,11 @@ async def full(world: World) -> None:
     world.clock.move(timedelta(seconds=12))
 
 
-async def test_every_figure_is_that_of_the_ledger(
+async def test_every_metric_has_the_value_of_the_ledger(
     world: World, pages: Callable[[], Served]
 ) -> None:
     async with pages() as page:
-        await metrics(page)  # from now on it counts
+        await metrics(page)  # counters start at the first request
         await full(world)
         found = await metrics(page)
         world.clock.move(timedelta(minutes=55))
@@ -102,7 +102,7 @@ async def test_every_figure_is_that_of_the_ledger(
             by(status=status): {"failed": 2, "succeeded": 1}.get(status, 0)
             for status in set(Status) - {"waiting", "claimed", "running"}
         }
-    # The first two due times of three jobs went by while the others were at work.
+    # Three jobs have due times that passed while the other jobs ran.
     assert found["late", ()] == found["overdue", ()] == 3
     assert found["keeper_leads", ()] == 1
     assert found["keeper_lease_age_seconds", ()] == 12
@@ -111,27 +111,29 @@ async def test_every_figure_is_that_of_the_ledger(
     assert found["outbox_oldest_seconds", ()] == 12
     assert found["outbox_failed", ()] == 0
     assert found["outbox_lanes_paused", ()] == 1
-    # Two of failures that are an hour apart, and the one that was put there.
+    # Two alerts about failures an hour apart, and the one that `full` adds.
     assert found["inbox_unread_alerts", ()] == 3
     assert (found["due_soon", ()], later["due_soon", ()]) == (0, 3)
     assert later["keeper_leads", ()] == 0
 
 
-async def test_of_two_owners_jobs_of_one_name_the_worse_is_shown(
+async def test_jobs_of_several_owners_with_one_name_show_the_highest_failure_count(
     world: World, pages: Callable[[], Served]
 ) -> None:
     hourly = {"cron": "0 * * * *", "catch_up": "none"}
     for owner, failures in (("user", 1), ("agent:writer", 3), ("agent:reader", 2)):
         stored = await world.add("brief", owner, **hourly)
         for _ in range(failures):
-            await world.settled(world.offer(stored), Status.FAILED, error="no")
+            await world.settled(world.claim_request(stored), Status.FAILED, error="no")
     async with pages() as page:
         found = await metrics(page)
     failing = {labels: value for (name, labels), value in found.items() if "consecutive" in name}
     assert failing == {by(job="brief"): 3}
 
 
-async def test_tasks_are_counted(world: World, pages: Callable[[], Served]) -> None:
+async def test_tasks_and_task_sessions_are_counted(
+    world: World, pages: Callable[[], Served]
+) -> None:
     for _ in range(3):
         await queue.add(world.ledger, "sweep", capabilities=["broom"])
     await queue.add(world.ledger, "call", owner="user")
@@ -165,7 +167,7 @@ async def test_tasks_are_counted(world: World, pages: Callable[[], Served]) -> N
     assert later["tasks_sessions", by(state="free")] == 0
 
 
-async def test_both_formats_are_sound_and_every_name_keeps_the_conventions(
+async def test_both_formats_are_valid_and_names_follow_the_conventions(
     world: World, pages: Callable[[], Served]
 ) -> None:
     await full(world)
@@ -183,7 +185,7 @@ async def test_both_formats_are_sound_and_every_name_keeps_the_conventions(
         assert re.fullmatch(r"daybook(_[a-z]+)+", family.name)
         assert family.documentation.endswith(".")
         assert family.type in ("gauge", "counter")
-        # What promtool complains of: units, and the endings that other types have.
+        # Names that promtool rejects: wrong units, and suffixes of other types.
         assert not re.search(r"_(total|count|sum|bucket|minutes|ms|gauge|counter)$", family.name)
         for sample in family.samples:
             assert sample.name.endswith("_total") is (family.type == "counter")
@@ -192,13 +194,13 @@ async def test_both_formats_are_sound_and_every_name_keeps_the_conventions(
     assert len(names) == len(set(names))
 
 
-async def test_a_ledger_that_is_away_is_a_figure_and_no_failed_scrape(daybook_home: Home) -> None:
+async def test_an_unreachable_ledger_is_a_metric_and_no_failed_scrape(daybook_home: Home) -> None:
     (daybook_home.path / "books").write_text("")
     async with served(f"sqlite+aiosqlite:///{daybook_home.path}/books/ledger.db") as page:
         assert await metrics(page) == {("ledger_up", ()): 0.0}
 
 
-async def test_a_counter_never_falls_whatever_is_pruned(
+async def test_a_counter_does_not_decrease_if_runs_are_pruned(
     world: World, pages: Callable[[], Served]
 ) -> None:
     stored = await world.add(cron="*/10 * * * *", catch_up="none")
@@ -206,20 +208,20 @@ async def test_a_counter_never_falls_whatever_is_pruned(
     async with pages() as page:
         before = await metrics(page)
         for _ in range(3):
-            await world.settled(world.offer(stored), Status.SUCCEEDED)
+            await world.settled(world.claim_request(stored), Status.SUCCEEDED)
             assert await metrics(page)
         three = await metrics(page)
         async with world.ledger.write() as session:
             await session.execute(delete(AttemptRow))
             await session.execute(delete(RunRow))
         pruned = await metrics(page)
-        await world.settled(world.offer(stored), Status.SUCCEEDED)
+        await world.settled(world.claim_request(stored), Status.SUCCEEDED)
         four = await metrics(page)
     assert [each[key] for each in (before, three, pruned, four)] == [0, 3, 3, 4]
     assert pruned["ended_runs_last_day", by(status="succeeded")] == 0
 
 
-async def test_each_missed_due_time_counts_and_a_corrected_outcome_counts_anew(
+async def test_each_missed_due_time_counts_and_a_late_outcome_is_counted_too(
     world: World, pages: Callable[[], Served]
 ) -> None:
     stored = await world.add(cron="*/10 * * * *", catch_up="none")
@@ -227,7 +229,7 @@ async def test_each_missed_due_time_counts_and_a_corrected_outcome_counts_anew(
     async with pages() as page:
         await metrics(page)
         counts = []
-        for _ in range(2):  # the second time the range grows
+        for _ in range(2):  # the second time, the range of missed due times grows
             world.clock.move(timedelta(minutes=31))
             await audit.advance(world.ledger, stored.id, world.clock.now() - timedelta(minutes=1))
             counts.append((await metrics(page))["ended_runs_total", missed])
@@ -235,7 +237,7 @@ async def test_each_missed_due_time_counts_and_a_corrected_outcome_counts_anew(
             (row,) = (await session.execute(select(RunRow))).scalars()
         assert counts == [3, row.count] == [3, 6]
 
-        granted = await world.begun(world.offer(stored))
+        granted = await world.begun(world.claim_request(stored))
         await world.lose()
         await leases.expire_all(world.ledger)
         lost = await metrics(page)
@@ -245,7 +247,7 @@ async def test_each_missed_due_time_counts_and_a_corrected_outcome_counts_anew(
     assert [[each[key] for key in keys] for each in (lost, corrected)] == [[1, 0], [1, 1]]
 
 
-async def test_the_metrics_are_those_of_the_snapshot(
+async def test_the_names_and_labels_of_metrics_match_the_snapshot(
     world: World, pages: Callable[[], Served], snapshot: Callable[[str, str], None]
 ) -> None:
     await full(world)

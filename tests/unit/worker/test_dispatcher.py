@@ -1,4 +1,4 @@
-"""In which order a worker claims what is due at once."""
+"""The order in which a worker claims runs that are due at the same time."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ NOT_ASKED = cast(Any, None)
 
 
 class Asking(Dispatcher):
-    """Writes down who is claimed for, in that order."""
+    """Dispatcher that records the runs in the order of their claims."""
 
     claimed: list[UUID]
 
-    async def _claim(self, run: FlowRun, offer: ClaimRequest) -> HeldElsewhere:
+    async def _claim(self, run: FlowRun, claim_request: ClaimRequest) -> HeldElsewhere:
         self.claimed.append(run.id)
         return HeldElsewhere(run.name, "there:1", str(run.id))
 
     async def _name_run(self, run: FlowRun, job_id: str) -> None:
-        """Nobody is asked to name it."""
+        """Do nothing, as there is no Prefect server."""
 
 
-async def test_the_earliest_is_claimed_first_however_long_its_offer_takes(
+async def test_the_earliest_run_is_claimed_first_although_its_request_takes_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = SYSTEM_CLOCK.now().replace(microsecond=0)

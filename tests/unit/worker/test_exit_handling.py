@@ -1,4 +1,4 @@
-"""What the end of a process means for a run that may be somebody else's by now."""
+"""Handling of process exits, also if another process has claimed the run since."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ FIRST, SECOND = "5a0b21ef-5a3c-4b3e-8c1c-1d9f0c9a0001", "5a0b21ef-5a3c-4b3e-8c1c
 """Two Prefect runs of one occurrence."""
 
 
-class Away:
-    """A Prefect that is not to be reached: what it is to be told stays marked."""
+class UnreachableLedger:
+    """Unreachable Prefect, so outcomes stay marked as unmirrored."""
 
     def __getattr__(self, name: str) -> Any:
         raise httpx.ConnectError("away")
@@ -45,16 +45,20 @@ class FlowRun:
 
 @dataclass(frozen=True)
 class Dead:
-    """A process that has ended; it printed nothing."""
+    """Process that has ended without output."""
 
     output: Path
 
 
 async def claimed(ledger: Ledger, by: str, kind: str = "agent-prompt") -> Granted:
-    """The occurrence, claimed by this worker in the Prefect run ``by``, and begun."""
-    offer = ClaimRequest(claim_requests.flow_key("f"), kind, "manual", SYSTEM_CLOCK.now(), HERE)
-    offer = ClaimRequest(**(vars(offer) | {"flow_run_id": by, "parameters": {"prompt": "Do it"}}))
-    granted = await claims.claim(ledger, offer)
+    """Claim the occurrence for this worker in the Prefect run ``by``."""
+    claim_request = ClaimRequest(
+        claim_requests.flow_key("f"), kind, "manual", SYSTEM_CLOCK.now(), HERE
+    )
+    claim_request = ClaimRequest(
+        **(vars(claim_request) | {"flow_run_id": by, "parameters": {"prompt": "Do it"}})
+    )
+    granted = await claims.claim(ledger, claim_request)
     assert isinstance(granted, Granted)
     return granted
 
@@ -67,29 +71,29 @@ async def row_of(ledger: Ledger, run_id: str) -> RunRow:
 
 
 @pytest.mark.parametrize(
-    ("of", "becomes"), [(FIRST, Status.RUNNING), (SECOND, Status.UNKNOWN)], ids=["old", "new"]
+    ("of", "expected"), [(FIRST, Status.RUNNING), (SECOND, Status.UNKNOWN)], ids=["old", "new"]
 )
-async def test_an_end_settles_the_claim_of_its_own_process_only(
-    tmp_path: Path, of: str, becomes: Status
+async def test_the_exit_of_a_process_ends_only_the_claim_of_its_own_flow_run(
+    tmp_path: Path, of: str, expected: Status
 ) -> None:
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
         first = await claimed(ledger, FIRST)
         at_once = SYSTEM_CLOCK.now() - timedelta(seconds=1)
         await claims.postpone(ledger, first.run_id, first.fence, at_once, "given back")
-        # The same worker has the run again, in another Prefect run, whose process is at work.
+        # The same worker claims the run again in another Prefect run, whose process is running.
         again = await claimed(ledger, SECOND)
         await claims.begin(ledger, again.run_id, again.fence)
 
         running = cast(Any, Dead(tmp_path / "nothing"))
         watched = SupervisedRun(FlowRun(of), running, first.run_id, HERE, exit_code=-9)
-        await exit_handling.handle_exit(ledger, cast(Any, Away()), watched)
+        await exit_handling.handle_exit(ledger, cast(Any, UnreachableLedger()), watched)
 
         row = await row_of(ledger, first.run_id)
-    assert (row.state, row.fence) == (becomes, again.fence)
+    assert (row.state, row.fence) == (expected, again.fence)
 
 
 @pytest.mark.parametrize(
-    ("kind", "changed", "idempotent", "becomes"),
+    ("kind", "changed", "idempotent", "expected"),
     [
         ("agent-prompt", False, False, Status.WAITING),
         ("heartbeat", False, False, Status.WAITING),
@@ -100,8 +104,8 @@ async def test_an_end_settles_the_claim_of_its_own_process_only(
         ("tool-call", False, True, Status.WAITING),
     ],
 )
-async def test_what_was_called_and_had_to_be_killed_is_not_called_again_unbidden(
-    tmp_path: Path, kind: str, changed: bool, idempotent: bool, becomes: Status
+async def test_a_killed_call_that_may_have_had_an_effect_is_retried_only_if_idempotent(
+    tmp_path: Path, kind: str, changed: bool, idempotent: bool, expected: Status
 ) -> None:
     policy = Policy(retries=3, idempotent=idempotent)
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
@@ -119,16 +123,16 @@ async def test_what_was_called_and_had_to_be_killed_is_not_called_again_unbidden
             policy=policy,
             facts=Facts(changed=changed),
         )
-        await exit_handling.handle_exit(ledger, cast(Any, Away()), watched)
+        await exit_handling.handle_exit(ledger, cast(Any, UnreachableLedger()), watched)
 
         row = await row_of(ledger, granted.run_id)
-    assert (row.state, row.attempts) == (becomes, 1)
+    assert (row.state, row.attempts) == (expected, 1)
 
 
 @pytest.mark.parametrize(
     "cause", [None, *(each for each in StopCause if each is not StopCause.LOST)]
 )
-async def test_what_the_process_told_that_it_took_is_in_the_book(
+async def test_the_usage_that_a_process_reported_is_recorded_when_it_dies(
     tmp_path: Path, cause: StopCause | None
 ) -> None:
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
@@ -143,7 +147,7 @@ async def test_what_the_process_told_that_it_took_is_in_the_book(
             cause=cause,
             facts=Facts(took={"input_tokens": 70, "output_tokens": 7}),
         )
-        await exit_handling.handle_exit(ledger, cast(Any, Away()), watched)
+        await exit_handling.handle_exit(ledger, cast(Any, UnreachableLedger()), watched)
 
         row = await row_of(ledger, granted.run_id)
     assert row.usage == {"input_tokens": 70, "output_tokens": 7}
@@ -154,7 +158,7 @@ async def test_what_the_process_told_that_it_took_is_in_the_book(
     [None, StopCause.CANCEL, StopCause.TIMEOUT, StopCause.DEADLINE, StopCause.SHUTDOWN],
     ids=str,
 )
-async def test_an_outcome_in_the_spool_is_the_runs(
+async def test_a_spooled_outcome_is_recorded_however_its_process_ended(
     tmp_path: Path, daybook_home: Home, cause: StopCause | None
 ) -> None:
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
@@ -167,7 +171,7 @@ async def test_an_outcome_in_the_spool_is_the_runs(
         watched = SupervisedRun(
             FlowRun(FIRST), running, granted.run_id, HERE, exit_code=-9, cause=cause
         )
-        await exit_handling.handle_exit(ledger, cast(Any, Away()), watched)
+        await exit_handling.handle_exit(ledger, cast(Any, UnreachableLedger()), watched)
 
         row = await row_of(ledger, granted.run_id)
     assert (row.state, row.output, row.evidence) == (Status.SUCCEEDED, "done", [])

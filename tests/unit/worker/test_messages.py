@@ -16,20 +16,20 @@ MESSAGES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 5, 4096, 1 << 20])
-def test_messages_come_out_of_a_stream_wherever_it_is_cut(size: int) -> None:
+def test_messages_are_decoded_wherever_the_stream_is_split(size: int) -> None:
     stream = b"".join(map(frame, MESSAGES))
     frames = FrameDecoder()
     pieces = (stream[at : at + size] for at in range(0, len(stream), size))
     assert [message for piece in pieces for message in frames.feed(piece)] == MESSAGES
 
 
-def test_half_a_message_is_none() -> None:
+def test_an_incomplete_message_is_not_returned_until_it_is_complete() -> None:
     frames, sent = FrameDecoder(), frame({"exited": 7})
     assert frames.feed(sent[:-1]) == []
     assert frames.feed(sent[-1:] + sent) == [{"exited": 7}, {"exited": 7}]
 
 
-def test_a_task_survives_the_way() -> None:
+def test_a_launch_request_survives_encoding_to_json() -> None:
     task = LaunchRequest(
         {"id": "x", "parameters": {"prompt": "hello"}},
         "ours",

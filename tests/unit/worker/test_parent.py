@@ -1,4 +1,4 @@
-"""The process that begins the runs, beside processes that it has no rights over."""
+"""The parent process that starts runs, next to processes that it may not signal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-# A process of root's, left behind to a parent that is not root; and a worker that has a run begun.
+# A process of root is orphaned to a parent that is not root, and a worker starts two runs.
 SCENE = """
 import os, select, signal, socket, sys
 from daybook.worker.messages import FrameDecoder, LaunchRequest, frame
@@ -32,7 +32,7 @@ if worker_is == 0:
         until("ready")
         for number in (1, 2):
             output, status = os.open(os.devnull, os.O_WRONLY), os.pipe()[1]
-            task = LaunchRequest({"id": "x", "code": number}, "ours", "ends").as_json()
+            task = LaunchRequest({"id": "x", "code": number}, "ours", "end_normally").as_json()
             socket.send_fds(worker, [frame({"number": number, "task": task})], [output, status])
             until("exited")
             print([each["code"] for each in heard if "exited" in each], flush=True)
@@ -67,7 +67,7 @@ server.serve()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root begins processes of two users")
-def test_what_it_may_not_end_keeps_no_end_from_being_told() -> None:
+def test_a_process_that_the_parent_may_not_kill_does_not_block_exit_reports() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", SCENE], capture_output=True, text=True, timeout=60, check=False
     )

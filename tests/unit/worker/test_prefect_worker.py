@@ -1,4 +1,4 @@
-"""The doors of Prefect's worker class that lead past the claim are shut."""
+"""Methods of Prefect's worker class that would bypass the claim are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 NOT_LOOKED_AT = cast(Any, None)
 
 
-async def test_what_has_no_claim_is_neither_taken_nor_run() -> None:
+async def test_the_worker_class_refuses_to_submit_or_run_without_a_claim() -> None:
     worker = DaybookWorker(work_pool_name="daybook")
     with pytest.raises(InvalidInput, match=r"call start\(\)"):
         await worker.get_and_submit_flow_runs()

@@ -1,17 +1,23 @@
-"""The leases of a worker's runs."""
+"""Lease renewal for the runs of a worker."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from daybook.errors import LedgerUnreachable
 from daybook.ledger.engine import Ledger
+from daybook.ledger.states import Status
+from daybook.runs import leases
 from daybook.worker import worker_loop
-from daybook.worker.supervision import SupervisedRun
+from daybook.worker.supervision import StopCause, SupervisedRun
 from daybook.worker.worker_loop import WorkerConfig, WorkerLoop
 from tests.timings import change
 from tests.world import so
@@ -20,13 +26,13 @@ pytestmark = pytest.mark.anyio
 
 
 class Run:
-    """What a worker watches; ``looks`` counts how often somebody asked whose it is."""
+    """Supervised run; ``looks`` counts the reads of ``ours``."""
 
-    run_id = "r"
-    policy = SimpleNamespace(on_lost="rerun")
-
-    def __init__(self) -> None:
+    def __init__(self, run_id: str = "r", on_lost: str = "rerun") -> None:
+        self.run_id = run_id
+        self.policy = SimpleNamespace(on_lost=on_lost)
         self.looks = 0
+        self.statuses = list[Status | None]()
         self.stopped = list[object]()
 
     @property
@@ -37,29 +43,91 @@ class Run:
     def stop(self, cause: object) -> None:
         self.stopped.append(cause)
 
+    def renewed(self, status: Status | None) -> None:
+        self.statuses.append(status)
 
-async def test_the_first_run_after_an_idle_hour_is_not_taken_for_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+
+@pytest.fixture
+async def at_work(tmp_path: Path) -> AsyncIterator[WorkerLoop]:
+    unused = cast(Any, SimpleNamespace())
+    config = WorkerConfig("here", "pool", None, [], None, 1, 1.0)
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
+        yield WorkerLoop(ledger, unused, unused, config, sync=unused, configure=unused)
+
+
+@asynccontextmanager
+async def renewing(at_work: WorkerLoop) -> AsyncIterator[None]:
+    task = asyncio.create_task(at_work._renew())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def until(true: Callable[[], object]) -> None:
+    async def is_true() -> object:
+        return true()
+
+    assert await so(is_true, 30.0)
+
+
+async def test_the_first_run_after_an_idle_hour_is_not_declared_lost(
+    at_work: WorkerLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, worker_loop, lease_check=0.01)
-    nobody, run = cast(Any, SimpleNamespace()), Run()
-    place = WorkerConfig("here", "pool", None, [], None, 1, 1.0)
-    async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
-        at_work = WorkerLoop(ledger, nobody, nobody, place, sync=nobody, configure=nobody)
-        idle_since = at_work._renewed = at_work._renewed - 3600.0
-        renewing = asyncio.create_task(at_work._renew())
-
-        async def looked() -> bool:
-            return at_work._renewed > idle_since
-
-        async def looked_at_it() -> bool:
-            return run.looks >= 2
-
-        try:
-            assert await so(looked, 30.0)
-            at_work._watched["f"] = cast(SupervisedRun, run)
-            assert await so(looked_at_it, 30.0)
-        finally:
-            renewing.cancel()
-            await asyncio.wait({renewing})
+    run = Run()
+    idle_since = at_work._renewed = at_work._renewed - 3600.0
+    async with renewing(at_work):
+        await until(lambda: at_work._renewed > idle_since)
+        at_work._watched["f"] = cast(SupervisedRun, run)
+        await until(lambda: run.looks >= 2)
     assert run.stopped == []
+
+
+@pytest.mark.parametrize(("since", "stopped"), [(55.0, []), (60.0, [StopCause.LOST])])
+async def test_a_late_worker_renews_leases_and_stops_reruns_only_if_these_may_have_expired(
+    at_work: WorkerLoop, monkeypatch: pytest.MonkeyPatch, since: float, stopped: list[StopCause]
+) -> None:
+    change(monkeypatch, worker_loop, lease_check=0.01)
+    run = Run()
+
+    async def renew_all(*args: object) -> dict[str, Status | None]:
+        return {"r": Status.RUNNING}
+
+    monkeypatch.setattr(leases, "renew_all", renew_all)
+    at_work._watched["f"] = cast(SupervisedRun, run)
+    at_work._renewed -= since  # the lease lasts 60 s, and such a run is stopped after 45 s
+    async with renewing(at_work):
+        await until(lambda: run.statuses)
+    assert run.statuses == [Status.RUNNING]
+    assert run.stopped == stopped
+
+
+@pytest.mark.parametrize("is_hanging", [False, True])
+@pytest.mark.parametrize(("on_lost", "stopped"), [("rerun", StopCause.LOST), ("unknown", None)])
+async def test_only_a_run_with_on_lost_rerun_is_stopped_if_its_lease_cannot_be_renewed(
+    at_work: WorkerLoop,
+    monkeypatch: pytest.MonkeyPatch,
+    on_lost: str,
+    stopped: StopCause | None,
+    is_hanging: bool,
+) -> None:
+    change(monkeypatch, worker_loop, lease_check=0.01)
+    watched = {name: Run(name, policy) for name, policy in (("a", on_lost), ("b", "rerun"))}
+    tried = list[float]()
+
+    async def renew_all(*args: object) -> dict[str, Status | None]:
+        tried.append(time.monotonic() - at_work._renewed)
+        if is_hanging:
+            await asyncio.Event().wait()
+        raise LedgerUnreachable("here", "locked")
+
+    monkeypatch.setattr(leases, "renew_all", renew_all)
+    at_work._watched |= cast(Any, watched)
+    at_work._renewed -= 44.5
+    async with renewing(at_work):
+        await until(lambda: watched["b"].stopped)
+    assert tried[0] < 45.0
+    assert set(watched["b"].stopped) == {StopCause.LOST}
+    assert set(watched["a"].stopped) == ({stopped} if stopped else set())

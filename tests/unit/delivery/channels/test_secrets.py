@@ -1,4 +1,4 @@
-"""What of a block's data nobody may read in an error."""
+"""Redaction of a channel's secrets in error messages."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ SECRET = "a1B2c3D4e5"
         SECRET,
     ],
 )
-def test_each_part_of_an_address_that_may_be_one_is_left_out(url: str) -> None:
+def test_each_part_of_a_url_that_may_be_secret_is_redacted(url: str) -> None:
     hidden = secret_texts({"url": url}, ["url"])
-    told = redact(f"could not reach {url} by {SECRET}", hidden)
-    assert SECRET not in told
+    text = redact(f"could not reach {url} by {SECRET}", hidden)
+    assert SECRET not in text
 
 
 @pytest.mark.parametrize(
@@ -42,18 +42,18 @@ def test_each_part_of_an_address_that_may_be_one_is_left_out(url: str) -> None:
         ("ntfy://p%40ss%2Flong@ntfy.example.org/topic", "p@ss/long"),
     ],
 )
-def test_a_secret_is_left_out_however_it_is_written(url: str, meant: str) -> None:
+def test_a_secret_is_redacted_in_plain_and_percent_encoded_form(url: str, meant: str) -> None:
     hidden = secret_texts({"url": url}, ["url"])
     for written in (meant, quote(meant, safe="")):
         assert redact(f"refused: {written}!", hidden) == "refused: …!"
 
 
-def test_a_short_name_of_a_user_is_told() -> None:
+def test_a_short_user_name_is_not_redacted() -> None:
     hidden = secret_texts({"url": f"mailto://user:{SECRET}@mail.example.org"}, ["url"])
     assert redact("no such user", hidden) == "no such user"
 
 
-def test_the_host_is_told() -> None:
+def test_the_host_is_not_redacted() -> None:
     hidden = secret_texts({"url": f"https://hooks.example.org/{SECRET}"}, ["url"])
     assert redact("hooks.example.org hung up", hidden) == "hooks.example.org hung up"
 
@@ -66,11 +66,9 @@ def test_the_host_is_told() -> None:
         ({"secrets": {"deep": [{"key": SECRET}]}}, ["secrets.*"]),
     ],
 )
-def test_secret_fields_are_left_out_wherever_they_stand(
-    data: dict[str, Any], fields: list[str]
-) -> None:
+def test_secret_fields_are_redacted_at_any_depth(data: dict[str, Any], fields: list[str]) -> None:
     assert redact(f"with {SECRET}", secret_texts(data, fields)) == "with …"
 
 
-def test_what_is_no_secret_is_told() -> None:
+def test_public_fields_and_empty_secret_fields_give_no_secret_texts() -> None:
     assert secret_texts({"host": "chat.example.org", "token": None}, ["token"]) == []

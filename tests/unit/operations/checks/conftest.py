@@ -1,4 +1,4 @@
-"""Something that answers HTTP on this machine, as this or that server would."""
+"""A local HTTP server whose answers a test sets, and a client of Prefect that uses it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from daybook.clock import SYSTEM_CLOCK
 
 @dataclass
 class Answers:
-    """What a path is answered: a status and a page, or JSON. All else is 404."""
+    """Answers by path: a status with an HTML page or JSON. Any other path gets a 404."""
 
     address: str = ""
     paths: dict[str, tuple[int, Any]] = field(default_factory=dict)
@@ -44,12 +44,12 @@ def as_prefect(version: str) -> dict[str, tuple[int, Any]]:
 
 @pytest.fixture
 def answers() -> Iterator[Answers]:
-    """A server whose answers the test sets; it says 404 until then."""
-    told = Answers()
+    """Start a server whose answers the test sets; until then it answers 404."""
+    answers = Answers()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            status, content = told.paths.get(self.path, (404, {}))
+            status, content = answers.paths.get(self.path, (404, {}))
             is_page = isinstance(content, str) and content.startswith("<")
             body = (content if is_page else json.dumps(content)).encode()
             self.send_response(status)
@@ -58,17 +58,17 @@ def answers() -> Iterator[Answers]:
             self.wfile.write(body)
 
         def date_time_string(self, timestamp: float | None = None) -> str:
-            return told.date()
+            return answers.date()
 
         def log_message(self, format: str, *args: Any) -> None:
-            """The test's output is not for it."""
+            """Log nothing, to keep the test's output clean."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        told.address = f"http://127.0.0.1:{server.server_port}"
+        answers.address = f"http://127.0.0.1:{server.server_port}"
         try:
-            yield told
+            yield answers
         finally:
             server.shutdown()
             thread.join()
@@ -79,7 +79,7 @@ Connect = Callable[..., AbstractAsyncContextManager[Any]]
 
 @pytest.fixture
 def connect() -> Connect:
-    """A client of Prefect's that talks to an address, as `doctor` makes it."""
+    """Return a factory of Prefect clients for an address, configured as in `doctor`."""
 
     @asynccontextmanager
     async def connected(api_url: str) -> AsyncIterator[Any]:

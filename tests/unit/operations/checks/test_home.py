@@ -16,12 +16,12 @@ from daybook.operations.home_lock import ChildEntry
 from daybook.processes import proc
 
 
-def test_a_sound_home_has_no_problems(daybook_home: Home) -> None:
-    for look in (machine.settings, machine.home, machine.modes, machine.leftovers):
-        assert look() == []
+def test_a_correct_home_has_no_problems(daybook_home: Home) -> None:
+    for check in (machine.settings, machine.home, machine.modes, machine.leftovers):
+        assert check() == []
 
 
-def test_an_illegal_variable_is_unset_and_an_illegal_line_edited(
+def test_the_fix_of_a_wrong_setting_unsets_the_variable_or_edits_the_file(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_TIMEZONE", "Mars/Olympus")
@@ -56,7 +56,7 @@ def test_a_home_that_is_a_file_or_below_one_is_a_problem(
         assert problem.fix.startswith(f"mv '{file}' '{file}.old'")
 
 
-def test_a_home_that_is_still_to_be_made_is_no_problem_and_is_not_made(
+def test_a_home_that_does_not_exist_yet_has_no_problems_and_is_not_created(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path / "not" / "yet"))
@@ -71,11 +71,11 @@ def test_a_home_without_permission_is_a_problem(daybook_home: Home) -> None:
         (problem,) = machine.home()
     finally:
         daybook_home.path.chmod(0o700)
-    assert "cannot be written" in problem.message
+    assert "is not writable" in problem.message
     assert "chown" in problem.fix
 
 
-def test_the_mend_of_open_modes_closes_them(daybook_home: Home) -> None:
+def test_the_fix_of_open_modes_restricts_them(daybook_home: Home) -> None:
     async def make() -> None:
         async with Ledger(f"sqlite+aiosqlite:///{daybook_home.path / 'ledger.db'}"):
             pass
@@ -97,7 +97,7 @@ def test_the_mend_of_open_modes_closes_them(daybook_home: Home) -> None:
     assert machine.modes() == []
 
 
-def test_what_a_killed_up_left_running_is_named(daybook_home: Home) -> None:
+def test_children_left_by_a_killed_up_are_reported(daybook_home: Home) -> None:
     child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
     try:
         found = proc.find(child.pid)

@@ -1,4 +1,4 @@
-"""Versions, doors, and whether another process can import the package; each broken for real."""
+"""Versions, Prefect entry points, and imports in a worker process, each broken for real."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[4]
 
 
 def installed(folder: Path, name: str, version: str, *requires: str) -> None:
-    """What an installer leaves of a distribution, so that it is found before the real one."""
+    """Write the metadata of a distribution, which is found before the real one."""
     place = folder / f"{name}-{version}.dist-info"
     place.mkdir(parents=True)
     lines = ["Metadata-Version: 2.4", f"Name: {name}", f"Version: {version}"]
@@ -30,7 +30,7 @@ def installed(folder: Path, name: str, version: str, *requires: str) -> None:
 
 @pytest.fixture
 def front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is looked at before all others."""
+    """Return a folder that is first on the import path."""
     place = tmp_path / "front"
     place.mkdir()
     monkeypatch.syspath_prepend(place)
@@ -40,17 +40,19 @@ def front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 ASKED = ("fastapi<0.151", "sqlalchemy[asyncio]>=2.0.40,<2.1", "mcp>=2.3,<3", "prefect>=3.8.8,<3.9")
 
 
-def test_the_bounds_are_those_of_the_project() -> None:
+def test_the_version_bounds_equal_those_of_pyproject() -> None:
     import tomllib
 
-    told = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    dependencies = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"][
+        "dependencies"
+    ]
     asked = installation.requirements()
-    assert len(asked) == len(told)
+    assert len(asked) == len(dependencies)
     for name in ("fastapi", "sqlalchemy", "mcp", "prefect"):
-        assert any(str(asked[name]) == str(Requirement(each)) for each in told)
+        assert any(str(asked[name]) == str(Requirement(each)) for each in dependencies)
 
 
-def test_this_environment_is_inside_the_bounds() -> None:
+def test_the_versions_of_this_environment_are_within_the_bounds() -> None:
     assert installation.versions() == []
 
 
@@ -63,7 +65,7 @@ def test_this_environment_is_inside_the_bounds() -> None:
         ("prefect", "3.9.1", "<3.9,>=3.8.8"),
     ],
 )
-def test_a_version_out_of_bounds_is_named_with_what_to_install(
+def test_a_version_outside_its_bounds_is_reported_with_an_install_command(
     front: Path, name: str, version: str, bound: str
 ) -> None:
     installed(front, "daybook", "0.1.0", *ASKED)
@@ -75,7 +77,7 @@ def test_a_version_out_of_bounds_is_named_with_what_to_install(
 
 
 @pytest.mark.parametrize("name", ["prefect", "fastapi", "sqlalchemy"])
-def test_what_prefects_server_does_not_run_with_is_refused(front: Path, name: str) -> None:
+def test_a_version_that_prefects_server_cannot_run_with_is_refused(front: Path, name: str) -> None:
     installed(front, "daybook", "0.1.0", *ASKED)
     installation.require_versions()
     installed(front, name, "0.9.0" if name != "fastapi" else "0.155.0")
@@ -85,7 +87,7 @@ def test_what_prefects_server_does_not_run_with_is_refused(front: Path, name: st
     assert (refused.value.problem, refused.value.hint) == (problem.message, problem.fix)
 
 
-def test_another_version_out_of_bounds_or_a_daybook_not_installed_is_doctors_affair(
+def test_other_version_problems_are_reported_by_doctor_but_not_refused(
     front: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed(front, "daybook", "0.1.0", *ASKED)
@@ -97,7 +99,7 @@ def test_another_version_out_of_bounds_or_a_daybook_not_installed_is_doctors_aff
     installation.require_versions()
 
 
-def test_what_is_missing_is_named_and_what_is_for_elsewhere_is_not(front: Path) -> None:
+def test_a_missing_package_is_reported_unless_its_marker_excludes_it(front: Path) -> None:
     elsewhere = 'nowhere-to-be-found>=1; sys_platform == "amiga"'
     extra = 'another-one; extra == "more"'
     installed(front, "daybook", "0.1.0", "nothing-of-this-name>=2", elsewhere, extra)
@@ -105,7 +107,7 @@ def test_what_is_missing_is_named_and_what_is_for_elsewhere_is_not(front: Path) 
     assert problem.message == "nothing-of-this-name is not installed"
 
 
-def test_a_daybook_that_was_never_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daybook_that_is_not_installed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(REPOSITORY)])
     with pytest.raises(metadata.PackageNotFoundError):
         installation.requirements()
@@ -116,7 +118,7 @@ def test_a_daybook_that_was_never_installed_is_said(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("door", ["flows", "blocks", "deployments"])
 @pytest.mark.parametrize("how", ["on the path", "in this folder", "a module"])
-def test_a_foreign_door_is_told_and_harmless_and_not_imported(
+def test_a_foreign_package_named_as_an_entry_point_is_a_warning_and_not_imported(
     front: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str, how: str
 ) -> None:
     place = front if how != "in this folder" else tmp_path / "project"
@@ -133,12 +135,14 @@ def test_a_foreign_door_is_told_and_harmless_and_not_imported(
     assert f"Daybook's {door}" in problem.message
 
 
-def test_our_own_doors_are_not_foreign(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_daybooks_own_entry_points_have_no_finding(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(REPOSITORY)
     assert installation.entry_points() == []
 
 
-def test_an_installation_without_doors_is_a_problem(
+def test_an_installation_without_entry_points_is_a_problem(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "daybook").mkdir()
@@ -153,7 +157,7 @@ def test_another_process_can_import_the_package(daybook_home: Home) -> None:
     assert not os.path.samefile(daybook_home.path, os.getcwd())
 
 
-def test_a_daybook_that_is_found_by_standing_beside_it_is_not_found_by_the_worker(
+def test_a_package_that_only_the_working_directory_provides_is_a_problem(
     daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import subprocess

@@ -1,4 +1,4 @@
-"""Outcomes that are not in the ledger, and a ledger that nobody keeps."""
+"""Checks for outcomes left in the spool, and for a ledger ahead of the clock."""
 
 from __future__ import annotations
 
@@ -22,24 +22,27 @@ pytestmark = pytest.mark.anyio
 KNOWN = SpooledOutcome("ledger", "0" * 32, 1, Outcome(Status.SUCCEEDED))
 
 
-def test_a_home_without_a_spool_is_sound(daybook_home: Home) -> None:
+def test_a_home_without_a_spool_has_no_problems(daybook_home: Home) -> None:
     assert late.outcomes() == []
 
 
-def test_what_was_put_there_just_now_is_on_its_way(daybook_home: Home) -> None:
+def test_a_recently_spooled_outcome_is_no_problem(daybook_home: Home) -> None:
     outcome_spool.put(KNOWN)
     assert late.outcomes() == []
 
 
-def test_what_nobody_drains_is_told(daybook_home: Home) -> None:
+def test_an_outcome_left_in_the_spool_is_reported(daybook_home: Home) -> None:
     then = SYSTEM_CLOCK.now().timestamp() - late.SPOOL_GRACE_SECONDS - 1
     os.utime(outcome_spool.put(KNOWN), (then, then))
     (problem,) = late.outcomes()
-    assert problem.message == f"not in the ledger yet: one outcome in {outcome_spool.folder()}"
+    assert (
+        problem.message
+        == f"not recorded in the ledger yet: one outcome in {outcome_spool.folder()}"
+    )
     assert problem.fix.startswith("run daybook keeper")
 
 
-def test_what_was_set_aside_is_told_by_its_name(daybook_home: Home) -> None:
+def test_an_outcome_file_that_was_set_aside_is_reported_by_name(daybook_home: Home) -> None:
     file = outcome_spool.put(KNOWN)
     aside = file.rename(file.with_suffix(outcome_spool.ASIDE_SUFFIX))
     (problem,) = late.outcomes()
@@ -47,7 +50,7 @@ def test_what_was_set_aside_is_told_by_its_name(daybook_home: Home) -> None:
     assert f"mv {aside} {file}" in problem.fix
 
 
-async def test_a_watermark_ahead_of_the_clock_is_told(daybook_home: Home) -> None:
+async def test_a_watermark_ahead_of_the_clock_is_reported_with_its_job(daybook_home: Home) -> None:
     now = SYSTEM_CLOCK.now()
     ahead = (now + timedelta(days=1)).replace(microsecond=0)
     address = f"sqlite+aiosqlite:///{daybook_home.path}/ledger.db"
@@ -58,10 +61,10 @@ async def test_a_watermark_ahead_of_the_clock_is_told(daybook_home: Home) -> Non
 
     (problem,) = await late.ledger_clock()
 
-    assert problem.message.startswith("a clock that has been set back since then audited")
+    assert problem.message.startswith("a clock ran ahead and was set back")
     assert problem.message.endswith(f"up to {ahead:%Y-%m-%dT%H:%M:%S}Z: brief")
     assert "until then" in problem.fix
 
 
-async def test_a_home_without_a_ledger_has_no_clock_to_be_off(daybook_home: Home) -> None:
+async def test_a_home_without_a_ledger_has_no_clock_problem(daybook_home: Home) -> None:
     assert await late.ledger_clock() == []

@@ -22,7 +22,7 @@ MADE = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
 
 @pytest.fixture
 async def file(daybook_home: Home) -> Path:
-    """A ledger with a job that is not in Prefect yet."""
+    """Return the file of a ledger with one job that is not in Prefect yet."""
     path = daybook_home.path / "ledger.db"
     async with Ledger(f"sqlite+aiosqlite:///{path}") as ledger, ledger.write() as session:
         job = new_job(now=MADE, prompt="Say hello.", name="weekly", on_demand=True)
@@ -30,13 +30,13 @@ async def file(daybook_home: Home) -> Path:
     return path
 
 
-async def test_no_ledger_is_no_problem_and_none_is_made(daybook_home: Home) -> None:
+async def test_a_missing_ledger_is_no_problem_and_is_not_created(daybook_home: Home) -> None:
     assert await book.ledger() == []
     assert await book.sync() == []
     assert not (daybook_home.path / "ledger.db").exists()
 
 
-async def test_a_job_that_waits_for_prefect_is_named(file: Path) -> None:
+async def test_a_job_that_is_not_synced_with_prefect_is_reported(file: Path) -> None:
     assert await book.ledger() == []
     (problem,) = await book.sync()
     assert "weekly" in problem.message
@@ -46,7 +46,7 @@ async def test_a_job_that_waits_for_prefect_is_named(file: Path) -> None:
     assert await book.sync() == []
 
 
-async def test_the_ledger_of_a_newer_program_is_named(file: Path) -> None:
+async def test_a_ledger_of_a_newer_version_is_reported(file: Path) -> None:
     with sqlite3.connect(file) as connection:
         connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999_later'")
     (problem,) = await book.ledger()
@@ -60,7 +60,7 @@ def letter(file: Path) -> None:
     file.write_text("This is a letter to my aunt." * 100)
 
 
-async def test_what_is_no_database_is_put_aside(file: Path) -> None:
+async def test_the_fix_of_a_file_that_is_no_database_moves_it_aside(file: Path) -> None:
     letter(file)
     (problem,) = await book.ledger()
     assert str(file) in problem.message
@@ -68,13 +68,13 @@ async def test_what_is_no_database_is_put_aside(file: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="nothing is closed to root")
-async def test_a_ledger_without_permission_is_opened_to_its_owner(file: Path) -> None:
+async def test_the_fix_of_an_unreadable_ledger_sets_its_mode(file: Path) -> None:
     os.chmod(file, 0o000)
     (problem,) = await book.ledger()
     assert problem.fix.endswith(f"chmod 600 {file}")
 
 
-async def test_a_ledger_that_was_deleted_while_up_runs_is_named_and_not_made_anew(
+async def test_a_ledger_deleted_while_up_runs_is_reported_and_not_recreated(
     file: Path, daybook_home: Home
 ) -> None:
     with home_lock.hold(daybook_home) as written:
@@ -88,14 +88,12 @@ async def test_a_ledger_that_was_deleted_while_up_runs_is_named_and_not_made_ane
     assert list(daybook_home.path.glob(file.name)) == []
 
 
-async def test_a_ledger_that_cannot_be_written_is_named(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_locked_ledger_is_reported(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(book, "WRITE_TIMEOUT", timedelta(milliseconds=50))
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         (problem,) = await book.ledger()
         other.execute("ROLLBACK")
-    assert problem.message == "the ledger cannot be written: database is locked"
+    assert problem.message == "the ledger is not writable: database is locked"
     assert problem.fix == "end the process that holds its lock"
     assert await book.ledger() == []

@@ -1,4 +1,4 @@
-"""What a program registered and nobody can import is told."""
+"""The check for registered listeners and plugins that cannot be imported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from daybook.operations.checks.installation import plugins
 from daybook.operations.findings import Severity
 
 
-def test_what_cannot_be_imported_is_told_with_its_reason(
+def test_a_listener_or_plugin_that_cannot_be_imported_is_reported_with_its_reason(
     daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     about = tmp_path / "site/doctored-1.0.dist-info"

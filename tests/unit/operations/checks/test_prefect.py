@@ -1,4 +1,4 @@
-"""Servers that are not the right one."""
+"""Checks of the Prefect server, its clock and its UI, against a fake server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def only(found: Any) -> Any:
     return problem
 
 
-async def test_a_known_prefect_is_sound(
+async def test_a_supported_prefect_has_no_problems(
     daybook_home: Home, answers: Answers, connect: Connect
 ) -> None:
     answers.paths = as_prefect("3.8.8")
@@ -46,7 +46,7 @@ async def test_a_known_prefect_is_sound(
         {"/api/health": (200, True)},
     ],
 )
-async def test_what_is_no_prefect_is_said_and_forgotten(
+async def test_the_fix_of_a_server_that_is_not_prefect_unsets_its_address(
     daybook_home: Home,
     answers: Answers,
     connect: Connect,
@@ -65,7 +65,7 @@ async def test_what_is_no_prefect_is_said_and_forgotten(
 
 
 @pytest.mark.parametrize("version", ["2.20.1", "3.9.0", "3.8.7", "4.0.0rc1"])
-async def test_a_prefect_of_another_version_is_named(
+async def test_an_unsupported_prefect_version_is_reported(
     daybook_home: Home, answers: Answers, connect: Connect, version: str
 ) -> None:
     answers.paths = as_prefect(version)
@@ -76,7 +76,7 @@ async def test_a_prefect_of_another_version_is_named(
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_prefect_that_refuses_us_asks_for_its_password(
+async def test_a_prefect_that_denies_access_is_reported_with_the_credential_to_set(
     daybook_home: Home, answers: Answers, connect: Connect, status: int
 ) -> None:
     answers.paths = {"/api/health": (status, {"exception_message": "Unauthorized"})}
@@ -86,16 +86,18 @@ async def test_a_prefect_that_refuses_us_asks_for_its_password(
     assert problem.fix.startswith("export PREFECT_API_AUTH_STRING=")
 
 
-async def test_a_prefect_in_trouble_is_no_stranger(
+async def test_a_prefect_with_a_server_error_is_reported_with_its_status(
     daybook_home: Home, answers: Answers, connect: Connect
 ) -> None:
     answers.paths = {"/api/health": (503, {})}
     async with connect(f"{answers.address}/api") as client:
         problem = await only(prefect.server(client))
-    assert problem.message.endswith("answers 503")
+    assert problem.message.endswith("returned status 503")
 
 
-async def test_a_server_that_does_not_answer_is_begun(daybook_home: Home, connect: Connect) -> None:
+async def test_the_fix_of_a_server_that_does_not_answer_is_daybook_up(
+    daybook_home: Home, connect: Connect
+) -> None:
     address = own.api_url(free_port())
     async with connect(address) as client:
         problem = await only(prefect.server(client))
@@ -105,14 +107,14 @@ async def test_a_server_that_does_not_answer_is_begun(daybook_home: Home, connec
 
 @contextmanager
 def running(home: Home, **facts: Any) -> Iterator[None]:
-    """As while an `up` runs that wrote this down."""
+    """Hold the home as a running `up` that recorded ``facts``."""
     with home_lock.hold(home):
         home.up_file.write_text(json.dumps(facts))
         yield
     home.up_file.unlink(missing_ok=True)
 
 
-async def test_another_server_than_that_of_up_is_a_wrong_one(
+async def test_a_prefect_address_that_differs_from_that_of_up_is_a_problem(
     daybook_home: Home, answers: Answers, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers.paths = as_prefect("3.8.8")
@@ -128,24 +130,24 @@ async def test_another_server_than_that_of_up_is_a_wrong_one(
 
 
 @pytest.mark.parametrize(
-    ("ahead", "said"),
+    ("ahead", "expected"),
     [(30, "ahead of"), (3, "ahead of"), (0, None), (-3, "behind"), (-7200, "behind")],
 )
-async def test_a_clock_more_than_a_second_off_is_named(
-    daybook_home: Home, answers: Answers, connect: Connect, ahead: int, said: str | None
+async def test_a_server_clock_that_differs_too_much_is_reported(
+    daybook_home: Home, answers: Answers, connect: Connect, ahead: int, expected: str | None
 ) -> None:
     answers.paths = as_prefect("3.8.8")
     answers.ahead = timedelta(seconds=ahead)
     async with connect(f"{answers.address}/api") as client:
         found = await prefect.clock(client)
-    if said is None:
+    if expected is None:
         assert found == []
     else:
         (problem,) = found
-        assert f"s {said} this machine's" in problem.message
+        assert f"s {expected} this machine's" in problem.message
 
 
-async def test_a_busy_server_that_tells_an_old_time_is_asked_again(
+async def test_the_clock_check_repeats_after_outdated_answers(
     daybook_home: Home, answers: Answers, connect: Connect
 ) -> None:
     answers.paths = as_prefect("3.8.8")
@@ -155,22 +157,22 @@ async def test_a_busy_server_that_tells_an_old_time_is_asked_again(
     assert answers.stale == []
 
 
-async def test_a_ui_that_is_not_there_or_asks_somewhere_else_is_named(
+async def test_a_missing_ui_or_one_with_a_wrong_api_address_is_reported(
     daybook_home: Home, answers: Answers, connect: Connect
 ) -> None:
-    here = f"{answers.address}/api"
+    api_url = f"{answers.address}/api"
     answers.paths = as_prefect("3.8.8")
-    async with connect(here) as client:
+    async with connect(api_url) as client:
         problem = await only(prefect.ui(client))
         assert f"no Prefect UI answers at {answers.address}" in problem.message
-        for right in (here, "/api"):
+        for right in (api_url, "/api"):
             answers.paths["/ui-settings"] = (200, {"api_url": right})
             assert await prefect.ui(client) == []
         nobody = own.api_url(free_port())
         answers.paths["/ui-settings"] = (200, {"api_url": nobody})
         problem = await only(prefect.ui(client))
         assert f"the UI uses {nobody}, where Prefect does not answer" in problem.message
-        assert problem.fix.endswith(f"PREFECT_UI_API_URL={here}")
-        with running(daybook_home, api_url=here, ui_url=answers.address, own_server=True):
+        assert problem.fix.endswith(f"PREFECT_UI_API_URL={api_url}")
+        with running(daybook_home, api_url=api_url, ui_url=answers.address, own_server=True):
             problem = await only(prefect.ui(client))
             assert problem.fix == "daybook down, then daybook up"

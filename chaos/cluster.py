@@ -1,0 +1,182 @@
+"""Processes under test: a Prefect server, workers and keepers; each is restarted when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from daybook.home import Home
+from daybook.operations import server, worker
+from daybook.operations.prefect_selection import SelectedPrefect
+from daybook.processes import children, proc
+from daybook.processes.children import Child
+
+RESTART_DELAY_SECONDS = 1.0
+SERVER_START_TIMEOUT_SECONDS = 300.0
+"""Long enough for a loaded machine."""
+
+
+@dataclass
+class Member:
+    """A process that may die; ``starts`` counts its starts."""
+
+    name: str
+    start: Callable[[], Awaitable[Child]]
+    child: Child | None = None
+    starts: int = 0
+
+
+@dataclass
+class Cluster:
+    """The processes under test; ``ledger`` is the ledger's address."""
+
+    home: Home
+    port: int
+    ledger: str
+    members: dict[str, Member] = field(default_factory=dict)
+    _restarters: list[asyncio.Task[None]] = field(default_factory=list)
+    _may_start: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def api_url(self) -> str:
+        return server.api_url(self.port)
+
+    @property
+    def prefect(self) -> SelectedPrefect:
+        return SelectedPrefect(self.api_url, server.ui_url(self.port))
+
+    async def start(self, workers: int, keepers: int, *, concurrency: int) -> None:
+        """Start all processes, the server first."""
+        self._may_start.set()
+        await self._add("server", self._start_server)
+        child = self.members["server"].child
+        await server.wait_until_healthy(self.api_url, SERVER_START_TIMEOUT_SECONDS, child=child)
+        for number in range(1, workers + 1):
+            name = f"worker-{number}"
+            command = worker.command(self.home, name=name, limit=concurrency)
+            await self._add(name, self._starter(name, command, concurrency))
+        for number in range(1, keepers + 1):
+            name = f"keeper-{number}"
+            command = [sys.executable, "-m", "daybook", "keeper"]
+            await self._add(name, self._starter(name, command, concurrency))
+
+    def living(self, name: str) -> Child | None:
+        """Return the process of this member if it is alive."""
+        child = self.members[name].child
+        return child if child is not None and child.exit_code is None else None
+
+    def names(self, kind: str) -> list[str]:
+        return [name for name in self.members if name.startswith(kind)]
+
+    async def kill_all(self) -> None:
+        """Kill everything with SIGKILL at once; nothing restarts before `start_all`."""
+        self._may_start.clear()
+        living = [child for name in self.members if (child := self.living(name)) is not None]
+        await proc.kill([each for child in living for each in proc.process_tree(child.process)])
+
+    async def start_all(self) -> None:
+        """Start everything that `kill_all` killed; return when the server answers."""
+        self._may_start.set()
+        await server.wait_until_healthy(self.api_url, SERVER_START_TIMEOUT_SECONDS)
+
+    async def close(self) -> None:
+        """Stop all processes, the server last."""
+        for restarter in self._restarters:
+            restarter.cancel()
+        await asyncio.gather(*self._restarters, return_exceptions=True)
+        for name in reversed(self.members):
+            if (child := self.living(name)) is not None:
+                await child.terminate()
+
+    async def _add(self, name: str, start: Callable[[], Awaitable[Child]]) -> None:
+        member = Member(name, start)
+        self.members[name] = member
+        member.child, member.starts = await start(), 1
+        self._restarters.append(asyncio.create_task(self._restart_when_dead(member)))
+
+    async def _restart_when_dead(self, member: Member) -> None:
+        while True:
+            assert member.child is not None
+            await member.child.wait()
+            await asyncio.sleep(RESTART_DELAY_SECONDS)
+            await self._may_start.wait()
+            member.child = await member.start()
+            member.starts += 1
+
+    async def _start_server(self) -> Child:
+        return await server.start(self.home, self.port)
+
+    def _starter(
+        self, name: str, command: list[str], concurrency: int
+    ) -> Callable[[], Awaitable[Child]]:
+        variables = worker.environment(self.home, self.prefect)
+        variables |= {
+            "DAYBOOK_LEDGER_URL": self.ledger,
+            "DAYBOOK_MAX_CONCURRENT": str(concurrency),
+        }
+
+        async def start() -> Child:
+            return await children.start(
+                name,
+                command,
+                environment=variables,
+                log=self.home.logs / f"{name}.log",
+                folder=self.home.path,
+                grace=worker.GRACE_SECONDS,
+            )
+
+        return start
+
+
+async def cut_ledger(cluster: Cluster, seconds: float) -> None:
+    """Make the ledger unavailable: lock SQLite, or terminate PostgreSQL's connections."""
+    if cluster.ledger.startswith("sqlite"):
+        await asyncio.to_thread(_lock, Path(urlsplit(cluster.ledger).path), seconds)
+        return
+    import asyncpg  # type: ignore[import-untyped]
+
+    address, _, name = cluster.ledger.replace("postgresql+asyncpg", "postgresql").rpartition("/")
+    # Connect to another database, so that two simultaneous cuts do not end each other's connection.
+    connection = await asyncpg.connect(f"{address}/postgres")
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name
+        )
+        await asyncio.sleep(0.1)
+    await connection.close()
+
+
+def _lock(path: Path, seconds: float) -> None:
+    # A process stopped in the middle of a write keeps the lock until it continues.
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=600)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        time.sleep(seconds)
+        connection.execute("ROLLBACK")
+
+
+@asynccontextmanager
+async def database(home: Home, address: str) -> AsyncIterator[str]:
+    """Yield the ledger's address: a new database on the server at ``address``, or a file."""
+    if not address:
+        yield f"sqlite+aiosqlite:///{home.path / 'ledger.db'}"
+        return
+    import asyncpg
+
+    plain = address.replace("postgresql+asyncpg", "postgresql")
+    name = f"daybook_chaos_{os.getpid()}"
+    connection = await asyncpg.connect(plain)
+    try:
+        await connection.execute(f"CREATE DATABASE {name}")
+        yield f"postgresql+asyncpg://{urlsplit(plain).netloc}/{name}"
+    finally:
+        await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        await connection.close()

@@ -1,0 +1,126 @@
+"""Jobs of the chaos test: all kinds, in UTC, none due after one instant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prefect.client.orchestration import PrefectClient
+
+from chaos.callbacks import Receiver
+from chaos.effects import Effects
+from daybook.agents import documents
+from daybook.api import jobs, tools
+from daybook.runs.claim_requests import due_key
+
+INTERVAL_SECONDS = 10
+"""Time between two due times of one job, in every kind of schedule."""
+AGENT_SECONDS = (0.1, 1.0)
+"""Duration of each agent's work."""
+
+
+@dataclass
+class Workload:
+    """The job ids by name. ``edited`` are the jobs reserved for the edits; ``end`` is in UTC."""
+
+    end: datetime
+    jobs: dict[str, str] = field(default_factory=dict)
+    edited: dict[str, str] = field(default_factory=dict)
+
+    def occurrence(self, effect: str) -> str:
+        """Return the occurrence key of an effect; an agent's line has job name and due time."""
+        name, _, due = effect.partition(" ")
+        ids = self.jobs | self.edited
+        if name not in ids:
+            return effect
+        return due_key(ids[name], datetime.fromisoformat(due))
+
+
+class Plan(NamedTuple):
+    """Number of jobs: ``jobs`` without edits, with due times until ``end``, and ``edited`` ones.
+
+    ``schedules``, if given, replace this module's, one for each job.
+    """
+
+    end: datetime
+    jobs: int
+    edited: int
+    agent_seconds: tuple[float, ...] = AGENT_SECONDS
+    schedules: tuple[dict[str, str], ...] = ()
+
+
+async def add(
+    client: PrefectClient, effects: Effects, receiver: Receiver, folder: Path, plan: Plan
+) -> Workload:
+    """Add the jobs, each with its callbacks."""
+    agents = list[str]()
+    for number, seconds in enumerate(plan.agent_seconds):
+        agents.append(f"counting-{number}")
+        command = [effects.agent_command(folder, seconds)]
+        await documents.add(client, agents[-1], "command", {"command": command})
+    await tools.add("counter", {"url": f"{effects.address}/mcp/"})
+    workload = Workload(plan.end)
+    kinds = _kinds(effects, agents)
+    for number, fields in zip(range(plan.jobs + plan.edited), kinds, strict=False):
+        is_edited = number >= plan.jobs
+        name = f"edited-{number - plan.jobs:02}" if is_edited else f"job-{number:02}"
+        policy = {"until": plan.end.isoformat(), "pause_after_failures": 0}
+        schedule = plan.schedules[number] if plan.schedules else _schedule(number)
+        notify = receiver.fields(name)
+        added = await jobs.add(
+            {"name": name, "timezone": "UTC", **fields, **schedule, **notify, "policy": policy}
+        )
+        (workload.edited if is_edited else workload.jobs)[name] = added.id
+    return workload
+
+
+def _kinds(effects: Effects, agents: list[str]) -> Iterator[dict[str, Any]]:
+    while True:
+        for agent in agents:
+            prompt = {"prompt": "{{job}} {{due}}", "agent": agent, "session": "new"}
+            yield prompt | {"retries": 1, "on_lost": "rerun"}
+            yield prompt | {"retries": 0}
+            yield {"kind": "webhook", "url": f"{effects.address}/hook"}
+            yield {"kind": "tool-call", "tool": "counter.mark"}
+
+
+def _schedule(number: int) -> dict[str, str]:
+    """Return a schedule every `INTERVAL_SECONDS`: an interval for odd numbers, else cron.
+
+    Each cron schedule has its own second.
+    """
+    if number % 2:
+        return {"every": f"{INTERVAL_SECONDS}s"}
+    seconds = ",".join(str(each) for each in range(number % INTERVAL_SECONDS, 60, INTERVAL_SECONDS))
+    return {"cron": f"{seconds} * * * * *"}
+
+
+def is_due(schedule: dict[str, Any], second: datetime) -> bool:
+    """Return whether a schedule is due at this second, computed without the tested code."""
+    match schedule:
+        case {"kind": "cron", "expr": expr}:
+            seconds, minutes, *rest = expr.split()
+            assert rest == ["*"] * 4, expr
+            if minutes != "*" and second.minute not in map(int, minutes.split(",")):
+                return False
+            return second.second in map(int, seconds.split(","))
+        case {"kind": "every", "every": every, "anchor": anchor}:
+            step = timedelta(seconds=_seconds(every))
+            since = second - datetime.fromisoformat(anchor)
+            return since > timedelta(0) and since % step == timedelta(0)
+    raise AssertionError(schedule)
+
+
+def _seconds(text: str) -> int:
+    assert text.endswith("s"), text
+    return int(text.removesuffix("s"))
+
+
+def seconds_until(first: datetime, last: datetime) -> Iterator[datetime]:
+    """Yield each whole second in (first, last]."""
+    second = first.astimezone(UTC).replace(microsecond=0)
+    while (second := second + timedelta(seconds=1)) <= last:
+        yield second

@@ -1,0 +1,269 @@
+"""Command server of `daybook up`: a process that has imported everything and forks for commands.
+
+`entry` is its client, and shows the protocol. A command runs in a forked child with the arguments,
+folder, environment and streams of the client, so it prints the same as in a process of its own. The
+child refuses a request before anything has happened if the result could differ: another version or
+installation, a client that sees other files, another home, or other settings of Prefect, which
+reads them once, at its import. The client then runs the command itself.
+
+The server has one thread, so that a fork is safe. It serves only processes of its own user: the
+socket has mode 0600, and both ends compare the credentials of the other. Signals of the client
+reach the child; if the client dies, the child is killed. At SIGTERM the server waits for the
+commands that are running. If the package or an installed one changes, the server starts again.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import logging
+import os
+import pkgutil
+import signal
+import socket
+import sys
+import sysconfig
+import threading
+import time
+from contextlib import suppress
+from io import TextIOWrapper
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from sqlalchemy.orm import configure_mappers
+
+import daybook
+from daybook import home as homes
+from daybook.cli import entry
+from daybook.processes import forked, proc
+
+_BACKLOG = 64
+_REQUEST_TIMEOUT_SECONDS = 10.0
+_PACKAGES = ("cli", "api", "operations", "delivery", "prefect")
+"""Packages of daybook whose modules are imported, with all that they import, before a command."""
+_LATE_IMPORTS = (
+    "anyio._backends._asyncio",
+    "daybook.ledger.postgresql",
+    "daybook.ledger.sqlite",
+    "prefect.main",
+    "rich.markdown",
+    "tzlocal",
+)
+"""Modules that are otherwise imported only when they are used."""
+
+
+def main() -> NoReturn:
+    """Serve commands until SIGTERM."""
+    proc.deny_inspection()  # a command has the credential of Prefect
+    homes.configure_prefect()
+    package = Path(daybook.__file__).parent
+    code_version = code_fingerprint(package)
+    listener = _bind()
+    for name in _PACKAGES:
+        for module in pkgutil.walk_packages([str(package / name)], f"daybook.{name}."):
+            importlib.import_module(module.name)
+    for name in _LATE_IMPORTS:
+        importlib.import_module(name)
+    configure_mappers()
+    logging.root.handlers.clear()  # Prefect's handler, which writes to this process's stderr
+    gc.collect()
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # reaps the children
+    signal.signal(signal.SIGTERM, _wait_for_children)
+    listener.listen(_BACKLOG)
+    print(f"Ready for commands on {homes.current_home().command_socket}", flush=True)
+    while True:
+        connection, _ = listener.accept()
+        if code_fingerprint(package) != code_version:
+            break
+        with connection, suppress(OSError):  # a failed fork closes the connection
+            _fork(listener, connection)
+    print("Starting again, because the installed files have changed", flush=True)
+    os.execve(
+        sys.executable,
+        [sys.executable, "-P", "-m", "daybook.cli.command_server"],
+        homes.without_credentials(os.environ),
+    )
+
+
+def _bind() -> socket.socket:
+    """Return the socket, on which the server does not listen yet.
+
+    If the socket cannot be created, wait until this process is killed: `up` would start it again.
+    """
+    path = homes.current_home().command_socket
+    os.chdir(path.parent)  # the path of a Unix socket has at most about 100 characters
+    Path(path.name).unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    umask = os.umask(0o177)
+    try:
+        listener.bind(path.name)
+    except OSError as error:  # a file system without sockets
+        print(f"Commands run in processes of their own: {path}: {error}", flush=True)
+        while True:
+            signal.pause()
+    finally:
+        os.umask(umask)
+    return listener
+
+
+def code_fingerprint(package: Path) -> list[int]:
+    """Return numbers that change with the package's Python files and the installed packages.
+
+    They are the newest time of change of a file, the number of files, and the time of change of the
+    folder of installed packages; times are in nanoseconds. A file that disappears during the call
+    counts as a change.
+    """
+    newest, count, folders = 0, 0, [str(package)]
+    try:
+        while folders:
+            with os.scandir(folders.pop()) as entries:
+                for each in entries:
+                    if each.name.endswith(".py"):
+                        newest, count = max(newest, each.stat().st_mtime_ns), count + 1
+                    elif each.is_dir() and each.name != "__pycache__":
+                        folders.append(each.path)
+        # Installing or removing a distribution changes this folder.
+        return [newest, count, os.stat(sysconfig.get_path("purelib")).st_mtime_ns]
+    except FileNotFoundError:
+        return []
+
+
+def _wait_for_children(number: int, frame: FrameType | None) -> NoReturn:
+    """End this server when no command is running; `up` kills it if that takes too long."""
+    with suppress(ChildProcessError):  # there is no child left: SIGCHLD is ignored
+        os.wait()
+    os._exit(0)
+
+
+def _fork(listener: socket.socket, connection: socket.socket) -> None:
+    # No signal may reach a child that still has the server's handlers and process group.
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        if os.fork() == 0:
+            _serve(listener, connection)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
+
+
+def _serve(listener: socket.socket, connection: socket.socket) -> NoReturn:
+    """Run the requested command in this forked process, and end it."""
+    is_running = threading.Event()
+
+    def work() -> int:
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        listener.close()
+        request = _accept(connection)
+        if request is None:
+            return 0
+        for number in entry.FORWARDED_SIGNALS:  # `up` may have been started with others
+            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            is_ignored = number in request["ignored_signals"]
+            signal.signal(number, signal.SIG_IGN if is_ignored else default)
+        from daybook.cli.main import main as run
+
+        sys.argv = ["daybook", *request["arguments"]]
+        is_running.set()
+        try:
+            receive = threading.Thread(
+                target=_receive_signals, args=(connection, is_running), daemon=True
+            )
+            receive.start()
+            return run(request["arguments"])
+        except KeyboardInterrupt:  # outside of the part of `main` that handles it
+            return 128 + signal.SIGINT
+
+    def send_code(code: int) -> None:
+        if is_running.is_set():
+            is_running.clear()
+            connection.sendall(b"%d\n" % code)
+
+    forked.exit_with(work, send_code)
+
+
+def _accept(connection: socket.socket) -> dict[str, Any] | None:
+    """Return the request and take over its environment and streams; None if this child must end."""
+    connection.settimeout(_REQUEST_TIMEOUT_SECONDS)
+    if not _sees_the_same(entry.peer_pid(connection)):
+        return None
+    text = connection.makefile("rb").readline()
+    if not text.endswith(b"\n"):
+        return None
+    request: dict[str, Any] = json.loads(text)
+    if not _adopt(request):
+        return None
+    connection.sendall(b"%d\n" % os.getpid())
+    answer, descriptors, _, _ = socket.recv_fds(connection, 1, 3)
+    if answer != entry.GO:
+        return None  # the client has stopped waiting
+    connection.settimeout(None)
+    _use_streams(descriptors, request["streams"])
+    return request
+
+
+def _sees_the_same(pid: int) -> bool:
+    """Return whether the process has this one's files, processes, users and network (Linux)."""
+    try:
+        return os.path.samefile(f"/proc/{pid}/root", "/") and all(
+            os.readlink(f"/proc/{pid}/ns/{each}") == os.readlink(f"/proc/self/ns/{each}")
+            for each in ("mnt", "pid", "user", "net")
+        )
+    except OSError:
+        return False
+
+
+def _adopt(request: dict[str, Any]) -> bool:
+    """Take over the client's environment; return whether the command would have the same result.
+
+    If it would not, this process must end.
+    """
+    if request["identity"] != entry.identity():
+        return False
+    home = homes.home_path()
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    try:
+        os.chdir(request["folder"])
+    except OSError:
+        return False
+    os.umask(request["umask"])
+    sys.path[:] = request["search_path"]
+    time.tzset()
+    if homes.home_path() != home:
+        return False
+    homes.set_prefect_variables()
+    from prefect.settings import Settings, get_current_settings
+
+    return Settings() == get_current_settings()
+
+
+def _use_streams(descriptors: list[int], formats: list[Any]) -> None:
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    streams = []
+    for number, (encoding, errors, line_buffering, write_through) in enumerate(formats):
+        mode = "w" if number else "r"
+        stream = open(number, mode, encoding=encoding, errors=errors, closefd=False)  # noqa: SIM115
+        assert isinstance(stream, TextIOWrapper)
+        stream.reconfigure(line_buffering=line_buffering, write_through=write_through)
+        streams.append(stream)
+    sys.stdin, sys.stdout, sys.stderr = streams
+
+
+def _receive_signals(connection: socket.socket, is_running: threading.Event) -> None:
+    """Send this process the signals that its client got; kill it if the client has died."""
+    with suppress(OSError):
+        while received := connection.recv(1):
+            os.kill(os.getpid(), received[0])
+    if is_running.is_set():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Shell completion: the `daybook completion` command, and the names that Tab offers.
+
+The script that it prints knows the commands, options and choices. For names of jobs, runs, agents
+and channels it runs `daybook __complete …`, which cyclopts answers with the functions below. Each
+returns the names with a description; Tab offers nothing if such a function raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from cyclopts import Parameter
+
+from daybook.cli import output
+
+if TYPE_CHECKING:
+    from cyclopts.completion import CompletionContext
+
+_T = TypeVar("_T")
+_RUNS_OFFERED = 20
+
+Names = list[tuple[str, str]]
+"""Pairs of a name and its description."""
+
+
+def completion_(
+    shell: Annotated[
+        Literal["bash", "zsh", "fish"] | None,
+        Parameter(help="The shell. [default: the one that runs this command]"),
+    ] = None,
+    /,
+    *,
+    install: Annotated[
+        bool, Parameter(help="Write the script to the shell's folder for completions.")
+    ] = False,
+) -> int:
+    """Print or install a script with which Tab completes commands, options and names.
+
+    Without --install, load it in the shell itself: `source <(daybook completion bash)`.
+
+    Example: daybook completion --install
+    """
+    from cyclopts.completion import ShellDetectionError, detect_shell
+
+    from daybook.cli.main import app
+    from daybook.errors import InvalidInput
+
+    try:
+        chosen = shell or detect_shell()
+    except ShellDetectionError:
+        raise InvalidInput("shell", "is not known here", "write bash, zsh or fish") from None
+    if chosen not in ("bash", "zsh", "fish"):
+        raise InvalidInput("shell", f"{chosen} is not supported", "use bash, zsh or fish")
+    if not install:
+        output.line(app.generate_completion(shell=chosen))
+        if chosen == "zsh":  # a file in $fpath needs no such line, but `source` does
+            output.line("compdef _cyclopts_daybook daybook")
+        return 0
+    output.line(f"Wrote {app.install_completion(shell=chosen)}")
+    output.say("Open a new shell to use it.")
+    return 0
+
+
+def of_choices(choices: Iterable[str]) -> Callable[[CompletionContext], Names]:
+    """Return the completer of an option that has these values."""
+    return lambda context: [(choice, "") for choice in choices]
+
+
+def jobs(context: CompletionContext) -> Names:
+    from daybook import api
+
+    return [(job.name, job.words) for job in _result(api.jobs.list_jobs())]
+
+
+def jobs_and_runs(context: CompletionContext) -> Names:
+    from daybook import api
+
+    newest = _result(api.runs.history(limit=_RUNS_OFFERED))
+    return jobs(context) + [(run.id[:8], f"{run.job}, {run.status}") for run in newest]
+
+
+def agents(context: CompletionContext) -> Names:
+    from daybook import api
+
+    return [(agent.name, agent.kind) for agent in _result(api.agents.list_agents())]
+
+
+def channels(context: CompletionContext) -> Names:
+    from daybook import api
+
+    return [(each.name, each.kind) for each in _result(api.channels.list_channels())]
+
+
+def _result(call: Coroutine[Any, Any, _T]) -> _T:
+    import asyncio
+
+    return asyncio.run(call)

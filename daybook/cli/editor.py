@@ -1,0 +1,120 @@
+"""A job as YAML in the user's editor, for `daybook edit JOB` without options.
+
+The document has the flat fields of a job, except that the schedule is one text and `policy` and
+`notify` are objects. Only fields that the user has changed are passed on, so that a change that
+somebody else makes meanwhile to another field is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from daybook.errors import DaybookError, InvalidInput
+from daybook.schedules.schedule import to_text
+
+if TYPE_CHECKING:
+    from daybook.jobs.views import ListedJob
+
+Fields = dict[str, Any]
+
+_OTHER_LINE_BREAKS = frozenset("\r\x85\u2028\u2029")
+
+_HEAD = """\
+# {name}. Save the file and close the editor to change the job; change nothing to leave it as it is.
+# A line that begins with # is ignored. docs/reference/job.md describes the fields.
+"""
+
+
+def document(job: ListedJob) -> Fields:
+    """Return the fields of the document for a job, as JSON values."""
+    action = job.action.model_dump(mode="json", exclude={"kind"})
+    return {
+        "name": job.name,
+        **action,
+        "schedule": to_text(job.schedule),
+        "timezone": job.schedule.timezone,
+        "enabled": job.enabled,
+        "description": job.description,
+        "tags": list(job.tags),
+        "metadata": job.metadata,
+        "policy": job.policy.model_dump(mode="json"),
+        "notify": job.notify.model_dump(mode="json"),
+    }
+
+
+class Edit:
+    """The edit of one job; `changes` opens the editor, again with the error after a refusal."""
+
+    def __init__(self, job: ListedJob) -> None:
+        self._before = document(job)
+        self._head = _HEAD.format(name=job.name)
+        self._text = _to_yaml(self._before)
+
+    def changes(self, problem: str = "") -> Fields:
+        """Open the editor and return the changed fields; empty if nothing was changed.
+
+        ``problem`` is shown above the document. An empty value becomes the empty string, which
+        clears a field. Raises `InvalidInput` for text that is not a YAML mapping, and
+        `DaybookError` if the editor cannot be started or fails.
+        """
+        comment = "".join(f"# {line}\n" for line in problem.splitlines())
+        written = _open_editor(f"{self._head}{comment}{self._text}")
+        lines = written.split("\n")
+        self._text = "\n".join(line for line in lines if not line.startswith("#"))
+        after = _from_yaml(self._text)
+        return {
+            name: "" if value is None else value
+            for name, value in after.items()
+            if name not in self._before or value != self._before[name]
+        }
+
+
+def _to_yaml(fields: Fields) -> str:
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Writes a text of several lines as a block, which is easier to edit."""
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        style = "|" if "\n" in value else None
+        if not _OTHER_LINE_BREAKS.isdisjoint(value):
+            style = '"'  # PyYAML writes them as they are otherwise, and reads them as spaces
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, text)
+    written: str = yaml.dump(fields, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return written
+
+
+def _from_yaml(text: str) -> Fields:
+    import yaml
+
+    try:
+        fields = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidInput("document", f"is not YAML: {error}") from None
+    if not isinstance(fields, dict):
+        raise InvalidInput("document", "is not a mapping", "write a line `field: value` each")
+    return fields
+
+
+def _open_editor(text: str) -> str:
+    """Return the text as the user leaves it; the file is readable by its owner only."""
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    with tempfile.TemporaryDirectory(prefix="daybook-edit-") as folder:
+        file = Path(folder, "job.yaml")
+        file.write_text(text, encoding="utf-8")
+        try:
+            done = subprocess.run([*shlex.split(editor), str(file)], check=False)
+        except (OSError, ValueError) as error:
+            raise DaybookError(
+                f"the editor `{editor}` cannot be started: {error}; set EDITOR to yours"
+            ) from None
+        if done.returncode != 0:
+            raise DaybookError(f"the editor ended with {done.returncode}; nothing was changed")
+        return file.read_text(encoding="utf-8")

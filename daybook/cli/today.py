@@ -1,0 +1,67 @@
+"""The `daybook today` command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from daybook.cli import formatting, output
+from daybook.cli.options import Absolute, Json, prepare_prefect
+
+if TYPE_CHECKING:
+    from daybook.operations.today import Spending, Today
+
+_OUTCOMES = {"timed_out": "timed out", "unknown": "of unknown outcome"}
+"""Outcomes whose name does not fit into a sentence."""
+
+
+async def today_(*, absolute: Absolute = False, as_json: Json = False) -> int:
+    """Show the runs of the last 24 hours, what needs you, and what is due next.
+
+    Example: daybook today
+    """
+    prepare_prefect()
+    from daybook.operations.today import today
+
+    found = await today()
+    if as_json:
+        output.print_json(found)
+        return 0
+    output.line(_summary(found.ended), style="bold")
+    for problem in found.problems:
+        output.line(f"{output.ALERT_PREFIX}{problem}", style="red")
+    output.fields(list(_fields(found, absolute)))
+    return 0
+
+
+def _summary(ended: dict[str, int]) -> str:
+    """Return one sentence about the runs that ended: `31 runs ended: 29 succeeded, 2 failed.`"""
+    if not ended:
+        return "No run has ended in the last 24 hours."
+    parts = ", ".join(f"{count:,} {_OUTCOMES.get(name, name)}" for name, count in ended.items())
+    return f"{formatting.counted(sum(ended.values()), 'run')} ended in the last 24 hours: {parts}."
+
+
+def _fields(found: Today, absolute: bool) -> Iterator[tuple[str, str]]:
+    if found.unread_count:
+        lines = [
+            f"{formatting.short_id(each.id)}  {formatting.first_line(each.subject)}"
+            for each in found.unread
+        ]
+        if found.unread_count > len(lines):
+            lines.append(f"and {found.unread_count - len(lines):,} more")
+        yield "unread", "\n".join([*lines, "(`daybook inbox ID` shows a message)"])
+    if found.due_soon:
+        yield "next", formatting.due_jobs(found.due_soon, formatting.time_format(absolute))
+    if spent := _spending(found.spent):
+        yield "spent", spent
+    yield from formatting.time_zone_field(absolute)
+
+
+def _spending(of: Spending) -> str:
+    """Return `$0.0042, 1,400 tokens in, 80 out`; empty if no run has used a model."""
+    if not of.input_tokens + of.output_tokens + of.unpriced_runs:
+        return ""
+    unknown = f" and {formatting.counted(of.unpriced_runs, 'run')} of unknown price"
+    price = f"${of.cost_usd:.4f}" + (unknown if of.unpriced_runs else "")
+    return f"{price}, {of.input_tokens:,} tokens in, {of.output_tokens:,} out"

@@ -1,0 +1,173 @@
+"""Models of callbacks, messages, alerts and the outbox: what `daybook.api` returns.
+
+The fields are those of `--json`, in their order. Instants are in UTC.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, Field
+
+from daybook.delivery.alerts import ALERT_EVENTS
+from daybook.delivery.outbox import CALLBACK, WAKE, queue_of_url
+from daybook.jobs.notify import CALLBACK_FIELDS, EVENTS, Notify
+from daybook.ledger.states import Delivery
+from daybook.ledger.tables import JobRow, LaneRow, OutboxRow
+from daybook.ledger.views import Run, UtcTime, columns
+
+
+class Notification(BaseModel, frozen=True):
+    """A callback, message, alert, listener call or wake; ``job`` is None if it concerns no job.
+
+    ``to`` is a channel, a listener, a task session (`task-session:<id>`), or an address without its
+    query, which may hold tokens.
+    ``next_at`` is None unless the delivery is pending.
+    """
+
+    id: str
+    purpose: str
+    event: str
+    job: str | None
+    job_removed: bool
+    run_id: str | None
+    to: str
+    chat_id: str = Field(repr=False)
+    status: str
+    attempts: int
+    next_at: UtcTime | None
+    created_at: UtcTime
+    finished_at: UtcTime | None
+    error: str | None
+    note: str
+
+    @classmethod
+    def of(cls, row: OutboxRow, job: JobRow | None, **more: object) -> Self:
+        """Return the notification; ``more`` are the fields that a subclass adds."""
+        return cls.model_validate(
+            columns(cls, row)
+            | {
+                "job": job.name if job else None,
+                "job_removed": bool(job and job.archived_at),
+                "to": row.lane if row.purpose in (CALLBACK, WAKE) else row.address,
+                "next_at": row.next_at if row.status == Delivery.PENDING else None,
+            }
+            | more
+        )
+
+
+class DeliveryAttempt(BaseModel, frozen=True):
+    """One attempt to deliver a notification, recorded at ``at`` after it took ``seconds``."""
+
+    at: UtcTime
+    seconds: float | None = None
+    status_code: int | None = None
+    error: str | None = None
+
+
+class NotificationDetails(Notification, frozen=True):
+    """A notification with its content and its last attempts, oldest first.
+
+    ``paused_until`` is when the last pause of its destination queue ends or ended; None if the
+    queue was not paused since its last success, or if the delivery is not pending.
+    """
+
+    subject: str
+    body: str = Field(repr=False)
+    tries: list[DeliveryAttempt]
+    paused_until: UtcTime | None
+
+
+class InboxMessage(BaseModel, frozen=True):
+    """A message in the inbox; ``alert`` is True if its event is in `ALERT_EVENTS`."""
+
+    id: str
+    event: str
+    alert: bool
+    job: str | None
+    job_removed: bool
+    run_id: str | None
+    subject: str
+    text: str = Field(repr=False)
+    created_at: UtcTime
+    read_at: UtcTime | None
+
+    @classmethod
+    def of(cls, row: OutboxRow, job: JobRow | None) -> Self:
+        return cls.model_validate(
+            columns(cls, row)
+            | {
+                "alert": row.event in ALERT_EVENTS,
+                "job": job.name if job else None,
+                "job_removed": bool(job and job.archived_at),
+                "text": row.body,
+            }
+        )
+
+
+class PausedQueue(BaseModel, frozen=True):
+    """A destination queue that is paused, or has had no success since its last pause.
+
+    ``failures`` counts its failures in a row, which began at ``since``; ``error`` is the last one.
+    """
+
+    lane: str
+    failures: int
+    since: UtcTime
+    paused_until: UtcTime
+    error: str
+
+    @classmethod
+    def of(cls, row: LaneRow) -> Self:
+        return cls.model_validate(columns(cls, row))
+
+
+class OutboxHealth(BaseModel, frozen=True):
+    """State of the outbox, with the unread messages and alerts of the inbox.
+
+    ``in_flight`` counts the rows that are being sent. ``unread`` includes ``unread_alerts``: those
+    whose event is in `ALERT_EVENTS`. Wakes of connected sessions do not count as pending: they end
+    within a minute. No wake counts as failed.
+    """
+
+    pending: int
+    oldest_pending_at: UtcTime | None
+    in_flight: int
+    failed: int
+    paused: list[PausedQueue]
+    unread: int
+    unread_alerts: int
+
+
+class ListedRun(Run, frozen=True):
+    """A run; ``alert`` is the delivery status of its alert to the operator, or None."""
+
+    alert: str | None
+
+
+class RunDetails(ListedRun, frozen=True):
+    """A run with the callbacks, messages and listener calls about it."""
+
+    deliveries: list[Notification]
+
+
+def recipients(notify: Notify, alert_channel: str) -> dict[str, list[str]]:
+    """Return the recipients of each event of a job: `{"completed": ["inbox"], "failed": [...], …}`.
+
+    An event without a recipient is omitted. The operator receives a job's failures if the job's
+    channel does not receive them.
+    """
+    channel = notify.channel
+    if channel and notify.chat_id:
+        channel += f" (chat {notify.chat_id})"
+    by_event: dict[str, list[str]] = {}
+    for event in EVENTS:
+        notified = event in notify.events and not notify.silent
+        callback = notify.callbacks[CALLBACK_FIELDS[event]]
+        targets = [channel] if notified and channel else []
+        if event == "failed" and not targets:
+            targets = [alert_channel]
+        targets += [queue_of_url(callback)] if notified and callback else []
+        if targets:
+            by_event[event] = targets
+    return by_event

@@ -1,0 +1,176 @@
+"""Models of jobs, as `daybook.api` returns them and `--json` prints them.
+
+The fields are those of `--json`, in their order, except ``action``: JSON and the result of
+`model_dump` have the action's fields in its place, so a model cannot be validated from them.
+Instants are in UTC; due times have the offset of the job's zone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+
+from daybook.jobs.actions import Action
+from daybook.jobs.notify import Notify
+from daybook.jobs.policy import Policy
+from daybook.jobs.upcoming import due_times
+from daybook.ledger.views import LocalTime, Run, UtcTime, columns
+from daybook.schedules.descriptions import describe
+from daybook.schedules.schedule import Schedule, zone
+
+if TYPE_CHECKING:
+    from daybook.jobs.store import StoredJob
+
+ONE_MICROSECOND = timedelta(microseconds=1)
+DUE_TIMES_SHOWN = 5
+"""Number of due times in the view of a job."""
+
+ScheduleView = Annotated[
+    Schedule, PlainSerializer(lambda schedule: schedule.to_json(), when_used="json")
+]
+"""A schedule; JSON has `kind`, `timezone`, and `expr`, or `every` and `anchor`, or `at`."""
+
+
+class DueTime(BaseModel, frozen=True):
+    """One due time, in UTC and with the offset of the schedule's zone."""
+
+    utc: UtcTime
+    local: LocalTime
+
+
+class DueTimes(BaseModel, frozen=True):
+    """The next due times of a schedule; ``words`` describes it."""
+
+    schedule: ScheduleView
+    words: str
+    due: list[DueTime]
+
+    @classmethod
+    def of(
+        cls,
+        schedule: Schedule,
+        after: datetime,
+        count: int,
+        policy: Policy | None = None,
+        skips: Collection[str] = (),
+    ) -> Self:
+        """Return up to ``count`` due times after ``after`` within the policy, without ``skips``."""
+        tz = zone(schedule.timezone)
+        upcoming = due_times(schedule, policy or Policy(), after=after)
+        selected = (each for each in upcoming if each.isoformat() not in skips)
+        due = [DueTime(utc=each, local=each.astimezone(tz)) for each in islice(selected, count)]
+        return cls(schedule=schedule, words=describe(schedule), due=due)
+
+    @classmethod
+    def of_job(cls, stored: StoredJob, after: datetime, count: int) -> Self:
+        """Return up to ``count`` due times of the job after ``after``, none skipped or snoozed."""
+        snoozed = stored.row.snoozed_until
+        start = after if snoozed is None else max(after, snoozed - ONE_MICROSECOND)
+        return cls.of(stored.job.schedule, start, count, stored.job.policy, stored.row.skips)
+
+
+class ListedJob(BaseModel, frozen=True):
+    """A job.
+
+    ``running`` is True if a run of the job is claimed or running. ``next_due`` is empty if the job
+    is disabled. ``skips`` and ``snoozed_until`` omit past times. ``conflicts`` are the undecided
+    fields that were changed in both the ledger and Prefect; ``prefect_own`` describes schedules in
+    Prefect that a job cannot express.
+    """
+
+    id: str
+    name: str
+    kind: str
+    enabled: bool
+    running: bool
+    disabled_reason: str
+    deployment: str
+    schedule: ScheduleView
+    words: str
+    next_due: list[LocalTime]
+    skips: list[LocalTime]
+    snoozed_until: LocalTime | None
+    description: str
+    tags: list[str]
+    metadata: dict[str, Any] = Field(repr=False)
+    owner: str
+    user_id: str
+    created_by: str
+    action: Action
+    policy: Policy
+    notify: Notify = Field(repr=False)
+    sync: Literal["pending", "synced"]
+    conflicts: list[str]
+    prefect_own: list[str]
+    created_at: UtcTime
+    updated_at: UtcTime
+    removed_at: UtcTime | None
+    last_run_id: str | None
+    last_run_at: UtcTime | None
+    last_status: str | None
+    last_error: str | None
+    run_count: int
+    consecutive_failures: int
+
+    @classmethod
+    def of(cls, stored: StoredJob, now: datetime, *, running: bool) -> Self:
+        """Return the view of the job at ``now``; ``running`` says whether a run is in progress."""
+        row, job, snoozed = stored.row, stored.job, stored.row.snoozed_until
+        tz = zone(job.schedule.timezone)
+        due = DueTimes.of_job(stored, now, DUE_TIMES_SHOWN).due if job.enabled else []
+        skips = map(datetime.fromisoformat, row.skips)
+        return cls.model_validate(
+            columns(cls, row)
+            | dict(job)
+            | {
+                "running": running,
+                "deployment": f"{row.kind}/{row.slug}",
+                "words": describe(job.schedule),
+                "next_due": [each.local for each in due],
+                "skips": [each.astimezone(tz) for each in skips if each > now],
+                "snoozed_until": snoozed.astimezone(tz) if snoozed and snoozed > now else None,
+                "sync": "pending" if row.sync_pending else "synced",
+                "conflicts": sorted((row.conflict or {}).get("fields", {})),
+                "prefect_own": list((row.synced or {}).get("foreign", [])),
+                "removed_at": row.archived_at,
+            }
+        )
+
+    @model_serializer(mode="wrap")
+    def _with_fields_of_the_action(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for name, value in handler(self).items():
+            flat |= value if name == "action" else {name: value}
+        return flat
+
+
+class ChangedJob(ListedJob, frozen=True):
+    """A job that was added or changed.
+
+    ``recipients`` maps each event to its recipients: `{"completed": ["inbox"], "failed": [...]}`.
+    ``notes`` are hints for the user.
+    """
+
+    recipients: dict[str, list[str]]
+    notes: list[str]
+
+
+class JobDetails(ListedJob, frozen=True):
+    """A job with its last run and its next due time, each of which may be None.
+
+    ``recipients`` are as in `ChangedJob`.
+    """
+
+    last_run: Run | None
+    next_run: LocalTime | None
+    recipients: dict[str, list[str]]

@@ -1,0 +1,110 @@
+"""A run as a model: what `daybook.api` returns, `--json` prints and callbacks send.
+
+The fields of a view are those of `--json`, in their order. Its instants are in UTC, and written as
+RFC 3339.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, Field, PlainSerializer
+
+if TYPE_CHECKING:
+    from sqlmodel import SQLModel
+
+    from daybook.ledger.tables import JobRow, RunRow
+
+
+def utc_text(instant: datetime | None) -> str | None:
+    """Return the instant as text, such as `2027-01-15T13:30:00Z`; None for None.
+
+    A fraction of a second is included only if it is not zero.
+    """
+    return None if instant is None else instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _in_utc(instant: datetime) -> datetime:
+    return instant.astimezone(UTC)
+
+
+UtcTime = Annotated[datetime, AfterValidator(_in_utc)]
+"""A UTC instant; its JSON form is that of `utc_text`."""
+
+LocalTime = Annotated[datetime, PlainSerializer(datetime.isoformat, when_used="json")]
+"""An instant that keeps its offset; its JSON form is RFC 3339, in which UTC is `+00:00`, not `Z`.
+"""
+
+
+def columns(view: type[BaseModel], row: SQLModel) -> dict[str, Any]:
+    """Return those columns of ``row`` that are also fields of ``view``."""
+    shared = view.model_fields.keys() & type(row).model_fields.keys()
+    return {name: getattr(row, name) for name in shared}
+
+
+class Run(BaseModel, frozen=True):
+    """A run with its job; the fields of the job are empty for a direct call.
+
+    ``owner``, ``user_id``, ``tags`` and ``metadata`` are those that the job has now. ``started_at``
+    is when the effect of its first attempt started; ``job_removed`` is True if ``job`` names a job
+    that was removed. Adjacent due times that were missed or skipped are one run of ``count``, from
+    ``scheduled_for`` to ``scheduled_to``, which is None for any other run. ``metadata`` and
+    ``usage`` are objects; they are not validated, because a view must accept everything that is
+    stored.
+    """
+
+    id: str
+    job: str | None
+    job_id: str | None
+    job_removed: bool
+    owner: str | None
+    user_id: str
+    tags: list[str]
+    metadata: Any = Field(repr=False)
+    kind: str
+    trigger: str
+    status: str
+    reason: str
+    delivery: str
+    scheduled_for: UtcTime
+    scheduled_to: UtcTime | None
+    count: int
+    queued_at: UtcTime
+    started_at: UtcTime | None
+    finished_at: UtcTime | None
+    duration_seconds: float | None
+    attempts: int
+    output: str | None
+    result: Any
+    error: str | None
+    session_id: str | None
+    agent: str | None
+    model: str | None
+    usage: Any
+    flow_run_id: str | None
+    occurrence: str
+    retry_of: str | None
+
+    @classmethod
+    def of(cls, row: RunRow, job: JobRow | None, **more: object) -> Self:
+        """Return the view of a run; ``more`` are the fields that a subclass adds."""
+        duration = None
+        if row.finished_at and row.started_at:
+            duration = (row.finished_at - row.started_at).total_seconds()
+        return cls.model_validate(
+            columns(cls, row)
+            | {
+                "job": job.name if job else None,
+                "job_removed": bool(job and job.archived_at),
+                "owner": job.owner if job else None,
+                "user_id": job.user_id if job else "",
+                "tags": list(job.tags) if job else [],
+                "metadata": dict(job.meta) if job else {},
+                "scheduled_for": row.due,
+                "scheduled_to": row.due_to,
+                "duration_seconds": duration,
+                "usage": row.usage or {},
+            }
+            | more
+        )

@@ -1,0 +1,291 @@
+"""Schedules in plain English: `every weekday at 9`, `tomorrow 9am`. Pure.
+
+The grammar, in any case, with any white space:
+
+    SCHEDULE  DAYS TIMES | TIMES DAYS             a cron expression
+              DAY TIME | TIME DAY | at TIME       one time; `at TIME` is the next such time
+    DAYS      every day | daily | every weekday | weekdays | every weekend | weekends
+              every Monday and Friday | Mondays | on Mondays
+              every month on the 1st | monthly on the 1st and 15th | on the last day of the month
+    DAY       today | tomorrow | next Monday | on Monday | 2027-01-15
+    TIMES     at TIME, TIME and TIME
+    TIME      17:00 | 9:30 | 9am | 9:30 pm | noon | midnight | 9 (only after `at`)
+
+A number without am or pm is an hour of the 24-hour clock. `next Monday` and `on Monday` are the
+first Monday after today. What a reader could understand in two ways is refused: a day without a
+time, a time without a day or `at`, `Monday at 9` (once or every week?), midnight of a named day.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from daybook.errors import InvalidInput
+
+_DAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
+_EVERY_DAY = {"day": "*", "weekday": "1-5", "weekend": "0,6"}
+_REPEATED = {"daily": "day", "weekdays": "weekday", "weekends": "weekend"}
+
+_TIME = re.compile(r"(?:noon|midnight|\d{1,2}(?::\d\d)?(?:[ap]\.?m\.?)?)", re.ASCII)
+_CLOCK = re.compile(r"(\d{1,2})(?::(\d\d))?(?:([ap])\.?m\.?)?", re.ASCII)
+_ORDINAL = re.compile(r"(\d{1,2})(?:st|nd|rd|th)", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_LIKE_A_PHRASE = re.compile(
+    r"[a-z]|\d{1,2}:\d\d|\d{1,2}\s?[ap]\.?m\b"
+    r"|\d{4}-\d\d-\d\d\s(?:at\s)?[\d:]{1,5}(?:\s?[ap]\.?m\.?)?$",
+    re.ASCII,
+)
+_SEPARATORS = (",", "and")
+_MAX_DAY_LENGTH = 20
+"""Length in characters of the beginning of a word that is compared with known days."""
+
+
+class Once(NamedTuple):
+    """A wall-clock time at which a schedule is due once."""
+
+    local: datetime
+
+
+def is_like_one(text: str) -> bool:
+    """Return whether a text looks like a phrase, valid or not; a cron expression never does."""
+    return _LIKE_A_PHRASE.match(text.lower()) is not None
+
+
+def is_time(text: str) -> bool:
+    """Return whether a text is a time of day, such as `9am`, `17:00` or `9`."""
+    return _TIME.fullmatch(" ".join(_words(text))) is not None
+
+
+def read(text: str, local_now: datetime, field: str = "schedule") -> str | Once:
+    """Return the cron expression of a phrase, or the one time that it names.
+
+    ``local_now`` is the present wall-clock time, naive, in the zone of the schedule. A time that
+    has passed is returned as it is. Raises `InvalidInput` naming ``field`` for any other text.
+    """
+    try:
+        return _read(_words(text), local_now)
+    except _Refused as refused:
+        raise InvalidInput(field, f'"{text}" {refused.problem}', refused.hint) from None
+
+
+class _Refused(Exception):
+    def __init__(self, problem: str, hint: str) -> None:
+        self.problem = problem
+        self.hint = hint
+
+
+_EXAMPLES = (
+    'write "every weekday at 9:00", "every 2h", "tomorrow at 9:00", "in 30m" or a cron expression'
+)
+
+
+def _words(text: str) -> list[str]:
+    """Return the words in lower case; commas are words, and `9 am` is one."""
+    words: list[str] = []
+    for word in text.lower().replace(",", " , ").split():
+        if word in ("am", "pm", "a.m", "p.m", "a.m.", "p.m.") and words and words[-1][-1].isdigit():
+            words[-1] += word
+        else:
+            words.append(word)
+    return words
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str], bool]:
+    """Return the times at the beginning or the end, the other words, and whether `at` is before."""
+    start = 1 if words[0] == "at" else 0
+    end = start
+    while end < len(words) and _belongs_to_times(words[end]):
+        end += 1
+    if times := _listed(words[start:end]):
+        return times, words[end:], start == 1
+    start = len(words)
+    while start > 0 and _belongs_to_times(words[start - 1]):
+        start -= 1
+    has_at = start > 0 and words[start - 1] == "at"
+    return _listed(words[start:]), words[: start - 1 if has_at else start], has_at
+
+
+def _belongs_to_times(word: str) -> bool:
+    return word in _SEPARATORS or _TIME.fullmatch(word) is not None
+
+
+def _listed(words: list[str]) -> list[str]:
+    return [word for word in words if word not in _SEPARATORS]
+
+
+def _read(words: list[str], now: datetime) -> str | Once:
+    times, days, has_at = _split(words) if words else ([], [], False)
+    if not times:
+        raise _without_time(words, now)
+    if not has_at and times[-1].isdigit():
+        raise _Refused("is not a schedule", _EXAMPLES)
+    if not days:
+        if not has_at:
+            shown = " and ".join(times)
+            raise _Refused("is ambiguous", f'write "at {shown}" (once) or "every day at {shown}"')
+        local = _on(now, _only_time(times))
+        return Once(local if local > now else local + timedelta(days=1))
+    day = _one_day(days, now)
+    if day is not None:
+        if times == ["midnight"]:
+            tomorrow = day + timedelta(days=1)
+            raise _Refused(
+                "is ambiguous", f'write "{day:%Y-%m-%d} 0:00" or "{tomorrow:%Y-%m-%d} 0:00"'
+            )
+        return Once(_on(day, _only_time(times)))
+    month_day, weekday = _repeated_days(days)
+    return f"{_minutes_and_hours(times)} {month_day} * {weekday}"
+
+
+def _without_time(words: list[str], now: datetime) -> _Refused:
+    match words:
+        case ["hourly"] | ["every", "hour"]:
+            hint = 'write "@hourly" (on the hour) or "every 1h" (from now)'
+            return _Refused("is ambiguous", hint)
+        case ["weekly"] | ["every", "week"]:
+            return _Refused("has no day", 'write "every monday at 9:00", or "every 7d" from now')
+        case ["monthly"] | ["every", "month"]:
+            return _Refused("has no day", 'write "every month on the 1st at 9:00"')
+        case ["every", "morning" | "evening" | "night"] | ["nightly"]:
+            return _Refused("has no time of day", 'write "every day at 8:00"')
+        case ["tonight", *_]:
+            return _Refused("has no time of day", 'write "today at 20:00"')
+        case []:
+            return _Refused("is not a schedule", _EXAMPLES)
+    try:
+        if _one_day(words, now) is None:
+            _repeated_days(words)
+    except _Refused:
+        return _Refused("is not a schedule", _EXAMPLES)
+    text = " ".join(words).replace(" ,", ",")
+    return _Refused("has no time of day", f'write "{text} at 9:00"')
+
+
+def _one_day(words: list[str], now: datetime) -> datetime | None:
+    """Return the day that words such as `next monday` name; None for others."""
+    match words:
+        case ["today"]:
+            return now
+        case ["tomorrow"]:
+            return now + timedelta(days=1)
+        case ["next" | "on", name] if (number := _weekday(name)) is not None:
+            ahead = (number - now.isoweekday()) % 7 or 7
+            return now + timedelta(days=ahead)
+        case [name] if _weekday(name) is not None:
+            raise _Refused("is ambiguous", f'write "next {name} …" (once) or "every {name} …"')
+        case [iso] | ["on", iso] if _DATE.fullmatch(iso):
+            try:
+                return datetime.fromisoformat(iso)
+            except ValueError as error:
+                raise _Refused(f"does not exist: {error}", "use a date that exists") from None
+    return None
+
+
+def _repeated_days(words: list[str]) -> tuple[str, str]:
+    """Return the fields `day of month` and `weekday` of a cron expression."""
+    if month_days := _month_days(words):
+        return month_days, "*"
+    is_repeated = words[0] in ("every", "each")
+    names = _listed(words[1:] if words[0] in ("every", "each", "on") else words)
+    if not names:
+        raise _Refused("is not a schedule", _EXAMPLES)
+    if len(names) == 1:
+        single = names[0] if is_repeated else _REPEATED.get(names[0], "")
+        if single in _EVERY_DAY:
+            return "*", _EVERY_DAY[single]
+    numbers = []
+    for name in names:
+        plural = name.endswith("s") and _weekday(name[:-1]) is not None
+        number = _weekday(name[:-1] if plural else name)
+        if number is None:
+            raise _unknown_day(words, name)
+        if not (plural or is_repeated):
+            raise _Refused("is ambiguous", f'write "next {name} …" (once) or "every {name} …"')
+        numbers.append(number)
+    # Monday first, as people list them; cron counts Sunday as 0.
+    return "*", ",".join(str(number % 7) for number in sorted(set(numbers)))
+
+
+def _month_days(words: list[str]) -> str:
+    """Return `1,15,L` for `[every month] on the 1st, 15th and last day`; empty for other words."""
+    rest = list(words)
+    for optional in (["every", "month"], ["monthly"], ["every"], ["on"]):
+        if rest[: len(optional)] == optional:
+            rest = rest[len(optional) :]
+    if len(rest) > 3 and rest[-3] == "of" and rest[-2] in ("the", "every", "each"):
+        rest = rest[:-3] if rest[-1] == "month" else rest
+    numbers: set[int] = set()
+    last = False
+    listed = [word for word in _listed(rest) if word != "the"]
+    while listed:
+        if listed[:2] == ["last", "day"]:
+            last, listed = True, listed[2:]
+        elif match := _ORDINAL.fullmatch(listed[0]):
+            numbers.add(int(match[1]))
+            listed = listed[1:]
+        else:
+            return ""
+    if not all(1 <= number <= 31 for number in numbers):
+        raise _Refused("has an invalid day of the month", "use the 1st to the 31st")
+    return ",".join([*map(str, sorted(numbers)), *(["L"] if last else [])])
+
+
+def _unknown_day(words: list[str], name: str) -> _Refused:
+    known = [*_DAYS, *_EVERY_DAY, *_REPEATED, "today", "tomorrow"]
+    if any(word[0].isdigit() for word in words[:2]):
+        return _Refused(
+            "combines an interval with a time of day",
+            'write days, such as "every day at 9:00", or an interval alone, such as "every 2h"',
+        )
+    near = difflib.get_close_matches(name[:_MAX_DAY_LENGTH], known, n=1, cutoff=0.75)
+    if near and name not in known:
+        return _Refused(f'has the unknown day "{name}"', f"did you mean {near[0]}?")
+    return _Refused("is not a schedule", _EXAMPLES)
+
+
+def _weekday(name: str) -> int | None:
+    """Return 1 for Monday to 7 for Sunday, also for `mon` or `thurs`; None for any other word."""
+    for number, day in enumerate(_DAYS):
+        if len(name) >= 3 and day.startswith(name):
+            return number or 7
+    return None
+
+
+def _minutes_and_hours(times: list[str]) -> str:
+    given = {_clock(time) for time in times}
+    hours = sorted({hour for hour, _ in given})
+    minutes = sorted({minute for _, minute in given})
+    if len(given) != len(hours) * len(minutes):
+        raise _Refused(
+            "has times that do not fit into one cron expression", "add a job for each of the times"
+        )
+    return f"{','.join(map(str, minutes))} {','.join(map(str, hours))}"
+
+
+def _only_time(times: list[str]) -> tuple[int, int]:
+    if len(times) > 1:
+        raise _Refused("is due once, but has several times", "add a job for each of the times")
+    return _clock(times[0])
+
+
+def _clock(time: str) -> tuple[int, int]:
+    """Return the hour and the minute of a time of day."""
+    if time in ("noon", "midnight"):
+        return (12 if time == "noon" else 0), 0
+    match = _CLOCK.fullmatch(time)
+    assert match is not None, "the text of a phrase was matched before"
+    hour, minute = int(match[1]), int(match[2] or 0)
+    if match[3]:
+        if not 1 <= hour <= 12:
+            raise _Refused(f'has the invalid time "{time}"', "use 1am to 12pm, or 0:00 to 23:59")
+        hour = hour % 12 + (12 if match[3] == "p" else 0)
+    if hour > 23 or minute > 59:
+        raise _Refused(f'has the invalid time "{time}"', "use 0:00 to 23:59, or 9am")
+    return hour, minute
+
+
+def _on(day: datetime, clock: tuple[int, int]) -> datetime:
+    return day.replace(hour=clock[0], minute=clock[1], second=0, microsecond=0)

@@ -1,0 +1,140 @@
+"""Processes that do not end: they ignore SIGTERM, have grandchildren, or hold the interpreter."""
+
+from __future__ import annotations
+
+import pytest
+
+from daybook.processes import proc
+from tests.world import World
+from tests.world.agents import DEAF
+from tests.world.workers import CANCELLED, PREFECT_LEAVES_A_SOCKET, SEEN, alive
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
+
+HARD = 5.0 + 10.0 + 10.0
+"""Seconds until a cancel is noticed without an event, and from SIGTERM to SIGKILL."""
+
+# One child in its group, one in a process session of its own, one orphan; all ignore SIGTERM.
+CHILDREN = """
+import subprocess
+def begin(session):
+    program = "import signal as s; s.signal(15, s.SIG_IGN); print(1, flush=True); s.pause()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, sys.argv[1]],
+        stdout=subprocess.PIPE,
+        start_new_session=session,
+    )
+    child.stdout.readline()
+    tell(f"child {child.pid}")
+begin(False)
+begin(True)
+if os.fork() == 0:
+    begin(True)
+    os._exit(0)
+os.wait()
+"""
+
+# Ignores SIGTERM; with ``holds`` it stays in a C call that never releases the interpreter.
+FOREIGN = """
+import os, signal
+from prefect import flow
+from prefect.client.schemas.objects import FlowRun, State
+
+@flow
+def foreign(pipe: str, holds: bool) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with open(pipe, "a") as out:
+        print(os.getpid(), "running", file=out, flush=True)
+    if holds:
+        sum(range(1 << 60))
+    while True:
+        signal.pause()
+
+@foreign.on_cancellation
+def was_cancelled(flow, run: FlowRun, state: State) -> None:
+    with open("hooks", "a") as out:
+        print(run.id, state.type.value, file=out)
+"""
+
+
+async def test_cancelling_ends_an_agent_that_ignores_sigterm(world: World) -> None:
+    agent = await world.agents.add(DEAF)
+    job = await world.deploy(on_demand=True, agent=agent.name)
+    await world.workers.begin()
+    asked = await world.prefect.custom_run(job)
+    pid = await agent.says("running")
+    await world.prefect.cancel(asked)
+    await world.workers.idle(within=HARD)
+    assert not alive(pid)
+    await world.wait_for_end(job, "cancelled", within=SEEN)
+    assert agent.effect_count == 1
+
+
+@pytest.mark.parametrize("holds", [False, True], ids=["ignores_sigterm", "holds_the_gil"])
+async def test_cancelling_ends_an_external_run_that_ignores_sigterm_or_holds_the_gil(
+    world: World, holds: bool
+) -> None:
+    agent = await world.agents.add("")
+    deployment = await world.workers.foreign(FOREIGN)
+    await world.deploy(on_demand=True)  # so that the pool belongs to this ledger
+    await world.workers.begin()
+    run = await world.workers.run_foreign(deployment, pipe=str(agent.base) + ".pipe", holds=holds)
+    pid = await agent.says("running")
+    assert pid in world.workers.at_work()
+    await world.prefect.cancel(run)
+    await world.shows(run, "CANCELLED", within=HARD + SEEN)
+    assert not alive(pid)
+    assert await world.workers.noted("hooks") == [str(run.id), "CANCELLED"]
+    await world.workers.idle(within=SEEN)
+    assert await world.rows() == []
+
+
+@pytest.mark.parametrize("cancelled", [True, False], ids=["cancelled", "ends"])
+async def test_grandchildren_of_an_agent_end_with_its_run(world: World, cancelled: bool) -> None:
+    end = 'had(); tell("running"); heed(); print("done")'
+    agent = await world.agents.add(CHILDREN + end)
+    job = await world.deploy(on_demand=True, agent=agent.name)
+    await world.workers.begin()
+    asked = await world.prefect.custom_run(job)
+    words = [await agent.word() for _ in range(3)]
+    begun = [proc.find(int(word.removeprefix("child "))) for _, word in words]
+    pid = await agent.says("running")
+    living = [each for each in begun if each is not None]
+    assert len(living) == 3
+    if cancelled:
+        await world.prefect.cancel(asked)
+        # The program ends at once, its children at the end of their grace period.
+        await world.workers.idle(within=HARD)
+    else:
+        agent.release()
+    row = await world.wait_for_end(job, "cancelled" if cancelled else "succeeded", within=SEEN)
+    await world.workers.idle(within=SEEN)
+    assert not alive(pid)
+    assert [each for each in living if proc.find(each.pid, each.started)] == []
+    assert agent.effect_count == row.attempts == 1
+
+
+# After SIGTERM it takes a second to clean up.
+ORDERLY = """
+import select
+def put_in_order(number, frame):
+    tell("asked")
+    select.select([], [], [], 1.0)
+    tell("in order")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, put_in_order)
+had(); tell("running"); forever()
+"""
+
+
+async def test_an_agent_that_needs_a_second_to_clean_up_gets_it(world: World) -> None:
+    agent = await world.agents.add(ORDERLY)
+    job = await world.deploy(on_demand=True, agent=agent.name)
+    await world.workers.begin()
+    asked = await world.prefect.custom_run(job)
+    await agent.says("running")
+    await world.prefect.cancel(asked)
+    await agent.says("asked", within=HARD)
+    await agent.says("in order", within=5.0)
+    await world.workers.idle(within=CANCELLED)
+    await world.wait_for_end(job, "cancelled", within=SEEN)

@@ -1,0 +1,177 @@
+"""Changes of jobs while Prefect is unreachable: stored and pending; and which answers count so."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
+
+from daybook.api import authorization, jobs, runs
+from daybook.errors import InvalidInput, PrefectRefused, PrefectUnreachable
+from daybook.home import Home
+from daybook.jobs import store
+from daybook.ledger.engine import open_ledger
+from daybook.ledger.states import Outcome, Status
+from daybook.owners import Actor, acting_as
+from daybook.prefect import client as connection
+from daybook.resources import copies
+from daybook.runs import claims, outcomes, rows
+from daybook.toolbox import call
+from tests.receiver import Request, answer, serving
+from tests.unit.operations.checks.conftest import as_prefect
+
+GIVEN: dict[str, Any] = {"prompt": "Hello?", "every": "1h"}
+
+
+@pytest.fixture
+def away(daybook_home: Home) -> Iterator[None]:
+    """Point Prefect's client at a port on which nothing listens."""
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        yield
+
+
+@pytest.mark.usefixtures("away")
+async def test_each_change_of_a_job_is_stored_and_pending() -> None:
+    added = await jobs.add({**GIVEN, "name": "brief", "agent": "nobody"})
+    assert (added.sync, len(added.notes)) == ("pending", 2)
+    assert "agents, tools and secrets" in added.notes[0]
+    edited = await jobs.edit_job("brief", {"every": "2h"})
+    paused, resumed = await jobs.pause("brief"), await jobs.resume("brief")
+    for each in (edited, paused, resumed):
+        assert (each.sync, each.notes) == ("pending", [jobs.PENDING_NOTE])
+    assert [paused.enabled, resumed.enabled] == [False, True]
+    assert (await jobs.show("brief")).words == "every 2 hours"
+    with pytest.raises(PrefectUnreachable):
+        await jobs.remove("brief")
+
+
+async def test_no_known_prefect_is_an_unreachable_one(daybook_home: Home) -> None:
+    with temporary_settings({PREFECT_API_URL: None}):
+        assert (await jobs.add(GIVEN)).sync == "pending"
+
+
+@pytest.mark.usefixtures("away")
+async def test_the_tools_say_that_a_change_is_pending() -> None:
+    answer = await call("cron_add", {"prompt": "Sum up.", "schedule": "0 9 * * 1-5", "name": "sum"})
+    assert not answer.refused, answer.text
+    assert f"note: {jobs.PENDING_NOTE}" in answer.text
+    assert "note: its last change" in (await call("cron_get", {"job_id": "sum"})).text
+
+
+@pytest.mark.usefixtures("away")
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"on_fail": "ftp://ops.example.org"}, "on_fail"),
+        ({"channel": "console"}, "channel"),
+        ({"channel": "team"}, "channel"),
+        ({"kind": "webhook", "prompt": None, "url": "http://127.0.0.1/x"}, "url"),
+    ],
+)
+async def test_checks_that_need_no_prefect_still_apply(
+    more: dict[str, Any], field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_LIMITS", '{"channels": ["ops"]}')
+    with acting_as(Actor("agent:researcher", via="mcp")):
+        with pytest.raises(InvalidInput) as refused:
+            await jobs.add({**GIVEN, **more})
+        assert refused.value.field == field
+        assert await jobs.list_jobs() == []
+        assert (await jobs.add({**GIVEN, "channel": "ops"})).sync == "pending"
+
+
+@pytest.mark.usefixtures("away")
+async def test_an_agents_job_asks_that_agent_if_the_ledger_has_a_copy_of_it(
+    daybook_home: Home,
+) -> None:
+    with acting_as(Actor("agent:researcher", via="mcp")):
+        before = await jobs.add(GIVEN)
+    async with open_ledger() as ledger, ledger.write() as session:
+        key = await copies.get_or_create_key(session, daybook_home)
+        ref, now = ("daybook-offline-agent", "researcher"), ledger.now()
+        await copies.put(session, ref, "type", {}, key=key, now=now)
+    with acting_as(Actor("agent:researcher", via="mcp")):
+        after = await jobs.add(GIVEN)
+    agents = [each.action.model_dump()["agent"] for each in (before, after)]
+    assert agents == ["default", "researcher"]
+
+
+@pytest.mark.usefixtures("away")
+async def test_cancel_reads_the_run_again_before_it_asks_prefect(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await jobs.add({**GIVEN, "name": "brief"})
+    async with open_ledger() as ledger:
+        async with ledger.read() as session:
+            stored = await store.find(session, "brief")
+        row = await claims.request(ledger, stored, "first", "manual")
+    find = authorization.find_live_run
+
+    async def find_and_end(session: Any, ref: str) -> Any:
+        found = await find(session, ref)
+        async with open_ledger() as ledger, ledger.write() as writing:
+            ended = await rows.get(writing, row.id)
+            ended.flow_run_id = str(uuid4())
+            await outcomes.record(writing, ended, Outcome(Status.SKIPPED, "over"), ledger.now())
+        return found
+
+    monkeypatch.setattr(authorization, "find_live_run", find_and_end)
+    with pytest.raises(InvalidInput, match="has already ended: skipped"):
+        await runs.cancel("brief")
+
+
+@pytest.fixture
+async def paths(daybook_home: Home) -> AsyncIterator[dict[str, tuple[int, Any]]]:
+    """Serve a Prefect that answers only its health check, its version and what the test adds."""
+    paths = as_prefect("3.8.8")
+
+    async def answers(request: Request, writer: asyncio.StreamWriter) -> None:
+        status, content = paths.get(request.path, (404, {}))
+        await answer(status, json.dumps(content).encode())(request, writer)
+
+    async with serving() as server:
+        server.steps = [answers]
+        address = f"{server.address}/api"
+        with temporary_settings({PREFECT_API_URL: address, PREFECT_CLIENT_MAX_RETRIES: 0}):
+            yield paths
+
+
+Paths = dict[str, tuple[int, Any]]
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+async def test_a_server_error_is_an_unreachable_prefect(paths: Paths, status: int) -> None:
+    paths["/api/flows/1"] = (status, {"detail": "overloaded"})
+    with pytest.raises(PrefectUnreachable, match=f"it returned status {status} overloaded"):
+        async with connection.connected() as client:
+            (await client._client.get("/flows/1")).raise_for_status()
+
+
+URL = {"kind": "webhook", "url": "https://api.example.org/x", "every": "1h", "name": "export"}
+
+
+@pytest.mark.parametrize("status", [500, 418, 403])
+async def test_a_deployment_that_fails_is_pending_or_leaves_nothing_stored(
+    paths: Paths, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_ALLOWED_HOSTS", "api.example.org")
+    paths["/api/deployments/name/webhook/export"] = (status, {"detail": "no"})
+    match status:
+        case 500:
+            assert (await jobs.add(URL)).sync == "pending"
+        case 403:
+            with pytest.raises(PrefectRefused):
+                await jobs.add(URL)
+        case _:
+            with pytest.raises(InvalidInput, match="Prefect rejected it: 418 no"):
+                await jobs.add(URL)
+    assert len(await jobs.list_jobs()) == (status == 500)

@@ -1,0 +1,104 @@
+"""Shell completion: the scripts, and the names that Tab offers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import Say
+
+
+def offered(daybook: Say, *words: str) -> dict[str, str]:
+    """Return the names, with their descriptions, that Tab offers for the last word."""
+    _, begin, lines = daybook("__complete", *words).out.partition("\x1fbegin\n")
+    assert begin
+    return {name: text for name, _, text in (line.partition("\t") for line in lines.splitlines())}
+
+
+@pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize("typed", [("edit", ""), ("run", "we"), ("next", ""), ("runs", "")])
+def test_tab_offers_the_names_of_jobs_with_their_schedules(
+    daybook: Say, typed: tuple[str, ...]
+) -> None:
+    names = offered(daybook, *typed)
+    assert set(names) == {"weekly", "often", "by hand"}
+    assert names["weekly"] == "at 09:00 on Mondays, Europe/Berlin"
+
+
+@pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize("command", ["show", "logs", "cancel"])
+def test_tab_offers_jobs_and_runs_where_both_are_legal(daybook: Say, command: str) -> None:
+    (run,) = daybook("runs", "--json").json
+    names = offered(daybook, command, "")
+    assert names[run["id"][:8]] == "weekly, waiting"
+    assert "often" in names
+
+
+def test_tab_offers_the_choices_of_an_option(daybook: Say) -> None:
+    assert set(offered(daybook, "add", "--output-format", "")) == {"text", "json", "structured"}
+
+
+def test_tab_offers_nothing_without_a_ledger(
+    daybook: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path / "none"))
+    result = daybook("__complete", "show", "")
+    assert (result.code, result.err) == (0, "")
+    assert offered(daybook, "show", "") == {}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_of_each_shell_knows_commands_and_options(daybook: Say, shell: str) -> None:
+    script = daybook("completion", shell).out
+    for word in ("heartbeat", "--schedule", "__complete"):
+        assert word in script
+
+
+def test_an_unknown_shell_is_refused(daybook: Say) -> None:
+    result = daybook("completion", "tcsh")
+    assert result.code == 2
+    assert '"bash", "zsh", "fish"' in result.err
+
+
+def test_bash_completes_commands_and_names(daybook: Say, stored: Path, tmp_path: Path) -> None:
+    script = tmp_path / "completion.bash"
+    script.write_text(daybook("completion", "bash").out, encoding="utf-8")
+    program = tmp_path / "daybook"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m daybook "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+
+    def complete(*words: str) -> list[str]:
+        """Press Tab after the words."""
+        typed = " ".join(f"'{word}'" for word in words)
+        command = (
+            f"source {script}; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; "
+            'F=$(complete -p daybook | sed "s/.*-F \\([^ ]*\\).*/\\1/"); '
+            '$F; printf "%s\\n" "${COMPREPLY[@]}"'
+        )
+        done = subprocess.run(
+            ["bash", "--norc", "-c", command],
+            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.split("\n")[:-1]
+
+    assert complete("daybook", "heartb") == ["heartbeat"]
+    assert complete("daybook", "add", "--sched") == ["--schedule"]
+    assert complete("daybook", "show", "week") == ["weekly"]
+    assert complete("daybook", "edit", "by") == ["by\\ hand"]
+
+
+def test_the_script_is_installed_where_the_shell_looks(
+    daybook: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    result = daybook("completion", "fish", "--install")
+    file = tmp_path / ".config/fish/completions/daybook.fish"
+    assert result.out == f"Wrote {file}\n"
+    assert "__complete" in file.read_text(encoding="utf-8")

@@ -1,0 +1,81 @@
+"""Block documents with invalid values from Prefect's UI: shown with their problem."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from daybook.agents.documents import AgentInfo
+from daybook.api import agents as api_agents
+from daybook.api.agents import AgentDetails
+from daybook.api.destinations import ListedDestination
+from daybook.api.tools import ToolServerWithTools
+from daybook.cli import agents, callbacks, tools
+from daybook.home import Home
+
+
+@pytest.mark.parametrize("command", [None, 7, {"a": 1}, ["run", 1]])
+def test_an_agent_with_invalid_settings_is_shown_with_its_problem(
+    command: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"command": command, "environment": [1]}
+    agent = AgentInfo(
+        name="x", kind="command", type="daybook-command-agent", settings=settings, problem="wrong"
+    )
+    agents._print_agent(agent)
+    assert "problem      wrong\n" in capsys.readouterr().out
+
+
+def test_agents_are_listed_with_their_models_and_the_number_of_their_jobs(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def list_agents() -> list[AgentDetails]:
+        return [
+            AgentDetails(
+                name=name, kind=kind, type="", settings=settings, problem=problem, jobs=jobs
+            )
+            for name, kind, settings, problem, jobs in (
+                ("claude", "model", {"model": "anthropic:claude"}, None, ["brief", "digest"]),
+                ("cat", "command", {"command": ["cat"]}, None, []),
+                ("odd", "model", {"model": 7}, "wrong", ["brief"]),
+            )
+        ]
+
+    monkeypatch.setattr(api_agents, "list_agents", list_agents)
+    assert [line.split() for line in daybook("agents", "list").out.splitlines()] == [
+        ["NAME", "KIND", "MODEL", "JOBS", "PROBLEM"],
+        ["claude", "model", "anthropic:claude", "2", "-"],
+        ["cat", "command", "-", "0", "-"],
+        ["odd", "model", "7", "1", "wrong"],
+    ]
+
+
+@pytest.mark.parametrize("value", [None, 7, {"a": 1}, ["run", 1]])
+def test_a_tool_server_with_invalid_settings_is_shown_with_its_problem(
+    value: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("command", "url", "headers", "work_dir", "environment")
+    server = ToolServerWithTools(
+        name="x", settings=dict.fromkeys(names, value), problem="wrong", tools=None
+    )
+    tools._print_server(server)
+    assert "wrong\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", [None, "15", {"a": 1}])
+def test_a_destination_with_invalid_settings_is_listed_with_its_problem(
+    value: object, capsys: pytest.CaptureFixture[str], daybook_home: Home
+) -> None:
+    destination = ListedDestination(
+        name="x",
+        url=value,
+        token=value,
+        timeout=value,
+        tries=value,
+        rotating_until=None,
+        problem="wrong",
+        jobs=[],
+    )
+    callbacks._print_destinations([destination])
+    assert "wrong" in capsys.readouterr().out

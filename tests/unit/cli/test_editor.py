@@ -1,0 +1,192 @@
+"""`daybook edit JOB` without options: the job as YAML in the user's editor."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daybook import api
+from daybook.cli import editor, entry
+from daybook.errors import DaybookError, InvalidInput
+from daybook.jobs.model import edit as edited
+from daybook.jobs.model import new_job
+from daybook.jobs.views import ChangedJob, ListedJob
+from tests.unit.cli.conftest import MADE, Say
+
+SetEditor = Callable[[str], None]
+
+
+@pytest.fixture
+def use_editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SetEditor:
+    """Return a function that makes a Python program the editor; `text` is the file's content."""
+
+    def use(program: str) -> None:
+        file = tmp_path / "editor.py"
+        file.write_text(
+            "import pathlib, sys\n"
+            "file = pathlib.Path(sys.argv[1])\n"
+            "text = file.read_text(encoding='utf-8')\n"
+            f"{program}\n"
+            "file.write_text(text, encoding='utf-8')\n",
+            encoding="utf-8",
+        )
+        monkeypatch.delenv("VISUAL", raising=False)
+        monkeypatch.setenv("EDITOR", f"'{sys.executable}' '{file}'")
+
+    return use
+
+
+@pytest.fixture
+async def weekly(stored: Path) -> ListedJob:
+    return await api.jobs.show("weekly")
+
+
+async def test_only_the_changed_fields_are_returned(
+    weekly: ListedJob, use_editor: SetEditor
+) -> None:
+    use_editor(
+        "text = text.replace('Say hello.', 'Say goodbye.')"
+        ".replace('0 9 * * 1', 'every Friday at 16:00')"
+    )
+    assert editor.Edit(weekly).changes() == {
+        "prompt": "Say goodbye.",
+        "schedule": "every Friday at 16:00",
+    }
+
+
+async def test_a_policy_is_returned_as_a_whole_and_an_empty_value_clears_a_field(
+    weekly: ListedJob, use_editor: SetEditor
+) -> None:
+    use_editor("text = text.replace('overlap: skip', 'overlap: allow').replace('- team', '')")
+    changes = editor.Edit(weekly).changes()
+    assert changes.pop("tags") == ""
+    assert changes == {"policy": {**editor.document(weekly)["policy"], "overlap": "allow"}}
+
+
+async def test_an_untouched_document_changes_nothing(
+    weekly: ListedJob, use_editor: SetEditor
+) -> None:
+    use_editor("text = '# a comment\\n' + text")
+    assert editor.Edit(weekly).changes() == {}
+
+
+async def test_a_problem_is_shown_above_the_text_that_the_user_wrote(
+    weekly: ListedJob, use_editor: SetEditor, tmp_path: Path
+) -> None:
+    edit = editor.Edit(weekly)
+    use_editor("text = text.replace('0 9 * * 1', 'every Fryday')")
+    assert edit.changes() == {"schedule": "every Fryday"}
+    use_editor(f"pathlib.Path({str(tmp_path / 'seen')!r}).write_text(text)")
+    assert edit.changes("schedule: no such day") == {"schedule": "every Fryday"}
+    seen = (tmp_path / "seen").read_text(encoding="utf-8")
+    assert "# schedule: no such day\n" in seen
+    assert "schedule: every Fryday\n" in seen
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "name: 'open", "just words"])
+async def test_text_that_is_no_yaml_mapping_is_refused(
+    weekly: ListedJob, use_editor: SetEditor, text: str
+) -> None:
+    use_editor(f"text = {text!r}")
+    with pytest.raises(InvalidInput, match=r"^document: "):
+        editor.Edit(weekly).changes()
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("false", "ended with 1"),
+        ("/none/editor", "cannot be started"),
+        ("'vi", "cannot be started"),
+    ],
+)
+async def test_an_editor_that_fails_changes_nothing(
+    weekly: ListedJob, monkeypatch: pytest.MonkeyPatch, command: str, problem: str
+) -> None:
+    monkeypatch.setenv("VISUAL", command)
+    with pytest.raises(DaybookError, match=problem):
+        editor.Edit(weekly).changes()
+
+
+JOBS = [
+    {"prompt": "Write.\n  Two lines: yes\n", "every": "90m", "tags": ["no", "1e3"]},
+    {"prompt": "x", "at": "2027-03-01T09:00", "timezone": "Europe/Berlin", "channel": "inbox"},
+    {"url": "https://x.example", "headers": {"X": "{{secret:key}}"}, "on_demand": True},
+    {"tool": "search.reindex", "params": {"full": True, "n": 1.5}, "cron": "@daily"},
+]
+
+
+@pytest.mark.parametrize("fields", JOBS)
+def test_the_document_of_each_kind_of_job_is_valid_and_means_the_same_job(
+    fields: dict[str, Any],
+) -> None:
+    job = new_job(now=MADE, **fields)
+    shown = editor.document(job)  # type: ignore[arg-type]
+    read = editor._from_yaml(editor._to_yaml(shown))
+    assert read == shown
+    assert edited(job, read, now=MADE) == job
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_any_prompt_survives_the_document(prompt: str) -> None:
+    assert editor._from_yaml(editor._to_yaml({"prompt": prompt})) == {"prompt": prompt}
+
+
+def test_a_prompt_of_several_lines_is_written_as_a_block() -> None:
+    assert editor._to_yaml({"prompt": "One.\nTwo.\n"}) == "prompt: |\n  One.\n  Two.\n"
+    assert yaml.safe_load("prompt: |\n  One.\n  Two.\n") == {"prompt": "One.\nTwo.\n"}
+
+
+@pytest.mark.usefixtures("stored")
+def test_edit_opens_the_editor_again_after_a_refusal(
+    daybook: Say, use_editor: SetEditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    asked: list[object] = []
+
+    async def edit_job(ref: str, changes: dict[str, Any]) -> ChangedJob:
+        asked.append(changes)
+        if len(asked) == 1:
+            raise InvalidInput("schedule", "is wrong")
+        return ChangedJob.model_construct(**dict(await api.jobs.show(ref)), notes=[])
+
+    monkeypatch.setattr(api.jobs, "edit_job", edit_job)
+    monkeypatch.setattr("sys.stdin", Terminal("\n"))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    use_editor(
+        "text = text.replace('every Fryday', 'every Friday at 9')"
+        ".replace('0 9 * * 1', 'every Fryday')"
+    )
+    result = daybook("edit", "weekly")
+    assert (result.code, asked) == (
+        0,
+        [{"schedule": "every Fryday"}, {"schedule": "every Friday at 9"}],
+    )
+    assert "schedule: is wrong" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_servable"),
+    [
+        (["edit", "weekly"], False),
+        (["edit", "weekly", "--json"], False),
+        (["edit", "weekly", "New prompt"], True),
+        (["edit", "weekly", "--every", "2h"], True),
+    ],
+)
+def test_an_editor_never_runs_in_the_command_server(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], is_servable: bool
+) -> None:
+    monkeypatch.setattr(sys, "warnoptions", [])
+    assert entry._is_servable(arguments) is is_servable

@@ -1,0 +1,394 @@
+"""Exit codes of commands, and ends by interrupts, closed pipes and unexpected errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook import __version__
+from daybook.api import jobs, runs
+from daybook.delivery.views import RunDetails
+from daybook.jobs.views import JobDetails
+from daybook.operations import up
+from tests.unit.cli.conftest import fill
+from tests.unit.operations.checks.test_installation import installed
+
+# Nothing listens on port 9 (discard) of a machine that runs tests.
+NOWHERE = "http://127.0.0.1:9/api"
+DAYBOOK = [sys.executable, "-m", "daybook"]
+
+
+def process(*tokens: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a separate process."""
+    return subprocess.run(
+        [*DAYBOOK, *tokens],
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+async def _details(job: str, **changes: object) -> RunDetails:
+    """Return the only run of a job, with changed fields."""
+    (found,) = await runs.history(job)
+    return (await runs.show(found.id)).model_copy(update=changes)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["show", "x"],
+        ["next", "x"],
+        ["runs", "x"],
+        ["run", "x"],
+        ["edit", "x", "--every", "5m"],
+        ["pause", "x"],
+        ["resume", "x"],
+        ["remove", "x", "--yes"],
+    ],
+)
+def test_a_job_that_does_not_exist_is_not_found(
+    daybook: Any, stored: Path, typed: list[str]
+) -> None:
+    result = daybook(*typed)
+    assert (result.code, result.out, result.err) == (3, "", 'daybook: job "x" not found\n')
+    error = daybook(*typed, "--json").json["error"]
+    assert error == {"code": "not_found", "message": 'job "x" not found'}
+
+
+@pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize(
+    "typed", ["show {}", "runs {}", "next {}", "run {} --dry-run", "inbox --job {}"]
+)
+def test_a_misspelled_job_is_compared_with_the_jobs(daybook: Any, typed: str) -> None:
+    result = daybook(*typed.format("wekly").split())
+    message = 'daybook: job "wekly" not found (did you mean "weekly"?)\n'
+    assert (result.code, result.out, result.err) == (3, "", message)
+
+
+def test_a_run_that_does_not_exist_is_not_found(daybook: Any, stored: Path) -> None:
+    assert daybook("logs", "x").code == 3
+    result = daybook("cancel", "x")
+    assert (result.code, result.out, result.err) == (3, "", 'daybook: run "x" not found\n')
+    assert daybook("cancel", "often").err == 'daybook: job "often" has no active run\n'
+
+
+@pytest.mark.usefixtures("stored")
+def test_run_wait_says_that_it_waits_and_why_the_run_is_delayed(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promise = "Waiting for the outcome. Ctrl-C stops waiting; the run continues.\n"
+    asked = True
+
+    async def run(ref: str, *, talk: runs.WaitObserver | None, **_: Any) -> RunDetails:
+        if asked and talk is not None:
+            talk.asked()
+            talk.held_up("no worker is online")
+        return await _details(ref)
+
+    monkeypatch.setattr(runs, "run", run)
+    assert daybook("run", "weekly", "--wait").err == f"{promise}! no worker is online\n"
+    assert daybook("run", "weekly", "--wait", "--json").err == "! no worker is online\n"
+    asked = False  # the request failed, so no run continues when this command ends
+    assert daybook("run", "weekly", "--wait").err == ""
+
+
+@pytest.mark.slow
+def test_run_wait_promises_nothing_if_prefect_is_unreachable(stored: Path) -> None:
+    result = process("run", "often", "--wait", PREFECT_API_URL=NOWHERE)
+    assert (result.returncode, result.stdout) == (4, "")
+    assert "Ctrl-C" not in result.stderr
+
+
+@pytest.mark.parametrize(("status", "code"), [("cancelled", 0), ("succeeded", 1), ("running", 1)])
+@pytest.mark.usefixtures("stored")
+def test_the_exit_code_of_cancel_says_whether_the_run_was_cancelled(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch, status: str, code: int
+) -> None:
+    async def cancel(ref: str) -> RunDetails:
+        return await _details(ref, status=status)
+
+    monkeypatch.setattr(runs, "cancel", cancel)
+    result = daybook("cancel", "weekly")
+    assert (result.code, result.err) == (code, "")
+    assert result.out.startswith(f"weekly: {status}")
+    result = daybook("cancel", "weekly", "--json")
+    assert (result.code, result.json["status"]) == (code, status)
+
+
+def test_a_run_that_has_ended_cannot_be_cancelled(
+    daybook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
+    asyncio.run(fill(tmp_path / "ledger.db", removed=("weekly",)))
+    (run,) = daybook("runs", "--json").json
+    result = daybook("cancel", run["id"])
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"daybook: RUN: {run['id'][:8]} has already ended: skipped")
+
+
+def test_worker_refuses_an_invalid_limit_and_passes_its_options_on(
+    daybook: Any, stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[list[str]] = []
+    monkeypatch.setattr(os, "execve", lambda _, words, given: begun.append(words))
+    for limit in ("0", "-1", "many"):
+        result = daybook("worker", f"--limit={limit}")
+        assert (result.code, result.out) == (2, "")
+        assert "--limit" in result.err
+    assert begun == []
+    monkeypatch.setenv("PREFECT_API_URL", NOWHERE)
+    assert daybook("worker", "--limit", "2", "--name", "mine", "--once").code == 0
+    ((_, *words),) = begun
+    assert words == [
+        *(
+            "-P",
+            "-m",
+            "daybook.worker",
+            "--pool",
+            "daybook",
+            "--name",
+            "mine",
+            "--limit",
+            "2",
+            "--once",
+        )
+    ]
+
+
+@pytest.mark.parametrize("verb", ["up", "worker"])
+def test_up_and_worker_start_nothing_with_an_unsupported_version(
+    daybook: Any, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    async def begun(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(up, "up", begun)
+    monkeypatch.setattr(os, "execve", begun)
+    installed(tmp_path, "prefect", "3.4.0")
+    monkeypatch.syspath_prepend(tmp_path)
+    result = daybook(verb)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("daybook: versions: prefect 3.4.0 is outside of <3.9,>=3.8.8 (")
+    assert "install" in result.err
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_change_is_stored_if_prefect_is_unreachable(stored: Path) -> None:
+    pending = "the change is stored, but not in Prefect yet"
+    result = process("add", "Say hello.", "--every", "5m", "--json", PREFECT_API_URL=NOWHERE)
+    assert (result.returncode, result.stderr) == (0, "")
+    job = json.loads(result.stdout)
+    assert (job["sync"], len(job["notes"])) == ("pending", 2)
+    result = process("pause", job["id"], PREFECT_API_URL=NOWHERE)
+    assert (result.returncode, "is off (paused)" in result.stdout) == (0, True)
+    assert pending in result.stderr
+    with sqlite3.connect(stored / "ledger.db") as connection:
+        assert connection.execute("SELECT count(*) FROM jobs").fetchone() == (4,)
+
+
+def test_status_is_not_ready_if_prefect_is_unreachable(stored: Path) -> None:
+    result = process("status", "--json", PREFECT_API_URL=NOWHERE)
+    status = json.loads(result.stdout)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert status.keys() >= {"ready", "prefect", "worker", "keeper", "ledger", "due_soon"}
+    assert status["ready"] is False
+    assert any(NOWHERE in problem for problem in status["problems"])
+
+
+def test_a_ledger_that_cannot_be_opened_gives_exit_code_4(
+    daybook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_LEDGER_URL", f"sqlite+aiosqlite:///{tmp_path}")
+    result = daybook("list")
+    assert (result.code, result.out) == (4, "")
+    assert "DAYBOOK_LEDGER_URL" in result.err
+
+
+@pytest.mark.parametrize(
+    ("status", "waited", "code"),
+    [
+        ("succeeded", True, 0),
+        ("skipped", True, 0),
+        *((status, True, 1) for status in ("failed", "timed_out", "cancelled", "unknown")),
+        ("waiting", True, 1),
+        ("waiting", False, 0),
+    ],
+)
+@pytest.mark.usefixtures("stored")
+def test_the_exit_code_of_run_wait_depends_on_the_outcome(
+    daybook: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+    waited: bool,
+    code: int,
+) -> None:
+    async def ended(
+        ref: str, *, wait: bool, request_id: str | None, talk: runs.WaitObserver | None
+    ) -> RunDetails:
+        assert (wait, request_id, talk is not None) == (waited, "seven", waited)
+        return await _details(ref, status=status, output="an answer\nof two lines")
+
+    monkeypatch.setattr(runs, "run", ended)
+    typed = ["run", "weekly", "--request-id", "seven", *(["--wait"] if waited else [])]
+    result = daybook(*typed, "--json")
+    assert (result.code, result.json["status"], result.err) == (code, status, "")
+    result = daybook(*typed)
+    assert result.code == code
+    assert f"weekly: {status}" in result.out
+    assert "\n  an answer\n  of two lines\n" in result.out
+
+
+def test_an_interrupt_gives_exit_code_130_and_no_output(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def interrupted(filters: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "list_jobs", interrupted)
+    result = daybook("list")
+    assert (result.code, result.out, result.err) == (130, "", "")
+
+
+def test_an_unexpected_error_is_printed_as_one_line(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(filters: object) -> None:
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr(jobs, "list_jobs", broken)
+    result = daybook("list", "--json")
+    assert result.code == 1
+    assert result.json["error"]["code"] == "error"
+    assert result.err.count("\n") == 1
+    assert "RuntimeError: first line second line" in result.err
+
+
+def test_a_closed_output_pipe_gives_exit_code_141_and_no_message(stored: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = subprocess.run(
+        [*DAYBOOK, "list", "--json"], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (141, b"")
+
+
+def test_remove_asks_for_confirmation_only_on_a_terminal(
+    daybook: Any, stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed: list[str] = []
+
+    async def remove(ref: str) -> JobDetails:
+        removed.append(ref)
+        return await jobs.show(ref)
+
+    class Terminal:
+        answer = "n\n"
+
+        def isatty(self) -> bool:
+            return True
+
+        def readline(self) -> str:
+            return self.answer
+
+    monkeypatch.setattr(jobs, "remove", remove)
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    result = daybook("remove", "weekly")
+    assert (result.code, result.out, removed) == (1, "", [])
+    assert "Remove weekly (at 09:00 on Mondays, Europe/Berlin)? [y/N]" in result.err
+    monkeypatch.setattr(Terminal, "answer", "")  # the end of the input
+    assert (daybook("remove", "weekly").code, removed) == (1, [])
+    monkeypatch.setattr(Terminal, "answer", "y\n")
+    assert (daybook("remove", "weekly").code, removed) == (0, ["weekly"])
+    monkeypatch.setattr(Terminal, "answer", "n\n")
+    assert (daybook("remove", "weekly", "--yes").code, removed) == (0, ["weekly"] * 2)
+    monkeypatch.setattr(Terminal, "isatty", lambda _: False)
+    assert (daybook("remove", "weekly").code, removed) == (0, ["weekly"] * 3)
+
+
+def test_version_and_help_are_printed(daybook: Any) -> None:
+    assert daybook("--version").out == f"{__version__}\n"
+    for typed in ([], ["--help"], ["-h"]):
+        result = daybook(*typed)
+        assert (result.code, result.err) == (0, "")
+        for verb in ("up", "add", "runs", "agents"):
+            assert f" {verb} " in result.out
+    assert "Add a job" in daybook("--help").out
+
+
+VERBS = [
+    *("up", "down", "status", "doctor", "sync", "add", "list", "show", "edit", "pause", "resume"),
+    *("remove", "next", "run", "runs", "logs", "cancel", "today"),
+    *(f"agents {verb}" for verb in ("add", "list", "show", "test", "remove")),
+    "ledger prune",
+    "ledger rekey",
+]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_each_command_has_an_example_and_json(daybook: Any, verb: str) -> None:
+    result = daybook(*verb.split(), "--help")
+    assert result.code == 0
+    assert f"Example: daybook {verb}" in result.out
+    assert "--json" in result.out
+
+
+def test_the_help_of_worker_has_an_example_and_its_options(daybook: Any) -> None:
+    result = daybook("worker", "--help")
+    assert result.code == 0
+    assert "Example: daybook worker" in result.out
+    for option in ("--pool", "--limit", "--name", "--once"):
+        assert option in result.out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_texts_are_wrapped_only_at_the_width_of_the_terminal(daybook: Any, verb: str) -> None:
+    """Check that no line of a paragraph had room for the first word of the next line."""
+    text = daybook(*verb.split(), "--help").out.partition("╭")[0]
+    lines = [line.rstrip() for line in text.splitlines()]
+    for line, following in pairwise(lines):
+        if line and following:
+            assert len(line) + 1 + len(following.split()[0]) > 80, line
+
+
+@pytest.mark.slow
+def test_up_detach_starts_this_daybook_in_any_working_directory(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "daybook").mkdir()
+    (tmp_path / "daybook" / "__init__.py").write_text("raise SystemExit('another one')")
+    done = subprocess.run(
+        [sys.executable, "-P", *DAYBOOK[1:], "up", "--detach", "--no-browser"],
+        env={**os.environ, "DAYBOOK_HOME": str(tmp_path / "home"), "PREFECT_API_URL": NOWHERE},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert f"Prefect at {NOWHERE} does not answer" in done.stderr
+    assert "another one" not in done.stderr
+
+
+@pytest.mark.parametrize("typed", [["--version"], ["list", "--json"]])
+def test_a_full_disk_is_reported_once(typed: list[str], stored: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*DAYBOOK, *typed], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("daybook: OSError: [Errno 28]")
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,75 @@
+"""Views of jobs and runs, as models and as JSON."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from daybook.delivery import messages
+from daybook.jobs.actions import Webhook
+from daybook.jobs.views import DueTimes, ListedJob
+from daybook.ledger.states import Outcome, Status
+from daybook.ledger.views import Run
+from daybook.schedules.schedule import make
+from tests.world import World
+
+pytestmark = pytest.mark.anyio
+
+NOON = datetime(2027, 1, 15, 12, tzinfo=UTC)
+
+
+async def test_in_json_the_fields_of_the_action_replace_the_field_action(world: World) -> None:
+    stored = await world.add(
+        prompt=None, kind="webhook", url="https://example.org/x", cron="0 9 * * *"
+    )
+    job = ListedJob.of(await world.job(stored.id), world.clock.now(), running=False)
+    assert isinstance(job.action, Webhook)
+    names = list(job.model_dump(mode="json"))
+    fields = [name for name in ListedJob.model_fields if name != "action"]
+    assert [name for name in names if name in fields] == fields
+    place = names.index("created_by") + 1
+    assert names[place : names.index("policy")] == list(Webhook.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("zone", "local"),
+    [
+        ("UTC", "2027-01-15T12:00:00+00:00"),
+        ("Europe/London", "2027-01-15T12:00:00+00:00"),
+        ("America/New_York", "2027-01-15T07:00:00-05:00"),
+    ],
+)
+def test_a_due_time_in_json_has_its_zones_offset_even_if_that_is_zero(
+    zone: str, local: str
+) -> None:
+    schedule = make(at="2027-01-15T12:00:00Z", timezone=zone, now=NOON - timedelta(days=1))
+    shown: dict[str, Any] = json.loads(
+        DueTimes.of(schedule, NOON - timedelta(hours=1), 1).model_dump_json()
+    )
+    assert shown["due"] == [{"utc": "2027-01-15T12:00:00Z", "local": local}]
+    assert shown["schedule"]["at"] == local
+
+
+async def test_the_instants_of_a_run_are_shown_in_utc(world: World) -> None:
+    row = await world.request(await world.add(cron="0 9 * * *"))
+    east = row.due.astimezone(timezone(timedelta(hours=2)))
+    row.due = east
+    found = Run.of(row, None)
+    assert (found.scheduled_for, found.scheduled_for.utcoffset()) == (east, timedelta(0))
+    assert found.model_dump(mode="json")["scheduled_for"].endswith("Z")
+
+
+async def test_a_run_with_any_stored_json_can_be_shown(world: World) -> None:
+    """The transaction that records an outcome builds a view, so a view must not raise an error."""
+    row = await world.request(await world.add(cron="0 9 * * *"))
+    row.usage, row.result = {"input_tokens": "many", "1": None}, [1, {"a": "\ud800"}]
+    found = Run.of(row, None)
+    assert (found.usage, found.result) == (row.usage, row.result)
+    deep: Any = {"\ud800": 1}
+    for _ in range(100):
+        deep = [deep]
+    row.result = Outcome(Status.SUCCEEDED, result=deep).result
+    assert json.loads(messages.listener_body(row, None, "completed", None))["usage"] == row.usage

@@ -1,0 +1,101 @@
+"""The claim lock of a worker: the earliest due time is next, whichever claim waited first."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from anyio.lowlevel import checkpoint
+
+from daybook.worker.dispatcher import EarliestFirstLock
+
+pytestmark = pytest.mark.anyio
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+class Claims:
+    """Claims under one lock; each lasts until ``let_go`` is released."""
+
+    def __init__(self) -> None:
+        self.turns, self.order, self.at_once = EarliestFirstLock(), list[int](), 0
+        self.permits = asyncio.Semaphore(0)
+
+    async def claim(self, due: int) -> None:
+        async with self.turns.turn(NOON + timedelta(seconds=due)):
+            self.at_once += 1
+            assert self.at_once == 1
+            self.order.append(due)
+            await self.permits.acquire()
+            self.at_once -= 1
+
+    def started(self, *dues: int) -> list[asyncio.Task[None]]:
+        return [asyncio.create_task(self.claim(due)) for due in dues]
+
+
+async def _settled() -> None:
+    """Let all tasks run until they block."""
+    for _ in range(10):
+        await checkpoint()
+
+
+async def test_the_waiting_claim_with_the_earliest_due_time_is_next() -> None:
+    claims = Claims()
+    tasks = claims.started(50, 40, 60)
+    await _settled()
+    tasks += claims.started(10)
+    for _ in range(4):
+        claims.permits.release()
+    await asyncio.gather(*tasks)
+
+    assert claims.order == [50, 10, 40, 60]
+
+
+async def test_claims_with_the_same_due_time_keep_their_order() -> None:
+    turns, order = EarliestFirstLock(), list[str]()
+
+    async def claim(name: str) -> None:
+        async with turns.turn(NOON):
+            order.append(name)
+            await checkpoint()
+
+    await asyncio.gather(*map(claim, "abcd"))
+
+    assert order == list("abcd")
+
+
+@pytest.mark.parametrize("woken", [False, True])
+async def test_a_cancelled_claim_does_not_block_the_next_one(woken: bool) -> None:
+    claims = Claims()
+    holder, cancelled, last = claims.started(1, 2, 3)
+    await _settled()
+    if woken:  # the holder has released the lock, but the next claim has not noticed yet
+        claims.permits.release()
+        while not holder.done():
+            await checkpoint()
+            if claims.at_once == 0:
+                break
+    cancelled.cancel()
+    claims.permits.release()
+    claims.permits.release()
+    await asyncio.gather(holder, last)
+
+    assert cancelled.cancelled()
+    assert claims.order == [1, 3]
+
+
+async def test_an_error_releases_the_lock() -> None:
+    turns = EarliestFirstLock()
+
+    async def fail() -> None:
+        async with turns.turn(NOON):
+            await checkpoint()
+            raise OSError
+
+    async def claim() -> bool:
+        async with turns.turn(NOON):
+            return True
+
+    assert isinstance((await asyncio.gather(fail(), claim(), return_exceptions=True))[0], OSError)
+    assert await claim()

@@ -1,0 +1,231 @@
+"""Waiting runs: a worker sets them back in Prefect once and remembers them until they wake."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+from anyio.lowlevel import checkpoint
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.responses import (
+    OrchestrationResult,
+    SetStateStatus,
+    StateAcceptDetails,
+)
+from prefect.exceptions import Abort
+from prefect.states import Cancelled, Scheduled
+from sqlmodel import select
+
+from daybook.clock import SYSTEM_CLOCK
+from daybook.execution import claim
+from daybook.jobs import store
+from daybook.jobs.model import new_job
+from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import RunRow
+from daybook.prefect import links, occurrence, unmirrored
+from daybook.prefect import states as prefect_states
+from daybook.prefect.reconcile import PrefectReconciler
+from daybook.runs import claim_requests, claims, slots
+from daybook.runs.claim_requests import ClaimRequest, Granted
+from daybook.worker.dispatcher import Dispatcher
+from daybook.worker.run_queue import RunQueue
+
+pytestmark = pytest.mark.anyio
+
+DEPLOYMENT = UUID("5a0b21ef-5a3c-4b3e-8c1c-1d9f0c9a0003")
+
+
+@dataclass
+class Prefect:
+    """Prefect client that keeps the states of one run; each new state becomes the last."""
+
+    states: list[State[Any]]
+    asked: list[str] = field(default_factory=list)
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+    """What happens while the next state is written; that one has the earlier time, and stays."""
+
+    async def set_flow_run_state(self, run_id: UUID, state: State[Any], force: bool = False) -> Any:
+        self.asked.append(f"set {state.name}")
+        written = state.fresh_copy()
+        if meanwhile := self.meanwhile:
+            self.meanwhile = None
+            await meanwhile()
+        self.states.append(written)
+        return OrchestrationResult[Any](
+            state=self.states[-1], status=SetStateStatus.ACCEPT, details=StateAcceptDetails()
+        )
+
+    async def read_flow_run_states(self, run_id: UUID) -> list[State[Any]]:
+        return list(self.states)
+
+    async def read_flow_run(self, run_id: UUID) -> Any:
+        return SimpleNamespace(state=self.states[-1])
+
+    async def read_flow_runs(self, **_: Any) -> list[FlowRun]:
+        return []
+
+    async def update_flow_run(self, run_id: UUID, name: str) -> None:
+        """Accept any name."""
+
+
+@dataclass
+class OneJob:
+    """A job whose only slot a direct call holds, and the dispatcher of a worker."""
+
+    ledger: Ledger
+    taker: Dispatcher
+    prefect: Prefect
+    run: FlowRun
+    held: Granted
+
+    async def row(self) -> RunRow:
+        async with self.ledger.read() as session:
+            those = select(RunRow).where(RunRow.flow_run_id == str(self.run.id))
+            found: RunRow = (await session.execute(those)).scalar_one()
+            return found
+
+
+@asynccontextmanager
+async def one_job(path: Path) -> AsyncIterator[OneJob]:
+    now = SYSTEM_CLOCK.now()
+    due = now.replace(microsecond=0) - timedelta(seconds=1)
+    state: State[Any] = Scheduled()
+    run = FlowRun(
+        id=uuid4(),
+        flow_id=uuid4(),
+        deployment_id=DEPLOYMENT,
+        expected_start_time=cast(Any, due),
+        state=state,
+    )
+    prefect = Prefect([state])
+    async with Ledger(f"sqlite+aiosqlite:///{path / 'ledger.db'}") as ledger:
+        async with ledger.write() as session:
+            job = new_job(now=now, name="brief", prompt="Do it", every="1h")
+            stored = await store.add(session, job, "brief", now)
+            await links.record_agreement(session, stored.id, str(DEPLOYMENT), None, now)
+        run.parameters = stored.job.parameters()
+        direct = ClaimRequest(
+            claim_requests.flow_key("d"), "agent-prompt", "direct", now, "h", {"prompt": "Hi"}
+        )
+        held = await claims.claim(ledger, direct)
+        assert isinstance(held, Granted)
+        taker = Dispatcher(
+            *(ledger, cast(PrefectClient, prefect), cast(Any, None)),
+            holder="here:1",
+            most=1,
+            free=lambda: True,
+            watch=lambda watched: None,
+        )
+        yield OneJob(ledger, taker, prefect, run, held)
+
+
+async def test_a_waiting_run_is_set_back_and_remembered_until_another_worker_claims_it(
+    tmp_path: Path,
+) -> None:
+    async with one_job(tmp_path) as there:
+        assert await there.taker.dispatch(there.run)
+
+        row = await there.row()
+        assert (row.status, row.waits_for) == ("waiting", slots.SLOT)
+        assert there.prefect.asked == ["set AwaitingConcurrencySlot"]
+        assert there.taker.waiting(row) is there.run
+        # Another worker claimed it in between, so the remembered run is out of date.
+        row.fence += 2
+        assert there.taker.waiting(row) is None
+
+
+async def test_a_run_that_is_woken_before_it_is_set_back_is_not_set_back(tmp_path: Path) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        for _ in range(4):  # as many as may be set back at the same time
+            await there.taker._setting_back.acquire()
+        taking = asyncio.create_task(there.taker.dispatch(there.run))
+        while not there.taker._waiting:
+            await checkpoint()
+        await claims.postpone(
+            there.ledger,
+            there.held.run_id,
+            there.held.fence,
+            SYSTEM_CLOCK.now(),
+            "its slot is free",
+        )
+        async with there.ledger.write() as session:
+            (called,) = await slots.wake_next(session, there.ledger.now(), 1, {})
+        assert there.taker.waiting(called) is there.run
+        there.taker._setting_back.release()
+        assert await taking
+
+        assert there.prefect.asked == []
+
+
+async def test_a_cancellation_that_was_overwritten_by_setting_back_takes_effect(
+    tmp_path: Path,
+) -> None:
+    async with one_job(tmp_path) as there:
+        there.prefect.states.append(Cancelled())  # after the worker's last poll
+
+        assert await there.taker.dispatch(there.run)
+
+        row = await there.row()
+        assert (row.status, row.reason) == ("cancelled", "cancelled in Prefect")
+
+
+@pytest.mark.parametrize("who", ["worker", "process"])
+async def test_an_end_set_in_prefect_while_the_run_is_set_back_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """Of both states, Prefect keeps the one that was requested first."""
+    async with one_job(tmp_path) as there:
+
+        async def another() -> None:
+            row = await there.row()
+            await claims.cancel(there.ledger, row.id, "not needed")
+            await there.prefect.set_flow_run_state(there.run.id, Cancelled())
+            await unmirrored.clear_mark(there.ledger, row.id)
+
+        there.prefect.meanwhile = another
+        if who == "worker":
+            assert await there.taker.dispatch(there.run)
+        else:
+            monkeypatch.setattr(prefect_states, "get_client", lambda: nullcontext(there.prefect))
+            run, nothing = there.run, PrefectReconciler()
+            claim_request = await occurrence.build_claim_request(
+                there.ledger, run, run.parameters, nothing, holder="here:2", starts=1, most=1
+            )
+            entering = claim.wait_for_claim(
+                *(there.ledger, claim_request, cast(Any, None), SYSTEM_CLOCK),
+                deployment_id=str(DEPLOYMENT),
+                patience=timedelta(0),
+            )
+            with pytest.raises(Abort):
+                await entering
+
+        assert there.prefect.asked[:2] == ["set AwaitingConcurrencySlot", "set Cancelled"]
+        assert there.prefect.states[-1].name == "Cancelled"
+        assert there.prefect.states[-1].message == "not needed"
+
+
+async def test_a_run_queued_again_during_its_dispatch_is_dispatched_once_more() -> None:
+    taken, released = list[UUID](), asyncio.Event()
+
+    async def take(run: FlowRun) -> None:
+        taken.append(run.id)
+        await released.wait()
+
+    intake = RunQueue(cast(Any, None), "pool", [], take)
+    run = FlowRun(id=uuid4(), flow_id=uuid4())
+    intake.hand_out_now(run)
+    for _ in range(2):
+        intake.hand_out_now(run)
+    released.set()
+    await intake.wait_until_dispatched()
+
+    assert taken == [run.id] * 2
