@@ -14,7 +14,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.prefect import links as records
 from daybook.prefect import projection
-from daybook.prefect.diff import Difference
+from daybook.prefect.diff import Difference, differing_fields
 from daybook.prefect.projection import Projection
 from daybook.prefect.report import ReconcileReport
 from daybook.schedules.schedule import OnDemand
@@ -34,8 +34,9 @@ async def import_edits(
     """Import the fields that were edited in Prefect: one revision per time of an edit.
 
     The losing values of a conflict are kept in the same transaction, because afterwards only the
-    ledger has them. Returns the job as it is then, or None if it was meanwhile changed in the
-    ledger.
+    ledger has them. So is the imported state, as the last one reconciled: otherwise an edit that
+    restores the earlier value would look like a change of the ledger, and would be overwritten.
+    Returns the job as it is then, or None if it was meanwhile changed in the ledger.
     """
     observed = projection.of_deployment(found)
     edits = _edits(found, todo.pull, ledger.now())
@@ -66,6 +67,16 @@ async def import_edits(
                 edited=edited,
                 source="prefect",
                 disabled_reason=_disabled_reason(current, job),
+            )
+        if todo.pull:
+            ours = projection.of_job(current, ledger.id)
+            differ = differing_fields(ours, observed)
+            base = stored.row.synced or projection.of_job(stored, ledger.id).as_dict()
+            imported = {
+                name: (observed if name in differ else ours).as_dict()[name] for name in todo.pull
+            }
+            await records.record_agreement(
+                session, stored.id, str(found.id), base | imported, stored.row.updated_at
             )
         return current
 

@@ -9,7 +9,7 @@ import pytest
 from daybook.api import conflicts
 from daybook.api import sync as service
 from daybook.errors import InvalidInput
-from daybook.prefect import deployment, reconcile
+from daybook.prefect import deployment, reconcile, reconcile_job
 from daybook.prefect.reconcile import ReconcileReport
 from daybook.schedules.schedule import Cron, Every
 
@@ -63,6 +63,29 @@ async def test_a_conflict_is_stored_before_prefect_is_overwritten(
     assert conflict is not None
     assert conflict["fields"] == {"schedule": lost}
     assert (await world.sync()).conflicts == {"a-job": {"schedule": lost}}
+
+
+async def test_an_edit_that_restores_the_earlier_value_is_imported_after_a_crash(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first import was committed, but its process died before it recorded the agreement."""
+    await world.add("a-job", every="1h", prompt="First")
+    await world.sync()
+    before = (await world.job("a-job")).job.parameters()
+    await world.prefect.edit_deployment("a-job", parameters=before | {"prompt": "Second"})
+
+    async def dies(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reconcile_job, "_push", dies)
+        with pytest.raises(KeyboardInterrupt):
+            await world.sync()
+    assert (await world.job("a-job")).job.parameters()["prompt"] == "Second"
+    await world.prefect.edit_deployment("a-job", parameters=before)
+    assert (await world.sync()).conflicts == {}
+    assert (await world.job("a-job")).job.parameters() == before
+    assert (await world.prefect.deployment("a-job")).parameters == before
 
 
 @pytest.mark.slow
