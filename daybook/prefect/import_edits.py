@@ -14,7 +14,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.prefect import links as records
 from daybook.prefect import projection
-from daybook.prefect.diff import Difference, differing_fields
+from daybook.prefect.diff import Difference
 from daybook.prefect.projection import Projection
 from daybook.prefect.report import ReconcileReport
 from daybook.schedules.schedule import OnDemand
@@ -69,15 +69,11 @@ async def import_edits(
                 disabled_reason=_disabled_reason(current, job),
             )
         if todo.pull:
-            ours = projection.of_job(current, ledger.id)
-            differ = differing_fields(ours, observed)
+            ours = projection.of_job(current, ledger.id).as_dict()
             base = stored.row.synced or projection.of_job(stored, ledger.id).as_dict()
-            imported = {
-                name: (observed if name in differ else ours).as_dict()[name] for name in todo.pull
-            }
-            await records.record_agreement(
-                session, stored.id, str(found.id), base | imported, stored.row.updated_at
-            )
+            imported = {name: ours[name] for name in todo.pull}
+            current.row.deployment_id, current.row.synced = str(found.id), base | imported
+            session.add(current.row)
         return current
 
 

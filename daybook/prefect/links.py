@@ -234,16 +234,21 @@ async def record_agreement(
     deployment_id: str | None,
     projection: dict[str, Any] | None,
     as_of: datetime,
+    *,
+    written: Collection[str] = (),
 ) -> None:
     """Record that Prefect holds ``projection`` (None: nothing) for this job.
 
     ``as_of`` is the job's `updated_at` when the projection was computed. If the job was changed
-    after that, it stays pending.
+    after that, perhaps by an import of newer edits, only the fields that were ``written`` to
+    Prefect are recorded, and the job stays pending.
     """
     row = await session.get(JobRow, job_id)
     if row is not None:
-        row.deployment_id, row.synced = deployment_id, projection
         row.sync_pending = row.updated_at != as_of
+        if row.sync_pending and row.synced and projection:
+            projection = row.synced | {name: projection[name] for name in written}
+        row.deployment_id, row.synced = deployment_id, projection
         session.add(row)
 
 

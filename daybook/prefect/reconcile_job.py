@@ -82,10 +82,17 @@ async def reconcile_job(
                 report.conflict(stored.job.name, difference.conflicts)
             if pulled.row.updated_at != stored.row.updated_at:
                 report.pulled.append(stored.job.name)
+            # It may have been edited again meanwhile: read it again before it is written.
+            found = await deployment.read(client, str(found.id))
+            if found is None or projection.of_deployment(found) != observed:
+                again_compared = reconcile_by_id(
+                    ledger, client, stored.id, report, needed=needed, again=again
+                )
+                return await again_compared or pulled
             stored = pulled
     report.observed.add(stored.id)
     try:
-        await _push(ledger, client, stored, found, report, ask=bool(difference.pull))
+        await _push(ledger, client, stored, found, report)
     except PrefectHTTPStatusError as error:
         is_gone = error.response.status_code == HTTPStatus.NOT_FOUND
         if not (is_gone and found is not None and again):
@@ -101,8 +108,6 @@ async def _push(
     stored: StoredJob,
     existing: DeploymentResponse | None,
     report: ReconcileReport,
-    *,
-    ask: bool,
 ) -> None:
     """Send the differences, request scheduling if needed, and record the reconciled state."""
     row, expected = stored.row, projection.of_job(stored, ledger.id)
@@ -120,14 +125,16 @@ async def _push(
     else:
         deployment_id = str(existing.id) if existing else ""
         report.unchanged += 1
-        if ask or row.sync_pending:
-            # An edit deleted the queued runs, or a crash came between our last write and this
-            # request.
+        if row.sync_pending:
+            # An imported edit deleted the queued runs, or a crash came between our last write and
+            # this request.
             await deployment.request_scheduling(client, stored, expected, existing, deployment_id)
     agreed = _agreement(expected, existing)
     if writes or not _is_recorded(stored, agreed, deployment_id):
         async with ledger.write() as session:
-            await records.record_agreement(session, row.id, deployment_id, agreed, row.updated_at)
+            await records.record_agreement(
+                session, row.id, deployment_id, agreed, row.updated_at, written=changed
+            )
 
 
 def is_in_agreement(ledger: Ledger, stored: StoredJob, found: DeploymentResponse) -> bool:

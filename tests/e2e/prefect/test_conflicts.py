@@ -9,7 +9,7 @@ import pytest
 from daybook.api import conflicts
 from daybook.api import sync as service
 from daybook.errors import InvalidInput
-from daybook.prefect import deployment, reconcile, reconcile_job
+from daybook.prefect import deployment, import_edits, reconcile, reconcile_job
 from daybook.prefect.reconcile import ReconcileReport
 from daybook.schedules.schedule import Cron, Every
 
@@ -83,6 +83,30 @@ async def test_an_edit_that_restores_the_earlier_value_is_imported_after_a_crash
             await world.sync()
     assert (await world.job("a-job")).job.parameters()["prompt"] == "Second"
     await world.prefect.edit_deployment("a-job", parameters=before)
+    assert (await world.sync()).conflicts == {}
+    assert (await world.job("a-job")).job.parameters() == before
+    assert (await world.prefect.deployment("a-job")).parameters == before
+
+
+async def test_an_edit_made_during_an_import_is_imported_too(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The value of the first edit is incomplete, so the import is followed by a write."""
+    await world.add("a-job", every="1h", prompt="First")
+    await world.sync()
+    before = (await world.job("a-job")).job.parameters()
+    incomplete = before | {"prompt": "Second", "notify": {}}
+    await world.prefect.edit_deployment("a-job", parameters=incomplete)
+    real = import_edits.import_edits
+
+    async def edited_again(*given: Any) -> Any:
+        try:
+            return await real(*given)
+        finally:
+            await world.prefect.edit_deployment("a-job", parameters=before)
+            monkeypatch.undo()
+
+    monkeypatch.setattr(reconcile_job, "import_edits", edited_again)
     assert (await world.sync()).conflicts == {}
     assert (await world.job("a-job")).job.parameters() == before
     assert (await world.prefect.deployment("a-job")).parameters == before

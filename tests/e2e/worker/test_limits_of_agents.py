@@ -117,22 +117,16 @@ async def test_the_claim_refuses_parameters_edited_beyond_the_owners_limits(worl
     calling = await owned(world, prompt=None, tool="shout", params={"text": "a"}, on_demand=True)
     # Start the worker only now: a keeper that deploys the new job would undo the edits.
     await world.workers.begin()
-    policy = asking.job.policy.model_dump(mode="json")
+    # Complete values: the keeper would complete others, perhaps after the next edit.
+    policy, notify = (asking.job.parameters()[name] for name in ("policy", "notify"))
+    check = policy["check"] | {"command": ["touch", "x"]}
     cases: list[tuple[StoredJob, dict[str, Any], str]] = [
         (asking, {"model": "dear"}, 'limits: model: "dear" is not allowed'),
         (asking, {"agent": "default"}, 'limits: agent: "default" is not allowed'),
         (asking, {"session_key": "ops"}, 'limits: session_key: "ops" belongs to another owner'),
-        (asking, {"notify": {"channel": "team"}}, 'limits: channel: "team" is not allowed'),
-        (
-            asking,
-            {"notify": {"channel": "file"}},
-            'limits: channel: "file" is reserved for the operator',
-        ),
-        (
-            asking,
-            {"policy": policy | {"check": {"command": ["touch", "x"]}}},
-            "limits: check: only",
-        ),
+        (asking, {"notify": notify | {"channel": "team"}}, 'limits: channel: "team" is not allow'),
+        (asking, {"notify": notify | {"channel": "file"}}, 'limits: channel: "file" is reserved'),
+        (asking, {"policy": policy | {"check": check}}, "limits: check: only"),
         (calling, {"tool": "wipe"}, 'limits: tool: "wipe" is not allowed'),
         (calling, {"params": {"text": "{{secret:ops}}"}}, 'limits: secret: "ops" is not allowed'),
     ]

@@ -197,6 +197,23 @@ async def test_a_job_that_changed_during_its_reconcile_stays_pending(world: Worl
     assert not (await world.job_row(stored.id)).sync_pending
 
 
+async def test_an_outdated_reconcile_records_only_what_it_wrote(world: World) -> None:
+    stored = await world.add()
+    outdated = stored.row.updated_at
+    edited = await world.edit(stored.id, prompt="New")
+    newer = {"description": "new", "parameters": "new"}
+    async with world.ledger.write() as session:
+        await links.record_agreement(session, stored.id, "d", newer, edited.row.updated_at)
+    older = {"description": "old", "parameters": "old"}
+    async with world.ledger.write() as session:
+        await links.record_agreement(
+            session, stored.id, "d", older, outdated, written={"description"}
+        )
+    row = await world.job_row(stored.id)
+    assert row.synced == {"description": "old", "parameters": "new"}
+    assert row.sync_pending
+
+
 async def test_naive_instants_are_refused_and_nothing_is_stored(world: World) -> None:
     naive = datetime(2026, 1, 15, 12, 0)  # noqa: DTZ001
     row = JobRow(
