@@ -42,16 +42,21 @@ _RUN_ORDERS = {"due": "due", "began": "started_at", "ended": "finished_at"}
 """Sort orders of runs, and the column of each."""
 
 
-class _Filters(BaseModel, frozen=True, extra="forbid"):
-    """Filters of jobs and runs."""
+class Selection(BaseModel, frozen=True, extra="forbid"):
+    """Filters of the jobs and runs that a command with `--all` changes."""
 
-    status: list[str] = []
     tag: list[str] = Field(
         default_factory=list, description="Only those with this tag. Repeatable: all must match."
     )
     owner: str | None = Field(None, description="Only those of this owner.")
     kind: str | None = Field(None, description=f"Only this kind. [choices: {', '.join(ACTIONS)}]")
     agent: str | None = Field(None, description="Only those that ask this agent.")
+
+
+class _Filters(Selection, frozen=True):
+    """Filters of jobs and runs."""
+
+    status: list[str] = []
     failing: bool = False
     since: str | None = None
     until: str | None = None

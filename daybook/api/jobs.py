@@ -6,8 +6,10 @@ the jobs that `daybook.api.authorization` lets it see. For any other job they ra
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Collection, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from daybook import names, owners, settings
@@ -49,6 +51,15 @@ PENDING_NOTE = (
 )
 """Note on a changed job whose `sync` is `pending`."""
 
+REPEATED_NOTE = "it was added before by the same request, so nothing was added now"
+"""Note on the job that `add` returns for a repeated request."""
+
+_REPETITION = timedelta(minutes=1)
+"""Time within which the same fields from one model are a repetition of the same request."""
+
+MAX_IDEMPOTENCY_KEY_LENGTH = 200
+"""Maximum length of a `idempotency_key`, in characters."""
+
 _CHANGED_COLUMNS = ("disabled_reason", "snoozed_until", "consecutive_failures")
 """Columns of a job's row that are no fields of `Job`, and that enabling or disabling changes."""
 
@@ -60,10 +71,16 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
     if that agent exists, else the default one. If Prefect is unreachable, the job's `sync` is
     `pending`, and the keeper deploys it later. If this raises `InvalidInput` or `Unreachable`,
     nothing stays stored.
+
+    A repeated request adds no second job, but returns the first with `REPEATED_NOTE`: one with the
+    same `idempotency_key` (a field besides those of a job) while the job is not removed; without
+    that field, one with the same fields from the same model within a minute.
     """
     from daybook.prefect import client as prefect
 
     actor, zone = owners.current_actor(), settings.load().timezone
+    request_key, period = _request_key(fields, actor)
+    fields = {name: value for name, value in fields.items() if name != "idempotency_key"}
     async with open_ledger() as ledger:
         # Invalid fields raise before the first request to Prefect.
         draft = new_job(now=ledger.now(), default_timezone=zone, **fields)
@@ -72,8 +89,19 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
                 now=ledger.now(), default_timezone=zone, **{**fields, "agent": own_agent}
             )
         authorization.check_limits(draft, actor.owner, ledger.now())
+
+        async def added_before(session: AsyncSession) -> StoredJob | None:
+            if request_key is None:
+                return None
+            since = None if period is None else ledger.now() - period
+            return await store.find_requested(session, actor.owner, request_key, since)
+
         async with ledger.read() as session:
-            await authorization.check_job_count(session, actor.owner, draft.name)
+            repeated = await added_before(session)
+            if repeated is None:
+                await authorization.check_job_count(session, actor.owner, draft.name)
+        if repeated is not None:
+            return await _changed(ledger, repeated.id, [REPEATED_NOTE])
         async with prefect.connected_if_reachable() as client:
             if own_agent and await preflight.has_agent(client, ledger, own_agent):
                 fields = {**fields, "agent": own_agent}
@@ -84,21 +112,26 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
                 notes = await preflight.check_action(client, draft, actor.owner)
                 await preflight.check_notify(client, draft.notify, actor.owner)
             async with ledger.write() as session:
-                await authorization.check_job_count(session, actor.owner, draft.name)
-                now, taken = ledger.now(), await store.taken_names(session, actor.owner)
-                job = new_job(now=now, default_timezone=zone, taken=taken, **fields)
-                slug = free_name(
-                    _slug(job.name, actor.owner), await store.taken_slugs(session, job.kind)
-                )
-                stored = await store.add(
-                    session,
-                    job,
-                    slug,
-                    now,
-                    actor.owner,
-                    user_id=actor.user_id,
-                    created_by=actor.via,
-                )
+                repeated = await added_before(session)
+                if repeated is None:
+                    await authorization.check_job_count(session, actor.owner, draft.name)
+                    now, taken = ledger.now(), await store.taken_names(session, actor.owner)
+                    job = new_job(now=now, default_timezone=zone, taken=taken, **fields)
+                    slug = free_name(
+                        _slug(job.name, actor.owner), await store.taken_slugs(session, job.kind)
+                    )
+                    stored = await store.add(
+                        session,
+                        job,
+                        slug,
+                        now,
+                        actor.owner,
+                        user_id=actor.user_id,
+                        created_by=actor.via,
+                        request_key=request_key,
+                    )
+            if repeated is not None:
+                return await _changed(ledger, repeated.id, [REPEATED_NOTE])
             try:
                 await _deploy(ledger, client, stored)
             except (InvalidInput, PrefectRefused):
@@ -215,6 +248,25 @@ async def show(ref: str) -> JobDetails:
 async def view(session: AsyncSession, stored: StoredJob, now: datetime) -> ListedJob:
     """Return the view of one job at ``now``."""
     return ListedJob.of(stored, now, running=stored.id in await history.running_jobs(session))
+
+
+def _request_key(fields: Mapping[str, Any], actor: Actor) -> tuple[str | None, timedelta | None]:
+    """Return the key of the request that adds a job, and for how long it repeats that request.
+
+    The key is None for a request of a person without an `idempotency_key`. The period is None for
+    as long as the job exists. Raises `InvalidInput` for an invalid `idempotency_key`.
+    """
+    idempotency_key = fields.get("idempotency_key")
+    if idempotency_key is not None:
+        if not isinstance(idempotency_key, str) or not idempotency_key.strip():
+            raise InvalidInput("idempotency_key", "is blank", "write an id, such as a UUID")
+        line = names.validate_line(idempotency_key, "idempotency_key", MAX_IDEMPOTENCY_KEY_LENGTH)
+        return f"id:{line}", None
+    if not owners.is_model(actor.writer):
+        return None, None
+    given = {name: value for name, value in fields.items() if value is not None}
+    content = json.dumps([actor.user_id, given], sort_keys=True, default=str)
+    return f"content:{hashlib.sha256(content.encode()).hexdigest()}", _REPETITION
 
 
 def _agent_of_owner(job: Job, fields: Mapping[str, Any], actor: Actor) -> str:

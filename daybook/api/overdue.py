@@ -117,7 +117,7 @@ def delay_reason(each: Overdue, known: DelayFacts) -> str:
     if row is not None and row.waits_for == slots.WORKER:
         return f"waiting: {row.reason}"
     if each.stored.row.sync_pending:
-        return "the job is not in Prefect yet"
+        return "the job's last change is not in Prefect yet"
     unclaimed = "no worker claimed it" if each.missed else "no worker has claimed it yet"
     return "; ".join(filter(None, (clock_problem(known), keeper_problem(known)))) or unclaimed
 

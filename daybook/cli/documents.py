@@ -91,15 +91,17 @@ def read_hidden_value(field: str, label: str, file: str) -> str:
     ``file`` is the name of the example file in the error. Raises `InvalidInput` if the value is
     blank or not UTF-8.
     """
+    problem, fix = "standard input is empty", f"redirect a file: < {file}"
     if sys.stdin.isatty():
         from getpass import getpass
 
         value = getpass(f"{label}: ")
+        problem, fix = "nothing was typed", f"type it at the prompt, or {fix}"
     else:
         try:
             value = sys.stdin.read()
         except UnicodeDecodeError:
             raise InvalidInput(field, "is not UTF-8 text") from None
     if not value.strip():
-        raise InvalidInput(field, "standard input is empty", f"redirect a file: < {file}")
+        raise InvalidInput(field, problem, fix)
     return value.removesuffix("\n").removesuffix("\r")

@@ -232,6 +232,12 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else plural}"
 
 
+def shortened(names: Sequence[str]) -> str:
+    """Return the first five of the names, and the number of the others: `a, b, and 7 more`."""
+    more = [f"and {len(names) - 5:,} more"] if len(names) > 5 else []
+    return ", ".join([*names[:5], *more])
+
+
 def first_line(text: str | None) -> str:
     """Return the first line of ``text`` that is not blank; empty if there is none."""
     return next(filter(None, map(str.strip, (text or "").splitlines())), "")

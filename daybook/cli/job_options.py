@@ -35,6 +35,7 @@ _NAMES = {
 _SYNTAX = {
     "body": "Write the text, or @file.",
     "headers": 'Write "Name: value".',
+    "prompt": "Write the text, @file, or @- for standard input; for a first @, write @@.",
     "metadata": "Write name=value, or a JSON object.",
 }
 """How to write a value, where the type of the field does not show it."""
@@ -245,5 +246,8 @@ class ScheduleOptions(FieldOptions):
 
 Prompt = Annotated[
     str | None,
-    Parameter(help=FIELDS["prompt"].description, group=Group.create_default_arguments()),
+    Parameter(
+        help=f"{FIELDS['prompt'].description} {_SYNTAX['prompt']}",
+        group=Group.create_default_arguments(),
+    ),
 ]

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from daybook import api
-from daybook.api.filters import JobFilters
+from daybook.api.filters import JobFilters, Selection
 from daybook.cli import completion, formatting, output
 from daybook.cli.job_options import REPLACES_PROMPT, JobOptions, Prompt
-from daybook.cli.options import Absolute, Job, Json, Watch, check_limit, prepare_prefect
+from daybook.cli.options import (
+    Absolute,
+    Job,
+    Json,
+    Watch,
+    Yes,
+    check_limit,
+    is_confirmed,
+    prepare_prefect,
+    prompt_or_file,
+)
 from daybook.cli.runs import print_run_details
+from daybook.cli.selection import EVERY, JobOrAll, Which, named_or_all
 from daybook.cli.skips import skip_fields
 from daybook.errors import InvalidInput, NotFound
 from daybook.jobs.actions import Heartbeat, ToolCall, Webhook
@@ -36,6 +48,9 @@ async def add_(
     prompt: Prompt = None,
     *,
     options: JobOptions = _NO_OPTIONS,
+    idempotency_key: Annotated[
+        str | None, Parameter(help="Id of the request; repeating it adds no second job.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Add a job: when it is due, and what to ask the agent.
@@ -48,12 +63,16 @@ async def add_(
     prepare_prefect()
     from daybook.operations import status
 
-    job = await api.jobs.add(_new_job_fields(schedule, prompt, options.fields()))
+    fields = _new_job_fields(schedule, prompt, options.fields())
+    if idempotency_key is not None:
+        fields["idempotency_key"] = idempotency_key
+    job = await api.jobs.add(fields)
     if as_json:
         output.print_json(job)
         return 0
     name = formatting.quoted(job.name)
-    output.line(f"Added {job.name} ({job.id[:8]})")
+    is_repeated = api.jobs.REPEATED_NOTE in job.notes
+    output.line(f"{'Found' if is_repeated else 'Added'} {job.name} ({job.id[:8]})")
     output.fields(
         [
             ("schedule", job.words),
@@ -104,7 +123,11 @@ def _new_job_fields(
             "is missing",
             'write it before the prompt, such as "every weekday at 9:00", or use --on-demand',
         )
-    return {"prompt": prompt, **given, **({} if schedule is None else {"schedule": schedule})}
+    return {
+        "prompt": prompt_or_file(prompt),
+        **given,
+        **({} if schedule is None else {"schedule": schedule}),
+    }
 
 
 def _action_in_brief(job: ListedJob) -> tuple[str, str]:
@@ -229,7 +252,7 @@ async def edit_(
     """
     if prompt is not None and is_schedule(prompt):
         raise InvalidInput("prompt", f'"{prompt}" is a schedule', "write --schedule before it")
-    changes = {"prompt": prompt, **options.fields()}
+    changes = {"prompt": prompt_or_file(prompt), **options.fields()}
     if all(value is None for value in changes.values()):
         if sys.stdin.isatty() and sys.stdout.isatty():
             prepare_prefect()
@@ -263,36 +286,105 @@ async def _edit_as_yaml(job: str, as_json: bool) -> int:
 
 
 async def pause_(
-    job: Job,
+    job: JobOrAll = None,
     /,
     *,
+    all_: Annotated[bool, Parameter(name="--all", help="Pause all jobs that are enabled.")] = False,
+    which: Which = EVERY,
     note: Annotated[str, Parameter(help="Reason, shown with the job.")] = "",
+    yes: Yes = False,
     as_json: Json = False,
 ) -> int:
-    """Pause a job. You can still run it by hand.
+    """Pause a job, or all. You can still run it by hand.
+
+    Asks for confirmation of --all on a terminal.
 
     Example: daybook pause morning-brief --note "on holiday"
     """
+    ref = named_or_all("job", job, all_, which)
     prepare_prefect()
 
-    return _print_change(await api.jobs.pause(job, note), as_json)
+    if ref is not None:
+        return _print_change(await api.jobs.pause(ref, note), as_json)
+    enabled = [each for each in await _select(which) if each.enabled]
+    return await _change_all(
+        "Pause", enabled, lambda each: api.jobs.pause(each.id, note), yes=yes, as_json=as_json
+    )
 
 
-async def resume_(job: Job, /, *, as_json: Json = False) -> int:
-    """Resume a paused job.
+async def resume_(
+    job: JobOrAll = None,
+    /,
+    *,
+    all_: Annotated[
+        bool,
+        Parameter(name="--all", help="Resume all jobs that `daybook pause` paused."),
+    ] = False,
+    which: Which = EVERY,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> int:
+    """Resume a paused job, or all.
+
+    Asks for confirmation of --all on a terminal.
 
     Example: daybook resume morning-brief
     """
+    ref = named_or_all("job", job, all_, which)
     prepare_prefect()
 
-    return _print_change(await api.jobs.resume(job), as_json)
+    if ref is not None:
+        return _print_change(await api.jobs.resume(ref), as_json)
+    paused = [each for each in await _select(which) if each.disabled_reason.startswith("paused")]
+    return await _change_all(
+        "Resume", paused, lambda each: api.jobs.resume(each.id), yes=yes, as_json=as_json
+    )
+
+
+async def _select(which: Selection) -> list[ListedJob]:
+    return await api.jobs.list_jobs(JobFilters(**dict(which)))
+
+
+async def _change_all(
+    verb: str,
+    jobs: list[ListedJob],
+    change: Callable[[ListedJob], Awaitable[ChangedJob]],
+    *,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Change each job after a confirmation; return the exit code.
+
+    A job that cannot be changed is reported, and the others are changed.
+    """
+    names = formatting.shortened([each.name for each in jobs])
+    question = f"{verb} {formatting.counted(len(jobs), 'job')}: {names}"
+    if jobs and not is_confirmed(question, yes):
+        output.say("Nothing changed.")
+        return 1
+    changed: list[ChangedJob] = []
+    code = 0
+    for each in jobs:
+        try:
+            changed.append(await change(each))
+        except (InvalidInput, NotFound) as error:
+            output.say(f"! {each.name}: {error}")
+            code = 1
+        else:
+            if not as_json:
+                output.line(f"{each.name} is {formatting.enabled_state(changed[-1])}")
+    if as_json:
+        output.print_json(changed)
+    elif not jobs:
+        output.say("No job matches.")
+    return code
 
 
 async def remove_(
     job: Job,
     /,
     *,
-    yes: Annotated[bool, Parameter(help="Do not ask for confirmation.")] = False,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> int:
     """Remove a job and its deployment. Its history stays in the ledger.
@@ -303,13 +395,10 @@ async def remove_(
     """
     prepare_prefect()
 
-    if not yes and sys.stdin.isatty():
-        current = await api.jobs.show(job)
-        question = f"Remove {current.name} ({current.words})? [y/N] "
-        print(question, end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            output.say("Nothing removed.")
-            return 1
+    current = await api.jobs.show(job)
+    if not is_confirmed(f"Remove {current.name} ({current.words})", yes):
+        output.say("Nothing removed.")
+        return 1
     removed = await api.jobs.remove(job)
     if as_json:
         output.print_json(removed)

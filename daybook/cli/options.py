@@ -5,7 +5,7 @@ The parsers raise `InvalidInput` for a value that they cannot parse, or a file t
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -22,11 +22,20 @@ _JSON_OBJECT_EXAMPLES = {
 
 Json = Annotated[bool, Parameter(name="--json", help="Print JSON only.")]
 Job = Annotated[str, Parameter(help="Job name, id or unique id prefix.", completer=completion.jobs)]
+Yes = Annotated[bool, Parameter(help="Do not ask for confirmation.")]
 Watch = Annotated[
     bool, Parameter(alias="-w", help="Update the output every 2 seconds, until Ctrl-C.")
 ]
 Absolute = Annotated[bool, Parameter(help="Show local times instead of relative ones.")]
 Limit = Annotated[int, Parameter(help="Maximum number to show.", show_default=True)]
+
+
+def is_confirmed(question: str, yes: bool) -> bool:
+    """Return whether the user confirms; ask only on a terminal, and not with ``yes``."""
+    if yes or not sys.stdin.isatty():
+        return True
+    print(f"{question}? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def check_limit(limit: int, field: str = "limit") -> None:
@@ -68,16 +77,51 @@ def header(text: str) -> tuple[str, str]:
 
 
 def text_or_file(field: str, text: str) -> str:
-    """Return the text or, if it is `@` and a path, the content of that file."""
+    """Return the text or, if it is `@` and a path, the content of that file.
+
+    `@-` is standard input, and a text that begins with `@@` is that text without its first `@`.
+    """
+    if text.startswith("@@"):
+        return text[1:]
     return _read_file(field, text[1:]) if text.startswith("@") else text
 
 
+def prompt_or_file(text: str | None) -> str | None:
+    """Return the prompt that `text_or_file` returns, `-` being `@-`; None for None.
+
+    The last line break of a file is left out. Raise `InvalidInput` for an empty file.
+    """
+    if text == "-":
+        text = "@-"
+    if text is None or not text.startswith("@"):
+        return text
+    prompt = text_or_file("prompt", text)
+    if not prompt.strip():
+        raise InvalidInput("prompt", f"{_file_label(text[1:])} is empty")
+    return prompt.removesuffix("\n")
+
+
 def _read_file(field: str, path: str) -> str:
+    """Return the text of a file, or of standard input for `-`."""
+    from daybook.jobs.actions import MAX_BODY_LENGTH  # no field takes a longer text
+
+    source: int | str = 0 if path == "-" else path
     try:
-        return Path(path).read_text(encoding="utf-8")
+        with open(source, encoding="utf-8", closefd=path != "-") as file:
+            text = file.read(MAX_BODY_LENGTH + 1)
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InvalidInput(field, f"{path} cannot be read: {why}") from error
+        problem = f"{_file_label(path)} cannot be read: {why}"
+        hint = "" if path == "-" else "write @@ for a text that begins with @"
+        raise InvalidInput(field, problem, hint) from error
+    if len(text) > MAX_BODY_LENGTH:
+        hint = f"use at most {MAX_BODY_LENGTH:,} characters"
+        raise InvalidInput(field, f"{_file_label(path)} is too long", hint)
+    return text
+
+
+def _file_label(path: str) -> str:
+    return "standard input" if path == "-" else path
 
 
 def parse_json_object(field: str, text: str) -> dict[str, object]:

@@ -8,11 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from daybook import api
-from daybook.api.filters import RunFilters
+from daybook.api.filters import RunFilters, Selection
 from daybook.cli import completion, formatting, output
-from daybook.cli.options import Absolute, Job, Json, Limit, Watch, check_limit, prepare_prefect
+from daybook.cli.options import (
+    Absolute,
+    Job,
+    Json,
+    Limit,
+    Watch,
+    Yes,
+    check_limit,
+    is_confirmed,
+    prepare_prefect,
+)
+from daybook.cli.selection import EVERY, Which, named_or_all
 from daybook.errors import InvalidInput
-from daybook.ledger.states import LIVE
+from daybook.ledger.states import LIVE, Status
 
 if TYPE_CHECKING:
     from daybook.api.runs import LogLine
@@ -20,6 +31,8 @@ if TYPE_CHECKING:
     from daybook.ledger.views import Run
 
 _NO_FILTERS = RunFilters()
+_NO_LIMIT = 1_000_000
+"""A maximum number of runs that no ledger reaches."""
 
 POLL_INTERVAL_SECONDS = 1.0
 """Interval between two polls for new log lines."""
@@ -160,31 +173,67 @@ def _print_runs(listed: list[ListedRun], absolute: bool) -> None:
 
 async def cancel_(
     run: Annotated[
-        str,
+        str | None,
         Parameter(
-            help="Run id or unique prefix, or a job that has one active run.",
+            help="Run id or unique prefix, or a job that has one active run. "
+            "Required without --all.",
             completer=completion.jobs_and_runs,
         ),
-    ],
+    ] = None,
     /,
     *,
+    all_: Annotated[
+        bool, Parameter(name="--all", help="Cancel all runs that are waiting or running.")
+    ] = False,
+    which: Which = EVERY,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> int:
-    """Cancel a run.
+    """Cancel a run, or all.
 
     A waiting run ends at once; a running one is stopped with all its processes. Exits with 0 if the
-    run was cancelled, or with 1 if it ended in another way or has not ended within 30 s.
+    run was cancelled, or with 1 if it ended in another way or has not ended within 30 s. Asks for
+    confirmation of --all on a terminal.
 
     Example: daybook cancel morning-brief
     """
+    ref = named_or_all("run", run, all_, which)
     prepare_prefect()
 
-    result = await api.runs.cancel(run)
+    if ref is None:
+        return await _cancel_all(which, yes=yes, as_json=as_json)
+    result = await api.runs.cancel(ref)
     if as_json:
         output.print_json(result)
     else:
         print_run(result, result.deliveries)
     return 0 if result.status == "cancelled" else 1
+
+
+async def _cancel_all(which: Selection, *, yes: bool, as_json: bool) -> int:
+    filters = RunFilters(status=sorted(LIVE), **dict(which))
+    live = await api.runs.history(None, _NO_LIMIT, filters)
+    # The waiting ones first: the end of a running one would start the next.
+    live.sort(key=lambda each: each.status != Status.WAITING)
+    names = formatting.shortened(list(dict.fromkeys(map(formatting.job_label, live))))
+    question = f"Cancel {formatting.counted(len(live), 'run')} of {names}"
+    if live and not is_confirmed(question, yes):
+        output.say("Nothing cancelled.")
+        return 1
+    results: list[RunDetails] = []
+    for each in live:
+        try:
+            results.append(await api.runs.cancel(each.id))
+        except InvalidInput as error:  # it has ended in the meantime
+            output.say(f"! {error}")
+        else:
+            if not as_json:
+                print_run(results[-1], results[-1].deliveries)
+    if as_json:
+        output.print_json(results)
+    elif not live:
+        output.say("No run is waiting or running.")
+    return 0 if [each.status for each in results] == [Status.CANCELLED] * len(live) else 1
 
 
 async def logs_(

@@ -125,8 +125,8 @@ async def add_(
     if headers is not None:
         settings["headers"] = dict(map(header, headers))
     if environment is not None:
-        if not settings["command"]:
-            raise InvalidInput("env", "applies only to a program, but this server is a URL")
+        if url and not settings["command"]:
+            raise InvalidInput("environment", "applies only to a program, but this server is a URL")
         settings["environment"] = list(dict.fromkeys([*DEFAULT_NAMES, *environment]))
     prepare_prefect()
 

@@ -13,6 +13,7 @@ from markdown_it.token import Token
 from prefect.artifacts import acreate_markdown_artifact
 from slugify import slugify
 
+from daybook import names
 from daybook.delivery.outbox import CALLBACK
 from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow, RunRow
@@ -29,6 +30,10 @@ _CODE = re.compile(r"`|~~~")
 
 MAX_PARSED_CHARACTERS = 40_000
 """Maximum length of an answer that is parsed for code; in a longer one, code is escaped too."""
+
+MAX_LOGGED_LINES = 10
+MAX_LOGGED_CHARACTERS = 1_000
+"""Maximum length of the beginning of an answer in the log of a run."""
 
 # The parser takes quadratic time for links, images and emphasis, which are not needed to find code.
 _SLOW_RULES = ["link", "image", "emphasis"]
@@ -178,6 +183,21 @@ def render(
     if rows:
         lines += ["## Delivery", "\n".join(delivery_lines(rows))]
     return "\n\n".join(lines) + "\n"
+
+
+def log_lines(granted: Granted, outcome: Outcome, attempts: int = 0) -> str:
+    """Return the outcome for the log of a run: a line of facts, then the beginning of the answer.
+
+    An outcome without an answer has its error or its reason instead. ``attempts`` is as in
+    `render`.
+    """
+    facts = [str(outcome.status), _target(granted, outcome), usage_line(outcome, attempts)]
+    text = (outcome.output or outcome.error or outcome.reason).strip()
+    lines = text.splitlines()[:MAX_LOGGED_LINES]
+    shown = names.truncate("\n".join(lines), MAX_LOGGED_CHARACTERS)
+    if len(shown) < len(text):
+        shown += "\n… (the artifact of the run has the rest)"
+    return "\n".join(filter(None, [" · ".join(filter(None, facts)), shown]))
 
 
 def _target(granted: Granted, outcome: Outcome) -> str:

@@ -27,6 +27,7 @@ from typing import Any
 import httpx
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Abort
+from prefect.logging import get_run_logger
 from pydantic import BaseModel
 
 from daybook import registry, settings
@@ -184,6 +185,8 @@ async def _execute(run: _Run) -> State[Any]:
         if given is not None:
             given.report(ended=outcome.status)
         rows = await delivery.send_pending(ledger, granted.run_id, alone=run.is_direct)
+    level = logging.INFO if outcome.status is Status.SUCCEEDED else logging.ERROR
+    get_run_logger().log(level, "%s", artifact.log_lines(granted, outcome, number))
     await artifact.publish(granted, outcome, number, rows)
     if granted.job is not None:
         await _push(run.reconciler, granted.job.id)
@@ -429,7 +432,9 @@ def _state(run_id: str | None, outcome: Outcome, run: _Run) -> State[Any]:
     Only a completed state has data; for any other state, Prefect creates an exception from the
     message.
     """
-    message = states.outcome_message(outcome.status, run_id, outcome.error, outcome.reason)
+    message = states.outcome_message(
+        outcome.status, run_id, outcome.error, outcome.reason, outcome.output
+    )
     result = {
         "run_id": run_id,
         "status": str(outcome.status),

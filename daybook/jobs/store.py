@@ -113,6 +113,7 @@ async def add(
     *,
     user_id: str = "",
     created_by: str = "cli",
+    request_key: str | None = None,
 ) -> StoredJob:
     """Store a new job and return it. Raises `InvalidInput` if its name is taken."""
     if job.name in await taken_names(session, owner):
@@ -125,6 +126,7 @@ async def add(
         owner=owner,
         user_id=user_id,
         created_by=created_by,
+        request_key=request_key,
         created_at=now,
         updated_at=now,
         audited_until=now,
@@ -134,6 +136,21 @@ async def add(
     revision = _revision(row.id, 1, job, now, "ledger")
     session.add(revision)
     return _compose(row, revision)
+
+
+async def find_requested(
+    session: AsyncSession, owner: str, request_key: str, since: datetime | None
+) -> StoredJob | None:
+    """Return the owner's live job that this request added, if it did so at ``since`` or later."""
+    conditions = [
+        col(JobRow.owner) == owner,
+        col(JobRow.request_key) == request_key,
+        col(JobRow.archived_at).is_(None),
+    ]
+    if since is not None:
+        conditions.append(col(JobRow.created_at) >= since)
+    found = (await session.execute(select(JobRow.id).where(*conditions).limit(1))).scalar()
+    return None if found is None else await get(session, found)
 
 
 async def count_owned(session: AsyncSession, owner: str) -> int:

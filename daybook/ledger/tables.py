@@ -152,6 +152,9 @@ class JobRow(SQLModel, table=True):
     alerted_at: datetime | None = Field(default=None, sa_type=Instant)
     alert_open: bool = False
 
+    # The request that added the job (`daybook.api.jobs.add`), so that its repetition adds no other.
+    request_key: str | None = None
+
 
 class RevisionRow(SQLModel, table=True):
     """A revision of a job: its schedule, action, policy and notifications.

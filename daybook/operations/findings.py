@@ -90,10 +90,12 @@ def warning(check: str, message: str, fix: str = "") -> Finding:
 
 
 def sync(stored: Iterable[StoredJob]) -> list[Finding]:
-    """Report jobs that are not in Prefect yet, and those changed in both the ledger and Prefect."""
+    """Report jobs with a change that is not in Prefect yet, or with changes on both sides."""
     stored, found = list(stored), []
     if waiting := [each.row.name for each in stored if each.row.sync_pending]:
-        found.append(problem("sync", f"not in Prefect yet: {join(waiting)}", "daybook sync"))
+        found.append(
+            problem("sync", f"last change not in Prefect yet: {join(waiting)}", "daybook sync")
+        )
     conflicts = [
         f"{each.row.name} ({', '.join(each.row.conflict['fields'])})"
         for each in stored

@@ -168,20 +168,19 @@ async def stop_running(home: Home, within: float = 60.0) -> bool:
     """Stop the `daybook up` of ``home``, and end the leftovers from a killed one.
 
     Send SIGTERM to a running `up`; after ``within`` seconds, kill it and end its children. Return
-    False if nothing ran. Raises `InvalidInput` if an unknown process still holds the lock after
-    ``within`` seconds.
+    False if nothing ran, even if another command held the lock for a moment. Raises `InvalidInput`
+    if an unknown process still holds the lock after ``within`` seconds.
     """
     if not home.path.is_dir():
         return False
-    stopped = False
     signalled: proc.Process | None = None
     end = time.monotonic() + within
     while True:
         try:
             with hold(home, patience=0) as record:
-                return bool(await record.end_leftovers()) or stopped
+                return bool(await record.end_leftovers()) or signalled is not None
         except InvalidInput:
-            stopped = True
+            pass
         # Read the file each time: just after the start of an `up`, it may still hold the record of
         # a dead one.
         content = _load(home)

@@ -77,15 +77,17 @@ async def _start(
         port = _port(home, say)
         say(f"Starting a Prefect server on {server.ui_url(port)}; the first start takes longer")
         child = await server.start(home, port)
-        record.add_child(child)
         selected = SelectedPrefect(server.api_url(port), server.ui_url(port), child)
         try:
+            record.add_child(child)
             await server.wait_until_healthy(
                 selected.api_url,
                 within,
                 child=child,
                 progress=lambda waited: progress(f"Waiting for Prefect: {waited:.0f} s"),
             )
+            record.set_server(selected.api_url, selected.ui_url, own=True)
+            _port_file(home).write_text(f"{port}\n")
         except BaseException as error:  # also Ctrl-C during the start
             port_taken = (
                 isinstance(error, PrefectUnreachable) and child.exit_code == server.EXIT_PORT_TAKEN
@@ -95,8 +97,6 @@ async def _start(
             if port_taken:
                 continue
             raise
-        record.set_server(selected.api_url, selected.ui_url, own=True)
-        _port_file(home).write_text(f"{port}\n")
         say(f"Prefect: {selected.ui_url}, started by this command")
         return selected
     raise PrefectUnreachable(None, f"other processes took {MAX_PORT_TRIES} ports in a row")

@@ -58,6 +58,15 @@ async def supervise(
         _record_change(record.remove_child, child, say)
 
 
+async def record_or_end(record: UpRecord, child: Child) -> None:
+    """Record a started child; if that fails, end the child and raise the error."""
+    try:
+        record.add_child(child)
+    except BaseException:
+        await child.terminate()
+        raise
+
+
 def _record_change(
     change: Callable[[Child], None], child: Child, say: Callable[[str], None]
 ) -> None:

@@ -31,11 +31,11 @@ from pydantic import BaseModel, Field
 from daybook import home as homes
 from daybook import repository, settings
 from daybook.api import runs
-from daybook.api.jobs import add
 from daybook.api.sync import SyncReport
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, PrefectUnreachable
 from daybook.jobs import limits, store
+from daybook.jobs.model import Job, new_job
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import JobRow, RunRow
@@ -55,6 +55,7 @@ from daybook.prefect import reconcile
 from daybook.processes import children
 from daybook.processes.children import Child
 from daybook.runs import claim_requests, claims, history
+from daybook.schedules.descriptions import describe
 from daybook.tasks import model
 
 if TYPE_CHECKING:
@@ -276,7 +277,7 @@ async def _run(home: homes.Home, record: home_lock.UpRecord, talk: UpReporter, l
             talk.say("Starting the worker")
             last_heartbeat = await worker.last_heartbeat(client, home)
             child = await worker.start(home, prefect)
-            record.add_child(child)
+            await supervision.record_or_end(record, child)
             supervised = _supervised_child(
                 child, partial(worker.start, home, prefect), record, talk
             )
@@ -298,7 +299,7 @@ async def _command_server(
     """Keep the command server running; without it, commands run in processes of their own."""
     try:
         child = await _start_command_server(home)
-        record.add_child(child)
+        await supervision.record_or_end(record, child)
     except OSError as error:
         talk.say(f"The command server did not start: {error}")
         yield
@@ -347,15 +348,8 @@ async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpReporter) -> s
     """
     for line in await setup.prepare(client):
         talk.say(line)
-    async with ledger.read() as session:
-        is_new = not await store.has_jobs(session)
-    if is_new:
-        for fields in read(repository.root() / EXAMPLE_FILE):
-            view = await add(fields)
-            talk.say(f"Added the example job {view.name}: {view.words}")
-            async with ledger.read() as session:
-                added = await store.find(session, view.id)
-            await claims.request(ledger, added, EXAMPLE_REQUEST_ID, "manual")
+    for job in await _add_example(ledger):
+        talk.say(f"Added the example job {job.name}: {describe(job.schedule)}")
     talk.synced(SyncReport.of(await reconcile.reconcile_all(ledger, client)))
     # The first run was requested with the job, so it starts even if that `up` was killed.
     async with ledger.read() as session:
@@ -364,6 +358,21 @@ async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpReporter) -> s
                 stored = await store.get(session, str(row.job_id))
                 return stored.row.name if stored else None
     return None
+
+
+async def _add_example(ledger: Ledger) -> list[Job]:
+    """Add the example job with its first run in one transaction; [] if the ledger has had jobs."""
+    zone = settings.load().timezone
+    async with ledger.write() as session:
+        if await store.has_jobs(session):
+            return []
+        jobs, now = list[Job](), ledger.now()
+        for fields in read(repository.root() / EXAMPLE_FILE):
+            jobs.append(new_job(now=now, default_timezone=zone, **fields))
+            stored = await store.add(session, jobs[-1], jobs[-1].name, now)
+            key = claim_requests.request_key(stored.id, EXAMPLE_REQUEST_ID)
+            session.add(claims.new_requested_row(stored, key, "manual", now, now))
+        return jobs
 
 
 async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:

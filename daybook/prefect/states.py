@@ -17,6 +17,7 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import Abort, ObjectNotFound
 from prefect.states import Cancelling, Scheduled
 
+from daybook import names
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import RunRow
@@ -39,6 +40,9 @@ _TERMINAL_STATES: dict[Status, tuple[StateType, str]] = {
 WAITING_NAME = "AwaitingConcurrencySlot"
 """State name that survives pauses and edits of the deployment and is never marked late."""
 
+MAX_MESSAGE_LENGTH = 200
+"""Maximum number of characters of an answer in the message of a state."""
+
 LATE_NAME = "Late"
 """The name that Prefect's late-run service gives to the state of an overdue scheduled run."""
 
@@ -48,9 +52,19 @@ def waiting_state(until: datetime, why: str) -> State[Any]:
     return Scheduled(name=WAITING_NAME, scheduled_time=until, message=why)
 
 
-def outcome_message(status: Status, run_id: str | None, error: str | None, reason: str) -> str:
-    """Return the message that Prefect shows with an outcome; it may be empty."""
+def outcome_message(
+    status: Status, run_id: str | None, error: str | None, reason: str, output: str | None = None
+) -> str:
+    """Return the message that Prefect shows with an outcome; it may be empty.
+
+    The message of a success is the beginning of the ``output`` on one line, without the mark of a
+    Markdown heading; or, without an output, that the run succeeded.
+    """
     if status is Status.SUCCEEDED:
+        line = " ".join((output or "").strip().lstrip("#").split())
+        short = names.truncate(line, MAX_MESSAGE_LENGTH)
+        if short:
+            return short if short == line else f"{short}…"
         return f"run {str(run_id)[:8]} succeeded"
     if status is Status.UNKNOWN:
         return reason or error or ""  # the reason says what is not known
@@ -70,7 +84,8 @@ def terminal_state(status: Status, message: str, data: dict[str, Any] | None = N
 
 def of_row(row: RunRow) -> State[Any]:
     """Return the terminal Prefect state of ``row``, whose outcome is recorded."""
-    return terminal_state(row.state, outcome_message(row.state, row.id, row.error, row.reason))
+    message = outcome_message(row.state, row.id, row.error, row.reason, row.output)
+    return terminal_state(row.state, message)
 
 
 def of_direct_call(status: Status, message: str, data: dict[str, Any]) -> State[Any]:

@@ -91,7 +91,7 @@ class Overdue:
             return f"waiting: {self.run.reason}"
         if self.missed:
             return "missed: no worker claimed it"
-        return "the job is not in Prefect yet" if self.stored.row.sync_pending else ""
+        return "the job's last change is not in Prefect yet" if self.stored.row.sync_pending else ""
 
 
 @dataclass

@@ -14,6 +14,7 @@ from daybook.errors import InvalidInput
 from daybook.toolbox import text as words
 from daybook.toolbox.arguments import Arguments
 from daybook.toolbox.text import hint
+from daybook.validation import unknown_field
 
 if TYPE_CHECKING:
     from daybook.jobs.views import ListedJob
@@ -25,6 +26,17 @@ WAIT_TIMEOUT_SECONDS = 15.0
 
 CLEAR_VALUE = "none"
 """The value that clears a field in `cron_update`; an empty string means no change."""
+
+_OPTIONS = (
+    "description",
+    "timeout",
+    "retries",
+    "catch_up",
+    "on_complete",
+    "on_fail",
+    "delete_after_run",
+)
+"""The fields of a job that the argument `options` may have."""
 
 _CLEARABLE = ("channel", "model", "body")
 
@@ -38,8 +50,22 @@ def _use_current_server() -> None:
 async def add(given: Arguments) -> str:
     """Add a job; the fields determine its kind."""
     _use_current_server()
-    made = await api.jobs.add(given)
-    return words.job(made, "Added. ") + await _worker_note()
+    made = await api.jobs.add(_with_options(given))
+    is_repeated = api.jobs.REPEATED_NOTE in made.notes
+    return words.job(made, "" if is_repeated else "Added. ") + await _worker_note()
+
+
+def _with_options(given: Arguments) -> Arguments:
+    """Return the arguments with the fields of `options` in its place.
+
+    Raises `InvalidInput` for a field that a model may not set, so that `options` opens no other
+    field of a job, such as a command that is run before it.
+    """
+    options = given.pop("options", {})
+    for name in options:
+        if name not in _OPTIONS:
+            raise unknown_field(name, _OPTIONS)
+    return {**given, **options}
 
 
 async def list_jobs(given: Arguments) -> str:
@@ -74,7 +100,7 @@ async def update(given: Arguments) -> str:
             given[name] = ""
 
     _use_current_server()
-    return words.job(await api.jobs.edit_job(ref, given), "Changed. ")
+    return words.job(await api.jobs.edit_job(ref, _with_options(given)), "Changed. ")
 
 
 async def remove(given: Arguments) -> str:

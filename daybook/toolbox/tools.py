@@ -72,6 +72,18 @@ def _unchanged(
     return Argument(name, text, write=write, is_json=is_json, longest=longest)
 
 
+_OPTIONS = Argument(
+    "options",
+    "JSON object of further fields: description, timeout (such as 30m), retries (0 to 10), "
+    "catch_up (none, latest or all), on_complete and on_fail (URLs that receive the run), "
+    "delete_after_run.",
+    write='write a JSON object, such as {"timeout": "10m"}',
+    is_json=True,
+)
+_IDEMPOTENCY_KEY = Argument(
+    "idempotency_key", "Id of this request, such as a UUID: repeating it adds no second job."
+)
+
 JOB_TOOLS: tuple[Tool, ...] = (
     _tool(
         "cron_add",
@@ -96,6 +108,8 @@ JOB_TOOLS: tuple[Tool, ...] = (
         ),
         Argument("model", "Model to use instead of the agent's own."),
         Argument("session", _SESSION, "reuse", legal=("reuse", "new", "chat")),
+        _OPTIONS,
+        _IDEMPOTENCY_KEY,
     ),
     _tool(
         "cron_add_webhook",
@@ -110,6 +124,8 @@ JOB_TOOLS: tuple[Tool, ...] = (
         _NAME,
         _CHANNEL,
         _CHAT,
+        _OPTIONS,
+        _IDEMPOTENCY_KEY,
     ),
     _tool(
         "cron_add_tool",
@@ -122,6 +138,8 @@ JOB_TOOLS: tuple[Tool, ...] = (
         _NAME,
         _CHANNEL,
         _CHAT,
+        _OPTIONS,
+        _IDEMPOTENCY_KEY,
     ),
     _tool(
         "cron_list",
@@ -156,6 +174,7 @@ JOB_TOOLS: tuple[Tool, ...] = (
         _unchanged("body", "For a webhook; none: empty."),
         _unchanged("tool", "For a tool call."),
         _unchanged("params", "For a tool call: JSON object.", is_json=True),
+        _unchanged("options", "As in cron_add.", is_json=True),
         destructive=True,
         idempotent=True,
     ),

@@ -8,6 +8,7 @@ import signal
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.states import AwaitingRetry, Cancelling, Scheduled
 
 from daybook.clock import SYSTEM_CLOCK
@@ -47,7 +48,10 @@ async def test_a_scheduled_run_starts_at_its_due_time_and_not_before(world: Worl
     assert timedelta(0) <= row.started_at - due < timedelta(seconds=60)
     assert agent.effect_count == 1
     state = await world.prefect.state(run)
-    assert (state.name, state.message) == ("Completed", f"run {row.id[:8]} succeeded")
+    assert (state.name, state.message) == ("Completed", "What is new?")
+    of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
+    logged = [each.message for each in await world.client.read_logs(of_run)]
+    assert f"succeeded · agent {agent.name}\nWhat is new?" in logged
     page = await world.prefect.artifact(row.flow_run_id)
     assert page.startswith(f"# {stored.job.name}\n")
     assert "What is new?" in page

@@ -111,7 +111,7 @@ async def test_a_job_that_is_not_in_prefect_yet_is_the_reason(
 ) -> None:
     one = await late(job)
     one.stored.row.sync_pending = True
-    assert overdue.delay_reason(one, WELL) == "the job is not in Prefect yet"
+    assert overdue.delay_reason(one, WELL) == "the job's last change is not in Prefect yet"
 
 
 async def test_an_overdue_run_is_described_in_a_sentence(job: tuple[Ledger, StoredJob]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +202,27 @@ def test_with_json_an_error_is_printed_as_json_and_as_a_sentence(daybook: Any) -
     assert (error["code"], error["field"]) == ("invalid_input", "timezone")
     assert error["message"].startswith("--tz: ")
     assert daybook("add", "--bogus", "--json").json["error"]["code"] == "invalid_input"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--url", "https://a.example/mcp"], "--env: applies only to a program"),
+        ([], "--command and --url: set either"),
+    ],
+)
+def test_an_environment_variable_of_a_tool_server_needs_a_program(
+    daybook: Any, given: list[str], words: str
+) -> None:
+    result = daybook("tools", "add", "time", *given, "--env", "TOKEN")
+    assert (result.code, words in result.err) == (2, True), result.err
+
+
+def test_a_blank_value_at_the_prompt_is_not_called_standard_input(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(getpass, "getpass", lambda _: " ")
+    result = daybook("secrets", "add", "ops", "--host", "a.example")
+    assert result.code == 2
+    assert "nothing was typed (type it at the prompt, or redirect a file" in result.err

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 from daybook.api import jobs
 from daybook.cli.job_options import JobOptions
 from daybook.errors import InvalidInput
+from daybook.jobs.actions import MAX_BODY_LENGTH
 from daybook.jobs.views import ChangedJob
 
 SCHEMA = {"type": "object", "properties": {"größe": {"type": "integer"}}}
@@ -131,3 +135,67 @@ def test_metadata_is_given_as_name_value_pairs_or_json() -> None:
         match=r'^metadata: "blue" has no name or no "=" \(write name=value, or a JSON object\)',
     ):
         JobOptions(metadata=["blue"]).fields()
+
+
+@pytest.fixture
+def stdin() -> Iterator[Callable[[bytes], None]]:
+    """Return a function that puts bytes on standard input."""
+    saved = os.dup(0)
+
+    def put(content: bytes) -> None:
+        with tempfile.TemporaryFile() as file:
+            file.write(content)
+            file.seek(0)
+            os.dup2(file.fileno(), 0)
+
+    yield put
+    os.dup2(saved, 0)
+    os.close(saved)
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_prompt_is_read_from_a_file_or_standard_input(
+    daybook: Any, given: dict[str, Any], tmp_path: Path, stdin: Callable[[bytes], None]
+) -> None:
+    file = tmp_path / "prompt.md"
+    file.write_text("# Résumé\n\nSay hello.\n", encoding="utf-8")
+    stdin(b"Say hello\nagain.\n\n")
+    for typed, prompt in (
+        (f"@{file}", "# Résumé\n\nSay hello."),
+        ("@-", "Say hello\nagain.\n"),
+        ("@@channel: hello", "@channel: hello"),
+        ("mail@example.org", "mail@example.org"),
+    ):
+        assert daybook("edit", "weekly", typed).code == 0
+        assert given.pop("prompt") == prompt
+
+
+@pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b" \n", "is empty"),
+        (b"\xff\xfe", "cannot be read: it is not UTF-8 text"),
+        (b"x" * (MAX_BODY_LENGTH + 1), "is too long (use at most 500,000 characters)"),
+    ],
+)
+def test_a_prompt_file_that_cannot_be_used_is_refused(
+    daybook: Any, tmp_path: Path, stdin: Callable[[bytes], None], content: bytes, problem: str
+) -> None:
+    file = tmp_path / "prompt.md"
+    file.write_bytes(content)
+    stdin(content)
+    for typed, label in ((f"@{file}", str(file)), ("@-", "standard input")):
+        for command in (["edit", "weekly", typed], ["add", typed, "--on-demand"]):
+            result = daybook(*command)
+            assert (result.code, result.out) == (2, "")
+            assert result.err.startswith(f"daybook: PROMPT: {label} {problem}")
+            os.lseek(0, 0, os.SEEK_SET)
+
+
+@pytest.mark.usefixtures("stored")
+def test_an_absent_prompt_file_is_named_and_at_signs_are_explained(daybook: Any) -> None:
+    result = daybook("add", "@nowhere.md", "--on-demand")
+    assert result.code == 2
+    expected = "PROMPT: nowhere.md cannot be read: No such file or directory (write @@ for a text"
+    assert expected in result.err

@@ -219,3 +219,35 @@ def test_the_delivery_has_a_line_per_row_and_no_query_string() -> None:
 def test_without_outbox_rows_there_is_no_delivery_section() -> None:
     page = artifact.render(_granted(), Outcome(Status.SUCCEEDED, output="4"))
     assert "Delivery" not in page
+
+
+@pytest.mark.parametrize(
+    ("outcome", "lines"),
+    [
+        (
+            Outcome(Status.SUCCEEDED, output="Three are open.\n\nMore.", model="m", usage=USAGE),
+            [
+                "succeeded · agent a · model m · 1,285 tokens in, 17 out · $0.000141",
+                "Three are open.",
+            ],
+        ),
+        (
+            Outcome(Status.FAILED, "gave up", error="exit code 1"),
+            ["failed · agent a", "exit code 1"],
+        ),
+        (Outcome(Status.CANCELLED, "by the user"), ["cancelled · agent a", "by the user"]),
+        (Outcome(Status.SUCCEEDED, output=""), ["succeeded · agent a"]),
+    ],
+)
+def test_the_log_of_a_run_has_its_facts_and_the_beginning_of_the_answer(
+    outcome: Outcome, lines: list[str]
+) -> None:
+    logged = artifact.log_lines(_granted(agent="a"), outcome).splitlines()
+    assert logged[: len(lines)] == lines
+
+
+@pytest.mark.parametrize("output", ["line\n" * 11, "x" * (artifact.MAX_LOGGED_CHARACTERS + 1)])
+def test_a_long_answer_is_cut_in_the_log(output: str) -> None:
+    logged = artifact.log_lines(_granted(agent="a"), Outcome(Status.SUCCEEDED, output=output))
+    assert len(logged) < artifact.MAX_LOGGED_CHARACTERS + 100
+    assert logged.endswith("\n… (the artifact of the run has the rest)")

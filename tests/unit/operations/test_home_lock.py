@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import json
 import os
 import signal
@@ -163,6 +165,17 @@ async def test_down_ends_the_running_up(daybook_home: Home) -> None:
         assert await home_lock.stop_running(daybook_home) is True
         assert other.wait() == 0
     assert not daybook_home.up_file.exists()
+
+
+async def test_down_reports_nothing_if_a_command_only_held_the_lock_for_a_moment(
+    daybook_home: Home,
+) -> None:
+    daybook_home.make()
+    reader = os.open(daybook_home.up_lock, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(reader, fcntl.LOCK_SH)  # as `Home.running` does
+    stopping = asyncio.create_task(home_lock.stop_running(daybook_home))
+    asyncio.get_running_loop().call_soon(os.close, reader)  # after the first try
+    assert await stopping is False
 
 
 async def test_down_kills_an_up_that_ignores_sigterm(daybook_home: Home) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 
 import pytest
 
 from daybook.home import Home
-from daybook.operations import prefect_selection, server
+from daybook.operations import home_lock, prefect_selection, server
+from daybook.processes import children, proc
 from tests.servers import free_port
 
 
@@ -61,3 +64,30 @@ def test_a_taken_default_port_is_replaced_by_a_free_one_with_a_message(
         port, lines = next_port(daybook_home)
     assert port != first
     assert lines == [f"Port {first} is taken; Prefect uses port {port}"]
+
+
+async def test_a_server_that_cannot_be_recorded_is_ended(
+    daybook_home: Home, first_choice: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[children.Child] = []
+
+    async def start(home: Home, port: int) -> children.Child:
+        forever = [sys.executable, "-c", "import signal; signal.pause()"]
+        log = home.logs / "server.log"
+        begun.append(
+            await children.start(
+                "server", forever, environment=os.environ, log=log, folder=home.path
+            )
+        )
+        return begun[-1]
+
+    say = list[str]().append
+    monkeypatch.setattr(server, "start", start)
+    with home_lock.hold(daybook_home) as record:
+        daybook_home.up_file.with_suffix(
+            ".new"
+        ).mkdir()  # the file is written under this name first
+        with pytest.raises(IsADirectoryError):
+            await prefect_selection._start(daybook_home, record, say, 60.0, say)
+    (child,) = begun
+    assert proc.find(child.pid, child.process.started) is None

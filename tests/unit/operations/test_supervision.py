@@ -95,6 +95,17 @@ async def test_a_failed_restart_is_reported_and_retried(daybook_home: Home) -> N
     assert "retrying in 0.04 s" in lines[2]
 
 
+async def test_a_child_that_cannot_be_recorded_is_ended(daybook_home: Home) -> None:
+    with home_lock.hold(daybook_home) as lock:
+        child = await begin(daybook_home, "import signal; signal.pause()")
+        daybook_home.up_file.with_suffix(
+            ".new"
+        ).mkdir()  # the file is written under this name first
+        with pytest.raises(IsADirectoryError):
+            await supervision.record_or_end(lock, child)
+    assert proc.find(child.pid, child.process.started) is None
+
+
 async def test_supervision_continues_if_the_up_file_cannot_be_written(daybook_home: Home) -> None:
     lines: list[str] = []
     enough = asyncio.Event()

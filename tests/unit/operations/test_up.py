@@ -11,12 +11,14 @@ from sqlalchemy import AsyncAdaptedQueuePool
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from daybook.api.sync import SyncReport
+from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.views import Run
 from daybook.operations import up
 from daybook.runs import claims
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -84,6 +86,25 @@ async def test_up_survives_an_unavailable_ledger_and_then_shows_missed_outcomes(
         assert await talk.shown_lines.get() == "Showing outcomes again"
         assert talk.shown_lines.empty()
         assert not watching.done()
+
+
+async def test_the_example_job_is_added_together_with_its_first_run(
+    world: World, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    since = world.ledger.now()
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(claims, "new_requested_row", dies)
+        with pytest.raises(KeyboardInterrupt):
+            await up._add_example(world.ledger)
+    assert [each.name for each in await up._add_example(world.ledger)] == ["first-light"]
+    found = await up._first_run(world.ledger, since)
+    assert found is not None
+    assert (found[0].status, found[1].name) == ("waiting", "first-light")
+    assert await up._add_example(world.ledger) == []
 
 
 @pytest.mark.parametrize("when", ["before", "after", "never"])

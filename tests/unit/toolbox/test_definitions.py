@@ -24,6 +24,8 @@ CRON_ADD = (
     "agent",
     "model",
     "session",
+    "options",
+    "idempotency_key",
 )
 READ_ONLY = {"cron_list", "cron_get", "cron_runs", "cron_next"}
 
@@ -59,7 +61,7 @@ def test_only_tools_that_change_nothing_are_marked_read_only() -> None:
     assert {tool.name for tool in TOOLS if tool.read_only} == READ_ONLY
 
 
-def test_cron_add_requires_prompt_and_schedule_and_has_seven_optional_fields() -> None:
+def test_cron_add_requires_prompt_and_schedule_and_has_nine_optional_fields() -> None:
     (tool,) = [each for each in TOOLS if each.name == "cron_add"]
     assert tuple(tool.schema["properties"]) == CRON_ADD
     assert tool.schema["required"] == ["prompt", "schedule"]

@@ -111,7 +111,7 @@ async def test_health_fails_while_a_run_is_overdue(
         assert len(problems) == 4
         assert problems[0] == (
             "job 0 was due at 2026-01-15T13:00:00Z, 1 minute 30 seconds ago, and has not started: "
-            "the job is not in Prefect yet"
+            "the job's last change is not in Prefect yet"
         )
         assert problems[3] == "2 more runs are overdue; fix: daybook status"
 
