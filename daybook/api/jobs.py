@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from daybook import names, owners, settings
 from daybook.api import authorization, preflight
 from daybook.api.filters import JobFilters
 from daybook.delivery.views import recipients
-from daybook.errors import InvalidInput, PrefectRefused, PrefectUnreachable
+from daybook.errors import InvalidInput, NotFound, PrefectRefused, PrefectUnreachable
 from daybook.jobs import store
 from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.model import Job, edit, free_name, new_job
@@ -47,18 +48,19 @@ _NOTIFY_FIELDS = frozenset({"notify", "channel", "chat_id", *CALLBACK_FIELDS.val
 NO_FILTERS = JobFilters()
 
 PENDING_NOTE = (
-    "the change is stored, but not in Prefect yet; the keeper syncs it when Prefect answers"
+    "the change is stored, but not in Prefect yet; the keeper (`daybook up`) syncs it when Prefect "
+    "answers"
 )
 """Note on a changed job whose `sync` is `pending`."""
 
 REPEATED_NOTE = "it was added before by the same request, so nothing was added now"
 """Note on the job that `add` returns for a repeated request."""
 
-_REPETITION = timedelta(minutes=1)
+REPEAT_PERIOD = timedelta(minutes=1)
 """Time within which the same fields from one model are a repetition of the same request."""
 
 MAX_IDEMPOTENCY_KEY_LENGTH = 200
-"""Maximum length of a `idempotency_key`, in characters."""
+"""Maximum length of an `idempotency_key`, in characters."""
 
 _CHANGED_COLUMNS = ("disabled_reason", "snoozed_until", "consecutive_failures")
 """Columns of a job's row that are no fields of `Job`, and that enabling or disabling changes."""
@@ -74,45 +76,41 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
 
     A repeated request adds no second job, but returns the first with `REPEATED_NOTE`: one with the
     same `idempotency_key` (a field besides those of a job) while the job is not removed; without
-    that field, one with the same fields from the same model within a minute.
+    that field, one with the same fields from the same model within a minute. The same key with
+    other fields is an `InvalidInput`.
     """
     from daybook.prefect import client as prefect
 
     actor, zone = owners.current_actor(), settings.load().timezone
-    request_key, period = _request_key(fields, actor)
+    idempotency_key = _idempotency_key(fields)
     fields = {name: value for name, value in fields.items() if name != "idempotency_key"}
     async with open_ledger() as ledger:
         # Invalid fields raise before the first request to Prefect.
         draft = new_job(now=ledger.now(), default_timezone=zone, **fields)
+        request = _Request.of(idempotency_key, fields, actor)
         if own_agent := _agent_of_owner(draft, fields, actor):
             draft = new_job(
                 now=ledger.now(), default_timezone=zone, **{**fields, "agent": own_agent}
             )
         authorization.check_limits(draft, actor.owner, ledger.now())
-
-        async def added_before(session: AsyncSession) -> StoredJob | None:
-            if request_key is None:
-                return None
-            since = None if period is None else ledger.now() - period
-            return await store.find_requested(session, actor.owner, request_key, since)
-
         async with ledger.read() as session:
-            repeated = await added_before(session)
+            repeated = await _job_of(session, request, actor.owner, ledger.now())
             if repeated is None:
                 await authorization.check_job_count(session, actor.owner, draft.name)
-        if repeated is not None:
-            return await _changed(ledger, repeated.id, [REPEATED_NOTE])
         async with prefect.connected_if_reachable() as client:
-            if own_agent and await preflight.has_agent(client, ledger, own_agent):
-                fields = {**fields, "agent": own_agent}
-            elif own_agent:
-                draft = new_job(now=ledger.now(), default_timezone=zone, **fields)
-                authorization.check_limits(draft, actor.owner, ledger.now())
-            with authorization.log_refusals(actor.owner, draft.name):
-                notes = await preflight.check_action(client, draft, actor.owner)
-                await preflight.check_notify(client, draft.notify, actor.owner)
+            notes: list[str] = []
+            if repeated is None:
+                if own_agent and await preflight.has_agent(client, ledger, own_agent):
+                    fields = {**fields, "agent": own_agent}
+                elif own_agent:
+                    draft = new_job(now=ledger.now(), default_timezone=zone, **fields)
+                    authorization.check_limits(draft, actor.owner, ledger.now())
+                with authorization.log_refusals(actor.owner, draft.name):
+                    notes = await preflight.check(client, draft, actor.owner)
+                if own_agent and client is None and "agent" not in fields:
+                    notes.append(preflight.DEFAULT_AGENT_NOTE.format(own_agent))
             async with ledger.write() as session:
-                repeated = await added_before(session)
+                repeated = await _job_of(session, request, actor.owner, ledger.now())
                 if repeated is None:
                     await authorization.check_job_count(session, actor.owner, draft.name)
                     now, taken = ledger.now(), await store.taken_names(session, actor.owner)
@@ -128,9 +126,12 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
                         actor.owner,
                         user_id=actor.user_id,
                         created_by=actor.via,
-                        request_key=request_key,
+                        request_key=request.key if request else None,
                     )
             if repeated is not None:
+                # The first request may have been interrupted, or may be about to be rejected.
+                if repeated.row.sync_pending:
+                    await _deploy(ledger, client, repeated)
                 return await _changed(ledger, repeated.id, [REPEATED_NOTE])
             try:
                 await _deploy(ledger, client, stored)
@@ -250,23 +251,61 @@ async def view(session: AsyncSession, stored: StoredJob, now: datetime) -> Liste
     return ListedJob.of(stored, now, running=stored.id in await history.running_jobs(session))
 
 
-def _request_key(fields: Mapping[str, Any], actor: Actor) -> tuple[str | None, timedelta | None]:
-    """Return the key of the request that adds a job, and for how long it repeats that request.
+@dataclass(frozen=True)
+class _Request:
+    """A request to add a job that may be repeated.
 
-    The key is None for a request of a person without an `idempotency_key`. The period is None for
-    as long as the job exists. Raises `InvalidInput` for an invalid `idempotency_key`.
+    ``key`` is stored with the job. A request whose key has the same ``prefix`` repeats it: within
+    ``period``, or, if that is None, as long as the job exists.
     """
-    idempotency_key = fields.get("idempotency_key")
-    if idempotency_key is not None:
-        if not isinstance(idempotency_key, str) or not idempotency_key.strip():
-            raise InvalidInput("idempotency_key", "is blank", "write an id, such as a UUID")
-        line = names.validate_line(idempotency_key, "idempotency_key", MAX_IDEMPOTENCY_KEY_LENGTH)
-        return f"id:{line}", None
-    if not owners.is_model(actor.writer):
-        return None, None
-    given = {name: value for name, value in fields.items() if value is not None}
-    content = json.dumps([actor.user_id, given], sort_keys=True, default=str)
-    return f"content:{hashlib.sha256(content.encode()).hexdigest()}", _REPETITION
+
+    key: str
+    prefix: str
+    period: timedelta | None
+
+    @classmethod
+    def of(cls, idempotency_key: str, fields: Mapping[str, Any], actor: Actor) -> Self | None:
+        """Return the request; None for one of a person without an `idempotency_key`."""
+        given = {name: value for name, value in fields.items() if value is not None}
+        content = _hash([actor.user_id, given])
+        if idempotency_key:
+            prefix = f"id:{_hash([actor.user_id, idempotency_key])}:"
+            return cls(prefix + content, prefix, None)
+        if owners.is_model(actor.writer):
+            key = f"content:{content}"
+            return cls(key, key, REPEAT_PERIOD)
+        return None
+
+
+async def _job_of(
+    session: AsyncSession, request: _Request | None, owner: str, now: datetime
+) -> StoredJob | None:
+    """Return the job that the same request added before, or None.
+
+    Raises `InvalidInput` if its idempotency key added a job with other fields.
+    """
+    if request is None:
+        return None
+    since = None if request.period is None else now - request.period
+    found = await store.find_requested(session, owner, request.prefix, since)
+    if found is not None and found.row.request_key != request.key:
+        problem = f'was used before, with other fields, to add the job "{found.job.name}"'
+        raise InvalidInput("idempotency_key", problem, "write a new id")
+    return found
+
+
+def _idempotency_key(fields: Mapping[str, Any]) -> str:
+    """Return the field `idempotency_key`, empty if it is not given. Raises `InvalidInput`."""
+    given = fields.get("idempotency_key")
+    if given is None:
+        return ""
+    if not isinstance(given, str) or not given.strip():
+        raise InvalidInput("idempotency_key", "is blank", "write an id, such as a UUID")
+    return names.validate_line(given, "idempotency_key", MAX_IDEMPOTENCY_KEY_LENGTH)
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _agent_of_owner(job: Job, fields: Mapping[str, Any], actor: Actor) -> str:
@@ -318,9 +357,9 @@ async def _change(
             authorization.check_limits(drafted, owner, ledger.now(), changes=limits == "changed")
         async with prefect.connected_if_reachable() as client:
             with authorization.log_refusals(owner, drafted.name):
-                notes = await preflight.check_action(client, drafted, owner) if check_action else []
-                if check_notify:
-                    await preflight.check_notify(client, drafted.notify, owner)
+                notes = await preflight.check(
+                    client, drafted, owner, action=check_action, notify=check_notify
+                )
             async with ledger.write() as session:
                 old = await authorization.find_job(session, ref)
                 others = (await store.taken_names(session, old.row.owner)) - {old.row.name}
@@ -379,7 +418,8 @@ async def _deploy(ledger: Ledger, client: PrefectClient | None, stored: StoredJo
 async def _changed(ledger: Ledger, job_id: str, notes: list[str]) -> ChangedJob:
     async with ledger.read() as session:
         stored = await store.get(session, job_id)
-        assert stored is not None
+        if stored is None:  # a concurrent request added it, and Prefect rejected it
+            raise NotFound("job", job_id)
         job = await view(session, stored, ledger.now())
     if job.sync == "pending":
         notes = [*notes, PENDING_NOTE]

@@ -25,10 +25,43 @@ if TYPE_CHECKING:
     from daybook.ledger.engine import Ledger
 
 
-UNCHECKED_NOTE = (
-    "Prefect is unreachable, so the agents, tools and secrets that the job names are checked only "
-    "when it runs"
+DEFAULT_AGENT_NOTE = (
+    'whether the agent "{}" exists is not known without Prefect, so the job asks the default agent'
 )
+
+
+async def check(
+    client: PrefectClient | None, job: Job, owner: str, *, action: bool = True, notify: bool = True
+) -> list[str]:
+    """Check a job before it is stored: its ``action`` with its precondition, and its ``notify``.
+
+    Raise the errors of `check_action` and `check_notify`. Return notes for the user.
+    """
+    notes = await check_action(client, job, owner) if action else []
+    if notify:
+        await check_notify(client, job.notify, owner)
+    unchecked = [] if client else _unchecked_names(job, action=action, notify=notify)
+    if not unchecked:
+        return notes
+    named = " and ".join(filter(None, [", ".join(unchecked[:-1]), unchecked[-1]]))
+    note = f"Prefect is unreachable, so {named} of the job are checked only when it runs"
+    return [note, *notes]
+
+
+def _unchecked_names(job: Job, *, action: bool, notify: bool) -> list[str]:
+    """Return which of the names in a job cannot be checked without Prefect."""
+    from daybook.delivery.outbox import BUILTIN_CHANNELS
+
+    target, precondition = job.action, job.policy.check
+    given = {
+        "agents": action
+        and (isinstance(target, AgentPrompt | Heartbeat) or bool(precondition.agent)),
+        "tools": action and (isinstance(target, ToolCall) or bool(precondition.tool)),
+        "secrets": action
+        and bool(secrets.referenced_names([target.model_dump(mode="json"), precondition.params])),
+        "channels": notify and job.notify.channel not in {"", *BUILTIN_CHANNELS},
+    }
+    return [f"the {name}" for name, is_named in given.items() if is_named]
 
 
 async def check_action(client: PrefectClient | None, job: Job, owner: str) -> list[str]:
@@ -36,8 +69,7 @@ async def check_action(client: PrefectClient | None, job: Job, owner: str) -> li
 
     Return hints for the user, such as a secret that does not exist yet.
     """
-    notes = [] if client else [UNCHECKED_NOTE]
-    notes += await _check_target(client, job.action, owner)
+    notes = await _check_target(client, job.action, owner)
     return notes + await _check_precondition(client, job.policy.check, owner)
 
 

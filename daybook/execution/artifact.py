@@ -186,24 +186,24 @@ def render(
 
 
 def log_lines(granted: Granted, outcome: Outcome, attempts: int = 0) -> str:
-    """Return the outcome for the log of a run: a line of facts, then the beginning of the answer.
+    """Return the outcome for the log of a run: a line of facts, the error, the first lines.
 
-    An outcome without an answer has its error or its reason instead. ``attempts`` is as in
-    `render`.
+    Without an error, a reason takes its place. ``attempts`` is as in `render`.
     """
     facts = [str(outcome.status), _target(granted, outcome), usage_line(outcome, attempts)]
-    text = (outcome.output or outcome.error or outcome.reason).strip()
-    lines = text.splitlines()[:MAX_LOGGED_LINES]
-    shown = names.truncate("\n".join(lines), MAX_LOGGED_CHARACTERS)
-    if len(shown) < len(text):
-        shown += "\n… (the artifact of the run has the rest)"
-    return "\n".join(filter(None, [" · ".join(filter(None, facts)), shown]))
+    lines = (outcome.output or "").strip().splitlines()
+    shown = names.truncate("\n".join(lines[:MAX_LOGGED_LINES]), MAX_LOGGED_CHARACTERS)
+    if len(shown) < len("\n".join(lines)):
+        shown += "\n… (continues in the run's output)"
+    why = outcome.error or outcome.reason
+    return "\n".join(filter(None, [" · ".join(filter(None, facts)), why, shown]))
 
 
 def _target(granted: Granted, outcome: Outcome) -> str:
     parameters = granted.parameters
     if "url" in parameters:
-        return f"{parameters.get('method')} {parameters['url']}"
+        # Without the query, which may contain a token.
+        return f"{parameters.get('method')} {str(parameters['url']).partition('?')[0]}"
     if "tool" in parameters:
         return f"tool {parameters['tool']}"
     return f"agent {outcome.agent or parameters.get('agent', '')}"

@@ -185,7 +185,8 @@ async def _execute(run: _Run) -> State[Any]:
         if given is not None:
             given.report(ended=outcome.status)
         rows = await delivery.send_pending(ledger, granted.run_id, alone=run.is_direct)
-    level = logging.INFO if outcome.status is Status.SUCCEEDED else logging.ERROR
+    is_failure = outcome.status not in {Status.SUCCEEDED, Status.CANCELLED}
+    level = logging.ERROR if is_failure else logging.INFO
     get_run_logger().log(level, "%s", artifact.log_lines(granted, outcome, number))
     await artifact.publish(granted, outcome, number, rows)
     if granted.job is not None:

@@ -139,12 +139,15 @@ async def add(
 
 
 async def find_requested(
-    session: AsyncSession, owner: str, request_key: str, since: datetime | None
+    session: AsyncSession, owner: str, key_prefix: str, since: datetime | None
 ) -> StoredJob | None:
-    """Return the owner's live job that this request added, if it did so at ``since`` or later."""
+    """Return the owner's live job whose `request_key` begins with ``key_prefix``, or None.
+
+    With ``since``, only a job that was added then or later.
+    """
     conditions = [
         col(JobRow.owner) == owner,
-        col(JobRow.request_key) == request_key,
+        col(JobRow.request_key).startswith(key_prefix, autoescape=True),
         col(JobRow.archived_at).is_(None),
     ]
     if since is not None:

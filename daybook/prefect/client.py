@@ -25,6 +25,8 @@ MAX_REFUSAL_LENGTH = 300
 """Maximum length of a refusal in messages, in characters."""
 _UNAVAILABLE_CODES = {
     httpx.codes.UNAUTHORIZED,
+    httpx.codes.REQUEST_TIMEOUT,
+    httpx.codes.TOO_MANY_REQUESTS,
     httpx.codes.BAD_GATEWAY,
     httpx.codes.SERVICE_UNAVAILABLE,
     httpx.codes.GATEWAY_TIMEOUT,
@@ -63,6 +65,7 @@ async def connected_if_reachable() -> AsyncIterator[PrefectClient | None]:
         except PrefectRefused:
             raise
         except PrefectUnreachable:
+            await stack.aclose()
             client = None
         yield client
 
@@ -71,8 +74,9 @@ async def connected_if_reachable() -> AsyncIterator[PrefectClient | None]:
 def raising_daybook_errors(address: str) -> Iterator[None]:
     """Raise errors of Prefect's client as errors of Daybook; ``address`` is Prefect's.
 
-    They are `PrefectUnreachable` if the server does not answer or answers with a server error
-    (5xx), and `PrefectRefused` if it answers 401 or 403. Other HTTP errors pass through.
+    They are `PrefectUnreachable` if the server does not answer, or answers with a server error
+    (5xx), 408 or 429, and `PrefectRefused` if it answers 401 or 403. Other HTTP errors pass
+    through.
     """
     try:
         yield
@@ -81,7 +85,7 @@ def raising_daybook_errors(address: str) -> Iterator[None]:
     except httpx.HTTPStatusError as error:
         if is_unauthorized(error):
             raise unauthorized_error(address, error.response.status_code) from error
-        if error.response.is_server_error:
+        if error.response.is_server_error or error.response.status_code in _UNAVAILABLE_CODES:
             raise PrefectUnreachable(address, _status_text(error)) from error
         raise
 

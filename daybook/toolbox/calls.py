@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from daybook import api
 from daybook.errors import InvalidInput
+from daybook.schedules import durations
 from daybook.toolbox import text as words
 from daybook.toolbox.arguments import Arguments
 from daybook.toolbox.text import hint
@@ -37,6 +39,9 @@ _OPTIONS = (
     "delete_after_run",
 )
 """The fields of a job that the argument `options` may have."""
+
+MAX_TIMEOUT = timedelta(days=1)
+"""Maximum timeout that a model may set."""
 
 _CLEARABLE = ("channel", "model", "body")
 
@@ -65,6 +70,9 @@ def _with_options(given: Arguments) -> Arguments:
     for name in options:
         if name not in _OPTIONS:
             raise unknown_field(name, _OPTIONS)
+    timeout = options.get("timeout")
+    if timeout and durations.parse(str(timeout), "timeout") > MAX_TIMEOUT:
+        raise InvalidInput("timeout", f"{timeout} is too long", "write at most 1d")
     return {**given, **options}
 
 

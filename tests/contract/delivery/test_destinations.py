@@ -48,7 +48,7 @@ async def test_a_destination_is_added_found_listed_and_removed(client: PrefectCl
             problem=None,
         )
     ]
-    for verb in (destinations.remove(client, "opss"), destinations.rotate(client, "opsy", NOON)):
+    for verb in (destinations.remove(client, "opsz"), destinations.rotate(client, "opsz", NOON)):
         with pytest.raises(NotFound, match='did you mean "ops"'):
             await verb
     await destinations.remove(client, "ops")

@@ -121,8 +121,8 @@ async def test_a_secret_is_added_replaced_listed_and_removed(client: PrefectClie
         SecretInfo(name="ops", hosts=["b.example"], problem=None),
     ]
 
-    with pytest.raises(NotFound, match=r'secret "opss" not found \(did you mean "ops"\?\)'):
-        await STORE.remove(client, "opss")
+    with pytest.raises(NotFound, match=r'secret "opsz" not found \(did you mean "ops"\?\)'):
+        await STORE.remove(client, "opsz")
     await STORE.remove(client, "ops")
     with pytest.raises(NotFound, match='secret "ops" not found'):
         await STORE.remove(client, "ops")

@@ -118,7 +118,8 @@ async def test_the_claim_refuses_parameters_edited_beyond_the_owners_limits(worl
     # Start the worker only now: a keeper that deploys the new job would undo the edits.
     await world.workers.begin()
     # Complete values: the keeper would complete others, perhaps after the next edit.
-    policy, notify = (asking.job.parameters()[name] for name in ("policy", "notify"))
+    given: dict[str, Any] = asking.job.parameters()
+    policy, notify = given["policy"], given["notify"]
     check = policy["check"] | {"command": ["touch", "x"]}
     cases: list[tuple[StoredJob, dict[str, Any], str]] = [
         (asking, {"model": "dear"}, 'limits: model: "dear" is not allowed'),

@@ -1,6 +1,6 @@
 """An agent sees and changes only its own jobs and runs; others are reported as not found.
 
-The tests have no Prefect: an allowed change fails because of that, a refused one fails earlier.
+The tests have no Prefect: an allowed change of a job is stored all the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.api import authorization, backfill, due, jobs, preflight, preview, runs, skips
 from daybook.clock import SYSTEM_CLOCK
-from daybook.errors import Ambiguous, InvalidInput, NotFound, PrefectUnreachable
+from daybook.errors import Ambiguous, InvalidInput, NotFound
 from daybook.home import Home
 from daybook.jobs import store as stored_jobs
 from daybook.jobs.model import new_job
@@ -128,9 +128,9 @@ async def test_an_unknown_job_is_compared_with_the_jobs_that_the_actor_may_see(
 ) -> None:
     for verb in ("show", "edit", "run", "cancel", "logged"):
         with pytest.raises(NotFound, match=r'not found \(did you mean "other"\?\)$'):
-            await VERBS[verb]("others")
-        with acting_as(RESEARCHER), pytest.raises(NotFound, match=r'"others" not found$'):
-            await VERBS[verb]("others")
+            await VERBS[verb]("otherr")
+        with acting_as(RESEARCHER), pytest.raises(NotFound, match=r'"otherr" not found$'):
+            await VERBS[verb]("otherr")
         with acting_as(RESEARCHER), pytest.raises(NotFound, match='did you mean "mine"'):
             await VERBS[verb]("mien")
     with pytest.raises(NotFound, match=r'"goen" not found$'):  # that job was removed
@@ -194,8 +194,7 @@ async def test_an_agent_with_all_jobs_sees_every_job_but_keeps_its_limits(there:
     with acting_as(Actor("agent:chief", via="mcp")):
         assert len(await jobs.list_jobs()) == 3
         assert (await runs.show(there.runs["ops"])).job == "ops"
-        with pytest.raises(PrefectUnreachable):
-            await jobs.pause("ops")
+        assert not (await jobs.pause("ops")).enabled
         # It is still an agent: its limits apply to its changes.
         with pytest.raises(InvalidInput, match=r"schedule: is due every 1m.*10m or more"):
             await jobs.edit_job("ops", {"every": "1m"})
@@ -231,8 +230,7 @@ async def test_a_job_beyond_the_limits_is_not_stored(
     if field != "tool":
         with pytest.raises(InvalidInput):
             await jobs.edit_job("mine", _only(BEYOND[field]))
-        with pytest.raises(PrefectUnreachable):
-            await jobs.edit_job("ops", _only(BEYOND[field]))
+        assert (await jobs.edit_job("ops", _only(BEYOND[field]))).sync == "pending"
 
 
 def _only(fields: dict[str, Any]) -> dict[str, Any]:
@@ -255,8 +253,8 @@ async def test_an_agent_cannot_exceed_its_maximum_number_of_jobs(there: There) -
     async with open_ledger() as ledger, ledger.write() as session:
         third = await stored_jobs.find(session, "third")
         await stored_outcomes.archive_job(session, third, SYSTEM_CLOCK.now())
-    with acting_as(RESEARCHER), pytest.raises(PrefectUnreachable):
-        await jobs.add(fields)
+    with acting_as(RESEARCHER):
+        assert (await jobs.add(fields)).sync == "pending"
 
 
 async def test_an_agent_cannot_start_a_backfill(there: There) -> None:

@@ -46,7 +46,7 @@ async def age_jobs(by: timedelta) -> None:
 
 async def test_a_repeated_idempotency_key_returns_the_job_that_it_added() -> None:
     first = await jobs.add({**GIVEN, "idempotency_key": "ticket-17"})
-    again = await jobs.add({**GIVEN, "prompt": "Changed?", "idempotency_key": "ticket-17"})
+    again = await jobs.add({**GIVEN, "idempotency_key": "ticket-17"})
     assert again.id == first.id
     assert jobs.REPEATED_NOTE in again.notes
     assert jobs.REPEATED_NOTE not in first.notes
@@ -63,12 +63,20 @@ async def test_another_idempotency_key_or_none_adds_another_job() -> None:
     assert await names() == ["hello", "hello-2", "hello-3", "hello-4"]
 
 
-async def test_a_idempotency_key_belongs_to_its_owner() -> None:
-    for owner in (CLEO, DAVE):
+async def test_a_repeated_idempotency_key_with_other_fields_is_refused() -> None:
+    await jobs.add({**GIVEN, "idempotency_key": "a"})
+    with pytest.raises(InvalidInput, match=r'other fields, to add the job "hello"') as refused:
+        await jobs.add({**GIVEN, "prompt": "Changed?", "idempotency_key": "a"})
+    assert refused.value.field == "idempotency_key"
+    assert await names() == ["hello"]
+
+
+async def test_an_idempotency_key_belongs_to_its_owner_and_user() -> None:
+    for owner in (CLEO, DAVE, Actor("agent:cleo", user_id="ann")):
         with acting_as(owner):
             added = await jobs.add({**GIVEN, "idempotency_key": "a"})
             assert jobs.REPEATED_NOTE not in added.notes
-    assert len(await names()) == 2
+    assert len(await names()) == 3
 
 
 async def test_concurrent_repetitions_add_one_job() -> None:

@@ -43,7 +43,7 @@ def away(daybook_home: Home) -> Iterator[None]:
 async def test_each_change_of_a_job_is_stored_and_pending() -> None:
     added = await jobs.add({**GIVEN, "name": "brief", "agent": "nobody"})
     assert (added.sync, len(added.notes)) == ("pending", 2)
-    assert "agents, tools and secrets" in added.notes[0]
+    assert "so the agents of the job are checked only when it runs" in added.notes[0]
     edited = await jobs.edit_job("brief", {"every": "2h"})
     paused, resumed = await jobs.pause("brief"), await jobs.resume("brief")
     for each in (edited, paused, resumed):
@@ -100,9 +100,34 @@ async def test_an_agents_job_asks_that_agent_if_the_ledger_has_a_copy_of_it(
         ref, now = ("daybook-offline-agent", "researcher"), ledger.now()
         await copies.put(session, ref, "type", {}, key=key, now=now)
     with acting_as(Actor("agent:researcher", via="mcp")):
-        after = await jobs.add(GIVEN)
+        after = await jobs.add({**GIVEN, "prompt": "And now?"})
     agents = [each.action.model_dump()["agent"] for each in (before, after)]
     assert agents == ["default", "researcher"]
+    assert ["the job asks the default agent" in str(job.notes) for job in (before, after)] == [
+        True,
+        False,
+    ]
+
+
+@pytest.mark.usefixtures("away")
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"prompt": "Hello?"}, "the agents of the job"),
+        ({"prompt": "Hello?", "channel": "team"}, "the agents and the channels of the job"),
+        ({"tool": "shout", "params": {"key": "{{secret:ops}}"}}, "the tools and the secrets of"),
+        ({"url": "https://api.example.org/x"}, ""),
+    ],
+)
+async def test_the_note_says_what_is_not_checked_without_prefect(
+    fields: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_ALLOWED_HOSTS", "api.example.org")
+    added = await jobs.add({**fields, "every": "1h"})
+    *unchecked, pending = added.notes
+    assert pending == jobs.PENDING_NOTE
+    assert bool(unchecked) == bool(named)
+    assert named in "".join(unchecked)
 
 
 @pytest.mark.usefixtures("away")
@@ -148,7 +173,7 @@ async def paths(daybook_home: Home) -> AsyncIterator[dict[str, tuple[int, Any]]]
 Paths = dict[str, tuple[int, Any]]
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 async def test_a_server_error_is_an_unreachable_prefect(paths: Paths, status: int) -> None:
     paths["/api/flows/1"] = (status, {"detail": "overloaded"})
     with pytest.raises(PrefectUnreachable, match=f"it returned status {status} overloaded"):
@@ -159,14 +184,14 @@ async def test_a_server_error_is_an_unreachable_prefect(paths: Paths, status: in
 URL = {"kind": "webhook", "url": "https://api.example.org/x", "every": "1h", "name": "export"}
 
 
-@pytest.mark.parametrize("status", [500, 418, 403])
+@pytest.mark.parametrize("status", [500, 429, 418, 403])
 async def test_a_deployment_that_fails_is_pending_or_leaves_nothing_stored(
     paths: Paths, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_ALLOWED_HOSTS", "api.example.org")
     paths["/api/deployments/name/webhook/export"] = (status, {"detail": "no"})
     match status:
-        case 500:
+        case 500 | 429:
             assert (await jobs.add(URL)).sync == "pending"
         case 403:
             with pytest.raises(PrefectRefused):
@@ -174,4 +199,4 @@ async def test_a_deployment_that_fails_is_pending_or_leaves_nothing_stored(
         case _:
             with pytest.raises(InvalidInput, match="Prefect rejected it: 418 no"):
                 await jobs.add(URL)
-    assert len(await jobs.list_jobs()) == (status == 500)
+    assert len(await jobs.list_jobs()) == (status in {500, 429})

@@ -93,8 +93,8 @@ def test_an_unknown_session_is_not_found(daybook: Any, talked: str) -> None:
     error = daybook("session", "show", "x", "--json").json["error"]
     assert error == {"code": "not_found", "message": 'session "x" not found'}
     for misspelled, near in (
-        ("briefs", "brief"),
-        (f"defaults:job:{talked}", f"default:job:{talked}"),
+        ("brieff", "brief"),
+        (f"defaultt:job:{talked}", f"default:job:{talked}"),
     ):
         message = f'session "{misspelled}" not found (did you mean "{near}"?)'
         assert message in daybook("session", "show", misspelled).err

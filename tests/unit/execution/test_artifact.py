@@ -237,6 +237,10 @@ def test_without_outbox_rows_there_is_no_delivery_section() -> None:
         ),
         (Outcome(Status.CANCELLED, "by the user"), ["cancelled · agent a", "by the user"]),
         (Outcome(Status.SUCCEEDED, output=""), ["succeeded · agent a"]),
+        (
+            Outcome(Status.FAILED, error="exit code 1", output="Until then: 4"),
+            ["failed · agent a", "exit code 1", "Until then: 4"],
+        ),
     ],
 )
 def test_the_log_of_a_run_has_its_facts_and_the_beginning_of_the_answer(
@@ -250,4 +254,13 @@ def test_the_log_of_a_run_has_its_facts_and_the_beginning_of_the_answer(
 def test_a_long_answer_is_cut_in_the_log(output: str) -> None:
     logged = artifact.log_lines(_granted(agent="a"), Outcome(Status.SUCCEEDED, output=output))
     assert len(logged) < artifact.MAX_LOGGED_CHARACTERS + 100
-    assert logged.endswith("\n… (the artifact of the run has the rest)")
+    assert logged.endswith("\n… (continues in the run's output)")
+
+
+def test_the_log_and_the_artifact_of_a_webhook_omit_the_query_of_its_url() -> None:
+    url = "https://api.example.org/x?token=s3cr3t"
+    granted = replace(_granted(), parameters={"url": url, "method": "POST"})
+    outcome = Outcome(Status.SUCCEEDED, output="ok")
+    for text in (artifact.log_lines(granted, outcome), artifact.render(granted, outcome)):
+        assert "POST https://api.example.org/x" in text
+        assert "s3cr3t" not in text
