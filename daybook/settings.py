@@ -104,6 +104,11 @@ class Settings(BaseSettings):
         description="Channel for alerts to the operator: failures of jobs whose own channel does "
         "not receive them, late runs, and tasks that starve or expire.",
     )
+    ping_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="URL (http or https) of a dead man's switch, such as healthchecks.io. The "
+        "leading keeper requests it every 30 seconds while no run is overdue. Empty: none.",
+    )
     webhook_secret: SecretStr = Field(
         default=SecretStr(""),
         description="Secret (`whsec_…`) that signs callbacks to destinations without a secret of "
@@ -204,6 +209,14 @@ class Settings(BaseSettings):
             "sqlite+aiosqlite:////path/ledger.db, or a database, such as "
             "postgresql://user@host/database"
         )
+
+    @field_validator("ping_url")
+    @classmethod
+    def _check_ping_url(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url and not url.startswith(("http://", "https://")):
+            raise ValueError("is not a URL; write one that starts with https://")
+        return value
 
     @field_validator("webhook_secret")
     @classmethod

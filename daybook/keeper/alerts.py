@@ -1,4 +1,4 @@
-"""Alerts to the operator about overdue runs, and progress notes about long runs.
+"""Alerts to the operator about overdue runs, progress notes about long runs, and the ping.
 
 ::
 
@@ -25,11 +25,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+import httpx
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from daybook import settings
 from daybook.delivery import outbox
 from daybook.delivery.alerts import ALERT_INTERVAL
+from daybook.errors import Unreachable
 from daybook.jobs import store
 from daybook.jobs.notify import Notify
 from daybook.jobs.store import StoredJob
@@ -45,6 +48,7 @@ log = logging.getLogger(__name__)
 
 MISSED_MAX_AGE = ALERT_INTERVAL + timedelta(minutes=10)
 """How long a missed run counts as overdue; for an hourly job, until after its next due time."""
+PING_TIMEOUT_SECONDS = 10.0
 MAX_LISTED = 20
 """Maximum number of overdue runs that an alert lists."""
 
@@ -76,6 +80,27 @@ async def queue_alerts(ledger: Ledger, memory: AlertState) -> QueuedAlerts:
     queued = QueuedAlerts(await _queue_overdue_alert(ledger, memory))
     queued.notes = await _queue_progress_notes(ledger)
     return queued
+
+
+# --- the ping
+
+
+async def ping(memory: AlertState) -> None:
+    """Request the operator's `ping_url`, unless the last cycle found a run overdue.
+
+    Raises `Unreachable`, without the URL, which may contain a key, unless the answer is a 2xx.
+    """
+    url = settings.load().ping_url.get_secret_value()
+    if not url or memory.seen:
+        return
+    try:
+        async with httpx.AsyncClient(timeout=PING_TIMEOUT_SECONDS) as client:
+            response = await client.get(url)
+        problem = "" if response.is_success else f"status {response.status_code}"
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        problem = type(error).__name__
+    if problem:
+        raise Unreachable(f"DAYBOOK_PING_URL does not accept the ping: {problem}")
 
 
 # --- overdue

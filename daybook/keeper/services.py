@@ -196,6 +196,11 @@ async def _prune(context: Context) -> float | None:
     return TIMING.jobs_interval.total_seconds() if report.left else None
 
 
+async def _ping(context: Context) -> None:
+    if context.observed_at is not None:  # otherwise this leader has not read Prefect yet
+        await alerts.ping(context.watched)
+
+
 _DRAIN = Service(
     "drain",
     "records the outcomes that this home spooled while the ledger was unreachable",
@@ -330,7 +335,9 @@ LOOPS = (
                 "alarm",
                 "queues alerts about overdue runs, and notes about long ones",
                 lambda context: alerts.queue_alerts(context.ledger, context.watched),
+                required=True,
             ),
+            Service("ping", "requests the operator's URL while no run is overdue", _ping),
         ),
     ),
     Loop(

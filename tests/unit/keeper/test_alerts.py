@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlmodel import col, select
 
+from daybook import settings
 from daybook.clock import SYSTEM_CLOCK
+from daybook.errors import InvalidInput, Unreachable
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.keeper import alerts as alarm
@@ -23,6 +27,7 @@ from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.runs import audit, claims, overdue
 from tests.costs import one_in
+from tests.receiver import Handler, answer, cut, redirect, serving
 from tests.timings import change
 from tests.world import World
 
@@ -415,3 +420,61 @@ async def test_the_leader_sends_alerts_while_prefect_is_unreachable(
             keeping.cancel()
             await asyncio.wait({keeping})
     assert [row.subject for row in found] == ["overdue: brief"]
+
+
+# --- the ping
+
+
+def pings_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAYBOOK_PING_URL", url)
+
+
+async def test_the_ping_stops_while_a_run_is_overdue(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving() as server:
+        pings_to(f"{server.address}/key", monkeypatch)
+        await alarm.ping(AlertState())
+        assert [(each.method, each.path) for each in server.requests] == [("GET", "/key")]
+        await alarm.ping(AlertState(seen={"a due time"}))
+        assert len(server.requests) == 1
+
+
+async def test_without_a_url_nothing_is_pinged(world: World) -> None:
+    await alarm.ping(AlertState())
+
+
+async def test_a_leader_that_has_not_read_prefect_does_not_ping(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving() as server:
+        pings_to(f"{server.address}/key", monkeypatch)
+        keeper = services.Keeper(world.ledger, "here:1:a")
+        context = keeper.context(cast("Any", None))
+        await services._ping(context)
+        assert not server.requests
+        context.observed_at = world.clock.now()
+        await services._ping(context)
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("answers", [answer(500), redirect("https://elsewhere.example"), cut()])
+async def test_a_failed_ping_is_reported_without_the_url(
+    world: World, monkeypatch: pytest.MonkeyPatch, answers: Handler
+) -> None:
+    async with serving() as server:
+        server.steps = [answers]
+        pings_to(f"{server.address}/s3cr3t", monkeypatch)
+        with pytest.raises(
+            Unreachable, match=r"^DAYBOOK_PING_URL does not accept the ping: "
+        ) as no:
+            await alarm.ping(AlertState())
+        assert "s3cr3t" not in "".join(traceback.format_exception(no.value))
+        assert len(server.requests) == 1
+
+
+def test_a_ping_url_without_a_scheme_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pings_to("hc-ping.com/s3cr3t", monkeypatch)
+    with pytest.raises(InvalidInput, match="DAYBOOK_PING_URL") as refused:
+        settings.load()
+    assert "s3cr3t" not in str(refused.value)
