@@ -59,6 +59,9 @@ REPEATED_NOTE = "it was added before by the same request, so nothing was added n
 REPEAT_PERIOD = timedelta(minutes=1)
 """Time within which the same fields from one model are a repetition of the same request."""
 
+PAUSED = "paused"
+"""Reason why a job is disabled that `pause` disabled; a note follows after a colon."""
+
 MAX_IDEMPOTENCY_KEY_LENGTH = 200
 """Maximum length of an `idempotency_key`, in characters."""
 
@@ -174,10 +177,15 @@ async def pause(ref: str, note: str = "") -> ChangedJob:
 
     def why(stored: StoredJob) -> str:
         if note:
-            return f"paused: {note}"
-        return "paused" if stored.job.enabled else ""
+            return f"{PAUSED}: {note}"
+        return PAUSED if stored.job.enabled else ""
 
     return await _change(ref, lambda stored, _, __: _switched(stored.job, on=False), why=why)
+
+
+def is_paused(disabled_reason: str) -> bool:
+    """Return whether a job with this reason was disabled by `pause`."""
+    return disabled_reason == PAUSED or disabled_reason.startswith(f"{PAUSED}: ")
 
 
 async def resume(ref: str) -> ChangedJob:

@@ -70,26 +70,44 @@ def of_choices(choices: Iterable[str]) -> Callable[[CompletionContext], Names]:
 def jobs(context: CompletionContext) -> Names:
     from daybook import api
 
+    if not _has_ledger():
+        return []
     return [(job.name, job.words) for job in _result(api.jobs.list_jobs())]
 
 
 def jobs_and_runs(context: CompletionContext) -> Names:
     from daybook import api
 
+    if not _has_ledger():
+        return []
     newest = _result(api.runs.history(limit=_RUNS_OFFERED))
     return jobs(context) + [(run.id[:8], f"{run.job}, {run.status}") for run in newest]
 
 
 def agents(context: CompletionContext) -> Names:
     from daybook import api
+    from daybook.cli.options import prepare_prefect
 
-    return [(agent.name, agent.kind) for agent in _result(api.agents.list_agents())]
+    prepare_prefect()
+    return [(name, "") for name in _result(api.agents.names())]
 
 
 def channels(context: CompletionContext) -> Names:
     from daybook import api
+    from daybook.cli.options import prepare_prefect
 
+    prepare_prefect()
     return [(each.name, each.kind) for each in _result(api.channels.list_channels())]
+
+
+def _has_ledger() -> bool:
+    """Return whether the ledger exists; opening it would create it."""
+    from pathlib import Path
+
+    from daybook import settings
+
+    backend, _, path = settings.load().ledger_address.partition(":///")
+    return not backend.startswith("sqlite") or Path(path).exists()
 
 
 def _result(call: Coroutine[Any, Any, _T]) -> _T:

@@ -1,8 +1,8 @@
 """A job as YAML in the user's editor, for `daybook edit JOB` without options.
 
 The document has the flat fields of a job, except that the schedule is one text and `policy` and
-`notify` are objects. Only fields that the user has changed are passed on, so that a change that
-somebody else makes meanwhile to another field is kept.
+`notify` are objects. Only fields that the user has changed are passed on, those of `policy` and
+`notify` one by one, so that a change that somebody else makes meanwhile to another field is kept.
 """
 
 from __future__ import annotations
@@ -26,8 +26,12 @@ _OTHER_LINE_BREAKS = frozenset("\r\x85\u2028\u2029")
 
 _HEAD = """\
 # {name}. Save the file and close the editor to change the job; change nothing to leave it as it is.
-# A line that begins with # is ignored. docs/reference/job.md describes the fields.
+# A line that begins with # is ignored. `daybook edit --help --all` describes the fields.
 """
+
+
+class EditorFailed(DaybookError):
+    """The editor could not be started, or reported a failure."""
 
 
 def document(job: ListedJob) -> Fields:
@@ -60,18 +64,35 @@ class Edit:
 
         ``problem`` is shown above the document. An empty value becomes the empty string, which
         clears a field. Raises `InvalidInput` for text that is not a YAML mapping, and
-        `DaybookError` if the editor cannot be started or fails.
+        `EditorFailed`.
         """
         comment = "".join(f"# {line}\n" for line in problem.splitlines())
         written = _open_editor(f"{self._head}{comment}{self._text}")
         lines = written.split("\n")
         self._text = "\n".join(line for line in lines if not line.startswith("#"))
-        after = _from_yaml(self._text)
-        return {
-            name: "" if value is None else value
-            for name, value in after.items()
-            if name not in self._before or value != self._before[name]
-        }
+        changed = _changed(self._before, _from_yaml(self._text))
+        for name in ("policy", "notify"):
+            if isinstance(changed.get(name), dict):
+                fields = _changed(self._before[name], changed.pop(name))
+                if "channel" in fields:  # a channel alone would clear the chat id
+                    fields.setdefault("chat_id", self._before[name]["chat_id"])
+                changed |= fields
+        return changed
+
+    def keep(self) -> Path:
+        """Write the text to a new file, readable by its owner only, and return its path."""
+        handle, path = tempfile.mkstemp(prefix="daybook-edit-", suffix=".yaml")
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(self._text)
+        return Path(path)
+
+
+def _changed(before: Fields, after: Fields) -> Fields:
+    return {
+        name: "" if value is None else value
+        for name, value in after.items()
+        if name not in before or value != before[name]
+    }
 
 
 def _to_yaml(fields: Fields) -> str:
@@ -100,6 +121,9 @@ def _from_yaml(text: str) -> Fields:
         raise InvalidInput("document", f"is not YAML: {error}") from None
     if not isinstance(fields, dict):
         raise InvalidInput("document", "is not a mapping", "write a line `field: value` each")
+    for name in fields:
+        if not isinstance(name, str):
+            raise InvalidInput("document", f"{name!r} is not the name of a field")
     return fields
 
 
@@ -112,9 +136,9 @@ def _open_editor(text: str) -> str:
         try:
             done = subprocess.run([*shlex.split(editor), str(file)], check=False)
         except (OSError, ValueError) as error:
-            raise DaybookError(
+            raise EditorFailed(
                 f"the editor `{editor}` cannot be started: {error}; set EDITOR to yours"
             ) from None
         if done.returncode != 0:
-            raise DaybookError(f"the editor ended with {done.returncode}; nothing was changed")
+            raise EditorFailed(f"the editor ended with {done.returncode}; nothing was changed")
         return file.read_text(encoding="utf-8")

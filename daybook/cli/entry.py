@@ -36,8 +36,13 @@ ACCEPT_TIMEOUT_SECONDS = 2.0
 """Maximum time for the server to accept a request; then the client runs the command itself."""
 FORWARDED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-_OWN_PROCESS = frozenset({"up", "open", "down", "env", "worker", "keeper", "web", "mcp"})
-"""Commands that always run in their own process; most are servers, or start or end processes."""
+_OWN_PROCESS = frozenset(
+    {"up", "open", "down", "env", "worker", "keeper", "web", "mcp", "completion"}
+)
+"""Commands that always run in their own process.
+
+Most are servers, or start or end processes; `completion` looks at its parent, the shell.
+"""
 
 
 def main() -> int:
@@ -79,7 +84,7 @@ def _is_servable(arguments: Sequence[str]) -> bool:
     """Return whether a child of the server could do the same as this process."""
     if sys.platform != "linux" or not arguments or arguments[0] in _OWN_PROCESS:
         return False
-    if arguments[0] == "edit" and len(set(arguments) - {"--json"}) < 3:  # it opens an editor
+    if arguments[0] == "edit" and len(set(arguments) - {"--json", "--"}) < 3:  # it opens an editor
         return False
     if sys.flags.dev_mode or sys.warnoptions or None in (sys.stdin, sys.stdout, sys.stderr):
         return False

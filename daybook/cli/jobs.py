@@ -25,9 +25,9 @@ from daybook.cli.options import (
     prompt_or_file,
 )
 from daybook.cli.runs import print_run_details
-from daybook.cli.selection import EVERY, JobOrAll, Which, named_or_all
+from daybook.cli.selection import NO_FILTERS, JobOrAll, Which, named_or_all
 from daybook.cli.skips import skip_fields
-from daybook.errors import InvalidInput, NotFound
+from daybook.errors import DaybookError, InvalidInput, NotFound
 from daybook.jobs.actions import Heartbeat, ToolCall, Webhook
 from daybook.jobs.model import FIELDS, ScheduleFields
 from daybook.jobs.notify import Notify
@@ -267,22 +267,34 @@ async def edit_(
 
 
 async def _edit_as_yaml(job: str, as_json: bool) -> int:
-    """Open the job in the user's editor, again after each refusal, until it is valid."""
-    from daybook.cli.editor import Edit
+    """Open the job in the user's editor, again after each refusal, until the change is stored.
+
+    If the user gives up after a refusal, or the editor fails then, the text is kept in a file.
+    """
+    from daybook.cli.editor import Edit, EditorFailed
 
     current = await api.jobs.show(job)
+    if current.removed_at is not None:
+        raise InvalidInput("job", f'"{current.name}" was removed', "add it again")
     edit, problem = Edit(current), ""
-    while True:
-        try:
-            if not (changes := edit.changes(problem)):
-                output.say("Nothing changed.")
-                return 0
-            return _print_change(await api.jobs.edit_job(current.id, changes), as_json)
-        except InvalidInput as refused:
-            problem = str(refused)
-            output.say(f"daybook: {problem}")
-            output.say("Press Enter to edit it again, or Ctrl-C to give up.")
-            sys.stdin.readline()
+    try:
+        while True:
+            try:
+                if not (changes := edit.changes(problem)):
+                    output.say("Nothing changed.")
+                    return 0
+                return _print_change(await api.jobs.edit_job(current.id, changes), as_json)
+            except EditorFailed:
+                raise
+            except DaybookError as refused:
+                problem = str(refused)
+                output.say(f"daybook: {problem}")
+                output.say("Press Enter to edit it again, or Ctrl-C to give up.")
+                sys.stdin.readline()
+    except (EditorFailed, KeyboardInterrupt):
+        if problem:
+            output.say(f"Your text is in {edit.keep()}")
+        raise
 
 
 async def pause_(
@@ -290,7 +302,7 @@ async def pause_(
     /,
     *,
     all_: Annotated[bool, Parameter(name="--all", help="Pause all jobs that are enabled.")] = False,
-    which: Which = EVERY,
+    which: Which = NO_FILTERS,
     note: Annotated[str, Parameter(help="Reason, shown with the job.")] = "",
     yes: Yes = False,
     as_json: Json = False,
@@ -320,7 +332,7 @@ async def resume_(
         bool,
         Parameter(name="--all", help="Resume all jobs that `daybook pause` paused."),
     ] = False,
-    which: Which = EVERY,
+    which: Which = NO_FILTERS,
     yes: Yes = False,
     as_json: Json = False,
 ) -> int:
@@ -335,7 +347,7 @@ async def resume_(
 
     if ref is not None:
         return _print_change(await api.jobs.resume(ref), as_json)
-    paused = [each for each in await _select(which) if each.disabled_reason.startswith("paused")]
+    paused = [each for each in await _select(which) if api.jobs.is_paused(each.disabled_reason)]
     return await _change_all(
         "Resume", paused, lambda each: api.jobs.resume(each.id), yes=yes, as_json=as_json
     )
@@ -367,7 +379,7 @@ async def _change_all(
     for each in jobs:
         try:
             changed.append(await change(each))
-        except (InvalidInput, NotFound) as error:
+        except DaybookError as error:
             output.say(f"! {each.name}: {error}")
             code = 1
         else:
@@ -399,7 +411,7 @@ async def remove_(
     if not is_confirmed(f"Remove {current.name} ({current.words})", yes):
         output.say("Nothing removed.")
         return 1
-    removed = await api.jobs.remove(job)
+    removed = await api.jobs.remove(current.id)
     if as_json:
         output.print_json(removed)
     else:

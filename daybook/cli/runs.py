@@ -21,8 +21,8 @@ from daybook.cli.options import (
     is_confirmed,
     prepare_prefect,
 )
-from daybook.cli.selection import EVERY, Which, named_or_all
-from daybook.errors import InvalidInput
+from daybook.cli.selection import NO_FILTERS, Which, named_or_all
+from daybook.errors import DaybookError, InvalidInput
 from daybook.ledger.states import LIVE, Status
 
 if TYPE_CHECKING:
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from daybook.ledger.views import Run
 
 _NO_FILTERS = RunFilters()
-_NO_LIMIT = 1_000_000
+_UNLIMITED = 1_000_000
 """A maximum number of runs that no ledger reaches."""
+
+_CONCURRENT_CANCELLATIONS = 8
 
 POLL_INTERVAL_SECONDS = 1.0
 """Interval between two polls for new log lines."""
@@ -185,7 +187,7 @@ async def cancel_(
     all_: Annotated[
         bool, Parameter(name="--all", help="Cancel all runs that are waiting or running.")
     ] = False,
-    which: Which = EVERY,
+    which: Which = NO_FILTERS,
     yes: Yes = False,
     as_json: Json = False,
 ) -> int:
@@ -212,28 +214,44 @@ async def cancel_(
 
 async def _cancel_all(which: Selection, *, yes: bool, as_json: bool) -> int:
     filters = RunFilters(status=sorted(LIVE), **dict(which))
-    live = await api.runs.history(None, _NO_LIMIT, filters)
-    # The waiting ones first: the end of a running one would start the next.
-    live.sort(key=lambda each: each.status != Status.WAITING)
+    live = await api.runs.history(None, _UNLIMITED, filters)
     names = formatting.shortened(list(dict.fromkeys(map(formatting.job_label, live))))
     question = f"Cancel {formatting.counted(len(live), 'run')} of {names}"
     if live and not is_confirmed(question, yes):
         output.say("Nothing cancelled.")
         return 1
+    # The waiting ones first: the end of a running one would start the next.
     results: list[RunDetails] = []
-    for each in live:
-        try:
-            results.append(await api.runs.cancel(each.id))
-        except InvalidInput as error:  # it has ended in the meantime
-            output.say(f"! {error}")
-        else:
+    for is_waiting in (True, False):
+        chosen = [each for each in live if (each.status == Status.WAITING) is is_waiting]
+        for ended in await _cancel_concurrently([each.id for each in chosen]):
+            if isinstance(ended, DaybookError):
+                output.say(f"! {ended}")
+                continue
+            results.append(ended)
             if not as_json:
-                print_run(results[-1], results[-1].deliveries)
+                print_run(ended, ended.deliveries)
     if as_json:
         output.print_json(results)
     elif not live:
         output.say("No run is waiting or running.")
     return 0 if [each.status for each in results] == [Status.CANCELLED] * len(live) else 1
+
+
+async def _cancel_concurrently(run_ids: Sequence[str]) -> list[RunDetails | DaybookError]:
+    """Cancel the runs, a few at a time; return the result or the error of each."""
+    import asyncio
+
+    free = asyncio.Semaphore(_CONCURRENT_CANCELLATIONS)
+
+    async def cancel(run_id: str) -> RunDetails | DaybookError:
+        async with free:
+            try:
+                return await api.runs.cancel(run_id)
+            except DaybookError as error:  # such as a run that has ended in the meantime
+                return error
+
+    return await asyncio.gather(*map(cancel, run_ids))
 
 
 async def logs_(

@@ -17,7 +17,7 @@ JobOrAll = Annotated[
     ),
 ]
 Which = Annotated[Selection, Parameter(name="*", group=Group("Filters of --all"))]
-EVERY = Selection()
+NO_FILTERS = Selection()
 
 
 def named_or_all(field: str, ref: str | None, all_: bool, which: Selection) -> str | None:
@@ -27,7 +27,7 @@ def named_or_all(field: str, ref: str | None, all_: bool, which: Selection) -> s
     """
     if all_ and ref is not None:
         raise InvalidInput(f"{field} and all", "cannot be combined", "leave one out")
-    if not all_ and which != EVERY:
+    if not all_ and which != NO_FILTERS:
         raise InvalidInput(" and ".join(sorted(which.model_fields_set)), "needs --all")
     if not all_ and ref is None:
         raise InvalidInput(field, "is missing", "name one, or use --all")

@@ -45,10 +45,14 @@ def test_tab_offers_the_choices_of_an_option(daybook: Say) -> None:
 def test_tab_offers_nothing_without_a_ledger(
     daybook: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path / "none"))
-    result = daybook("__complete", "show", "")
-    assert (result.code, result.err) == (0, "")
-    assert offered(daybook, "show", "") == {}
+    for folder in (tmp_path / "none", tmp_path):
+        monkeypatch.setenv("DAYBOOK_HOME", str(folder))
+        for command in ("show", "edit"):
+            result = daybook("__complete", command, "")
+            assert (result.code, result.err) == (0, "")
+            assert offered(daybook, command, "") == {}
+        assert not (folder / "ledger.db").exists()
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

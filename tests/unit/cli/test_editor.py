@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from daybook import api
 from daybook.cli import editor, entry
-from daybook.errors import DaybookError, InvalidInput
+from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable
 from daybook.jobs.model import edit as edited
 from daybook.jobs.model import new_job
 from daybook.jobs.views import ChangedJob, ListedJob
@@ -62,13 +63,39 @@ async def test_only_the_changed_fields_are_returned(
     }
 
 
-async def test_a_policy_is_returned_as_a_whole_and_an_empty_value_clears_a_field(
+async def test_only_the_changed_fields_of_an_object_are_returned_and_an_empty_value_clears_one(
     weekly: ListedJob, use_editor: SetEditor
 ) -> None:
     use_editor("text = text.replace('overlap: skip', 'overlap: allow').replace('- team', '')")
-    changes = editor.Edit(weekly).changes()
-    assert changes.pop("tags") == ""
-    assert changes == {"policy": {**editor.document(weekly)["policy"], "overlap": "allow"}}
+    assert editor.Edit(weekly).changes() == {"tags": "", "overlap": "allow"}
+
+
+async def test_another_channel_keeps_the_chat_id_of_the_document(use_editor: SetEditor) -> None:
+    job = new_job(now=MADE, prompt="x", every="1h", channel="team", chat_id="7")
+    edit = editor.Edit(job)  # type: ignore[arg-type]
+    use_editor("text = text.replace('channel: team', 'channel: ops')")
+    changes = edit.changes()
+    assert changes == {"channel": "ops", "chat_id": "7"}
+    assert edited(job, changes, now=MADE).notify.chat_id == "7"
+
+
+@pytest.mark.parametrize("name", ["policy", "notify"])
+def test_each_field_of_an_object_can_be_changed_by_itself(name: str) -> None:
+    job = new_job(now=MADE, prompt="x", every="1h", channel="team")
+    for field, value in editor.document(job)[name].items():  # type: ignore[arg-type]
+        assert edited(job, {field: value, "chat_id": ""}, now=MADE) == job
+
+
+async def test_the_text_is_kept_in_a_private_file(
+    weekly: ListedJob, use_editor: SetEditor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    edit = editor.Edit(weekly)
+    use_editor("text = text.replace('Say hello.', 'Say goodbye.')")
+    edit.changes()
+    file = edit.keep()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert yaml.safe_load(file.read_text(encoding="utf-8"))["prompt"] == "Say goodbye."
 
 
 async def test_an_untouched_document_changes_nothing(
@@ -91,7 +118,7 @@ async def test_a_problem_is_shown_above_the_text_that_the_user_wrote(
     assert "schedule: every Fryday\n" in seen
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "name: 'open", "just words"])
+@pytest.mark.parametrize("text", ["[1, 2]", "name: 'open", "just words", "1: x"])
 async def test_text_that_is_no_yaml_mapping_is_refused(
     weekly: ListedJob, use_editor: SetEditor, text: str
 ) -> None:
@@ -145,14 +172,15 @@ def test_a_prompt_of_several_lines_is_written_as_a_block() -> None:
     assert yaml.safe_load("prompt: |\n  One.\n  Two.\n") == {"prompt": "One.\nTwo.\n"}
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.mark.usefixtures("stored")
 def test_edit_opens_the_editor_again_after_a_refusal(
     daybook: Say, use_editor: SetEditor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     asked: list[object] = []
 
     async def edit_job(ref: str, changes: dict[str, Any]) -> ChangedJob:
@@ -176,11 +204,34 @@ def test_edit_opens_the_editor_again_after_a_refusal(
     assert "schedule: is wrong" in result.err
 
 
+@pytest.mark.usefixtures("stored")
+def test_edit_keeps_the_text_if_the_editor_fails_after_a_refusal(
+    daybook: Say, use_editor: SetEditor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def refuse(ref: str, changes: dict[str, Any]) -> ChangedJob:
+        raise LedgerUnreachable("there", "it is away")
+
+    monkeypatch.setattr(api.jobs, "edit_job", refuse)
+    monkeypatch.setattr("sys.stdin", Terminal("\n"))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    use_editor(
+        "if 'it is away' in text: sys.exit(1)\ntext = text.replace('Say hello.', 'Say goodbye.')"
+    )
+    result = daybook("edit", "weekly")
+    assert result.code != 0
+    (kept,) = tmp_path.glob("*.yaml")
+    assert f"Your text is in {kept}" in result.err
+    assert "Say goodbye." in kept.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "is_servable"),
     [
         (["edit", "weekly"], False),
         (["edit", "weekly", "--json"], False),
+        (["edit", "--", "weekly"], False),
+        (["completion"], False),
         (["edit", "weekly", "New prompt"], True),
         (["edit", "weekly", "--every", "2h"], True),
     ],

@@ -186,7 +186,10 @@ def test_up_and_worker_start_nothing_with_an_unsupported_version(
 
 
 @pytest.mark.slow
-def test_a_change_is_stored_if_prefect_is_unreachable(stored: Path) -> None:
+def test_a_change_is_stored_if_prefect_is_unreachable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
     pending = "the change is stored, but not in Prefect yet"
     result = process("add", "Say hello.", "--every", "5m", "--json", PREFECT_API_URL=NOWHERE)
     assert (result.returncode, result.stderr) == (0, "")
@@ -195,8 +198,8 @@ def test_a_change_is_stored_if_prefect_is_unreachable(stored: Path) -> None:
     result = process("pause", job["id"], PREFECT_API_URL=NOWHERE)
     assert (result.returncode, "is off (paused)" in result.stdout) == (0, True)
     assert pending in result.stderr
-    with sqlite3.connect(stored / "ledger.db") as connection:
-        assert connection.execute("SELECT count(*) FROM jobs").fetchone() == (4,)
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        assert connection.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
 
 
 def test_status_is_not_ready_if_prefect_is_unreachable(stored: Path) -> None:
@@ -292,8 +295,9 @@ def test_remove_asks_for_confirmation_only_on_a_terminal(
     removed: list[str] = []
 
     async def remove(ref: str) -> JobDetails:
-        removed.append(ref)
-        return await jobs.show(ref)
+        job = await jobs.show(ref)
+        removed.append(job.name)
+        return job
 
     class Terminal:
         answer = "n\n"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from daybook.api import jobs
-from daybook.errors import InvalidInput
+from daybook.api import jobs, runs
+from daybook.errors import InvalidInput, PrefectUnreachable
 from daybook.jobs.views import ChangedJob
 from tests.unit.cli.conftest import fill
 
@@ -64,7 +64,7 @@ def test_resume_all_resumes_only_jobs_that_were_paused(
     result = daybook("resume", "--all")
     assert (result.code, result.out, result.err, calls) == (0, "", "No job matches.\n", [])
     listed = asyncio.run(jobs.list_jobs())
-    reasons = {"by hand": "paused: on holiday", "weekly": "failed 10 times in a row"}
+    reasons = {"by hand": "paused: on holiday", "weekly": "paused after 10 failures in a row"}
 
     async def list_jobs(_: object) -> list[Any]:
         return [
@@ -86,6 +86,28 @@ def test_cancel_all_cancels_the_live_runs_that_match(daybook: Any, home: Path) -
     assert (result.code, [each["status"] for each in result.json]) == (0, ["cancelled"])
     assert daybook("runs", "--json").json[0]["status"] == "cancelled"
     assert daybook("cancel", "--all", "--json").json == []
+
+
+def test_cancel_all_reports_each_error_and_prints_the_other_results(
+    daybook: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (waiting,) = asyncio.run(runs.history())
+    other = waiting.model_copy(update={"id": "f" * 32, "status": "running"})
+    cancel = runs.cancel
+
+    async def history(*_: object) -> list[Any]:
+        return [other, waiting]
+
+    async def cancel_one(run_id: str) -> Any:
+        if run_id == other.id:
+            raise PrefectUnreachable("http://there/api")
+        return await cancel(run_id)
+
+    monkeypatch.setattr(runs, "history", history)
+    monkeypatch.setattr(runs, "cancel", cancel_one)
+    result = daybook("cancel", "--all", "--json")
+    assert (result.code, [each["id"] for each in result.json]) == (1, [waiting.id])
+    assert "! Prefect at http://there/api does not answer" in result.err
 
 
 @pytest.mark.parametrize(
