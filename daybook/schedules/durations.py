@@ -57,17 +57,17 @@ def _without_spaces(word: str) -> str:
 
     Return the word itself if spaces or separators stand where they mean nothing.
     """
-    joined, has_separator = "", False
+    joined, separator = "", ""
     for part in word.replace(",", " , ").split():
         if part in (",", "and"):
-            if has_separator or not joined[-1:].isalpha():
+            if (separator and (separator, part) != (",", "and")) or not joined[-1:].isalpha():
                 return word
-            has_separator = True
+            separator = part
             continue
-        if joined[-1:].isdigit() and part[0].isdigit():
+        if (joined[-1:].isdigit(), joined[-1:].isalpha()) == (part[0].isdigit(), part[0].isalpha()):
             return word
-        joined, has_separator = joined + part, False
-    return word if has_separator else joined
+        joined, separator = joined + part, ""
+    return word if separator else joined
 
 
 def from_timedelta(value: timedelta, field: str = "every") -> timedelta:

@@ -7,13 +7,15 @@ The grammar, in any case, with any white space:
     DAYS      every day | daily | every weekday | weekdays | every weekend | weekends
               every Monday and Friday | Mondays | on Mondays
               every month on the 1st | monthly on the 1st and 15th | on the last day of the month
+              1st of every month | every 15th
     DAY       today | tomorrow | next Monday | on Monday | 2027-01-15
     TIMES     at TIME, TIME and TIME
     TIME      17:00 | 9:30 | 9am | 9:30 pm | noon | midnight | 9 (only after `at`)
 
 A number without am or pm is an hour of the 24-hour clock. `next Monday` and `on Monday` are the
 first Monday after today. What a reader could understand in two ways is refused: a day without a
-time, a time without a day or `at`, `Monday at 9` (once or every week?), midnight of a named day.
+time, a time without a day or `at`, `Monday at 9` (once or every week?), `on the 1st at 9` (once or
+every month?), midnight of a named day.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from __future__ import annotations
 import difflib
 import re
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import NamedTuple
 
 from daybook.errors import InvalidInput
@@ -34,7 +37,7 @@ _CLOCK = re.compile(r"(\d{1,2})(?::(\d\d))?(?:([ap])\.?m\.?)?", re.ASCII)
 _ORDINAL = re.compile(r"(\d{1,2})(?:st|nd|rd|th)", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _LIKE_A_PHRASE = re.compile(
-    r"[a-z]|\d{1,2}:\d\d|\d{1,2}\s?[ap]\.?m\b"
+    r"[a-z]|\d{1,2}(?:st|nd|rd|th)\b|\d{1,2}\s[a-z]{4}|\d{1,2}:\d\d|\d{1,2}\s?[ap]\.?m\b"
     r"|\d{4}-\d\d-\d\d\s(?:at\s)?[\d:]{1,5}(?:\s?[ap]\.?m\.?)?$",
     re.ASCII,
 )
@@ -117,10 +120,12 @@ def _listed(words: list[str]) -> list[str]:
 
 
 def _read(words: list[str], now: datetime) -> str | Once:
+    if not _separators_are_between_words(words):
+        raise _Refused("is not a schedule", _EXAMPLES)
     times, days, has_at = _split(words) if words else ([], [], False)
     if not times:
         raise _without_time(words, now)
-    if not has_at and times[-1].isdigit():
+    if not has_at and any(time.isdigit() for time in times):
         raise _Refused("is not a schedule", _EXAMPLES)
     if not days:
         if not has_at:
@@ -138,6 +143,18 @@ def _read(words: list[str], now: datetime) -> str | Once:
         return Once(_on(day, _only_time(times)))
     month_day, weekday = _repeated_days(days)
     return f"{_minutes_and_hours(times)} {month_day} * {weekday}"
+
+
+def _separators_are_between_words(words: list[str]) -> bool:
+    """Return whether each `,`, `and` or `, and` stands between two other words."""
+    merged = [
+        word
+        for word, before in zip(words, ["", *words], strict=False)
+        if (before, word) != (",", "and")
+    ]
+    ends = {*merged[:1], *merged[-1:]}
+    adjacent = any(a in _SEPARATORS and b in _SEPARATORS for a, b in pairwise(merged))
+    return not adjacent and ends.isdisjoint(_SEPARATORS)
 
 
 def _without_time(words: list[str], now: datetime) -> _Refused:
@@ -158,8 +175,9 @@ def _without_time(words: list[str], now: datetime) -> _Refused:
     try:
         if _one_day(words, now) is None:
             _repeated_days(words)
-    except _Refused:
-        return _Refused("is not a schedule", _EXAMPLES)
+    except _Refused as refused:
+        is_ambiguous = refused.problem == "is ambiguous"
+        return refused if is_ambiguous else _Refused("is not a schedule", _EXAMPLES)
     text = " ".join(words).replace(" ,", ",")
     return _Refused("has no time of day", f'write "{text} at 9:00"')
 
@@ -198,8 +216,10 @@ def _repeated_days(words: list[str]) -> tuple[str, str]:
             return "*", _EVERY_DAY[single]
     numbers = []
     for name in names:
-        plural = name.endswith("s") and _weekday(name[:-1]) is not None
-        number = _weekday(name[:-1] if plural else name)
+        number = _weekday(name)  # also of an abbreviation such as `tues`
+        plural = number is None and name.endswith("s")
+        if plural:
+            number = _weekday(name[:-1])
         if number is None:
             raise _unknown_day(words, name)
         if not (plural or is_repeated):
@@ -210,12 +230,14 @@ def _repeated_days(words: list[str]) -> tuple[str, str]:
 
 
 def _month_days(words: list[str]) -> str:
-    """Return `1,15,L` for `[every month] on the 1st, 15th and last day`; empty for other words."""
+    """Return `1,15,L` for `every month on the 1st, 15th and last day`; empty for other words."""
     rest = list(words)
     for optional in (["every", "month"], ["monthly"], ["every"], ["on"]):
         if rest[: len(optional)] == optional:
             rest = rest[len(optional) :]
+    is_repeated = words[0] in ("every", "monthly")
     if len(rest) > 3 and rest[-3] == "of" and rest[-2] in ("the", "every", "each"):
+        is_repeated = is_repeated or rest[-1] == "month"
         rest = rest[:-3] if rest[-1] == "month" else rest
     numbers: set[int] = set()
     last = False
@@ -228,6 +250,9 @@ def _month_days(words: list[str]) -> str:
             listed = listed[1:]
         else:
             return ""
+    if not listed and not is_repeated and (numbers or last):
+        days = " ".join(rest).replace(" ,", ",").removeprefix("the ")
+        raise _Refused("is ambiguous", f'write "every month on the {days} …", or a date (once)')
     if not all(1 <= number <= 31 for number in numbers):
         raise _Refused("has an invalid day of the month", "use the 1st to the 31st")
     return ",".join([*map(str, sorted(numbers)), *(["L"] if last else [])])
