@@ -86,18 +86,25 @@ def jobs_and_runs(context: CompletionContext) -> Names:
 
 def agents(context: CompletionContext) -> Names:
     from daybook import api
-    from daybook.cli.options import prepare_prefect
 
-    prepare_prefect()
+    _prepare_prefect()
     return [(name, "") for name in _result(api.agents.names())]
 
 
 def channels(context: CompletionContext) -> Names:
     from daybook import api
-    from daybook.cli.options import prepare_prefect
 
-    prepare_prefect()
+    _prepare_prefect()
     return [(each.name, each.kind) for each in _result(api.channels.list_channels())]
+
+
+def _prepare_prefect() -> None:
+    """Do what `daybook.cli.options.prepare_prefect` does; that module imports this one."""
+    from daybook import home
+    from daybook.processes import proc
+
+    proc.deny_inspection()
+    home.configure_prefect()
 
 
 def _has_ledger() -> bool:

@@ -48,7 +48,7 @@ async def test_a_job_is_added_and_changed_with_options() -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["check", "check_command", "policy", "owner", "max_runs", "timeot"]
+    "field", ["check", "check_command", "policy", "owner", "max_runs", "timeouts"]
 )
 async def test_no_other_field_can_be_set(field: str) -> None:
     answer = await call("cron_add", {**ADDED, "options": {field: {"command": ["touch", "x"]}}})
