@@ -112,25 +112,25 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
                     notes = await preflight.check(client, draft, actor.owner)
                 if own_agent and client is None and "agent" not in fields:
                     notes.append(preflight.DEFAULT_AGENT_NOTE.format(own_agent))
-            async with ledger.write() as session:
-                repeated = await _job_of(session, request, actor.owner, ledger.now())
-                if repeated is None:
-                    await authorization.check_job_count(session, actor.owner, draft.name)
-                    now, taken = ledger.now(), await store.taken_names(session, actor.owner)
-                    job = new_job(now=now, default_timezone=zone, taken=taken, **fields)
-                    slug = free_name(
-                        _slug(job.name, actor.owner), await store.taken_slugs(session, job.kind)
-                    )
-                    stored = await store.add(
-                        session,
-                        job,
-                        slug,
-                        now,
-                        actor.owner,
-                        user_id=actor.user_id,
-                        created_by=actor.via,
-                        request_key=request.key if request else None,
-                    )
+                async with ledger.write() as session:
+                    repeated = await _job_of(session, request, actor.owner, ledger.now())
+                    if repeated is None:
+                        await authorization.check_job_count(session, actor.owner, draft.name)
+                        now, taken = ledger.now(), await store.taken_names(session, actor.owner)
+                        job = new_job(now=now, default_timezone=zone, taken=taken, **fields)
+                        slug = free_name(
+                            _slug(job.name, actor.owner), await store.taken_slugs(session, job.kind)
+                        )
+                        stored = await store.add(
+                            session,
+                            job,
+                            slug,
+                            now,
+                            actor.owner,
+                            user_id=actor.user_id,
+                            created_by=actor.via,
+                            request_key=request.key if request else None,
+                        )
             if repeated is not None:
                 # The first request may have been interrupted, or may be about to be rejected.
                 if repeated.row.sync_pending:

@@ -53,8 +53,12 @@ def relative_time(instant: datetime | None) -> str:
     seconds = round((instant - SYSTEM_CLOCK.now()).total_seconds())
     if seconds == 0:
         return "now"
-    units = (("days", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
-    unit, size = next(each for each in units if abs(seconds) >= 2 * each[1] or each[1] == 1)
+    units = (("days", 86_400, 3_600), ("h", 3_600, 60), ("min", 60, 1), ("s", 1, 1))
+    unit, size = next(
+        (unit, size)
+        for unit, size, smaller in units
+        if abs(seconds) >= 2 * size - smaller / 2 or size == 1  # 119.6 min is 2 h
+    )
     amount = f"{round(abs(seconds) / size)} {unit}"
     return f"in {amount}" if seconds > 0 else f"{amount} ago"
 

@@ -65,6 +65,30 @@ def sanitize_markdown(markdown: str) -> str:
     return escaped if any(map(_calls_out, _tokens(restored))) else restored
 
 
+def shift_headings(markdown: str) -> str:
+    """Return Markdown that a model wrote with its headings two levels down, at most the sixth.
+
+    So they are below the artifact's own. Headings in lists and quotes stay as they are, and so does
+    a text of more than `MAX_PARSED_CHARACTERS`.
+    """
+    if len(markdown) > MAX_PARSED_CHARACTERS:
+        return markdown
+    lines = markdown.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    headings = [
+        each for each in _tokens("\n".join(lines)) if each.type == "heading_open" and not each.level
+    ]
+    for heading in headings:
+        assert heading.map is not None
+        first, end = heading.map
+        marks = "#" * min(int(heading.tag[1]) + 2, 6)
+        if heading.markup.startswith("#"):
+            lines[first] = marks + lines[first].lstrip(" ").removeprefix(heading.markup)
+        else:  # a text that is underlined with = or -
+            text = " ".join(map(str.strip, lines[first : end - 1]))
+            lines[first:end] = [f"{marks} {text}", *[""] * (end - first - 1)]
+    return "\n".join(lines) if headings else markdown
+
+
 def _calls_out(token: Token) -> bool:
     """Return whether ``token`` is raw HTML, or text that another parser may take for an image."""
     return token.type.startswith("html_") or (token.type == "text" and "![" in token.content)
@@ -176,7 +200,9 @@ def render(
     if outcome.output:
         by_a_model = "prompt" in granted.parameters
         lines.append(
-            sanitize_markdown(outcome.output) if by_a_model else fenced_block(outcome.output)
+            sanitize_markdown(shift_headings(outcome.output))
+            if by_a_model
+            else fenced_block(outcome.output)
         )
     if sent:
         lines += [f"## {heading}", fenced_block(sent)]

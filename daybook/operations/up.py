@@ -381,12 +381,12 @@ async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:
     While the ledger is unreachable, show nothing; afterwards show the runs that ended in the
     meantime.
     """
-    cursor, shown = since, set[str]()
+    until, last_id = since, ""  # of the last run that was shown
     pause = POLL_INTERVAL_SECONDS
     while True:
         try:
             async with ledger.read() as session:
-                ended = await history.ended_since(session, cursor)
+                ended = await history.ended_since(session, until, last_id)
         except LedgerUnreachable as error:
             if pause == POLL_INTERVAL_SECONDS:
                 talk.say(f"Cannot show outcomes now: {error}")
@@ -397,11 +397,8 @@ async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:
             talk.say("Showing outcomes again")
             pause = POLL_INTERVAL_SECONDS
         for row, job in ended:
-            if row.id not in shown:
-                talk.outcome(Run.of(row, job))
-        if ended:
-            cursor = ended[-1][0].finished_at or cursor
-            shown = {row.id for row, _ in ended if row.finished_at == cursor}
+            talk.outcome(Run.of(row, job))
+            until, last_id = row.finished_at or until, row.id
         await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
 

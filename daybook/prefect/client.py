@@ -6,6 +6,7 @@ import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 MAX_REFUSAL_LENGTH = 300
 """Maximum length of a refusal in messages, in characters."""
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _UNAVAILABLE_CODES = {
     httpx.codes.UNAUTHORIZED,
     httpx.codes.REQUEST_TIMEOUT,
@@ -57,17 +59,40 @@ async def connected_if_reachable() -> AsyncIterator[PrefectClient | None]:
 
     Raises `PrefectRefused`, and the errors of `connected` if Prefect stops answering later.
     """
+    from prefect.settings import get_current_settings
+
     async with AsyncExitStack() as stack:
         client: PrefectClient | None = None
         try:
-            client = await stack.enter_async_context(connected())
-            await check_connection(client)
+            if not await _refuses_connections(get_current_settings().api.url or ""):
+                client = await stack.enter_async_context(connected())
+                await check_connection(client)
         except PrefectRefused:
             raise
         except PrefectUnreachable:
             await stack.aclose()
             client = None
         yield client
+
+
+async def _refuses_connections(address: str) -> bool:
+    """Return whether nothing listens at an address of this machine.
+
+    Prefect's client finds out too, but tries for 1.5 s. Other addresses may need a proxy.
+    """
+    import asyncio
+
+    url = urlsplit(address)
+    if url.hostname not in _LOOPBACK or url.port is None:
+        return False
+    try:
+        _, writer = await asyncio.open_connection(url.hostname, url.port)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    writer.close()
+    return False
 
 
 @contextmanager

@@ -104,12 +104,17 @@ async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None
 
 
 async def ended_since(
-    session: AsyncSession, instant: datetime, limit: int = 100
+    session: AsyncSession, instant: datetime, after: str = "", limit: int = 100
 ) -> Sequence[RunAndJob]:
-    """Return up to ``limit`` runs that ended at ``instant`` (UTC) or later, earliest end first."""
+    """Return up to ``limit`` runs that ended at ``instant`` (UTC) or later, earliest end first.
+
+    Runs that ended at the same instant are sorted by id; those up to the id ``after`` are left out.
+    """
+    finished_at, run_id = col(RunRow.finished_at), col(RunRow.id)
+    is_later = (finished_at > instant) | ((finished_at == instant) & (run_id > after))
     ended = (
         _runs()
-        .where(col(RunRow.finished_at) >= instant, col(RunRow.status).not_in(LIVE))
+        .where(is_later, col(RunRow.status).not_in(LIVE))
         .order_by(col(RunRow.finished_at), col(RunRow.id))
         .limit(limit)
     )

@@ -50,8 +50,8 @@ class RunProcess:
     async def ended(self) -> int | None:
         """Wait until the process has ended; return the exit code.
 
-        The parent kills the descendants left behind before it reports the end. Without a parent,
-        this waits for the process alone. The code is -N if signal N ended the process, and None if
+        The parent kills the descendants left behind before it reports the end; without a parent,
+        `watch` does. The code is -N if signal N ended the process, and None if
         it is unknown because the parent was killed or stopped.
         """
         return await asyncio.shield(self._code)
@@ -148,8 +148,15 @@ class RunProcess:
             self._store_unread()
 
     async def watch(self) -> None:
-        """Poll until the process has ended, because its parent can no longer report that."""
-        await proc.wait_gone([self.process], float("inf"))
+        """Poll until the process has ended, because its parent can no longer report that.
+
+        Then kill the descendants that it left behind, before it counts as ended (promise 8).
+        """
+        known: set[Process] = set()
+        while members := proc.process_tree(self.process):
+            known |= set(members)
+            await proc.wait_gone([self.process], _CHECK_SECONDS)
+        await proc.kill(known)
         self.mark_ended(None)
 
     def _store_unread(self) -> None:

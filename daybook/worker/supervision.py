@@ -7,8 +7,8 @@
       └► a `StopCause` to end it ─► its whole group is dead ─┘   in the ledger, then in Prefect
 
 The first cause counts; one is a lost lease (promise 5: a refused renewal stops the run). The worker
-records no outcome before the group is gone (promise 8: no attempt overlaps an earlier one), unless
-the process ended by itself after its parent had been killed: then it waits for the process alone.
+records no outcome before the group is gone (promise 8: no attempt overlaps an earlier one). After
+the parent was killed, that is what `RunProcess.watch` has found of the group.
 """
 
 from __future__ import annotations

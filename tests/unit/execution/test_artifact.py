@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from daybook.execution import artifact
 from daybook.ledger.states import Outcome, Status
@@ -88,6 +90,36 @@ def test_html_that_only_looks_like_code_is_escaped(text: str) -> None:
     assert full_text.replace("&lt;", "<") == text
 
 
+@pytest.mark.parametrize(
+    ("markdown", "shifted"),
+    [
+        ("# One\n\ntext\n## Two ##", "### One\n\ntext\n#### Two ##"),
+        ("  ##### Five\n###### Six", "###### Five\n###### Six"),
+        ("One\n===\nTwo\nlines\n---\n", "### One\n\n#### Two lines\n\n\n"),
+        ("# One\r\ntext\r#\r", "### One\ntext\n###\n"),
+        ("#tag\n\n    # code\n\n```\n# code\n```", None),
+        ("> # a quote\n\n- # an item", None),
+        ("# x\n" * artifact.MAX_PARSED_CHARACTERS, None),
+    ],
+)
+def test_headings_of_an_answer_are_below_those_of_the_artifact(
+    markdown: str, shifted: str | None
+) -> None:
+    assert artifact.shift_headings(markdown) == (markdown if shifted is None else shifted)
+
+
+@given(st.text(st.sampled_from("# =-\n\r\t\\`>a1.")))
+def test_any_headings_can_be_shifted(markdown: str) -> None:
+    def levels(text: str) -> list[int]:
+        tokens = artifact._tokens(text)
+        return [
+            int(each.tag[1]) for each in tokens if each.type == "heading_open" and not each.level
+        ]
+
+    before, after = levels(markdown), levels(artifact.shift_headings(markdown))
+    assert after == [min(level + 2, 6) for level in before]
+
+
 @pytest.mark.parametrize("text", ["plain", "```\ncode\n```", "   ````\nx", "a ``````` b", ""])
 def test_a_text_cannot_close_its_fenced_block(text: str) -> None:
     first, *inside, last = artifact.fenced_block(text).split("\n")
@@ -102,7 +134,7 @@ def test_the_artifact_shows_a_summary_the_answer_and_the_prompt() -> None:
     assert artifact.render(_granted("What is new?"), outcome) == (
         "# direct call\n\n"
         "**succeeded** · due 2026-01-15 12:00:00 UTC · direct · agent claude · run `01234567`\n\n"
-        "## Answer\n\n## Three things\n\n"
+        "## Answer\n\n#### Three things\n\n"
         "## Prompt\n\n```text\nWhat is new?\n```\n"
     )
 

@@ -32,6 +32,19 @@ async def test_history_is_newest_first_and_can_be_limited_to_one_job(world: Worl
     assert of_one[0][0].due == max(row.due for row, _ in every if row.job_id == one.id)
 
 
+async def test_runs_that_ended_at_one_instant_are_read_in_pages(world: World) -> None:
+    stored, at = await world.add(), world.ledger.now()
+    for _ in range(3):
+        row = await world.request(stored)
+        await world.set_row(row, status=Status.CANCELLED, finished_at=at)
+    until, last, read = at, "", list[str]()
+    async with world.ledger.read() as session:
+        while page := await history.ended_since(session, until, last, limit=2):
+            read += [row.id for row, _ in page]
+            until, last = page[-1][0].finished_at or until, page[-1][0].id
+    assert (len(read), sorted(set(read))) == (3, read)
+
+
 async def test_a_run_is_found_by_its_id_or_a_prefix_of_it(world: World) -> None:
     stored = await world.add()
     ran = await world.settled(world.claim_request(stored), Status.SUCCEEDED)

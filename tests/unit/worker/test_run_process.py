@@ -1,0 +1,44 @@
+"""The end of a run's process without the parent that would report it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from daybook.processes import proc
+from daybook.worker.run_process import RunProcess
+
+pytestmark = pytest.mark.anyio
+
+# It starts a process in a session of its own, and ends when its input does.
+LEAVES_A_CHILD = """
+import subprocess, sys
+child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+print(child.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+async def _forget(imported: list[str]) -> None: ...
+
+
+async def test_without_its_parent_a_process_leaves_no_descendant_behind(tmp_path: Path) -> None:
+    pipe = asyncio.subprocess.PIPE
+    head = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LEAVES_A_CHILD, stdin=pipe, stdout=pipe, start_new_session=True
+    )
+    assert head.stdin is not None
+    assert head.stdout is not None
+    descendant, process = proc.find(int(await head.stdout.readline())), proc.find(head.pid)
+    assert descendant is not None
+    assert process is not None
+    run = RunProcess(process, tmp_path / "output", -1, _forget)
+    watching = asyncio.create_task(run.watch())
+    asyncio.get_running_loop().call_soon(head.stdin.close)  # after the first poll
+    assert await run.ended() is None
+    assert proc.find(descendant.pid, descendant.started) is None
+    await watching
+    await head.wait()
