@@ -166,4 +166,7 @@ def test_an_agent_is_added_with_its_tools_and_an_unknown_tool_is_refused(
         assert "{mcp_config}" in err
         assert daybook(*program, "--", "cat", "{mcp_config}")[0] == 0
     finally:
-        daybook("tools", "remove", "search")
+        for agent in ("helper", "program"):
+            daybook("agents", "remove", agent)
+        # Other tests share this Prefect, and a server that agents use cannot be removed.
+        assert daybook("tools", "remove", "search")[0] == 0
