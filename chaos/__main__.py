@@ -136,9 +136,11 @@ async def _inject_faults(
         random.Random(seed), options.seconds, options.faults, options.longest_stop
     )
     count = max(1, round(options.rate * workload.INTERVAL_SECONDS))
-    duration = count * ADD_JOB_SECONDS + options.seconds + options.lead
+    edited, chained = 4 if options.edits else 0, 3
+    adding = (count + edited + chained) * ADD_JOB_SECONDS
+    duration = adding + options.seconds + options.lead
     end = SYSTEM_CLOCK.now().replace(microsecond=0) + timedelta(seconds=duration)
-    jobs = await add_jobs(workload.Plan(end, count, edited=4 if options.edits else 0))
+    jobs = await add_jobs(workload.Plan(end, count, edited, chained))
     start = SYSTEM_CLOCK.now().timestamp()
     _progress(f"{count} jobs until {end:%H:%M:%S} UTC, {len(drawn)} faults, seed {seed}")
     edits = asyncio.create_task(walk.run(cluster, jobs, start, options.seconds))
@@ -157,7 +159,7 @@ async def _kill_everything(
     start = SYSTEM_CLOCK.now() + timedelta(seconds=count * ADD_JOB_SECONDS)
     restart = restarts.draw_restart(random.Random(seed), count, options.restart_after, start)
     jobs = await add_jobs(
-        workload.Plan(restart.end, count, 0, restarts.AGENT_SECONDS, restart.schedules)
+        workload.Plan(restart.end, count, 0, 0, restarts.AGENT_SECONDS, restart.schedules)
     )
     _progress(f"{count} jobs until {restart.end:%H:%M:%S} UTC, seed {seed}")
     _progress(f"killing everything at {restart.at:%H:%M:%S} UTC")

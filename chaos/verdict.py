@@ -18,7 +18,7 @@ from chaos.callbacks import Receiver
 from chaos.faults import KILLS_RUNS, InjectedFault
 from chaos.progress import ProgressCheck, Remaining
 from chaos.restarts import Restart
-from chaos.workload import Workload, is_due, seconds_until
+from chaos.workload import FAILED, Workload, is_due, seconds_until
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE, Delivery
 from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow, RunRow
@@ -36,7 +36,6 @@ PREFECT_STATES = {
 }
 """State type and name in Prefect for each outcome (docs/promise.md, rule 13)."""
 NOT_STARTED = frozenset({"skipped", "missed", "cancelled"})
-FAILED = frozenset({"failed", "timed_out", "unknown"})
 _SLACK_SECONDS = 12.0
 """Time after the end of a fault in which a run that it hit may still have started: the parent
 process of a killed worker ends its runs within its grace period.
@@ -67,7 +66,8 @@ async def wait_until_finished(ledger: Ledger, workload: Workload, slots: int) ->
     check = ProgressCheck(slots, start)
     while True:
         rows = await _rows(ledger)
-        lacking, _ = _compare(await _due(ledger, workload), rows)
+        due = await _due(ledger, workload) | _chained(workload, rows)
+        lacking, _ = _compare(due, rows)
         remaining = Remaining.of(rows, len(lacking), await _unsent(ledger))
         if not check.must_wait(remaining, loop.time()):
             return loop.time() - start, check.standstill
@@ -82,7 +82,8 @@ async def judge(
     faults: Sequence[InjectedFault],
 ) -> Verdict:
     """Check the ledger and Prefect; report the broken promises."""
-    rows, due = await _rows(ledger), await _due(ledger, workload)
+    rows = await _rows(ledger)
+    due = await _due(ledger, workload) | _chained(workload, rows)
     lacking, twice = _compare(due, rows)
     found = Verdict(due=len(due), effects=sum(effects.values()))
     found.outcomes.update(row.status for row in rows for _ in range(row.count))
@@ -99,6 +100,11 @@ async def judge(
     ]
     effects_by_run = Counter({workload.occurrence(key): n for key, n in effects.items()})
     found.broken += _wrong_effects(rows, effects_by_run)
+    found.broken += [
+        f"an outcome of another job without its run: {_describe(row)}"
+        for row in rows
+        if row.trigger == "after" and row.status == "skipped"
+    ]
     found.broken += [
         f"unknown, although nothing was killed: {_describe(row)}"
         for row in _unexplained(rows, faults)
@@ -137,7 +143,7 @@ async def _unsent(ledger: Ledger) -> int:
 
 
 async def _rows(ledger: Ledger) -> list[RunRow]:
-    """Return all occurrences; all are due times, because the test requests no run."""
+    """Return all occurrences: due times and runs of chained jobs; the test requests no run."""
     async with ledger.read() as session:
         return list((await session.execute(select(RunRow))).scalars())
 
@@ -159,6 +165,17 @@ async def _due(ledger: Ledger, workload: Workload) -> set[str]:
             history[0].effective_from, min(workload.end, removed[job_id] or workload.end)
         )
         if _in_force(history, second) and is_due(_in_force(history, second), second)
+    }
+
+
+def _chained(workload: Workload, rows: Sequence[RunRow]) -> set[str]:
+    """Return the keys of the chained runs that the outcomes in ``rows`` start."""
+    return {
+        f"after:{job_id}:{row.id}"
+        for job_id, chain in workload.chained.items()
+        for row in rows
+        if row.job_id == chain.before and row.status in chain.outcomes
+        if row.finished_at is not None and row.finished_at > chain.added_at
     }
 
 

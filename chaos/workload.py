@@ -22,13 +22,28 @@ AGENT_SECONDS = (0.1, 1.0)
 """Duration of each agent's work."""
 
 
+FAILED = frozenset({"failed", "timed_out", "unknown"})
+
+
+class Chain(NamedTuple):
+    """A job that runs after the job ``before``, for each of its ``outcomes`` since ``added_at``."""
+
+    before: str
+    outcomes: set[str]
+    added_at: datetime
+
+
 @dataclass
 class Workload:
-    """The job ids by name. ``edited`` are the jobs reserved for the edits; ``end`` is in UTC."""
+    """The job ids by name. ``edited`` are the jobs reserved for the edits; ``end`` is in UTC.
+
+    ``chained`` are the jobs that run after others.
+    """
 
     end: datetime
     jobs: dict[str, str] = field(default_factory=dict)
     edited: dict[str, str] = field(default_factory=dict)
+    chained: dict[str, Chain] = field(default_factory=dict)
 
     def occurrence(self, effect: str) -> str:
         """Return the occurrence key of an effect; an agent's line has job name and due time."""
@@ -42,12 +57,15 @@ class Workload:
 class Plan(NamedTuple):
     """Number of jobs: ``jobs`` without edits, with due times until ``end``, and ``edited`` ones.
 
+    Each of the first ``chained`` jobs has another job after its success.
+
     ``schedules``, if given, replace this module's, one for each job.
     """
 
     end: datetime
     jobs: int
     edited: int
+    chained: int = 0
     agent_seconds: tuple[float, ...] = AGENT_SECONDS
     schedules: tuple[dict[str, str], ...] = ()
 
@@ -63,17 +81,25 @@ async def add(
         await documents.add(client, agents[-1], "command", {"command": command})
     await tools.add("counter", {"url": f"{effects.address}/mcp/"})
     workload = Workload(plan.end)
+    policy = {"until": plan.end.isoformat(), "pause_after_failures": 0}
     kinds = _kinds(effects, agents)
     for number, fields in zip(range(plan.jobs + plan.edited), kinds, strict=False):
         is_edited = number >= plan.jobs
         name = f"edited-{number - plan.jobs:02}" if is_edited else f"job-{number:02}"
-        policy = {"until": plan.end.isoformat(), "pause_after_failures": 0}
         schedule = plan.schedules[number] if plan.schedules else _schedule(number)
         notify = receiver.fields(name)
         added = await jobs.add(
             {"name": name, "timezone": "UTC", **fields, **schedule, **notify, "policy": policy}
         )
         (workload.edited if is_edited else workload.jobs)[name] = added.id
+    for number, before in enumerate(list(workload.jobs)[: plan.chained]):
+        name, webhook = f"after-{before}", {"kind": "webhook", "url": f"{effects.address}/hook"}
+        chain = {"after": before, "on": "any" if number % 2 else "succeeded"}
+        added = await jobs.add(
+            {"name": name, **chain, **webhook, **receiver.fields(name), "policy": policy}
+        )
+        starting = {"succeeded", *(FAILED if number % 2 else ())}
+        workload.chained[added.id] = Chain(workload.jobs[before], starting, added.created_at)
     return workload
 
 
@@ -111,6 +137,8 @@ def is_due(schedule: dict[str, Any], second: datetime) -> bool:
             step = timedelta(seconds=_seconds(every))
             since = second - datetime.fromisoformat(anchor)
             return since > timedelta(0) and since % step == timedelta(0)
+        case {"kind": "after"}:
+            return False
     raise AssertionError(schedule)
 
 

@@ -25,7 +25,7 @@
     ├── Temporary                1  a tool cannot do its work now; retry later
     │   └── ToolUnreachable      1  a tool's server cannot be reached or started now
     └── AgentError               1  the agent failed
-        ├── AgentMisconfigured   1  NonRetryable: the operator has to change the agent
+        ├── AgentMisconfigured   1  NonRetryable: the operator has to change it or its account
         ├── AgentFailed          1  the agent reported a failure or refused the request
         ├── AgentTemporary       1  rate-limited, overloaded or cut off; retry later
         └── AgentTimeout         1
@@ -347,16 +347,33 @@ class AgentError(DaybookError):
     """The agent failed.
 
     ``usage`` is the usage of the failed answer, as in `AgentReply`, if known. ``final`` forbids
-    every retry, whatever the error is, because the agent's tools may have had effects.
+    every retry and every fallback, whatever the error is, because the agent's tools may have had
+    effects. ``answered``: the agent failed when it was asked to repair an answer that it had given.
     """
 
     code = "agent"
     usage: dict[str, Any] | None = None
     final: bool = False
+    answered: bool = False
+
+    @property
+    def allows_retry(self) -> bool:
+        """Whether the same agent may be asked again in a further attempt."""
+        return isinstance(self, AgentTemporary | AgentTimeout) and not self.final
+
+    @property
+    def allows_fallback(self) -> bool:
+        """Whether another agent may answer the same attempt, because this one could not begin to.
+
+        A failure that the prompt can cause (`AgentFailed`) is not such an error. A program that
+        was started raises neither of these errors, unless it had ``answered``.
+        """
+        unavailable = isinstance(self, AgentTemporary | AgentMisconfigured)
+        return unavailable and not (self.final or self.answered)
 
 
 class AgentMisconfigured(NonRetryable, AgentError):
-    """The operator has to change the agent; a retry cannot help."""
+    """The operator has to change the agent or its account; a retry cannot help."""
 
     code = "agent_misconfigured"
 

@@ -29,6 +29,11 @@ def is_agent(owner: str) -> bool:
     return owner.startswith(AGENT_PREFIX)
 
 
+def namespace(owner: str) -> str:
+    """Return the namespace of the owner's job names: an agent has its own, all others share one."""
+    return owner if is_agent(owner) else ""
+
+
 def is_model(writer: str) -> bool:
     """Return whether the writer, a job's `created_by` or `Actor.writer`, is a model."""
     return is_agent(writer) or writer in MODEL_INTERFACES

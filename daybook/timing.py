@@ -5,7 +5,8 @@ All processes that share a ledger have to use the same timing, because one check
 another renews. So it is not a user setting. Only tests change it, to start processes with shorter
 times.
 
-To change the lease of runs, change `run_lease` here.
+To change the lease of runs, change `run_lease` here (the lease of tasks is a user's choice:
+`tasks.model.DEFAULT_LEASE_DURATION` is its default).
 
 - Values that it limits: `run_lease_renewal`, `run_lease_renewal_delay`, `stop_grace` (through
   `rerun_stop`) and `worker_signal`, which `Timing` checks, and

@@ -23,9 +23,10 @@ from prefect.client.schemas.objects import State
 from daybook import repository
 from daybook.agents.base import Tool
 from daybook.execution import conversation
-from daybook.execution.agent_request import prepare_request, success_outcome
+from daybook.execution.agent_request import success_outcome
 from daybook.execution.attempt import Act
 from daybook.execution.execute import carry_out
+from daybook.execution.fallback import prepare_agents
 from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.model import read_parameters
 from daybook.ledger.states import Outcome
@@ -42,7 +43,7 @@ repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 @flow(name="agent-prompt", persist_result=False, retries=0)
 @takes_parameters_of("agent-prompt")
 async def agent_prompt(**parameters: Any) -> State[Any]:
-    """Send one prompt to one agent."""
+    """Send one prompt to one agent, or to a fallback agent if that one is unavailable."""
     return await carry_out("agent-prompt", parameters, _prepare, PrefectReconciler())
 
 
@@ -57,9 +58,9 @@ async def _prepare(granted: Granted) -> Act:
     action, _, _ = read_parameters("agent-prompt", granted.parameters)
     assert isinstance(action, AgentPrompt)
     turn = conversation.turn(granted)
-    asking = await prepare_request(
+    asking = await prepare_agents(
         granted,
-        action.agent,
+        (action.agent, *action.fallback_agents),
         turn.prompt,
         history=turn.history,
         model=action.model,

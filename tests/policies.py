@@ -23,5 +23,13 @@ DEFAULT: dict[str, object] = {
     "on_lost": "unknown",
     "tokens_per_run": 0,
     "tokens_per_day": 0,
-    "check": {"tool": "", "params": {}, "prompt": "", "agent": "", "command": []},
+    "check": {
+        "tool": "",
+        "params": {},
+        "prompt": "",
+        "agent": "",
+        "command": [],
+        "watch_url": "",
+        "watch_command": [],
+    },
 }

@@ -74,6 +74,8 @@ class AgentRequest:
     that the job requests instead of the agent's own, in the format of the agent's setting; empty
     means the agent's own. Agents without a choice of models refuse any (`refuse_model`).
     ``question`` is 2 if the attempt asks again because the first answer did not fit, else 1.
+    ``fallback`` is the position of this agent among the job's fallback agents, counted from 1, or 0
+    for the job's own agent.
     ``tools`` are the tools that the agent may call while it answers, ``tokens`` the maximum number
     of input and output tokens of all its requests, None without a limit. ``repeatable``: the whole
     request may be retried after its tools were called. ``servers`` are the MCP servers for an agent
@@ -90,6 +92,7 @@ class AgentRequest:
     history: tuple[Message, ...] = ()
     model: str = ""
     question: int = 1
+    fallback: int = 0
     tools: tuple[Tool, ...] = ()
     tokens: int | None = None
     repeatable: bool = False
@@ -101,11 +104,12 @@ class AgentRequest:
         """Return the idempotency key of an outgoing request for this question.
 
         The key is the occurrence, the same in every attempt (promise 4: the effect carries the
-        occurrence). A second question, or a later ``step`` of one answer, needs another key: for
-        the same key, the receiver could return the first answer again. Characters that a header
-        cannot contain are percent-encoded.
+        occurrence). A fallback agent, a second question, or a later ``step`` of one answer needs
+        another key: for the same key, the receiver could return the first answer again. Characters
+        that a header cannot contain are percent-encoded.
         """
         key = quote(self.occurrence, safe=_UNQUOTED)
+        key += f"~{self.fallback}" if self.fallback else ""
         key += f"#{self.question}" if self.question > 1 else ""
         return key + (f".{step}" if step > 1 else "")
 
@@ -147,7 +151,8 @@ class Agent(Protocol):
         """Answer once, without retries.
 
         After `AgentTemporary` and `AgentTimeout` the caller may repeat the request; after
-        `AgentFailed` and `AgentMisconfigured` it may not.
+        `AgentFailed` and `AgentMisconfigured` it may not. After `AgentTemporary` and
+        `AgentMisconfigured`, which mean that nothing was done, it may ask another agent.
         """
         ...
 

@@ -8,7 +8,8 @@ Promise 4: if the job has retries left, Daybook retries refused and cut connecti
 refused, unreachable, cut connection, cut answer        `AgentTemporary`
 no answer in time                                       `AgentTimeout`
 401, 403: the key; 404: the model or the address        `AgentMisconfigured`
-402, quota: the account; 400, 422, other 4xx            `AgentFailed`
+402, quota or credit used up: the account               `AgentMisconfigured`
+400, 422, other 4xx                                     `AgentFailed`
 context window, content filter, max_tokens, no answer   `AgentFailed`
 ======================================================  =====================
 """
@@ -32,7 +33,11 @@ _CATEGORIES: tuple[tuple[str, type[AgentError], str], ...] = (
     ("ModelOverloadedError", AgentTemporary, "{provider} is overloaded"),
     ("ModelUnavailableError", AgentTemporary, "{provider} is not available"),
     ("ModelServerError", AgentTemporary, "{provider} failed"),
-    ("ModelQuotaExceededError", AgentFailed, "the quota or credit at {provider} is used up"),
+    (
+        "ModelQuotaExceededError",
+        AgentMisconfigured,
+        "the quota or credit at {provider} is used up",
+    ),
     (
         "ModelContextWindowExceededError",
         AgentFailed,

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         inbox as inbox,
         jobs as jobs,
         ledger_key as ledger_key,
+        maintenance as maintenance,
         preview as preview,
         retention as retention,
         runs as runs,

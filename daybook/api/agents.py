@@ -75,12 +75,6 @@ async def add(
     return AddedAgent(**dict(added), notes=notes)
 
 
-async def names() -> list[str]:
-    """Return the names of all agents, sorted."""
-    async with prefect.connected() as client:
-        return sorted(await documents.names(client))
-
-
 async def list_agents() -> list[AgentDetails]:
     """Return all agents, sorted by name; agents of several kinds may share a name."""
     jobs = await stored_jobs()

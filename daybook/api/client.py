@@ -13,6 +13,7 @@ from daybook.api.filters import JobFilters, RunFilters
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from daybook.api.maintenance import MaintenanceWindow
     from daybook.api.task_client import Tasks
     from daybook.delivery.views import ListedRun, RunDetails
     from daybook.jobs.views import ChangedJob, DueTime, JobDetails, ListedJob
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     Jobs = list[ListedJob]
     Runs = list[ListedRun]
     DueTimeList = list[DueTime]
+    MaintenanceWindows = list[MaintenanceWindow]
 
 
 class Client:
@@ -250,6 +252,36 @@ class Client:
             else:
                 upcoming = await api.due.of_job(job, count=count)
         return list(upcoming.due)
+
+    # --- maintenance
+
+    async def plan_maintenance(
+        self,
+        until: str | None = None,
+        *,
+        begin: str | None = None,
+        duration: str | None = None,
+        timezone: str | None = None,
+        note: str = "",
+    ) -> MaintenanceWindow:
+        """Plan a time in which no job starts, from ``begin`` (default: now). Return the window.
+
+        It ends at ``until`` or after ``duration``. Times are RFC 3339 times, `22:00`, or `in 2h`.
+        """
+        with self._as_actor():
+            return await api.maintenance.plan(
+                until, begin=begin, duration=duration, timezone=timezone, note=note
+            )
+
+    async def maintenance(self) -> MaintenanceWindows:
+        """Return the present and the planned windows in which no job starts, earliest first."""
+        with self._as_actor():
+            return await api.maintenance.list_windows()
+
+    async def remove_maintenance(self, window: str) -> MaintenanceWindow:
+        """Remove a planned window, or end the present one now. Return the window."""
+        with self._as_actor():
+            return await api.maintenance.remove(window)
 
     # --- tasks
 

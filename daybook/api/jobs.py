@@ -23,7 +23,7 @@ from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.model import Job, edit, free_name, new_job
 from daybook.jobs.notify import CALLBACK_FIELDS
 from daybook.jobs.store import StoredJob
-from daybook.jobs.views import ChangedJob, JobDetails, ListedJob
+from daybook.jobs.views import SPENDING_PERIOD, ChangedJob, JobDetails, ListedJob
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.views import Run, utc_text
 from daybook.owners import Actor
@@ -38,7 +38,7 @@ Change = Callable[[StoredJob, Collection[str], datetime], Job]
 
 _PRECONDITION_FIELDS = ("gate_agent", "check", "policy")
 _ACTION_FIELDS = frozenset(
-    {"agent", "model", "url", "headers", "tool", "params", *_PRECONDITION_FIELDS}
+    {"agent", "fallback_agents", "model", "url", "headers", "tool", "params", *_PRECONDITION_FIELDS}
 )
 """Fields that `preflight.check_action` checks before they are stored."""
 
@@ -235,8 +235,11 @@ async def list_jobs(filters: JobFilters = NO_FILTERS) -> list[ListedJob]:
     """
     async with open_ledger() as ledger, ledger.read() as session:
         running, now = await history.running_jobs(session), ledger.now()
-        stored = await authorization.list_jobs(session)
-        jobs = [ListedJob.of(each, now, running=each.id in running) for each in stored]
+        usages = await history.usages_by_job(session, now - SPENDING_PERIOD)
+        jobs = [
+            ListedJob.of(each, now, running=each.id in running, usages=usages.get(each.id, ()))
+            for each in await authorization.list_jobs(session)
+        ]
         return filters.select(jobs, now)
 
 
@@ -256,7 +259,9 @@ async def show(ref: str) -> JobDetails:
 
 async def view(session: AsyncSession, stored: StoredJob, now: datetime) -> ListedJob:
     """Return the view of one job at ``now``."""
-    return ListedJob.of(stored, now, running=stored.id in await history.running_jobs(session))
+    running = stored.id in await history.running_jobs(session)
+    usages = await history.usages_by_job(session, now - SPENDING_PERIOD, stored.id)
+    return ListedJob.of(stored, now, running=running, usages=usages.get(stored.id, ()))
 
 
 @dataclass(frozen=True)

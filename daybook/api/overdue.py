@@ -30,14 +30,15 @@ NO_KEEPER = "no keeper leads, so nothing is reconciled, audited or delivered"
 class DelayFacts:
     """The facts that can explain a delay.
 
-    If Prefect does not answer, ``away`` says why. ``pool`` is None if the work pool was not read.
-    ``prefect_ahead`` and ``ledger_ahead`` say how far the clocks of Prefect and of the ledger are
-    ahead of this machine's. ``leader`` is None if it was not read or there never was one.
+    If Prefect does not answer, ``prefect_error`` says why. ``pool`` is None if the work pool was
+    not read. ``prefect_ahead`` and ``ledger_ahead`` say how far the clocks of Prefect and of the
+    ledger are ahead of this machine's. ``leader`` is None if it was not read or there never was
+    one.
     ``unwritable`` says why the ledger cannot be written.
     """
 
     now: datetime
-    away: str = ""
+    prefect_error: str = ""
     pool: WorkPool | None = None
     prefect_ahead: timedelta = timedelta(0)
     ledger_ahead: timedelta = timedelta(0)
@@ -108,7 +109,7 @@ def delay_reason(each: Overdue, known: DelayFacts) -> str:
     row = each.run
     if row is not None and row.waits_for in (slots.SLOT, slots.OVERLAP, slots.HOLDER):
         return f"waiting: {row.reason}"
-    if known.away:
+    if known.prefect_error:
         return "Prefect does not answer"
     if known.pool and known.pool.paused:
         return f"paused in Prefect: {', '.join(known.pool.paused)}"

@@ -101,6 +101,8 @@ async def _check_precondition(client: PrefectClient | None, check: Check, owner:
         if check.tool:
             call = ToolCall(tool=check.tool, params=check.params)
             return await _check_target(client, call, owner)
+        if check.watch_url:
+            _guard(owner).check(check.watch_url)
     except InvalidInput as error:
         raise InvalidInput("check", f"{error.field}: {error.problem}", error.hint) from None
     return []
@@ -186,6 +188,8 @@ async def _check_agent(client: PrefectClient | None, action: AgentPrompt | Heart
     from daybook.agents import documents
 
     await _require_agent(client, action.agent, "agent")
+    for name in action.fallback_agents:
+        await _require_agent(client, name, "fallback_agents")
     if not action.model or client is None:
         return
     try:

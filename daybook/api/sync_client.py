@@ -45,6 +45,9 @@ class SyncClient:
     run_of = blocking(Client.run_of)
     cancel = blocking(Client.cancel)
     next = blocking(Client.next)
+    plan_maintenance = blocking(Client.plan_maintenance)
+    maintenance = blocking(Client.maintenance)
+    remove_maintenance = blocking(Client.remove_maintenance)
 
     @cached_property
     def tasks(self) -> SyncTasks:

@@ -128,7 +128,7 @@ async def backlog(limit: int = 50) -> Backlog:
             word: sum(task.priority == rank for task, _ in queued)
             for rank, word in enumerate(PRIORITIES)
         },
-        starving=sum(run.starved_cycles > 0 for _, run in queued),
+        starving=sum(run.starved_cycles > 0 and not task.paused for task, run in queued),
         **dict(pause_state if pause_state.paused else PauseState()),
         runs=[
             QueuedTaskRun(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from daybook import api
-from daybook.cli import documents, formatting, output
+from daybook.cli import completion, documents, formatting, output
 from daybook.cli.model_options import ModelOptions
 from daybook.cli.options import Json, prepare_prefect
 from daybook.errors import InvalidInput
@@ -127,7 +127,7 @@ async def add_(
 
 
 async def test_(
-    name: Annotated[str, Parameter(help="The agent's name.")],
+    name: Annotated[str, Parameter(help="The agent's name.", completer=completion.agents)],
     /,
     prompt: Annotated[
         str | None, Parameter(help="Prompt to send. [default: a test prompt]")
@@ -227,6 +227,7 @@ show_ = documents.show_command(
     """,
     lambda details: _print_agent(details, details.jobs),
     name_help="The agent's name.",
+    completer=completion.agents,
 )
 remove_ = documents.remove_command(
     "agents",
@@ -235,4 +236,5 @@ remove_ = documents.remove_command(
 
     Example: daybook agents remove claude
     """,
+    completion.agents,
 )

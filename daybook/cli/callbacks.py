@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from daybook import api
-from daybook.cli import documents, formatting, output
+from daybook.cli import completion, documents, formatting, output
 from daybook.cli.options import Json, Limit, check_limit, prepare_prefect
 from daybook.errors import InvalidInput
 from daybook.schedules import durations
@@ -126,7 +126,8 @@ async def destinations_add_(
     token: Annotated[
         str | None,
         Parameter(
-            help="Name of a secret (`daybook secrets add`) to send as Authorization: Bearer."
+            help="Name of a secret (`daybook secrets add`) to send as Authorization: Bearer.",
+            completer=completion.secrets,
         ),
     ] = None,
     timeout: Annotated[
@@ -221,7 +222,10 @@ destinations_list_ = documents.list_command(
 
 
 async def destinations_rotate_(
-    name: Annotated[str | None, Parameter(help="The destination's name.")] = None,
+    name: Annotated[
+        str | None,
+        Parameter(help="The destination's name.", completer=completion.destinations),
+    ] = None,
     /,
     *,
     homes: Annotated[
@@ -262,7 +266,14 @@ async def destinations_rotate_(
 
 
 async def destinations_test_(
-    ref: Annotated[str, Parameter(name="NAME", help="A destination's name, or any URL.")],
+    ref: Annotated[
+        str,
+        Parameter(
+            name="NAME",
+            help="A destination's name, or any URL.",
+            completer=completion.destinations,
+        ),
+    ],
     /,
     *,
     as_json: Json = False,
@@ -287,7 +298,12 @@ async def destinations_test_(
 
 
 async def destinations_remove_(
-    name: Annotated[str, Parameter(help="The destination's name.")], /, *, as_json: Json = False
+    name: Annotated[
+        str, Parameter(help="The destination's name.", completer=completion.destinations)
+    ],
+    /,
+    *,
+    as_json: Json = False,
 ) -> int:
     """Remove a destination.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from daybook import api
-from daybook.cli import documents, output
+from daybook.cli import completion, documents, output
 from daybook.cli.options import Json, prepare_prefect
 from daybook.errors import InvalidInput
 
@@ -77,7 +77,7 @@ async def add_(
 
 
 async def test_(
-    name: Annotated[str, Parameter(help="The channel's name.")],
+    name: Annotated[str, Parameter(help="The channel's name.", completer=completion.channels)],
     /,
     text: Annotated[str | None, Parameter(help="Text to send. [default: a test sentence]")] = None,
     *,
@@ -110,4 +110,5 @@ remove_ = documents.remove_command(
 
     Example: daybook channels remove team
     """,
+    completion.channels,
 )

@@ -1,8 +1,10 @@
 """Shell completion: the `daybook completion` command, and the names that Tab offers.
 
-The script that it prints knows the commands, options and choices. For names of jobs, runs, agents
-and channels it runs `daybook __complete …`, which cyclopts answers with the functions below. Each
-returns the names with a description; Tab offers nothing if such a function raises.
+The script that it prints knows the commands, options and choices. For the names of jobs, runs and
+settings documents it runs `daybook __complete …`, which cyclopts answers with the functions below.
+Each returns the names with a description; Tab offers nothing if such a function raises. Names of
+settings documents are those of the ledger's copies, so that Tab never waits for Prefect. Exception:
+channels may be blocks that have no copy.
 """
 
 from __future__ import annotations
@@ -19,9 +21,14 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _RUNS_OFFERED = 20
+PREFECT_TIMEOUT_SECONDS = 2.0
+"""Time after which Tab offers no names of channels."""
 
 Names = list[tuple[str, str]]
 """Pairs of a name and its description."""
+
+Completer = Callable[["CompletionContext"], Names]
+"""Function that returns what Tab offers for an argument or an option."""
 
 
 def completion_(
@@ -62,7 +69,7 @@ def completion_(
     return 0
 
 
-def of_choices(choices: Iterable[str]) -> Callable[[CompletionContext], Names]:
+def of_choices(choices: Iterable[str]) -> Completer:
     """Return the completer of an option that has these values."""
     return lambda context: [(choice, "") for choice in choices]
 
@@ -85,26 +92,69 @@ def jobs_and_runs(context: CompletionContext) -> Names:
 
 
 def agents(context: CompletionContext) -> Names:
-    from daybook import api
+    from daybook.agents import kinds
 
-    _prepare_prefect()
-    return [(name, "") for name in _result(api.agents.names())]
+    return _with_copies(*(each.slug for each in kinds.KINDS.values()))
+
+
+def secrets(context: CompletionContext) -> Names:
+    from daybook.resources.secrets import STORE
+
+    return _with_copies(STORE.slug)
+
+
+def tool_servers(context: CompletionContext) -> Names:
+    from daybook.tools.server_blocks import STORE
+
+    return _with_copies(STORE.slug)
+
+
+def destinations(context: CompletionContext) -> Names:
+    from daybook.delivery.destinations import STORE
+
+    return _with_copies(STORE.slug)
 
 
 def channels(context: CompletionContext) -> Names:
-    from daybook import api
+    import asyncio
 
-    _prepare_prefect()
-    return [(each.name, each.kind) for each in _result(api.channels.list_channels())]
-
-
-def _prepare_prefect() -> None:
-    """Do what `daybook.cli.options.prepare_prefect` does; that module imports this one."""
     from daybook import home
+    from daybook.delivery.channels import registry
+    from daybook.prefect import client as prefect
     from daybook.processes import proc
 
+    # As `daybook.cli.options.prepare_prefect` does; that module imports this one.
     proc.deny_inspection()
     home.configure_prefect()
+
+    async def read() -> dict[str, str]:
+        # The timeout starts after the import of Prefect, which takes a second.
+        async with prefect.connected() as client, asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
+            return await registry.names(client)
+
+    return list(_result(read()).items())
+
+
+def tokens(context: CompletionContext) -> Names:
+    from daybook import api
+
+    if not _has_ledger():
+        return []
+    return [(each.name, each.owner) for each in _result(api.tokens.list_tokens())]
+
+
+def _with_copies(*slugs: str) -> Names:
+    """Return the names of the documents of these block types of which the ledger has copies."""
+    if not _has_ledger():
+        return []
+    from daybook.ledger.engine import open_ledger
+    from daybook.resources import copies
+
+    async def read() -> list[str]:
+        async with open_ledger() as ledger, ledger.read() as session:
+            return await copies.names(session, slugs)
+
+    return [(name, "") for name in _result(read())]
 
 
 def _has_ledger() -> bool:

@@ -15,6 +15,7 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import output
+from daybook.cli.completion import Completer
 from daybook.cli.options import Json, prepare_prefect
 from daybook.errors import InvalidInput, NotFound, UnknownName
 
@@ -37,9 +38,18 @@ def list_command(module: str, help_text: str, show: Callable[[Any], None]) -> Co
 
 
 def show_command(
-    module: str, noun: str, help_text: str, show: Callable[[Any], None], name_help: str
+    module: str,
+    noun: str,
+    help_text: str,
+    show: Callable[[Any], None],
+    *,
+    name_help: str,
+    completer: Completer,
 ) -> Command:
-    """Return a command that shows one document; ``show`` prints it in human-readable form."""
+    """Return a command that shows one document; ``show`` prints it in human-readable form.
+
+    Here and below, ``completer`` returns the names that Tab offers.
+    """
 
     async def show_(name: str, /, *, as_json: Json = False) -> int:
         prepare_prefect()
@@ -48,12 +58,12 @@ def show_command(
         (output.print_json if as_json else show)(details)
         return 0
 
-    show_.__annotations__["name"] = Annotated[str, Parameter(help=name_help)]
+    show_.__annotations__["name"] = Annotated[str, Parameter(help=name_help, completer=completer)]
     show_.__doc__ = help_text
     return show_
 
 
-def remove_command(module: str, noun: str, help_text: str) -> Command:
+def remove_command(module: str, noun: str, help_text: str, completer: Completer) -> Command:
     """Return a command that removes one document."""
 
     async def remove_(name: str, /, *, as_json: Json = False) -> int:
@@ -66,7 +76,7 @@ def remove_command(module: str, noun: str, help_text: str) -> Command:
         return 0
 
     name_help = f"The {noun.rpartition(' ')[2]}'s name."
-    remove_.__annotations__["name"] = Annotated[str, Parameter(help=name_help)]
+    remove_.__annotations__["name"] = Annotated[str, Parameter(help=name_help, completer=completer)]
     remove_.__doc__ = help_text
     return remove_
 

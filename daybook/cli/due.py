@@ -95,11 +95,21 @@ async def _next_of_all(count: int | None, absolute: bool, as_json: bool) -> int:
         )
     else:
         output.say("No job is due. `daybook list` lists all jobs.")
+    if not as_json:
+        await _say_maintenance()
     return 0
 
 
+async def _say_maintenance() -> None:
+    for each in await api.maintenance.list_windows():
+        output.say(f"Maintenance: no job starts {formatting.maintenance(each)}")
+
+
 async def _next_of_job(job: str, limits: dict[str, Any], as_json: bool) -> int:
-    return _print_due_times(await api.due.of_job(job, **limits), as_json)
+    code = _print_due_times(await api.due.of_job(job, **limits), as_json)
+    if not as_json:
+        await _say_maintenance()
+    return code
 
 
 def _print_due_times(result: DueTimes, as_json: bool) -> int:

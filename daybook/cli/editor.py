@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daybook.errors import DaybookError, InvalidInput
+from daybook.jobs.model import Job
 from daybook.schedules.schedule import to_text
 
 if TYPE_CHECKING:
@@ -36,16 +37,15 @@ class EditorFailed(DaybookError):
 
 def document(job: ListedJob) -> Fields:
     """Return the fields of the document for a job, as JSON values."""
-    action = job.action.model_dump(mode="json", exclude={"kind"})
+    plain = Job.model_fields.keys() - {"kind", "action", "schedule", "policy", "notify"}
+    fields = job.model_dump(mode="json", include=plain)
     return {
-        "name": job.name,
-        **action,
+        "name": fields.pop("name"),
+        **job.action.model_dump(mode="json", exclude={"kind"}),
         "schedule": to_text(job.schedule),
         "timezone": job.schedule.timezone,
-        "enabled": job.enabled,
-        "description": job.description,
-        "tags": list(job.tags),
-        "metadata": job.metadata,
+        "enabled": fields.pop("enabled"),
+        **fields,
         "policy": job.policy.model_dump(mode="json"),
         "notify": job.notify.model_dump(mode="json"),
     }

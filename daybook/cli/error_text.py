@@ -7,7 +7,8 @@ name into its spelling on the command line: `--on-demand`, or `PROMPT` for a pos
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from itertools import takewhile
 from typing import Any
 
 from cyclopts import App, CycloptsError
@@ -26,14 +27,24 @@ COMMAND_LINE = "command line"
 _WORD = re.compile(r"\b[a-z]+(?:_[a-z]+)*\b")
 
 
-def option_spellings(app: App) -> dict[str, str]:
-    """Return a mapping of each field of a command to its spelling on the command line."""
+def option_spellings(app: App, tokens: Iterable[str] = ()) -> dict[str, str]:
+    """Return a mapping of each field of a command to its spelling on the command line.
+
+    A field that is both a positional argument and an option is spelled as the option only if the
+    option is among the ``tokens`` that the user typed.
+    """
+    options = {each.partition("=")[0] for each in takewhile(lambda each: each != "--", tokens)}
     spelling_of: dict[str, str] = {}
     for argument in app.assemble_argument_collection():
         name = argument.field_info.name
         if argument.name.startswith("--") or argument.index is not None:
             spelling = argument.name if argument.index is None else name.upper()
-            spelling_of.setdefault(name.rstrip("_"), spelling)  # a positional argument comes first
+            field = name.rstrip("_")
+            is_typed = not options.isdisjoint(each for each in argument.names if each[:2] == "--")
+            if is_typed and not spelling_of.get(field, spelling).startswith("--"):
+                spelling = f"--{field.replace('_', '-')}"
+                spelling_of[field] = spelling
+            spelling_of.setdefault(field, spelling)  # a positional argument comes first
     return spelling_of
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from daybook.clock import SYSTEM_CLOCK
 
 if TYPE_CHECKING:
+    from daybook.api.maintenance import MaintenanceWindow
     from daybook.delivery.views import InboxMessage, ListedRun, Notification
     from daybook.jobs.checks import Check
     from daybook.jobs.views import ListedJob
-    from daybook.ledger.views import Run
+    from daybook.ledger.views import Run, Spending
     from daybook.operations.status import DueJob
 
 
@@ -84,6 +85,12 @@ def due_time_with_utc(moment: datetime) -> str:
     if not moment.utcoffset():
         return f"{_DAYS[moment.weekday()]} {_date_and_time(moment)} UTC"
     return f"{due_time(moment)}  =  {_date_and_time(moment.astimezone(UTC))} UTC"
+
+
+def maintenance(window: MaintenanceWindow) -> str:
+    """Return a window in this machine's time zone, with its note."""
+    begin, end = (due_time(each.astimezone()) for each in (window.begin, window.end))
+    return f"from {begin} until {end}" + (f": {window.note}" if window.note else "")
 
 
 def duration(seconds: float | None) -> str:
@@ -279,6 +286,28 @@ def short_cost(usage: dict[str, Any]) -> str:
     return "-" if dollars is None else f"${dollars:.4f}"
 
 
+def spending(of: Spending) -> str:
+    """Return `$0.0042 and 1 run of unknown price, 1,400 tokens in, 80 out`.
+
+    Empty if no run has used a model.
+    """
+    prices = [] if of.cost_usd is None else [f"${of.cost_usd:.4f}"]
+    if of.unpriced_runs:
+        prices.append(f"{counted(of.unpriced_runs, 'run')} of unknown price")
+    tokens_text = f"{of.input_tokens:,} tokens in, {of.output_tokens:,} out"
+    return f"{' and '.join(prices)}, {tokens_text}" if prices else ""
+
+
+def short_spending(of: Spending) -> str:
+    """Return the cost of runs for a table: `$0.0042`, `$0.0042+` if the price of some is unknown.
+
+    A dash if no cost is known.
+    """
+    if of.cost_usd is None:
+        return "-"
+    return f"${of.cost_usd:.4f}" + ("+" if of.unpriced_runs else "")
+
+
 def usage_summary(run: Run) -> str:
     """Return the usage of a run: `2 attempts · gpt-6-luna · 14 tokens in, 8 out · $0.000018`."""
     usage = run.usage
@@ -292,6 +321,8 @@ def check_summary(of: Check) -> str:
         return f"the tool {of.tool}" + (f" {field_text(of.params)}" if of.params else "")
     if of.prompt:
         return f"the agent {of.agent or 'of the job'}: {of.prompt}"
+    if of.watch_url or of.watch_command:
+        return f"changes of {of.watch_url or shlex.join(of.watch_command)}"
     return f"the command {shlex.join(of.command)}" if of.command else ""
 
 

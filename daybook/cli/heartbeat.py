@@ -79,6 +79,7 @@ def _print_status(status: HeartbeatStatus, as_json: bool) -> int:
         ("orders", _orders_text(status)),
         ("gate agent", action.gate_agent or action.agent),
         ("agent", action.agent),
+        ("fallback agents", ", ".join(action.fallback_agents)),
         ("notifies", formatting.notifications(job.recipients)),
         ("last beat", formatting.run_summary(last) if last else "none yet"),
     ]

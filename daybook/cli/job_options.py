@@ -23,8 +23,11 @@ from daybook.jobs.notify import Notify
 from daybook.schedules import bounds
 
 _NAMES = {
+    "check_watch_command": "watch-command",
+    "check_watch_url": "watch-url",
     "enabled": "disabled",
     "events": "notify",
+    "fallback_agents": "fallback-agent",
     "headers": "header",
     "tags": "tag",
     "timezone": "tz",
@@ -51,14 +54,19 @@ REPLACES_PROMPT = {
 _CHECKS = {f"check_{name}": field for name, field in Check.model_fields.items()}
 """Fields of the object `check`; each has its own option."""
 
+_COMMANDS = ("check_command", "check_watch_command")
+"""Fields whose value is a program with its arguments, written in one option."""
+
 _HELP = {
-    "check_command": "Quotes work as in a shell. Pass '' to remove the check.",
+    **dict.fromkeys(_COMMANDS, "Quotes work as in a shell. Pass '' to remove the check."),
     "enabled": "Add the job disabled; it can still be run by hand.",
 }
 
 _COMPLETERS = {
+    "after": completion.jobs,
     "agent": completion.agents,
     "channel": completion.channels,
+    "fallback_agents": completion.agents,
     "check_agent": completion.agents,
 }
 
@@ -101,7 +109,7 @@ def _type(name: str) -> Any:
     if annotation in (bool, int):
         return annotation
     is_list = get_origin(annotation) is tuple or name in ("headers", "metadata")
-    return list[str] if is_list and name != "check_command" else str
+    return list[str] if is_list and name not in _COMMANDS else str
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
@@ -166,7 +174,7 @@ def _value(name: str, value: Any) -> object:
             return {key: part[key] for part in parts for key in part}
         case "body":
             return text_or_file(name, value)
-        case "check_command":
+        case "check_command" | "check_watch_command":
             return split_command(name, value)
     is_object = get_origin((FIELDS | _CHECKS)[name].annotation) is dict
     return parse_json_object(name, value) if is_object else value
@@ -239,7 +247,7 @@ class HeartbeatOptions(FieldOptions):
 
 
 @Parameter(name="*")
-@_with_options({"When": _without(ScheduleFields.model_fields, "on_demand")})
+@_with_options({"When": _without(ScheduleFields.model_fields, "after", "on", "on_demand")})
 class ScheduleOptions(FieldOptions):
     """Options of `daybook next`: the schedules that have due times, and the time zone."""
 

@@ -55,8 +55,8 @@ async def add_(
 ) -> int:
     """Add a job: when it is due, and what to ask the agent.
 
-    The schedule can also be given by --cron, --every, --at or --on-demand; the only other argument
-    is then the prompt. The job keeps its time zone, even if the default changes.
+    The schedule can also be given by --cron, --every, --at, --after or --on-demand; the only other
+    argument is then the prompt. The job keeps its time zone, even if the default changes.
 
     Example: daybook add "every weekday at 9:00" "Summarise open pull requests"
     """
@@ -110,7 +110,8 @@ def _new_job_fields(
     if prompt is None and (options or given.keys().isdisjoint(REPLACES_PROMPT)):
         schedule, prompt = None, schedule
     if options and schedule is not None:
-        fields = " and ".join(["schedule", *options])
+        # The argument is no field of `daybook.api`, and `schedule` is the option.
+        fields = " and ".join(["SCHEDULE", *options])
         raise InvalidInput(fields, "only one can be given", "quote a prompt that has spaces")
     if not options and prompt is not None and is_schedule(prompt):
         if schedule is None:
@@ -153,7 +154,9 @@ async def list_(
 ) -> int:
     """List jobs with their state, schedule, next due time, agent and last outcome.
 
-    Works without Prefect.
+    COST (30 D) is the cost of the runs that ended in the last 30 days, in US dollars; `$1.25+` says
+    that the price of some of them is unknown. The column is left out if no cost is known. Works
+    without Prefect.
 
     Example: daybook list --failing --sort failures
     """
@@ -178,8 +181,10 @@ async def list_(
 def _print_jobs(listed: list[ListedJob], absolute: bool) -> None:
     when = formatting.time_format(absolute)
     next_heading = formatting.time_heading("NEXT", absolute)
+    has_costs = any(job.spent_30_days.cost_usd is not None for job in listed)
+    cost_heading = ("COST (30 D)",) if has_costs else ()
     output.table(
-        ("NAME", "STATE", "SCHEDULE", next_heading, "AGENT", "LAST"),
+        ("NAME", "STATE", "SCHEDULE", next_heading, "AGENT", *cost_heading, "LAST"),
         [
             (
                 job.name,
@@ -187,11 +192,12 @@ def _print_jobs(listed: list[ListedJob], absolute: bool) -> None:
                 job.words,
                 when(job.next_due[0] if job.next_due else None),
                 getattr(job.action, "agent", ""),
+                *((formatting.short_spending(job.spent_30_days),) if has_costs else ()),
                 formatting.last_outcome(job),
             )
             for job in listed
         ],
-        whole=("STATE", next_heading, "LAST"),
+        whole=("STATE", next_heading, *cost_heading, "LAST"),
     )
 
 
@@ -435,6 +441,7 @@ def _print_change(job: ChangedJob, as_json: bool, *, show_notifications: bool = 
 def _print_job(job: JobDetails, absolute: bool) -> None:
     when = formatting.time_format(absolute)
     last, conflicts = job.last_run, ", ".join(job.conflicts)
+    spent = formatting.spending(job.spent_30_days)
     output.line(f"{job.name} ({job.id[:8]})", style="bold")
     pairs = [
         ("description", job.description),
@@ -444,6 +451,7 @@ def _print_job(job: JobDetails, absolute: bool) -> None:
         *skip_fields(job),
         ("last run", formatting.run_summary(last, when) if last else "none yet"),
         ("failures", _failures(job)),
+        ("spent", f"{spent}, in the last 30 days" if spent else ""),
         *_action(job),
         ("check", formatting.check_summary(job.policy.check)),
         ("notifies", formatting.notifications(job.recipients)),
@@ -474,6 +482,7 @@ def _action(job: ListedJob) -> list[tuple[str, str]]:
         return [("tool", action.tool), ("params", params)]
     asked = [
         ("agent", action.agent),
+        ("fallback agents", ", ".join(action.fallback_agents)),
         ("model", action.model),
         ("session", action.session_key or action.session),
     ]

@@ -442,6 +442,7 @@ def _print_status(report: StatusReport, absolute: bool) -> None:
             ("jobs", f"{ledger.jobs}, {ledger.enabled} enabled"),
             ("runs now", _counts(*ledger.live.items()) or "none"),
             ("due soon", words.due_jobs(report.due_soon, when) or "nothing"),
+            *(("maintenance", words.maintenance(each)) for each in report.maintenance[:1]),
             ("outbox", _outbox(report.outbox, when)),
             ("inbox", f"{report.outbox.unread} unread"),
             *_task_fields(report.tasks),

@@ -69,6 +69,13 @@ _COMMANDS = (
 """Commands of one word: for each module, their section in `--help`, the module and their names."""
 
 _COMMAND_GROUPS = (
+    _CommandGroup(
+        "maintenance",
+        "Plan times in which no job starts",
+        _OPERATE,
+        "maintenance:",
+        ("plan", "list", "remove"),
+    ),
     _CommandGroup("ledger", "Maintain the ledger", _OPERATE, "ledger:", ("prune", "rekey")),
     _CommandGroup(
         "heartbeat",
@@ -313,7 +320,7 @@ def report_error(error: DaybookError, tokens: list[str]) -> int:
     if isinstance(error, InvalidInput):
         _, apps, _ = app.parse_commands(tokens)
         if apps[-1].default_command is not None:
-            spellings = error_text.option_spellings(apps[-1])
+            spellings = error_text.option_spellings(apps[-1], tokens)
     output.say(f"daybook: {error_text.error_message(error, spellings)}")
     if "--json" in takewhile(lambda token: token != "--", tokens):
         try:

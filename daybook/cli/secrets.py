@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from daybook import api
-from daybook.cli import documents, output
+from daybook.cli import completion, documents, output
 from daybook.cli.options import Json, prepare_prefect
 from daybook.errors import InvalidInput
 
@@ -86,4 +86,5 @@ remove_ = documents.remove_command(
 
     Example: daybook secrets remove ops-token
     """,
+    completion.secrets,
 )

@@ -9,7 +9,7 @@ from daybook.cli import formatting, output
 from daybook.cli.options import Absolute, Json, prepare_prefect
 
 if TYPE_CHECKING:
-    from daybook.operations.today import Spending, Today
+    from daybook.operations.today import Today
 
 _OUTCOMES = {"timed_out": "timed out", "unknown": "of unknown outcome"}
 """Outcomes whose name does not fit into a sentence."""
@@ -53,15 +53,6 @@ def _fields(found: Today, absolute: bool) -> Iterator[tuple[str, str]]:
         yield "unread", "\n".join([*lines, "(`daybook inbox ID` shows a message)"])
     if found.due_soon:
         yield "next", formatting.due_jobs(found.due_soon, formatting.time_format(absolute))
-    if spent := _spending(found.spent):
+    if spent := formatting.spending(found.spent):
         yield "spent", spent
     yield from formatting.time_zone_field(absolute)
-
-
-def _spending(of: Spending) -> str:
-    """Return `$0.0042, 1,400 tokens in, 80 out`; empty if no run has used a model."""
-    if not of.input_tokens + of.output_tokens + of.unpriced_runs:
-        return ""
-    unknown = f" and {formatting.counted(of.unpriced_runs, 'run')} of unknown price"
-    price = f"${of.cost_usd:.4f}" + (unknown if of.unpriced_runs else "")
-    return f"{price}, {of.input_tokens:,} tokens in, {of.output_tokens:,} out"

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from daybook import api
-from daybook.cli import formatting, output
+from daybook.cli import completion, formatting, output
 from daybook.cli.options import Json
 
 
@@ -67,7 +67,7 @@ async def list_(*, as_json: Json = False) -> int:
 
 
 async def remove_(
-    name: Annotated[str, Parameter(help="Token name or id prefix.")],
+    name: Annotated[str, Parameter(help="Token name or id prefix.", completer=completion.tokens)],
     /,
     *,
     as_json: Json = False,

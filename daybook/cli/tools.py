@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from daybook import api
-from daybook.cli import documents, formatting, output
+from daybook.cli import completion, documents, formatting, output
 from daybook.cli.agents import command_words
 from daybook.cli.options import Json, header, parse_json_object, prepare_prefect
 from daybook.errors import InvalidInput
@@ -53,7 +53,12 @@ async def call_(
 
 
 async def test_(
-    name: Annotated[str | None, Parameter(help="The server's name. [default: all servers]")] = None,
+    name: Annotated[
+        str | None,
+        Parameter(
+            help="The server's name. [default: all servers]", completer=completion.tool_servers
+        ),
+    ] = None,
     /,
     *,
     as_json: Json = False,
@@ -243,6 +248,7 @@ show_ = documents.show_command(
     """,
     _print_details,
     name_help="Name of a tool or of a saved server, or https://host/path#tool.",
+    completer=completion.tool_servers,
 )
 remove_ = documents.remove_command(
     "tools",
@@ -251,4 +257,5 @@ remove_ = documents.remove_command(
 
     Example: daybook tools remove time
     """,
+    completion.tool_servers,
 )

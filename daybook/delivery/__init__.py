@@ -10,4 +10,7 @@
 Each row about a run's outcome is written in the transaction of that outcome (promise 6), so nothing
 is lost if the process dies. Delivery is at least once; a receiver of callbacks can recognise a
 repetition by its `webhook-id`.
+
+A new service for messages is a channel: see `channels`. A new kind of recipient, beside callbacks,
+channels, listener calls and wakes, begins with `outbox.QueueKind`.
 """

@@ -78,16 +78,16 @@ class Sender(Protocol):
 class DispatchResult:
     """The result of dispatching: how many rows were delivered, failed permanently, or are retried.
 
-    ``ended`` are the runs with a delivered or failed row, once each. ``away`` is true if Prefect
-    was unreachable for an attempt that needs it, ``held`` if Prefect responded to one with an
-    error.
+    ``ended`` are the runs with a delivered or failed row, once each. ``prefect_unreachable`` is
+    true if Prefect was unreachable for an attempt that needs it, ``held`` if Prefect responded to
+    one with an error.
     """
 
     delivered: int = 0
     failed: int = 0
     again: int = 0
     ended: dict[str, None] = field(default_factory=dict)
-    away: bool = False
+    prefect_unreachable: bool = False
     held: bool = False
 
     def __bool__(self) -> bool:
@@ -183,7 +183,7 @@ class _Dispatcher:
     def _accepts(self, lane: str) -> bool:
         if outbox.kind_of_queue(lane) not in self._senders or lane in self._closed_queues:
             return False
-        waits_for_prefect = self.sent.away and not outbox.is_builtin_queue(lane)
+        waits_for_prefect = self.sent.prefect_unreachable and not outbox.is_builtin_queue(lane)
         return not waits_for_prefect and self._caller_accepts(lane)
 
     # --- one attempt
@@ -208,8 +208,10 @@ class _Dispatcher:
         if isinstance(error, PREFECT_STATUS_ERROR):
             self.sent.held, problem = True, f"Prefect answered {error.response.status_code}"
         else:
-            self.sent.away, problem = True, str(error)
-        log.warning("Callbacks and messages wait: %s", problem, extra={"action": "outbox_away"})
+            self.sent.prefect_unreachable, problem = True, str(error)
+        log.warning(
+            "Callbacks and messages wait: %s", problem, extra={"action": "delivery_delayed"}
+        )
 
     def _ended(self, attempt: asyncio.Task[None]) -> None:
         row = self._under_way.pop(attempt)

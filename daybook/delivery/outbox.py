@@ -51,7 +51,10 @@ INBOX = "inbox"
 FILE = "file"
 """The channel whose conversations are files in the home's `out/`."""
 
-BUILTIN_CHANNELS = (INBOX, FILE, "console")
+CONSOLE = "console"
+"""The channel whose messages are printed by the process that delivers them."""
+
+BUILTIN_CHANNELS = (INBOX, FILE, CONSOLE)
 """The channels that need no Prefect block; `channels.registry.BUILTIN` has their adapters."""
 
 

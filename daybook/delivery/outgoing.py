@@ -6,12 +6,12 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from daybook import home
 from daybook.delivery import backoff, channels, outbox
 from daybook.delivery.callbacks import CallbackSender
 from daybook.delivery.dispatcher import DispatchResult, dispatch
 from daybook.delivery.outbox import QueueKind
 from daybook.delivery.sending import DeliveryResult
+from daybook.delivery.ui import ui_address
 from daybook.errors import LedgerUnreachable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
@@ -96,11 +96,3 @@ class ChannelSender:
             return None
         flow_run_id = run.flow_run_id if run else None
         return f"{self._ui}/runs/flow-run/{flow_run_id}" if flow_run_id else None
-
-
-def ui_address() -> str | None:
-    """Return the address of Prefect's UI, or None if it is not known."""
-    from prefect.settings import get_current_settings
-
-    address = (home.current_home().running() or {}).get("ui_url") or get_current_settings().ui_url
-    return str(address).rstrip("/") if address else None

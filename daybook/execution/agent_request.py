@@ -37,7 +37,7 @@ class PreparedRequest:
 
     agent: Agent
     request: AgentRequest = field(repr=False)
-    offer: ToolSelection = field(repr=False)
+    selection: ToolSelection = field(repr=False)
     actor: Actor
 
     async def ask(self, form: OutputFormat = "text", schema: Mapping[str, Any] = {}) -> AgentAnswer:
@@ -47,9 +47,9 @@ class PreparedRequest:
         """
         timeout, loop = self.request.timeout, asyncio.get_running_loop()
         end = loop.time() + timeout
-        tools = agent_tools.open_tools(self.offer, self.request.occurrence, self.actor, timeout)
+        tools = agent_tools.open_tools(self.selection, self.request.occurrence, self.actor, timeout)
         async with tools as opened:
-            request = replace(self.request, tools=opened, took=_report_usage)
+            request = replace(self.request, tools=opened)
             if opened:
                 request = replace(request, timeout=max(end - loop.time(), 0.0))
             try:
@@ -68,20 +68,21 @@ async def prepare_request(
     history: tuple[Message, ...] = (),
     model: str = "",
     own: OwnTools,
+    fallback: int = 0,
 ) -> PreparedRequest:
     """Look up the agent and the tools that it may call; ``own`` returns Daybook's own tools.
 
-    Raise `DaybookError`, and the errors of Prefect's client.
+    ``fallback`` is as in `AgentRequest`. Raise `DaybookError`, and the errors of Prefect's client.
     """
     policy = Policy.model_validate(granted.parameters["policy"])
     async with get_client() as client:
         found = await agent_lookup.find_agent(client, agent)
         servers = PrefectServers(client)
-        offer, configuration = ToolSelection(found.name), McpConfiguration()
+        selection, configuration = ToolSelection(found.name), McpConfiguration()
         if found.is_program:
             configuration = await mcp_config.find(found.tools, servers)
         else:
-            offer = await agent_tools.find(found.name, found.tools, servers, own)
+            selection = await agent_tools.find(found.name, found.tools, servers, own)
     actor = actor_of(granted, found.name)
     request = AgentRequest(
         prompt=prompt,
@@ -92,10 +93,12 @@ async def prepare_request(
         job=granted.job.row.name if granted.job else None,
         due=granted.due,
         tokens=granted.tokens,
+        fallback=fallback,
         repeatable=policy.idempotent,
+        took=_report_usage,
         servers=await mcp_config.build(configuration, actor),
     )
-    return PreparedRequest(found, request, offer, actor)
+    return PreparedRequest(found, request, selection, actor)
 
 
 def _report_usage(usage: dict[str, Any]) -> None:

@@ -147,33 +147,35 @@ def _matching_own(entry: str, pattern: str, tools: Sequence[Tool]) -> list[Tool]
 
 @asynccontextmanager
 async def open_tools(
-    offer: ToolSelection, occurrence: str, actor: Actor, timeout: float
+    selection: ToolSelection, occurrence: str, actor: Actor, timeout: float
 ) -> AsyncIterator[tuple[Tool, ...]]:
-    """Open the tools of ``offer`` for calls inside the block, within ``timeout`` seconds from now.
+    """Open the tools of ``selection`` for calls inside the block, within ``timeout`` seconds.
 
     Daybook's own tools act for ``actor``. Raise `AgentTemporary` or `AgentMisconfigured`.
     """
     calls = _Calls(occurrence, timeout)
     async with AsyncExitStack() as stack:
-        sessions = [PooledSession(selected.server, selected.secrets) for selected in offer.servers]
+        sessions = [
+            PooledSession(selected.server, selected.secrets) for selected in selection.servers
+        ]
         stack.push_async_callback(pool.close_all, sessions)
-        await _connect(offer, sessions, timeout)
+        await _connect(selection, sessions, timeout)
         tools: dict[str, Tool] = {}
-        for selected, server in zip(offer.servers, sessions, strict=True):
-            tools |= _server_tools(offer.agent, selected, server, calls)
-        tools |= {each.name: _python_tool(each, calls) for each in offer.python}
-        own = {f"{base.OWN_TOOLS}.{each.name}": _acting_for(each, actor) for each in offer.own}
+        for selected, server in zip(selection.servers, sessions, strict=True):
+            tools |= _server_tools(selection.agent, selected, server, calls)
+        tools |= {each.name: _python_tool(each, calls) for each in selection.python}
+        own = {f"{base.OWN_TOOLS}.{each.name}": _acting_for(each, actor) for each in selection.own}
         offered = [*own.values(), *tools.values()]
         if len(offered) > MAX_TOOLS:
             raise AgentMisconfigured(
-                f'agent "{offer.agent}": its entries name {len(offered)} tools, but '
+                f'agent "{selection.agent}": its entries name {len(offered)} tools, but '
                 f"the limit is {MAX_TOOLS}; list only those that it needs, as server.tool or "
                 "server.get_*"
             )
         size = sum(len(each.description) + len(str(each.schema)) for each in offered)
         if size > MAX_DEFINITION_CHARACTERS:
             raise AgentMisconfigured(
-                f'agent "{offer.agent}": its tool definitions have {size:,} characters, but '
+                f'agent "{selection.agent}": its tool definitions have {size:,} characters, but '
                 f"the limit is {MAX_DEFINITION_CHARACTERS:,}; list only the tools that it needs, "
                 "as server.tool"
             )
@@ -182,7 +184,7 @@ async def open_tools(
         yield (*own.values(), *(replace(t, name=names[full]) for full, t in tools.items()))
 
 
-async def _connect(offer: ToolSelection, sessions: list[PooledSession], timeout: float) -> None:
+async def _connect(selection: ToolSelection, sessions: list[PooledSession], timeout: float) -> None:
     try:
         async with asyncio.timeout(timeout):
             await pool.open_all(sessions)
@@ -195,7 +197,7 @@ async def _connect(offer: ToolSelection, sessions: list[PooledSession], timeout:
     except ToolUnreachable as error:
         raise AgentTemporary(f"{error}; the agent was not asked", error.retry_after) from None
     except InvalidInput as error:
-        raise AgentMisconfigured(f'agent "{offer.agent}": {error}') from None
+        raise AgentMisconfigured(f'agent "{selection.agent}": {error}') from None
 
 
 def _server_tools(

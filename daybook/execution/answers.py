@@ -100,10 +100,10 @@ def _without_tokens(value: Any) -> Any:
             return value
 
 
-def _usage_adder(
+def usage_adder(
     first: Usage | None, took: Callable[[Usage], None] | None
 ) -> Callable[[Usage], None]:
-    """Return a callback that passes to ``took`` the usage of the first answer plus the second's."""
+    """Return a callback that passes to ``took`` the ``first`` usage plus the one that it gets."""
 
     def report(used: Usage) -> None:
         if took is not None and (total := usage.total((first, used))) is not None:
@@ -155,12 +155,12 @@ async def _ask_agent(
         timeout=end - loop.time(),
         tools=tuple(each for each in request.tools if each.read_only or request.repeatable),
         tokens=None if request.tokens is None else request.tokens - usage.tokens(first.usage),
-        took=_usage_adder(first.usage, request.took),
+        took=usage_adder(first.usage, request.took),
     )
     try:
         second = await _ask_again(agent, second_request, request.timeout, first.text)
     except AgentError as error:
-        error.usage = usage.total((first.usage, error.usage))
+        error.usage, error.answered = usage.total((first.usage, error.usage)), True
         raise
     second = replace(second, usage=usage.total((first.usage, second.usage)))
     try:

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -15,9 +15,13 @@ from slugify import slugify
 
 from daybook import names
 from daybook.delivery.outbox import CALLBACK
+from daybook.delivery.ui import ui_address
+from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow, RunRow
-from daybook.runs.claim_requests import Granted
+from daybook.runs.claim_requests import BY_SCHEDULE, Granted
+from daybook.runs.slots import BACKFILL
+from daybook.schedules.descriptions import duration_in_words
 
 log = logging.getLogger(__name__)
 
@@ -175,20 +179,30 @@ def render(
     outcome: Outcome,
     attempts: int = 0,
     rows: Sequence[OutboxRow] = (),
+    seconds: float | None = None,
 ) -> str:
     """Return the Markdown of a run's artifact.
 
     ``attempts`` is the number of attempts, 0 if unknown; ``rows`` are the run's outbox rows to
-    list.
+    list; ``seconds`` is the run's duration, None if unknown.
     """
     job = granted.job
     title = job.row.name if job else "direct call"
-    due = _utc_text(granted.due)
-    target, (heading, sent) = _target(granted, outcome), _sent_part(granted, outcome)
+    is_timed = granted.trigger in (*BY_SCHEDULE, BACKFILL)
+    trigger = "by hand" if granted.trigger == "manual" else granted.trigger.replace("_", " ")
+    facts = [
+        f"**{outcome.status}**",
+        f"{'due' if is_timed else 'requested'} {_utc_text(granted.due)}",
+        trigger,
+        sanitize_markdown(_target(granted, outcome)),
+        "" if seconds is None else f"took {_duration(seconds)}",
+        f"run `{granted.run_id[:8]}`",
+        _job_link(job),
+    ]
+    heading, sent = _sent_part(granted, outcome)
     lines = [
         f"# {sanitize_markdown(title)}",
-        f"**{outcome.status}** · due {due} · {granted.trigger} · {sanitize_markdown(target)} · "
-        f"run `{granted.run_id[:8]}`",
+        " · ".join(filter(None, facts)),
         *filter(None, [usage_line(outcome, attempts)]),
         "## Answer" if outcome.status is Status.SUCCEEDED else "## What went wrong",
     ]
@@ -209,6 +223,20 @@ def render(
     if rows:
         lines += ["## Delivery", "\n".join(delivery_lines(rows))]
     return "\n\n".join(lines) + "\n"
+
+
+def _duration(seconds: float) -> str:
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    return duration_in_words(timedelta(seconds=round(seconds)))
+
+
+def _job_link(job: StoredJob | None) -> str:
+    """Return a link to the job's deployment in Prefect's UI; empty without one."""
+    address = ui_address()
+    if job is None or job.row.deployment_id is None or address is None:
+        return ""
+    return f"[the job's deployment]({address}/deployments/deployment/{job.row.deployment_id})"
 
 
 def log_lines(granted: Granted, outcome: Outcome, attempts: int = 0) -> str:
@@ -251,17 +279,34 @@ async def publish(
     outcome: Outcome,
     attempts: int = 0,
     rows: Sequence[OutboxRow] = (),
+    seconds: float | None = None,
 ) -> None:
-    """Create the artifact of a run; ``attempts`` and ``rows`` as in `render`.
+    """Create the artifact of this process's run; the optional arguments are as in `render`.
 
     A failure is only logged, because the ledger has the outcome.
     """
-    name = slugify(granted.job.row.slug) if granted.job else "direct-call"
     try:
         await acreate_markdown_artifact(
-            markdown=render(granted, outcome, attempts, rows),
-            key=name,
-            description=f"{outcome.status}, {granted.due:%F %T} UTC",
+            markdown=render(granted, outcome, attempts, rows, seconds),
+            key=key(granted),
+            description=description(granted, outcome),
         )
     except Exception as error:
         log.warning("cannot create the artifact: %s", error, extra={"action": "artifact_failed"})
+
+
+def duration_seconds(row: RunRow) -> float | None:
+    """Return the duration of an ended run in seconds; None if its effect did not start."""
+    if row.started_at is None or row.finished_at is None:
+        return None
+    return (row.finished_at - row.started_at).total_seconds()
+
+
+def key(granted: Granted) -> str:
+    """Return the key of a run's artifact: all runs of a job share one."""
+    return slugify(granted.job.row.slug) if granted.job else "direct-call"
+
+
+def description(granted: Granted, outcome: Outcome) -> str:
+    """Return the description of a run's artifact, which Prefect's UI shows in lists."""
+    return f"{outcome.status}, {granted.due:%F %T} UTC"

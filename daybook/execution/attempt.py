@@ -13,7 +13,9 @@
      ├ any other error            failed
      ├ cancelled in Prefect       cancelled
      ├ the process is stopped     unknown: the effect may have happened
-     └ a renewal was refused      the agent is ended, a known outcome is kept: `LeaseLost`
+     ├ a renewal was refused      the agent is ended, a known outcome is kept: `LeaseLost`
+     └ not renewed in time        only with `on_lost: rerun`: the agent is ended, and the run is
+                                  repeated when its lease has ended: `LeaseNotRenewed`
 
 If a worker has stopped the process, the worker records the outcome.
 
@@ -117,6 +119,9 @@ async def run_attempt(
     try:
         async with keeping:
             tried = await _try(granted, act)
+    except lease.LeaseNotRenewed:
+        if tried is None:
+            raise
     except lease.LeaseLost:
         known = (
             tried.outcome
@@ -166,11 +171,11 @@ async def _try(granted: Granted, act: Act) -> AttemptResult:
         timed_out = Outcome(
             Status.TIMED_OUT, str(error), error=str(error), output=output, usage=error.usage
         )
-        return AttemptResult(timed_out, temporary=not error.final)
+        return AttemptResult(timed_out, temporary=error.allows_retry)
     except AgentTemporary as error:
         delay = requested_delay(error.retry_after)
         failed = Outcome(Status.FAILED, error=str(error), usage=error.usage)
-        return AttemptResult(failed, temporary=not error.final, asked=delay)
+        return AttemptResult(failed, temporary=error.allows_retry, asked=delay)
     except DaybookError as error:
         output = getattr(error, "output", "") or None
         usage = getattr(error, "usage", None)

@@ -6,11 +6,16 @@ check     run                                           skip
 tool      true, or `{"action": "run"}`                  false, or `{"action": "skip"}`
 prompt    `{"action": "run", "reason": "..."}`          `{"action": "skip", "reason": "..."}`
 command   exit code 0                                   exit code 1
+watch     the content has changed                       it has not, or is seen for the first time
 ========  ============================================  ======================================
 
-A command's reason is its first line of output. If the check says skip, the run ends as skipped,
-with the reason. Any other result fails the run: an error of the check, other text, JSON of another
-shape, a tool call in place of an answer. So a broken check is never silent.
+A command's reason is its first line of output. A watch compares the content with that of the job's
+last success (`daybook.runs.watched`). What a check found is available to the prompt as `{{check}}`
+and `{{change}}`; it is stored when the run begins, so that each attempt has the same prompt.
+
+If the check says skip, the run ends as skipped, with the reason. Any other result fails the run: an
+error of the check, other text, JSON of another shape, a tool call in place of an answer. So a
+broken check is never silent.
 
 The check runs before the first attempt and is not retried: even a temporary error of the agent or
 the tool fails the run. The check runs again only if Prefect or the ledger is unreachable, or if the
@@ -20,10 +25,11 @@ conversation and no tools for a check.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prefect.client.orchestration import get_client
@@ -31,16 +37,19 @@ from prefect.client.orchestration import get_client
 from daybook import owners
 from daybook.agents import json_text, process
 from daybook.agents.base import Agent, AgentReply, AgentRequest
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentError, DaybookError, Unreachable
-from daybook.execution import agent_lookup, conversation
+from daybook.execution import agent_lookup, conversation, watches
 from daybook.execution.agent_lookup import guard_of
+from daybook.http.guard import origin
 from daybook.jobs import policy, provenance
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.checks import Check
 from daybook.ledger.states import Status
+from daybook.ledger.texts import sanitize
 from daybook.processes import environment, group, locations
 from daybook.resources.secrets import PrefectSecretStore
-from daybook.runs import usage
+from daybook.runs import usage, watched
 from daybook.runs.claim_requests import Granted
 from daybook.tools import calls
 from daybook.tools.server_blocks import PrefectServers
@@ -52,6 +61,8 @@ RUN_EXIT_CODE, SKIP_EXIT_CODE = 0, 1
 MAX_QUOTED_CHARACTERS = 100
 """Maximum length of an invalid answer in the error."""
 MAX_REASON_CHARACTERS = 500
+MAX_FOUND_CHARACTERS = 100_000
+"""Maximum length of the content of a watch, and of what a prompt gets of a check's result."""
 
 _ANSWER = (
     "Decide whether there is anything to do. Call no tool and do none of it yourself. Answer with "
@@ -63,14 +74,23 @@ _OPENING = re.compile(r"(`{3,}+|~{3,}+)[ \t]*+(?:\w++[ \t]*+)?\r?\n")
 
 @dataclass(frozen=True)
 class Verdict:
-    """Result of a check: whether the run continues, why, and the usage of the check."""
+    """Result of a check: whether the run continues, why, the usage of the check, and what it found.
+
+    ``found`` has the keys of `daybook.ledger.tables.RunRow.found`.
+    """
 
     opens: bool
     reason: str = ""
     usage: dict[str, Any] | None = None
+    found: Mapping[str, str] | None = field(default=None, repr=False)
 
-    def charged(self, granted: Granted) -> Granted:
-        """Return ``granted`` minus the check's tokens. Raise `CheckFailed` if it used them up."""
+    def apply(self, granted: Granted) -> Granted:
+        """Return ``granted`` with what the check found, and minus its tokens.
+
+        Raise `CheckFailed` if it used them up.
+        """
+        if self.found:
+            granted = replace(granted, found=self.found)
         if granted.tokens is None:
             return granted
         used = usage.tokens(self.usage)
@@ -135,6 +155,8 @@ async def run_check(name: str, ask: Callable[[], Awaitable[Verdict]]) -> Verdict
 
 
 async def _run(check: Check, granted: Granted, seconds: float) -> Verdict:
+    if check.is_watch:
+        return await _watch(check, granted, seconds)
     if check.tool:
         return await _tool(check, granted, seconds)
     if check.prompt:
@@ -178,7 +200,8 @@ async def ask_agent(
         raise CheckFailed(str(error), usage.total((took, error.usage))) from None
     took = usage.total((took, reply.usage))
     try:
-        return replace(_verdict_of_reply(reply), usage=took)
+        verdict = _verdict_of_reply(reply)
+        return replace(verdict, usage=took, found={"check": verdict.reason})
     except CheckFailed as error:
         raise CheckFailed(str(error), took) from None
 
@@ -239,7 +262,9 @@ async def _tool(check: Check, granted: Granted, seconds: float) -> Verdict:
     if outcome.status is not Status.SUCCEEDED:
         raise CheckFailed(outcome.error or outcome.reason)
     result = outcome.result["result"] if isinstance(outcome.result, Mapping) else None
-    return _verdict_of_result(result, f"the tool {check.tool}")
+    text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+    verdict = _verdict_of_result(result, f"the tool {check.tool}")
+    return replace(verdict, found={"check": _shorten(text)})
 
 
 def _verdict_of_result(value: Any, whose: str) -> Verdict:
@@ -266,17 +291,29 @@ def _verdict_of_result(value: Any, whose: str) -> Verdict:
 
 
 async def _command(check: Check, granted: Granted, seconds: float) -> Verdict:
-    """Run the operator's program in a temporary folder, with a minimal environment."""
+    ended = await _run_program(check.command, granted, seconds, (RUN_EXIT_CODE, SKIP_EXIT_CODE))
+    printed = ended.output.decode(errors="replace").strip()
+    why = printed.partition("\n")[0] or f"{check.command[0]} exited with code {ended.code}"
+    return Verdict(ended.code == RUN_EXIT_CODE, why, found={"check": _shorten(printed)})
+
+
+async def _run_program(
+    command: Sequence[str], granted: Granted, seconds: float, codes: Collection[int]
+) -> process.ProgramResult:
+    """Run the operator's program in a temporary folder, with a minimal environment.
+
+    Raise `CheckFailed` unless it exits in time with one of ``codes``.
+    """
     owner = granted.job.row.owner if granted.job else owners.USER
     if owners.is_agent(owner):
         raise CheckFailed("an agent owns the job, but only the operator may set a command")
     variables = environment.select(environment.DEFAULT_NAMES)
-    name = check.command[0]
+    name = command[0]
     with locations.run_folder("", prefix="daybook-check-") as folder:
         program = locations.find_program(name, folder, variables)
         try:
             ended = await process.run(
-                [program, *check.command[1:]],
+                [program, *command[1:]],
                 folder=folder,
                 environment=variables,
                 stdin=None,
@@ -286,10 +323,46 @@ async def _command(check: Check, granted: Granted, seconds: float) -> Verdict:
             raise CheckFailed(f"{program} cannot be run: {error.strerror}") from None
     if ended.timed_out:
         raise CheckFailed(f"{name} did not end within {seconds:g} s and was stopped")
-    if ended.code not in (RUN_EXIT_CODE, SKIP_EXIT_CODE):
+    if ended.code not in codes:
         errors = ended.errors.decode(errors="replace").strip()[-MAX_REASON_CHARACTERS:]
         suffix = f": {errors}" if errors else ""
         raise CheckFailed(f"{name} {group.describe_exit(ended.code)}{suffix}")
-    lines = ended.output.decode(errors="replace").strip().splitlines()
-    why = lines[0] if lines else f"{name} exited with code {ended.code}"
-    return Verdict(ended.code == RUN_EXIT_CODE, why)
+    return ended
+
+
+# --- a watch
+
+
+async def _watch(check: Check, granted: Granted, seconds: float) -> Verdict:
+    if granted.job is None:
+        raise CheckFailed("only a job can watch; a direct call has nothing to compare with")
+    if check.watch_url:
+        guard = guard_of(granted, provenance.CHECK_PARTS)
+        content = await watches.fetch(check.watch_url, guard, seconds)
+        whose = f"the page of {origin(guard.check(check.watch_url))}"
+    else:
+        ended = await _run_program(check.watch_command, granted, seconds, (0,))
+        content = ended.output.decode(errors="replace").strip()
+        whose = f"the output of {check.watch_command[0]}"
+    content = sanitize(content)
+    if len(content) > MAX_FOUND_CHARACTERS:
+        limit = f"more than the {MAX_FOUND_CHARACTERS:,} that can be compared"
+        raise CheckFailed(f"{whose} has {len(content):,} characters, {limit}")
+    looked_at = SYSTEM_CLOCK.now().isoformat()
+    found = {"check": content, "source": watched.source_of(check), "at": looked_at}
+    if granted.seen is None:
+        why = f"{whose} is recorded; the job runs when it changes"
+        return Verdict(opens=False, reason=why, found=found)
+    if granted.seen == content:
+        return Verdict(opens=False, reason=f"{whose} has not changed")
+    found["change"] = _shorten(watches.difference(granted.seen, content))
+    return Verdict(opens=True, reason=f"{whose} has changed", found=found)
+
+
+def _shorten(text: str) -> str:
+    """Return ``text`` as the ledger stores it, so that each attempt has the same prompt."""
+    text = sanitize(text)
+    left_out = len(text) - MAX_FOUND_CHARACTERS
+    if left_out <= 0:
+        return text
+    return f"{text[:MAX_FOUND_CHARACTERS]}\n… ({left_out:,} more characters)"

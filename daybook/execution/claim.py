@@ -56,7 +56,7 @@ class Reconciler(Recogniser, Protocol):
 
 async def wait_for_claim(
     ledger: Ledger,
-    offer: ClaimRequest,
+    request: ClaimRequest,
     reconciler: Reconciler,
     clock: Clock,
     *,
@@ -73,7 +73,7 @@ async def wait_for_claim(
     """
     while True:
         answer = await decide(
-            ledger, offer, reconciler, deployment_id=deployment_id, made_by=made_by
+            ledger, request, reconciler, deployment_id=deployment_id, made_by=made_by
         )
         match answer:
             case Granted() | Finished():
@@ -82,8 +82,8 @@ async def wait_for_claim(
                 # Wait for a duration, not until an instant, because the ledger's clock may differ.
                 await clock.wait_until(clock.now() + (until - ledger.now()))
             case Waiting(until=until, why=why):
-                await suspend_flow_run(str(offer.flow_run_id), until, why, ledger)
-            case HeldElsewhere() if answer.flow_run_id == offer.flow_run_id:
+                await suspend_flow_run(str(request.flow_run_id), until, why, ledger)
+            case HeldElsewhere() if answer.flow_run_id == request.flow_run_id:
                 # Another process executes this flow run and sets its state.
                 raise Abort(f"run {answer.run_id} is held by {answer.holder}")
             case HeldElsewhere():
@@ -111,7 +111,7 @@ def end_of_duplicate(answer: HeldElsewhere) -> Finished:
 
 async def decide(
     ledger: Ledger,
-    offer: ClaimRequest,
+    request: ClaimRequest,
     reconciler: Reconciler,
     *,
     deployment_id: str | None = None,
@@ -122,17 +122,17 @@ async def decide(
     If the run has to wait until other runs are cancelled, request their cancellation in Prefect.
     """
     loaded = settings.load()
-    offer = replace(offer, rules=limits.load_rules(loaded))
-    if offer.most is not None:
-        offer = replace(offer, classes=loaded.max_of_class)
+    request = replace(request, rules=limits.load_rules(loaded))
+    if request.most is not None:
+        request = replace(request, classes=loaded.max_of_class)
     while True:
-        answer = await claim(ledger, offer)
+        answer = await claim(ledger, request)
         if isinstance(answer, Waiting) and answer.cancel:
             await request_cancellation(answer.cancel, answer.why)
         if not isinstance(answer, NeedsReconcile):
             return answer
         prefect_schedules = await reconciler.compare(answer.job_id, str(deployment_id))
-        offer = replace(offer, compared=True)
+        request = replace(request, compared=True)
         if made_by in prefect_schedules:
             # The job cannot express this schedule, so its runs are no due times of the job.
-            offer = replace(offer, occurrence=flow_key(str(offer.flow_run_id)))
+            request = replace(request, occurrence=flow_key(str(request.flow_run_id)))

@@ -26,9 +26,20 @@ class Turn:
 def turn(granted: Granted) -> Turn:
     """Return the turn for this run.
 
-    Raise `InvalidInput` if the prompt consists of variables only and all of them are empty.
+    Raise `InvalidInput` if the prompt consists of variables only and all of them are empty, or if
+    it uses the answer of a job that does not exist.
     """
-    prompt = render_prompt(granted, str(granted.parameters["prompt"]))
+    text = str(granted.parameters["prompt"])
+    for job, output in granted.outputs.items():
+        if output is None:
+            raise InvalidInput(
+                "prompt", f'there is no job "{job}"', "edit the prompt's {{output:…}}"
+            )
+    if "change" in granted.found and not any(
+        prompts.uses_variable(text, name) for name in prompts.CHECK_VARIABLES
+    ):
+        text += "\n\nWhat has changed:\n\n{{change}}"
+    prompt = render_prompt(granted, text)
     if not prompt.strip():
         raise InvalidInput(
             "prompt",
@@ -55,4 +66,6 @@ def _values(granted: Granted) -> dict[str, str]:
         "due": granted.due.astimezone(zone(timezone)).isoformat(timespec="seconds"),
         "job": job.row.name if job else "",
         "last_output": granted.last_output,
+        **{name: granted.found.get(name, "") for name in prompts.CHECK_VARIABLES},
+        **{prompts.output_of(job): output or "" for job, output in granted.outputs.items()},
     }

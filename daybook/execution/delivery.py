@@ -36,10 +36,12 @@ from daybook import registry
 from daybook.delivery import history
 from daybook.delivery.outbox import LISTENER
 from daybook.execution import artifact
+from daybook.jobs import store
 from daybook.ledger.engine import Ledger
-from daybook.ledger.states import Delivery
+from daybook.ledger.states import Delivery, Outcome
 from daybook.ledger.tables import JobRow, OutboxRow, RunRow
 from daybook.prefect import occurrence
+from daybook.runs.claim_requests import Granted
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -78,7 +80,7 @@ async def send_pending(ledger: Ledger, run_id: str, *, alone: bool) -> Sequence[
     except Exception as error:
         reason = str(error) or type(error).__name__
         log.warning(
-            "messages of the run are not sent yet: %s", reason, extra={"action": "outbox_away"}
+            "messages of the run are not sent yet: %s", reason, extra={"action": "delivery_delayed"}
         )
     return rows
 
@@ -129,4 +131,47 @@ async def publish_delivery(ledger: Ledger, client: PrefectClient, run_id: str) -
     except httpx.HTTPStatusError as error:
         if error.response.is_server_error:
             raise
+        log.warning("cannot create the artifact: %s", error, extra={"action": "artifact_failed"})
+
+
+async def publish_artifact(ledger: Ledger, client: PrefectClient, run_id: str) -> None:
+    """Create the artifact of an ended run whose process was ended before it could create one.
+
+    A failure is only logged, because the ledger has the outcome.
+    """
+    try:
+        async with ledger.read() as session:
+            row = await session.get(RunRow, run_id)
+            job = await store.get(session, row.job_id) if row and row.job_id else None
+        if row is None or row.flow_run_id is None:
+            return
+        granted = Granted(
+            row.id,
+            row.fence,
+            row.parameters,
+            row.occurrence,
+            row.due,
+            row.trigger,
+            job,
+            queued_at=row.queued_at,
+        )
+        outcome = Outcome(
+            row.state,
+            row.reason,
+            row.output,
+            error=row.error,
+            agent=row.agent,
+            model=row.model,
+            usage=row.usage,
+        )
+        seconds, rows = artifact.duration_seconds(row), await _rows_of(ledger, run_id)
+        made = ArtifactCreate(
+            key=artifact.key(granted),
+            type="markdown",
+            description=artifact.description(granted, outcome),
+            data=artifact.render(granted, outcome, row.attempts, rows, seconds),
+            flow_run_id=UUID(row.flow_run_id),
+        )
+        await client.create_artifact(made)
+    except Exception as error:
         log.warning("cannot create the artifact: %s", error, extra={"action": "artifact_failed"})

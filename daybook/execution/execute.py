@@ -66,6 +66,9 @@ UNAVAILABLE_ERRORS = (Unreachable, httpx.TransportError)
 """Errors of an unreachable ledger or Prefect, which are temporary."""
 
 
+_STOPPED_UNBEGUN = Outcome(Status.CANCELLED, "stopped before it began")
+"""Outcome of a direct call that was stopped before it began: no other process would claim it."""
+
 _UNBEGUN_STATES = {terminal_state(status, "").name for status in (Status.SKIPPED, Status.MISSED)}
 """Names of the Prefect states of skipped and missed runs, whose effect never started."""
 
@@ -181,14 +184,14 @@ async def _execute(run: _Run) -> State[Any]:
                 given.report(waiting=outcome.until)
                 if outcome.until - clock.now() <= MAX_IN_PROCESS_WAIT:
                     await clock.wait_until(outcome.until)
-        outcome = await _with_total_usage(ledger, granted, outcome, number)
+        outcome, seconds = await _recorded(ledger, granted, outcome, number)
         if given is not None:
             given.report(ended=outcome.status)
         rows = await delivery.send_pending(ledger, granted.run_id, alone=run.is_direct)
     is_failure = outcome.status not in {Status.SUCCEEDED, Status.CANCELLED}
     level = logging.ERROR if is_failure else logging.INFO
     get_run_logger().log(level, "%s", artifact.log_lines(granted, outcome, number))
-    await artifact.publish(granted, outcome, number, rows)
+    await artifact.publish(granted, outcome, number, rows, seconds)
     if granted.job is not None:
         await _push(run.reconciler, granted.job.id)
     return _state(granted.run_id, outcome, run)
@@ -210,7 +213,7 @@ async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act
             "worker's DAYBOOK_HOME"
         )
         await suspend_flow_run(run.id, run.clock.now() + NO_LEDGER_DELAY, why)
-    offer = await occurrence.build_claim_request(
+    request = await occurrence.build_claim_request(
         ledger,
         flow_run,
         run.parameters,
@@ -225,7 +228,7 @@ async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act
     while True:
         answer = await claiming.wait_for_claim(
             ledger,
-            offer,
+            request,
             run.reconciler,
             run.clock,
             deployment_id=deployment_id,
@@ -233,8 +236,8 @@ async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act
             patience=timedelta(0) if given else MAX_IN_PROCESS_WAIT,
         )
         if isinstance(answer, Finished):
-            if offer.job_id is not None and answer.run_id is not None:
-                await _push(run.reconciler, offer.job_id)
+            if request.job_id is not None and answer.run_id is not None:
+                await _push(run.reconciler, request.job_id)
             return answer
         if given is not None:
             given.report(claimed=answer.fence)
@@ -248,7 +251,9 @@ async def _check_and_begin(
 ) -> tuple[Granted, int, Act] | Finished | None:
     """Check, prepare and begin a claimed run; return the end of one that does not begin.
 
-    Return None if the claim was lost, or the run was ended in Prefect, in the meantime.
+    Return None if the claim was lost, or the run was ended in Prefect, in the meantime. Also return
+    None if the lease could not be renewed during the check: the run waits, and may be claimed again
+    (a direct call is cancelled, and raises `LeaseNotRenewed`).
     """
     naming = asyncio.create_task(_name_run(run, granted))  # concurrent, as nothing depends on it
     checked, prepared = checks.NO_CHECK, granted
@@ -258,7 +263,7 @@ async def _check_and_begin(
         if not granted.attempts:
             checked = await _checked(ledger, run, granted)
         if checked.opens:
-            prepared = checked.charged(granted)
+            prepared = checked.apply(granted)
             act = await run.prepare(prepared)
         else:
             outcome = Outcome(Status.SKIPPED, checked.reason, usage=checked.usage)
@@ -267,6 +272,10 @@ async def _check_and_begin(
         with suppress(FenceRefused, IllegalTransition):  # lost, or ended in Prefect, meanwhile
             await claims.postpone(ledger, granted.run_id, granted.fence, until, str(error))
         raise
+    except lease.LeaseNotRenewed as error:
+        log.warning("%s", error, extra={"action": "lease_not_renewed"})
+        await _give_back(ledger, run, granted, error)
+        return None
     except (lease.LeaseLost, FenceRefused) as error:
         log.warning("%s", error, extra={"action": "fence_refused"})
         return None
@@ -276,13 +285,11 @@ async def _check_and_begin(
         await naming
     if act is None:
         assert outcome is not None
-        try:
-            return await _end_unbegun(ledger, granted, run, outcome)
-        except (FenceRefused, IllegalTransition) as error:  # lost, or ended in Prefect, meanwhile
-            log.warning("%s", error, extra={"action": "decided_elsewhere"})
-            return None
+        return await _end_unbegun(ledger, granted, run, outcome, checked)
     try:
-        number = await claims.begin(ledger, granted.run_id, granted.fence, usage=checked.usage)
+        number = await claims.begin(
+            ledger, granted.run_id, granted.fence, usage=checked.usage, found=checked.found
+        )
     except BaseException as error:
         await attempt.close_act(act)
         if not isinstance(error, FenceRefused):
@@ -293,6 +300,18 @@ async def _check_and_begin(
     if run.given is not None:
         run.given.report(running=number)
     return prepared, number, act
+
+
+async def _give_back(ledger: Ledger, run: _Run, granted: Granted, error: DaybookError) -> None:
+    """Make a claimed run wait because of ``error``. Cancel a direct call, and raise ``error``."""
+    until = run.clock.now() + NO_LEDGER_DELAY
+    with suppress(LedgerUnreachable, FenceRefused, IllegalTransition):
+        if run.is_direct:
+            await claims.finish(ledger, granted.run_id, granted.fence, _STOPPED_UNBEGUN)
+        else:
+            await claims.postpone(ledger, granted.run_id, granted.fence, until, str(error))
+    if run.is_direct:
+        raise error
 
 
 async def _checked(ledger: Ledger, run: _Run, granted: Granted) -> checks.Verdict:
@@ -310,9 +329,8 @@ async def _checked(ledger: Ledger, run: _Run, granted: Granted) -> checks.Verdic
         async with lease.keep_lease(ledger.address, granted, every):
             return await _in_time(run, granted, policy.timeout)
     except attempt.STOP_ERRORS:
-        if run.is_direct:  # no other process would ever claim it
-            stopped = Outcome(Status.CANCELLED, "stopped before it began")
-            finishing = claims.finish(ledger, granted.run_id, granted.fence, stopped)
+        if run.is_direct:
+            finishing = claims.finish(ledger, granted.run_id, granted.fence, _STOPPED_UNBEGUN)
             await wait_shielded(asyncio.create_task(finishing))
         raise
 
@@ -351,9 +369,19 @@ def _failure(granted: Granted, error: Exception, checked: checks.Verdict) -> Out
     return Outcome(Status.FAILED, error=message, usage=usage)
 
 
-async def _end_unbegun(ledger: Ledger, granted: Granted, run: _Run, outcome: Outcome) -> Finished:
-    """Record the end of a run that did not begin: its check skipped it, or it cannot start."""
-    await claims.finish(ledger, granted.run_id, granted.fence, outcome)
+async def _end_unbegun(
+    ledger: Ledger, granted: Granted, run: _Run, outcome: Outcome, checked: checks.Verdict
+) -> Finished | None:
+    """Record the end of a run that did not begin: its check skipped it, or it cannot start.
+
+    Return None if the claim was lost, or the run was ended in Prefect, in the meantime.
+    """
+    found = None if checked.opens else checked.found
+    try:
+        await claims.finish(ledger, granted.run_id, granted.fence, outcome, found=found)
+    except (FenceRefused, IllegalTransition) as error:
+        log.warning("%s", error, extra={"action": "decided_elsewhere"})
+        return None
     if run.given is not None:
         run.given.report(ended=outcome.status)
     await delivery.send_pending(ledger, granted.run_id, alone=run.is_direct)
@@ -362,21 +390,22 @@ async def _end_unbegun(ledger: Ledger, granted: Granted, run: _Run, outcome: Out
     return Finished(outcome.status, outcome.reason, granted.run_id, run.id, outcome.error)
 
 
-async def _with_total_usage(
+async def _recorded(
     ledger: Ledger, granted: Granted, outcome: Outcome, number: int
-) -> Outcome:
-    """Return the outcome with the usage of all attempts, which the ledger has added up.
+) -> tuple[Outcome, float | None]:
+    """Return the outcome with the usage of all attempts, and the run's duration in seconds.
 
-    If the ledger is unreachable, return the outcome as it is. Also write the spooled outcomes of
-    other runs, whose workers may have exited.
+    Both are those in the ledger; if it is unreachable, return the outcome as it is, and None. Also
+    write the spooled outcomes of other runs, whose workers may have exited.
     """
     with suppress(LedgerUnreachable):
         await outcome_spool.drain(ledger)
-        if number > 1:
-            async with ledger.read() as session:
-                row = await session.get(RunRow, granted.run_id)
-            return replace(outcome, usage=row.usage if row else outcome.usage)
-    return outcome
+        async with ledger.read() as session:
+            row = await session.get(RunRow, granted.run_id)
+        if row is not None:
+            usage = row.usage if number > 1 else outcome.usage
+            return replace(outcome, usage=usage), artifact.duration_seconds(row)
+    return outcome, None
 
 
 def _state_of_unwritten(granted: Granted, run: _Run, error: OutcomeUnwritten) -> State[Any]:
@@ -399,9 +428,15 @@ async def _decided_elsewhere(
     """Return the state of a run whose end another process decided.
 
     The ledger keeps this process's outcome as evidence. Raise `Abort` if a later start of the same
-    flow run holds the run or has yet to claim it.
+    flow run holds the run or has yet to claim it, or if the run was stopped for its rerun (a direct
+    call raises `LeaseNotRenewed` then).
     """
     log.warning("%s", error, extra={"action": "decided_elsewhere"})
+    if isinstance(error, lease.LeaseNotRenewed):  # the ledger is unreachable
+        if run.is_direct:
+            raise error
+        # Prefect must not get an end, which would prevent the rerun.
+        raise Abort(str(error))
     async with ledger.read() as session:
         row = await session.get(RunRow, granted.run_id)
     assert row is not None

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from prefect.client.orchestration import get_client
@@ -21,7 +22,15 @@ from daybook.jobs.actions import Heartbeat
 from daybook.jobs.model import read_parameters
 from daybook.runs.claim_requests import Granted
 
-SHARED_PARAMETERS = ("agent", "model", "session", "session_key", "policy", "notify")
+SHARED_PARAMETERS = (
+    "agent",
+    "fallback_agents",
+    "model",
+    "session",
+    "session_key",
+    "policy",
+    "notify",
+)
 """Parameters that a heartbeat shares with an agent prompt."""
 
 _CHECK_PROMPT = """\
@@ -74,7 +83,9 @@ async def _check(granted: Granted) -> Verdict:
     async with get_client() as client:
         agent = await agent_lookup.find_agent(client, action.gate_agent or action.agent)
     question = conversation.render_prompt(granted, _CHECK_PROMPT + text)
-    return await checks.ask_agent(agent, question, job_verdict.charged(granted), job_verdict.usage)
+    asking = checks.ask_agent(agent, question, job_verdict.apply(granted), job_verdict.usage)
+    verdict = await asking
+    return replace(verdict, found=job_verdict.found if verdict.opens else None)
 
 
 MAX_CHARACTERS = 100_000

@@ -7,7 +7,8 @@
         ┌─────────────────────────────────────────┤
         ▼                                         ▼
     written, or refused and kept as evidence    unreadable, or of no known run: set aside as
-    with the run: the file is deleted           `….aside`, which `daybook doctor` reports
+    with the run: the file is deleted           `….aside`, which `daybook doctor` reports;
+                                                the last `MAX_ASIDE_FILES` are kept
 
 A file is complete or absent, because it is written under another name, synced, and then renamed.
 Writing an outcome twice changes nothing (`claims.finish`, `claims.retry`), so a file that remains
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 ASIDE_SUFFIX = ".aside"
+MAX_ASIDE_FILES = 100
+"""Maximum number of files that were set aside; the oldest are deleted."""
 MAX_DRAFT_AGE_SECONDS = 3600.0
 """Age in seconds above which an unfinished file is deleted, because its writer must have died."""
 
@@ -229,8 +232,19 @@ def _read(file: Path) -> SpooledOutcome:
 
 def _set_aside(file: Path, why: str) -> None:
     log.error("%s %s; it is set aside", file, why, extra={"action": "spool_aside"})
+    aside = file.with_suffix(ASIDE_SUFFIX)
     with suppress(OSError):
-        file.rename(file.with_suffix(ASIDE_SUFFIX))
+        file.rename(aside)
+        os.utime(aside)
+        by_age = sorted(set_aside_files(), key=lambda each: each.stat().st_mtime, reverse=True)
+        for each in by_age[MAX_ASIDE_FILES:]:
+            log.error(
+                "%s is deleted: more than %d files are set aside",
+                each,
+                MAX_ASIDE_FILES,
+                extra={"action": "spool_aside"},
+            )
+            each.unlink()
 
 
 def _sync(directory: Path) -> None:

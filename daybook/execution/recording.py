@@ -71,7 +71,9 @@ async def finish(
             if clock.now() + delay >= deadline:
                 raise OutcomeUnwritten(granted, outcome, error, spooled=file is not None) from error
             log.warning(
-                "the outcome is not recorded yet: %s", error, extra={"action": "settle_unreachable"}
+                "the outcome is not recorded yet: %s",
+                error,
+                extra={"action": "outcome_not_recorded"},
             )
         except (FenceRefused, IllegalTransition):
             outcome_spool.drop(file)
@@ -96,7 +98,7 @@ async def finish_once(ledger: Ledger, granted: Granted, outcome: Outcome) -> Non
     except LedgerUnreachable as error:
         is_spooled = _spool(spooled) is not None
         what = "will be recorded later" if is_spooled else "is lost"
-        log.error("the outcome %s: %s", what, error, extra={"action": "settle_unreachable"})
+        log.error("the outcome %s: %s", what, error, extra={"action": "outcome_not_recorded"})
 
 
 def _spool(spooled: SpooledOutcome) -> Path | None:

@@ -108,7 +108,7 @@ class AllowedHosts:
     def within(self, address: Address) -> bool:
         return any(address in network for network in self.networks)
 
-    def very(self, address: Address) -> bool:
+    def lists_exactly(self, address: Address) -> bool:
         """Return whether exactly this address is listed.
 
         A network that contains it is not enough.
@@ -226,7 +226,7 @@ class Guard:
         if isinstance(address, IPv6Address) and address.scope_id is not None:
             raise OutgoingRefused(_shown(url, str(address)), "a link-local address", self.rule)
         if whose := addresses.metadata_provider(address):
-            if not self._allowed.very(address):
+            if not self._allowed.lists_exactly(address):
                 reason = f"the metadata service of {whose}"
                 raise self._refused(url, str(address), reason, metadata=True)
             return True

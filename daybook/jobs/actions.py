@@ -74,6 +74,22 @@ def _gate_agent(name: str) -> str:
     return _checked_length(name, "gate_agent")
 
 
+def _fallback_agents(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names without blanks, one of which clears the list."""
+    checked = (_checked_length(name, "fallback_agents") for name in names)
+    return tuple(filter(None, checked))
+
+
+def _check_fallback_agents(agent: str, fallback_agents: tuple[str, ...]) -> None:
+    for position, name in enumerate(fallback_agents):
+        if name == agent:
+            problem = f'"{name}" is the job\'s own agent'
+            raise InvalidInput("fallback_agents", problem, "name other agents")
+        if name in fallback_agents[:position]:
+            problem = f'"{name}" is listed twice'
+            raise InvalidInput("fallback_agents", problem, "name each agent once")
+
+
 def _checked_length(name: str, field: str) -> str:
     name = name.strip()
     if len(name) > MAX_KEY_LENGTH:  # the name is part of the session's id
@@ -99,6 +115,14 @@ AgentName = Annotated[
     AfterValidator(_agent),
     Field(title="Agent", description="Agent that runs the prompt; see `daybook agents list`."),
 ]
+FallbackAgents = Annotated[
+    tuple[str, ...],
+    AfterValidator(_fallback_agents),
+    Field(
+        title="Fallback agents",
+        description="Agent that answers if the agents before it are unavailable.",
+    ),
+]
 ModelName = Annotated[
     str,
     AfterValidator(_model),
@@ -119,7 +143,7 @@ SessionKey = Annotated[
         description="Name of a session to share with other jobs of the same agent.",
     ),
 ]
-"""`AgentName`, `ModelName`, `SessionChoice` and this type are for all kinds that ask an agent."""
+"""This type and the four above are for all kinds that ask an agent."""
 
 OutputFormat = Literal["text", "json", "structured"]
 """Required format of an answer."""
@@ -132,9 +156,11 @@ class AgentPrompt(BaseModel):
 
     prompt: Annotated[str, AfterValidator(_not_blank)] = Field(
         title="Prompt",
-        description="Prompt for the agent. {{due}}, {{job}} and {{last_output}} are replaced.",
+        description="Prompt for the agent. {{due}}, {{job}}, {{last_output}}, {{check}} and "
+        "{{change}} are replaced.",
     )
     agent: AgentName = DEFAULT_AGENT
+    fallback_agents: FallbackAgents = ()
     model: ModelName = ""
     session: SessionChoice = "reuse"
     session_key: SessionKey = ""
@@ -153,6 +179,7 @@ class AgentPrompt(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         with raising_pydantic_error():
+            _check_fallback_agents(self.agent, self.fallback_agents)
             _check_session(self.session, self.session_key)
             if self.output_schema and self.output_format != "structured":
                 hint = "set output_format to structured"
@@ -339,6 +366,7 @@ class Heartbeat(BaseModel):
         "the file is missing or blank, the run is skipped.",
     )
     agent: AgentName = DEFAULT_AGENT
+    fallback_agents: FallbackAgents = ()
     gate_agent: Annotated[str, AfterValidator(_gate_agent)] = Field(
         default="",
         title="Gate agent",
@@ -352,6 +380,7 @@ class Heartbeat(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         with raising_pydantic_error():
+            _check_fallback_agents(self.agent, self.fallback_agents)
             _check_session(self.session, self.session_key)
         return self
 

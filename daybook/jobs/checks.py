@@ -1,7 +1,8 @@
 """Check of a job: a precondition that decides whether a run starts.
 
-It is a tool, a prompt to an agent, or a command. If the check answers no, the run ends as skipped
-with the reason; if the check fails, the run fails. A check runs before the first attempt only. It
+It is a tool, a prompt to an agent, a command, or a watch: a page or a command whose content must
+have changed. If the check answers no, the run ends as skipped with the reason; if the check fails,
+the run fails. A check runs before the first attempt only. It
 must have no side effects: it may run again for the same run if a process died before the run's work
 started.
 """
@@ -17,13 +18,14 @@ from daybook.errors import InvalidInput
 from daybook.jobs import prompts
 from daybook.validation import raising_pydantic_error
 
-KINDS = ("tool", "prompt", "command")
+KINDS = ("tool", "prompt", "command", "watch_url", "watch_command")
+WATCHES = KINDS[-2:]
 
 _Line = Annotated[str, StringConstraints(strip_whitespace=True)]
 
 
 class Check(BaseModel):
-    """Check before a run: a tool, a prompt or a command; empty if every run starts."""
+    """Check before a run: a tool, a prompt, a command or a watch; empty if every run starts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,6 +54,18 @@ class Check(BaseModel):
         description="Program with arguments, started without a shell: exit code 0 starts the run, "
         "1 skips it, any other code fails it. Only the operator may set it.",
     )
+    watch_url: _Line = Field(
+        default="",
+        title="Watched page",
+        description="Page to watch: the run starts only if its text has changed since the last "
+        "success.",
+    )
+    watch_command: tuple[str, ...] = Field(
+        default=(),
+        title="Watched command",
+        description="Program to watch: the run starts only if its output has changed since the "
+        "last success. Only the operator may set it.",
+    )
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
@@ -65,28 +79,33 @@ class Check(BaseModel):
                 raise InvalidInput("check", "has an agent but no prompt", "write the prompt")
             if self.prompt and not self.prompt.strip():
                 raise InvalidInput("check", "has a blank prompt", "write a prompt for the agent")
-            if self.command and not self.command[0].strip():
-                raise InvalidInput(
-                    "check", "has a command without a program", "start it with the program's name"
-                )
+            for program in (self.command, self.watch_command):
+                if program and not program[0].strip():
+                    hint = "start it with the program's name"
+                    raise InvalidInput("check", "has a command without a program", hint)
         return self
 
     def __bool__(self) -> bool:
         """Return whether there is a check at all."""
         return any(getattr(self, name) for name in KINDS)
 
+    @property
+    def is_watch(self) -> bool:
+        """Return whether the check is a watch."""
+        return any(getattr(self, name) for name in WATCHES)
+
 
 def merge_check(before: object, given: object) -> object:
     """Return the check ``before`` with the edit ``given`` applied.
 
-    A new tool, prompt or command replaces the whole check; parameters or an agent alone are added
-    to ``before``. The prompt's variables are validated here and not in `Check`, so that stored
-    checks stay readable. Raises `InvalidInput` for an unknown variable.
+    A new tool, prompt, command or watch replaces the whole check; parameters or an agent alone are
+    added to ``before``. The prompt's variables are validated here and not in `Check`, so that
+    stored checks stay readable. Raises `InvalidInput` for an unknown variable.
     """
     if not isinstance(given, Mapping):
         return given
     if isinstance(prompt := given.get("prompt"), str):
-        prompts.check(prompt, field="check")
+        prompts.check(prompt, known=prompts.JOB_VARIABLES, field="check")
     if not isinstance(before, Mapping) or any(name in given for name in KINDS):
         return given
     return {**before, **given}

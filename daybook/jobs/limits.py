@@ -269,6 +269,8 @@ def _check_action(job: Job, owner: str, limits: Limits) -> None:
     match job.action:
         case AgentPrompt():
             _check_agent("agent", job.action.agent, owner, limits)
+            for name in job.action.fallback_agents:
+                _check_agent("fallback_agents", name, owner, limits)
             if job.action.model and not matches_any(job.action.model, limits.models):
                 raise _not_allowed("model", job.action.model, limits.models)
             _check_session(job.action.session_key, owner)
@@ -312,10 +314,12 @@ def _check_secrets(job: Job, limits: Limits) -> None:
 
 def _check_precondition(job: Job, owner: str, limits: Limits) -> None:
     precondition = job.policy.check
-    if precondition.command:
+    if precondition.command or precondition.watch_command:
         raise InvalidInput("check", "only the operator can set a command", "use a tool or a prompt")
     if precondition.tool:
         _check_tool("check", precondition.tool, limits)
+    if precondition.watch_url:
+        check_host(precondition.watch_url, "check", limits)
     if precondition.prompt:
         own = getattr(job.action, "agent", DEFAULT_AGENT)
         _check_agent("check", precondition.agent or own, owner, limits)

@@ -11,7 +11,8 @@ models. A new field of `Job` itself is one line in `Job`, and needs:
   a new revision, else in `JobRow` (`jobs.store` copies the columns by name)
 - its field in `jobs.views.ListedJob`, for `--json`
 - if people should edit it in Prefect too: a field of `prefect.projection.Projection`, which
-  `prefect.deployment` writes, and `prefect.import_edits` and `prefect.adoption` read
+  `prefect.deployment` writes, and `prefect.import_edits` and `prefect.adoption` read; if it is
+  another field of the deployment, also its name in `prefect.deployments._COMPARED_FIELDS`
 
 Its option follows from the field; `cli.job_options` changes only for an option group of its own or
 a value with a syntax of its own.
@@ -37,6 +38,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from daybook.errors import InvalidInput
 from daybook.jobs import actions, checks, prompts, upcoming
@@ -48,7 +50,7 @@ from daybook.names import default_name, free_name, validate_name
 from daybook.schedules import bounds
 from daybook.schedules import schedule as schedules
 from daybook.schedules.due import next_due
-from daybook.schedules.schedule import Schedule
+from daybook.schedules.schedule import AfterOutcome, Schedule
 from daybook.validation import raising_invalid_input, raising_pydantic_error, unknown_field
 
 __all__ = [
@@ -166,8 +168,9 @@ class Job(BaseModel):
         return parameters
 
     def agents(self) -> list[str]:
-        """Return the agents that the job's runs ask, including those of its gate and its check."""
+        """Return the agents that the job's runs may ask, also for its gate and its check."""
         found = [getattr(self.action, name, "") for name in ("agent", "gate_agent")]
+        found += getattr(self.action, "fallback_agents", ())
         check = self.policy.check
         if check.prompt:
             found.append(check.agent or found[0] or DEFAULT_AGENT)
@@ -204,12 +207,16 @@ class ScheduleFields(BaseModel):
         description="Time of a single run, such as 2027-01-15T14:30:00+01:00, "
         '"tomorrow at 9:00" or "in 30m".',
     )
+    after: str = Field(default="", description="Job to run after: once for each run that ended.")
+    on: AfterOutcome = Field(
+        default="succeeded", description="Outcome of that job which starts this one."
+    )
     on_demand: bool = Field(default=False, description="Never due: runs are started by hand.")
     schedule: str = Field(
         default="",
         description='Cron expression ("0 9 * * 1-5", @daily; six fields: seconds first), '
         '"every 30m", "every weekday at 9:00", "tomorrow at 9:00", "in 30m" (once), '
-        '"at 2027-01-15T14:30" or "on demand".',
+        '"at 2027-01-15T14:30", "after morning-brief" or "on demand".',
     )
     timezone: str = Field(
         default="",
@@ -238,7 +245,7 @@ FIELDS: dict[str, FieldInfo] = {
 def default_fields(kind: str) -> dict[str, Any]:
     """Return the defaults of a kind's action, policy and notifications by field, as JSON."""
     action = {
-        name: field.get_default(call_default_factory=True)
+        name: to_jsonable_python(field.get_default(call_default_factory=True))
         for name, field in ACTIONS[kind].model_fields.items()
         if not field.is_required()
     }
@@ -257,8 +264,10 @@ def read_parameters(kind: str, parameters: Mapping[str, object]) -> tuple[Action
             raise unknown_field(name, known)
     fields = {name: value for name, value in parameters.items() if name not in _OBJECTS}
     action, notify = _action(kind, fields), _notify(parameters.get("notify"), {})
+    policy = _policy(kind, parameters.get("policy"), {})
     _check_chat(action, notify)
-    return action, _policy(kind, parameters.get("policy"), {}), notify
+    _check_variables(action, policy)
+    return action, policy, notify
 
 
 def normal_parameters(kind: str, parameters: Mapping[str, object]) -> dict[str, JsonValue]:
@@ -314,6 +323,7 @@ def new_job(
             }
         )
     _check_chat(job.action, job.notify)
+    _check_variables(job.action, job.policy)
     return _bounded(job, now)
 
 
@@ -357,6 +367,7 @@ def edit(
         edited = Job.model_validate({**current, **update, **_plain(given)})
     unchanged = (edited.schedule, edited.policy) == (job.schedule, job.policy)
     _check_chat(edited.action, edited.notify)
+    _check_variables(edited.action, edited.policy)
     return edited if unchanged else _bounded(edited, now)
 
 
@@ -407,6 +418,18 @@ def _check_prompt(action: Action, before: Action | None) -> None:
         old = before.prompt if isinstance(before, AgentPrompt) else None
         if action.prompt != old:
             prompts.check(action.prompt)
+
+
+def _check_variables(action: Action, policy: Policy) -> None:
+    """Raise `InvalidInput` if the prompt uses a variable that the job's check does not set."""
+    if not isinstance(action, AgentPrompt):
+        return
+    if prompts.uses_variable(action.prompt, "change") and not policy.check.is_watch:
+        hint = "set watch_url or watch_command, or remove {{change}}"
+        raise InvalidInput("prompt", "uses {{change}}, but the job watches nothing", hint)
+    if prompts.uses_variable(action.prompt, "check") and not policy.check:
+        hint = "set a check, or remove {{check}}"
+        raise InvalidInput("prompt", "uses {{check}}, but the job has no check", hint)
 
 
 def _plain(given: Mapping[str, object]) -> dict[str, object]:
@@ -508,6 +531,8 @@ def _schedule(
         cron=_optional(given, "cron"),
         every=_optional(given, "every"),
         at=_optional(given, "at"),
+        after=_optional(given, "after"),
+        on=_optional(given, "on"),
         on_demand=on_demand,
         timezone=timezone,
         now=now,

@@ -1,4 +1,13 @@
-"""Variables of a prompt: `{{due}}`, `{{job}}` and `{{last_output}}`.
+"""Variables of a prompt.
+
+================  ==================================================================
+`{{due}}`         due time of the run, in ISO format
+`{{job}}`         name of the job
+`{{last_output}}` answer of the job's last succeeded run
+`{{check}}`       what the job's check returned or printed
+`{{change}}`      what has changed, if the check is a watch: a unified diff
+`{{output:JOB}}`  answer of another job: of the run that this one follows, else of the last success
+================  ==================================================================
 
 When a job gets its prompt, `check` refuses any other name in double braces. `render` leaves such a
 name in the text, as it does anything that is not a name. A variable's value is never expanded
@@ -13,15 +22,23 @@ from collections.abc import Mapping, Sequence
 
 from daybook.errors import InvalidInput
 
-VARIABLES = ("due", "job", "last_output")
+JOB_VARIABLES = ("due", "job", "last_output")
+"""Variables that the prompt of a check may use too."""
+CHECK_VARIABLES = ("check", "change")
+"""Variables that a job's check sets."""
+VARIABLES = JOB_VARIABLES + CHECK_VARIABLES
 
-_NAMED = re.compile(r"\{\{\s*([\w.:-]+)\s*\}\}")
+_OUTPUT = "output:"
+_NAMED = re.compile(r"\{\{\s*+(output:[^{}]*+|[\w.:-]+)\s*\}\}")
 
 
 def check(prompt: str, known: Sequence[str] = VARIABLES, field: str = "prompt") -> None:
     """Raise `InvalidInput` for an unknown variable, which would be sent as written."""
     for found in _NAMED.finditer(prompt):
-        if found[1] not in known:
+        if found[1].startswith(_OUTPUT) and known is VARIABLES:
+            if not found[1].removeprefix(_OUTPUT).strip():
+                raise InvalidInput(field, f"{found[0]} names no job", "write {{output:<job>}}")
+        elif found[1] not in known:
             matches = difflib.get_close_matches(found[1].lower(), known, n=1)
             hint = f"did you mean {{{{{matches[0]}}}}}? " if matches else ""
             names = ", ".join(f"{{{{{each}}}}}" for each in known)
@@ -30,9 +47,36 @@ def check(prompt: str, known: Sequence[str] = VARIABLES, field: str = "prompt") 
 
 def render(prompt: str, values: Mapping[str, str], known: Sequence[str] = VARIABLES) -> str:
     """Replace each of ``known`` by its value; a variable without a value becomes empty."""
-    return _NAMED.sub(
-        lambda found: values.get(found[1], "") if found[1] in known else found[0], prompt
-    )
+
+    def value(found: re.Match[str]) -> str:
+        name, job = found[1], found[1].removeprefix(_OUTPUT)
+        name = name if job == name else output_of(job.strip())
+        return values.get(name, "") if name in (*known, *values) else found[0]
+
+    return _NAMED.sub(value, prompt)
+
+
+def output_of(job: str) -> str:
+    """Return the name of the variable that holds the answer of this job."""
+    return _OUTPUT + job
+
+
+def outputs(prompt: str) -> list[str]:
+    """Return the names of the jobs whose answers the prompt uses, each once."""
+    found = (each[1] for each in _NAMED.finditer(prompt))
+    names = (name.removeprefix(_OUTPUT).strip() for name in found if name.startswith(_OUTPUT))
+    return list(dict.fromkeys(names))
+
+
+def rename_output(prompt: str, old: str, new: str) -> str:
+    """Return the prompt with the answer of the job ``new`` in place of that of ``old``."""
+
+    def renamed(found: re.Match[str]) -> str:
+        job = found[1].removeprefix(_OUTPUT)
+        is_old = job != found[1] and job.strip() == old
+        return f"{{{{{output_of(new)}}}}}" if is_old else found[0]
+
+    return _NAMED.sub(renamed, prompt)
 
 
 def uses_variable(prompt: str, variable: str) -> bool:

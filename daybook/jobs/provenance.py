@@ -12,7 +12,7 @@ from daybook import owners
 from daybook.jobs.model import Job
 
 ACTION_PARTS = ("url", "tool", "params")
-CHECK_PARTS = ("check.tool", "check.params")
+CHECK_PARTS = ("check.tool", "check.params", "check.watch_url")
 
 
 def target_parts(job: Job) -> dict[str, object]:
@@ -20,7 +20,7 @@ def target_parts(job: Job) -> dict[str, object]:
     check = job.policy.check
     return {
         **{name: getattr(job.action, name, None) for name in ACTION_PARTS},
-        **dict(zip(CHECK_PARTS, (check.tool, check.params), strict=True)),
+        **{part: getattr(check, part.removeprefix("check.")) for part in CHECK_PARTS},
         **job.notify.callbacks,
     }
 

@@ -18,10 +18,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook import owners
-from daybook.errors import Ambiguous, InvalidInput, NotFound
-from daybook.jobs import provenance
+from daybook.errors import Ambiguous, InvalidInput, NotFound, UnknownName
+from daybook.jobs import prompts, provenance
 from daybook.jobs.model import Job
-from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow
+from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow, WatchRow
+from daybook.schedules.schedule import After
 
 FIRED_REASON = "fired"
 """Prefix of the reason why a one-time job was disabled after its due time."""
@@ -65,7 +66,13 @@ def _compose(row: JobRow, revision: RevisionRow) -> StoredJob:
 def _job_columns(job: Job) -> dict[str, Any]:
     """Return the values that belong to the job itself, by column."""
     fields = job.model_dump(mode="json", exclude=_VERSIONED_FIELDS)
-    return {_COLUMNS.get(name, name): value for name, value in fields.items()}
+    columns = {_COLUMNS.get(name, name): value for name, value in fields.items()}
+    return columns | {"runs_after": runs_after(job)}
+
+
+def runs_after(job: Job) -> str | None:
+    """Return the name of the job that ``job`` runs after; None if it has another schedule."""
+    return job.schedule.job if isinstance(job.schedule, After) else None
 
 
 def _revision(
@@ -80,15 +87,81 @@ def _revision(
     )
 
 
+def named_outputs(job: Job) -> list[str]:
+    """Return the names of the jobs whose answers the prompt of ``job`` uses."""
+    return prompts.outputs(getattr(job.action, "prompt", ""))
+
+
+def _with_renamed_job(job: Job, old: str, new: str) -> Job:
+    """Return ``job`` with the new name of a job, perhaps its own, in place of the old one."""
+    update: dict[str, Any] = {}
+    if runs_after(job) == old:
+        update["schedule"] = job.schedule.model_copy(update={"job": new})
+    if old in named_outputs(job):
+        prompt = prompts.rename_output(getattr(job.action, "prompt", ""), old, new)
+        update["action"] = job.action.model_copy(update={"prompt": prompt})
+    return job.model_copy(update=update)
+
+
 async def taken_names(session: AsyncSession, owner: str) -> set[str]:
     """Return the names of the live jobs in ``owner``'s namespace.
 
     Each agent has its own namespace, so that a refusal reveals nothing about the jobs of others.
     All other owners share one.
     """
-    condition = col(JobRow.owner) == owner if owners.is_agent(owner) else ~_owned_by_agent()
-    query = select(JobRow.name).where(col(JobRow.archived_at).is_(None), condition)
+    query = select(JobRow.name).where(_in_namespace(owner))
     return set((await session.execute(query)).scalars())
+
+
+def _in_namespace(owner: str) -> ColumnElement[bool]:
+    """Return the condition for the live jobs in ``owner``'s namespace."""
+    condition = col(JobRow.owner) == owner if owners.is_agent(owner) else ~_owned_by_agent()
+    return condition & col(JobRow.archived_at).is_(None)
+
+
+async def named(session: AsyncSession, owner: str, name: str) -> JobRow | None:
+    """Return the live job with exactly this name in ``owner``'s namespace, or None."""
+    query = select(JobRow).where(_in_namespace(owner), col(JobRow.name) == name)
+    found: JobRow | None = (await session.execute(query)).scalar_one_or_none()
+    return found
+
+
+async def jobs_after(session: AsyncSession, owner: str, name: str) -> list[StoredJob]:
+    """Return the live jobs in ``owner``'s namespace that run after the job with this name."""
+    query = select(JobRow.id).where(_in_namespace(owner), col(JobRow.runs_after) == name)
+    ids = (await session.execute(query)).scalars().all()
+    return await all_jobs(session, ids) if ids else []
+
+
+async def check_other_jobs(
+    session: AsyncSession, owner: str, job: Job, before: Job | None = None
+) -> None:
+    """Check the names of other jobs that ``job`` has and ``before`` has not.
+
+    Raise `UnknownName` for a job that is not in ``owner``'s namespace, and `InvalidInput` if jobs
+    would run after each other in a cycle, which it sees only after the job is written.
+    """
+    after = runs_after(job)
+    given = {("after", after)} if after else set()
+    given |= {("prompt", name) for name in named_outputs(job)}
+    if before is not None:
+        given -= {("after", runs_after(before))}
+        given -= {("prompt", name) for name in named_outputs(before)}
+    if given:
+        names = await taken_names(session, owner)
+        for field, name in sorted(given):
+            if name not in names:
+                raise UnknownName(field, name, sorted(names - {job.name}))
+    if before is not None and (before.name, runs_after(before)) == (job.name, after):
+        return
+    chain = [job.name]
+    while after is not None and after not in chain:
+        chain.append(after)
+        upstream = await named(session, owner, after)
+        after = upstream.runs_after if upstream else None
+    if after is not None:
+        problem = f"the jobs would run in a cycle: {' → '.join([*chain, after])}"
+        raise InvalidInput("after", problem, "name a job that does not run after this one")
 
 
 async def live_names(session: AsyncSession, owner: str | None = None) -> list[str]:
@@ -115,7 +188,11 @@ async def add(
     created_by: str = "cli",
     request_key: str | None = None,
 ) -> StoredJob:
-    """Store a new job and return it. Raises `InvalidInput` if its name is taken."""
+    """Store a new job and return it.
+
+    Raises `InvalidInput` if its name is taken, it names a job that does not exist, or jobs would
+    run after each other in a cycle.
+    """
     if job.name in await taken_names(session, owner):
         raise InvalidInput(
             "name", f'"{job.name}" is taken', "choose another name, or edit that job"
@@ -135,6 +212,7 @@ async def add(
     await session.flush()
     revision = _revision(row.id, 1, job, now, "ledger")
     session.add(revision)
+    await check_other_jobs(session, owner, job)
     return _compose(row, revision)
 
 
@@ -290,12 +368,14 @@ async def change(
     at ``edited`` takes effect from then, but not from before the watermark: audited due times are
     not judged again. A watermark ahead of ``now`` (the clock was set back) delays nothing. Enabling
     a job clears its failure count and its snooze. ``writer`` becomes the author of the changed
-    targets (`daybook.jobs.provenance`); if it is empty, the authors are kept. Raises `InvalidInput`
-    if a new name is taken.
+    targets (`daybook.jobs.provenance`); if it is empty, the authors are kept. Jobs that name
+    this one follow a new name. Raises the errors of `add`.
     """
     row, latest = stored.row, stored.revision
     if job.name != row.name and job.name in await taken_names(session, row.owner):
         raise InvalidInput("name", f'"{job.name}" is taken', "choose another name")
+    if job.name != stored.job.name:
+        job = _with_renamed_job(job, stored.job.name, job.name)
     reason = "" if job.enabled else disabled_reason or row.disabled_reason
     if job == stored.job and reason == row.disabled_reason:
         return stored
@@ -321,6 +401,12 @@ async def change(
         latest = revision
     session.add(row)
     await session.flush()
+    if job.name != stored.job.name:
+        query = select(JobRow.id).where(_in_namespace(row.owner), col(JobRow.id) != row.id)
+        for each in await all_jobs(session, (await session.execute(query)).scalars().all()):
+            renamed = _with_renamed_job(each.job, stored.job.name, job.name)
+            await change(session, each, renamed, now, source=source)
+    await check_other_jobs(session, row.owner, job, stored.job)
     return _compose(row, latest)
 
 
@@ -347,5 +433,6 @@ async def delete_job(session: AsyncSession, job_id: str) -> None:
     """Delete a job that has no runs, with its revisions. Its messages in the outbox are kept."""
     detach_messages = update(OutboxRow).where(col(OutboxRow.job_id) == job_id).values(job_id=None)
     await session.execute(detach_messages)
+    await session.execute(delete(WatchRow).where(col(WatchRow.job_id) == job_id))
     await session.execute(delete(RevisionRow).where(col(RevisionRow.job_id) == job_id))
     await session.execute(delete(JobRow).where(col(JobRow.id) == job_id))

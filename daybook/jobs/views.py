@@ -7,7 +7,7 @@ Instants are in UTC; due times have the offset of the job's zone.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -24,7 +24,7 @@ from daybook.jobs.actions import Action
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
 from daybook.jobs.upcoming import due_times
-from daybook.ledger.views import LocalTime, Run, UtcTime, columns
+from daybook.ledger.views import LocalTime, Run, Spending, UtcTime, columns
 from daybook.schedules.descriptions import describe
 from daybook.schedules.schedule import Schedule, zone
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 ONE_MICROSECOND = timedelta(microseconds=1)
 DUE_TIMES_SHOWN = 5
 """Number of due times in the view of a job."""
+SPENDING_PERIOD = timedelta(days=30)
+"""Period of `ListedJob.spent_30_days`: runs that ended in it count."""
 
 ScheduleView = Annotated[
     Schedule, PlainSerializer(lambda schedule: schedule.to_json(), when_used="json")
@@ -85,7 +87,8 @@ class ListedJob(BaseModel, frozen=True):
     ``running`` is True if a run of the job is claimed or running. ``next_due`` is empty if the job
     is disabled. ``skips`` and ``snoozed_until`` omit past times. ``conflicts`` are the undecided
     fields that were changed in both the ledger and Prefect; ``prefect_own`` describes schedules in
-    Prefect that a job cannot express.
+    Prefect that a job cannot express. ``spent_30_days`` is what its runs that ended in the last
+    `SPENDING_PERIOD` cost.
     """
 
     id: str
@@ -121,10 +124,21 @@ class ListedJob(BaseModel, frozen=True):
     last_error: str | None
     run_count: int
     consecutive_failures: int
+    spent_30_days: Spending
 
     @classmethod
-    def of(cls, stored: StoredJob, now: datetime, *, running: bool) -> Self:
-        """Return the view of the job at ``now``; ``running`` says whether a run is in progress."""
+    def of(
+        cls,
+        stored: StoredJob,
+        now: datetime,
+        *,
+        running: bool,
+        usages: Iterable[dict[str, Any]] = (),
+    ) -> Self:
+        """Return the view of the job at ``now``; ``running`` says whether a run is in progress.
+
+        ``usages`` are those of the runs that ended in the last `SPENDING_PERIOD`.
+        """
         row, job, snoozed = stored.row, stored.job, stored.row.snoozed_until
         tz = zone(job.schedule.timezone)
         due = DueTimes.of_job(stored, now, DUE_TIMES_SHOWN).due if job.enabled else []
@@ -143,6 +157,7 @@ class ListedJob(BaseModel, frozen=True):
                 "conflicts": sorted((row.conflict or {}).get("fields", {})),
                 "prefect_own": list((row.synced or {}).get("foreign", [])),
                 "removed_at": row.archived_at,
+                "spent_30_days": Spending.of(usages),
             }
         )
 

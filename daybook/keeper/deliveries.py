@@ -70,7 +70,7 @@ async def send_due(
             )
         finally:
             memory.note(sent.ended)
-    if sent.away:
+    if sent.prefect_unreachable:
         return UNREACHABLE_INTERVAL_SECONDS
     for run in memory.some():
         await delivery.publish_delivery(ledger, client, run)

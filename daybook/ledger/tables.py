@@ -54,6 +54,7 @@ class Instant(TypeDecorator[datetime]):
 _UNMIRRORED = text("unmirrored IS 1")  # as SQLAlchemy writes it, else SQLite ignores the index
 _UNMIRRORED_PG = text("unmirrored IS true")
 _NOT_ARCHIVED = text("archived_at IS NULL")
+_CHAINED = text("runs_after IS NOT NULL")
 _PENDING = text("status = 'pending'")
 _ENDED = text("finished_at IS NOT NULL")
 _LEASED = text("lease_until IS NOT NULL")
@@ -104,6 +105,7 @@ class JobRow(SQLModel, table=True):
             sqlite_where=_NOT_ARCHIVED,
             postgresql_where=_NOT_ARCHIVED,
         ),
+        Index("jobs_runs_after", "runs_after", sqlite_where=_CHAINED, postgresql_where=_CHAINED),
     )
 
     id: str = Field(default_factory=new_id, primary_key=True)
@@ -152,6 +154,9 @@ class JobRow(SQLModel, table=True):
     alerted_at: datetime | None = Field(default=None, sa_type=Instant)
     alert_open: bool = False
 
+    # The name of the job that it runs after (`daybook.schedules.schedule.After`).
+    runs_after: str | None = None
+
     # The request that added the job (`daybook.api.jobs.add`), so that its repetition adds no other.
     request_key: str | None = None
 
@@ -176,6 +181,21 @@ class RevisionRow(SQLModel, table=True):
     source: str = "ledger"
     # The last writer of each target, if not the job's creator: `daybook.jobs.provenance`.
     written_by: dict[str, str] = Field(default_factory=dict, repr=False, sa_type=JSON)
+
+
+class WatchRow(SQLModel, table=True):
+    """The content that a job's watch saw when the job last succeeded (`daybook.runs.watched`).
+
+    ``source`` says what was watched: after an edit of the watch, the content is that of another
+    source and does not count.
+    """
+
+    __tablename__ = "watches"
+
+    job_id: str = Field(primary_key=True, foreign_key="jobs.id")
+    source: str
+    content: str = Field(repr=False)
+    seen_at: datetime = Field(sa_type=Instant)
 
 
 class RunRow(SQLModel, table=True):
@@ -250,6 +270,10 @@ class RunRow(SQLModel, table=True):
     model: str | None = None
     # The sum over all its attempts: see `AttemptRow`.
     usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
+
+    # What its check found, until its outcome is known: {"check": text, "change": text, "source":
+    # what is watched, "at": when}; the last three only for a watch (`daybook.runs.watched`).
+    found: dict[str, str] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
 
     # The delivery status of its callbacks and messages: `daybook.delivery.outbox`.
     delivery: str = Delivery.NOT_REQUESTED.value

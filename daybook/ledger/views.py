@@ -1,4 +1,4 @@
-"""A run as a model: what `daybook.api` returns, `--json` prints and callbacks send.
+"""A run and the spending of runs as models: what `daybook.api` returns and `--json` prints.
 
 The fields of a view are those of `--json`, in their order. Its instants are in UTC, and written as
 RFC 3339.
@@ -6,6 +6,7 @@ RFC 3339.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -41,6 +42,36 @@ def columns(view: type[BaseModel], row: SQLModel) -> dict[str, Any]:
     """Return those columns of ``row`` that are also fields of ``view``."""
     shared = view.model_fields.keys() & type(row).model_fields.keys()
     return {name: getattr(row, name) for name in shared}
+
+
+class Spending(BaseModel, frozen=True):
+    """US dollars and tokens of runs.
+
+    ``cost_usd`` is the sum of the known costs, None if no cost is known; ``unpriced_runs`` is the
+    number of runs that used a model at an unknown price.
+    """
+
+    cost_usd: float | None
+    input_tokens: int
+    output_tokens: int
+    unpriced_runs: int
+
+    @classmethod
+    def of(cls, usages: Iterable[Mapping[str, Any] | None]) -> Self:
+        """Return the sum of the runs' usages; a run without usage counts as nothing."""
+        used = list(filter(None, usages))
+
+        def known(name: str) -> list[float]:
+            values = (each.get(name) for each in used)
+            return [value for value in values if isinstance(value, int | float)]
+
+        costs = known("cost_usd")
+        return cls(
+            cost_usd=sum(costs) if costs else None,
+            input_tokens=int(sum(known("input_tokens"))),
+            output_tokens=int(sum(known("output_tokens"))),
+            unpriced_runs=len(used) - len(costs),
+        )
 
 
 class Run(BaseModel, frozen=True):

@@ -20,7 +20,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote
 
 from mcp.server.context import ServerRequestContext
-from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ResourceUpdated
+from mcp.server.subscriptions import (
+    InMemorySubscriptionBus,
+    ListenHandler,
+    ResourceUpdated,
+    ServerEvent,
+)
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INTERNAL_ERROR,
@@ -52,10 +57,12 @@ URI_PREFIX = "daybook://task-sessions/"
 MAX_URIS = 20
 """Maximum number of resources of one stream."""
 
-MAX_BUFFERED_EVENTS = 8
+MAX_BUFFERED_EVENTS = 2 * MAX_URIS
 """Maximum number of events buffered for a client that does not read.
 
-If there are more, its stream ends, and the client has to subscribe again.
+If there are more, its stream ends, and the client has to subscribe again. All sessions of a stream
+may be woken before its handler runs, and some of them twice; a wake counts as delivered once it is
+buffered, so these wakes must not end the stream.
 """
 
 _JSON = "application/json"
@@ -82,6 +89,8 @@ class SessionResources:
     ) -> None:
         self._actor_of, self._wakes, self._may_continue = whose, wakes, may_continue
         self._subscribed: dict[str, AsyncExitStack] = {}
+        self._changing = asyncio.Lock()
+        """Lock of `_subscribed`: a pipe's requests are handled concurrently."""
         self._ending: set[asyncio.Task[None]] = set()
 
     async def listed(
@@ -117,7 +126,7 @@ class SessionResources:
             raise MCPError(INVALID_PARAMS, message)
         if len(uris) > MAX_URIS:
             raise MCPError(INVALID_PARAMS, f"a stream covers at most {MAX_URIS} resources")
-        bus = InMemorySubscriptionBus()
+        bus = _StreamBus()
 
         async def notify(uri: str) -> None:
             await bus.publish(ResourceUpdated(uri))
@@ -130,15 +139,16 @@ class SessionResources:
             return await stream(context, params.model_copy(update={"notifications": notifications}))
 
     async def subscribe(self, context: Context, params: SubscribeRequestParams) -> EmptyResult:
-        if params.uri not in self._subscribed:
-            notify, end = (
-                context.session.send_resource_updated,
-                partial(self._unsubscribe_soon, params.uri),
-            )
-            subscription = await self._subscription(context, [params.uri], notify, end)
-            stack = AsyncExitStack()
-            await stack.enter_async_context(_subscribed_for(self._wakes, subscription))
-            self._subscribed[params.uri] = stack
+        async with self._changing:
+            if params.uri not in self._subscribed:
+                notify, end = (
+                    context.session.send_resource_updated,
+                    partial(self._unsubscribe_soon, params.uri),
+                )
+                subscription = await self._subscription(context, [params.uri], notify, end)
+                stack = AsyncExitStack()
+                await stack.enter_async_context(_subscribed_for(self._wakes, subscription))
+                self._subscribed[params.uri] = stack
         return EmptyResult()
 
     async def unsubscribe(self, _: Context, params: UnsubscribeRequestParams) -> EmptyResult:
@@ -188,8 +198,29 @@ class SessionResources:
         task.add_done_callback(self._ending.discard)
 
     async def _unsubscribe(self, uri: str) -> None:
-        if (stack := self._subscribed.pop(uri, None)) is not None:
-            await stack.aclose()
+        async with self._changing:
+            if (stack := self._subscribed.pop(uri, None)) is not None:
+                await stack.aclose()
+
+
+class _StreamBus(InMemorySubscriptionBus):
+    """Bus of one stream; an event that is published before the stream opens waits until then.
+
+    The stream's sessions count as connected a little earlier, and a wake that no listener gets
+    would count as delivered.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_open = asyncio.Event()
+
+    def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
+        self._is_open.set()
+        return super().subscribe(listener)
+
+    async def publish(self, event: ServerEvent) -> None:
+        await self._is_open.wait()
+        await super().publish(event)
 
 
 @asynccontextmanager

@@ -119,6 +119,7 @@ class WakeNotifier:
             for work, interval in (
                 (self._send, 0.0),
                 (self._renew, TIMING.subscription_lease_renewal.total_seconds()),
+                (self._restore, 0.0),
             ):
                 if work.__name__ not in self._at_work:
                     self._at_work[work.__name__] = asyncio.create_task(self._work(work, interval))
@@ -135,7 +136,8 @@ class WakeNotifier:
     async def _mark_disconnected(self, held: Subscription) -> None:
         """Mark the sessions as disconnected now, so that no wake is sent over this connection.
 
-        Sessions that another subscription of this process covers stay connected.
+        Sessions that another subscription of this process covers stay connected; another process
+        marks its own sessions as connected again within seconds (`_restore`).
         """
         with anyio.CancelScope(shield=True), suppress(TimeoutError, DaybookError):
             async with (
@@ -160,7 +162,7 @@ class WakeNotifier:
                 async with self._opened() as ledger:
                     await self._repeat(do, every, ledger)
             except DaybookError as error:
-                log.warning("cannot wake clients now: %s", error, extra={"action": "wakes_away"})
+                log.warning("cannot wake clients now: %s", error, extra={"action": "wakes_delayed"})
             except Exception:
                 log.exception("waking failed", extra={"action": "wakes_failed"})
             await asyncio.sleep(POLL_INTERVAL_SECONDS)
@@ -191,6 +193,23 @@ class WakeNotifier:
                 if subscription in self._held:
                     await _set_connected_until(
                         ledger, subscription.actor, subscription.uris, TIMING.subscription_lease
+                    )
+
+    async def _restore(self, ledger: Ledger) -> None:
+        """Mark sessions as connected again that another process has marked as disconnected.
+
+        It has lost its own connection to a session to which this process has one, too.
+        """
+        from daybook.tasks import sessions
+
+        async with ledger.read() as session:
+            missing = await sessions.disconnected(session, self._by_session(), ledger.now())
+        for subscription in list(self._held):
+            ids = missing.intersection(subscription.uris)
+            async with self._writes:
+                if ids and subscription in self._held:
+                    await _set_connected_until(
+                        ledger, subscription.actor, ids, TIMING.subscription_lease
                     )
 
     async def _send(self, ledger: Ledger) -> None:
@@ -232,7 +251,7 @@ async def _notified(held: Subscription, id_: str) -> bool:
         async with asyncio.timeout(NOTIFY_TIMEOUT_SECONDS):
             await held.notify(held.uris[id_])
     except Exception as error:
-        log.warning("failed to notify a client: %r", error, extra={"action": "wake_untold"})
+        log.warning("failed to notify a client: %r", error, extra={"action": "wake_not_delivered"})
         return False
     return True
 

@@ -4,6 +4,8 @@
 
     installation ─► home ─► ledger ─► Prefect answers? ─┬─ yes ─► clock, UI, pool, worker, agents …
                                                         └─ no ──► these checks are skipped
+
+To add a check, see `operations.findings`.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ LEDGER_CHECKS: tuple[tuple[str, Check], ...] = (
     ("ledger clock", late.ledger_clock),
     ("outbox", delivery.outbox),
     ("tasks", late.tasks),
+    ("maintenance", late.maintenance),
 )
 PREFECT_CHECKS: tuple[tuple[str, Check], ...] = (
     ("clock", prefect.clock),

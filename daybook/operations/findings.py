@@ -13,6 +13,7 @@ that the caller has read, and reads nothing of the ledger or Prefect::
     keeper            x       x        x     none leads; /health reports that without delay
     outbox            x       x              `outbox_status.OutboxStatus.findings`
     tasks             x       x              paused scheduler, tasks that need attention
+    maintenance       x                      the present window, or the next one
     one prefect       x       x              `prefect.instances.conflict`
     late              x       x        x     overdue runs (`runs.overdue`, as the keeper's alerts)
 
@@ -38,16 +39,19 @@ from typing import TYPE_CHECKING
 from daybook.api import overdue, task_scheduler
 from daybook.api.overdue import DelayFacts, OverdueRun
 from daybook.home import current_home
+from daybook.jobs import store
 from daybook.jobs.store import StoredJob
 from daybook.keeper.leader_lease import Leader
 from daybook.ledger.tables import RunRow
 from daybook.ledger.views import utc_text
+from daybook.owners import namespace
 from daybook.runs import leases
 from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks.counts import TaskCounts
 from daybook.tasks.pause import UNREADABLE
 
 if TYPE_CHECKING:
+    from daybook.api.maintenance import MaintenanceWindow
     from daybook.prefect.work_pool import WorkPool
 
 MAX_LISTED = 5
@@ -117,6 +121,25 @@ def failing_jobs(stored: Iterable[StoredJob]) -> list[Finding]:
             error = (each.row.last_error or "").strip().partition("\n")[0]
             message = f"{each.row.name} failed {times}" + (f": {error}" if error else "")
             found.append(warning("jobs", message, f"daybook show {shlex.quote(each.row.name)}"))
+    return found
+
+
+def broken_chains(stored: Iterable[StoredJob]) -> list[Finding]:
+    """Warn about each enabled job that runs after, or uses the answer of, a job that is gone."""
+    jobs = list(stored)
+    names = {(namespace(each.row.owner), each.row.name) for each in jobs}
+    found = []
+    for each in jobs:
+        others = [("--after <job>", "runs after", store.runs_after(each.job))]
+        others += [
+            ("--prompt <text>", "uses the answer of", name)
+            for name in store.named_outputs(each.job)
+        ]
+        for option, relation, other in others:
+            if each.job.enabled and other and (namespace(each.row.owner), other) not in names:
+                message = f"{each.row.name} {relation} {other}, which does not exist"
+                fix = f"daybook edit {shlex.quote(each.row.name)} {option}"
+                found.append(warning("jobs", message, fix))
     return found
 
 
@@ -205,6 +228,18 @@ def tasks(state: TaskCounts, now: datetime) -> list[Finding]:
         )
         for each in task_scheduler.problems(state, now)
     ]
+
+
+def maintenance(windows: Sequence[MaintenanceWindow]) -> list[Finding]:
+    """Warn of a present maintenance window; show a planned one as sound."""
+    if not windows:
+        return []
+    first, note = windows[0], f": {windows[0].note}" if windows[0].note else ""
+    if first.active:
+        message = f"no job starts until {utc_text(first.end)}{note}"
+        return [warning("maintenance", message, f"daybook maintenance remove {first.id[:8]}")]
+    message = f"no job starts from {utc_text(first.begin)} until {utc_text(first.end)}{note}"
+    return [Finding("maintenance", Severity.OK, message)]
 
 
 def late(listed: Sequence[OverdueRun], count: int | None = None) -> list[Finding]:

@@ -23,7 +23,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -41,10 +41,12 @@ from daybook.errors import DaybookError, LedgerUnreachable
 from daybook.keeper import leader_lease
 from daybook.keeper.leader_lease import Leader
 from daybook.ledger.engine import Ledger
+from daybook.ledger.states import Status
 from daybook.operations import findings
 from daybook.operations.findings import Finding
 from daybook.operations.shared_query import LoopThread, SharedQuery
 from daybook.runs import counts, overdue
+from daybook.runs.counts import RecordedOutcome
 from daybook.runs.overdue import Overdue
 from daybook.tasks import counts as task_counts
 from daybook.tasks.counts import TaskCounts
@@ -210,21 +212,37 @@ class HealthReport(BaseModel, frozen=True):
 class _OutcomeCounter:
     """Counter of recorded outcomes; it never falls, even if runs are pruned.
 
-    When a range of due times has grown, only its growth is added.
+    When a range of due times has grown, only its growth is added. Only the last missed row of a job
+    can still grow, so this counter remembers that row of each job, however old it is: the due times
+    of a job may be weeks apart.
     """
 
     since: datetime
     total: Counter[str] = field(default_factory=Counter)
     known: dict[tuple[str, str], tuple[datetime, int]] = field(default_factory=dict)
+    last_missed: dict[str, tuple[str, str]] = field(default_factory=dict)
 
-    def add(self, outcomes: Iterable[tuple[str, str, int, datetime]], now: datetime) -> None:
-        """Add outcomes of ``since`` or later: id, status, number of due times, and time."""
-        for run_id, status, count, at in outcomes:
-            _, counted = self.known.get((run_id, status), (at, 0))
-            self.total[status] += max(0, count - counted)
-            self.known[run_id, status] = (at, count)
+    def remember(self, outcomes: Iterable[RecordedOutcome]) -> None:
+        """Note outcomes that were recorded before this counter started, without counting them."""
+        for each in sorted(outcomes, key=lambda each: each.at):
+            key = each.run_id, each.status
+            self.known[key] = (each.at, each.count)
+            if each.status == Status.MISSED and each.job_id is not None:
+                self.last_missed[each.job_id] = key
+
+    def add(self, outcomes: Collection[RecordedOutcome], now: datetime) -> None:
+        """Add outcomes of ``since`` or later."""
+        for each in outcomes:
+            _, counted = self.known.get((each.run_id, each.status), (each.at, 0))
+            self.total[each.status] += max(0, each.count - counted)
+        self.remember(outcomes)
         self.since = max(self.since, now - OUTCOME_REREAD_AGE)
-        self.known = {key: each for key, each in self.known.items() if each[0] >= self.since}
+        can_grow = set(self.last_missed.values())
+        self.known = {
+            key: each
+            for key, each in self.known.items()
+            if each[0] >= self.since or key in can_grow
+        }
 
 
 class HealthMonitor:
@@ -325,6 +343,7 @@ class HealthMonitor:
             now = ledger.now()
             if self._outcomes is None:
                 self._outcomes = _OutcomeCounter(now)
+                self._outcomes.remember(await counts.last_missed(session))
             self._outcomes.add(await counts.outcomes_since(session, self._outcomes.since), now)
             late = await overdue.find_all(session, self._due_times, now)
             return HealthSnapshot(

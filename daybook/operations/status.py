@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from daybook import home as homes
+from daybook.api import maintenance as maintenance_api
+from daybook.api.maintenance import MaintenanceWindow
 from daybook.api.overdue import DelayFacts, KeeperStatus, OverdueRun
 from daybook.delivery.views import OutboxHealth
 from daybook.errors import PrefectUnreachable
@@ -23,7 +25,7 @@ from daybook.operations.checks import home as home_checks
 from daybook.operations.findings import Finding
 from daybook.prefect import instances, work_pool
 from daybook.prefect.work_pool import OnlineWorker
-from daybook.runs import history
+from daybook.runs import history, maintenance
 from daybook.runs.overdue import find as find_overdue
 from daybook.runs.overdue import unattended
 from daybook.tasks import counts as task_counts
@@ -78,7 +80,8 @@ class StatusReport(BaseModel, frozen=True):
 
     ``ready`` is true if Prefect answers, a worker of this Daybook is online, and the work pool does
     not contain only another Daybook's jobs while this one has jobs too. ``due_soon`` has up to
-    `MAX_LISTED` jobs, the next due first. ``late`` has the due times whose run has not started, or
+    `MAX_LISTED` jobs, the next due first. ``maintenance`` has the present and the planned windows
+    in which no job starts. ``late`` has the due times whose run has not started, or
     that were missed recently because no process claimed them; ``problems`` has the findings as
     sentences.
     """
@@ -91,6 +94,7 @@ class StatusReport(BaseModel, frozen=True):
     outbox: OutboxHealth
     tasks: TaskTotals
     due_soon: list[DueJob]
+    maintenance: list[MaintenanceWindow]
     late: list[OverdueRun]
     problems: list[str]
 
@@ -108,6 +112,7 @@ async def status() -> StatusReport:
             candidates = [*live, *await unattended(session, now)]
             overdue_runs = await find_overdue(session, stored, candidates, now)
             tasks = await task_counts.read_counts(session, now)
+            windows = await maintenance.read(session)
             servers = instances.conflict(await instances.in_use(session, now))
         outbox = await outbox_status.read_status(ledger)
         prefect, pool, known, found = await _prefect(ledger)
@@ -134,6 +139,7 @@ async def status() -> StatusReport:
     found += [findings.unwritable(unwritable)] if unwritable else findings.keeper(known)
     found += findings.sync(stored)
     found += findings.failing_jobs(stored)
+    found += findings.broken_chains(stored)
     found += findings.expired_leases(live, now)
     found += outbox.findings({each.row.name for each in stored if each.row.consecutive_failures})
     found += home_checks.settings()
@@ -154,6 +160,7 @@ async def status() -> StatusReport:
         outbox=outbox.health,
         tasks=TaskTotals.of(tasks, now),
         due_soon=_due_soon(stored, now),
+        maintenance=maintenance_api.views(windows, now),
         late=late,
         problems=[str(each) for each in found],
     )
@@ -205,7 +212,7 @@ async def _prefect(
     except PrefectUnreachable as error:
         address = (error.address or "").rstrip("/") or state.api_url
         state = state.model_copy(update={"api_url": address})
-        known = DelayFacts(ledger.now(), away=str(error))
+        known = DelayFacts(ledger.now(), prefect_error=str(error))
         return state, None, known, [checks.unreachable(error)]
     return state, pool, DelayFacts(ledger.now(), pool=pool, prefect_ahead=ahead), []
 

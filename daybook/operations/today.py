@@ -10,22 +10,13 @@ from pydantic import BaseModel
 from daybook.api import inbox
 from daybook.delivery.views import InboxMessage
 from daybook.ledger.engine import open_ledger
-from daybook.ledger.views import UtcTime
+from daybook.ledger.views import Spending, UtcTime
 from daybook.operations import status
 from daybook.operations.status import DueJob
 from daybook.runs import history
 
 PERIOD = timedelta(days=1)
 MAX_MESSAGES = 5
-
-
-class Spending(BaseModel, frozen=True):
-    """Tokens and US dollars of runs; ``unpriced_runs`` is the number of runs of unknown cost."""
-
-    cost_usd: float
-    input_tokens: int
-    output_tokens: int
-    unpriced_runs: int
 
 
 class Today(BaseModel, frozen=True):
@@ -50,10 +41,10 @@ async def today() -> Today:
     report = await status.status()
     async with open_ledger() as ledger, ledger.read() as session:
         since = ledger.now() - PERIOD
-        ended, usages = Counter[str](), list[dict[str, object]]()
-        for outcome, count, usage in await history.ended_runs(session, since):
-            ended[outcome] += count
-            usages += [usage] if usage else []
+        runs = await history.ended_runs(session, since)
+    ended = Counter[str]()
+    for outcome, count, _ in runs:
+        ended[outcome] += count
     return Today(
         since=since,
         ended=dict(ended.most_common()),
@@ -61,15 +52,5 @@ async def today() -> Today:
         unread_count=report.outbox.unread,
         unread=await inbox.list_messages(limit=MAX_MESSAGES),
         due_soon=report.due_soon,
-        spent=Spending(
-            cost_usd=sum(_number(each, "cost_usd") for each in usages),
-            input_tokens=int(sum(_number(each, "input_tokens") for each in usages)),
-            output_tokens=int(sum(_number(each, "output_tokens") for each in usages)),
-            unpriced_runs=sum(each.get("cost_usd") is None for each in usages),
-        ),
+        spent=Spending.of(usage for _, _, usage in runs),
     )
-
-
-def _number(usage: dict[str, object], name: str) -> float:
-    value = usage.get(name)
-    return value if isinstance(value, int | float) else 0

@@ -13,7 +13,7 @@
     Prefect, and another ledger has
 
 The deployment as found is recorded as the job's first reconciled state, so only differing fields
-are written back: our tag, the description's first line, the parameters' defaults, the zone of an
+are written back: our tag, the summary in the description, the parameters' defaults, the zone of an
 interval and the like. Runs due before the adoption are not due times of the job. If two ledgers
 adopt a deployment at the same moment, the one whose tag was overwritten gives it up when it sees
 the other tag (`links.TAKEN_REASON`).
@@ -28,7 +28,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from daybook import owners, settings
-from daybook.errors import InvalidInput
+from daybook.errors import InvalidInput, UnknownName
 from daybook.jobs import prompts, store
 from daybook.jobs.actions import DEFAULT_ORDERS_FILE, AgentPrompt, Heartbeat
 from daybook.jobs.model import RESERVED_TAG_PREFIX, Job, read_parameters
@@ -40,6 +40,7 @@ from daybook.prefect import links as records
 from daybook.prefect.deployments import ListedDeployment
 from daybook.prefect.fingerprints import RETRY_INTERVAL_SECONDS
 from daybook.prefect.report import ReconcileReport
+from daybook.prefect.summary import without_summary
 from daybook.validation import raising_invalid_input
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ async def adopt_deployments(
         try:
             job_id = await _adopt(ledger, client, each, report)
         except InvalidInput as error:
-            refused[each.id] = each.mark, math.inf
+            # A job that it names may be adopted later.
+            until = time.monotonic() + RETRY_INTERVAL_SECONDS
+            refused[each.id] = each.mark, until if isinstance(error, UnknownName) else math.inf
             report.add_unmanaged(_display_name(each), f"it cannot be a job: {error}")
         except Exception as error:
             if not prefect.is_job_error(error):
@@ -162,7 +165,7 @@ def _job(
             {
                 "name": free_name(name, used_names),
                 "kind": kind,
-                "description": projection.own_description(observed.description),
+                "description": without_summary(observed.description),
                 "tags": own_tags,
                 "enabled": observed.enabled and not schedule.has_passed(now),
                 "action": action,

@@ -14,6 +14,9 @@ no B (nothing was      **conflict** in all fields that differ
 reconciled yet)
 no P                   nothing to compare: the deployment is created
 =====================  ==============================================================
+
+Of a description, only the user's part is compared: the job's summary before it follows from other
+fields, and is sent whenever it differs.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from daybook.prefect.projection import Projection
+from daybook.prefect.summary import without_summary
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,25 @@ def compare(ours: Projection, base: dict[str, Any] | None, theirs: Projection | 
     if theirs is None:
         return Difference()
     observed, differ = theirs.as_dict(), differing_fields(ours, theirs)
-    for name, value in ours.as_dict().items():
+    for name in ours.as_dict():
         if name not in differ:
             continue
-        if base is not None and value == base.get(name):
+        local, last, there = (_of_user(each, name) for each in (ours.as_dict(), base, observed))
+        if name == "description" and local == there:
+            continue
+        if base is not None and local == last:
             pull.append(name)
-        elif base is None or observed[name] != base.get(name):
+        elif base is None or there != last:
             conflicts[name] = observed[name]
     return Difference(tuple(pull), conflicts)
+
+
+def _of_user(fields: dict[str, Any] | None, name: str) -> Any:
+    """Return the value of a field, of a description only the user's part; None if it is missing."""
+    value = (fields or {}).get(name)
+    if name == "description" and value is not None:
+        return without_summary(value)
+    return value
 
 
 def differing_fields(ours: Projection, theirs: Projection | None) -> set[str]:

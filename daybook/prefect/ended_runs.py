@@ -150,12 +150,12 @@ async def _record_safely(
 
 
 async def record_end(
-    ledger: Ledger, client: PrefectClient, flow_run_id: str, *, gone: bool = False
+    ledger: Ledger, client: PrefectClient, flow_run_id: str, *, has_no_process: bool = False
 ) -> Status | None:
     """Record the end of one flow run that Prefect reports; return the recorded status.
 
-    Returns None if nothing was recorded. ``gone`` is true if the caller knows that no process of
-    the run is alive.
+    Returns None if nothing was recorded. ``has_no_process`` is true if the caller knows that no
+    process of the run is alive.
     """
     row = (await rows_of_flow_runs(ledger, [flow_run_id])).get(flow_run_id)
     if row is not None and row.state in TERMINAL:
@@ -163,7 +163,7 @@ async def record_end(
     run = (await flow_runs.read(client, [flow_run_id], END_TYPES)).get(flow_run_id)
     if run is None or (row is None and run.state_type is StateType.CANCELLING):
         return None
-    return await _record(ledger, client, run, row, gone=gone)
+    return await _record(ledger, client, run, row, has_no_process=has_no_process)
 
 
 async def record_found_end(
@@ -255,7 +255,7 @@ async def _record(
     run: FlowRun,
     row: RunRow | None,
     *,
-    gone: bool = False,
+    has_no_process: bool = False,
 ) -> Status | None:
     state = run.state
     if state is None:
@@ -263,7 +263,7 @@ async def _record(
     cancelling = state.type is StateType.CANCELLING
     if row is not None:
         renewed, missed = leases.holder_last_seen_at(row), ledger.now() - TIMING.run_lease_missed
-        holder_is_gone = gone or renewed is None or renewed <= state.timestamp <= missed
+        holder_is_gone = has_no_process or renewed is None or renewed <= state.timestamp <= missed
         if row.state in HELD and (cancelling or not holder_is_gone):
             return None
         request = None

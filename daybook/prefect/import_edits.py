@@ -17,6 +17,7 @@ from daybook.prefect import projection
 from daybook.prefect.diff import Difference
 from daybook.prefect.projection import Projection
 from daybook.prefect.report import ReconcileReport
+from daybook.prefect.summary import without_summary
 from daybook.schedules.schedule import OnDemand
 from daybook.validation import raising_invalid_input
 
@@ -51,7 +52,9 @@ async def import_edits(
             job = current.job
             for name in names:
                 try:
-                    job = _with_field(job, name, observed, edited)
+                    with_field = _with_field(job, name, observed, edited)
+                    await store.check_other_jobs(session, current.row.owner, with_field, job)
+                    job = with_field
                 except InvalidInput as error:
                     # Report a value that no job can have; the caller overwrites it with ours.
                     report.refuse(job.name, str(error))
@@ -159,6 +162,6 @@ def _with_field(job: Job, name: str, observed: Projection, edited: datetime) -> 
             with raising_invalid_input():
                 return Job.model_validate({**dict(job), "tags": own_tags})
         case "description":
-            text = projection.own_description(observed.description)
+            text = without_summary(observed.description)
             return job.model_copy(update={"description": text})
     raise AssertionError(name)

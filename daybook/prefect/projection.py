@@ -4,9 +4,10 @@
 cron        CronSchedule; six fields are rotated: ours has seconds first, Prefect's last
 every       IntervalSchedule in UTC, whose anchor is compared as a phase only
 at          RRuleSchedule with `DTSTART` in UTC and `COUNT=1`
+after       no schedule: the ledger starts it
 on demand   no schedule
 disabled    the deployment is paused; an inactive schedule disables the job as well
-name        the first line of the description, with the schedule in words
+name        the first paragraph of the description (`daybook.prefect.summary`)
 ==========  ================================================================================
 
 A schedule that Prefect can express and these forms cannot (another RRULE, seven fields, an interval
@@ -27,8 +28,8 @@ from zoneinfo import ZoneInfo
 from daybook.errors import InvalidInput
 from daybook.jobs.model import RESERVED_TAG_PREFIX
 from daybook.jobs.store import StoredJob
-from daybook.schedules.descriptions import describe
-from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
+from daybook.prefect.summary import summary
+from daybook.schedules.schedule import After, At, Cron, Every, OnDemand, Schedule
 from daybook.validation import raising_invalid_input
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def of_job(stored: StoredJob, ledger_id: str) -> Projection:
         schedule=_normal_form(job.schedule),
         parameters=job.parameters(),
         tags=[*job.tags, ledger_tag(ledger_id)],
-        description=f"**{job.name}** — {describe(job.schedule)}\n\n{job.description}".strip(),
+        description=f"{summary(job)}\n\n{job.description}".strip(),
     )
 
 
@@ -137,13 +138,6 @@ def _describe(normal: dict[str, Any]) -> str:
     )
 
 
-def own_description(description: str) -> str:
-    """Return a deployment's description without the line that `of_job` put before it."""
-    first, _, rest = description.partition("\n\n")
-    is_header = first.startswith("**") and "** — " in first
-    return (rest if is_header else description).strip()
-
-
 def to_prefect_cron(expr: str) -> str:
     """Move the seconds of six fields from the front to the end, as in Prefect; keep five fields."""
     fields = expr.split()
@@ -159,7 +153,7 @@ def _normal_form(schedule: Schedule) -> dict[str, Any]:
             return {"interval": seconds, "phase": int(schedule.anchor.timestamp()) % seconds}
         case At():
             return {"at": schedule.at.astimezone(UTC).strftime(_STAMP)}
-        case OnDemand():
+        case After() | OnDemand():
             return {}
 
 

@@ -150,6 +150,10 @@ async def _handle_external(
 
 
 async def _set_state(client: PrefectClient, run: FlowRun, state: State[Any]) -> bool:
+    """Set ``state`` on a run without a process; return whether Prefect accepted it."""
     change = await flow_runs.change_state(client, run, state)
-    log.info("%s had no process: set to %s", run.name, state.name, extra={"action": "left_over"})
+    outcome = "set to" if change.accepted else "Prefect refused the state"
+    log.info(
+        "%s has no process: %s %s", run.name, outcome, state.name, extra={"action": "left_over"}
+    )
     return change.accepted

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.ledger.engine import Ledger
+from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.prefect import links
 
@@ -67,12 +68,15 @@ async def record_flow_run(ledger: Ledger, run_id: str, flow_run_id: str) -> RunR
         return row
 
 
-async def clear_mark(ledger: Ledger, run_id: str) -> None:
-    """Clear the mark of this run, whose outcome the caller has just set in Prefect.
+async def clear_mark(ledger: Ledger, run_id: str, status: Status) -> None:
+    """Clear the mark of this run, whose outcome ``status`` the caller has just set in Prefect.
 
-    A range keeps its mark, because its Prefect run must still show the other due times.
+    A range keeps its mark, because its Prefect run must still show the other due times. So does a
+    run that got another outcome meanwhile.
     """
-    statement = update(RunRow).where(col(RunRow.id) == run_id, col(RunRow.due_to).is_(None))
+    statement = update(RunRow).where(
+        col(RunRow.id) == run_id, col(RunRow.status) == status, col(RunRow.due_to).is_(None)
+    )
     async with ledger.write() as session:
         await session.execute(statement.values(unmirrored=False))
 

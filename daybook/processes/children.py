@@ -161,21 +161,23 @@ async def start(
     return Child(name, log, process, running, begins, grace)
 
 
-def trim_log(log: Path, limit: int = MAX_LOG_BYTES, kept: int = KEPT_LOG_BYTES) -> None:
-    """Cut a log of more than ``limit`` bytes to the whole lines in its newest ``kept`` bytes."""
+def trim_log(log: Path, limit: int = MAX_LOG_BYTES, keep_bytes: int = KEPT_LOG_BYTES) -> None:
+    """Cut a log of more than ``limit`` bytes to the whole lines in its last ``keep_bytes``."""
     try:
         if log.stat().st_size <= limit:
             return
     except FileNotFoundError:
         return
-    newest = _newest_part(log, kept)
+    newest = _newest_part(log, keep_bytes)
     shorter = log.with_suffix(".new")
     with os.fdopen(os.open(shorter, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as new:
         new.write(newest)
     shorter.replace(log)
 
 
-def truncate_logs(folder: Path, limit: int = MAX_LOG_BYTES, kept: int = KEPT_LOG_BYTES) -> None:
+def truncate_logs(
+    folder: Path, limit: int = MAX_LOG_BYTES, keep_bytes: int = KEPT_LOG_BYTES
+) -> None:
     """Empty the logs of more than ``limit`` bytes in ``folder``, to which running processes append.
 
     The processes keep the files open, so the newest part of a log is copied to `<log>.old`, and
@@ -186,7 +188,7 @@ def truncate_logs(folder: Path, limit: int = MAX_LOG_BYTES, kept: int = KEPT_LOG
             continue
         older = log.with_name(f"{log.name}.old")
         with os.fdopen(os.open(older, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(_newest_part(log, kept))
+            file.write(_newest_part(log, keep_bytes))
         os.truncate(log, 0)
 
 
@@ -200,9 +202,9 @@ async def keep_logs_short(folder: Path, say: Callable[[str], None]) -> NoReturn:
         await asyncio.sleep(LOG_CHECK_INTERVAL_SECONDS)
 
 
-def _newest_part(log: Path, kept: int) -> bytes:
-    """Return whole lines from the last ``kept`` bytes."""
+def _newest_part(log: Path, keep_bytes: int) -> bytes:
+    """Return the whole lines in the last ``keep_bytes``."""
     with log.open("rb") as file:
-        file.seek(-kept, os.SEEK_END)
+        file.seek(-keep_bytes, os.SEEK_END)
         file.readline()
         return file.read()

@@ -59,6 +59,12 @@ def living_processes() -> dict[int, Process]:
     return {process.pid: process for process in entries if process is not None}
 
 
+def child_pids(pid: int) -> set[int]:
+    """Return the pids of a process's children on Linux, those of zombies too."""
+    entries = (_read_stat(each, "", zombies=True) for each in PROC.iterdir() if each.name.isdigit())
+    return {process.pid for process in entries if process is not None and process.parent == pid}
+
+
 def find(pid: int, started: str | None = None) -> Process | None:
     """Return the living process with this pid (and ``started``, if it is given), or None."""
     if sys.platform == "linux":
@@ -151,7 +157,7 @@ def _boot_id() -> str:
         return ""
 
 
-def _read_stat(entry: Path, boot: str) -> Process | None:
+def _read_stat(entry: Path, boot: str, *, zombies: bool = False) -> Process | None:
     try:
         text = (entry / "stat").read_text(errors="replace")
     except OSError:
@@ -159,7 +165,7 @@ def _read_stat(entry: Path, boot: str) -> Process | None:
     # The second field, the name, is in brackets and may contain anything, so split after the last
     # bracket. Then come state, parent, group, …; the start in ticks is field 22 of the line.
     fields = text.rpartition(")")[2].split()
-    if fields[0] in "ZX":
+    if fields[0] == "X" or (fields[0] == "Z" and not zombies):
         return None
     return Process(int(entry.name), f"{boot}:{fields[19]}", int(fields[1]), int(fields[2]))
 

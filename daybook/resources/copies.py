@@ -8,7 +8,7 @@ without that key can neither read the copies nor add copies under another key.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -45,6 +45,13 @@ async def list_copies(session: AsyncSession) -> list[BlockCopyRow]:
     """Return all copies, sorted by type and name."""
     order = (col(BlockCopyRow.slug), col(BlockCopyRow.name))
     return list((await session.execute(select(BlockCopyRow).order_by(*order))).scalars())
+
+
+async def names(session: AsyncSession, slugs: Collection[str]) -> list[str]:
+    """Return the names of the documents of these block types that have a copy, sorted."""
+    query = select(BlockCopyRow.name).where(col(BlockCopyRow.slug).in_(slugs))
+    order = col(BlockCopyRow.name)
+    return list((await session.execute(query.distinct().order_by(order))).scalars())
 
 
 async def get(session: AsyncSession, ref: DocumentRef) -> BlockCopyRow | None:

@@ -5,7 +5,7 @@
     ────────────────┬──────────────────────────────────┬──────────► time
          audited_until ── due times without a row ── up_to
          claims make no rows             │
-         before this watermark           ├─ by hand, disabled, max runs ───► skipped ┐ adjacent ones
+         before this watermark           ├─ by hand, disabled, maintenance ► skipped ┐ adjacent ones
                                          ├─ too late ──────────────────────► missed  ┘ are one row
                                          └─ may still run ─────────────────► waiting
 
@@ -41,6 +41,7 @@ from daybook.runs import (
     claim_rules,
     corrections,
     eligibility,
+    maintenance,
     missed_ranges,
     outcomes,
     overlap,
@@ -48,6 +49,7 @@ from daybook.runs import (
     slots,
 )
 from daybook.runs.decision import Rule
+from daybook.runs.maintenance import Windows
 
 MAX_DUE_TIMES = 2000
 """Maximum number of due times judged in one transaction; these take about a third of a second."""
@@ -210,6 +212,7 @@ class _Audit:
         default_factory=lambda: dict.fromkeys((Status.MISSED, Status.WAITING, Status.SKIPPED), 0)
     )
     max_runs_reason: str = ""
+    windows: Windows = field(default_factory=Windows)
     _open_range: _Range | None = None
     _templates: dict[int, dict[str, Any]] = field(default_factory=dict)
     _new_rows: list[dict[str, Any]] = field(default_factory=list)
@@ -221,6 +224,7 @@ class _Audit:
         self.max_runs_reason = await eligibility.max_runs_reason(
             self.session, self.newest, self.now
         )
+        self.windows = await maintenance.read(self.session)
         for each in chunk:
             row = existing.get(each.due)
             if row is not None and row.waits_for != corrections.UNTIL_DUE:
@@ -261,6 +265,10 @@ class _Audit:
 
     def skipped(self, each: _Due) -> _Verdict | None:
         why = eligibility.skip_reason(self.newest, each.due, self.max_runs_reason)
+        return _Verdict(Status.SKIPPED, why) if why else None
+
+    def maintenance(self, each: _Due) -> _Verdict | None:
+        why = self.windows.skip_reason(each.stored, each.due)
         return _Verdict(Status.SKIPPED, why) if why else None
 
     def late(self, each: _Due) -> _Verdict | None:
@@ -325,12 +333,16 @@ class _Audit:
         if late and policy.catch_up == "latest":
             await self._supersede(each.due)
         begins = max(self.now, each.due + upcoming.stagger_offset(self.newest.id, policy.stagger))
+        waits_for = slots.OVERLAP if late and policy.catch_up == "all" else ""
+        # In a window there may be no worker that makes the run wait.
+        if end := self.windows.end_at(begins):
+            begins, waits_for = end, waits_for or maintenance.MAINTENANCE
         columns: dict[str, Any] = {
             "until": begins,
             "queued_at": begins,
             "reason": verdict.reason,
             # Rows to catch up on run in order, whichever of their Prefect runs starts first.
-            "waits_for": slots.OVERLAP if late and policy.catch_up == "all" else "",
+            "waits_for": waits_for,
             "trigger": overlap.CATCH_UP if late else "schedule",
         }
         if row is not None:
@@ -373,6 +385,7 @@ class _Audit:
 
 _JUDGES: dict[Rule, Callable[[_Audit, _Due], _Verdict | None]] = {
     claim_rules.switched_off: _Audit.skipped,
+    claim_rules.skipped_by_maintenance: _Audit.maintenance,
     claim_rules.too_late: _Audit.late,
 }
 """The claim's rules that can also decide a due time that nothing claimed.

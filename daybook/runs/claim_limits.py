@@ -27,9 +27,6 @@ log = logging.getLogger(__name__)
 
 USER_JOBS_OFF_REASON = "user jobs are disabled"
 
-_BY_CLOCK = ("schedule", "catch_up")
-"""The triggers of runs that the schedule started."""
-
 _NOT_RUN = (Status.SKIPPED, Status.MISSED)
 
 
@@ -38,20 +35,20 @@ def switched_off(row: RunRow, stored: StoredJob, rules: AgentLimits) -> str:
 
     Exempt are a plugin's jobs, heartbeats, and a run that has had an attempt.
     """
-    if rules.user_jobs or row.attempts or row.trigger not in _BY_CLOCK:
+    if rules.user_jobs or row.attempts or row.trigger not in claim_requests.BY_SCHEDULE:
         return ""
     is_exempt = stored.row.owner == owners.PLUGIN or stored.row.kind == "heartbeat"
     return "" if is_exempt else USER_JOBS_OFF_REASON
 
 
-def violation(row: RunRow, stored: StoredJob, offer: ClaimRequest, now: datetime) -> str:
+def violation(row: RunRow, stored: StoredJob, request: ClaimRequest, now: datetime) -> str:
     """Return why a run of an agent's job exceeds its owner's limits; empty if it does not.
 
     Never raises because of values that an agent wrote into Prefect: a run whose values cannot be
     checked is refused.
     """
     owner = stored.row.owner
-    owner_limits = offer.rules.for_owner(owner)
+    owner_limits = request.rules.for_owner(owner)
     if owner_limits is None:
         return ""
     try:
@@ -65,14 +62,14 @@ def violation(row: RunRow, stored: StoredJob, offer: ClaimRequest, now: datetime
 
 
 async def too_soon(
-    session: AsyncSession, row: RunRow, stored: StoredJob, offer: ClaimRequest, now: datetime
+    session: AsyncSession, row: RunRow, stored: StoredJob, request: ClaimRequest, now: datetime
 ) -> str:
     """Return why a run of an agent's job comes too soon after another; empty if it does not.
 
     Real due times of the schedule are not checked here. Any other run is checked only while it is
     new, before it can wait for its turn; otherwise it could bypass the limit by waiting.
     """
-    owner_limits = offer.rules.for_owner(stored.row.owner)
+    owner_limits = request.rules.for_owner(stored.row.owner)
     if owner_limits is None or row.status:
         return ""
     if row.job_id is not None and row.occurrence == claim_requests.due_key(row.job_id, row.due):

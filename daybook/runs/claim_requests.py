@@ -1,6 +1,7 @@
 """Claim requests, their results, and the keys of occurrences.
 
-An occurrence's key is ``due:<job>:<instant>``, ``request:<job>:<id>`` or ``flow:<flow-run id>``.
+An occurrence's key is ``due:<job>:<instant>``, ``request:<job>:<id>``, ``after:<job>:<run>``
+(`daybook.runs.chains`) or ``flow:<flow-run id>``.
 Retrying an ended flow run in Prefect creates the key ``flow:<flow-run id>:<n>``.
 """
 
@@ -22,6 +23,10 @@ _DUE_PREFIX = "due:"
 
 HAS_DUE_KEY = col(RunRow.occurrence).startswith(_DUE_PREFIX)
 """`is_due_key` of a row's occurrence, as a condition in SQL."""
+
+
+BY_SCHEDULE = ("schedule", "catch_up", "after")
+"""The triggers of runs that a schedule started."""
 
 
 def due_key(job_id: str, instant: datetime) -> str:
@@ -100,8 +105,10 @@ class Granted:
     ``queued_at`` is the instant from which the run's deadline counts. ``session_id`` is the run's
     session, locked for the caller, and ``history`` its last messages, oldest first. ``last_output``
     is the answer of the job's last succeeded run; it is empty if no prompt of the run can use it.
-    ``attempts`` is how many attempts the run had before. ``tokens`` is how many tokens it may still
-    use, None if nothing limits them.
+    ``outputs`` are the answers of the other jobs that the prompt names, None for a missing job.
+    ``found`` is what the run's check found, with the keys of `RunRow.found`, and ``seen`` the
+    content that the job's watch saw last, None if there is none. ``attempts`` is how many attempts
+    the run had before. ``tokens`` is how many tokens it may still use, None if nothing limits them.
     """
 
     run_id: str
@@ -114,6 +121,9 @@ class Granted:
     session_id: str = ""
     history: tuple[MessageRow, ...] = ()
     last_output: str = ""
+    outputs: Mapping[str, str | None] = field(default_factory=dict, repr=False)
+    found: Mapping[str, str] = field(default_factory=dict, repr=False)
+    seen: str | None = field(default=None, repr=False)
     attempts: int = 0
     tokens: int | None = None
     queued_at: datetime = field(kw_only=True)

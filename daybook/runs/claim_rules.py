@@ -25,9 +25,11 @@ from daybook.ledger.states import Status
 from daybook.runs import (
     budget,
     claim_limits,
+    claim_requests,
     corrections,
     eligibility,
     leases,
+    maintenance,
     outcomes,
     overlap,
     sessions,
@@ -72,15 +74,15 @@ async def still_waiting(claim: Decision) -> ClaimResult | None:
 
 
 async def switched_off(claim: Decision) -> ClaimResult | None:
-    """Skip a due time that was skipped or snoozed by hand, or whose job is disabled or has used up
-    its runs; skip a backfill whose job is disabled.
+    """Skip a due time, or a run after another job, that was skipped or snoozed by hand, or whose
+    job is disabled or has used up its runs; skip a backfill whose job is disabled.
     """
-    if not claim.is_timed and claim.row.trigger != slots.BACKFILL:
+    if not claim.is_automatic and claim.row.trigger != slots.BACKFILL:
         return None
     newest = await claim.newest()
     if newest is None:
         return None
-    if claim.is_timed:
+    if claim.is_automatic:
         row = claim.row
         max_runs = await eligibility.max_runs_reason(claim.session, newest, claim.now, row.id)
         why = eligibility.skip_reason(newest, row.due, max_runs, attempted=row.attempts > 0)
@@ -96,6 +98,16 @@ async def no_longer_due(claim: Decision) -> ClaimResult | None:
     if eligibility.is_due(claim.stored.job, claim.row.due):
         return None
     return await claim.end(Status.SKIPPED, corrections.NO_LONGER_DUE_REASON)
+
+
+async def skipped_by_maintenance(claim: Decision) -> ClaimResult | None:
+    """Skip a due time in a maintenance window if the job's catch-up policy would not run it at the
+    end of the window.
+    """
+    if claim.stored is None or not claim.is_timed or not _undecided(claim):
+        return None
+    why = (await claim.windows()).skip_reason(claim.stored, claim.row.due)
+    return await claim.end(Status.SKIPPED, why) if why else None
 
 
 async def too_late(claim: Decision) -> ClaimResult | None:
@@ -140,10 +152,10 @@ def _undecided(claim: Decision) -> bool:
 
 
 async def last_run_in_doubt(claim: Decision) -> ClaimResult | None:
-    """Make a due time wait while it is unknown whether another run is the last that `max_runs`
-    allows.
+    """Make a due time, or a run after another job, wait while it is unknown whether another run is
+    the last that `max_runs` allows.
     """
-    newest = await claim.newest() if claim.is_timed else None
+    newest = await claim.newest() if claim.is_automatic else None
     if newest is None:
         return None
     last = await eligibility.uncertain_last_run(claim.session, claim.row, newest, claim.now)
@@ -166,6 +178,24 @@ async def owner_off(claim: Decision) -> ClaimResult | None:
         return None
     why = claim_limits.switched_off(claim.row, claim.stored, claim.request.rules)
     return await claim.end(Status.SKIPPED, why) if why else None
+
+
+async def in_maintenance(claim: Decision) -> ClaimResult | None:
+    """Make a run that nobody started by hand, and that has had no attempt, wait for the end of a
+    maintenance window.
+    """
+    row, stored = claim.row, claim.stored
+    by_hand = row.trigger not in (*claim_requests.BY_SCHEDULE, slots.BACKFILL)
+    if stored is None or row.attempts or (by_hand and not claim.is_automatic):
+        return None
+    end = (await claim.windows()).end_at(claim.now)
+    if end is None:
+        return None
+    late = maintenance.judge_at(stored, row.due, end)
+    if claim.is_timed and _undecided(claim) and late.verdict == "run":
+        row.trigger = overlap.CATCH_UP
+    row.queued_at = end  # the deadline does not include the maintenance
+    return claim.wait(end, maintenance.reason(end), waits_for=maintenance.MAINTENANCE)
 
 
 async def too_soon(claim: Decision) -> ClaimResult | None:
@@ -246,11 +276,13 @@ RULES: tuple[Rule, ...] = (
     still_waiting,
     switched_off,
     no_longer_due,
+    skipped_by_maintenance,
     too_late,
     staggered,
     last_run_in_doubt,
     removed,
     owner_off,
+    in_maintenance,
     too_soon,
     overlapping,
     owner_limits,

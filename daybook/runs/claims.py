@@ -15,12 +15,13 @@
 
 `daybook.runs.decision` decides a claim; `daybook.runs.claim_requests` defines requests and results.
 Every later write of a holder is one transaction and carries the fence (`leases.renew_all` compares
-the holder instead): a process that is killed between two of them leaves a held row, whose lease
-expires.
+the holder and the flow run instead): a process that is killed between two of them leaves a held
+row, whose lease expires.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -42,10 +43,10 @@ MAX_REQUEST_ID_LENGTH = 200
 """Maximum length of a request id, in characters: database indexes limit the length of a key."""
 
 
-async def claim(ledger: Ledger, offer: ClaimRequest) -> ClaimResult:
+async def claim(ledger: Ledger, request: ClaimRequest) -> ClaimResult:
     """Decide whether one occurrence runs, in one transaction under the claim lock."""
     async with ledger.write() as session:
-        return await decision.Decision(session, ledger.now(), offer).decide(RULES)
+        return await decision.Decision(session, ledger.now(), request).decide(RULES)
 
 
 async def read_grant(ledger: Ledger, run_id: str, fence: int) -> Granted:
@@ -61,11 +62,17 @@ async def read_grant(ledger: Ledger, run_id: str, fence: int) -> Granted:
 
 
 async def begin(
-    ledger: Ledger, run_id: str, fence: int, *, usage: dict[str, Any] | None = None
+    ledger: Ledger,
+    run_id: str,
+    fence: int,
+    *,
+    usage: dict[str, Any] | None = None,
+    found: Mapping[str, str] | None = None,
 ) -> int:
     """Write `running`, immediately before the effect; return the attempt's number.
 
-    ``usage`` is what the run's check has used since the claim. Raises `NotFound`, `FenceRefused` if
+    ``usage`` is what the run's check has used since the claim, and ``found`` what it found, None if
+    it did not run: later attempts use that too. Raises `NotFound`, `FenceRefused` if
     the claim was lost, and `IllegalTransition` if the run is already running: then the effect must
     not happen.
     """
@@ -77,6 +84,7 @@ async def begin(
         row.attempts += 1
         row.started_at = row.started_at or now
         row.lease_until, row.suspected_at = now + TIMING.run_lease, None
+        row.found = row.found if found is None else dict(found)
         session.add(row)
         session.add(
             AttemptRow(run_id=row.id, number=row.attempts, fence=fence, started_at=now, usage=usage)
@@ -84,8 +92,17 @@ async def begin(
         return row.attempts
 
 
-async def finish(ledger: Ledger, run_id: str, fence: int, outcome: Outcome) -> Status:
+async def finish(
+    ledger: Ledger,
+    run_id: str,
+    fence: int,
+    outcome: Outcome,
+    *,
+    found: Mapping[str, str] | None = None,
+) -> Status:
     """Record the outcome; return the status that the run has now.
+
+    ``found`` is what the check of a run that does not begin found, to compare with it later.
 
     Raises `NotFound`, `FenceRefused` if the writer lost its claim, and `IllegalTransition` if the
     run has another outcome; in the last two cases, the refused outcome is kept with the run as
@@ -101,6 +118,7 @@ async def finish(ledger: Ledger, run_id: str, fence: int, outcome: Outcome) -> S
             _keep_evidence(session, row, fence, outcome, ledger.now())
         else:
             await overlap.skip_runs_awaiting_holder(session, row, ledger.now())
+            row.found = row.found if found is None else dict(found)
             await outcomes.record(session, row, outcome, ledger.now())
             if outcome.status is Status.SUCCEEDED and outcome.prompt is not None:
                 answer = outcome.output or ""

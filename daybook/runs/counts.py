@@ -5,13 +5,16 @@ The queries of runs use indexes: with 100,000 runs, each takes a few millisecond
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
+import sqlalchemy
 from sqlalchemy import func, literal_column
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.ledger.states import LIVE
+from daybook.ledger.states import LIVE, Status
 from daybook.ledger.tables import JobRow, RevisionRow, RunRow
 
 
@@ -55,16 +58,49 @@ async def outcome_counts_since(session: AsyncSession, instant: datetime) -> dict
     return dict((await session.execute(counted)).tuples().all())
 
 
-async def outcomes_since(
-    session: AsyncSession, instant: datetime
-) -> list[tuple[str, str, int, datetime]]:
-    """Return id, status, number of due times and end of the runs that ended from ``instant`` on."""
-    rows = select(RunRow.id, RunRow.status, RunRow.count, RunRow.finished_at).where(
-        col(RunRow.finished_at) >= instant
+@dataclass(frozen=True)
+class RecordedOutcome:
+    """A run that has ended, with the number of its due times."""
+
+    run_id: str
+    job_id: str | None
+    status: str
+    count: int
+    at: datetime
+
+
+_OUTCOMES = sqlalchemy.select(
+    col(RunRow.id),
+    col(RunRow.job_id),
+    col(RunRow.status),
+    col(RunRow.count),
+    col(RunRow.finished_at),
+)
+
+
+async def outcomes_since(session: AsyncSession, instant: datetime) -> list[RecordedOutcome]:
+    """Return the outcomes that were recorded from ``instant`` on."""
+    return await _outcomes(session, _OUTCOMES.where(col(RunRow.finished_at) >= instant))
+
+
+async def last_missed(session: AsyncSession) -> list[RecordedOutcome]:
+    """Return the missed row of each job that has the latest due time, however old it is."""
+    last = (
+        sqlalchemy.select(col(RunRow.job_id), func.max(RunRow.due).label("due"))
+        .where(col(RunRow.status) == Status.MISSED, col(RunRow.job_id).is_not(None))
+        .group_by(col(RunRow.job_id))
+        .subquery()
     )
+    query = _OUTCOMES.join(
+        last, (col(RunRow.job_id) == last.c.job_id) & (col(RunRow.due) == last.c.due)
+    ).where(col(RunRow.status) == Status.MISSED)
+    return await _outcomes(session, query)
+
+
+async def _outcomes(session: AsyncSession, query: sqlalchemy.Select[Any]) -> list[RecordedOutcome]:
     return [
-        (run_id, status, count, at)
-        for run_id, status, count, at in (await session.execute(rows)).tuples()
+        RecordedOutcome(run_id, job_id, ended_as, count, at)
+        for run_id, job_id, ended_as, count, at in (await session.execute(query)).tuples()
         if at is not None
     ]
 

@@ -20,16 +20,19 @@ from daybook.ledger import states
 from daybook.ledger.states import HELD, TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import (
+    chains,
     claim_limits,
     claim_requests,
     corrections,
     eligibility,
     leases,
+    maintenance,
     missed_ranges,
     outcomes,
     rows,
     sessions,
     slots,
+    watched,
 )
 from daybook.runs.claim_requests import (
     ClaimRequest,
@@ -40,16 +43,15 @@ from daybook.runs.claim_requests import (
     NeedsReconcile,
     Waiting,
 )
+from daybook.runs.maintenance import Windows
 from daybook.schedules import due
 from daybook.timing import TIMING
 
 
 async def build_grant(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> Granted:
     """Return the grant for a claimed ``row``; ``stored`` is the revision that it uses."""
-    prompt_texts = (
-        str(row.parameters.get("prompt", "")),
-        policy.policy_from_parameters(row.parameters).check.prompt,
-    )
+    check = policy.policy_from_parameters(row.parameters).check
+    prompt_texts = (str(row.parameters.get("prompt", "")), check.prompt)
     # The file of a heartbeat may name `last_output` too, but it is not read here.
     names_last = row.kind == "heartbeat" or any(
         prompts.uses_variable(p, "last_output") for p in prompt_texts
@@ -65,6 +67,12 @@ async def build_grant(session: AsyncSession, row: RunRow, stored: StoredJob | No
         session_id=row.session_id or "",
         history=await sessions.history(session, row.session_id) if row.session_id else (),
         last_output=await sessions.last_output(session, row.job_id) if names_last else "",
+        outputs={
+            name: await sessions.output_of(session, row, stored, name)
+            for name in prompts.outputs(prompt_texts[0])
+        },
+        found=row.found or {},
+        seen=await watched.last_seen(session, row.job_id, check) if row.job_id else None,
         attempts=row.attempts,
         tokens=row.tokens,
         queued_at=row.queued_at,
@@ -83,19 +91,31 @@ class Decision:
     stored: StoredJob | None
     is_new: bool
 
-    def __init__(self, session: AsyncSession, now: datetime, offer: ClaimRequest) -> None:
-        self.session, self.now, self.request = session, now, offer
+    def __init__(self, session: AsyncSession, now: datetime, request: ClaimRequest) -> None:
+        self.session, self.now, self.request = session, now, request
         self._newest: StoredJob | None = None
+        self._windows: Windows | None = None
 
     @property
     def is_timed(self) -> bool:
         return self.stored is not None and claim_requests.is_due_key(self.row.occurrence)
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether a schedule, and no person, started the run: a due time or a chain."""
+        return self.is_timed or self.row.trigger == chains.AFTER
 
     async def newest(self) -> StoredJob | None:
         """Return the job in its newest revision; None for a run without a job."""
         if self._newest is None and self.stored is not None:
             self._newest = await store.get(self.session, self.stored.id)
         return self._newest
+
+    async def windows(self) -> Windows:
+        """Return the maintenance windows."""
+        if self._windows is None:
+            self._windows = await maintenance.read(self.session)
+        return self._windows
 
     async def decide(self, rules: Sequence[Rule]) -> ClaimResult:
         """Decide by the first of ``rules`` that applies, or grant the run; write the decision."""

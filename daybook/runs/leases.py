@@ -19,7 +19,7 @@ lease was renewed. If it was not, the caller has to stop at once: its writes wil
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -53,25 +53,32 @@ async def renew(ledger: Ledger, run_id: str, fence: int) -> bool:
 
 
 async def renew_all(
-    ledger: Ledger, holder: str, run_ids: Collection[str]
+    ledger: Ledger, holder: str, run_ids: Mapping[str, str]
 ) -> dict[str, Status | None]:
-    """Restart the leases that ``holder`` has on these runs from now, in one transaction.
+    """Restart the leases that ``holder`` has on runs from now, in one transaction.
 
-    Returns the status of each run. If that is not claimed or running, nothing was renewed: the run
-    has ended, was lost, or waits for its next attempt. None stands for a run that another process
-    holds, or that does not exist.
+    ``run_ids`` maps each flow run of the holder's processes to its run; the result maps it to the
+    status of that run. If that is not claimed or running, nothing was renewed: the run has ended,
+    was lost, or waits for its next attempt. None stands for a run that another process holds, even
+    one of ``holder`` that claimed the run in another flow run, or that does not exist.
     """
     statuses: dict[str, Status | None] = dict.fromkeys(run_ids)
     if not statuses:
         return statuses
     async with ledger.write() as session:
         until = ledger.now() + TIMING.run_lease
-        rows = select(RunRow).where(col(RunRow.id).in_(statuses))
-        for row in (await session.execute(rows)).scalars():
+        rows = select(RunRow).where(col(RunRow.id).in_(set(run_ids.values())))
+        found = {row.id: row for row in (await session.execute(rows)).scalars()}
+        for flow_run_id, run_id in run_ids.items():
+            row = found.get(run_id)
+            if row is None:
+                continue
             if row.state not in HELD:
-                statuses[row.id] = row.state
-            elif row.holder == holder:
-                statuses[row.id] = row.state
+                statuses[flow_run_id] = row.state
+            # The fencing token cannot be compared: a process may claim again between two attempts,
+            # and has not reported the new token yet.
+            elif (row.holder, row.flow_run_id) == (holder, flow_run_id):
+                statuses[flow_run_id] = row.state
                 row.lease_until, row.suspected_at = until, None
                 session.add(row)
     return statuses

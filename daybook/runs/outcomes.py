@@ -18,7 +18,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger import states
 from daybook.ledger.states import FAILURES, TERMINAL, Outcome, Status
 from daybook.ledger.tables import AttemptRow, JobRow, RevisionRow, RunRow
-from daybook.runs import claim_requests, slots, usage
+from daybook.runs import chains, claim_requests, slots, usage, watched
 
 MAX_OUTPUT_CHARACTERS = 8_000
 """Maximum length of an answer in the ledger, in characters; Prefect's artifact has the full text.
@@ -74,9 +74,15 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
     elif outcome.usage:  # usage of a check that skipped the run, or failed
         row.usage = usage.total((row.usage, outcome.usage))
     stored = await store.get(session, row.job_id) if row.job_id else None
+    if stored is not None and (outcome.status is Status.SUCCEEDED or not row.attempts):
+        # Without an attempt, only a watch that saw its source for the first time found something.
+        await watched.record(session, row, stored.job.policy.check)
+    if outcome.status is not Status.UNKNOWN:  # which may be corrected
+        row.found = None
     paused = await update_job(session, row, stored, now, late=late)
     await outbox.enqueue(session, row, outcome, stored, now, late=late, paused=paused)
     await listeners.enqueue(session, row, stored, now, late=late)
+    await chains.start(session, row, stored, now, late=late)
     await slots.release_slot(session, row, now)
 
 

@@ -32,7 +32,8 @@ from daybook.jobs import lateness, store, upcoming
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, TERMINAL, Status
 from daybook.ledger.tables import JobRow, RevisionRow, RunRow
-from daybook.runs import audit, claim_requests, eligibility, slots
+from daybook.runs import audit, claim_requests, eligibility, maintenance, slots
+from daybook.runs.maintenance import Windows
 
 OVERDUE_GRACE = lateness.ON_TIME_GRACE + timedelta(seconds=30)
 """Delay after which a due time counts as overdue.
@@ -251,15 +252,21 @@ async def find(
 
     ``rows`` are the live runs of these jobs and the result of `unattended`. ``firsts`` maps job ids
     to the first due times after the watermark, as far as the caller knows them. For each job, at
-    most one due time without a row is returned: the first.
+    most one due time without a row is returned: the first. In a maintenance window nothing is
+    expected to start, so delays count from its end.
     """
     by_id = {each.id: each for each in stored}
+    windows = await maintenance.read(session)
     overdue = [
         Overdue(by_id[str(row.job_id)], row.due_to or row.due, row)
         for row in rows
-        if row.job_id in by_id and (_waits_too_long(row, now) or _is_missed(row, by_id))
+        if row.job_id in by_id and (_waits_too_long(row, now, windows) or _is_missed(row, by_id))
     ]
-    overdue += await _without_a_row(session, stored, now, firsts or {})
+    overdue += [
+        each
+        for each in await _without_a_row(session, stored, now, firsts or {})
+        if windows.start_after(each.due, now) + OVERDUE_GRACE <= now
+    ]
     return sorted(overdue, key=lambda each: (each.due, each.stored.row.name))
 
 
@@ -311,12 +318,12 @@ async def _without_a_row(
     return overdue
 
 
-def _waits_too_long(row: RunRow, now: datetime) -> bool:
+def _waits_too_long(row: RunRow, now: datetime, windows: Windows) -> bool:
     if row.state is not Status.WAITING or row.attempts or row.trigger == slots.BACKFILL:
         return False
     # A run that waits for its turn claims repeatedly; any other wait ends at `until`.
     since = row.due if row.waits_for in slots.WAITS_FOR_TURN else max(row.due, row.until or row.due)
-    return since + OVERDUE_GRACE < now
+    return windows.start_after(since, now) + OVERDUE_GRACE < now
 
 
 def _is_missed(row: RunRow, by_id: dict[str, StoredJob]) -> bool:

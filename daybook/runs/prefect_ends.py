@@ -69,7 +69,7 @@ EndKind = Literal["COMPLETED", "FAILED", "CRASHED", "CANCELLED", "SKIPPED"]
 class EndInPrefect:
     """A Prefect run that has ended: the type, name and message of its state.
 
-    ``offer`` is the claim request that the Prefect run would have made; if it is None and the run
+    ``request`` is the claim request that the Prefect run would have made; if it is None and the run
     has no row, nothing is known about the run.
     """
 
@@ -77,7 +77,7 @@ class EndInPrefect:
     state: EndKind
     name: str
     message: str
-    offer: ClaimRequest | None = None
+    request: ClaimRequest | None = None
 
     def describe(self) -> str:
         """Return the end as a reason: the name of the state, and its message if there is one."""
@@ -92,7 +92,7 @@ async def apply_end(ledger: Ledger, end: EndInPrefect, fence: int | None = None)
     belong to an earlier start.
     """
     async with ledger.write() as session:
-        occurrence = end.offer.occurrence if end.offer else None
+        occurrence = end.request.occurrence if end.request else None
         row = await rows.find(session, end.flow_run_id, occurrence)
         if row is None:
             return await _apply_without_row(session, end, ledger.now())
@@ -198,7 +198,7 @@ async def _apply_to_uncarried(
 async def _apply_without_row(
     session: AsyncSession, end: EndInPrefect, now: datetime
 ) -> Status | None:
-    request = end.offer
+    request = end.request
     if request is None or request.job_id is None or end.state == "SKIPPED":
         return None
     timed = claim_requests.is_due_key(request.occurrence)

@@ -54,12 +54,12 @@ from daybook.ledger.tables import (
     RunRow,
     SessionRow,
 )
-from daybook.runs import claim_requests, prefect_ends, sessions
+from daybook.runs import chains, claim_requests, prefect_ends, sessions
 
 BATCH_SIZE = 500
 """How many rows one transaction deletes."""
 REQUEST_MIN_AGE = timedelta(days=7)
-"""Minimum time for which a request id is kept, so that repeating it requests no second run."""
+"""Minimum time for which the key of a requested or chained run is kept, so that it runs once."""
 PREFECT_RUN_MIN_AGE = timedelta(days=2)
 """Minimum time for which a run that was started in Prefect is kept after its end was read.
 
@@ -138,9 +138,15 @@ async def _deletable(
     has_live_retry = exists().where(
         col(retry.retry_of) == col(RunRow.id), col(retry.status).in_(LIVE)
     )
-    is_recent_request = col(RunRow.occurrence).startswith("request:") & (
-        col(RunRow.queued_at) > now - REQUEST_MIN_AGE
+    follower = aliased(RunRow)  # its prompt may need the answer of the run that it follows
+    has_live_follower = exists().where(
+        col(follower.status).in_(LIVE),
+        col(follower.trigger) == chains.AFTER,
+        col(follower.occurrence).endswith(col(RunRow.id)),
     )
+    occurrence = col(RunRow.occurrence)
+    is_requested = occurrence.startswith("request:") | occurrence.startswith(f"{chains.AFTER}:")
+    is_recent_request = is_requested & (col(RunRow.queued_at) > now - REQUEST_MIN_AGE)
     # A direct call has no job: its end is never read.
     is_custom = col(RunRow.occurrence).startswith("flow:") & col(RunRow.job_id).is_not(None)
     read_to = await prefect_ends.read_until(session)
@@ -162,6 +168,7 @@ async def _deletable(
         ~is_recent_request,
         ~may_be_read_again,
         ~has_live_retry,
+        ~has_live_follower,
         ~has_pending,
     ]
 

@@ -76,17 +76,17 @@ async def job_id_of_finished(session: AsyncSession, flow_run_id: str) -> str | N
 
 
 def of_request(
-    offer: ClaimRequest, occurrence: str, trigger: str, stored: StoredJob | None, now: datetime
+    request: ClaimRequest, occurrence: str, trigger: str, stored: StoredJob | None, now: datetime
 ) -> RunRow:
     """Return a row for a claim request, not stored yet and without a status."""
     return _new(
         stored,
         occurrence=occurrence,
         trigger=trigger,
-        due=offer.due,
+        due=request.due,
         queued_at=now,
-        kind=offer.kind,
-        parameters=offer.parameters,
+        kind=request.kind,
+        parameters=request.parameters,
     )
 
 

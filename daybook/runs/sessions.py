@@ -33,7 +33,8 @@ from daybook.jobs.actions import DEFAULT_AGENT, AgentPrompt, Heartbeat
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import JobRow, MessageRow, RunRow, SessionRow
-from daybook.runs import leases, slots
+from daybook.owners import USER
+from daybook.runs import chains, leases, slots
 
 MAX_HISTORY_MESSAGES = 20
 """Maximum number of messages given to a model, the last ones: long sessions do not cost more."""
@@ -193,6 +194,29 @@ async def last_output(session: AsyncSession, job_id: str | None) -> str:
         .limit(1)
     )
     return (await session.execute(newest)).scalar_one_or_none() or ""
+
+
+async def output_of(
+    session: AsyncSession, row: RunRow, stored: StoredJob | None, name: str
+) -> str | None:
+    """Return the answer of the job ``name`` for ``row``, a run of ``stored``; None without the job.
+
+    It is that of the run that ``row`` follows, or its error, if that was a run of this job; else
+    that of the job's last succeeded run, and empty if there is none.
+    """
+    job = await store.named(session, stored.row.owner if stored else USER, name)
+    if job is None:
+        return None
+    while row.retry_of and (earlier := await session.get(RunRow, row.retry_of)):
+        row = earlier
+    kind, _, ids = row.occurrence.partition(":")
+    if kind == chains.AFTER:
+        ended = await session.get(RunRow, ids.rpartition(":")[2])
+        if ended is not None and ended.job_id == job.id:
+            return ended.output or ended.error or ended.reason
+        if ended is None and stored is not None and store.runs_after(stored.job) == name:
+            return "(the ledger no longer has this answer)"
+    return await last_output(session, job.id)
 
 
 # --- queries

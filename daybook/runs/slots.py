@@ -91,22 +91,22 @@ class SlotWait(NamedTuple):
 
 
 async def wait_for_slot(
-    session: AsyncSession, row: RunRow, offer: ClaimRequest, now: datetime
+    session: AsyncSession, row: RunRow, request: ClaimRequest, now: datetime
 ) -> SlotWait | None:
     """Return until when and why ``row`` has to wait; None if it gets a slot."""
     if row.job_id is None and row.trigger == "direct":
         return None
-    if offer.most is not None:
-        slots = _Slots(offer.most, offer.classes, await _count(session, _IS_HELD))
+    if request.most is not None:
+        slots = _Slots(request.most, request.classes, await _count(session, _IS_HELD))
         name = policy.policy_from_parameters(row.parameters).class_
         ahead = await _count(session, _expected_claims(now, SLOT) & _earlier(row))
         overdue = await _count(session, _missed_claims(now) & _earlier(row)) if ahead else {}
         if why := slots.refusal(name, ahead, overdue):
             if slots.free(name):
                 return SlotWait(now + SLOT_CLAIM_TIMEOUT, why, SLOT, free=True)
-            queue = MIN_RETRY_INTERVAL * (1 + sum(ahead.values()) / max(offer.most, 1))
+            queue = MIN_RETRY_INTERVAL * (1 + sum(ahead.values()) / max(request.most, 1))
             return SlotWait(now + min(queue, MAX_RETRY_INTERVAL), why, SLOT)
-    if offer.full:
+    if request.full:
         return SlotWait(now + WORKER_RETRY_INTERVAL, "the worker has no free slot", WORKER)
     return None
 

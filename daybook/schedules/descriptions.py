@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from daybook.schedules import cron
 from daybook.schedules.cron import CronField, CronFields
-from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
+from daybook.schedules.schedule import After, At, Cron, Every, OnDemand, Schedule
 from daybook.schedules.zones import to_instant, wall_time, zone
 
 WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
@@ -55,6 +55,9 @@ def describe(schedule: Schedule) -> str:
             return f"every {duration_in_words(schedule.every, one='')}"
         case At():
             return _once(schedule)
+        case After():
+            has_ended = {"succeeded": "succeeds", "failed": "fails", "any": "succeeds or fails"}
+            return f"after {schedule.job} {has_ended[schedule.on]}"
         case OnDemand():
             return "on demand"
 

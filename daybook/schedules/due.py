@@ -34,7 +34,7 @@ from zoneinfo import ZoneInfo
 from croniter import croniter
 
 from daybook.schedules import cron
-from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
+from daybook.schedules.schedule import After, At, Cron, Every, OnDemand, Schedule
 from daybook.schedules.zones import LAST_YEAR, next_change, to_instant, wall_time, zone
 
 _SECOND = timedelta(seconds=1)
@@ -61,7 +61,7 @@ def due_times(
             return _intervals(schedule, floor)
         case At():
             return iter([schedule.at] if schedule.at > floor else [])
-        case OnDemand():
+        case After() | OnDemand():
             return iter(())
 
 

@@ -42,6 +42,12 @@ _LIKE_A_PHRASE = re.compile(
     re.ASCII,
 )
 _SEPARATORS = (",", "and")
+_UNITS = {"second": "s", "minute": "m", "hour": "h", "day": "d"}
+_NUMBER_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen twenty"
+)
+_MORE_NUMBERS = {"a": 1, "an": 1, "other": 2, "thirty": 30, "forty": 40, "fifty": 50, "ninety": 90}
 _MAX_DAY_LENGTH = 20
 """Length in characters of the beginning of a word that is compared with known days."""
 
@@ -55,6 +61,27 @@ class Once(NamedTuple):
 def is_like_one(text: str) -> bool:
     """Return whether a text looks like a phrase, valid or not; a cron expression never does."""
     return _LIKE_A_PHRASE.match(text.lower()) is not None
+
+
+def interval_in_digits(text: str) -> str:
+    """Return `2h` for `two hours`, `1m` for `minute` or `a minute`, and `30m` for `half an hour`.
+
+    Return an empty text for any other text, including an interval in digits.
+    """
+    numbers = _NUMBER_WORDS.split()
+    match text.lower().split():
+        case ["half", "hour"] | ["half", "an", "hour"]:
+            return "30m"
+        case ["second" | "minute" as unit]:
+            return f"1{_UNITS[unit]}"
+        case [word, unit]:
+            number = numbers.index(word) if word in numbers else _MORE_NUMBERS.get(word, 0)
+            unit = unit.removesuffix("s")
+            if number and unit == "week":
+                return f"{7 * number}d"
+            if number and unit in _UNITS:
+                return f"{number}{_UNITS[unit]}"
+    return ""
 
 
 def is_time(text: str) -> bool:
@@ -127,9 +154,11 @@ def _read(words: list[str], now: datetime) -> str | Once:
         raise _without_time(words, now)
     if not has_at and any(time.isdigit() for time in times):
         raise _Refused("is not a schedule", _EXAMPLES)
+    shown = " and ".join(times)
+    if in_full := _range_of_days(days):
+        raise _Refused("is not a schedule", f'write "{in_full} at {shown}"')
     if not days:
         if not has_at:
-            shown = " and ".join(times)
             raise _Refused("is ambiguous", f'write "at {shown}" (once) or "every day at {shown}"')
         local = _on(now, _only_time(times))
         return Once(local if local > now else local + timedelta(days=1))
@@ -172,6 +201,10 @@ def _without_time(words: list[str], now: datetime) -> _Refused:
             return _Refused("has no time of day", 'write "today at 20:00"')
         case []:
             return _Refused("is not a schedule", _EXAMPLES)
+        case ["every" | "each", *rest] if digits := interval_in_digits(" ".join(rest)):
+            return _Refused("is not a schedule", f'write "every {digits}"')
+    if in_full := _range_of_days(words):
+        return _Refused("is not a schedule", f'write "{in_full} at 9:00"')
     try:
         if _one_day(words, now) is None:
             _repeated_days(words)
@@ -200,6 +233,25 @@ def _one_day(words: list[str], now: datetime) -> datetime | None:
             except ValueError as error:
                 raise _Refused(f"does not exist: {error}", "use a date that exists") from None
     return None
+
+
+def _range_of_days(words: list[str]) -> str:
+    """Return `every weekday` for `monday to friday` or `mon-fri`; empty for other words."""
+    rest = " ".join(words).replace("-", " - ").split()
+    while rest[:1] and rest[0] in ("every", "each", "on", "from"):
+        rest = rest[1:]
+    match rest:
+        case [one, "to" | "through" | "until" | "till" | "-", other]:
+            first, last = [_weekday(name) or _weekday(name[:-1]) for name in (one, other)]
+        case _:
+            return ""
+    if first is None or last is None:
+        return ""
+    if (first, last) == (1, 5):
+        return "every weekday"
+    numbers = [first, *((first + more) % 7 for more in range(1, (last - first) % 7 + 1))]
+    names = [_DAYS[number % 7] for number in numbers]
+    return f"every {', '.join(names[:-1])} and {names[-1]}" if names[1:] else f"every {names[0]}"
 
 
 def _repeated_days(words: list[str]) -> tuple[str, str]:

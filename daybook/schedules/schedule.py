@@ -1,4 +1,4 @@
-"""Schedules of a job: four kinds, and the text form that a user writes.
+"""Schedules of a job: five kinds, and the text form that a user writes.
 
 Every schedule carries its IANA zone, so that a job's due times do not move if the machine's zone
 changes. Errors name the field as the user wrote it: `cron`, `every`, `at` or `timezone` for `make`
@@ -28,11 +28,12 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from daybook.errors import InvalidInput
+from daybook.names import validate_name
 from daybook.schedules import cron as expressions
 from daybook.schedules import durations, phrases
 from daybook.schedules.durations import Duration
@@ -40,6 +41,7 @@ from daybook.schedules.zones import FIRST_YEAR, check_year, to_instant, wall_tim
 from daybook.validation import raising_pydantic_error
 
 __all__ = [
+    "After",
     "At",
     "Cron",
     "Every",
@@ -54,9 +56,10 @@ __all__ = [
 
 SYNTAX_HINT = (
     'write a cron expression ("0 9 * * 1-5", @daily), "every 30m", "every weekday at 9:00", '
-    '"tomorrow at 9:00", "at 2027-01-15T14:30:00+01:00", "in 30m" or "on demand"'
+    '"tomorrow at 9:00", "at 2027-01-15T14:30:00+01:00", "in 30m", "after morning-brief" or '
+    '"on demand"'
 )
-FIELD_NAMES = "schedule, cron, every, at or on_demand"
+FIELD_NAMES = "schedule, cron, every, at, after or on_demand"
 """The fields that hints list; the command line writes them as its options."""
 _LEGAL_AT = "use 2027-01-15T14:30:00+01:00 (the offset is optional), tomorrow at 9:00 or in 30m"
 _RFC3339 = re.compile(
@@ -67,6 +70,10 @@ _BARE = re.compile(
     r"(?!\d+\s*[ap]\.?m\b)-?[\d.]+\s*[a-z]+(?:\s*\d+\s*[a-z]+)*", re.ASCII | re.IGNORECASE
 )
 _INTERVAL = re.compile(r"[-\d.](?!\d?(?:st|nd|rd|th)\b)(?!.*\bat\b)", re.ASCII | re.IGNORECASE)
+
+
+class _InPast(InvalidInput):
+    """The only due time of a schedule has passed."""
 
 
 def _check_zone(name: str) -> str:
@@ -86,6 +93,11 @@ def _whole_second_utc(value: datetime) -> datetime:
     if value.microsecond:
         raise ValueError("an instant must be a whole second")
     return value.astimezone(UTC)
+
+
+def _job_name(name: str) -> str:
+    with raising_pydantic_error():
+        return validate_name(name, stored=True)
 
 
 Zone = Annotated[str, AfterValidator(_check_zone)]
@@ -176,7 +188,24 @@ class OnDemand(_Schedule):
     timezone: Zone
 
 
-Schedule = Annotated[Cron | Every | At | OnDemand, Field(discriminator="kind")]
+AfterOutcome = Literal["succeeded", "failed", "any"]
+"""Which outcomes of a job start the jobs after it; skipped, missed and cancelled runs never do."""
+
+
+class After(_Schedule):
+    """Due once after each run of another job that ended with the outcome ``on``.
+
+    ``job`` is the name of a job in the same namespace (`daybook.jobs.store.taken_names`).
+    `daybook.runs.chains` has the rules. The zone affects only the display.
+    """
+
+    kind: Literal["after"] = "after"
+    job: Annotated[str, AfterValidator(_job_name)]
+    on: AfterOutcome = "succeeded"
+    timezone: Zone
+
+
+Schedule = Annotated[Cron | Every | At | After | OnDemand, Field(discriminator="kind")]
 
 
 def make(
@@ -184,12 +213,14 @@ def make(
     cron: str | None = None,
     every: str | None = None,
     at: str | None = None,
+    after: str | None = None,
+    on: str | None = None,
     on_demand: bool = False,
     timezone: str,
     now: datetime,
     current: Schedule | None = None,
 ) -> Schedule:
-    """Build a schedule from separate fields, exactly one of which is given.
+    """Build a schedule from separate fields, exactly one of which is given; ``on`` needs ``after``.
 
     ``now`` is an aware instant. The anchor of an `every` is ``now`` floored to the second. An `at`
     without an offset is interpreted in ``timezone``; `in 30m` counts from ``now`` rounded up to the
@@ -199,9 +230,13 @@ def make(
     Raises `InvalidInput` naming the field.
     """
     zone(timezone)
-    given = [
-        name for name, value in (("cron", cron), ("every", every), ("at", at)) if value is not None
-    ] + (["on_demand"] if on_demand else [])
+    texts = {"cron": cron, "every": every, "at": at, "after": after}
+    given = [name for name, value in texts.items() if value is not None]
+    given += ["on_demand"] if on_demand else []
+    if on is not None and after is None and isinstance(current, After) and not given:
+        return _after(current.job, on, "on", timezone)
+    if on is not None and given != ["after"]:
+        raise InvalidInput("on", "needs a job to run after", "set after to the name of a job")
     if not given:
         raise InvalidInput("schedule", "is missing", f"set one of {FIELD_NAMES}")
     if len(given) > 1:
@@ -212,6 +247,9 @@ def make(
         return _every(every, "every", timezone, now, current)
     if at is not None:
         return one_time(at, "at", timezone, now, current)
+    if after is not None:
+        kept = current.on if isinstance(current, After) else "succeeded"
+        return _after(after, on or kept, "after", timezone)
     return OnDemand(timezone=timezone)
 
 
@@ -237,6 +275,11 @@ def parse(
     lower = first.lower()
     if word.lower() in ("on demand", "on-demand", "on_demand"):
         return OnDemand(timezone=timezone)
+    if lower == "after" and rest:
+        name, bracket, on = rest.removesuffix(")").rpartition(" (")
+        if bracket and rest.endswith(")") and on in get_args(AfterOutcome):
+            return _after(name, on, "schedule", timezone)
+        return _after(rest, "succeeded", "schedule", timezone)
     if lower == "every" and _INTERVAL.match(rest):
         return _every(rest, "schedule", timezone, now, current)
     if lower == "at" and (_DATE.match(rest) or _BARE.fullmatch(rest)):
@@ -255,12 +298,17 @@ def parse(
 
 
 def is_schedule(text: str) -> bool:
-    """Return whether `parse` reads ``text``, in any zone and at any time."""
+    """Return whether `parse` reads ``text``, in any zone and at any time, and it is no prompt.
+
+    "After lunch, …" may be a prompt, so a text that names a job to run after does not count.
+    """
     try:
-        parse(text, timezone="UTC", now=datetime(FIRST_YEAR, 1, 1, tzinfo=UTC))
+        found = parse(text, timezone="UTC", now=datetime(FIRST_YEAR, 1, 1, tzinfo=UTC))
+    except _InPast:  # such as `today at 0:00`, which is a schedule at another time of day
+        return True
     except InvalidInput:
         return False
-    return True
+    return not isinstance(found, After)
 
 
 def to_text(schedule: Schedule) -> str:
@@ -279,6 +327,8 @@ def to_text(schedule: Schedule) -> str:
             if offset is None or offset % timedelta(minutes=1):  # RFC 3339 has no such offset
                 local = schedule.at
             return f"at {local.isoformat()}"
+        case After():
+            return f"after {schedule.job} ({schedule.on})"
         case OnDemand():
             return "on demand"
 
@@ -291,6 +341,16 @@ def in_zone(schedule: Schedule, timezone: str) -> Schedule:
     """
     zone(timezone)
     return schedule.model_copy(update={"timezone": timezone})
+
+
+def _after(job: str, on: str, field: str, timezone: str) -> After:
+    if on not in get_args(AfterOutcome):
+        raise InvalidInput("on", f'"{on}" is not valid', "use succeeded, failed or any")
+    try:
+        name = validate_name(job)
+    except InvalidInput as error:
+        raise InvalidInput(field, f"the job's name {error.problem}", error.hint) from None
+    return After(job=name, on=cast(AfterOutcome, on), timezone=timezone)
 
 
 def _every(
@@ -325,6 +385,8 @@ def one_time(
         whole = now.replace(microsecond=0)
         start = whole if whole == now else whole + timedelta(seconds=1)
         delay = word[1:] if word.startswith("+") else word[3:]
+        if digits := phrases.interval_in_digits(delay):
+            raise InvalidInput(field, f'"{word}" is not a schedule', f'write "in {digits}"')
         return At(at=start + durations.parse(delay, field), timezone=timezone)
     if _BARE.fullmatch(word):
         raise _ambiguous(field, word)
@@ -351,7 +413,7 @@ def _of_phrase(
 def _at(due: datetime, field: str, timezone: str, now: datetime, current: Schedule | None) -> At:
     if due <= now and (current is None or current.only_due != due):
         local = due.astimezone(zone(timezone)).isoformat()
-        raise InvalidInput(field, f"{local} ({timezone}) is in the past", "use a future time")
+        raise _InPast(field, f"{local} ({timezone}) is in the past", "use a future time")
     return At(at=due, timezone=timezone)
 
 

@@ -32,7 +32,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
 from daybook.ledger.tokens import digest
 from daybook.names import MAX_LINE_LENGTH, validate_line
-from daybook.tasks import lease_expiry, matching, model, rows, selection, sessions
+from daybook.tasks import lease_expiry, matching, model, rows, selection, sessions, states
 from daybook.tasks.matching import Candidate, RunRequirements
 from daybook.tasks.states import Status
 
@@ -70,6 +70,7 @@ async def claim(ledger: Ledger, session_name: str, lease: timedelta | str | None
         selected = await _select(session, row, now)
         if isinstance(selected, tuple):
             task, run = selected
+            states.check(run.id, Status(run.status), Status.CLAIMED)
             run.status = Status.CLAIMED
             run.session_id, run.token_digest = row.id, digest(token)
             run.lease_seconds, run.lease_until = seconds, now + timedelta(seconds=seconds)

@@ -10,7 +10,7 @@ from sqlalchemy import case, func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.ledger.task_tables import TaskRunRow
+from daybook.ledger.task_tables import TaskRow, TaskRunRow
 from daybook.tasks import matching, sessions
 from daybook.tasks import pause as switch
 from daybook.tasks.pause import PauseState
@@ -25,8 +25,9 @@ class TaskCounts:
 
     ``live`` and ``ended_last_day`` (the last 24 hours) count runs by status. ``oldest`` is when the
     longest waiting run was queued, None if none is queued. ``starving`` counts queued runs with a
-    starving cycle since their last claim, ``attention`` the runs that an operator should look at,
-    including queued ones about which the operator was alerted. ``free`` counts the sessions that
+    starving cycle since they were last claimed or recovered, except those of paused tasks,
+    ``attention`` the runs that an operator should look at, including queued ones about which the
+    operator was alerted. ``free`` counts the sessions that
     are idle, are not prompting and hold no run; ``busy`` counts the other live ones.
     """
 
@@ -43,13 +44,18 @@ class TaskCounts:
 async def read_counts(session: AsyncSession, now: datetime) -> TaskCounts:
     """Return the counts at ``now``."""
     run = TaskRunRow
-    by_status = sqlalchemy.select(
-        col(run.status),
-        func.count(),
-        func.min(col(run.queued_at)),
-        func.sum(case((col(run.starved_cycles) > 0, 1), else_=0)),
-        func.sum(case((col(run.attention) != "", 1), else_=0)),
-    ).where(col(run.finished_at).is_(None))
+    starves = (col(run.starved_cycles) > 0) & col(TaskRow.paused).is_(False)
+    by_status = (
+        sqlalchemy.select(
+            col(run.status),
+            func.count(),
+            func.min(col(run.queued_at)),
+            func.sum(case((starves, 1), else_=0)),
+            func.sum(case((col(run.attention) != "", 1), else_=0)),
+        )
+        .join(TaskRow, col(TaskRow.id) == col(run.task_id))
+        .where(col(run.finished_at).is_(None))
+    )
     live = {
         Status(row[0]): row[1:]
         for row in (await session.execute(by_status.group_by(col(run.status)))).all()

@@ -88,9 +88,9 @@ async def cycle(
         report.error("[tasks] is invalid, so its last valid values apply", refused)
     if not findings.anything:
         return report
-    recovery_failed = findings.over and not await _expire_leases(ledger, report)
+    recovery_failed = findings.has_expired_leases and not await _expire_leases(ledger, report)
     may_request_worker = False
-    if findings.asks:  # without a job for workers, Prefect is not queried
+    if findings.may_need_worker:  # without a job for workers, Prefect is not queried
         async with ledger.read() as session:
             may_request_worker = bool(await worker_requests.worker_jobs(session))
     capable = await _load_capabilities(capabilities_of, report) if may_request_worker else None
@@ -110,13 +110,14 @@ async def cycle(
 class _Findings:
     """Work that a cycle found, with its report so far; ``anything`` is True if there is any.
 
-    ``over`` is True if the lease of a run has ended, ``asks`` if a worker may have to be requested.
+    ``has_expired_leases`` is True if the lease of a run has ended, ``may_need_worker``
+    if a worker may have to be requested.
     """
 
     report: CycleReport
     anything: bool = False
-    over: bool = False
-    asks: bool = False
+    has_expired_leases: bool = False
+    may_need_worker: bool = False
 
 
 async def _inspect(ledger: Ledger, policy: EscalationPolicy) -> _Findings:
@@ -144,13 +145,13 @@ async def _inspect(ledger: Ledger, policy: EscalationPolicy) -> _Findings:
         findings.report.scanned += 1
         findings.report.pending += status == Status.QUEUED
         findings.report.active += status == Status.CLAIMED
-        findings.over |= lease_until is not None and lease_until <= now
+        findings.has_expired_leases |= lease_until is not None and lease_until <= now
         if status == Status.NEEDS_ATTENTION or attention:
             findings.report.add(NEEDS_ATTENTION, id_)
         if status == Status.QUEUED and not paused and not only_waits:
             owed = model.escalate(policy, now - queued_at, starved, tiers)
-            findings.asks |= REQUEST_WORKER in owed.steps
-    findings.anything = bool(findings.report.pending or findings.over or under_way)
+            findings.may_need_worker |= REQUEST_WORKER in owed.steps
+    findings.anything = bool(findings.report.pending or findings.has_expired_leases or under_way)
     return findings
 
 
@@ -261,7 +262,7 @@ class _Cycle:
         self.fits: dict[tuple[object, ...], _Fits] = {}
         self.woken: set[str] = set()
         self.targets: list[WakeTarget] = []
-        self.no_way = 0
+        self.unreachable_count = 0
         self.workers: list[StoredJob] | None = None
         self.counted: list[str] = []
         for run, task in queued:
@@ -283,9 +284,9 @@ class _Cycle:
                 self._record_step(run, NEEDS_ATTENTION, run.attention)
                 await rows.alert_operator(session, run, "starved", now)
         await self._write_starved_cycles()
-        report.wakes_tried = len(self.targets) + self.no_way
-        report.wakes_failed += self.no_way
-        if self.no_way:
+        report.wakes_tried = len(self.targets) + self.unreachable_count
+        report.wakes_failed += self.unreachable_count
+        if self.unreachable_count:
             # Without names and numbers, so that it is stored only once and leaves room for other
             # errors.
             report.error("wake", "a session has no MCP connection, and wake_url is not set")
@@ -320,7 +321,7 @@ class _Cycle:
         fresh.sort(key=lambda row: matching.preference(wanted, Candidate.of(row, False)))
         reachable = [row for row in fresh if wakes.can_be_woken(row, url, now)]
         if not reachable:
-            self.no_way += 1
+            self.unreachable_count += 1
             self.woken.add(fresh[0].id)
             return "woken"
         reason = f"queued for {duration_in_words(now - run.queued_at)}"
@@ -421,12 +422,14 @@ def _record_step(
 async def _notify(
     ledger: Ledger, notifier: Notifier, starving: Sequence[StarvingRun], report: CycleReport
 ) -> None:
-    """Report each starving run, and record which reports succeeded.
+    """Report each starving run, and record which reports were sent.
 
-    A rejected event does not stop the reports of other runs. After any other failure, such as an
-    unreachable Prefect, the remaining runs are left to the next cycle.
+    An event that Prefect rejects counts as sent, because Prefect would reject it in each cycle
+    again. After any other failure, such as an unreachable Prefect, the remaining runs are left to
+    the next cycle.
     """
     sent: list[StarvingRun] = []
+    rejected: dict[str, str] = {}
     until = time.monotonic() + NOTIFY_TIMEOUT_SECONDS
     for each in starving:
         if len(sent) >= MAX_NOTIFICATIONS or time.monotonic() > until:
@@ -436,13 +439,14 @@ async def _notify(
                 await notifier(each)
         except EventRejected as error:
             report.error("Prefect rejected the event of a starving run", error)
-            continue
+            rejected[each.run_id] = str(error)
         except Exception as error:
             failed = str(error) or type(error).__name__
             report.error("cannot report starving runs", failed)
             break
+        else:
+            report.add("starved", each.run_id)
         sent.append(each)
-        report.add("starved", each.run_id)
     async with ledger.write() as session:
         now = ledger.now()
         for each in sent:
@@ -451,7 +455,9 @@ async def _notify(
             same = run is not None and (run.status, run.fence) == (Status.QUEUED, each.fence)
             if run is not None and same and "starved" not in run.tiers:
                 reason = f"after {each.cycles} cycles"
+                if each.run_id in rejected:
+                    reason += f"; Prefect rejected the event: {rejected[each.run_id]}"
                 _record_step(session, run, "starved", reason, now)
         kept = await statistics.load(session)
-        kept.amend(report, starved=len(sent))
+        kept.amend(report, starved=len(sent) - len(rejected))
         await statistics.store(session, kept)

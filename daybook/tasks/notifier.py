@@ -51,8 +51,8 @@ class EventRejected(Exception):
 Notifier = Callable[[StarvingRun], Awaitable[None]]
 """Reports one starving run.
 
-Any exception means that the run was not reported; a later cycle tries again. `EventRejected`
-concerns only this run.
+Any exception means that the run was not reported; a later cycle tries again, but not after
+`EventRejected`, which concerns only this run.
 """
 
 

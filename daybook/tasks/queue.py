@@ -234,9 +234,9 @@ async def recover(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
     """Queue a claimed run, or one that needs attention, as if it had just arrived; return it.
 
     Its count of lease expiries restarts, and its session no longer holds it. A queued run about
-    which the operator was alerted starts to wait again; its escalation steps are not repeated
-    before a claim. Raises `InvalidInput` for any other run or an invalid reason, and the same
-    errors as `find`.
+    which the operator was alerted starts to wait again, so it does not count as starving; its
+    escalation steps are not repeated before a claim. Raises `InvalidInput` for any other run or an
+    invalid reason, and the same errors as `find`.
     """
     reason = validate_line(reason, "reason")
     async with ledger.write() as session:
@@ -249,7 +249,7 @@ async def recover(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
             run.queued_at = now
         else:
             rows.requeue(run, now)
-        run.expiries, run.attention = 0, ""
+        run.expiries, run.starved_cycles, run.attention = 0, 0, ""
         rows.record_event(session, run, "recovered", now, actor=actor, reason=reason, of=holder)
         return run
 

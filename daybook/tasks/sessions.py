@@ -137,6 +137,17 @@ async def set_connected(ledger: Ledger, ids: Collection[str], until: datetime) -
                 touch(row, now)
 
 
+async def disconnected(
+    session: AsyncSession, ids: Collection[str], now: datetime
+) -> frozenset[str]:
+    """Return the ids of those of these sessions to which no MCP server holds a connection."""
+    until = col(TaskSessionRow.connected_until)
+    query = select(TaskSessionRow.id).where(
+        col(TaskSessionRow.id).in_(ids), until.is_(None) | (until <= now)
+    )
+    return frozenset((await session.execute(query)).scalars())
+
+
 async def visible_sessions(session: AsyncSession) -> list[TaskSessionRow]:
     """Return the sessions that the current actor may see, also expired ones, sorted by name."""
     query = select(TaskSessionRow).where(_visible()).order_by(col(TaskSessionRow.name))

@@ -31,6 +31,7 @@ CLEAR_VALUE = "none"
 
 _OPTIONS = (
     "description",
+    "fallback_agents",
     "timeout",
     "retries",
     "catch_up",

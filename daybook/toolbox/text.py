@@ -29,7 +29,7 @@ MAX_OUTPUT_CHARACTERS = 4_000
 MAX_BRIEF_CHARACTERS = 300
 """Maximum length of earlier runs' outputs, and of other long texts, in characters."""
 
-_BY_TIME = ("schedule", "catch_up", "backfill")
+_BY_SCHEDULE = ("schedule", "catch_up", "backfill", "after")
 """The triggers of runs that a schedule made due."""
 
 
@@ -162,7 +162,7 @@ def truncated(text: str, longest: int) -> str:
 
 
 def _run_line(found: Run, timezone: str) -> str:
-    when = "due" if found.trigger in _BY_TIME else "requested"
+    when = "due" if found.trigger in _BY_SCHEDULE else "requested"
     text = f"run {found.id[:8]}: {found.status}, {when} {due(found.scheduled_for, timezone)}"
     if found.duration_seconds is not None:
         text += f", took {found.duration_seconds:.1f} s"
@@ -179,7 +179,8 @@ def _action_lines(found: ListedJob) -> Iterable[str]:
             yield f"calls: the tool {action.tool} with {truncated(params, MAX_BRIEF_CHARACTERS)}"
         case AgentPrompt():
             model = f", model {action.model}" if action.model else ""
-            yield f"asks: the agent {action.agent}{model}, session {action.session}"
+            agents = ", else ".join((f"{action.agent}{model}", *action.fallback_agents))
+            yield f"asks: the agent {agents}, session {action.session}"
             yield f"prompt: {truncated(action.prompt, MAX_BRIEF_CHARACTERS)}"
         case _:
             yield f"kind: {found.kind}"

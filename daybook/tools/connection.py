@@ -201,7 +201,7 @@ class Connection:
             raise self._unanswered_error() from None
         if isinstance(answer, InputRequiredResult):
             raise CallFailed("the tool asks for input, which a job cannot give")
-        self._wire.gently()
+        self._wire.allow_exit()
         return answer  # type: ignore[no-any-return]
 
     async def close(self) -> None:
@@ -211,7 +211,7 @@ class Connection:
 
     def done(self) -> None:
         """Mark the work as done, so that the server may exit by itself."""
-        self._wire.gently()
+        self._wire.allow_exit()
 
     async def _closed(self, keeper: asyncio.Task[None]) -> None:
         self._over.set()

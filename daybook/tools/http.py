@@ -88,7 +88,7 @@ class HttpWire:
     def begin(self) -> None:
         self._transport.begin()
 
-    def gently(self) -> None:
+    def allow_exit(self) -> None:
         """Do nothing: there is no process to end."""
 
     def explained(self, message: str) -> str:

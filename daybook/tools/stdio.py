@@ -106,7 +106,7 @@ class ProgramWire:
         self.sent = False
         self._codes.clear()
 
-    def gently(self) -> None:
+    def allow_exit(self) -> None:
         self._may_exit = True
 
     def came(self, code: int) -> bool:

@@ -54,7 +54,7 @@ class Wire(AbstractAsyncContextManager["TransportStreams"], Protocol):
         """Forget the result of the previous call, because another is about to be made."""
         ...
 
-    def gently(self) -> None:
+    def allow_exit(self) -> None:
         """Mark the work as done, so that the server may exit by itself."""
         ...
 

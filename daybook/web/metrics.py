@@ -152,7 +152,8 @@ def _tasks(snapshot: HealthSnapshot) -> Iterator[Metric]:
     )
     yield _gauge(
         "tasks_starving",
-        "Queued runs of tasks that have starved since their last claim.",
+        "Queued runs of tasks that have starved since their last claim or recovery, except those "
+        "of paused tasks.",
         tasks.starving,
     )
     yield _gauge("tasks_attention", "Runs of tasks that need an operator.", tasks.attention)

@@ -129,7 +129,7 @@ def _run_flow(task: LaunchRequest, status: int, fresh: bool) -> int:
 
     from daybook.execution import handover
 
-    orphan_guard.watch(status)
+    orphan_guard.watch(status, task.parent_pid)
     if task.handover is not None:
         handover.receive(**task.handover, descriptor=status)
     name = task.kind.replace("-", "_")

@@ -109,7 +109,7 @@ class Dispatcher:
             return await self._claim_and_start(run)
         except UNAVAILABLE_ERRORS as error:
             # No ledger, no effect (promise.md 7): the run has no claim, so it is rescheduled.
-            log.warning("%s waits: %s", run.name, error, extra={"action": "ledger_away"})
+            log.warning("%s waits: %s", run.name, error, extra={"action": "waits_for_ledger"})
             await self._reschedule(
                 run, Waiting(SYSTEM_CLOCK.now() + claim.NO_LEDGER_DELAY, str(error))
             )
@@ -284,7 +284,9 @@ class Dispatcher:
                 await ended_runs.make_wait(self._ledger, self._client, run, until, answer.why)
             except httpx.HTTPError as error:
                 # The run is still scheduled, so the next poll fetches it again.
-                log.warning("cannot update Prefect: %s", error, extra={"action": "tell_failed"})
+                log.warning(
+                    "cannot update Prefect: %s", error, extra={"action": "prefect_update_failed"}
+                )
 
     async def _still_waits(self, answer: Waiting) -> bool:
         """Return whether the row still waits as the claim's answer said.
@@ -306,7 +308,7 @@ class Dispatcher:
             and answer.flow_run_id == str(run.id)
             and answer.run_id
         ):
-            await unmirrored.clear_mark(self._ledger, answer.run_id)
+            await unmirrored.clear_mark(self._ledger, answer.run_id, answer.status)
 
     async def _force_state(self, run: FlowRun, state: State[Any]) -> bool:
         try:
@@ -315,7 +317,9 @@ class Dispatcher:
             return True  # deleted, so there is no state to set
         except httpx.HTTPError as error:
             # The run is still scheduled, so the next poll fetches it again.
-            log.warning("cannot update Prefect: %s", error, extra={"action": "tell_failed"})
+            log.warning(
+                "cannot update Prefect: %s", error, extra={"action": "prefect_update_failed"}
+            )
             return False
         return True
 

@@ -30,7 +30,7 @@ import httpx
 from prefect.client.orchestration import PrefectClient
 
 from daybook.errors import FenceRefused, IllegalTransition, LedgerUnreachable
-from daybook.execution import outcome_spool
+from daybook.execution import delivery, outcome_spool
 from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import HELD, TERMINAL, Outcome, Status
@@ -52,6 +52,9 @@ worker that is being stopped.
 """
 PREFECT_ERRORS = (httpx.HTTPError, TimeoutError)
 
+_STOPPED_BY_WORKER = (StopCause.CANCEL, StopCause.TIMEOUT, StopCause.DEADLINE)
+"""Causes for which the worker records the outcome, and so creates the run's artifact."""
+
 
 async def handle_exit(ledger: Ledger, client: PrefectClient, watched: SupervisedRun) -> None:
     """Record the outcome that follows from the exit of ``watched``, in ledger and Prefect.
@@ -68,7 +71,9 @@ async def handle_exit(ledger: Ledger, client: PrefectClient, watched: Supervised
     except PREFECT_ERRORS as error:
         # The keeper sets the state in Prefect later.
         log.warning(
-            "cannot update Prefect, the keeper will: %r", error, extra={"action": "tell_failed"}
+            "cannot update Prefect, the keeper will: %r",
+            error,
+            extra={"action": "prefect_update_failed"},
         )
 
 
@@ -80,6 +85,9 @@ async def _update_prefect(
             await scheduled_runs.ensure_row(ledger, client, row)
     elif row.state in TERMINAL and (watched.exit_code != 0 or not watched.facts.ended):
         await state_mirror.mirror_run(ledger, client, row.id)
+        is_own = row.flow_run_id == watched.flow_run_id
+        if is_own and watched.cause in _STOPPED_BY_WORKER and not watched.facts.ended:
+            await delivery.publish_artifact(ledger, client, row.id)
 
 
 async def _retry_until_reachable(
@@ -92,13 +100,13 @@ async def _retry_until_reachable(
         except LedgerUnreachable as error:
             if ledger.now() >= end:
                 log.error(
-                    "cannot record the outcome: %s", error, extra={"action": "settle_unreachable"}
+                    "cannot record the outcome: %s", error, extra={"action": "outcome_not_recorded"}
                 )
                 return None
             log.warning(
                 "cannot record the outcome, will retry: %s",
                 error,
-                extra={"action": "settle_unreachable"},
+                extra={"action": "outcome_not_recorded"},
             )
         await asyncio.sleep(RETRY_INTERVAL_SECONDS)
 
@@ -172,11 +180,15 @@ async def _ended_by_prefect(ledger: Ledger, client: PrefectClient, watched: Supe
     try:
         async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
             return (
-                await ended_runs.record_end(ledger, client, watched.flow_run_id, gone=True)
+                await ended_runs.record_end(
+                    ledger, client, watched.flow_run_id, has_no_process=True
+                )
                 is not None
             )
     except PREFECT_ERRORS as error:
-        log.warning("cannot read the run from Prefect: %r", error, extra={"action": "ask_failed"})
+        log.warning(
+            "cannot read the run from Prefect: %r", error, extra={"action": "prefect_read_failed"}
+        )
         return False
 
 

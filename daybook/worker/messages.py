@@ -37,7 +37,7 @@ class LaunchRequest:
 
     ``environment`` is the whole environment of the process; if empty, that of the launcher.
     ``folder`` is its working directory; if empty, that is the repository for ``ours`` and the
-    launcher's ``folder`` for the other modes.
+    launcher's ``folder`` for the other modes. ``parent_pid`` is set by the parent process.
     """
 
     flow_run: dict[str, Any]
@@ -48,6 +48,7 @@ class LaunchRequest:
     folder: str = ""
     command: str = ""
     hook: Literal["", "crashed", "cancelled"] = ""
+    parent_pid: int = 0
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

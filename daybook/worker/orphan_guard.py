@@ -25,25 +25,25 @@ from daybook.timing import TIMING
 _CHECK_SECONDS = 1.0
 
 
-def watch(status: int, grace: float = TIMING.stop_grace.total_seconds()) -> None:
+def watch(status: int, parent_pid: int, grace: float = TIMING.stop_grace.total_seconds()) -> None:
     """End this process and its descendants when both its worker and its parent have died.
 
-    ``status`` is the write end of the status pipe. The parent must be alive at the call: a later
-    change of the parent's pid shows its death. The thread that watches is a daemon, so that it does
-    not delay the exit.
+    ``status`` is the write end of the status pipe. ``parent_pid`` is the parent's pid, as the
+    parent itself passed it: it may have died since the fork. The thread that watches is a daemon,
+    so that it does not delay the exit.
     """
     thread = threading.Thread(
-        target=_watch, args=(status, os.getppid(), grace), name="orphaned", daemon=True
+        target=_watch, args=(status, parent_pid, grace), name="orphaned", daemon=True
     )
     thread.start()
 
 
-def _watch(status: int, parent: int, grace: float) -> None:
+def _watch(status: int, parent_pid: int, grace: float) -> None:
     reader = select.poll()
     reader.register(status, 0)  # report errors only
     if not any(event & select.POLLERR for _, event in reader.poll()):
         return  # this system does not report a closed read end
-    while os.getppid() == parent:  # the parent is alive, and ends this process itself
+    while os.getppid() == parent_pid:  # the parent is alive, and ends this process itself
         time.sleep(_CHECK_SECONDS)
     process = proc.find(os.getpid())
     assert process is not None

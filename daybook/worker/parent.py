@@ -27,6 +27,7 @@ reports this to a silent worker, which reads the report when it continues.
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import json
@@ -50,6 +51,9 @@ _KILL_CHECK_SECONDS = 0.02
 """Interval between two checks of killed processes that have not ended yet."""
 _HANDSHAKE_SECONDS = 10.0
 _DESCRIPTORS_PER_TASK = 2
+_NOT_RECEIVED = -1
+"""Placeholder for a descriptor that the kernel dropped because this process had no free one."""
+_NO_FREE_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
 @dataclass(frozen=True)
@@ -143,15 +147,20 @@ class Parent:
     def _receive(self) -> None:
         flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
         try:
-            data, descriptors, _, _ = socket.recv_fds(
+            data, descriptors, received, _ = socket.recv_fds(
                 self._worker, 1 << 16, 4 * _DESCRIPTORS_PER_TASK, flags
             )
         except BlockingIOError:
             return
         except OSError:
-            data, descriptors = b"", []
+            data, descriptors, received = b"", [], 0
+        if received & socket.MSG_CTRUNC:  # too many open files
+            for descriptor in descriptors:
+                os.close(descriptor)
+            descriptors = [_NOT_RECEIVED] * _DESCRIPTORS_PER_TASK
         for descriptor in descriptors:
-            os.set_inheritable(descriptor, False)
+            if descriptor != _NOT_RECEIVED:
+                os.set_inheritable(descriptor, False)
         self._descriptors += descriptors
         if not data:
             self._gone = True
@@ -163,7 +172,8 @@ class Parent:
             if "task" in message:
                 output, status = self._descriptors[:_DESCRIPTORS_PER_TASK]
                 del self._descriptors[:_DESCRIPTORS_PER_TASK]
-                self._begin(message["number"], LaunchRequest(**message["task"]), output, status)
+                task = LaunchRequest(**message["task"] | {"parent_pid": os.getpid()})
+                self._begin(message["number"], task, output, status)
             elif "import" in message and self._config.preload:
                 self._preload(message["import"])
 
@@ -200,9 +210,19 @@ class Parent:
     # --- start of children
 
     def _begin(self, number: int, task: LaunchRequest, output: int, status: int) -> None:
+        if _NOT_RECEIVED in (output, status):
+            error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            self._send({"number": number, "refused": str(error)})
+            return
         with suppress(OSError):
             os.chdir(self._folder)  # the folder may have been deleted and recreated
-        parent_end, child_end = socket.socketpair()
+        try:
+            parent_end, child_end = socket.socketpair()
+        except OSError as error:  # too many open files
+            for descriptor in (output, status):
+                os.close(descriptor)
+            self._send({"number": number, "refused": str(error)})
+            return
         parent_end.settimeout(_HANDSHAKE_SECONDS)
         forked.flush_output()
         # No signal may reach a child that still has this process's handlers or has no group.
@@ -243,7 +263,8 @@ class Parent:
         try:
             others = [self._worker, self._bell, self._bell_writer, self._selector, parent_end]
             numbers = [other.fileno() for other in others]  # type: ignore[attr-defined]
-            child_setup.setup_child(output, child_end, [*numbers, *self._descriptors])
+            waiting = [each for each in self._descriptors if each != _NOT_RECEIVED]
+            child_setup.setup_child(output, child_end, [*numbers, *waiting])
             if not self._config.preload or thread_count() > 1:
                 child_setup.exec_fresh(self._config.program, task, status)
             program = child_setup.load_program(self._config.program)
@@ -272,13 +293,20 @@ class Parent:
             self._send({"exited": child.pid, "code": child.code})
 
     def _orphans_alive(self, kill: bool) -> bool:
-        """Reap the dead orphans of ended children; return whether any orphan is still alive.
+        """Reap the dead orphans of ended children; return whether any orphan may still be alive.
 
+        Without a free descriptor, this process cannot list them, and the next turn tries again.
         With ``kill``, send SIGKILL to the living ones. A living child adopts its own orphans, so
         this process has only orphans of children that have ended. An orphan that runs as another
         user does not count, because this process cannot end it.
         """
-        living = {pid for pid in _children() - self._unreaped.keys() if not _reap(pid)}
+        try:
+            children = _children()
+        except OSError as error:
+            if error.errno not in _NO_FREE_DESCRIPTOR:
+                raise
+            return True
+        living = {pid for pid in children - self._unreaped.keys() if not _reap(pid)}
         self._untouchable &= living
         if kill:
             for pid in living - self._untouchable:
@@ -299,9 +327,24 @@ class Parent:
             self._send({"silent": round(now - self._last_message, 1), "ending": ending})
         for child in self._unreaped.values():
             if child.kill_at is not None and child.code is None and child.kill_at <= now:
-                for member in proc.process_tree(child.process):
-                    proc.send_signal([member], signal.SIGKILL)
+                self._kill(child)
                 child.kill_at = now + 1.0
+
+    def _kill(self, child: Child) -> None:
+        """Send SIGKILL to the child and its descendants; without a free descriptor, to its group.
+
+        When the child has ended, `_orphans_alive` kills the others.
+        """
+        try:
+            members = proc.process_tree(child.process)
+        except OSError as error:
+            if error.errno not in _NO_FREE_DESCRIPTOR:
+                raise
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)  # not reaped yet, so the group is its own
+            return
+        for member in members:
+            proc.send_signal([member], signal.SIGKILL)
 
     def _end_all(self) -> list[int]:
         living = [child for child in self._unreaped.values() if child.code is None]
@@ -323,17 +366,19 @@ class Parent:
 
 
 def _children() -> set[int]:
-    """Return the pids of this process's children; empty on systems other than Linux.
+    """Return the pids of this process's children, zombies too; empty unless this is Linux.
 
-    Zombies are included, unless the kernel does not list the children of a process.
+    Raises OSError if this process has no free descriptor.
     """
     if sys.platform != "linux":
         return set()
     try:
         text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    except OSError:
-        own_pid = os.getpid()
-        return {p.pid for p in proc.living_processes().values() if p.parent == own_pid}
+    except OSError as error:
+        if error.errno in _NO_FREE_DESCRIPTOR:
+            raise
+        # This kernel does not list the children of a process.
+        return proc.child_pids(os.getpid())
     return set(map(int, text.split()))
 
 

@@ -65,7 +65,7 @@ class ParentConnection:
         reader, status = os.pipe()
         os.set_blocking(reader, False)
         pending = _PendingStart(output, reader, asyncio.get_running_loop().create_future())
-        number = next(self._request_numbers)
+        number, started = next(self._request_numbers), asyncio.Event()
         self._pending[number] = pending
         # Start the timer before sending, which blocks if the parent is stopped and its socket is
         # full.
@@ -74,10 +74,14 @@ class ParentConnection:
             try:
                 with output.open("ab") as printed:
                     message = {"number": number, "task": task.as_json()}
-                    await self._send(message, (printed.fileno(), status))
+                    await self._send(message, (printed.fileno(), status), started)
             finally:
                 os.close(status)
             await asyncio.wait({pending.answer})
+        except asyncio.CancelledError:
+            if not started.is_set() and (unsent := self._pending.pop(number, None)):
+                os.close(unsent.status)
+            raise
         except OSError as error:
             if isinstance(error, ConnectionError) or self._socket.fileno() < 0:
                 await asyncio.wait({self.reading})  # so that `gone` is set before a retry
@@ -131,15 +135,40 @@ class ParentConnection:
             return "\n".join(self._printed.read_text(errors="replace").splitlines()[-20:])
         return ""
 
-    async def _send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
+    async def _send(
+        self,
+        message: Mapping[str, Any],
+        descriptors: Sequence[int] = (),
+        started: asyncio.Event | None = None,
+    ) -> None:
+        """Send the whole message or nothing, even if the caller is cancelled meanwhile.
+
+        The parent would misread everything after a part of a message. If the caller is cancelled
+        before ``started`` is set, nothing is sent, and the caller may close the descriptors.
+        """
+        started = started or asyncio.Event()
+        writing = asyncio.create_task(self._write(message, descriptors, started))
+        self._tasks.add(writing)
+        writing.add_done_callback(self._tasks.discard)
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            if not started.is_set():
+                writing.cancel()
+            raise
+
+    async def _write(
+        self, message: Mapping[str, Any], descriptors: Sequence[int], started: asyncio.Event
+    ) -> None:
         loop, data = asyncio.get_running_loop(), memoryview(frame(message))
-        async with self._sending:  # must not be cancelled halfway: the parent would misread it
+        async with self._sending:
             while descriptors:
                 try:
                     data = data[socket.send_fds(self._socket, [data], descriptors) :]
                     break
                 except BlockingIOError:
                     await self._writable()
+            started.set()
             await loop.sock_sendall(self._socket, data)
 
     async def _writable(self) -> None:

@@ -134,7 +134,10 @@ class RunQueue:
         self._dispatched[run_id] = time.monotonic()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error(
-                "cannot dispatch a run: %r", error, exc_info=error, extra={"action": "take_failed"}
+                "cannot dispatch a run: %r",
+                error,
+                exc_info=error,
+                extra={"action": "dispatch_failed"},
             )
         if (
             next_run := self._dispatch_again.pop(run_id, None)

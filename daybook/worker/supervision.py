@@ -81,7 +81,7 @@ class SupervisedRun:
         return str(self.flow_run.id)
 
     @property
-    def ours(self) -> bool:
+    def is_in_ledger(self) -> bool:
         return bool(self.run_id)
 
     def set_deadline(self, left: timedelta) -> None:

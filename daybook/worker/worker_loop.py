@@ -185,7 +185,7 @@ class WorkerLoop:
     async def _supervise(self, watched: SupervisedRun) -> None:
         try:
             await watched.watch()
-            if watched.ours:
+            if watched.is_in_ledger:
                 await exit_handling.handle_exit(self._ledger, self._client, watched)
             else:
                 # If Prefect stays unreachable for longer, `stale_runs.handle_stale_runs` sets the
@@ -271,7 +271,7 @@ class WorkerLoop:
         """
         while True:
             await asyncio.sleep(TIMING.lease_check.total_seconds())
-            claimed = {w.run_id: w for w in self._watched.values() if w.ours}
+            claimed = {id_: each for id_, each in self._watched.items() if each.is_in_ledger}
             if not claimed:
                 self._renewed = time.monotonic()
                 continue
@@ -284,7 +284,8 @@ class WorkerLoop:
             left = max(TIMING.rerun_stop - timedelta(seconds=since), TIMING.lease_check)
             timer = asyncio.get_running_loop().call_later(left.total_seconds(), _stop_lost, reruns)
             try:
-                statuses = await leases.renew_all(self._ledger, self._holder, list(claimed))
+                run_ids = {id_: each.run_id for id_, each in claimed.items()}
+                statuses = await leases.renew_all(self._ledger, self._holder, run_ids)
             except Exception as error:
                 # After any error, the next turn tries again, while the leases are still valid.
                 log.warning("cannot renew leases: %s", error, extra={"action": "not_renewed"})
@@ -294,8 +295,8 @@ class WorkerLoop:
             finally:
                 timer.cancel()
             self._renewed = time.monotonic()
-            for run_id, watched in claimed.items():
-                watched.renewed(statuses.get(run_id))
+            for id_, watched in claimed.items():
+                watched.renewed(statuses.get(id_))
 
     async def _handle_leftovers(self) -> NoReturn:
         while True:

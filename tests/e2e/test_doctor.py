@@ -59,6 +59,8 @@ async def test_doctor_reports_a_missing_worker_agent_tool_and_secret(
         for name, agent in (("told", "default"), ("lost", "nobody")):
             job = new_job(now=MADE, prompt="Hello?", name=name, agent=agent, on_demand=True)
             await store.add(session, job, name, MADE)
+        spare: dict[str, Any] = {"prompt": "Hello?", "name": "spare", "fallback_agents": ["gone"]}
+        await store.add(session, new_job(now=MADE, on_demand=True, **spare), "spare", MADE)
         params = {"key": "{{secret:gone}}"}
         job = new_job(now=MADE, tool="nowhere.reindex", name="renew", params=params, on_demand=True)
         await store.add(session, job, "renew", MADE)
@@ -70,9 +72,12 @@ async def test_doctor_reports_a_missing_worker_agent_tool_and_secret(
     ((what, fix),) = await problems("worker")
     assert what == "no worker is online, so nothing runs"
     assert fix == "daybook up"
-    ((what, fix),) = await problems("agents")
-    assert what == "lost uses the agent nobody, which does not exist"
-    assert fix.startswith("daybook agents add nobody")
+    lost, unspared = sorted(await problems("agents"))
+    assert lost[0] == "lost uses the agent nobody, which does not exist"
+    assert lost[1].startswith("daybook agents add nobody")
+    assert lost[1].endswith("daybook edit lost --agent <name>")
+    assert unspared[0] == "spare uses the agent gone, which does not exist"
+    assert unspared[1].endswith("daybook edit spare --fallback-agent <name>")
     ((what, fix),) = await problems("tools")
     assert what == 'renew calls the tool nowhere.reindex: unknown "nowhere.reindex"'
     assert "daybook edit renew --tool" in fix

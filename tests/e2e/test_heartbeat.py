@@ -11,6 +11,7 @@ import pytest
 
 from daybook.agents import documents
 from daybook.home import Home
+from daybook.jobs.checks import Check
 from daybook.operations import setup
 from daybook.operations.checks import ledger
 from tests.at_prefect import Daybook, commands, with_client
@@ -131,7 +132,7 @@ def test_heartbeat_on_refuses_the_name_of_a_job_of_another_kind(daybook: Daybook
 def test_a_check_is_deployed_to_prefect_and_can_be_changed(daybook: Daybook) -> None:
     typed = ("--check-prompt", "Any mail?", "--check-agent", "fast", "--tokens-per-day", "5000")
     job = daybook(*ADD, *typed)
-    asked = {"tool": "", "params": {}, "prompt": "Any mail?", "agent": "fast", "command": []}
+    asked = Check(prompt="Any mail?", agent="fast").model_dump(mode="json")
     assert (job["policy"]["check"], job["policy"]["tokens_per_day"]) == (asked, 5_000)
     deployed = with_client(lambda client: client.read_deployment_by_name(job["deployment"]))
     assert deployed.parameters["policy"]["check"] == asked

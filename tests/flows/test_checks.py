@@ -19,6 +19,7 @@ from flows.agent_prompt import agent_prompt
 from flows.tool_call import tool_call
 from flows.webhook import webhook
 from tests.providers import KEY, Answer, Provider, Step, limited, provider
+from tests.receiver import answer, serving
 from tests.timings import change
 from tests.toolbox import install, served
 from tests.world import World
@@ -488,3 +489,22 @@ async def test_a_check_that_uses_up_the_runs_tokens_fails_the_run(
     row = await world.row()
     assert (row.status, row.attempts) == ("failed", 0)
     assert "tokens: the check used 110 of the 110" in str(row.error)
+
+
+# --- a watch
+
+
+@pytest.mark.slow
+async def test_a_job_runs_when_the_text_of_a_page_has_changed(world: World, asked: Asked) -> None:
+    asked.fake_provider.script = ["It snows."]
+    async with serving() as page:
+        job = await world.deploy(
+            prompt="What is new?", agent=asked.main, check={"watch_url": f"{page.address}/news"}
+        )
+        for text, status in ((b"<p>calm<p>dry", "skipped"), (b"<p>snow<p>dry", "succeeded")):
+            page.steps = [answer(200, text, {"Content-Type": "text/html"})]
+            await world.workers.executed(await world.prefect.custom_run(job))
+            assert (await world.rows())[-1].status == status
+
+    [request] = asked.fake_provider.requests
+    assert request.prompt == "What is new?\n\nWhat has changed:\n\n-calm\n+snow\n dry"

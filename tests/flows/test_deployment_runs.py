@@ -54,6 +54,9 @@ async def test_a_scheduled_run_starts_at_its_due_time_and_not_before(world: Worl
     assert f"succeeded · agent {agent.name}\nWhat is new?" in logged
     page = await world.prefect.artifact(row.flow_run_id)
     assert page.startswith(f"# {stored.job.name}\n")
+    assert f"**succeeded** · due {due:%F %T} UTC · schedule · " in page
+    assert " · took " in page
+    assert f"/deployments/deployment/{run.deployment_id})" in page
     assert "What is new?" in page
 
 

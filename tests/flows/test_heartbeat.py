@@ -221,6 +221,14 @@ async def test_an_error_of_the_agent_fails_the_run(heart: Beating) -> None:
     assert (row.status, row.attempts) == ("failed", 1)
 
 
+async def test_a_fallback_agent_carries_out_the_orders(heart: Beating) -> None:
+    await heart.beats(RUN, limited(), "Done.", fallback_agents=[heart.gate])
+
+    assert heart.models == ["fast", "large", "fast"]
+    row = await heart.world.row()
+    assert (row.status, row.output, row.agent) == ("succeeded", "Done.", heart.gate)
+
+
 # --- its session and its messages
 
 

@@ -112,7 +112,15 @@ CASES: dict[str, Case] = {
         Text("a", "{{"),
         Text(" ", "{{a"),
         "}}",
+        "{{output:",
+        Text(" ", "{{output:"),
+        Text("a ", "{{output:"),
     ),
+    "daybook/execution/watches.py:_TAG": case(
+        "match", Text("a", "<"), Text("a ", "<a"), Text("/", "<a"), Text(" ", "<a"), Text("!", "<!")
+    ),
+    "daybook/execution/watches.py:_HIDDEN_END": case("finditer", "<", "</", "</s", "</script"),
+    "daybook/prefect/summary.py:re.findall('`+')": case("findall", "`", "`a"),
     "daybook/jobs/secret_references.py:SECRET": case(
         "findall",
         "{{secret:",

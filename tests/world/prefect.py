@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import (
     DeploymentFilterTags,
     FlowRunFilter,
 )
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import Artifact, FlowRun, State
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import DeploymentSort, FlowRunSort
 from prefect.states import Cancelling
@@ -236,9 +236,15 @@ class Prefect:
 
     async def artifact(self, run: Run) -> str:
         """Return the Markdown of that run's artifact."""
-        of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[_id(run)]))
-        (found,) = await self.ui.read_artifacts(artifact_filter=of_run)
+        (found,) = await self._artifacts(run)
         return str(found.data)
+
+    async def has_artifact(self, run: Run) -> bool:
+        return bool(await self._artifacts(run))
+
+    async def _artifacts(self, run: Run) -> list[Artifact]:
+        of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[_id(run)]))
+        return await self.ui.read_artifacts(artifact_filter=of_run)
 
     # --- requests
 

@@ -17,8 +17,9 @@
 - No error and no log contains a secret of a block.
 
 A new service needs no code if apprise supports it: its URL makes a channel. A new built-in channel
-is a class in `builtin` with its name in `registry.BUILTIN`, and in `jobs.limits.FORBIDDEN_CHANNELS`
-if agents may not use it.
+is a class in `builtin`, with its name in `outbox.BUILTIN_CHANNELS` and in `registry.BUILTIN`, in
+the description of `jobs.notify.Notify.channel`, and in `jobs.limits.FORBIDDEN_CHANNELS` if agents
+may not use it.
 
 Prefect and apprise are imported only when a channel that needs them is checked or used.
 """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from daybook.delivery.channels import apprise, builtin
 from daybook.delivery.channels.base import Channel, Message, NotDelivered
-from daybook.delivery.outbox import ALERT, BUILTIN_CHANNELS, FILE
+from daybook.delivery.outbox import ALERT, CONSOLE, FILE, INBOX
 from daybook.errors import Ambiguous, InvalidInput, PrefectUnreachable, UnknownName
 from daybook.jobs import limits
 from daybook.jobs.limits import check_channel, may_use
@@ -21,9 +21,12 @@ from daybook.ledger.tables import OutboxRow
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-BUILTIN: dict[str, type[builtin.Inbox] | type[builtin.File] | type[builtin.Console]] = dict(
-    zip(BUILTIN_CHANNELS, (builtin.Inbox, builtin.File, builtin.Console), strict=True)
-)
+BUILTIN: dict[str, type[builtin.Inbox] | type[builtin.File] | type[builtin.Console]] = {
+    INBOX: builtin.Inbox,
+    FILE: builtin.File,
+    CONSOLE: builtin.Console,
+}
+"""The adapter of each name in `outbox.BUILTIN_CHANNELS`."""
 
 PREFECT_TIMEOUT_SECONDS = 10.0
 """Timeout for finding a channel in Prefect, whose client retries a vanished server for minutes."""

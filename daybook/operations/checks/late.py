@@ -6,6 +6,7 @@ import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from daybook.api import maintenance as maintenance_api
 from daybook.api import overdue
 from daybook.api.overdue import DelayFacts, OverdueRun
 from daybook.clock import SYSTEM_CLOCK
@@ -109,3 +110,8 @@ async def tasks() -> list[Finding]:
     async with open_ledger() as ledger, ledger.read() as session:
         now = ledger.now()
         return findings.tasks(await task_counts.read_counts(session, now), now)
+
+
+async def maintenance() -> list[Finding]:
+    """Show the present or the next maintenance window, in which no job starts."""
+    return findings.maintenance(await maintenance_api.list_windows())

@@ -100,8 +100,9 @@ async def sync() -> list[Finding]:
 
 
 async def jobs() -> list[Finding]:
-    """Check that no job's last run failed."""
-    return findings.failing_jobs(await stored_jobs())
+    """Check that no job's last run failed, and that no job runs after a job that is gone."""
+    stored = await stored_jobs()
+    return findings.failing_jobs(stored) + findings.broken_chains(stored)
 
 
 async def leases() -> list[Finding]:
@@ -174,7 +175,12 @@ async def agents(client: PrefectClient) -> list[Finding]:
             matches = documents.matches(known, agent)
             if len(matches) == 1:
                 continue
-            fix = f"daybook edit {shlex.quote(each.row.name)} --agent <name>"
+            options = "--agent <name>"
+            fallback = getattr(each.job.action, "fallback_agents", ())
+            if agent in fallback:  # an edit replaces the whole list
+                names = ("<name>" if name == agent else shlex.quote(name) for name in fallback)
+                options = " ".join(f"--fallback-agent {name}" for name in names)
+            fix = f"daybook edit {shlex.quote(each.row.name)} {options}"
             if matches:
                 why = f"is ambiguous: use one of {', '.join(matches)}"
             else:

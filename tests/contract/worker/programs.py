@@ -42,7 +42,7 @@ def run(task: LaunchRequest, status: int, fresh: bool) -> int:
     if task.folder:
         os.chdir(task.folder)
     if "orphan" in task.flow_run:
-        orphan_guard.watch(status, grace=1.0)
+        orphan_guard.watch(status, task.parent_pid, grace=1.0)
     return ACTIONS[task.kind](task, Status(status)) or 0
 
 
@@ -113,6 +113,7 @@ def describes(task: LaunchRequest, tell: Status) -> None:
     open_now = dict(_descriptors())
     tell(
         pid=os.getpid(),
+        knows_parent=task.parent_pid == os.getppid(),
         session=os.getsid(0),
         group=os.getpgid(0),
         folder=os.getcwd(),

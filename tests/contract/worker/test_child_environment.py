@@ -24,6 +24,7 @@ async def test_a_child_leads_a_session_and_has_only_its_own_descriptors(
     async for fact in began.facts():
         assert fact["pid"] == fact["session"] == fact["group"] == began.pid
         assert fact["folder"] == str(tmp_path)
+        assert fact["knows_parent"]
         assert fact["stdin"] == ""
         assert fact["blocked"] == 0
         assert fact["defaults"] == ["0", "0"] or "DFL" in "".join(fact["defaults"])

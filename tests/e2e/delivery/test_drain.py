@@ -141,7 +141,7 @@ async def test_without_prefect_a_file_message_is_sent_and_callbacks_stay_pending
     async with get_client() as lost:
         lost._client.base_url = httpx.URL("http://127.0.0.1:1/api/")
         sent = await dispatch_outgoing(world.ledger, lost, "here:1")
-    assert sent == DispatchResult(delivered=1, away=True, ended={"r1": None})
+    assert sent == DispatchResult(delivered=1, prefect_unreachable=True, ended={"r1": None})
     assert "Forty-two." in (daybook_home.path / "out" / "alerts.md").read_text()
     rows = await callbacks(world)
     for id_ in ids:
@@ -149,7 +149,11 @@ async def test_without_prefect_a_file_message_is_sent_and_callbacks_stay_pending
         assert found == ("pending", 0, None)
     assert receiver.got() == []
     again = await _drain(world)
-    assert (again.delivered, again.again, again.away) == (module.MAX_IN_FLIGHT, 1, False)
+    assert (again.delivered, again.again, again.prefect_unreachable) == (
+        module.MAX_IN_FLIGHT,
+        1,
+        False,
+    )
 
 
 async def test_an_error_of_prefect_uses_no_try_and_blocks_no_other_delivery(
@@ -186,7 +190,7 @@ async def test_an_unreachable_prefect_before_the_token_is_read_uses_no_try(
         await destinations.load_index(client)
         client._client.base_url = httpx.URL("http://127.0.0.1:1/api/")
         sent = await dispatch_outgoing(world.ledger, client, "here:1")
-    assert sent == DispatchResult(away=True)
+    assert sent == DispatchResult(prefect_unreachable=True)
     row = await _row(world, id_)
     assert (row.status, row.attempts, row.lease_until) == ("pending", 0, None)
     assert await _drain(world) == DispatchResult(delivered=1)

@@ -98,7 +98,10 @@ async def test_a_run_mirrored_as_unknown_is_not_recorded_again_without_its_row(
 
     await record_ends(world)
 
-    assert await ended_runs.record_end(world.ledger, world.client, str(run.id), gone=True) is None
+    assert (
+        await ended_runs.record_end(world.ledger, world.client, str(run.id), has_no_process=True)
+        is None
+    )
     assert await world.rows() == []
 
 
@@ -248,7 +251,8 @@ async def test_a_claimed_run_with_refused_parameters_is_recorded_as_failed(world
 
     assert await ended_runs.record_end(world.ledger, world.client, str(run.id)) is None
     assert (
-        await ended_runs.record_end(world.ledger, world.client, str(run.id), gone=True) == "failed"
+        await ended_runs.record_end(world.ledger, world.client, str(run.id), has_no_process=True)
+        == "failed"
     )
 
     row = await world.row(row.id)
@@ -323,7 +327,10 @@ async def test_an_end_in_prefect_does_not_change_a_run_that_has_an_outcome(world
     await claims.cancel(world.ledger, row.id)
     await world.prefect.set(run, Failed())
 
-    assert await ended_runs.record_end(world.ledger, world.client, str(run.id), gone=True) is None
+    assert (
+        await ended_runs.record_end(world.ledger, world.client, str(run.id), has_no_process=True)
+        is None
+    )
 
     assert not world.prefect.requests
     assert (await world.row(row.id)).status == "cancelled"

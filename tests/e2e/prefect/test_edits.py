@@ -12,7 +12,7 @@ from sqlmodel import col, select
 from daybook.jobs import store
 from daybook.ledger.tables import RevisionRow
 from daybook.prefect import projection
-from daybook.schedules.descriptions import describe
+from daybook.prefect.summary import summary
 from daybook.schedules.due import due_times
 from daybook.schedules.schedule import At, Cron, Every, OnDemand
 
@@ -59,7 +59,8 @@ async def test_an_edited_schedule_takes_effect_from_the_time_of_the_edit(world: 
     ]
     assert revisions_seen == [(edited, "prefect"), (prompted, "prefect")]
     found = await world.prefect.deployment("a-job")
-    assert found.description == f"**a-job** — {describe(job.job.schedule)}"
+    assert found.description == summary(job.job)
+    assert "`New`" in found.description
     assert found.schedules[0].id == held.id  # so an open page of the UI keeps working
     due = list(islice(due_times(job.job.schedule, after=edited), 3))
     assert (await world.prefect.due("a-job"))[:3] == due
@@ -174,7 +175,9 @@ async def test_edited_tags_and_description_are_imported_and_daybooks_part_restor
     assert (row.tags, row.description) == (["new", "newer"], "New words\n\nand more")
     found = await world.prefect.deployment("a-job")
     assert found.tags == ["new", "newer", f"daybook:{world.ledger.id}"]
-    assert found.description == "**a-job** — every hour\n\nNew words\n\nand more"
+    assert (
+        found.description == f"{summary((await world.job('a-job')).job)}\n\nNew words\n\nand more"
+    )
     assert len(await revisions(world, "a-job")) == 1
     await settled(world, "a-job")
 
@@ -186,6 +189,7 @@ async def test_edited_tags_and_description_are_imported_and_daybooks_part_restor
         ({"parameters": {"prompt": "x", "policy": {"timeout": "soon"}}}, "timeout"),
         ({"parameters": {"prompt": "x", "surprise": 1}}, "surprise"),
         ({"parameters": {}}, "prompt"),
+        ({"parameters": {"prompt": "{{output:nobody}}"}}, 'unknown "nobody"'),
         ({"tags": ["fine", " "]}, "tags"),
     ],
 )
@@ -200,7 +204,8 @@ async def test_an_invalid_edit_is_not_imported(world: Any, body: dict[str, Any],
     )
     report = await world.sync()
     assert word in report.refused["a-job"]
-    assert (report.pulled, sorted(report.updated)) == (["other"], ["a-job"])
+    # The summary of `other` has the new prompt.
+    assert (report.pulled, sorted(report.updated)) == (["other"], ["a-job", "other"])
     assert (await world.job("a-job")).job == before.job
     assert (await world.job("other")).job.action.prompt == "New"
     assert len(await revisions(world, "a-job")) == 1

@@ -11,7 +11,8 @@ from daybook.api import runs
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.views import RunDetails
 from daybook.jobs.store import StoredJob
-from tests.world import World
+from daybook.ledger.tables import RunRow
+from tests.world import World, so
 from tests.world.agents import FOR_EVER, WORKS, Agent
 from tests.world.workers import CANCELLED, PREFECT_LEAVES_A_SOCKET, SEEN
 
@@ -101,8 +102,17 @@ async def test_a_running_run_can_be_cancelled(world: World) -> None:
     await cancelled(world, jobs)
     assert [each.effect_count for each in agents] == [1, 1]
     for job in jobs:
-        (attempt,) = await world.attempts(await world.row(job))
+        row = await world.row(job)
+        (attempt,) = await world.attempts(row)
         assert attempt.status == "cancelled"
+
+        async def has_artifact(of: RunRow = row) -> bool:
+            return await world.prefect.has_artifact(of.flow_run_id)
+
+        assert await so(has_artifact, SEEN)
+        page = await world.prefect.artifact(row.flow_run_id)
+        assert page.startswith(f"# {job.job.name}\n\n**cancelled** · requested ")
+        assert " · took " in page and f"/deployments/deployment/{job.row.deployment_id})" in page
 
 
 # With jitter, 27 s become at most 29.7 s, and a process waits for up to 30 s.

@@ -44,7 +44,7 @@ CASES = {
     "409": Case(Status(409, "Two at once."), AgentFailed, "refused the request (409)"),
     "413": Case(Status(413, "Too big."), AgentFailed, "(413)"),
     "422": Case(Status(422, "Not so."), AgentFailed, "refused the request (422): Not so."),
-    "402": Case(Status(402, "Pay first."), AgentFailed, "is used up (402): Pay first."),
+    "402": Case(Status(402, "Pay first."), AgentMisconfigured, "is used up (402): Pay first."),
     "401": Case(
         Status(401, f"No {KEY}"), AgentMisconfigured, 'refused the key of agent "brief" (401)'
     ),
@@ -71,11 +71,11 @@ async def test_each_failure_has_its_error_class_and_message_after_one_request(
         assert error.retry_after == case.retry_after
 
 
-async def test_insufficient_quota_at_openai_is_a_failure_that_is_not_retried(
+async def test_insufficient_quota_at_openai_is_an_error_that_is_not_retried(
     fake_provider: Provider,
 ) -> None:
     fake_provider.script = [Status(429, "You exceeded your quota.", "insufficient_quota", SLOW)]
-    with pytest.raises(AgentFailed, match="quota or credit at openai is used up"):
+    with pytest.raises(AgentMisconfigured, match="quota or credit at openai is used up"):
         await ask(fake_provider)
 
 

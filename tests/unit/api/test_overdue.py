@@ -60,7 +60,7 @@ AFAR = timedelta(seconds=90)
 @pytest.mark.parametrize(
     ("known", "why"),
     [
-        (replace(WELL, away="refused", pool=None), "Prefect does not answer"),
+        (replace(WELL, prefect_error="refused", pool=None), "Prefect does not answer"),
         (replace(WELL, pool=PAUSED), "paused in Prefect: the work pool daybook"),
         (replace(WELL, pool=NOBODY), "no worker is online, so nothing runs"),
         (replace(WELL, prefect_ahead=-AFAR), "Prefect's clock is 90.0 s behind this machine's"),

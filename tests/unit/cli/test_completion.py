@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from daybook.cli import completion
+from daybook.delivery.channels import registry
+from daybook.home import Home
+from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import BlockCopyRow
 from tests.unit.cli.conftest import Say
 
 
@@ -38,6 +46,92 @@ def test_tab_offers_jobs_and_runs_where_both_are_legal(daybook: Say, command: st
     assert "often" in names
 
 
+COPIES = [
+    ("daybook-model-agent", "quick"),
+    ("daybook-command-agent", "claude"),
+    ("daybook-command-agent", "quick"),
+    ("daybook-secret", "ops-token"),
+    ("daybook-tool-server", "time"),
+    ("daybook-destination", "ops"),
+]
+
+
+@pytest.fixture
+def with_documents(daybook_home: Home) -> Home:
+    """Return a home whose ledger has copies of settings documents."""
+
+    async def fill() -> None:
+        address = f"sqlite+aiosqlite:///{daybook_home.path / 'ledger.db'}"
+        async with Ledger(address) as ledger, ledger.write() as session:
+            for slug, name in COPIES:
+                session.add(
+                    BlockCopyRow(
+                        slug=slug, name=name, type_id="t", sealed="", updated_at=ledger.now()
+                    )
+                )
+
+    asyncio.run(fill())
+    return daybook_home
+
+
+@pytest.mark.usefixtures("with_documents")
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("agents show", {"claude", "quick"}),
+        ("agents test", {"claude", "quick"}),
+        ("agents remove", {"claude", "quick"}),
+        ("add --agent", {"claude", "quick"}),
+        ("secrets remove", {"ops-token"}),
+        ("tools show", {"time"}),
+        ("tools test", {"time"}),
+        ("tools remove", {"time"}),
+        ("callbacks destinations rotate", {"ops"}),
+        ("callbacks destinations test", {"ops"}),
+        ("callbacks destinations remove", {"ops"}),
+        ("callbacks destinations add --token", {"ops-token"}),
+    ],
+)
+def test_tab_offers_names_of_documents_without_prefect(
+    daybook: Say, monkeypatch: pytest.MonkeyPatch, typed: str, expected: set[str]
+) -> None:
+    monkeypatch.setattr("daybook.prefect.client.connected", None)
+    assert set(offered(daybook, *typed.split(), "")) == expected
+
+
+@pytest.mark.usefixtures("with_documents")
+def test_tab_offers_the_names_of_tokens(daybook: Say) -> None:
+    assert daybook("tokens", "add", "--owner", "agent:claude").code == 0
+    assert offered(daybook, "tokens", "remove", "") == {"agent:claude": "agent:claude"}
+
+
+@pytest.mark.parametrize("command", ["remove", "test"])
+def test_tab_does_not_wait_for_channels_of_a_prefect_that_does_not_answer(
+    daybook: Say, daybook_home: Home, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(completion, "PREFECT_TIMEOUT_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
+        with temporary_settings({PREFECT_API_URL: address}):
+            result = daybook("__complete", "channels", command, "")
+            assert (result.code, result.err) == (0, "")
+            assert offered(daybook, "channels", command, "") == {}
+    assert not (daybook_home.path / "ledger.db").exists()
+
+
+@pytest.mark.usefixtures("daybook_home")
+@pytest.mark.parametrize("typed", ["channels remove", "channels test", "add --channel"])
+def test_tab_offers_the_names_of_channels_with_their_kinds(
+    daybook: Say, monkeypatch: pytest.MonkeyPatch, typed: str
+) -> None:
+    async def names(client: object) -> dict[str, str]:
+        return {"inbox": "inbox", "team": "slack-webhook"}
+
+    monkeypatch.setattr(registry, "names", names)
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        assert offered(daybook, *typed.split(), "") == {"inbox": "inbox", "team": "slack-webhook"}
+
+
 def test_tab_offers_the_choices_of_an_option(daybook: Say) -> None:
     assert set(offered(daybook, "add", "--output-format", "")) == {"text", "json", "structured"}
 
@@ -47,10 +141,10 @@ def test_tab_offers_nothing_without_a_ledger(
 ) -> None:
     for folder in (tmp_path / "none", tmp_path):
         monkeypatch.setenv("DAYBOOK_HOME", str(folder))
-        for command in ("show", "edit"):
-            result = daybook("__complete", command, "")
+        for command in ("show", "edit", "agents show", "secrets remove"):
+            result = daybook("__complete", *command.split(), "")
             assert (result.code, result.err) == (0, "")
-            assert offered(daybook, command, "") == {}
+            assert offered(daybook, *command.split(), "") == {}
         assert not (folder / "ledger.db").exists()
     assert not (tmp_path / "none").exists()
 

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from daybook import api
 from daybook.cli import editor, entry
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable
+from daybook.jobs.actions import AgentPrompt
+from daybook.jobs.model import Job, new_job
 from daybook.jobs.model import edit as edited
-from daybook.jobs.model import new_job
 from daybook.jobs.views import ChangedJob, ListedJob
 from tests.unit.cli.conftest import MADE, Say
 
@@ -160,6 +161,13 @@ def test_the_document_of_each_kind_of_job_is_valid_and_means_the_same_job(
     read = editor._from_yaml(editor._to_yaml(shown))
     assert read == shown
     assert edited(job, read, now=MADE) == job
+
+
+def test_the_document_has_each_field_of_a_job() -> None:
+    job = new_job(now=MADE, prompt="x", every="1h")
+    shown = editor.document(job)  # type: ignore[arg-type]
+    assert set(Job.model_fields) - {"kind", "action"} <= shown.keys()
+    assert set(AgentPrompt.model_fields) - {"kind"} <= shown.keys()
 
 
 @given(st.text(st.characters(codec="utf-8")))

@@ -23,8 +23,10 @@ EVERY = "--every"
 ADD: list[tuple[int, list[str], str, list[str]]] = [
     (1, [], "SCHEDULE", ["is missing", "every weekday at 9:00", "--on-demand"]),
     (1, ["every 5m"], "SCHEDULE", ["comes after the prompt"]),
-    (1, ["Say it.", "--schedule", "@daily"], "SCHEDULE and SCHEDULE", ["quote a prompt"]),
-    (1, ["--schedule", "@daily", EVERY, "5m"], "--every and SCHEDULE", ["only one"]),
+    (1, ["Say it.", "--schedule", "@daily"], "SCHEDULE and --schedule", ["quote a prompt"]),
+    (1, ["--schedule", "@daily", EVERY, "5m"], "--every and --schedule", ["only one"]),
+    (1, ["--schedule", "whenever"], "--schedule", ["is not a schedule"]),
+    (1, ["--schedule=whenever"], "--schedule", ["is not a schedule"]),
     (1, [CRON, "0 9 * * *", EVERY, "5m"], "--cron and --every", ["only one"]),
     (1, [EVERY, "5m", "--on-demand"], "--every and --on-demand", ["only one"]),
     (1, [CRON, "@daily", EVERY, "5m", "--at", "in 5m"], "--cron and --every and --at", ["only"]),
@@ -84,12 +86,15 @@ def test_add_names_the_invalid_option_and_stores_nothing(
     assert rows(stored) == before
 
 
-@pytest.mark.parametrize("prompt", [[], [""], ["  \n"], ["--prompt", ""]])
+@pytest.mark.parametrize(
+    ("prompt", "option"),
+    [([], "PROMPT"), ([""], "PROMPT"), (["  \n"], "PROMPT"), (["--prompt", ""], "--prompt")],
+)
 def test_a_blank_or_missing_prompt_is_refused(
-    daybook: Any, stored: Path, prompt: list[str]
+    daybook: Any, stored: Path, prompt: list[str], option: str
 ) -> None:
     before = rows(stored)
-    check(daybook("add", *prompt, EVERY, "5m"), "PROMPT", ["write a prompt for the agent"])
+    check(daybook("add", *prompt, EVERY, "5m"), option, ["write a prompt for the agent"])
     assert rows(stored) == before
 
 
@@ -112,7 +117,7 @@ def test_an_unknown_variable_in_the_prompt_is_refused(daybook: Any, stored: Path
         (["--output-schema", "{"], "--output-schema", ["not valid JSON", "@schema.json"]),
         (["--tag", "daybook:mine"], "--tag", ["daybook:"]),
         (["--name", "often"], "--name", ["taken"]),
-        (["--prompt", " "], "PROMPT", ["blank"]),
+        (["--prompt", " "], "--prompt", ["blank"]),
         ([" "], "PROMPT", ["blank"]),
         (["Dear {{nobody}}"], "PROMPT", ["unknown variable {{nobody}}", "{{last_output}}"]),
         (["every 2h"], "PROMPT", ["is a schedule", "--schedule"]),

@@ -11,6 +11,7 @@ import pytest
 from cyclopts import App
 
 from daybook.cli.main import app
+from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
@@ -52,13 +53,16 @@ def _shape(value: Any) -> Any:
 
 async def _fill(home: Home) -> None:
     """Add a job with a succeeded and a failed run, and another with a waiting run."""
-    clock = ManualClock()
+    clock = ManualClock(SYSTEM_CLOCK.now())
     async with Ledger(f"sqlite+aiosqlite:///{home.path}/ledger.db", clock) as ledger:
         world = World(ledger, clock)
+        usage = {"input_tokens": 14, "output_tokens": 8, "cost_usd": 0.25}
         notify = {"on_complete": "https://ops.example.org/hook", "channel": "inbox"}
         brief = await world.add("brief", cron="0 9 * * *", tags=["team"], **notify)
         other = await world.add("other", on_demand=True)
-        await world.settled(world.claim_request(brief), Status.SUCCEEDED, output="All is well.")
+        await world.settled(
+            world.claim_request(brief), Status.SUCCEEDED, output="All is well.", usage=usage
+        )
         await world.settled(world.claim_request(brief), Status.FAILED, error="no answer")
         await world.request(other)
 

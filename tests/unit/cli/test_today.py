@@ -26,7 +26,7 @@ MESSAGE = {
     "read_at": None,
 }
 SPENT = {"cost_usd": 1.5, "input_tokens": 1_400, "output_tokens": 25, "unpriced_runs": 1}
-NOTHING = {"cost_usd": 0, "input_tokens": 0, "output_tokens": 0, "unpriced_runs": 0}
+NOTHING = {"cost_usd": None, "input_tokens": 0, "output_tokens": 0, "unpriced_runs": 0}
 
 
 def show(

@@ -14,6 +14,7 @@ from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import OutboxRow
 from daybook.runs.claim_requests import Granted
 from daybook.testing import ManualClock
+from tests.world import World
 
 EVIL = "http://evil.example/x.png"
 
@@ -133,10 +134,68 @@ def test_the_artifact_shows_a_summary_the_answer_and_the_prompt() -> None:
     outcome = Outcome(Status.SUCCEEDED, output="## Three things", agent="claude")
     assert artifact.render(_granted("What is new?"), outcome) == (
         "# direct call\n\n"
-        "**succeeded** · due 2026-01-15 12:00:00 UTC · direct · agent claude · run `01234567`\n\n"
+        "**succeeded** · requested 2026-01-15 12:00:00 UTC · direct · agent claude · run `01234567`"
+        "\n\n"
         "## Answer\n\n#### Three things\n\n"
         "## Prompt\n\n```text\nWhat is new?\n```\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("trigger", "expected"),
+    [
+        ("schedule", "due 2026-01-15 12:00:00 UTC · schedule · "),
+        ("catch_up", "due 2026-01-15 12:00:00 UTC · catch up · "),
+        ("manual", "requested 2026-01-15 12:00:00 UTC · by hand · "),
+        ("mcp", "requested 2026-01-15 12:00:00 UTC · mcp · "),
+    ],
+)
+def test_a_due_time_differs_from_the_time_of_a_request(trigger: str, expected: str) -> None:
+    granted = replace(_granted(), trigger=trigger)
+    assert expected in artifact.render(granted, Outcome(Status.SUCCEEDED, output="4"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (None, None),
+        (0.04, "took 0.0 s"),
+        (2.71, "took 2.7 s"),
+        (59.96, "took 1 minute"),
+        (3_725.0, "took 1 hour 2 minutes 5 seconds"),
+    ],
+)
+def test_the_duration_of_the_run_is_shown_if_it_is_known(
+    seconds: float | None, expected: str | None
+) -> None:
+    outcome = Outcome(Status.SUCCEEDED, output="4")
+    facts = artifact.render(_granted(), outcome, seconds=seconds).splitlines()[2].split(" · ")
+    assert [each for each in facts if each.startswith("took")] == ([expected] if expected else [])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("address", "deployment_id", "expected"),
+    [
+        ("http://ui.example", "d1", "http://ui.example/deployments/deployment/d1"),
+        (None, "d1", None),
+        ("http://ui.example", None, None),
+    ],
+)
+async def test_the_artifact_links_to_the_jobs_deployment(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str | None,
+    deployment_id: str | None,
+    expected: str | None,
+) -> None:
+    monkeypatch.setattr(artifact, "ui_address", lambda: address)
+    job = await world.add(cron="0 9 * * *")
+    job.row.deployment_id = deployment_id
+    page = artifact.render(replace(_granted(), job=job), Outcome(Status.SUCCEEDED, output="4"))
+    assert ("deployments/deployment" in page) == (expected is not None)
+    if expected:
+        assert f" · [the job's deployment]({expected})\n" in page
 
 
 def test_the_error_comes_before_the_output() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -11,9 +12,9 @@ from anyio.lowlevel import checkpoint
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentFailed, AgentTemporary, AgentTimeout, IllegalTransition
-from daybook.execution import attempt, outcome_spool
+from daybook.execution import attempt, lease, outcome_spool
 from daybook.execution import recording as settling
-from daybook.execution.lease import LeaseLost
+from daybook.execution.lease import LeaseLost, LeaseNotRenewed
 from daybook.execution.recording import OutcomeUnwritten
 from daybook.jobs.policy import JITTER_FRACTION, MAX_RETRIES
 from daybook.ledger.states import Outcome, Status
@@ -238,6 +239,21 @@ async def test_a_refused_renewal_stops_the_agent_and_keeps_evidence(
     (known,) = row.evidence
     assert (known["fence"], known["status"]) == (1, "unknown")
     assert known["reason"] == "the lease was lost, so the agent was stopped"
+
+
+async def test_a_run_that_is_stopped_for_its_rerun_gets_no_outcome(
+    begun: Begun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = {"run_lease_renewal": 0.02, "run_lease": 0.4, "worker_signal": 0.1}
+    change(monkeypatch, lease, run_lease_renewal_delay=0.1, stop_grace=0.1, **times)
+    change(monkeypatch, attempt, run_lease_renewal=0.02)
+    granted = replace(begun.granted, parameters={"policy": {"on_lost": "rerun"}})
+    with begun.locked(), pytest.raises(LeaseNotRenewed):
+        await attempt.run_attempt(begun.ledger, granted, 1, Held(), ManualClock(SYSTEM_CLOCK.now()))
+
+    row = await begun.row()
+    assert (row.status, row.fence, row.evidence) == ("running", 1, [])
+    assert outcome_spool.pending_files() == []
 
 
 async def test_a_run_declared_unknown_stays_unknown_if_its_lease_is_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -42,6 +43,47 @@ async def test_a_command_of_an_agents_job_is_not_run(tmp_path: Any) -> None:
     assert mark.exists()
 
 
+@pytest.mark.anyio
+async def test_the_prompt_can_use_what_a_command_printed() -> None:
+    verdict = await checks.check_job(granted("user", command=("printf", "two new\nmails\n")))
+    assert verdict.apply(granted()).found == {"check": "two new\nmails"}
+
+
+@pytest.mark.anyio
+async def test_a_watched_command_starts_the_run_when_its_output_changes(tmp_path: Any) -> None:
+    watched = tmp_path / "prices"
+    watched.write_text("bread 2\nmilk 1\n")
+    given = granted("user", watch_command=("cat", str(watched)))
+
+    first = await checks.check_job(given)
+    assert first.found is not None
+    assert (first.opens, first.found["check"]) == (False, "bread 2\nmilk 1")
+    given = replace(given, seen=first.found["check"])
+    same = await checks.check_job(given)
+    assert (same.opens, same.reason) == (False, "check: the output of cat has not changed")
+    assert same.found is None
+
+    watched.write_text("bread 3\nmilk 1\n")
+    changed = await checks.check_job(given)
+    assert changed.opens
+    assert changed.found is not None
+    assert changed.found["change"] == "-bread 2\n+bread 3\n milk 1"
+
+    watched.unlink()
+    with pytest.raises(CheckFailed, match=r"check: cat exited with code 1: .*No such file"):
+        await checks.check_job(given)
+
+
+@pytest.mark.anyio
+async def test_a_watch_refuses_a_direct_call_an_agents_command_and_a_long_output() -> None:
+    with pytest.raises(CheckFailed, match="only a job can watch"):
+        await checks.check_job(granted(watch_command=("true",)))
+    with pytest.raises(CheckFailed, match="only the operator may set a command"):
+        await checks.check_job(granted("agent:helper", watch_command=("true",)))
+    with pytest.raises(CheckFailed, match="has 100,001 characters, more than the 100,000"):
+        await checks.check_job(granted("user", watch_command=("printf", "%0100001d", "1")))
+
+
 @pytest.mark.parametrize(
     ("tokens", "usage", "left"),
     [
@@ -55,11 +97,11 @@ def test_the_usage_of_a_check_reduces_the_tokens_of_the_run(
     tokens: int | None, usage: dict[str, Any] | None, left: int | None
 ) -> None:
     verdict = Verdict(opens=True, usage=usage)
-    assert verdict.charged(granted(tokens=tokens)).tokens == left
+    assert verdict.apply(granted(tokens=tokens)).tokens == left
 
 
 def test_a_check_that_uses_all_tokens_fails_the_run_with_its_usage() -> None:
     usage = {"input_tokens": 90, "output_tokens": 10}
     with pytest.raises(CheckFailed, match="tokens: the check used 100 of the 100") as failed:
-        Verdict(opens=True, usage=usage).charged(granted(tokens=100))
+        Verdict(opens=True, usage=usage).apply(granted(tokens=100))
     assert failed.value.usage == usage

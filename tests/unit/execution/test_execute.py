@@ -12,8 +12,9 @@ import httpx
 import pytest
 from prefect.exceptions import Abort
 
-from daybook.execution import checks, execute, handover
+from daybook.execution import checks, execute, handover, lease
 from daybook.execution.checks import Verdict
+from daybook.execution.claim import NO_LEDGER_DELAY
 from daybook.jobs.checks import Check
 from daybook.jobs.policy import Policy
 from tests.unit.runs import ending
@@ -120,3 +121,34 @@ async def test_a_run_that_is_cancelled_in_prefect_during_its_check_ends_once(
     monkeypatch.setattr(execute, "_checked", checked)
     assert await execute._check_and_begin(world.ledger, cast(Any, Run(opens)), granted) is None
     assert (await world.row(granted.run_id)).status == "cancelled"
+
+
+@pytest.mark.parametrize("is_direct", [False, True])
+async def test_a_run_whose_check_is_stopped_without_a_renewal_gives_its_claim_back(
+    world: World, monkeypatch: pytest.MonkeyPatch, is_direct: bool
+) -> None:
+    granted = await world.granted(world.claim_request(await world.add()))
+
+    async def named(run: object, granted: object) -> None:
+        pass
+
+    async def checked(ledger: object, run: object, granted: object) -> Verdict:
+        raise lease.LeaseNotRenewed("its lease could not be renewed")
+
+    monkeypatch.setattr(execute, "_name_run", named)
+    monkeypatch.setattr(execute, "_checked", checked)
+    run = cast(Any, Run(opens))
+    run.given, run.is_direct, run.clock = None, is_direct, world.clock
+    beginning = execute._check_and_begin(world.ledger, run, granted)
+    if is_direct:
+        with pytest.raises(lease.LeaseNotRenewed):
+            await beginning
+    else:
+        assert await beginning is None
+
+    row = await world.row(granted.run_id)
+    if is_direct:
+        assert (row.status, row.reason) == ("cancelled", "stopped before it began")
+    else:
+        assert (row.status, row.reason) == ("waiting", "its lease could not be renewed")
+        assert row.until == world.clock.now() + NO_LEDGER_DELAY

@@ -5,17 +5,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from anyio.lowlevel import checkpoint
 
+from daybook.errors import LedgerUnreachable
 from daybook.execution import lease
+from daybook.ledger.engine import Ledger
+from daybook.processes.ending import wait_shielded
+from daybook.runs import leases
+from daybook.runs.claim_requests import Granted
+from daybook.timing import TIMING
+from tests.timings import change
 from tests.unit.execution.conftest import Begun
 
 pytestmark = pytest.mark.anyio
 
 SOON = 0.02
+SHORT_LEASE = {
+    "run_lease": 0.4,
+    "run_lease_renewal": 0.1,
+    "run_lease_renewal_delay": 0.1,
+    "stop_grace": 0.1,
+    "worker_signal": 0.1,
+    "lease_check": 0.01,
+}
+LONG_LEASE = {**SHORT_LEASE, "run_lease": 3600.0, "stop_grace": 2399.8}
+"""Timing with a `rerun_stop` of 0.3 s, long before the lease ends."""
 NEVER = 3600.0
 
 
@@ -79,6 +99,89 @@ async def test_an_unreachable_ledger_does_not_end_the_block(begun: Begun, tmp_pa
         lease.log.removeHandler(log_handler)
 
     assert log_handler.actions == {"renew_unreachable"}
+
+
+def _with_on_lost(granted: Granted, on_lost: str) -> Granted:
+    return replace(granted, parameters={"policy": {"on_lost": on_lost}})
+
+
+@pytest.mark.parametrize("is_hanging", [False, True])
+async def test_a_run_with_on_lost_rerun_ends_before_an_unrenewed_lease_does(
+    begun: Begun, monkeypatch: pytest.MonkeyPatch, is_hanging: bool
+) -> None:
+    change(monkeypatch, lease, **LONG_LEASE)
+    ended = threading.Event()
+
+    async def renew(*_: object) -> bool:
+        if is_hanging:
+            await asyncio.to_thread(ended.wait)
+        raise LedgerUnreachable("here", "locked")
+
+    monkeypatch.setattr(leases, "renew", renew)
+    granted = _with_on_lost(begun.granted, "rerun")
+    with pytest.raises(lease.LeaseNotRenewed, match=granted.run_id):
+        async with asyncio.timeout(60), lease.keep_lease(begun.ledger.address, granted, SOON):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+
+async def test_a_block_that_cannot_be_cancelled_is_renewed_after_an_outage(
+    begun: Begun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(monkeypatch, lease, **LONG_LEASE)
+    before = begun.query("SELECT lease_until FROM runs")
+    reachable, renewed = threading.Event(), threading.Event()
+    renew_in_ledger = leases.renew
+
+    async def renew(ledger: Ledger, run_id: str, fence: int) -> bool:
+        if not reachable.is_set():
+            raise LedgerUnreachable("here", "locked")
+        is_renewed = await renew_in_ledger(ledger, run_id, fence)
+        renewed.set()
+        return is_renewed
+
+    monkeypatch.setattr(leases, "renew", renew)
+    granted = _with_on_lost(begun.granted, "rerun")
+    with pytest.raises(lease.LeaseNotRenewed):
+        async with lease.keep_lease(begun.ledger.address, granted, SOON):
+            # The thread runs until a renewal succeeds; the ledger fails until the cancellation.
+            work = asyncio.create_task(asyncio.to_thread(renewed.wait, 60))
+            await wait_shielded(work, cancelled=reachable.set)
+    assert work.result(), "no renewal while the block was running"
+    assert begun.query("SELECT lease_until FROM runs") > before
+
+
+async def test_only_a_run_with_on_lost_rerun_ends_with_an_unrenewed_lease(
+    begun: Begun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(monkeypatch, lease, **SHORT_LEASE)
+    granted = _with_on_lost(begun.granted, "unknown")
+    log_handler = _LogHandler(round(2 * SHORT_LEASE["run_lease"] / SOON))
+    lease.log.addHandler(log_handler)
+    try:
+        async with lease.keep_lease(f"sqlite+aiosqlite:///{tmp_path}", granted, SOON):
+            assert await asyncio.to_thread(log_handler.enough.wait, 30)
+    finally:
+        lease.log.removeHandler(log_handler)
+
+
+@pytest.mark.parametrize("is_repeated", [False, True])
+async def test_a_run_with_on_lost_rerun_is_renewed_after_a_suspension_only_if_it_is_not_repeated(
+    begun: Begun, monkeypatch: pytest.MonkeyPatch, is_repeated: bool
+) -> None:
+    if is_repeated:
+        begun.take_over()
+    before = begun.query("SELECT lease_until FROM runs")
+    granted = _with_on_lost(begun.granted, "rerun")
+    # As if the process had been suspended during its first wait.
+    times = chain([0.0, 0.0], repeat(TIMING.run_lease.total_seconds()))
+    monkeypatch.setattr(lease, "time", SimpleNamespace(monotonic=times.__next__))
+    with pytest.raises(lease.LeaseNotRenewed):
+        async with lease.keep_lease(begun.ledger.address, granted, SOON):
+            await asyncio.Event().wait()
+    assert (begun.query("SELECT lease_until FROM runs") == before) is is_repeated
 
 
 async def test_renewals_continue_after_an_outage(begun: Begun, tmp_path: Path) -> None:

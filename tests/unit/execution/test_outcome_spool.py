@@ -171,6 +171,20 @@ async def test_an_unreadable_file_is_set_aside_and_the_others_are_recorded(
     assert await outcome_spool.drain(begun.ledger) == DrainResult()
 
 
+async def test_only_the_last_files_that_were_set_aside_are_kept(
+    begun: Begun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outcome_spool, "MAX_ASIDE_FILES", 2)
+    first, *later = [outcome_spool.put(known(begun, run_id=f"{each:032}")) for each in range(3)]
+    for seconds, each in enumerate((first, *later)):
+        each.write_text("{")
+        await outcome_spool.drain(begun.ledger, each.name.partition("-")[0])
+        if each != later[-1]:  # set aside in earlier seconds
+            os.utime(each.with_suffix(".aside"), (seconds, seconds))
+
+    assert outcome_spool.set_aside_files() == [each.with_suffix(".aside") for each in later]
+
+
 async def test_outcomes_of_another_ledger_wait_for_it(begun: Begun) -> None:
     file = outcome_spool.put(known(begun, ledger_id="another"))
 

@@ -33,6 +33,9 @@ def test_a_job_has_no_check_by_default() -> None:
         ({"prompt": " \n"}, "has a blank prompt"),
         ({"command": [" ", "-x"]}, "has a command without a program"),
         ({"prompt": "Is {{it}} late?"}, "unknown variable {{it}}"),
+        ({"prompt": "Is {{check}} late?"}, "unknown variable {{check}}"),
+        ({"watch_url": "https://a.org", "tool": "b"}, "has tool and watch_url"),
+        ({"watch_command": [""]}, "has a command without a program"),
     ],
 )
 def test_an_invalid_check_is_refused(check: dict[str, Any], words: str) -> None:
@@ -44,7 +47,13 @@ def test_an_invalid_check_is_refused(check: dict[str, Any], words: str) -> None:
 
 def test_a_new_check_replaces_the_whole_old_one() -> None:
     job = made(tool="mail.any", params={"box": "in"})
-    for given in ({"prompt": "New?"}, {"command": ["test", "-e", "x"]}, {"tool": "other"}):
+    for given in (
+        {"prompt": "New?"},
+        {"command": ["test", "-e", "x"]},
+        {"tool": "other"},
+        {"watch_url": "https://example.org"},
+        {"watch_command": ["ls"]},
+    ):
         changed = edit(job, {"check": given}, now=NOW).policy.check
         assert changed == Check.model_validate(given)
 
@@ -67,3 +76,24 @@ def test_an_empty_check_removes_it_and_other_edits_keep_it() -> None:
 def test_a_check_survives_the_round_trip_through_prefects_parameters() -> None:
     job = made(command=["test", "-e", "/tmp/x y"])
     assert read_parameters("agent-prompt", job.parameters())[1] == job.policy
+
+
+@pytest.mark.parametrize(
+    ("prompt", "check", "problem"),
+    [
+        ("Why {{check}}?", {}, "uses {{check}}, but the job has no check"),
+        ("Why {{change}}?", {}, "uses {{change}}, but the job watches nothing"),
+        ("Why {{change}}?", {"tool": "mail.any"}, "uses {{change}}, but the job watches nothing"),
+    ],
+)
+def test_a_variable_that_no_check_sets_is_refused(
+    prompt: str, check: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        new_job(now=NOW, prompt=prompt, every="1h", check=check)
+    assert (refused.value.field, refused.value.problem) == ("prompt", problem)
+
+    watch = {"watch_url": "https://example.org"}
+    job = new_job(now=NOW, prompt=prompt, every="1h", check=watch)
+    with pytest.raises(InvalidInput, match=r"uses \{\{ch"):
+        edit(job, {"check": check or {"watch_url": ""}}, now=NOW)

@@ -24,6 +24,7 @@ def test_a_heartbeat_without_fields_has_the_defaults() -> None:
     assert job.action.model_dump() == {
         "file": "HEARTBEAT.md",
         "agent": "default",
+        "fallback_agents": (),
         "gate_agent": "",
         "model": "",
         "session": "reuse",

@@ -40,6 +40,7 @@ def refusal(made: Job, **given: Any) -> str:
         ({}, {}),
         ({"agent": "scout"}, {"agents": ()}),
         ({"agent": "fast"}, {"agents": ("f*",)}),
+        ({"agent": "scout", "fallback_agents": ["fast"]}, {"agents": ("fast",)}),
         ({"agent": "scout", "model": "small"}, {"models": ("small",)}),
         ({"every": "1m"}, {}),
         ({"cron": "* * * * *"}, {}),
@@ -74,6 +75,7 @@ def test_a_job_within_the_limits_is_allowed(fields: dict[str, Any], given: dict[
         ({"agent": "writer"}, {}, 'agent: "writer" is not allowed for this agent (allowed: defau'),
         ({"agent": "Default"}, {}, 'agent: "Default"'),
         ({"agent": "block/default"}, {}, 'agent: "block/default"'),
+        ({"fallback_agents": ["scout", "dear"]}, {}, 'fallback_agents: "dear" is not allowed'),
         ({"model": "dear"}, {}, 'model: "dear" is not allowed for this agent (allowed: none)'),
         (
             {"every": "59s"},

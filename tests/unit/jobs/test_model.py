@@ -148,11 +148,31 @@ REFUSALS = [
     ({"tags": "a"}, "tags: is a string (use a list of strings)"),
     ({"tags": ["daybook:1"]}, 'tags: "daybook:1" is reserved for Daybook '
         "(do not start a tag with daybook:)"),
+    (
+        {"agent": "fast", "fallback_agents": ["local", " fast "]},
+        'fallback_agents: "fast" is the job\'s own agent (name other agents)',
+    ),
+    (
+        {"fallback_agents": ["default"]},
+        'fallback_agents: "default" is the job\'s own agent (name other agents)',
+    ),
+    (
+        {"fallback_agents": ["a", "b", "a"]},
+        'fallback_agents: "a" is listed twice (name each agent once)',
+    ),
+    (
+        {"fallback_agents": ["a", "x" * 101]},
+        "fallback_agents: is too long (use at most 100 characters)",
+    ),
     ({"enabled": "maybe"}, "enabled: input should be a valid boolean, unable to interpret input"),
-    ({"cron": None}, "schedule: is missing (set one of schedule, cron, every, at or on_demand)"),
+    (
+        {"cron": None},
+        "schedule: is missing (set one of schedule, cron, every, at, after or on_demand)",
+    ),
     (
         {"every": "5m"},
-        "cron and every: only one of these can be given (schedule, cron, every, at or on_demand)",
+        "cron and every: only one of these can be given "
+        "(schedule, cron, every, at, after or on_demand)",
     ),
     ({"schedule": "every 5m"}, "cron and schedule: cannot be combined (use only one of them)"),
     ({"cron": 5}, "cron: 5 is not a string"),
@@ -194,6 +214,7 @@ def test_parameters_carry_action_policy_and_notify_without_loss() -> None:
     assert parameters == {
         "prompt": " a\n",
         "agent": "reader",
+        "fallback_agents": [],
         "model": "",
         "session": "reuse",
         "session_key": "",
@@ -342,6 +363,20 @@ def test_a_model_name_must_be_one_line_of_limited_length(kind: str, model: str) 
         new_job(now=NOW, **given)  # type: ignore[arg-type]
     expected = "model: is not valid (use one line of at most 200 characters)"
     assert str(refused.value) == expected
+
+
+@pytest.mark.parametrize("kind", ["agent-prompt", "heartbeat"])
+def test_fallback_agents_keep_their_order_and_are_agents_of_the_job(kind: str) -> None:
+    given: dict[str, object] = {"kind": kind, "every": "1h", "agent": "main"}
+    if kind == "agent-prompt":
+        given["prompt"] = "Say hello"
+    job = new_job(now=NOW, **given, fallback_agents=["fast", "local"])  # type: ignore[arg-type]
+    assert job.agents() == ["main", "fast", "local"]
+    assert job.parameters()["fallback_agents"] == ["fast", "local"]
+    assert job.with_parameters(job.parameters()) == job
+    with pytest.raises(InvalidInput, match=r'^fallback_agents: "local" is the job\'s own agent'):
+        edit(job, {"agent": "local"}, now=LATER)
+    assert edit(job, {"fallback_agents": [""]}, now=LATER).agents() == ["main"]
 
 
 def test_the_agents_tools_and_secrets_of_a_job_include_those_of_its_check() -> None:

@@ -54,7 +54,7 @@ async def _scene(world: World, verb: str) -> tuple[Any, ...]:
         case "renew_all":
             granted = await world.begun(claim_request)
             world.clock.move(TIMING.run_lease_renewal)
-            return "here:1", [granted.run_id]
+            return "here:1", {claim_request.flow_run_id: granted.run_id}
         case _:
             granted = await world.settled(claim_request, Status.SUCCEEDED)
             return ([granted.run_id],)

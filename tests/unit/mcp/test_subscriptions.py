@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from datetime import datetime
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -16,7 +17,16 @@ from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import ResourceUpdated
-from mcp_types import EmptyResult, SubscribeRequest, SubscribeRequestParams
+from mcp_types import (
+    EmptyResult,
+    ResourceUpdatedNotification,
+    SubscribeRequest,
+    SubscribeRequestParams,
+    SubscriptionFilter,
+    SubscriptionsAcknowledgedNotification,
+    SubscriptionsListenRequestParams,
+    UnsubscribeRequestParams,
+)
 
 from daybook import settings
 from daybook.api import tasks, tokens
@@ -461,3 +471,96 @@ async def test_a_session_stays_connected_while_one_of_its_two_streams_is_open(
 
         assert await so(is_notified, BUSY)
         assert await connected(ledger, id_)
+
+
+@pytest.mark.usefixtures("often")
+async def test_a_session_stays_connected_while_another_server_process_has_a_stream_of_it(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not by a renewal in time, which comes only after seconds in which no wake is possible.
+    change(monkeypatch, wakes, subscription_lease=7200, subscription_lease_renewal=3000)
+    id_ = await registered(ledger, "agent:cleo", "hers")
+
+    async def unused(*_: object) -> Any:
+        raise AssertionError
+
+    def subscription() -> wakes.Subscription:
+        actor = Actor("agent:cleo", via="mcp")
+        return wakes.Subscription(actor, {id_: "uri"}, unused, unused, lambda: None)
+
+    one, two = [wakes.WakeNotifier(lambda: nullcontext(ledger), 5, 5) for _ in range(2)]
+    async with one.holding(subscription()):
+        async with two.holding(subscription()):
+            pass
+
+        async def is_connected() -> bool:
+            return await connected(ledger, id_)
+
+        assert await so(is_connected, BUSY)
+
+    async def over() -> bool:
+        return not one._at_work and not two._at_work
+
+    assert await so(over, BUSY)
+    assert not await connected(ledger, id_)
+
+
+class Pipe:
+    """Connection of one client, with the notifications that were sent to it."""
+
+    def __init__(self) -> None:
+        self.request_id, self.session = 1, self
+        self.sent = asyncio.Queue[object]()
+
+    async def send_notification(self, notification: object, **_: object) -> None:
+        await self.sent.put(notification)
+
+    async def send_resource_updated(self, uri: str) -> None:
+        raise AssertionError
+
+
+def session_resources(notifier: Any) -> resources.SessionResources:
+    return resources.SessionResources(lambda _: Actor("agent:cleo", via="mcp"), notifier)
+
+
+async def test_concurrent_requests_of_a_pipe_leave_one_subscription_or_none(
+    ledger: Ledger,
+) -> None:
+    await registered(ledger, "agent:cleo", "hers")
+    notifier, pipe = wakes.WakeNotifier(lambda: nullcontext(ledger), 5, 5), cast(Any, Pipe())
+    of_hers, uri = session_resources(notifier), resources.session_uri("hers")
+    subscribe = SubscribeRequestParams(uri=uri)
+    await asyncio.gather(*(of_hers.subscribe(pipe, subscribe) for _ in range(3)))
+    assert len(notifier._held) == 1
+    await asyncio.gather(
+        of_hers.unsubscribe(pipe, UnsubscribeRequestParams(uri=uri)),
+        of_hers.subscribe(pipe, subscribe),
+        of_hers.unsubscribe(pipe, UnsubscribeRequestParams(uri=uri)),
+    )
+    assert notifier._held == []
+
+
+async def test_a_wake_that_is_sent_before_the_stream_opens_reaches_it(ledger: Ledger) -> None:
+    await registered(ledger, "agent:cleo", "hers")
+    uri, pipe = resources.session_uri("hers"), Pipe()
+    waking: list[asyncio.Task[None]] = []
+
+    class EarlyNotifier:
+        @asynccontextmanager
+        async def holding(self, held: wakes.Subscription) -> AsyncIterator[None]:
+            waking.append(asyncio.create_task(cast(Any, held.notify(uri))))
+            for _ in range(5):
+                await checkpoint()
+            yield
+
+    asked = SubscriptionsListenRequestParams(
+        notifications=SubscriptionFilter(resource_subscriptions=[uri])
+    )
+    listen = session_resources(EarlyNotifier()).listen(cast(Any, pipe), asked)
+    listening = asyncio.create_task(listen)
+    async with asyncio.timeout(BUSY):
+        assert isinstance(await pipe.sent.get(), SubscriptionsAcknowledgedNotification)
+        assert isinstance(await pipe.sent.get(), ResourceUpdatedNotification)
+        await asyncio.wait(waking)
+    listening.cancel()
+    await asyncio.wait({listening})

@@ -12,7 +12,8 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
-from daybook.operations.today import Spending, today
+from daybook.ledger.views import Spending
+from daybook.operations.today import today
 from daybook.testing import ManualClock
 from tests.world import World
 
@@ -65,4 +66,4 @@ async def test_today_reports_the_last_24_hours(nowhere: Home) -> None:
 
 async def test_today_without_runs(nowhere: Home) -> None:
     found = await today()
-    assert (found.ended, found.due_soon, found.spent.cost_usd) == ({}, [], 0)
+    assert (found.ended, found.due_soon, found.spent.cost_usd) == ({}, [], None)

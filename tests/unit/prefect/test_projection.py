@@ -264,22 +264,6 @@ def test_of_several_schedules_daybooks_own_or_the_oldest_is_used() -> None:
     assert projection.own_schedule(deployment()) is None
 
 
-WORDS = ["", "Plain", "Two\n\nparts", "**Bold** first\n\nand more", "  spaces  "]
-
-
-@pytest.mark.parametrize("words", WORDS)
-def test_a_description_is_read_back_without_daybooks_first_line(words: str) -> None:
-    job = stored(cron="0 9 * * *", description=words, name="A **name** — with signs")
-    shown = projection.of_job(job, "l").description
-    assert shown.startswith("**A **name** — with signs** — at 09:00")
-    assert projection.own_description(shown) == words.strip()
-
-
-@pytest.mark.parametrize("words", ["", "Words of the user", "Two\n\nparts"])
-def test_a_description_without_daybooks_first_line_is_unchanged(words: str) -> None:
-    assert projection.own_description(words) == words
-
-
 def test_a_projection_has_state_schedule_parameters_tags_and_description() -> None:
     job = stored(cron="0 9 * * 1-5", name="Morning", tags=["a", "b"], timeout="10m", enabled=False)
     assert projection.of_job(job, "0123").as_dict() == {
@@ -288,6 +272,7 @@ def test_a_projection_has_state_schedule_parameters_tags_and_description() -> No
         "parameters": {
             "prompt": "Say so",
             "agent": "default",
+            "fallback_agents": [],
             "model": "",
             "session": "reuse",
             "session_key": "",
@@ -297,5 +282,7 @@ def test_a_projection_has_state_schedule_parameters_tags_and_description() -> No
             "notify": notifications.DEFAULT,
         },
         "tags": ["a", "b", "daybook:0123"],
-        "description": "**Morning** — at 09:00 on weekdays, Europe/Berlin",
+        "description": "**Morning** — at 09:00 on weekdays, Europe/Berlin\n"
+        "- Asks the agent `default`: `Say so`\n"
+        "- Policy: timeout 10m",
     }

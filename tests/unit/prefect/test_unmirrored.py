@@ -57,6 +57,17 @@ async def test_each_outcome_of_a_run_with_a_flow_run_is_marked_as_unmirrored(
     assert await _marked(world) == [row]
 
 
+async def test_a_run_that_got_another_outcome_meanwhile_keeps_its_mark(world: World) -> None:
+    granted = await world.begun(world.claim_request(await world.add()))
+    await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")
+    await world.settle(granted, Status.SUCCEEDED)  # while a worker sets the run to Crashed
+
+    await unmirrored.clear_mark(world.ledger, granted.run_id, Status.UNKNOWN)
+    assert [row.id for row in await _marked(world)] == [granted.run_id]
+    await unmirrored.clear_mark(world.ledger, granted.run_id, Status.SUCCEEDED)
+    assert await _marked(world) == []
+
+
 async def test_a_direct_call_or_request_without_a_flow_run_is_not_marked(world: World) -> None:
     claim_request = ClaimRequest(
         claim_requests.flow_key("f"),

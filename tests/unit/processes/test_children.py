@@ -111,13 +111,13 @@ def test_a_long_log_keeps_its_newest_whole_lines(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     written = [f"line {n}" for n in range(1000)]
     log.write_text("\n".join(written) + "\n")
-    children.trim_log(log, limit=5_000, kept=100)
+    children.trim_log(log, limit=5_000, keep_bytes=100)
     lines = log.read_text().splitlines()
     assert 0 < len(lines) < 1000
     assert lines == written[-len(lines) :]
     assert len(log.read_bytes()) <= 100
     assert log.stat().st_mode & 0o777 == 0o600
-    children.trim_log(log, limit=5_000, kept=10)
+    children.trim_log(log, limit=5_000, keep_bytes=10)
     assert log.read_text().splitlines() == lines  # short enough, so unchanged
     children.trim_log(tmp_path / "none.log")
 
@@ -127,10 +127,10 @@ def test_a_log_that_a_process_appends_to_is_truncated_in_place(tmp_path: Path) -
     lines = [f"line {number}\n" for number in range(1_000)]
     with log.open("a", buffering=1) as writing:
         writing.writelines(lines)
-        children.truncate_logs(tmp_path, limit=20_000, kept=100)
+        children.truncate_logs(tmp_path, limit=20_000, keep_bytes=100)
         assert log.read_text() == "".join(lines)  # not long enough
         begins = log.stat().st_size
-        children.truncate_logs(tmp_path, limit=5_000, kept=100)
+        children.truncate_logs(tmp_path, limit=5_000, keep_bytes=100)
         writing.write("later\n")
     assert log.read_text() == "later\n"
     older = tmp_path / "up.log.old"

@@ -103,3 +103,15 @@ def test_ps_finds_the_same_process_as_proc() -> None:
             assert by_ps[other.pid].started
         finally:
             other.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_children_of_a_process_include_zombies() -> None:
+    ended, living = [subprocess.Popen(["cat"], stdin=subprocess.PIPE) for _ in range(2)]
+    assert ended.stdin is not None
+    ended.stdin.close()
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+    assert {ended.pid, living.pid} <= proc.child_pids(os.getpid())
+    ended.wait()
+    assert ended.pid not in proc.child_pids(os.getpid())
+    living.communicate()

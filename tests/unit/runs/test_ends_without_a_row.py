@@ -119,7 +119,8 @@ async def test_an_end_in_prefect_of_an_instant_that_is_not_due_creates_no_row(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"offer": None}, {"state": "SKIPPED"}, {"job_id": None}, {"occurrence": "request"}]
+    "changes",
+    [{"request": None}, {"state": "SKIPPED"}, {"job_id": None}, {"occurrence": "request"}],
 )
 async def test_an_end_in_prefect_that_belongs_to_no_occurrence_creates_no_row(
     world: World, changes: dict[str, Any]
@@ -128,10 +129,10 @@ async def test_an_end_in_prefect_that_belongs_to_no_occurrence_creates_no_row(
     claim_request = world.claim_request(stored)
     made = end(claim_request, "COMPLETED")
     if "job_id" in changes:
-        made = replace(made, offer=replace(claim_request, job_id=None))
+        made = replace(made, request=replace(claim_request, job_id=None))
     elif "occurrence" in changes:
         key = claim_requests.request_key(stored.id, "pruned")
-        made = replace(made, offer=replace(claim_request, occurrence=key))
+        made = replace(made, request=replace(claim_request, occurrence=key))
     else:
         made = replace(made, **changes)
 

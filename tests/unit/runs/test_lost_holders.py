@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -280,12 +281,14 @@ async def test_expire_all_expires_no_more_runs_than_its_limit(world: World) -> N
 
 async def test_renew_all_renews_only_the_live_runs_of_one_holder(world: World) -> None:
     jobs = [await world.add(f"job-{number}", every="1h") for number in range(5)]
-    claimed = await world.granted(world.claim_request(jobs[0]))
-    running = await world.begun(world.claim_request(jobs[1]))
-    ended = await world.settled(world.claim_request(jobs[2]), Status.SUCCEEDED)
-    lost = await world.granted(world.claim_request(jobs[3]))
+    claimed = await world.granted(world.claim_request(jobs[0], flow_run_id="claimed"))
+    running = await world.begun(world.claim_request(jobs[1], flow_run_id="running"))
+    ended = await world.settled(world.claim_request(jobs[2], flow_run_id="ended"), Status.SUCCEEDED)
+    lost = await world.granted(world.claim_request(jobs[3], flow_run_id="lost"))
     await claims.postpone(world.ledger, lost.run_id, lost.fence, world.clock.now(), "later")
-    others = await world.granted(world.claim_request(jobs[4], holder="there:2"))
+    others = await world.granted(
+        world.claim_request(jobs[4], flow_run_id="others", holder="there:2")
+    )
     before = await world.row(others.run_id)
     async with world.ledger.write() as session:
         row = await session.get(type(before), running.run_id)
@@ -294,16 +297,23 @@ async def test_renew_all_renews_only_the_live_runs_of_one_holder(world: World) -
         session.add(row)
     world.clock.move(timedelta(seconds=20))
 
-    all_ = [each.run_id for each in (claimed, running, ended, lost, others)]
-    answer = await leases.renew_all(world.ledger, "here:1", [*all_, "nobody"])
+    run_ids = {
+        "claimed": claimed.run_id,
+        "running": running.run_id,
+        "ended": ended.run_id,
+        "lost": lost.run_id,
+        "others": others.run_id,
+        "nobody's": "nobody",
+    }
+    answer = await leases.renew_all(world.ledger, "here:1", run_ids)
 
     assert answer == {
-        claimed.run_id: Status.CLAIMED,
-        running.run_id: Status.RUNNING,
-        ended.run_id: Status.SUCCEEDED,
-        lost.run_id: Status.WAITING,
-        others.run_id: None,
-        "nobody": None,
+        "claimed": Status.CLAIMED,
+        "running": Status.RUNNING,
+        "ended": Status.SUCCEEDED,
+        "lost": Status.WAITING,
+        "others": None,
+        "nobody's": None,
     }
     until = world.clock.now() + TIMING.run_lease
     for held in (claimed, running):
@@ -312,6 +322,22 @@ async def test_renew_all_renews_only_the_live_runs_of_one_holder(world: World) -
     assert await world.row(others.run_id) == before
 
 
+async def test_renew_all_tells_two_claims_of_one_holder_apart(world: World) -> None:
+    # Prefect ended the first flow run, so the keeper created another one, which the same worker
+    # claimed. It has to stop the process of the first one.
+    stored = await world.add(every="1h")
+    claim_request = world.claim_request(stored, flow_run_id="first")
+    first = await world.granted(claim_request)
+    await claims.postpone(world.ledger, first.run_id, first.fence, world.clock.now(), "crashed")
+    second = await world.begun(replace(claim_request, flow_run_id="second"))
+    assert second.run_id == first.run_id
+
+    run_ids = {"first": first.run_id, "second": second.run_id}
+    answer = await leases.renew_all(world.ledger, "here:1", run_ids)
+
+    assert answer == {"first": None, "second": Status.RUNNING}
+
+
 async def test_renew_all_without_runs_takes_no_lock(world: World) -> None:
     async with world.ledger.write():
-        assert await leases.renew_all(world.ledger, "here:1", []) == {}
+        assert await leases.renew_all(world.ledger, "here:1", {}) == {}

@@ -220,7 +220,8 @@ async def test_a_missed_row_that_grows_while_it_is_mirrored_stays_unmirrored(wor
     assert first.run_id is not None
     assert second.run_id == first.run_id
 
-    await unmirrored.clear_mark(world.ledger, first.run_id)  # for the first due time alone
+    # for the first due time alone
+    await unmirrored.clear_mark(world.ledger, first.run_id, Status.MISSED)
 
     assert await _marked(world.ledger, world.clock.now()) == [claim_requests[0].flow_run_id]
 

@@ -326,7 +326,7 @@ async def test_the_row_of_an_end_is_found_without_a_claim_request(world: World) 
     claim_request, row = await _waiting(world)
 
     assert await prefect_ends.apply_end(
-        world.ledger, replace(end(claim_request, "CANCELLED"), offer=None)
+        world.ledger, replace(end(claim_request, "CANCELLED"), request=None)
     ) is (Status.CANCELLED)
 
     assert (await world.row(row.id)).status == "cancelled"

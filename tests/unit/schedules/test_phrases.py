@@ -121,6 +121,24 @@ def test_a_phrase_about_one_day_is_one_time(phrase: str, local: str) -> None:
         ("tomorrow at 9 and 17", "is due once, but has several times"),
         ("on 2026-02-30 at 9", "does not exist: day is out of range for month"),
         ("next weekday at 9", "is not a schedule"),
+        ("every minute", 'is not a schedule (write "every 1m")'),
+        ("every two hours", 'is not a schedule (write "every 2h")'),
+        ("every half hour", 'is not a schedule (write "every 30m")'),
+        ("every other day", 'is not a schedule (write "every 2d")'),
+        ("in two hours", 'is not a schedule (write "in 2h")'),
+        ("in half an hour", 'is not a schedule (write "in 30m")'),
+        ("in a week", 'is not a schedule (write "in 7d")'),
+        ("monday to friday at 9", 'is not a schedule (write "every weekday at 9")'),
+        ("monday to friday", 'is not a schedule (write "every weekday at 9:00")'),
+        ("every Mon-Fri at 9:30", 'is not a schedule (write "every weekday at 9:30")'),
+        (
+            "mondays through wednesdays at 9 and 17",
+            'is not a schedule (write "every monday, tuesday and wednesday at 9 and 17")',
+        ),
+        (
+            "from saturday to sunday at 9am",
+            'is not a schedule (write "every saturday and sunday at 9am")',
+        ),
         ("every day 9", "is not a schedule"),
         ("every", "is not a schedule"),
         ("whenever", "is not a schedule"),
@@ -130,6 +148,18 @@ def test_a_phrase_with_two_meanings_or_none_is_refused(phrase: str, problem: str
     with pytest.raises(InvalidInput) as refused:
         parse(phrase)
     assert str(refused.value).startswith(f'schedule: "{phrase}" {problem}')
+    if " or " not in problem and (hint := problem.partition('(write "')[2].partition('"')[0]):
+        parse(hint)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("today at 0:00", True), ("2020-01-01 9am", True), ("at 9", True), ("today at 25", False)],
+)
+def test_whether_a_text_is_a_schedule_does_not_depend_on_the_time(
+    text: str, expected: bool
+) -> None:
+    assert schedules.is_schedule(text) is expected
 
 
 def test_a_time_today_that_has_passed_is_refused() -> None:

@@ -11,19 +11,19 @@ from pydantic import TypeAdapter, ValidationError
 
 from daybook.errors import InvalidInput
 from daybook.schedules import schedule as schedules
-from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
+from daybook.schedules.schedule import After, At, Cron, Every, OnDemand, Schedule
 
 NOW = datetime(2026, 11, 20, 8, 0, 0, 500_000, tzinfo=UTC)
 WHOLE = NOW.replace(microsecond=0)
 BERLIN = "Europe/Berlin"
 
 
-def make(**fields: object) -> Cron | Every | At | OnDemand:
+def make(**fields: object) -> Schedule:
     given = {"timezone": BERLIN, "now": NOW, **fields}
     return schedules.make(**given)  # type: ignore[arg-type]
 
 
-def parse(text: str, timezone: str = BERLIN, now: datetime = NOW) -> Cron | Every | At | OnDemand:
+def parse(text: str, timezone: str = BERLIN, now: datetime = NOW) -> Schedule:
     return schedules.parse(text, timezone=timezone, now=now)
 
 
@@ -33,27 +33,29 @@ def test_each_kind_of_schedule_has_its_own_field() -> None:
     assert make(at="2027-01-15T14:30:00+01:00") == At(
         at=datetime(2027, 1, 15, 13, 30, tzinfo=UTC), timezone=BERLIN
     )
+    assert make(after=" brief ") == After(job="brief", timezone=BERLIN)
+    assert make(after="brief", on="any") == After(job="brief", on="any", timezone=BERLIN)
     assert make(on_demand=True) == OnDemand(timezone=BERLIN)
 
 
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({}, "schedule: is missing (set one of schedule, cron, every, at or on_demand)"),
+        ({}, "schedule: is missing (set one of schedule, cron, every, at, after or on_demand)"),
         (
             {"cron": "@daily", "every": "5m"},
             "cron and every: only one of these can be given "
-            "(schedule, cron, every, at or on_demand)",
+            "(schedule, cron, every, at, after or on_demand)",
         ),
         (
             {"cron": "@daily", "every": "5m", "at": "in 5m"},
             "cron and every and at: only one of these can be given "
-            "(schedule, cron, every, at or on_demand)",
+            "(schedule, cron, every, at, after or on_demand)",
         ),
         (
             {"at": "in 5m", "on_demand": True},
             "at and on_demand: only one of these can be given "
-            "(schedule, cron, every, at or on_demand)",
+            "(schedule, cron, every, at, after or on_demand)",
         ),
         (
             {"cron": "@daily", "timezone": "europe/berlin"},
@@ -68,6 +70,15 @@ def test_each_kind_of_schedule_has_its_own_field() -> None:
             {"every": "0s"},
             'every: "0s" is zero '
             "(use a whole number of seconds, at least 1s, such as 90s, 30m, 1h30m or 2d)",
+        ),
+        ({"after": " "}, "after: the job's name is blank (use 1 to 100 characters)"),
+        (
+            {"after": "brief", "on": "success"},
+            'on: "success" is not valid (use succeeded, failed or any)',
+        ),
+        (
+            {"every": "5m", "on": "failed"},
+            "on: needs a job to run after (set after to the name of a job)",
         ),
         ({"at": "30m"}, 'at: "30m" is ambiguous (write `every 30m` or `in 30m`)'),
         (
@@ -257,3 +268,22 @@ def test_in_zone_replaces_the_zone_and_refuses_an_unknown_one() -> None:
     assert schedules.in_zone(make(at="in 5m"), "UTC") == make(at="in 5m", timezone="UTC")
     with pytest.raises(InvalidInput, match="unknown zone"):
         schedules.in_zone(make(cron="@daily"), "Mars/Base")
+
+
+@pytest.mark.parametrize("on", ["succeeded", "failed", "any"])
+@pytest.mark.parametrize("name", ["brief", "my brief (old)"])
+def test_a_chain_has_a_text(name: str, on: str) -> None:
+    chain = make(after=name, on=on)
+    assert parse(schedules.to_text(chain)) == chain
+    assert parse(f"After {name}") == make(after=name)
+
+
+def test_a_prompt_that_begins_with_after_is_no_schedule() -> None:
+    assert not schedules.is_schedule("After the meeting, write a summary")
+
+
+def test_the_outcome_of_a_chain_can_be_changed_alone() -> None:
+    current = make(after="brief")
+    failed = make(on="failed", current=current)
+    assert failed == make(after="brief", on="failed")
+    assert make(after="other", current=failed) == make(after="other", on="failed")

@@ -9,7 +9,14 @@ from datetime import timedelta
 import pytest
 
 from daybook import owners
-from daybook.errors import Ambiguous, InvalidInput, NotFound, NothingClaimable, TokenRefused
+from daybook.errors import (
+    Ambiguous,
+    IllegalTransition,
+    InvalidInput,
+    NotFound,
+    NothingClaimable,
+    TokenRefused,
+)
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskRunRow
 from daybook.ledger.tokens import digest
@@ -515,3 +522,19 @@ async def test_an_agent_cannot_use_the_token_of_another_owners_session(world: Wo
                 await act(world.ledger, second.run.id, second.token)
 
     assert world.tasks.everything() == before
+
+
+async def test_a_claim_checks_the_state_of_the_run(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await world.tasks.add()
+    await world.tasks.register()
+    await queue.cancel(world.ledger, run.id)
+
+    async def ended(*_: object) -> str:
+        return run.id
+
+    monkeypatch.setattr(selection, "first_fitting", ended)  # as if the selection had a fault
+    with pytest.raises(IllegalTransition):
+        await world.tasks.claim()
+    assert (await world.tasks.run(run.id)).status == "cancelled"

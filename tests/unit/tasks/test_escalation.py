@@ -386,10 +386,11 @@ async def test_a_failed_starved_event_is_sent_again_and_the_cycle_counts_are_kep
 
 async def test_an_event_that_prefect_rejects_does_not_block_other_events(world: World) -> None:
     bad, good = [await world.tasks.add(name, priority=name) for name in ("high", "low")]
-    notified: list[str] = []
+    notified, rejected = list[str](), list[str]()
 
     async def particular(each: StarvingRun) -> None:
         if each.title == "high":
+            rejected.append(each.title)
             raise EventRejected("HTTP 422")
         notified.append(each.title)
 
@@ -398,15 +399,26 @@ async def test_an_event_that_prefect_rejects_does_not_block_other_events(world: 
 
     steps = EscalationPolicy(fan_out=1, request_worker=2, starved=3)
     world.clock.move(STARVED)
-    for _ in range(4):
+    errors = []
+    for _ in range(5):
         report = await cycle(
             world.ledger, policy=steps, notifier=particular, capabilities_of=capable
         )
+        errors += report.errors
         world.clock.move(CYCLE)
-    assert notified == ["low"]
-    assert "starved" in (await world.tasks.run(good.id)).tiers
-    assert "starved" not in (await world.tasks.run(bad.id)).tiers
-    assert "HTTP 422" in report.errors[-1]
+    assert (rejected, notified) == (["high"], ["low"])  # neither event is sent again
+    reasons = []
+    for run in (bad, good):
+        events = await world.tasks.events(run.id)
+        reasons.append([each.reason for each in events if each.event == "starved"])
+    assert reasons == [
+        ["after 3 cycles; Prefect rejected the event: HTTP 422"],
+        ["after 3 cycles"],
+    ]
+    (error,) = errors
+    assert "HTTP 422" in error
+    async with world.ledger.read() as session:
+        assert (await statistics.read(session)).totals["starved"] == 1
 
 
 async def test_a_run_claimed_while_its_event_is_sent_restarts_its_escalation(world: World) -> None:

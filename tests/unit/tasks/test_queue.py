@@ -9,7 +9,7 @@ import pytest
 from daybook import owners
 from daybook.errors import Ambiguous, InvalidInput, NotFound, NothingClaimable
 from daybook.ledger.task_tables import TaskRow, TaskRunRow
-from daybook.tasks import claims, queue
+from daybook.tasks import claims, counts, queue
 from daybook.tasks.states import Status
 from tests.world import World
 from tests.world.tasks import AGENT
@@ -247,7 +247,25 @@ async def test_recover_requeues_a_starving_run_and_keeps_its_escalation_steps(wo
 
     row = await world.tasks.run(run.id)
     assert (row.status, row.queued_at, row.attention) == ("queued", world.ledger.now(), "")
-    assert (row.starved_cycles, row.tiers) == (10, ["fan_out"])
+    assert (row.starved_cycles, row.tiers) == (0, ["fan_out"])
+    async with world.ledger.read() as session:
+        assert (await counts.read_counts(session, world.ledger.now())).starving == 0
+
+
+async def test_the_runs_of_a_paused_task_do_not_count_as_starving(world: World) -> None:
+    run = await world.tasks.add()
+    async with world.ledger.write() as session:
+        (await session.get_one(TaskRunRow, run.id)).starved_cycles = 3
+
+    async def starving() -> int:
+        async with world.ledger.read() as session:
+            return (await counts.read_counts(session, world.ledger.now())).starving
+
+    assert await starving() == 1
+    await queue.pause(world.ledger, run.id)
+    assert await starving() == 0
+    await queue.resume(world.ledger, run.id)
+    assert await starving() == 1
 
 
 @pytest.mark.parametrize("state", ["queued", "claimed", "needs_attention"])

@@ -47,6 +47,18 @@ async def test_a_job_is_added_and_changed_with_options() -> None:
     assert changed.model_dump(mode="json")["timeout"] == "5m"
 
 
+async def test_fallback_agents_are_set_with_options() -> None:
+    added = {**ADDED, "options": {"fallback_agents": ["fast", "local"]}}
+    answer = await call("cron_add", added)
+    assert not answer.refused, answer.text
+    assert "asks: the agent default, else fast, else local" in answer.text
+    answer = await call(
+        "cron_update", {"job_id": "brief", "options": {"fallback_agents": ["default"]}}
+    )
+    assert answer.refused
+    assert answer.text.startswith('fallback_agents: "default" is the job\'s own agent')
+
+
 @pytest.mark.parametrize(
     "field", ["check", "check_command", "policy", "owner", "max_runs", "timeouts"]
 )

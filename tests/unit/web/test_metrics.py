@@ -229,13 +229,15 @@ async def test_each_missed_due_time_counts_and_a_late_outcome_is_counted_too(
     async with pages() as page:
         await metrics(page)
         counts = []
-        for _ in range(2):  # the second time, the range of missed due times grows
+        for _ in range(3):  # the range of missed due times grows
+            await metrics(page)  # long after the earlier growth was recorded
             world.clock.move(timedelta(minutes=31))
+            await metrics(page)
             await audit.advance(world.ledger, stored.id, world.clock.now() - timedelta(minutes=1))
             counts.append((await metrics(page))["ended_runs_total", missed])
         async with world.ledger.read() as session:
             (row,) = (await session.execute(select(RunRow))).scalars()
-        assert counts == [3, row.count] == [3, 6]
+        assert counts == [3, 6, row.count] == [3, 6, 9]
 
         granted = await world.begun(world.claim_request(stored))
         await world.lose()
@@ -245,6 +247,41 @@ async def test_each_missed_due_time_counts_and_a_late_outcome_is_counted_too(
         corrected = await metrics(page)
     keys = [("ended_runs_total", by(status=each)) for each in ("unknown", "succeeded")]
     assert [[each[key] for key in keys] for each in (lost, corrected)] == [[1, 0], [1, 1]]
+
+
+async def test_only_the_growth_of_a_range_that_is_older_than_the_page_counts(
+    world: World, pages: Callable[[], Served]
+) -> None:
+    stored = await world.add(cron="*/10 * * * *", catch_up="none")
+    counts = []
+    async with pages() as page:
+        for _ in range(2):
+            world.clock.move(timedelta(minutes=31))
+            await audit.advance(world.ledger, stored.id, world.clock.now() - timedelta(minutes=1))
+            counts.append((await metrics(page)).get(("ended_runs_total", by(status="missed"))))
+    assert counts == [0, 3]
+
+
+async def test_only_the_growth_of_a_range_that_last_grew_weeks_before_the_page_started_counts(
+    world: World, pages: Callable[[], Served]
+) -> None:
+    stored = await world.add(cron="0 9 * * 1", catch_up="none")
+
+    async def miss(weeks: int) -> None:
+        world.clock.move(timedelta(weeks=weeks))
+        await audit.advance(world.ledger, stored.id, world.clock.now() - timedelta(minutes=1))
+
+    await miss(5)
+    world.clock.move(timedelta(weeks=2))
+    counts = []
+    async with pages() as page:
+        for weeks in (0, 0, 2):
+            counts.append((await metrics(page))["ended_runs_total", by(status="missed")])
+            await miss(weeks)
+        counts.append((await metrics(page))["ended_runs_total", by(status="missed")])
+    async with world.ledger.read() as session:
+        (row,) = (await session.execute(select(RunRow))).scalars()
+    assert (counts, row.count) == ([0, 2, 2, 4], 9)
 
 
 async def test_the_names_and_labels_of_metrics_match_the_snapshot(

@@ -18,6 +18,7 @@ from daybook.jobs.policy import Policy
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
+from daybook.prefect import state_mirror
 from daybook.runs import claim_requests, claims
 from daybook.runs.claim_requests import ClaimRequest, Granted
 from daybook.worker import exit_handling
@@ -28,6 +29,19 @@ pytestmark = pytest.mark.anyio
 HERE = "here:1"
 FIRST, SECOND = "5a0b21ef-5a3c-4b3e-8c1c-1d9f0c9a0001", "5a0b21ef-5a3c-4b3e-8c1c-1d9f0c9a0002"
 """Two Prefect runs of one occurrence."""
+
+
+@dataclass
+class RecordingPrefect:
+    """Prefect that has lost the runs, so no state is set, and records the artifacts."""
+
+    artifacts: list[Any]
+    problem: Exception | None = None
+
+    async def create_artifact(self, artifact: Any) -> None:
+        if self.problem:
+            raise self.problem
+        self.artifacts.append(artifact)
 
 
 class UnreachableLedger:
@@ -127,6 +141,69 @@ async def test_a_killed_call_that_may_have_had_an_effect_is_retried_only_if_idem
 
         row = await row_of(ledger, granted.run_id)
     assert (row.state, row.attempts) == (expected, 1)
+
+
+@pytest.mark.parametrize(
+    ("cause", "ended", "status", "count"),
+    [
+        (StopCause.CANCEL, "", Status.CANCELLED, 1),
+        (StopCause.DEADLINE, "", Status.TIMED_OUT, 1),
+        (StopCause.TIMEOUT, "", Status.TIMED_OUT, 1),
+        (StopCause.CANCEL, "succeeded", Status.CANCELLED, 0),  # it created its artifact itself
+        (None, "", Status.UNKNOWN, 0),
+    ],
+)
+async def test_a_run_that_the_worker_ends_gets_an_artifact(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    cause: StopCause | None,
+    ended: str,
+    status: Status,
+    count: int,
+) -> None:
+    async def mirror_run(*_: object) -> None: ...
+
+    monkeypatch.setattr(state_mirror, "mirror_run", mirror_run)
+    prefect = RecordingPrefect([])
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
+        granted = await claimed(ledger, FIRST, "webhook")
+        await claims.begin(ledger, granted.run_id, granted.fence)
+        watched = SupervisedRun(
+            FlowRun(FIRST),
+            cast(Any, Dead(tmp_path / "nothing")),
+            granted.run_id,
+            HERE,
+            exit_code=-9,
+            cause=cause,
+            facts=Facts(ended=ended),
+        )
+        await exit_handling.handle_exit(ledger, cast(Any, prefect), watched)
+        assert (await row_of(ledger, granted.run_id)).state is status
+    assert len(prefect.artifacts) == count
+    for made in prefect.artifacts:
+        assert str(made.flow_run_id) == FIRST
+        assert made.data.splitlines()[2].startswith(f"**{status}** · requested ")
+        assert " · by hand · " in made.data and " · took " in made.data
+        assert "```text\nDo it\n```" in made.data
+
+
+async def test_a_refused_artifact_does_not_disturb_the_end_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def mirror_run(*_: object) -> None: ...
+
+    monkeypatch.setattr(state_mirror, "mirror_run", mirror_run)
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
+        granted = await claimed(ledger, FIRST)
+        running = cast(Any, Dead(tmp_path / "nothing"))
+        watched = SupervisedRun(
+            FlowRun(FIRST), running, granted.run_id, HERE, exit_code=-9, cause=StopCause.CANCEL
+        )
+        prefect = RecordingPrefect([], ValueError("no artifacts here"))
+        await exit_handling.handle_exit(ledger, cast(Any, prefect), watched)
+        assert (await row_of(ledger, granted.run_id)).state is Status.CANCELLED
+    assert "cannot create the artifact: no artifacts here" in caplog.text
 
 
 @pytest.mark.parametrize(

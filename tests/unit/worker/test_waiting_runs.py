@@ -30,6 +30,7 @@ from daybook.execution import claim
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
+from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import links, occurrence, unmirrored
 from daybook.prefect import states as prefect_states
@@ -189,7 +190,7 @@ async def test_an_end_set_in_prefect_while_the_run_is_set_back_stays(
             row = await there.row()
             await claims.cancel(there.ledger, row.id, "not needed")
             await there.prefect.set_flow_run_state(there.run.id, Cancelled())
-            await unmirrored.clear_mark(there.ledger, row.id)
+            await unmirrored.clear_mark(there.ledger, row.id, Status.CANCELLED)
 
         there.prefect.meanwhile = another
         if who == "worker":

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Run:
-    """Supervised run; ``looks`` counts the reads of ``ours``."""
+    """Supervised run; ``looks`` counts the reads of ``is_in_ledger``."""
 
     def __init__(self, run_id: str = "r", on_lost: str = "rerun") -> None:
         self.run_id = run_id
@@ -36,7 +36,7 @@ class Run:
         self.stopped = list[object]()
 
     @property
-    def ours(self) -> bool:
+    def is_in_ledger(self) -> bool:
         self.looks += 1
         return True
 
@@ -93,7 +93,7 @@ async def test_a_late_worker_renews_leases_and_stops_reruns_only_if_these_may_ha
     run = Run()
 
     async def renew_all(*args: object) -> dict[str, Status | None]:
-        return {"r": Status.RUNNING}
+        return {"f": Status.RUNNING}
 
     monkeypatch.setattr(leases, "renew_all", renew_all)
     at_work._watched["f"] = cast(SupervisedRun, run)

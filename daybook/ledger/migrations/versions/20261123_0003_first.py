@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "20261123_0002"
+revision = "20261123_0003"
 down_revision = None
 branch_labels = None
 depends_on = None
@@ -60,6 +60,7 @@ def upgrade() -> None:
         sa.Column("consecutive_failures", sa.Integer(), nullable=False),
         sa.Column("alerted_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("alert_open", sa.Boolean(), nullable=False),
+        sa.Column("runs_after", sa.String(), nullable=True),
         sa.Column("request_key", sa.String(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
@@ -70,6 +71,13 @@ def upgrade() -> None:
         unique=True,
         sqlite_where=sa.text("archived_at IS NULL"),
         postgresql_where=sa.text("archived_at IS NULL"),
+    )
+    op.create_index(
+        "jobs_runs_after",
+        "jobs",
+        ["runs_after"],
+        sqlite_where=sa.text("runs_after IS NOT NULL"),
+        postgresql_where=sa.text("runs_after IS NOT NULL"),
     )
     op.create_index(
         "jobs_slug",
@@ -269,6 +277,7 @@ def upgrade() -> None:
         sa.Column("agent", sa.String(), nullable=True),
         sa.Column("model", sa.String(), nullable=True),
         sa.Column("usage", sa.JSON(), nullable=True),
+        sa.Column("found", sa.JSON(), nullable=True),
         sa.Column("delivery", sa.String(), nullable=False),
         sa.Column("evidence", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(
@@ -403,3 +412,15 @@ def upgrade() -> None:
     )
     op.create_index("task_events_outbox", "task_events", ["outbox_id"])
     op.create_index("task_events_run", "task_events", ["run_id", "at"])
+    op.create_table(
+        "watches",
+        sa.Column("job_id", sa.String(), nullable=False),
+        sa.Column("source", sa.String(), nullable=False),
+        sa.Column("content", sa.String(), nullable=False),
+        sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["job_id"],
+            ["jobs.id"],
+        ),
+        sa.PrimaryKeyConstraint("job_id"),
+    )

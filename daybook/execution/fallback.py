@@ -1,0 +1,159 @@
+"""Agents of one run: its own, and the fallback agents that answer if it is unavailable.
+
+::
+
+    prepare_agents ──► PreparedAgents      between claim and begin, without an effect
+                         └─ ask ──► the job's agent ──┬─► an answer
+                                                      ├─► unavailable: the next agent
+                                                      └─► any other error: no agent is asked
+
+All agents together are one attempt: they share its timeout and its token limit, and their usage is
+added up. `AgentError.allows_fallback` decides whether an agent counts as unavailable: nothing that
+it did can have an effect, so the next agent repeats nothing (promise 4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+
+from daybook.agents.base import Message
+from daybook.errors import AgentError, AgentMisconfigured, InvalidInput
+from daybook.execution import answers
+from daybook.execution.agent_request import PreparedRequest, prepare_request
+from daybook.execution.agent_tools import OwnTools
+from daybook.execution.answers import AgentAnswer
+from daybook.jobs.actions import OutputFormat
+from daybook.runs import usage
+from daybook.runs.claim_requests import Granted
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PreparedAgents:
+    """Agents of one run in order, by name: the request to each, or why it cannot be asked."""
+
+    agents: Mapping[str, PreparedRequest | AgentMisconfigured]
+
+    async def ask(self, form: OutputFormat = "text", schema: Mapping[str, Any] = {}) -> AgentAnswer:
+        """Ask the agents in order until one answers.
+
+        If an agent is unavailable and no time or no tokens are left, no further agent is asked. If
+        no agent answers, raise the error that ended the attempt; if all agents were unavailable, an
+        error that allows a retry, if there is one. The answer or the error has the usage of all
+        agents; its remark or message says why each agent failed.
+        """
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        failures: dict[str, AgentError] = {}
+        for name, agent in self.agents.items():
+            try:
+                if isinstance(agent, AgentMisconfigured):
+                    raise agent
+                if not failures:
+                    return await agent.ask(form, schema)
+                spent = usage.total(each.usage for each in failures.values())
+                rest = _with_rest(agent, loop.time() - start, spent)
+                if rest is None:
+                    break
+                answer = await rest.ask(form, schema)
+            except AgentError as error:
+                failures[name] = error
+                if not error.allows_fallback:
+                    break
+                _warn(name, error)
+            else:
+                reply = replace(answer.reply, usage=usage.total((spent, answer.reply.usage)))
+                remarks = (
+                    _describe(failures),
+                    f"answered by the fallback agent {name}",
+                    answer.remark,
+                )
+                return AgentAnswer(reply, "; ".join(filter(None, remarks)))
+        raise _final_error(failures)
+
+
+async def prepare_agents(
+    granted: Granted,
+    names: tuple[str, ...],
+    prompt: str,
+    *,
+    history: tuple[Message, ...] = (),
+    model: str = "",
+    own: OwnTools,
+) -> PreparedAgents:
+    """Prepare a request to each agent; ``model`` is for the first, which is the job's own.
+
+    An agent that does not exist, or has invalid settings or tools, counts as unavailable. Raise
+    `AgentMisconfigured` if all agents do, and the errors of Prefect's client.
+    """
+    agents: dict[str, PreparedRequest | AgentMisconfigured] = {}
+    for position, name in enumerate(names):
+        try:
+            agents[name] = await prepare_request(
+                granted,
+                name,
+                prompt,
+                history=history,
+                model="" if position else model,
+                own=own,
+                fallback=position,
+            )
+        except (AgentMisconfigured, InvalidInput) as error:
+            agents[name] = AgentMisconfigured(str(error))
+    failures = {k: each for k, each in agents.items() if isinstance(each, AgentMisconfigured)}
+    if len(failures) == len(agents):
+        raise _final_error(failures)
+    return PreparedAgents(agents)
+
+
+def _with_rest(
+    agent: PreparedRequest, seconds: float, spent: dict[str, Any] | None
+) -> PreparedRequest | None:
+    """Return the request with what the attempt has left; None if no time or no tokens are left.
+
+    The other agents took ``seconds`` and used ``spent``.
+    """
+    request = agent.request
+    timeout = request.timeout - seconds
+    tokens = None if request.tokens is None else request.tokens - usage.tokens(spent)
+    if timeout <= 0 or (tokens is not None and tokens <= 0):
+        return None
+    if spent is not None and request.took is not None:
+        request.took(spent)  # in case this process is killed while the agent answers
+    took = answers.usage_adder(spent, request.took)
+    return replace(agent, request=replace(request, timeout=timeout, tokens=tokens, took=took))
+
+
+def _warn(name: str, error: AgentError) -> None:
+    """Log that an agent is unavailable, in the run's log if a flow runs here."""
+    logger = get_run_logger() if FlowRunContext.get() else log
+    logger.warning(
+        "the agent %s is unavailable: %s", name, error, extra={"action": "agent_unavailable"}
+    )
+
+
+def _final_error(failures: Mapping[str, AgentError]) -> AgentError:
+    """Return the error of an attempt without an answer; its message names each agent that failed.
+
+    It is the last one or, if all agents were unavailable, the one that allows the earliest retry:
+    the next attempt asks all of them again.
+    """
+    *_, last = errors = list(failures.values())
+    final, retryable = last, [each for each in errors if each.allows_retry]
+    if last.allows_fallback and retryable:
+        final = min(retryable, key=lambda each: getattr(each, "retry_after", None) or 0.0)
+    message = _describe(failures) if len(errors) > 1 else str(last)
+    final.usage, final.args = usage.total(each.usage for each in errors), (message,)
+    return final
+
+
+def _describe(failures: Mapping[str, AgentError]) -> str:
+    return "; ".join(f"agent {name}: {error}" for name, error in failures.items())

@@ -1,0 +1,138 @@
+"""Content of a watched page, and the difference between two contents."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import html
+import json
+import re
+from itertools import islice
+
+import httpx
+
+from daybook.http import bodies, request
+from daybook.http.guard import Guard, origin
+from daybook.http.httpx_transport import HttpxTransport
+
+MAX_COMPARED_LINES = 2_000
+"""Maximum number of lines of each content that `difference` compares, from the first difference."""
+
+_TAG = re.compile(r"<(?:[!?]|(/?)([a-zA-Z][^\s/<>]*+))[^<>]*+>")
+_HIDDEN_END = re.compile(r"</(script|style|noscript|template|svg)", re.IGNORECASE)
+_HIDDEN_TAGS = {"script", "style", "noscript", "template", "svg"}
+_INLINE_TAGS = {
+    "a",
+    "abbr",
+    "b",
+    "cite",
+    "code",
+    "del",
+    "em",
+    "i",
+    "ins",
+    "kbd",
+    "label",
+    "mark",
+    "q",
+}
+_INLINE_TAGS |= {"s", "small", "span", "strong", "sub", "sup", "time", "u"}
+
+
+async def fetch(url: str, guard: Guard, seconds: float) -> str:
+    """Return the content of the page: see `content_of`.
+
+    Raise ValueError for a status other than 2xx, for a page without visible text and for one longer
+    than `daybook.http.request.MAX_BODY_BYTES`, `NoResponse`, and `InvalidInput` or
+    `OutgoingRefused` for an address that the guard refuses.
+    """
+    page = await request.request(HttpxTransport(guard), "GET", url, headers={}, timeout=seconds)
+    address = origin(guard.check(url))
+    if not 200 <= page.status < 300:
+        raise ValueError(f"{address} answered {request.status_text(page.status)}")
+    if page.cut:
+        raise ValueError(f"the page of {address} is {page.cut}; watch a command that filters it")
+    return content_of(page.body, page.headers)
+
+
+def content_of(body: bytes, headers: httpx.Headers) -> str:
+    """Return the text that is compared.
+
+    This is the visible text of HTML, JSON with one value per line, any other text as it is, and
+    the length and checksum of data that is not text. Raise ValueError for HTML without visible
+    text.
+    """
+    content_type = headers.get("content-type", "text/plain").partition(";")[0].strip().lower()
+    is_json = content_type.endswith(("/json", "+json"))
+    is_text = content_type.startswith("text/") or content_type.endswith(("/xml", "+xml"))
+    if not is_text and not is_json:
+        return f"{len(body):,} bytes, SHA-256 {hashlib.sha256(body).hexdigest()}"
+    text = bodies.decode_text(body, headers)
+    if content_type in ("text/html", "application/xhtml+xml"):
+        return _visible_text(text)
+    if is_json:
+        try:
+            text = json.dumps(json.loads(text), ensure_ascii=False, indent=1)
+        except (ValueError, RecursionError):
+            return text
+    return text
+
+
+def _visible_text(page: str) -> str:
+    """Return the text that a browser would show, a line for each block, in linear time.
+
+    Raise ValueError if there is none.
+    """
+    parts, unclosed, at = list[str](), set[str](), 0
+    while (tag := page.find("<", at)) >= 0:
+        parts.append(_one_line(page[at:tag]))
+        if page.startswith("<!--", tag):
+            at = page.find("-->", tag) + 3
+            if at < 3:
+                break
+            continue
+        match = _TAG.match(page, tag)
+        if match is None:  # a `<` of the text
+            parts.append("<")
+            at = tag + 1
+            continue
+        at, name = match.end(), (match[2] or "").lower()
+        if name not in _INLINE_TAGS:
+            parts.append("\n")
+        if name in _HIDDEN_TAGS - unclosed and not match[1]:
+            ends = _HIDDEN_END.finditer(page, at)
+            end = next((each for each in ends if each[1].lower() == name), None)
+            if end is None:
+                unclosed.add(name)
+            else:
+                at = end.start()
+    else:
+        parts.append(_one_line(page[at:]))
+    lines = (" ".join(line.split()) for line in html.unescape("".join(parts)).split("\n"))
+    text = "\n".join(filter(None, lines))
+    if not text:
+        raise ValueError("the page has no visible text; watch a command that reads its data")
+    return text
+
+
+def _one_line(text: str) -> str:
+    """Return ``text`` with each run of whitespace as one space, also at its ends."""
+    return " ".join(f"|{text}|".split())[1:-1]
+
+
+def difference(before: str, after: str) -> str:
+    """Return the changed lines as a unified diff with three lines of context, without its header.
+
+    At most `MAX_COMPARED_LINES` lines are compared, so that the time is bounded.
+    """
+    old, new = before.splitlines(), after.splitlines()
+    same = 0
+    while same < min(len(old), len(new)) and old[same] == new[same]:
+        same += 1
+    start = max(0, same - 3)
+    end = start + MAX_COMPARED_LINES
+    diff = difflib.unified_diff(old[start:end], new[start:end], lineterm="")
+    lines = [line for line in islice(diff, 2, None) if not line.startswith("@@")]
+    if max(len(old), len(new)) > end:
+        lines.append(f"… (what follows line {end:,} is not compared)")
+    return "\n".join(lines)

@@ -1,0 +1,59 @@
+"""Jobs that run after another job (`daybook.schedules.schedule.After`).
+
+======================================  ==========================================================
+outcome of the run                      jobs that it starts
+======================================  ==========================================================
+`succeeded`                             those after its success or any outcome
+`failed`, `timed_out`, `unknown`        those after its failure or any outcome
+`skipped`, `missed`, `cancelled`        none
+======================================  ==========================================================
+
+The outcome and the runs that it starts are written in one transaction, so no crash can lose or
+repeat one. The key of such a run is ``after:<job>:<run that ended>``. An `unknown` that is
+corrected later starts no job that the `unknown` started. A disabled or snoozed job is not started.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from daybook.jobs import store
+from daybook.jobs.store import StoredJob
+from daybook.ledger.states import FAILURES, Status
+from daybook.ledger.tables import RunRow
+from daybook.runs import rows
+from daybook.schedules.schedule import After
+
+AFTER = "after"
+"""The trigger of a run that another run's outcome started."""
+
+_STARTED_BY = {
+    "succeeded": frozenset({Status.SUCCEEDED}),
+    "failed": FAILURES,
+    "any": FAILURES | {Status.SUCCEEDED},
+}
+
+
+async def start(
+    session: AsyncSession, ended: RunRow, stored: StoredJob | None, now: datetime, *, late: bool
+) -> None:
+    """Request a run of each job that the outcome of ``ended``, a run of ``stored``, starts.
+
+    ``late`` is True if the outcome corrects an `unknown`.
+    """
+    if stored is None or ended.state not in _STARTED_BY["any"]:
+        return
+    for each in await store.jobs_after(session, stored.row.owner, stored.row.name):
+        schedule, snoozed_until = each.job.schedule, each.row.snoozed_until
+        assert isinstance(schedule, After)
+        starts = _STARTED_BY[schedule.on]
+        if ended.state not in starts or (late and Status.UNKNOWN in starts):
+            continue
+        if not each.job.enabled or (snoozed_until and snoozed_until > now):
+            continue
+        key = f"{AFTER}:{each.id}:{ended.id}"
+        session.add(
+            rows.wait(rows.of_job(each, key, AFTER, now, now), now, f"after {stored.row.name}")
+        )

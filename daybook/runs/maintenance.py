@@ -1,0 +1,123 @@
+"""Maintenance windows: times in which Daybook starts no job.
+
+::
+
+    ──────── begin ───────────────────────────── end ────────► time
+               │ running runs continue            │
+               ├─ due, not caught up on at `end` ─┼─► skipped
+               └─ any other automatic run ────────┴─► waits, and starts at `end`
+
+A window contains its beginning and not its end. Overlapping and adjacent windows count as one. The
+windows are one fact in the ledger, so that they outlive every process and all machines see them; a
+transaction that reads them sees no later change. A window that has passed is kept for
+`KEPT_AFTER_END`, because the audit may still have to judge due times in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pydantic import AwareDatetime, BaseModel, TypeAdapter
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from daybook.jobs import lateness, upcoming
+from daybook.jobs.store import StoredJob
+from daybook.ledger.states import Status
+from daybook.ledger.tables import Fact, RunRow
+
+FACT_KEY = "maintenance.windows"
+
+MAINTENANCE = "maintenance"
+"""The `waits_for` of a run that waits for the end of a window."""
+
+KEPT_AFTER_END = timedelta(days=30)
+
+
+class Window(BaseModel, frozen=True):
+    """A maintenance window, [``begin``, ``end``)."""
+
+    id: str
+    begin: AwareDatetime
+    end: AwareDatetime
+    note: str = ""
+
+
+_STORED = TypeAdapter(tuple[Window, ...])
+
+
+@dataclass(frozen=True)
+class Windows:
+    """All windows that the ledger has, earliest first."""
+
+    windows: tuple[Window, ...] = ()
+
+    def end_at(self, instant: datetime) -> datetime | None:
+        """Return when the maintenance at ``instant`` ends; None if there is none then."""
+        end = None
+        for each in self.windows:  # earliest first, so one pass joins them
+            if each.begin <= (end or instant) < each.end:
+                end = each.end
+        return end
+
+    def start_after(self, instant: datetime, now: datetime) -> datetime:
+        """Return from when on a run that could start at ``instant`` was expected to start.
+
+        That is the end of the last maintenance since then that has begun by ``now``.
+        """
+        ends = [self.end_at(each.begin) for each in self.windows if each.begin <= now]
+        return max([instant, *(end for end in ends if end is not None and end > instant)])
+
+    def skip_reason(self, stored: StoredJob, due: datetime) -> str:
+        """Return why a due time in a window is skipped; empty if it is not.
+
+        It is skipped if the job would not catch up on it at the end of the window.
+        """
+        end = self.end_at(due)
+        if end is None or judge_at(stored, due, end).runs:
+            return ""
+        return reason(end)
+
+
+def judge_at(stored: StoredJob, due: datetime, instant: datetime) -> lateness.Lateness:
+    """Judge the lateness of a due time at ``instant``, counted from its staggered time."""
+    policy = stored.job.policy
+    stagger = upcoming.stagger_offset(stored.id, policy.stagger)
+    return lateness.judge(stored.job.schedule, due, instant - stagger, policy)
+
+
+def reason(end: datetime) -> str:
+    return f"maintenance until {end:%Y-%m-%d %H:%M:%S} UTC"
+
+
+async def read(session: AsyncSession) -> Windows:
+    """Return the windows, also those that passed lately."""
+    fact = await session.get(Fact, FACT_KEY, populate_existing=True)
+    return Windows(_STORED.validate_json(fact.value)) if fact else Windows()
+
+
+async def add(session: AsyncSession, window: Window, now: datetime) -> None:
+    """Store a window, and forget those that passed long ago."""
+    known = [each for each in (await read(session)).windows if each.end > now - KEPT_AFTER_END]
+    await _write(session, [*known, window])
+
+
+async def remove(session: AsyncSession, window: Window, now: datetime) -> None:
+    """Remove a window that has not passed, or end it if it has begun.
+
+    Runs that wait for its end may start now, or at the end of a window that remains. What was
+    skipped stays skipped.
+    """
+    ended = [window.model_copy(update={"end": now})] if window.begin < now else []
+    others = [each for each in (await read(session)).windows if each.id != window.id]
+    await _write(session, [*others, *ended])
+    waiting = (col(RunRow.status) == Status.WAITING) & (col(RunRow.waits_for) == MAINTENANCE)
+    await session.execute(update(RunRow).where(waiting).values(until=now, queued_at=now))
+
+
+async def _write(session: AsyncSession, windows: list[Window]) -> None:
+    ordered = tuple(sorted(windows, key=lambda each: (each.begin, each.end)))
+    value = _STORED.dump_json(ordered).decode()
+    await session.merge(Fact(key=FACT_KEY, value=value))

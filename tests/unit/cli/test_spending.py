@@ -1,0 +1,136 @@
+"""What runs cost: the sum, the column of `list`, and the line of `show`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from daybook.cli import formatting
+from daybook.clock import SYSTEM_CLOCK
+from daybook.home import Home
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import Status
+from daybook.ledger.views import Spending
+from daybook.testing import ManualClock
+from tests.unit.cli.conftest import Say
+from tests.world import World
+
+PRICED = {"cost_usd": 0.25, "input_tokens": 1_000, "output_tokens": 20}
+UNPRICED = {"cost_usd": None, "input_tokens": 400, "output_tokens": 5}
+
+RUNS: dict[str, list[dict[str, Any] | None]] = {
+    "priced": [PRICED, PRICED, None],
+    "partly": [PRICED, UNPRICED],
+    "unknown": [UNPRICED],
+    "unused": [None],
+}
+
+
+async def fill(home: Home, runs: dict[str, list[dict[str, Any] | None]]) -> None:
+    """Store a job for each key, with a run 31 days ago and a run of each usage yesterday."""
+    clock = ManualClock(SYSTEM_CLOCK.now() - timedelta(days=31))
+    async with Ledger(f"sqlite+aiosqlite:///{home.path / 'ledger.db'}", clock) as ledger:
+        world = World(ledger, clock)
+        jobs = {name: await world.add(name, on_demand=True) for name in runs}
+        for job in jobs.values():
+            row = await world.request(job)
+            await world.settled(world.claim_request_of(row), Status.SUCCEEDED, usage=PRICED)
+        clock.set(SYSTEM_CLOCK.now() - timedelta(days=1))
+        for name, usages in runs.items():
+            for usage in usages:
+                row = await world.request(jobs[name])
+                await world.settled(world.claim_request_of(row), Status.FAILED, usage=usage)
+
+
+@pytest.mark.parametrize(
+    ("usages", "cost", "unpriced", "in_words", "short"),
+    [
+        ([], None, 0, "", "-"),
+        ([None, {}], None, 0, "", "-"),
+        ([PRICED, None], 0.25, 0, "$0.2500, 1,000 tokens in, 20 out", "$0.2500"),
+        ([UNPRICED], None, 1, "1 run of unknown price, 400 tokens in, 5 out", "-"),
+        (
+            [UNPRICED, PRICED],
+            0.25,
+            1,
+            "$0.2500 and 1 run of unknown price, 1,400 tokens in, 25 out",
+            "$0.2500+",
+        ),
+        (
+            [{"cost_usd": 0.0}, UNPRICED],
+            0.0,
+            1,
+            "$0.0000 and 1 run of unknown price, 400 tokens in, 5 out",
+            "$0.0000+",
+        ),
+        (
+            [{"cost_usd": "2", "input_tokens": "many"}],
+            None,
+            1,
+            "1 run of unknown price, 0 tokens in, 0 out",
+            "-",
+        ),
+    ],
+)
+def test_an_unknown_cost_is_never_counted_as_zero(
+    usages: list[dict[str, Any] | None],
+    cost: float | None,
+    unpriced: int,
+    in_words: str,
+    short: str,
+) -> None:
+    spent = Spending.of(usages)
+    assert (spent.cost_usd, spent.unpriced_runs) == (cost, unpriced)
+    assert formatting.spending(spent) == in_words
+    assert formatting.short_spending(spent) == short
+
+
+def test_list_has_the_cost_of_the_last_30_days(daybook: Say, daybook_home: Home) -> None:
+    asyncio.run(fill(daybook_home, RUNS))
+    header, *rows = daybook("list").out.splitlines()
+    begin = header.index("COST (30 D)")
+    shown = {row.split()[0]: row[begin:].split()[0] for row in rows}
+    assert shown == {"priced": "$0.5000", "partly": "$0.2500+", "unknown": "-", "unused": "-"}
+    listed = {job["name"]: job["spent_30_days"] for job in daybook("list", "--json").json}
+    assert listed["priced"] == {
+        "cost_usd": 0.5,
+        "input_tokens": 2_000,
+        "output_tokens": 40,
+        "unpriced_runs": 0,
+    }
+    assert listed["unknown"]["cost_usd"] is None
+    assert listed["unknown"]["unpriced_runs"] == 1
+    assert daybook("show", "priced", "--json").json["spent_30_days"] == listed["priced"]
+
+
+def test_one_query_reads_the_costs_of_all_jobs(daybook: Say, daybook_home: Home) -> None:
+    asyncio.run(fill(daybook_home, RUNS))
+    statements: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *more: Any) -> None:
+        statements.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        daybook("list")
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    assert len([each for each in statements if "runs.usage" in each]) == 1
+
+
+def test_show_says_what_a_job_cost(daybook: Say, daybook_home: Home) -> None:
+    asyncio.run(fill(daybook_home, RUNS))
+    expected = r"  spent +\$0\.2500 and 1 run of unknown price, .*, in the last 30 days\n"
+    assert re.search(expected, daybook("show", "partly").out)
+    assert "  spent " not in daybook("show", "unused").out
+
+
+def test_list_without_known_costs_has_no_column_for_them(daybook: Say, daybook_home: Home) -> None:
+    asyncio.run(fill(daybook_home, {"unknown": [UNPRICED], "unused": [None]}))
+    assert "COST" not in daybook("list").out
