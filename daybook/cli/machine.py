@@ -209,7 +209,10 @@ async def keeper_() -> int:
 async def doctor_(
     *,
     verbose: Annotated[
-        bool, Parameter(alias="-v", help="Also print the checks that found nothing.")
+        bool,
+        Parameter(
+            alias="-v", help="Also print the checks that found no problem, with what they saw."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> int:
@@ -229,7 +232,7 @@ async def doctor_(
         shown = [each for each in findings if verbose or each.severity != "ok"]
         width = max((len(each.check) for each in shown), default=0)
         for each in shown:
-            details = "; fix: ".join(filter(None, (each.problem, each.fix)))
+            details = "; fix: ".join(filter(None, (each.message, each.fix)))
             line = f"{each.severity:<7}  {each.check:<{width}}  {details}".rstrip()
             output.line(line, style=_SEVERITY_STYLES[each.severity])
         if fine := len(findings) - len(shown):

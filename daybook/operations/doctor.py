@@ -71,13 +71,14 @@ PREFECT_TIMEOUT_SECONDS = 5.0
 class CheckResult(BaseModel, frozen=True):
     """A finding of a check; ``ok`` is true if there is no problem, or only a warning.
 
-    A skipped check is not ``ok``, and its ``problem`` is the reason.
+    ``message`` is the problem. If the check passed, it is what the check found, such as a version
+    or an address, and may be empty. A skipped check is not ``ok``; ``message`` is the reason.
     """
 
     check: str
     ok: bool
     severity: Severity
-    problem: str
+    message: str
     fix: str
 
     @classmethod
@@ -86,7 +87,7 @@ class CheckResult(BaseModel, frozen=True):
             check=finding.check,
             ok=_is_sound([finding]),
             severity=finding.severity,
-            problem=finding.message,
+            message=finding.message,
             fix=finding.fix,
         )
 

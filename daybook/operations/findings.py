@@ -73,7 +73,7 @@ class Finding:
     """Result of a check. ``fix`` is a command, or says what to do and with which command.
 
     A warning or an overdue run may have no ``fix``. The ``message`` of a skipped check is the
-    reason.
+    reason, and that of a passed check is what it found; it may be empty.
     """
 
     check: str
@@ -83,6 +83,10 @@ class Finding:
 
     def __str__(self) -> str:
         return "; fix: ".join(filter(None, (self.message, self.fix)))
+
+
+def passed(check: str, message: str) -> Finding:
+    return Finding(check, Severity.OK, message)
 
 
 def problem(check: str, message: str, fix: str) -> Finding:
@@ -239,7 +243,7 @@ def maintenance(windows: Sequence[MaintenanceWindow]) -> list[Finding]:
         message = f"no job starts until {utc_text(first.end)}{note}"
         return [warning("maintenance", message, f"daybook maintenance remove {first.id[:8]}")]
     message = f"no job starts from {utc_text(first.begin)} until {utc_text(first.end)}{note}"
-    return [Finding("maintenance", Severity.OK, message)]
+    return [passed("maintenance", message)]
 
 
 def late(listed: Sequence[OverdueRun], count: int | None = None) -> list[Finding]:

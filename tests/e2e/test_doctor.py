@@ -47,7 +47,7 @@ async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
 
 async def problems(check: str) -> list[tuple[str, str]]:
     found = await doctor.doctor()
-    return [(f.problem, f.fix) for f in found if f.check == check and not f.ok]
+    return [(f.message, f.fix) for f in found if f.check == check and not f.ok]
 
 
 async def test_doctor_reports_a_missing_worker_agent_tool_and_secret(

@@ -128,11 +128,11 @@ async def test_status_and_doctor_name_a_prefect_that_belongs_to_another_daybook(
 
     (of_pool,) = await findings("pool")
     assert not of_pool.ok
-    assert other[:8] in of_pool.problem
+    assert other[:8] in of_pool.message
     assert "PREFECT_API_URL" in of_pool.fix
     (of_worker,) = await findings("worker")
     assert not of_worker.ok
-    assert OTHERS in of_worker.problem
+    assert OTHERS in of_worker.message
     assert of_worker.fix == "daybook up"
 
 
@@ -156,7 +156,7 @@ async def test_two_homes_may_share_one_prefect(
     assert await status.worker_online() is True
     (of_worker,) = await findings("worker")
     assert of_worker.ok
-    assert OTHERS in of_worker.problem
+    assert OTHERS in of_worker.message
 
 
 @pytest.mark.slow
@@ -197,7 +197,7 @@ async def test_doctor_names_a_pool_of_another_type(client: Any, own_ledger: Ledg
     await client.create_work_pool(WorkPoolCreate(name=parameter_schema.WORK_POOL, type="process"))
     try:
         (of_pool,) = await findings("pool")
-        assert f"has the type process, but our worker needs {worker.POOL_TYPE}" in of_pool.problem
+        assert f"has the type process, but our worker needs {worker.POOL_TYPE}" in of_pool.message
         assert of_pool.fix.startswith(f"prefect work-pool delete {parameter_schema.WORK_POOL}")
     finally:
         await client.delete_work_pool(parameter_schema.WORK_POOL)

@@ -14,7 +14,7 @@ from daybook.errors import InvalidInput
 from daybook.home import current_home
 from daybook.jobs import limits
 from daybook.operations import home_lock
-from daybook.operations.findings import Finding, problem
+from daybook.operations.findings import Finding, passed, problem
 from daybook.tasks import model
 
 
@@ -41,9 +41,9 @@ def home() -> list[Finding]:
     try:
         if nearest == path:
             with tempfile.TemporaryFile(dir=path):
-                return []
+                return [passed("home", str(path))]
         if os.access(nearest, os.W_OK | os.X_OK):
-            return []
+            return [passed("home", f"{path}, not created yet")]
         why = "no permission"
     except OSError as error:
         why = error.strerror or str(error)

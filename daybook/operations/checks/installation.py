@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from daybook import registry, repository
 from daybook.errors import DaybookError, InvalidInput
 from daybook.home import current_home
-from daybook.operations.findings import Finding, problem, warning
+from daybook.operations.findings import Finding, passed, problem, warning
 from daybook.operations.server import absolute_python_path
 
 DISTRIBUTION = "daybook"
@@ -47,7 +47,13 @@ def requirements() -> dict[str, Requirement]:
 def versions() -> list[Finding]:
     """Check that each required distribution is installed, in a version inside the bounds."""
     try:
-        return _check_versions(requirements().values())
+        required = requirements()
+        if found := _check_versions(required.values()):
+            return found
+        names = [DISTRIBUTION, *(name for name in REQUIRED_VERSIONS if name in required)]
+        versions = [f"{name} {metadata.version(name)}" for name in names]
+        python = f"Python {'.'.join(map(str, sys.version_info[:3]))}"
+        return [passed("versions", ", ".join([*versions, python]))]
     except metadata.PackageNotFoundError:
         message = "Daybook is not installed here, so its version bounds are unknown"
         return [problem("versions", message, reinstall_command())]

@@ -17,7 +17,7 @@ from daybook.ledger.views import utc_text
 from daybook.operations import findings
 from daybook.operations.checks import ledger as ledger_checks
 from daybook.operations.checks import prefect
-from daybook.operations.findings import Finding, join, problem
+from daybook.operations.findings import Finding, join, passed, problem
 from daybook.prefect import work_pool
 from daybook.runs import history
 from daybook.runs import overdue as run_overdue
@@ -85,7 +85,8 @@ async def keeper(client: PrefectClient) -> list[Finding]:
         leads = leader is not None and leader.leads(ledger.now())
         if not leads and await ledger.why_unwritable():
             return []  # `checks.ledger.ledger` reports it
-        return findings.keeper(DelayFacts(ledger.now(), pool=pool, leader=leader))
+        found = findings.keeper(DelayFacts(ledger.now(), pool=pool, leader=leader))
+    return found or ([passed("keeper", leader.holder)] if leader and leads else [])
 
 
 async def late(client: PrefectClient) -> list[Finding]:

@@ -23,7 +23,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import open_ledger
 from daybook.operations import findings
 from daybook.operations.checks import home, installation
-from daybook.operations.findings import Finding, problem
+from daybook.operations.findings import Finding, passed, problem
 from daybook.prefect import instances
 from daybook.resources import copies as block_copies
 from daybook.resources import mirror
@@ -46,10 +46,13 @@ async def ledger() -> list[Finding]:
     if not _exists():
         return []
     try:
-        await stored_jobs()
+        jobs = await stored_jobs()
         async with open_ledger() as opened:
             if why := await opened.why_unwritable(within=WRITE_TIMEOUT):
                 return [findings.unwritable(why)]
+            enabled = sum(each.job.enabled for each in jobs)
+            count = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
+            return [passed("ledger", f"{opened.place}, {count}, {enabled} enabled")]
     except LedgerNewer as error:
         fix = f"with the version of Daybook that wrote it: {installation.reinstall_command()}"
         return [problem("ledger", str(error), fix)]
@@ -67,7 +70,6 @@ async def ledger() -> list[Finding]:
             ]
         fix = f"mv {name} {name}.broken, and put a backup of the ledger in its place"
         return [problem("ledger", str(error), fix)]
-    return []
 
 
 async def stored_jobs() -> list[StoredJob]:

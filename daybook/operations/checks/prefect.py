@@ -18,7 +18,7 @@ from daybook.home import current_home, is_own_server
 from daybook.jobs.actions import ACTIONS
 from daybook.operations import findings
 from daybook.operations.checks import installation, ledger
-from daybook.operations.findings import Finding, problem, unset_command, warning
+from daybook.operations.findings import Finding, passed, problem, unset_command, warning
 from daybook.prefect import work_pool
 from daybook.prefect.parameter_schema import WORK_POOL
 
@@ -50,12 +50,12 @@ async def server(client: PrefectClient) -> list[Finding]:
     if failure is not None:
         return [_describe_failure(address, failure)]
     if _is_cloud(client):
-        return []
+        return [passed("prefect", address)]
     try:
         version = str(await client.api_version())
     except Exception as error:
         return [_describe_failure(address, error)]
-    return _check_version(address, version)
+    return _check_version(address, version) or [passed("prefect", f"{address}, version {version}")]
 
 
 def no_server_known() -> Finding:
@@ -128,7 +128,7 @@ async def ui(client: PrefectClient) -> list[Finding]:
         try:
             status = (await browser.get(f"{api_url}/health")).status_code
             if status in (200, 401, 403):
-                return []
+                return [passed("ui", address)]
             why = f"it returned status {status}"
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             why = _error_text(error)
@@ -167,7 +167,8 @@ async def worker(client: PrefectClient) -> list[Finding]:
     if state.names_of_others and not state.idle:
         message = f"these workers of another Daybook run none of our jobs: {state.names_of_others}"
         return [warning("worker", message)]
-    return findings.worker(state)
+    names = [each.name for each in state.workers if each.ours]
+    return findings.worker(state) or [passed("worker", findings.join(names))]
 
 
 async def runs(client: PrefectClient) -> list[Finding]:

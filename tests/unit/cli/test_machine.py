@@ -346,7 +346,7 @@ def test_doctor_prints_a_line_per_check_and_exits_with_1_on_a_problem(
         return CheckResult.of(Finding(check, Severity(severity), message, fix))
 
     found = [
-        finding("versions", "ok"),
+        finding("versions", "ok", "prefect 3.8.8"),
         finding("entry points", "warning", "it rains", "an umbrella"),
         finding("ui", "warning", "there is fog"),
     ]
@@ -365,7 +365,7 @@ def test_doctor_prints_a_line_per_check_and_exits_with_1_on_a_problem(
     result = daybook("doctor", "-v")
     assert (result.code, result.err) == (0, "")
     assert result.out.splitlines() == [
-        "ok       versions",
+        "ok       versions      prefect 3.8.8",
         "warning  entry points  it rains; fix: an umbrella",
         "warning  ui            there is fog",
     ]
@@ -383,7 +383,7 @@ def test_doctor_prints_a_line_per_check_and_exits_with_1_on_a_problem(
         "check": "entry points",
         "ok": True,
         "severity": "warning",
-        "problem": "it rains",
+        "message": "it rains",
         "fix": "an umbrella",
     }
 

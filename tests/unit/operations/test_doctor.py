@@ -59,7 +59,8 @@ async def test_doctor_lists_every_check_and_a_passed_one_has_no_fix(nowhere: Hom
         "prefect",
     ]
     for each in found[:-1]:
-        assert (each.ok, each.problem, each.fix) == (True, "", "")
+        assert (each.ok, each.severity, each.fix) == (True, "ok", "")
+    assert of(found, "home")[0].message == str(nowhere.path)
     assert (found[-1].ok, bool(found[-1].fix)) == (False, True)
 
 
@@ -83,7 +84,7 @@ async def test_a_check_that_raises_is_a_problem_and_the_others_still_run(
 
     monkeypatch.setattr(doctor, "LOCAL_CHECKS", (("first", broken), ("second", sound)))
     found = await doctor.doctor()
-    assert "ModuleNotFoundError: No module named 'cyclops'" in of(found, "first")[0].problem
+    assert "ModuleNotFoundError: No module named 'cyclops'" in of(found, "first")[0].message
     assert not of(found, "first")[0].ok
     assert of(found, "second")[0].ok
 
@@ -103,10 +104,10 @@ async def test_a_warning_is_listed_and_counts_as_ok(
         "check": "weather",
         "ok": True,
         "severity": "warning",
-        "problem": "it rains",
+        "message": "it rains",
         "fix": "an umbrella",
     }
-    assert (fire.ok, fire.severity, fire.problem) == (False, "problem", "it burns")
+    assert (fire.ok, fire.severity, fire.message) == (False, "problem", "it burns")
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/api", None])
@@ -121,7 +122,7 @@ async def test_without_a_prefect_its_checks_are_listed_as_not_checked(
     assert [each.check for each in skipped] == [name for name, _ in doctor.PREFECT_CHECKS]
     for each in skipped:
         assert (each.ok, each.fix) == (False, "")
-        assert each.problem.startswith("not checked, because ")
+        assert each.message.startswith("not checked, because ")
 
 
 async def test_with_a_broken_ledger_its_checks_are_listed_as_not_checked(
@@ -168,7 +169,7 @@ def test_a_prefect_that_cannot_be_imported_is_a_finding_next_to_its_version(
     )
     assert (done.returncode, done.stderr) == (1, "")
     found = {each["check"]: each for each in json.loads(done.stdout)}
-    assert found["versions"]["problem"] == "prefect 3.4.0 is outside of <3.9,>=3.8.8"
-    assert "No module named 'python_socks'" in found["prefect"]["problem"]
+    assert found["versions"]["message"] == "prefect 3.4.0 is outside of <3.9,>=3.8.8"
+    assert "No module named 'python_socks'" in found["prefect"]["message"]
     assert "install" in found["prefect"]["fix"]
     assert found["ledger"]["ok"]

@@ -12,13 +12,14 @@ import pytest
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
 from daybook.operations.checks import home as machine
+from daybook.operations.findings import passed
 from daybook.operations.home_lock import ChildEntry
 from daybook.processes import proc
 
 
 def test_a_correct_home_has_no_problems(daybook_home: Home) -> None:
-    for check in (machine.settings, machine.home, machine.modes, machine.leftovers):
-        assert check() == []
+    assert machine.settings() == machine.modes() == machine.leftovers() == []
+    assert machine.home() == [passed("home", str(daybook_home.path))]
 
 
 def test_the_fix_of_a_wrong_setting_unsets_the_variable_or_edits_the_file(
@@ -60,7 +61,9 @@ def test_a_home_that_does_not_exist_yet_has_no_problems_and_is_not_created(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path / "not" / "yet"))
-    assert machine.home() == machine.modes() == machine.leftovers() == []
+    assert machine.modes() == machine.leftovers() == []
+    (found,) = machine.home()
+    assert (found.severity, "not created yet" in found.message) == ("ok", True)
     assert not (tmp_path / "not").exists()
 
 

@@ -15,6 +15,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.schema import VERSION_TABLE
 from daybook.operations import home_lock
 from daybook.operations.checks import ledger as book
+from daybook.operations.findings import passed
 
 pytestmark = pytest.mark.anyio
 MADE = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
@@ -37,7 +38,9 @@ async def test_a_missing_ledger_is_no_problem_and_is_not_created(daybook_home: H
 
 
 async def test_a_job_that_is_not_synced_with_prefect_is_reported(file: Path) -> None:
-    assert await book.ledger() == []
+    assert await book.ledger() == [
+        passed("ledger", f"sqlite+aiosqlite:///{file}, 1 job, 1 enabled")
+    ]
     (problem,) = await book.sync()
     assert "weekly" in problem.message
     assert problem.fix == "daybook sync"
@@ -80,7 +83,7 @@ async def test_a_ledger_deleted_while_up_runs_is_reported_and_not_recreated(
     with home_lock.hold(daybook_home) as written:
         async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger:
             written.set_ledger(ledger.identity())
-            assert await book.ledger() == []
+            assert [each.severity for each in await book.ledger()] == ["ok"]
             os.unlink(file)
             (problem,) = await book.ledger()
     assert "was deleted or moved away while it was in use" in problem.message
@@ -96,4 +99,4 @@ async def test_a_locked_ledger_is_reported(file: Path, monkeypatch: pytest.Monke
         other.execute("ROLLBACK")
     assert problem.message == "the ledger is not writable: database is locked"
     assert problem.fix == "end the process that holds its lock"
-    assert await book.ledger() == []
+    assert [each.severity for each in await book.ledger()] == ["ok"]

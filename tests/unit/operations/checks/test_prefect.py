@@ -14,7 +14,7 @@ from daybook.home import Home
 from daybook.operations import home_lock
 from daybook.operations import server as own
 from daybook.operations.checks import prefect
-from daybook.operations.findings import Severity
+from daybook.operations.findings import Severity, passed
 from tests.servers import free_port
 from tests.unit.operations.checks.conftest import Answers, Connect, as_prefect
 
@@ -32,7 +32,9 @@ async def test_a_supported_prefect_has_no_problems(
 ) -> None:
     answers.paths = as_prefect("3.8.8")
     async with connect(f"{answers.address}/api") as client:
-        assert await prefect.server(client) == []
+        assert await prefect.server(client) == [
+            passed("prefect", f"{answers.address}/api, version 3.8.8")
+        ]
         assert await prefect.clock(client) == []
 
 
@@ -126,7 +128,7 @@ async def test_a_prefect_address_that_differs_from_that_of_up_is_a_problem(
             assert "http://127.0.0.1:1/api" in problem.message
             assert problem.fix == "unset PREFECT_API_URL"
         with running(daybook_home, api_url=f"{answers.address}/api"):
-            assert await prefect.server(client) == []
+            assert [each.severity for each in await prefect.server(client)] == ["ok"]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +169,7 @@ async def test_a_missing_ui_or_one_with_a_wrong_api_address_is_reported(
         assert f"no Prefect UI answers at {answers.address}" in problem.message
         for right in (api_url, "/api"):
             answers.paths["/ui-settings"] = (200, {"api_url": right})
-            assert await prefect.ui(client) == []
+            assert await prefect.ui(client) == [passed("ui", answers.address)]
         nobody = own.api_url(free_port())
         answers.paths["/ui-settings"] = (200, {"api_url": nobody})
         problem = await only(prefect.ui(client))
