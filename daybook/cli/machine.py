@@ -211,7 +211,7 @@ async def doctor_(
     verbose: Annotated[
         bool,
         Parameter(
-            alias="-v", help="Also print the checks that found no problem, with what they saw."
+            alias="-v", help="Also print the checks that passed."
         ),
     ] = False,
     as_json: Json = False,

@@ -114,7 +114,6 @@ async def runs_(
             help="Job name, id or unique id prefix. [default: all jobs]", completer=completion.jobs
         ),
     ] = None,
-    /,
     *,
     filters: Annotated[RunFilters, Parameter(name="*")] = _NO_FILTERS,
     limit: Limit = 20,

@@ -55,6 +55,7 @@ def test_a_repeated_backfill_requests_each_run_once(daybook: Any, home: Path) ->
     asked = [row for row in _rows(home) if ":backfill-" in row[0]]
     assert len(asked) == 3
     listed = daybook("runs", "weekly", "--json").json
+    assert daybook("runs", "--job", "weekly", "--json").json == listed
     assert [run["trigger"] for run in listed].count("backfill") == 3
 
 
