@@ -17,7 +17,7 @@ To add a command `verb`, write the function `verb_` in the module of its noun, a
 that the function calls belongs in `daybook.api`. A field of a job needs no code here: `job_options`
 derives the options of `daybook add` and `edit` from the models. `make docs` updates
 docs/reference/cli.md, and tests/snapshots/cli-help.txt records all help. A command that is a
-server, or that starts or ends processes, is named in `entry._OWN_PROCESS` too.
+server, or that starts or ends processes, is named in `entry.OWN_PROCESS` too.
 
 Pitfalls: `main` registers each command by its import path, so that only the module of the called
 command is imported. A command imports `api` from `daybook`, which loads each of its modules at the

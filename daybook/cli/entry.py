@@ -36,7 +36,7 @@ ACCEPT_TIMEOUT_SECONDS = 2.0
 """Maximum time for the server to accept a request; then the client runs the command itself."""
 FORWARDED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-_OWN_PROCESS = frozenset(
+OWN_PROCESS = frozenset(
     {"up", "open", "down", "env", "worker", "keeper", "web", "mcp", "completion"}
 )
 """Commands that always run in their own process.
@@ -82,7 +82,7 @@ def peer_pid(connection: socket.socket) -> int:
 
 def _is_servable(arguments: Sequence[str]) -> bool:
     """Return whether a child of the server could do the same as this process."""
-    if sys.platform != "linux" or not arguments or arguments[0] in _OWN_PROCESS:
+    if sys.platform != "linux" or not arguments or arguments[0] in OWN_PROCESS:
         return False
     if arguments[0] == "edit" and len(set(arguments) - {"--json", "--"}) < 3:  # it opens an editor
         return False

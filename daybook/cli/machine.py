@@ -210,9 +210,7 @@ async def doctor_(
     *,
     verbose: Annotated[
         bool,
-        Parameter(
-            alias="-v", help="Also print the checks that passed."
-        ),
+        Parameter(alias="-v", help="Also print the checks that passed."),
     ] = False,
     as_json: Json = False,
 ) -> int:

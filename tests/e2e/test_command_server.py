@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import socket
@@ -168,6 +169,35 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     ),
 )
 def test_a_command_prints_the_same_in_the_server_as_in_a_process_of_its_own(
+    server: Server, typed: str
+) -> None:
+    own_process = server.command(OWN_PROCESS, *typed.split())
+    assert server.command(SERVED, *typed.split()) == own_process
+    assert own_process[1] or own_process[2]
+
+
+DIFFERS = {
+    *("edit nothing", "heartbeat on", "task add nothing", "task session register nothing"),
+    "tokens add --owner nothing",
+}
+"""Commands whose second answer differs, and `edit`, which opens an editor in its own process."""
+
+
+def _every_command() -> Iterator[str]:
+    """Yield each command that the server can run, with a value for each required argument."""
+    help_texts = (REPOSITORY / "tests/snapshots/cli-help.txt").read_text()
+    for usage in sorted(set(re.findall(r"^Usage: daybook (.+)$", help_texts, re.MULTILINE))):
+        words = usage.split()
+        if words[-1] == "COMMAND" or words[0] in entry.OWN_PROCESS:
+            continue
+        words = [word for word in words if not word.startswith("[")]
+        typed = " ".join("nothing" if word.isupper() else word for word in words)
+        yield f"{typed} --no-such-option" if typed in DIFFERS else typed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("typed", [*_every_command()])
+def test_every_command_has_the_same_answer_or_error_in_both_processes(
     server: Server, typed: str
 ) -> None:
     own_process = server.command(OWN_PROCESS, *typed.split())
