@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, PositiveInt, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -127,6 +127,12 @@ class Settings(BaseSettings):
     )
     max_resource_intensive: int = Field(
         default=0, ge=0, description="The same for the class `resource-intensive`."
+    )
+    max_per_agent: dict[str, PositiveInt] = Field(
+        default_factory=dict,
+        description="Maximum number of concurrent runs of agents, by name: a table, "
+        '`[max_per_agent]` in `config.toml`, or JSON such as `{"claude": 2}`. An agent that is not '
+        "named has no limit of its own.",
     )
 
     limits: dict[str, Any] = Field(

@@ -107,7 +107,7 @@ class OverdueRun(BaseModel, frozen=True):
 def delay_reason(each: Overdue, known: DelayFacts) -> str:
     """Return why this due time is delayed: the direct cause, else problems of clocks and keeper."""
     row = each.run
-    if row is not None and row.waits_for in (slots.SLOT, slots.OVERLAP, slots.HOLDER):
+    if row is not None and row.waits_for in (slots.SLOT, slots.AGENT, slots.OVERLAP, slots.HOLDER):
         return f"waiting: {row.reason}"
     if known.prefect_error:
         return "Prefect does not answer"

@@ -124,7 +124,7 @@ async def decide(
     loaded = settings.load()
     request = replace(request, rules=limits.load_rules(loaded))
     if request.most is not None:
-        request = replace(request, classes=loaded.max_of_class)
+        request = replace(request, classes=loaded.max_of_class, max_per_agent=loaded.max_per_agent)
     while True:
         answer = await claim(ledger, request)
         if isinstance(answer, Waiting) and answer.cancel:

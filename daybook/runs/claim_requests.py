@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlmodel import col
 
+from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
@@ -63,6 +64,11 @@ def agent_of(parameters: Mapping[str, object]) -> str | None:
     return name if isinstance(name, str) else None
 
 
+def agent_name(parameters: Mapping[str, object]) -> str:
+    """Return the name, without its kind (`kind/name`), of the agent that a run asks first."""
+    return str(parameters.get("agent") or DEFAULT_AGENT).rpartition("/")[2]
+
+
 @dataclass(frozen=True)
 class ClaimRequest:
     """A caller's description of the run that it wants to execute.
@@ -75,8 +81,9 @@ class ClaimRequest:
     the start. ``compared`` is True if the job was reconciled with Prefect just before. ``refused``
     says what is wrong with the parameters: a new run that would use them fails; a due time uses the
     job's own. ``most`` is how many runs may be in progress at once, None for any number;
-    ``classes`` are the limits of the classes that have one. ``full`` is True if the requesting
-    worker has no slot. ``rules`` are the operator's limits for the jobs of agents.
+    ``classes`` are the limits of the classes that have one, and ``max_per_agent`` those of agents,
+    by name. ``full`` is True if the requesting worker has no slot. ``rules`` are the operator's
+    limits for the jobs of agents.
     """
 
     occurrence: str
@@ -94,6 +101,7 @@ class ClaimRequest:
     refused: str = ""
     most: int | None = None
     classes: Mapping[str, int] = field(default_factory=dict)
+    max_per_agent: Mapping[str, int] = field(default_factory=dict)
     full: bool = False
     rules: AgentLimits = field(default_factory=AgentLimits)
 

@@ -258,6 +258,12 @@ async def session_busy(claim: Decision) -> ClaimResult | None:
     return claim.wait(claim.now + sessions.RETRY_INTERVAL, why) if why else None
 
 
+async def agent_full(claim: Decision) -> ClaimResult | None:
+    """Make a run wait while as many runs of its agent are in progress as the operator allows."""
+    full = await slots.wait_for_agent(claim.session, claim.row, claim.request, claim.now)
+    return claim.wait(full.until, full.why, full.waits_for) if full else None
+
+
 async def no_slot(claim: Decision) -> ClaimResult | None:
     """Make a run wait until a slot of its class is free and its turn has come (promise 12: free
     slots go to the earliest due time).
@@ -288,5 +294,6 @@ RULES: tuple[Rule, ...] = (
     owner_limits,
     token_budget,
     session_busy,
+    agent_full,
     no_slot,
 )

@@ -266,7 +266,7 @@ class Decision:
         return await self.end(Status.FAILED, "")
 
     def wait(self, until: datetime, why: str, waits_for: str = "") -> Waiting:
-        """Make the run wait; ``waits_for`` is one of `slots.WAITS_FOR_TURN`, or empty."""
+        """Make the run wait; ``waits_for`` is what it waits for, or empty."""
         row = rows.wait(self.row, until, why, waits_for)
         self._link_request(row)
         self.session.add(row)

@@ -29,12 +29,13 @@ from sqlmodel import col, select
 from daybook.delivery import outbox
 from daybook.errors import Ambiguous, NotFound
 from daybook.jobs import store
-from daybook.jobs.actions import DEFAULT_AGENT, AgentPrompt, Heartbeat
+from daybook.jobs.actions import AgentPrompt, Heartbeat
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import JobRow, MessageRow, RunRow, SessionRow
 from daybook.owners import USER
 from daybook.runs import chains, leases, slots
+from daybook.runs.claim_requests import agent_name
 
 MAX_HISTORY_MESSAGES = 20
 """Maximum number of messages given to a model, the last ones: long sessions do not cost more."""
@@ -63,7 +64,7 @@ def session_id_of(
     ``<agent>:run:<run id>``, which is new for each occurrence. Validation refuses keys that begin
     like one of these forms. The agent's name is used without its kind (`kind/name`).
     """
-    agent = _agent(parameters)
+    agent = agent_name(parameters)
     if key := parameters.get("session_key"):
         return f"{agent}:{key}"
     if parameters.get("session") == "chat":
@@ -72,10 +73,6 @@ def session_id_of(
     if job_id is not None and parameters.get("session", "reuse") == "reuse":
         return f"{agent}:job:{job_id}"
     return f"{agent}:run:{run_id}"
-
-
-def _agent(parameters: Mapping[str, object]) -> str:
-    return str(parameters.get("agent") or DEFAULT_AGENT).rpartition("/")[2]
 
 
 # --- the lock
@@ -138,7 +135,7 @@ async def append(
         shared = bool(row.parameters.get("session_key")) or row.parameters.get("session") == "chat"
         stored_session = SessionRow(
             id=row.session_id,
-            agent=_agent(row.parameters),
+            agent=agent_name(row.parameters),
             job_id=None if shared else row.job_id,
             created_at=now,
             updated_at=now,

@@ -24,6 +24,9 @@ A class may have a limit of its own. Then the same holds for the runs of the cla
 of another class count as ahead than can begin, so a run that waits for its class delays no other
 class.
 
+An agent may have a limit too (`wait_for_agent`). A run that waits for its agent is in no queue for
+slots: it claims again every few seconds, and the earliest due one is first.
+
 Slots are not counted anywhere else: the held rows are the used slots, so a dead process cannot lose
 one. A direct call, which nothing schedules, takes a slot and never waits for one.
 """
@@ -40,9 +43,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.jobs import policy
+from daybook.jobs.actions import CONVERSATION_KINDS, DEFAULT_AGENT
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import RunRow
-from daybook.runs.claim_requests import ClaimRequest
+from daybook.runs.claim_requests import ClaimRequest, agent_name
 
 SLOT = "slot"
 """The `waits_for` of a run that waits for a slot."""
@@ -55,6 +59,9 @@ OVERLAP = "overlap"
 
 HOLDER = "holder"
 """The `waits_for` of a run that waits to learn whether another run's holder is alive."""
+
+AGENT = "agent"
+"""The `waits_for` of a run that waits until another run of its agent has ended."""
 
 WAITS_IN_QUEUE = (SLOT, WORKER, OVERLAP)
 """The `waits_for` of runs in a queue; each begins when its turn comes."""
@@ -76,6 +83,12 @@ SLOT_CLAIM_TIMEOUT = timedelta(seconds=15)
 
 WORKER_RETRY_INTERVAL = timedelta(seconds=5)
 """How long a run waits before it claims again if its worker has no room."""
+
+AGENT_RETRY_INTERVAL = timedelta(seconds=5)
+"""How long the first run in the queue of an agent waits before it claims again."""
+
+MAX_AGENT_RETRY_INTERVAL = timedelta(minutes=1)
+"""Maximum delay until a run at the end of an agent's queue claims again."""
 
 
 class SlotWait(NamedTuple):
@@ -109,6 +122,42 @@ async def wait_for_slot(
     if request.full:
         return SlotWait(now + WORKER_RETRY_INTERVAL, "the worker has no free slot", WORKER)
     return None
+
+
+async def wait_for_agent(
+    session: AsyncSession, row: RunRow, request: ClaimRequest, now: datetime
+) -> SlotWait | None:
+    """Return until when ``row`` has to wait because its agent's limit is reached, else None.
+
+    The limit counts the runs that a process holds, by the agent that a job names, whichever
+    fallback agent answers. A run waits too while as many runs that were due earlier should claim
+    now: within `AGENT_RETRY_INTERVAL`, and not later than `SLOT_CLAIM_TIMEOUT`.
+    """
+    if row.kind not in CONVERSATION_KINDS or (row.job_id is None and row.trigger == "direct"):
+        return None
+    agent = agent_name(row.parameters)
+    limit = request.max_per_agent.get(agent)
+    if limit is None:
+        return None
+    given = func.coalesce(func.nullif(col(RunRow.agent), ""), DEFAULT_AGENT)
+    of_agent = and_(
+        col(RunRow.kind).in_(CONVERSATION_KINDS),
+        or_(given == agent, given.endswith(f"/{agent}", autoescape=True)),
+    )
+    held = sum((await _count(session, _IS_HELD & of_agent & (col(RunRow.id) != row.id))).values())
+    if held >= limit:
+        queued = and_(col(RunRow.status) == Status.WAITING, col(RunRow.waits_for) == AGENT)
+        before = sum((await _count(session, queued & of_agent & _earlier(row))).values())
+        delay = min(AGENT_RETRY_INTERVAL * (1 + before / limit), MAX_AGENT_RETRY_INTERVAL)
+        return SlotWait(
+            now + delay, f"{held} of {limit} runs of the agent {agent} are active", AGENT
+        )
+    soon = and_(_expected_claims(now, AGENT), col(RunRow.until) <= now + AGENT_RETRY_INTERVAL)
+    first = sum((await _count(session, soon & of_agent & _earlier(row))).values())
+    if held + first < limit:
+        return None
+    why = _full_text(held, limit, f"runs of the agent {agent}", first)
+    return SlotWait(now + AGENT_RETRY_INTERVAL, why, AGENT)
 
 
 async def wake_next(
