@@ -51,7 +51,7 @@ def unconfigured(daybook_home: Home) -> Iterator[pytest.MonkeyPatch]:
 
 async def read(url: str, **headers: str) -> httpx.Response:
     """Send a GET request without the credential."""
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=50.0) as client:
         return await client.get(url, headers=headers)
 
 
@@ -178,7 +178,7 @@ async def test_the_ui_requires_a_login_and_refuses_foreign_origins_and_hosts(
 
 async def logged_in(prefect_server: Any) -> str:
     """Return the cookies of a browser that opened a login link."""
-    async with httpx.AsyncClient(trust_env=False) as browser:
+    async with httpx.AsyncClient(trust_env=False, timeout=50.0) as browser:
         made = await browser.post(f"{prefect_server.ui_url}{login.LINKS_PATH}", auth=basic())
         token = made.json()["token"]
         await browser.get(f"{prefect_server.ui_url}{login.LOGIN_PATH}", params={"token": token})
@@ -191,7 +191,9 @@ async def test_each_api_path_answers_401_without_the_credential(prefect_server: 
     paths = {path: methods for path, methods in schema["paths"].items()}
     assert len(paths) > 100
     asked = Counter[int]()
-    async with httpx.AsyncClient(base_url=prefect_server.ui_url, trust_env=False) as client:
+    async with httpx.AsyncClient(
+        base_url=prefect_server.ui_url, trust_env=False, timeout=50.0
+    ) as client:
         for path, methods in paths.items():
             if path in ("/health", "/ready"):
                 continue
