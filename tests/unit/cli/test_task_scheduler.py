@@ -158,7 +158,7 @@ def test_a_policy_with_steps_out_of_order_fails_cycle_and_doctor(
     assert "4 is not greater than request_worker (4)" in result.err
     checks = {each["check"]: each for each in tasks.say("doctor", "--json").json}
     assert checks["settings"]["ok"] is False
-    assert "request_worker" in checks["settings"]["problem"]
+    assert "request_worker" in checks["settings"]["message"]
     for answer in (tasks.json("scheduler", "status"), tasks.say("status", "--json").json):
         assert [
             each for each in answer["problems"] if "4 is not greater than request_worker" in each
