@@ -7,10 +7,12 @@ can reach the developer's own Prefect or `~/.daybook`. The server itself starts 
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -197,6 +199,11 @@ def pytest_collection_finish() -> None:
     """Exclude all existing objects from garbage collection: 9,000 test items make it slow."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    if (databases := sys.modules.get("tests.databases")) is not None:
+        asyncio.run(databases.close_shared())
 
 
 def pytest_unconfigure() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -29,8 +28,6 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture(params=databases.KINDS)
-async def world(
-    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
-) -> AsyncIterator[World]:
-    async with in_database(request, tmp_path / "ledger.db", clock) as world:
+async def world(request: pytest.FixtureRequest, clock: ManualClock) -> AsyncIterator[World]:
+    async with in_database(request, clock) as world:
         yield world

@@ -359,15 +359,16 @@ class World:
 
 @asynccontextmanager
 async def in_database(
-    request: pytest.FixtureRequest, path: Path, clock: ManualClock
+    request: pytest.FixtureRequest, clock: ManualClock
 ) -> AsyncIterator[World]:
-    """Yield a ledger in the kind of database that the fixture's parameter names.
-
-    ``path`` is where its file goes.
-    """
-    there = databases.of_kind(request.param, path, databases.server_of(request), prepared=True)
-    async with Ledger(there.address, clock) as ledger:
-        yield World(ledger, clock, there)
+    """Yield an empty ledger in the kind of database that the fixture's parameter names."""
+    if request.param == "sqlite":
+        async with databases.shared_ledger(clock) as shared:
+            yield World(shared, clock, shared.database)
+    else:
+        there = databases.server_of(request)().prepared()
+        async with Ledger(there.address, clock) as ledger:
+            yield World(ledger, clock, there)
 
 
 @asynccontextmanager
