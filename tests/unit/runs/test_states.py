@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import product
 from typing import Any
 
 import pytest
-from sqlalchemy import RowMapping, Table
-from sqlmodel import SQLModel
 
 from daybook.errors import IllegalTransition, LedgerError, NotFound
 from daybook.ledger import states
@@ -20,7 +18,7 @@ from daybook.runs import claim_requests, claims, corrections, prefect_ends
 from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Finished, Granted
 from daybook.runs.prefect_ends import EndInPrefect
 from tests import rows
-from tests.world import World
+from tests.world import World, copies
 
 pytestmark = pytest.mark.anyio
 
@@ -110,31 +108,6 @@ async def _step(
         case _:
             await claims.finish(world.ledger, run_id, fence, Outcome(Status(new)))
     return None
-
-
-Copy = tuple[datetime, list[tuple[Table, list[RowMapping]]]]
-"""The time, and the rows of every table."""
-
-
-async def _copy(world: World) -> Copy:
-    async with world.ledger.read() as session:
-        tables = [
-            (table, list((await session.execute(table.select())).mappings()))
-            for table in SQLModel.metadata.sorted_tables
-        ]
-    return world.clock.now(), tables
-
-
-async def _restore(world: World, copy: Copy) -> None:
-    """Replace the rows of every table, and the time, with those of the copy."""
-    now, tables = copy
-    async with world.ledger.write() as session:
-        for table, _ in reversed(tables):
-            await session.execute(table.delete())
-        for table, found in tables:
-            if found:
-                await session.execute(table.insert(), [dict(each) for each in found])
-    world.clock.set(now)
 
 
 def _told(row: RunRow) -> dict[str, Any]:
@@ -286,10 +259,10 @@ async def test_every_legal_transition_is_made_and_every_illegal_one_changes_noth
     world: World, old: str
 ) -> None:
     claim_request, run = await _bring(world, old)
-    before = await _copy(world)
+    before = await copies.copy(world)
     for new, row in rows.each(NAMES):
         with row:
-            await _restore(world, before)
+            await before.restore()
             restored = await world.row(run.id) if run else None
             assert restored == run, "the copy is not complete"
             act = _make if (old, new) in LEGAL else _refuse
