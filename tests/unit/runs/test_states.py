@@ -17,7 +17,8 @@ from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests, claims, corrections, prefect_ends
 from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Finished, Granted
 from daybook.runs.prefect_ends import EndInPrefect
-from tests.world import World
+from tests import rows
+from tests.world import World, copies
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +39,6 @@ JOINED = {
 NAMES = [name for name in JOINED if name != "none"]
 PAIRS = list(product(JOINED, NAMES))
 LEGAL = [(old, new) for old, new in PAIRS if new in JOINED[old].split()]
-ILLEGAL = [pair for pair in PAIRS if pair not in LEGAL]
 
 
 def _status(name: str) -> Status | None:
@@ -51,13 +51,14 @@ def test_the_table_names_every_state() -> None:
     assert len(PAIRS) == 110
 
 
-@pytest.mark.parametrize(("old", "new"), PAIRS)
-def test_check_transition_accepts_exactly_the_legal_transitions(old: str, new: str) -> None:
-    if (old, new) in LEGAL:
-        states.check_transition("run", _status(old), Status(new))
-    else:
-        with pytest.raises(IllegalTransition, match=f"from {old} to {new}"):
-            states.check_transition("run", _status(old), Status(new))
+def test_check_transition_accepts_exactly_the_legal_transitions() -> None:
+    for (old, new), row in rows.each(PAIRS):
+        with row:
+            if (old, new) in LEGAL:
+                states.check_transition("run", _status(old), Status(new))
+            else:
+                with pytest.raises(IllegalTransition, match=f"from {old} to {new}"):
+                    states.check_transition("run", _status(old), Status(new))
 
 
 async def _bring(world: World, state: str) -> tuple[ClaimRequest, RunRow | None]:
@@ -113,25 +114,23 @@ def _told(row: RunRow) -> dict[str, Any]:
     return row.model_dump(exclude={"evidence"})
 
 
-@pytest.mark.parametrize(("old", "new"), ILLEGAL)
-async def test_every_illegal_transition_is_refused_and_changes_nothing(
-    world: World, old: str, new: str
+async def _refuse(
+    world: World, old: str, new: str, claim_request: ClaimRequest, run: RunRow | None
 ) -> None:
-    claim_request, row = await _bring(world, old)
-
+    """Try an illegal transition, which is refused and changes nothing."""
     if new == "claimed":
-        assert not isinstance(await _step(world, claim_request, row, new), Granted)
+        assert not isinstance(await _step(world, claim_request, run, new), Granted)
     elif old == new and old not in ("waiting", "running"):
         # The same outcome again means that the answer to its commit was lost: no error.
-        await _step(world, claim_request, row, new)
+        await _step(world, claim_request, run, new)
     else:
         with pytest.raises((LedgerError, NotFound)):
-            await _step(world, claim_request, row, new)
+            await _step(world, claim_request, run, new)
 
-    if row is None:
+    if run is None:
         assert await world.rows() == []
     else:
-        assert _told(await world.row(row.id)) == _told(row)
+        assert _told(await world.row(run.id)) == _told(run)
 
 
 Way = Callable[[World, ClaimRequest, RunRow | None], Awaitable[object]]
@@ -242,17 +241,32 @@ WAYS: dict[tuple[str, str], Way] = {
 }
 
 
-@pytest.mark.parametrize(("old", "new"), LEGAL)
-async def test_every_legal_transition_can_be_made(world: World, old: str, new: str) -> None:
-    claim_request, row = await _bring(world, old)
-
+async def _make(
+    world: World, old: str, new: str, claim_request: ClaimRequest, run: RunRow | None
+) -> None:
+    """Make a legal transition."""
     if way := WAYS.get((old, new)):
-        await way(world, claim_request, row)
+        await way(world, claim_request, run)
     else:
-        await _step(world, claim_request, row, new)
+        await _step(world, claim_request, run, new)
 
     (found,) = await world.rows()
     assert found.status == new
+
+
+@pytest.mark.parametrize("old", JOINED)
+async def test_every_legal_transition_is_made_and_every_illegal_one_changes_nothing(
+    world: World, old: str
+) -> None:
+    claim_request, run = await _bring(world, old)
+    before = await copies.copy(world)
+    for new, row in rows.each(NAMES):
+        with row:
+            await before.restore()
+            restored = await world.row(run.id) if run else None
+            assert restored == run, "the copy is not complete"
+            act = _make if (old, new) in LEGAL else _refuse
+            await act(world, old, new, claim_request, restored)
 
 
 async def test_a_running_run_cannot_be_postponed(world: World) -> None:

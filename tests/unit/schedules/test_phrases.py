@@ -14,6 +14,7 @@ from daybook.schedules import schedule as schedules
 from daybook.schedules.descriptions import describe
 from daybook.schedules.schedule import At, Cron, Schedule
 from daybook.schedules.zones import wall_time, zone
+from tests import rows
 
 BERLIN = "Europe/Berlin"
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
@@ -85,71 +86,73 @@ def test_a_phrase_about_one_day_is_one_time(phrase: str, local: str) -> None:
     assert f"{wall_time(schedule.at, zone(BERLIN)):%Y-%m-%d %H:%M}" == local
 
 
-@pytest.mark.parametrize(
-    ("phrase", "problem"),
-    [
-        ("monday at 9", 'is ambiguous (write "next monday …" (once) or "every monday …")'),
-        ("monday and friday at 9", "is ambiguous"),
-        ("9am", 'is ambiguous (write "at 9am" (once) or "every day at 9am")'),
-        ("17:00", 'is ambiguous (write "at 17:00" (once) or "every day at 17:00")'),
-        ("tomorrow at midnight", 'is ambiguous (write "2026-11-25 0:00" or "2026-11-26 0:00")'),
-        ("every hour", 'is ambiguous (write "@hourly" (on the hour) or "every 1h" (from now))'),
-        ("tomorrow", 'has no time of day (write "tomorrow at 9:00")'),
-        ("every weekday", 'has no time of day (write "every weekday at 9:00")'),
-        ("on the 1st", 'is ambiguous (write "every month on the 1st …", or a date (once))'),
-        ("every month on the 1st", 'has no time of day (write "every month on the 1st at 9:00")'),
-        ("on the 15th at 9", 'is ambiguous (write "every month on the 15th …", or a date (once))'),
-        ("last day at 9", 'is ambiguous (write "every month on the last day …", or a date (once))'),
-        ("tues and thurs at 9", "is ambiguous"),
-        ("every day 9 and 17:00", "is not a schedule"),
-        ("9 every weekday", "is not a schedule"),
-        ("every day at 9 and", "is not a schedule"),
-        ("and every day at 9", "is not a schedule"),
-        ("every mon,, tue at 9", "is not a schedule"),
-        ("1st", "is ambiguous"),
-        ("every morning", "has no time of day"),
-        ("tonight", 'has no time of day (write "today at 20:00")'),
-        ("every week", 'has no day (write "every monday at 9:00", or "every 7d" from now)'),
-        ("every month", 'has no day (write "every month on the 1st at 9:00")'),
-        ("every wekday at 9", 'has the unknown day "wekday" (did you mean weekday?)'),
-        ("every day at 25", 'has the invalid time "25" (use 0:00 to 23:59, or 9am)'),
-        ("every day at 9:61", 'has the invalid time "9:61"'),
-        ("every day at 13pm", 'has the invalid time "13pm"'),
-        ("every 40th at 9", "has an invalid day of the month (use the 1st to the 31st)"),
-        ("every 2 days at 9", "combines an interval with a time of day"),
-        ("every day at 9:00 and 17:30", "has times that do not fit into one cron expression"),
-        ("tomorrow at 9 and 17", "is due once, but has several times"),
-        ("on 2026-02-30 at 9", "does not exist: day is out of range for month"),
-        ("next weekday at 9", "is not a schedule"),
-        ("every minute", 'is not a schedule (write "every 1m")'),
-        ("every two hours", 'is not a schedule (write "every 2h")'),
-        ("every half hour", 'is not a schedule (write "every 30m")'),
-        ("every other day", 'is not a schedule (write "every 2d")'),
-        ("in two hours", 'is not a schedule (write "in 2h")'),
-        ("in half an hour", 'is not a schedule (write "in 30m")'),
-        ("in a week", 'is not a schedule (write "in 7d")'),
-        ("monday to friday at 9", 'is not a schedule (write "every weekday at 9")'),
-        ("monday to friday", 'is not a schedule (write "every weekday at 9:00")'),
-        ("every Mon-Fri at 9:30", 'is not a schedule (write "every weekday at 9:30")'),
-        (
-            "mondays through wednesdays at 9 and 17",
-            'is not a schedule (write "every monday, tuesday and wednesday at 9 and 17")',
-        ),
-        (
-            "from saturday to sunday at 9am",
-            'is not a schedule (write "every saturday and sunday at 9am")',
-        ),
-        ("every day 9", "is not a schedule"),
-        ("every", "is not a schedule"),
-        ("whenever", "is not a schedule"),
-    ],
-)
-def test_a_phrase_with_two_meanings_or_none_is_refused(phrase: str, problem: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
-        parse(phrase)
-    assert str(refused.value).startswith(f'schedule: "{phrase}" {problem}')
-    if " or " not in problem and (hint := problem.partition('(write "')[2].partition('"')[0]):
-        parse(hint)
+REFUSED = [
+    ("monday at 9", 'is ambiguous (write "next monday …" (once) or "every monday …")'),
+    ("monday and friday at 9", "is ambiguous"),
+    ("9am", 'is ambiguous (write "at 9am" (once) or "every day at 9am")'),
+    ("17:00", 'is ambiguous (write "at 17:00" (once) or "every day at 17:00")'),
+    ("tomorrow at midnight", 'is ambiguous (write "2026-11-25 0:00" or "2026-11-26 0:00")'),
+    ("every hour", 'is ambiguous (write "@hourly" (on the hour) or "every 1h" (from now))'),
+    ("tomorrow", 'has no time of day (write "tomorrow at 9:00")'),
+    ("every weekday", 'has no time of day (write "every weekday at 9:00")'),
+    ("on the 1st", 'is ambiguous (write "every month on the 1st …", or a date (once))'),
+    ("every month on the 1st", 'has no time of day (write "every month on the 1st at 9:00")'),
+    ("on the 15th at 9", 'is ambiguous (write "every month on the 15th …", or a date (once))'),
+    ("last day at 9", 'is ambiguous (write "every month on the last day …", or a date (once))'),
+    ("tues and thurs at 9", "is ambiguous"),
+    ("every day 9 and 17:00", "is not a schedule"),
+    ("9 every weekday", "is not a schedule"),
+    ("every day at 9 and", "is not a schedule"),
+    ("and every day at 9", "is not a schedule"),
+    ("every mon,, tue at 9", "is not a schedule"),
+    ("1st", "is ambiguous"),
+    ("every morning", "has no time of day"),
+    ("tonight", 'has no time of day (write "today at 20:00")'),
+    ("every week", 'has no day (write "every monday at 9:00", or "every 7d" from now)'),
+    ("every month", 'has no day (write "every month on the 1st at 9:00")'),
+    ("every wekday at 9", 'has the unknown day "wekday" (did you mean weekday?)'),
+    ("every day at 25", 'has the invalid time "25" (use 0:00 to 23:59, or 9am)'),
+    ("every day at 9:61", 'has the invalid time "9:61"'),
+    ("every day at 13pm", 'has the invalid time "13pm"'),
+    ("every 40th at 9", "has an invalid day of the month (use the 1st to the 31st)"),
+    ("every 2 days at 9", "combines an interval with a time of day"),
+    ("every day at 9:00 and 17:30", "has times that do not fit into one cron expression"),
+    ("tomorrow at 9 and 17", "is due once, but has several times"),
+    ("on 2026-02-30 at 9", "does not exist: day is out of range for month"),
+    ("next weekday at 9", "is not a schedule"),
+    ("every minute", 'is not a schedule (write "every 1m")'),
+    ("every two hours", 'is not a schedule (write "every 2h")'),
+    ("every half hour", 'is not a schedule (write "every 30m")'),
+    ("every other day", 'is not a schedule (write "every 2d")'),
+    ("in two hours", 'is not a schedule (write "in 2h")'),
+    ("in half an hour", 'is not a schedule (write "in 30m")'),
+    ("in a week", 'is not a schedule (write "in 7d")'),
+    ("monday to friday at 9", 'is not a schedule (write "every weekday at 9")'),
+    ("monday to friday", 'is not a schedule (write "every weekday at 9:00")'),
+    ("every Mon-Fri at 9:30", 'is not a schedule (write "every weekday at 9:30")'),
+    (
+        "mondays through wednesdays at 9 and 17",
+        'is not a schedule (write "every monday, tuesday and wednesday at 9 and 17")',
+    ),
+    (
+        "from saturday to sunday at 9am",
+        'is not a schedule (write "every saturday and sunday at 9am")',
+    ),
+    ("every day 9", "is not a schedule"),
+    ("every", "is not a schedule"),
+    ("whenever", "is not a schedule"),
+]
+
+
+def test_a_phrase_with_two_meanings_or_none_is_refused() -> None:
+    for (phrase, problem), row in rows.each(REFUSED):
+        with row:
+            with pytest.raises(InvalidInput) as refused:
+                parse(phrase)
+            assert str(refused.value).startswith(f'schedule: "{phrase}" {problem}')
+            hint = problem.partition('(write "')[2].partition('"')[0]
+            if " or " not in problem and hint:
+                parse(hint)
 
 
 @pytest.mark.parametrize(

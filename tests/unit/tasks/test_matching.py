@@ -12,7 +12,8 @@ from daybook.errors import NothingClaimable
 from daybook.ledger.task_tables import TaskRow, TaskRunRow
 from daybook.tasks import matching, model, queue, sessions
 from daybook.tasks.matching import Candidate, RunRequirements
-from tests.world import World
+from tests import rows
+from tests.world import World, copies
 
 pytestmark = pytest.mark.anyio
 
@@ -166,10 +167,15 @@ async def _seen(world: World, run_id: str) -> tuple[RunRequirements, Candidate]:
         )
 
 
-@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys())
-async def test_a_wake_and_a_claim_agree_on_whether_a_session_fits_a_run(
-    world: World, pair: Pair
-) -> None:
+async def test_a_wake_and_a_claim_agree_on_whether_a_session_fits_a_run(world: World) -> None:
+    empty = await copies.copy(world)
+    for (_, pair), row in rows.each(PAIRS.items()):
+        with row:
+            await empty.restore()
+            await _check_wake_and_claim(world, pair)
+
+
+async def _check_wake_and_claim(world: World, pair: Pair) -> None:
     await world.tasks.register("one", **pair.session)
     if pair.holds:
         await world.tasks.add("held", owner="session:one")

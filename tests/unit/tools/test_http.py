@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator, Mapping
+from itertools import product
 from typing import Any
 
 import httpcore2
@@ -20,6 +21,7 @@ from daybook.tools.base import CallResult
 from daybook.tools.calls import PreparedCall
 from daybook.tools.connection import CallUnanswered, Connection
 from daybook.tools.http import HttpWire
+from tests import rows
 from tests.contract.tools.conftest import Saved
 from tests.receiver import (
     Handler,
@@ -34,7 +36,7 @@ from tests.receiver import (
     redirect,
     serving,
 )
-from tests.unit.http.tricks import PRIVATE, PUBLIC, REFUSED, TURNS, Answers, Dns, Trick, Turn
+from tests.unit.http.tricks import PRIVATE, PUBLIC, REFUSED, TURNS, Answers, Dns
 
 pytestmark = pytest.mark.anyio
 
@@ -133,39 +135,37 @@ async def _call(
     return await calls.call(prepared, timeout=timeout, idempotent=idempotent)
 
 
-@pytest.mark.parametrize("trick", REFUSED[::12], ids=str)
-async def test_an_agents_job_cannot_name_a_refused_address(trick: Trick) -> None:
-    dns = Dns.of(trick)
-    saved = Saved()
-    with pytest.raises(InvalidInput):
-        await calls.prepare(
-            f"{trick.url}#reindex", {}, "request:x:1", saved, saved, Guard(Rule.AGENT, None, dns)
-        )
+async def test_an_agents_job_cannot_name_a_refused_address() -> None:
+    for trick, row in rows.each(REFUSED[::12]):
+        dns = Dns.of(trick)
+        saved = Saved()
+        guard = Guard(Rule.AGENT, None, dns)
+        with row, pytest.raises(InvalidInput):
+            await calls.prepare(f"{trick.url}#reindex", {}, "request:x:1", saved, saved, guard)
 
 
-@pytest.mark.parametrize("rule", Rule)
-@pytest.mark.parametrize("trick", REFUSED[::6], ids=str)
-async def test_no_connection_is_opened_to_a_refused_address(trick: Trick, rule: Rule) -> None:
-    wires, guard = Wires({}, httpcore2), Guard(rule, None, Dns.of(trick))
-    reached = rule is Rule.OPERATOR and trick.operator
-    with pytest.raises(ToolUnreachable if reached else InvalidInput):
-        guard.check(trick.url)
-        await _opened(HttpWire(guard, trick.url, {}, backend=wires))
-    assert bool(wires.connected) is reached
+async def test_no_connection_is_opened_to_a_refused_address() -> None:
+    for (trick, rule), row in rows.each(product(REFUSED[::6], Rule)):
+        wires, guard = Wires({}, httpcore2), Guard(rule, None, Dns.of(trick))
+        reached = rule is Rule.OPERATOR and trick.operator
+        with row:
+            with pytest.raises(ToolUnreachable if reached else InvalidInput):
+                guard.check(trick.url)
+                await _opened(HttpWire(guard, trick.url, {}, backend=wires))
+            assert bool(wires.connected) is reached
 
 
-@pytest.mark.parametrize("rule", Rule)
-@pytest.mark.parametrize("turn", TURNS, ids=str)
-async def test_a_redirect_to_a_refused_address_is_not_followed(
-    turn: Turn, rule: Rule, server: Receiver
-) -> None:
-    server.steps = [redirect(turn.location, turn.status), speaks(DONE)]
-    laid = {(address, 80): server for address in (PUBLIC, PRIVATE, "127.0.0.1")}
-    wires = Wires(laid)
-    dns = Dns({**NAMES, **(turn.answers or {})})
-    with pytest.raises(InvalidInput):
-        await _opened(_wire(wires, turn.start, rule, dns))
-    assert wires.connected == [(PUBLIC, 80)]
+async def test_a_redirect_to_a_refused_address_is_not_followed() -> None:
+    for (turn, rule), row in rows.each(product(TURNS, Rule)):
+        with row:
+            async with serving() as server:
+                server.steps = [redirect(turn.location, turn.status), speaks(DONE)]
+                laid = {(address, 80): server for address in (PUBLIC, PRIVATE, "127.0.0.1")}
+                wires = Wires(laid)
+                dns = Dns({**NAMES, **(turn.answers or {})})
+                with pytest.raises(InvalidInput):
+                    await _opened(_wire(wires, turn.start, rule, dns))
+            assert wires.connected == [(PUBLIC, 80)]
 
 
 async def test_parameters_are_not_sent_to_another_host_by_a_redirect(server: Receiver) -> None:
@@ -224,16 +224,16 @@ async def test_a_plain_or_streamed_answer_succeeds_with_its_text(
     assert sum(b"tools/call" in each.body for each in server.requests) == 1
 
 
-@pytest.mark.parametrize("events", [False, True], ids=["plain", "events"])
-@pytest.mark.parametrize("code", [-32000, -32001, -32600, -32603, -32700])
-async def test_a_protocol_error_from_the_server_is_a_failure_that_is_not_retried(
-    server: Receiver, code: int, events: bool
-) -> None:
+async def test_a_protocol_error_from_the_server_is_a_failure_that_is_not_retried() -> None:
     """This includes codes that the client library uses for a broken connection."""
-    response = {"error": {"code": code, "message": "the index is gone"}}
-    called = await _call(server, says(response, events=events), idempotent=True)
-    assert (called.outcome.status, called.temporary) == (Status.FAILED, False)
-    assert called.outcome.error == "the index is gone"
+    all_codes = (-32000, -32001, -32600, -32603, -32700)
+    for (code, events), row in rows.each(product(all_codes, (False, True))):
+        response = {"error": {"code": code, "message": "the index is gone"}}
+        with row:
+            async with serving() as server:
+                called = await _call(server, says(response, events=events), idempotent=True)
+            assert (called.outcome.status, called.temporary) == (Status.FAILED, False)
+            assert called.outcome.error == "the index is gone"
 
 
 CODES = "-32000, -32001, -32600, -32603, -32700"
@@ -265,21 +265,21 @@ UNANSWERED: dict[str, Handler] = {
 }
 
 
-@pytest.mark.parametrize("step", UNANSWERED.values(), ids=UNANSWERED.keys())
-async def test_a_sent_call_without_a_valid_answer_is_unknown(
-    server: Receiver, step: Handler
-) -> None:
-    called = await _call(server, step)
-    assert (called.outcome.status, called.temporary) == (Status.UNKNOWN, False)
-    assert sum(b"tools/call" in each.body for each in server.requests) == 1
+async def test_a_sent_call_without_a_valid_answer_is_unknown() -> None:
+    for (_, step), row in rows.each(UNANSWERED.items()):
+        with row:
+            async with serving() as server:
+                called = await _call(server, step)
+            assert (called.outcome.status, called.temporary) == (Status.UNKNOWN, False)
+            assert sum(b"tools/call" in each.body for each in server.requests) == 1
 
 
-@pytest.mark.parametrize("step", UNANSWERED.values(), ids=UNANSWERED.keys())
-async def test_an_idempotent_call_without_a_valid_answer_is_retried(
-    server: Receiver, step: Handler
-) -> None:
-    called = await _call(server, step, idempotent=True)
-    assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
+async def test_an_idempotent_call_without_a_valid_answer_is_retried() -> None:
+    for (_, step), row in rows.each(UNANSWERED.items()):
+        with row:
+            async with serving() as server:
+                called = await _call(server, step, idempotent=True)
+            assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
 
 
 async def test_a_call_that_times_out_is_unknown_unless_it_is_idempotent(server: Receiver) -> None:
@@ -289,27 +289,18 @@ async def test_a_call_that_times_out_is_unknown_unless_it_is_idempotent(server: 
     assert (called.outcome.status, called.temporary) == (Status.TIMED_OUT, True)
 
 
-@pytest.mark.parametrize(
-    ("status", "temporary"),
-    [
-        (400, False),
-        (401, False),
-        (404, False),
-        (429, True),
-        (500, False),
-        (502, False),
-        (503, True),
-    ],
-)
-@pytest.mark.parametrize("idempotent", [False, True])
-async def test_an_error_status_is_a_failure_and_429_or_503_is_temporary(
-    server: Receiver, status: int, temporary: bool, idempotent: bool
-) -> None:
-    step = answer(status, b"sorry", {"Retry-After": "7"})
-    called = await _call(server, step, idempotent=idempotent)
-    assert (called.outcome.status, called.temporary) == (Status.FAILED, temporary)
-    assert f"http://public.example answered {status}" in str(called.outcome.error)
-    assert called.retry_after == 7
+async def test_an_error_status_is_a_failure_and_429_or_503_is_temporary() -> None:
+    expected = {400: False, 401: False, 404: False, 429: True, 500: False, 502: False, 503: True}
+    for ((status, temporary), idempotent), row in rows.each(
+        product(expected.items(), (False, True))
+    ):
+        step = answer(status, b"sorry", {"Retry-After": "7"})
+        with row:
+            async with serving() as server:
+                called = await _call(server, step, idempotent=idempotent)
+            assert (called.outcome.status, called.temporary) == (Status.FAILED, temporary)
+            assert f"http://public.example answered {status}" in str(called.outcome.error)
+            assert called.retry_after == 7
 
 
 BUSY = json.dumps({"jsonrpc": "2.0", "id": None, "error": {"code": -32000, "message": "busy"}})

@@ -1,0 +1,34 @@
+"""Copies of a ledger's rows and of the time, so that one ledger serves every row of a table."""
+
+from __future__ import annotations
+
+from sqlalchemy import RowMapping, Table
+from sqlmodel import SQLModel
+
+from tests.world import World
+
+
+class Copy:
+    """The time, and the rows of every table, as they are when the copy is made."""
+
+    def __init__(self, world: World, rows: list[tuple[Table, list[RowMapping]]]) -> None:
+        self._world, self._rows, self._now = world, rows, world.clock.now()
+
+    async def restore(self) -> None:
+        """Set the clock back, and replace the rows of every table with those of the copy."""
+        async with self._world.ledger.write() as session:
+            for table, _ in reversed(self._rows):
+                await session.execute(table.delete())
+            for table, rows in self._rows:
+                if rows:
+                    await session.execute(table.insert(), [dict(row) for row in rows])
+        self._world.clock.set(self._now)
+
+
+async def copy(world: World) -> Copy:
+    async with world.ledger.read() as session:
+        rows = [
+            (table, list((await session.execute(table.select())).mappings()))
+            for table in SQLModel.metadata.sorted_tables
+        ]
+    return Copy(world, rows)
