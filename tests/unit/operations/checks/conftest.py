@@ -54,6 +54,8 @@ def answers() -> Iterator[Answers]:
             body = (content if is_page else json.dumps(content)).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
+            # Prefect's client waits after some errors, even if it does not retry the request.
+            self.send_header("Retry-After", "0")
             self.end_headers()
             self.wfile.write(body)
 
