@@ -66,7 +66,7 @@ def answers() -> Iterator[Answers]:
             """Log nothing, to keep the test's output clean."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         answers.address = f"http://127.0.0.1:{server.server_port}"
         try:
