@@ -1,12 +1,14 @@
-"""Shorter intervals than a user's, for tests that would otherwise wait for them."""
+"""Shorter intervals than a user's, and timeouts that expire when a test says so."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from types import ModuleType
 
 import pytest
+from anyio.lowlevel import checkpoint
 
 from daybook.timing import Timing
 
@@ -33,6 +35,22 @@ SHORT = Timing(
 """For processes whose leases a test lets expire (`SHORT.environment()`). Long enough for renewals
 in time, also if other work keeps both cores busy.
 """
+
+
+async def expire_timeout(seconds: float) -> None:
+    """Wait until a timeout of ``seconds`` runs, and advance the event loop's clock to its end.
+
+    For a timeout that must expire after something else has happened: give it so many seconds that
+    it cannot expire by itself, wait for the event, and let it expire.
+    """
+    loop = asyncio.get_running_loop()
+    now, timers = loop.time, vars(loop)["_scheduled"]
+    while True:
+        left = [each.when() - now() for each in timers if not each.cancelled()]
+        if left := [each for each in left if seconds / 2 < each <= seconds]:
+            break
+        await checkpoint()
+    vars(loop)["time"] = lambda: now() + max(left)
 
 
 def change(monkeypatch: pytest.MonkeyPatch, module: ModuleType, **seconds: float) -> None:

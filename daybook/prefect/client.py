@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_REFUSAL_LENGTH = 300
 """Maximum length of a refusal in messages, in characters."""
+REFUSED = "nothing listens there"
+"""Why Prefect is unreachable if `refuses_connections`."""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _UNAVAILABLE_CODES = {
     httpx.codes.UNAUTHORIZED,
@@ -40,7 +42,8 @@ _UNAVAILABLE_CODES = {
 async def connected() -> AsyncIterator[PrefectClient]:
     """Open a client of this process's Prefect server (`daybook.home.configure_prefect`).
 
-    Raises `PrefectUnreachable` if no server is known, and the errors of `raising_daybook_errors`.
+    Raises `PrefectUnreachable` if no server is known, or nothing listens at its address on this
+    machine, and the errors of `raising_daybook_errors`.
     """
     from prefect.client.orchestration import get_client
     from prefect.settings import get_current_settings
@@ -48,6 +51,8 @@ async def connected() -> AsyncIterator[PrefectClient]:
     address = get_current_settings().api.url
     if address is None:
         raise PrefectUnreachable(None)
+    if await refuses_connections(address):
+        raise PrefectUnreachable(address, REFUSED)
     with raising_daybook_errors(address):
         async with get_client() as client:
             yield client
@@ -59,14 +64,11 @@ async def connected_if_reachable() -> AsyncIterator[PrefectClient | None]:
 
     Raises `PrefectRefused`, and the errors of `connected` if Prefect stops answering later.
     """
-    from prefect.settings import get_current_settings
-
     async with AsyncExitStack() as stack:
         client: PrefectClient | None = None
         try:
-            if not await _refuses_connections(get_current_settings().api.url or ""):
-                client = await stack.enter_async_context(connected())
-                await check_connection(client)
+            client = await stack.enter_async_context(connected())
+            await check_connection(client)
         except PrefectRefused:
             raise
         except PrefectUnreachable:
@@ -75,7 +77,7 @@ async def connected_if_reachable() -> AsyncIterator[PrefectClient | None]:
         yield client
 
 
-async def _refuses_connections(address: str) -> bool:
+async def refuses_connections(address: str) -> bool:
     """Return whether nothing listens at an address of this machine.
 
     Prefect's client finds out too, but tries for 1.5 s. Other addresses may need a proxy.

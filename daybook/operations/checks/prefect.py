@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 MAX_CLOCK_RETRIES = 4
+CLOCK_RETRY_INTERVAL = timedelta(seconds=0.4)
 UI_TIMEOUT_SECONDS = 5.0
 """Timeout of requests to the address of the UI."""
 PULL_STEP_MESSAGE = "Executing deployment step: enter"
@@ -41,11 +42,15 @@ async def server(client: PrefectClient) -> list[Finding]:
 
     If this home's `up` is running, this process must use the same server as `up`.
     """
+    from daybook.prefect import client as connection
+
     address = str(client.api_url).rstrip("/")
     running_url = str((current_home().running() or {}).get("api_url") or "").rstrip("/")
     if running_url and running_url != address:
         message = f"this process uses Prefect at {address}, but `daybook up` uses {running_url}"
         return [problem("prefect", message, unset_command())]
+    if await connection.refuses_connections(address):
+        return [_no_answer(address, connection.REFUSED)]
     failure = await client.api_healthcheck()
     if failure is not None:
         return [_describe_failure(address, failure)]
@@ -91,7 +96,7 @@ async def clock_ahead(client: PrefectClient) -> timedelta:
     for _ in range(MAX_CLOCK_RETRIES):
         if abs(smallest) <= MAX_CLOCK_SKEW:
             break
-        await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(seconds=0.4))
+        await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + CLOCK_RETRY_INTERVAL)
         smallest = min(smallest, await _measure_skew(client), key=abs)
     return smallest
 

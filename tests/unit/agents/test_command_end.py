@@ -17,10 +17,12 @@ from pathlib import Path
 import anyio
 import pytest
 
+from daybook.agents import process
 from daybook.agents.base import AgentRequest
 from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.errors import AgentFailed, AgentTimeout
 from daybook.processes import group as process_group
+from tests.timings import expire_timeout
 
 pytestmark = [
     pytest.mark.anyio,
@@ -141,21 +143,28 @@ async def in_time(work: Awaitable[object], seconds: float = 20) -> None:
         await work
 
 
+async def timeout_of(agent: CommandAgent, programs: Programs, count: int) -> AgentTimeout:
+    """Let the timeout expire when ``count`` processes are ready; return the error."""
+    answer = asyncio.create_task(agent.answer(request(LONG)))
+    await in_time(programs.wait_until_ready(count))
+    assert not answer.done()
+    await expire_timeout(LONG)
+    with pytest.raises(AgentTimeout) as caught:
+        await in_time(answer)
+    return caught.value
+
+
 def test_programs_have_three_seconds_to_end_after_sigterm() -> None:
     assert process_group.TERM_GRACE_SECONDS == 3.0
 
 
 @pytest.mark.parametrize(("lines", "count"), GRANDCHILDREN.values(), ids=GRANDCHILDREN)
 async def test_a_timeout_ends_all_processes(programs: Programs, lines: str, count: int) -> None:
-    answer = asyncio.create_task(
-        programs.agent(f"print('so far', flush=True); {lines}").answer(request(3.0))
-    )
-    with pytest.raises(AgentTimeout) as caught:
-        await in_time(answer)
-    await in_time(programs.wait_until_ready(count))
+    agent = programs.agent(f"print('so far', flush=True); {lines}")
+    error = await timeout_of(agent, programs, count)
     assert programs.alive() == []
-    assert caught.value.seconds == 3.0
-    assert caught.value.output == "so far"
+    assert error.seconds == LONG
+    assert error.output == "so far"
 
 
 @pytest.mark.parametrize(("lines", "count"), GRANDCHILDREN.values(), ids=GRANDCHILDREN)
@@ -208,12 +217,11 @@ async def test_output_printed_after_sigterm_is_kept(programs: Programs, patience
             os._exit(0)
         signal.signal(signal.SIGTERM, bye)
         print("begun", flush=True)
-        forever()
+        plain()
         """
     )
-    with pytest.raises(AgentTimeout) as caught:
-        await in_time(agent.answer(request(3.0)))
-    assert caught.value.output == "begun\nand goodbye"
+    error = await timeout_of(agent, programs, 1)
+    assert error.output == "begun\nand goodbye"
 
 
 async def test_a_stopped_program_is_continued_and_its_last_output_is_kept(
@@ -229,9 +237,8 @@ async def test_a_stopped_program_is_continued_and_its_last_output_is_kept(
         os.kill(os.getpid(), signal.SIGSTOP)
         """
     )
-    with pytest.raises(AgentTimeout) as caught:
-        await in_time(agent.answer(request(3.0)))
-    assert caught.value.output == "goodbye"
+    error = await timeout_of(agent, programs, 1)
+    assert error.output == "goodbye"
 
 
 async def test_a_child_has_its_grace_period_even_after_the_program_has_ended(
@@ -252,10 +259,8 @@ async def test_a_child_has_its_grace_period_even_after_the_program_has_ended(
         plain()
         """
     )
-    with pytest.raises(AgentTimeout) as caught:
-        await in_time(agent.answer(request(3.0)))
-    assert caught.value.output == "goodbye"
-    await in_time(programs.wait_until_ready(2))
+    error = await timeout_of(agent, programs, 2)
+    assert error.output == "goodbye"
     assert programs.alive() == []
 
 
@@ -276,7 +281,7 @@ async def test_a_cancel_scope_waits_for_the_cleanup(
     programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Meanwhile it does not use up a core by cancelling in every iteration of the loop."""
-    monkeypatch.setattr(process_group, "TERM_GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(process_group, "TERM_GRACE_SECONDS", 0.6)
     used = 0.0
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as group:
@@ -290,7 +295,7 @@ async def test_a_cancel_scope_waits_for_the_cleanup(
             group.start_soon(cancel_when_ready)
             await programs.agent("child(deaf); deaf()").answer(request(LONG))
     assert scope.cancelled_caught
-    assert time.thread_time() - used < 0.4
+    assert time.thread_time() - used < 0.25
     assert programs.alive() == []
 
 
@@ -317,7 +322,10 @@ async def test_a_loop_that_is_torn_down_leaves_no_process(programs: Programs) ->
     await _until(lambda: not programs.alive())
 
 
-async def test_a_process_that_left_the_group_does_not_delay_the_answer(programs: Programs) -> None:
+async def test_a_process_that_left_the_group_does_not_delay_the_answer(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_DRAIN_TIMEOUT_SECONDS", 0.2)
     agent = programs.agent(
         """
         ready, done = os.pipe()

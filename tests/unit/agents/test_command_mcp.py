@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import stat
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from pydantic import ValidationError
 from daybook.agents.base import AgentReply, AgentRequest, McpServers
 from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.errors import AgentFailed, AgentTimeout
+from tests.contract.tools.conftest import ReportPipe
+from tests.timings import expire_timeout
 
 pytestmark = pytest.mark.anyio
 
@@ -39,6 +42,13 @@ def script(tmp_path: Path) -> Script:
         return [sys.executable, "-I", "-S", str(path), "--config={mcp_config}"]
 
     return write
+
+
+@pytest.fixture
+def report_pipe(tmp_path: Path) -> Iterator[ReportPipe]:
+    pipe = ReportPipe(tmp_path / "report")
+    yield pipe
+    pipe.close()
 
 
 async def ask(
@@ -95,20 +105,23 @@ async def test_without_servers_the_file_lists_none(script: Script) -> None:
     [("sys.exit(3)", AgentFailed), ("import signal; signal.pause()", AgentTimeout)],
 )
 async def test_after_a_failure_the_file_is_removed_and_the_error_contains_no_secret(
-    script: Script, lines: str, error: type[Exception], tmp_path: Path
+    script: Script, report_pipe: ReportPipe, lines: str, error: type[Exception]
 ) -> None:
-    output_file = tmp_path / "report"
     program = f"""
-        import sys
+        import os, sys
         path = sys.argv[1].partition("=")[2]
-        open({str(output_file)!r}, "w").write(path)
         print("v4lue token-of-search thorough", flush=True)
         print("v4lue token-of-search thorough", file=sys.stderr, flush=True)
+        open({str(report_pipe.path)!r}, "w").write(f"{{os.getpid()}} {{path}}\\n")
         {lines}
     """
+    answer = asyncio.create_task(ask(script(program), timeout=60.0))
+    _, path = await report_pipe.line()
+    if error is AgentTimeout:
+        await expire_timeout(60.0)
     with pytest.raises(error) as caught:
-        await ask(script(program), timeout=5.0)
-    assert not there(output_file.read_text())
+        await answer
+    assert not there(path)
     text = str(caught.value) + getattr(caught.value, "output", "")
     assert "******** [SEARCH_TOKEN] thorough" in text
     assert "v4lue" not in text

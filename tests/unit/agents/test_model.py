@@ -13,6 +13,7 @@ from genai_prices.data_snapshot import get_snapshot
 from daybook.agents.base import Message
 from daybook.errors import AgentError, AgentFailed, AgentMisconfigured, AgentTemporary, AgentTimeout
 from tests.providers import KEY, WAIT, Answer, Hang, Page, Provider, Status
+from tests.timings import expire_timeout
 from tests.unit.agents.asking import MODELS, PROTOCOLS, agent, ask, request
 
 pytestmark = pytest.mark.anyio
@@ -342,8 +343,12 @@ async def test_the_timeout_ends_the_request(fake_provider: Provider, protocol: s
     fake_provider.script = ["Warm", Hang()]
     one = agent(fake_provider, protocol)
     await one.answer(request())  # so that imports do not count
-    with pytest.raises(AgentTimeout, match="3 s"):
-        await one.answer(request(timeout=3.0))
+    fake_provider.asked.clear()
+    answer = asyncio.create_task(one.answer(request(timeout=60.0)))
+    assert await asyncio.to_thread(fake_provider.asked.wait, WAIT)
+    await expire_timeout(60.0)
+    with pytest.raises(AgentTimeout, match="60 s"):
+        await answer
     assert fake_provider.left.wait(WAIT)
     assert len(fake_provider.requests) == 2
 

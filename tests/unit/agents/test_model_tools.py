@@ -11,6 +11,7 @@ import pytest
 from daybook.agents.base import Tool
 from daybook.errors import AgentFailed, AgentTimeout, InvalidInput
 from tests.providers import Answer, Provider
+from tests.timings import expire_timeout
 from tests.unit.agents.asking import PROTOCOLS, agent, request
 
 pytestmark = pytest.mark.anyio
@@ -165,9 +166,10 @@ async def test_without_a_token_limit_the_number_of_requests_is_limited(
 
 
 async def test_the_timeout_of_an_attempt_includes_its_tool_calls(fake_provider: Provider) -> None:
-    ended = []
+    began, ended = asyncio.Event(), []
 
     async def call(arguments: dict[str, Any]) -> str:
+        began.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -175,12 +177,14 @@ async def test_the_timeout_of_an_attempt_includes_its_tool_calls(fake_provider: 
         return ""
 
     fake_provider.script = [calling()]
+    tool = Tool("weather", "", SCHEMA, call)
+    answer = asyncio.create_task(agent(fake_provider).answer(request(tools=(tool,), timeout=60.0)))
+    await began.wait()
+    await expire_timeout(60.0)
     with pytest.raises(AgentTimeout) as caught:
-        await agent(fake_provider).answer(
-            request(tools=(Tool("weather", "", SCHEMA, call),), timeout=2.0)
-        )
+        await answer
     assert str(caught.value) == (
-        "no answer within 2 s while calling weather; Daybook ended the agent"
+        "no answer within 60 s while calling weather; Daybook ended the agent"
     )
     assert ended == [True]
     assert caught.value.usage is not None

@@ -161,7 +161,9 @@ async def paths(daybook_home: Home) -> AsyncIterator[dict[str, tuple[int, Any]]]
 
     async def answers(request: Request, writer: asyncio.StreamWriter) -> None:
         status, content = paths.get(request.path, (404, {}))
-        await answer(status, json.dumps(content).encode())(request, writer)
+        # Prefect's client waits after such an answer, even if it does not retry the request.
+        at_once = {"Retry-After": "0"}
+        await answer(status, json.dumps(content).encode(), at_once)(request, writer)
 
     async with serving() as server:
         server.steps = [answers]

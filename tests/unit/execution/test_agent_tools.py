@@ -17,7 +17,8 @@ from daybook.errors import AgentMisconfigured, InvalidInput, UnknownName
 from daybook.execution import agent_tools
 from daybook.execution.agent_tools import legal_names
 from daybook.owners import Actor
-from daybook.processes.group import TERM_GRACE_SECONDS
+from daybook.processes import group
+from daybook.tools import stdio
 from daybook.tools.pool import PreloadedSecrets
 from daybook.tools.server_blocks import ToolServer, ToolServerSettings
 
@@ -179,8 +180,12 @@ while True:
 """
 
 
-async def test_all_servers_are_terminated_at_the_same_time(tmp_path: Path) -> None:
+async def test_all_servers_are_terminated_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each ignores SIGTERM until it is killed: all of them share one `TERM_GRACE_SECONDS`."""
+    monkeypatch.setattr(stdio, "EXIT_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(group, "TERM_GRACE_SECONDS", 0.6)
     script = tmp_path / "program.py"
     script.write_text(STUBBORN)
     settings = ToolServerSettings(command=[sys.executable, "-I", "-S", str(script)])
@@ -194,4 +199,4 @@ async def test_all_servers_are_terminated_at_the_same_time(tmp_path: Path) -> No
     ):
         began = loop.time()
     # One after the other would take at least 4 × GRACE on any machine.
-    assert loop.time() - began < 4 * TERM_GRACE_SECONDS
+    assert loop.time() - began < 4 * group.TERM_GRACE_SECONDS

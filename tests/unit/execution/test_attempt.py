@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import pytest
 from anyio.lowlevel import checkpoint
@@ -17,6 +18,7 @@ from daybook.execution import recording as settling
 from daybook.execution.lease import LeaseLost, LeaseNotRenewed
 from daybook.execution.recording import OutcomeUnwritten
 from daybook.jobs.policy import JITTER_FRACTION, MAX_RETRIES
+from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.testing import ManualClock
 from daybook.timing import TIMING
@@ -247,6 +249,9 @@ async def test_a_run_that_is_stopped_for_its_rerun_gets_no_outcome(
     times = {"run_lease_renewal": 0.02, "run_lease": 0.4, "worker_signal": 0.1}
     change(monkeypatch, lease, run_lease_renewal_delay=0.1, stop_grace=0.1, **times)
     change(monkeypatch, attempt, run_lease_renewal=0.02)
+    # A renewal hangs for longer than the run may; the end of the attempt waits for it.
+    half_a_second = partial(Ledger, busy=timedelta(seconds=0.5))
+    monkeypatch.setattr(lease, "Ledger", half_a_second)
     granted = replace(begun.granted, parameters={"policy": {"on_lost": "rerun"}})
     with begun.locked(), pytest.raises(LeaseNotRenewed):
         await attempt.run_attempt(begun.ledger, granted, 1, Held(), ManualClock(SYSTEM_CLOCK.now()))

@@ -17,6 +17,7 @@ from daybook.execution.checks import Verdict
 from daybook.execution.claim import NO_LEDGER_DELAY
 from daybook.jobs.checks import Check
 from daybook.jobs.policy import Policy
+from tests.timings import expire_timeout
 from tests.unit.runs import ending
 from tests.world import World
 
@@ -70,14 +71,20 @@ async def test_a_run_reports_the_start_and_end_of_a_check_to_its_worker() -> Non
 async def test_a_check_that_times_out_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    began = asyncio.Event()
+
     async def hangs(granted: Any) -> Verdict:
+        began.set()
         await asyncio.Event().wait()
         return OPEN
 
     monkeypatch.setattr(execute, "CHECK_GRACE", timedelta())
     run, grant = cast(Any, Run(hangs)), cast(Any, Grant(Check()))
-    with pytest.raises(checks.CheckFailed, match=r"^heartbeat: no answer within 1s$"):
-        await execute._in_time(run, grant, timedelta(seconds=1))
+    checking = asyncio.create_task(execute._in_time(run, grant, timedelta(seconds=60)))
+    await began.wait()
+    await expire_timeout(60.0)
+    with pytest.raises(checks.CheckFailed, match=r"^heartbeat: no answer within 1m$"):
+        await checking
 
 
 async def test_a_failed_push_to_prefect_raises_no_error() -> None:

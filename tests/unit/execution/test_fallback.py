@@ -228,7 +228,7 @@ async def test_after_a_tool_call_that_may_have_changed_something_no_other_agent_
 
 
 def program(text: str, *arguments: str) -> Agent:
-    command = [sys.executable, "-c", text, *arguments]
+    command = [sys.executable, "-I", "-S", "-c", text, *arguments]
     return kinds.build("daybook-command-agent", "program", {"command": command})
 
 
@@ -242,7 +242,7 @@ async def test_after_a_program_was_started_no_other_agent_is_asked(
 ) -> None:
     second = ScriptedAgent("Three.")
     with pytest.raises(kind):
-        await prepared(program(text), second, timeout=5.0 if kind is AgentTimeout else 30.0).ask()
+        await prepared(program(text), second, timeout=0.2 if kind is AgentTimeout else 30.0).ask()
     assert second.requests == []
 
 

@@ -283,9 +283,9 @@ async def test_an_idempotent_call_without_a_valid_answer_is_retried() -> None:
 
 
 async def test_a_call_that_times_out_is_unknown_unless_it_is_idempotent(server: Receiver) -> None:
-    called = await _call(server, hang, timeout=2)
+    called = await _call(server, hang, timeout=0.5)
     assert called.outcome.status is Status.UNKNOWN
-    called = await _call(server, hang, timeout=2, idempotent=True)
+    called = await _call(server, hang, timeout=0.5, idempotent=True)
     assert (called.outcome.status, called.temporary) == (Status.TIMED_OUT, True)
 
 
@@ -329,7 +329,7 @@ async def test_an_error_status_decides_even_if_its_body_times_out(server: Receiv
         writer.write(head(429, {**JSON, "Content-Length": "1000"}) + b"{")
         await hang(request, writer)
 
-    called = await _call(server, step, timeout=2)
+    called = await _call(server, step, timeout=0.5)
     assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
 
 

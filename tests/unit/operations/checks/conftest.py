@@ -54,6 +54,8 @@ def answers() -> Iterator[Answers]:
             body = (content if is_page else json.dumps(content)).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
+            # Prefect's client waits after some errors, even if it does not retry the request.
+            self.send_header("Retry-After", "0")
             self.end_headers()
             self.wfile.write(body)
 
@@ -64,7 +66,7 @@ def answers() -> Iterator[Answers]:
             """Log nothing, to keep the test's output clean."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         answers.address = f"http://127.0.0.1:{server.server_port}"
         try:

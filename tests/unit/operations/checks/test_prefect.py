@@ -21,6 +21,11 @@ from tests.unit.operations.checks.conftest import Answers, Connect, as_prefect
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture(autouse=True)
+def short_clock_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefect, "CLOCK_RETRY_INTERVAL", timedelta(seconds=0.01))
+
+
 async def only(found: Any) -> Any:
     (problem,) = await found
     assert problem.severity is Severity.PROBLEM
