@@ -4,7 +4,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install up test test-rest test-all check fix docs bench chaos lock
+.PHONY: help install up test-pure test affected test-rest test-all check gate fix docs bench chaos lock
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -34,17 +34,31 @@ $(DEV): requirements.lock requirements-dev.lock pyproject.toml
 up: $(READY) ## start everything and run the example job
 	@$(BIN)/daybook up $(ARGS)
 
-# Three processes keep two cores busy, because many tests mostly wait.
-PYTEST = $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Three processes keep two cores busy, because many tests mostly wait. `tests/conftest.py` forms the
+# groups: one process runs all tests at Prefect, the others take whole files.
+PYTEST = $(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
-test: $(DEV) ## run all but the slow tests, three files at a time (ARGS="-n 0 -x": in one process)
+test-pure: $(DEV) ## run the tests that need no database and no process (at each save)
+	@$(PYTEST) tests/pure --hypothesis-profile=few --timeout=60 $(ARGS)
+
+test: $(DEV) ## run all but the slow tests (ARGS="-n 0 -x": in one process)
 	@$(PYTEST) -m "not slow or journey" --hypothesis-profile=few --timeout=60 $(ARGS)
 
+SLOW := slow and not journey or hypothesis
+
+affected: $(DEV) ## run the slow tests that the commits of the last four hours can affect (BASE=commit)
+	@files=$$($(BIN)/python .ci/affected.py $(BASE)) || exit 1; \
+	[ -n "$$files" ] || { echo "the change affects no test"; exit 0; }; \
+	$(PYTEST) -m "$(SLOW)" $$files $(ARGS) || [ $$? = 5 ] # 5: none of them is slow
+
 test-rest: $(DEV) ## run the tests that `make test` skips, and property tests with all examples
-	@$(PYTEST) -m "slow and not journey or hypothesis" $(ARGS)
+	@$(PYTEST) -m "$(SLOW)" $(ARGS)
 
 test-all: $(DEV) ## run all tests
 	@$(PYTEST) $(ARGS)
+
+gate: ## run CI in a clean clone of the last commit; the last step before a change is submitted
+	@.ci/gate
 
 check: $(DEV) ## check style, types, imports, locks, generated pages, site, spelling, language
 	@.ci/check

@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,13 +175,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run files with long tests first, so that none of them runs alone at the end.
+    """Mark the slow cases, and distribute the tests to the processes.
 
     A case on PostgreSQL is `slow` unless its test is marked `dialect`: `make test` runs only the
     cases that can differ between the databases, `make test-all` runs every case on both.
+
+    One process runs all tests at the session's Prefect server, so that there is one server; each
+    other process takes whole files. The longest come first, so that none of them runs alone at the
+    end: the tests at Prefect, those with processes, then the files with the most cases.
     """
-    long = {item.path for item in items if any(map(item.get_closest_marker, ("e2e", "slow")))}
-    items.sort(key=lambda item: item.path not in long)
     for item in items:
         case = getattr(item, "callspec", None)
         if (
@@ -189,10 +192,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             and item.get_closest_marker("dialect") is None
         ):
             item.add_marker(pytest.mark.slow)
+        at_prefect = _at_prefect(item)
+        item.add_marker(pytest.mark.xdist_group("prefect" if at_prefect else str(item.path)))
         # Longer than the default of `make test`: the first of these tests starts Prefect's server.
-        with_prefect = "prefect_server" in getattr(item, "fixturenames", ())
-        if with_prefect and item.get_closest_marker("timeout") is None:
+        if at_prefect and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(120))
+    with_processes = {item.path for item in items if item.get_closest_marker("e2e")}
+    cases = Counter(item.path for item in items)
+    items.sort(
+        key=lambda item: (
+            not _at_prefect(item),
+            item.path not in with_processes,
+            -cases[item.path],
+        )
+    )
+
+
+def _at_prefect(item: pytest.Item) -> bool:
+    return "prefect_server" in getattr(item, "fixturenames", ())
 
 
 def pytest_collection_finish() -> None:
