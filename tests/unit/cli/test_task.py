@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 
 import pytest
 
+from tests import rows
 from tests.unit.cli.conftest import TaskCommands
 
 TITLE = "Review pull request 12"
@@ -34,41 +36,42 @@ def test_instructions_are_read_from_a_file(tasks: TaskCommands) -> None:
     assert "--instructions: nowhere.md cannot be read" in result.err
 
 
-@pytest.mark.parametrize(
-    ("typed", "option", "legal"),
-    [
-        (("add", TITLE, "--priority", "soon"), "--priority", "urgent, high, medium, low"),
-        (("add", TITLE, "--owner", "nobody"), "--owner", "agent:NAME"),
-        (("add", TITLE, "--capability", "a b"), "--capability", "up to 64 letters, digits"),
-        (("add", TITLE, "--prefer-capability", "é"), "--prefer-capability", "up to 64 letters"),
-        (
-            ("add", TITLE, "--prefer-capability", "a,b"),
-            "--prefer-capability",
-            "once for each value",
-        ),
-        (
-            ("session", "register", "x", "--capability", "a,b"),
-            "--capability",
-            "once for each value",
-        ),
-        (("add", " "), "TITLE", "1 to 200 characters"),
-        (("next", "--session", "x", "--lease", "25h"), "--lease", "1s to 1d"),
-        (("next", "--session", "x", "--lease", "5"), "--lease", "whole number of seconds"),
-        (("list", "--status", "done"), "--status", "queued, claimed, needs_attention, completed"),
-        (("list", "--limit", "0"), "--limit", "1 or more"),
-        (("session", "register", "a", "--agent", "x:y"), "--agent", "without a colon"),
-        (("session", "report", "x", "--state", "busy"), "--state", "idle"),
-        (("scheduler", "drain", "--timeout", "soon"), "--timeout", "whole number of seconds"),
-        (("scheduler", "backlog", "--limit", "0"), "--limit", "1 or more"),
-    ],
-)
+INVALID: list[tuple[tuple[str, ...], str, str]] = [
+    (("add", TITLE, "--priority", "soon"), "--priority", "urgent, high, medium, low"),
+    (("add", TITLE, "--owner", "nobody"), "--owner", "agent:NAME"),
+    (("add", TITLE, "--capability", "a b"), "--capability", "up to 64 letters, digits"),
+    (("add", TITLE, "--prefer-capability", "é"), "--prefer-capability", "up to 64 letters"),
+    (
+        ("add", TITLE, "--prefer-capability", "a,b"),
+        "--prefer-capability",
+        "once for each value",
+    ),
+    (
+        ("session", "register", "x", "--capability", "a,b"),
+        "--capability",
+        "once for each value",
+    ),
+    (("add", " "), "TITLE", "1 to 200 characters"),
+    (("next", "--session", "x", "--lease", "25h"), "--lease", "1s to 1d"),
+    (("next", "--session", "x", "--lease", "5"), "--lease", "whole number of seconds"),
+    (("list", "--status", "done"), "--status", "queued, claimed, needs_attention, completed"),
+    (("list", "--limit", "0"), "--limit", "1 or more"),
+    (("session", "register", "a", "--agent", "x:y"), "--agent", "without a colon"),
+    (("session", "report", "x", "--state", "busy"), "--state", "idle"),
+    (("scheduler", "drain", "--timeout", "soon"), "--timeout", "whole number of seconds"),
+    (("scheduler", "backlog", "--limit", "0"), "--limit", "1 or more"),
+]
+
+
 def test_an_invalid_option_is_refused_with_its_name_and_the_legal_values(
-    tasks: TaskCommands, typed: tuple[str, ...], option: str, legal: str
+    tasks: TaskCommands,
 ) -> None:
-    result = tasks(*typed)
-    assert (result.code, result.out) == (2, "")
-    assert option in result.err and legal in result.err, result.err
-    assert tasks.json("list") == [] and tasks.json("session", "list") == []
+    for (typed, option, legal), row in rows.each(INVALID):
+        with row:
+            result = tasks(*typed)
+            assert (result.code, result.out) == (2, "")
+            assert option in result.err and legal in result.err, result.err
+            assert tasks.json("list") == [] and tasks.json("session", "list") == []
 
 
 def test_next_returns_run_token_lease_and_task(tasks: TaskCommands) -> None:
@@ -137,22 +140,19 @@ def test_a_command_with_a_missing_or_wrong_token_changes_nothing(
     assert after == before
 
 
-@pytest.mark.parametrize(
-    "typed", [("dbt_secret",), ("--token", "dbt_secret"), ("--token=dbt_secret",)]
-)
-@pytest.mark.parametrize("verb", ["heartbeat", "complete", "fail", "release"])
-def test_a_token_as_an_argument_is_refused_and_not_repeated(
-    tasks: TaskCommands, verb: str, typed: tuple[str, ...]
-) -> None:
+def test_a_token_as_an_argument_is_refused_and_not_repeated(tasks: TaskCommands) -> None:
+    verbs = ("heartbeat", "complete", "fail", "release")
+    tokens = (("dbt_secret",), ("--token", "dbt_secret"), ("--token=dbt_secret",))
     tasks.claimed()
-    error = ("--error", "no") if verb == "fail" else ()
-    result = tasks(verb, "0f3a", *typed, *error)
-    assert (result.code, result.out) == (2, "")
-    assert (
-        "cannot be passed on the command line" in result.err and "DAYBOOK_TASK_TOKEN" in result.err
-    )
-    assert "dbt_secret" not in result.err
-    assert tasks.json("show", TITLE)["status"] == "claimed"
+    for (verb, typed), row in rows.each(product(verbs, tokens)):
+        error = ("--error", "no") if verb == "fail" else ()
+        with row:
+            result = tasks(verb, "0f3a", *typed, *error)
+            assert (result.code, result.out) == (2, "")
+            assert "cannot be passed on the command line" in result.err
+            assert "DAYBOOK_TASK_TOKEN" in result.err
+            assert "dbt_secret" not in result.err
+            assert tasks.json("show", TITLE)["status"] == "claimed"
 
 
 def test_the_token_is_printed_once_and_never_stored(tasks: TaskCommands) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from daybook.errors import Ambiguous, InvalidInput, NotFound, NothingClaimable
 from daybook.ledger.task_tables import TaskRow, TaskRunRow
 from daybook.tasks import claims, counts, queue
 from daybook.tasks.states import Status
+from tests import rows
 from tests.world import World
 from tests.world.tasks import AGENT
 
@@ -54,31 +56,29 @@ async def test_add_stores_a_task_and_its_first_run(world: World) -> None:
     assert (task.workspace, task.channel, task.paused) == ("garden", "mail", True)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"title": " "},
-        {"title": "x" * 201},
-        {"title": "two\nlines"},
-        {"instructions": "x" * 20_001},
-        {"priority": "later"},
-        {"owner": "somebody"},
-        {"owner": "agent:"},
-        {"owner": "plugin"},
-        {"workspace": "\x07"},
-        {"channel": "x" * 101},
-        {"capabilities": [""]},
-        {"preferred": ["a b"]},
-    ],
-)
-async def test_a_task_with_an_invalid_field_is_refused_and_not_stored(
-    world: World, wrong: dict[str, object]
-) -> None:
-    with pytest.raises(InvalidInput) as refused:
-        await world.tasks.add(**{"title": "tidy up", **wrong})  # type: ignore[arg-type]
+INVALID: list[dict[str, Any]] = [
+    {"title": " "},
+    {"title": "x" * 201},
+    {"title": "two\nlines"},
+    {"instructions": "x" * 20_001},
+    {"priority": "later"},
+    {"owner": "somebody"},
+    {"owner": "agent:"},
+    {"owner": "plugin"},
+    {"workspace": "\x07"},
+    {"channel": "x" * 101},
+    {"capabilities": [""]},
+    {"preferred": ["a b"]},
+]
 
-    assert refused.value.field in wrong
-    assert world.tasks.everything()["tasks"] == world.tasks.everything()["task_runs"] == []
+
+async def test_a_task_with_an_invalid_field_is_refused_and_not_stored(world: World) -> None:
+    for wrong, row in rows.each(INVALID):
+        with row:
+            with pytest.raises(InvalidInput) as refused:
+                await world.tasks.add(**{"title": "tidy up", **wrong})
+            assert refused.value.field in wrong
+            assert world.tasks.everything()["tasks"] == world.tasks.everything()["task_runs"] == []
 
 
 async def test_live_runs_are_listed_in_claim_order_and_ended_runs_newest_first(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from daybook import owners
 from daybook.errors import InvalidInput, NotFound, NothingClaimable
 from daybook.tasks import claims, sessions
+from tests import rows
 from tests.world import World
 from tests.world.tasks import AGENT, OTHER
 
@@ -36,28 +38,26 @@ async def test_a_registered_session_is_idle_and_expires_after_15_minutes(world: 
     assert row.expires_at == world.ledger.now() + timedelta(minutes=15)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"name": " "},
-        {"name": "two\nlines"},
-        {"name": "x" * 101},
-        {"agent": "a:b"},
-        {"type": "x" * 101},
-        {"workspace": "two\nlines"},
-        {"channel": "\x00"},
-        {"capabilities": ["has blanks"]},
-        {"capabilities": [f"c{number}" for number in range(51)]},
-    ],
-)
-async def test_a_session_with_an_invalid_field_is_refused_and_not_stored(
-    world: World, wrong: dict[str, object]
-) -> None:
-    with pytest.raises(InvalidInput) as refused:
-        await world.tasks.register(**{"name": "one", **wrong})  # type: ignore[arg-type]
+INVALID: list[dict[str, Any]] = [
+    {"name": " "},
+    {"name": "two\nlines"},
+    {"name": "x" * 101},
+    {"agent": "a:b"},
+    {"type": "x" * 101},
+    {"workspace": "two\nlines"},
+    {"channel": "\x00"},
+    {"capabilities": ["has blanks"]},
+    {"capabilities": [f"c{number}" for number in range(51)]},
+]
 
-    assert refused.value.field in wrong
-    assert world.tasks.everything()["task_sessions"] == []
+
+async def test_a_session_with_an_invalid_field_is_refused_and_not_stored(world: World) -> None:
+    for wrong, row in rows.each(INVALID):
+        with row:
+            with pytest.raises(InvalidInput) as refused:
+                await world.tasks.register(**{"name": "one", **wrong})
+            assert refused.value.field in wrong
+            assert world.tasks.everything()["task_sessions"] == []
 
 
 async def test_a_session_that_registers_again_keeps_its_id_and_its_run(world: World) -> None:
