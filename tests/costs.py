@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
+from multiprocessing import forkserver
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,8 +29,13 @@ SERVERS = set[int]()
 
 
 def cpu() -> float:
-    """Return the CPU seconds of this process, of its waited-for children, and of `SERVERS`."""
-    return sum(os.times()[:4]) + sum(map(_of, SERVERS))
+    """Return the CPU seconds of this process and its waited-for children, and of long-lived ones.
+
+    These are `SERVERS`, and the server from which `tests.side_by_side` forks processes.
+    """
+    fork_server: int | None = vars(forkserver)["_forkserver"]._forkserver_pid
+    living = SERVERS | {fork_server} if fork_server else SERVERS
+    return sum(os.times()[:4]) + sum(map(_of, living))
 
 
 def import_of_prefect() -> float:

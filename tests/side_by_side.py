@@ -1,7 +1,7 @@
 """Real processes that do the same thing at the same moment, and the result of each.
 
 They are forked from a server that has imported what they need, so that fifty start in a second or
-two.
+two. All test modules share this server: it keeps the imports with which its first process started.
 """
 
 from __future__ import annotations
@@ -13,6 +13,18 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    [
+        "tests.key_makers",
+        "tests.unit.delivery.senders",
+        "tests.unit.ledger.killed",
+        "tests.unit.ledger.still",
+        "tests.unit.runs.claimers",
+        "tests.unit.runs.talkers",
+        "tests.unit.tasks.claimers",
+        "tests.unit.tasks.killed",
+    ]
+)
 
 Found = TypeVar("Found")
 Act = Callable[..., Coroutine[Any, Any, Found]]

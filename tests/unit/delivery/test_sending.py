@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,7 +25,6 @@ from daybook.errors import Ambiguous, NotFound
 from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import LaneRow, OutboxRow
 from daybook.timing import TIMING
-from tests import side_by_side
 from tests.unit.delivery import senders
 from tests.unit.ledger.killed import When
 from tests.world import World
@@ -34,16 +33,6 @@ pytestmark = pytest.mark.anyio
 
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 PENDING, DELIVERED, FAILED = Delivery.PENDING, Delivery.DELIVERED, Delivery.FAILED
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fork_server() -> Iterator[None]:
-    """Preload the ledger in the fork server, so that processes start quickly."""
-    side_by_side.CONTEXT.set_forkserver_preload(["tests.unit.delivery.senders"])
-    yield
-    from multiprocessing import forkserver
-
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 async def asked(world: World, lane: str, count: int = 1, **fields: Any) -> list[str]:

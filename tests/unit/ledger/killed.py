@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Coroutine
@@ -15,8 +14,7 @@ from daybook.ledger.engine import Ledger
 from daybook.prefect import unmirrored
 from daybook.runs import claims, leases, prefect_ends
 from daybook.testing import ManualClock
-
-CONTEXT = multiprocessing.get_context("forkserver")
+from tests.side_by_side import CONTEXT
 
 VERBS: dict[str, Callable[..., Coroutine[Any, Any, object]]] = {
     "claim": claims.claim,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,16 +18,6 @@ from tests.unit.runs.ending import end
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fork_server() -> Iterator[None]:
-    """Import the ledger in the server that all processes are forked from; stop it afterwards."""
-    killed.CONTEXT.set_forkserver_preload(["tests.unit.ledger.killed"])
-    yield
-    from multiprocessing import forkserver
-
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 async def _scene(world: World, verb: str) -> tuple[Any, ...]:

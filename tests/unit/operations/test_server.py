@@ -137,12 +137,13 @@ async def test_waiting_for_a_server_that_never_answers_ends_with_an_error(
 
 
 async def test_a_long_wait_reports_progress_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "PROGRESS_INTERVAL_SECONDS", 0.4)
+    monkeypatch.setattr(server, "PROGRESS_INTERVAL_SECONDS", 0.2)
+    monkeypatch.setattr(server, "POLL_INTERVAL_SECONDS", 0.02)
     waits: list[float] = []
     with pytest.raises(PrefectUnreachable):
-        await server.wait_until_healthy(server.api_url(free_port()), 3.0, progress=waits.append)
+        await server.wait_until_healthy(server.api_url(free_port()), 1.5, progress=waits.append)
     assert len(waits) >= 2
-    assert all(later - before >= 0.4 for before, later in pairwise(waits))
+    assert all(later - before >= 0.2 for before, later in pairwise(waits))
 
 
 async def test_waiting_for_a_server_that_exited_ends_at_once_with_its_output(

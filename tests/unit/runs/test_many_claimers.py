@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
@@ -17,7 +16,6 @@ from daybook.runs import claims
 from daybook.runs.claim_requests import Finished, Granted, HeldElsewhere, NeedsReconcile
 from daybook.testing import ManualClock
 from daybook.timing import TIMING
-from tests import side_by_side
 from tests.databases import Database
 from tests.unit.runs import claimers
 from tests.world import World
@@ -27,16 +25,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 MOST = {"sqlite": 50, "postgresql": 25}
 """How many processes; a PostgreSQL server takes a hundred connections, and not from us alone."""
 crowds = pytest.mark.parametrize("many", [12, pytest.param(50, marks=pytest.mark.slow)])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fork_server() -> Iterator[None]:
-    """Import the ledger in the server that all processes are forked from; stop it afterwards."""
-    side_by_side.CONTEXT.set_forkserver_preload(["tests.unit.runs.claimers"])
-    yield
-    from multiprocessing import forkserver
-
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 def _run_id(result: claimers.ProcessResult) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,23 +16,12 @@ from daybook.runs import claim_requests as offers
 from daybook.runs import claims, rows, sessions
 from daybook.runs.claim_requests import ClaimRequest, Granted
 from daybook.testing import ManualClock
-from tests import side_by_side
 from tests.databases import Database
 from tests.unit.runs import claimers, talkers
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 MANY = 20
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fork_server() -> Iterator[None]:
-    """Import the ledger in the server that all processes are forked from; stop it afterwards."""
-    side_by_side.CONTEXT.set_forkserver_preload(["tests.unit.runs.talkers"])
-    yield
-    from multiprocessing import forkserver
-
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 def claim_request(number: int) -> ClaimRequest:

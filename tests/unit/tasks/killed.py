@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import signal
 from typing import Literal
@@ -15,8 +14,8 @@ from daybook.tasks.cycle import cycle
 from daybook.tasks.model import EscalationPolicy
 from daybook.tasks.notifier import StarvingRun
 from daybook.testing import ManualClock
+from tests.side_by_side import CONTEXT
 
-CONTEXT = multiprocessing.get_context("forkserver")
 CAPABLE = {"default": frozenset({"python"})}
 
 When = Literal["before", "after"]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 
 from daybook.tasks import queue
-from tests import side_by_side
 from tests.unit.tasks import claimers
 from tests.world import World
 
@@ -17,16 +15,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 TWELVE = 12
 ENDS = {"complete": "completed", "fail": "failed", "release": "queued"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fork_server() -> Iterator[None]:
-    """Start the fork server of all other processes with the ledger imported, and stop it."""
-    side_by_side.CONTEXT.set_forkserver_preload(["tests.unit.tasks.claimers"])
-    yield
-    from multiprocessing import forkserver
-
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 async def test_three_of_twelve_sessions_that_claim_at_once_get_the_three_runs(world: World) -> None:
