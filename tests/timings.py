@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from datetime import timedelta
 from types import ModuleType
@@ -37,6 +38,9 @@ in time, also if other work keeps both cores busy.
 """
 
 
+WAIT_SECONDS = 20.0
+
+
 async def expire_timeout(seconds: float) -> None:
     """Wait until a timeout of ``seconds`` runs, and advance the event loop's clock to its end.
 
@@ -45,7 +49,9 @@ async def expire_timeout(seconds: float) -> None:
     """
     loop = asyncio.get_running_loop()
     now, timers = loop.time, vars(loop)["_scheduled"]
+    limit = time.monotonic() + WAIT_SECONDS
     while True:
+        assert time.monotonic() < limit, f"no timeout of {seconds:g} s runs"
         left = [each.when() - now() for each in timers if not each.cancelled()]
         if left := [each for each in left if seconds / 2 < each <= seconds]:
             break

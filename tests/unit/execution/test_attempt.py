@@ -254,7 +254,8 @@ async def test_a_run_that_is_stopped_for_its_rerun_gets_no_outcome(
     monkeypatch.setattr(lease, "Ledger", half_a_second)
     granted = replace(begun.granted, parameters={"policy": {"on_lost": "rerun"}})
     with begun.locked(), pytest.raises(LeaseNotRenewed):
-        await attempt.run_attempt(begun.ledger, granted, 1, Held(), ManualClock(SYSTEM_CLOCK.now()))
+        async with asyncio.timeout(20):
+            await attempt.run_attempt(begun.ledger, granted, 1, Held(), ManualClock())
 
     row = await begun.row()
     assert (row.status, row.fence, row.evidence) == ("running", 1, [])

@@ -233,8 +233,12 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("unreachable")
 async def test_a_call_that_failed_halfway_does_not_say_that_nothing_was_changed(
-    stored: Path,
+    stored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def listens(_: str) -> bool:
+        return False
+
+    monkeypatch.setattr(client, "refuses_connections", listens)
     before = await runs.history("export")
     answer = await call("cron_trigger", {"job_id": "export"})
     assert answer.refused
