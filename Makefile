@@ -4,7 +4,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install up test-pure test affected test-rest test-all check gate fix docs bench chaos lock
+.PHONY: help install up test affected test-rest test-all check gate fix docs bench chaos lock
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -34,13 +34,11 @@ $(DEV): requirements.lock requirements-dev.lock pyproject.toml
 up: $(READY) ## start everything and run the example job
 	@$(BIN)/daybook up $(ARGS)
 
-# Three processes keep two cores busy, because many tests mostly wait. `tests/conftest.py` forms the
-# groups: one process runs all tests at Prefect, the others take whole files.
-PYTEST = $(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
+# Three processes keep two cores busy, because many tests mostly wait.
+PYTEST = $(BIN)/python -m pytest -n 3 --no-loadscope-reorder --dist $(DIST)
+DIST = loadfile
 
-test-pure: $(DEV) ## run the tests that need no database and no process (at each save)
-	@$(PYTEST) tests/pure --hypothesis-profile=few --timeout=60 $(ARGS)
-
+test: DIST = loadgroup # all tests at Prefect in one process (tests/conftest.py): one server
 test: $(DEV) ## run all but the slow tests (ARGS="-n 0 -x": in one process)
 	@$(PYTEST) -m "not slow or journey" --hypothesis-profile=few --timeout=60 $(ARGS)
 

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 import pytest
 from anyio.from_thread import start_blocking_portal
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from daybook.home import CLIENT_CREDENTIAL, SERVER_CREDENTIAL, Home
 from daybook.operations import server
@@ -175,14 +177,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the slow cases, and distribute the tests to the processes.
+    """Mark the slow cases, and sort the files.
 
     A case on PostgreSQL is `slow` unless its test is marked `dialect`: `make test` runs only the
     cases that can differ between the databases, `make test-all` runs every case on both.
 
-    One process runs all tests at the session's Prefect server, so that there is one server; each
-    other process takes whole files. The longest come first, so that none of them runs alone at the
-    end: the tests at Prefect, those with processes, then the files with the most cases.
+    The longest files come first, so that none of them runs alone at the end: those at Prefect, those
+    with processes, then those with the most cases.
     """
     for item in items:
         case = getattr(item, "callspec", None)
@@ -192,8 +193,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             and item.get_closest_marker("dialect") is None
         ):
             item.add_marker(pytest.mark.slow)
-        at_prefect = _at_prefect(item)
-        item.add_marker(pytest.mark.xdist_group("prefect" if at_prefect else str(item.path)))
+        at_prefect = "prefect_server" in getattr(item, "fixturenames", ())
         # Longer than the default of `make test`: the first of these tests starts Prefect's server.
         if at_prefect and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(120))
@@ -201,15 +201,44 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     cases = Counter(item.path for item in items)
     items.sort(
         key=lambda item: (
-            not _at_prefect(item),
+            not _at_prefect(item.nodeid),
             item.path not in with_processes,
             -cases[item.path],
         )
     )
 
 
-def _at_prefect(item: pytest.Item) -> bool:
-    return "prefect_server" in getattr(item, "fixturenames", ())
+AT_PREFECT = (
+    "tests/e2e/",
+    "tests/flows/",
+    "tests/chaos/test_kills.py",
+    "tests/contract/agents/test_documents.py",
+    "tests/contract/agents/test_model_documents.py",
+    "tests/contract/channels/",
+    "tests/contract/delivery/",
+    "tests/contract/http/",
+    "tests/contract/tools/test_server_blocks.py",
+)
+"""The files whose tests are at the session's Prefect, but for those with servers of their own."""
+OWN_SERVERS = tuple(
+    f"tests/e2e/test_{name}.py" for name in ("command_server", "first_light", "tasks_cli")
+)
+
+
+def _at_prefect(nodeid: str) -> bool:
+    return nodeid.startswith(AT_PREFECT) and not nodeid.startswith(OWN_SERVERS)
+
+
+class OnePrefect(LoadScopeScheduling):
+    """Distributes whole files, but all files at Prefect to one process: so there is one server."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "prefect" if _at_prefect(nodeid) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OnePrefect | None:
+    """Return the scheduler of `make test`, which is chosen by `--dist loadgroup`."""
+    return OnePrefect(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 def pytest_collection_finish() -> None:
