@@ -1,9 +1,9 @@
 """Prints the test files that a change can affect, one per line: `.ci/affected.py [BASE]`.
 
 The change is everything since the commit BASE (default: the commits of the last four hours), also
-what is not committed. A test file is affected if it has changed, or a module that it imports, at any
-depth. The tests of `PROCESSES` start processes whose code they do not import: for them, the packages
-listed there count instead of their imports.
+what is not committed. A test file is affected if it has changed, or a module that it imports, at
+any depth. The tests of `PROCESSES` start processes whose code they do not import: for them, the
+packages listed there count instead of their imports.
 """
 
 from __future__ import annotations
@@ -22,10 +22,18 @@ PACKAGES = ("daybook", "flows", "blocks", "deployments", "chaos", "benchmarks")
 EVERYTHING = ("pyproject.toml", "requirements.lock", "tests/conftest.py")
 """A change of one of these affects every test."""
 
-_RUNS = (
-    "daybook.worker daybook.execution daybook.runs daybook.prefect daybook.ledger daybook.timing "
-    "daybook.processes daybook.jobs daybook.schedules flows"
-).split()
+_RUNS = [
+    "daybook.worker",
+    "daybook.execution",
+    "daybook.runs",
+    "daybook.prefect",
+    "daybook.ledger",
+    "daybook.timing",
+    "daybook.processes",
+    "daybook.jobs",
+    "daybook.schedules",
+    "flows",
+]
 PROCESSES = {
     "tests/e2e/worker": [*_RUNS, "daybook.agents", "daybook.tools"],
     "tests/e2e/keeper": [*_RUNS, "daybook.keeper"],
@@ -37,7 +45,7 @@ PROCESSES = {
     "tests/chaos": [*_RUNS, "daybook.keeper", "chaos"],
     "tests/contract/worker": ["daybook.worker", "daybook.processes", "daybook.timing"],
 }
-"""The packages of which a test in the folder needs a run if they change; the first folder counts."""
+"""Packages whose changes affect the tests in a folder; the first folder that contains it counts."""
 
 
 def changed(base: str) -> set[str]:
@@ -61,9 +69,7 @@ def _needs(path: Path, modules: set[str]) -> bool:
         return not modules.isdisjoint(_imports(path))
     own = {name for name in _imports(path) if name.startswith("tests.")}
     prefixes = tuple(f"{name}." for name in declared)
-    return any(
-        name in own or name in declared or name.startswith(prefixes) for name in modules
-    )
+    return any(name in own or name in declared or name.startswith(prefixes) for name in modules)
 
 
 @cache

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 import pytest
 from anyio.from_thread import start_blocking_portal
 from hypothesis import settings
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
+from xdist.remote import Producer  # type: ignore[import-untyped]
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from daybook.home import CLIENT_CREDENTIAL, SERVER_CREDENTIAL, Home
 from daybook.operations import server
@@ -182,8 +182,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     A case on PostgreSQL is `slow` unless its test is marked `dialect`: `make test` runs only the
     cases that can differ between the databases, `make test-all` runs every case on both.
 
-    The longest files come first, so that none of them runs alone at the end: those at Prefect, those
-    with processes, then those with the most cases.
+    The longest files come first, so that none of them runs alone at the end: those at Prefect,
+    those with processes, then those with the most cases.
     """
     for item in items:
         case = getattr(item, "callspec", None)
@@ -229,7 +229,7 @@ def _at_prefect(nodeid: str) -> bool:
     return nodeid.startswith(AT_PREFECT) and not nodeid.startswith(OWN_SERVERS)
 
 
-class OnePrefect(LoadScopeScheduling):
+class OnePrefect(LoadScopeScheduling):  # type: ignore[misc]
     """Distributes whole files, but all files at Prefect to one process: so there is one server."""
 
     def _split_scope(self, nodeid: str) -> str:

@@ -3,8 +3,8 @@
 The server is the one on this machine, or that of `TEST_POSTGRESQL_URL`. Without one its tests are
 skipped, which CI refuses. A session creates two databases of its own there and drops them at its
 end: one is emptied for each test that creates its own schema, the other keeps the schema and loses
-its rows, which takes a millisecond. A test process has one such SQLite ledger too, and keeps it open
-(`shared_ledger`): to create and open a file takes 20 ms.
+its rows, which takes a millisecond. A test process has one such SQLite ledger too, and keeps it
+open (`shared_ledger`): to create and open a file takes 20 ms.
 
 No test depends on durability after a power cut, so no write waits for the disk (5 ms a commit).
 """
@@ -269,8 +269,9 @@ def of_kind(
 class SharedLedger(Ledger):
     """The SQLite ledger of this test process, in a file of its own.
 
-    Its tests use it one after the other, each in its own event loop. The driver's connections belong
-    to no loop, but the locks and queues of a loop do: `begin` replaces them.
+    Its tests use it one after the other, each in its own event loop. The driver's connections
+    belong to no loop, but a lock and a queue do: `begin` replaces the one, and a ledger with the
+    other is closed (`is_free`).
     """
 
     def __init__(self, path: Path) -> None:
@@ -305,8 +306,9 @@ async def shared_ledger(clock: Clock) -> AsyncIterator[SharedLedger]:
     if not _SHARED:
         path = Path(tempfile.mkdtemp(prefix="daybook-shared-")) / "ledger.db"
         shutil.copy(_template(), path)
-        ledger = SharedLedger(path)
-        _SHARED.append(await ledger.__aenter__())
+        opened = SharedLedger(path)
+        await opened.__aenter__()
+        _SHARED.append(opened)
     ledger = _SHARED[0]
     ledger.begin(clock)
     yield ledger

@@ -136,6 +136,7 @@ async def test_status_and_doctor_name_a_prefect_that_belongs_to_another_daybook(
     assert of_worker.fix == "daybook up"
 
 
+@pytest.mark.slow
 async def test_two_homes_may_share_one_prefect(
     client: Any, daybook_home: Home, own_ledger: Ledger, other: str, beat: Beat
 ) -> None:

@@ -83,6 +83,7 @@ async def test_a_program_that_fails_fails_the_run(world: World) -> None:
     assert "no such repository" in await world.prefect.artifact(row.flow_run_id)
 
 
+@pytest.mark.slow
 async def test_a_program_that_exceeds_its_timeout_is_ended_and_timed_out(world: World) -> None:
     agent = await world.agents.add('print("so far", flush=True); tell("running"); forever()')
 

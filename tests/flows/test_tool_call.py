@@ -150,6 +150,7 @@ async def test_an_exception_fails_the_run_with_its_message_and_without_a_retry(
     assert (row.status, row.attempts, len(tools.calls)) == ("failed", 1, 1)
 
 
+@pytest.mark.slow
 async def test_a_temporary_error_is_retried_as_often_as_promised_with_the_same_key(
     world: World, tools: Tools
 ) -> None:
@@ -248,6 +249,7 @@ async def test_an_idempotent_call_is_retried_if_its_server_ends(world: World) ->
     assert (result["output"], row.attempts, server.effect_count) == ("at last", 2, 2)
 
 
+@pytest.mark.slow
 async def test_a_call_without_an_answer_in_time_is_unknown_and_its_server_is_ended(
     world: World,
 ) -> None:

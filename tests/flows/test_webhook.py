@@ -99,6 +99,7 @@ async def test_a_request_without_an_answer_leaves_the_run_unknown_and_is_not_rep
     assert "so its effect is unknown" in row.reason
 
 
+@pytest.mark.slow
 async def test_an_idempotent_request_without_an_answer_is_repeated_with_the_same_key(
     world: World, server: Receiver
 ) -> None:

@@ -358,9 +358,7 @@ class World:
 
 
 @asynccontextmanager
-async def in_database(
-    request: pytest.FixtureRequest, clock: ManualClock
-) -> AsyncIterator[World]:
+async def in_database(request: pytest.FixtureRequest, clock: ManualClock) -> AsyncIterator[World]:
     """Yield an empty ledger in the kind of database that the fixture's parameter names."""
     if request.param == "sqlite":
         async with databases.shared_ledger(clock) as shared:

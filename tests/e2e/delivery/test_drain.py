@@ -128,6 +128,7 @@ async def test_a_cancelled_dispatch_records_finished_tries_and_releases_the_rest
         assert found == (status, int(done), None), number
 
 
+@pytest.mark.slow
 async def test_without_prefect_a_file_message_is_sent_and_callbacks_stay_pending(
     world: World, receiver: ReceiverProcess, daybook_home: Home
 ) -> None:
@@ -261,6 +262,7 @@ async def test_a_dispatch_claims_nothing_after_its_claim_period_ends(
     assert await _drain(world, claims_for=20.0) == DispatchResult(delivered=1)
 
 
+@pytest.mark.slow
 async def test_a_dispatch_that_lost_a_callbacks_lease_records_no_try(
     world: World, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:

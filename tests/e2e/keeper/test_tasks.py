@@ -153,6 +153,7 @@ async def test_the_keeper_wakes_a_connected_session(
     assert await so(woken, SOON), child.tail()
 
 
+@pytest.mark.slow
 async def test_an_event_that_is_sent_twice_is_one_event_in_prefect(world: World) -> None:
     now = world.ledger.now()
     run_id = uuid4().hex

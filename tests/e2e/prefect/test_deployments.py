@@ -199,6 +199,7 @@ async def test_deployment_fields_that_only_prefect_has_are_kept(world: Any) -> N
         assert found.version == "7"
 
 
+@pytest.mark.slow
 async def test_a_due_time_between_the_edit_and_the_write_is_queued(world: Any) -> None:
     """A due time that passes while Prefect is slow is not lost: it is queued late."""
     await world.add("idle", cron="0 0 1 1 *")

@@ -12,7 +12,9 @@ import anyio
 import pytest
 from sqlalchemy import text
 
+from daybook.ledger import schema
 from daybook.ledger.engine import Ledger
+from tests import databases
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +44,10 @@ async def test_closing_a_second_opening_does_not_let_another_process_delete_the_
         assert (tmp_path / "ledger.db-wal").exists()
 
 
-async def test_one_process_can_open_several_new_ledgers_at_once(tmp_path: Path) -> None:
+async def test_one_process_can_open_several_new_ledgers_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "upgrade", databases.migrate)
     # Alembic's migrations share one context in a process, whatever the ledger.
     ledgers = [Ledger(f"sqlite+aiosqlite:///{tmp_path}/{n}.db") for n in range(4)]
     async with AsyncExitStack() as stack:
@@ -50,7 +55,11 @@ async def test_one_process_can_open_several_new_ledgers_at_once(tmp_path: Path) 
         assert len({each.id for each in ledgers}) == 4
 
 
-def test_one_process_can_open_new_ledgers_in_several_event_loops_at_once(tmp_path: Path) -> None:
+def test_one_process_can_open_new_ledgers_in_several_event_loops_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "upgrade", databases.migrate)
+
     async def opened(number: int) -> str:
         async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/{number}.db") as ledger:
             return ledger.id
