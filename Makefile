@@ -4,7 +4,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install up test affected test-rest test-all check gate fix docs bench chaos lock
+.PHONY: help install up test-pure test affected test-rest test-all check gate fix docs bench chaos lock
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -19,7 +19,7 @@ $(shell rm -f $(READY) $(DEV))
 endif
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 install: $(DEV) ## create .venv from the locks if it is missing or outdated
 
@@ -38,6 +38,9 @@ up: $(READY) ## start everything and run the example job
 PYTEST = $(BIN)/python -m pytest -n 3 --no-loadscope-reorder --dist $(DIST)
 DIST = loadfile
 
+test-pure: $(DEV) ## run the tests that need no database, server or process (at each save)
+	@$(BIN)/python -m pytest tests/pure --hypothesis-profile=few --timeout=60 $(ARGS)
+
 test: DIST = loadgroup # all tests at Prefect in one process (tests/conftest.py): one server
 test: $(DEV) ## run all but the slow tests (ARGS="-n 0 -x": in one process)
 	@$(PYTEST) -m "not slow or journey" --hypothesis-profile=few --timeout=60 $(ARGS)
@@ -50,7 +53,7 @@ affected: $(DEV) ## run the slow tests that the commits of the last four hours c
 	$(PYTEST) -m "$(SLOW)" $$files $(ARGS) || [ $$? = 5 ] # 5: none of them is slow
 
 test-rest: $(DEV) ## run the tests that `make test` skips, and property tests with all examples
-	@$(PYTEST) -m "$(SLOW)" $(ARGS)
+	@$(PYTEST) -m "$(SLOW)" --repeats 4 $(ARGS)
 
 test-all: $(DEV) ## run all tests
 	@$(PYTEST) $(ARGS)

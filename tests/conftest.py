@@ -12,11 +12,14 @@ import gc
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -170,13 +173,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="most CPU time, in imports of Prefect",
     )
 
+    parser.addoption(
+        "--repeats",
+        type=int,
+        default=1,
+        metavar="N",
+        help="run one in N of the cases that repeat a test on PostgreSQL, others for each commit",
+    )
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(costs.Costs(config.getoption("--budget")))
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the slow cases, and sort the files.
 
     A case on PostgreSQL is `slow` unless its test is marked `dialect`: `make test` runs only the
@@ -185,6 +196,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     The longest files come first, so that none of them runs alone at the end: those at Prefect,
     those with processes, then those with the most cases.
     """
+    repeats = list[pytest.Item]()
     for item in items:
         case = getattr(item, "callspec", None)
         if (
@@ -193,10 +205,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             and item.get_closest_marker("dialect") is None
         ):
             item.add_marker(pytest.mark.slow)
+            repeats.append(item)
         at_prefect = "prefect_server" in getattr(item, "fixturenames", ())
         # Longer than the default of `make test`: the first of these tests starts Prefect's server.
         if at_prefect and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(120))
+    if (share := config.getoption("--repeats")) > 1:
+        left_out = {item for item in repeats if not _is_chosen(item.nodeid, share)}
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=list(left_out))
     with_processes = {item.path for item in items if item.get_closest_marker("e2e")}
     cases = Counter(item.path for item in items)
     items.sort(
@@ -206,6 +223,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             -cases[item.path],
         )
     )
+
+
+@cache
+def _commit() -> str:
+    head = ["git", "rev-parse", "HEAD"]
+    found = subprocess.run(head, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return found.stdout.strip()
+
+
+def _is_chosen(nodeid: str, share: int) -> bool:
+    """Return whether this commit runs the case; of each ``share`` commits about one does."""
+    return zlib.crc32(f"{_commit()} {nodeid}".encode()) % share == 0
 
 
 AT_PREFECT = (

@@ -22,6 +22,6 @@ To add a kind of agent, change these files:
 - `blocks/agents.py`: its block class (`blocks/__init__.py` registers all classes of that module);
 - `cli/agents.py`: its options in `add_`, which also lists the kinds;
 - `api/agents.py`: `_check` and `_check_tools`, if its settings need a check before they are stored;
-- `tests/contract/agents/test_agent.py`: an entry in `AGENTS`; `tests/unit/agents/test_kinds.py`
+- `tests/contract/agents/test_agent.py`: an entry in `AGENTS`; `tests/pure/agents/test_kinds.py`
   lists the kinds, too.
 """

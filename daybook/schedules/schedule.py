@@ -16,7 +16,7 @@ A new kind of schedule needs:
 - its name or text form in the texts that list them: `SYNTAX_HINT`, `FIELD_NAMES`,
   `ScheduleFields.schedule`, the docstrings of `api.client.Client.add`, `cli.jobs.add_` and
   `jobs.views.ScheduleView`, the guides jobs.md and mcp.md, and concepts/job.md;
-  `tests/unit/schedules/test_schedule.py` and `tests/unit/jobs/test_model.py` quote the hints of
+  `tests/pure/schedules/test_schedule.py` and `tests/pure/jobs/test_model.py` quote the hints of
   `make`
 
 The options of `daybook add`, `edit` and `next` and the arguments of agents' tools follow from

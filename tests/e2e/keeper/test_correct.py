@@ -15,7 +15,7 @@ from daybook.prefect import corrections as correct
 from daybook.prefect import scheduled_runs
 from daybook.runs import claims
 from daybook.runs.claim_requests import ClaimRequest, Granted
-from tests.unit.schedules import oracle
+from tests.pure.schedules import oracle
 from tests.world import World
 from tests.world.prefect import Died
 

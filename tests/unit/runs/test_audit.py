@@ -19,7 +19,7 @@ from daybook.runs import audit, claim_rules, claims, prefect_ends
 from daybook.runs.audit import AuditResult
 from daybook.runs.claim_requests import Finished, Granted, NeedsReconcile, Waiting
 from daybook.runs.prefect_ends import EndInPrefect
-from tests.unit.schedules import oracle
+from tests.pure.schedules import oracle
 from tests.world import World
 
 pytestmark = pytest.mark.anyio

@@ -40,7 +40,7 @@ from daybook.schedules import cron
 from daybook.schedules.due import between, due_times, is_due
 from daybook.schedules.schedule import Cron
 from tests.costs import examples
-from tests.unit.schedules import oracle
+from tests.pure.schedules import oracle
 
 pytestmark = [
     # Hypothesis checks whether the process's random state changes while it draws. Other threads of
