@@ -216,13 +216,13 @@ class _Handler(BaseHTTPRequestHandler):
             case Hang():
                 self._hang()
             case Cut():
-                self._cut(step, *_told(request, _answer(request, Answer("A long answer."))))
+                self._cut(step, *_encoded(request, _answer(request, Answer("A long answer."))))
             case Status():
                 self._send(step.code, _error(request, step), step.headers)
             case Page():
                 self._send(200, step.body.encode(), {"Content-Type": step.content_type})
             case Answer():
-                self._send(200, *_told(request, _answer(request, step)))
+                self._send(200, *_encoded(request, _answer(request, step)))
 
     def _send(self, code: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         request_headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
@@ -251,7 +251,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: int(len(body) * step.share)])
 
 
-def _told(request: ModelRequest, answer: dict[str, Any]) -> tuple[bytes, Mapping[str, str]]:
+def _encoded(request: ModelRequest, answer: dict[str, Any]) -> tuple[bytes, Mapping[str, str]]:
     if request.body.get("stream"):
         return _stream(_events(answer)), {"Content-Type": "text/event-stream"}
     return json.dumps(answer).encode(), {"Content-Type": "application/json"}

@@ -46,7 +46,7 @@ async def _job(world: World, server: Receiver, **more: str) -> StoredJob:
     return await world.deploy(agent=agent.name, on_demand=True, **given)
 
 
-async def _told(world: World) -> list[OutboxRow]:
+async def _deliveries(world: World) -> list[OutboxRow]:
     async with world.ledger.read() as session:
         return await history.list_for_run(session, (await world.row()).id)
 
@@ -127,7 +127,7 @@ async def test_a_hanging_receiver_delays_the_end_of_the_process_only_briefly(
     assert SYSTEM_CLOCK.now() - began < TIMING.own_state_limit + timedelta(seconds=10)
     assert (await world.row()).status == "succeeded"
     # The process released the callback: no try is used up, and the next one has its full timeout.
-    [delivery] = await _told(world)
+    [delivery] = await _deliveries(world)
     assert (delivery.status, delivery.attempts, delivery.lease_until) == ("pending", 0, None)
 
 

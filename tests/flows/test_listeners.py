@@ -25,7 +25,7 @@ def nobody_else(daybook_home: Home) -> Iterator[None]:
         yield
 
 
-async def _told(world: World) -> list[OutboxRow]:
+async def _deliveries(world: World) -> list[OutboxRow]:
     async with world.ledger.read() as session:
         return await history.list_for_run(session, (await world.row()).id)
 
@@ -49,7 +49,7 @@ async def test_a_direct_call_notifies_its_listeners_before_the_flow_returns(worl
     assert not in_main
     assert (row.status, row.delivery, row.error) == ("succeeded", "not_requested", None)
     assert result["status"] == "succeeded"
-    assert {(each.address, each.status, each.error) for each in await _told(world)} == {
+    assert {(each.address, each.status, each.error) for each in await _deliveries(world)} == {
         ("works", "delivered", None),
         ("breaks", "failed", "ValueError: no disk"),
     }
@@ -65,7 +65,7 @@ async def test_the_process_of_a_run_leaves_listeners_to_the_keeper(world: World)
     job = await world.deploy(agent=agent.name, on_demand=True)
     state = await world.workers.executed(await world.prefect.custom_run(job))
     assert state.is_completed()
-    [delivery] = await _told(world)
+    [delivery] = await _deliveries(world)
     assert (delivery.address, delivery.event, delivery.status, delivery.fence) == (
         "elsewhere",
         "succeeded",

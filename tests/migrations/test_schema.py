@@ -226,8 +226,8 @@ async def stored_rows(database: Database) -> dict[str, str]:
     async with Ledger(database.address, clock) as ledger:
         world = World(ledger, clock)
         job = await world.add("brief")
-        await world.settled(world.claim_request(job), Status.SUCCEEDED, output="All is well.")
-        await world.begun(world.claim_request(job))
+        await world.finished(world.claim_request(job), Status.SUCCEEDED, output="All is well.")
+        await world.running(world.claim_request(job))
         await world.request(await world.add("other", on_demand=True))
         return {row.id: row.status for row in await world.rows()}
 

@@ -238,24 +238,24 @@ class World:
     async def claim(self, claim_request: ClaimRequest) -> ClaimResult:
         return await claims.claim(self.ledger, claim_request)
 
-    async def granted(self, claim_request: ClaimRequest) -> Granted:
+    async def claimed(self, claim_request: ClaimRequest) -> Granted:
         """Claim at the due time and expect the claim to succeed."""
         self.clock.move(max(claim_request.due - self.clock.now(), timedelta(0)))
         answer = await self.claim(claim_request)
         assert isinstance(answer, Granted), answer
         return answer
 
-    async def begun(self, claim_request: ClaimRequest) -> Granted:
-        granted = await self.granted(claim_request)
+    async def running(self, claim_request: ClaimRequest) -> Granted:
+        granted = await self.claimed(claim_request)
         await claims.begin(self.ledger, granted.run_id, granted.fence)
         return granted
 
-    async def settled(self, claim_request: ClaimRequest, status: Status, **fields: Any) -> Granted:
-        granted = await self.begun(claim_request)
-        await self.settle(granted, status, **fields)
+    async def finished(self, claim_request: ClaimRequest, status: Status, **fields: Any) -> Granted:
+        granted = await self.running(claim_request)
+        await self.finish(granted, status, **fields)
         return granted
 
-    async def settle(self, granted: Granted, status: Status, **fields: Any) -> Status:
+    async def finish(self, granted: Granted, status: Status, **fields: Any) -> Status:
         outcome = Outcome(status, **fields)
         return await claims.finish(self.ledger, granted.run_id, granted.fence, outcome)
 

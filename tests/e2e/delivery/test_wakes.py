@@ -30,13 +30,15 @@ async def _capable() -> Mapping[str, frozenset[str]]:
     return {}
 
 
-async def _told(starving: StarvingRun) -> None:
+async def _notified(starving: StarvingRun) -> None:
     raise AssertionError(starving)
 
 
 async def _cycle(world: World, receiver: ReceiverProcess) -> CycleReport:
     policy = EscalationPolicy(wake_url=f"{receiver.address}/wake?key=private")
-    return await cycle.cycle(world.ledger, policy=policy, notifier=_told, capabilities_of=_capable)
+    return await cycle.cycle(
+        world.ledger, policy=policy, notifier=_notified, capabilities_of=_capable
+    )
 
 
 async def _wakes(world: World) -> list[OutboxRow]:

@@ -47,7 +47,7 @@ async def disorder(world: World) -> dict[str, str]:
     ) -> None:
         row, run = await world.prefect.carried(await world.deploy(), until=until)
         if running:
-            await world.begun(world.claim_request_of(row))
+            await world.running(world.claim_request_of(row))
         await world.prefect.set(run, *states)
         expected[row.id] = status
 
@@ -65,7 +65,7 @@ async def disorder(world: World) -> dict[str, str]:
     await add("cancelled", Cancelled(), running=True)
     for status in (Status.SUCCEEDED, Status.FAILED):
         row, _ = await world.prefect.carried(await world.deploy(), Pending(), Running())
-        granted = await world.begun(world.claim_request_of(row))
+        granted = await world.running(world.claim_request_of(row))
         await claims.finish(world.ledger, row.id, granted.fence, Outcome(status, error="why"))
         expected[row.id] = str(status)
     deleted_run, run = await world.prefect.carried(await world.deploy(), until=later)

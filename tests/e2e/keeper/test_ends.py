@@ -36,9 +36,9 @@ async def scheduled(world: World) -> FlowRun:
 async def held(world: World, *, running: bool) -> tuple[RunRow, FlowRun, Granted]:
     row, run = await world.prefect.carried(await world.deploy())
     granted = await (
-        world.begun(world.claim_request_of(row))
+        world.running(world.claim_request_of(row))
         if running
-        else world.granted(world.claim_request_of(row))
+        else world.claimed(world.claim_request_of(row))
     )
     await world.prefect.set(run, Pending(), Running())
     return await world.row(row.id), run, granted
@@ -314,7 +314,7 @@ async def test_a_cancelling_run_is_left_to_its_holder(world: World) -> None:
 
 async def test_an_old_end_in_prefect_does_not_end_a_row_that_began_meanwhile(world: World) -> None:
     row, _ = await world.prefect.carried(await world.deploy(), Crashed())
-    world.prefect.after["filter"] = lambda: world.begun(world.claim_request_of(row))
+    world.prefect.after["filter"] = lambda: world.running(world.claim_request_of(row))
 
     await record_ends(world)
 

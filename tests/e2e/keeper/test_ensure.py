@@ -230,7 +230,7 @@ async def test_a_run_that_starts_while_it_is_moved_continues(world: World) -> No
 
     async def starts() -> None:
         await world.set_row(row, until=world.at(seconds=-1))
-        await world.begun(world.claim_request_of(row))
+        await world.running(world.claim_request_of(row))
         await world.prefect.set(run, Pending(), Running())
 
     world.prefect.before["set_state"] = starts
@@ -252,7 +252,7 @@ async def test_a_row_claimed_just_before_the_write_keeps_its_prefect_state(world
     stored = await world.deploy()
     row, run = await world.prefect.carried(stored, Pending(), Running())
     world.passes(seconds=70)
-    world.prefect.after["filter"] = lambda: world.begun(world.claim_request_of(row))
+    world.prefect.after["filter"] = lambda: world.running(world.claim_request_of(row))
 
     assert not await scheduled_runs.ensure_all(world.ledger, world.client)
 
@@ -320,7 +320,7 @@ async def test_a_waiting_row_of_a_job_whose_deployment_was_deleted_is_skipped(
     """The row was claimed when the deletion was recorded, and its process died after that."""
     stored = await world.deploy()
     held, _ = await world.prefect.carried(stored)
-    granted = await world.granted(world.claim_request_of(held))
+    granted = await world.claimed(world.claim_request_of(held))
     deployment_id = str(stored.row.deployment_id)
     await world.prefect.ui.delete_deployment(UUID(deployment_id))
     async with world.ledger.write() as session:
@@ -348,7 +348,7 @@ async def test_a_waiting_row_of_a_job_whose_deployment_was_deleted_is_skipped(
 async def test_a_waiting_row_of_a_removed_job_is_cancelled(world: World) -> None:
     stored = await world.deploy()
     row = await world.request(stored)
-    granted = await world.granted(world.claim_request_of(row, flow_run_id=None))
+    granted = await world.claimed(world.claim_request_of(row, flow_run_id=None))
     await world.archive(stored)
     await claims.postpone(world.ledger, row.id, granted.fence, world.at(seconds=-1), "no ledger")
 
@@ -462,7 +462,7 @@ async def test_a_free_slot_goes_to_the_earliest_due_time(world: World) -> None:
     assert await world.prefect.start(early_run) < world.at(seconds=1)
     claim_request = ClaimRequest(late.occurrence, late.kind, late.trigger, late.due, "w", most=1)
     assert isinstance(await claims.claim(world.ledger, claim_request), Waiting)
-    await world.granted(world.claim_request_of(await world.row(early.id)))
+    await world.claimed(world.claim_request_of(await world.row(early.id)))
     assert await scheduled_runs.wake(world.ledger, world.client, 1) == []
 
 

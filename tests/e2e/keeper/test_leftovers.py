@@ -124,7 +124,7 @@ async def test_a_started_run_with_a_live_row_is_not_touched(world: World) -> Non
     stored = await world.deploy()
     waiting, first = await world.prefect.carried(stored, Pending(), Running())
     claimed, second = await world.prefect.carried(await world.deploy(), Pending(), Running())
-    await world.begun(world.claim_request_of(claimed))
+    await world.running(world.claim_request_of(claimed))
     world.passes(seconds=400)
 
     assert not await swept(world)

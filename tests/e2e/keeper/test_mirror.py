@@ -45,7 +45,7 @@ async def ended(
 ) -> tuple[RunRow, FlowRun]:
     """Return a run that ended ``by_now`` seconds ago, its Prefect run in the last of ``states``."""
     row, run = await world.prefect.carried(await world.deploy())
-    granted = await world.begun(world.claim_request_of(row))
+    granted = await world.running(world.claim_request_of(row))
     await world.prefect.set(run, Pending(), Running())
     await claims.finish(
         world.ledger, row.id, granted.fence, Outcome(status, reason="so it was", error="a reason")
@@ -323,7 +323,7 @@ async def expired(world: World) -> lease_reaper.ExpiryReport:
 
 async def test_a_run_whose_lease_is_lost_before_the_effect_waits_again(world: World) -> None:
     row, run = await world.prefect.carried(await world.deploy())
-    await world.granted(world.claim_request_of(row))
+    await world.claimed(world.claim_request_of(row))
     await world.prefect.set(run, Pending(), Running())
 
     assert await expired(world) == lease_reaper.ExpiryReport(waiting=1)
@@ -336,7 +336,7 @@ async def test_a_run_whose_lease_is_lost_before_the_effect_waits_again(world: Wo
 
 async def test_a_run_whose_lease_is_lost_after_the_effect_began_is_unknown(world: World) -> None:
     row, run = await world.prefect.carried(await world.deploy())
-    await world.begun(world.claim_request_of(row))
+    await world.running(world.claim_request_of(row))
     await world.prefect.set(run, Pending(), Running())
 
     assert await expired(world) == lease_reaper.ExpiryReport(ended=1)
@@ -349,7 +349,7 @@ async def test_a_run_whose_lease_is_lost_after_the_effect_began_is_unknown(world
 @pytest.mark.slow
 async def test_a_lost_run_with_on_lost_rerun_waits_for_its_next_attempt(world: World) -> None:
     row, run = await world.prefect.carried(await world.deploy(on_lost="rerun"))
-    await world.begun(world.claim_request_of(row))
+    await world.running(world.claim_request_of(row))
     await world.prefect.set(run, Pending(), Running())
 
     assert await expired(world) == lease_reaper.ExpiryReport(waiting=1)

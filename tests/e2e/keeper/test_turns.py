@@ -43,7 +43,7 @@ async def test_spooled_outcomes_are_recorded_before_leases_are_declared_lost(
     world: World,
 ) -> None:
     row, run = await world.prefect.carried(await world.deploy(), Pending(), Running())
-    granted = await world.begun(world.claim_request_of(row))
+    granted = await world.running(world.claim_request_of(row))
     world.passes(seconds=LOST.total_seconds())
     await lease_reaper.expire(world.ledger, world.client)  # suspected, and not yet declared lost
     world.passes(seconds=LOST.total_seconds())

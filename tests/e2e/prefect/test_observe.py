@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 CRON = {"cron": "*/7 * * * *", "timezone": "UTC", "day_or": True}
 
 
-def _told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+def _sync_failures(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [each for each in caplog.records if getattr(each, "action", "") == "sync_failed"]
 
 
@@ -139,7 +139,7 @@ async def test_a_job_that_prefect_refuses_is_observed_and_reported_once(
         {stored.id},
         {},
     )
-    assert len(_told(caplog)) == 1
+    assert len(_sync_failures(caplog)) == 1
     await world.edit("a-big-one", prompt="Smaller")
     assert (await watch.observe()).report.created == ["a-big-one"]
 
@@ -164,7 +164,7 @@ async def test_a_schedule_that_prefect_cannot_queue_blocks_no_other_job(
         assert observation.jobs == {odd.id, other.id}
     await world.prefect.edit_schedule("other", active=False)
     assert (await watch.observe()).report.pulled == ["other"]
-    assert len(_told(caplog)) <= 2  # once more, because of the write before the failure
+    assert len(_sync_failures(caplog)) <= 2  # once more, because of the write before the failure
 
 
 @pytest.mark.slow
@@ -191,7 +191,7 @@ async def test_a_job_that_cannot_be_compared_is_reported_once_and_blocks_no_othe
         assert "OverflowError" in observation.report.failed["a-job"]
         observation = await watch.observe()
         assert (set(observation.jobs), observation.report.failed) == ({other.id}, {})
-    assert len(_told(caplog)) == 1
+    assert len(_sync_failures(caplog)) == 1
     assert "with the prompt in it" not in caplog.text
     await world.prefect.edit_deployment("a-job", description="Sound")
     observation = await watch.observe()

@@ -26,7 +26,7 @@ async def jobs(world: World) -> list[ListedJob]:
     hook: dict[str, Any] = {"prompt": None, "kind": "webhook", "url": "https://example.org/x"}
     await world.add("on", owner="agent:eva", cron="10 0 * * *", **hook)
     for stored, status in ((nightly, "failed"), (nightly, "failed"), (fine, "succeeded")):
-        await world.settled(world.claim_request(stored), Status(status))
+        await world.finished(world.claim_request(stored), Status(status))
     async with world.ledger.read() as session:
         running = await history.running_jobs(session)
     assert running == set()
@@ -70,10 +70,10 @@ async def runs(world: World) -> None:
     """Make runs: of `one` failed, succeeded, running; of `two` timed out, then waiting."""
     one = await world.add("one", cron="0 * * * *", tags=["news"])
     two = await world.add("two", owner="agent:eva", cron="30 * * * *")
-    await world.settled(world.claim_request(one), Status.FAILED)
-    await world.settled(world.claim_request(two), Status.TIMED_OUT)
-    await world.settled(world.claim_request(one), Status.SUCCEEDED)
-    await world.begun(world.claim_request(one))
+    await world.finished(world.claim_request(one), Status.FAILED)
+    await world.finished(world.claim_request(two), Status.TIMED_OUT)
+    await world.finished(world.claim_request(one), Status.SUCCEEDED)
+    await world.running(world.claim_request(one))
     world.passes(minutes=1)
     await world.request(two)
 

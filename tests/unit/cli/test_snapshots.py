@@ -60,10 +60,10 @@ async def _fill(home: Home) -> None:
         notify = {"on_complete": "https://ops.example.org/hook", "channel": "inbox"}
         brief = await world.add("brief", cron="0 9 * * *", tags=["team"], **notify)
         other = await world.add("other", on_demand=True)
-        await world.settled(
+        await world.finished(
             world.claim_request(brief), Status.SUCCEEDED, output="All is well.", usage=usage
         )
-        await world.settled(world.claim_request(brief), Status.FAILED, error="no answer")
+        await world.finished(world.claim_request(brief), Status.FAILED, error="no answer")
         await world.request(other)
 
 

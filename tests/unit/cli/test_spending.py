@@ -40,12 +40,12 @@ async def fill(home: Home, runs: dict[str, list[dict[str, Any] | None]]) -> None
         jobs = {name: await world.add(name, on_demand=True) for name in runs}
         for job in jobs.values():
             row = await world.request(job)
-            await world.settled(world.claim_request_of(row), Status.SUCCEEDED, usage=PRICED)
+            await world.finished(world.claim_request_of(row), Status.SUCCEEDED, usage=PRICED)
         clock.set(SYSTEM_CLOCK.now() - timedelta(days=1))
         for name, usages in runs.items():
             for usage in usages:
                 row = await world.request(jobs[name])
-                await world.settled(world.claim_request_of(row), Status.FAILED, usage=usage)
+                await world.finished(world.claim_request_of(row), Status.FAILED, usage=usage)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ async def events(world: World) -> list[str]:
 async def run(world: World, stored: StoredJob, status: Status) -> str:
     """Run the job's next due time to this outcome; return the run's id."""
     stored = await world.job(stored.id)
-    granted = await world.settled(
+    granted = await world.finished(
         world.claim_request(stored), status, error="no network", output="[SILENT]"
     )
     return granted.run_id
@@ -159,8 +159,8 @@ async def test_a_manual_failure_of_a_paused_job_reports_no_second_pause(world: W
     for _ in range(2):
         await run(world, stored, FAIL)
     row = await claims.request(world.ledger, await world.job(stored.id), "one", "manual")
-    granted = await world.begun(world.claim_request_of(row))
-    await world.settle(granted, FAIL, error="no network")
+    granted = await world.running(world.claim_request_of(row))
+    await world.finish(granted, FAIL, error="no network")
     assert await events(world) == ["failed", "paused"]
 
 
@@ -196,8 +196,8 @@ async def test_a_clock_that_was_set_back_suppresses_no_alert(world: World) -> No
     await run(world, stored, FAIL)
     world.clock.move(timedelta(days=-6))
     row = await claims.request(world.ledger, await world.job(stored.id), "one", "manual")
-    granted = await world.begun(world.claim_request_of(row))
-    await world.settle(granted, FAIL, error="no network")
+    granted = await world.running(world.claim_request_of(row))
+    await world.finish(granted, FAIL, error="no network")
     assert await events(world) == ["failed", "failed"]
 
 
@@ -229,9 +229,9 @@ async def test_a_first_success_sends_no_recovery_message(world: World) -> None:
 
 async def test_a_late_success_of_an_unknown_run_sends_a_recovery_message(world: World) -> None:
     stored = await world.add(every="1m")
-    granted = await world.begun(world.claim_request(stored))
+    granted = await world.running(world.claim_request(stored))
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "its process is gone")
-    await world.settle(granted, WELL, output="[SILENT]")
+    await world.finish(granted, WELL, output="[SILENT]")
     assert await events(world) == ["failed", "recovered"]
 
 

@@ -49,7 +49,7 @@ async def world(tmp_path: Path, clock: Any) -> AsyncIterator[World]:
 async def ended(world: World, status: Status = Status.SUCCEEDED, name: str = "brief") -> str:
     """Run a job to this outcome; return the run's id."""
     job = await world.add(name, prompt="x", cron="0 * * * *")
-    return (await world.settled(world.claim_request(job), status, output="Forty-two.")).run_id
+    return (await world.finished(world.claim_request(job), status, output="Forty-two.")).run_id
 
 
 async def call_listeners(world: World, *names: str, **more: Any) -> int:
@@ -566,6 +566,6 @@ async def test_without_listeners_the_leader_rests(world: World, daybook_home: Ho
         == listen.NO_LISTENERS_INTERVAL_SECONDS
     )
     job = await world.add(prompt="x", cron="0 * * * *")
-    granted = await world.begun(world.claim_request(job))
+    granted = await world.running(world.claim_request(job))
     await claims.finish(world.ledger, granted.run_id, granted.fence, Outcome(Status.SUCCEEDED))
     assert await rows(world) == {}

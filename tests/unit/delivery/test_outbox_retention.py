@@ -25,7 +25,7 @@ HOOK = "https://ops.example.org/hook"
 
 
 async def run(world: World, stored: StoredJob, answer: str = "All is well.") -> str:
-    granted = await world.settled(world.claim_request(stored), Status.SUCCEEDED, output=answer)
+    granted = await world.finished(world.claim_request(stored), Status.SUCCEEDED, output=answer)
     async with world.ledger.write() as session:  # as after the mirror and the audit
         row, job = await session.get(RunRow, granted.run_id), await session.get(JobRow, stored.id)
         assert row is not None

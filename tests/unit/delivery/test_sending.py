@@ -454,7 +454,7 @@ async def test_a_retry_ends_the_pause(world: World) -> None:
 async def test_rows_of_a_destination_that_accepted_nothing_for_a_day_fail(world: World) -> None:
     url = "https://dead.example.org/x"
     stored = await world.add(cron="0 * * * *", on_complete=url)
-    granted = await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="x")
+    granted = await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="x")
     await asked(world, url, sending.MAX_BATCH_SIZE + 100, next_at=world.clock.now() - MINUTE)
     rows = await claimed(world)
     await record(world, rows, PENDING, world.clock.now() + timedelta(hours=30))
@@ -713,7 +713,7 @@ async def test_an_outcome_and_its_outbox_rows_are_committed_together(
     world: World, when: When
 ) -> None:
     stored = await world.add(cron="0 * * * *", channel="team", on_complete="https://x.example/")
-    granted = await world.begun(world.claim_request(stored))
+    granted = await world.running(world.claim_request(stored))
     known = Outcome(Status.SUCCEEDED, output="All is well.")
     given = (granted.run_id, granted.fence, known)
 

@@ -21,7 +21,7 @@ from daybook.runs.claim_requests import ClaimRequest, Granted
 
 
 @dataclass
-class Begun:
+class ActiveRun:
     """A running run; its ledger waits at most 20 ms for a lock."""
 
     path: Path
@@ -51,7 +51,7 @@ class Begun:
 
 
 @pytest.fixture
-async def begun(tmp_path: Path, daybook_home: Home) -> AsyncIterator[Begun]:
+async def active(tmp_path: Path, daybook_home: Home) -> AsyncIterator[ActiveRun]:
     path = tmp_path / "ledger.db"
     address = f"sqlite+aiosqlite:///{path}"
     async with Ledger(address, busy=timedelta(milliseconds=20)) as ledger:
@@ -67,4 +67,4 @@ async def begun(tmp_path: Path, daybook_home: Home) -> AsyncIterator[Begun]:
         granted = await claims.claim(ledger, claim_request)
         assert isinstance(granted, Granted)
         await claims.begin(ledger, granted.run_id, granted.fence)
-        yield Begun(path, ledger, granted)
+        yield ActiveRun(path, ledger, granted)

@@ -13,8 +13,7 @@ from anyio.lowlevel import checkpoint
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentFailed, AgentTemporary, AgentTimeout, IllegalTransition
-from daybook.execution import attempt, lease, outcome_spool
-from daybook.execution import recording as settling
+from daybook.execution import attempt, lease, outcome_spool, recording
 from daybook.execution.lease import LeaseLost, LeaseNotRenewed
 from daybook.execution.recording import OutcomeUnwritten
 from daybook.jobs.policy import JITTER_FRACTION, MAX_RETRIES
@@ -23,7 +22,7 @@ from daybook.ledger.states import Outcome, Status
 from daybook.testing import ManualClock
 from daybook.timing import TIMING
 from tests.timings import change
-from tests.unit.execution.conftest import Begun
+from tests.unit.execution.conftest import ActiveRun
 
 pytestmark = pytest.mark.anyio
 
@@ -60,9 +59,9 @@ LAST = MAX_RETRIES + 1
 """An attempt after which none is left."""
 
 
-async def _carry(begun: Begun, act: attempt.Act, clock: ManualClock | None = None) -> Outcome:
+async def _carry(active: ActiveRun, act: attempt.Act, clock: ManualClock | None = None) -> Outcome:
     outcome = await attempt.run_attempt(
-        begun.ledger, begun.granted, LAST, act, clock or ManualClock()
+        active.ledger, active.granted, LAST, act, clock or ManualClock()
     )
     assert isinstance(outcome, Outcome)
     return outcome
@@ -79,15 +78,15 @@ async def _carry(begun: Begun, act: attempt.Act, clock: ManualClock | None = Non
     ],
 )
 async def test_after_a_temporary_error_the_run_waits_for_its_next_attempt(
-    begun: Begun, answer: BaseException, least: timedelta
+    active: ActiveRun, answer: BaseException, least: timedelta
 ) -> None:
     clock = ManualClock()
 
-    again = await attempt.run_attempt(begun.ledger, begun.granted, 1, Effect(answer), clock)
+    again = await attempt.run_attempt(active.ledger, active.granted, 1, Effect(answer), clock)
 
     assert isinstance(again, attempt.RetryAt)
     assert least <= again.until - clock.now() <= least * (1 + JITTER_FRACTION)
-    row = await begun.row()
+    row = await active.row()
     assert (row.status, row.until, row.holder, row.fence) == ("waiting", again.until, "", 2)
     assert row.reason.startswith("attempt 1 ")
     assert row.reason.endswith(str(answer))
@@ -109,15 +108,15 @@ async def test_after_a_temporary_error_the_run_waits_for_its_next_attempt(
     ],
 )
 async def test_an_outcome_is_recorded_with_error_and_output(
-    begun: Begun,
+    active: ActiveRun,
     answer: Outcome | BaseException,
     status: str,
     error: str | None,
     output: str | None,
 ) -> None:
-    outcome = await _carry(begun, Effect(answer))
+    outcome = await _carry(active, Effect(answer))
 
-    row = await begun.row()
+    row = await active.row()
     assert row.status == outcome.status == status
     assert (row.error, row.output) == (error, output)
 
@@ -135,42 +134,44 @@ class Freeing(ManualClock):
             self.other.execute("ROLLBACK")
 
 
-async def test_an_outcome_waits_for_the_ledger_and_the_effect_happens_once(begun: Begun) -> None:
+async def test_an_outcome_waits_for_the_ledger_and_the_effect_happens_once(
+    active: ActiveRun,
+) -> None:
     effect = Effect()
-    with begun.locked() as other:
+    with active.locked() as other:
         clock = Freeing(other)
         start = clock.now()
 
-        await _carry(begun, effect, clock)
+        await _carry(active, effect, clock)
 
     assert effect.effect_count == 1
-    assert (await begun.row()).status == "succeeded"
+    assert (await active.row()).status == "succeeded"
     waited = [(instant - start).total_seconds() for instant in clock.waits]
     assert waited == [1, 3, 7]
 
 
 async def test_recording_is_tried_until_the_lease_is_lost_and_the_outcome_is_spooled(
-    begun: Begun,
+    active: ActiveRun,
 ) -> None:
     effect, clock = Effect(), ManualClock()
     start = clock.now()
-    with begun.locked(), pytest.raises(OutcomeUnwritten) as unwritten:
-        await _carry(begun, effect, clock)
+    with active.locked(), pytest.raises(OutcomeUnwritten) as unwritten:
+        await _carry(active, effect, clock)
 
     assert effect.effect_count == 1
     assert unwritten.value.outcome == effect.answer
     assert "ended as succeeded, but its outcome could not be recorded" in str(unwritten.value)
     assert unwritten.value.spooled
     tried = clock.now() - start
-    assert 2 * TIMING.run_lease - settling.MAX_RETRY_DELAY <= tried < 2 * TIMING.run_lease
-    assert (await begun.row()).status == "running"
+    assert 2 * TIMING.run_lease - recording.MAX_RETRY_DELAY <= tried < 2 * TIMING.run_lease
+    assert (await active.row()).status == "running"
     # The next process that reaches the ledger records it.
-    await outcome_spool.drain(begun.ledger)
-    assert (await begun.row()).status == "succeeded"
+    await outcome_spool.drain(active.ledger)
+    assert (await active.row()).status == "succeeded"
 
 
 async def test_a_process_waiting_for_the_ledger_has_already_spooled_its_outcome(
-    begun: Begun,
+    active: ActiveRun,
 ) -> None:
     waiting, go = asyncio.Event(), asyncio.Event()
 
@@ -179,64 +180,64 @@ async def test_a_process_waiting_for_the_ledger_has_already_spooled_its_outcome(
             waiting.set()
             await go.wait()
 
-    with begun.locked():
-        task = asyncio.create_task(_carry(begun, Effect(), Held()))
+    with active.locked():
+        task = asyncio.create_task(_carry(active, Effect(), Held()))
         await waiting.wait()
         # This is all that a killed process leaves.
         assert [each.name for each in outcome_spool.pending_files()] == [
-            f"{begun.granted.run_id}-1-1.json"
+            f"{active.granted.run_id}-1-1.json"
         ]
-    assert await outcome_spool.drain(begun.ledger) == outcome_spool.DrainResult(written=1)
-    written = await begun.row()
+    assert await outcome_spool.drain(active.ledger) == outcome_spool.DrainResult(written=1)
+    written = await active.row()
     assert written.status == "succeeded"
     # A process that survives records it again without a change.
     go.set()
     await task
-    assert await begun.row() == written
+    assert await active.row() == written
 
 
-async def test_a_recorded_outcome_leaves_no_spool_file(begun: Begun) -> None:
-    with begun.locked() as other:
-        await _carry(begun, Effect(), Freeing(other))
+async def test_a_recorded_outcome_leaves_no_spool_file(active: ActiveRun) -> None:
+    with active.locked() as other:
+        await _carry(active, Effect(), Freeing(other))
 
     assert outcome_spool.pending_files() == []
 
 
-async def test_an_outcome_that_cannot_be_spooled_is_reported(begun: Begun) -> None:
+async def test_an_outcome_that_cannot_be_spooled_is_reported(active: ActiveRun) -> None:
     outcome_spool.folder().write_text("no folder can be made here")
-    with begun.locked(), pytest.raises(OutcomeUnwritten) as unwritten:
-        await _carry(begun, Effect())
+    with active.locked(), pytest.raises(OutcomeUnwritten) as unwritten:
+        await _carry(active, Effect())
 
     assert not unwritten.value.spooled
 
 
-async def test_a_spooled_temporary_failure_leads_to_the_next_attempt(begun: Begun) -> None:
+async def test_a_spooled_temporary_failure_leads_to_the_next_attempt(active: ActiveRun) -> None:
     clock = ManualClock(SYSTEM_CLOCK.now())
-    with begun.locked(), pytest.raises(OutcomeUnwritten):
+    with active.locked(), pytest.raises(OutcomeUnwritten):
         await attempt.run_attempt(
-            begun.ledger, begun.granted, 1, Effect(AgentTemporary("429")), clock
+            active.ledger, active.granted, 1, Effect(AgentTemporary("429")), clock
         )
 
-    await outcome_spool.drain(begun.ledger)
+    await outcome_spool.drain(active.ledger)
 
-    row = await begun.row()
+    row = await active.row()
     assert (row.status, row.fence) == ("waiting", 2)
     assert row.reason == "attempt 1 failed: 429"
 
 
 async def test_a_refused_renewal_stops_the_agent_and_keeps_evidence(
-    begun: Begun, monkeypatch: pytest.MonkeyPatch
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, attempt, run_lease_renewal=0.02)
     held = Held()
-    task = asyncio.create_task(_carry(begun, held))
+    task = asyncio.create_task(_carry(active, held))
     await held.acting.wait()
 
-    begun.take_over()
+    active.take_over()
     with pytest.raises(LeaseLost):
         await task
 
-    row = await begun.row()
+    row = await active.row()
     assert (row.status, row.holder, row.fence) == ("running", "there:2", 2)
     (known,) = row.evidence
     assert (known["fence"], known["status"]) == (1, "unknown")
@@ -244,7 +245,7 @@ async def test_a_refused_renewal_stops_the_agent_and_keeps_evidence(
 
 
 async def test_a_run_that_is_stopped_for_its_rerun_gets_no_outcome(
-    begun: Begun, monkeypatch: pytest.MonkeyPatch
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = {"run_lease_renewal": 0.02, "run_lease": 0.4, "worker_signal": 0.1}
     change(monkeypatch, lease, run_lease_renewal_delay=0.1, stop_grace=0.1, **times)
@@ -252,59 +253,61 @@ async def test_a_run_that_is_stopped_for_its_rerun_gets_no_outcome(
     # A renewal hangs for longer than the run may; the end of the attempt waits for it.
     half_a_second = partial(Ledger, busy=timedelta(seconds=0.5))
     monkeypatch.setattr(lease, "Ledger", half_a_second)
-    granted = replace(begun.granted, parameters={"policy": {"on_lost": "rerun"}})
-    with begun.locked(), pytest.raises(LeaseNotRenewed):
+    granted = replace(active.granted, parameters={"policy": {"on_lost": "rerun"}})
+    with active.locked(), pytest.raises(LeaseNotRenewed):
         async with asyncio.timeout(20):
-            await attempt.run_attempt(begun.ledger, granted, 1, Held(), ManualClock())
+            await attempt.run_attempt(active.ledger, granted, 1, Held(), ManualClock())
 
-    row = await begun.row()
+    row = await active.row()
     assert (row.status, row.fence, row.evidence) == ("running", 1, [])
     assert outcome_spool.pending_files() == []
 
 
 async def test_a_run_declared_unknown_stays_unknown_if_its_lease_is_refused(
-    begun: Begun, monkeypatch: pytest.MonkeyPatch
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, attempt, run_lease_renewal=0.02)
     held = Held()
-    task = asyncio.create_task(_carry(begun, held))
+    task = asyncio.create_task(_carry(active, held))
     await held.acting.wait()
 
-    begun.query("UPDATE runs SET status = 'unknown', reason = 'the lease was lost'")
+    active.query("UPDATE runs SET status = 'unknown', reason = 'the lease was lost'")
     with pytest.raises(LeaseLost):
         await task
 
-    row = await begun.row()
+    row = await active.row()
     assert (row.status, row.reason, row.evidence) == ("unknown", "the lease was lost", [])
 
 
-async def test_a_late_outcome_corrects_a_run_declared_unknown(begun: Begun) -> None:
+async def test_a_late_outcome_corrects_a_run_declared_unknown(active: ActiveRun) -> None:
     async def act() -> Outcome:
-        begun.query("UPDATE runs SET status = 'unknown', reason = 'the lease was lost'")
+        active.query("UPDATE runs SET status = 'unknown', reason = 'the lease was lost'")
         return Outcome(Status.SUCCEEDED, output="late")
 
-    await _carry(begun, act)
+    await _carry(active, act)
 
-    row = await begun.row()
+    row = await active.row()
     assert (row.status, row.reason, row.output) == ("succeeded", "", "late")
 
 
-async def test_an_outcome_of_a_cancelled_run_is_kept_only_as_evidence(begun: Begun) -> None:
+async def test_an_outcome_of_a_cancelled_run_is_kept_only_as_evidence(
+    active: ActiveRun,
+) -> None:
     async def act() -> Outcome:
-        begun.query("UPDATE runs SET status = 'cancelled'")
+        active.query("UPDATE runs SET status = 'cancelled'")
         return Outcome(Status.SUCCEEDED, output="all the same")
 
     with pytest.raises(IllegalTransition):
-        await _carry(begun, act)
+        await _carry(active, act)
 
-    row = await begun.row()
+    row = await active.row()
     assert (row.status, row.output) == ("cancelled", None)
     assert row.evidence[0]["output"] == "all the same"
 
 
 @pytest.mark.parametrize("cancels", [1, 5])
 async def test_a_task_cancelled_while_recording_records_the_outcome_first(
-    begun: Begun, cancels: int
+    active: ActiveRun, cancels: int
 ) -> None:
     effect = Effect()
 
@@ -319,8 +322,8 @@ async def test_a_task_cancelled_while_recording_records_the_outcome_first(
             await super().wait_until(instant)
 
     clock = Stuck()
-    with begun.locked() as other:
-        task = asyncio.create_task(_carry(begun, effect, clock))
+    with active.locked() as other:
+        task = asyncio.create_task(_carry(active, effect, clock))
         await clock.waiting.wait()
         for _ in range(cancels):
             task.cancel()
@@ -330,36 +333,36 @@ async def test_a_task_cancelled_while_recording_records_the_outcome_first(
 
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (await begun.row()).status == "succeeded"
+    assert (await active.row()).status == "succeeded"
     assert effect.effect_count == 1
 
 
-async def test_a_loop_that_is_torn_down_records_the_outcome_first(begun: Begun) -> None:
+async def test_a_loop_that_is_torn_down_records_the_outcome_first(active: ActiveRun) -> None:
     # Like the end of `asyncio.run`: it cancels each task once, also the one that records.
-    settling = asyncio.Event()
+    recording = asyncio.Event()
 
     class Slow(ManualClock):
         async def wait_until(self, instant: datetime) -> None:
-            settling.set()
+            recording.set()
             await asyncio.Event().wait()
 
     tasks = asyncio.all_tasks()
-    with begun.locked() as other:
-        task = asyncio.create_task(_carry(begun, Effect(), Slow()))
-        await settling.wait()
+    with active.locked() as other:
+        task = asyncio.create_task(_carry(active, Effect(), Slow()))
+        await recording.wait()
         other.execute("ROLLBACK")
     for each in asyncio.all_tasks() - tasks:
         each.cancel()
 
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (await begun.row()).status == "succeeded"
+    assert (await active.row()).status == "succeeded"
 
 
-async def test_the_waits_for_the_ledger_grow_to_15_seconds(begun: Begun) -> None:
+async def test_the_waits_for_the_ledger_grow_to_15_seconds(active: ActiveRun) -> None:
     clock = ManualClock()
-    with begun.locked(), pytest.raises(OutcomeUnwritten):
-        await _carry(begun, Effect(), clock)
+    with active.locked(), pytest.raises(OutcomeUnwritten):
+        await _carry(active, Effect(), clock)
 
     steps = [b - a for a, b in zip(clock.waits, clock.waits[1:], strict=False)]
     assert steps == sorted(steps)

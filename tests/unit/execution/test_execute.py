@@ -115,7 +115,7 @@ async def test_a_run_that_is_cancelled_in_prefect_during_its_check_ends_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim_request = world.claim_request(await world.add())
-    granted = await world.granted(claim_request)
+    granted = await world.claimed(claim_request)
 
     async def named(run: object, granted: object) -> None:
         pass
@@ -134,7 +134,7 @@ async def test_a_run_that_is_cancelled_in_prefect_during_its_check_ends_once(
 async def test_a_run_whose_check_is_stopped_without_a_renewal_gives_its_claim_back(
     world: World, monkeypatch: pytest.MonkeyPatch, is_direct: bool
 ) -> None:
-    granted = await world.granted(world.claim_request(await world.add()))
+    granted = await world.claimed(world.claim_request(await world.add()))
 
     async def named(run: object, granted: object) -> None:
         pass

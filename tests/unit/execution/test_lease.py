@@ -21,7 +21,7 @@ from daybook.runs import leases
 from daybook.runs.claim_requests import Granted
 from daybook.timing import TIMING
 from tests.timings import change
-from tests.unit.execution.conftest import Begun
+from tests.unit.execution.conftest import ActiveRun
 
 pytestmark = pytest.mark.anyio
 
@@ -44,21 +44,21 @@ def _renewer() -> threading.Thread:
     return found
 
 
-async def test_a_flow_that_blocks_its_loop_keeps_its_lease(begun: Begun) -> None:
-    before = begun.query("SELECT lease_until FROM runs")
+async def test_a_flow_that_blocks_its_loop_keeps_its_lease(active: ActiveRun) -> None:
+    before = active.query("SELECT lease_until FROM runs")
 
-    async with lease.keep_lease(begun.ledger.address, begun.granted, SOON):
+    async with lease.keep_lease(active.ledger.address, active.granted, SOON):
         # This loop is blocked: it runs neither tasks nor callbacks.
-        while begun.query("SELECT lease_until FROM runs") == before:
+        while active.query("SELECT lease_until FROM runs") == before:
             pass
 
-    assert begun.query("SELECT lease_until FROM runs") > before
+    assert active.query("SELECT lease_until FROM runs") > before
 
 
-async def test_a_refused_renewal_ends_the_block(begun: Begun) -> None:
-    with pytest.raises(lease.LeaseLost, match=begun.granted.run_id):
-        async with lease.keep_lease(begun.ledger.address, begun.granted, SOON):
-            begun.take_over()
+async def test_a_refused_renewal_ends_the_block(active: ActiveRun) -> None:
+    with pytest.raises(lease.LeaseLost, match=active.granted.run_id):
+        async with lease.keep_lease(active.ledger.address, active.granted, SOON):
+            active.take_over()
             await asyncio.Event().wait()
 
     task = asyncio.current_task()
@@ -67,10 +67,10 @@ async def test_a_refused_renewal_ends_the_block(begun: Begun) -> None:
     await checkpoint()
 
 
-async def test_a_run_declared_lost_ends_its_block(begun: Begun) -> None:
+async def test_a_run_declared_lost_ends_its_block(active: ActiveRun) -> None:
     with pytest.raises(lease.LeaseLost):
-        async with lease.keep_lease(begun.ledger.address, begun.granted, SOON):
-            begun.query("UPDATE runs SET status = 'unknown'")
+        async with lease.keep_lease(active.ledger.address, active.granted, SOON):
+            active.query("UPDATE runs SET status = 'unknown'")
             await asyncio.Event().wait()
 
 
@@ -89,11 +89,13 @@ class _LogHandler(logging.Handler):
             self.enough.set()
 
 
-async def test_an_unreachable_ledger_does_not_end_the_block(begun: Begun, tmp_path: Path) -> None:
+async def test_an_unreachable_ledger_does_not_end_the_block(
+    active: ActiveRun, tmp_path: Path
+) -> None:
     log_handler = _LogHandler(3)
     lease.log.addHandler(log_handler)
     try:
-        async with lease.keep_lease(f"sqlite+aiosqlite:///{tmp_path}", begun.granted, SOON):
+        async with lease.keep_lease(f"sqlite+aiosqlite:///{tmp_path}", active.granted, SOON):
             assert await asyncio.to_thread(log_handler.enough.wait, 30)
     finally:
         lease.log.removeHandler(log_handler)
@@ -107,7 +109,7 @@ def _with_on_lost(granted: Granted, on_lost: str) -> Granted:
 
 @pytest.mark.parametrize("is_hanging", [False, True])
 async def test_a_run_with_on_lost_rerun_ends_before_an_unrenewed_lease_does(
-    begun: Begun, monkeypatch: pytest.MonkeyPatch, is_hanging: bool
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch, is_hanging: bool
 ) -> None:
     change(monkeypatch, lease, **LONG_LEASE)
     ended = threading.Event()
@@ -118,9 +120,9 @@ async def test_a_run_with_on_lost_rerun_ends_before_an_unrenewed_lease_does(
         raise LedgerUnreachable("here", "locked")
 
     monkeypatch.setattr(leases, "renew", renew)
-    granted = _with_on_lost(begun.granted, "rerun")
+    granted = _with_on_lost(active.granted, "rerun")
     with pytest.raises(lease.LeaseNotRenewed, match=granted.run_id):
-        async with asyncio.timeout(60), lease.keep_lease(begun.ledger.address, granted, SOON):
+        async with asyncio.timeout(60), lease.keep_lease(active.ledger.address, granted, SOON):
             try:
                 await asyncio.Event().wait()
             finally:
@@ -128,10 +130,10 @@ async def test_a_run_with_on_lost_rerun_ends_before_an_unrenewed_lease_does(
 
 
 async def test_a_block_that_cannot_be_cancelled_is_renewed_after_an_outage(
-    begun: Begun, monkeypatch: pytest.MonkeyPatch
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, lease, **LONG_LEASE)
-    before = begun.query("SELECT lease_until FROM runs")
+    before = active.query("SELECT lease_until FROM runs")
     reachable, renewed = threading.Event(), threading.Event()
     renew_in_ledger = leases.renew
 
@@ -143,21 +145,21 @@ async def test_a_block_that_cannot_be_cancelled_is_renewed_after_an_outage(
         return is_renewed
 
     monkeypatch.setattr(leases, "renew", renew)
-    granted = _with_on_lost(begun.granted, "rerun")
+    granted = _with_on_lost(active.granted, "rerun")
     with pytest.raises(lease.LeaseNotRenewed):
-        async with lease.keep_lease(begun.ledger.address, granted, SOON):
+        async with lease.keep_lease(active.ledger.address, granted, SOON):
             # The thread runs until a renewal succeeds; the ledger fails until the cancellation.
             work = asyncio.create_task(asyncio.to_thread(renewed.wait, 60))
             await wait_shielded(work, cancelled=reachable.set)
     assert work.result(), "no renewal while the block was running"
-    assert begun.query("SELECT lease_until FROM runs") > before
+    assert active.query("SELECT lease_until FROM runs") > before
 
 
 async def test_only_a_run_with_on_lost_rerun_ends_with_an_unrenewed_lease(
-    begun: Begun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    active: ActiveRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, lease, **SHORT_LEASE)
-    granted = _with_on_lost(begun.granted, "unknown")
+    granted = _with_on_lost(active.granted, "unknown")
     log_handler = _LogHandler(round(2 * SHORT_LEASE["run_lease"] / SOON))
     lease.log.addHandler(log_handler)
     try:
@@ -169,43 +171,45 @@ async def test_only_a_run_with_on_lost_rerun_ends_with_an_unrenewed_lease(
 
 @pytest.mark.parametrize("is_repeated", [False, True])
 async def test_a_run_with_on_lost_rerun_is_renewed_after_a_suspension_only_if_it_is_not_repeated(
-    begun: Begun, monkeypatch: pytest.MonkeyPatch, is_repeated: bool
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch, is_repeated: bool
 ) -> None:
     if is_repeated:
-        begun.take_over()
-    before = begun.query("SELECT lease_until FROM runs")
-    granted = _with_on_lost(begun.granted, "rerun")
+        active.take_over()
+    before = active.query("SELECT lease_until FROM runs")
+    granted = _with_on_lost(active.granted, "rerun")
     # As if the process had been suspended during its first wait.
     times = chain([0.0, 0.0], repeat(TIMING.run_lease.total_seconds()))
     monkeypatch.setattr(lease, "time", SimpleNamespace(monotonic=times.__next__))
     with pytest.raises(lease.LeaseNotRenewed):
-        async with lease.keep_lease(begun.ledger.address, granted, SOON):
+        async with lease.keep_lease(active.ledger.address, granted, SOON):
             await asyncio.Event().wait()
-    assert (begun.query("SELECT lease_until FROM runs") == before) is is_repeated
+    assert (active.query("SELECT lease_until FROM runs") == before) is is_repeated
 
 
-async def test_renewals_continue_after_an_outage(begun: Begun, tmp_path: Path) -> None:
+async def test_renewals_continue_after_an_outage(active: ActiveRun, tmp_path: Path) -> None:
     log_handler = _LogHandler(1)
     lease.log.addHandler(log_handler)
-    hidden = begun.path.with_suffix(".away")
+    hidden = active.path.with_suffix(".away")
     try:
-        begun.path.rename(hidden)
-        begun.path.symlink_to(tmp_path)  # cannot be opened, and is replaced atomically
-        async with lease.keep_lease(begun.ledger.address, begun.granted, SOON):
+        active.path.rename(hidden)
+        active.path.symlink_to(tmp_path)  # cannot be opened, and is replaced atomically
+        async with lease.keep_lease(active.ledger.address, active.granted, SOON):
             assert await asyncio.to_thread(log_handler.enough.wait, 30)
-            hidden.replace(begun.path)
-            before = begun.query("SELECT lease_until FROM runs")
-            while begun.query("SELECT lease_until FROM runs") == before:
+            hidden.replace(active.path)
+            before = active.query("SELECT lease_until FROM runs")
+            while active.query("SELECT lease_until FROM runs") == before:
                 await checkpoint()
     finally:
         lease.log.removeHandler(log_handler)
 
 
-async def test_a_block_that_has_ended_is_not_cancelled_by_a_refused_renewal(begun: Begun) -> None:
+async def test_a_block_that_has_ended_is_not_cancelled_by_a_refused_renewal(
+    active: ActiveRun,
+) -> None:
     # Renewal and finish may coincide: a finished run is not renewed, and that is no error.
-    async with lease.keep_lease(begun.ledger.address, begun.granted, SOON):
+    async with lease.keep_lease(active.ledger.address, active.granted, SOON):
         renewer = _renewer()
-        begun.query("UPDATE runs SET status = 'succeeded'")
+        active.query("UPDATE runs SET status = 'succeeded'")
         renewer.join(30)  # the refusal is in this loop's queue now
         assert not renewer.is_alive()
 
@@ -213,30 +217,32 @@ async def test_a_block_that_has_ended_is_not_cancelled_by_a_refused_renewal(begu
         await checkpoint()
 
 
-async def test_the_renewal_thread_ends_with_its_block(begun: Begun) -> None:
-    async with lease.keep_lease(begun.ledger.address, begun.granted, NEVER):
+async def test_the_renewal_thread_ends_with_its_block(active: ActiveRun) -> None:
+    async with lease.keep_lease(active.ledger.address, active.granted, NEVER):
         renewer = _renewer()
     assert not renewer.is_alive()
 
 
-async def test_an_error_of_the_block_is_raised(begun: Begun) -> None:
+async def test_an_error_of_the_block_is_raised(active: ActiveRun) -> None:
     with pytest.raises(ZeroDivisionError):
-        async with lease.keep_lease(begun.ledger.address, begun.granted, NEVER):
+        async with lease.keep_lease(active.ledger.address, active.granted, NEVER):
             raise ZeroDivisionError
 
 
 @pytest.mark.parametrize("lost", [False, True])
-async def test_a_block_cancelled_from_outside_stays_cancelled(begun: Begun, lost: bool) -> None:
+async def test_a_block_cancelled_from_outside_stays_cancelled(
+    active: ActiveRun, lost: bool
+) -> None:
     inside = asyncio.Event()
 
     async def work() -> None:
-        async with lease.keep_lease(begun.ledger.address, begun.granted, SOON):
+        async with lease.keep_lease(active.ledger.address, active.granted, SOON):
             inside.set()
             try:
                 await asyncio.Event().wait()
             finally:
                 if lost:  # the renewal is refused as well
-                    begun.take_over()
+                    active.take_over()
                     renewer = _renewer()
                     while renewer.is_alive():
                         await checkpoint()

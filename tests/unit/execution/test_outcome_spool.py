@@ -17,7 +17,7 @@ from daybook.errors import LedgerUnreachable
 from daybook.execution import outcome_spool
 from daybook.execution.outcome_spool import DrainResult, SpooledOutcome
 from daybook.ledger.states import Outcome, Status
-from tests.unit.execution.conftest import Begun
+from tests.unit.execution.conftest import ActiveRun
 
 pytestmark = pytest.mark.anyio
 
@@ -30,47 +30,47 @@ DONE = Outcome(
 )
 
 
-def known(begun: Begun, outcome: Outcome = DONE, **changes: Any) -> SpooledOutcome:
-    granted = begun.granted
+def known(active: ActiveRun, outcome: Outcome = DONE, **changes: Any) -> SpooledOutcome:
+    granted = active.granted
     return replace(
-        SpooledOutcome(begun.ledger.id, granted.run_id, granted.fence, outcome), **changes
+        SpooledOutcome(active.ledger.id, granted.run_id, granted.fence, outcome), **changes
     )
 
 
-async def test_drain_records_the_whole_outcome_and_removes_its_file(begun: Begun) -> None:
-    outcome_spool.put(known(begun))
+async def test_drain_records_the_whole_outcome_and_removes_its_file(active: ActiveRun) -> None:
+    outcome_spool.put(known(active))
 
-    assert await outcome_spool.drain(begun.ledger) == DrainResult(written=1)
+    assert await outcome_spool.drain(active.ledger) == DrainResult(written=1)
 
-    row = await begun.row()
+    row = await active.row()
     assert (row.status, row.output, row.result) == ("succeeded", DONE.output, DONE.result)
     assert (row.model, row.usage) == (DONE.model, DONE.usage)
     assert list(outcome_spool.folder().iterdir()) == []
 
 
-async def test_a_spooled_failed_attempt_leads_to_the_next_one(begun: Begun) -> None:
+async def test_a_spooled_failed_attempt_leads_to_the_next_one(active: ActiveRun) -> None:
     until = SYSTEM_CLOCK.now() + timedelta(hours=1)
     failed = Outcome(Status.FAILED, error="429")
-    outcome_spool.put(known(begun, failed, until=until))
+    outcome_spool.put(known(active, failed, until=until))
 
-    await outcome_spool.drain(begun.ledger)
+    await outcome_spool.drain(active.ledger)
 
-    row = await begun.row()
+    row = await active.row()
     assert (row.status, row.until, row.fence) == ("waiting", until, 2)
-    assert begun.query("SELECT status, error FROM attempts") == [("failed", "429")]
+    assert active.query("SELECT status, error FROM attempts") == [("failed", "429")]
 
 
-async def test_spool_files_are_private_to_their_owner(begun: Begun) -> None:
-    file = outcome_spool.put(known(begun))
+async def test_spool_files_are_private_to_their_owner(active: ActiveRun) -> None:
+    file = outcome_spool.put(known(active))
 
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-    assert file.name == f"{begun.granted.run_id}-1-1.json"
+    assert file.name == f"{active.granted.run_id}-1-1.json"
     assert os.listdir(file.parent) == [file.name]
 
 
 async def test_the_first_file_and_its_folder_are_synced_to_disk(
-    begun: Begun, monkeypatch: pytest.MonkeyPatch
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
     really = os.fsync
@@ -83,7 +83,7 @@ async def test_the_first_file_and_its_folder_are_synced_to_disk(
     place = outcome_spool.folder()
     assert not place.exists()
 
-    outcome_spool.put(known(begun))
+    outcome_spool.put(known(active))
 
     draft, *folders = [each for each in synced if each != place.parent]
     assert (draft.parent, draft.suffix, folders) == (place, ".new", [place])
@@ -92,49 +92,51 @@ async def test_the_first_file_and_its_folder_are_synced_to_disk(
 
 @pytest.mark.parametrize("until", [None, timedelta(hours=1)], ids=["settle", "retry"])
 async def test_an_outcome_whose_file_was_not_removed_is_recorded_only_once(
-    begun: Begun, until: timedelta | None
+    active: ActiveRun, until: timedelta | None
 ) -> None:
     failed = Outcome(Status.FAILED, error="no")
     at = None if until is None else SYSTEM_CLOCK.now() + until
-    file = outcome_spool.put(known(begun, failed, until=at))
+    file = outcome_spool.put(known(active, failed, until=at))
     text = file.read_text()
-    await outcome_spool.drain(begun.ledger)
-    before = await begun.row()
+    await outcome_spool.drain(active.ledger)
+    before = await active.row()
 
     file.write_text(text)
-    assert await outcome_spool.drain(begun.ledger) == DrainResult(written=1)
+    assert await outcome_spool.drain(active.ledger) == DrainResult(written=1)
 
-    assert await begun.row() == before
+    assert await active.row() == before
     assert before.evidence == []
 
 
-async def test_a_drain_without_a_reachable_ledger_keeps_the_file(begun: Begun) -> None:
-    file = outcome_spool.put(known(begun))
-    with begun.locked(), pytest.raises(LedgerUnreachable):
-        await outcome_spool.drain(begun.ledger)
+async def test_a_drain_without_a_reachable_ledger_keeps_the_file(active: ActiveRun) -> None:
+    file = outcome_spool.put(known(active))
+    with active.locked(), pytest.raises(LedgerUnreachable):
+        await outcome_spool.drain(active.ledger)
 
     assert file.exists()
-    assert await outcome_spool.drain(begun.ledger) == DrainResult(written=1)
+    assert await outcome_spool.drain(active.ledger) == DrainResult(written=1)
 
 
-async def test_an_outcome_with_an_old_fencing_token_is_kept_as_evidence(begun: Begun) -> None:
-    outcome_spool.put(known(begun))
-    begun.take_over()
+async def test_an_outcome_with_an_old_fencing_token_is_kept_as_evidence(
+    active: ActiveRun,
+) -> None:
+    outcome_spool.put(known(active))
+    active.take_over()
 
-    assert await outcome_spool.drain(begun.ledger) == DrainResult(refused=1)
+    assert await outcome_spool.drain(active.ledger) == DrainResult(refused=1)
 
-    row = await begun.row()
+    row = await active.row()
     assert (row.status, [each["status"] for each in row.evidence]) == ("running", ["succeeded"])
     assert outcome_spool.pending_files() == []
 
 
-async def test_a_spooled_outcome_corrects_an_unknown_run(begun: Begun) -> None:
-    begun.query("UPDATE runs SET status = 'unknown', reason = 'the lease was lost'")
-    outcome_spool.put(known(begun))
+async def test_a_spooled_outcome_corrects_an_unknown_run(active: ActiveRun) -> None:
+    active.query("UPDATE runs SET status = 'unknown', reason = 'the lease was lost'")
+    outcome_spool.put(known(active))
 
-    await outcome_spool.drain(begun.ledger)
+    await outcome_spool.drain(active.ledger)
 
-    assert (await begun.row()).status == "succeeded"
+    assert (await active.row()).status == "succeeded"
 
 
 def _torn(text: str) -> str:
@@ -159,56 +161,56 @@ def _without_a_status(text: str) -> str:
 
 @pytest.mark.parametrize("spoil", [_torn, _newer, _of_no_run, _without_a_zone, _without_a_status])
 async def test_an_unreadable_file_is_set_aside_and_the_others_are_recorded(
-    begun: Begun, spoil: Any
+    active: ActiveRun, spoil: Any
 ) -> None:
-    bad = outcome_spool.put(known(begun, run_id="0" * 32))
+    bad = outcome_spool.put(known(active, run_id="0" * 32))
     bad.write_text(spoil(bad.read_text()))
-    outcome_spool.put(known(begun))
+    outcome_spool.put(known(active))
 
-    assert await outcome_spool.drain(begun.ledger) == DrainResult(written=1, aside=1)
+    assert await outcome_spool.drain(active.ledger) == DrainResult(written=1, aside=1)
 
     assert outcome_spool.set_aside_files() == [bad.with_suffix(".aside")]
-    assert await outcome_spool.drain(begun.ledger) == DrainResult()
+    assert await outcome_spool.drain(active.ledger) == DrainResult()
 
 
 async def test_only_the_last_files_that_were_set_aside_are_kept(
-    begun: Begun, monkeypatch: pytest.MonkeyPatch
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outcome_spool, "MAX_ASIDE_FILES", 2)
-    first, *later = [outcome_spool.put(known(begun, run_id=f"{each:032}")) for each in range(3)]
+    first, *later = [outcome_spool.put(known(active, run_id=f"{each:032}")) for each in range(3)]
     for seconds, each in enumerate((first, *later)):
         each.write_text("{")
-        await outcome_spool.drain(begun.ledger, each.name.partition("-")[0])
+        await outcome_spool.drain(active.ledger, each.name.partition("-")[0])
         if each != later[-1]:  # set aside in earlier seconds
             os.utime(each.with_suffix(".aside"), (seconds, seconds))
 
     assert outcome_spool.set_aside_files() == [each.with_suffix(".aside") for each in later]
 
 
-async def test_outcomes_of_another_ledger_wait_for_it(begun: Begun) -> None:
-    file = outcome_spool.put(known(begun, ledger_id="another"))
+async def test_outcomes_of_another_ledger_wait_for_it(active: ActiveRun) -> None:
+    file = outcome_spool.put(known(active, ledger_id="another"))
 
-    assert await outcome_spool.drain(begun.ledger) == DrainResult(left=1)
+    assert await outcome_spool.drain(active.ledger) == DrainResult(left=1)
 
     assert file.exists()
-    assert (await begun.row()).status == "running"
+    assert (await active.row()).status == "running"
 
 
-async def test_a_drain_for_one_run_leaves_the_files_of_other_runs(begun: Begun) -> None:
-    other = outcome_spool.put(known(begun, run_id="0" * 32))
-    outcome_spool.put(known(begun))
+async def test_a_drain_for_one_run_leaves_the_files_of_other_runs(active: ActiveRun) -> None:
+    other = outcome_spool.put(known(active, run_id="0" * 32))
+    outcome_spool.put(known(active))
 
-    assert await outcome_spool.drain(begun.ledger, begun.granted.run_id) == DrainResult(written=1)
+    assert await outcome_spool.drain(active.ledger, active.granted.run_id) == DrainResult(written=1)
 
     assert outcome_spool.pending_files() == [other]
 
 
-async def test_further_outcomes_of_one_claim_have_files_of_their_own(begun: Begun) -> None:
-    first = outcome_spool.put(known(begun))
-    names = [outcome_spool.put(known(begun)).name for _ in range(10)]
+async def test_further_outcomes_of_one_claim_have_files_of_their_own(active: ActiveRun) -> None:
+    first = outcome_spool.put(known(active))
+    names = [outcome_spool.put(known(active)).name for _ in range(10)]
 
     assert outcome_spool.pending_files() == [first, *(first.parent / name for name in names)]
-    assert names[-1] == f"{begun.granted.run_id}-1-11.json"
+    assert names[-1] == f"{active.granted.run_id}-1-11.json"
 
 
 def _aged(file: Path, seconds: float) -> None:
@@ -217,36 +219,36 @@ def _aged(file: Path, seconds: float) -> None:
 
 
 async def test_a_draft_is_left_to_its_writer_until_it_is_too_old(
-    begun: Begun,
+    active: ActiveRun,
 ) -> None:
-    file = outcome_spool.put(known(begun))
+    file = outcome_spool.put(known(active))
     draft = file.with_suffix(".4711.new")
     file.rename(draft)
 
-    assert await outcome_spool.drain(begun.ledger) == DrainResult()
+    assert await outcome_spool.drain(active.ledger) == DrainResult()
     assert draft.exists()
     _aged(draft, outcome_spool.MAX_DRAFT_AGE_SECONDS + 1)
-    assert await outcome_spool.drain(begun.ledger) == DrainResult()
+    assert await outcome_spool.drain(active.ledger) == DrainResult()
     assert not draft.exists()
 
 
-async def test_a_home_without_a_spool_has_nothing_to_drain(begun: Begun) -> None:
-    assert await outcome_spool.drain(begun.ledger) == DrainResult()
+async def test_a_home_without_a_spool_has_nothing_to_drain(active: ActiveRun) -> None:
+    assert await outcome_spool.drain(active.ledger) == DrainResult()
     assert not outcome_spool.folder().exists()
 
 
 @pytest.mark.parametrize("fails", ["unlink", "iterdir"])
 async def test_a_failing_disk_ends_no_run_that_has_its_outcome(
-    begun: Begun, fails: str, monkeypatch: pytest.MonkeyPatch
+    active: ActiveRun, fails: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome_spool.put(known(begun))
+    outcome_spool.put(known(active))
 
     def broken(*_: object, **__: object) -> None:
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as disk:
         disk.setattr(Path, fails, broken)
-        first = await outcome_spool.drain(begun.ledger)
+        first = await outcome_spool.drain(active.ledger)
     assert first == DrainResult(written=int(fails == "unlink"))
-    assert await outcome_spool.drain(begun.ledger) == DrainResult(written=1)
-    assert (await begun.row()).status == "succeeded"
+    assert await outcome_spool.drain(active.ledger) == DrainResult(written=1)
+    assert (await active.row()).status == "succeeded"

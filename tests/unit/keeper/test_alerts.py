@@ -130,8 +130,8 @@ async def test_a_job_that_no_worker_claims_is_overdue_although_the_audit_records
         waiting = select(RunRow).where(col(RunRow.status) == Status.WAITING)
         dues = [row.due for row in (await session.execute(waiting)).scalars()]
     for due in dues:
-        await world.settled(world.claim_request(stored, due=due), Status.SUCCEEDED)
-    await world.settled(world.claim_request(stored), Status.SUCCEEDED)
+        await world.finished(world.claim_request(stored, due=due), Status.SUCCEEDED)
+    await world.finished(world.claim_request(stored), Status.SUCCEEDED)
     await run_services(world, stored.id, world.clock.now() + MINUTE, memory)
     assert await subjects(world) == ["overdue: brief"] * 2 + ["nothing is overdue any more"]
 
@@ -159,7 +159,7 @@ async def test_a_job_that_runs_at_its_due_times_gives_no_alert(world: World, cat
     due, memory = ONE, AlertState()
     world.clock.set(ONE)
     for _ in range(6):
-        await world.settled(world.claim_request(stored, due=due), Status.SUCCEEDED)
+        await world.finished(world.claim_request(stored, due=due), Status.SUCCEEDED)
         due += 5 * MINUTE
         await run_services(world, stored.id, due - HALF, memory)
         world.clock.set(due)
@@ -176,7 +176,7 @@ async def test_due_times_while_the_machine_was_off_give_no_alert(world: World) -
     await run_services(world, stored.id, ONE + 8 * HOUR + timedelta(minutes=19), memory)
     due = ONE + 8 * HOUR + timedelta(minutes=20)
     world.clock.set(due)
-    await world.settled(world.claim_request(stored, due=due), Status.SUCCEEDED)
+    await world.finished(world.claim_request(stored, due=due), Status.SUCCEEDED)
     await run_services(world, stored.id, due + timedelta(minutes=18), memory)
 
     assert await alert_rows(world) == []
@@ -204,7 +204,7 @@ async def test_the_end_of_an_overdue_alert_is_sent_once(world: World) -> None:
         "overdue: brief"
     ]  # it was missed, and no worker has claimed since
 
-    await world.settled(world.claim_request(stored), Status.SUCCEEDED)
+    await world.finished(world.claim_request(stored), Status.SUCCEEDED)
     await looks(world, memory, world.clock.now() + timedelta(minutes=20))
 
     assert await subjects(world) == ["overdue: brief", "nothing is overdue any more"]
@@ -256,7 +256,7 @@ async def test_a_new_leader_continues_the_alerts_of_the_last_one(world: World) -
     assert await subjects(world) == ["overdue: brief"]
 
     await judged(world, stored.id)
-    await world.settled(world.claim_request(stored), Status.SUCCEEDED)
+    await world.finished(world.claim_request(stored), Status.SUCCEEDED)
     for _ in range(3):
         await looks(world, AlertState(), world.clock.now() + HALF)
     assert await subjects(world) == ["overdue: brief", "nothing is overdue any more"]
@@ -320,7 +320,7 @@ TEAM = {"channel": "team", "chat_id": "7", "progress": "10m"}
 @pytest.mark.slow
 async def test_a_long_run_sends_a_progress_message_at_each_interval(world: World) -> None:
     stored = await world.add(cron="0 * * * *", notify=TEAM, timezone="Europe/Berlin")
-    granted = await world.begun(world.claim_request(stored))
+    granted = await world.running(world.claim_request(stored))
     began = world.clock.now()
     await looks(world, AlertState(), began + timedelta(minutes=35))
 
@@ -334,14 +334,14 @@ async def test_a_long_run_sends_a_progress_message_at_each_interval(world: World
     # Progress does not count for the delivery of the outcome.
     assert (await world.row(granted.run_id)).delivery == Delivery.NOT_REQUESTED
 
-    await world.settle(granted, Status.CANCELLED)
+    await world.finish(granted, Status.CANCELLED)
     await looks(world, AlertState(), world.clock.now() + HOUR)
     assert len([row for row in await alert_rows(world) if row.event == "progress"]) == 3
 
 
 async def test_after_an_outage_of_the_keeper_one_progress_message_covers_all(world: World) -> None:
     stored = await world.add(cron="0 * * * *", notify=TEAM)
-    granted = await world.begun(world.claim_request(stored))
+    granted = await world.running(world.claim_request(stored))
     world.clock.move(timedelta(minutes=45))
     for _ in range(2):
         await alarm.queue_alerts(world.ledger, AlertState())
@@ -358,7 +358,7 @@ async def test_a_job_without_progress_notifications_sends_none(
     world: World, notify: dict[str, object]
 ) -> None:
     stored = await world.add(cron="0 * * * *", notify=notify)
-    await world.begun(world.claim_request(stored))
+    await world.running(world.claim_request(stored))
     await looks(world, AlertState(), world.clock.now() + timedelta(minutes=20))
 
     assert await alert_rows(world) == []
@@ -368,7 +368,7 @@ async def test_a_run_with_unreadable_notify_parameters_sends_progress_as_its_job
     world: World,
 ) -> None:
     stored = await world.add(cron="0 * * * *", notify=TEAM)
-    granted = await world.begun(world.claim_request(stored))
+    granted = await world.running(world.claim_request(stored))
     async with world.ledger.write() as session:
         row = await session.get(RunRow, granted.run_id)
         assert row is not None

@@ -31,25 +31,25 @@ async def _scene(world: World, verb: str) -> tuple[Any, ...]:
         case "cancel":
             return ((await claims.request(world.ledger, stored, "1", "manual")).id,)
         case "died":
-            granted = await world.begun(claim_request)
+            granted = await world.running(claim_request)
             return granted.run_id, granted.fence, "killed", "last words"
         case "take":
-            await world.granted(claim_request)
+            await world.claimed(claim_request)
             return (end(claim_request, "FAILED"),)
         case "expire_all":
-            await world.begun(claim_request)
+            await world.running(claim_request)
             await world.lose()
             return ()
         case "renew_all":
-            granted = await world.begun(claim_request)
+            granted = await world.running(claim_request)
             world.clock.move(TIMING.run_lease_renewal)
             return "here:1", {claim_request.flow_run_id: granted.run_id}
         case _:
-            granted = await world.settled(claim_request, Status.SUCCEEDED)
+            granted = await world.finished(claim_request, Status.SUCCEEDED)
             return ([granted.run_id],)
 
 
-async def _told(world: World) -> list[dict[str, Any]]:
+async def _rows(world: World) -> list[dict[str, Any]]:
     """Return everything that the ledger contains about runs, attempts and their jobs."""
     rows = await world.rows()
     dumped = [row.model_dump() for row in rows]
@@ -65,12 +65,12 @@ async def test_a_write_of_a_killed_process_is_stored_whole_or_not_at_all(
     world: World, verb: str, when: When
 ) -> None:
     given = await _scene(world, verb)
-    before = await _told(world)
+    before = await _rows(world)
 
     code = killed.killed(world.ledger.address, world.clock, verb, given, when)
 
     assert code == -signal.SIGKILL
-    left = await _told(world)
+    left = await _rows(world)
     assert (left == before) is (when == "before")
     # The next process makes the write, or finds it made: nothing is counted twice.
     await _again(world, verb, given, done=when == "after")
@@ -90,13 +90,13 @@ async def test_a_write_of_a_killed_process_is_stored_whole_or_not_at_all(
 
 
 async def _again(world: World, verb: str, given: tuple[Any, ...], *, done: bool) -> None:
-    before = await _told(world)
+    before = await _rows(world)
     if verb == "died" and done:
         with pytest.raises(FenceRefused):
             await claims.holder_died(world.ledger, *given)
         return
     await VERBS[verb](world.ledger, *given)
-    assert (await _told(world) == before) is done
+    assert (await _rows(world) == before) is done
 
 
 async def test_the_keeper_releases_a_run_that_a_killed_worker_had_claimed(world: World) -> None:

@@ -42,7 +42,7 @@ def test_json_is_sanitized_for_every_database(value: Any, expected: Any) -> None
 
 
 async def test_an_outcome_with_text_that_a_database_refuses_is_stored(world: World) -> None:
-    granted = await world.begun(world.claim_request(await world.add()))
+    granted = await world.running(world.claim_request(await world.add()))
     outcome = Outcome(
         Status.SUCCEEDED,
         reason=BAD,
@@ -64,7 +64,7 @@ async def test_an_outcome_with_text_that_a_database_refuses_is_stored(world: Wor
 
 async def test_an_end_in_prefect_with_text_that_a_database_refuses_is_stored(world: World) -> None:
     claim_request = world.claim_request(await world.add())
-    await world.granted(claim_request)
+    await world.claimed(claim_request)
 
     ended = EndInPrefect(str(claim_request.flow_run_id), "CRASHED", BAD, BAD, claim_request)
     assert await apply_end(world.ledger, ended) is Status.WAITING
@@ -80,7 +80,7 @@ async def test_parameters_that_a_database_refuses_do_not_break_queries_over_all_
     claim_request = world.claim_request(
         stored, occurrence=flow_key("f"), parameters={"prompt": BAD, "n": math.nan}
     )
-    await world.granted(claim_request)
+    await world.claimed(claim_request)
     await claims.request(world.ledger, stored, "1", "manual")
 
     async with world.ledger.read() as session:
@@ -117,7 +117,7 @@ async def test_the_longest_names_are_stored_and_a_longer_request_id_is_refused(
 async def test_the_longest_session_id_is_stored(world: World) -> None:
     letters = "".join(chr(0x1F300 + n) for n in range(100))
     stored = await world.add(prompt="x", cron="0 * * * *", agent=letters, session_key=letters)
-    granted = await world.granted(world.claim_request(stored))
+    granted = await world.claimed(world.claim_request(stored))
     await claims.begin(world.ledger, granted.run_id, granted.fence)
-    await world.settle(granted, Status.SUCCEEDED, output="said", prompt="asked")
+    await world.finish(granted, Status.SUCCEEDED, output="said", prompt="asked")
     assert granted.session_id == f"{letters}:{letters}"

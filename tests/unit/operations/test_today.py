@@ -36,7 +36,7 @@ async def fill(home: Home) -> None:
         world = World(ledger, clock)
         brief = await world.add("brief", every="60m")
         hello = await world.add("hello there", on_demand=True)
-        await world.settled(world.claim_request(brief), Status.CANCELLED)
+        await world.finished(world.claim_request(brief), Status.CANCELLED)
         clock.set(SYSTEM_CLOCK.now() - timedelta(hours=3))
         priced = {"cost_usd": 0.25, "input_tokens": 1_000, "output_tokens": 20}
         unpriced = {"cost_usd": None, "input_tokens": 400, "output_tokens": 5}
@@ -46,8 +46,8 @@ async def fill(home: Home) -> None:
             (Status.TIMED_OUT, unpriced),
         ):
             row = await world.request(hello)
-            await world.settled(world.claim_request_of(row), status, usage=usage)
-        await world.begun(world.claim_request_of(await world.request(brief)))
+            await world.finished(world.claim_request_of(row), status, usage=usage)
+        await world.running(world.claim_request_of(await world.request(brief)))
 
 
 async def test_today_reports_the_last_24_hours(nowhere: Home) -> None:

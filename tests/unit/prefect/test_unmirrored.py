@@ -39,10 +39,10 @@ async def _ended(world: World, status: Status) -> RunRow:
             world.clock.set(claim_request.due + timedelta(hours=3))
             answer = await world.claim(claim_request)
         case Status.UNKNOWN:
-            answer = await world.begun(claim_request)
+            answer = await world.running(claim_request)
             await claims.holder_died(world.ledger, answer.run_id, answer.fence, "killed")
         case _:
-            answer = await world.settled(claim_request, status)
+            answer = await world.finished(claim_request, status)
     assert isinstance(answer, Granted | Finished)
     return await world.row(str(answer.run_id))
 
@@ -58,9 +58,9 @@ async def test_each_outcome_of_a_run_with_a_flow_run_is_marked_as_unmirrored(
 
 
 async def test_a_run_that_got_another_outcome_meanwhile_keeps_its_mark(world: World) -> None:
-    granted = await world.begun(world.claim_request(await world.add()))
+    granted = await world.running(world.claim_request(await world.add()))
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")
-    await world.settle(granted, Status.SUCCEEDED)  # while a worker sets the run to Crashed
+    await world.finish(granted, Status.SUCCEEDED)  # while a worker sets the run to Crashed
 
     await unmirrored.clear_mark(world.ledger, granted.run_id, Status.UNKNOWN)
     assert [row.id for row in await _marked(world)] == [granted.run_id]
@@ -77,7 +77,7 @@ async def test_a_direct_call_or_request_without_a_flow_run_is_not_marked(world: 
         "here:1",
         {"prompt": "Hi"},
     )
-    await world.settled(claim_request, Status.SUCCEEDED)
+    await world.finished(claim_request, Status.SUCCEEDED)
     row = await claims.request(world.ledger, await world.add(), "1", "manual")
     await claims.cancel(world.ledger, row.id)
 
@@ -86,7 +86,7 @@ async def test_a_direct_call_or_request_without_a_flow_run_is_not_marked(world: 
 
 async def test_a_live_run_is_not_marked_as_unmirrored(world: World) -> None:
     claim_request = world.claim_request(await world.add())
-    granted = await world.begun(claim_request)
+    granted = await world.running(claim_request)
     assert await _marked(world) == []
 
     await world.lose()
@@ -101,7 +101,7 @@ async def test_unmirrored_rows_are_limited_by_end_time_and_sorted_oldest_first(
     jobs = [await world.add(f"job-{number}", every="1h") for number in range(3)]
     ended = []
     for job in jobs:
-        ended.append((await world.settled(world.claim_request(job), Status.SUCCEEDED)).run_id)
+        ended.append((await world.finished(world.claim_request(job), Status.SUCCEEDED)).run_id)
         world.clock.move(timedelta(minutes=1))
     second = (await world.row(ended[1])).finished_at
     assert second is not None
@@ -126,13 +126,13 @@ async def test_a_cleared_mark_is_not_returned_again(world: World) -> None:
 async def test_a_late_outcome_recorded_meanwhile_keeps_its_mark(world: World) -> None:
     # The mirror writes `unknown` to Prefect while the late outcome is recorded.
     claim_request = world.claim_request(await world.add())
-    granted = await world.begun(claim_request)
+    granted = await world.running(claim_request)
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")
     world.clock.move(timedelta(seconds=5))
     before = world.clock.now()
     assert [each.status for each in await _marked(world, before)] == ["unknown"]
     world.clock.move(MICROSECOND)
-    await world.settle(granted, Status.SUCCEEDED)
+    await world.finish(granted, Status.SUCCEEDED)
 
     await unmirrored.clear_marks(world.ledger, [granted.run_id], before)
 
@@ -146,26 +146,26 @@ async def test_a_late_outcome_is_marked_although_unknown_was_mirrored(world: Wor
     await unmirrored.clear_marks(world.ledger, [row.id])
     world.clock.move(timedelta(minutes=5))
 
-    await world.settle(_as_granted(row), Status.FAILED)
+    await world.finish(_as_granted(row), Status.FAILED)
 
     assert [each.status for each in await _marked(world)] == ["failed"]
 
 
 async def test_a_retried_run_is_not_marked_and_only_its_retry_is_mirrored(world: World) -> None:
     claim_request = world.claim_request(await world.add())
-    first = await world.begun(claim_request)
+    first = await world.running(claim_request)
     await claims.holder_died(world.ledger, first.run_id, first.fence, "killed")
     retried = await world.claim(replace(claim_request, flow_starts=2, retries=(1,)))
     assert isinstance(retried, Granted)
     # Otherwise the mirror would end the running Prefect run with the first run's outcome.
     assert await _marked(world) == []
 
-    await world.settle(first, Status.FAILED)
+    await world.finish(first, Status.FAILED)
 
     assert (await world.row(first.run_id)).status == "failed"
     assert await _marked(world) == []
     await claims.begin(world.ledger, retried.run_id, retried.fence)
-    await world.settle(retried, Status.SUCCEEDED)
+    await world.finish(retried, Status.SUCCEEDED)
     assert [each.id for each in await _marked(world)] == [retried.run_id]
 
 

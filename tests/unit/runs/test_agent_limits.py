@@ -41,7 +41,7 @@ async def test_a_full_agent_makes_its_own_runs_wait_and_no_others(world: World) 
     first, second, of_kind, other = await _requests(
         world, "claude", "claude", "daybook-offline-agent/claude", "gpt"
     )
-    held = await world.begun(first)
+    held = await world.running(first)
 
     for waiting in (second, of_kind):
         answer = await world.claim(waiting)
@@ -50,16 +50,16 @@ async def test_a_full_agent_makes_its_own_runs_wait_and_no_others(world: World) 
         assert (await world.row(str(answer.run_id))).waits_for == "agent"
     assert isinstance(await world.claim(other), Granted)
 
-    await world.settle(held, Status.FAILED)
+    await world.finish(held, Status.FAILED)
     world.clock.move(timedelta(seconds=5))
     assert isinstance(await world.claim(second), Granted)
 
 
 async def test_a_free_agent_goes_to_its_earliest_due_run(world: World) -> None:
     first, second, late = await _requests(world, "claude", "claude", "claude")
-    held = await world.begun(first)
+    held = await world.running(first)
     assert isinstance(await world.claim(second), Waiting)
-    await world.settle(held, Status.SUCCEEDED)
+    await world.finish(held, Status.SUCCEEDED)
 
     answer = await world.claim(late)
     assert isinstance(answer, Waiting)
@@ -70,17 +70,17 @@ async def test_a_free_agent_goes_to_its_earliest_due_run(world: World) -> None:
 
 async def test_a_run_that_does_not_claim_keeps_no_other_from_its_agent(world: World) -> None:
     first, lost, late = await _requests(world, "claude", "claude", "claude")
-    held = await world.begun(first)
+    held = await world.running(first)
     for each in (lost, late):
         assert isinstance(await world.claim(each), Waiting)
-    await world.settle(held, Status.SUCCEEDED)
+    await world.finish(held, Status.SUCCEEDED)
     world.clock.move(timedelta(seconds=21))
     assert isinstance(await world.claim(late), Granted)
 
 
 async def test_a_later_run_in_the_queue_claims_again_later(world: World) -> None:
     requests = await _requests(world, *["claude"] * 4)
-    await world.begun(requests[0])
+    await world.running(requests[0])
     delays = []
     for each in requests[1:]:
         answer = await world.claim(each)
@@ -91,7 +91,7 @@ async def test_a_later_run_in_the_queue_claims_again_later(world: World) -> None
 
 async def test_a_run_that_asks_no_agent_has_no_such_limit(world: World) -> None:
     (prompt,) = await _requests(world, "default")
-    await world.begun(prompt)
+    await world.running(prompt)
     webhook = ClaimRequest(
         *(claim_requests.flow_key("w"), "webhook", "manual", world.clock.now(), "here:1"),
         {"url": "https://example.org/"},

@@ -130,7 +130,7 @@ async def test_catch_up_all_runs_oldest_first_and_one_at_a_time(world: World) ->
             if isinstance(answer, Granted):
                 began.append(answer.due)
                 await claims.begin(world.ledger, answer.run_id, answer.fence)
-                assert await world.settle(answer, Status.SUCCEEDED) is Status.SUCCEEDED
+                assert await world.finish(answer, Status.SUCCEEDED) is Status.SUCCEEDED
     assert began == [row.due for row in rows]
 
 
@@ -204,7 +204,7 @@ async def test_a_due_time_with_a_row_keeps_it_and_splits_the_missed_range(world:
         world.claim_request(stored, due=world.claim_request(stored).due + place * 10 * MINUTE)
         for place in range(5)
     ]
-    await world.settled(claim_requests[2], Status.SUCCEEDED)
+    await world.finished(claim_requests[2], Status.SUCCEEDED)
     world.clock.set(claim_requests[4].due + 2 * MINUTE)
 
     await advance(world, stored)
@@ -248,7 +248,7 @@ async def test_a_missed_range_grows_until_another_outcome_or_revision(world: Wor
     job = await world.job_row(stored.id)
     assert (job.last_run_id, job.last_run_at, job.last_status) == (row.id, row.due_to, "missed")
 
-    await world.settled(world.claim_request(stored), Status.SUCCEEDED)  # 13:00
+    await world.finished(world.claim_request(stored), Status.SUCCEEDED)  # 13:00
     world.clock.set(NOON + 75 * MINUTE)
     await advance(world, stored)
 
@@ -306,7 +306,7 @@ async def test_the_audit_skips_due_times_that_the_job_may_not_run(
     fields: dict[str, Any] = {"max_runs": 1} if what == "spent" else {}
     stored = await world.add(cron="0 * * * *", catch_up="none", **fields)
     if what == "spent":
-        await world.begun(world.claim_request(stored))
+        await world.running(world.claim_request(stored))
     world.clock.set(NOON + 3 * HOUR + 30 * MINUTE)
     if what == "off":
         await world.edit(stored.id, enabled=False)
@@ -419,7 +419,7 @@ async def test_a_one_time_job_is_missed_and_disabled_if_it_is_more_than_a_day_la
     )
     assert (await world.job_row(late.id)).disabled_reason == "fired, missed"
     (waiting,) = [row for row in await world.rows() if row.status == "waiting"]
-    await world.settled(world.claim_request_of(waiting), Status.SUCCEEDED)
+    await world.finished(world.claim_request_of(waiting), Status.SUCCEEDED)
     assert (await world.job_row(early.id)).disabled_reason == "fired, succeeded"
 
 
@@ -439,7 +439,7 @@ async def test_lateness_of_a_staggered_due_time_counts_from_its_staggered_time(
 async def test_the_last_run_of_a_job_is_that_of_its_latest_due_time(world: World) -> None:
     stored = await world.add(cron="*/10 * * * *", catch_up="none")
     world.clock.set(NOON + 15 * MINUTE)
-    done = await world.settled(world.claim_request(stored), Status.SUCCEEDED)
+    done = await world.finished(world.claim_request(stored), Status.SUCCEEDED)
 
     await advance(world, stored, world.clock.now() + HOUR)
 

@@ -37,14 +37,14 @@ async def test_a_backfill_creates_one_waiting_run_per_due_time(world: World) -> 
         ("waiting", "backfill", world.clock.now())
     }
     assert rows[0].occurrence == f"request:{stored.id}:backfill-2026-01-15T09:00:00Z"
-    granted = await world.granted(world.claim_request_of(rows[0]))
+    granted = await world.claimed(world.claim_request_of(rows[0]))
     assert (granted.due, granted.trigger) == (_past(world, 3)[0], "backfill")
 
 
 async def test_a_repeated_backfill_requests_only_the_new_due_times(world: World) -> None:
     stored, rows = await _asked(world, 3)
     assert await backfill.request_runs(world.ledger, stored, _past(world, 4)) == 1
-    await world.settled(world.claim_request_of(rows[0]), Status.FAILED)
+    await world.finished(world.claim_request_of(rows[0]), Status.FAILED)
 
     assert await backfill.request_runs(world.ledger, stored, _past(world, 4)) == 0
     assert len(await world.rows()) == 4
@@ -53,9 +53,9 @@ async def test_a_repeated_backfill_requests_only_the_new_due_times(world: World)
 async def test_a_backfill_leaves_out_due_times_that_succeeded(world: World) -> None:
     stored = await world.add(cron="0 * * * *")
     done, failed = world.claim_request(stored), None
-    await world.settled(done, Status.SUCCEEDED)
+    await world.finished(done, Status.SUCCEEDED)
     failed = world.claim_request(stored)
-    await world.settled(failed, Status.FAILED)
+    await world.finished(failed, Status.FAILED)
     world.clock.move(HOUR)
 
     async with world.ledger.read() as session:
@@ -68,11 +68,11 @@ async def test_a_backfill_leaves_out_due_times_that_succeeded(world: World) -> N
 async def test_backfill_runs_run_one_at_a_time_oldest_first(world: World, overlap: str) -> None:
     _, rows = await _asked(world, 3, overlap=overlap)
     first, second, third = map(world.claim_request_of, rows)
-    running = await world.begun(first)
+    running = await world.running(first)
     assert isinstance(await world.claim(third), Waiting)
     assert isinstance(await world.claim(second), Waiting)
 
-    await world.settle(running, Status.SUCCEEDED)
+    await world.finish(running, Status.SUCCEEDED)
 
     assert isinstance(await world.claim(third), Waiting)
     assert isinstance(await world.claim(second), Granted)
@@ -81,7 +81,7 @@ async def test_backfill_runs_run_one_at_a_time_oldest_first(world: World, overla
 async def test_a_scheduled_run_waits_only_for_the_active_backfill_run(world: World) -> None:
     """Check that it is not skipped, and that it runs before the other backfill runs."""
     stored, rows = await _asked(world, 3)
-    running = await world.begun(world.claim_request_of(rows[0]))
+    running = await world.running(world.claim_request_of(rows[0]))
     for row in rows[1:]:
         assert isinstance(await world.claim(world.claim_request_of(row)), Waiting)
     claim_request = world.claim_request(stored)
@@ -91,7 +91,7 @@ async def test_a_scheduled_run_waits_only_for_the_active_backfill_run(world: Wor
     await leases.renew(world.ledger, running.run_id, running.fence)
     world.clock.set(claim_request.due)
     assert isinstance(await world.claim(claim_request), Waiting)
-    await world.settle(running, Status.SUCCEEDED)
+    await world.finish(running, Status.SUCCEEDED)
 
     async with world.ledger.read() as session:
         woken = await slots.next_up(session, world.clock.now(), 4, {})
@@ -103,12 +103,12 @@ async def test_a_scheduled_run_waits_only_for_the_active_backfill_run(world: Wor
 async def test_a_free_slot_goes_to_a_scheduled_run_before_a_backfill_run(world: World) -> None:
     _, rows = await _asked(world, 1)
     blocker, other = await world.add("blocker"), await world.add("other")
-    held = await world.begun(world.claim_request(blocker, most=1))
+    held = await world.running(world.claim_request(blocker, most=1))
     behind = world.claim_request_of(rows[0], most=1)
     scheduled = world.claim_request(other, due=world.clock.now(), most=1)
     assert isinstance(await world.claim(behind), Waiting)
     assert isinstance(await world.claim(scheduled), Waiting)
-    await world.settle(held, Status.SUCCEEDED)
+    await world.finish(held, Status.SUCCEEDED)
 
     assert isinstance(await world.claim(behind), Waiting)
     assert isinstance(await world.claim(scheduled), Granted)

@@ -38,7 +38,7 @@ async def test_a_job_with_bounds_runs_exactly_at_the_due_times_shown_before(worl
         answer = await world.claim(claim_request)
         if isinstance(answer, Granted):
             await claims.begin(world.ledger, answer.run_id, answer.fence)
-            await world.settle(answer, Status.SUCCEEDED)
+            await world.finish(answer, Status.SUCCEEDED)
         else:
             assert isinstance(answer, Finished)
             assert (answer.status, answer.run_id) == (Status.SKIPPED, None)
@@ -81,7 +81,7 @@ async def test_a_job_is_disabled_with_a_reason_after_its_last_allowed_run(world:
     stored = await world.add(every="10m", max_runs=2)
     for status in (Status.SUCCEEDED, Status.FAILED):
         assert (await world.job(stored.id)).job.enabled
-        await world.settled(world.claim_request(stored), status)
+        await world.finished(world.claim_request(stored), status)
 
     after = await world.job(stored.id)
 
@@ -112,15 +112,15 @@ async def test_active_runs_count_towards_max_runs(world: World) -> None:
 
 async def test_a_queued_run_is_skipped_after_the_last_allowed_run(world: World) -> None:
     stored = await world.add(every="10s", session="new", overlap="queue_all", max_runs=2)
-    running = await world.begun(world.claim_request(stored))
+    running = await world.running(world.claim_request(stored))
     queued = []
     for _ in range(2):
         queued.append(world.claim_request(stored))
         world.clock.set(queued[-1].due)
         answer = await world.claim(queued[-1])
     assert isinstance(answer, Waiting)
-    await world.settle(running, Status.SUCCEEDED)
-    await world.settled(queued[0], Status.SUCCEEDED)
+    await world.finish(running, Status.SUCCEEDED)
+    await world.finished(queued[0], Status.SUCCEEDED)
 
     given_answer = await world.claim(queued[1])
 
@@ -132,9 +132,9 @@ async def test_a_queued_run_is_skipped_after_the_last_allowed_run(world: World) 
 
 async def test_a_manual_run_is_granted_after_max_runs_is_used_up(world: World) -> None:
     stored = await world.add(every="10m", max_runs=1)
-    await world.settled(world.claim_request(stored), Status.SUCCEEDED)
+    await world.finished(world.claim_request(stored), Status.SUCCEEDED)
     row = await claims.request(world.ledger, stored, "1", "manual")
 
-    await world.settled(world.claim_request_of(row), Status.SUCCEEDED)
+    await world.finished(world.claim_request_of(row), Status.SUCCEEDED)
 
     assert (await world.job_row(stored.id)).run_count == 2

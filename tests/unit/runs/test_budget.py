@@ -26,7 +26,7 @@ def usage_of(count: int) -> dict[str, Any]:
 
 
 async def spend(world: World, claim_request: ClaimRequest, count: int) -> Granted:
-    return await world.settled(claim_request, Status.SUCCEEDED, usage=usage_of(count))
+    return await world.finished(claim_request, Status.SUCCEEDED, usage=usage_of(count))
 
 
 async def at(world: World, claim_request: ClaimRequest) -> ClaimResult:
@@ -36,12 +36,12 @@ async def at(world: World, claim_request: ClaimRequest) -> ClaimResult:
 
 async def test_a_run_of_a_job_without_a_budget_has_no_token_limit(world: World) -> None:
     stored = await world.add()
-    assert (await world.granted(world.claim_request(stored))).tokens is None
+    assert (await world.claimed(world.claim_request(stored))).tokens is None
 
 
 async def test_a_claim_grants_the_jobs_tokens_per_run(world: World) -> None:
     stored = await world.add(tokens_per_run=800, cron="0 * * * *")
-    granted = await world.granted(world.claim_request(stored))
+    granted = await world.claimed(world.claim_request(stored))
     assert granted.tokens == 800
     # The process that takes the claim over from the worker reads the same number.
     again = await claims.read_grant(world.ledger, granted.run_id, granted.fence)
@@ -56,12 +56,12 @@ async def test_a_run_of_an_agents_job_gets_the_lower_of_its_policy_and_owner_lim
 ) -> None:
     stored = await owned(world, tokens_per_run=policy, cron="0 * * * *")
     rules = AgentLimits.of({"tokens_per_run": limit, "tokens_per_day": 0})
-    assert (await world.granted(world.claim_request(stored, rules=rules))).tokens == least
+    assert (await world.claimed(world.claim_request(stored, rules=rules))).tokens == least
 
 
 async def tried(world: World, claim_request: ClaimRequest, count: int) -> ClaimResult:
     """Let one attempt use ``count`` tokens and fail; return the answer to the next claim."""
-    granted = await world.begun(claim_request)
+    granted = await world.running(claim_request)
     failed = Outcome(Status.FAILED, error="busy", usage=usage_of(count))
     until = world.clock.now() + timedelta(minutes=1)
     await claims.retry(world.ledger, granted.run_id, granted.fence, failed, until)
@@ -103,14 +103,14 @@ async def test_a_run_is_skipped_if_the_tokens_of_the_day_are_used(world: World) 
     midnight = world.claim_request(
         stored, due=world.clock.now().replace(hour=18, minute=0, microsecond=0)
     )
-    assert (await world.granted(midnight)).tokens == 10_000
+    assert (await world.claimed(midnight)).tokens == 10_000
 
 
 async def test_the_tokens_of_a_check_that_skips_its_run_count(world: World) -> None:
     stored = await world.add(tokens_per_day=100, cron="0 * * * *")
-    granted = await world.granted(world.claim_request(stored))
-    await world.settle(granted, Status.SKIPPED, reason="check: nothing new", usage=usage_of(60))
-    assert (await world.granted(world.claim_request(stored))).tokens == 40
+    granted = await world.claimed(world.claim_request(stored))
+    await world.finish(granted, Status.SKIPPED, reason="check: nothing new", usage=usage_of(60))
+    assert (await world.claimed(world.claim_request(stored))).tokens == 40
 
 
 UNTOLD = {"input_tokens": None, "output_tokens": None, "cost_usd": None, "requests": 1}
@@ -119,13 +119,13 @@ UNTOLD = {"input_tokens": None, "output_tokens": None, "cost_usd": None, "reques
 
 async def test_the_tokens_of_a_check_count_if_the_answer_reports_no_usage(world: World) -> None:
     stored = await world.add(tokens_per_day=1_000, cron="0 * * * *")
-    granted = await world.granted(world.claim_request(stored))
+    granted = await world.claimed(world.claim_request(stored))
     await claims.begin(world.ledger, granted.run_id, granted.fence, usage=usage_of(900))
-    await world.settle(granted, Status.SUCCEEDED, usage=UNTOLD)
+    await world.finish(granted, Status.SUCCEEDED, usage=UNTOLD)
     row = await world.row(granted.run_id)
     assert row.usage is not None
     assert (row.usage["input_tokens"], row.usage["cost_usd"]) == (None, None)
-    assert (await world.granted(world.claim_request(stored))).tokens == 100
+    assert (await world.claimed(world.claim_request(stored))).tokens == 100
 
 
 def test_known_tokens_of_an_incomplete_total_are_kept_in_further_totals() -> None:
@@ -149,12 +149,12 @@ async def test_an_active_run_reserves_the_tokens_that_its_claim_granted(world: W
         world.claim_request_of(await claims.request(world.ledger, stored, name, "manual"))
         for name in "abc"
     ]
-    one, other = await world.begun(first), await world.begun(second)
+    one, other = await world.running(first), await world.running(second)
     assert (one.tokens, other.tokens) == (700, 300)
     answer = await at(world, third)
     assert isinstance(answer, Waiting)
     assert answer.why == "tokens: active runs may use all that is left of 1,000 per day"
-    await world.settle(one, Status.SUCCEEDED, usage=usage_of(100))
+    await world.finish(one, Status.SUCCEEDED, usage=usage_of(100))
     world.clock.set(answer.until)
     granted = await world.claim(third)
     assert isinstance(granted, Granted)
@@ -176,7 +176,7 @@ async def test_all_jobs_of_an_agent_share_its_tokens_of_the_day(world: World) ->
             "2026-01-16 00:00 UTC"
         )
     others = await owned(world, "agent:other", name="other", every="1h")
-    assert (await world.granted(world.claim_request(others, rules=rules))).tokens == 1_000
+    assert (await world.claimed(world.claim_request(others, rules=rules))).tokens == 1_000
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ async def test_only_an_agents_cancelled_run_without_usage_counts_its_whole_grant
         rules = AgentLimits.of({"tokens_per_run": 0, "tokens_per_day": 1000})
     else:
         stored, rules = await world.add(**given, tokens_per_day=1000), AgentLimits()
-    granted = await world.begun(world.claim_request(stored, rules=rules))
+    granted = await world.running(world.claim_request(stored, rules=rules))
     assert granted.tokens == 400
     ended = Outcome(Status.CANCELLED, "cancelled", usage=usage)
     await claims.finish(world.ledger, granted.run_id, granted.fence, ended)
@@ -211,7 +211,7 @@ async def test_only_a_run_that_asks_an_agent_needs_tokens(world: World) -> None:
     first = await owned(world, name="first", every="1h")
     await spend(world, world.claim_request(first, rules=rules), 1_000)
     hook = await owned(world, name="hook", url="https://a.example.org", every="1h", prompt=None)
-    granted = await world.granted(world.claim_request(hook, kind="webhook", rules=rules))
+    granted = await world.claimed(world.claim_request(hook, kind="webhook", rules=rules))
     assert granted.tokens is None
     gated: dict[str, Any] = {
         "check": {"prompt": "new?"},
@@ -247,4 +247,4 @@ async def test_custom_parameters_of_an_agents_run_cannot_raise_its_token_limit(
         parameters=parameters,
     )
     assert (await spend(world, claim_request, 60)).tokens == 50
-    assert (await world.granted(world.claim_request(stored, rules=rules))).tokens == 10
+    assert (await world.claimed(world.claim_request(stored, rules=rules))).tokens == 10

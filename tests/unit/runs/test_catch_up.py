@@ -43,7 +43,7 @@ async def _seen_through(world: World, claim_requests: list[ClaimRequest]) -> Non
                 for other in left:
                     if other is not claim_request:
                         assert not isinstance(await world.claim(other), Granted)
-                await world.settle(await _begin(world, answer), Status.SUCCEEDED)
+                await world.finish(await _begin(world, answer), Status.SUCCEEDED)
             if not isinstance(answer, Waiting):
                 left.remove(claim_request)
 
@@ -103,11 +103,11 @@ async def test_catch_up_all_covers_only_the_last_24_hours(world: World) -> None:
 
 async def test_a_waiting_catch_up_run_never_becomes_late(world: World) -> None:
     first, second, *_ = await _away(world, catch_up="all")
-    running = await world.begun(first)
+    running = await world.running(first)
     assert isinstance(await world.claim(second), Waiting)
     world.clock.move(timedelta(days=3))
     # The holder is alive: its outcome arrives.
-    await world.settle(running, Status.SUCCEEDED)
+    await world.finish(running, Status.SUCCEEDED)
 
     assert isinstance(await world.claim(second), Granted)
 
@@ -160,7 +160,7 @@ async def test_a_catch_up_run_between_two_attempts_is_not_skipped_for_a_later_du
     claim_request = world.claim_request(stored)
     world.clock.set(claim_request.due + timedelta(minutes=2))
     await audit.advance(world.ledger, stored.id, world.clock.now())
-    granted = await world.begun(claim_request)
+    granted = await world.running(claim_request)
     assert granted.trigger == "catch_up"
     failed, again = Outcome(Status.FAILED, error="busy"), world.at(minutes=30)
     await claims.retry(world.ledger, granted.run_id, granted.fence, failed, again)

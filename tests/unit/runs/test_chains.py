@@ -50,7 +50,7 @@ async def test_an_outcome_starts_the_jobs_that_wait_for_it(
     world: World, on: str, status: Status, starts: set[str]
 ) -> None:
     first, second = await chained(world, on)
-    await world.settled(world.claim_request(first), status)
+    await world.finished(world.claim_request(first), status)
     rows = await started(world, second)
     expected = [("waiting", "after", world.ledger.now())] if on in starts else []
     assert [(row.status, row.trigger, row.due) for row in rows] == expected
@@ -58,19 +58,19 @@ async def test_an_outcome_starts_the_jobs_that_wait_for_it(
 
 async def test_a_skipped_run_starts_no_job(world: World) -> None:
     first, second = await chained(world, "any")
-    granted = await world.granted(world.claim_request(first))
-    await world.settle(granted, Status.SKIPPED)
+    granted = await world.claimed(world.claim_request(first))
+    await world.finish(granted, Status.SKIPPED)
     assert await started(world, second) == []
 
 
 async def test_an_unknown_outcome_that_is_corrected_starts_a_job_once(world: World) -> None:
     first, both = await chained(world, "any")
     success = await world.add("celebrate", after="brief")
-    granted = await world.begun(world.claim_request(first))
+    granted = await world.running(world.claim_request(first))
 
-    await world.settle(granted, Status.UNKNOWN)
-    await world.settle(granted, Status.SUCCEEDED)
-    await world.settle(granted, Status.SUCCEEDED)
+    await world.finish(granted, Status.UNKNOWN)
+    await world.finish(granted, Status.SUCCEEDED)
+    await world.finish(granted, Status.SUCCEEDED)
 
     assert len(await started(world, both)) == 1
     assert len(await started(world, success)) == 1
@@ -79,24 +79,24 @@ async def test_an_unknown_outcome_that_is_corrected_starts_a_job_once(world: Wor
 async def test_a_disabled_or_snoozed_job_is_not_started(world: World) -> None:
     first, second = await chained(world)
     await world.edit("report", enabled=False)
-    await world.settled(world.claim_request(first), Status.SUCCEEDED)
+    await world.finished(world.claim_request(first), Status.SUCCEEDED)
     await world.edit("report", enabled=True)
     async with world.ledger.write() as session:
         row = await world.job_row(second.id)
         row.snoozed_until = world.at(hours=2)
         session.add(row)
-    await world.settled(world.claim_request(first), Status.SUCCEEDED)
+    await world.finished(world.claim_request(first), Status.SUCCEEDED)
     assert await started(world, second) == []
 
     world.passes(hours=2)
-    await world.settled(world.claim_request(first), Status.SUCCEEDED)
+    await world.finished(world.claim_request(first), Status.SUCCEEDED)
     assert len(await started(world, second)) == 1
 
 
 @pytest.mark.parametrize("off", ["paused", "snoozed", "removed"])
 async def test_a_job_that_was_switched_off_meanwhile_is_skipped(world: World, off: str) -> None:
     first, second = await chained(world)
-    await world.settled(world.claim_request(first), Status.SUCCEEDED)
+    await world.finished(world.claim_request(first), Status.SUCCEEDED)
     [row] = await started(world, second)
     if off == "paused":
         await world.edit("report", enabled=False)
@@ -118,9 +118,9 @@ async def test_a_job_that_was_switched_off_meanwhile_is_skipped(world: World, of
 async def test_a_chained_job_runs_at_most_as_often_as_its_policy_allows(world: World) -> None:
     first, second = await chained(world, max_runs=1)
     for _ in range(2):
-        await world.settled(world.claim_request(first), Status.SUCCEEDED)
+        await world.finished(world.claim_request(first), Status.SUCCEEDED)
     one, other = await started(world, second)
-    await world.settled(world.claim_request_of(one), Status.SUCCEEDED)
+    await world.finished(world.claim_request_of(one), Status.SUCCEEDED)
     answer = await world.claim(world.claim_request_of(other))
     assert isinstance(answer, Finished)
     assert answer.status is Status.SKIPPED
@@ -129,17 +129,17 @@ async def test_a_chained_job_runs_at_most_as_often_as_its_policy_allows(world: W
 async def test_outcomes_during_a_run_of_the_chained_job_are_queued(world: World) -> None:
     first, second = await chained(world)
     for _ in range(2):
-        await world.settled(world.claim_request(first), Status.SUCCEEDED)
+        await world.finished(world.claim_request(first), Status.SUCCEEDED)
     one, other = await started(world, second)
-    granted = await world.begun(world.claim_request_of(one))
+    granted = await world.running(world.claim_request_of(one))
     assert isinstance(await world.claim(world.claim_request_of(other)), Waiting)
-    await world.settle(granted, Status.SUCCEEDED)
-    await world.settled(world.claim_request_of(other), Status.SUCCEEDED)
+    await world.finish(granted, Status.SUCCEEDED)
+    await world.finished(world.claim_request_of(other), Status.SUCCEEDED)
 
 
 async def test_user_jobs_that_are_switched_off_do_not_run_after_others(world: World) -> None:
     first, second = await chained(world)
-    await world.settled(world.claim_request(first), Status.SUCCEEDED)
+    await world.finished(world.claim_request(first), Status.SUCCEEDED)
     [row] = await started(world, second)
     request = world.claim_request_of(row, rules=AgentLimits(user_jobs=False))
     answer = await world.claim(request)
@@ -149,15 +149,15 @@ async def test_user_jobs_that_are_switched_off_do_not_run_after_others(world: Wo
 
 async def test_a_correction_starts_no_job_again_whose_run_was_deleted(world: World) -> None:
     first, second = await chained(world, "any")
-    granted = await world.begun(world.claim_request(first))
-    await world.settle(granted, Status.UNKNOWN)
+    granted = await world.running(world.claim_request(first))
+    await world.finish(granted, Status.UNKNOWN)
     [row] = await started(world, second)
-    await world.settled(world.claim_request_of(row), Status.SUCCEEDED)
+    await world.finished(world.claim_request_of(row), Status.SUCCEEDED)
     async with world.ledger.write() as session:
         await session.execute(delete(AttemptRow).where(col(AttemptRow.run_id) == row.id))
         await session.execute(delete(RunRow).where(col(RunRow.id) == row.id))
 
-    await world.settle(granted, Status.SUCCEEDED)
+    await world.finish(granted, Status.SUCCEEDED)
 
     assert await started(world, second) == []
 
@@ -167,7 +167,7 @@ async def test_an_outcome_without_its_chained_runs_cannot_be_stored(
 ) -> None:
     """A process that dies between the two leaves neither, so the outcome is recorded again."""
     first, second = await chained(world)
-    granted = await world.begun(world.claim_request(first))
+    granted = await world.running(world.claim_request(first))
 
     async def dies(session: AsyncSession, *_: object) -> None:
         await session.flush()
@@ -176,25 +176,25 @@ async def test_an_outcome_without_its_chained_runs_cannot_be_stored(
     with monkeypatch.context() as patched:
         patched.setattr(slots, "release_slot", dies)  # the last step of recording an outcome
         with pytest.raises(KeyboardInterrupt):
-            await world.settle(granted, Status.SUCCEEDED)
+            await world.finish(granted, Status.SUCCEEDED)
     assert (await world.row(granted.run_id)).status == "running"
     assert await started(world, second) == []
 
-    await world.settle(granted, Status.SUCCEEDED)
+    await world.finish(granted, Status.SUCCEEDED)
     assert len(await started(world, second)) == 1
 
 
 async def test_a_prompt_gets_the_answer_of_the_run_that_it_follows(world: World) -> None:
     first, _ = await chained(world, prompt="Shorten: {{output:brief}}", on="any")
-    await world.settled(world.claim_request(first), Status.SUCCEEDED, output="one")
-    await world.settled(world.claim_request(first), Status.FAILED, error="it broke")
+    await world.finished(world.claim_request(first), Status.SUCCEEDED, output="one")
+    await world.finished(world.claim_request(first), Status.FAILED, error="it broke")
     rows = [row for row in await world.rows() if row.trigger == "after"]
 
     outputs = []
     for row in rows:
-        granted = await world.granted(world.claim_request_of(row))
+        granted = await world.claimed(world.claim_request_of(row))
         outputs.append(granted.outputs)
-        await world.settle(granted, Status.SKIPPED)
+        await world.finish(granted, Status.SKIPPED)
     assert outputs == [{"brief": "one"}, {"brief": "it broke"}]
 
 
@@ -203,14 +203,14 @@ async def test_a_prompt_gets_the_last_answer_of_a_job_that_it_does_not_follow(
 ) -> None:
     first = await world.add("brief", cron="0 * * * *")
     second = await world.add("report", prompt="Shorten: {{ output:brief }}", cron="30 * * * *")
-    before = await world.granted(world.claim_request(second))
-    await world.settle(before, Status.SKIPPED)
-    await world.settled(world.claim_request(first), Status.SUCCEEDED, output="one")
-    await world.settled(world.claim_request(first), Status.FAILED, error="it broke")
-    after = await world.granted(world.claim_request(second))
-    await world.settle(after, Status.SKIPPED)
+    before = await world.claimed(world.claim_request(second))
+    await world.finish(before, Status.SKIPPED)
+    await world.finished(world.claim_request(first), Status.SUCCEEDED, output="one")
+    await world.finished(world.claim_request(first), Status.FAILED, error="it broke")
+    after = await world.claimed(world.claim_request(second))
+    await world.finish(after, Status.SKIPPED)
     await world.archive("brief")
-    without = await world.granted(world.claim_request(second))
+    without = await world.claimed(world.claim_request(second))
     assert [each.outputs for each in (before, after, without)] == [
         {"brief": ""},
         {"brief": "one"},
@@ -225,7 +225,7 @@ async def test_a_chain_follows_the_new_name_of_its_job(world: World) -> None:
     job = (await world.job("short")).job
     assert job.schedule.to_json()["job"] == "morning"
     assert job.action.prompt == "Shorten: {{output:morning}}, {{output:short}}"  # type: ignore[union-attr]
-    await world.settled(world.claim_request(await world.job("morning")), Status.SUCCEEDED)
+    await world.finished(world.claim_request(await world.job("morning")), Status.SUCCEEDED)
     assert len(await started(world, second)) == 1
 
 
@@ -254,7 +254,7 @@ async def test_a_job_can_only_name_jobs_of_its_own_namespace(world: World) -> No
     assert refused.value.field == "prompt"
     mine = await world.add("report", owner="agent:helper", after="brief")
     user = await world.add("brief", cron="0 * * * *")
-    await world.settled(world.claim_request(user), Status.SUCCEEDED)
+    await world.finished(world.claim_request(user), Status.SUCCEEDED)
     assert await started(world, mine) == []
 
 

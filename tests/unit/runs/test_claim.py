@@ -49,7 +49,7 @@ async def test_a_claim_before_the_due_time_waits_without_a_row(world: World) -> 
 
 async def test_a_second_claim_of_a_held_run_names_its_holder(world: World) -> None:
     claim_request = world.claim_request(await world.add())
-    granted = await world.granted(claim_request)
+    granted = await world.claimed(claim_request)
 
     other = await world.claim(replace(claim_request, holder="there:2", flow_run_id="another"))
 
@@ -58,7 +58,7 @@ async def test_a_second_claim_of_a_held_run_names_its_holder(world: World) -> No
 
 async def test_a_claim_of_a_finished_run_returns_its_outcome(world: World) -> None:
     claim_request = world.claim_request(await world.add())
-    granted = await world.settled(claim_request, Status.FAILED, reason="no")
+    granted = await world.finished(claim_request, Status.FAILED, reason="no")
 
     other = await world.claim(replace(claim_request, flow_run_id="another"))
 
@@ -234,7 +234,7 @@ async def test_a_manual_run_of_a_disabled_job_is_granted_and_leaves_it_disabled(
     off = await world.edit(stored.id, enabled=False)
     row = await claims.request(world.ledger, off, "1", "manual")
 
-    await world.settled(world.claim_request_of(row), Status.SUCCEEDED)
+    await world.finished(world.claim_request_of(row), Status.SUCCEEDED)
 
     assert not (await world.job(stored.id)).job.enabled
 
@@ -276,7 +276,7 @@ async def test_a_late_run_is_missed_if_a_later_due_time_has_passed(world: World)
 
 async def test_a_waiting_run_never_becomes_late(world: World) -> None:
     claim_request = world.claim_request(await world.add())
-    granted = await world.granted(claim_request)
+    granted = await world.claimed(claim_request)
     await world.lose()
     world.clock.move(timedelta(hours=5))  # the window has long passed
 
@@ -292,7 +292,7 @@ async def test_an_overlapping_run_is_skipped_and_names_the_active_run(
 ) -> None:
     stored = await world.add(every="1m")
     first = world.claim_request(stored)
-    running = await (world.begun(first) if begun else world.granted(first))
+    running = await (world.running(first) if begun else world.claimed(first))
     second = world.claim_request(stored)
     world.clock.set(second.due - timedelta(seconds=5))
     assert await leases.renew(world.ledger, running.run_id, running.fence)
@@ -307,12 +307,12 @@ async def test_an_overlapping_run_is_skipped_and_names_the_active_run(
 
 async def test_a_run_does_not_overlap_with_finished_waiting_or_lost_runs(world: World) -> None:
     stored = await world.add(every="10m")
-    await world.settled(world.claim_request(stored), Status.FAILED)
+    await world.finished(world.claim_request(stored), Status.FAILED)
     await claims.request(world.ledger, stored, "1", "manual")  # waits
-    lost = await world.begun(world.claim_request(stored))
+    lost = await world.running(world.claim_request(stored))
     await world.lose()
 
-    await world.granted(world.claim_request(stored))
+    await world.claimed(world.claim_request(stored))
 
     statuses = [row.status for row in await world.rows()]
     assert sorted(statuses) == ["claimed", "failed", "unknown", "waiting"]
@@ -321,9 +321,9 @@ async def test_a_run_does_not_overlap_with_finished_waiting_or_lost_runs(world: 
 
 async def test_runs_of_different_jobs_do_not_overlap(world: World) -> None:
     one, two = await world.add("one"), await world.add("two")
-    await world.begun(world.claim_request(one))
+    await world.running(world.claim_request(one))
 
-    assert isinstance(await world.granted(world.claim_request(two, due=world.clock.now())), Granted)
+    assert isinstance(await world.claimed(world.claim_request(two, due=world.clock.now())), Granted)
 
 
 async def test_a_one_time_job_is_disabled_after_its_run(world: World) -> None:
@@ -331,7 +331,7 @@ async def test_a_one_time_job_is_disabled_after_its_run(world: World) -> None:
     stored = await world.add(at=at.isoformat())
     claim_request = world.claim_request(stored)
 
-    await world.settled(claim_request, Status.FAILED, error="no such program")
+    await world.finished(claim_request, Status.FAILED, error="no such program")
 
     after = await world.job(stored.id)
     assert not after.job.enabled
@@ -368,32 +368,32 @@ async def test_a_one_time_job_may_be_a_day_late(
 async def test_a_one_time_job_rescheduled_during_its_run_stays_enabled(world: World) -> None:
     at = world.clock.now().replace(microsecond=0) + timedelta(minutes=5)
     stored = await world.add(at=at.isoformat())
-    granted = await world.begun(world.claim_request(stored))
+    granted = await world.running(world.claim_request(stored))
     later = at + timedelta(days=1)
     await world.edit(stored.id, at=later.isoformat())
 
-    await world.settle(granted, Status.SUCCEEDED)
+    await world.finish(granted, Status.SUCCEEDED)
 
     after = await world.job(stored.id)
     assert after.job.enabled
-    assert isinstance(await world.granted(world.claim_request(after, due=later)), Granted)
+    assert isinstance(await world.claimed(world.claim_request(after, due=later)), Granted)
 
 
 async def test_a_manual_run_of_a_one_time_job_leaves_it_enabled(world: World) -> None:
     at = world.clock.now().replace(microsecond=0) + timedelta(minutes=5)
     stored = await world.add(at=at.isoformat())
     row = await claims.request(world.ledger, stored, "1", "manual")
-    await world.settled(world.claim_request_of(row), Status.SUCCEEDED)
+    await world.finished(world.claim_request_of(row), Status.SUCCEEDED)
 
     assert (await world.job(stored.id)).job.enabled
 
 
 async def test_the_outcome_of_a_run_does_not_undo_an_edit_of_its_job(world: World) -> None:
     stored = await world.add(prompt="Old", cron="0 * * * *")
-    granted = await world.begun(world.claim_request(stored))
+    granted = await world.running(world.claim_request(stored))
     await world.edit(stored.id, prompt="New", enabled=False)
 
-    await world.settle(granted, Status.SUCCEEDED)
+    await world.finish(granted, Status.SUCCEEDED)
 
     after = await world.job(stored.id)
     assert (after.job.parameters()["prompt"], after.job.enabled) == ("New", False)
@@ -419,7 +419,7 @@ async def test_a_requested_run_keeps_the_parameters_of_its_request(world: World)
     world.clock.move(SECOND)
     await world.edit(stored.id, prompt="Now")
 
-    granted = await world.granted(world.claim_request_of(row))
+    granted = await world.claimed(world.claim_request_of(row))
 
     assert granted.parameters["prompt"] == "Then"
 
@@ -427,7 +427,7 @@ async def test_a_requested_run_keeps_the_parameters_of_its_request(world: World)
 async def test_a_finished_request_is_not_run_again_by_a_second_prefect_run(world: World) -> None:
     row = await claims.request(world.ledger, await world.add(), "1", "manual")
     await claims.link_prefect_run(world.ledger, row, "first")
-    await world.settled(world.claim_request_of(row, flow_run_id="first"), Status.SUCCEEDED)
+    await world.finished(world.claim_request_of(row, flow_run_id="first"), Status.SUCCEEDED)
 
     answer = await world.claim(world.claim_request_of(row, flow_run_id="second"))
 
@@ -439,7 +439,7 @@ async def test_link_prefect_run_counts_only_prefect_runs_of_a_waiting_row(world:
     row = await claims.request(world.ledger, await world.add(), "1", "manual")
     assert await claims.link_prefect_run(world.ledger, row, "first")
     assert await claims.link_prefect_run(world.ledger, await world.row(row.id), "second")
-    await world.granted(world.claim_request_of(row, flow_run_id="second"))
+    await world.claimed(world.claim_request_of(row, flow_run_id="second"))
     assert not await claims.link_prefect_run(world.ledger, await world.row(row.id), "third")
 
     found = await world.row(row.id)
@@ -471,7 +471,7 @@ async def test_a_direct_call_without_a_job_is_granted_and_finished(
         {"prompt": "Hi"},
     )
 
-    granted = await world.settled(replace(claim_request, flow_run_id="f"), Status.SUCCEEDED)
+    granted = await world.finished(replace(claim_request, flow_run_id="f"), Status.SUCCEEDED)
 
     assert granted.job is None
     assert (await world.row(granted.run_id)).job_id is None
@@ -505,7 +505,7 @@ async def test_a_custom_run_of_a_job_uses_its_own_parameters(world: World) -> No
         parameters=given,
     )
 
-    granted = await world.granted(claim_request)
+    granted = await world.claimed(claim_request)
 
     assert granted.parameters == given
     assert (await world.row(granted.run_id)).job_id == stored.id
@@ -514,7 +514,7 @@ async def test_a_custom_run_of_a_job_uses_its_own_parameters(world: World) -> No
 async def test_a_run_between_two_attempts_is_still_active(world: World) -> None:
     stored = await world.add(every="1m")
     first = world.claim_request(stored)
-    running = await world.begun(first)
+    running = await world.running(first)
     until = world.clock.now() + timedelta(seconds=90)
     failed = Outcome(Status.FAILED, error="429")
     await claims.retry(world.ledger, running.run_id, running.fence, failed, until)
@@ -534,7 +534,7 @@ async def test_a_run_between_two_attempts_is_still_active(world: World) -> None:
 
 async def test_an_abandoned_retry_does_not_block_its_job(world: World) -> None:
     stored = await world.add(every="1m")
-    running = await world.begun(world.claim_request(stored))
+    running = await world.running(world.claim_request(stored))
     failed = Outcome(Status.FAILED, error="429")
     until = world.clock.now() + timedelta(seconds=5)
     await claims.retry(world.ledger, running.run_id, running.fence, failed, until)

@@ -60,7 +60,7 @@ async def _next(world: World, most: int) -> list[str | None]:
 
 async def test_a_full_class_makes_its_own_runs_wait_and_no_others(world: World) -> None:
     first, second, other = _offers(world, await _jobs(world, "hhm"), most=4)
-    held = await world.begun(first)
+    held = await world.running(first)
 
     answer = await world.claim(second)
 
@@ -70,17 +70,17 @@ async def test_a_full_class_makes_its_own_runs_wait_and_no_others(world: World) 
     assert isinstance(await world.claim(other), Granted)  # though it was due later
     assert await _next(world, 4) == []
 
-    await world.settle(held, Status.SUCCEEDED)
+    await world.finish(held, Status.SUCCEEDED)
     assert await _next(world, 4) == ["h1"]
     assert isinstance(await world.claim(second), Granted)
 
 
 async def test_a_free_slot_of_a_class_goes_to_its_earliest_due_run(world: World) -> None:
     *three, late = _offers(world, await _jobs(world, "hhhh"), most=4)
-    held = await world.begun(three[0])
+    held = await world.running(three[0])
     for each in (*three[:0:-1], late):
         assert isinstance(await world.claim(each), Waiting)
-    await world.settle(held, Status.SUCCEEDED)
+    await world.finish(held, Status.SUCCEEDED)
 
     answer = await world.claim(late)
     assert isinstance(answer, Waiting)
@@ -90,8 +90,8 @@ async def test_a_free_slot_of_a_class_goes_to_its_earliest_due_run(world: World)
 
 async def test_the_global_limit_applies_to_every_class(world: World) -> None:
     one, two, third = _offers(world, await _jobs(world, "lhl"), most=2)
-    await world.begun(one)
-    await world.begun(two)
+    await world.running(one)
+    await world.running(two)
 
     answer = await world.claim(third)
 
@@ -103,11 +103,11 @@ async def test_only_runs_that_can_start_within_all_limits_are_woken(world: World
     jobs = await _jobs(world, "mmm" + "hhh" + "lll" + "mm")
     blockers, others = jobs[:3], jobs[3:]
     all_of_them = _offers(world, [*blockers, *others], most=3)
-    held = [await world.begun(each) for each in all_of_them[:3]]
+    held = [await world.running(each) for each in all_of_them[:3]]
     for each in all_of_them[3:]:
         assert isinstance(await world.claim(each), Waiting)
     for blocker in held:
-        await world.settle(blocker, Status.SUCCEEDED)
+        await world.finish(blocker, Status.SUCCEEDED)
 
     assert await _next(world, 3) == ["h3", "l6", "l7"]
     assert await _next(world, 5) == ["h3", "l6", "l7", "m9", "m10"]
@@ -138,7 +138,7 @@ async def test_a_run_without_a_class_counts_as_medium(world: World) -> None:
         "here:1",
         {"prompt": "Hi"},
     )
-    await world.granted(direct)
+    await world.claimed(direct)
     (job,) = _offers(world, await _jobs(world, "m"), most=4)
 
     answer = await world.claim(replace(job, classes=limits))
@@ -170,7 +170,7 @@ async def test_fifty_concurrent_claims_exceed_no_limit(world: World) -> None:
             left = [each for each in left if each.occurrence not in began]
             for each in granted:
                 await claims.begin(world.ledger, each.run_id, each.fence)
-                await world.settle(each, Status.SUCCEEDED)
+                await world.finish(each, Status.SUCCEEDED)
 
     assert len(began) == len(set(began)) == 50
     assert {row.status for row in await world.rows()} == {"succeeded"}  # none was missed

@@ -46,7 +46,7 @@ async def test_a_corrected_due_time_is_granted_when_due_and_missed_when_late(wor
     first, second = await world.rows()
 
     assert isinstance(await world.claim(world.claim_request_of(first)), Waiting)
-    granted = await world.granted(world.claim_request_of(first))
+    granted = await world.claimed(world.claim_request_of(first))
     assert (granted.due, granted.trigger) == (dues[0], "schedule")
 
     world.clock.set(dues[1] + 2 * MINUTE)
@@ -119,7 +119,7 @@ async def test_a_row_created_in_advance_runs_with_the_revision_in_force_when_due
     world.clock.set(NOON + HOUR + late * SECOND)
     await leases.expire_all(world.ledger)  # the deadline of the old revision no longer applies
 
-    granted = await world.granted(world.claim_request_of(row))
+    granted = await world.claimed(world.claim_request_of(row))
 
     assert granted.parameters == edited.job.parameters()
     assert granted.parameters["prompt"] == "The new"
@@ -163,14 +163,14 @@ async def test_a_row_created_in_advance_uses_the_stagger_in_force_when_due(world
 async def test_a_run_that_began_keeps_its_parameters_in_its_next_attempt(world: World) -> None:
     stored = await world.add(cron="0 * * * *", prompt="The old")
     claim_request = world.claim_request(stored)
-    granted = await world.begun(claim_request)
+    granted = await world.running(claim_request)
     broke = Outcome(Status.FAILED, error="it broke")
     until = world.clock.now() + MINUTE
     await claims.retry(world.ledger, granted.run_id, granted.fence, broke, until)
     await _known_late(world, stored, prompt="The new")
     world.clock.set(until)
 
-    assert (await world.granted(claim_request)).parameters["prompt"] == "The old"
+    assert (await world.claimed(claim_request)).parameters["prompt"] == "The old"
 
 
 async def _known_late(world: World, stored: StoredJob, **changes: str) -> None:
@@ -184,10 +184,10 @@ async def _known_late(world: World, stored: StoredJob, **changes: str) -> None:
 async def test_a_waiting_run_uses_an_edit_made_in_prefect_before_its_due_time(world: World) -> None:
     # The run waits for a slot that another run uses when the ledger learns of the edit.
     stored = await world.add(cron="0 * * * *", prompt="The old")
-    other = await world.begun(world.claim_request(await world.add("other")))
+    other = await world.running(world.claim_request(await world.add("other")))
     claim_request = world.claim_request(stored, due=other.due, most=1)
     assert isinstance(await world.claim(claim_request), Waiting)
     await _known_late(world, stored, prompt="The new")
-    await world.settle(other, Status.SUCCEEDED)
+    await world.finish(other, Status.SUCCEEDED)
 
-    assert (await world.granted(claim_request)).parameters["prompt"] == "The new"
+    assert (await world.claimed(claim_request)).parameters["prompt"] == "The new"

@@ -30,7 +30,7 @@ async def _job(world: World, **fields: Any) -> StoredJob:
 async def _dead(world: World, stored: StoredJob, *, began: bool = True) -> Granted:
     """Claim the job's next due time; its machine dies 50 minutes later, after a renewal."""
     first = world.claim_request(stored)
-    granted = await (world.begun(first) if began else world.granted(first))
+    granted = await (world.running(first) if began else world.claimed(first))
     world.clock.move(50 * MINUTE)
     await leases.renew(world.ledger, granted.run_id, granted.fence)
     return granted
@@ -121,7 +121,7 @@ async def test_a_waiting_run_is_skipped_when_the_holder_renews_its_lease(world: 
     assert isinstance(given_answer, Finished)
     assert given_answer.status is Status.SKIPPED
     assert given_answer.reason.startswith(f"overlap: run {running.run_id[:8]} of ")
-    assert await world.settle(running, Status.SUCCEEDED) is Status.SUCCEEDED
+    assert await world.finish(running, Status.SUCCEEDED) is Status.SUCCEEDED
 
 
 async def test_an_outcome_within_the_lease_skips_the_run_that_waits_for_the_holder(
@@ -133,7 +133,7 @@ async def test_an_outcome_within_the_lease_skips_the_run_that_waits_for_the_hold
     assert isinstance(answer, Waiting)
     assert await leases.renew(world.ledger, running.run_id, running.fence)
 
-    await world.settle(running, Status.SUCCEEDED)
+    await world.finish(running, Status.SUCCEEDED)
 
     row = await world.row(str(answer.run_id))
     assert (row.status, row.attempts) == ("skipped", 0)
@@ -146,14 +146,14 @@ async def test_an_outcome_after_the_lease_does_not_skip_the_waiting_run(world: W
     running = await _dead(world, stored)
     claim_request, _ = await _claimed(world, stored, at=20 * MINUTE)
 
-    await world.settle(running, Status.SUCCEEDED)
+    await world.finish(running, Status.SUCCEEDED)
 
     assert isinstance(await world.claim(claim_request), Granted)
 
 
 async def test_a_run_waits_if_the_holder_has_not_renewed_since_the_due_time(world: World) -> None:
     stored = await _job(world, every="1m")
-    dead = await world.begun(world.claim_request(stored))
+    dead = await world.running(world.claim_request(stored))
     world.clock.move(40 * SECOND)
     assert await leases.renew(world.ledger, dead.run_id, dead.fence)  # and then the holder dies
 
@@ -173,7 +173,7 @@ async def test_a_run_waits_if_the_holder_has_not_renewed_since_the_due_time(worl
 
 async def test_a_run_is_skipped_if_the_holder_has_renewed_since_the_due_time(world: World) -> None:
     stored = await _job(world, every="1m")
-    running = await world.begun(world.claim_request(stored))
+    running = await world.running(world.claim_request(stored))
     claim_request = world.claim_request(stored, holder=NEW)
     world.clock.set(claim_request.due)
     assert await leases.renew(world.ledger, running.run_id, running.fence)
@@ -184,7 +184,7 @@ async def test_a_run_is_skipped_if_the_holder_has_renewed_since_the_due_time(wor
 
 async def test_a_run_is_skipped_if_the_claiming_process_holds_the_active_run(world: World) -> None:
     stored = await _job(world, every="1m")
-    running = await world.begun(world.claim_request(stored))
+    running = await world.running(world.claim_request(stored))
     world.clock.move(40 * SECOND)
     assert await leases.renew(world.ledger, running.run_id, running.fence)
 
@@ -222,7 +222,7 @@ async def test_lateness_is_evaluated_again_after_a_second_outage_left_a_run_unde
 
 async def test_of_several_runs_that_wait_for_a_holder_only_the_latest_stays(world: World) -> None:
     stored = await _job(world, every="30s")
-    await world.begun(world.claim_request(stored))
+    await world.running(world.claim_request(stored))
     claim_requests = [(await _claimed(world, stored, at=timedelta()))[0] for _ in range(2)]
 
     rows = await world.rows()
@@ -286,7 +286,7 @@ async def test_the_rerun_of_a_lost_run_comes_after_the_due_time_that_waited_for_
 
     await claims.begin(world.ledger, granted.run_id, granted.fence)
     assert isinstance(await world.claim(first), Waiting)
-    await world.settle(granted, Status.SUCCEEDED)
+    await world.finish(granted, Status.SUCCEEDED)
 
     assert isinstance(await world.claim(first), Granted)
     assert await _became(world) == [("claimed", "schedule", 1), ("succeeded", "catch_up", 1)]
@@ -311,7 +311,7 @@ async def test_a_due_time_after_the_loss_was_declared_is_skipped_for_the_rerun(
 
 async def test_a_due_time_is_skipped_for_a_run_between_two_attempts(world: World) -> None:
     stored = await _job(world, every="1m", retries=1)
-    running = await world.begun(world.claim_request(stored))
+    running = await world.running(world.claim_request(stored))
     until = world.clock.now() + 5 * MINUTE
     failed = Outcome(Status.FAILED, error="429")
     await claims.retry(world.ledger, running.run_id, running.fence, failed, until)
@@ -344,9 +344,9 @@ async def test_queue_one_waits_until_it_is_known_whether_the_holder_is_alive(
         assert answer.reason.endswith("was still running, and another run was already waiting")
         return
     await _judged(world)
-    granted = await world.begun(queued)
+    granted = await world.running(queued)
     assert isinstance(await world.claim(last), Waiting)
-    await world.settle(granted, Status.SUCCEEDED)
+    await world.finish(granted, Status.SUCCEEDED)
     assert isinstance(await world.claim(last), Granted)
 
 
@@ -362,8 +362,8 @@ async def test_a_run_in_doubt_that_has_not_begun_does_not_use_up_max_runs(
     assert answer.why.startswith(f"max runs: it is not known yet whether run {dead.run_id[:8]}")
     world.clock.set(answer.until)
 
-    granted = await world.begun(claim_request)
-    await world.settle(granted, Status.SUCCEEDED)
+    granted = await world.running(claim_request)
+    await world.finish(granted, Status.SUCCEEDED)
 
     assert isinstance(await world.claim(first), Finished)
     assert [row.status for row in await world.rows()] == ["skipped", "succeeded"]
@@ -403,7 +403,7 @@ async def test_a_staggered_run_waits_if_the_holder_has_not_renewed_since_its_sta
     later = upcoming.stagger_offset(stored.id, stored.job.policy.stagger)
     first = world.claim_request(stored)
     world.clock.set(first.due + later)
-    dead = await world.begun(first)
+    dead = await world.running(first)
     claim_request = world.claim_request(stored, holder=NEW)
     begins = claim_request.due + later
     world.clock.set(begins - 10 * SECOND)

@@ -54,7 +54,7 @@ async def test_a_claim_at_the_deadline_times_the_run_out(world: World) -> None:
 
 async def test_a_claim_times_out_a_run_that_waits_for_its_next_attempt(world: World) -> None:
     stored, row = await _asked(world)
-    granted = await world.begun(world.claim_request_of(row))
+    granted = await world.running(world.claim_request_of(row))
     until = world.clock.now() + timedelta(hours=5)
     failed = Outcome(Status.FAILED, error="429")
     await claims.retry(world.ledger, granted.run_id, granted.fence, failed, until)
@@ -110,13 +110,13 @@ async def test_expire_all_times_out_the_oldest_runs_up_to_its_limit(world: World
 
 async def test_the_keeper_does_not_time_out_a_run_that_a_process_holds(world: World) -> None:
     _, row = await _asked(world)
-    granted = await world.begun(world.claim_request_of(row))
+    granted = await world.running(world.claim_request_of(row))
     for _ in range(4 * 60):
         world.clock.move(timedelta(seconds=30))
         assert await leases.renew(world.ledger, granted.run_id, granted.fence)
 
     assert await leases.expire_all(world.ledger) == []
-    assert await world.settle(granted, Status.SUCCEEDED) is Status.SUCCEEDED
+    assert await world.finish(granted, Status.SUCCEEDED) is Status.SUCCEEDED
 
 
 async def test_a_row_with_an_invalid_policy_has_no_deadline(world: World) -> None:
@@ -131,7 +131,7 @@ async def test_a_row_with_an_invalid_policy_has_no_deadline(world: World) -> Non
 
 async def test_a_finished_run_keeps_its_outcome_after_its_deadline(world: World) -> None:
     _, row = await _asked(world)
-    await world.settled(world.claim_request_of(row), Status.SUCCEEDED)
+    await world.finished(world.claim_request_of(row), Status.SUCCEEDED)
     world.clock.move(timedelta(hours=3))
 
     assert await leases.expire_all(world.ledger) == []

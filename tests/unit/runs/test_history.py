@@ -17,8 +17,8 @@ pytestmark = pytest.mark.anyio
 async def test_history_is_newest_first_and_can_be_limited_to_one_job(world: World) -> None:
     one, two = await world.add("one", every="10m"), await world.add("two", every="15m")
     for stored in (one, one, two, one):
-        granted = await world.begun(world.claim_request(stored))
-        await world.settle(granted, Status.SUCCEEDED)
+        granted = await world.running(world.claim_request(stored))
+        await world.finish(granted, Status.SUCCEEDED)
     world.clock.move(timedelta(seconds=1))
 
     async with world.ledger.read() as session:
@@ -47,7 +47,7 @@ async def test_runs_that_ended_at_one_instant_are_read_in_pages(world: World) ->
 
 async def test_a_run_is_found_by_its_id_or_a_prefix_of_it(world: World) -> None:
     stored = await world.add()
-    ran = await world.settled(world.claim_request(stored), Status.SUCCEEDED)
+    ran = await world.finished(world.claim_request(stored), Status.SUCCEEDED)
 
     async with world.ledger.read() as session:
         for ref in (ran.run_id, ran.run_id[:12]):
@@ -63,7 +63,7 @@ async def test_find_logged_returns_the_newest_run_that_has_a_prefect_run(world: 
     async with world.ledger.read() as session:
         with pytest.raises(NotFound, match='no log, of "brief"'):
             await history.find_logged(session, "brief")
-    ran = await world.settled(world.claim_request(stored), Status.SUCCEEDED)
+    ran = await world.finished(world.claim_request(stored), Status.SUCCEEDED)
     world.clock.move(timedelta(seconds=1))
     asked = await claims.request(world.ledger, stored, "later", "manual")
 

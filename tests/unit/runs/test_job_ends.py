@@ -20,10 +20,10 @@ pytestmark = pytest.mark.anyio
 async def test_a_job_is_disabled_with_a_reason_after_ten_failures_in_a_row(world: World) -> None:
     stored = await world.add(every="10m")
     for _ in range(9):
-        await world.settled(world.claim_request(stored), Status.FAILED, error="429\nand more")
+        await world.finished(world.claim_request(stored), Status.FAILED, error="429\nand more")
         assert (await world.job(stored.id)).job.enabled
 
-    await world.settled(world.claim_request(stored), Status.TIMED_OUT, error="no end within 30m")
+    await world.finished(world.claim_request(stored), Status.TIMED_OUT, error="no end within 30m")
 
     after = await world.job(stored.id)
     assert not after.job.enabled
@@ -41,7 +41,7 @@ async def test_a_job_is_disabled_with_a_reason_after_ten_failures_in_a_row(world
 async def test_a_success_resets_the_count_of_failures(world: World) -> None:
     stored = await world.add(every="10m", pause_after_failures=2)
     for status in (Status.FAILED, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED):
-        await world.settled(world.claim_request(stored), status)
+        await world.finished(world.claim_request(stored), status)
 
     after = await world.job(stored.id)
     assert (after.job.enabled, after.row.consecutive_failures) == (True, 1)
@@ -50,41 +50,41 @@ async def test_a_success_resets_the_count_of_failures(world: World) -> None:
 async def test_enabling_a_job_resets_its_count_of_failures(world: World) -> None:
     stored = await world.add(every="10m", pause_after_failures=2)
     for _ in range(2):
-        await world.settled(world.claim_request(stored), Status.FAILED, error="no")
+        await world.finished(world.claim_request(stored), Status.FAILED, error="no")
     assert (await world.job_row(stored.id)).disabled_reason == (
         "paused after 2 failures in a row, last error: no"
     )
 
     again = await world.edit(stored.id, enabled=True)
     assert (again.row.consecutive_failures, again.row.disabled_reason) == (0, "")
-    await world.settled(world.claim_request(stored), Status.FAILED)
+    await world.finished(world.claim_request(stored), Status.FAILED)
     assert (await world.job(stored.id)).job.enabled
-    await world.settled(world.claim_request(stored), Status.FAILED)
+    await world.finished(world.claim_request(stored), Status.FAILED)
     assert not (await world.job(stored.id)).job.enabled
 
 
 async def test_pause_after_failures_of_zero_never_disables_the_job(world: World) -> None:
     stored = await world.add(every="10m", pause_after_failures=0)
     for _ in range(12):
-        await world.settled(world.claim_request(stored), Status.FAILED)
+        await world.finished(world.claim_request(stored), Status.FAILED)
     assert (await world.job(stored.id)).job.enabled
 
 
 async def test_a_recount_after_a_late_failure_starts_when_the_job_was_enabled(world: World) -> None:
     stored = await world.add(every="10m", pause_after_failures=3)
-    await world.settled(world.claim_request(stored), Status.FAILED)
-    lost = await world.begun(world.claim_request(stored))
+    await world.finished(world.claim_request(stored), Status.FAILED)
+    lost = await world.running(world.claim_request(stored))
     await claims.holder_died(world.ledger, lost.run_id, lost.fence, "killed")
     assert (await world.job_row(stored.id)).consecutive_failures == 2
     await world.edit(stored.id, enabled=False)
     world.clock.move(timedelta(seconds=1))
     manual = await claims.request(world.ledger, stored, "1", "manual")
-    await world.settled(world.claim_request_of(manual), Status.FAILED)
+    await world.finished(world.claim_request_of(manual), Status.FAILED)
     world.clock.move(timedelta(seconds=1))
     await world.edit(stored.id, enabled=True)
-    await world.settled(world.claim_request(stored), Status.FAILED)
+    await world.finished(world.claim_request(stored), Status.FAILED)
 
-    await world.settle(lost, Status.FAILED, error="late")
+    await world.finish(lost, Status.FAILED, error="late")
 
     # Failures before the job was enabled do not count, even in a recount.
     row = await world.job_row(stored.id)
@@ -93,9 +93,9 @@ async def test_a_recount_after_a_late_failure_starts_when_the_job_was_enabled(wo
 
 async def test_a_manual_run_of_a_job_disabled_by_failures_leaves_it_disabled(world: World) -> None:
     stored = await world.add(every="10m", pause_after_failures=1)
-    await world.settled(world.claim_request(stored), Status.FAILED, error="first")
+    await world.finished(world.claim_request(stored), Status.FAILED, error="first")
     row = await claims.request(world.ledger, stored, "1", "manual")
-    await world.settled(world.claim_request_of(row), Status.FAILED, error="second")
+    await world.finished(world.claim_request_of(row), Status.FAILED, error="second")
 
     after = await world.job(stored.id)
     assert not after.job.enabled
@@ -111,7 +111,7 @@ async def test_a_one_time_job_is_removed_when_its_run_has_succeeded(world: World
     job_id = await _once(world, delete_after_run=True)
     claim_request = world.claim_request(await world.job(job_id))
 
-    granted = await world.settled(claim_request, Status.SUCCEEDED, output="done")
+    granted = await world.finished(claim_request, Status.SUCCEEDED, output="done")
 
     after = await world.job(job_id)
     assert (after.row.archived_at, after.row.sync_pending) == (world.clock.now(), True)
@@ -129,7 +129,7 @@ async def test_a_one_time_job_that_did_not_succeed_is_disabled_and_not_removed(
 ) -> None:
     job_id = await _once(world, delete_after_run=True)
 
-    await world.settled(world.claim_request(await world.job(job_id)), status, error="no")
+    await world.finished(world.claim_request(await world.job(job_id)), status, error="no")
 
     after = await world.job(job_id)
     assert (after.row.archived_at, after.job.enabled) == (None, False)
@@ -140,14 +140,14 @@ async def test_a_manual_run_does_not_remove_a_one_time_job(world: World) -> None
     job_id = await _once(world, delete_after_run=True)
     by_hand = await claims.request(world.ledger, await world.job(job_id), "1", "manual")
 
-    await world.settled(world.claim_request_of(by_hand), Status.SUCCEEDED)
+    await world.finished(world.claim_request_of(by_hand), Status.SUCCEEDED)
 
     assert (await world.job(job_id)).job.enabled
 
 
 async def test_a_late_success_removes_a_one_time_job_too(world: World) -> None:
     job_id = await _once(world, delete_after_run=True)
-    granted = await world.granted(world.claim_request(await world.job(job_id)))
+    granted = await world.claimed(world.claim_request(await world.job(job_id)))
     assert isinstance(granted, Granted)
     await claims.begin(world.ledger, granted.run_id, granted.fence)
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")

@@ -25,7 +25,7 @@ def test_lease_and_renewal_durations_are_those_of_promise_5() -> None:
 
 
 async def test_a_renewed_lease_counts_from_the_renewal(world: World) -> None:
-    granted = await world.begun(world.claim_request(await world.add()))
+    granted = await world.running(world.claim_request(await world.add()))
     world.clock.move(timedelta(seconds=59))
 
     assert await leases.renew(world.ledger, granted.run_id, granted.fence)
@@ -35,7 +35,7 @@ async def test_a_renewed_lease_counts_from_the_renewal(world: World) -> None:
 
 async def test_a_lease_is_declared_lost_one_lease_after_it_was_suspected(world: World) -> None:
     stored = await world.add(every="10m")
-    granted = await world.begun(world.claim_request(stored))
+    granted = await world.running(world.claim_request(stored))
     await world.suspect()
     world.clock.move(TIMING.run_lease - MICROSECOND)
     async with world.ledger.write() as session:
@@ -49,7 +49,7 @@ async def test_a_lease_is_declared_lost_one_lease_after_it_was_suspected(world: 
 async def test_a_run_on_a_machine_that_slept_is_not_declared_lost(world: World) -> None:
     # Nothing checked the lease for hours: the next claim must not declare it lost.
     stored = await world.add(every="10m")
-    granted = await world.begun(world.claim_request(stored))
+    granted = await world.running(world.claim_request(stored))
     world.clock.move(timedelta(hours=5))
 
     claim_request = world.claim_request(stored, due=world.clock.now())
@@ -64,12 +64,12 @@ async def test_a_run_on_a_machine_that_slept_is_not_declared_lost(world: World) 
     world.clock.move(TIMING.run_lease - MICROSECOND)
     async with world.ledger.write() as session:
         assert await leases.expire_job(session, stored.id, world.clock.now()) == 0
-    assert await world.settle(granted, Status.SUCCEEDED) is Status.SUCCEEDED
+    assert await world.finish(granted, Status.SUCCEEDED) is Status.SUCCEEDED
 
 
 @pytest.mark.parametrize("fence", [0, 2])
 async def test_only_the_current_fencing_token_renews_a_lease(world: World, fence: int) -> None:
-    granted = await world.begun(world.claim_request(await world.add()))
+    granted = await world.running(world.claim_request(await world.add()))
     before = await world.row(granted.run_id)
     world.clock.move(timedelta(seconds=1))
 
@@ -78,7 +78,7 @@ async def test_only_the_current_fencing_token_renews_a_lease(world: World, fence
 
 
 async def test_the_lease_of_a_finished_or_nonexistent_run_is_not_renewed(world: World) -> None:
-    granted = await world.settled(world.claim_request(await world.add()), Status.SUCCEEDED)
+    granted = await world.finished(world.claim_request(await world.add()), Status.SUCCEEDED)
 
     assert not await leases.renew(world.ledger, granted.run_id, granted.fence)
     assert not await leases.renew(world.ledger, "nobody", 1)
@@ -87,7 +87,7 @@ async def test_the_lease_of_a_finished_or_nonexistent_run_is_not_renewed(world: 
 async def test_a_run_lost_before_its_effect_waits_with_a_higher_fencing_token(world: World) -> None:
     stored = await world.add()
     claim_request = world.claim_request(stored)
-    granted = await world.granted(claim_request)
+    granted = await world.claimed(claim_request)
     await world.lose()
 
     async with world.ledger.write() as session:
@@ -105,7 +105,7 @@ async def test_a_run_lost_before_its_effect_waits_with_a_higher_fencing_token(wo
 
 async def test_a_run_lost_after_begin_is_unknown_and_never_repeated(world: World) -> None:
     claim_request = world.claim_request(await world.add())
-    granted = await world.begun(claim_request)
+    granted = await world.running(claim_request)
     await world.lose()
 
     answer = await world.claim(replace(claim_request, flow_run_id="another", holder="there:2"))
@@ -126,12 +126,12 @@ async def test_the_last_fencing_token_may_record_a_late_outcome(
     world: World, status: Status
 ) -> None:
     claim_request = world.claim_request(await world.add())
-    granted = await world.begun(claim_request)
+    granted = await world.running(claim_request)
     await world.lose()
     await world.claim(replace(claim_request, flow_run_id="another"))
     world.clock.move(timedelta(hours=1))
 
-    assert await world.settle(granted, status, output="at last") is status
+    assert await world.finish(granted, status, output="at last") is status
 
     row = await world.row(granted.run_id)
     assert (row.status, row.output, row.finished_at) == (status, "at last", world.clock.now())
@@ -144,14 +144,14 @@ async def test_an_outcome_with_a_lower_fencing_token_is_refused_and_kept_as_evid
     world: World,
 ) -> None:
     claim_request = world.claim_request(await world.add())
-    old = await world.granted(claim_request)
+    old = await world.claimed(claim_request)
     await world.lose()
     new = await world.claim(replace(claim_request, flow_run_id="another", holder="there:2"))
     assert isinstance(new, Granted)
     await claims.begin(world.ledger, new.run_id, new.fence)
 
     with pytest.raises(FenceRefused) as refused:
-        await world.settle(old, Status.FAILED, output="half", error="cut off", reason="r")
+        await world.finish(old, Status.FAILED, output="half", error="cut off", reason="r")
 
     assert (refused.value.fence, refused.value.current) == (1, 3)
     row = await world.row(old.run_id)
@@ -161,7 +161,7 @@ async def test_an_outcome_with_a_lower_fencing_token_is_refused_and_kept_as_evid
 
 
 async def test_an_outcome_with_a_higher_fencing_token_is_refused(world: World) -> None:
-    granted = await world.begun(world.claim_request(await world.add()))
+    granted = await world.running(world.claim_request(await world.add()))
 
     with pytest.raises(FenceRefused):
         await claims.finish(
@@ -171,21 +171,21 @@ async def test_an_outcome_with_a_higher_fencing_token_is_refused(world: World) -
 
 async def test_an_outcome_that_is_recorded_twice_counts_once(world: World) -> None:
     stored = await world.add()
-    granted = await world.settled(world.claim_request(stored), Status.SUCCEEDED, output="yes")
+    granted = await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="yes")
     before = await world.row(granted.run_id)
     world.clock.move(timedelta(minutes=1))
 
-    assert await world.settle(granted, Status.SUCCEEDED, output="other") is Status.SUCCEEDED
+    assert await world.finish(granted, Status.SUCCEEDED, output="other") is Status.SUCCEEDED
 
     assert await world.row(granted.run_id) == before
     assert (await world.job_row(stored.id)).run_count == 1
 
 
 async def test_a_second_different_outcome_is_refused_and_kept_as_evidence(world: World) -> None:
-    granted = await world.settled(world.claim_request(await world.add()), Status.CANCELLED)
+    granted = await world.finished(world.claim_request(await world.add()), Status.CANCELLED)
 
     with pytest.raises(IllegalTransition, match="from cancelled to succeeded"):
-        await world.settle(granted, Status.SUCCEEDED, output="done all the same")
+        await world.finish(granted, Status.SUCCEEDED, output="done all the same")
 
     row = await world.row(granted.run_id)
     assert row.status == "cancelled"
@@ -193,7 +193,7 @@ async def test_a_second_different_outcome_is_refused_and_kept_as_evidence(world:
 
 
 async def test_a_second_begin_is_refused(world: World) -> None:
-    granted = await world.begun(world.claim_request(await world.add()))
+    granted = await world.running(world.claim_request(await world.add()))
 
     with pytest.raises(IllegalTransition):
         await claims.begin(world.ledger, granted.run_id, granted.fence)
@@ -202,7 +202,7 @@ async def test_a_second_begin_is_refused(world: World) -> None:
 
 
 async def test_begin_extends_the_lease_and_records_the_start(world: World) -> None:
-    granted = await world.granted(world.claim_request(await world.add()))
+    granted = await world.claimed(world.claim_request(await world.add()))
     world.clock.move(timedelta(seconds=30))
 
     assert await claims.begin(world.ledger, granted.run_id, granted.fence) == 1
@@ -213,7 +213,7 @@ async def test_begin_extends_the_lease_and_records_the_start(world: World) -> No
 
 
 async def test_a_postponed_run_waits_and_refuses_writes_of_its_former_holder(world: World) -> None:
-    granted = await world.granted(world.claim_request(await world.add()))
+    granted = await world.claimed(world.claim_request(await world.add()))
     until = world.clock.now() + timedelta(minutes=3)
 
     await claims.postpone(world.ledger, granted.run_id, granted.fence, until, "the session is busy")
@@ -228,8 +228,8 @@ async def test_a_postponed_run_waits_and_refuses_writes_of_its_former_holder(wor
 
 async def test_expire_job_expires_only_the_leases_of_that_job(world: World) -> None:
     one, two = await world.add("one"), await world.add("two")
-    await world.begun(world.claim_request(one))
-    other = await world.begun(world.claim_request(two, due=world.clock.now()))
+    await world.running(world.claim_request(one))
+    other = await world.running(world.claim_request(two, due=world.clock.now()))
     await world.lose()
 
     async with world.ledger.write() as session:

@@ -48,7 +48,7 @@ async def refused(world: World, claim_request: ClaimRequest) -> str:
 
 async def test_a_run_within_its_owners_limits_is_granted(world: World) -> None:
     stored = await owned(world)
-    granted = await world.granted(ruled(world.claim_request(stored)))
+    granted = await world.claimed(ruled(world.claim_request(stored)))
     assert granted.tokens == 200_000  # the default per run
 
 
@@ -92,7 +92,7 @@ async def test_webhooks_and_tool_calls_beyond_the_owners_limits_are_refused(worl
 
 async def test_a_run_of_a_users_job_is_not_limited(world: World) -> None:
     stored = await owned(world, "user", model="dear", every="1s")
-    await world.granted(ruled(world.claim_request(stored)))
+    await world.claimed(ruled(world.claim_request(stored)))
 
 
 def by_hand(world: World, stored: StoredJob, flow_run: str, **parameters: Any) -> ClaimRequest:
@@ -131,12 +131,12 @@ async def test_a_custom_run_with_the_parameters_of_another_flow_is_refused(world
 
 async def test_custom_runs_created_in_prefect_must_keep_the_minimum_interval(world: World) -> None:
     stored = await owned(world)
-    await world.settled(ruled(world.claim_request(stored)), Status.SUCCEEDED)
+    await world.finished(ruled(world.claim_request(stored)), Status.SUCCEEDED)
     world.clock.move(timedelta(minutes=9))
     expected = "limits: schedule: another run was queued or started less than 10m ago"
     assert (await refused(world, by_hand(world, stored, "one"))).startswith(expected)
     world.clock.move(timedelta(minutes=1))
-    await world.settled(by_hand(world, stored, "two"), Status.SUCCEEDED)
+    await world.finished(by_hand(world, stored, "two"), Status.SUCCEEDED)
     assert (await refused(world, by_hand(world, stored, "three"))).startswith(expected)
     # A key that an agent made up, of a request or of another due time, is not a due time.
     made_up = by_hand(world, stored, "made up")
@@ -145,7 +145,7 @@ async def test_custom_runs_created_in_prefect_must_keep_the_minimum_interval(wor
     )
     assert why.startswith(expected)
     due = ruled(world.claim_request(stored))
-    await world.settled(due, Status.SUCCEEDED)
+    await world.finished(due, Status.SUCCEEDED)
     again = replace(due, occurrence=f"due:{stored.id}:2026-01-01T00:00:00Z", flow_run_id="again")
     assert (await refused(world, again)).startswith(expected)
     # They delay neither the schedule's own due times nor runs requested from Daybook.
@@ -156,7 +156,7 @@ async def test_custom_runs_created_in_prefect_must_keep_the_minimum_interval(wor
 async def test_custom_runs_that_would_queue_must_keep_the_minimum_interval(world: World) -> None:
     """With an overlap policy of their own they would wait, and run one after the other."""
     stored = await owned(world)
-    await world.begun(ruled(world.claim_request(stored)))
+    await world.running(ruled(world.claim_request(stored)))
     world.clock.move(timedelta(minutes=1))
     policy = stored.job.policy.model_dump(mode="json") | {"overlap": "queue_all"}
     for flow_run in ("one", "two"):
@@ -195,7 +195,7 @@ async def test_a_refusal_is_logged_as_one_short_line(
 async def test_a_retry_in_prefects_ui_is_checked_against_the_current_limits(world: World) -> None:
     stored = await owned(world)
     due = ruled(world.claim_request(stored))
-    await world.settled(due, Status.FAILED)
+    await world.finished(due, Status.FAILED)
     world.clock.move(timedelta(minutes=20))
     again = replace(due, flow_starts=2, retries=(1,))
     edited = AgentLimits.of({"agents": []})
@@ -207,7 +207,7 @@ async def test_a_further_attempt_is_checked_against_the_current_limits(world: Wo
     """The operator removed the model between two attempts: the run fails and is not retried."""
     stored = await owned(world, AGENT, model="small", every="1h")
     allowed = AgentLimits.of({"models": ["small"]})
-    granted = await world.begun(ruled(world.claim_request(stored), allowed))
+    granted = await world.running(ruled(world.claim_request(stored), allowed))
     row = await world.row(granted.run_id)
     failed = Outcome(Status.FAILED, error="busy")
     until = world.clock.now() + timedelta(minutes=1)
@@ -233,7 +233,7 @@ async def test_scheduled_runs_of_users_and_agents_are_refused_while_user_jobs_ar
     stored = await owned(world, owner)
     due = ruled(world.claim_request(stored), off)
     if runs:
-        await world.granted(due)
+        await world.claimed(due)
         return
     assert await refused(world, due) == "user jobs are disabled"
     foreign = replace(by_hand(world, stored, "own"), rules=off, trigger="schedule")
@@ -245,7 +245,7 @@ async def test_scheduled_runs_of_users_and_agents_are_refused_while_user_jobs_ar
 
 async def test_a_heartbeat_is_granted_while_user_jobs_are_disabled(world: World) -> None:
     stored = await world.add("beat", kind="heartbeat", every="10m", prompt=None)
-    await world.granted(
+    await world.claimed(
         ruled(world.claim_request(stored, kind="heartbeat"), AgentLimits.of({}, user_jobs=False))
     )
 

@@ -33,7 +33,7 @@ async def _again(world: World, claim_request: ClaimRequest, run_id: str) -> Gran
     until = (await world.row(run_id)).until
     assert until is not None
     world.clock.set(max(until, world.clock.now()))
-    return await world.begun(claim_request)
+    return await world.running(claim_request)
 
 
 # --- holder_died
@@ -43,7 +43,7 @@ async def test_a_run_whose_process_dies_before_the_effect_waits_and_may_start_at
     world: World,
 ) -> None:
     claim_request = world.claim_request(await world.add())
-    granted = await world.granted(claim_request)
+    granted = await world.claimed(claim_request)
 
     assert await _died(world, granted) is Status.WAITING
 
@@ -57,7 +57,7 @@ async def test_a_run_whose_process_dies_at_each_start_waits_longer_each_time(wor
     claim_request = world.claim_request(await world.add())
     waits = []
     for _ in range(12):
-        granted = await world.granted(claim_request)
+        granted = await world.claimed(claim_request)
         await _died(world, granted)
         until = (await world.row(granted.run_id)).until
         assert until is not None
@@ -71,7 +71,7 @@ async def test_a_run_whose_process_dies_at_each_start_waits_longer_each_time(wor
 
 async def test_a_run_whose_process_dies_after_begin_is_unknown_with_its_error(world: World) -> None:
     stored = await world.add()
-    granted = await world.begun(world.claim_request(stored))
+    granted = await world.running(world.claim_request(stored))
 
     assert await _died(world, granted) is Status.UNKNOWN
 
@@ -83,11 +83,11 @@ async def test_a_run_whose_process_dies_after_begin_is_unknown_with_its_error(wo
     assert (attempt.status, attempt.error) == ("unknown", TAIL)
     assert (await world.job_row(stored.id)).last_error == TAIL
     # A late outcome overwrites it.
-    assert await world.settle(granted, Status.SUCCEEDED, output="yes") is Status.SUCCEEDED
+    assert await world.finish(granted, Status.SUCCEEDED, output="yes") is Status.SUCCEEDED
 
 
 async def test_a_process_that_dies_after_its_outcome_changes_nothing(world: World) -> None:
-    granted = await world.settled(
+    granted = await world.finished(
         world.claim_request(await world.add()), Status.SUCCEEDED, output="yes"
     )
     before = await world.row(granted.run_id)
@@ -103,9 +103,9 @@ async def test_holder_died_with_an_old_fencing_token_is_refused_and_kept_as_evid
     world: World,
 ) -> None:
     claim_request = world.claim_request(await world.add())
-    old = await world.granted(claim_request)
+    old = await world.claimed(claim_request)
     await _died(world, old)
-    new = await world.begun(claim_request)
+    new = await world.running(claim_request)
 
     with pytest.raises(FenceRefused) as refused:
         await _died(world, old)
@@ -118,7 +118,7 @@ async def test_holder_died_with_an_old_fencing_token_is_refused_and_kept_as_evid
 
 
 async def test_holder_died_is_refused_for_a_postponed_run(world: World) -> None:
-    granted = await world.granted(world.claim_request(await world.add()))
+    granted = await world.claimed(world.claim_request(await world.add()))
     until = world.clock.now() + timedelta(minutes=1)
     await claims.postpone(world.ledger, granted.run_id, granted.fence, until, "busy")
 
@@ -140,7 +140,7 @@ async def test_holder_died_for_a_nonexistent_run_is_not_found(world: World) -> N
 async def test_a_lost_run_of_a_job_with_on_lost_rerun_runs_again(world: World) -> None:
     stored = await world.add(**RERUN)
     claim_request = world.claim_request(stored)
-    granted = await world.begun(claim_request)
+    granted = await world.running(claim_request)
 
     assert await _died(world, granted) is Status.WAITING
 
@@ -155,9 +155,9 @@ async def test_a_lost_run_of_a_job_with_on_lost_rerun_runs_again(world: World) -
     assert (await world.job_row(stored.id)).run_count == 0  # no run has ended yet
     # An outcome of the lost attempt is not accepted for the next one.
     with pytest.raises(FenceRefused):
-        await world.settle(granted, Status.FAILED)
+        await world.finish(granted, Status.FAILED)
     again = await _again(world, claim_request, granted.run_id)
-    assert await world.settle(again, Status.SUCCEEDED) is Status.SUCCEEDED
+    assert await world.finish(again, Status.SUCCEEDED) is Status.SUCCEEDED
     assert [each.status for each in await world.attempts(granted.run_id)] == [
         "unknown",
         "succeeded",
@@ -169,7 +169,7 @@ async def test_a_lost_run_runs_again_once_per_retry_and_at_least_once(
     world: World, retries: int, attempts: int
 ) -> None:
     claim_request = world.claim_request(await world.add(**RERUN, retries=retries))
-    granted = await world.begun(claim_request)
+    granted = await world.running(claim_request)
     for number in range(1, attempts):
         assert await _died(world, granted) is Status.WAITING, number
         granted = await _again(world, claim_request, granted.run_id)
@@ -182,7 +182,7 @@ async def test_a_lost_run_runs_again_once_per_retry_and_at_least_once(
 
 async def test_a_run_with_a_lost_lease_runs_again_too(world: World) -> None:
     claim_request = world.claim_request(await world.add(**RERUN))
-    granted = await world.begun(claim_request)
+    granted = await world.running(claim_request)
     await world.lose()
 
     (row,) = await leases.expire_all(world.ledger)
@@ -191,7 +191,7 @@ async def test_a_run_with_a_lost_lease_runs_again_too(world: World) -> None:
     why = "here:1 lost its lease during the run; it will run again"
     assert row.reason == why
     with pytest.raises(FenceRefused):
-        await world.settle(granted, Status.SUCCEEDED)
+        await world.finish(granted, Status.SUCCEEDED)
 
 
 # --- expire_all
@@ -199,7 +199,7 @@ async def test_a_run_with_a_lost_lease_runs_again_too(world: World) -> None:
 
 async def test_expire_all_suspects_first_and_declares_lost_one_lease_later(world: World) -> None:
     one, two = [world.claim_request(await world.add(name)) for name in ("one", "two")]
-    held = [await world.granted(one), await world.begun(two)]
+    held = [await world.claimed(one), await world.running(two)]
     world.clock.move(TIMING.run_lease - MICROSECOND)
     assert await leases.expire_all(world.ledger) == []
     assert [(await world.row(each.run_id)).suspected_at for each in held] == [None, None]
@@ -224,7 +224,7 @@ async def test_a_run_that_cannot_be_checked_does_not_block_the_others(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken, well = [
-        await world.begun(world.claim_request(await world.add(each))) for each in ("one", "two")
+        await world.running(world.claim_request(await world.add(each))) for each in ("one", "two")
     ]
     late = await world.add("three", every="1h", deadline="10m")
     waiting = await claims.request(world.ledger, late, "one", "manual")
@@ -247,26 +247,26 @@ async def test_a_run_that_cannot_be_checked_does_not_block_the_others(
 
 
 async def test_a_holder_that_renews_after_it_was_suspected_keeps_its_run(world: World) -> None:
-    granted = await world.begun(world.claim_request(await world.add()))
+    granted = await world.running(world.claim_request(await world.add()))
     world.clock.move(timedelta(hours=5))
     assert await leases.expire_all(world.ledger) == []
     assert await leases.renew(world.ledger, granted.run_id, granted.fence)
     world.clock.move(TIMING.run_lease - MICROSECOND)
 
     assert await leases.expire_all(world.ledger) == []
-    assert await world.settle(granted, Status.SUCCEEDED) is Status.SUCCEEDED
+    assert await world.finish(granted, Status.SUCCEEDED) is Status.SUCCEEDED
 
 
 async def test_expire_all_without_expired_leases_takes_no_lock(world: World) -> None:
-    await world.settled(world.claim_request(await world.add("one")), Status.SUCCEEDED)
-    await world.begun(world.claim_request(await world.add("two")))
+    await world.finished(world.claim_request(await world.add("one")), Status.SUCCEEDED)
+    await world.running(world.claim_request(await world.add("two")))
     async with world.ledger.write():  # no other transaction could write now
         assert await leases.expire_all(world.ledger) == []
 
 
 async def test_expire_all_expires_no_more_runs_than_its_limit(world: World) -> None:
     for number in range(3):
-        await world.begun(world.claim_request(await world.add(f"job-{number}", every="1h")))
+        await world.running(world.claim_request(await world.add(f"job-{number}", every="1h")))
     await world.lose()
 
     first = await leases.expire_all(world.ledger, limit=2)
@@ -281,12 +281,14 @@ async def test_expire_all_expires_no_more_runs_than_its_limit(world: World) -> N
 
 async def test_renew_all_renews_only_the_live_runs_of_one_holder(world: World) -> None:
     jobs = [await world.add(f"job-{number}", every="1h") for number in range(5)]
-    claimed = await world.granted(world.claim_request(jobs[0], flow_run_id="claimed"))
-    running = await world.begun(world.claim_request(jobs[1], flow_run_id="running"))
-    ended = await world.settled(world.claim_request(jobs[2], flow_run_id="ended"), Status.SUCCEEDED)
-    lost = await world.granted(world.claim_request(jobs[3], flow_run_id="lost"))
+    claimed = await world.claimed(world.claim_request(jobs[0], flow_run_id="claimed"))
+    running = await world.running(world.claim_request(jobs[1], flow_run_id="running"))
+    ended = await world.finished(
+        world.claim_request(jobs[2], flow_run_id="ended"), Status.SUCCEEDED
+    )
+    lost = await world.claimed(world.claim_request(jobs[3], flow_run_id="lost"))
     await claims.postpone(world.ledger, lost.run_id, lost.fence, world.clock.now(), "later")
-    others = await world.granted(
+    others = await world.claimed(
         world.claim_request(jobs[4], flow_run_id="others", holder="there:2")
     )
     before = await world.row(others.run_id)
@@ -327,9 +329,9 @@ async def test_renew_all_tells_two_claims_of_one_holder_apart(world: World) -> N
     # claimed. It has to stop the process of the first one.
     stored = await world.add(every="1h")
     claim_request = world.claim_request(stored, flow_run_id="first")
-    first = await world.granted(claim_request)
+    first = await world.claimed(claim_request)
     await claims.postpone(world.ledger, first.run_id, first.fence, world.clock.now(), "crashed")
-    second = await world.begun(replace(claim_request, flow_run_id="second"))
+    second = await world.running(replace(claim_request, flow_run_id="second"))
     assert second.run_id == first.run_id
 
     run_ids = {"first": first.run_id, "second": second.run_id}

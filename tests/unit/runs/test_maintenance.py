@@ -84,7 +84,7 @@ async def test_each_due_time_of_a_window_has_one_outcome(
         answer = await world.claim(request)
         if isinstance(answer, Granted):
             await claims.begin(world.ledger, answer.run_id, answer.fence)
-            await world.settle(answer, Status.SUCCEEDED)
+            await world.finish(answer, Status.SUCCEEDED)
 
     found: list[str] = []
     for row in await world.rows():
@@ -137,13 +137,13 @@ async def test_runs_by_hand_and_running_runs_go_on_in_a_window(world: World) -> 
     stored = await world.add(cron="0 * * * *", timezone="UTC", overlap="allow", session="new")
     request = world.claim_request(stored)
     world.clock.set(request.due)
-    running = await world.begun(request)
+    running = await world.running(request)
     await _plan(world, request.due, request.due + HOUR)
 
     by_hand = await world.claim(world.claim_request_of(await world.request(stored)))
 
     assert isinstance(by_hand, Granted)
-    assert await world.settle(running, Status.SUCCEEDED) is Status.SUCCEEDED
+    assert await world.finish(running, Status.SUCCEEDED) is Status.SUCCEEDED
 
 
 async def test_a_waiting_run_starts_when_the_window_is_removed(world: World) -> None:
@@ -164,9 +164,9 @@ async def test_a_chained_run_waits_for_the_end_of_the_window(world: World) -> No
     second = await world.add("report", after="brief")
     request = world.claim_request(first)
     world.clock.set(request.due)
-    running = await world.begun(request)
+    running = await world.running(request)
     await _plan(world, world.clock.now(), world.clock.now() + HOUR)
-    await world.settle(running, Status.SUCCEEDED)
+    await world.finish(running, Status.SUCCEEDED)
     (row,) = [each for each in await world.rows() if each.job_id == second.id]
 
     assert isinstance(await world.claim(world.claim_request_of(row)), Waiting)

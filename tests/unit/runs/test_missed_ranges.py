@@ -97,7 +97,7 @@ async def test_another_outcome_or_revision_starts_a_new_missed_row(world: World)
     stored = await world.add(cron="* * * * *", catch_up="none")
     first = world.claim_request(stored)
     dues = [first.due + place * MINUTE for place in range(6)]
-    await world.settled(replace(first, occurrence=first.occurrence), Status.SUCCEEDED)
+    await world.finished(replace(first, occurrence=first.occurrence), Status.SUCCEEDED)
     world.clock.set(dues[3] + timedelta(seconds=30))
     edited = await world.edit(stored.id, prompt="Another")
     world.clock.set(dues[5] + 2 * MINUTE - timedelta(seconds=1))

@@ -38,7 +38,7 @@ async def _next(world: World, stored: StoredJob) -> ClaimResult:
     answer = await world.claim(claim_request)
     if isinstance(answer, Granted):
         await claims.begin(world.ledger, answer.run_id, answer.fence)
-        await world.settle(answer, Status.SUCCEEDED)
+        await world.finish(answer, Status.SUCCEEDED)
     return answer
 
 
@@ -88,7 +88,7 @@ async def test_disabling_and_enabling_a_job_ends_its_snooze(world: World) -> Non
 async def test_a_snooze_stops_neither_the_next_attempt_nor_a_manual_run(world: World) -> None:
     stored = await world.add(cron="0 * * * *")
     claim_request = world.claim_request(stored)
-    running = await world.begun(claim_request)
+    running = await world.running(claim_request)
     await _put_off(
         world,
         stored,

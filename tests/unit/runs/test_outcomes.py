@@ -36,7 +36,7 @@ async def test_each_outcome_updates_the_fields_of_the_job(world: World) -> None:
         (Status.SUCCEEDED, {}),
     ]
     for status, fields in outcomes:
-        granted = await world.settled(world.claim_request(stored), status, **fields)
+        granted = await world.finished(world.claim_request(stored), status, **fields)
         job = await world.job_row(stored.id)
         assert (job.last_run_id, job.last_run_at) == (granted.run_id, granted.due)
         results.append(tuple(_fields(job).values()))
@@ -53,7 +53,7 @@ async def test_each_outcome_updates_the_fields_of_the_job(world: World) -> None:
 
 async def test_lone_surrogates_in_an_outcome_are_replaced(world: World) -> None:
     stored = await world.add()
-    ran = await world.settled(
+    ran = await world.finished(
         world.claim_request(stored),
         Status.SUCCEEDED,
         output="a\ud83db",
@@ -84,9 +84,9 @@ async def test_a_failure_before_the_effect_counts_as_a_failure_but_not_as_a_run(
     world: World,
 ) -> None:
     stored = await world.add()
-    granted = await world.granted(world.claim_request(stored))
+    granted = await world.claimed(world.claim_request(stored))
 
-    await world.settle(granted, Status.FAILED, error="parameters do not fit")
+    await world.finish(granted, Status.FAILED, error="parameters do not fit")
 
     job = await world.job_row(stored.id)
     assert (job.run_count, job.consecutive_failures) == (0, 1)
@@ -106,12 +106,12 @@ async def test_a_late_outcome_corrects_the_fields_of_the_job(
     world: World, late: Status, failures: int, error: str | None
 ) -> None:
     stored = await world.add(every="10m")
-    await world.settled(world.claim_request(stored), Status.FAILED, error="the first")
-    lost = await world.settled(world.claim_request(stored), Status.UNKNOWN, reason="gone")
+    await world.finished(world.claim_request(stored), Status.FAILED, error="the first")
+    lost = await world.finished(world.claim_request(stored), Status.UNKNOWN, reason="gone")
     assert (await world.job_row(stored.id)).consecutive_failures == 2
     world.clock.move(timedelta(seconds=1))
 
-    await world.settle(lost, late, error="after all" if late is not Status.SUCCEEDED else None)
+    await world.finish(lost, late, error="after all" if late is not Status.SUCCEEDED else None)
 
     assert _fields(await world.job_row(stored.id)) == {
         "last_status": late,
@@ -124,11 +124,11 @@ async def test_a_late_outcome_corrects_the_fields_of_the_job(
 async def test_a_late_failure_is_counted_from_the_last_success_on(world: World) -> None:
     stored = await world.add(every="10m")
     for status in (Status.FAILED, Status.SUCCEEDED):
-        await world.settled(world.claim_request(stored), status, error="before")
-    lost = await world.settled(world.claim_request(stored), Status.UNKNOWN, reason="gone")
+        await world.finished(world.claim_request(stored), status, error="before")
+    lost = await world.finished(world.claim_request(stored), Status.UNKNOWN, reason="gone")
     world.clock.move(timedelta(seconds=1))
 
-    await world.settle(lost, Status.TIMED_OUT, error="too long")
+    await world.finish(lost, Status.TIMED_OUT, error="too long")
 
     assert _fields(await world.job_row(stored.id)) == {
         "last_status": "timed_out",
@@ -140,12 +140,12 @@ async def test_a_late_failure_is_counted_from_the_last_success_on(world: World) 
 
 async def test_a_late_outcome_keeps_the_last_run_and_status_of_the_job(world: World) -> None:
     stored = await world.add(every="10m")
-    lost = await world.settled(world.claim_request(stored), Status.UNKNOWN, reason="gone")
-    later = await world.settled(world.claim_request(stored), Status.FAILED, error="no")
+    lost = await world.finished(world.claim_request(stored), Status.UNKNOWN, reason="gone")
+    later = await world.finished(world.claim_request(stored), Status.FAILED, error="no")
     before = _fields(await world.job_row(stored.id))
     assert before["consecutive_failures"] == 2
 
-    await world.settle(lost, Status.CANCELLED)
+    await world.finish(lost, Status.CANCELLED)
 
     job = await world.job_row(stored.id)
     assert (job.last_run_id, job.last_run_at) == (later.run_id, later.due)
@@ -155,10 +155,10 @@ async def test_a_late_outcome_keeps_the_last_run_and_status_of_the_job(world: Wo
 async def test_a_late_outcome_corrects_the_disabled_reason_of_a_one_time_job(world: World) -> None:
     at = world.clock.now().replace(microsecond=0) + timedelta(minutes=5)
     stored = await world.add(at=at.isoformat())
-    granted = await world.settled(world.claim_request(stored), Status.UNKNOWN)
+    granted = await world.finished(world.claim_request(stored), Status.UNKNOWN)
     assert (await world.job_row(stored.id)).disabled_reason == "fired, unknown"
 
-    await world.settle(granted, Status.SUCCEEDED)
+    await world.finish(granted, Status.SUCCEEDED)
 
     assert (await world.job_row(stored.id)).disabled_reason == "fired, succeeded"
 
@@ -166,20 +166,20 @@ async def test_a_late_outcome_corrects_the_disabled_reason_of_a_one_time_job(wor
 async def test_an_outcome_keeps_the_disabled_reason_of_a_removed_job(world: World) -> None:
     at = world.clock.now().replace(microsecond=0) + timedelta(minutes=5)
     stored = await world.add(at=at.isoformat())
-    granted = await world.begun(world.claim_request(stored))
+    granted = await world.running(world.claim_request(stored))
     await world.archive(stored.id)
 
-    await world.settle(granted, Status.SUCCEEDED)
+    await world.finish(granted, Status.SUCCEEDED)
 
     assert (await world.job_row(stored.id)).disabled_reason == "removed"
 
 
 async def test_removing_a_job_skips_its_waiting_runs(world: World) -> None:
     stored = await world.add()
-    other = await world.begun(world.claim_request(await world.add("other")))
+    other = await world.running(world.claim_request(await world.add("other")))
     first = await world.claim(world.claim_request(stored, due=other.due, most=1))
     assert isinstance(first, Waiting)
-    lost = await world.begun(
+    lost = await world.running(
         world.claim_request(stored)
     )  # it has begun, and waits for its second attempt
     until = world.clock.now() + timedelta(hours=2)
@@ -200,7 +200,7 @@ async def test_removing_a_job_skips_its_waiting_runs(world: World) -> None:
 
 
 async def test_all_fields_of_an_outcome_are_stored(world: World) -> None:
-    granted = await world.settled(
+    granted = await world.finished(
         world.claim_request(await world.add()),
         Status.SUCCEEDED,
         output="Three things.",
@@ -236,7 +236,7 @@ async def test_a_long_answer_is_cut_and_marked(
     world: World, length: int, stored_length: int, mark: str
 ) -> None:
     answer = "😀" * length
-    granted = await world.settled(
+    granted = await world.finished(
         world.claim_request(await world.add()), Status.SUCCEEDED, output=answer
     )
 
@@ -244,9 +244,9 @@ async def test_a_long_answer_is_cut_and_marked(
 
 
 async def test_a_long_answer_in_the_evidence_is_cut_too(world: World) -> None:
-    granted = await world.settled(world.claim_request(await world.add()), Status.CANCELLED)
+    granted = await world.finished(world.claim_request(await world.add()), Status.CANCELLED)
     with pytest.raises(IllegalTransition):
-        await world.settle(granted, Status.SUCCEEDED, output="x" * 10 * MAX_OUTPUT_CHARACTERS)
+        await world.finish(granted, Status.SUCCEEDED, output="x" * 10 * MAX_OUTPUT_CHARACTERS)
 
     (known,) = (await world.row(granted.run_id)).evidence
     assert len(known["output"]) < MAX_OUTPUT_CHARACTERS + 100
@@ -254,10 +254,10 @@ async def test_a_long_answer_in_the_evidence_is_cut_too(world: World) -> None:
 
 async def test_a_claim_lost_before_the_effect_does_not_count_as_an_attempt(world: World) -> None:
     claim_request = world.claim_request(await world.add())
-    granted = await world.granted(claim_request)
+    granted = await world.claimed(claim_request)
     await world.lose()
-    again = await world.begun(replace(claim_request, flow_run_id="another"))
-    await world.settle(again, Status.SUCCEEDED)
+    again = await world.running(replace(claim_request, flow_run_id="another"))
+    await world.finish(again, Status.SUCCEEDED)
 
     assert again.run_id == granted.run_id
     (attempt,) = await world.attempts(granted.run_id)
@@ -265,10 +265,10 @@ async def test_a_claim_lost_before_the_effect_does_not_count_as_an_attempt(world
 
 
 async def test_a_live_state_is_refused_as_an_outcome(world: World) -> None:
-    granted = await world.begun(world.claim_request(await world.add()))
+    granted = await world.running(world.claim_request(await world.add()))
     for status in (Status.WAITING, Status.CLAIMED, Status.RUNNING):
         with pytest.raises(IllegalTransition):
-            await world.settle(granted, status)
+            await world.finish(granted, status)
     assert (await world.row(granted.run_id)).status == "running"
 
 

@@ -44,10 +44,10 @@ async def test_an_unclaimed_due_time_is_overdue_after_the_grace_period(world: Wo
 
 async def test_a_due_time_with_an_outcome_or_an_active_run_is_not_overdue(world: World) -> None:
     stored = await world.add()
-    await world.settled(world.claim_request(stored), Status.SUCCEEDED)
+    await world.finished(world.claim_request(stored), Status.SUCCEEDED)
     world.clock.set(ONE + timedelta(minutes=30))
     assert await found(world) == []
-    await world.begun(world.claim_request(stored))
+    await world.running(world.claim_request(stored))
     world.clock.set(ONE + timedelta(hours=1, minutes=30))
     assert await found(world) == []
 
@@ -56,7 +56,7 @@ async def test_a_job_with_an_active_run_is_not_unattended_despite_missed_due_tim
     world: World,
 ) -> None:
     stored = await world.add(every="1m", catch_up="none")
-    await world.begun(world.claim_request(stored))
+    await world.running(world.claim_request(stored))
     world.passes(minutes=4)
     await audit.advance(world.ledger, stored.id, world.clock.now())
 
@@ -96,7 +96,7 @@ async def test_a_missed_due_time_is_overdue_until_a_worker_claims_the_job_again(
     await audit.advance(world.ledger, stored.id, world.clock.now())
     assert len(await found(world)) == 1
 
-    await world.granted(world.claim_request(stored))
+    await world.claimed(world.claim_request(stored))
 
     assert await found(world) == []
 
@@ -289,7 +289,7 @@ async def test_the_first_due_time_without_a_row_is_found_after_many_with_a_row(
 ) -> None:
     stored = await world.add(cron="* * * * *")
     for _ in range(11):
-        await world.settled(world.claim_request(stored), Status.SUCCEEDED)
+        await world.finished(world.claim_request(stored), Status.SUCCEEDED)
     last = world.clock.now().replace(second=0, microsecond=0)
     world.clock.move(timedelta(minutes=5))
 

@@ -47,7 +47,7 @@ async def _became(world: World) -> list[str]:
 
 async def test_queue_all_runs_every_due_time_in_order(world: World) -> None:
     stored = await _job(world, "queue_all")
-    running = await world.begun(world.claim_request(stored))
+    running = await world.running(world.claim_request(stored))
     queued = [await _next(world, stored) for _ in range(3)]
 
     for claim_request, answer in queued:
@@ -59,19 +59,19 @@ async def test_queue_all_runs_every_due_time_in_order(world: World) -> None:
     assert await _woken(world) == []
 
     for place, (claim_request, _) in enumerate(queued):
-        await world.settle(running, Status.SUCCEEDED)
+        await world.finish(running, Status.SUCCEEDED)
         assert await _woken(world) == [f"{claim_request.due:%M:%S}"]
         for later, _ in queued[place + 1 :]:
             assert isinstance(await world.claim(later), Waiting)
-        running = await world.begun(claim_request)
-    await world.settle(running, Status.FAILED)
+        running = await world.running(claim_request)
+    await world.finish(running, Status.FAILED)
 
     assert await _became(world) == ["succeeded"] * 3 + ["failed"]
 
 
 async def test_queue_one_lets_one_run_wait_and_skips_the_next(world: World) -> None:
     stored = await _job(world, "queue_one")
-    running = await world.begun(world.claim_request(stored))
+    running = await world.running(world.claim_request(stored))
     second, answer = await _next(world, stored)
     assert isinstance(answer, Waiting)
 
@@ -81,7 +81,7 @@ async def test_queue_one_lets_one_run_wait_and_skips_the_next(world: World) -> N
     assert third.status is Status.SKIPPED
     assert third.reason.endswith("was still running, and another run was already waiting")
     assert isinstance(await world.claim(second), Waiting)  # it keeps its place when it claims again
-    await world.settle(running, Status.SUCCEEDED)
+    await world.finish(running, Status.SUCCEEDED)
     assert isinstance(await world.claim(second), Granted)
     assert isinstance((await _next(world, stored))[1], Waiting)
     assert await _became(world) == ["succeeded", "claimed", "skipped", "waiting"]
@@ -95,7 +95,7 @@ async def test_allow_runs_due_times_in_parallel(world: World) -> None:
 
 async def test_allow_lets_runs_that_share_a_session_take_turns(world: World) -> None:
     stored = await world.add(every="10s", session="reuse", overlap="allow")
-    await world.begun(world.claim_request(stored))
+    await world.running(world.claim_request(stored))
 
     _, answer = await _next(world, stored)
 
@@ -106,7 +106,7 @@ async def test_allow_lets_runs_that_share_a_session_take_turns(world: World) -> 
 async def test_cancel_running_names_the_run_to_cancel_until_it_has_ended(world: World) -> None:
     stored = await _job(world, "cancel_running")
     first = world.claim_request(stored)
-    running = await world.begun(first)
+    running = await world.running(first)
 
     claim_request, answer = await _next(world, stored)
 
@@ -117,14 +117,14 @@ async def test_cancel_running_names_the_run_to_cancel_until_it_has_ended(world: 
     assert isinstance(again, Waiting)
     assert again.cancel == answer.cancel
 
-    await world.settle(running, Status.CANCELLED, reason="as asked")
+    await world.finish(running, Status.CANCELLED, reason="as asked")
     assert await _woken(world) == [f"{claim_request.due:%M:%S}"]
     assert isinstance(await world.claim(claim_request), Granted)
 
 
 async def test_cancel_running_skips_a_run_that_already_waits(world: World) -> None:
     stored = await _job(world, "cancel_running")
-    running = await world.begun(world.claim_request(stored))
+    running = await world.running(world.claim_request(stored))
     second, _ = await _next(world, stored)
     third, answer = await _next(world, stored)
 
@@ -135,14 +135,14 @@ async def test_cancel_running_skips_a_run_that_already_waits(world: World) -> No
         Status.SKIPPED,
         f"overlap: the run of {third.due:%F %T} UTC replaced it",
     )
-    await world.settle(running, Status.CANCELLED)
+    await world.finish(running, Status.CANCELLED)
     assert isinstance(await world.claim(third), Granted)
 
 
 async def test_cancel_running_cancels_a_run_between_two_attempts_at_once(world: World) -> None:
     stored = await _job(world, "cancel_running")
     first = world.claim_request(stored)
-    running = await world.begun(first)
+    running = await world.running(first)
     until = world.clock.now() + timedelta(minutes=5)
     failed = Outcome(Status.FAILED, error="429")
     await claims.retry(world.ledger, running.run_id, running.fence, failed, until)
@@ -159,7 +159,7 @@ async def test_cancel_running_does_not_cancel_a_run_that_was_due_later(world: Wo
     early = world.claim_request(stored)
     late = world.claim_request(stored, due=early.due + GAP)
     world.clock.set(late.due)
-    await world.begun(late)
+    await world.running(late)
 
     answer = await world.claim(early)
 
@@ -173,7 +173,7 @@ async def test_a_run_that_is_declared_lost_releases_the_next_in_its_queue(
     world: World, overlap: str
 ) -> None:
     stored = await _job(world, overlap)
-    lost = await world.begun(world.claim_request(stored))
+    lost = await world.running(world.claim_request(stored))
     claim_request, _ = await _next(world, stored)
     world.clock.move(TIMING.run_lease)
     await leases.expire_all(world.ledger)
@@ -190,12 +190,12 @@ async def test_the_next_run_in_a_queue_gets_the_slot_before_later_runs_of_other_
 ) -> None:
     """One transaction ends the run and queues the next run of its job for a slot."""
     queueing, other = await _job(world, "queue_all"), await _job(world, "skip", "other")
-    running = await world.begun(world.claim_request(queueing, most=1))
+    running = await world.running(world.claim_request(queueing, most=1))
     queued, _ = await _next(world, queueing, most=1)
     elsewhere, answer = await _next(world, other, most=1)
     assert isinstance(answer, Waiting)
 
-    await world.settle(running, Status.SUCCEEDED)
+    await world.finish(running, Status.SUCCEEDED)
 
     assert await _woken(world, 1) == [f"{queued.due:%M:%S}"]
     assert isinstance(await world.claim(elsewhere), Waiting)
@@ -204,10 +204,10 @@ async def test_the_next_run_in_a_queue_gets_the_slot_before_later_runs_of_other_
 
 async def test_a_requested_run_queues_like_a_due_time(world: World) -> None:
     stored = await _job(world, "queue_all")
-    running = await world.begun(world.claim_request(stored))
+    running = await world.running(world.claim_request(stored))
     row = await claims.request(world.ledger, stored, "1", "manual")
     assert isinstance(await world.claim(world.claim_request_of(row)), Waiting)
-    await world.settle(running, Status.SUCCEEDED)
+    await world.finish(running, Status.SUCCEEDED)
 
     assert isinstance(await world.claim(world.claim_request_of(row)), Granted)
 
@@ -216,14 +216,14 @@ async def test_queued_runs_can_be_cancelled_and_are_skipped_with_their_removed_j
     world: World,
 ) -> None:
     stored = await _job(world, "queue_all")
-    running = await world.begun(world.claim_request(stored))
+    running = await world.running(world.claim_request(stored))
     answers = [(await _next(world, stored))[1] for _ in range(3)]
     ids = [str(answer.run_id) for answer in answers if isinstance(answer, Waiting)]
 
     await claims.cancel(world.ledger, ids[0])
     assert (await world.row(ids[1])).waits_for == "overlap"  # one run is still active
     await world.archive(stored.id)
-    await world.settle(running, Status.SUCCEEDED)
+    await world.finish(running, Status.SUCCEEDED)
 
     assert await _became(world) == ["succeeded", "cancelled", "skipped", "skipped"]
 

@@ -30,7 +30,7 @@ async def _waiting(world: World, **fields: Any) -> tuple[ClaimRequest, RunRow]:
 
 async def _claimed(world: World) -> tuple[ClaimRequest, Granted]:
     claim_request = world.claim_request(await world.add())
-    return claim_request, await world.granted(claim_request)
+    return claim_request, await world.claimed(claim_request)
 
 
 # --- waiting
@@ -92,7 +92,7 @@ async def test_a_waiting_run_whose_prefect_run_broke_waits_for_another_one(
 
 async def test_a_crash_in_prefect_does_not_shorten_a_backoff(world: World) -> None:
     claim_request, row = await _waiting(world)
-    granted = await world.begun(claim_request)
+    granted = await world.running(claim_request)
     until = world.clock.now() + timedelta(minutes=5)
     failed = Outcome(Status.FAILED, error="429")
     await claims.retry(world.ledger, granted.run_id, granted.fence, failed, until)
@@ -133,7 +133,7 @@ async def test_a_run_that_has_begun_once_does_not_fail_because_of_its_prefect_ru
     for number in (2, 3, 4):
         await claims.link_prefect_run(world.ledger, await world.row(row.id), f"f{number}")
     claim_request = replace(claim_request, flow_run_id="f4")
-    granted = await world.begun(claim_request)
+    granted = await world.running(claim_request)
     failed = Outcome(Status.FAILED, error="429")
     await claims.retry(world.ledger, granted.run_id, granted.fence, failed, world.clock.now())
 
@@ -239,7 +239,7 @@ async def test_a_due_time_that_crashes_in_prefect_within_its_stagger_keeps_it(
 
 async def test_a_running_run_cancelled_in_prefect_is_cancelled(world: World) -> None:
     claim_request = world.claim_request(await world.add())
-    granted = await world.begun(claim_request)
+    granted = await world.running(claim_request)
 
     assert await take(world, claim_request, "CANCELLED") is Status.CANCELLED
 
@@ -252,21 +252,21 @@ async def test_a_running_run_ended_otherwise_in_prefect_is_unknown(
     world: World, state: Type
 ) -> None:
     claim_request = world.claim_request(await world.add())
-    granted = await world.begun(claim_request)
+    granted = await world.running(claim_request)
 
     assert await take(world, claim_request, state) is Status.UNKNOWN
 
     row = await world.row(granted.run_id)
     assert row.reason == f"its Prefect run ended as {state.title()}: {SAID}"
     # It was still active: its late outcome counts.
-    assert await world.settle(granted, Status.SUCCEEDED) is Status.SUCCEEDED
+    assert await world.finish(granted, Status.SUCCEEDED) is Status.SUCCEEDED
 
 
 async def test_a_running_run_that_crashed_in_prefect_runs_again_with_on_lost_rerun(
     world: World,
 ) -> None:
     claim_request = world.claim_request(await world.add(every="1h", on_lost="rerun"))
-    granted = await world.begun(claim_request)
+    granted = await world.running(claim_request)
 
     assert await take(world, claim_request, "CRASHED") is Status.WAITING
 
@@ -284,7 +284,7 @@ async def test_an_end_in_prefect_of_a_finished_run_changes_nothing(
     world: World, state: Type
 ) -> None:
     claim_request = world.claim_request(await world.add())
-    granted = await world.settled(claim_request, Status.SUCCEEDED)
+    granted = await world.finished(claim_request, Status.SUCCEEDED)
     before = await world.row(granted.run_id)
 
     assert await take(world, claim_request, state) is None
@@ -312,7 +312,7 @@ async def test_an_end_read_before_the_last_claim_changes_nothing(world: World) -
     fence = (await world.row(granted.run_id)).fence
     until = world.clock.now()
     await claims.postpone(world.ledger, granted.run_id, granted.fence, until, "set back")
-    again = await world.begun(claim_request)
+    again = await world.running(claim_request)
 
     assert await prefect_ends.apply_end(world.ledger, end(claim_request, "CRASHED"), fence) is None
     assert (await world.row(granted.run_id)).status == "running"
@@ -334,7 +334,7 @@ async def test_the_row_of_an_end_is_found_without_a_claim_request(world: World) 
 
 async def test_an_end_of_a_retried_prefect_run_applies_to_its_live_row(world: World) -> None:
     claim_request = world.claim_request(await world.add())
-    first = await world.settled(claim_request, Status.FAILED)
+    first = await world.finished(claim_request, Status.FAILED)
     retried = await world.claim(replace(claim_request, flow_starts=2, retries=(1,)))
     assert isinstance(retried, Granted)
 
@@ -395,7 +395,7 @@ async def test_refusals_do_not_shorten_a_backoff_and_an_attempt_allows_one_more(
     world: World,
 ) -> None:
     claim_request, row = await _waiting(world)
-    granted = await world.begun(claim_request)
+    granted = await world.running(claim_request)
     until = world.clock.now() + timedelta(minutes=5)
     failed = Outcome(Status.FAILED, error="429")
     await claims.retry(world.ledger, granted.run_id, granted.fence, failed, until)

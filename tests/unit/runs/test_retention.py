@@ -142,7 +142,7 @@ async def test_a_custom_run_is_kept_until_ends_are_read_two_days_past_it(world: 
         stored, due=world.clock.now(), occurrence="flow:f", flow_run_id="f"
     )
     crashed = prefect_ends.EndInPrefect("f", "CRASHED", "Crashed", "lost", claim_request)
-    await world.settled(claim_request, Status.UNKNOWN)
+    await world.finished(claim_request, Status.UNKNOWN)
     await mirror.clear_marks(world.ledger, await left(world))
     await ended(world, stored, 3)
     settled = world.clock.now()
@@ -166,7 +166,7 @@ async def test_runs_after_the_watermark_stay_and_deleted_ones_are_not_audited_ag
 ) -> None:
     stored = await world.add(every="1h", catch_up="none")
     for _ in range(3):
-        await world.settled(world.claim_request(stored), Status.SUCCEEDED)
+        await world.finished(world.claim_request(stored), Status.SUCCEEDED)
     world.clock.move(2 * MINUTE)
     await mirror.clear_marks(world.ledger, await left(world))
     assert not await retention.prune(world.ledger, RetentionLimits(timedelta(0), 1))

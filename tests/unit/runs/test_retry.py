@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 async def test_a_retry_is_a_run_of_its_own(world: World, status: Status) -> None:
     stored = await world.add()
     claim_request = world.claim_request(stored, flow_run_id="f")
-    first = await world.settled(claim_request, status)
+    first = await world.finished(claim_request, status)
     world.clock.move(timedelta(seconds=5))
 
     again = await world.claim(replace(claim_request, flow_starts=2, retries=(1,)))
@@ -41,7 +41,7 @@ async def test_a_retry_is_a_run_of_its_own(world: World, status: Status) -> None
 
 async def test_retries_are_counted_and_chained(world: World) -> None:
     claim_request = world.claim_request(await world.add(), flow_run_id="f")
-    last = await world.settled(claim_request, Status.FAILED)
+    last = await world.finished(claim_request, Status.FAILED)
     for start in (2, 3, 4):
         again = replace(claim_request, flow_starts=start, retries=tuple(range(1, start)))
         world.clock.move(-timedelta(seconds=1))  # a clock that goes back does not matter
@@ -50,7 +50,7 @@ async def test_retries_are_counted_and_chained(world: World) -> None:
         assert granted.occurrence == f"flow:f:{start - 1}"
         assert (await world.row(granted.run_id)).retry_of == last.run_id
         await claims.begin(world.ledger, granted.run_id, granted.fence)
-        await world.settle(granted, Status.FAILED)
+        await world.finish(granted, Status.FAILED)
         last = granted
 
     same_start = await world.claim(replace(claim_request, flow_starts=4, retries=(1, 2, 3)))
@@ -60,10 +60,10 @@ async def test_retries_are_counted_and_chained(world: World) -> None:
 
 async def test_a_run_can_be_retried_after_its_first_retry_was_pruned(world: World) -> None:
     claim_request = world.claim_request(await world.add(), flow_run_id="f")
-    await world.settled(claim_request, Status.FAILED)
+    await world.finished(claim_request, Status.FAILED)
     for start in (2, 3):
         again = replace(claim_request, flow_starts=start, retries=tuple(range(1, start)))
-        await world.settled(again, Status.FAILED)
+        await world.finished(again, Status.FAILED)
     async with world.ledger.write() as session:
         first = select(RunRow.id).where(col(RunRow.occurrence) == "flow:f:1")
         run_id = (await session.execute(first)).scalar_one()
@@ -78,11 +78,11 @@ async def test_a_run_can_be_retried_after_its_first_retry_was_pruned(world: Worl
 
 async def test_a_skipped_run_can_be_retried(world: World) -> None:
     stored = await world.add(every="10m")
-    running = await world.begun(world.claim_request(stored))
+    running = await world.running(world.claim_request(stored))
     row = await claims.request(world.ledger, stored, "1", "manual")
     claim_request = world.claim_request_of(row)
     assert isinstance(await world.claim(claim_request), Finished)
-    await world.settle(running, Status.SUCCEEDED)
+    await world.finish(running, Status.SUCCEEDED)
 
     again = await world.claim(replace(claim_request, flow_starts=2, retries=(1,)))
 
@@ -93,8 +93,8 @@ async def test_a_skipped_run_can_be_retried(world: World) -> None:
 async def test_a_retry_that_overlaps_is_skipped_like_any_run(world: World) -> None:
     stored = await world.add(every="10m")
     claim_request = world.claim_request(stored, flow_run_id="f")
-    await world.settled(claim_request, Status.FAILED)
-    await world.begun(world.claim_request(stored))
+    await world.finished(claim_request, Status.FAILED)
+    await world.running(world.claim_request(stored))
 
     again = await world.claim(replace(claim_request, flow_starts=2, retries=(1,)))
 
@@ -106,13 +106,13 @@ async def test_a_retry_that_overlaps_is_skipped_like_any_run(world: World) -> No
 async def test_two_workers_that_claim_one_retry_create_one_run(world: World) -> None:
     stored = await world.add(every="10m")
     claim_request = world.claim_request(stored, flow_run_id="f")
-    await world.settled(claim_request, Status.FAILED)
-    running = await world.begun(world.claim_request(stored))
+    await world.finished(claim_request, Status.FAILED)
+    running = await world.running(world.claim_request(stored))
     again = replace(claim_request, flow_starts=2, retries=(1,), started=False)
 
     first = await world.claim(again)
     assert isinstance(first, Finished)  # it overlaps
-    await world.settle(running, Status.SUCCEEDED)
+    await world.finish(running, Status.SUCCEEDED)
     second = await world.claim(replace(again, holder="there:2"))
 
     assert isinstance(second, Finished)
@@ -125,7 +125,7 @@ async def test_two_workers_that_claim_one_retry_create_one_run(world: World) -> 
 async def test_a_restart_without_a_retry_repeats_nothing(world: World) -> None:
     # For example SIGTERM with Prefect's behaviour "reschedule", a restarted pod, a run set back.
     claim_request = world.claim_request(await world.add(), flow_run_id="f")
-    first = await world.settled(claim_request, Status.UNKNOWN, reason="stopped")
+    first = await world.finished(claim_request, Status.UNKNOWN, reason="stopped")
 
     again = await world.claim(replace(claim_request, flow_starts=2))
 
@@ -134,8 +134,8 @@ async def test_a_restart_without_a_retry_repeats_nothing(world: World) -> None:
 
 async def test_an_earlier_retry_does_not_turn_a_later_restart_into_a_retry(world: World) -> None:
     claim_request = world.claim_request(await world.add(), flow_run_id="f")
-    await world.settled(claim_request, Status.FAILED)
-    retried = await world.settled(
+    await world.finished(claim_request, Status.FAILED)
+    retried = await world.finished(
         replace(claim_request, flow_starts=2, retries=(1,)), Status.UNKNOWN
     )
 
@@ -150,7 +150,7 @@ async def test_a_retry_waits_until_the_holder_of_the_run_is_declared_lost(
     world: World, begun: bool
 ) -> None:
     claim_request = world.claim_request(await world.add(), flow_run_id="f")
-    await (world.begun(claim_request) if begun else world.granted(claim_request))
+    await (world.running(claim_request) if begun else world.claimed(claim_request))
     lease_end = world.clock.now() + TIMING.run_lease
     world.clock.move(timedelta(seconds=5))
     again = replace(claim_request, flow_starts=2, retries=(1,), holder="there:2")
@@ -174,7 +174,7 @@ async def test_a_retry_waits_until_the_holder_of_the_run_is_declared_lost(
 
 async def test_a_second_claim_of_the_same_start_names_the_holder(world: World) -> None:
     claim_request = world.claim_request(await world.add(), flow_run_id="f")
-    granted = await world.granted(claim_request)
+    granted = await world.claimed(claim_request)
 
     assert await world.claim(claim_request) == HeldElsewhere(granted.run_id, "here:1", "f")
 
@@ -183,7 +183,7 @@ async def test_a_claim_with_another_key_finds_the_live_row_of_its_prefect_run(wo
     # The row waits; the same Prefect run claims it again with another key.
     stored = await world.add()
     claim_request = world.claim_request(stored, flow_run_id="f")
-    granted = await world.granted(claim_request)
+    granted = await world.claimed(claim_request)
     until = world.clock.now() + TIMING.run_lease
     await claims.postpone(world.ledger, granted.run_id, granted.fence, until, "busy")
     again = replace(

@@ -47,9 +47,9 @@ async def answered_turn(
     world: World, claim_request: ClaimRequest, answer: str = "Nothing."
 ) -> Granted:
     """Run the request until it has succeeded; return its grant."""
-    granted = await world.begun(claim_request)
+    granted = await world.running(claim_request)
     prompt = str(granted.parameters["prompt"])
-    await world.settle(granted, Status.SUCCEEDED, output=answer, prompt=prompt)
+    await world.finish(granted, Status.SUCCEEDED, output=answer, prompt=prompt)
     return granted
 
 
@@ -102,7 +102,7 @@ async def test_changing_the_agent_of_a_job_starts_another_session(world: World) 
     await answered_turn(world, world.claim_request(stored))
     stored = await world.edit(stored.id, agent="poet")
 
-    granted = await world.granted(world.claim_request(stored))
+    granted = await world.claimed(world.claim_request(stored))
 
     assert granted.session_id == f"poet:job:{stored.id}"
     assert granted.history == ()
@@ -170,7 +170,7 @@ async def test_the_next_run_receives_the_history_oldest_first(world: World) -> N
     await answered_turn(world, world.claim_request(stored), "one")
     await answered_turn(world, world.claim_request(stored), "two")
 
-    granted = await world.granted(world.claim_request(stored))
+    granted = await world.claimed(world.claim_request(stored))
 
     given = [(each.role, each.content) for each in granted.history]
     assert given == [
@@ -187,7 +187,7 @@ async def test_a_run_receives_the_last_twenty_messages_of_a_long_session(world: 
     for number in range(1, 50):
         await answered_turn(world, world.claim_request(stored), f"answer {number}")
 
-    granted = await world.granted(world.claim_request(stored))
+    granted = await world.claimed(world.claim_request(stored))
 
     assert [each.number for each in granted.history] == list(range(79, 99))
     assert granted.history[-1].content == "answer 49"
@@ -198,8 +198,8 @@ async def test_a_run_receives_the_last_twenty_messages_of_a_long_session(world: 
     "status", [Status.FAILED, Status.TIMED_OUT, Status.CANCELLED, Status.UNKNOWN]
 )
 async def test_a_run_that_did_not_succeed_adds_no_messages(world: World, status: Status) -> None:
-    granted = await world.begun(world.claim_request(await world.add()))
-    await world.settle(granted, status, output="half an answer", prompt="What is new?")
+    granted = await world.running(world.claim_request(await world.add()))
+    await world.finish(granted, status, output="half an answer", prompt="What is new?")
 
     assert await messages_of(world, granted.session_id) == ()
     async with world.ledger.read() as session:
@@ -208,18 +208,18 @@ async def test_a_run_that_did_not_succeed_adds_no_messages(world: World, status:
 
 async def test_an_outcome_that_is_recorded_twice_adds_its_messages_once(world: World) -> None:
     granted = await answered_turn(world, world.claim_request(await world.add()), "one")
-    await world.settle(granted, Status.SUCCEEDED, output="one", prompt="What is new?")
+    await world.finish(granted, Status.SUCCEEDED, output="one", prompt="What is new?")
 
     assert len(await messages_of(world, granted.session_id)) == 2
 
 
 async def test_a_late_answer_is_appended_after_the_messages_of_other_runs(world: World) -> None:
     stored = await world.add(every="1h")
-    slow = await world.begun(world.claim_request(stored))
-    await world.settle(slow, Status.UNKNOWN)
+    slow = await world.running(world.claim_request(stored))
+    await world.finish(slow, Status.UNKNOWN)
     quick = await answered_turn(world, world.claim_request(stored), "quick")
 
-    await world.settle(slow, Status.SUCCEEDED, output="slow", prompt="What is new?")
+    await world.finish(slow, Status.SUCCEEDED, output="slow", prompt="What is new?")
 
     messages = await messages_of(world, quick.session_id)
     assert [each.run_id for each in messages] == [quick.run_id] * 2 + [slow.run_id] * 2
@@ -227,11 +227,11 @@ async def test_a_late_answer_is_appended_after_the_messages_of_other_runs(world:
 
 
 async def test_a_run_that_lost_its_claim_adds_no_messages(world: World) -> None:
-    granted = await world.granted(world.claim_request(await world.add()))
+    granted = await world.claimed(world.claim_request(await world.add()))
     await claims.postpone(world.ledger, granted.run_id, granted.fence, world.clock.now(), "later")
 
     with pytest.raises(FenceRefused):
-        await world.settle(granted, Status.SUCCEEDED, output="late", prompt="What is new?")
+        await world.finish(granted, Status.SUCCEEDED, output="late", prompt="What is new?")
 
     assert await messages_of(world, granted.session_id) == ()
 
@@ -239,9 +239,9 @@ async def test_a_run_that_lost_its_claim_adds_no_messages(world: World) -> None:
 async def test_the_last_output_is_read_only_if_the_prompt_names_it(world: World) -> None:
     stored = await world.add(every="1h", prompt="Before it was: {{ last_output }}")
     assert (await answered_turn(world, world.claim_request(stored), "one")).last_output == ""
-    failed = await world.begun(world.claim_request(stored))
+    failed = await world.running(world.claim_request(stored))
     assert failed.last_output == "one"
-    await world.settle(failed, Status.FAILED, output="no")
+    await world.finish(failed, Status.FAILED, output="no")
     assert (await answered_turn(world, world.claim_request(stored), "two")).last_output == "one"
     assert (await answered_turn(world, world.claim_request(stored), "three")).last_output == "two"
     await world.edit(stored.id, prompt="It goes alone")
@@ -256,7 +256,7 @@ async def test_the_last_output_is_read_only_if_the_prompt_names_it(world: World)
 async def test_the_second_of_two_jobs_that_share_a_session_waits(world: World) -> None:
     one = await world.add("one", every="1h", session_key="ops")
     two = await world.add("two", every="1h", session_key="ops", prompt="And you?")
-    first = await world.begun(world.claim_request(one))
+    first = await world.running(world.claim_request(one))
     claim_request = world.claim_request(two, due=first.due)
 
     answer = waits(await world.claim(claim_request))
@@ -269,7 +269,7 @@ async def test_the_second_of_two_jobs_that_share_a_session_waits(world: World) -
     assert (row.parameters, row.session_id) == (two.job.parameters(), "default:ops")
     assert (row.flow_run_id, row.fence, row.attempts) == (claim_request.flow_run_id, 0, 0)
 
-    await world.settle(first, Status.SUCCEEDED, output="Fine.", prompt="How are you?")
+    await world.finish(first, Status.SUCCEEDED, output="Fine.", prompt="How are you?")
     assert await world.claim(claim_request) == answer  # not before the time that it waits for
     world.clock.set(answer.until)
     second = await world.claim(claim_request)
@@ -286,12 +286,12 @@ async def test_a_run_that_waits_for_its_session_keeps_its_parameters_and_is_neve
 ) -> None:
     one = await world.add("one", every="1h", session_key="ops")
     two = await world.add("two", every="1h", session_key="ops", prompt="As it was")
-    first = await world.begun(world.claim_request(one))
+    first = await world.running(world.claim_request(one))
     claim_request = world.claim_request(two, due=first.due)
     answer = waits(await world.claim(claim_request))
     world.clock.move(SECOND)
     await world.edit(two.id, prompt="As it is now")
-    await world.settle(first, Status.SUCCEEDED)
+    await world.finish(first, Status.SUCCEEDED)
     world.clock.move(timedelta(days=2))
 
     second = await world.claim(claim_request)
@@ -303,13 +303,13 @@ async def test_a_run_that_waits_for_its_session_keeps_its_parameters_and_is_neve
 
 
 async def test_a_custom_run_in_the_second_of_its_jobs_creation_keeps_its_job(world: World) -> None:
-    holder = await world.begun(direct(world, "holder", session_key="ops"))
+    holder = await world.running(direct(world, "holder", session_key="ops"))
     stored = await world.add(on_demand=True, session_key="ops")
     floored = world.clock.now().replace(microsecond=0)  # as Prefect's times are
     claim_request = direct(world, "custom", session_key="ops")
     claim_request = replace(claim_request, job_id=stored.id, due=floored)
     answer = waits(await world.claim(claim_request))
-    await world.settle(holder, Status.SUCCEEDED)
+    await world.finish(holder, Status.SUCCEEDED)
     world.clock.set(answer.until)
 
     granted = await world.claim(claim_request)
@@ -320,39 +320,39 @@ async def test_a_custom_run_in_the_second_of_its_jobs_creation_keeps_its_job(wor
 
 
 async def test_of_two_waiting_runs_the_one_due_earlier_gets_the_session_first(world: World) -> None:
-    holder = await world.begun(direct(world, "holder", session_key="ops"))
+    holder = await world.running(direct(world, "holder", session_key="ops"))
     world.clock.move(SECOND)
     early = direct(world, "early", session_key="ops")
     world.clock.move(SECOND)
     late = direct(world, "late", session_key="ops")
     waits(await world.claim(late))
     first = waits(await world.claim(early))
-    await world.settle(holder, Status.SUCCEEDED)
+    await world.finish(holder, Status.SUCCEEDED)
     world.clock.move(RETRY_INTERVAL)
 
     behind = waits(await world.claim(late))
     assert behind.why == f"session default:ops is busy: run {str(first.run_id)[:8]} goes first"
-    granted = await world.begun(early)
+    granted = await world.running(early)
     assert granted.run_id == first.run_id
-    await world.settle(granted, Status.SUCCEEDED)
+    await world.finish(granted, Status.SUCCEEDED)
     world.clock.set(behind.until)
     assert isinstance(await world.claim(late), Granted)
 
 
 async def test_a_new_run_waits_for_runs_of_its_session_that_were_due_earlier(world: World) -> None:
-    holder = await world.begun(direct(world, "holder", session_key="ops"))
+    holder = await world.running(direct(world, "holder", session_key="ops"))
     early = direct(world, "early", session_key="ops")
     waits(await world.claim(early))
-    await world.settle(holder, Status.SUCCEEDED)
+    await world.finish(holder, Status.SUCCEEDED)
     world.clock.move(SECOND)
 
     assert waits(await world.claim(direct(world, "late", session_key="ops"))).why.endswith("first")
 
 
 async def test_an_abandoned_waiting_run_does_not_block_its_session_for_long(world: World) -> None:
-    holder = await world.begun(direct(world, "holder", session_key="ops"))
+    holder = await world.running(direct(world, "holder", session_key="ops"))
     abandoned = waits(await world.claim(direct(world, "gone", session_key="ops")))
-    await world.settle(holder, Status.SUCCEEDED)
+    await world.finish(holder, Status.SUCCEEDED)
     world.clock.set(abandoned.until + sessions.WAITER_GRACE)
     late = direct(world, "late", session_key="ops")
 
@@ -364,7 +364,7 @@ async def test_an_abandoned_waiting_run_does_not_block_its_session_for_long(worl
 
 
 async def test_a_run_in_a_backoff_does_not_block_its_session(world: World) -> None:
-    first = await world.begun(direct(world, "first", session_key="ops"))
+    first = await world.running(direct(world, "first", session_key="ops"))
     until = world.clock.now() + timedelta(minutes=5)
     outcome = Outcome(Status.FAILED, error="429")
     await claims.retry(world.ledger, first.run_id, first.fence, outcome, until)
@@ -383,7 +383,7 @@ async def test_a_run_of_the_same_job_is_skipped_instead_of_waiting_for_the_sessi
     world: World,
 ) -> None:
     stored = await world.add(every="1h")
-    await world.begun(world.claim_request(stored))
+    await world.running(world.claim_request(stored))
     row = await claims.request(world.ledger, stored, "by hand", "manual")
 
     answer = await world.claim(world.claim_request_of(row))
@@ -394,7 +394,7 @@ async def test_a_run_of_the_same_job_is_skipped_instead_of_waiting_for_the_sessi
 
 
 async def test_two_agents_do_not_share_a_session_of_the_same_key(world: World) -> None:
-    await world.begun(direct(world, "one", session_key="ops", agent="a"))
+    await world.running(direct(world, "one", session_key="ops", agent="a"))
 
     assert isinstance(
         await world.claim(direct(world, "two", session_key="ops", agent="b")), Granted
@@ -407,7 +407,7 @@ async def test_a_run_of_a_job_disabled_while_it_waits_for_its_session_is_skipped
 ) -> None:
     one = await world.add("one", every="1h", session_key="ops")
     two = await world.add("two", every="1h", session_key="ops")
-    first = await world.begun(world.claim_request(one))
+    first = await world.running(world.claim_request(one))
     claim_request = world.claim_request(two, due=first.due)
     answer = waits(await world.claim(claim_request))
     await world.edit(two.id, enabled=False)

@@ -52,7 +52,7 @@ async def _next(world: World, most: int) -> list[RunRow]:
 
 async def test_a_run_beyond_the_limit_waits_and_names_the_limit(world: World) -> None:
     five = _offers(world, await _jobs(world, 5), most=4)
-    held = [await world.granted(each) for each in five[:4]]
+    held = [await world.claimed(each) for each in five[:4]]
 
     answer = await world.claim(five[4])
 
@@ -64,7 +64,7 @@ async def test_a_run_beyond_the_limit_waits_and_names_the_limit(world: World) ->
     assert await _next(world, 4) == []
 
     await claims.begin(world.ledger, held[0].run_id, held[0].fence)
-    await world.settle(held[0], Status.SUCCEEDED)
+    await world.finish(held[0], Status.SUCCEEDED)
 
     # Because a slot is free, it may claim before its time.
     assert [each.id for each in await _next(world, 4)] == [row.id]
@@ -75,10 +75,10 @@ async def test_a_run_beyond_the_limit_waits_and_names_the_limit(world: World) ->
 
 async def test_a_free_slot_goes_to_the_earliest_due_run(world: World) -> None:
     blocker, *others = _offers(world, await _jobs(world, 4), most=1)
-    held = await world.begun(blocker)
+    held = await world.running(blocker)
     for each in reversed(others):
         assert isinstance(await world.claim(each), Waiting)
-    await world.settle(held, Status.SUCCEEDED)
+    await world.finish(held, Status.SUCCEEDED)
 
     later = await world.claim(others[2])
     assert isinstance(later, Waiting)
@@ -91,9 +91,9 @@ async def test_a_free_slot_goes_to_the_earliest_due_run(world: World) -> None:
 
 async def test_a_new_run_waits_behind_waiting_runs_that_were_due_earlier(world: World) -> None:
     blocker, early, late = _offers(world, await _jobs(world, 3), most=1)
-    held = await world.begun(blocker)
+    held = await world.running(blocker)
     assert isinstance(await world.claim(early), Waiting)
-    await world.settle(held, Status.SUCCEEDED)
+    await world.finish(held, Status.SUCCEEDED)
 
     assert isinstance(await world.claim(late), Waiting)
 
@@ -102,20 +102,20 @@ async def test_a_new_run_waits_behind_waiting_runs_that_were_due_earlier(world: 
 
 async def test_one_waiting_run_reserves_only_one_of_two_free_slots(world: World) -> None:
     one, two, early, late = _offers(world, await _jobs(world, 4), most=2)
-    held = [await world.begun(one), await world.begun(two)]
+    held = [await world.running(one), await world.running(two)]
     assert isinstance(await world.claim(early), Waiting)
     for each in held:
-        await world.settle(each, Status.SUCCEEDED)
+        await world.finish(each, Status.SUCCEEDED)
 
     assert isinstance(await world.claim(late), Granted)
 
 
 async def test_a_waiting_run_that_no_worker_claims_loses_its_turn(world: World) -> None:
     blocker, abandoned, late = _offers(world, await _jobs(world, 3), most=1)
-    held = await world.begun(blocker)
+    held = await world.running(blocker)
     answer = await world.claim(abandoned)
     assert isinstance(answer, Waiting)
-    await world.settle(held, Status.SUCCEEDED)
+    await world.finish(held, Status.SUCCEEDED)
 
     world.clock.set(answer.until + slots.SLOT_CLAIM_TIMEOUT)
     assert isinstance(await world.claim(late), Waiting)
@@ -128,11 +128,11 @@ async def test_a_waiting_run_that_no_worker_claims_loses_its_turn(world: World) 
 async def _queued(world: World, count: int, most: int) -> list[ClaimRequest]:
     """Return the requests of ``count`` waiting runs; the ``most`` runs before them have ended."""
     offered = _offers(world, await _jobs(world, most + count), most=most)
-    held = [await world.begun(each) for each in offered[:most]]
+    held = [await world.running(each) for each in offered[:most]]
     for each in offered[most:]:
         assert isinstance(await world.claim(each), Waiting)
     for granted in held:
-        await world.settle(granted, Status.SUCCEEDED)
+        await world.finish(granted, Status.SUCCEEDED)
     return offered[most:]
 
 
@@ -207,7 +207,7 @@ async def test_the_earliest_runs_are_woken_once_and_get_the_free_slots(world: Wo
 async def test_a_run_further_back_in_the_queue_claims_again_later(world: World) -> None:
     offered = _offers(world, await _jobs(world, 26), most=2)
     for each in offered[:2]:
-        await world.begun(each)
+        await world.running(each)
     answers = [await world.claim(each) for each in offered[2:]]
 
     waits = [each.until - world.clock.now() for each in answers if isinstance(each, Waiting)]
@@ -223,7 +223,7 @@ async def test_a_run_further_back_in_the_queue_claims_again_later(world: World) 
 
 async def test_a_run_that_is_declared_lost_frees_its_slot(world: World) -> None:
     blocker, waits = _offers(world, await _jobs(world, 2), most=1)
-    await world.begun(blocker)
+    await world.running(blocker)
     assert isinstance(await world.claim(waits), Waiting)
 
     await world.lose()
@@ -253,7 +253,7 @@ async def test_a_direct_call_uses_a_slot_but_never_waits_for_one(world: World) -
         full=True,
     )
 
-    await world.granted(direct)
+    await world.claimed(direct)
     assert isinstance(await world.claim(scheduled), Waiting)
     assert isinstance(await world.claim(other), Granted)
 
@@ -280,7 +280,7 @@ async def test_a_run_that_a_full_worker_refuses_is_granted_to_another_worker(wor
 async def test_runs_of_a_full_worker_keep_no_slot_from_others(world: World) -> None:
     """One of four slots is used; a full worker has claimed three runs that were due earlier."""
     at_work, *of_full, other = _offers(world, await _jobs(world, 5), most=4)
-    await world.begun(at_work)
+    await world.running(at_work)
     for each in of_full:
         assert isinstance(await world.claim(replace(each, full=True)), Waiting)
 
@@ -291,15 +291,15 @@ async def test_runs_of_a_full_worker_are_woken_along_with_those_that_wait_for_a_
     world: World,
 ) -> None:
     one, two, early, later, late, last = _offers(world, await _jobs(world, 6), most=2)
-    held = [await world.begun(one)]
+    held = [await world.running(one)]
     for each in (early, later):
         assert isinstance(await world.claim(replace(each, full=True)), Waiting)
-    held.append(await world.begun(two))
+    held.append(await world.running(two))
     for each in (late, last):
         assert isinstance(await world.claim(each), Waiting)
     assert await _next(world, 2) == []
 
-    await world.settle(held[0], Status.SUCCEEDED)
+    await world.finish(held[0], Status.SUCCEEDED)
 
     # One slot is free: the first run of either kind, as it is unknown which worker has room.
     assert [each.flow_run_id for each in await _next(world, 2)] == ["f2", "f4"]
@@ -313,13 +313,13 @@ async def test_a_run_of_a_full_worker_waits_for_a_slot_once_all_slots_are_used(
 ) -> None:
     claim_request, blocker = _offers(world, await _jobs(world, 2), most=1)
     assert isinstance(await world.claim(replace(claim_request, full=True)), Waiting)
-    held = await world.begun(blocker)
+    held = await world.running(blocker)
 
     answer = await world.claim(replace(claim_request, full=True))
 
     assert isinstance(answer, Waiting)
     assert (await world.row(str(answer.run_id))).waits_for == "slot"
-    await world.settle(held, Status.SUCCEEDED)
+    await world.finish(held, Status.SUCCEEDED)
     assert [each.id for each in await _next(world, 1)] == [answer.run_id]
 
 
@@ -331,7 +331,7 @@ async def test_without_a_limit_every_claim_is_granted(world: World) -> None:
 async def test_a_run_that_waits_for_its_session_does_not_wait_for_a_slot(world: World) -> None:
     shared = [await world.add(name, every="1h", session_key="ops") for name in ("one", "two")]
     first, second = _offers(world, shared, most=1)
-    held = await world.begun(first)
+    held = await world.running(first)
 
     answer = await world.claim(second)
 
@@ -339,14 +339,14 @@ async def test_a_run_that_waits_for_its_session_does_not_wait_for_a_slot(world: 
     row = await world.row(str(answer.run_id))
     assert (row.waits_for, row.reason.startswith("session ")) == ("", True)
     assert await _next(world, 2) == []
-    await world.settle(held, Status.SUCCEEDED)
+    await world.finish(held, Status.SUCCEEDED)
     world.clock.set(answer.until)
     assert isinstance(await world.claim(second), Granted)
 
 
 async def test_a_waiting_run_of_a_removed_job_no_longer_waits_for_a_slot(world: World) -> None:
     blocker, waits = _offers(world, await _jobs(world, 2), most=1)
-    await world.begun(blocker)
+    await world.running(blocker)
     answer = await world.claim(waits)
     assert isinstance(answer, Waiting)
     await world.archive(str(waits.job_id))
@@ -376,11 +376,11 @@ async def test_twenty_runs_due_in_one_second_run_four_at_a_time_in_order(world: 
     due = world.clock.now().replace(microsecond=0)
     all_of_them = _offers(world, await _jobs(world, 24), most=4)
     four, twenty = all_of_them[:4], [replace(each, due=due) for each in all_of_them[4:]]
-    held = [await world.begun(each) for each in four]
+    held = [await world.running(each) for each in four]
     for each in twenty:  # all claim while the slots are used, so that the ledger knows of them
         assert isinstance(await world.claim(each), Waiting)
     for slot in held:
-        await world.settle(slot, Status.SUCCEEDED)
+        await world.finish(slot, Status.SUCCEEDED)
     began: list[str] = []
     at_once: list[int] = []
 

@@ -77,15 +77,15 @@ async def _bring(world: World, state: str) -> tuple[ClaimRequest, RunRow | None]
             world.clock.set(claim_request.due + timedelta(hours=1))
             answer = await world.claim(claim_request)
         case "claimed":
-            answer = await world.granted(claim_request)
+            answer = await world.claimed(claim_request)
         case "unknown":
-            answer = await world.begun(claim_request)
+            answer = await world.running(claim_request)
             await world.lose()
             await world.claim(claim_request)
         case "running":
-            answer = await world.begun(claim_request)
+            answer = await world.running(claim_request)
         case _:
-            answer = await world.settled(claim_request, Status(state))
+            answer = await world.finished(claim_request, Status(state))
     assert isinstance(answer, Granted | Finished)
     row = await world.row(str(answer.run_id))
     assert row.status == state
@@ -110,7 +110,7 @@ async def _step(
     return None
 
 
-def _told(row: RunRow) -> dict[str, Any]:
+def _without_evidence(row: RunRow) -> dict[str, Any]:
     return row.model_dump(exclude={"evidence"})
 
 
@@ -130,7 +130,7 @@ async def _refuse(
     if run is None:
         assert await world.rows() == []
     else:
-        assert _told(await world.row(run.id)) == _told(run)
+        assert _without_evidence(await world.row(run.id)) == _without_evidence(run)
 
 
 Way = Callable[[World, ClaimRequest, RunRow | None], Awaitable[object]]

@@ -29,11 +29,11 @@ async def _same(world: World, granted: Granted) -> bool:
 
 async def test_a_grant_can_be_read_again_with_its_fencing_token(world: World) -> None:
     stored = await world.add(prompt="Again: {{last_output}}", every="1h")
-    first = await world.begun(world.claim_request(stored))
+    first = await world.running(world.claim_request(stored))
     done = Outcome(Status.SUCCEEDED, output="one", prompt="Again: ")
     await claims.finish(world.ledger, first.run_id, first.fence, done)
     claim_request = world.claim_request(stored)
-    granted = await world.granted(claim_request)
+    granted = await world.claimed(claim_request)
     assert (granted.last_output, len(granted.history)) == ("one", 2)
     # An edit in between applies to later due times only.
     world.clock.move(timedelta(seconds=1))
@@ -46,7 +46,7 @@ async def test_the_grant_of_a_requested_run_is_read_with_its_revision(world: Wor
     row = await claims.request(world.ledger, await world.add(), "1", "manual")
     world.clock.move(timedelta(minutes=1))
     await world.edit(str(row.job_id), prompt="Another")
-    granted = await world.granted(world.claim_request_of(row))
+    granted = await world.claimed(world.claim_request_of(row))
 
     assert await _same(world, granted)
 
@@ -55,7 +55,7 @@ async def test_the_grant_of_a_requested_run_is_read_with_its_revision(world: Wor
 async def test_reading_a_grant_with_another_fencing_token_is_refused(
     world: World, fence: int
 ) -> None:
-    granted = await world.granted(world.claim_request(await world.add()))
+    granted = await world.claimed(world.claim_request(await world.add()))
 
     with pytest.raises(FenceRefused):
         await claims.read_grant(world.ledger, granted.run_id, fence)
@@ -63,14 +63,14 @@ async def test_reading_a_grant_with_another_fencing_token_is_refused(
 
 async def test_the_grant_of_a_postponed_begun_or_finished_run_cannot_be_read(world: World) -> None:
     claim_request = world.claim_request(await world.add())
-    granted = await world.granted(claim_request)
+    granted = await world.claimed(claim_request)
     await claims.postpone(world.ledger, granted.run_id, 1, world.clock.now(), "later")
     with pytest.raises(FenceRefused):
         await claims.read_grant(world.ledger, granted.run_id, 1)
-    granted = await world.begun(claim_request)
+    granted = await world.running(claim_request)
     with pytest.raises(FenceRefused):
         await claims.read_grant(world.ledger, granted.run_id, granted.fence)
-    await world.settle(granted, Status.SUCCEEDED)
+    await world.finish(granted, Status.SUCCEEDED)
     with pytest.raises(FenceRefused):
         await claims.read_grant(world.ledger, granted.run_id, granted.fence)
     with pytest.raises(NotFound):
@@ -99,7 +99,7 @@ async def test_a_waiting_run_is_cancelled_with_the_given_reason(world: World) ->
 async def test_a_cancel_between_two_attempts_leaves_the_first_attempt_unchanged(
     world: World,
 ) -> None:
-    granted = await world.begun(world.claim_request(await world.add()))
+    granted = await world.running(world.claim_request(await world.add()))
     until = world.clock.now() + timedelta(minutes=5)
     failed = Outcome(Status.FAILED, error="429")
     await claims.retry(world.ledger, granted.run_id, granted.fence, failed, until)
@@ -112,7 +112,7 @@ async def test_a_cancel_between_two_attempts_leaves_the_first_attempt_unchanged(
 
 
 async def test_cancel_does_not_change_a_claimed_or_running_run(world: World) -> None:
-    granted = await world.granted(world.claim_request(await world.add()))
+    granted = await world.claimed(world.claim_request(await world.add()))
     for status in (Status.CLAIMED, Status.RUNNING):
         before = await world.row(granted.run_id)
         assert before.status == status
@@ -123,7 +123,7 @@ async def test_cancel_does_not_change_a_claimed_or_running_run(world: World) -> 
 
 
 async def test_cancel_does_not_change_a_finished_run(world: World) -> None:
-    granted = await world.settled(world.claim_request(await world.add()), Status.SUCCEEDED)
+    granted = await world.finished(world.claim_request(await world.add()), Status.SUCCEEDED)
     before = await world.row(granted.run_id)
 
     assert await claims.cancel(world.ledger, granted.run_id) == before

@@ -38,9 +38,9 @@ async def test_the_next_ten_waiting_runs_of_each_job_need_a_prefect_run(world: W
 
 async def test_only_waiting_runs_need_a_prefect_run(world: World) -> None:
     one, two = await world.add("one", every="1h"), await world.add("two", every="1h")
-    await world.granted(world.claim_request(one))
-    await world.settled(world.claim_request(two), Status.SUCCEEDED)
-    granted = await world.granted(world.claim_request(two))
+    await world.claimed(world.claim_request(one))
+    await world.finished(world.claim_request(two), Status.SUCCEEDED)
+    granted = await world.claimed(world.claim_request(two))
     assert await _to_ensure(world) == []
 
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")
@@ -57,7 +57,7 @@ async def test_all_waiting_runs_without_a_job_need_a_prefect_run(world: World) -
             key, "agent-prompt", "direct", now, "w", given, flow_run_id=f"d{number}"
         )
 
-    held = await world.begun(direct(0))
+    held = await world.running(direct(0))
     for number in range(1, 13):
         assert isinstance(await world.claim(direct(number)), Waiting)
 
@@ -66,7 +66,7 @@ async def test_all_waiting_runs_without_a_job_need_a_prefect_run(world: World) -
     async with world.ledger.read() as session:
         live = await waiting_runs.live_in_prefect(session)
     assert {row.flow_run_id for row in live} == {f"d{number}" for number in range(13)}
-    await world.settle(held, Status.SUCCEEDED)
+    await world.finish(held, Status.SUCCEEDED)
     async with world.ledger.read() as session:
         live = await waiting_runs.live_in_prefect(session)
     assert "d0" not in {row.flow_run_id for row in live}

@@ -27,7 +27,7 @@ async def watching(world: World, **fields: Any) -> StoredJob:
 
 async def seen(world: World, job: StoredJob) -> Granted:
     """Claim the next due time, and record what the watch sees first, without a run."""
-    granted = await world.granted(world.claim_request(job))
+    granted = await world.claimed(world.claim_request(job))
     assert granted.seen is None
     skipped = Outcome(Status.SKIPPED, "check: recorded")
     found = {"check": "one", "source": URL, "at": world.ledger.now().isoformat()}
@@ -37,7 +37,7 @@ async def seen(world: World, job: StoredJob) -> Granted:
 
 async def changed(world: World, job: StoredJob, content: str = "two", source: str = "") -> Granted:
     """Claim and begin the next due time, whose watch found a change."""
-    granted = await world.granted(world.claim_request(job))
+    granted = await world.claimed(world.claim_request(job))
     found = {"check": content, "change": f"-one\n+{content}", "source": source or URL}
     found["at"] = world.ledger.now().isoformat()
     await claims.begin(world.ledger, granted.run_id, granted.fence, found=found)
@@ -45,8 +45,8 @@ async def changed(world: World, job: StoredJob, content: str = "two", source: st
 
 
 async def last_seen(world: World, job: StoredJob) -> str | None:
-    granted = await world.granted(world.claim_request(job))
-    await world.settle(granted, Status.SKIPPED)
+    granted = await world.claimed(world.claim_request(job))
+    await world.finish(granted, Status.SKIPPED)
     return granted.seen
 
 
@@ -74,7 +74,7 @@ async def test_a_change_is_seen_when_its_run_succeeds(
     granted = await changed(world, job)
     assert granted.seen == "one"
 
-    await world.settle(granted, status)
+    await world.finish(granted, status)
 
     assert (await world.row(granted.run_id)).found is None
     assert await last_seen(world, job) == expected
@@ -86,10 +86,10 @@ async def test_an_unknown_run_that_turns_out_to_have_succeeded_has_seen_the_chan
     job = await watching(world)
     await seen(world, job)
     granted = await changed(world, job)
-    await world.settle(granted, Status.UNKNOWN)
+    await world.finish(granted, Status.UNKNOWN)
     assert await last_seen(world, job) == "one"
 
-    await world.settle(granted, Status.SUCCEEDED)
+    await world.finish(granted, Status.SUCCEEDED)
 
     assert await last_seen(world, job) == "two"
 
@@ -103,7 +103,7 @@ async def test_each_attempt_gets_what_the_check_found(world: World) -> None:
     await claims.retry(world.ledger, first.run_id, first.fence, Outcome(Status.FAILED), until)
     world.clock.set(until)
 
-    again = await world.granted(request)
+    again = await world.claimed(request)
 
     assert (again.attempts, again.found["change"]) == (1, "-one\n+two")
 
@@ -128,11 +128,11 @@ async def test_an_older_look_does_not_replace_a_newer_one(world: World) -> None:
     job = await watching(world)
     await seen(world, job)
     older = await changed(world, job)
-    await world.settle(older, Status.UNKNOWN)
+    await world.finish(older, Status.UNKNOWN)
     newer = await changed(world, job, "three")
-    await world.settle(newer, Status.SUCCEEDED)
+    await world.finish(newer, Status.SUCCEEDED)
 
-    await world.settle(older, Status.SUCCEEDED)
+    await world.finish(older, Status.SUCCEEDED)
 
     assert await last_seen(world, job) == "three"
 
@@ -144,5 +144,5 @@ async def test_content_of_another_source_does_not_replace_that_of_the_jobs_watch
     job = await watching(world)
     await seen(world, job)
     other = await changed(world, job, "other", source="https://elsewhere.example.org")
-    await world.settle(other, Status.SUCCEEDED)
+    await world.finish(other, Status.SUCCEEDED)
     assert await last_seen(world, job) == "one"

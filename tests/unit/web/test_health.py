@@ -130,7 +130,7 @@ async def test_health_fails_while_a_run_is_overdue(
 
 async def test_health_is_ok_if_a_job_fails(world: World, pages: Callable[[], Served]) -> None:
     stored = await world.add(cron="0 * * * *")
-    await world.settled(world.claim_request(stored), Status.FAILED, error="no")
+    await world.finished(world.claim_request(stored), Status.FAILED, error="no")
     await lead(world)
     async with pages() as page:
         await health(page, well=True)

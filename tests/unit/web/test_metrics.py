@@ -56,9 +56,9 @@ async def full(world: World) -> None:
     awkward = await world.add('say "hi"\\n', **hourly)
     slow = await world.add("slow", **hourly)
     for _ in range(2):
-        await world.settled(world.claim_request(awkward), Status.FAILED, error="no")
-    await world.settled(world.claim_request(first), Status.SUCCEEDED)
-    await world.begun(world.claim_request(slow))
+        await world.finished(world.claim_request(awkward), Status.FAILED, error="no")
+    await world.finished(world.claim_request(first), Status.SUCCEEDED)
+    await world.running(world.claim_request(slow))
     await leader_lease.acquire(world.ledger, LEADERSHIP_NAME, "here:1:a")
     async with world.ledger.write() as session:
         now = world.clock.now()
@@ -124,7 +124,7 @@ async def test_jobs_of_several_owners_with_one_name_show_the_highest_failure_cou
     for owner, failures in (("user", 1), ("agent:writer", 3), ("agent:reader", 2)):
         stored = await world.add("brief", owner, **hourly)
         for _ in range(failures):
-            await world.settled(world.claim_request(stored), Status.FAILED, error="no")
+            await world.finished(world.claim_request(stored), Status.FAILED, error="no")
     async with pages() as page:
         found = await metrics(page)
     failing = {labels: value for (name, labels), value in found.items() if "consecutive" in name}
@@ -208,14 +208,14 @@ async def test_a_counter_does_not_decrease_if_runs_are_pruned(
     async with pages() as page:
         before = await metrics(page)
         for _ in range(3):
-            await world.settled(world.claim_request(stored), Status.SUCCEEDED)
+            await world.finished(world.claim_request(stored), Status.SUCCEEDED)
             assert await metrics(page)
         three = await metrics(page)
         async with world.ledger.write() as session:
             await session.execute(delete(AttemptRow))
             await session.execute(delete(RunRow))
         pruned = await metrics(page)
-        await world.settled(world.claim_request(stored), Status.SUCCEEDED)
+        await world.finished(world.claim_request(stored), Status.SUCCEEDED)
         four = await metrics(page)
     assert [each[key] for each in (before, three, pruned, four)] == [0, 3, 3, 4]
     assert pruned["ended_runs_last_day", by(status="succeeded")] == 0
@@ -239,11 +239,11 @@ async def test_each_missed_due_time_counts_and_a_late_outcome_is_counted_too(
             (row,) = (await session.execute(select(RunRow))).scalars()
         assert counts == [3, 6, row.count] == [3, 6, 9]
 
-        granted = await world.begun(world.claim_request(stored))
+        granted = await world.running(world.claim_request(stored))
         await world.lose()
         await leases.expire_all(world.ledger)
         lost = await metrics(page)
-        await world.settle(granted, Status.SUCCEEDED)
+        await world.finish(granted, Status.SUCCEEDED)
         corrected = await metrics(page)
     keys = [("ended_runs_total", by(status=each)) for each in ("unknown", "succeeded")]
     assert [[each[key] for key in keys] for each in (lost, corrected)] == [[1, 0], [1, 1]]
