@@ -40,6 +40,26 @@ PROCESSES = {
     "tests/e2e/prefect": ["daybook.prefect", "daybook.jobs", "daybook.ledger", "daybook.schedules"],
     "tests/e2e/delivery": ["daybook.delivery", "daybook.http", "daybook.keeper", "daybook.ledger"],
     "tests/e2e/mcp": ["daybook.mcp", "daybook.toolbox", "daybook.api", "daybook.tasks"],
+    **{
+        f"tests/e2e/test_{name}.py": [f"daybook.{package}" for package in packages.split()]
+        for name, packages in {
+            "callbacks_cli": "delivery resources http api cli",
+            "channels": "delivery resources http api cli execution",
+            "command_server": "cli processes operations home",
+            "doctor": "operations",
+            "doctor_notifications": "operations delivery resources",
+            "heartbeat": "api cli jobs",
+            "ledger_key": "resources ledger api cli operations",
+            "model_agents": "agents resources api cli",
+            "plugins": "registry tools delivery api execution",
+            "secrets": "resources http api cli execution",
+            "tasks_cli": "tasks api cli ledger",
+            "tool_jobs": "tools jobs api cli execution",
+            "tools": "tools resources api cli",
+            "web": "web operations mcp",
+            "wheel": "repository operations cli",
+        }.items()
+    },
     "tests/e2e": ["daybook", "flows", "blocks", "deployments", "prefect.yaml"],
     "tests/flows": [*_RUNS, "daybook.agents", "daybook.tools", "daybook.http", "daybook.delivery"],
     "tests/chaos": [*_RUNS, "daybook.keeper", "chaos"],
