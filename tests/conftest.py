@@ -206,9 +206,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         ):
             item.add_marker(pytest.mark.slow)
             repeats.append(item)
-        at_prefect = "prefect_server" in getattr(item, "fixturenames", ())
+        with_prefect = "prefect_server" in getattr(item, "fixturenames", ())
         # Longer than the default of `make test`: the first of these tests starts Prefect's server.
-        if at_prefect and item.get_closest_marker("timeout") is None:
+        if with_prefect and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(120))
     if (share := config.getoption("--repeats")) > 1:
         left_out = {item for item in repeats if not _is_chosen(item.nodeid, share)}

@@ -330,7 +330,6 @@ def _template() -> Path:
     folder = tempfile.mkdtemp(prefix="daybook-template-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = Path(folder) / "ledger.db"
-
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
         migrate(connection)

@@ -39,6 +39,7 @@ in time, also if other work keeps both cores busy.
 
 
 WAIT_SECONDS = 20.0
+"""How long `expire_timeout` waits until the timeout runs."""
 
 
 async def expire_timeout(seconds: float) -> None:

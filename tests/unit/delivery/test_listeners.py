@@ -24,7 +24,7 @@ from tests.world import World
 pytestmark = pytest.mark.anyio
 
 HOUR = timedelta(hours=1)
-TOLD = {"on_complete": "https://ops.example.org/done", "cron": "0 * * * *"}
+NOTIFY = {"on_complete": "https://ops.example.org/done", "cron": "0 * * * *"}
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +111,7 @@ async def test_outcomes_that_no_process_ran_have_listener_rows(world: World) -> 
 
 async def test_an_agents_output_goes_to_listeners_but_not_to_callbacks(world: World) -> None:
     await listeners.announce(world.ledger, ["audit.log"])
-    job = await world.add(prompt="x", **TOLD)
+    job = await world.add(prompt="x", **NOTIFY)
     async with world.ledger.write() as session:
         row = await session.get(type(job.row), job.id)
         assert row is not None
@@ -126,7 +126,7 @@ async def test_an_agents_output_goes_to_listeners_but_not_to_callbacks(world: Wo
 
 async def test_a_failed_listener_does_not_change_the_delivery_of_the_run(world: World) -> None:
     await listeners.announce(world.ledger, ["audit.log"])
-    job = await world.add(prompt="x", **TOLD)
+    job = await world.add(prompt="x", **NOTIFY)
     granted = await world.finished(world.claim_request(job), Status.SUCCEEDED)
     for purpose, status in (("callback", Delivery.DELIVERED), ("listener", Delivery.FAILED)):
         row = await claimed(world, listener=purpose == "listener")
@@ -251,7 +251,9 @@ async def test_a_listener_absent_for_a_day_is_removed_and_its_rows_fail(
 
 async def test_the_rows_of_the_last_removed_listener_fail(world: World) -> None:
     await listeners.announce(world.ledger, ["gone"])
-    await world.finished(world.claim_request(await world.add(prompt="x", **TOLD)), Status.SUCCEEDED)
+    await world.finished(
+        world.claim_request(await world.add(prompt="x", **NOTIFY)), Status.SUCCEEDED
+    )
     world.clock.move(25 * HOUR)
     await listeners.announce(world.ledger, [])
     assert [status for _, _, status in await asked(world)] == ["failed"]

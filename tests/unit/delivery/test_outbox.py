@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 HOUR = timedelta(hours=1)
 DONE, FAIL = "https://ops.example.org/done", "https://ops.example.org/fail"
 EVERY = {"events": ["completed", "failed", "cancelled", "missed"]}
-TOLD: dict[str, Any] = {**EVERY, "on_complete": DONE, "on_fail": FAIL, "channel": "team"}
+NOTIFY: dict[str, Any] = {**EVERY, "on_complete": DONE, "on_fail": FAIL, "channel": "team"}
 
 Notification = tuple[str, str, str]
 
@@ -90,7 +90,7 @@ async def sent(world: World, which: str, status: Delivery) -> None:
 async def test_each_outcome_creates_its_callback_and_a_channel_message(
     world: World, status: Status, event: str, url: str
 ) -> None:
-    stored = await hourly(world, **TOLD)
+    stored = await hourly(world, **NOTIFY)
 
     granted = await world.finished(
         world.claim_request(stored), status, output="All is well.", reason="so"
@@ -198,7 +198,7 @@ async def test_the_outbox_and_the_session_id_use_the_same_channel_of_a_run(
 
 
 async def test_a_run_whose_process_died_creates_the_failed_callback(world: World) -> None:
-    stored = await hourly(world, **TOLD)
+    stored = await hourly(world, **NOTIFY)
     granted = await world.running(world.claim_request(stored))
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "its process is gone")
     body = json.loads((await the(world, "callback")).body)
@@ -206,7 +206,7 @@ async def test_a_run_whose_process_died_creates_the_failed_callback(world: World
 
 
 async def test_cancelling_a_waiting_run_creates_callback_and_message(world: World) -> None:
-    stored = await hourly(world, **TOLD)
+    stored = await hourly(world, **NOTIFY)
     row = await claims.request(world.ledger, stored, "one", "manual")
     await claims.cancel(world.ledger, row.id)
     assert await notifications(world) == {
@@ -216,7 +216,7 @@ async def test_cancelling_a_waiting_run_creates_callback_and_message(world: Worl
 
 
 async def test_expiring_a_lost_lease_creates_the_failed_callback(world: World) -> None:
-    stored = await hourly(world, **TOLD)
+    stored = await hourly(world, **NOTIFY)
     granted = await world.running(world.claim_request(stored))
     await world.lose()
     assert [row.id for row in await leases.expire_all(world.ledger)] == [granted.run_id]
@@ -224,7 +224,7 @@ async def test_expiring_a_lost_lease_creates_the_failed_callback(world: World) -
 
 
 async def test_a_failure_imported_from_prefect_creates_the_failed_callback(world: World) -> None:
-    stored = await hourly(world, **TOLD)
+    stored = await hourly(world, **NOTIFY)
     claim_request = world.claim_request(stored)
     world.clock.set(claim_request.due)
     assert claim_request.flow_run_id is not None
@@ -278,7 +278,7 @@ async def test_missed_due_times_share_one_row_that_grows_until_it_is_claimed(wor
 
 
 async def test_finishing_a_run_again_creates_no_further_rows(world: World) -> None:
-    stored = await hourly(world, **TOLD)
+    stored = await hourly(world, **NOTIFY)
     granted = await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="x")
     before = await rows(world)
 
@@ -294,7 +294,7 @@ async def test_finishing_a_run_again_creates_no_further_rows(world: World) -> No
 
 
 async def test_a_rollback_of_the_outcome_removes_its_outbox_rows(world: World) -> None:
-    stored = await hourly(world, **TOLD)
+    stored = await hourly(world, **NOTIFY)
     granted = await world.running(world.claim_request(stored))
 
     with pytest.raises(RuntimeError):
@@ -328,7 +328,7 @@ async def test_a_message_is_enqueued_once_per_key(world: World) -> None:
 async def test_a_late_outcome_sends_a_correction(
     world: World, late: Status, event: str, url: str
 ) -> None:
-    stored = await hourly(world, **TOLD)
+    stored = await hourly(world, **NOTIFY)
     granted = await world.running(world.claim_request(stored))
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "its process is gone")
     first = {row.id for row in await rows(world)}
@@ -573,7 +573,7 @@ async def test_a_silent_answer_still_goes_to_the_callback(world: World) -> None:
 
 
 async def test_a_silent_job_creates_no_rows(world: World) -> None:
-    stored = await hourly(world, **TOLD, silent=True)
+    stored = await hourly(world, **NOTIFY, silent=True)
     granted = await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="x")
     assert await rows(world) == []
     assert await delivery(world, granted.run_id) == "suppressed"
@@ -695,7 +695,10 @@ async def test_a_progress_message_counts_for_the_delivery_of_a_running_run(world
 
 
 async def test_rows_are_found_by_run_job_status_and_id_prefix(world: World) -> None:
-    stored, other = await hourly(world, **TOLD), await hourly(world, name="other", on_complete=DONE)
+    stored, other = (
+        await hourly(world, **NOTIFY),
+        await hourly(world, name="other", on_complete=DONE),
+    )
     granted = await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="x")
     await world.finished(world.claim_request(other, due=granted.due), Status.SUCCEEDED, output="x")
     await sent(world, "team", Delivery.DELIVERED)
