@@ -12,7 +12,7 @@ from daybook.worker.prefect_worker import DaybookWorker
 pytestmark = pytest.mark.anyio
 
 WRONG = "[tasks]\nfan_out = 4\n"
-NOTIFY = r"tasks: request_worker: 4 is not greater than fan_out \(4\)"
+MESSAGE = r"tasks: request_worker: 4 is not greater than fan_out \(4\)"
 
 
 class Talk:
@@ -31,13 +31,13 @@ def wrong(daybook_home: Home) -> Home:
 
 async def test_up_reports_a_wrong_policy_and_starts_nothing(wrong: Home) -> None:
     before = sorted(wrong.path.rglob("*"))
-    with pytest.raises(InvalidInput, match=NOTIFY):
+    with pytest.raises(InvalidInput, match=MESSAGE):
         await up(Talk())  # type: ignore[arg-type]
     assert sorted(wrong.path.rglob("*")) == before
 
 
 async def test_a_worker_reports_a_wrong_policy_and_opens_no_ledger(wrong: Home) -> None:
     before = sorted(wrong.path.rglob("*"))
-    with pytest.raises(InvalidInput, match=NOTIFY):
+    with pytest.raises(InvalidInput, match=MESSAGE):
         await DaybookWorker(work_pool_name="daybook").start()
     assert sorted(wrong.path.rglob("*")) == before

@@ -14,7 +14,7 @@ from daybook.delivery.channels import text
 from daybook.delivery.channels.base import Message
 
 NOW = datetime(2026, 11, 20, 9, tzinfo=UTC)
-NOTIFY = re.compile(
+CUT = re.compile(
     r"\[… ([\d,]+) more characters(: `daybook show 4f0c2a91d3e7`)?(, or http://ui)?\]\Z"
 )
 
@@ -47,7 +47,7 @@ def test_a_truncated_text_fits_its_limit_and_states_what_was_cut(
         assert cut == body.strip()
         return
     head, _, last = cut.rpartition("\n")
-    found = NOTIFY.match(last)
+    found = CUT.match(last)
     assert found
     assert bool(found[2]) == run
     assert bool(found[3]) == (run and ui)
@@ -76,7 +76,7 @@ def test_a_code_block_that_is_cut_is_closed() -> None:
     body = "Look:\n```python\n" + "value = 1\n" * 500 + "```\nDone."
     lines = text.truncate(message(body), 1000).splitlines()
     assert lines[-2] == "```"
-    assert NOTIFY.match(lines[-1])
+    assert CUT.match(lines[-1])
     closed = "```\ncode\n```\n" + "words and more\n" * 500
     assert text.truncate(message(closed), 1000).splitlines()[-2] == "words and more"
 
@@ -93,7 +93,7 @@ def test_a_text_is_truncated_to_the_maximum_number_of_lines() -> None:
     lines = text.truncate(message(body), 1000, 10).splitlines()
     assert lines[:9] == list(map(str, range(9)))
     assert len(lines) == 10
-    assert NOTIFY.match(lines[9])
+    assert CUT.match(lines[9])
     assert text.truncate(message("1\n2"), 1000, 10) == "1\n2"
 
 
@@ -101,7 +101,7 @@ def test_a_text_is_truncated_to_the_maximum_number_of_lines() -> None:
 def test_a_very_small_limit_still_gives_a_text_within_it(limit: int) -> None:
     cut = text.truncate(message("word " * 100), limit)
     assert 0 < len(cut) <= limit
-    assert cut.endswith("…") or NOTIFY.match(cut.splitlines()[-1])
+    assert cut.endswith("…") or CUT.match(cut.splitlines()[-1])
 
 
 def test_a_subject_is_joined_to_one_line_and_shortened() -> None:
