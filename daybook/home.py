@@ -73,6 +73,11 @@ class Home:
         return self.path / "commands.sock"
 
     @property
+    def command_key_file(self) -> Path:
+        """File with the key that a client of the command server has to send."""
+        return self.path / "command-key"
+
+    @property
     def webhook_secret(self) -> Path:
         """File with the default signing secret for callbacks (`daybook.delivery.home_secret`)."""
         return self.path / "webhook-secret"

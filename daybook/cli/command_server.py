@@ -7,19 +7,26 @@ installation, a client that sees other files, another home, or other settings of
 reads them once, at its import. The client then runs the command itself.
 
 The server has one thread, so that a fork is safe. It serves only processes of its own user: the
-socket has mode 0600, and both ends compare the credentials of the other. Signals of the client
-reach the child; if the client dies, the child is killed. At SIGTERM the server waits for the
-commands that are running. If the package or an installed one changes, the server starts again.
+socket has mode 0600, and both ends compare the credentials of the other. A command has the rights
+of the server, so the server refuses a client with fewer: one that cannot read the key in the
+home, which is new at each start, or whose groups, capabilities or filters of system calls differ.
+Resource limits and control groups are not compared: each terminal may have its own.
+
+Signals of the client reach the child; if the client dies, the child is killed. At SIGTERM the
+server waits for the commands that are running. If the package or an installed one changes, the
+server starts again.
 """
 
 from __future__ import annotations
 
 import gc
+import hmac
 import importlib
 import json
 import logging
 import os
 import pkgutil
+import secrets
 import signal
 import socket
 import sys
@@ -52,6 +59,11 @@ _LATE_IMPORTS = (
     "tzlocal",
 )
 """Modules that are otherwise imported only when they are used."""
+_RIGHTS = (
+    *("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"),
+    *("NoNewPrivs", "Seccomp", "Seccomp_filters"),
+)
+"""Lines of `/proc/PID/status` that must be the same for a client and the server."""
 
 
 def main() -> NoReturn:
@@ -72,6 +84,9 @@ def main() -> NoReturn:
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # reaps the children
     signal.signal(signal.SIGTERM, _wait_for_children)
+    key = secrets.token_urlsafe(32)
+    key_file = homes.current_home().command_key_file
+    homes.write_private_draft(key_file, key).replace(key_file)
     listener.listen(_BACKLOG)
     print(f"Ready for commands on {homes.current_home().command_socket}", flush=True)
     while True:
@@ -79,7 +94,7 @@ def main() -> NoReturn:
         if code_fingerprint(package) != code_version:
             break
         with connection, suppress(OSError):  # a failed fork closes the connection
-            _fork(listener, connection)
+            _fork(listener, connection, key)
     print("Starting again, because the installed files have changed", flush=True)
     os.execve(
         sys.executable,
@@ -138,17 +153,17 @@ def _wait_for_children(number: int, frame: FrameType | None) -> NoReturn:
     os._exit(0)
 
 
-def _fork(listener: socket.socket, connection: socket.socket) -> None:
+def _fork(listener: socket.socket, connection: socket.socket, key: str) -> None:
     # No signal may reach a child that still has the server's handlers and process group.
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         if os.fork() == 0:
-            _serve(listener, connection)
+            _serve(listener, connection, key)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
 
-def _serve(listener: socket.socket, connection: socket.socket) -> NoReturn:
+def _serve(listener: socket.socket, connection: socket.socket, key: str) -> NoReturn:
     """Run the requested command in this forked process, and end it."""
     is_running = threading.Event()
 
@@ -158,7 +173,7 @@ def _serve(listener: socket.socket, connection: socket.socket) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         listener.close()
-        request = _accept(connection)
+        request = _accept(connection, key)
         if request is None:
             return 0
         for number in entry.FORWARDED_SIGNALS:  # `up` may have been started with others
@@ -186,15 +201,18 @@ def _serve(listener: socket.socket, connection: socket.socket) -> NoReturn:
     forked.exit_with(work, send_code)
 
 
-def _accept(connection: socket.socket) -> dict[str, Any] | None:
+def _accept(connection: socket.socket, key: str) -> dict[str, Any] | None:
     """Return the request and take over its environment and streams; None if this child must end."""
     connection.settimeout(_REQUEST_TIMEOUT_SECONDS)
-    if not _sees_the_same(entry.peer_pid(connection)):
+    client = entry.peer_pid(connection)
+    if not (_sees_the_same(client) and _has_the_same_rights(client)):
         return None
     text = connection.makefile("rb").readline()
     if not text.endswith(b"\n"):
         return None
     request: dict[str, Any] = json.loads(text)
+    if not hmac.compare_digest(str(request.get("key")).encode(), key.encode()):
+        return None
     if not _adopt(request):
         return None
     connection.sendall(b"%d\n" % os.getpid())
@@ -215,6 +233,29 @@ def _sees_the_same(pid: int) -> bool:
         )
     except OSError:
         return False
+
+
+def _has_the_same_rights(pid: int) -> bool:
+    """Return whether the process is confined neither more nor less than this one (Linux).
+
+    Nothing shows whether a process is under Landlock, but without rights of an administrator it can
+    only be so if it has given up new privileges, so such a process is refused.
+    """
+    try:
+        theirs = _rights(pid)
+        return theirs == _rights(os.getpid()) and theirs["NoNewPrivs"] == "0"
+    except (OSError, KeyError):  # KeyError: a kernel that does not show them
+        return False
+
+
+def _rights(pid: int) -> dict[str, str]:
+    folder = Path(f"/proc/{pid}")
+    lines = (line.partition(":") for line in (folder / "status").read_text().splitlines())
+    shown = {name: value.strip() for name, _, value in lines}
+    rights = {name: shown[name] for name in _RIGHTS}
+    with suppress(OSError):  # a kernel without security modules that label processes
+        rights["label"] = (folder / "attr" / "current").read_text()
+    return rights
 
 
 def _adopt(request: dict[str, Any]) -> bool:

@@ -160,6 +160,7 @@ def _request(arguments: list[str]) -> dict[str, Any]:
     ignored = [each for each in FORWARDED_SIGNALS if signal.getsignal(each) is signal.SIG_IGN]
     return {
         "arguments": arguments,
+        "key": current_home().command_key_file.read_text(encoding="ascii"),
         "identity": identity(),
         "folder": os.getcwd(),
         "umask": umask,

@@ -107,11 +107,20 @@ NON_PUBLIC_NETWORKS: dict[Network, str] = {
 
 _PUBLIC_IPV6 = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
 _TEREDO = IPv6Network("2001::/32")
+_6TO4 = IPv6Network("2002::/16")
+_ENDING_WITH_IPV4 = (
+    _NAT64,
+    IPv6Network("::ffff:0:0/96"),
+    IPv6Network("::ffff:0:0:0/96"),
+    IPv6Network("::/96"),
+)
 _ISATAP = (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe")
 _LAST_FOUR_BYTES = (12, 13, 14, 15)
 # Positions of an embedded IPv4 address: NAT64 by the length of its prefix, which the network
 # chooses (RFC 6052), and 6to4.
+_6TO4_POSITIONS = (2, 3, 4, 5)
 _EMBEDDED_POSITIONS = (
     (4, 5, 6, 7),
     (5, 6, 7, 9),
@@ -119,7 +128,7 @@ _EMBEDDED_POSITIONS = (
     (7, 9, 10, 11),
     (9, 10, 11, 12),
     _LAST_FOUR_BYTES,
-    (2, 3, 4, 5),
+    _6TO4_POSITIONS,
 )
 
 
@@ -133,8 +142,8 @@ def metadata_provider(address: Address) -> str:
     if isinstance(address, IPv4Address):
         return ""
     embedded = [_at(address, positions) for positions in _EMBEDDED_POSITIONS]
-    if address in _TEREDO:  # the bits are inverted
-        embedded.append(IPv4Address(int(_at(address, _LAST_FOUR_BYTES)) ^ 0xFFFFFFFF))
+    if address in _TEREDO:
+        embedded.append(_teredo_client(address))
     # The table is so short that no legitimate address matches it by chance.
     return next((METADATA_SERVICES[each] for each in embedded if each in METADATA_SERVICES), "")
 
@@ -156,6 +165,28 @@ def non_public_reason(address: Address) -> str:
     ):
         return f"{reason}, by ISATAP"
     return ""
+
+
+def possible_recipients(address: Address) -> list[Address]:
+    """Return the addresses to which packets for ``address`` may go: itself, or those it embeds.
+
+    The network chooses where an address of its own NAT64 embeds another, so it may have several.
+    """
+    if isinstance(address, IPv4Address):
+        return [address]
+    if address in _TEREDO:
+        return [_teredo_client(address)]
+    if address in _6TO4:
+        return [_at(address, _6TO4_POSITIONS)]
+    if address in _LOCAL_NAT64:
+        return [_at(address, positions) for positions in _EMBEDDED_POSITIONS[2:6]]
+    if any(address in each for each in _ENDING_WITH_IPV4) or address.packed[8:12] in _ISATAP:
+        return [_at(address, _LAST_FOUR_BYTES)]
+    return [address]
+
+
+def _teredo_client(address: IPv6Address) -> IPv4Address:
+    return IPv4Address(int(_at(address, _LAST_FOUR_BYTES)) ^ 0xFFFFFFFF)  # the bits are inverted
 
 
 def _at(address: IPv6Address, places: tuple[int, ...]) -> IPv4Address:

@@ -133,7 +133,7 @@ class Target:
     @property
     def exposed(self) -> bool:
         """Return whether one of the addresses is public and needs no exception."""
-        return any(_is_public(each) for each in self.addresses if each not in self.excepted)
+        return any(_may_be_public(each) for each in self.addresses if each not in self.excepted)
 
 
 class Guard:
@@ -208,8 +208,8 @@ class Guard:
             for each in resolved
             if self._check_address(parsed, each, name_allowed=name_allowed)
         }
-        from_public = source is not None and _is_public(source)
-        if from_public and not all(map(_is_public, resolved)):
+        from_public = source is not None and _may_be_public(source)
+        if from_public and any(map(_may_be_private, resolved)):
             raise OutgoingRefused(
                 _shown(parsed, resolved[0]),
                 "Daybook does not follow a redirect from a public to a private address",
@@ -247,8 +247,14 @@ class Guard:
         )
 
 
-def _is_public(address: str) -> bool:
-    return not addresses.non_public_reason(ip_address(address))
+def _may_be_public(address: str) -> bool:
+    recipients = addresses.possible_recipients(ip_address(address))
+    return not all(map(addresses.non_public_reason, recipients))
+
+
+def _may_be_private(address: str) -> bool:
+    recipients = addresses.possible_recipients(ip_address(address))
+    return any(map(addresses.non_public_reason, recipients))
 
 
 def origin(url: httpx.URL) -> str:

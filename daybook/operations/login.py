@@ -99,6 +99,7 @@ class BrowserLogin:
         if path == "/api" or path.startswith("/api/"):
             if trusted:
                 scope = _with_header(scope, b"authorization", self._basic)
+                receive = _only_from_this_user(receive, scope)
         elif path.endswith("/ui-settings"):
             if trusted:
                 scope = _with_header(scope, b"accept-encoding", b"identity")
@@ -219,6 +220,22 @@ def _hash(token: str) -> bytes:
 def _with_header(scope: Scope, name: bytes, value: bytes) -> Scope:
     others = [each for each in scope["headers"] if each[0].lower() != name]
     return {**scope, "headers": [*others, (name, value)]}
+
+
+def _only_from_this_user(receive: Receive, scope: Scope) -> Receive:
+    """Wrap ``receive``: end a request whose connection is another user's when its body is complete.
+
+    While the body arrives, a client can close its connection, and another one can take its port.
+    """
+
+    async def received() -> Any:
+        message = await receive()
+        complete = message["type"] == "http.request" and not message.get("more_body")
+        if complete and is_another_user(scope):
+            return {"type": "http.disconnect"}
+        return message
+
+    return received
 
 
 def _with_credential(message: Any, credential: str) -> Any:

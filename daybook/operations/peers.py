@@ -14,6 +14,8 @@ SOCKET_TABLES = Path("/proc/net")
 A client can reach an IPv4 address from an IPv6 socket too (as `::ffff:127.0.0.1`).
 """
 _MAPPED = "0000000000000000FFFF0000"
+_ESTABLISHED = "01"
+_NO_INODE = "0"
 _ROOT = 0
 
 
@@ -36,8 +38,9 @@ def is_another_user(scope: Any) -> bool:
 def uid_of(client: tuple[str, int], server: tuple[str, int]) -> int | None:
     """Return the id of the user whose socket at ``client`` is connected to ``server``.
 
-    Returns None if no such socket is listed. Raises `OSError` if the system has no lists of
-    sockets.
+    Returns None if no such socket is listed. A socket that its process has closed does not count:
+    Linux lists it without an inode and as root's, whoever had opened it. Raises `OSError` if the
+    system has no lists of sockets.
     """
     try:
         addresses = [_as_listed(client), _as_listed(server)]
@@ -53,7 +56,7 @@ def uid_of(client: tuple[str, int], server: tuple[str, int]) -> int | None:
             continue  # a kernel without IPv6
         for line in lines:
             fields = line.split()
-            if fields[1:3] == expected:
+            if fields[1:4] == [*expected, _ESTABLISHED] and fields[9] != _NO_INODE:
                 return int(fields[7])
     return None
 

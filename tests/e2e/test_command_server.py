@@ -47,6 +47,24 @@ entry.ACCEPT_TIMEOUT_SECONDS = 50.0
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.exit(entry.main())
 """
+CONFINED = """
+import ctypes, os, struct, sys
+from daybook.cli import entry
+libc = ctypes.CDLL(None, use_errno=True)
+if sys.argv.pop(1) == "no new privileges":
+    assert libc.prctl(38, 1, 0, 0, 0) == 0
+else:
+    read_files = struct.pack("=Q", 1 << 2)
+    rules = libc.syscall(444, read_files, len(read_files), 0)  # landlock_create_ruleset
+    if rules < 0:
+        sys.exit("no Landlock")
+    if libc.syscall(446, rules, 0) != 0:  # landlock_restrict_self, as an administrator
+        libc.prctl(38, 1, 0, 0, 0)
+        assert libc.syscall(446, rules, 0) == 0
+sys.modules["cyclopts"] = None
+entry.ACCEPT_TIMEOUT_SECONDS = 50.0
+sys.exit(entry.main())
+"""
 OWN_PROCESS = """
 import sys
 from daybook.cli.main import main
@@ -84,6 +102,7 @@ class Server:
         """Return the request that a client of this home sends for a command."""
         return {
             "arguments": list(words),
+            "key": self.home.command_key_file.read_text(),
             "identity": self.identity(),
             "folder": str(self.home.path),
             "umask": 0o077,
@@ -240,6 +259,7 @@ def test_the_server_has_one_thread_and_a_socket_for_its_user_only(server: Server
 @pytest.mark.parametrize(
     "changes",
     [
+        {"key": "a guess"},
         {"identity": ["0.0.1"]},
         {"environment": {"DAYBOOK_HOME": "/nowhere"}},
         {"environment": {"PREFECT_API_URL": "http://127.0.0.1:9/api"}},
@@ -247,7 +267,7 @@ def test_the_server_has_one_thread_and_a_socket_for_its_user_only(server: Server
         {"folder": "with settings of Prefect"},
     ],
 )
-def test_the_server_refuses_a_command_that_could_have_another_result(
+def test_the_server_refuses_a_command_without_its_key_or_that_could_have_another_result(
     server: Server, changes: dict[str, Any], tmp_path: Path
 ) -> None:
     if "environment" in changes:
@@ -386,6 +406,15 @@ def test_a_client_that_sees_other_files_runs_its_command_itself(server: Server) 
     if "unshare failed" in done.stderr:
         pytest.skip("this system allows no mount namespaces")
     assert "cyclopts" in done.stderr
+
+
+@pytest.mark.parametrize("how", ["no new privileges", "Landlock"])
+def test_the_server_runs_no_command_of_a_confined_process(server: Server, how: str) -> None:
+    assert server.command(SERVED, "list", "--json") == (0, "[]\n", "")
+    code, output, errors = server.command(CONFINED, how, "list", "--json")
+    if "no Landlock" in errors:
+        pytest.skip("this kernel has no Landlock")
+    assert (code, output) == (1, "")
 
 
 def test_an_error_outside_of_the_command_line_has_its_exit_code(server: Server) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import product
 
 import httpx
@@ -189,6 +189,31 @@ async def test_a_redirect_from_a_public_to_a_private_address_is_refused() -> Non
             await guard.target(url, PUBLIC)
         assert (await guard.target(url, PRIVATE)).addresses
     assert (await guard.target("http://public.example/", PRIVATE)).addresses == (PUBLIC,)
+
+
+async def test_redirects_count_the_ipv4_address_that_an_ipv6_address_embeds() -> None:
+    guard = Guard(Rule.OPERATOR)
+
+    def forms(address: str) -> list[str]:
+        number = int(IPv4Address(address))
+        embedding = (
+            (0xFFFF << 32) + number,  # mapped
+            (0xFFFF << 48) + number,  # translated
+            (0x64FF9B << 96) + number,  # NAT64
+            (0x64FF9B0001 << 80) + number,  # a network's own NAT64
+            (0x2002 << 112) + (number << 80) + 1,  # 6to4
+            (0x20010000 << 96) + (0x08080808 << 64) + (number ^ 0xFFFFFFFF),  # Teredo
+            (0x2A00 << 112) + (0x5EFE << 32) + number,  # ISATAP
+        )
+        return [str(IPv6Address(each)) for each in embedding]
+
+    for source in forms(PUBLIC):
+        for target in (PRIVATE, *(f"[{each}]" for each in forms(PRIVATE))):
+            with pytest.raises(OutgoingRefused, match="from a public to a private"):
+                await guard.target(f"http://{target}/", source)
+        assert (await guard.target(f"http://{PUBLIC}/", source)).addresses == (PUBLIC,)
+    for source in forms(PRIVATE):
+        assert (await guard.target(f"http://{PRIVATE}/", source)).addresses == (PRIVATE,)
 
 
 def test_public_addresses_are_those_of_ianas_registry() -> None:

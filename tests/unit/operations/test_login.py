@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -166,6 +167,20 @@ def test_the_user_of_a_connection_is_determined(
             assert peers.is_another_user(scope)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux lists sockets with their users")
+def test_a_closed_socket_is_not_taken_for_one_of_root() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        accepted, peer = server.accept()
+        with accepted:
+            client.sendall(b"POST")
+            client.close()
+            assert accepted.recv(10) == b"POST"
+            assert accepted.recv(10) == b""  # the system lists the closed socket as root's
+            assert peers.uid_of(peer, accepted.getsockname()) is None
+            assert peers.is_another_user({"client": peer, "server": accepted.getsockname()})
+
+
 def test_a_connection_that_the_system_does_not_list_is_of_another_user(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -188,6 +203,35 @@ async def test_another_user_cannot_use_a_stolen_login_cookie(
     monkeypatch.setattr(login, "is_another_user", lambda scope: True)
     await site.browser.get("/api/flows", headers=page)
     assert site.prefect.authorization is None
+
+
+async def test_a_request_whose_connection_becomes_another_users_has_no_complete_body(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = await Site().logged_in()
+    received = list[Any]()
+
+    async def prefect(scope: Scope, receive: Receive, send: Send) -> None:
+        assert dict(scope["headers"])[b"authorization"].decode() == BASIC
+        received.append(await receive())
+        monkeypatch.setattr(login, "is_another_user", lambda scope: True)
+        received.extend([await receive(), await receive()])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"first"
+        yield b"second"
+
+    site.login = BrowserLogin(prefect, CREDENTIAL, "key", 4200, lambda: site.now)
+    transport = httpx.ASGITransport(site.login)
+    headers = {"Sec-Fetch-Site": "same-origin"}
+    async with httpx.AsyncClient(
+        transport=transport, base_url=OWN, cookies=site.browser.cookies
+    ) as browser:
+        await browser.post("/api/flows", headers=headers, content=body())
+    assert [each.get("body") for each in received] == [b"first", b"second", None]
+    assert received[-1]["type"] == "http.disconnect"
 
 
 @pytest.mark.parametrize(
