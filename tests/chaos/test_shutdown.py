@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
-from tests.world import World, so
+from daybook.home import Home
+from daybook.timing import TIMING
+from tests.conftest import PrefectServer
+from tests.world import World, at_prefect, so
 from tests.world.agents import FOR_EVER, WORKS
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN, alive, pending
 
@@ -68,7 +74,15 @@ async def test_a_second_sigterm_ends_running_runs_at_once(world: World) -> None:
     assert agent.effect_count == 1
 
 
-async def test_a_run_that_exceeds_the_grace_period_is_ended(world: World) -> None:
+async def test_a_run_that_exceeds_the_grace_period_is_ended(
+    prefect_server: PrefectServer, daybook_home: Home, tmp_path: Path
+) -> None:
+    timing = replace(TIMING, shutdown_wait=timedelta(milliseconds=500))
+    async with at_prefect(tmp_path, prefect_server, timing=timing) as world:
+        await _is_ended_after_the_grace_period(world)
+
+
+async def _is_ended_after_the_grace_period(world: World) -> None:
     agent = await world.agents.add(FOR_EVER)
     job = await world.deploy(on_demand=True, agent=agent.name)
     worker = await world.workers.begin()

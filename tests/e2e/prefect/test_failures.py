@@ -314,7 +314,7 @@ async def busy(api_url: str, refusals: int) -> AsyncIterator[tuple[str, list[str
                     headers={"content-type": "application/json"},
                 )
             status, answer = forwarded.status_code, forwarded.content
-        headers = [(b"content-type", b"application/json")]
+        headers = [(b"content-type", b"application/json"), (b"retry-after", b"0")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
