@@ -1,4 +1,4 @@
-"""`kill -9` of a run's process and of the run launcher, while their worker lives."""
+"""Signals to a run's process and to the run launcher, while their worker lives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from daybook.processes import proc
 from tests.world import World, so
 from tests.world.agents import WORKS
-from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN, alive
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN, alive, pending
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -85,3 +85,28 @@ async def test_a_killed_run_launcher_is_replaced_and_its_runs_continue(working: 
         assert row.output == "done"
     assert (agent.effect_count, other.effect_count) == (1, 1)
     await working.workers.idle(within=SEEN)
+
+
+async def test_a_run_that_gets_sigterm_after_its_outcome_shows_no_crash(working: World) -> None:
+    agent = await working.agents.add(WORKS)
+    job = await working.deploy(on_demand=True, agent=agent.name)
+    (gate,), (worker,) = working.workers.gates, working.workers.all
+    asked = await working.prefect.custom_run(job)
+    await agent.says("running")
+    gate.close_for("set_state")
+    agent.release()
+    await working.wait_for_status(job, "succeeded", within=SEEN)
+    async with asyncio.timeout(SEEN):
+        await gate.held.wait()  # its process is about to set the state in Prefect
+    (head,) = worker.heads()
+    os.kill(head.pid, signal.SIGTERM)
+
+    async def taken() -> bool:
+        return not any(pending(head.pid))
+
+    assert await so(taken, SEEN)
+    gate.release()
+    await working.wait_for_end(job, "succeeded", within=SEEN)
+    await working.workers.idle(within=SEEN)
+    states = await working.client.read_flow_run_states(asked.id)
+    assert "CRASHED" not in {each.type.value for each in states}

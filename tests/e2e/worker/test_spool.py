@@ -17,6 +17,8 @@ from contextlib import (
     asynccontextmanager,
     closing,
 )
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,7 +29,6 @@ import pytest
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs.store import StoredJob
-from daybook.ledger import engine
 from daybook.ledger.tables import RunRow
 from daybook.operations import worker
 from daybook.processes import children, proc
@@ -48,7 +49,8 @@ pytestmark = [
     *PREFECT_LEAVES_A_SOCKET,
 ]
 
-KEPT = engine.LOCK_TIMEOUT.total_seconds() + 15.0
+IMPATIENT = replace(SHORT, ledger_lock=timedelta(seconds=5))
+KEPT = IMPATIENT.ledger_lock.total_seconds() + 15.0
 """Seconds until a process stops waiting for the ledger, and spools the outcome."""
 
 
@@ -191,7 +193,7 @@ async def outcomes(
                     found[play.__name__, kind] = absent
                     continue
                 world = await stack.enter_async_context(
-                    at_prefect(root, prefect_server, database, SHORT)
+                    at_prefect(root, prefect_server, database, IMPATIENT)
                 )
                 playing[play.__name__, kind] = play(world, database)
         results = await asyncio.gather(*playing.values(), return_exceptions=True)
