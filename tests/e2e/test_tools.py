@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +154,16 @@ def test_a_tool_server_with_a_missing_secret_is_saved_and_reported(
     assert found.message == "the tool server web uses the secret nobodys, which does not exist"
 
 
+async def _add_clerk(tool: str, client: Any) -> None:
+    settings = {"model": "openai:gpt-6", "api_key": KEY, "tools": ["clock", tool]}
+    await documents.add(client, "clerk", "model", settings)
+
+
 def test_a_tool_server_that_an_agent_or_a_job_uses_cannot_be_removed(
     typed: Typed, server_name: str
 ) -> None:
     for tool in ("ours", "ours.add"):
-        settings = {"model": "openai:gpt-6", "api_key": KEY, "tools": ["clock", tool]}
-        with_client(lambda client, given=settings: documents.add(client, "clerk", "model", given))
+        with_client(partial(_add_clerk, tool))
         code, _, error = typed("remove", server_name)
         with_client(lambda client: documents.remove(client, "clerk"))
         assert (code, '"ours" is used by the agent clerk (edit' in error) == (2, True)

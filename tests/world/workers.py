@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from inspect import isawaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -26,7 +27,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Abort
 from prefect.flow_engine import run_flow
-from prefect.flows import load_flow_from_entrypoint
+from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.states import Scheduled
 
 from daybook.clock import SYSTEM_CLOCK
@@ -284,9 +285,12 @@ class Workers:
     async def executed_here(self, run: FlowRun) -> State[Any]:
         """Execute the run in this process, as `prefect.engine` does; return its final state."""
         deployment = await self.world.client.read_deployment(run.deployment_id or "")
-        flow = load_flow_from_entrypoint(str(REPOSITORY / str(deployment.entrypoint)))
+        entrypoint = str(REPOSITORY / str(deployment.entrypoint))
+        flow: Flow[Any, Any] = load_flow_from_entrypoint(entrypoint)
         with suppress(Abort):  # it has set its run back
-            await run_flow(flow, flow_run=run, return_type="state")
+            running = run_flow(flow, flow_run=run, return_type="state")
+            assert isawaitable(running)
+            await running
         return await self.world.prefect.state(run)
 
     # --- living processes
