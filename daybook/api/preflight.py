@@ -15,7 +15,7 @@ from daybook.jobs import limits
 from daybook.jobs.actions import Action, AgentPrompt, Heartbeat, ToolCall, Webhook
 from daybook.jobs.checks import Check
 from daybook.jobs.model import Job
-from daybook.jobs.notify import Notify
+from daybook.jobs.notify import CALLBACK_FIELDS, Notify
 from daybook.tools.base import ToolUnreachable
 
 if TYPE_CHECKING:
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from daybook.http.guard import Guard
     from daybook.ledger.engine import Ledger
 
+
+ACTION_FIELDS = frozenset(
+    {"agent", "fallback_agents", "gate_agent", "model", "url", "headers", "tool", "params"}
+    | {"check", "policy"}
+)
+"""Fields of a job that `check_action` checks before they are stored."""
+
+NOTIFY_FIELDS = frozenset({"notify", "channel", "chat_id", *CALLBACK_FIELDS.values()})
+"""Fields of a job that `check_notify` checks before they are stored."""
 
 DEFAULT_AGENT_NOTE = (
     'whether the agent "{}" exists is not known without Prefect, so the job asks the default agent'

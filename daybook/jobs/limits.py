@@ -313,9 +313,8 @@ def _check_secrets(job: Job, limits: Limits) -> None:
 
 
 def _check_precondition(job: Job, owner: str, limits: Limits) -> None:
+    job.policy.refuse_operator_fields()
     precondition = job.policy.check
-    if precondition.command or precondition.watch_command:
-        raise InvalidInput("check", "only the operator can set a command", "use a tool or a prompt")
     if precondition.tool:
         _check_tool("check", precondition.tool, limits)
     if precondition.watch_url:

@@ -193,6 +193,12 @@ class Policy(BaseModel):
         description="Check that decides whether a run starts. Empty: every run starts.",
     )
 
+    def refuse_operator_fields(self) -> None:
+        """Raise `InvalidInput` for a field that only the operator may set, in an agent's job."""
+        if self.check.command or self.check.watch_command:
+            hint = "use a tool or a prompt"
+            raise InvalidInput("check", "only the operator can set a command", hint)
+
     @property
     def reruns(self) -> int:
         """Return how many lost attempts may be repeated; 0 unless `on_lost` is `rerun`."""
