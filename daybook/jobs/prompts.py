@@ -41,8 +41,13 @@ def check(prompt: str, known: Sequence[str] = VARIABLES, field: str = "prompt") 
         elif found[1] not in known:
             matches = difflib.get_close_matches(found[1].lower(), known, n=1)
             hint = f"did you mean {{{{{matches[0]}}}}}? " if matches else ""
-            names = ", ".join(f"{{{{{each}}}}}" for each in known)
-            raise InvalidInput(field, f"unknown variable {found[0]}", f"{hint}known: {names}")
+            text = f"{hint}known: {', '.join(in_braces(known))}"
+            raise InvalidInput(field, f"unknown variable {found[0]}", text)
+
+
+def in_braces(variables: Sequence[str]) -> list[str]:
+    """Return the variables as a prompt contains them."""
+    return [f"{{{{{each}}}}}" for each in variables]
 
 
 def render(prompt: str, values: Mapping[str, str], known: Sequence[str] = VARIABLES) -> str:
