@@ -98,6 +98,13 @@ class Settings(BaseSettings):
         "cloud's metadata service is allowed only by its exact address.",
     )
 
+    allowed_work_dirs: str = Field(
+        default="~",
+        description="Folders, comma-separated, that may contain the work directories of jobs: "
+        "absolute paths, or paths that begin with ~. The default is the home of the user who runs "
+        "Daybook. Empty: no job may have a work directory.",
+    )
+
     alert_channel: str = Field(
         default="inbox",
         min_length=1,
@@ -234,7 +241,7 @@ class Settings(BaseSettings):
     @field_validator("allowed_hosts")
     @classmethod
     def _check_hosts(cls, value: str) -> str:
-        for entry in filter(None, map(str.strip, value.split(","))):
+        for entry in _entries(value):
             try:
                 ip_network(entry.removeprefix("[").removesuffix("]"))
             except ValueError:
@@ -245,6 +252,16 @@ class Settings(BaseSettings):
                         f'"{entry}" is not a host; use names, addresses and networks without '
                         "scheme, port or *, such as intranet.example.org, 10.0.0.5, 10.0.0.0/8"
                     ) from None
+        return value
+
+    @field_validator("allowed_work_dirs")
+    @classmethod
+    def _check_work_dirs(cls, value: str) -> str:
+        for entry in _entries(value):
+            if not entry.startswith(("/", "~")):
+                raise ValueError(
+                    f'"{entry}" is relative; use absolute paths, or paths that begin with ~'
+                )
         return value
 
     @classmethod
@@ -270,9 +287,19 @@ class Settings(BaseSettings):
         return {name: limit for name, limit in limits.items() if limit}
 
     @property
+    def work_dir_roots(self) -> list[str]:
+        """The folders of `allowed_work_dirs`, as they are written."""
+        return _entries(self.allowed_work_dirs)
+
+    @property
     def ledger_address(self) -> str:
         """The SQLAlchemy URL in use."""
         return self.ledger_url or f"sqlite+aiosqlite:///{self.home / 'ledger.db'}"
+
+
+def _entries(value: str) -> list[str]:
+    """Return the comma-separated entries of a setting, without blanks."""
+    return [entry for entry in map(str.strip, value.split(",")) if entry]
 
 
 def config_file() -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from daybook import owners
+from daybook import owners, settings
 from daybook.errors import AgentMisconfigured, Ambiguous, InvalidInput, UnknownName
 from daybook.http import secrets
 from daybook.jobs import limits
@@ -16,6 +16,7 @@ from daybook.jobs.actions import Action, AgentPrompt, Heartbeat, ToolCall, Webho
 from daybook.jobs.checks import Check
 from daybook.jobs.model import Job
 from daybook.jobs.notify import CALLBACK_FIELDS, Notify
+from daybook.processes import locations
 from daybook.tools.base import ToolUnreachable
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 ACTION_FIELDS = frozenset(
     {"agent", "fallback_agents", "gate_agent", "model", "url", "headers", "tool", "params"}
-    | {"check", "policy"}
+    | {"check", "policy", "work_dir"}
 )
 """Fields of a job that `check_action` checks before they are stored."""
 
@@ -74,12 +75,27 @@ def _unchecked_names(job: Job, *, action: bool, notify: bool) -> list[str]:
 
 
 async def check_action(client: PrefectClient | None, job: Job, owner: str) -> list[str]:
-    """Raise `InvalidInput` for an address, agent or tool that the job could not use.
+    """Raise `InvalidInput` for an address, agent, tool or folder that the job could not use.
 
     Return hints for the user, such as a secret that does not exist yet.
     """
-    notes = await _check_target(client, job.action, owner)
+    notes = _check_work_dir(job.policy.work_dir)
+    notes += await _check_target(client, job.action, owner)
     return notes + await _check_precondition(client, job.policy.check, owner)
+
+
+def _check_work_dir(work_dir: str) -> list[str]:
+    """Raise `InvalidInput` for a work directory that no run could use.
+
+    With a ledger on PostgreSQL, runs may be on other machines, so return a note instead.
+    """
+    try:
+        locations.job_folder(work_dir)
+    except InvalidInput as error:
+        if settings.load().ledger_address.startswith("sqlite"):
+            raise
+        return [f"{error}; so every run on a machine like this one will fail"]
+    return []
 
 
 async def _check_target(client: PrefectClient | None, action: Action, owner: str) -> list[str]:

@@ -38,6 +38,7 @@ OPTIONS = {
     "on_complete": "URL that receives the run",
     "on_fail": "URL that receives a failed run",
     "delete_after_run": "",
+    "work_dir": "folder for command agents; operator only",
 }
 """The fields of a job that the argument `options` may have, with their values in words."""
 

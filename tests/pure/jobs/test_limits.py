@@ -102,6 +102,7 @@ def test_a_job_within_the_limits_is_allowed(fields: dict[str, Any], given: dict[
         ({"on_complete": "https://b.org"}, {"hosts": ("a",)}, 'on_complete: "b.org"'),
         ({"on_fail": "https://b.org"}, {"hosts": ("a",)}, 'on_fail: "b.org"'),
         ({"check": {"command": ("true",)}}, {}, "check: only the operator can set a command"),
+        ({"work_dir": "/tmp"}, {}, "work_dir: only the operator can set it (leave it out)"),
         ({"check": {"tool": "look"}}, {}, 'check: "look"'),
         ({"check": {"prompt": "?", "agent": "dear"}}, {}, 'check: "dear"'),
         ({"tool": "t", "check": {"prompt": "?"}}, {"tools": ("t",), "agents": ()}, 'check: "def'),
