@@ -157,6 +157,12 @@ class Settings(BaseSettings):
         description="Whether jobs of users and agents run. If false, Daybook runs only plugins' "
         "jobs and heartbeats, and skips the others.",
     )
+    execution_off: str = Field(
+        default="",
+        description="Kinds of jobs, comma-separated, that are logged and not executed: `webhook, "
+        "tool-call`; `all` for every kind. Their runs are claimed as usual and end as `skipped`, "
+        "`execution is switched off`; the run's log says what it would have done.",
+    )
     plugins: str = Field(
         default="",
         description="Python modules, comma-separated, that register tools and listeners: "
@@ -241,7 +247,7 @@ class Settings(BaseSettings):
     @field_validator("allowed_hosts")
     @classmethod
     def _check_hosts(cls, value: str) -> str:
-        for entry in _entries(value):
+        for entry in entries(value):
             try:
                 ip_network(entry.removeprefix("[").removesuffix("]"))
             except ValueError:
@@ -257,7 +263,7 @@ class Settings(BaseSettings):
     @field_validator("allowed_work_dirs")
     @classmethod
     def _check_work_dirs(cls, value: str) -> str:
-        for entry in _entries(value):
+        for entry in entries(value):
             if not entry.startswith(("/", "~")):
                 raise ValueError(
                     f'"{entry}" is relative; use absolute paths, or paths that begin with ~'
@@ -289,7 +295,7 @@ class Settings(BaseSettings):
     @property
     def work_dir_roots(self) -> list[str]:
         """The folders of `allowed_work_dirs`, as they are written."""
-        return _entries(self.allowed_work_dirs)
+        return entries(self.allowed_work_dirs)
 
     @property
     def ledger_address(self) -> str:
@@ -297,7 +303,7 @@ class Settings(BaseSettings):
         return self.ledger_url or f"sqlite+aiosqlite:///{self.home / 'ledger.db'}"
 
 
-def _entries(value: str) -> list[str]:
+def entries(value: str) -> list[str]:
     """Return the comma-separated entries of a setting, without blanks."""
     return [entry for entry in map(str.strip, value.split(",")) if entry]
 
