@@ -190,6 +190,12 @@ class Settings(BaseSettings):
         description="Days to keep ended runs and sessions, in the ledger and in an embedded "
         "Prefect. 0: forever.",
     )
+    keep_disabled_days: int = Field(
+        default=0,
+        ge=0,
+        description="Days after which a disabled job is removed if it was neither edited nor run "
+        "meanwhile, and no other job names it. Its history is kept like all other. 0: never.",
+    )
     keep_runs: int = Field(
         default=1000,
         ge=0,
