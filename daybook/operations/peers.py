@@ -39,8 +39,8 @@ def uid_of(client: tuple[str, int], server: tuple[str, int]) -> int | None:
     """Return the id of the user whose socket at ``client`` is connected to ``server``.
 
     Returns None if no such socket is listed. A socket that its process has closed does not count:
-    Linux lists it without an inode and as root's, whoever had opened it. Raises `OSError` if the
-    system has no lists of sockets.
+    Linux lists it without an inode and as root's. Raises `OSError` if the system has no lists of
+    sockets.
     """
     try:
         addresses = [_as_listed(client), _as_listed(server)]
