@@ -11,7 +11,7 @@ from daybook.agents import documents
 from daybook.ledger.tables import AttemptRow
 from flows.agent_prompt import agent_prompt
 from tests.providers import KEY, Answer, Provider, Step
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 
 LOOKS = """
 @server.tool(annotations={"readOnlyHint": True})
@@ -32,7 +32,7 @@ def write(text: str) -> str:
 class Asked:
     """Model agent at a test provider; the test selects its tools."""
 
-    def __init__(self, world: World, fake_provider: Provider) -> None:
+    def __init__(self, world: PrefectWorld, fake_provider: Provider) -> None:
         self.world, self.fake_provider = world, fake_provider
         self.name = f"m-{uuid4().hex[:8]}"
 

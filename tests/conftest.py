@@ -37,7 +37,7 @@ from tests.servers import free_port, migrated
 
 if TYPE_CHECKING:
     from tests.databases import Database, Server
-    from tests.world import World
+    from tests.world.prefect_world import PrefectWorld
 
 # The speed of an example on a loaded machine is not what a test checks.
 settings.register_profile("without a deadline", deadline=None)
@@ -141,9 +141,9 @@ def daybook_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 @pytest.fixture
 async def world(
     prefect_server: PrefectServer, daybook_home: Home, tmp_path: Path
-) -> AsyncIterator[World]:
+) -> AsyncIterator[PrefectWorld]:
     """Yield a home with its ledger, agents and workers at the session's Prefect."""
-    from tests.world import at_prefect
+    from tests.world.prefect_world import at_prefect
 
     async with at_prefect(tmp_path, prefect_server) as world:
         yield world

@@ -9,15 +9,17 @@ import signal
 import pytest
 
 from daybook.processes import proc
-from tests.world import World, so
+from tests.waiting import becomes_true
 from tests.world.agents import WORKS
-from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN, alive
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 
 @pytest.mark.journey
-async def test_a_running_run_whose_process_is_killed_is_unknown(world: World) -> None:
+async def test_a_running_run_whose_process_is_killed_is_unknown(world: PrefectWorld) -> None:
     agent = await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
     worker = await world.workers.begin()
@@ -31,11 +33,11 @@ async def test_a_running_run_whose_process_is_killed_is_unknown(world: World) ->
     await world.workers.idle(within=SEEN)
     assert not alive(pid)
     assert agent.effect_count == 1
-    (attempt,) = await world.attempts(row)
+    (attempt,) = await world.runs.attempts(row)
     assert attempt.status == "unknown"
 
 
-async def test_a_claimed_run_whose_process_is_killed_is_claimed_again(world: World) -> None:
+async def test_a_claimed_run_whose_process_is_killed_is_claimed_again(world: PrefectWorld) -> None:
     agent = await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
     gate = await world.workers.gate()
@@ -44,15 +46,15 @@ async def test_a_claimed_run_whose_process_is_killed_is_claimed_again(world: Wor
     asked = await world.prefect.custom_run(job)
     async with asyncio.timeout(30):
         await gate.held.wait()
-    first = await world.row(job)
+    first = await world.runs.row(job)
     assert first.status == "claimed"
     (head,) = worker.heads()
     os.kill(head.pid, signal.SIGKILL)
 
     async def again() -> bool:
-        return (await world.row(job)).fence > first.fence
+        return (await world.runs.row(job)).fence > first.fence
 
-    assert await so(again, SEEN), world.workers.logs()
+    assert await becomes_true(again, SEEN), world.workers.logs()
     gate.release()
     agent.release()
     row = await world.wait_for_end(job, "succeeded", within=SEEN)
@@ -61,7 +63,7 @@ async def test_a_claimed_run_whose_process_is_killed_is_claimed_again(world: Wor
     assert agent.effect_count == row.attempts == 1
 
 
-async def test_a_killed_run_launcher_is_replaced_and_its_runs_continue(world: World) -> None:
+async def test_a_killed_run_launcher_is_replaced_and_its_runs_continue(world: PrefectWorld) -> None:
     agent = await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
     worker = await world.workers.begin()

@@ -15,8 +15,8 @@ from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.processes.children import Child
 from tests.servers import free_port, migrate
 from tests.timings import SHORT
-from tests.world import at_prefect
 from tests.world.agents import WORKS
+from tests.world.prefect_world import at_prefect
 from tests.world.workers import JUDGED, PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [

@@ -8,9 +8,11 @@ import signal
 
 import pytest
 
-from tests.world import World, so
+from tests.waiting import becomes_true
 from tests.world.agents import FOR_EVER, WORKS
-from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN, alive, pending
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive, pending
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -25,7 +27,7 @@ ten in which Prefect's own command closes its event stream."""
 
 @pytest.mark.parametrize("by_prefect", [False, True], ids=["daybook", "prefect"])
 async def test_a_run_that_ends_within_the_grace_period_has_its_outcome(
-    world: World, by_prefect: bool
+    world: PrefectWorld, by_prefect: bool
 ) -> None:
     agent = await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
@@ -41,13 +43,13 @@ async def test_a_run_that_ends_within_the_grace_period_has_its_outcome(
     assert await worker.wait_for_exit(within=LEAVES) == 0
     await world.workers.nobody(within=5.0)
     assert agent.effect_count == 1
-    assert [each.id for each in await world.rows()] == [row.id]
+    assert [each.id for each in await world.runs.rows()] == [row.id]
     assert (await world.prefect.shown(not_taken))[
         0
     ] == "SCHEDULED"  # Prefect may have named it Late by now
 
 
-async def test_a_second_sigterm_ends_running_runs_at_once(world: World) -> None:
+async def test_a_second_sigterm_ends_running_runs_at_once(world: PrefectWorld) -> None:
     agent = await world.agents.add(FOR_EVER)
     job = await world.deploy(on_demand=True, agent=agent.name)
     worker = await world.workers.begin()
@@ -59,7 +61,7 @@ async def test_a_second_sigterm_ends_running_runs_at_once(world: World) -> None:
     async def have_exited() -> bool:
         return not alive(pid)
 
-    assert await so(have_exited, FINISH - 2.0)  # before the grace period is over
+    assert await becomes_true(have_exited, FINISH - 2.0)  # before the grace period is over
     assert await worker.wait_for_exit(within=LEAVES) == 0
     await world.workers.nobody(within=5.0)
     # The worker recorded the outcome before it exited.
@@ -68,7 +70,7 @@ async def test_a_second_sigterm_ends_running_runs_at_once(world: World) -> None:
     assert agent.effect_count == 1
 
 
-async def test_a_run_that_exceeds_the_grace_period_is_ended(world: World) -> None:
+async def test_a_run_that_exceeds_the_grace_period_is_ended(world: PrefectWorld) -> None:
     agent = await world.agents.add(FOR_EVER)
     job = await world.deploy(on_demand=True, agent=agent.name)
     worker = await world.workers.begin()
@@ -82,7 +84,9 @@ async def test_a_run_that_exceeds_the_grace_period_is_ended(world: World) -> Non
     assert row.reason == "the worker was stopped"
 
 
-async def test_a_claimed_run_that_has_not_begun_waits_for_another_worker(world: World) -> None:
+async def test_a_claimed_run_that_has_not_begun_waits_for_another_worker(
+    world: PrefectWorld,
+) -> None:
     agent = await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
     gate = await world.workers.gate()
@@ -95,7 +99,7 @@ async def test_a_claimed_run_that_has_not_begun_waits_for_another_worker(world: 
     await worker.send_signal(signal.SIGTERM)
     assert await worker.wait_for_exit(within=LEAVES) == 0
     await world.workers.nobody(within=5.0)
-    row = await world.row(job)
+    row = await world.runs.row(job)
     assert (row.status, row.attempts, agent.effect_count) == ("waiting", 0, 0)
     assert (await world.prefect.shown(asked))[0] == "SCHEDULED"
     await world.workers.begin()
@@ -104,7 +108,9 @@ async def test_a_claimed_run_that_has_not_begun_waits_for_another_worker(world: 
     assert agent.effect_count == row.attempts == 1
 
 
-async def test_a_run_that_gets_sigterm_after_its_outcome_shows_no_crash(world: World) -> None:
+async def test_a_run_that_gets_sigterm_after_its_outcome_shows_no_crash(
+    world: PrefectWorld,
+) -> None:
     agent = await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
     gate = await world.workers.gate()
@@ -122,7 +128,7 @@ async def test_a_run_that_gets_sigterm_after_its_outcome_shows_no_crash(world: W
     async def taken() -> bool:
         return not any(pending(head.pid))
 
-    assert await so(taken, SEEN)
+    assert await becomes_true(taken, SEEN)
     gate.release()
     await world.wait_for_end(job, "succeeded", within=SEEN)
     await world.workers.idle(within=SEEN)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from daybook.processes import proc
-from tests.world import World
 from tests.world.agents import DEAF
-from tests.world.workers import CANCELLED, PREFECT_LEAVES_A_SOCKET, SEEN, alive
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive
+from tests.world.workers import CANCELLED, PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -57,7 +58,7 @@ def was_cancelled(flow, run: FlowRun, state: State) -> None:
 """
 
 
-async def test_cancelling_ends_an_agent_that_ignores_sigterm(world: World) -> None:
+async def test_cancelling_ends_an_agent_that_ignores_sigterm(world: PrefectWorld) -> None:
     agent = await world.agents.add(DEAF)
     job = await world.deploy(on_demand=True, agent=agent.name)
     await world.workers.begin()
@@ -72,25 +73,27 @@ async def test_cancelling_ends_an_agent_that_ignores_sigterm(world: World) -> No
 
 @pytest.mark.parametrize("holds", [False, True], ids=["ignores_sigterm", "holds_the_gil"])
 async def test_cancelling_ends_an_external_run_that_ignores_sigterm_or_holds_the_gil(
-    world: World, holds: bool
+    world: PrefectWorld, holds: bool
 ) -> None:
     agent = await world.agents.add("")
-    deployment = await world.workers.foreign(FOREIGN)
+    deployment = await world.foreign.deploy(FOREIGN)
     await world.deploy(on_demand=True)  # so that the pool belongs to this ledger
     await world.workers.begin()
-    run = await world.workers.run_foreign(deployment, pipe=str(agent.base) + ".pipe", holds=holds)
+    run = await world.foreign.run(deployment, pipe=str(agent.base) + ".pipe", holds=holds)
     pid = await agent.says("running")
     assert pid in world.workers.at_work()
     await world.prefect.cancel(run)
     await world.shows(run, "CANCELLED", within=HARD + SEEN)
     assert not alive(pid)
-    assert await world.workers.noted("hooks") == [str(run.id), "CANCELLED"]
+    assert await world.foreign.noted("hooks") == [str(run.id), "CANCELLED"]
     await world.workers.idle(within=SEEN)
-    assert await world.rows() == []
+    assert await world.runs.rows() == []
 
 
 @pytest.mark.parametrize("cancelled", [True, False], ids=["cancelled", "ends"])
-async def test_grandchildren_of_an_agent_end_with_its_run(world: World, cancelled: bool) -> None:
+async def test_grandchildren_of_an_agent_end_with_its_run(
+    world: PrefectWorld, cancelled: bool
+) -> None:
     end = 'had(); tell("running"); heed(); print("done")'
     agent = await world.agents.add(CHILDREN + end)
     job = await world.deploy(on_demand=True, agent=agent.name)
@@ -127,7 +130,7 @@ had(); tell("running"); forever()
 """
 
 
-async def test_an_agent_that_needs_a_second_to_clean_up_gets_it(world: World) -> None:
+async def test_an_agent_that_needs_a_second_to_clean_up_gets_it(world: PrefectWorld) -> None:
     agent = await world.agents.add(ORDERLY)
     job = await world.deploy(on_demand=True, agent=agent.name)
     await world.workers.begin()

@@ -26,7 +26,7 @@ from daybook.resources import secrets
 from daybook.runs import claims
 from tests.at_prefect import Daybook, commands, typed, with_client
 from tests.receiver import Receiver, Request, answer, serving
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
@@ -258,7 +258,7 @@ async def asked_to_wait(name: str, request_id: str, *more: str) -> tuple[int | N
     [("print('Yes.')", 200, 0, "delivered"), ("print('Yes.')", 500, 0, "pending")],
 )
 async def test_run_wait_shows_the_deliveries_and_exits_with_the_runs_code(
-    world: World, program: str, receives: int, code: int, delivery: str
+    world: PrefectWorld, program: str, receives: int, code: int, delivery: str
 ) -> None:
     async with serving() as receiver:
         receiver.steps = [answer(receives)]
@@ -270,7 +270,7 @@ async def test_run_wait_shows_the_deliveries_and_exits_with_the_runs_code(
         row = await claims.request(world.ledger, job, "once", "manual")
         run = await world.prefect.keyed_run(job, f"{world.ledger.id}:{row.occurrence}:1")
         await claims.link_prefect_run(world.ledger, row, str(run.id))
-        await world.workers.executed(run)
+        await world.executions.complete(run)
 
         ended, output = await asked_to_wait(job.row.name, "once", "--json")
         text_code, words = await asked_to_wait(job.row.name, "once")

@@ -23,7 +23,7 @@ from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.operations import setup
 from tests.at_prefect import Daybook, commands, typed, with_client
 from tests.receiver import Receiver, answer, serving
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
@@ -187,14 +187,14 @@ def test_channels_test_reports_whether_the_message_arrived(
 
 
 @pytest.fixture
-async def world(world: World) -> AsyncIterator[World]:
+async def world(world: PrefectWorld) -> AsyncIterator[PrefectWorld]:
     await forget_channels(world.client)
     yield world
     await forget_channels(world.client)
 
 
 @pytest.fixture
-async def endpoint(world: World) -> AsyncIterator[Receiver]:
+async def endpoint(world: PrefectWorld) -> AsyncIterator[Receiver]:
     """Yield the endpoint of the channel `team`."""
     async with serving() as server:
         await apprise.add(world.client, "team", f"json://127.0.0.1:{server.port}")
@@ -205,14 +205,14 @@ def messages(endpoint: Receiver) -> list[str]:
     return [json.loads(each.body)["message"] for each in endpoint.requests]
 
 
-async def ran(world: World, stored: StoredJob) -> RunRow:
+async def ran(world: PrefectWorld, stored: StoredJob) -> RunRow:
     """Run the job to its end, and dispatch remaining messages as the keeper does."""
-    await world.workers.executed(await world.prefect.custom_run(stored))
+    await world.executions.complete(await world.prefect.custom_run(stored))
     await dispatch_outgoing(world.ledger, world.client, "keeper")
-    return (await world.rows())[-1]
+    return (await world.runs.rows())[-1]
 
 
-async def notification(world: World, run: RunRow) -> OutboxRow:
+async def notification(world: PrefectWorld, run: RunRow) -> OutboxRow:
     async with world.ledger.read() as session:
         of_run = select(OutboxRow).where(col(OutboxRow.run_id) == run.id)
         row: OutboxRow = (await session.execute(of_run)).scalar_one()
@@ -222,7 +222,7 @@ async def notification(world: World, run: RunRow) -> OutboxRow:
 @pytest.mark.anyio
 @pytest.mark.journey
 async def test_a_long_answer_is_shortened_and_sent_when_the_run_ends(
-    world: World, endpoint: Receiver
+    world: PrefectWorld, endpoint: Receiver
 ) -> None:
     agent = await world.agents.add('print("x" * 39_990 + "\\nThe end.")')
     job = await world.deploy(on_demand=True, agent=agent.name, channel="team")
@@ -241,7 +241,7 @@ async def test_a_long_answer_is_shortened_and_sent_when_the_run_ends(
 
 @pytest.mark.anyio
 async def test_with_only_changed_a_repeated_answer_is_not_sent(
-    world: World, endpoint: Receiver
+    world: PrefectWorld, endpoint: Receiver
 ) -> None:
     agent = await world.agents.add(
         'had(); n = open(sys.argv[1] + ".effects").read().count("\\n")\n'
@@ -263,7 +263,7 @@ class Later(SystemClock):
 
 @pytest.mark.anyio
 async def test_an_endpoint_that_was_down_gets_the_message_when_it_is_back(
-    world: World, endpoint: Receiver
+    world: PrefectWorld, endpoint: Receiver
 ) -> None:
     endpoint.steps = [answer(503), answer(200)]
     agent = await world.agents.add('print("Here I am.")')
@@ -279,11 +279,11 @@ async def test_an_endpoint_that_was_down_gets_the_message_when_it_is_back(
         sent = await dispatch_outgoing(later, world.client, "test")
     assert (sent.delivered, sent.failed, sent.again) == (1, 0, 0)
     assert messages(endpoint) == ["Here I am."] * 2
-    assert (await world.rows())[-1].delivery == "delivered"
+    assert (await world.runs.rows())[-1].delivery == "delivered"
 
 
 @pytest.mark.anyio
-async def test_the_file_channel_writes_a_file_for_each_job(world: World) -> None:
+async def test_the_file_channel_writes_a_file_for_each_job(world: PrefectWorld) -> None:
     agent = await world.agents.add('print("Kept.")')
     job = await world.deploy(on_demand=True, agent=agent.name, channel="file")
     named = await world.deploy(on_demand=True, agent=agent.name, channel="file", chat_id="all.txt")
@@ -296,7 +296,7 @@ async def test_the_file_channel_writes_a_file_for_each_job(world: World) -> None
 
 @pytest.mark.anyio
 async def test_a_notification_block_of_prefect_sends_the_answer(
-    world: World, endpoint: Receiver
+    world: PrefectWorld, endpoint: Receiver
 ) -> None:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 

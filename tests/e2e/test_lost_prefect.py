@@ -25,7 +25,7 @@ from tests.e2e.first_light import Up
 from tests.providers import KEY, Provider, provider
 from tests.receiver import Receiver, Request, serving
 from tests.servers import migrate
-from tests.world import so
+from tests.waiting import becomes_true
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -67,7 +67,7 @@ class Running:
                 return await true()
             return False
 
-        assert await so(now_so, within), "\n".join(self.up.lines)
+        assert await becomes_true(now_so, within), "\n".join(self.up.lines)
 
     async def passed(self) -> None:
         """Wait until the keeper has compared the documents once more."""

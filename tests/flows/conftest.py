@@ -8,10 +8,10 @@ import pytest
 
 from tests.calling import Asked
 from tests.providers import provider
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 
 
 @pytest.fixture
-async def asked(world: World) -> AsyncIterator[Asked]:
+async def asked(world: PrefectWorld) -> AsyncIterator[Asked]:
     with provider() as fake_provider:
         yield Asked(world, fake_provider)

@@ -19,8 +19,9 @@ from flows.agent_prompt import agent_prompt
 from tests.calling import LOOKS, Asked, calls
 from tests.providers import Answer, Status
 from tests.toolbox import install, served
-from tests.world import World
-from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -51,7 +52,7 @@ async def test_a_python_tool_gets_the_same_key_for_the_same_call_in_every_attemp
     noted = [line.split(" ") for line in notes.read_text().splitlines()]
     assert [text for _, text in noted] == ["one", "other", "one", "one"]
     first, second, third, fourth = (key for key, _ in noted)
-    occurrence = (await asked.world.row()).occurrence
+    occurrence = (await asked.world.runs.row()).occurrence
     assert first == third  # the same call in the second attempt
     assert len({first, second, fourth}) == 3
     assert all(key.startswith(f"{occurrence}/") for key, _ in noted)
@@ -92,7 +93,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_program_gets_its_servers_and_daybook_in_an_mcp_file(world: World) -> None:
+async def test_a_program_gets_its_servers_and_daybook_in_an_mcp_file(world: PrefectWorld) -> None:
     async with served(world, LOOKS) as server:
         agent = await world.agents.add(CLIENT)
         program = [sys.executable, str(agent.base.with_suffix(".py")), str(agent.base)]
@@ -122,7 +123,7 @@ async def test_tools_in_a_run_of_an_agents_job_act_for_the_jobs_owner(
         added = await service.add(fields)
     async with asked.world.ledger.read() as session:
         stored = await store.find(session, added.id)
-    state = await asked.world.workers.executed(await asked.world.prefect.custom_run(stored))
+    state = await asked.world.executions.complete(await asked.world.prefect.custom_run(stored))
     assert state.is_completed(), state.message
 
     async with asked.world.ledger.read() as session:

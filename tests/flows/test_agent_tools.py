@@ -15,8 +15,9 @@ from daybook.tools.server_blocks import PrefectServers
 from tests.calling import LOOKS, Asked, calls
 from tests.providers import Answer, Status, Step, provider
 from tests.toolbox import nobody_there, served
-from tests.world import World
-from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -38,7 +39,7 @@ async def test_a_model_calls_a_servers_tools_and_the_server_ends_afterwards(aske
     ]
     assert first == second  # both calls used one server process
     assert not alive(first)
-    row = await asked.world.row()
+    row = await asked.world.runs.row()
     assert row.usage is not None
     assert (row.usage["requests"], row.usage["tool_calls"]) == (3, 2)
 
@@ -69,7 +70,7 @@ def look() -> str:
 """
 
 
-async def hung(world: World, tool: str, *, idempotent: bool) -> int:
+async def hung(world: PrefectWorld, tool: str, *, idempotent: bool) -> int:
     """Run a tool that hangs until its run ends; return how often it was called.
 
     Assert that no process of the server is left.
@@ -85,14 +86,14 @@ async def hung(world: World, tool: str, *, idempotent: bool) -> int:
                 await asked.run(calls(f"{server.name}_{tool}"), policy=policy)
             begun = [await server.says("begun") for _ in range(server.effect_count)]
     assert not any(map(alive, begun))
-    (row,) = [each for each in await world.rows() if each.parameters["agent"] == asked.name]
+    (row,) = [each for each in await world.runs.rows() if each.parameters["agent"] == asked.name]
     assert (row.status, row.attempts) == ("timed_out", server.effect_count)
     return server.effect_count
 
 
 @pytest.mark.timeout(240)
 async def test_a_hanging_tool_ends_with_its_attempt_and_only_safe_calls_are_repeated(
-    world: World,
+    world: PrefectWorld,
 ) -> None:
     async with asyncio.TaskGroup() as side_by_side:
         writing = side_by_side.create_task(hung(world, "write", idempotent=False))
@@ -116,7 +117,7 @@ async def test_a_busy_model_is_retried_unless_a_tool_call_may_have_changed_somet
             assert (await asked.run(*script))["output"] == "At last."
 
     assert len(await asked.attempts()) == attempts
-    row = await asked.world.row()
+    row = await asked.world.runs.row()
     assert row.usage is not None
     assert row.usage["input_tokens"] >= 100
 
@@ -275,7 +276,7 @@ async def test_the_runs_token_limit_stops_a_loop_of_tool_calls_without_a_retry(
 
     # Each request uses 120 tokens: 240 after the second, 360 after the third.
     assert len(asked.fake_provider.requests) == 3
-    row = await asked.world.row()
+    row = await asked.world.runs.row()
     assert (row.status, row.attempts) == ("failed", 1)
     assert "300 tokens were left, and 3 requests used 360" in str(row.error)
     assert row.usage is not None
@@ -291,12 +292,12 @@ async def test_a_run_stopped_during_a_tool_call_is_unknown_and_its_server_ends(
         run = await asked.world.prefect.custom_run(
             await asked.world.deploy(on_demand=True, agent=asked.name)
         )
-        execution = await asked.world.workers.execute(run, bare=True)
+        execution = await asked.world.executions.begin(run, bare=True)
         pid = await server.says("begun")
         await execution.sent(signal.SIGTERM)
         _, output = await execution.wait_for_exit()
 
     assert not alive(pid), output
-    assert (await asked.world.row()).status == "unknown", output
+    assert (await asked.world.runs.row()).status == "unknown", output
     assert server.effect_count == 1
     assert len(asked.fake_provider.requests) == 1

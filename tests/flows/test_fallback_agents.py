@@ -15,14 +15,14 @@ from daybook.errors import InvalidInput, UnknownName
 from tests.calling import LOOKS, Asked, calls
 from tests.providers import Answer, Provider, Status, limited, provider
 from tests.toolbox import served
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 
 @pytest.fixture
-async def backup(world: World) -> AsyncIterator[Asked]:
+async def backup(world: PrefectWorld) -> AsyncIterator[Asked]:
     with provider() as other_provider:
         yield await Asked(world, other_provider).given()
 
@@ -43,9 +43,9 @@ async def test_a_fallback_agent_answers_a_scheduled_run_in_the_same_attempt(
             on_demand=True, agent=asked.name, fallback_agents=[backup.name], session="reuse"
         )
     )
-    await world.workers.executed(run)
+    await world.executions.complete(run)
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.output, row.attempts) == ("succeeded", "Nothing.", 1)
     assert row.agent == backup.name
     assert row.session_id is not None
@@ -76,7 +76,7 @@ async def test_if_all_agents_are_unavailable_the_run_is_retried_with_all_of_them
     for each in attempts:
         assert f"agent {asked.name}: " in str(each.error)
         assert f"agent {backup.name}: " in str(each.error)
-    occurrence = (await asked.world.row()).occurrence
+    occurrence = (await asked.world.runs.row()).occurrence
     assert keys(asked.fake_provider) == [occurrence] * 2
     assert keys(backup.fake_provider) == [f"{occurrence}~1"] * 2
 
@@ -111,7 +111,7 @@ async def test_the_agent_or_its_tools_were_removed_so_the_fallback_agent_answers
     await documents.remove(asked.world.client, backup.name)
     with pytest.raises(FailedRun, match=f'unknown "{backup.name}"'):
         await asked.run("No.", fallback_agents=[backup.name])
-    assert (await asked.world.rows())[-1].attempts == 0
+    assert (await asked.world.runs.rows())[-1].attempts == 0
 
 
 async def test_a_missing_fallback_agent_is_refused_and_one_in_use_is_not_removed(

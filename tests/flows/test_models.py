@@ -16,7 +16,7 @@ from daybook.api import agents
 from daybook.ledger.tables import AttemptRow
 from flows.agent_prompt import agent_prompt
 from tests.providers import KEY, Answer, Cut, Hang, Provider, Status, Step, limited, provider
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
@@ -27,7 +27,7 @@ QUICK = {"timeout": "20s", "retries": 2, "retry_delay": "1s"}
 class Asked:
     """Model agent of one of the two protocols, and its server."""
 
-    def __init__(self, world: World, fake_provider: Provider, name: str) -> None:
+    def __init__(self, world: PrefectWorld, fake_provider: Provider, name: str) -> None:
         self.world, self.fake_provider, self.name = world, fake_provider, name
 
     async def run(self, *script: Step, **given: Any) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class Asked:
 
 
 @pytest.fixture(params=["openai", "anthropic"])
-async def asked(world: World, request: pytest.FixtureRequest) -> AsyncIterator[Asked]:
+async def asked(world: PrefectWorld, request: pytest.FixtureRequest) -> AsyncIterator[Asked]:
     with provider() as fake_provider:
         openai = request.param == "openai"
         settings = {
@@ -66,7 +66,7 @@ async def test_an_answer_with_its_tokens_and_cost_is_recorded(asked: Asked) -> N
     result = await asked.run(Answer("Nothing.", input_tokens=1_000, output_tokens=200))
 
     assert (result["status"], result["output"]) == ("succeeded", "Nothing.")
-    row = await asked.world.row()
+    row = await asked.world.runs.row()
     assert row.usage is not None
     assert (row.usage["input_tokens"], row.usage["output_tokens"]) == (1_000, 200)
     assert row.usage["cost_usd"] > 0
@@ -83,7 +83,7 @@ async def test_a_429_is_retried_not_before_the_requested_time(asked: Asked) -> N
     assert "429" in str(first.error)
     assert first.finished_at is not None
     assert second.started_at - first.finished_at >= timedelta(seconds=2.5)  # since the response
-    occurrence = (await asked.world.row()).occurrence
+    occurrence = (await asked.world.runs.row()).occurrence
     assert asked.keys() == [occurrence, occurrence]
 
 
@@ -102,7 +102,7 @@ async def test_a_temporary_error_is_retried_exactly_as_often_as_promised(
     with pytest.raises(FailedRun):
         await asked.run(step)
 
-    row = await asked.world.row()
+    row = await asked.world.runs.row()
     assert (row.status, row.attempts) == ("failed", 3)
     assert [each.status for each in await asked.attempts()] == ["failed"] * 3
     assert len(asked.fake_provider.requests) == 3
@@ -112,7 +112,7 @@ async def test_a_model_that_hangs_times_out_in_each_attempt(asked: Asked) -> Non
     with pytest.raises(FailedRun, match="no answer within 5 s"):
         await asked.run(Hang(), policy={"timeout": "5s", "retries": 1})
 
-    row = await asked.world.row()
+    row = await asked.world.runs.row()
     assert (row.status, row.attempts) == ("timed_out", 2)
     assert len(asked.fake_provider.requests) == 2
 
@@ -121,7 +121,7 @@ async def test_a_wrong_key_is_not_retried_and_not_shown(asked: Asked) -> None:
     with pytest.raises(FailedRun) as failed:
         await asked.run(Status(401, f"Incorrect API key provided: {KEY}"))
 
-    row = await asked.world.row()
+    row = await asked.world.runs.row()
     assert (row.status, row.attempts) == ("failed", 1)
     assert "401" in str(row.error)
     assert "key" in str(row.error)

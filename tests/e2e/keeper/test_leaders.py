@@ -43,8 +43,9 @@ from tests.conftest import PrefectServer
 from tests.databases import Database, Postgresql
 from tests.gate import Gate, opened
 from tests.timings import SHORT, change
-from tests.world import World, at_prefect, so
-from tests.world.workers import sqlite_is_free, stand_still
+from tests.waiting import becomes_true
+from tests.world.prefect_world import PrefectWorld, at_prefect
+from tests.world.processes import sqlite_is_free, stand_still
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -59,7 +60,7 @@ _LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended('daybook public', 0))
 class Keepers:
     """The keepers of one world, each a process with `SHORT` timing."""
 
-    world: World
+    world: PrefectWorld
     begun: list[Child] = field(default_factory=list)
 
     async def another(self, gate: Gate | None = None) -> Child:
@@ -82,7 +83,7 @@ class Keepers:
             assert child.exit_code is None, child.tail()
             return "Keeper started" in child.tail()
 
-        assert await so(started, 90.0), child.tail()
+        assert await becomes_true(started, 90.0), child.tail()
         return child
 
     async def leader(self) -> Child | None:
@@ -97,20 +98,20 @@ class Keepers:
         async def so_it_is() -> bool:
             return await self.leader() is child
 
-        assert await so(so_it_is, within), "\n".join(each.tail() for each in self.begun)
+        assert await becomes_true(so_it_is, within), "\n".join(each.tail() for each in self.begun)
 
     async def carried(self, row: RunRow, within: float = SOON) -> None:
         """Wait until the row has its Prefect run, which only a leader creates."""
 
         async def so_it_is() -> bool:
-            return (await self.world.row(row.id)).flow_run_id is not None
+            return (await self.world.runs.row(row.id)).flow_run_id is not None
 
-        assert await so(so_it_is, within), "\n".join(each.tail() for each in self.begun)
+        assert await becomes_true(so_it_is, within), "\n".join(each.tail() for each in self.begun)
 
     async def waits(self) -> RunRow:
         """Return a row that waits for longer than the test takes and has no Prefect run."""
         job = await self.world.deploy()
-        return await self.world.request(job, self.world.at(hours=1))
+        return await self.world.runs.request(job, self.world.at(hours=1))
 
     async def stop(self, keeper: Child) -> None:
         await stand_still(keeper.pid, lambda: _is_free(self.world.database))
@@ -130,7 +131,7 @@ def _is_free(database: Database) -> bool:
 
 
 @asynccontextmanager
-async def keepers_of(world: World) -> AsyncIterator[Keepers]:
+async def keepers_of(world: PrefectWorld) -> AsyncIterator[Keepers]:
     found = Keepers(world)
     try:
         yield found
@@ -141,7 +142,7 @@ async def keepers_of(world: World) -> AsyncIterator[Keepers]:
 @pytest.fixture
 async def world(
     prefect_server: PrefectServer, daybook_home: Home, tmp_path: Path, database: Database
-) -> AsyncIterator[World]:
+) -> AsyncIterator[PrefectWorld]:
     """Yield a world whose ledger is in each kind of database."""
     async with at_prefect(tmp_path, prefect_server, database) as world:
         yield world
@@ -160,7 +161,7 @@ async def killed_and_told_to_end(keepers: Keepers) -> None:
     async def followed() -> bool:
         return await keepers.leader() in (second, third)
 
-    assert await so(followed, FOLLOWED)
+    assert await becomes_true(followed, FOLLOWED)
     await keepers.carried(row)
     one = await keepers.leader()
     assert one is not None
@@ -254,7 +255,7 @@ def test_a_suspended_keeper_writes_nothing_until_it_leads_again(
 
 
 async def test_a_leader_that_cannot_reach_prefect_gives_up_leadership(
-    world: World, prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services, "PREFECT_TIMEOUT_SECONDS", 1.0)
     monkeypatch.setattr(services, "CYCLE_TIMEOUT_SECONDS", 2.0)
@@ -272,12 +273,14 @@ async def test_a_leader_that_cannot_reach_prefect_gives_up_leadership(
                 )
 
             # Much sooner than an unrenewed lease would expire.
-            assert await so(free, TIMING.leader_lease.total_seconds() / 2)
+            assert await becomes_true(free, TIMING.leader_lease.total_seconds() / 2)
             work.cancel()
             await asyncio.wait({work})
 
 
-async def test_the_leaders_client_refuses_to_write_after_leadership_was_lost(world: World) -> None:
+async def test_the_leaders_client_refuses_to_write_after_leadership_was_lost(
+    world: PrefectWorld,
+) -> None:
     leadership = lead.Leadership(world.ledger, "here:1:a")
     keeping = asyncio.create_task(leadership.keep())
     await leadership.wait_until_leading()
@@ -302,14 +305,14 @@ async def test_the_leaders_client_refuses_to_write_after_leadership_was_lost(wor
     await asyncio.wait({keeping})
 
 
-async def test_the_leader_records_errors_and_costs_of_its_services(world: World) -> None:
+async def test_the_leader_records_errors_and_costs_of_its_services(world: PrefectWorld) -> None:
     await world.deploy()
     async with keepers_of(world) as keepers:
         await keepers.another()
         await _tells(world)
 
 
-async def _tells(world: World) -> None:
+async def _tells(world: PrefectWorld) -> None:
 
     async def all_services_ran() -> bool:
         found = await leads.read(world.ledger, leads.LEADERSHIP_NAME)
@@ -318,7 +321,7 @@ async def _tells(world: World) -> None:
         expected |= {"observe", "correct", "audit", "prune"}
         return expected <= passes.keys()
 
-    assert await so(all_services_ran, SOON)
+    assert await becomes_true(all_services_ran, SOON)
     found = await leads.read(world.ledger, leads.LEADERSHIP_NAME)
     assert found is not None
     assert {name: each["error"] for name, each in found.note["passes"].items()} == dict.fromkeys(
@@ -334,7 +337,7 @@ async def _tells(world: World) -> None:
 
 
 async def test_the_keeper_imports_an_edit_by_polling_and_sooner_by_its_event(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = await world.deploy(cron="0 9 * * *")
     deployment = await world.prefect.ui.read_deployment(UUID(str(job.row.deployment_id)))
@@ -344,7 +347,7 @@ async def test_the_keeper_imports_an_edit_by_polling_and_sooner_by_its_event(
     async def passed() -> bool:
         return "observe" in keeper.costs
 
-    assert await so(passed, SOON)
+    assert await becomes_true(passed, SOON)
     # Prefect sends no event for this edit, so the next pass finds it.
     (schedule,) = deployment.schedules
     await world.prefect.ui.update_deployment_schedule(
@@ -352,18 +355,18 @@ async def test_the_keeper_imports_an_edit_by_polling_and_sooner_by_its_event(
     )
 
     async def taken_over() -> bool:
-        schedule = (await world.job(job.id)).job.schedule
+        schedule = (await world.jobs.get(job.id)).job.schedule
         return isinstance(schedule, Cron) and schedule.expr == "30 7 * * *"
 
-    assert await so(taken_over, 15.0)
+    assert await becomes_true(taken_over, 15.0)
     # From here on only the event can start a pass in time.
     change(monkeypatch, services, jobs_interval=600)
     await world.prefect.ui.update_deployment(deployment.id, DeploymentUpdate(paused=True))
 
     async def off() -> bool:
-        return not (await world.job(job.id)).job.enabled
+        return not (await world.jobs.get(job.id)).job.enabled
 
-    assert await so(off, SOON)
+    assert await becomes_true(off, SOON)
     keeping.cancel()
     await asyncio.wait({keeping})
     assert await leads.acquire(world.ledger, leads.LEADERSHIP_NAME, "there:2:b") == 2

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.toolbox import install
-from tests.world import World
-from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN, alive
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -24,14 +25,16 @@ print('{"action": "run", "reason": "something came"}')
 """
 
 
-async def test_a_run_killed_during_its_check_waits_and_is_checked_again(world: World) -> None:
+async def test_a_run_killed_during_its_check_waits_and_is_checked_again(
+    world: PrefectWorld,
+) -> None:
     gate, main = await world.agents.add(ASKED), await world.agents.add("had(); print('done')")
     check = {"prompt": "Anything new?", "agent": gate.name}
     job = await world.deploy(on_demand=True, agent=main.name, policy={"check": check})
     worker = await world.workers.begin()
     await world.prefect.custom_run(job)
     first = await gate.says("asked")
-    assert (await world.row(job)).status == "claimed"
+    assert (await world.runs.row(job)).status == "claimed"
 
     (head,) = worker.heads()
     os.kill(head.pid, signal.SIGKILL)
@@ -45,7 +48,7 @@ async def test_a_run_killed_during_its_check_waits_and_is_checked_again(world: W
 
 
 async def test_a_check_that_does_not_end_is_killed_with_its_process(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Only the end of its process ends a thread.
     site = tmp_path / "site"
@@ -64,7 +67,7 @@ async def test_a_check_that_does_not_end_is_killed_with_its_process(
     assert "did not end within 1s" in str(row.error)
 
 
-async def test_a_heartbeat_runs_its_agent_after_the_gate_agent_agreed(world: World) -> None:
+async def test_a_heartbeat_runs_its_agent_after_the_gate_agent_agreed(world: PrefectWorld) -> None:
     (world.home.path / "HEARTBEAT.md").write_text("Tell me when it is late.")
     gate = await world.agents.add(ASKED)
     main = await world.agents.add("had(); print('It is late.')")

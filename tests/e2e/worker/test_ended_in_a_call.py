@@ -11,7 +11,7 @@ from daybook.api import runs
 from tests.calling import Asked, calls
 from tests.providers import provider
 from tests.toolbox import install, served
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
@@ -28,7 +28,7 @@ def write() -> str:
 """
 
 
-async def test_a_run_cancelled_in_a_tool_call_records_its_tokens(world: World) -> None:
+async def test_a_run_cancelled_in_a_tool_call_records_its_tokens(world: PrefectWorld) -> None:
     with provider() as fake_provider:
         async with served(world, HANGS) as server:
             asked = await Asked(world, fake_provider).given(server.name)
@@ -38,7 +38,7 @@ async def test_a_run_cancelled_in_a_tool_call_records_its_tokens(world: World) -
             await world.prefect.custom_run(job)
             await server.says("begun")
 
-            await runs.cancel((await world.row(job)).id)
+            await runs.cancel((await world.runs.row(job)).id)
 
             row = await world.wait_for_end(job, "cancelled", within=SEEN)
     assert row.usage is not None
@@ -46,7 +46,7 @@ async def test_a_run_cancelled_in_a_tool_call_records_its_tokens(world: World) -
 
 
 async def test_a_run_killed_after_its_tool_acted_has_no_further_attempt(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Only the end of its process ends a thread.
     site, effects = tmp_path / "site", tmp_path / "had"

@@ -19,9 +19,11 @@ from daybook.prefect import states as prefect_states
 from daybook.worker import external_runs
 from daybook.worker.dispatcher import Dispatcher
 from daybook.worker.messages import ProcessSpec
-from tests.world import World, so
+from tests.waiting import becomes_true
 from tests.world.agents import WORKS
-from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN, alive
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -56,47 +58,47 @@ def cancelled(flow, run, state) -> None:
 """
 
 
-def hooks(world: World) -> set[str]:
+def hooks(world: PrefectWorld) -> set[str]:
     """Return the names of the hooks that were called."""
-    return {each.name for each in world.workers.elsewhere.iterdir()} & {"crashed", "cancelled"}
+    return {each.name for each in world.foreign.folder.iterdir()} & {"crashed", "cancelled"}
 
 
-async def test_an_external_run_runs_in_the_folder_of_its_deployment(world: World) -> None:
+async def test_an_external_run_runs_in_the_folder_of_its_deployment(world: PrefectWorld) -> None:
     agent = await world.agents.add("")
-    deployment = await world.workers.foreign(FOREIGN)
+    deployment = await world.foreign.deploy(FOREIGN)
     worker = await world.workers.begin()
-    run = await world.workers.run_foreign(deployment, pipe=f"{agent.base}.pipe")
+    run = await world.foreign.run(deployment, pipe=f"{agent.base}.pipe")
     pid, where = await agent.word()
-    assert where == str(world.workers.elsewhere)
+    assert where == str(world.foreign.folder)
     await world.shows(run, "COMPLETED", within=SEEN)
     await world.workers.idle(within=SEEN)
     assert not alive(pid)
     assert worker.heads() == []
     assert hooks(world) == set()
     # The ledger has no claim, no lease and no outcome for it.
-    assert await world.rows() == []
+    assert await world.runs.rows() == []
 
 
-async def test_a_killed_external_run_is_crashed_and_its_hook_is_called(world: World) -> None:
+async def test_a_killed_external_run_is_crashed_and_its_hook_is_called(world: PrefectWorld) -> None:
     agent = await world.agents.add("")
-    deployment = await world.workers.foreign(FOREIGN)
+    deployment = await world.foreign.deploy(FOREIGN)
     await world.workers.begin()
-    run = await world.workers.run_foreign(deployment, pipe=f"{agent.base}.pipe", ends=False)
+    run = await world.foreign.run(deployment, pipe=f"{agent.base}.pipe", ends=False)
     pid, _ = await agent.word()
     os.kill(pid, signal.SIGKILL)
     await world.shows(run, "CRASHED", within=SEEN)
-    assert await world.workers.noted("crashed") == [str(run.id), "CRASHED"]
+    assert await world.foreign.noted("crashed") == [str(run.id), "CRASHED"]
     await world.workers.idle(within=SEEN)
     assert hooks(world) == {"crashed"}
     state = await world.prefect.state(run)
     assert state.message == "its process was ended by SIGKILL"
 
 
-async def test_a_cancelled_external_run_ends_and_its_hook_is_called(world: World) -> None:
+async def test_a_cancelled_external_run_ends_and_its_hook_is_called(world: PrefectWorld) -> None:
     agent = await world.agents.add("")
-    deployment = await world.workers.foreign(FOREIGN)
+    deployment = await world.foreign.deploy(FOREIGN)
     worker = await world.workers.begin()
-    run = await world.workers.run_foreign(deployment, pipe=f"{agent.base}.pipe", ends=False)
+    run = await world.foreign.run(deployment, pipe=f"{agent.base}.pipe", ends=False)
     pid, _ = await agent.word()
     await world.shows(run, "RUNNING", within=SEEN)
     assert [each.pid for each in worker.heads()] == [pid]
@@ -105,17 +107,19 @@ async def test_a_cancelled_external_run_ends_and_its_hook_is_called(world: World
     async def has_exited() -> bool:
         return not alive(pid)
 
-    assert await so(has_exited, SEEN)
+    assert await becomes_true(has_exited, SEEN)
     await world.shows(run, "CANCELLED", within=SEEN)
-    assert await world.workers.noted("cancelled") == [str(run.id), "CANCELLED"]
+    assert await world.foreign.noted("cancelled") == [str(run.id), "CANCELLED"]
     await world.workers.idle(within=SEEN)
 
 
-async def test_a_dead_workers_external_run_is_crashed_by_the_next_of_its_name(world: World) -> None:
+async def test_a_dead_workers_external_run_is_crashed_by_the_next_of_its_name(
+    world: PrefectWorld,
+) -> None:
     agent = await world.agents.add("")
-    deployment = await world.workers.foreign(FOREIGN)
+    deployment = await world.foreign.deploy(FOREIGN)
     worker = await world.workers.begin(name="its-name")
-    run = await world.workers.run_foreign(deployment, pipe=f"{agent.base}.pipe", ends=False)
+    run = await world.foreign.run(deployment, pipe=f"{agent.base}.pipe", ends=False)
     pid, _ = await agent.word()
     await world.shows(run, "RUNNING", within=SEEN)
     os.kill(worker.pid, signal.SIGKILL)
@@ -145,9 +149,9 @@ class NoRoom(Dispatcher):
     ],
 )
 async def test_a_failed_start_crashes_a_run_unless_another_worker_took_it(
-    world: World, meanwhile: State[Any], shown: str
+    world: PrefectWorld, meanwhile: State[Any], shown: str
 ) -> None:
-    run = await world.workers.run_foreign(await world.workers.foreign(FOREIGN))
+    run = await world.foreign.run(await world.foreign.deploy(FOREIGN))
 
     async def missing_program(_: FlowRun) -> ProcessSpec:
         await world.client.set_flow_run_state(run.id, meanwhile, force=True)
@@ -158,8 +162,10 @@ async def test_a_failed_start_crashes_a_run_unless_another_worker_took_it(
     assert (await world.prefect.shown(run))[0] == shown
 
 
-async def test_a_run_that_the_worker_cannot_start_crashes_with_the_reason(world: World) -> None:
-    run = await world.workers.run_foreign(await world.workers.foreign(FOREIGN))
+async def test_a_run_that_the_worker_cannot_start_crashes_with_the_reason(
+    world: PrefectWorld,
+) -> None:
+    run = await world.foreign.run(await world.foreign.deploy(FOREIGN))
 
     async def configured(_: FlowRun) -> ProcessSpec:
         await world.client.set_flow_run_state(run.id, Pending(), force=True)
@@ -175,9 +181,9 @@ async def test_a_run_that_the_worker_cannot_start_crashes_with_the_reason(world:
 
 
 async def test_a_jobs_run_is_skipped_if_its_deployment_was_deleted_before_the_claim(
-    world: World,
+    world: PrefectWorld,
 ) -> None:
-    run = await world.workers.run_foreign(await world.workers.foreign(FOREIGN))
+    run = await world.foreign.run(await world.foreign.deploy(FOREIGN))
     tagged = run.model_copy(update={"tags": [projection.ledger_tag(world.ledger.id)]})
 
     async def missing_program(_: FlowRun) -> ProcessSpec:
@@ -190,7 +196,9 @@ async def test_a_jobs_run_is_skipped_if_its_deployment_was_deleted_before_the_cl
     assert shown == ("CANCELLED", "Skipped", "its deployment was deleted before the run started")
 
 
-async def test_an_ended_run_without_its_deployment_is_not_handled_as_external(world: World) -> None:
+async def test_an_ended_run_without_its_deployment_is_not_handled_as_external(
+    world: PrefectWorld,
+) -> None:
     agent = await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
     await world.workers.begin()
@@ -203,7 +211,7 @@ async def test_an_ended_run_without_its_deployment_is_not_handled_as_external(wo
         async with world.ledger.read() as session:
             return (await store.find(session, job.id)).row.deployment_id is None
 
-    assert await so(known, SEEN), world.workers.logs()
+    assert await becomes_true(known, SEEN), world.workers.logs()
     # Set it back, as a worker does that had fetched it before it ended.
     await world.client.set_flow_run_state(
         run.id, prefect_states.waiting_state(SYSTEM_CLOCK.now(), "late"), force=True
@@ -212,12 +220,14 @@ async def test_an_ended_run_without_its_deployment_is_not_handled_as_external(wo
     await world.shows(run, "COMPLETED", "Completed", within=SEEN)
     states = [each.type.value for each in await world.client.read_flow_run_states(run.id)]
     assert "CRASHED" not in states
-    assert (await world.row(row)).finished_at == row.finished_at
+    assert (await world.runs.row(row)).finished_at == row.finished_at
     assert agent.effect_count == 1
 
 
-async def test_starting_a_run_that_is_deleted_meanwhile_raises_no_error(world: World) -> None:
-    run = await world.workers.run_foreign(await world.workers.foreign(FOREIGN))
+async def test_starting_a_run_that_is_deleted_meanwhile_raises_no_error(
+    world: PrefectWorld,
+) -> None:
+    run = await world.foreign.run(await world.foreign.deploy(FOREIGN))
 
     async def deleted(_: FlowRun) -> ProcessSpec:
         await world.client.delete_flow_run(run.id)

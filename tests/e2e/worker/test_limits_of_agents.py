@@ -23,8 +23,9 @@ from daybook.ledger.tables import JobRow, RunRow
 from daybook.owners import Actor, acting_as
 from tests.at_prefect import basic
 from tests.providers import KEY, Answer, provider
-from tests.world import World, so
+from tests.waiting import becomes_true
 from tests.world.agents import WORKS
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
@@ -40,13 +41,13 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def working(world: World) -> AsyncIterator[World]:
+async def working(world: PrefectWorld) -> AsyncIterator[PrefectWorld]:
     """Yield the world with one worker."""
     await world.workers.begin()
     yield world
 
 
-async def owned(world: World, **fields: Any) -> StoredJob:
+async def owned(world: PrefectWorld, **fields: Any) -> StoredJob:
     """Deploy a job of the scout's without checking its limits."""
     stored = await world.deploy(**fields)
     async with world.ledger.write() as session:
@@ -56,34 +57,34 @@ async def owned(world: World, **fields: Any) -> StoredJob:
     return stored
 
 
-async def edited(world: World, stored: StoredJob, **parameters: Any) -> None:
+async def edited(world: PrefectWorld, stored: StoredJob, **parameters: Any) -> None:
     """Save other parameters in the deployment, as any client with the credential can."""
     merged = stored.job.parameters() | parameters
     path = f"/deployments/{stored.row.deployment_id}"
     await asked_of(world, "PATCH", path, {"parameters": merged})
 
 
-async def asked_of(world: World, method: str, path: str, body: Any) -> None:
+async def asked_of(world: PrefectWorld, method: str, path: str, body: Any) -> None:
     """Send a request to Prefect's API past Daybook, as any client with the credential can."""
     async with httpx.AsyncClient(auth=basic()) as anybody:
         url = f"{world.workers.selected_prefect.api_url}{path}"
         (await anybody.request(method, url, json=body)).raise_for_status()
 
 
-async def ended(world: World, flow_run: FlowRun) -> RunRow:
+async def ended(world: PrefectWorld, flow_run: FlowRun) -> RunRow:
     """Wait until the row of that flow run has ended, and return it."""
     found: list[RunRow] = []
 
     async def it_has() -> bool:
-        rows = await world.rows()
+        rows = await world.runs.rows()
         found[:] = [each for each in rows if each.flow_run_id == str(flow_run.id)]
         return bool(found) and found[0].finished_at is not None
 
-    assert await so(it_has, 2 * SEEN), (await world.rows(), world.workers.logs())
+    assert await becomes_true(it_has, 2 * SEEN), (await world.runs.rows(), world.workers.logs())
     return found[0]
 
 
-def logged(world: World, why: str) -> bool:
+def logged(world: PrefectWorld, why: str) -> bool:
     """Return whether a worker has written ``why`` to its log."""
     return any(why in each.child.log.read_text() for each in world.workers.all)
 
@@ -111,7 +112,9 @@ def counting() -> Iterator[tuple[str, list[str]]]:
             thread.join()
 
 
-async def test_the_claim_refuses_parameters_edited_beyond_the_owners_limits(world: World) -> None:
+async def test_the_claim_refuses_parameters_edited_beyond_the_owners_limits(
+    world: PrefectWorld,
+) -> None:
     agent = await world.agents.add(WORKS)
     asking = await owned(world, agent=agent.name, on_demand=True)
     calling = await owned(world, prompt=None, tool="shout", params={"text": "a"}, on_demand=True)
@@ -149,7 +152,9 @@ async def test_the_claim_refuses_parameters_edited_beyond_the_owners_limits(worl
     assert (row.status, agent.effect_count) == ("succeeded", 1)
 
 
-async def test_a_webhook_of_an_agents_job_does_not_reach_a_private_address(world: World) -> None:
+async def test_a_webhook_of_an_agents_job_does_not_reach_a_private_address(
+    world: PrefectWorld,
+) -> None:
     with counting() as (address, requests):
         stored = await owned(world, prompt=None, url="https://api.example.org/x", on_demand=True)
         # Start the worker only now: a keeper that deploys the new job would undo the edit.
@@ -164,14 +169,14 @@ async def test_a_webhook_of_an_agents_job_does_not_reach_a_private_address(world
             lines[:] = [each.message async for each in runs.logs(row.id)]
             return any("agents' jobs may reach public addresses only" in each for each in lines)
 
-        assert await so(is_notified, SEEN), lines
+        assert await becomes_true(is_notified, SEEN), lines
         # The operator's own job reaches it.
         own = await world.deploy(prompt=None, url=address, on_demand=True)
         assert (await ended(world, await world.prefect.custom_run(own))).status == "succeeded"
         assert requests == ["/hook"]
 
 
-async def test_due_times_of_an_interval_below_the_limit_are_refused(world: World) -> None:
+async def test_due_times_of_an_interval_below_the_limit_are_refused(world: PrefectWorld) -> None:
     """The schedule itself is edited in Prefect, and each of its due times is refused."""
     agent = await world.agents.add(WORKS)
     stored = await owned(world, agent=agent.name, every="1h", overlap="allow", session="new")
@@ -185,15 +190,17 @@ async def test_due_times_of_an_interval_below_the_limit_are_refused(world: World
     await world.workers.begin()
 
     async def refused() -> bool:
-        rows = await world.rows()
+        rows = await world.runs.rows()
         return sum("limits: schedule: is due every 1s" in each.reason for each in rows) >= 3
 
-    assert await so(refused, 2 * SEEN), (await world.rows(), world.workers.logs())
+    assert await becomes_true(refused, 2 * SEEN), (await world.runs.rows(), world.workers.logs())
     assert agent.effect_count == 0
     assert logged(world, "limits: schedule: is due every 1s")
 
 
-async def test_of_many_concurrent_custom_runs_of_an_agents_job_one_runs(working: World) -> None:
+async def test_of_many_concurrent_custom_runs_of_an_agents_job_one_runs(
+    working: PrefectWorld,
+) -> None:
     world = working
     agent = await world.agents.add(WORKS)
     stored = await owned(world, agent=agent.name, on_demand=True, overlap="allow", session="new")
@@ -206,7 +213,7 @@ async def test_of_many_concurrent_custom_runs_of_an_agents_job_one_runs(working:
     assert agent.effect_count == 1
 
 
-async def test_an_agent_manages_its_own_job_and_cannot_see_others(working: World) -> None:
+async def test_an_agent_manages_its_own_job_and_cannot_see_others(working: PrefectWorld) -> None:
     """One agent adds, runs, edits and removes a job; another agent cannot see it."""
     world = working
     agent = await world.agents.add(WORKS)
@@ -223,7 +230,7 @@ async def test_an_agent_manages_its_own_job_and_cannot_see_others(working: World
         async def has_logs() -> bool:  # Prefect stores them a moment after the run has ended
             return bool([each async for each in runs.logs(run.id)])
 
-        assert await so(has_logs, SEEN)
+        assert await becomes_true(has_logs, SEEN)
         with pytest.raises(InvalidInput, match="public addresses only"):
             await jobs.add({"url": "http://10.0.0.1/x", "every": "1h"})
         with pytest.raises(InvalidInput, match="public addresses only"):
@@ -243,7 +250,7 @@ async def test_an_agent_manages_its_own_job_and_cannot_see_others(working: World
         assert (await jobs.remove(added.id)).id == added.id
 
 
-async def test_a_run_is_skipped_if_the_tokens_of_the_day_are_used(working: World) -> None:
+async def test_a_run_is_skipped_if_the_tokens_of_the_day_are_used(working: PrefectWorld) -> None:
     world = working
     with provider() as fake_provider:
         fake_provider.script = [Answer("One.", input_tokens=900, output_tokens=100)]

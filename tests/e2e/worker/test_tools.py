@@ -15,9 +15,10 @@ import pytest
 from daybook.api import runs
 from daybook.jobs.store import StoredJob
 from tests.toolbox import install, served
-from tests.world import World
 from tests.world.agents import Agent
-from tests.world.workers import CANCELLED, PREFECT_LEAVES_A_SOCKET, SEEN, alive
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive
+from tests.world.workers import CANCELLED, PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -42,11 +43,11 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
         yield stack
 
 
-async def job(world: World, tool: str, **fields: Any) -> StoredJob:
+async def job(world: PrefectWorld, tool: str, **fields: Any) -> StoredJob:
     return await world.deploy(prompt=None, tool=tool, on_demand=True, **fields)
 
 
-async def at_work(world: World, server: Agent, stored: StoredJob) -> list[int]:
+async def at_work(world: PrefectWorld, server: Agent, stored: StoredJob) -> list[int]:
     """Start a run and wait until its tool works; return the pids of the server and its child."""
     await world.prefect.custom_run(stored)
     pid, begun = await server.word()
@@ -56,7 +57,7 @@ async def at_work(world: World, server: Agent, stored: StoredJob) -> list[int]:
 
 @pytest.mark.journey
 async def test_a_worker_calls_an_installed_python_tool(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = tmp_path / "site"
     source = "def shout(text: str) -> str:\n    return text.upper()\n"
@@ -73,7 +74,7 @@ async def test_a_worker_calls_an_installed_python_tool(
 
 
 async def test_a_worker_calls_and_ends_a_stdio_tool_server(
-    world: World, stack: AsyncExitStack
+    world: PrefectWorld, stack: AsyncExitStack
 ) -> None:
     source = """
 @server.tool
@@ -95,7 +96,7 @@ def reindex(full: bool) -> int:
 
 
 async def test_a_cancelled_run_ends_its_tool_server_and_the_servers_child(
-    world: World, stack: AsyncExitStack
+    world: PrefectWorld, stack: AsyncExitStack
 ) -> None:
     """Cancel one run with `daybook cancel` and one in the UI, within the promised time."""
     servers = [await stack.enter_async_context(served(world, FOR_EVER)) for _ in range(2)]
@@ -107,7 +108,7 @@ async def test_a_cancelled_run_ends_its_tool_server_and_the_servers_child(
         for pid in await at_work(world, server, stored)
     ]
     assert all(map(alive, pids))
-    rows = [await world.row(stored) for stored in jobs]
+    rows = [await world.runs.row(stored) for stored in jobs]
 
     await asyncio.gather(
         runs.cancel(rows[0].id),
@@ -121,7 +122,7 @@ async def test_a_cancelled_run_ends_its_tool_server_and_the_servers_child(
 
 
 async def test_a_tool_call_that_times_out_is_unknown_and_its_server_ends(
-    world: World, stack: AsyncExitStack
+    world: PrefectWorld, stack: AsyncExitStack
 ) -> None:
     server = await stack.enter_async_context(served(world, FOR_EVER))
     stored = await job(world, f"{server.name}.reindex", timeout="10s", retries=3)
@@ -136,7 +137,7 @@ async def test_a_tool_call_that_times_out_is_unknown_and_its_server_ends(
 
 
 async def test_a_tool_server_ends_if_its_runs_process_is_killed(
-    world: World, stack: AsyncExitStack
+    world: PrefectWorld, stack: AsyncExitStack
 ) -> None:
     server = await stack.enter_async_context(served(world, FOR_EVER))
     stored = await job(world, f"{server.name}.reindex", retries=3)
@@ -162,7 +163,7 @@ async def test_a_tool_server_ends_if_its_runs_process_is_killed(
     ids=["unknown", "no-retry-left", "idempotent"],
 )
 async def test_a_call_whose_server_ends_is_retried_only_if_idempotent(
-    world: World, stack: AsyncExitStack, policy: dict[str, Any], status: str, effects: int
+    world: PrefectWorld, stack: AsyncExitStack, policy: dict[str, Any], status: str, effects: int
 ) -> None:
     server = await stack.enter_async_context(served(world, ONCE_CUT))
     stored = await job(world, f"{server.name}.reindex", retry_delay="1s", **policy)

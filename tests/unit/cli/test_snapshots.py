@@ -58,13 +58,11 @@ async def _fill(home: Home) -> None:
         world = World(ledger, clock)
         usage = {"input_tokens": 14, "output_tokens": 8, "cost_usd": 0.25}
         notify = {"on_complete": "https://ops.example.org/hook", "channel": "inbox"}
-        brief = await world.add("brief", cron="0 9 * * *", tags=["team"], **notify)
-        other = await world.add("other", on_demand=True)
-        await world.finished(
-            world.claim_request(brief), Status.SUCCEEDED, output="All is well.", usage=usage
-        )
-        await world.finished(world.claim_request(brief), Status.FAILED, error="no answer")
-        await world.request(other)
+        brief = await world.jobs.add("brief", cron="0 9 * * *", tags=["team"], **notify)
+        other = await world.jobs.add("other", on_demand=True)
+        await world.runs.finished(brief, Status.SUCCEEDED, output="All is well.", usage=usage)
+        await world.runs.finished(brief, Status.FAILED, error="no answer")
+        await world.runs.request(other)
 
 
 JOBS = [

@@ -37,15 +37,15 @@ async def fill(home: Home, runs: dict[str, list[dict[str, Any] | None]]) -> None
     clock = ManualClock(SYSTEM_CLOCK.now() - timedelta(days=31))
     async with Ledger(f"sqlite+aiosqlite:///{home.path / 'ledger.db'}", clock) as ledger:
         world = World(ledger, clock)
-        jobs = {name: await world.add(name, on_demand=True) for name in runs}
+        jobs = {name: await world.jobs.add(name, on_demand=True) for name in runs}
         for job in jobs.values():
-            row = await world.request(job)
-            await world.finished(world.claim_request_of(row), Status.SUCCEEDED, usage=PRICED)
+            row = await world.runs.request(job)
+            await world.runs.finished(row, Status.SUCCEEDED, usage=PRICED)
         clock.set(SYSTEM_CLOCK.now() - timedelta(days=1))
         for name, usages in runs.items():
             for usage in usages:
-                row = await world.request(jobs[name])
-                await world.finished(world.claim_request_of(row), Status.FAILED, usage=usage)
+                row = await world.runs.request(jobs[name])
+                await world.runs.finished(row, Status.FAILED, usage=usage)
 
 
 @pytest.mark.parametrize(

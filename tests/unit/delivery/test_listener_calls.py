@@ -48,8 +48,8 @@ async def world(tmp_path: Path, clock: Any) -> AsyncIterator[World]:
 
 async def ended(world: World, status: Status = Status.SUCCEEDED, name: str = "brief") -> str:
     """Run a job to this outcome; return the run's id."""
-    job = await world.add(name, prompt="x", cron="0 * * * *")
-    return (await world.finished(world.claim_request(job), status, output="Forty-two.")).run_id
+    job = await world.jobs.add(name, prompt="x", cron="0 * * * *")
+    return (await world.runs.finished(job, status, output="Forty-two.")).run_id
 
 
 async def call_listeners(world: World, *names: str, **more: Any) -> int:
@@ -102,7 +102,7 @@ async def test_all_listeners_are_called_although_one_fails_and_the_outcome_stays
         "d.leaves": ("failed", "RuntimeError: SystemExit: bye"),
         "inbox": ("delivered", None),  # the operator's alert about failed listeners, once an hour
     }
-    run = await world.row(run_id)
+    run = await world.runs.row(run_id)
     assert (run.status, run.error, run.delivery) == ("succeeded", None, "not_requested")
     assert await call_listeners(world, *found) == 0  # no second call
 
@@ -420,7 +420,7 @@ async def test_a_process_killed_in_a_listener_leaves_its_row_to_the_next_process
     world.clock.move(TIMING.delivery_lease + timedelta(seconds=1))
     assert await call_listeners(world, "dies") == 1
     assert (report_file.read_text().split(), again) == ([run_id], [run_id])
-    assert (await world.row(run_id)).status == "succeeded"
+    assert (await world.runs.row(run_id)).status == "succeeded"
 
 
 async def test_a_listener_is_given_up_after_five_callers_died(world: World) -> None:
@@ -565,7 +565,7 @@ async def test_without_listeners_the_leader_rests(world: World, daybook_home: Ho
         await listen.call_listeners(world.ledger, "here", memory)
         == listen.NO_LISTENERS_INTERVAL_SECONDS
     )
-    job = await world.add(prompt="x", cron="0 * * * *")
-    granted = await world.running(world.claim_request(job))
+    job = await world.jobs.add(prompt="x", cron="0 * * * *")
+    granted = await world.runs.running(job)
     await claims.finish(world.ledger, granted.run_id, granted.fence, Outcome(Status.SUCCEEDED))
     assert await rows(world) == {}

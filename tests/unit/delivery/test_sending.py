@@ -453,8 +453,8 @@ async def test_a_retry_ends_the_pause(world: World) -> None:
 
 async def test_rows_of_a_destination_that_accepted_nothing_for_a_day_fail(world: World) -> None:
     url = "https://dead.example.org/x"
-    stored = await world.add(cron="0 * * * *", on_complete=url)
-    granted = await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="x")
+    stored = await world.jobs.add(cron="0 * * * *", on_complete=url)
+    granted = await world.runs.finished(stored, Status.SUCCEEDED, output="x")
     await asked(world, url, sending.MAX_BATCH_SIZE + 100, next_at=world.clock.now() - MINUTE)
     rows = await claimed(world)
     await record(world, rows, PENDING, world.clock.now() + timedelta(hours=30))
@@ -473,7 +473,7 @@ async def test_rows_of_a_destination_that_accepted_nothing_for_a_day_fail(world:
     assert await probe(FAILED) == 1 + sending.MAX_BATCH_SIZE + 100
 
     assert [each.key for each in await _all(world) if each.status == PENDING] == ["young"]
-    assert (await world.row(granted.run_id)).delivery == "failed"
+    assert (await world.runs.row(granted.run_id)).delivery == "failed"
     assert await _inbox(world) == [f"undelivered: 601 to {url}"]
     given_up = [each for each in await _all(world) if each.status == FAILED and not each.attempts]
     assert len(given_up) > 500
@@ -712,15 +712,17 @@ async def test_a_row_is_found_by_a_unique_prefix_of_its_id(world: World) -> None
 async def test_an_outcome_and_its_outbox_rows_are_committed_together(
     world: World, when: When
 ) -> None:
-    stored = await world.add(cron="0 * * * *", channel="team", on_complete="https://x.example/")
-    granted = await world.running(world.claim_request(stored))
+    stored = await world.jobs.add(
+        cron="0 * * * *", channel="team", on_complete="https://x.example/"
+    )
+    granted = await world.runs.running(stored)
     known = Outcome(Status.SUCCEEDED, output="All is well.")
     given = (granted.run_id, granted.fence, known)
 
     code = senders.killed(world.ledger.address, world.clock, "settle", when, *given)
 
     assert code == -signal.SIGKILL
-    run = await world.row(granted.run_id)
+    run = await world.runs.row(granted.run_id)
     shown = (run.status, run.delivery, len(await _all(world)))
     assert shown == (("running", "not_requested", 0), ("succeeded", "pending", 2))[when == "after"]
 

@@ -114,8 +114,8 @@ async def test_sigterm_is_ignored_once_the_run_has_ended(
 async def test_a_run_that_is_cancelled_in_prefect_during_its_check_ends_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim_request = world.claim_request(await world.add())
-    granted = await world.claimed(claim_request)
+    claim_request = world.runs.claim_request(await world.jobs.add())
+    granted = await world.runs.claimed(claim_request)
 
     async def named(run: object, granted: object) -> None:
         pass
@@ -127,14 +127,14 @@ async def test_a_run_that_is_cancelled_in_prefect_during_its_check_ends_once(
     monkeypatch.setattr(execute, "_name_run", named)
     monkeypatch.setattr(execute, "_checked", checked)
     assert await execute._check_and_begin(world.ledger, cast(Any, Run(opens)), granted) is None
-    assert (await world.row(granted.run_id)).status == "cancelled"
+    assert (await world.runs.row(granted.run_id)).status == "cancelled"
 
 
 @pytest.mark.parametrize("is_direct", [False, True])
 async def test_a_run_whose_check_is_stopped_without_a_renewal_gives_its_claim_back(
     world: World, monkeypatch: pytest.MonkeyPatch, is_direct: bool
 ) -> None:
-    granted = await world.claimed(world.claim_request(await world.add()))
+    granted = await world.runs.claimed(await world.jobs.add())
 
     async def named(run: object, granted: object) -> None:
         pass
@@ -153,7 +153,7 @@ async def test_a_run_whose_check_is_stopped_without_a_renewal_gives_its_claim_ba
     else:
         assert await beginning is None
 
-    row = await world.row(granted.run_id)
+    row = await world.runs.row(granted.run_id)
     if is_direct:
         assert (row.status, row.reason) == ("cancelled", "stopped before it began")
     else:
