@@ -13,7 +13,7 @@ from daybook.jobs import store
 from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.views import ChangedJob
 from daybook.owners import Actor, acting_as
-from tests.calling import Asked, calls
+from tests.calling import ModelAgent, calls
 from tests.providers import Answer
 from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
@@ -46,7 +46,7 @@ def makes(request: pytest.FixtureRequest) -> Makes:
     return made
 
 
-async def asked_by(world: PrefectWorld) -> str:
+async def agent_of_added_job(world: PrefectWorld) -> str:
     async with world.ledger.read() as session:
         return (await store.find(session, "news")).job.agents()[0]
 
@@ -65,7 +65,7 @@ async def test_an_agents_job_uses_the_agent_of_its_owners_name(
 ) -> None:
     agent = await world.agents.add("print('here')")
     assert agent_in(await makes(agent.name)) == agent.name
-    assert await asked_by(world) == agent.name
+    assert await agent_of_added_job(world) == agent.name
 
 
 @pytest.mark.slow
@@ -73,7 +73,7 @@ async def test_without_an_agent_of_that_name_the_job_uses_the_default_agent(
     world: PrefectWorld, makes: Makes
 ) -> None:
     assert agent_in(await makes("nobody-of-that-name")) == "default"
-    assert await asked_by(world) == "default"
+    assert await agent_of_added_job(world) == "default"
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ async def test_limits_may_forbid_the_default_agent_but_not_the_owners_own(
     assert str(refused).startswith('agent: "default" is not allowed for this agent')
 
 
-async def test_a_job_added_during_a_run_uses_the_agent_of_that_run(asked: Asked) -> None:
-    await asked.given("daybook")
-    await asked.run(calls("cron_add", **ADD), Answer("Done."))
-    assert await asked_by(asked.world) == asked.name
+async def test_a_job_added_during_a_run_uses_the_agent_of_that_run(model_agent: ModelAgent) -> None:
+    await model_agent.given("daybook")
+    await model_agent.run(calls("cron_add", **ADD), Answer("Done."))
+    assert await agent_of_added_job(model_agent.world) == model_agent.name

@@ -86,7 +86,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tools:
     return made
 
 
-class Asked:
+class TwoAgents:
     """Two model agents at one server: the check's and the job's."""
 
     def __init__(self, fake_provider: Provider) -> None:
@@ -108,9 +108,9 @@ class Asked:
 
 
 @pytest.fixture
-async def asked(world: PrefectWorld) -> AsyncIterator[Asked]:
+async def two_agents(world: PrefectWorld) -> AsyncIterator[TwoAgents]:
     with provider() as fake_provider:
-        made = Asked(fake_provider)
+        made = TwoAgents(fake_provider)
         for name, model in ((made.gate, "fast"), (made.main, "large")):
             settings = {
                 "model": f"openai:{model}",
@@ -225,19 +225,19 @@ SKIP = '{"action": "skip", "reason": "nothing new"}'
 @pytest.mark.parametrize("answer", [RUN, f"```json\n{RUN}\n```", f"\n```\n{RUN}\n```\n"])
 @pytest.mark.slow
 async def test_a_check_that_answers_run_is_followed_by_the_run(
-    world: PrefectWorld, asked: Asked, answer: str
+    world: PrefectWorld, two_agents: TwoAgents, answer: str
 ) -> None:
     gate = Answer(answer, input_tokens=100, output_tokens=10)
-    result = await asked.run(gate, Answer("Done.", input_tokens=1_000, output_tokens=200))
+    result = await two_agents.run(gate, Answer("Done.", input_tokens=1_000, output_tokens=200))
 
     assert (result["status"], result["output"]) == ("succeeded", "Done.")
-    assert asked.models == ["fast", "large"]
-    question, work = asked.fake_provider.requests
+    assert two_agents.models == ["fast", "large"]
+    question, work = two_agents.fake_provider.requests
     assert question.prompt.startswith("Anything new?\n\n")
     assert '{"action": "skip"' in question.prompt
     assert work.prompt == "Do it"
     row = await world.runs.row()
-    keys = [request.headers["idempotency-key"] for request in asked.fake_provider.requests]
+    keys = [request.headers["idempotency-key"] for request in two_agents.fake_provider.requests]
     assert keys == [f"{row.occurrence}#check", row.occurrence]
     assert row.usage is not None
     usage = [row.usage[name] for name in ("requests", "input_tokens", "output_tokens")]
@@ -246,12 +246,12 @@ async def test_a_check_that_answers_run_is_followed_by_the_run(
 
 @pytest.mark.slow
 async def test_a_check_that_answers_skip_skips_the_run_and_its_tokens_are_recorded(
-    world: PrefectWorld, asked: Asked
+    world: PrefectWorld, two_agents: TwoAgents
 ) -> None:
-    result = await asked.run(Answer(SKIP, input_tokens=100, output_tokens=10))
+    result = await two_agents.run(Answer(SKIP, input_tokens=100, output_tokens=10))
 
     assert (result["status"], result["reason"]) == ("skipped", "check: nothing new")
-    assert asked.models == ["fast"]
+    assert two_agents.models == ["fast"]
     row = await world.runs.row()
     assert (row.status, row.reason, row.attempts) == ("skipped", "check: nothing new", 0)
     assert row.usage is not None
@@ -288,21 +288,23 @@ async def test_a_check_that_answers_skip_skips_the_run_and_its_tokens_are_record
 )
 @pytest.mark.slow
 async def test_any_other_answer_to_a_check_prompt_fails_the_run_without_a_retry(
-    world: PrefectWorld, asked: Asked, step: Step, words: str
+    world: PrefectWorld, two_agents: TwoAgents, step: Step, words: str
 ) -> None:
     with pytest.raises(FailedRun):
-        await asked.run(step, policy={"retries": 2})
+        await two_agents.run(step, policy={"retries": 2})
 
     row = await world.runs.row()
     assert (row.status, row.attempts) == ("failed", 0)
     assert str(row.error).startswith("check: ")
     assert words in str(row.error)
-    assert asked.models == ["fast"]
+    assert two_agents.models == ["fast"]
 
 
-async def test_the_tokens_of_a_failed_check_are_recorded(world: PrefectWorld, asked: Asked) -> None:
+async def test_the_tokens_of_a_failed_check_are_recorded(
+    world: PrefectWorld, two_agents: TwoAgents
+) -> None:
     with pytest.raises(FailedRun):
-        await asked.run(Answer("Hm.", input_tokens=100, output_tokens=10))
+        await two_agents.run(Answer("Hm.", input_tokens=100, output_tokens=10))
 
     row = await world.runs.row()
     assert row.usage is not None
@@ -310,29 +312,29 @@ async def test_the_tokens_of_a_failed_check_are_recorded(world: PrefectWorld, as
 
 
 @pytest.mark.slow
-async def test_a_check_prompt_may_use_variables(world: PrefectWorld, asked: Asked) -> None:
-    await asked.run(SKIP, prompt="Is it late? It is {{due}}.")
+async def test_a_check_prompt_may_use_variables(world: PrefectWorld, two_agents: TwoAgents) -> None:
+    await two_agents.run(SKIP, prompt="Is it late? It is {{due}}.")
 
-    row, [question] = await world.runs.row(), asked.fake_provider.requests
+    row, [question] = await world.runs.row(), two_agents.fake_provider.requests
     assert f"It is {row.due:%Y-%m-%dT%H:%M}" in question.prompt
 
 
 @pytest.mark.slow
 async def test_a_check_without_an_agent_uses_the_jobs_agent(
-    world: PrefectWorld, asked: Asked
+    world: PrefectWorld, two_agents: TwoAgents
 ) -> None:
-    await asked.run(SKIP, policy={"check": {"prompt": "Anything new?"}})
+    await two_agents.run(SKIP, policy={"check": {"prompt": "Anything new?"}})
 
-    assert asked.models == ["large"]
+    assert two_agents.models == ["large"]
 
 
 async def test_a_further_attempt_does_not_repeat_the_check(
-    world: PrefectWorld, asked: Asked
+    world: PrefectWorld, two_agents: TwoAgents
 ) -> None:
-    result = await asked.run(RUN, limited("1"), "Done.", policy={"retries": 1})
+    result = await two_agents.run(RUN, limited("1"), "Done.", policy={"retries": 1})
 
     assert result["status"] == "succeeded"
-    assert asked.models == ["fast", "large", "large"]
+    assert two_agents.models == ["fast", "large", "large"]
     assert (await world.runs.row()).attempts == 2
 
 
@@ -411,7 +413,10 @@ async def test_a_refused_lease_renewal_ends_the_check(
     world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, execute, run_lease_renewal=0.05)
-    gate, main = await world.agents.add('tell("asked"); forever()'), await world.agents.add("had()")
+    gate, main = (
+        await world.agents.add('tell("asked"); forever()'),
+        await world.agents.add("had()"),
+    )
     policy = {"check": {"prompt": "New?", "agent": gate.name}}
     task = asyncio.create_task(
         call(prompt="Do it", agent=main.name, policy=policy, return_state=True)
@@ -434,7 +439,10 @@ async def test_a_refused_lease_renewal_ends_the_check(
 async def test_a_run_whose_call_is_cancelled_during_its_check_is_cancelled(
     world: PrefectWorld,
 ) -> None:
-    gate, main = await world.agents.add('tell("asked"); forever()'), await world.agents.add("had()")
+    gate, main = (
+        await world.agents.add('tell("asked"); forever()'),
+        await world.agents.add("had()"),
+    )
     policy = {"check": {"prompt": "New?", "agent": gate.name}}
     task = asyncio.create_task(call(prompt="Do it", agent=main.name, policy=policy))
     pid = await gate.says("asked")
@@ -468,15 +476,15 @@ async def test_prefect_shows_a_run_skipped_by_its_check_as_skipped(
 
 
 async def test_the_tokens_of_a_check_count_towards_the_runs_limit(
-    world: PrefectWorld, asked: Asked
+    world: PrefectWorld, two_agents: TwoAgents
 ) -> None:
     gate = Answer(RUN, input_tokens=100, output_tokens=10)
     main = Answer("Done.", input_tokens=80, output_tokens=20)  # 90 of 200 are left
 
     with pytest.raises(FailedRun):
-        await asked.run(gate, main, policy={"tokens_per_run": 200})
+        await two_agents.run(gate, main, policy={"tokens_per_run": 200})
 
-    assert asked.models == ["fast", "large"]
+    assert two_agents.models == ["fast", "large"]
     row = await world.runs.row()
     assert (row.status, row.attempts) == ("failed", 1)
     assert "90" in str(row.error)
@@ -485,14 +493,14 @@ async def test_the_tokens_of_a_check_count_towards_the_runs_limit(
 
 
 async def test_a_check_that_uses_up_the_runs_tokens_fails_the_run(
-    world: PrefectWorld, asked: Asked
+    world: PrefectWorld, two_agents: TwoAgents
 ) -> None:
     gate = Answer(RUN, input_tokens=100, output_tokens=10)
 
     with pytest.raises(FailedRun):
-        await asked.run(gate, "Done.", policy={"tokens_per_run": 110})
+        await two_agents.run(gate, "Done.", policy={"tokens_per_run": 110})
 
-    assert asked.models == ["fast"]
+    assert two_agents.models == ["fast"]
     row = await world.runs.row()
     assert (row.status, row.attempts) == ("failed", 0)
     assert "tokens: the check used 110 of the 110" in str(row.error)
@@ -503,17 +511,19 @@ async def test_a_check_that_uses_up_the_runs_tokens_fails_the_run(
 
 @pytest.mark.slow
 async def test_a_job_runs_when_the_text_of_a_page_has_changed(
-    world: PrefectWorld, asked: Asked
+    world: PrefectWorld, two_agents: TwoAgents
 ) -> None:
-    asked.fake_provider.script = ["It snows."]
+    two_agents.fake_provider.script = ["It snows."]
     async with serving() as page:
         job = await world.deploy(
-            prompt="What is new?", agent=asked.main, check={"watch_url": f"{page.address}/news"}
+            prompt="What is new?",
+            agent=two_agents.main,
+            check={"watch_url": f"{page.address}/news"},
         )
         for text, status in ((b"<p>calm<p>dry", "skipped"), (b"<p>snow<p>dry", "succeeded")):
             page.steps = [answer(200, text, {"Content-Type": "text/html"})]
             await world.executions.complete(await world.prefect.custom_run(job))
             assert (await world.runs.rows())[-1].status == status
 
-    [request] = asked.fake_provider.requests
+    [request] = two_agents.fake_provider.requests
     assert request.prompt == "What is new?\n\nWhat has changed:\n\n-calm\n+snow\n dry"

@@ -106,7 +106,7 @@ async def test_the_keeper_retries_a_failed_callback_and_shows_the_new_delivery(
     assert "s3cr3t" not in later
 
 
-async def _asked(server: Receiver) -> bool:
+async def _has_one_request(server: Receiver) -> bool:
     return len(server.requests) == 1
 
 
@@ -123,7 +123,7 @@ async def test_a_hanging_receiver_delays_the_end_of_the_process_only_briefly(
     execution = await world.executions.begin(
         await world.prefect.custom_run(await _job(world, server)), bare=True
     )
-    await becomes_true(partial(_asked, server), 60)
+    await becomes_true(partial(_has_one_request, server), 60)
     began = SYSTEM_CLOCK.now()
     await execution.wait_for_exit()
     # Less than the receiver's timeout, with time to report to Prefect and exit on a busy machine.

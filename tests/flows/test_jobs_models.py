@@ -31,7 +31,7 @@ async def _agent(world: PrefectWorld, which: str) -> str:
     return name
 
 
-def _asked(action: Action) -> tuple[str, str]:
+def _agent_and_model(action: Action) -> tuple[str, str]:
     """Return the agent and the model of an action."""
     assert isinstance(action, AgentPrompt)
     return action.agent, action.model
@@ -63,7 +63,7 @@ async def test_a_model_that_the_agent_cannot_use_is_refused(
     made = await jobs.add(given | {"model": ""})
     with pytest.raises(InvalidInput, match=words):
         await jobs.edit_job(made.id, {"model": model})
-    assert _asked((await jobs.show(made.id)).action)[1] == ""
+    assert _agent_and_model((await jobs.show(made.id)).action)[1] == ""
     await jobs.edit_job(made.id, {"model": "", "description": "as before"})
     await jobs.remove(made.id)
 
@@ -81,7 +81,7 @@ async def test_a_change_of_agent_is_refused_if_the_new_one_cannot_use_the_jobs_m
         await jobs.edit_job(made.id, {"agent": "nobody"})
     edited = await jobs.edit_job(made.id, {"agent": offline, "model": ""})
 
-    assert _asked(edited.action) == (offline, "")
+    assert _agent_and_model(edited.action) == (offline, "")
     await jobs.remove(made.id)
 
 
@@ -89,5 +89,5 @@ async def test_an_agent_with_its_own_base_url_accepts_any_model_name(world: Pref
     agent = await _agent(world, "here")
     for model in ("mistral:7b", "nosuchprovider:x", "small"):
         made = await jobs.add({"prompt": "x", "on_demand": True, "agent": agent, "model": model})
-        assert _asked(made.action) == (agent, model)
+        assert _agent_and_model(made.action) == (agent, model)
         await jobs.remove(made.id)

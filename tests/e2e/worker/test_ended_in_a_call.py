@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from daybook.api import runs
-from tests.calling import Asked, calls
+from tests.calling import ModelAgent, calls
 from tests.providers import provider
 from tests.toolbox import install, served
 from tests.world.prefect_world import PrefectWorld
@@ -22,7 +22,7 @@ ITS_TIME = 75.0
 HANGS = """
 @server.tool
 def write() -> str:
-    tell("begun")
+    tell("started")
     had()
     forever()
 """
@@ -31,12 +31,12 @@ def write() -> str:
 async def test_a_run_cancelled_in_a_tool_call_records_its_tokens(world: PrefectWorld) -> None:
     with provider() as fake_provider:
         async with served(world, HANGS) as server:
-            asked = await Asked(world, fake_provider).given(server.name)
+            model_agent = await ModelAgent(world, fake_provider).given(server.name)
             fake_provider.script = [calls(f"{server.name}_write")]
-            job = await world.deploy(on_demand=True, agent=asked.name)
+            job = await world.deploy(on_demand=True, agent=model_agent.name)
             await world.workers.begin()
             await world.prefect.custom_run(job)
-            await server.says("begun")
+            await server.says("started")
 
             await runs.cancel((await world.runs.row(job)).id)
 
@@ -59,10 +59,10 @@ async def test_a_run_killed_after_its_tool_acted_has_no_further_attempt(
     install(site, source, "stuck")
     monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ['PYTHONPATH']}")
     with provider() as fake_provider:
-        asked = await Asked(world, fake_provider).given("stuck")
+        model_agent = await ModelAgent(world, fake_provider).given("stuck")
         fake_provider.script = [calls("stuck"), calls("stuck")]
         policy = {"timeout": "25s", "retries": 1, "retry_delay": "1s"}
-        job = await world.deploy(on_demand=True, agent=asked.name, policy=policy)
+        job = await world.deploy(on_demand=True, agent=model_agent.name, policy=policy)
         await world.workers.begin()
 
         await world.prefect.custom_run(job)

@@ -41,7 +41,7 @@ async def rows(world: World) -> list[OutboxRow]:
         return list(found.scalars())
 
 
-async def asked(world: World) -> list[tuple[str, str, str]]:
+async def row_statuses(world: World) -> list[tuple[str, str, str]]:
     """Return listener, event and status of each listener row."""
     return [(row.address, row.event, row.status) for row in await rows(world)]
 
@@ -62,7 +62,7 @@ async def test_each_listener_has_a_row_for_each_outcome(world: World, status: St
     job = await world.jobs.add(prompt="x", cron="0 * * * *")
     granted = await world.runs.finished(job, status, output="Forty-two.")
     word = str(status)
-    assert await asked(world) == [
+    assert await row_statuses(world) == [
         ("audit.log", word, "pending"),
         ("bill.count", word, "pending"),
     ]
@@ -76,7 +76,7 @@ async def test_the_row_of_a_listener_named_inbox_is_pending(world: World) -> Non
     await listeners.announce(world.ledger, ["inbox"])
     job = await world.jobs.add(prompt="x", cron="0 * * * *")
     await world.runs.finished(job, Status.SUCCEEDED)
-    assert await asked(world) == [("inbox", "succeeded", "pending")]
+    assert await row_statuses(world) == [("inbox", "succeeded", "pending")]
 
 
 async def test_the_delivered_row_of_a_listener_named_inbox_is_not_in_the_inbox(
@@ -101,12 +101,16 @@ async def test_outcomes_that_no_process_ran_have_listener_rows(world: World) -> 
     await world.runs.running(job)
     world.clock.set((later := world.runs.claim_request(job)).due)
     await world.runs.claim(later)
-    assert await asked(world) == [("audit.log", "skipped", "pending")]
+    assert await row_statuses(world) == [("audit.log", "skipped", "pending")]
     run = await claims.request(world.ledger, job, "r1", "manual")
     await claims.cancel(world.ledger, run.id)
     world.clock.move(HOUR)
     await audit.advance(world.ledger, job.id, world.clock.now())
-    assert [event for _, event, _ in await asked(world)] == ["skipped", "cancelled", "missed"]
+    assert [event for _, event, _ in await row_statuses(world)] == [
+        "skipped",
+        "cancelled",
+        "missed",
+    ]
 
 
 async def test_an_agents_output_goes_to_listeners_but_not_to_callbacks(world: World) -> None:
@@ -222,7 +226,7 @@ async def test_a_listener_registered_in_this_process_needs_no_announcement(
     await listeners.announce(world.ledger, ["there"])
     job = await world.jobs.add(prompt="x", cron="0 * * * *")
     await world.runs.finished(job, Status.SUCCEEDED)
-    assert [name for name, _, _ in await asked(world)] == ["here", "there"]
+    assert [name for name, _, _ in await row_statuses(world)] == ["here", "there"]
 
 
 async def test_a_listener_absent_for_a_day_is_removed_and_its_rows_fail(
@@ -233,13 +237,13 @@ async def test_a_listener_absent_for_a_day_is_removed_and_its_rows_fail(
     await world.runs.finished(job, Status.SUCCEEDED)
     world.clock.move(23 * HOUR)
     await listeners.announce(world.ledger, ["stays"])
-    assert {status for _, _, status in await asked(world)} == {"pending"}
+    assert {status for _, _, status in await row_statuses(world)} == {"pending"}
     assert await due_listeners(world, ["gone", "nobody"]) == ["gone"]
 
     world.clock.move(2 * HOUR)
     await listeners.announce(world.ledger, ["stays"])
     await world.runs.finished(job, Status.FAILED)
-    assert await asked(world) == [
+    assert await row_statuses(world) == [
         ("gone", "succeeded", "failed"),
         ("stays", "succeeded", "pending"),
         ("stays", "failed", "pending"),
@@ -254,7 +258,7 @@ async def test_the_rows_of_the_last_removed_listener_fail(world: World) -> None:
     await world.runs.finished(await world.jobs.add(prompt="x", **NOTIFY), Status.SUCCEEDED)
     world.clock.move(25 * HOUR)
     await listeners.announce(world.ledger, [])
-    assert [status for _, _, status in await asked(world)] == ["failed"]
+    assert [status for _, _, status in await row_statuses(world)] == ["failed"]
     async with world.ledger.read() as session:
         found = {row.purpose: row.status for row in await history.recent(session)}
     assert found["callback"] == "pending"  # rows of other kinds stay pending
@@ -319,9 +323,9 @@ async def test_a_process_killed_at_finish_leaves_outcome_and_listener_row_or_nei
     await listeners.announce(world.ledger, ["audit.log"])
     granted = await world.runs.running(await world.jobs.add(prompt="x", cron="0 * * * *"))
     given = (granted.run_id, granted.fence, Outcome(Status.SUCCEEDED))
-    senders.killed(world.ledger.address, world.clock, "settle", when, *given)
+    senders.killed(world.ledger.address, world.clock, "finish", when, *given)
     expected = {"before": ("running", []), "after": ("succeeded", [("audit.log", "succeeded")])}
-    found = [(name, event) for name, event, _ in await asked(world)]
+    found = [(name, event) for name, event, _ in await row_statuses(world)]
     assert ((await world.runs.row(granted.run_id)).status, found) == expected[when]
 
 

@@ -56,7 +56,7 @@ async def opens(granted: Any) -> Verdict:
     return OPEN
 
 
-async def asked(gate: Any, check: Check) -> tuple[Verdict, list[dict[str, object]]]:
+async def checked(gate: Any, check: Check) -> tuple[Verdict, list[dict[str, object]]]:
     run = Run(gate)
     verdict = await execute._checked(cast(Any, None), cast(Any, run), cast(Any, Grant(check)))
     return verdict, run.given.facts
@@ -64,8 +64,8 @@ async def asked(gate: Any, check: Check) -> tuple[Verdict, list[dict[str, object
 
 async def test_a_run_reports_the_start_and_end_of_a_check_to_its_worker() -> None:
     # The worker ends a check that takes too long; preparation may wait for a server.
-    assert await asked(checks.check_job, Check()) == (checks.NO_CHECK, [])
-    assert await asked(opens, Check()) == (OPEN, [{"checking": 7}, {"claimed": 7}])
+    assert await checked(checks.check_job, Check()) == (checks.NO_CHECK, [])
+    assert await checked(opens, Check()) == (OPEN, [{"checking": 7}, {"claimed": 7}])
 
 
 async def test_a_check_that_times_out_is_named(
@@ -88,13 +88,13 @@ async def test_a_check_that_times_out_is_named(
 
 
 async def test_a_failed_push_to_prefect_raises_no_error() -> None:
-    class Prefect:
+    class FailingReconciler:
         async def push(self, job_id: str) -> None:
             asked = httpx.Request("GET", "http://127.0.0.1:1")
             answer = httpx.Response(500, request=asked)
             raise httpx.HTTPStatusError("500", request=asked, response=answer)
 
-    await execute._push(cast(Any, Prefect()), "a job")
+    await execute._push(cast(Any, FailingReconciler()), "a job")
 
 
 @pytest.mark.parametrize("raised", [None, Abort("its outcome is in the spool")])

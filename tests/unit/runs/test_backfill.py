@@ -23,14 +23,14 @@ def _past(world: World, count: int) -> list[datetime]:
     return [noon - place * HOUR for place in range(count, 0, -1)]
 
 
-async def _asked(world: World, count: int, **fields: object) -> tuple[StoredJob, list[RunRow]]:
+async def _backfilled(world: World, count: int, **fields: object) -> tuple[StoredJob, list[RunRow]]:
     stored = await world.jobs.add(**({"cron": "0 * * * *"} | fields))  # type: ignore[arg-type]
     assert await backfill.request_runs(world.ledger, stored, _past(world, count)) == count
     return stored, await world.runs.rows()
 
 
 async def test_a_backfill_creates_one_waiting_run_per_due_time(world: World) -> None:
-    stored, rows = await _asked(world, 3)
+    stored, rows = await _backfilled(world, 3)
 
     assert [row.due for row in rows] == _past(world, 3)
     assert {(row.status, row.trigger, row.until) for row in rows} == {
@@ -42,7 +42,7 @@ async def test_a_backfill_creates_one_waiting_run_per_due_time(world: World) -> 
 
 
 async def test_a_repeated_backfill_requests_only_the_new_due_times(world: World) -> None:
-    stored, rows = await _asked(world, 3)
+    stored, rows = await _backfilled(world, 3)
     assert await backfill.request_runs(world.ledger, stored, _past(world, 4)) == 1
     await world.runs.finished(rows[0], Status.FAILED)
 
@@ -66,7 +66,7 @@ async def test_a_backfill_leaves_out_due_times_that_succeeded(world: World) -> N
 
 @pytest.mark.parametrize("overlap", ["skip", "queue_one", "cancel_running"])
 async def test_backfill_runs_run_one_at_a_time_oldest_first(world: World, overlap: str) -> None:
-    _, rows = await _asked(world, 3, overlap=overlap)
+    _, rows = await _backfilled(world, 3, overlap=overlap)
     first, second, third = map(world.runs.claim_request, rows)
     running = await world.runs.running(first)
     assert isinstance(await world.runs.claim(third), Waiting)
@@ -80,7 +80,7 @@ async def test_backfill_runs_run_one_at_a_time_oldest_first(world: World, overla
 
 async def test_a_scheduled_run_waits_only_for_the_active_backfill_run(world: World) -> None:
     """Check that it is not skipped, and that it runs before the other backfill runs."""
-    stored, rows = await _asked(world, 3)
+    stored, rows = await _backfilled(world, 3)
     running = await world.runs.running(rows[0])
     for row in rows[1:]:
         assert isinstance(await world.runs.claim(row), Waiting)
@@ -101,7 +101,7 @@ async def test_a_scheduled_run_waits_only_for_the_active_backfill_run(world: Wor
 
 
 async def test_a_free_slot_goes_to_a_scheduled_run_before_a_backfill_run(world: World) -> None:
-    _, rows = await _asked(world, 1)
+    _, rows = await _backfilled(world, 1)
     blocker, other = await world.jobs.add("blocker"), await world.jobs.add("other")
     held = await world.runs.running(world.runs.claim_request(blocker, most=1))
     behind = world.runs.claim_request(rows[0], most=1)
@@ -116,7 +116,7 @@ async def test_a_free_slot_goes_to_a_scheduled_run_before_a_backfill_run(world: 
 
 async def test_a_manual_run_needs_its_prefect_run_before_backfill_runs_do(world: World) -> None:
     """Only ten runs of a job get Prefect runs; a thousand backfill runs must not take all ten."""
-    stored, _ = await _asked(world, 30)
+    stored, _ = await _backfilled(world, 30)
     row = await claims.request(world.ledger, stored, "now", "manual")
 
     async with world.ledger.read() as session:
@@ -128,7 +128,7 @@ async def test_a_manual_run_needs_its_prefect_run_before_backfill_runs_do(world:
 
 
 async def test_the_deadline_of_a_backfill_run_counts_from_its_claim(world: World) -> None:
-    _, rows = await _asked(world, 1, deadline="1h")
+    _, rows = await _backfilled(world, 1, deadline="1h")
     world.clock.move(48 * HOUR)
     async with world.ledger.read() as session:
         assert await waiting_runs.ids_past_deadline(session, world.clock.now(), 10) == []
@@ -140,7 +140,7 @@ async def test_the_deadline_of_a_backfill_run_counts_from_its_claim(world: World
 
 
 async def test_a_backfill_run_of_a_disabled_job_is_skipped(world: World) -> None:
-    stored, rows = await _asked(world, 2)
+    stored, rows = await _backfilled(world, 2)
     await world.jobs.edit(stored.id, enabled=False)
 
     answer = await world.runs.claim(rows[0])
@@ -150,6 +150,6 @@ async def test_a_backfill_run_of_a_disabled_job_is_skipped(world: World) -> None
 
 
 async def test_backfill_runs_of_a_job_with_overlap_allow_run_in_parallel(world: World) -> None:
-    _, rows = await _asked(world, 3, overlap="allow", session="new")
+    _, rows = await _backfilled(world, 3, overlap="allow", session="new")
     answers = [await world.runs.claim(world.runs.claim_request(row, most=2)) for row in rows]
     assert [type(each) for each in answers] == [Granted, Granted, Waiting]

@@ -20,15 +20,15 @@ MICROSECOND = timedelta(microseconds=1)
 WHY = "the deadline of 2h passed while it waited"
 
 
-async def _asked(world: World, **fields: Any) -> tuple[StoredJob, RunRow]:
+async def _request_run(world: World, **fields: Any) -> tuple[StoredJob, RunRow]:
     fields = {"every": "1h", "deadline": "2h"} | fields
     stored = await world.jobs.add(**fields)
     row = await claims.request(world.ledger, stored, "1", "manual")
     return stored, row
 
 
-async def test_a_run_is_granted_until_just_before_its_deadline(world: World) -> None:
-    _, row = await _asked(world)
+async def test_a_run_is_claimed_until_just_before_its_deadline(world: World) -> None:
+    _, row = await _request_run(world)
     world.clock.move(timedelta(hours=2) - MICROSECOND)
 
     answer = await world.runs.claim(row)
@@ -38,7 +38,7 @@ async def test_a_run_is_granted_until_just_before_its_deadline(world: World) -> 
 
 
 async def test_a_claim_at_the_deadline_times_the_run_out(world: World) -> None:
-    stored, row = await _asked(world)
+    stored, row = await _request_run(world)
     world.clock.move(timedelta(hours=2))
 
     claim_request = world.runs.claim_request(row)
@@ -53,7 +53,7 @@ async def test_a_claim_at_the_deadline_times_the_run_out(world: World) -> None:
 
 
 async def test_a_claim_times_out_a_run_that_waits_for_its_next_attempt(world: World) -> None:
-    stored, row = await _asked(world)
+    stored, row = await _request_run(world)
     granted = await world.runs.running(row)
     until = world.clock.now() + timedelta(hours=5)
     failed = Outcome(Status.FAILED, error="429")
@@ -70,7 +70,7 @@ async def test_a_claim_times_out_a_run_that_waits_for_its_next_attempt(world: Wo
 
 
 async def test_the_keeper_times_out_a_waiting_run_at_its_deadline(world: World) -> None:
-    stored, row = await _asked(world)
+    stored, row = await _request_run(world)
     others = [
         await claims.request(world.ledger, await world.jobs.add(name, **fields), "1", "manual")
         for name, fields in {
@@ -109,7 +109,7 @@ async def test_expire_all_times_out_the_oldest_runs_up_to_its_limit(world: World
 
 
 async def test_the_keeper_does_not_time_out_a_run_that_a_process_holds(world: World) -> None:
-    _, row = await _asked(world)
+    _, row = await _request_run(world)
     granted = await world.runs.running(row)
     for _ in range(4 * 60):
         world.clock.move(timedelta(seconds=30))
@@ -120,7 +120,7 @@ async def test_the_keeper_does_not_time_out_a_run_that_a_process_holds(world: Wo
 
 
 async def test_a_row_with_an_invalid_policy_has_no_deadline(world: World) -> None:
-    _, row = await _asked(world)
+    _, row = await _request_run(world)
     async with world.ledger.write() as session:
         row.parameters = {"prompt": "x", "policy": {"deadline": "soon"}}
         session.add(row)
@@ -130,7 +130,7 @@ async def test_a_row_with_an_invalid_policy_has_no_deadline(world: World) -> Non
 
 
 async def test_a_finished_run_keeps_its_outcome_after_its_deadline(world: World) -> None:
-    _, row = await _asked(world)
+    _, row = await _request_run(world)
     await world.runs.finished(row, Status.SUCCEEDED)
     world.clock.move(timedelta(hours=3))
 

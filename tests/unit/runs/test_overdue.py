@@ -127,7 +127,7 @@ async def test_an_edit_of_the_schedule_makes_no_earlier_due_time_overdue(world: 
     assert await found(world) == []
 
 
-async def asked(world: World, **fields: Any) -> None:
+async def request_run(world: World, **fields: Any) -> None:
     stored = await world.jobs.add(on_demand=True)
     row = await claims.request(world.ledger, stored, "one", "manual")
     async with world.ledger.write() as session:
@@ -151,7 +151,7 @@ async def test_a_waiting_run_is_overdue_unless_it_backs_off_or_is_a_backfill(
     world: World, fields: dict[str, Any], late: bool
 ) -> None:
     now = world.clock.now()
-    await asked(world, **fields)
+    await request_run(world, **fields)
     world.clock.move(overdue.OVERDUE_GRACE + timedelta(seconds=1))
 
     assert await found(world) == ([(now, True)] if late else [])
@@ -159,7 +159,7 @@ async def test_a_waiting_run_is_overdue_unless_it_backs_off_or_is_a_backfill(
 
 async def test_a_run_that_waits_until_a_time_is_overdue_only_after_that_time(world: World) -> None:
     now = world.clock.now()
-    await asked(world, until=now + timedelta(hours=1))
+    await request_run(world, until=now + timedelta(hours=1))
     world.clock.move(timedelta(hours=1))
     assert await found(world) == []
     world.clock.move(overdue.OVERDUE_GRACE + timedelta(seconds=1))
@@ -168,7 +168,7 @@ async def test_a_run_that_waits_until_a_time_is_overdue_only_after_that_time(wor
 
 async def test_a_run_that_waits_for_a_slot_is_overdue_before_its_next_claim(world: World) -> None:
     now = world.clock.now()
-    await asked(world, waits_for=slots.SLOT, until=now + timedelta(hours=1))
+    await request_run(world, waits_for=slots.SLOT, until=now + timedelta(hours=1))
     world.clock.move(overdue.OVERDUE_GRACE + timedelta(seconds=1))
 
     assert await found(world) == [(now, True)]
