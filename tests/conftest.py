@@ -19,7 +19,7 @@ import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ from tests import costs
 from tests.servers import free_port, migrated
 
 if TYPE_CHECKING:
+    from tests.commands import Daybook
     from tests.databases import Database, Server
     from tests.world.prefect_world import PrefectWorld
 
@@ -136,6 +137,14 @@ def daybook_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """Return a fresh home; `DAYBOOK_HOME` names it for this test and its child processes."""
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path / "home"))
     return Home(tmp_path / "home").make()
+
+
+@pytest.fixture
+def daybook(capsys: pytest.CaptureFixture[str]) -> Daybook:
+    """Return a function that runs a command in this process: `daybook("list", "--json")`."""
+    from tests.commands import run
+
+    return partial(run, capsys)
 
 
 @pytest.fixture

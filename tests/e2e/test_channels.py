@@ -21,7 +21,8 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.operations import setup
-from tests.at_prefect import Daybook, commands, typed, with_client
+from tests.at_prefect import typed, with_client
+from tests.commands import DaybookJson
 from tests.receiver import Receiver, answer, serving
 from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
@@ -43,33 +44,27 @@ async def forget_channels(client: Any) -> None:
 
 
 @pytest.fixture
-def prepared(prefect_server: Any, daybook_home: Home) -> Iterator[None]:
-    """Remove all channels from Prefect, before and after the test."""
+def prepared(prefect_server: Any, daybook_home: Home) -> Iterator[Home]:
+    """Yield a home whose Prefect has no channel, before and after the test."""
     with_client(setup.prepare)
     with_client(forget_channels)
-    yield
+    yield daybook_home
     with_client(forget_channels)
-
-
-@pytest.fixture
-def daybook(prepared: None, capsys: pytest.CaptureFixture[str]) -> Iterator[Daybook]:
-    """Yield a function that runs `daybook … --json` and returns its output; remove all jobs."""
-
-    with commands(capsys) as carry_out:
-        yield carry_out
 
 
 def added(*tokens: str, url: str) -> subprocess.CompletedProcess[str]:
     return typed("channels", "add", *tokens, given=url)
 
 
-def test_a_channel_is_added_listed_used_and_removed(daybook: Daybook, tmp_path: Path) -> None:
+def test_a_channel_is_added_listed_used_and_removed(
+    daybook_json: DaybookJson, tmp_path: Path
+) -> None:
     output = added("team", url=f"tgram://123456789:{TOKEN}/{{chat_id}}\n")
     assert (output.returncode, "4,096 characters" in output.stdout) == (0, True), output.stderr
     assert "--chat-id" in output.stderr
 
-    job = daybook("add", "Hello", "--on-demand", "--channel", "team", "--chat-id", "-1001")
-    listed = {each["name"]: each for each in daybook("channels", "list")}
+    job = daybook_json("add", "Hello", "--on-demand", "--channel", "team", "--chat-id", "-1001")
+    listed = {each["name"]: each for each in daybook_json("channels", "list")}
     assert set(listed) >= {"inbox", "file", "console", "team"}
     assert listed["team"] == {
         "name": "team",
@@ -79,13 +74,13 @@ def test_a_channel_is_added_listed_used_and_removed(daybook: Daybook, tmp_path: 
         "problem": None,
         "jobs": [job["name"]],
     }
-    refused = daybook("channels", "remove", "team", code=2)["error"]["message"]
+    refused = daybook_json("channels", "remove", "team", code=2)["error"]["message"]
     assert f"used by {job['name']}" in refused
 
-    daybook("edit", job["id"], "--channel", "inbox", "--chat-id", "")
-    assert daybook("channels", "remove", "team") == {"removed": "team"}
-    daybook("channels", "remove", "team", code=3)
-    daybook("channels", "remove", "inbox", code=2)
+    daybook_json("edit", job["id"], "--channel", "inbox", "--chat-id", "")
+    assert daybook_json("channels", "remove", "team") == {"removed": "team"}
+    daybook_json("channels", "remove", "team", code=3)
+    daybook_json("channels", "remove", "inbox", code=2)
     assert TOKEN not in output.stdout + output.stderr
 
 
@@ -93,31 +88,31 @@ def test_a_channel_is_added_listed_used_and_removed(daybook: Daybook, tmp_path: 
     ("reference", "removed"), [("daybook-channel/team", "team"), ("team", "daybook-channel/team")]
 )
 def test_a_channel_is_in_use_with_and_without_its_type_in_the_reference(
-    daybook: Daybook, monkeypatch: pytest.MonkeyPatch, reference: str, removed: str
+    daybook_json: DaybookJson, monkeypatch: pytest.MonkeyPatch, reference: str, removed: str
 ) -> None:
     assert added("team", url="ntfy://topic").returncode == 0
-    job = daybook("add", "Hello", "--on-demand", "--channel", reference)
-    listed = {each["name"]: each["jobs"] for each in daybook("channels", "list")}
+    job = daybook_json("add", "Hello", "--on-demand", "--channel", reference)
+    listed = {each["name"]: each["jobs"] for each in daybook_json("channels", "list")}
     assert {name: jobs for name, jobs in listed.items() if jobs} == {"team": [job["name"]]}
-    refused = daybook("channels", "remove", removed, code=2)["error"]["message"]
+    refused = daybook_json("channels", "remove", removed, code=2)["error"]["message"]
     assert f"used by {job['name']}" in refused
 
-    daybook("remove", job["id"])
+    daybook_json("remove", job["id"])
     monkeypatch.setenv("DAYBOOK_ALERT_CHANNEL", reference)
-    refused = daybook("channels", "remove", removed, code=2)["error"]["message"]
+    refused = daybook_json("channels", "remove", removed, code=2)["error"]["message"]
     assert "used by DAYBOOK_ALERT_CHANNEL" in refused
 
 
 def test_the_alert_channel_of_the_operator_cannot_be_removed(
-    daybook: Daybook, monkeypatch: pytest.MonkeyPatch
+    daybook_json: DaybookJson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert added("team", url="ntfy://topic").returncode == 0
     monkeypatch.setenv("DAYBOOK_ALERT_CHANNEL", "team")
-    refused = daybook("channels", "remove", "team", code=2)["error"]["message"]
+    refused = daybook_json("channels", "remove", "team", code=2)["error"]["message"]
     assert "DAYBOOK_ALERT_CHANNEL" in refused
 
 
-def test_a_channel_url_is_never_an_argument_and_never_printed(prepared: None) -> None:
+def test_a_channel_url_is_never_an_argument_and_never_printed(prepared: Home) -> None:
     for tokens, url, words in (
         (("team", f"ntfy://{TOKEN}"), "", "cannot be passed on the command line"),
         (("team", "--url", f"ntfy://{TOKEN}"), "", "cannot be passed on the command line"),
@@ -144,43 +139,43 @@ def test_a_channel_url_is_never_an_argument_and_never_printed(prepared: None) ->
     ids=["unknown", "no chat", "bad chat", "bad file", "metadata", "spelling"],
 )
 def test_a_job_with_an_invalid_recipient_is_refused_and_not_stored(
-    daybook: Daybook, typed: tuple[str, ...], field: str, words: str
+    daybook_json: DaybookJson, typed: tuple[str, ...], field: str, words: str
 ) -> None:
     assert added("chats", url="ntfy://127.0.0.1/{chat_id}").returncode == 0
-    error = daybook("add", "Hello", "--on-demand", *typed, code=2)["error"]
+    error = daybook_json("add", "Hello", "--on-demand", *typed, code=2)["error"]
     assert words in error["message"]
     assert error["field"].lstrip("-").replace("-", "_") == field
-    assert daybook("list") == []
+    assert daybook_json("list") == []
 
-    job = daybook("add", "Hello", "--on-demand")
-    daybook("edit", job["id"], *typed, code=2)
-    assert daybook("show", job["id"])["notify"] == job["notify"]
-    daybook("add", "Hello", "--on-demand", "--channel", "chats", "--chat-id", "a-b")
+    job = daybook_json("add", "Hello", "--on-demand")
+    daybook_json("edit", job["id"], *typed, code=2)
+    assert daybook_json("show", job["id"])["notify"] == job["notify"]
+    daybook_json("add", "Hello", "--on-demand", "--channel", "chats", "--chat-id", "a-b")
 
 
-def test_a_job_whose_channel_was_removed_can_still_be_edited(daybook: Daybook) -> None:
+def test_a_job_whose_channel_was_removed_can_still_be_edited(daybook_json: DaybookJson) -> None:
     assert added("team", url="ntfy://topic").returncode == 0
-    job = daybook("add", "Hello", "--on-demand", "--channel", "team")
+    job = daybook_json("add", "Hello", "--on-demand", "--channel", "team")
     with_client(lambda client: apprise.STORE.remove(client, "team"))
-    assert daybook("edit", job["id"], "--name", "renamed")["name"] == "renamed"
-    daybook("edit", job["id"], "--chat-id", "x", code=2)
-    daybook("edit", job["id"], "--channel", "inbox")
+    assert daybook_json("edit", job["id"], "--name", "renamed")["name"] == "renamed"
+    daybook_json("edit", job["id"], "--chat-id", "x", code=2)
+    daybook_json("edit", job["id"], "--channel", "inbox")
 
 
 def test_channels_test_reports_whether_the_message_arrived(
-    daybook: Daybook, daybook_home: Home
+    daybook_json: DaybookJson, daybook_home: Home
 ) -> None:
-    tried = daybook("channels", "test", "file", "Is it there?", "--chat-id", "try.md")
+    tried = daybook_json("channels", "test", "file", "Is it there?", "--chat-id", "try.md")
     assert (tried["channel"], tried["problem"]) == ("file", None)
     assert "Is it there?" in (daybook_home.path / "out" / "try.md").read_text()
 
-    assert daybook("channels", "test", "inbox")["problem"] is None
-    [there] = daybook("inbox")
+    assert daybook_json("channels", "test", "inbox")["problem"] is None
+    [there] = daybook_json("inbox")
     assert there["subject"] == "Daybook: test message"
 
     assert added("away", url="json://127.0.0.1:9/x").returncode == 0
-    assert "Connection error" in daybook("channels", "test", "away", code=1)["problem"]
-    daybook("channels", "test", "nope", code=3)
+    assert "Connection error" in daybook_json("channels", "test", "away", code=1)["problem"]
+    daybook_json("channels", "test", "nope", code=3)
 
 
 # --- runs
