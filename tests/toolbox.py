@@ -29,10 +29,10 @@ _END = """
 server.run(transport="stdio", show_banner=False)
 """
 
-# begun(): starts a process that runs until it is killed; returns its pid.
-BEGUN = """
+# start_child(): starts a process that runs until it is killed; returns its pid.
+START_CHILD = """
 import subprocess
-def begun():
+def start_child():
     waits = "import signal, time\\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\\nsignal.pause()"
     return subprocess.Popen([sys.executable, "-c", waits, sys.argv[1]]).pid
 """
@@ -68,7 +68,7 @@ async def served(world: PrefectWorld, source: str) -> AsyncIterator[Agent]:
     """
     agent = Agent(f"s-{uuid4().hex[:8]}", world.agents.folder)
     script = agent.base.with_suffix(".py")
-    script.write_text(PRELUDE + BEGUN + _BEGIN + source + _END)
+    script.write_text(PRELUDE + START_CHILD + _BEGIN + source + _END)
     servers = PrefectServers(world.client)
     await servers.add(agent.name, {"command": [sys.executable, str(script), str(agent.base)]})
     try:

@@ -65,17 +65,17 @@ async def taken_over(
     job = await world.deploy(on_demand=True, agent=once.name)
     rerun = await world.deploy(on_demand=True, agent=again.name, on_lost="rerun", retries=2)
     before = await world.agents.add(WORKS)
-    not_begun = await world.deploy(on_demand=True, agent=before.name)
+    not_started = await world.deploy(on_demand=True, agent=before.name)
     gate = await world.workers.gate()
     worker = await world.workers.begin(api_url=gate.api_url)
     for each in (job, rerun):
         await world.prefect.custom_run(each)
     pids = [await once.says("running"), await again.says("running")]
     gate.close_for(f"/name/{before.name}")
-    await world.prefect.custom_run(not_begun)
+    await world.prefect.custom_run(not_started)
     async with asyncio.timeout(30):
         await gate.held.wait()
-    assert (await world.runs.row(not_begun)).status == "claimed"
+    assert (await world.runs.row(not_started)).status == "claimed"
     left = [process for pid in pids if (process := proc.find(pid)) is not None]
     assert len(left) == 2, world.workers.logs()
     await world.workers.begin()
@@ -95,15 +95,15 @@ async def taken_over(
         row = await world.wait_for_end(rerun, "succeeded", within=left)
         return await record_of(world, row, again.effect_count)
 
-    async def begun_elsewhere() -> RunRecord:
+    async def started_elsewhere() -> RunRecord:
         before.release()
-        row = await world.wait_for_end(not_begun, "succeeded", within=JUDGED + SEEN)
+        row = await world.wait_for_end(not_started, "succeeded", within=JUDGED + SEEN)
         return await record_of(world, row, before.effect_count)
 
     async def all_gone() -> None:
         assert await proc.wait_gone(left, ENDED) == []
 
-    found = await asyncio.gather(at_its_end(), again_somewhere(), begun_elsewhere(), all_gone())
+    found = await asyncio.gather(at_its_end(), again_somewhere(), started_elsewhere(), all_gone())
     return dict(zip(("running", "rerun", "claimed"), found[:3], strict=True))
 
 

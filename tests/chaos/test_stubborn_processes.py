@@ -100,9 +100,9 @@ async def test_grandchildren_of_an_agent_end_with_its_run(
     await world.workers.begin()
     asked = await world.prefect.custom_run(job)
     words = [await agent.word() for _ in range(3)]
-    begun = [proc.find(int(word.removeprefix("child "))) for _, word in words]
+    children = [proc.find(int(word.removeprefix("child "))) for _, word in words]
     pid = await agent.says("running")
-    living = [each for each in begun if each is not None]
+    living = [each for each in children if each is not None]
     assert len(living) == 3
     if cancelled:
         await world.prefect.cancel(asked)

@@ -223,12 +223,12 @@ async def test_each_listener_gets_each_outcome_and_a_failing_one_changes_none(
     for run in (await client.run_of(done.id), await client.run_of(failed.id)):
         assert (run.id, run.status) in expected
         assert run.delivery in ("not_requested", "delivered")
-        told_of = {each.to: each for each in run.deliveries if each.purpose == "listener"}
-        assert {name: each.status for name, each in told_of.items()} == {
+        deliveries = {each.to: each for each in run.deliveries if each.purpose == "listener"}
+        assert {name: each.status for name, each in deliveries.items()} == {
             "feeds_program.first": "failed",
             "feeds_program.second": "delivered",
         }
-        assert told_of["feeds_program.first"].error == "ValueError: the first listener fails"
+        assert deliveries["feeds_program.first"].error == "ValueError: the first listener fails"
 
 
 @pytest.mark.timeout(420)

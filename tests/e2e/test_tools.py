@@ -50,7 +50,7 @@ def typed(
 
 @pytest.fixture
 def server_name(typed: Typed, tmp_path: Path) -> Iterator[str]:
-    report_pipe = ReportPipe(tmp_path / "told")
+    report_pipe = ReportPipe(tmp_path / "report")
     code, _, error = typed("add", "ours", "--", sys.executable, str(OURS), str(report_pipe.path))
     assert code == 0, error
     yield "ours"

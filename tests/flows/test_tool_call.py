@@ -259,15 +259,15 @@ async def test_a_call_without_an_answer_in_time_is_unknown_and_its_server_is_end
     source = """
 @server.tool
 def reindex() -> None:
-    had(); tell(str(begun())); forever()
+    had(); tell(str(start_child())); forever()
 """
     async with served(world, source) as server:
         with pytest.raises(CrashedRun):
             await call(f"{server.name}.reindex", timeout="3s", retries=3)
         # Whatever the tool was doing at the timeout, no process of the server is alive.
-        pid, begun = await server.word()
+        pid, child = await server.word()
         assert not alive(pid)
-        assert not alive(int(begun))
+        assert not alive(int(child))
 
     row = await world.runs.row()
     assert (row.status, row.attempts, server.effect_count) == ("unknown", 1, 1)

@@ -129,7 +129,7 @@ async def test_the_address_rule_follows_the_last_writer_of_the_address(
     """A model changes the address of the operator's job; then the operator writes it again."""
     name = f"http://localhost:{server.port}"  # for an agent refused by its text alone
     stored = await world.deploy(prompt=None, url="https://api.example.org/x", on_demand=True)
-    hook = {"on_complete": f"{server.address}/told"}
+    hook = {"on_complete": f"{server.address}/notified"}
 
     async def written(by: Actor, **changes: Any) -> StoredJob:
         """Edit the job as `service.jobs` does, without the guard, which does not resolve names."""

@@ -124,10 +124,10 @@ async def test_every_callback_is_delivered_after_the_receiver_recovers(
     assert len(numbers) == len(ids)
     # Each try is stamped with its own time, by the ledger's clock.
     assert max(map(len, times.values())) > 1
-    begun = min(row.created_at for row in rows.values())
+    first = min(row.created_at for row in rows.values())
     for stamps in times.values():
         for stamp in stamps:
-            assert datetime.fromtimestamp(int(stamp) + 1, UTC) >= begun
+            assert datetime.fromtimestamp(int(stamp) + 1, UTC) >= first
             assert datetime.fromtimestamp(int(stamp), UTC) <= world.ledger.now()
 
 

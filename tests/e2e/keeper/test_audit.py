@@ -36,7 +36,7 @@ async def queued(world: PrefectWorld, stored: StoredJob) -> list[FlowRun]:
 
 
 async def offered(world: PrefectWorld, run: FlowRun) -> object:
-    """Claim a late run as a worker does and, if that is granted, finish it as its flow does."""
+    """Claim a late run as a worker does and, if that succeeds, finish it as its flow does."""
     found = await occurrence.build_claim_request(
         world.ledger,
         run,

@@ -61,7 +61,7 @@ class Keepers:
     """The keepers of one world, each a process with `SHORT` timing."""
 
     world: PrefectWorld
-    begun: list[Child] = field(default_factory=list)
+    processes: list[Child] = field(default_factory=list)
 
     async def another(self, gate: Gate | None = None) -> Child:
         """Start a keeper, and wait until it is on standby or leads."""
@@ -74,10 +74,10 @@ class Keepers:
             environment=worker.environment(self.world.home, selected)
             | {"DAYBOOK_LEDGER_URL": self.world.database.address}
             | SHORT.environment(),
-            log=self.world.home.logs / f"keeper-{len(self.begun) + 1}.log",
+            log=self.world.home.logs / f"keeper-{len(self.processes) + 1}.log",
             folder=self.world.home.path,
         )
-        self.begun.append(child)
+        self.processes.append(child)
 
         async def started() -> bool:
             assert child.exit_code is None, child.tail()
@@ -92,13 +92,18 @@ class Keepers:
         if found is None or not found.leads(self.world.ledger.now()):
             return None
         (pid,) = found.holder.split(":")[1:2]
-        return next((each for each in self.begun if each.pid == int(pid)), None)
+        return next((each for each in self.processes if each.pid == int(pid)), None)
 
     async def leads(self, child: Child, within: float = SOON) -> None:
         async def so_it_is() -> bool:
             return await self.leader() is child
 
-        assert await becomes_true(so_it_is, within), "\n".join(each.tail() for each in self.begun)
+        assert await becomes_true(so_it_is, within), "\n".join(
+            each.tail() for each in self.processes
+        )
+
+    def logs(self) -> str:
+        return "\n".join(each.tail() for each in self.processes)
 
     async def carried(self, row: RunRow, within: float = SOON) -> None:
         """Wait until the row has its Prefect run, which only a leader creates."""
@@ -106,7 +111,9 @@ class Keepers:
         async def so_it_is() -> bool:
             return (await self.world.runs.row(row.id)).flow_run_id is not None
 
-        assert await becomes_true(so_it_is, within), "\n".join(each.tail() for each in self.begun)
+        assert await becomes_true(so_it_is, within), "\n".join(
+            each.tail() for each in self.processes
+        )
 
     async def waits(self) -> RunRow:
         """Return a row that waits for longer than the test takes and has no Prefect run."""
@@ -117,7 +124,7 @@ class Keepers:
         await stand_still(keeper.pid, lambda: _is_free(self.world.database))
 
     async def close(self) -> None:
-        for each in self.begun:
+        for each in self.processes:
             if each.exit_code is None:
                 os.kill(each.pid, signal.SIGCONT)
                 await each.terminate(0.0)
@@ -148,7 +155,7 @@ async def world(
         yield world
 
 
-async def killed_and_told_to_end(keepers: Keepers) -> None:
+async def killed_and_terminated(keepers: Keepers) -> None:
     first = await keepers.another()
     await keepers.leads(first)
     await keepers.carried(await keepers.waits())
@@ -216,7 +223,7 @@ async def outcomes(
     async with AsyncExitStack() as stack:
         for kind in databases.KINDS:
             # A test session has two databases on a server, and one of them has its tables already.
-            for play, prepared in ((killed_and_told_to_end, False), (stopped, True)):
+            for play, prepared in ((killed_and_terminated, False), (stopped, True)):
                 root = tmp_path_factory.mktemp(play.__name__)
                 file, server = root / "ledger.db", databases.server_of(request)
                 try:
@@ -244,7 +251,7 @@ def raise_failure(outcomes: Outcomes, play: str, kind: str) -> None:
 def test_a_killed_leader_is_replaced_and_a_terminated_one_at_once(
     outcomes: Outcomes, kind: str
 ) -> None:
-    raise_failure(outcomes, killed_and_told_to_end.__name__, kind)
+    raise_failure(outcomes, killed_and_terminated.__name__, kind)
 
 
 @pytest.mark.parametrize("kind", databases.KINDS)

@@ -46,22 +46,22 @@ async def keeper(
     world: PrefectWorld, daybook_home: Home, prefect_server: PrefectServer
 ) -> AsyncIterator[list[Child]]:
     """Yield a list for keepers, and stop them at the end of the test."""
-    begun: list[Child] = []
-    yield begun
-    for each in begun:
+    keepers: list[Child] = []
+    yield keepers
+    for each in keepers:
         await each.terminate()
 
 
-async def begin(begun: list[Child], home: Home, server: PrefectServer) -> Child:
+async def begin(keepers: list[Child], home: Home, server: PrefectServer) -> Child:
     selected = SelectedPrefect(server.api_url, server.ui_url)
     child = await children.start(
         "keeper",
         [sys.executable, "-m", "daybook", "keeper"],
         environment=worker.environment(home, selected),
-        log=home.logs / f"keeper-{len(begun) + 1}.log",
+        log=home.logs / f"keeper-{len(keepers) + 1}.log",
         folder=home.path,
     )
-    begun.append(child)
+    keepers.append(child)
     return child
 
 

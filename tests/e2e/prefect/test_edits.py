@@ -29,7 +29,7 @@ async def revisions(world: Any, name: str) -> list[RevisionRow]:
         return list(rows)
 
 
-async def settled(world: Any, name: str) -> None:
+async def assert_in_sync(world: Any, name: str) -> None:
     """Assert that both sides agree and a sync changes nothing."""
     report = await world.sync()
     assert (report.writes, report.pulled, report.unchanged) == (0, [], 1)
@@ -62,7 +62,7 @@ async def test_an_edited_schedule_takes_effect_from_the_time_of_the_edit(world: 
     assert found.schedules[0].id == held.id  # so an open page of the UI keeps working
     due = list(islice(due_times(job.job.schedule, after=edited), 3))
     assert (await world.deployments.due("a-job"))[:3] == due
-    await settled(world, "a-job")
+    await assert_in_sync(world, "a-job")
 
 
 @pytest.mark.slow
@@ -79,7 +79,7 @@ async def test_an_imported_interval_keeps_its_phase(world: Any) -> None:
     assert (taken.anchor - datetime(2026, 1, 1, 0, 10, 20, tzinfo=UTC)) % taken.every == timedelta()
     due = list(islice(due_times(taken, after=world.ledger.now()), 3))
     assert (await world.deployments.due("a-job"))[:3] == due
-    await settled(world, "a-job")
+    await assert_in_sync(world, "a-job")
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ async def test_a_zoned_interval_of_a_day_is_imported_and_rewritten_in_utc(world:
     held = (await world.deployments.get("a-job")).schedules[0].schedule
     assert held.timezone == "UTC"
     assert (await world.deployments.due("a-job"))[0] == theirs
-    await settled(world, "a-job")
+    await assert_in_sync(world, "a-job")
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
@@ -117,7 +117,7 @@ async def test_a_one_time_rrule_is_due_at_the_instant_that_prefect_queues(
     far = {"start_time": "2030-01-01T00:00:00Z"}
     await world.prefect.request("POST", f"/deployments/{found.id}/schedule", far)
     assert await world.deployments.due("a-job") == [taken.at]
-    await settled(world, "a-job")
+    await assert_in_sync(world, "a-job")
 
 
 @pytest.mark.slow
@@ -130,7 +130,7 @@ async def test_prefects_pause_and_schedule_switch_disable_and_enable_the_job(wor
     assert not job.job.enabled
     assert job.row.disabled_reason == "turned off in Prefect"
     assert job.revision.effective_from == (await world.deployments.get("a-job")).updated
-    await settled(world, "a-job")
+    await assert_in_sync(world, "a-job")
     await world.deployments.edit("a-job", paused=False)
     await world.sync()
     assert (await world.jobs.get("a-job")).job.enabled
@@ -139,13 +139,13 @@ async def test_prefects_pause_and_schedule_switch_disable_and_enable_the_job(wor
     job = await world.jobs.get("a-job")
     assert not job.job.enabled
     assert job.revision.effective_from == off
-    await settled(world, "a-job")
+    await assert_in_sync(world, "a-job")
     on = await world.deployments.edit_schedule("a-job", active=True)
     await world.sync()
     job = await world.jobs.get("a-job")
     assert job.job.enabled
     assert job.revision.effective_from == on
-    await settled(world, "a-job")
+    await assert_in_sync(world, "a-job")
 
 
 @pytest.mark.slow
@@ -178,7 +178,7 @@ async def test_edited_tags_and_description_are_imported_and_daybooks_part_restor
         == f"{summary((await world.jobs.get('a-job')).job)}\n\nNew words\n\nand more"
     )
     assert len(await revisions(world, "a-job")) == 1
-    await settled(world, "a-job")
+    await assert_in_sync(world, "a-job")
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ async def test_a_schedule_that_no_job_supports_stays_prefects_own(
     await world.jobs.edit("a-job", every="2h")
     report = await world.sync()
     assert "foreign" in report.conflicts["a-job"]["schedule"]
-    await settled(world, "a-job")
+    await assert_in_sync(world, "a-job")
 
 
 async def test_a_cron_that_only_prefect_accepts_is_replaced_by_the_jobs(world: Any) -> None:
@@ -255,7 +255,7 @@ async def test_a_cron_that_only_prefect_accepts_is_replaced_by_the_jobs(world: A
     report = await world.sync()
     assert "5-5" in report.refused["a-job"]
     assert (await world.jobs.get("a-job")).job == before.job
-    await settled(world, "a-job")
+    await assert_in_sync(world, "a-job")
 
 
 @pytest.mark.slow
@@ -293,7 +293,7 @@ async def test_a_job_without_a_schedule_in_prefect_is_on_demand_until_it_gets_on
     )
     await world.sync()
     assert (await world.jobs.get("a-job")).job.schedule == Cron(expr="0 9 * * *", timezone="UTC")
-    await settled(world, "a-job")
+    await assert_in_sync(world, "a-job")
 
 
 @pytest.mark.slow
@@ -310,7 +310,7 @@ async def test_a_field_changed_on_both_sides_keeps_the_ledgers_value(world: Any)
     assert job.job.action.prompt == "Ours"
     assert (job.row.tags, job.row.description) == (["ours"], "Their words")
     assert (await world.deployments.get("a-job")).parameters["prompt"] == "Ours"
-    await settled(world, "a-job")
+    await assert_in_sync(world, "a-job")
 
 
 async def test_a_new_time_in_prefect_enables_a_fired_job_again(world: Any) -> None:
@@ -342,7 +342,7 @@ async def test_a_new_time_in_prefect_enables_a_fired_job_again(world: Any) -> No
     assert job.row.disabled_reason == ""
     assert job.job.schedule.at == datetime(2030, 1, 15, 14, 30, tzinfo=UTC)
     assert not (await world.deployments.get("a-job")).paused
-    await settled(world, "a-job")
+    await assert_in_sync(world, "a-job")
 
 
 async def test_parameters_on_a_schedule_are_reported_and_kept(world: Any) -> None:

@@ -412,7 +412,7 @@ async def test_a_second_sync_of_200_jobs_writes_nothing(world: Any) -> None:
     ]
     for number in range(JOBS):
         await world.jobs.add(f"job-{number}", **kinds[number % len(kinds)])
-    begun = world.ledger.now() - timedelta(seconds=1)
+    since = world.ledger.now() - timedelta(seconds=1)
     began = time.monotonic()
     report = await world.sync()
     first = time.monotonic() - began
@@ -436,4 +436,4 @@ async def test_a_second_sync_of_200_jobs_writes_nothing(world: Any) -> None:
     assert (await observe(world.ledger, world.client, known)).report.pulled == ["job-100"]
     found = list((await world.deployments.all()).values())
     assert len(found) == JOBS
-    assert all(each.updated is not None and each.updated >= begun for each in found)
+    assert all(each.updated is not None and each.updated >= since for each in found)

@@ -32,7 +32,7 @@ def _sync_failures(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 
 class Watch:
-    """An observer of the world; `settled` observes until nothing is new."""
+    """An observer of the world; `until_stable` observes until nothing is new."""
 
     def __init__(self, world: Any) -> None:
         self._world, self.fingerprints = world, Fingerprints()
@@ -41,7 +41,7 @@ class Watch:
         self._world.prefect.traffic.writes.clear()
         return await observe(self._world.ledger, self._world.client, self.fingerprints, **given)
 
-    async def settled(self) -> Observation:
+    async def until_stable(self) -> Observation:
         for _ in range(3):
             observation = await self.observe()
         assert observation.report.writes == 0
@@ -59,7 +59,7 @@ async def test_a_pass_without_changes_costs_two_requests_for_one_page(
 ) -> None:
     for name in ("one", "two", "three"):
         await world.jobs.add(name, every="1h")
-    await watch.settled()
+    await watch.until_stable()
     before = world.ledger.now()
     observation = await watch.observe()
     assert observation.requests == 2  # the list, shorter than a page, and the pool
@@ -75,7 +75,7 @@ async def test_a_pass_without_changes_costs_two_requests_for_one_page(
 async def test_the_next_pass_finds_an_edit_and_queues_its_runs(world: Any, watch: Watch) -> None:
     for name in ("one", "two", "three"):
         await world.jobs.add(name, every="1h")
-    await watch.settled()
+    await watch.until_stable()
     edited = await world.deployments.edit_schedule("two", active=True, schedule=CRON)
     observation = await watch.observe()
     assert (observation.report.pulled, observation.report.unchanged) == (["two"], 2)
@@ -92,11 +92,11 @@ async def test_a_schedule_enabled_in_prefect_has_its_runs_queued_at_once(
 ) -> None:
     """It is the schedule's own switch; Prefect's scheduler would queue the runs a minute later."""
     await world.jobs.add("a-job", every="1h")
-    await watch.settled()
+    await watch.until_stable()
     await world.deployments.edit_schedule("a-job", active=False)
     assert (await watch.observe()).report.pulled == ["a-job"]
     assert await world.deployments.due("a-job") == []
-    await watch.settled()
+    await watch.until_stable()
     await world.deployments.edit_schedule("a-job", active=True)
     assert (await watch.observe()).report.pulled == ["a-job"]
     assert len(await world.deployments.due("a-job")) >= 3
@@ -106,7 +106,7 @@ async def test_a_schedule_saved_without_a_change_gets_its_runs_back(
     world: Any, watch: Watch
 ) -> None:
     await world.jobs.add("a-job", cron="*/7 * * * *", timezone="UTC")
-    await watch.settled()
+    await watch.until_stable()
     queued = await world.deployments.due("a-job")
     await world.deployments.edit_schedule("a-job", active=True, schedule=CRON)
     assert await world.deployments.due("a-job") == []  # saving deletes the queued runs
@@ -119,7 +119,7 @@ async def test_a_schedule_saved_without_a_change_gets_its_runs_back(
 @pytest.mark.slow
 async def test_a_pass_applies_an_edit_of_the_ledger_to_prefect(world: Any, watch: Watch) -> None:
     await world.jobs.add("a-job", every="1h")
-    await watch.settled()
+    await watch.until_stable()
     await world.jobs.edit("a-job", prompt="Newer")
     assert (await watch.observe()).report.updated == ["a-job"]
     assert (await world.deployments.get("a-job")).parameters["prompt"] == "Newer"
@@ -150,7 +150,7 @@ async def test_a_schedule_that_prefect_cannot_queue_blocks_no_other_job(
     """Prefect accepts a cron that is never due, and answers 500 when asked to queue its runs."""
     odd = await world.jobs.add("a-job", every="1h")
     other = await world.jobs.add("other", every="1h")
-    await watch.settled()
+    await watch.until_stable()
     never = {"cron": "0 0 31 2 *", "timezone": "UTC", "day_or": True}
     await world.deployments.add_schedule("a-job", never)
     await world.jobs.edit("a-job", prompt="Newer")
@@ -173,7 +173,7 @@ async def test_a_job_that_cannot_be_compared_is_reported_once_and_blocks_no_othe
 ) -> None:
     odd = await world.jobs.add("a-job", every="1h")
     other = await world.jobs.add("other", every="1h")
-    await watch.settled()
+    await watch.until_stable()
     held = projection.of_deployment
 
     def stumbles(found: DeploymentResponse) -> projection.Projection:
@@ -204,7 +204,7 @@ async def test_an_interval_of_ages_is_refused_and_blocks_no_other_job(
 ) -> None:
     """The last due time before now would be before the year 1."""
     both_ids = {(await world.jobs.add(name, every="1h")).id for name in ("a-job", "other")}
-    await watch.settled()
+    await watch.until_stable()
     soon = (world.ledger.now() + timedelta(minutes=10)).isoformat()
     await world.deployments.edit_schedule("a-job", schedule={"interval": 1e11, "anchor_date": soon})
     observation = await watch.observe()
@@ -219,7 +219,7 @@ async def test_a_deployment_that_cannot_be_deleted_blocks_no_other_job(
     odd = await world.jobs.add("a-job", every="1h")
     removed = await world.jobs.add("gone", every="1h")
     other = await world.jobs.add("other", every="1h")
-    await watch.settled()
+    await watch.until_stable()
     old_deployment_id = (await world.jobs.get("a-job")).row.deployment_id
     for name in ("a-job", "gone"):
         await world.jobs.archive(name)
@@ -239,14 +239,14 @@ async def test_a_deployment_that_cannot_be_deleted_blocks_no_other_job(
         )
         assert observation.jobs == {other.id}
     assert (await watch.observe()).report.removed == ["a-job"]
-    assert {odd.id, removed.id}.isdisjoint((await watch.settled()).jobs)
+    assert {odd.id, removed.id}.isdisjoint((await watch.until_stable()).jobs)
 
 
 async def test_a_failed_adoption_blocks_no_other_deployment(
     world: Any, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored = await world.jobs.add("a-job", every="1h")
-    await watch.settled()
+    await watch.until_stable()
     flow = (await world.prefect.request("POST", "/flows/", {"name": "agent-prompt"})).json()["id"]
     body = {"flow_id": flow, "entrypoint": "flows/agent_prompt.py:agent_prompt"}
     body |= {"parameters": {"prompt": "Say so"}}
@@ -296,11 +296,11 @@ async def test_a_deployment_that_cannot_be_a_job_is_reported_once(
 
 async def test_a_deleted_deployment_is_reported_once(world: Any, watch: Watch) -> None:
     stored = await world.jobs.add("a-job", every="1h")
-    await watch.settled()
+    await watch.until_stable()
     await world.deployments.delete("a-job")
     observation = await watch.observe()
     assert (observation.report.deleted, set(observation.jobs)) == (["a-job"], {stored.id})
-    observation = await watch.settled()
+    observation = await watch.until_stable()
     assert (observation.report.deleted, set(observation.jobs), observation.requests) == (
         [],
         {stored.id},
@@ -326,7 +326,7 @@ async def test_jobs_left_over_at_the_time_limit_do_not_count_as_observed(
 @pytest.mark.slow
 async def test_a_pass_without_prefect_loses_no_edit(world: Any, watch: Watch) -> None:
     await world.jobs.add("a-job", every="1h")
-    await watch.settled()
+    await watch.until_stable()
     await world.deployments.edit_schedule("a-job", active=True, schedule=CRON)
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
         async with PrefectClient(server.api_url(free_port())) as nobody:

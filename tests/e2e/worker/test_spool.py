@@ -107,7 +107,7 @@ async def wait_until_spooled(world: PrefectWorld, row: RunRow) -> None:
     assert [each.name for each in spooled(world)] == [f"{row.id}-1-1.json"]
 
 
-async def told_once(world: PrefectWorld, job: StoredJob) -> None:
+async def notified_once(world: PrefectWorld, job: StoredJob) -> None:
     """Assert that both sides have the outcome of the one attempt, and never had another."""
     row = await world.wait_for_end(job, "succeeded", within=JUDGED)
     await world.workers.idle(within=JUDGED)
@@ -132,7 +132,7 @@ async def until_the_ledger_is_back(world: PrefectWorld, database: Database) -> N
         await wait_until_spooled(world, row)
         # The lease has expired by then, because no process could renew it.
         await SYSTEM_CLOCK.wait_until(lost)
-    await told_once(world, job)
+    await notified_once(world, job)
 
 
 async def by_another_keeper(world: PrefectWorld, database: Database) -> None:
@@ -144,7 +144,7 @@ async def by_another_keeper(world: PrefectWorld, database: Database) -> None:
     assert (await world.runs.row(job)).status == "running"
     assert len(spooled(world)) == 1
     async with keeper(world):
-        await told_once(world, job)
+        await notified_once(world, job)
 
 
 @asynccontextmanager

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEA
 FOR_EVER = """
 @server.tool
 def reindex() -> None:
-    had(); tell(str(begun())); forever()
+    had(); tell(str(start_child())); forever()
 """
 ONCE_CUT = """
 @server.tool
@@ -50,9 +50,9 @@ async def job(world: PrefectWorld, tool: str, **fields: Any) -> StoredJob:
 async def at_work(world: PrefectWorld, server: Agent, stored: StoredJob) -> list[int]:
     """Start a run and wait until its tool works; return the pids of the server and its child."""
     await world.prefect.custom_run(stored)
-    pid, begun = await server.word()
+    pid, child = await server.word()
     await world.wait_for_status(stored, "running")
-    return [pid, int(begun)]
+    return [pid, int(child)]
 
 
 @pytest.mark.journey
@@ -79,7 +79,7 @@ async def test_a_worker_calls_and_ends_a_stdio_tool_server(
     source = """
 @server.tool
 def reindex(full: bool) -> int:
-    tell(str(begun()))
+    tell(str(start_child()))
     return os.getpid()
 """
     server = await stack.enter_async_context(served(world, source))
@@ -88,11 +88,11 @@ def reindex(full: bool) -> int:
 
     await world.prefect.custom_run(stored)
 
-    pid, begun = await server.word()
+    pid, child = await server.word()
     row = await world.wait_for_end(stored, "succeeded", within=SEEN)
     assert row.output == str(pid)
     assert not alive(pid)
-    assert not alive(int(begun))
+    assert not alive(int(child))
 
 
 async def test_a_cancelled_run_ends_its_tool_server_and_the_servers_child(

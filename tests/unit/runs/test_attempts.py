@@ -154,13 +154,13 @@ async def test_a_reason_equal_to_the_error_is_not_stored_twice(world: World) -> 
 # --- retry: record an attempt that another one follows
 
 
-async def _begun(world: World) -> tuple[ClaimRequest, Granted]:
+async def _running(world: World) -> tuple[ClaimRequest, Granted]:
     claim_request = world.runs.claim_request(await world.jobs.add())
     return claim_request, await world.runs.running(claim_request)
 
 
 async def test_a_retry_of_an_unknown_run_records_the_outcome_of_its_attempt(world: World) -> None:
-    _, granted = await _begun(world)
+    _, granted = await _running(world)
     await world.runs.finish(granted, Status.UNKNOWN, reason="the lease was lost")
 
     assert await _retried(world, granted, TIMED_OUT) is Status.TIMED_OUT
@@ -174,7 +174,7 @@ async def test_a_retry_of_an_unknown_run_records_the_outcome_of_its_attempt(worl
 
 @pytest.mark.parametrize("since", ["waiting", "claimed", "running", "succeeded", "cancelled"])
 async def test_a_retry_that_is_written_again_changes_nothing(world: World, since: str) -> None:
-    claim_request, granted = await _begun(world)
+    claim_request, granted = await _running(world)
     assert await _retried(world, granted) is Status.WAITING
     if since == "cancelled":
         await claims.cancel(world.ledger, granted.run_id)
@@ -195,7 +195,7 @@ async def test_a_retry_that_is_written_again_changes_nothing(world: World, since
 async def test_a_retry_with_an_old_fencing_token_is_refused_and_kept_as_evidence(
     world: World,
 ) -> None:
-    _, granted = await _begun(world)
+    _, granted = await _running(world)
     await _retried(world, granted)
 
     with pytest.raises(FenceRefused):
@@ -213,7 +213,7 @@ async def test_a_retry_with_an_old_fencing_token_is_refused_and_kept_as_evidence
 async def test_a_retry_of_a_run_with_another_outcome_is_refused_and_kept_as_evidence(
     world: World, status: Status
 ) -> None:
-    _, granted = await _begun(world)
+    _, granted = await _running(world)
     await world.runs.finish(granted, status, error="another")
 
     with pytest.raises(IllegalTransition):

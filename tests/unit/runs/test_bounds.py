@@ -68,7 +68,7 @@ async def test_a_due_time_edited_in_prefect_is_reconciled_before_its_bounds_excl
     assert answer.reason == "not due: 13:00 is outside the active hours"
 
 
-async def test_a_late_run_is_granted_if_the_bounds_exclude_all_later_due_times(
+async def test_a_late_run_is_claimed_if_the_bounds_exclude_all_later_due_times(
     world: World,
 ) -> None:
     """13:00 is the last due time of the day: at 14:30 no later one has passed, and it may run."""
@@ -132,7 +132,7 @@ async def test_a_queued_run_is_skipped_after_the_last_allowed_run(world: World) 
     )
 
 
-async def test_a_manual_run_is_granted_after_max_runs_is_used_up(world: World) -> None:
+async def test_a_manual_run_is_claimed_after_max_runs_is_used_up(world: World) -> None:
     stored = await world.jobs.add(every="10m", max_runs=1)
     await world.runs.finished(stored, Status.SUCCEEDED)
     row = await claims.request(world.ledger, stored, "1", "manual")

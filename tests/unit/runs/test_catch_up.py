@@ -33,7 +33,7 @@ async def _away(world: World, down: timedelta = DOWN, **fields: Any) -> list[Cla
 
 
 async def _seen_through(world: World, claim_requests: list[ClaimRequest]) -> None:
-    """Claim all of them repeatedly, and run each one that is granted, until none is left."""
+    """Claim all of them repeatedly, and run each claimed one, until none is left."""
     left = list(claim_requests)
     while left:
         for claim_request in list(left):

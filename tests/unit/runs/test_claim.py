@@ -20,7 +20,7 @@ SECOND = timedelta(seconds=1)
 MICROSECOND = timedelta(microseconds=1)
 
 
-async def test_a_claim_at_the_due_time_is_granted_with_the_jobs_parameters(world: World) -> None:
+async def test_a_claim_at_the_due_time_succeeds_with_the_jobs_parameters(world: World) -> None:
     stored = await world.jobs.add(prompt="What is new?", cron="0 * * * *")
     claim_request = world.runs.claim_request(stored)
     world.clock.set(claim_request.due)
@@ -227,7 +227,7 @@ async def test_a_custom_run_created_in_prefect_for_a_removed_job_is_skipped(worl
     assert answer.flow_run_id == "f"
 
 
-async def test_a_manual_run_of_a_disabled_job_is_granted_and_leaves_it_disabled(
+async def test_a_manual_run_of_a_disabled_job_is_claimed_and_leaves_it_disabled(
     world: World,
 ) -> None:
     stored = await world.jobs.add()
@@ -286,13 +286,13 @@ async def test_a_waiting_run_never_becomes_late(world: World) -> None:
     assert (again.run_id, again.fence) == (granted.run_id, 3)
 
 
-@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("started", [False, True])
 async def test_an_overlapping_run_is_skipped_and_names_the_active_run(
-    world: World, begun: bool
+    world: World, started: bool
 ) -> None:
     stored = await world.jobs.add(every="1m")
     first = world.runs.claim_request(stored)
-    running = await (world.runs.running(first) if begun else world.runs.claimed(first))
+    running = await (world.runs.running(first) if started else world.runs.claimed(first))
     second = world.runs.claim_request(stored)
     world.clock.set(second.due - timedelta(seconds=5))
     assert await leases.renew(world.ledger, running.run_id, running.fence)
@@ -461,7 +461,7 @@ async def test_a_prefect_run_that_is_linked_twice_counts_once(world: World) -> N
     assert (found.prefect_runs, found.flow_run_id) == (2, "second")
 
 
-async def test_a_direct_call_without_a_job_is_granted_and_finished(
+async def test_a_direct_call_without_a_job_is_claimed_and_finished(
     world: World, clock: ManualClock
 ) -> None:
     claim_request = claim_requests.ClaimRequest(
@@ -479,7 +479,7 @@ async def test_a_direct_call_without_a_job_is_granted_and_finished(
     assert (await world.runs.row(granted.run_id)).job_id is None
 
 
-async def test_a_scheduled_run_without_a_job_is_granted_however_late(
+async def test_a_scheduled_run_without_a_job_is_claimed_however_late(
     world: World, clock: ManualClock
 ) -> None:
     # A run that Prefect schedules for a deployment without a job has a `flow:` key.

@@ -28,7 +28,7 @@ async def advance(world: World, stored: StoredJob) -> audit.AuditResult:
     return done
 
 
-async def test_a_corrected_due_time_is_granted_when_due_and_missed_when_late(world: World) -> None:
+async def test_a_corrected_due_time_is_claimed_when_due_and_missed_when_late(world: World) -> None:
     stored = await world.jobs.add(cron="0 * * * *", catch_up="none")
     dues = [NOON + HOUR, NOON + 2 * HOUR]
     assert (

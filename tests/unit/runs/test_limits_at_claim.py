@@ -46,7 +46,7 @@ async def refused(world: World, claim_request: ClaimRequest) -> str:
     return answer.reason
 
 
-async def test_a_run_within_its_owners_limits_is_granted(world: World) -> None:
+async def test_a_run_within_its_owners_limits_is_claimed(world: World) -> None:
     stored = await owned(world)
     granted = await world.runs.claimed(ruled(world.runs.claim_request(stored)))
     assert granted.tokens == 200_000  # the default per run
@@ -240,12 +240,12 @@ async def test_scheduled_runs_of_users_and_agents_are_refused_while_user_jobs_ar
     assert await refused(world, due) == "user jobs are disabled"
     foreign = replace(by_hand(world, stored, "own"), rules=off, trigger="schedule")
     assert await refused(world, foreign) == "user jobs are disabled"
-    # A manual run is granted.
+    # A manual run can be claimed.
     asked = await claims.request(world.ledger, stored, "by hand", "manual")
     assert isinstance(await world.runs.claim(ruled(world.runs.claim_request(asked), off)), Granted)
 
 
-async def test_a_heartbeat_is_granted_while_user_jobs_are_disabled(world: World) -> None:
+async def test_a_heartbeat_is_claimed_while_user_jobs_are_disabled(world: World) -> None:
     stored = await world.jobs.add("beat", kind="heartbeat", every="10m", prompt=None)
     await world.runs.claimed(
         ruled(

@@ -150,7 +150,7 @@ async def test_a_run_killed_between_begin_and_finish_is_unknown_and_not_repeated
 async def test_a_process_killed_while_it_records_its_outcome_writes_nothing(world: World) -> None:
     claim_request = await _offer(world)
     world.clock.set(claim_request.due)
-    with claimers.walked(world.ledger.address, claim_request, world.clock, "settling") as (
+    with claimers.walked(world.ledger.address, claim_request, world.clock, "finishing") as (
         child,
         run_id,
     ):
@@ -159,5 +159,5 @@ async def test_a_process_killed_while_it_records_its_outcome_writes_nothing(worl
 
     row = await world.runs.row(run_id)
     assert (row.status, row.fence) == ("running", 1)
-    settled = await claims.finish(world.ledger, run_id, 1, Outcome(Status.SUCCEEDED))
-    assert settled is Status.SUCCEEDED
+    status = await claims.finish(world.ledger, run_id, 1, Outcome(Status.SUCCEEDED))
+    assert status is Status.SUCCEEDED

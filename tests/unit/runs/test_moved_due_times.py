@@ -147,7 +147,7 @@ async def test_a_staggered_run_waits_without_a_slot_and_keeps_its_due_time(world
     assert again.until == answer.until
 
 
-async def test_a_staggered_run_is_granted_for_its_nominal_due_time(world: World) -> None:
+async def test_a_staggered_run_is_claimed_for_its_nominal_due_time(world: World) -> None:
     stored, later = await _staggered(world)
     claim_request = world.runs.claim_request(stored)
     world.clock.set(claim_request.due)

@@ -295,12 +295,12 @@ async def test_an_end_in_prefect_of_a_finished_run_changes_nothing(
 
 
 @pytest.mark.parametrize("state", TYPES)
-@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("started", [True, False])
 async def test_an_end_of_a_replaced_prefect_run_changes_nothing(
-    world: World, state: Type, begun: bool
+    world: World, state: Type, started: bool
 ) -> None:
     claim_request, granted = await _claimed(world)
-    if begun:
+    if started:
         await claims.begin(world.ledger, granted.run_id, granted.fence)
     before = await world.runs.row(granted.run_id)
 

@@ -145,16 +145,20 @@ async def test_a_custom_run_is_kept_until_ends_are_read_two_days_past_it(world: 
     await world.runs.finished(claim_request, Status.UNKNOWN)
     await mirror.clear_marks(world.ledger, await left(world))
     await ended(world, stored, 3)
-    settled = world.clock.now()
+    ended_at = world.clock.now()
     # Nothing reads the ends for months, then a leader does.
-    for passed, read_to in ((100 * DAY, None), (DAY, settled), (DAY, settled + 2 * DAY - MINUTE)):
+    for passed, read_to in (
+        (100 * DAY, None),
+        (DAY, ended_at),
+        (DAY, ended_at + 2 * DAY - MINUTE),
+    ):
         world.clock.move(passed)
         if read_to is not None:
             await prefect_ends.advance(world.ledger, read_to)
         await retention.prune(world.ledger, RetentionLimits(MINUTE, 1))
         # While the row exists, the same end, read again by another leader, changes nothing.
         assert await prefect_ends.apply_end(world.ledger, crashed) is None
-    await prefect_ends.advance(world.ledger, settled + 2 * DAY)
+    await prefect_ends.advance(world.ledger, ended_at + 2 * DAY)
 
     await retention.prune(world.ledger, RetentionLimits(MINUTE, 1))
 

@@ -145,12 +145,12 @@ async def test_an_earlier_retry_does_not_turn_a_later_restart_into_a_retry(world
     assert (third.status, third.run_id) == (Status.UNKNOWN, retried.run_id)
 
 
-@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("started", [False, True])
 async def test_a_retry_waits_until_the_holder_of_the_run_is_declared_lost(
-    world: World, begun: bool
+    world: World, started: bool
 ) -> None:
     claim_request = world.runs.claim_request(await world.jobs.add(), flow_run_id="f")
-    await (world.runs.running(claim_request) if begun else world.runs.claimed(claim_request))
+    await (world.runs.running(claim_request) if started else world.runs.claimed(claim_request))
     lease_end = world.clock.now() + TIMING.run_lease
     world.clock.move(timedelta(seconds=5))
     again = replace(claim_request, flow_starts=2, retries=(1,), holder="there:2")
@@ -166,7 +166,7 @@ async def test_a_retry_waits_until_the_holder_of_the_run_is_declared_lost(
 
     assert isinstance(answer, Granted)
     rows = [(row.occurrence, row.status, row.fence) for row in await world.runs.rows()]
-    if begun:
+    if started:
         assert rows == [(claim_request.occurrence, "unknown", 1), ("flow:f:1", "claimed", 1)]
     else:
         assert rows == [(claim_request.occurrence, "claimed", 3)]

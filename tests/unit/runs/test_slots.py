@@ -262,7 +262,9 @@ async def test_a_direct_call_uses_a_slot_but_never_waits_for_one(world: World) -
     assert answer.why == "2 of 1 runs are active"
 
 
-async def test_a_run_that_a_full_worker_refuses_is_granted_to_another_worker(world: World) -> None:
+async def test_a_run_that_a_full_worker_refuses_can_be_claimed_by_another(
+    world: World,
+) -> None:
     (claim_request,) = _offers(world, await _jobs(world, 1), most=4, full=True)
 
     answer = await world.runs.claim(claim_request)
@@ -303,7 +305,7 @@ async def test_runs_of_a_full_worker_are_woken_along_with_those_that_wait_for_a_
 
     # One slot is free: the first run of either kind, as it is unknown which worker has room.
     assert [each.flow_run_id for each in await _next(world, 2)] == ["f2", "f4"]
-    # It may claim before its time, and is granted if the worker has room.
+    # It may claim before its time, and succeeds if the worker has room.
     assert isinstance(await world.runs.claim(early), Granted)
     assert await _next(world, 2) == []
 
@@ -323,7 +325,7 @@ async def test_a_run_of_a_full_worker_waits_for_a_slot_once_all_slots_are_used(
     assert [each.id for each in await _next(world, 1)] == [answer.run_id]
 
 
-async def test_without_a_limit_every_claim_is_granted(world: World) -> None:
+async def test_without_a_limit_every_claim_succeeds(world: World) -> None:
     for each in _offers(world, await _jobs(world, 6)):
         assert isinstance(await world.runs.claim(each), Granted)
 
@@ -357,7 +359,7 @@ async def test_a_waiting_run_of_a_removed_job_no_longer_waits_for_a_slot(world: 
     assert isinstance(await world.runs.claim(waits), Finished)
 
 
-async def test_concurrent_claims_are_granted_only_up_to_the_limit(world: World) -> None:
+async def test_concurrent_claims_succeed_only_up_to_the_limit(world: World) -> None:
     many = _offers(world, await _jobs(world, 12), most=4)
 
     async def ask(claim_request: ClaimRequest) -> ClaimResult:
@@ -387,7 +389,7 @@ async def test_twenty_runs_due_in_one_second_run_four_at_a_time_in_order(world: 
     at_once: list[int] = []
 
     async def work(ledger: Ledger, left: list[ClaimRequest]) -> None:
-        """Claim the runs in ``left`` repeatedly, as a worker does, and run each granted one."""
+        """Claim the runs in ``left`` repeatedly, as a worker does, and run each claimed one."""
         while left:
             for each in list(left):
                 answer = await claims.claim(ledger, each)
