@@ -152,7 +152,7 @@ async def world(
     prefect_server: PrefectServer, daybook_home: Home, tmp_path: Path
 ) -> AsyncIterator[PrefectWorld]:
     """Yield a home with its ledger, agents and workers at the session's Prefect."""
-    from tests.world.prefect_world import at_prefect
+    from tests.world.home import at_prefect
 
     async with at_prefect(tmp_path, prefect_server) as world:
         yield world

@@ -22,7 +22,8 @@ from daybook.processes import proc
 from tests.conftest import PrefectServer
 from tests.timings import SHORT
 from tests.world.agents import FOR_EVER, WORKS
-from tests.world.prefect_world import PrefectWorld, at_prefect
+from tests.world.home import at_prefect
+from tests.world.prefect_world import PrefectWorld
 from tests.world.processes import alive, sqlite_is_free, stand_still
 from tests.world.worker import Worker
 from tests.world.workers import JUDGED, PREFECT_LEAVES_A_SOCKET, SEEN

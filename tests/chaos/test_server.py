@@ -16,7 +16,7 @@ from daybook.processes.children import Child
 from tests.servers import free_port, migrate
 from tests.timings import SHORT
 from tests.world.agents import WORKS
-from tests.world.prefect_world import at_prefect
+from tests.world.home import at_prefect
 from tests.world.workers import JUDGED, PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [

@@ -33,7 +33,8 @@ from tests.conftest import PrefectServer
 from tests.timings import SHORT
 from tests.unit.api.playing import plays
 from tests.waiting import becomes_true
-from tests.world.prefect_world import PrefectWorld, at_prefect
+from tests.world.home import at_prefect
+from tests.world.prefect_world import PrefectWorld
 from tests.world.processes import sqlite_is_free, stand_still
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 

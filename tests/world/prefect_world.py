@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -13,30 +10,25 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State
 
 from daybook.clock import SYSTEM_CLOCK
-from daybook.home import Home
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
-from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.prefect import reconcile, run_names
 from daybook.prefect import states as prefect_states
 from daybook.prefect.reconcile import ReconcileReport
 from daybook.runs import claims
 from daybook.testing import ManualClock
-from daybook.timing import TIMING, Timing
 from tests.waiting import becomes_true
 from tests.world import World
 from tests.world.agents import Agents
-from tests.world.clock import Ahead
 from tests.world.deployments import Deployments
 from tests.world.executions import Executions
 from tests.world.foreign_flows import ForeignFlows
-from tests.world.prefect import Prefect, connected
+from tests.world.prefect import Prefect
 from tests.world.runs import Which
 from tests.world.workers import Workers
 
 if TYPE_CHECKING:
-    from tests.conftest import PrefectServer
     from tests.databases import Database
 
 AS_PREFECT_SHOWS_IT = {
@@ -149,35 +141,3 @@ class PrefectWorld(World):
         if not await becomes_true(it_does, within):
             shown = await self.prefect.shown(run)
             raise AssertionError(f"{shown}, not {expected}\n{self.workers.logs()}")
-
-
-@asynccontextmanager
-async def at_prefect(
-    root: Path,
-    server: PrefectServer | SelectedPrefect,
-    database: Database | None = None,
-    timing: Timing = TIMING,
-    clock: ManualClock | None = None,
-) -> AsyncIterator[PrefectWorld]:
-    """Yield a home below ``root``, at the Prefect that this process uses.
-
-    Its clock follows the machine's, and the test can put it forward. The ledger is the home's
-    unless there is a ``database``. ``timing`` applies to its workers and their child processes.
-    """
-    home = Home(root / "home").make()
-    address = database.address if database else f"sqlite+aiosqlite:///{home.path}/ledger.db"
-    clock = clock or Ahead()
-    variables = timing.environment()
-    if database:
-        variables["DAYBOOK_LEDGER_URL"] = address
-    (root / "elsewhere").mkdir()
-    selected = SelectedPrefect(server.api_url, server.ui_url)
-    async with AsyncExitStack() as stack:
-        ledger = await stack.enter_async_context(Ledger(address, clock))
-        prefect = await stack.enter_async_context(connected())
-        workers = Workers(prefect.client, home, root, selected, variables)
-        world = PrefectWorld(ledger, clock, database, prefect, workers)
-        # The last one closes first: no execution outlives its agents.
-        for part in world.deployments, world.agents, world.foreign, workers, world.executions:
-            stack.push_async_callback(part.close)
-        yield world

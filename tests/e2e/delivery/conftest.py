@@ -24,7 +24,8 @@ from tests.conftest import PrefectServer
 from tests.databases import Database
 from tests.e2e.delivery.senders import SharedClock
 from tests.servers import free_port
-from tests.world.prefect_world import PrefectWorld, at_prefect
+from tests.world.home import at_prefect
+from tests.world.prefect_world import PrefectWorld
 
 
 class ReceiverProcess:

@@ -44,7 +44,8 @@ from tests.databases import Database, Postgresql
 from tests.gate import Gate, opened
 from tests.timings import SHORT, change
 from tests.waiting import becomes_true
-from tests.world.prefect_world import PrefectWorld, at_prefect
+from tests.world.home import at_prefect
+from tests.world.prefect_world import PrefectWorld
 from tests.world.processes import sqlite_is_free, stand_still
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]

@@ -18,7 +18,8 @@ from tests.conftest import PrefectServer
 from tests.e2e.mcp.clients import PROGRAM, Where
 from tests.servers import free_port
 from tests.toolbox import install
-from tests.world.prefect_world import PrefectWorld, at_prefect
+from tests.world.home import at_prefect
+from tests.world.prefect_world import PrefectWorld
 
 LIMITS = {"tools": ["reindex"], "models": [], "min_interval": "5m"}
 """The limits that the operator sets for agents, in addition to the defaults."""

@@ -38,7 +38,8 @@ from tests.databases import Database, Postgresql
 from tests.timings import SHORT
 from tests.waiting import becomes_true
 from tests.world.agents import WORKS
-from tests.world.prefect_world import PrefectWorld, at_prefect
+from tests.world.home import at_prefect
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import JUDGED, PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [

@@ -1,0 +1,54 @@
+"""Home of a test at a Prefect server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daybook.home import Home
+from daybook.ledger.engine import Ledger
+from daybook.operations.prefect_selection import SelectedPrefect
+from daybook.testing import ManualClock
+from daybook.timing import TIMING, Timing
+from tests.world.clock import Ahead
+from tests.world.prefect import connected
+from tests.world.prefect_world import PrefectWorld
+from tests.world.workers import Workers
+
+if TYPE_CHECKING:
+    from tests.conftest import PrefectServer
+    from tests.databases import Database
+
+
+@asynccontextmanager
+async def at_prefect(
+    root: Path,
+    server: PrefectServer | SelectedPrefect,
+    database: Database | None = None,
+    timing: Timing = TIMING,
+    clock: ManualClock | None = None,
+) -> AsyncIterator[PrefectWorld]:
+    """Yield a home below ``root``, at the Prefect that this process uses.
+
+    Its clock follows the machine's, and the test can put it forward. The ledger is the home's
+    unless there is a ``database``. ``timing`` applies to its workers and their child processes.
+    """
+    home = Home(root / "home").make()
+    address = database.address if database else f"sqlite+aiosqlite:///{home.path}/ledger.db"
+    clock = clock or Ahead()
+    variables = timing.environment()
+    if database:
+        variables["DAYBOOK_LEDGER_URL"] = address
+    (root / "elsewhere").mkdir()
+    selected = SelectedPrefect(server.api_url, server.ui_url)
+    async with AsyncExitStack() as stack:
+        ledger = await stack.enter_async_context(Ledger(address, clock))
+        prefect = await stack.enter_async_context(connected())
+        workers = Workers(prefect.client, home, root, selected, variables)
+        world = PrefectWorld(ledger, clock, database, prefect, workers)
+        # The last one closes first: no execution outlives its agents.
+        for part in world.deployments, world.agents, world.foreign, workers, world.executions:
+            stack.push_async_callback(part.close)
+        yield world
