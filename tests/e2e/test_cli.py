@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, suppress
 from typing import Any
@@ -21,6 +18,7 @@ import pytest
 from daybook.cli.main import main
 from daybook.home import Home
 from daybook.operations import setup
+from tests.at_prefect import typed
 from tests.world.prefect import forget_workers
 
 pytestmark = pytest.mark.e2e
@@ -289,7 +287,7 @@ def test_an_agent_is_added_tested_shown_and_removed(daybook: Daybook) -> None:
 @pytest.mark.slow
 def test_an_invalid_agent_is_refused_with_the_option_at_fault(daybook: Daybook) -> None:
     there = daybook("agents", "list")
-    for typed, option in (
+    for tokens, option in (
         (["Loud", "--offline"], "NAME: "),
         (["default", "--offline"], "NAME: "),
         (["new", "--output", "xml", "--", "cat"], "--output: "),
@@ -298,7 +296,7 @@ def test_an_invalid_agent_is_refused_with_the_option_at_fault(daybook: Daybook) 
         (["new", "--", "cat", "{who}"], "--command: "),
         (["new", "--offline", "--capability", "a b"], "--capability: "),
     ):
-        message = daybook("agents", "add", *typed, code=2)["error"]["message"]
+        message = daybook("agents", "add", *tokens, code=2)["error"]["message"]
         assert message.startswith(option)
     assert daybook("agents", "list") == there
     assert "default" in [each["name"] for each in there]
@@ -312,14 +310,8 @@ def test_commands_without_json_print_sentences_only(
     with_client(forget_workers)
 
     def process(*tokens: str) -> tuple[str, str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "daybook", *tokens],
-            env=os.environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        done = typed(*tokens)
+        assert done.returncode == 0
         return done.stdout, done.stderr
 
     out, err = process(*ADD, "--cron", "0 9 * * 1-5", "--name", "brief")

@@ -289,9 +289,11 @@ class World:
             found: RunRow | None = (await session.execute(query)).scalar_one_or_none()
         return found
 
-    async def rows(self) -> list[RunRow]:
-        """Return all runs, the earliest due first."""
+    async def rows(self, stored: StoredJob | None = None) -> list[RunRow]:
+        """Return all runs, or those of one job, the earliest due first."""
         in_order = select(RunRow).order_by(col(RunRow.due), col(RunRow.queued_at))
+        if stored is not None:
+            in_order = in_order.where(RunRow.job_id == stored.id)
         async with self.ledger.read() as session:
             return list((await session.execute(in_order)).scalars())
 
@@ -402,3 +404,28 @@ async def at_prefect(
             workers.of(world, root, selected, variables)
         )
         yield world
+
+
+@asynccontextmanager
+async def with_worker(
+    root: Path,
+    server: PrefectServer | SelectedPrefect,
+    timing: Timing = TIMING,
+    most: int | None = None,
+    before: Callable[[World], Awaitable[None]] | None = None,
+) -> AsyncIterator[World]:
+    """Yield a home at Prefect with one worker, for all tests of a module; `DAYBOOK_HOME` names it.
+
+    ``before`` is called before the worker starts.
+
+    The worker reaches Prefect through the first of ``world.workers.gates``. A test must not end the
+    worker, and has to end the runs that it starts.
+    """
+    async with at_prefect(root, server, timing=timing) as world:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DAYBOOK_HOME", str(world.home.path))
+            if before is not None:
+                await before(world)
+            gate = await world.workers.gate()
+            await world.workers.begin(most=most, api_url=gate.api_url)
+            yield world

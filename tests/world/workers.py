@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from inspect import isawaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -24,6 +25,9 @@ from uuid import UUID
 
 import pytest
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import Abort
+from prefect.flow_engine import run_flow
+from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.states import Scheduled
 
 from daybook.clock import SYSTEM_CLOCK
@@ -47,6 +51,8 @@ PREFECT_LEAVES_A_SOCKET = [
         "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
     ),
 ]
+
+REPOSITORY = Path(__file__).parents[2]
 
 JUDGED = 2 * SHORT.run_lease.total_seconds() + 30.0
 """Seconds within which a run of a dead holder ends, if the workers have `SHORT` times: a lease, as
@@ -194,7 +200,7 @@ class Workers:
     """Environment variables of its processes in addition to this process's."""
     all: list[Worker] = field(default_factory=list)
     executions: list[Execution] = field(default_factory=list)
-    deployments: list[UUID] = field(default_factory=list)
+    deployments: set[UUID] = field(default_factory=set)
     apart: set[int] = field(default_factory=set)
     """Processes that belong to no worker although they have the test's folder in them."""
     gates: list[Gate] = field(default_factory=list)
@@ -276,6 +282,17 @@ class Workers:
         assert code == 0 or not state.is_completed(), output
         return state
 
+    async def executed_here(self, run: FlowRun) -> State[Any]:
+        """Execute the run in this process, as `prefect.engine` does; return its final state."""
+        deployment = await self.world.client.read_deployment(run.deployment_id or "")
+        entrypoint = str(REPOSITORY / str(deployment.entrypoint))
+        flow: Flow[Any, Any] = load_flow_from_entrypoint(entrypoint)
+        with suppress(Abort):  # it has set its run back
+            running = run_flow(flow, flow_run=run, return_type="state")
+            assert isawaitable(running)
+            await running
+        return await self.world.prefect.state(run)
+
     # --- living processes
 
     def living(self) -> dict[int, str]:
@@ -331,7 +348,7 @@ class Workers:
             pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": folder}}],
             **given,
         )
-        self.deployments.append(deployment)
+        self.deployments.add(deployment)
         return deployment
 
     async def noted(self, name: str, within: float = SEEN) -> list[str]:
