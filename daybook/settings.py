@@ -98,6 +98,13 @@ class Settings(BaseSettings):
         "cloud's metadata service is allowed only by its exact address.",
     )
 
+    allowed_work_dirs: str = Field(
+        default="~",
+        description="Folders, comma-separated, that may contain the work directories of jobs: "
+        "absolute paths, or paths that begin with ~. The default is the home of the user who runs "
+        "Daybook. Empty: no job may have a work directory.",
+    )
+
     alert_channel: str = Field(
         default="inbox",
         min_length=1,
@@ -150,6 +157,12 @@ class Settings(BaseSettings):
         description="Whether jobs of users and agents run. If false, Daybook runs only plugins' "
         "jobs and heartbeats, and skips the others.",
     )
+    execution_off: str = Field(
+        default="",
+        description="Kinds of jobs, comma-separated, that are logged and not executed: `webhook, "
+        "tool-call`; `all` for every kind. Their runs are claimed as usual and end as `skipped`, "
+        "`execution is switched off`; the run's log says what it would have done.",
+    )
     plugins: str = Field(
         default="",
         description="Python modules, comma-separated, that register tools and listeners: "
@@ -176,6 +189,12 @@ class Settings(BaseSettings):
         ge=0,
         description="Days to keep ended runs and sessions, in the ledger and in an embedded "
         "Prefect. 0: forever.",
+    )
+    keep_disabled_days: int = Field(
+        default=0,
+        ge=0,
+        description="Days after which a disabled job is removed if it was neither edited nor run "
+        "meanwhile, and no other job names it. Its history is kept like all other. 0: never.",
     )
     keep_runs: int = Field(
         default=1000,
@@ -234,7 +253,7 @@ class Settings(BaseSettings):
     @field_validator("allowed_hosts")
     @classmethod
     def _check_hosts(cls, value: str) -> str:
-        for entry in filter(None, map(str.strip, value.split(","))):
+        for entry in entries(value):
             try:
                 ip_network(entry.removeprefix("[").removesuffix("]"))
             except ValueError:
@@ -245,6 +264,16 @@ class Settings(BaseSettings):
                         f'"{entry}" is not a host; use names, addresses and networks without '
                         "scheme, port or *, such as intranet.example.org, 10.0.0.5, 10.0.0.0/8"
                     ) from None
+        return value
+
+    @field_validator("allowed_work_dirs")
+    @classmethod
+    def _check_work_dirs(cls, value: str) -> str:
+        for entry in entries(value):
+            if not entry.startswith(("/", "~")):
+                raise ValueError(
+                    f'"{entry}" is relative; use absolute paths, or paths that begin with ~'
+                )
         return value
 
     @classmethod
@@ -270,9 +299,19 @@ class Settings(BaseSettings):
         return {name: limit for name, limit in limits.items() if limit}
 
     @property
+    def work_dir_roots(self) -> list[str]:
+        """The folders of `allowed_work_dirs`, as they are written."""
+        return entries(self.allowed_work_dirs)
+
+    @property
     def ledger_address(self) -> str:
         """The SQLAlchemy URL in use."""
         return self.ledger_url or f"sqlite+aiosqlite:///{self.home / 'ledger.db'}"
+
+
+def entries(value: str) -> list[str]:
+    """Return the comma-separated entries of a setting, without blanks."""
+    return [entry for entry in map(str.strip, value.split(",")) if entry]
 
 
 def config_file() -> Path:

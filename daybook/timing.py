@@ -58,6 +58,11 @@ class Timing:
     """How long an MCP client counts as connected after its last renewal."""
     subscription_lease_renewal: timedelta = timedelta(seconds=20)
 
+    # --- the ledger
+
+    ledger_lock: timedelta = timedelta(seconds=30)
+    """How long a transaction waits for the lock: in its process's queue and in the database."""
+
     # --- the worker
 
     poll: timedelta = timedelta(seconds=2)

@@ -158,6 +158,26 @@ async def world(
         yield world
 
 
+@pytest.fixture(scope="module")
+async def module_world(
+    anyio_backend: str, prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[PrefectWorld]:
+    """Yield a home at the session's Prefect, with one worker for all tests of a module."""
+    from tests.world.home import with_worker
+
+    async with with_worker(tmp_path_factory.mktemp("working"), prefect_server) as world:
+        yield world
+
+
+@pytest.fixture
+async def working(module_world: PrefectWorld) -> AsyncIterator[PrefectWorld]:
+    """Yield the module's home and worker; wait until the test's runs have ended."""
+    yield module_world
+    for gate in module_world.workers.gates:
+        gate.release()
+    await module_world.workers.idle(within=20.0)
+
+
 @pytest.fixture
 def snapshot(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """Compare a text with the file of that name in `tests/snapshots`, or write that file."""

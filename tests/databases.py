@@ -193,6 +193,21 @@ class Server:
         return self._kept
 
 
+def selected_cases(request: pytest.FixtureRequest) -> set[tuple[Any, str]]:
+    """Return ``play`` and ``kind`` of each selected case of the fixture's module.
+
+    So a fixture that plays the scenarios of a module leaves out those that no case asks for.
+    """
+    params = [
+        vars(item)["callspec"].params for item in request.session.items if _is_of(item, request)
+    ]
+    return {(each["play"], each["kind"]) for each in params if "play" in each}
+
+
+def _is_of(item: pytest.Item, request: pytest.FixtureRequest) -> bool:
+    return item.path == request.path and "callspec" in vars(item)
+
+
 def _emptying(ledger_id: str) -> list[str]:
     """Return the statements that make a ledger a new one with that id."""
     tables = [each.name for each in reversed(SQLModel.metadata.sorted_tables)]

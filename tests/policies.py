@@ -21,6 +21,7 @@ DEFAULT: dict[str, object] = {
     "delete_after_run": False,
     "idempotent": False,
     "on_lost": "unknown",
+    "work_dir": "",
     "tokens_per_run": 0,
     "tokens_per_day": 0,
     "check": {

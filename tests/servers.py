@@ -35,6 +35,7 @@ def migrate(home: Home) -> Home:
     database = home.make().prefect / "prefect.db"
     if _MIGRATED.exists() and not database.exists():
         shutil.copy(_MIGRATED, database)
+        database.chmod(0o600)
     return home
 
 

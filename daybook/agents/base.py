@@ -79,9 +79,10 @@ class AgentRequest:
     ``tools`` are the tools that the agent may call while it answers, ``tokens`` the maximum number
     of input and output tokens of all its requests, None without a limit. ``repeatable``: the whole
     request may be retried after its tools were called. ``servers`` are the MCP servers for an agent
-    that is a program, which gets no ``tools``. ``once``: the agent sends the model one request
-    only, even if the model calls a tool. The agent calls ``took`` before each call to a tool, with
-    the usage so far in the format of `AgentReply.usage`.
+    that is a program, which gets no ``tools``. ``work_dir`` is the real path of the job's work
+    directory, in which a program runs instead of its own; empty without one. ``once``: the agent
+    sends the model one request only, even if the model calls a tool. The agent calls ``took``
+    before each call to a tool, with the usage so far in the format of `AgentReply.usage`.
     """
 
     prompt: str
@@ -98,6 +99,7 @@ class AgentRequest:
     repeatable: bool = False
     took: Callable[[dict[str, Any]], None] | None = field(default=None, compare=False)
     servers: McpServers | None = None
+    work_dir: str = ""
     once: bool = False
 
     def idempotency_key(self, step: int = 1) -> str:

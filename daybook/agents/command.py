@@ -45,7 +45,8 @@ class CommandSettings(BaseModel):
         title="Work directory",
         description=(
             "Working directory of the program; an absolute path, or one that begins with ~. If "
-            "empty, each run gets a new, empty folder, which is removed afterwards."
+            "empty, each run gets a new, empty folder, which is removed afterwards. The work "
+            "directory of a job takes precedence."
         ),
     )
     environment: list[str] = Field(
@@ -142,7 +143,7 @@ class CommandAgent:
     async def answer(self, request: AgentRequest) -> AgentReply:
         self.check_model(request.model)
         variables = environment.select(self.settings.environment)
-        with self._folder() as folder, self._config(request) as config:
+        with self._folder(request) as folder, self._config(request) as config:
             completed = await self._run(request, folder, variables, config)
         hidden = _SecretHider(variables, request.servers or McpServers({}))
         # An incremental decoder leaves out an incomplete character at the cut.
@@ -170,8 +171,10 @@ class CommandAgent:
     async def _run(
         self, request: AgentRequest, folder: str, variables: dict[str, str], config: str
     ) -> process.ProgramResult:
+        # A relative program belongs to the agent: the job's work directory does not change it.
+        base = self.settings.work_dir or folder
         try:
-            program = locations.find_program(self.settings.command[0], folder, variables)
+            program = locations.find_program(self.settings.command[0], base, variables)
         except ValueError as error:
             raise self._wrong(str(error)) from None
         arguments = template.fill(self.settings.command, _values(request) | {"mcp_config": config})
@@ -214,11 +217,12 @@ class CommandAgent:
         )
 
     @contextmanager
-    def _folder(self) -> Iterator[str]:
+    def _folder(self, request: AgentRequest) -> Iterator[str]:
+        work_dir = request.work_dir or self.settings.work_dir
         with ExitStack() as stack:
             try:
                 folder = stack.enter_context(
-                    locations.run_folder(self.settings.work_dir, prefix="daybook-agent-")
+                    locations.run_folder(work_dir, prefix="daybook-agent-")
                 )
             except ValueError as error:
                 raise self._wrong(str(error)) from None

@@ -21,7 +21,6 @@ from daybook.errors import InvalidInput, NotFound, PrefectRefused, PrefectUnreac
 from daybook.jobs import store
 from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.model import Job, edit, free_name, new_job
-from daybook.jobs.notify import CALLBACK_FIELDS
 from daybook.jobs.store import StoredJob
 from daybook.jobs.views import SPENDING_PERIOD, ChangedJob, JobDetails, ListedJob
 from daybook.ledger.engine import Ledger, open_ledger
@@ -35,15 +34,6 @@ if TYPE_CHECKING:
 
 Change = Callable[[StoredJob, Collection[str], datetime], Job]
 """Function of the stored job, the other jobs' names and the time; it returns the changed job."""
-
-_PRECONDITION_FIELDS = ("gate_agent", "check", "policy")
-_ACTION_FIELDS = frozenset(
-    {"agent", "fallback_agents", "model", "url", "headers", "tool", "params", *_PRECONDITION_FIELDS}
-)
-"""Fields that `preflight.check_action` checks before they are stored."""
-
-_NOTIFY_FIELDS = frozenset({"notify", "channel", "chat_id", *CALLBACK_FIELDS.values()})
-"""Fields that `preflight.check_notify` checks before they are stored."""
 
 NO_FILTERS = JobFilters()
 
@@ -159,8 +149,8 @@ async def edit_job(ref: str, changes: Mapping[str, object]) -> ChangedJob:
         return job if "enabled" in changes else store.enable_again(stored, job)
 
     action_changes, notify_changes = (
-        not _ACTION_FIELDS.isdisjoint(changes),
-        not _NOTIFY_FIELDS.isdisjoint(changes),
+        not preflight.ACTION_FIELDS.isdisjoint(changes),
+        not preflight.NOTIFY_FIELDS.isdisjoint(changes),
     )
     return await _change(
         ref, changed, check_action=action_changes, check_notify=notify_changes, limits="changed"

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from daybook import owners
+from daybook import owners, settings
 from daybook.errors import AgentMisconfigured, Ambiguous, InvalidInput, UnknownName
 from daybook.http import secrets
 from daybook.jobs import limits
 from daybook.jobs.actions import Action, AgentPrompt, Heartbeat, ToolCall, Webhook
 from daybook.jobs.checks import Check
 from daybook.jobs.model import Job
-from daybook.jobs.notify import Notify
+from daybook.jobs.notify import CALLBACK_FIELDS, Notify
+from daybook.processes import locations
 from daybook.tools.base import ToolUnreachable
 
 if TYPE_CHECKING:
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
     from daybook.http.guard import Guard
     from daybook.ledger.engine import Ledger
 
+
+ACTION_FIELDS = frozenset(
+    {"agent", "fallback_agents", "gate_agent", "model", "url", "headers", "tool", "params"}
+    | {"check", "policy", "work_dir"}
+)
+"""Fields of a job that `check_action` checks before they are stored."""
+
+NOTIFY_FIELDS = frozenset({"notify", "channel", "chat_id", *CALLBACK_FIELDS.values()})
+"""Fields of a job that `check_notify` checks before they are stored."""
 
 DEFAULT_AGENT_NOTE = (
     'whether the agent "{}" exists is not known without Prefect, so the job asks the default agent'
@@ -65,12 +75,27 @@ def _unchecked_names(job: Job, *, action: bool, notify: bool) -> list[str]:
 
 
 async def check_action(client: PrefectClient | None, job: Job, owner: str) -> list[str]:
-    """Raise `InvalidInput` for an address, agent or tool that the job could not use.
+    """Raise `InvalidInput` for an address, agent, tool or folder that the job could not use.
 
     Return hints for the user, such as a secret that does not exist yet.
     """
-    notes = await _check_target(client, job.action, owner)
+    notes = _check_work_dir(job.policy.work_dir)
+    notes += await _check_target(client, job.action, owner)
     return notes + await _check_precondition(client, job.policy.check, owner)
+
+
+def _check_work_dir(work_dir: str) -> list[str]:
+    """Raise `InvalidInput` for a work directory that no run could use.
+
+    With a ledger on PostgreSQL, runs may be on other machines, so return a note instead.
+    """
+    try:
+        locations.job_folder(work_dir)
+    except InvalidInput as error:
+        if settings.load().ledger_address.startswith("sqlite"):
+            raise
+        return [f"{error}; so every run on a machine like this one will fail"]
+    return []
 
 
 async def _check_target(client: PrefectClient | None, action: Action, owner: str) -> list[str]:

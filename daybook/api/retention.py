@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import replace
 
 from pydantic import BaseModel
 
 from daybook.keeper import retention as keeper
+from daybook.keeper.retention import PruneReport
 from daybook.ledger.engine import Ledger, open_ledger
-from daybook.runs import outcomes
 from daybook.runs import retention as book
+from daybook.runs.retention import RetentionLimits
 from daybook.schedules import durations
 
 
@@ -32,22 +33,24 @@ class PruneResult(BaseModel, frozen=True):
 async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> PruneResult:
     """Delete all history that the settings no longer keep.
 
-    ``disabled_for``, such as `90d`, first removes the jobs that have been disabled and unedited for
-    that long, as `jobs.remove` does; only this step needs Prefect. With ``dry_run``, list those
-    jobs and delete nothing. Raise `InvalidInput` for an invalid duration.
+    First remove the jobs that have been disabled for ``disabled_for``, such as `90d`, by default
+    for the setting `keep_disabled_days`, and were neither edited nor run meanwhile; a job that
+    another one names stays. Only ``disabled_for`` needs Prefect, to delete their deployments at
+    once, as `jobs.remove` does. With ``dry_run``, list those jobs and delete nothing. Raise
+    `InvalidInput` for an invalid duration.
     """
-    age = durations.parse(disabled_for, "disabled_for") if disabled_for is not None else None
+    keep = RetentionLimits.of_settings()
+    if disabled_for is not None:
+        keep = replace(keep, disabled=durations.parse(disabled_for, "disabled_for"))
     async with open_ledger() as ledger:
-        removed = [] if age is None else await _remove(ledger, age, dry_run=dry_run)
-        total = keeper.PruneReport(left=not dry_run)
-        while total.left:
-            batch = await keeper.prune(ledger)
-            total.runs, total.messages = total.runs + batch.runs, total.messages + batch.messages
-            total.deliveries += batch.deliveries
-            total.tasks += batch.tasks
-            total.jobs, total.left = [*total.jobs, *batch.jobs], batch.left
+        if dry_run:
+            total = PruneReport(removed=await _removable(ledger, keep))
+        elif disabled_for is None:
+            total = await _prune(ledger, keep)
+        else:
+            total = await _prune_and_delete_deployments(ledger, keep)
     return PruneResult(
-        removed=removed,
+        removed=total.removed,
         runs=total.runs,
         messages=total.messages,
         deliveries=total.deliveries,
@@ -57,21 +60,34 @@ async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> Pr
     )
 
 
-async def _remove(ledger: Ledger, age: timedelta, *, dry_run: bool) -> list[str]:
-    """Return the names of the jobs disabled for ``age``; remove them unless ``dry_run`` is true."""
+async def _removable(ledger: Ledger, keep: RetentionLimits) -> list[str]:
+    if keep.disabled is None:
+        return []
+    async with ledger.read() as session:
+        stored = await book.disabled_since(session, ledger.now() - keep.disabled)
+    return [each.row.name for each in stored]
+
+
+async def _prune(ledger: Ledger, keep: RetentionLimits) -> PruneReport:
+    total = PruneReport(left=True)
+    while total.left:
+        batch = await keeper.prune(ledger, keep)
+        total.runs, total.messages = total.runs + batch.runs, total.messages + batch.messages
+        total.deliveries += batch.deliveries
+        total.tasks += batch.tasks
+        total.removed += batch.removed
+        total.jobs, total.left = [*total.jobs, *batch.jobs], batch.left
+    return total
+
+
+async def _prune_and_delete_deployments(ledger: Ledger, keep: RetentionLimits) -> PruneReport:
+    """Raise `PrefectUnreachable` before anything is deleted."""
     from daybook.prefect import client as prefect
     from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
 
-    if dry_run:
-        async with ledger.read() as session:
-            stored = await book.disabled_since(session, ledger.now() - age)
-        return [each.row.name for each in stored]
     async with prefect.connected() as client:
         await prefect.check_connection(client)
-        async with ledger.write() as session:
-            stored = await book.disabled_since(session, ledger.now() - age)
-            for each in stored:
-                await outcomes.archive_job(session, each, ledger.now())
+        total = await _prune(ledger, keep)
         # After a crash from here on, the next sync deletes the deployments.
         await delete_leftover_deployments(ledger, client, ReconcileReport())
-    return [each.row.name for each in stored]
+    return total

@@ -16,18 +16,20 @@ async def prune_(
     disabled_for: Annotated[
         str | None,
         Parameter(
-            help="First remove jobs that have been disabled and unchanged for a time such as 90d."
+            help="First remove jobs that have been disabled and unused for a time such as 90d. "
+            "[default: the setting DAYBOOK_KEEP_DISABLED_DAYS]"
         ),
     ] = None,
     dry_run: Annotated[
-        bool, Parameter(help="Only list the jobs that --disabled-for would remove.")
+        bool, Parameter(help="Only list the disabled jobs that would be removed.")
     ] = False,
     as_json: Json = False,
 ) -> int:
     """Remove old runs, session messages, deliveries and tasks.
 
-    DAYBOOK_KEEP_DAYS and DAYBOOK_KEEP_RUNS set what to keep. The keeper does the same every hour.
-    Only --disabled-for needs Prefect.
+    DAYBOOK_KEEP_DAYS, DAYBOOK_KEEP_RUNS and DAYBOOK_KEEP_DISABLED_DAYS set what to keep. The keeper
+    does the same every hour. A job is unused if it was neither edited nor run, and no other job
+    names it; the runs of a removed job are kept like all others. Only --disabled-for needs Prefect.
 
     Example: daybook ledger prune --disabled-for 90d --dry-run
     """

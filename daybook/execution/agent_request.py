@@ -27,6 +27,7 @@ from daybook.jobs.actions import OutputFormat
 from daybook.jobs.policy import Policy
 from daybook.ledger.states import Outcome, Status
 from daybook.owners import AGENT_PREFIX, Actor, is_agent
+from daybook.processes import locations
 from daybook.runs.claim_requests import Granted
 from daybook.tools.server_blocks import PrefectServers
 
@@ -97,6 +98,7 @@ async def prepare_request(
         repeatable=policy.idempotent,
         took=_report_usage,
         servers=await mcp_config.build(configuration, actor),
+        work_dir=locations.job_folder(policy.work_dir),
     )
     return PreparedRequest(found, request, selection, actor)
 

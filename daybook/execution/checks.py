@@ -185,13 +185,15 @@ async def ask_agent(
 
     Raise `CheckFailed`.
     """
+    run_policy = policy.policy_from_parameters(granted.parameters)
     request = AgentRequest(
         prompt=f"{prompt}\n\n{_ANSWER}",
-        timeout=policy.policy_from_parameters(granted.parameters).timeout.total_seconds(),
+        timeout=run_policy.timeout.total_seconds(),
         occurrence=_key(granted),
         job=granted.job.row.name if granted.job else None,
         due=granted.due,
         tokens=granted.tokens,
+        work_dir=locations.job_folder(run_policy.work_dir),
         once=True,
     )
     try:
@@ -300,16 +302,18 @@ async def _command(check: Check, granted: Granted, seconds: float) -> Verdict:
 async def _run_program(
     command: Sequence[str], granted: Granted, seconds: float, codes: Collection[int]
 ) -> process.ProgramResult:
-    """Run the operator's program in a temporary folder, with a minimal environment.
+    """Run the operator's program in the job's work directory, or else in a temporary folder.
 
-    Raise `CheckFailed` unless it exits in time with one of ``codes``.
+    Its environment is minimal. Raise `CheckFailed` unless it exits in time with one of ``codes``,
+    and `InvalidInput` if the work directory cannot be used.
     """
     owner = granted.job.row.owner if granted.job else owners.USER
     if owners.is_agent(owner):
         raise CheckFailed("an agent owns the job, but only the operator may set a command")
     variables = environment.select(environment.DEFAULT_NAMES)
     name = command[0]
-    with locations.run_folder("", prefix="daybook-check-") as folder:
+    work_dir = locations.job_folder(policy.policy_from_parameters(granted.parameters).work_dir)
+    with locations.run_folder(work_dir, prefix="daybook-check-") as folder:
         program = locations.find_program(name, folder, variables)
         try:
             ended = await process.run(

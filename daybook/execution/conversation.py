@@ -11,6 +11,8 @@ from daybook import settings
 from daybook.agents.base import Message
 from daybook.errors import InvalidInput
 from daybook.jobs import prompts
+from daybook.jobs.policy import policy_from_parameters
+from daybook.processes import locations
 from daybook.runs.claim_requests import Granted
 from daybook.schedules.schedule import zone
 
@@ -62,10 +64,12 @@ def _values(granted: Granted) -> dict[str, str]:
     """Return the variables' values. The due time has the offset of the job's (or default) zone."""
     job = granted.job
     timezone = job.job.schedule.timezone if job else settings.load().timezone
+    work_dir = policy_from_parameters(granted.parameters).work_dir
     return {
         "due": granted.due.astimezone(zone(timezone)).isoformat(timespec="seconds"),
         "job": job.row.name if job else "",
         "last_output": granted.last_output,
+        "work_dir": locations.real_path(work_dir) if work_dir else "",
         **{name: granted.found.get(name, "") for name in prompts.CHECK_VARIABLES},
         **{prompts.output_of(job): output or "" for job, output in granted.outputs.items()},
     }

@@ -7,8 +7,9 @@
       ├─────── claim lost ─────┘        │   before the effect, so the run may be claimed again
       └─────── waiting, once more ──────┘   a temporary error, and the job has retries left
 
-`checks` and `attempt` have the details. The process itself waits up to half a minute; for a longer
-wait, the run is rescheduled in Prefect (`claim.MAX_IN_PROCESS_WAIT`).
+`checks` and `attempt` have the details; `switched_off` ends a run in place of its check. The
+process itself waits up to half a minute; for a longer wait, the run is rescheduled in Prefect
+(`claim.MAX_IN_PROCESS_WAIT`).
 
 Between claim and `begin`, the job's check runs (before the first attempt only), and the flow
 prepares the act. Until `begin` is recorded, the run is rescheduled if the ledger or Prefect is
@@ -41,7 +42,16 @@ from daybook.errors import (
     LedgerUnreachable,
     Unreachable,
 )
-from daybook.execution import artifact, attempt, checks, delivery, handover, lease, outcome_spool
+from daybook.execution import (
+    artifact,
+    attempt,
+    checks,
+    delivery,
+    handover,
+    lease,
+    outcome_spool,
+    switched_off,
+)
 from daybook.execution import claim as claiming
 from daybook.execution.attempt import Act, Prepare, RetryAt
 from daybook.execution.claim import MAX_IN_PROCESS_WAIT, NO_LEDGER_DELAY, Reconciler
@@ -260,7 +270,8 @@ async def _check_and_begin(
     act: Act | None = None
     outcome = None
     try:
-        if not granted.attempts:
+        checked = switched_off.verdict(run.kind, granted)
+        if checked.opens and not granted.attempts:
             checked = await _checked(ledger, run, granted)
         if checked.opens:
             prepared = checked.apply(granted)

@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from daybook.errors import InvalidInput
-from daybook.jobs import answer_schema
+from daybook.jobs import answer_schema, prompts
 from daybook.names import validate_line
 from daybook.validation import raising_pydantic_error
 
@@ -156,8 +156,8 @@ class AgentPrompt(BaseModel):
 
     prompt: Annotated[str, AfterValidator(_not_blank)] = Field(
         title="Prompt",
-        description="Prompt for the agent. {{due}}, {{job}}, {{last_output}}, {{check}} and "
-        "{{change}} are replaced.",
+        description="Prompt for the agent. These variables are replaced: "
+        f"{', '.join(prompts.in_braces(prompts.VARIABLES))}, {{{{output:JOB}}}}.",
     )
     agent: AgentName = DEFAULT_AGENT
     fallback_agents: FallbackAgents = ()

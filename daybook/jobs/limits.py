@@ -22,7 +22,7 @@ that `check` does not know, such as a new kind of job, is refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -34,7 +34,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from daybook import owners
 from daybook.errors import InvalidInput
-from daybook.jobs.actions import DEFAULT_AGENT, AgentPrompt, ToolCall, Webhook, is_address
+from daybook.jobs.actions import (
+    ACTIONS,
+    DEFAULT_AGENT,
+    AgentPrompt,
+    ToolCall,
+    Webhook,
+    is_address,
+)
 from daybook.jobs.model import Job
 from daybook.jobs.secret_references import secrets_in
 from daybook.schedules import due, durations
@@ -57,6 +64,9 @@ because intervals are compared by wall-clock time, too.
 
 FORBIDDEN_CHANNELS = ("console", "file")
 """Channels that no agent's job may use, whatever the limits allow."""
+
+ALL_KINDS = "all"
+"""Value of the setting `execution_off` for every kind of job."""
 
 Patterns = tuple[str, ...]
 
@@ -133,14 +143,16 @@ class AgentLimits:
     """Limits for all agents, and limits for single agents by id.
 
     ``user_jobs`` is False if the schedules of all jobs except plugins' jobs and heartbeats are
-    switched off. ``timezone`` is the operator's. It defines when an agent's day starts, so that no
-    job's own zone can reset daily limits.
+    switched off. ``execution_off`` are the kinds of jobs whose runs are not executed. ``timezone``
+    is the operator's. It defines when an agent's day starts, so that no job's own zone can reset
+    daily limits.
     """
 
     for_all: Limits = field(default_factory=Limits)
     for_one: Mapping[str, Limits] = field(default_factory=dict)
     user_jobs: bool = True
     timezone: str = "UTC"
+    execution_off: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, table: Mapping[str, Any], *, user_jobs: bool = True, timezone: str = "UTC") -> Self:
@@ -313,9 +325,8 @@ def _check_secrets(job: Job, limits: Limits) -> None:
 
 
 def _check_precondition(job: Job, owner: str, limits: Limits) -> None:
+    job.policy.refuse_operator_fields()
     precondition = job.policy.check
-    if precondition.command or precondition.watch_command:
-        raise InvalidInput("check", "only the operator can set a command", "use a tool or a prompt")
     if precondition.tool:
         _check_tool("check", precondition.tool, limits)
     if precondition.watch_url:
@@ -353,11 +364,17 @@ def load_rules(found: Settings | None = None) -> AgentLimits:
 
     found = found or settings.load()
     try:
-        return AgentLimits.of(found.limits, user_jobs=found.user_jobs, timezone=found.timezone)
+        rules = AgentLimits.of(found.limits, user_jobs=found.user_jobs, timezone=found.timezone)
     except InvalidInput as error:
         raise settings.invalid_setting(
             "limits", f"{error.field}: {error.problem}", error.hint
         ) from None
+    kinds = tuple(dict.fromkeys(settings.entries(found.execution_off)))
+    for each in kinds:
+        if each not in (*ACTIONS, ALL_KINDS):
+            problem, hint = f'"{each}" is not a kind', f"use {', '.join((*ACTIONS, ALL_KINDS))}"
+            raise settings.invalid_setting("execution_off", problem, hint)
+    return replace(rules, execution_off=tuple(ACTIONS) if ALL_KINDS in kinds else kinds)
 
 
 def load_limits(owner: str) -> Limits | None:

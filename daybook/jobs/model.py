@@ -421,13 +421,24 @@ def _check_prompt(action: Action, before: Action | None) -> None:
 
 
 def _check_variables(action: Action, policy: Policy) -> None:
-    """Raise `InvalidInput` if the prompt uses a variable that the job's check does not set."""
+    """Raise `InvalidInput` if a prompt uses a variable that the job does not set.
+
+    Also raise it for a work directory in which nothing would run.
+    """
+    asks, check = isinstance(action, AgentPrompt | Heartbeat), policy.check
+    if policy.work_dir and not (asks or check.prompt or check.command or check.watch_command):
+        problem = "applies only to agents and to the commands of checks, and this job has neither"
+        raise InvalidInput("work_dir", problem, "leave it out")
+    for field, text in {"prompt": getattr(action, "prompt", ""), "check": check.prompt}.items():
+        if prompts.uses_variable(text, "work_dir") and not policy.work_dir:
+            hint = "set work_dir, or remove the variable"
+            raise InvalidInput(field, "uses {{work_dir}}, but the job has none", hint)
     if not isinstance(action, AgentPrompt):
         return
-    if prompts.uses_variable(action.prompt, "change") and not policy.check.is_watch:
+    if prompts.uses_variable(action.prompt, "change") and not check.is_watch:
         hint = "set watch_url or watch_command, or remove {{change}}"
         raise InvalidInput("prompt", "uses {{change}}, but the job watches nothing", hint)
-    if prompts.uses_variable(action.prompt, "check") and not policy.check:
+    if prompts.uses_variable(action.prompt, "check") and not check:
         hint = "set a check, or remove {{check}}"
         raise InvalidInput("prompt", "uses {{check}}, but the job has no check", hint)
 

@@ -20,6 +20,8 @@ from pydantic import (
 
 from daybook.errors import InvalidInput
 from daybook.jobs.checks import Check
+from daybook.names import validate_line
+from daybook.processes import locations
 from daybook.schedules import bounds, durations
 from daybook.schedules.durations import Deadline, RetryDelay, Stagger, Timeout
 from daybook.validation import raising_pydantic_error
@@ -39,6 +41,7 @@ Overlap = Literal["skip", "queue_one", "queue_all", "cancel_running", "allow"]
 MAX_RETRIES = 10
 MAX_RETRY_DELAY = timedelta(minutes=5)
 MAX_REQUESTED_DELAY = timedelta(hours=1)
+MAX_PATH_LENGTH = 1_000
 JITTER_FRACTION = 0.1
 """Fraction by which a delay may be longer, so that runs that failed together spread out."""
 
@@ -173,6 +176,13 @@ class Policy(BaseModel):
         "as unknown, or run again (rerun), which may repeat its effects.",
     )
 
+    work_dir: str = Field(
+        default="",
+        title="Work directory",
+        description="Folder in which the job's command agent, check command and watch command "
+        "run: an absolute path, or one that begins with ~. Empty: the agent's own, or a new, empty "
+        "folder. Only the operator may set it, within DAYBOOK_ALLOWED_WORK_DIRS.",
+    )
     tokens_per_run: int = Field(
         default=0,
         ge=0,
@@ -192,6 +202,14 @@ class Policy(BaseModel):
         title="Check before the run",
         description="Check that decides whether a run starts. Empty: every run starts.",
     )
+
+    def refuse_operator_fields(self) -> None:
+        """Raise `InvalidInput` for a field that only the operator may set, in an agent's job."""
+        if self.check.command or self.check.watch_command:
+            hint = "use a tool or a prompt"
+            raise InvalidInput("check", "only the operator can set a command", hint)
+        if self.work_dir:
+            raise InvalidInput("work_dir", "only the operator can set it", "leave it out")
 
     @property
     def reruns(self) -> int:
@@ -222,6 +240,18 @@ class Policy(BaseModel):
                     f"use 1s to {longest}",
                 )
         return value
+
+    @field_validator("work_dir")
+    @classmethod
+    def _check_work_dir(cls, value: str) -> str:
+        with raising_pydantic_error():
+            path = validate_line(value, "work_dir", MAX_PATH_LENGTH)
+            try:
+                locations.check(path)
+            except ValueError as error:
+                problem, _, hint = str(error).partition("; ")
+                raise InvalidInput("work_dir", problem, hint) from None
+        return path
 
     @model_validator(mode="after")
     def _check_bounds(self) -> Self:

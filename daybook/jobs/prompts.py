@@ -4,6 +4,7 @@
 `{{due}}`         due time of the run, in ISO format
 `{{job}}`         name of the job
 `{{last_output}}` answer of the job's last succeeded run
+`{{work_dir}}`    absolute path of the job's work directory
 `{{check}}`       what the job's check returned or printed
 `{{change}}`      what has changed, if the check is a watch: a unified diff
 `{{output:JOB}}`  answer of another job: of the run that this one follows, else of the last success
@@ -22,7 +23,7 @@ from collections.abc import Mapping, Sequence
 
 from daybook.errors import InvalidInput
 
-JOB_VARIABLES = ("due", "job", "last_output")
+JOB_VARIABLES = ("due", "job", "last_output", "work_dir")
 """Variables that the prompt of a check may use too."""
 CHECK_VARIABLES = ("check", "change")
 """Variables that a job's check sets."""
@@ -41,8 +42,13 @@ def check(prompt: str, known: Sequence[str] = VARIABLES, field: str = "prompt") 
         elif found[1] not in known:
             matches = difflib.get_close_matches(found[1].lower(), known, n=1)
             hint = f"did you mean {{{{{matches[0]}}}}}? " if matches else ""
-            names = ", ".join(f"{{{{{each}}}}}" for each in known)
-            raise InvalidInput(field, f"unknown variable {found[0]}", f"{hint}known: {names}")
+            text = f"{hint}known: {', '.join(in_braces(known))}"
+            raise InvalidInput(field, f"unknown variable {found[0]}", text)
+
+
+def in_braces(variables: Sequence[str]) -> list[str]:
+    """Return the variables as a prompt contains them."""
+    return [f"{{{{{each}}}}}" for each in variables]
 
 
 def render(prompt: str, values: Mapping[str, str], known: Sequence[str] = VARIABLES) -> str:

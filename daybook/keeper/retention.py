@@ -1,7 +1,8 @@
 """Retention service: applies the rules of `runs.retention` and `tasks.retention` in small batches.
 
-It changes nothing in Prefect. The server that Daybook starts has a retention of its own with the
-same age limit (`daybook.operations.server`); the operator configures any other server.
+It changes nothing in Prefect: the observer deletes the deployments of removed jobs. The server that
+Daybook starts has a retention of its own with the same age limit (`daybook.operations.server`); the
+operator configures any other server.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from daybook.tasks import retention as tasks
 class PruneReport:
     """Numbers of deleted rows, and the names of the deleted archived jobs.
 
+    ``removed`` are the names of the disabled jobs that were archived.
     ``messages`` are those of sessions; a deleted session counts as one. ``deliveries`` are rows of
     the outbox, ``tasks`` task runs. ``left`` is true if the time limit was reached.
     """
@@ -30,10 +32,12 @@ class PruneReport:
     deliveries: int = 0
     tasks: int = 0
     jobs: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
     left: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.runs or self.messages or self.deliveries or self.tasks or self.jobs)
+        counts = self.runs or self.messages or self.deliveries or self.tasks
+        return bool(counts or self.jobs or self.removed)
 
 
 async def prune(
@@ -58,6 +62,12 @@ async def prune(
         done.deliveries += deliveries
         return runs
 
+    async def remove_disabled_jobs() -> int:
+        names = await book.remove_disabled_jobs(ledger, settings)
+        done.removed += names
+        return len(names)
+
+    await in_batches(remove_disabled_jobs)
     for job_id in await book.jobs_to_prune(ledger, settings):
         done.runs += await in_batches(partial(prune_runs, job_id))
     for conversation in await book.sessions_to_prune(ledger, settings):

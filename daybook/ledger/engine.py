@@ -26,6 +26,7 @@ from daybook.errors import LedgerUnreachable
 from daybook.ledger import database, in_use, schema, texts
 from daybook.ledger.in_use import InUse
 from daybook.ledger.tables import Fact
+from daybook.timing import TIMING
 
 PROBE_TIMEOUT = timedelta(milliseconds=500)
 """How long `why_unwritable` waits for the lock by default."""
@@ -33,9 +34,6 @@ PROBE_FACT = "probed"
 """The key of the fact that `why_unwritable` writes: the time of the probe."""
 VERIFY_INTERVAL_SECONDS = 5.0
 """Interval after which a transaction verifies the ledger's id again."""
-LOCK_TIMEOUT = timedelta(seconds=30)
-"""How long a transaction waits for the lock: in this process's queue and in the database together.
-"""
 
 
 def _sanitize(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> tuple[str, Any]:
@@ -53,7 +51,7 @@ class Ledger:
     """
 
     def __init__(
-        self, address: str, clock: Clock | None = None, busy: timedelta = LOCK_TIMEOUT
+        self, address: str, clock: Clock | None = None, busy: timedelta = TIMING.ledger_lock
     ) -> None:
         self.address = address
         self._busy, self._turn = busy, asyncio.Lock()
@@ -133,7 +131,7 @@ class Ledger:
         """Open a write transaction with the claim lock; commit at the end, roll back on an error.
 
         Raises `LedgerUnreachable`, also if the lock is not free after the ledger's ``busy`` (by
-        default `LOCK_TIMEOUT`), or after ``within`` if that is shorter. Must not be nested in
+        default `Timing.ledger_lock`), or after ``within`` if that is shorter. Must not be nested in
         another write.
         """
         async with (

@@ -1,6 +1,7 @@
 """Location of a program, and the folder in which it runs.
 
-The functions raise ValueError for errors that the operator has to fix. A temporary folder's name
+The functions raise ValueError for errors that the operator has to fix, and `job_folder` raises
+`InvalidInput`. A temporary folder's name
 ends in `LOCKED_SUFFIX`, and its creator holds a lock on it, unless the file system has no locks. If
 the creator is killed, the kernel releases the lock, but the folder remains, with any secrets in it,
 until `remove_abandoned`.
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from daybook.errors import InvalidInput
 from daybook.processes import environment
 
 LOCKED_SUFFIX = ".held"
@@ -34,6 +36,42 @@ def check(work_dir: str) -> None:
         raise ValueError(
             "is relative; use an absolute path or one that begins with ~, or leave it empty"
         )
+
+
+def real_path(work_dir: str) -> str:
+    """Return the absolute path of ``work_dir`` without symbolic links; it need not exist."""
+    return os.path.realpath(os.path.expanduser(work_dir))
+
+
+def job_folder(work_dir: str) -> str:
+    """Return the real path of a job's work directory; empty if ``work_dir`` is empty.
+
+    Raise `InvalidInput` unless it is a folder on this machine, which this user can write to, within
+    the setting `allowed_work_dirs`. Symbolic links are followed first, so none leads out of these.
+    """
+    if not work_dir:
+        return ""
+    from daybook import settings  # slow to import
+
+    written, path = os.path.expanduser(work_dir), real_path(work_dir)
+    allowed = settings.load().work_dir_roots
+    if not any(Path(path).is_relative_to(real_path(each)) for each in allowed):
+        shown = written if path == written else f"{written} leads to {path}, which"
+        inside = f"use a folder in {', '.join(allowed)}, or " if allowed else ""
+        raise InvalidInput(
+            "work_dir",
+            f"{shown} is outside the allowed folders",
+            f"{inside}let the operator add its folder to DAYBOOK_ALLOWED_WORK_DIRS",
+        )
+    if not os.path.exists(path):
+        problem, hint = "does not exist on this machine", "create it, or use another folder"
+    elif not os.path.isdir(path):
+        problem, hint = "is not a folder", "use a folder"
+    elif not os.access(path, os.W_OK | os.X_OK):
+        problem, hint = "is not writable by this user", "change its mode, or use another folder"
+    else:
+        return path
+    raise InvalidInput("work_dir", f"{written} {problem}", hint)
 
 
 @contextmanager
@@ -147,14 +185,14 @@ def _missing_program(name: str) -> str:
 
 
 def find_program(name: str, folder: str, variables: Mapping[str, str]) -> str:
-    """Return the path of the program ``name``, for a process that runs in ``folder``.
+    """Return the path of the program ``name``; a relative path starts at ``folder``.
 
     A name without a slash is looked up in the PATH of ``variables``. Raises ValueError if the
     program does not exist or is not executable.
     """
     name = os.path.expanduser(name)
     if "/" in name:
-        path = os.path.join(folder, name)
+        path = os.path.join(os.path.expanduser(folder), name)
         if not os.path.exists(path):
             raise ValueError(f"there is no program {path}")
         if found := shutil.which(path):

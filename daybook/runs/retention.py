@@ -11,6 +11,8 @@
     the outbox         finished rows, together with their run or when older than the age limit;
                        never a job's last answer (`only_changed` compares the next one with it),
                        and never a pending row, which also keeps its run
+    a disabled job     archived when it was neither edited nor run within a limit of its own, and no
+                       other job names it
     an archived job    beyond the age limit, when its deployment is deleted and no row refers to it
 
 Never deleted: live runs, unmirrored runs, due times after their job's watermark (the audit would
@@ -29,7 +31,7 @@ these up in `PruneResult`, which `cli.ledger` prints and names in its help. Task
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -54,10 +56,15 @@ from daybook.ledger.tables import (
     RunRow,
     SessionRow,
 )
-from daybook.runs import chains, claim_requests, prefect_ends, sessions
+from daybook.owners import namespace
+from daybook.runs import chains, claim_requests, outcomes, prefect_ends, sessions
+
+log = logging.getLogger(__name__)
 
 BATCH_SIZE = 500
 """How many rows one transaction deletes."""
+JOBS_PER_BATCH = 50
+"""How many disabled jobs one transaction archives."""
 REQUEST_MIN_AGE = timedelta(days=7)
 """Minimum time for which the key of a requested or chained run is kept, so that it runs once."""
 PREFECT_RUN_MIN_AGE = timedelta(days=2)
@@ -71,18 +78,22 @@ Its end may be read again, and a run that is mirrored late ends late in Prefect.
 class RetentionLimits:
     """The limits: the ``age`` since a run ended, and the newest ``runs`` of each job.
 
-    None means no limit.
+    ``disabled`` is the time after which a disabled job is removed. None means no limit.
     """
 
     age: timedelta | None
     runs: int | None
+    disabled: timedelta | None = None
 
     @classmethod
     def of_settings(cls) -> RetentionLimits:
         """Return the limits of this home's settings."""
         loaded = settings.load()
-        age = timedelta(days=loaded.keep_days) if loaded.keep_days else None
-        return cls(age, loaded.keep_runs or None)
+        age, disabled = (
+            timedelta(days=days) if days else None
+            for days in (loaded.keep_days, loaded.keep_disabled_days)
+        )
+        return cls(age, loaded.keep_runs or None, disabled)
 
     def since(self, now: datetime) -> datetime:
         """Return the cutoff: anything older may be deleted. Without an age limit, it is year 1."""
@@ -346,9 +357,35 @@ async def prune_archived_jobs(ledger: Ledger, keep: RetentionLimits) -> list[str
         return [row.name for row in archived_rows]
 
 
-async def disabled_since(session: AsyncSession, before: datetime) -> Sequence[StoredJob]:
-    """Return the live disabled jobs, sorted by name, whose newest revision precedes ``before``."""
-    idle = (
+async def remove_disabled_jobs(ledger: Ledger, keep: RetentionLimits) -> list[str]:
+    """Archive one batch of the jobs that `disabled_since` finds; return their names.
+
+    The keeper's observer deletes their deployments.
+    """
+    if keep.disabled is None:
+        return []
+    before = ledger.now() - keep.disabled
+    async with ledger.read() as session:
+        if not await disabled_since(session, before):
+            return []
+    async with ledger.write() as session:
+        stored = (await disabled_since(session, before))[:JOBS_PER_BATCH]
+        for each in stored:
+            await outcomes.archive_job(session, each, ledger.now())
+    for each in stored:
+        extra = {"action": "disabled_job_removed", "job": each.row.name}
+        log.info('removed the job "%s", disabled and unused for long', each.row.name, extra=extra)
+    return [each.row.name for each in stored]
+
+
+async def disabled_since(session: AsyncSession, before: datetime) -> list[StoredJob]:
+    """Return the live jobs, sorted by name, that were disabled and unused since ``before``.
+
+    A job is in use if it was edited or run, has a live run, or if another job runs after it or uses
+    its answer.
+    """
+    live = exists().where(col(RunRow.job_id) == col(JobRow.id), col(RunRow.status).in_(LIVE))
+    unused = (
         select(JobRow.id)
         .join(
             RevisionRow,
@@ -359,8 +396,22 @@ async def disabled_since(session: AsyncSession, before: datetime) -> Sequence[St
             col(JobRow.archived_at).is_(None),
             col(RevisionRow.enabled).is_(False),
             col(RevisionRow.effective_from) < before,
+            or_(col(JobRow.last_run_at).is_(None), col(JobRow.last_run_at) < before),
+            ~live,
         )
-        .order_by(col(JobRow.name))
     )
-    jobs = [await store.get(session, each) for each in (await session.execute(idle)).scalars()]
-    return [each for each in jobs if each is not None]
+    ids = set((await session.execute(unused)).scalars())
+    if not ids:
+        return []
+    jobs = await store.all_jobs(session)
+    named = {
+        (namespace(each.row.owner), name)
+        for each in jobs
+        for name in (store.runs_after(each.job), *store.named_outputs(each.job))
+        if name != each.row.name
+    }
+    return [
+        each
+        for each in jobs
+        if each.id in ids and (namespace(each.row.owner), each.row.name) not in named
+    ]

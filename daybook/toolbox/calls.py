@@ -29,17 +29,18 @@ WAIT_TIMEOUT_SECONDS = 15.0
 CLEAR_VALUE = "none"
 """The value that clears a field in `cron_update`; an empty string means no change."""
 
-_OPTIONS = (
-    "description",
-    "fallback_agents",
-    "timeout",
-    "retries",
-    "catch_up",
-    "on_complete",
-    "on_fail",
-    "delete_after_run",
-)
-"""The fields of a job that the argument `options` may have."""
+OPTIONS = {
+    "description": "",
+    "fallback_agents": "list of names",
+    "timeout": "such as 30m",
+    "retries": "0 to 10",
+    "catch_up": "none, latest or all",
+    "on_complete": "URL that receives the run",
+    "on_fail": "URL that receives a failed run",
+    "delete_after_run": "",
+    "work_dir": "folder for command agents; operator only",
+}
+"""The fields of a job that the argument `options` may have, with their values in words."""
 
 MAX_TIMEOUT = timedelta(days=1)
 """Maximum timeout that a model may set."""
@@ -69,8 +70,8 @@ def _with_options(given: Arguments) -> Arguments:
     """
     options = given.pop("options", {})
     for name in options:
-        if name not in _OPTIONS:
-            raise unknown_field(name, _OPTIONS)
+        if name not in OPTIONS:
+            raise unknown_field(name, OPTIONS)
     timeout = options.get("timeout")
     if timeout and durations.parse(str(timeout), "timeout") > MAX_TIMEOUT:
         raise InvalidInput("timeout", f"{timeout} is too long", "write at most 1d")

@@ -74,9 +74,9 @@ def _unchanged(
 
 _OPTIONS = Argument(
     "options",
-    "JSON object of further fields: description, fallback_agents (list of names), timeout (such as "
-    "30m), retries (0 to 10), catch_up (none, latest or all), on_complete and on_fail (URLs that "
-    "receive the run), delete_after_run.",
+    "JSON object of further fields: "
+    + ", ".join(f"{name} ({words})" if words else name for name, words in calls.OPTIONS.items())
+    + ".",
     write='write a JSON object, such as {"timeout": "10m"}',
     is_json=True,
 )

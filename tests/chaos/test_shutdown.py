@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from daybook.home import Home
+from daybook.timing import TIMING
+from tests.conftest import PrefectServer
 from tests.waiting import becomes_true
 from tests.world.agents import FOR_EVER, WORKS
+from tests.world.home import at_prefect
 from tests.world.prefect_world import PrefectWorld
-from tests.world.processes import alive, pending
+from tests.world.processes import alive
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
@@ -49,12 +55,21 @@ async def test_a_run_that_ends_within_the_grace_period_has_its_outcome(
     ] == "SCHEDULED"  # Prefect may have named it Late by now
 
 
-async def test_a_second_sigterm_ends_running_runs_at_once(world: PrefectWorld) -> None:
-    agent = await world.agents.add(FOR_EVER)
+async def test_a_second_sigterm_ends_running_runs_at_once_and_claimed_runs_wait(
+    world: PrefectWorld,
+) -> None:
+    """The claimed run waits for another worker."""
+    agent, later = await world.agents.add(FOR_EVER), await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
-    worker = await world.workers.begin()
+    claimed = await world.deploy(on_demand=True, agent=later.name)
+    gate = await world.workers.gate()
+    gate.close_for(f"/name/{later.name}")
+    worker = await world.workers.begin(api_url=gate.api_url)
     await world.prefect.custom_run(job)
     pid = await agent.says("running")
+    asked = await world.prefect.custom_run(claimed)
+    async with asyncio.timeout(30):
+        await gate.held.wait()
     await worker.send_signal(signal.SIGTERM)
     await worker.send_signal(signal.SIGTERM)
 
@@ -68,9 +83,24 @@ async def test_a_second_sigterm_ends_running_runs_at_once(world: PrefectWorld) -
     row = await world.has_ended(job, "unknown")
     assert row.reason == "the worker was stopped"
     assert agent.effect_count == 1
+    row = await world.runs.row(claimed)
+    assert (row.status, row.attempts, later.effect_count) == ("waiting", 0, 0)
+    assert (await world.prefect.shown(asked))[0] == "SCHEDULED"
+    await world.workers.begin()
+    later.release()
+    row = await world.wait_for_end(claimed, "succeeded", within=SEEN)
+    assert later.effect_count == row.attempts == 1
 
 
-async def test_a_run_that_exceeds_the_grace_period_is_ended(world: PrefectWorld) -> None:
+async def test_a_run_that_exceeds_the_grace_period_is_ended(
+    prefect_server: PrefectServer, daybook_home: Home, tmp_path: Path
+) -> None:
+    timing = replace(TIMING, shutdown_wait=timedelta(milliseconds=500))
+    async with at_prefect(tmp_path, prefect_server, timing=timing) as world:
+        await _is_ended_after_the_grace_period(world)
+
+
+async def _is_ended_after_the_grace_period(world: PrefectWorld) -> None:
     agent = await world.agents.add(FOR_EVER)
     job = await world.deploy(on_demand=True, agent=agent.name)
     worker = await world.workers.begin()
@@ -82,55 +112,3 @@ async def test_a_run_that_exceeds_the_grace_period_is_ended(world: PrefectWorld)
     await world.workers.nobody(within=5.0)
     row = await world.has_ended(job, "unknown")
     assert row.reason == "the worker was stopped"
-
-
-async def test_a_claimed_run_that_has_not_begun_waits_for_another_worker(
-    world: PrefectWorld,
-) -> None:
-    agent = await world.agents.add(WORKS)
-    job = await world.deploy(on_demand=True, agent=agent.name)
-    gate = await world.workers.gate()
-    gate.close_for(f"/name/{agent.name}")
-    worker = await world.workers.begin(api_url=gate.api_url)
-    asked = await world.prefect.custom_run(job)
-    async with asyncio.timeout(30):
-        await gate.held.wait()
-    await worker.send_signal(signal.SIGTERM)
-    await worker.send_signal(signal.SIGTERM)
-    assert await worker.wait_for_exit(within=LEAVES) == 0
-    await world.workers.nobody(within=5.0)
-    row = await world.runs.row(job)
-    assert (row.status, row.attempts, agent.effect_count) == ("waiting", 0, 0)
-    assert (await world.prefect.shown(asked))[0] == "SCHEDULED"
-    await world.workers.begin()
-    agent.release()
-    row = await world.wait_for_end(job, "succeeded", within=SEEN)
-    assert agent.effect_count == row.attempts == 1
-
-
-async def test_a_run_that_gets_sigterm_after_its_outcome_shows_no_crash(
-    world: PrefectWorld,
-) -> None:
-    agent = await world.agents.add(WORKS)
-    job = await world.deploy(on_demand=True, agent=agent.name)
-    gate = await world.workers.gate()
-    worker = await world.workers.begin(api_url=gate.api_url)
-    asked = await world.prefect.custom_run(job)
-    await agent.says("running")
-    gate.close_for("set_state")
-    agent.release()
-    await world.wait_for_status(job, "succeeded", within=SEEN)
-    async with asyncio.timeout(SEEN):
-        await gate.held.wait()  # its process is about to set the state in Prefect
-    (head,) = worker.heads()
-    os.kill(head.pid, signal.SIGTERM)
-
-    async def taken() -> bool:
-        return not any(pending(head.pid))
-
-    assert await becomes_true(taken, SEEN)
-    gate.release()
-    await world.wait_for_end(job, "succeeded", within=SEEN)
-    await world.workers.idle(within=SEEN)
-    states = await world.client.read_flow_run_states(asked.id)
-    assert "CRASHED" not in {each.type.value for each in states}

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+
 import pytest
 
 from daybook.processes import proc
+from daybook.timing import TIMING
+from tests.conftest import PrefectServer
 from tests.world.agents import DEAF
+from tests.world.home import with_worker
 from tests.world.prefect_world import PrefectWorld
 from tests.world.processes import alive
 from tests.world.workers import CANCELLED, PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
-HARD = 5.0 + 10.0 + 10.0
-"""Seconds until a cancel is noticed without an event, and from SIGTERM to SIGKILL."""
+IMPATIENT = replace(TIMING, stop_grace=timedelta(seconds=4), cancel_check=timedelta(seconds=1))
+HARD = 1.0 + 4.0 + SEEN
+"""Seconds until a cancel is noticed without an event, from SIGTERM to SIGKILL, and a margin."""
+
+
+@pytest.fixture(scope="module")
+async def module_world(
+    anyio_backend: str, prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[PrefectWorld]:
+    """Yield a home with one worker, which ends processes after a shorter grace period."""
+    root = tmp_path_factory.mktemp("working")
+    async with with_worker(root, prefect_server, IMPATIENT) as world:
+        yield world
+
 
 # One child in its group, one in a process session of its own, one orphan; all ignore SIGTERM.
 CHILDREN = """
@@ -53,65 +72,62 @@ def foreign(pipe: str, holds: bool) -> None:
 
 @foreign.on_cancellation
 def was_cancelled(flow, run: FlowRun, state: State) -> None:
-    with open("hooks", "a") as out:
+    with open(f"hooks {run.id}", "a") as out:
         print(run.id, state.type.value, file=out)
 """
 
 
-async def test_cancelling_ends_an_agent_that_ignores_sigterm(world: PrefectWorld) -> None:
-    agent = await world.agents.add(DEAF)
-    job = await world.deploy(on_demand=True, agent=agent.name)
-    await world.workers.begin()
-    asked = await world.prefect.custom_run(job)
+async def test_cancelling_ends_an_agent_that_ignores_sigterm(working: PrefectWorld) -> None:
+    agent = await working.agents.add(DEAF)
+    job = await working.deploy(on_demand=True, agent=agent.name)
+    asked = await working.prefect.custom_run(job)
     pid = await agent.says("running")
-    await world.prefect.cancel(asked)
-    await world.workers.idle(within=HARD)
+    await working.prefect.cancel(asked)
+    await working.workers.idle(within=HARD)
     assert not alive(pid)
-    await world.wait_for_end(job, "cancelled", within=SEEN)
+    await working.wait_for_end(job, "cancelled", within=SEEN)
     assert agent.effect_count == 1
 
 
 @pytest.mark.parametrize("holds", [False, True], ids=["ignores_sigterm", "holds_the_gil"])
 async def test_cancelling_ends_an_external_run_that_ignores_sigterm_or_holds_the_gil(
-    world: PrefectWorld, holds: bool
+    working: PrefectWorld, holds: bool
 ) -> None:
-    agent = await world.agents.add("")
-    deployment = await world.foreign.deploy(FOREIGN)
-    await world.deploy(on_demand=True)  # so that the pool belongs to this ledger
-    await world.workers.begin()
-    run = await world.foreign.run(deployment, pipe=str(agent.base) + ".pipe", holds=holds)
+    agent = await working.agents.add("")
+    deployment = await working.foreign.deploy(FOREIGN)
+    await working.deploy(on_demand=True)  # so that the pool belongs to this ledger
+    run = await working.foreign.run(deployment, pipe=str(agent.base) + ".pipe", holds=holds)
     pid = await agent.says("running")
-    assert pid in world.workers.at_work()
-    await world.prefect.cancel(run)
-    await world.shows(run, "CANCELLED", within=HARD + SEEN)
+    assert pid in working.workers.at_work()
+    await working.prefect.cancel(run)
+    await working.shows(run, "CANCELLED", within=HARD + SEEN)
     assert not alive(pid)
-    assert await world.foreign.noted("hooks") == [str(run.id), "CANCELLED"]
-    await world.workers.idle(within=SEEN)
-    assert await world.runs.rows() == []
+    assert await working.foreign.noted(f"hooks {run.id}") == [str(run.id), "CANCELLED"]
+    await working.workers.idle(within=SEEN)
+    assert str(run.id) not in {each.flow_run_id for each in await working.runs.rows()}
 
 
 @pytest.mark.parametrize("cancelled", [True, False], ids=["cancelled", "ends"])
 async def test_grandchildren_of_an_agent_end_with_its_run(
-    world: PrefectWorld, cancelled: bool
+    working: PrefectWorld, cancelled: bool
 ) -> None:
     end = 'had(); tell("running"); heed(); print("done")'
-    agent = await world.agents.add(CHILDREN + end)
-    job = await world.deploy(on_demand=True, agent=agent.name)
-    await world.workers.begin()
-    asked = await world.prefect.custom_run(job)
+    agent = await working.agents.add(CHILDREN + end)
+    job = await working.deploy(on_demand=True, agent=agent.name)
+    asked = await working.prefect.custom_run(job)
     words = [await agent.word() for _ in range(3)]
     children = [proc.find(int(word.removeprefix("child "))) for _, word in words]
     pid = await agent.says("running")
     living = [each for each in children if each is not None]
     assert len(living) == 3
     if cancelled:
-        await world.prefect.cancel(asked)
+        await working.prefect.cancel(asked)
         # The program ends at once, its children at the end of their grace period.
-        await world.workers.idle(within=HARD)
+        await working.workers.idle(within=HARD)
     else:
         agent.release()
-    row = await world.wait_for_end(job, "cancelled" if cancelled else "succeeded", within=SEEN)
-    await world.workers.idle(within=SEEN)
+    row = await working.wait_for_end(job, "cancelled" if cancelled else "succeeded", within=SEEN)
+    await working.workers.idle(within=SEEN)
     assert not alive(pid)
     assert [each for each in living if proc.find(each.pid, each.started)] == []
     assert agent.effect_count == row.attempts == 1
@@ -130,14 +146,13 @@ had(); tell("running"); forever()
 """
 
 
-async def test_an_agent_that_needs_a_second_to_clean_up_gets_it(world: PrefectWorld) -> None:
-    agent = await world.agents.add(ORDERLY)
-    job = await world.deploy(on_demand=True, agent=agent.name)
-    await world.workers.begin()
-    asked = await world.prefect.custom_run(job)
+async def test_an_agent_that_needs_a_second_to_clean_up_gets_it(working: PrefectWorld) -> None:
+    agent = await working.agents.add(ORDERLY)
+    job = await working.deploy(on_demand=True, agent=agent.name)
+    asked = await working.prefect.custom_run(job)
     await agent.says("running")
-    await world.prefect.cancel(asked)
+    await working.prefect.cancel(asked)
     await agent.says("asked", within=HARD)
     await agent.says("in order", within=5.0)
-    await world.workers.idle(within=CANCELLED)
-    await world.wait_for_end(job, "cancelled", within=SEEN)
+    await working.workers.idle(within=CANCELLED)
+    await working.wait_for_end(job, "cancelled", within=SEEN)

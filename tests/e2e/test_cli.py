@@ -5,11 +5,8 @@ No worker runs here; the tests with `daybook up` cover runs.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing, suppress
 from typing import Any
 
@@ -17,7 +14,7 @@ import pytest
 
 from daybook.home import Home
 from daybook.operations import setup
-from tests.at_prefect import with_client
+from tests.at_prefect import typed, with_client
 from tests.commands import DaybookJson
 from tests.world.prefect import forget_workers
 
@@ -257,7 +254,7 @@ def test_an_agent_is_added_tested_shown_and_removed(daybook_json: DaybookJson) -
 @pytest.mark.slow
 def test_an_invalid_agent_is_refused_with_the_option_at_fault(daybook_json: DaybookJson) -> None:
     there = daybook_json("agents", "list")
-    for typed, option in (
+    for tokens, option in (
         (["Loud", "--offline"], "NAME: "),
         (["default", "--offline"], "NAME: "),
         (["new", "--output", "xml", "--", "cat"], "--output: "),
@@ -266,7 +263,7 @@ def test_an_invalid_agent_is_refused_with_the_option_at_fault(daybook_json: Dayb
         (["new", "--", "cat", "{who}"], "--command: "),
         (["new", "--offline", "--capability", "a b"], "--capability: "),
     ):
-        message = daybook_json("agents", "add", *typed, code=2)["error"]["message"]
+        message = daybook_json("agents", "add", *tokens, code=2)["error"]["message"]
         assert message.startswith(option)
     assert daybook_json("agents", "list") == there
     assert "default" in [each["name"] for each in there]
@@ -280,14 +277,8 @@ def test_commands_without_json_print_sentences_only(
     with_client(forget_workers)
 
     def process(*tokens: str) -> tuple[str, str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "daybook", *tokens],
-            env=os.environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        done = typed(*tokens)
+        assert done.returncode == 0
         return done.stdout, done.stderr
 
     out, err = process(*ADD, "--cron", "0 9 * * 1-5", "--name", "brief")

@@ -21,6 +21,7 @@ import pytest
 
 from daybook.cli import command_server, entry
 from daybook.home import Home
+from tests import rows
 from tests.costs import one_in
 from tests.e2e.first_light import environment
 
@@ -52,6 +53,38 @@ import sys
 from daybook.cli.main import main
 sys.exit(main())
 """
+# Runs each command of a list in a process of its own, forked from one with the costly imports.
+EACH_FORKED = """
+import json, os, sys, tempfile
+from daybook import home
+from daybook.cli.main import main
+home.configure_prefect()
+import prefect.client.orchestration, daybook.ledger.sqlite, daybook.api.jobs
+answers = []
+for words in json.loads(sys.argv[1]):
+    files = [tempfile.TemporaryFile() for _ in range(2)]
+    if (child := os.fork()) == 0:
+        sys.argv[1:] = words
+        for number, file in enumerate(files, start=1):
+            os.dup2(file.fileno(), number)
+        try:
+            code = main()
+        except SystemExit as exit:
+            code = exit.code
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    for file in files:
+        file.seek(0)
+    answers.append([code, *(file.read().decode() for file in files)])
+print(json.dumps(answers))
+"""
+EACH_FORKED_CLIENT = SERVED.partition("sys.exit")[0] + "".join(
+    line.replace("from daybook.cli.main import main", "main = entry.main")
+    for line in EACH_FORKED.splitlines(keepends=True)
+    if not line.startswith(("home.", "import prefect"))
+)
 
 
 @dataclass(frozen=True)
@@ -178,7 +211,7 @@ def test_a_command_prints_the_same_in_the_server_as_in_a_process_of_its_own(
 
 DIFFERS = {
     *("edit nothing", "heartbeat on", "task add nothing", "task session register nothing"),
-    "tokens add --owner nothing",
+    *("tokens add --owner nothing", "task scheduler pause", "task scheduler status"),
 }
 """Commands whose second answer differs, and `edit`, which opens an editor in its own process."""
 
@@ -196,13 +229,18 @@ def _every_command() -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("typed", [*_every_command()])
-def test_every_command_has_the_same_answer_or_error_in_both_processes(
-    server: Server, typed: str
-) -> None:
-    own_process = server.command(OWN_PROCESS, *typed.split())
-    assert server.command(SERVED, *typed.split()) == own_process
-    assert own_process[1] or own_process[2]
+def test_every_command_has_the_same_answer_or_error_in_both_processes(server: Server) -> None:
+    commands = [typed.split() for typed in _every_command()]
+    own_processes, served = (
+        json.loads(server.command(program, json.dumps(commands))[1])
+        for program in (EACH_FORKED, EACH_FORKED_CLIENT)
+    )
+    for (words, own_process, answer), checked in rows.each(
+        zip(commands, own_processes, served, strict=True)
+    ):
+        with checked:
+            assert answer == own_process, words
+            assert own_process[1] or own_process[2]
 
 
 @pytest.mark.slow

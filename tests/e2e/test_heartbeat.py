@@ -14,6 +14,7 @@ from daybook.home import Home
 from daybook.jobs.checks import Check
 from daybook.operations import setup
 from daybook.operations.checks import ledger
+from tests import rows
 from tests.at_prefect import with_client
 from tests.commands import DaybookJson
 
@@ -101,23 +102,23 @@ def test_heartbeat_off_and_on_are_idempotent_and_keep_its_settings(
     assert len(daybook_json("list")) == 1
 
 
-@pytest.mark.parametrize(
-    ("typed", "words"),
-    [
-        (("--gate-agent", "nobody"), "unknown"),
-        (("--agent", "nobody"), "unknown"),
-        (("--channel", "nowhere"), "unknown"),
-        (("--quiet-hours", "noon"), "not a range of hours"),
-        (("--session", "chat"), "set the channel too"),
-    ],
-)
 @pytest.mark.slow
 def test_an_invalid_heartbeat_option_is_refused_and_stores_nothing(
-    daybook_json: DaybookJson, daybook_home: Home, typed: tuple[str, ...], words: str
+    daybook_json: DaybookJson, daybook_home: Home
 ) -> None:
-    answer = daybook_json("heartbeat", "on", *typed, code=2)
-    assert words in answer["error"]["message"]
-    assert answer["error"]["message"].startswith(typed[0])
+    for (typed, words), checked in rows.each(
+        [
+            (("--gate-agent", "nobody"), "unknown"),
+            (("--agent", "nobody"), "unknown"),
+            (("--channel", "nowhere"), "unknown"),
+            (("--quiet-hours", "noon"), "not a range of hours"),
+            (("--session", "chat"), "set the channel too"),
+        ]
+    ):
+        with checked:
+            answer = daybook_json("heartbeat", "on", *typed, code=2)
+            assert words in answer["error"]["message"]
+            assert answer["error"]["message"].startswith(typed[0])
     assert jobs_stored(daybook_home) == 0
 
 
@@ -144,22 +145,22 @@ def test_a_check_is_deployed_to_prefect_and_can_be_changed(daybook_json: Daybook
     assert job["policy"]["check"]["command"] == []
 
 
-@pytest.mark.parametrize(
-    ("typed", "words"),
-    [
-        (("--check-prompt", "Any mail?", "--check-agent", "nobody"), 'unknown "nobody"'),
-        (("--check-tool", "nobody"), 'unknown "nobody"'),
-        (("--check-tool", "a", "--check-prompt", "b"), "has tool and prompt"),
-        (("--check-prompt", "{{nobody}}"), "unknown variable"),
-    ],
-)
 @pytest.mark.slow
 def test_an_invalid_check_is_refused_and_stores_nothing(
-    daybook_json: DaybookJson, daybook_home: Home, typed: tuple[str, ...], words: str
+    daybook_json: DaybookJson, daybook_home: Home
 ) -> None:
-    answer = daybook_json(*ADD, *typed, code=2)
-    assert answer["error"]["field"] == "check"
-    assert words in answer["error"]["message"]
+    for (typed, words), checked in rows.each(
+        [
+            (("--check-prompt", "Any mail?", "--check-agent", "nobody"), 'unknown "nobody"'),
+            (("--check-tool", "nobody"), 'unknown "nobody"'),
+            (("--check-tool", "a", "--check-prompt", "b"), "has tool and prompt"),
+            (("--check-prompt", "{{nobody}}"), "unknown variable"),
+        ]
+    ):
+        with checked:
+            answer = daybook_json(*ADD, *typed, code=2)
+            assert answer["error"]["field"] == "check"
+            assert words in answer["error"]["message"]
     assert jobs_stored(daybook_home) == 0
 
 

@@ -26,7 +26,7 @@ from daybook.operations import home_lock, login, prefect_selection, server
 from daybook.prefect import private_names
 from daybook.processes import children, proc
 from tests.at_prefect import basic
-from tests.servers import free_port
+from tests.servers import free_port, migrate
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow]
 
@@ -69,7 +69,7 @@ async def test_the_server_takes_another_port_and_says_so_if_4200_is_taken(
     with ExitStack() as stack:
         with suppress(OSError):  # another process has taken it, which is as good
             stack.enter_context(socket.create_server((server.HOST, server.PORT)))
-        lock = stack.enter_context(home_lock.hold(daybook_home))
+        lock = stack.enter_context(home_lock.hold(migrate(daybook_home)))
         selected = await prefect_selection.find_or_start(daybook_home, lock, lines.append)
         assert selected.child is not None
         try:
@@ -264,7 +264,7 @@ async def test_many_concurrent_deployments_get_no_503(prefect_server: Any) -> No
 async def test_an_acknowledged_write_survives_a_kill_of_the_server(daybook_home: Home) -> None:
     port = free_port()
     variable = {"name": "kept", "value": "before the kill"}
-    first = await server.start(daybook_home, port)
+    first = await server.start(migrate(daybook_home), port)
     try:
         await server.wait_until_healthy(server.api_url(port), child=first)
         async with httpx.AsyncClient(
@@ -296,6 +296,7 @@ server.run({port})
 
 
 async def changed(home: Home, port: int, name: str) -> children.Child:
+    migrate(home)
     return await children.start(
         "server",
         [sys.executable, "-c", CHANGED_PREFECT.format(port=port, name=name)],

@@ -12,6 +12,7 @@ import pytest
 from daybook.home import Home
 from daybook.operations import setup
 from daybook.tools.server_blocks import STORE, PrefectServers
+from tests import rows
 from tests.at_prefect import with_client
 from tests.commands import DaybookJson
 from tests.toolbox import install, nobody_there
@@ -83,9 +84,11 @@ def test_an_added_tool_job_is_deployed_with_the_typed_fields(
     assert daybook_json("sync")["unchanged"] == 1
 
 
-@pytest.mark.parametrize(
-    ("typed", "words"),
-    [
+@pytest.mark.slow
+def test_a_job_with_an_invalid_tool_call_is_refused_and_not_stored(
+    daybook_json: DaybookJson,
+) -> None:
+    invalid: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         (("--tool", "reindx"), ("--tool: ", "reindex")),
         (("--tool", "search.reindx"), ("--tool: ", "search.reindex")),
         (("--tool", "nobody.reindex"), ("--tool: ", "nobody")),
@@ -94,23 +97,19 @@ def test_an_added_tool_job_is_deployed_with_the_typed_fields(
         (("--params", '{"full": true, "api_key": "abc"}'), ("--params: ", "looks like a secret")),
         (("--params", '{"full": "{{secret:}}"}'), ("--params: ", "misspelt")),
         (("--tool", "http://169.254.169.254/mcp#x"), ("metadata",)),
-    ],
-    ids=[
-        *("python", "server", "no-server", "type", "missing", "literal", "misspelt", "metadata"),
-    ],
-)
-@pytest.mark.slow
-def test_a_job_with_an_invalid_tool_call_is_refused_and_not_stored(
-    daybook_json: DaybookJson, typed: tuple[str, ...], words: tuple[str, ...]
-) -> None:
-    tool = () if "--tool" in typed else ("--tool", "reindex")
-    message = daybook_json("add", *tool, *typed, *EVERY, code=2)["error"]["message"]
-    for each in words:
-        assert each in message
+    ]
+    for (typed, words), checked in rows.each(invalid):
+        with checked:
+            tool = () if "--tool" in typed else ("--tool", "reindex")
+            message = daybook_json("add", *tool, *typed, *EVERY, code=2)["error"]["message"]
+            for each in words:
+                assert each in message
     assert daybook_json("list") == []
 
     job = daybook_json("add", "--tool", "reindex", "--name", "renew", *EVERY)
-    daybook_json("edit", "renew", *typed, code=2)
+    for typed, _ in invalid:
+        if "search" not in str(typed):  # that server is a process, which each command starts
+            daybook_json("edit", "renew", *typed, code=2)
     assert daybook_json("show", "renew")["updated_at"] == job["updated_at"]
 
 

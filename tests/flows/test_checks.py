@@ -393,6 +393,26 @@ async def test_a_check_command_that_fails_fails_the_run(
     assert tools.names == []
 
 
+async def test_a_run_that_is_switched_off_is_logged_and_does_nothing(
+    world: PrefectWorld,
+    tools: Tools,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    policy = {"check": {"tool": "gives", "params": {"answer": True}}}
+    monkeypatch.setenv("DAYBOOK_EXECUTION_OFF", "webhook")
+    await work(tool="acts", policy=policy)
+    assert tools.names == ["gives", "acts"]
+
+    monkeypatch.setenv("DAYBOOK_EXECUTION_OFF", "tool-call")
+    result: Any = await work(tool="acts", policy=policy)
+
+    assert (result["status"], result["reason"]) == ("skipped", "execution is switched off")
+    assert tools.names == ["gives", "acts"]
+    (logged,) = [each.getMessage() for each in caplog.records if "switched off, so" in each.message]
+    assert '"tool": "acts"' in logged
+
+
 async def test_a_check_command_has_no_daybook_or_prefect_variables(
     world: PrefectWorld, tools: Tools
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -67,6 +68,23 @@ async def test_an_agents_markdown_is_escaped_in_the_artifact(world: PrefectWorld
     assert "[image: x](http://evil.example/x.png) &lt;script>" in page
     assert "![" not in page
     assert "<script" not in page
+
+
+async def test_a_program_runs_in_the_work_dir_of_the_job(
+    world: PrefectWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_ALLOWED_WORK_DIRS", str(tmp_path))
+    (tmp_path / "repo").mkdir()
+    agent = await world.agents.add('import os; print(os.getcwd(), "for", input())')
+    policy = {"work_dir": f"{tmp_path}/repo"}
+
+    await call(prompt="Look into {{work_dir}}", agent=agent.name, policy=policy)
+
+    repo = (tmp_path / "repo").resolve()
+    assert (await world.runs.row()).output == f"{repo} for Look into {repo}"
+    (tmp_path / "repo").rmdir()
+    with pytest.raises(FailedRun, match=r"work_dir: .*/repo does not exist on this machine"):
+        await call(prompt="Look into {{work_dir}}", agent=agent.name, policy=policy)
 
 
 async def test_a_program_that_fails_fails_the_run(world: PrefectWorld) -> None:

@@ -73,7 +73,7 @@ def test_common_forms_of_a_postgresql_address_are_accepted(
         ("timezone = 'UTC\xff'\n", ["is not valid TOML"]),
         (
             "zone = 'UTC'\n",
-            ["unknown settings: zone", "known: alert_channel, allowed_hosts, command_server"],
+            ["unknown settings: zone", "known: alert_channel, allowed_hosts, allowed_work_dirs,"],
         ),
         ("[daybook]\ntimezone = 'UTC'\n", ["unknown settings: daybook", "known: alert_channel, "]),
         ("home = '/elsewhere'\n", ["unknown settings: home", "known: alert_channel, "]),
@@ -188,3 +188,11 @@ def test_an_invalid_allowed_host_is_refused_and_named(
         settings.load()
     assert refused.value.field == "DAYBOOK_ALLOWED_HOSTS"
     assert f'"{entry}"' in str(refused.value)
+
+
+def test_a_relative_folder_for_work_dirs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAYBOOK_ALLOWED_WORK_DIRS", "~/a, /b")
+    assert settings.load().work_dir_roots == ["~/a", "/b"]
+    monkeypatch.setenv("DAYBOOK_ALLOWED_WORK_DIRS", "/b, repos")
+    with pytest.raises(InvalidInput, match='DAYBOOK_ALLOWED_WORK_DIRS: "repos" is relative; use'):
+        settings.load()

@@ -9,13 +9,19 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import Abort
+from prefect.flow_engine import run_flow
+from prefect.flows import Flow, load_flow_from_entrypoint
 
 from daybook.clock import SYSTEM_CLOCK
 from tests.world.prefect import Prefect
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 class Execution:
@@ -89,6 +95,17 @@ class Executions:
         state = await self._prefect.state(run)
         assert code == 0 or not state.is_completed(), output
         return state
+
+    async def complete_here(self, run: FlowRun) -> State[Any]:
+        """Execute the run in this process, as `prefect.engine` does; return its final state."""
+        deployment = await self._prefect.client.read_deployment(run.deployment_id or "")
+        entrypoint = str(REPOSITORY / str(deployment.entrypoint))
+        flow: Flow[Any, Any] = load_flow_from_entrypoint(entrypoint)
+        with suppress(Abort):  # it has set its run back
+            running = run_flow(flow, flow_run=run, return_type="state")
+            assert isawaitable(running)
+            await running
+        return await self._prefect.state(run)
 
     async def close(self) -> None:
         """Kill those that still run."""

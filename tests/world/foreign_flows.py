@@ -20,7 +20,7 @@ class ForeignFlows:
 
     def __init__(self, client: PrefectClient, folder: Path) -> None:
         self._client, self.folder = client, folder
-        self._deployments = list[UUID]()
+        self._deployments = set[UUID]()
 
     async def deploy(self, program: str, **given: Any) -> UUID:
         """Create the deployment `foreign` in our pool, for a flow that is not ours."""
@@ -34,7 +34,7 @@ class ForeignFlows:
             pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": folder}}],
             **given,
         )
-        self._deployments.append(deployment)
+        self._deployments.add(deployment)
         return deployment
 
     async def noted(self, name: str, within: float = SEEN) -> list[str]:

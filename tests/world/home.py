@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
@@ -52,3 +54,28 @@ async def at_prefect(
         for part in world.deployments, world.agents, world.foreign, workers, world.executions:
             stack.push_async_callback(part.close)
         yield world
+
+
+@asynccontextmanager
+async def with_worker(
+    root: Path,
+    server: PrefectServer | SelectedPrefect,
+    timing: Timing = TIMING,
+    most: int | None = None,
+    before: Callable[[PrefectWorld], Awaitable[None]] | None = None,
+) -> AsyncIterator[PrefectWorld]:
+    """Yield a home at Prefect with one worker, for all tests of a module; `DAYBOOK_HOME` names it.
+
+    ``before`` is called before the worker starts.
+
+    The worker reaches Prefect through the first of ``world.workers.gates``. A test must not end the
+    worker, and has to end the runs that it starts.
+    """
+    async with at_prefect(root, server, timing=timing) as world:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DAYBOOK_HOME", str(world.home.path))
+            if before is not None:
+                await before(world)
+            gate = await world.workers.gate()
+            await world.workers.begin(most=most, api_url=gate.api_url)
+            yield world

@@ -105,9 +105,11 @@ class Runs:
         assert found is not None
         return found
 
-    async def rows(self) -> list[RunRow]:
-        """Return all runs, the earliest due first."""
+    async def rows(self, stored: StoredJob | None = None) -> list[RunRow]:
+        """Return all runs, or those of one job, the earliest due first."""
         in_order = select(RunRow).order_by(col(RunRow.due), col(RunRow.queued_at))
+        if stored is not None:
+            in_order = in_order.where(RunRow.job_id == stored.id)
         async with self._ledger.read() as session:
             return list((await session.execute(in_order)).scalars())
 

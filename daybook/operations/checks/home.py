@@ -14,19 +14,23 @@ from daybook.errors import InvalidInput
 from daybook.home import current_home
 from daybook.jobs import limits
 from daybook.operations import home_lock
-from daybook.operations.findings import Finding, passed, problem
+from daybook.operations.findings import Finding, passed, problem, warning
 from daybook.tasks import model
 
 
 def settings() -> list[Finding]:
-    """Check that every setting is valid."""
+    """Check that every setting is valid; warn if runs are not executed."""
     try:
-        limits.load_rules()
+        rules = limits.load_rules()
         model.load_policy()
     except InvalidInput as error:
         fix = f"edit {_quoted([operator_settings.config_file()])}"
         fix = f"unset {error.field}" if error.field in os.environ else fix
         return [problem("settings", str(error), fix)]
+    if rules.execution_off:
+        kinds = ", ".join(rules.execution_off)
+        fix = "remove DAYBOOK_EXECUTION_OFF, or execution_off in config.toml"
+        return [warning("settings", f"execution is switched off for {kinds}", fix)]
     return []
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -22,9 +20,12 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.owners import Actor, acting_as
 from tests.at_prefect import basic
+from tests.conftest import PrefectServer
 from tests.providers import KEY, Answer, provider
+from tests.receiver import serving
 from tests.waiting import becomes_true
-from tests.world.agents import WORKS
+from tests.world.agents import WORKS, Agent
+from tests.world.home import with_worker
 from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
@@ -35,16 +36,58 @@ OTHER = Actor("agent:other", via="mcp")
 LIMITS = {"agents": ["a-*"], "min_interval": "1m", "tools": ["shout"], "channels": ["inbox"]}
 
 
-@pytest.fixture(autouse=True)
-def limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DAYBOOK_LIMITS", json.dumps(LIMITS))
+@dataclass
+class Jobs:
+    """Jobs of the scout's. A keeper that deploys a job undoes edits, so these are older than it."""
+
+    asking: StoredJob
+    calling: StoredJob
+    webhook: StoredJob
+    hourly: StoredJob
+    agent: Agent
+    """The agent of two of them."""
+
+
+@pytest.fixture(scope="module")
+def limits() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAYBOOK_LIMITS", json.dumps(LIMITS))
+        yield
+
+
+_jobs = list[Jobs]()
+
+
+@pytest.fixture(scope="module")
+async def module_world(
+    anyio_backend: str,
+    prefect_server: PrefectServer,
+    limits: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[PrefectWorld]:
+    """Yield a home with these jobs, and then one worker."""
+
+    async def deploy(world: PrefectWorld) -> None:
+        agent = await world.agents.add(WORKS)
+        many = {"overlap": "allow", "session": "new"}
+        _jobs.append(
+            Jobs(
+                await owned(world, agent=agent.name),
+                await owned(world, prompt=None, tool="shout", params={"text": "a"}),
+                await owned(world, prompt=None, url="https://api.example.org/x"),
+                await owned(world, agent=agent.name, every="1h", **many),
+                agent,
+            )
+        )
+
+    root = tmp_path_factory.mktemp("working")
+    async with with_worker(root, prefect_server, before=deploy) as world:
+        yield world
 
 
 @pytest.fixture
-async def working(world: PrefectWorld) -> AsyncIterator[PrefectWorld]:
-    """Yield the world with one worker."""
-    await world.workers.begin()
-    yield world
+def jobs_of_scout(working: PrefectWorld) -> Jobs:
+    return _jobs[0]
 
 
 async def owned(world: PrefectWorld, **fields: Any) -> StoredJob:
@@ -89,79 +132,40 @@ def logged(world: PrefectWorld, why: str) -> bool:
     return any(why in each.child.log.read_text() for each in world.workers.all)
 
 
-@contextmanager
-def counting() -> Iterator[tuple[str, list[str]]]:
-    """Start a server on this machine; yield its address, and the paths of received requests."""
-    requests: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            requests.append(self.path)
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/hook", requests
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-async def test_the_claim_refuses_parameters_edited_beyond_the_owners_limits(
-    world: PrefectWorld,
+async def test_the_claim_refuses_parameters_beyond_the_owners_limits(
+    working: PrefectWorld, jobs_of_scout: Jobs
 ) -> None:
-    agent = await world.agents.add(WORKS)
-    asking = await owned(world, agent=agent.name, on_demand=True)
-    calling = await owned(world, prompt=None, tool="shout", params={"text": "a"}, on_demand=True)
-    # Start the worker only now: a keeper that deploys the new job would undo the edits.
-    await world.workers.begin()
-    # Complete values: the keeper would complete others, perhaps after the next edit.
-    given: dict[str, Any] = asking.job.parameters()
-    policy, notify = given["policy"], given["notify"]
-    check = policy["check"] | {"command": ["touch", "x"]}
-    cases: list[tuple[StoredJob, dict[str, Any], str]] = [
+    """`tests/unit/runs/test_limits_at_claim.py` has the other limits."""
+    asking, calling, agent = jobs_of_scout.asking, jobs_of_scout.calling, jobs_of_scout.agent
+    for stored, changes, expected in (
         (asking, {"model": "dear"}, 'limits: model: "dear" is not allowed'),
-        (asking, {"agent": "default"}, 'limits: agent: "default" is not allowed'),
-        (asking, {"session_key": "ops"}, 'limits: session_key: "ops" belongs to another owner'),
-        (asking, {"notify": notify | {"channel": "team"}}, 'limits: channel: "team" is not allow'),
-        (asking, {"notify": notify | {"channel": "file"}}, 'limits: channel: "file" is reserved'),
-        (asking, {"policy": policy | {"check": check}}, "limits: check: only"),
         (calling, {"tool": "wipe"}, 'limits: tool: "wipe" is not allowed'),
-        (calling, {"params": {"text": "{{secret:ops}}"}}, 'limits: secret: "ops" is not allowed'),
-    ]
-    for stored, changes, expected in cases:
-        await edited(world, stored, **changes)
-        row = await ended(world, await world.prefect.custom_run(stored))
+    ):
+        await edited(working, stored, **changes)
+        row = await ended(working, await working.prefect.custom_run(stored))
         assert (row.status, row.attempts) == ("skipped", 0), row
         assert row.reason.startswith(expected)
-        await world.shows(row.flow_run_id, "CANCELLED", "Skipped", within=SEEN)
-        assert logged(world, row.reason)
-        await edited(world, stored)  # restore the parameters
+        await working.shows(row.flow_run_id, "CANCELLED", "Skipped", within=SEEN)
+        assert logged(working, row.reason)
+        await edited(working, stored)  # restore the parameters
         # The same for a custom run with these parameters.
-        row = await ended(world, await world.prefect.custom_run(stored, **changes))
+        row = await ended(working, await working.prefect.custom_run(stored, **changes))
         assert row.reason.startswith(expected)
     assert agent.effect_count == 0
     # Within its limits the same deployment runs.
     agent.release()
-    row = await ended(world, await world.prefect.custom_run(asking))
+    row = await ended(working, await working.prefect.custom_run(asking))
     assert (row.status, agent.effect_count) == ("succeeded", 1)
 
 
 async def test_a_webhook_of_an_agents_job_does_not_reach_a_private_address(
-    world: PrefectWorld,
+    working: PrefectWorld, jobs_of_scout: Jobs
 ) -> None:
-    with counting() as (address, requests):
-        stored = await owned(world, prompt=None, url="https://api.example.org/x", on_demand=True)
-        # Start the worker only now: a keeper that deploys the new job would undo the edit.
-        await world.workers.begin()
-        await edited(world, stored, url=address)
-        row = await ended(world, await world.prefect.custom_run(stored))
-        assert (row.status, requests) == ("failed", [])
+    async with serving() as web:
+        stored, address = jobs_of_scout.webhook, f"{web.address}/hook"
+        await edited(working, stored, url=address)
+        row = await ended(working, await working.prefect.custom_run(stored))
+        assert (row.status, web.requests) == ("failed", [])
         assert "agents' jobs may reach public addresses only" in str(row.error)
         lines: list[str] = []
 
@@ -171,42 +175,45 @@ async def test_a_webhook_of_an_agents_job_does_not_reach_a_private_address(
 
         assert await becomes_true(is_notified, SEEN), lines
         # The operator's own job reaches it.
-        own = await world.deploy(prompt=None, url=address, on_demand=True)
-        assert (await ended(world, await world.prefect.custom_run(own))).status == "succeeded"
-        assert requests == ["/hook"]
+        own = await working.deploy(prompt=None, url=address)
+        run = await working.prefect.custom_run(own)
+        assert (await ended(working, run)).status == "succeeded"
+        assert [each.path for each in web.requests] == ["/hook"]
 
 
-async def test_due_times_of_an_interval_below_the_limit_are_refused(world: PrefectWorld) -> None:
+async def test_due_times_of_an_interval_below_the_limit_are_refused(
+    working: PrefectWorld, jobs_of_scout: Jobs
+) -> None:
     """The schedule itself is edited in Prefect, and each of its due times is refused."""
-    agent = await world.agents.add(WORKS)
-    stored = await owned(world, agent=agent.name, every="1h", overlap="allow", session="new")
-    agent.release(9)
-    deployment = await world.client.read_deployment(str(stored.row.deployment_id))
-    body = {"schedule": {"interval": 1.0, "anchor_date": "2026-01-01T00:00:00Z"}, "active": True}
+    stored, before = jobs_of_scout.hourly, jobs_of_scout.agent.effect_count
+    deployment = await working.client.read_deployment(str(stored.row.deployment_id))
     path = f"/deployments/{deployment.id}"
-    await asked_of(world, "PATCH", f"{path}/schedules/{deployment.schedules[0].id}", body)
-    await asked_of(world, "POST", f"{path}/schedule", {})
-    # Start the worker only now: a keeper that deploys the new job would restore its schedule.
-    await world.workers.begin()
+    schedule = f"{path}/schedules/{deployment.schedules[0].id}"
+    body = {"schedule": {"interval": 1.0, "anchor_date": "2026-01-01T00:00:00Z"}, "active": True}
+    await asked_of(working, "PATCH", schedule, body)
+    await asked_of(working, "POST", f"{path}/schedule", {})
 
     async def refused() -> bool:
-        rows = await world.runs.rows()
+        rows = await working.runs.rows(stored)
         return sum("limits: schedule: is due every 1s" in each.reason for each in rows) >= 3
 
-    assert await becomes_true(refused, 2 * SEEN), (await world.runs.rows(), world.workers.logs())
-    assert agent.effect_count == 0
-    assert logged(world, "limits: schedule: is due every 1s")
+    assert await becomes_true(refused, 2 * SEEN), (
+        await working.runs.rows(stored),
+        working.workers.logs(),
+    )
+    await asked_of(working, "PATCH", path, {"paused": True})
+    assert jobs_of_scout.agent.effect_count == before
+    assert logged(working, "limits: schedule: is due every 1s")
 
 
 async def test_of_many_concurrent_custom_runs_of_an_agents_job_one_runs(
     working: PrefectWorld,
 ) -> None:
-    world = working
-    agent = await world.agents.add(WORKS)
-    stored = await owned(world, agent=agent.name, on_demand=True, overlap="allow", session="new")
+    agent = await working.agents.add(WORKS)
+    stored = await owned(working, agent=agent.name, on_demand=True, overlap="allow", session="new")
     agent.release(9)
-    asked = await asyncio.gather(*(world.prefect.custom_run(stored) for _ in range(4)))
-    rows = [await ended(world, each) for each in asked]
+    asked = await asyncio.gather(*(working.prefect.custom_run(stored) for _ in range(4)))
+    rows = [await ended(working, each) for each in asked]
     assert sorted(each.status for each in rows) == ["skipped", "skipped", "skipped", "succeeded"]
     reasons = [each.reason for each in rows if each.status == "skipped"]
     assert all("another run was queued or started less than 1m ago" in each for each in reasons)
@@ -215,8 +222,7 @@ async def test_of_many_concurrent_custom_runs_of_an_agents_job_one_runs(
 
 async def test_an_agent_manages_its_own_job_and_cannot_see_others(working: PrefectWorld) -> None:
     """One agent adds, runs, edits and removes a job; another agent cannot see it."""
-    world = working
-    agent = await world.agents.add(WORKS)
+    agent = await working.agents.add(WORKS)
     agent.release(2)
     with acting_as(Actor(SCOUT.owner, user_id="ann", via="mcp")):
         fields = {"prompt": "Look", "agent": agent.name, "name": f"look-{uuid4().hex[:6]}"}
@@ -225,7 +231,7 @@ async def test_an_agent_manages_its_own_job_and_cannot_see_others(working: Prefe
         assert identity == ("agent:scout", "ann", "mcp")
         run = await runs.run(added.id, wait=True)
         assert (run.status, run.trigger, agent.effect_count) == ("succeeded", "mcp", 1)
-        assert [each.id for each in await runs.history()] == [run.id]
+        assert [each.id for each in await runs.history(added.id)] == [run.id]
 
         async def has_logs() -> bool:  # Prefect stores them a moment after the run has ended
             return bool([each async for each in runs.logs(run.id)])
@@ -251,21 +257,20 @@ async def test_an_agent_manages_its_own_job_and_cannot_see_others(working: Prefe
 
 
 async def test_a_run_is_skipped_if_the_tokens_of_the_day_are_used(working: PrefectWorld) -> None:
-    world = working
     with provider() as fake_provider:
         fake_provider.script = [Answer("One.", input_tokens=900, output_tokens=100)]
         name = f"a-{uuid4().hex[:8]}"
         model = {"model": "openai:gpt-4o-mini", "base_url": fake_provider.address, "api_key": KEY}
-        await documents.add(world.client, name, "model", model)
-        stored = await owned(world, agent=name, on_demand=True, tokens_per_day=1_000)
+        await documents.add(working.client, name, "model", model)
+        stored = await owned(working, agent=name, on_demand=True, tokens_per_day=1_000)
         try:
             with acting_as(SCOUT):
                 first = await runs.run(stored.id, wait=True)
                 second = await runs.run(stored.id, wait=True)
         finally:
-            await documents.remove(world.client, name)
+            await documents.remove(working.client, name)
     assert (first.status, first.usage["output_tokens"]) == ("succeeded", 100)
     assert second.status == "skipped"
     assert second.reason.startswith("tokens: 1,000 of 1,000 per day are used; the day ends at 20")
     assert len(fake_provider.requests) == 1
-    assert logged(world, second.reason)
+    assert logged(working, second.reason)

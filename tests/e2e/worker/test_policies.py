@@ -37,111 +37,108 @@ async def _row(world: PrefectWorld, flow_run: FlowRun, status: str) -> RunRow:
 
 
 async def test_the_next_run_in_a_queue_begins_when_the_previous_one_has_ended(
-    world: PrefectWorld,
+    working: PrefectWorld,
 ) -> None:
-    agent = await world.agents.add(WORKS)
+    agent = await working.agents.add(WORKS)
     fields = {"on_demand": True, "session": "new", "overlap": "queue_all"}
-    job = await world.deploy(agent=agent.name, **fields)
-    await world.workers.begin()
-    first = await world.prefect.custom_run(job)
+    job = await working.deploy(agent=agent.name, **fields)
+    first = await working.prefect.custom_run(job)
     await agent.says("running")
-    second = await world.prefect.custom_run(job)
-    waits = await _row(world, second, "waiting")
+    second = await working.prefect.custom_run(job)
+    waits = await _row(working, second, "waiting")
     assert waits.waits_for == "overlap"
-    await world.shows(second, "SCHEDULED", "AwaitingConcurrencySlot", within=SEEN)
+    await working.shows(second, "SCHEDULED", "AwaitingConcurrencySlot", within=SEEN)
 
     agent.release()
     await agent.says("running", within=SOON)
 
     agent.release()
     for flow_run in (first, second):
-        await world.wait_for_end(await _row(world, flow_run, "succeeded"), "succeeded", within=SEEN)
+        await working.wait_for_end(
+            await _row(working, flow_run, "succeeded"), "succeeded", within=SEEN
+        )
     assert agent.effect_count == 2
 
 
 async def test_cancel_running_ends_the_running_run_before_the_next_begins(
-    world: PrefectWorld,
+    working: PrefectWorld,
 ) -> None:
-    agent = await world.agents.add(WORKS)
+    agent = await working.agents.add(WORKS)
     fields = {"on_demand": True, "session": "new", "overlap": "cancel_running"}
-    job = await world.deploy(agent=agent.name, **fields)
-    await world.workers.begin()
-    first = await world.prefect.custom_run(job)
+    job = await working.deploy(agent=agent.name, **fields)
+    first = await working.prefect.custom_run(job)
     before = await agent.says("running")
 
-    second = await world.prefect.custom_run(job)
+    second = await working.prefect.custom_run(job)
     after = await agent.says("running", within=SEEN)
 
     assert before != after
-    cancelled = await _row(world, first, "cancelled")
-    await world.wait_for_end(cancelled, "cancelled", within=SEEN)
-    running = await _row(world, second, "running")
+    cancelled = await _row(working, first, "cancelled")
+    await working.wait_for_end(cancelled, "cancelled", within=SEEN)
+    running = await _row(working, second, "running")
     assert cancelled.finished_at is not None
     assert running.started_at is not None
     assert cancelled.finished_at <= running.started_at  # never two at once
     agent.release()
-    await world.wait_for_end(running, "succeeded", within=SEEN)
-    await world.workers.idle(within=SEEN)
+    await working.wait_for_end(running, "succeeded", within=SEEN)
+    await working.workers.idle(within=SEEN)
 
 
-async def test_a_backfill_runs_oldest_first_and_one_at_a_time(world: PrefectWorld) -> None:
-    agent = await world.agents.add('had(); tell("running"); heed(); print("x")\n')
-    job = await world.deploy(agent=agent.name, cron="0 0 1 1 *", timezone="UTC", session="new")
+async def test_a_backfill_runs_oldest_first_and_one_at_a_time(working: PrefectWorld) -> None:
+    agent = await working.agents.add('had(); tell("running"); heed(); print("x")\n')
+    job = await working.deploy(agent=agent.name, cron="0 0 1 1 *", timezone="UTC", session="new")
     year = SYSTEM_CLOCK.now().year
     past = [
         SYSTEM_CLOCK.now().replace(year=each, month=1, day=1) for each in (year - 2, year - 1, year)
     ]
     due = [each.replace(hour=0, minute=0, second=0, microsecond=0) for each in past]
-    assert await backfill.request_runs(world.ledger, job, due) == 3
-    await world.workers.begin()
+    assert await backfill.request_runs(working.ledger, job, due) == 3
 
     for place in range(3):
         await agent.says("running")
-        rows = sorted(await world.runs.rows(), key=lambda each: each.due)
+        rows = sorted(await working.runs.rows(job), key=lambda each: each.due)
         assert [each.status for each in rows] == (
             ["succeeded"] * place + ["running"] + ["waiting"] * (2 - place)
         )
         agent.release()
 
     for row in rows:
-        await world.wait_for_end(row, "succeeded", within=SEEN)
+        await working.wait_for_end(row, "succeeded", within=SEEN)
     assert [each.due for each in rows] == due
 
 
 @pytest.mark.journey
 async def test_delete_after_run_deletes_the_deployment_of_a_one_time_job(
-    world: PrefectWorld,
+    working: PrefectWorld,
 ) -> None:
-    agent = await world.agents.add('had(); print("done")\n')
+    agent = await working.agents.add('had(); print("done")\n')
     at = (SYSTEM_CLOCK.now() + timedelta(seconds=8)).replace(microsecond=0)
-    job = await world.deploy(agent=agent.name, at=at.isoformat(), delete_after_run=True)
-    await world.workers.begin()
+    job = await working.deploy(agent=agent.name, at=at.isoformat(), delete_after_run=True)
 
-    row = await world.wait_for_status(job, "succeeded", within=60.0)
+    row = await working.wait_for_status(job, "succeeded", within=60.0)
 
     async def has_exited() -> bool:
         try:
-            await world.client.read_deployment(UUID(str(job.row.deployment_id)))
+            await working.client.read_deployment(UUID(str(job.row.deployment_id)))
         except ObjectNotFound:
             return True
         return False
 
-    assert await becomes_true(has_exited, SEEN), world.workers.logs()
+    assert await becomes_true(has_exited, SEEN), working.workers.logs()
     assert (row.status, agent.effect_count) == ("succeeded", 1)
-    await world.shows(row.flow_run_id, "COMPLETED", "Completed", within=SEEN)
+    await working.shows(row.flow_run_id, "COMPLETED", "Completed", within=SEEN)
 
 
-async def test_pause_after_failures_also_pauses_the_deployment(world: PrefectWorld) -> None:
-    agent = await world.agents.add('had(); sys.exit("broken")\n')
+async def test_pause_after_failures_also_pauses_the_deployment(working: PrefectWorld) -> None:
+    agent = await working.agents.add('had(); sys.exit("broken")\n')
     fields = {"every": "1h", "retries": 0, "pause_after_failures": 1}
-    job = await world.deploy(agent=agent.name, **fields)
-    await world.workers.begin()
-    await world.prefect.custom_run(job)
+    job = await working.deploy(agent=agent.name, **fields)
+    await working.prefect.custom_run(job)
 
-    await world.wait_for_status(job, "failed", within=60.0)
+    await working.wait_for_status(job, "failed", within=60.0)
 
     async def paused() -> bool:
-        found = await world.client.read_deployment(UUID(str(job.row.deployment_id)))
+        found = await working.client.read_deployment(UUID(str(job.row.deployment_id)))
         return found.paused
 
-    assert await becomes_true(paused, SEEN), world.workers.logs()
+    assert await becomes_true(paused, SEEN), working.workers.logs()

@@ -10,13 +10,15 @@ import asyncio
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     asynccontextmanager,
     closing,
 )
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,7 +29,6 @@ import pytest
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs.store import StoredJob
-from daybook.ledger import engine
 from daybook.ledger.tables import RunRow
 from daybook.operations import worker
 from daybook.processes import children, proc
@@ -50,7 +51,8 @@ pytestmark = [
     *PREFECT_LEAVES_A_SOCKET,
 ]
 
-KEPT = engine.LOCK_TIMEOUT.total_seconds() + 15.0
+IMPATIENT = replace(SHORT, ledger_lock=timedelta(seconds=5))
+KEPT = IMPATIENT.ledger_lock.total_seconds() + 15.0
 """Seconds until a process stops waiting for the ledger, and spools the outcome."""
 
 
@@ -176,13 +178,15 @@ async def outcomes(
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> AsyncIterator[Outcomes]:
-    """Run all scenarios over each database concurrently, and yield their errors."""
-    found = Outcomes()
+    """Run the selected scenarios over each database concurrently, and yield their errors."""
+    found, selected = Outcomes(), databases.selected_cases(request)
     playing: dict[tuple[str, str], Coroutine[Any, Any, None]] = {}
     async with AsyncExitStack() as stack:
         for kind in databases.KINDS:
             # A test session has two databases on a server, and one of them has its tables already.
             for play, prepared in ((until_the_ledger_is_back, False), (by_another_keeper, True)):
+                if (play, kind) not in selected:
+                    continue
                 root = tmp_path_factory.mktemp(play.__name__)
                 file, server = root / "ledger.db", databases.server_of(request)
                 try:
@@ -191,26 +195,23 @@ async def outcomes(
                     found[play.__name__, kind] = absent
                     continue
                 world = await stack.enter_async_context(
-                    at_prefect(root, prefect_server, database, SHORT)
+                    at_prefect(root, prefect_server, database, IMPATIENT)
                 )
                 playing[play.__name__, kind] = play(world, database)
         results = await asyncio.gather(*playing.values(), return_exceptions=True)
     yield found | dict(zip(playing, results, strict=True))
 
 
-def raise_failure(outcomes: Outcomes, play: str, kind: str) -> None:
-    wrong = outcomes[play, kind]
+@pytest.mark.parametrize("kind", databases.KINDS)
+@pytest.mark.parametrize(
+    "play", [until_the_ledger_is_back, by_another_keeper], ids=lambda play: play.__name__
+)
+def test_an_outcome_is_spooled_and_recorded_once(
+    outcomes: Outcomes,
+    play: Callable[[PrefectWorld, Database], Coroutine[Any, Any, None]],
+    kind: str,
+) -> None:
+    """The run's process records it, or if its worker was killed, a keeper of the home."""
+    wrong = outcomes[play.__name__, kind]
     if wrong is not None:
         raise wrong
-
-
-@pytest.mark.parametrize("kind", databases.KINDS)
-def test_an_outcome_is_spooled_until_the_ledger_is_back(outcomes: Outcomes, kind: str) -> None:
-    raise_failure(outcomes, until_the_ledger_is_back.__name__, kind)
-
-
-@pytest.mark.parametrize("kind", databases.KINDS)
-def test_a_keeper_of_the_home_records_the_spooled_outcome_of_a_killed_worker(
-    outcomes: Outcomes, kind: str
-) -> None:
-    raise_failure(outcomes, by_another_keeper.__name__, kind)

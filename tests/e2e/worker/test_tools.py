@@ -7,15 +7,19 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from daybook.api import runs
 from daybook.jobs.store import StoredJob
+from daybook.timing import TIMING
+from tests.conftest import PrefectServer
 from tests.toolbox import install, served
 from tests.world.agents import Agent
+from tests.world.home import with_worker
 from tests.world.prefect_world import PrefectWorld
 from tests.world.processes import alive
 from tests.world.workers import CANCELLED, PREFECT_LEAVES_A_SOCKET, SEEN
@@ -37,6 +41,23 @@ def reindex() -> str:
 """
 
 
+GRACE = replace(TIMING, stop_grace=timedelta(seconds=3))
+"""Some tools ignore SIGTERM."""
+
+
+@pytest.fixture(scope="module")
+async def module_world(
+    anyio_backend: str, prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[PrefectWorld]:
+    """Yield a home with one worker, in whose environment the tool `shout` is installed."""
+    site = tmp_path_factory.mktemp("site")
+    install(site, "def shout(text: str) -> str:\n    return text.upper()\n", "shout")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ['PYTHONPATH']}")
+        async with with_worker(tmp_path_factory.mktemp("working"), prefect_server, GRACE) as world:
+            yield world
+
+
 @pytest.fixture
 async def stack() -> AsyncIterator[AsyncExitStack]:
     async with AsyncExitStack() as stack:
@@ -56,19 +77,12 @@ async def at_work(world: PrefectWorld, server: Agent, stored: StoredJob) -> list
 
 
 @pytest.mark.journey
-async def test_a_worker_calls_an_installed_python_tool(
-    world: PrefectWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    site = tmp_path / "site"
-    source = "def shout(text: str) -> str:\n    return text.upper()\n"
-    install(site, source, "shout")
-    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ['PYTHONPATH']}")
-    stored = await job(world, "shout", params={"text": "aloud"})
-    await world.workers.begin()
+async def test_a_worker_calls_an_installed_python_tool(working: PrefectWorld) -> None:
+    stored = await job(working, "shout", params={"text": "aloud"})
 
-    await world.prefect.custom_run(stored)
+    await working.prefect.custom_run(stored)
 
-    row = await world.wait_for_end(stored, "succeeded", within=SEEN)
+    row = await working.wait_for_end(stored, "succeeded", within=SEEN)
     assert row.output == "ALOUD"
     assert row.result == {"tool_name": "shout", "params": {"text": "aloud"}, "result": "ALOUD"}
 
@@ -96,25 +110,24 @@ def reindex(full: bool) -> int:
 
 
 async def test_a_cancelled_run_ends_its_tool_server_and_the_servers_child(
-    world: PrefectWorld, stack: AsyncExitStack
+    working: PrefectWorld, stack: AsyncExitStack
 ) -> None:
     """Cancel one run with `daybook cancel` and one in the UI, within the promised time."""
-    servers = [await stack.enter_async_context(served(world, FOR_EVER)) for _ in range(2)]
-    jobs = [await job(world, f"{each.name}.reindex") for each in servers]
-    await world.workers.begin()
+    servers = [await stack.enter_async_context(served(working, FOR_EVER)) for _ in range(2)]
+    jobs = [await job(working, f"{each.name}.reindex") for each in servers]
     pids = [
         pid
         for server, stored in zip(servers, jobs, strict=True)
-        for pid in await at_work(world, server, stored)
+        for pid in await at_work(working, server, stored)
     ]
     assert all(map(alive, pids))
-    rows = [await world.runs.row(stored) for stored in jobs]
+    rows = [await working.runs.row(stored) for stored in jobs]
 
     await asyncio.gather(
         runs.cancel(rows[0].id),
-        world.prefect.cancel(rows[1].flow_run_id),
-        world.workers.idle(within=CANCELLED + SEEN),  # it is killed after its grace period
-        *(world.wait_for_end(stored, "cancelled", within=SEEN) for stored in jobs),
+        working.prefect.cancel(rows[1].flow_run_id),
+        working.workers.idle(within=CANCELLED + SEEN),  # it is killed after its grace period
+        *(working.wait_for_end(stored, "cancelled", within=SEEN) for stored in jobs),
     )
 
     assert not any(map(alive, pids))
@@ -122,33 +135,32 @@ async def test_a_cancelled_run_ends_its_tool_server_and_the_servers_child(
 
 
 async def test_a_tool_call_that_times_out_is_unknown_and_its_server_ends(
-    world: PrefectWorld, stack: AsyncExitStack
+    working: PrefectWorld, stack: AsyncExitStack
 ) -> None:
-    server = await stack.enter_async_context(served(world, FOR_EVER))
-    stored = await job(world, f"{server.name}.reindex", timeout="10s", retries=3)
-    await world.workers.begin()
+    server = await stack.enter_async_context(served(working, FOR_EVER))
+    stored = await job(working, f"{server.name}.reindex", timeout="10s", retries=3)
 
-    pids = await at_work(world, server, stored)
+    pids = await at_work(working, server, stored)
 
-    row = await world.wait_for_end(stored, "unknown", within=10.0 + SEEN)
-    await world.workers.idle(within=SEEN)
+    row = await working.wait_for_end(stored, "unknown", within=10.0 + SEEN)
+    await working.workers.idle(within=SEEN)
     assert not any(map(alive, pids))
     assert (row.attempts, server.effect_count) == (1, 1)
 
 
 async def test_a_tool_server_ends_if_its_runs_process_is_killed(
-    world: PrefectWorld, stack: AsyncExitStack
+    working: PrefectWorld, stack: AsyncExitStack
 ) -> None:
-    server = await stack.enter_async_context(served(world, FOR_EVER))
-    stored = await job(world, f"{server.name}.reindex", retries=3)
-    worker = await world.workers.begin()
-    pids = await at_work(world, server, stored)
+    server = await stack.enter_async_context(served(working, FOR_EVER))
+    stored = await job(working, f"{server.name}.reindex", retries=3)
+    (worker,) = working.workers.all
+    pids = await at_work(working, server, stored)
 
     (head,) = worker.heads()
     os.kill(head.pid, signal.SIGKILL)
 
-    row = await world.wait_for_end(stored, "unknown", within=SEEN)
-    await world.workers.idle(within=SEEN)
+    row = await working.wait_for_end(stored, "unknown", within=SEEN)
+    await working.workers.idle(within=SEEN)
     assert not any(map(alive, pids))
     assert (row.attempts, server.effect_count) == (1, 1)
 
@@ -163,13 +175,12 @@ async def test_a_tool_server_ends_if_its_runs_process_is_killed(
     ids=["unknown", "no-retry-left", "idempotent"],
 )
 async def test_a_call_whose_server_ends_is_retried_only_if_idempotent(
-    world: PrefectWorld, stack: AsyncExitStack, policy: dict[str, Any], status: str, effects: int
+    working: PrefectWorld, stack: AsyncExitStack, policy: dict[str, Any], status: str, effects: int
 ) -> None:
-    server = await stack.enter_async_context(served(world, ONCE_CUT))
-    stored = await job(world, f"{server.name}.reindex", retry_delay="1s", **policy)
-    await world.workers.begin()
+    server = await stack.enter_async_context(served(working, ONCE_CUT))
+    stored = await job(working, f"{server.name}.reindex", retry_delay="1s", **policy)
 
-    await world.prefect.custom_run(stored)
+    await working.prefect.custom_run(stored)
 
-    row = await world.wait_for_end(stored, status, within=2 * SEEN)
+    row = await working.wait_for_end(stored, status, within=2 * SEEN)
     assert (row.attempts, server.effect_count) == (effects, effects)

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.execution import checks
 from daybook.execution.checks import CheckFailed, Verdict
 from daybook.jobs.checks import Check
@@ -21,7 +22,8 @@ NOW = datetime(2026, 11, 20, 9, tzinfo=UTC)
 def granted(owner: str | None = None, tokens: int | None = None, **check: Any) -> Granted:
     row = SimpleNamespace(owner=owner, created_by="cli", name="mail")
     job = cast(StoredJob, SimpleNamespace(row=row)) if owner else None
-    policy = {"check": Check(**check).model_dump(mode="json")}
+    work_dir = check.pop("work_dir", "")
+    policy = {"check": Check(**check).model_dump(mode="json"), "work_dir": work_dir}
     given = {"policy": policy, "agent": "default"}
     return Granted("r", 1, given, "flow:1", NOW, "manual", job, tokens=tokens, queued_at=NOW)
 
@@ -72,6 +74,29 @@ async def test_a_watched_command_starts_the_run_when_its_output_changes(tmp_path
     watched.unlink()
     with pytest.raises(CheckFailed, match=r"check: cat exited with code 1: .*No such file"):
         await checks.check_job(given)
+
+
+@pytest.mark.anyio
+async def test_commands_and_a_checks_agent_run_in_the_work_dir_of_the_job(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "prices").write_text("bread 2")
+    given: dict[str, Any] = {"owner": "user", "work_dir": "~/repo"}
+    checked = await checks.check_job(granted(**given, command=("cat", "prices")))
+    assert checked.reason == "check: bread 2"
+    watched = await checks.check_job(granted(**given, watch_command=("cat", "prices")))
+    assert watched.found is not None
+    assert watched.found["check"] == "bread 2"
+    program = CommandSettings(command=["cat", "answer"])
+    (tmp_path / "repo" / "answer").write_text('{"action": "run", "reason": "found it"}')
+    answer = await checks.ask_agent(CommandAgent("robot", program), "New?", granted(**given))
+    assert (answer.opens, answer.reason) == (True, "found it")
+
+    (tmp_path / "repo").rename(tmp_path / "gone")
+    with pytest.raises(CheckFailed, match=r"check: work_dir: .*/repo does not exist"):
+        await checks.check_job(granted(**given, command=("true",)))
 
 
 @pytest.mark.anyio

@@ -10,6 +10,7 @@ import pytest
 from daybook.errors import InvalidInput
 from daybook.jobs.checks import Check
 from daybook.jobs.model import Job, edit, new_job, read_parameters
+from tests.rows import each
 
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
 
@@ -97,3 +98,31 @@ def test_a_variable_that_no_check_sets_is_refused(
     job = new_job(now=NOW, prompt=prompt, every="1h", check=watch)
     with pytest.raises(InvalidInput, match=r"uses \{\{ch"):
         edit(job, {"check": check or {"watch_url": ""}}, now=NOW)
+
+
+def test_the_work_dir_of_a_prompt_must_be_set() -> None:
+    rows: list[tuple[str, dict[str, Any]]] = [
+        ("prompt", {"prompt": "Look into {{work_dir}}"}),
+        ("check", {"prompt": "x", "check": {"prompt": "Is {{ work_dir }} empty?"}}),
+    ]
+    for (field, fields), trying in each(rows):
+        with trying:
+            with pytest.raises(InvalidInput) as refused:
+                new_job(now=NOW, every="1h", **fields)
+            assert refused.value.field == field
+            assert refused.value.problem == "uses {{work_dir}}, but the job has none"
+            job = new_job(now=NOW, every="1h", work_dir=" ~/repo ", **fields)
+            assert job.policy.work_dir == "~/repo"
+            with pytest.raises(InvalidInput, match=r"uses \{\{work_dir"):
+                edit(job, {"work_dir": ""}, now=NOW)
+
+
+def test_a_work_dir_needs_something_that_runs_in_it() -> None:
+    calls: list[dict[str, Any]] = [{"url": "https://example.org"}, {"tool": "look"}]
+    for fields, trying in each(calls):
+        with trying:
+            given = {"every": "1h", "work_dir": "/repo", **fields}
+            with pytest.raises(InvalidInput, match="work_dir: applies only to agents and"):
+                new_job(now=NOW, **given)
+            job = new_job(now=NOW, check={"command": ["true"]}, **given)
+            assert job.policy.work_dir == "/repo"

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
+from daybook.home import Home
 from daybook.jobs import limits
+from daybook.jobs.actions import ACTIONS
 from daybook.jobs.limits import AgentLimits, Limits
 from daybook.jobs.model import Job, new_job
+from tests.rows import each
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)  # four weeks before the clocks of Europe change
 ME = "agent:scout"
@@ -102,6 +105,7 @@ def test_a_job_within_the_limits_is_allowed(fields: dict[str, Any], given: dict[
         ({"on_complete": "https://b.org"}, {"hosts": ("a",)}, 'on_complete: "b.org"'),
         ({"on_fail": "https://b.org"}, {"hosts": ("a",)}, 'on_fail: "b.org"'),
         ({"check": {"command": ("true",)}}, {}, "check: only the operator can set a command"),
+        ({"work_dir": "/tmp"}, {}, "work_dir: only the operator can set it (leave it out)"),
         ({"check": {"tool": "look"}}, {}, 'check: "look"'),
         ({"check": {"prompt": "?", "agent": "dear"}}, {}, 'check: "dear"'),
         ({"tool": "t", "check": {"prompt": "?"}}, {"tools": ("t",), "agents": ()}, 'check: "def'),
@@ -198,3 +202,20 @@ def test_an_invalid_limits_table_is_refused_with_the_field(
     with pytest.raises(InvalidInput) as refused:
         AgentLimits.of(table)
     assert refused.value.field == field
+
+
+def test_execution_is_switched_off_for_the_kinds_of_the_setting(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert limits.load_rules().execution_off == ()
+    rows = [("webhook, tool-call", ("webhook", "tool-call")), ("webhook,all", tuple(ACTIONS))]
+    for (given, kinds), trying in each(rows):
+        with trying:
+            monkeypatch.setenv("DAYBOOK_EXECUTION_OFF", given)
+            assert limits.load_rules().execution_off == kinds
+    monkeypatch.setenv("DAYBOOK_EXECUTION_OFF", "webhooks")
+    legal = "agent-prompt, webhook, tool-call, heartbeat, all"
+    text = f'DAYBOOK_EXECUTION_OFF: "webhooks" is not a kind (use {legal})'
+    with pytest.raises(InvalidInput) as refused:
+        limits.load_rules()
+    assert str(refused.value) == text

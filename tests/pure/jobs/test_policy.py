@@ -64,6 +64,12 @@ def test_an_invalid_policy_in_a_runs_parameters_is_read_as_the_default() -> None
     ("fields", "text"),
     [
         (
+            {"work_dir": "repo"},
+            "work_dir: is relative "
+            "(use an absolute path or one that begins with ~, or leave it empty)",
+        ),
+        ({"work_dir": "/a\nb"}, "work_dir: is not valid (use one line of at most 1000 characters)"),
+        (
             {"overlap": "run"},
             "overlap: 'run' is not valid "
             "(use 'skip', 'queue_one', 'queue_all', 'cancel_running' or 'allow')",

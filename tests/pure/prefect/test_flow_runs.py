@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.responses import (
     OrchestrationResult,
@@ -18,6 +19,7 @@ from prefect.client.schemas.responses import (
 from prefect.states import Cancelled, Scheduled
 
 from daybook.prefect import flow_runs
+from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.states import waiting_state
 
 pytestmark = pytest.mark.anyio
@@ -82,3 +84,17 @@ async def test_a_cancellation_stored_after_the_new_state_is_no_surprise(
     change = await changed([read, own, at(cancelled_at, Cancelled())], own)
 
     assert (change.accepted, change.over, change.surprise) == (True, read, False)
+
+
+async def test_all_of_many_runs_are_read_in_pages() -> None:
+    class Paged:
+        """Prefect client that returns the requested runs, but at most a page of them."""
+
+        async def read_flow_runs(self, flow_run_filter: FlowRunFilter, limit: int) -> list[FlowRun]:
+            assert flow_run_filter.id is not None
+            requested = flow_run_filter.id.any_ or []
+            return [FlowRun(id=each, flow_id=each) for each in requested[:limit]]
+
+    ids = [str(uuid4()) for _ in range(2 * PAGE_SIZE + 1)]
+    found = await flow_runs.read(cast(PrefectClient, Paged()), [None, *ids, ids[0]])
+    assert list(found) == ids

@@ -222,6 +222,16 @@ async def test_a_relative_program_path_starts_at_the_work_dir(tmp_path: Path) ->
     assert (await ask(["./robot.sh"], work_dir=str(tmp_path))).text == "here"
 
 
+async def test_a_jobs_work_dir_takes_the_place_of_the_agents(tmp_path: Path) -> None:
+    own, jobs = tmp_path / "own", tmp_path / "jobs"
+    own.mkdir()
+    jobs.mkdir()
+    _written(own / "robot.sh", "#!/bin/sh\npwd\n", 0o700)
+    robot = agent(["./robot.sh"], work_dir=str(own))
+    answered = await robot.answer(request(work_dir=str(jobs)))
+    assert answered.text == str(jobs.resolve())
+
+
 async def test_a_prompt_that_cannot_be_an_argument_is_refused(script: Script) -> None:
     command = [*script("print('ran')"), "{prompt}"]
     with pytest.raises(AgentMisconfigured, match=r"3000000 bytes.* remove {prompt} from"):

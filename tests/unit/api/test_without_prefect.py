@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -15,10 +17,11 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from daybook.api import authorization, jobs, runs
+from daybook.api import authorization, jobs, preflight, runs
 from daybook.errors import InvalidInput, PrefectRefused, PrefectUnreachable
 from daybook.home import Home
 from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.owners import Actor, acting_as
@@ -202,3 +205,30 @@ async def test_a_deployment_that_fails_is_pending_or_leaves_nothing_stored(
             with pytest.raises(InvalidInput, match="Prefect rejected it: 418 no"):
                 await jobs.add(URL)
     assert len(await jobs.list_jobs()) == (status in {500, 429})
+
+
+@pytest.mark.usefixtures("away")
+async def test_a_work_dir_is_checked_when_a_job_gets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "repo").mkdir()
+    with pytest.raises(InvalidInput, match=r"work_dir: .*/none does not exist on this machine"):
+        await jobs.add({**GIVEN, "work_dir": "~/none"})
+    assert await jobs.list_jobs() == []
+    added = await jobs.add({**GIVEN, "name": "brief", "work_dir": "~/repo"})
+    assert added.policy.work_dir == "~/repo"
+    with pytest.raises(InvalidInput, match="work_dir: /etc is outside the allowed folders"):
+        await jobs.edit_job("brief", {"work_dir": "/etc"})
+    (tmp_path / "repo").rmdir()
+    assert (await jobs.edit_job("brief", {"every": "2h"})).policy.work_dir == "~/repo"
+
+
+async def test_a_work_dir_that_may_be_on_another_machine_is_only_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_LEDGER_URL", "postgresql://ann@db.example.org/daybook")
+    job = new_job(now=datetime(2027, 1, 15, tzinfo=UTC), work_dir=f"{tmp_path}/none", **GIVEN)
+    notes = await preflight.check_action(None, job, "user")
+    assert len(notes) == 1
+    assert "so every run on a machine like this one will fail" in notes[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,3 +78,13 @@ def test_a_prompt_that_is_blank_after_its_variables_are_filled_is_refused(
 ) -> None:
     with pytest.raises(InvalidInput, match="prompt: is blank after its variables are filled in"):
         conversation.turn(granted(" {{last_output}}\n"))
+
+
+def test_the_work_dir_in_a_prompt_is_its_real_path(
+    daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "link").symlink_to(tmp_path / "repo")
+    given = granted("Look into {{work_dir}}.")
+    given.parameters["policy"] = {"work_dir": "~/link"}
+    assert conversation.turn(given).prompt == f"Look into {tmp_path.resolve()}/repo."

@@ -188,7 +188,7 @@ async def test_a_disabled_job_is_no_longer_overdue(world: World) -> None:
     memory = AlertState()
     await run_services(world, stored.id, ONE, memory)
     await world.jobs.edit(stored.id, enabled=False)
-    await run_services(world, stored.id, ONE + 2 * HOUR, memory)
+    await run_services(world, stored.id, ONE + HOUR, memory)
 
     assert await subjects(world) == ["overdue: brief", "nothing is overdue any more"]
 
@@ -222,7 +222,7 @@ async def test_a_further_alert_needs_a_new_overdue_job_and_an_hour(world: World)
     await world.jobs.add("later", cron="20 13 * * *")
     world.clock.set(LATE)
     memory = AlertState()
-    await looks(world, memory, ONE + timedelta(hours=5))
+    await looks(world, memory, ONE + timedelta(hours=3))
 
     first, again = await alert_rows(world)
     assert (first.subject, again.subject) == ("overdue: first", "overdue: first and 1 more")

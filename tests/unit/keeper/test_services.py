@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
@@ -150,3 +150,12 @@ def test_the_runs_loop_drains_first_and_reads_ends_before_it_ensures_runs() -> N
     assert [each.name for each in RUNS.services if each.required] == ["ends"]
     leaders = [each.name for loop in LOOPS if not loop.everywhere for each in loop.services]
     assert len(leaders) == len(set(leaders))  # each has its own entry in `daybook status`
+
+
+def test_the_audit_goes_no_further_than_the_ends_in_prefect_were_read() -> None:
+    context = Context(*[cast("Any", None)] * 6)
+    first, read_to, last = (datetime(2026, 1, 15, hour, tzinfo=UTC) for hour in (8, 9, 10))
+    context.observed = {"early": first, "late": last}
+    assert context.known() == {}
+    context.ends_read = read_to
+    assert context.known() == {"early": first, "late": read_to}

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
 from daybook.keeper import retention
@@ -328,15 +329,56 @@ async def test_an_archived_job_is_kept_while_it_has_a_deployment(world: World) -
     assert not await retention.prune(world.ledger, DAYS)
 
 
-async def test_disabled_since_finds_jobs_that_were_disabled_long_ago(world: World) -> None:
-    off, on, lately = [await world.jobs.add(name) for name in ("off", "on", "lately")]
-    await world.jobs.edit(off.id, enabled=False)
+async def test_jobs_that_were_disabled_and_unused_for_long_are_removed(world: World) -> None:
+    long = RetentionLimits(None, None, 90 * DAY)
+    names = ("chained", "edited", "lately", "off", "on", "read", "ran", "waits")
+    jobs = {name: await world.jobs.add(name) for name in names}
+    after = await world.jobs.add("after", after="chained")
+    await world.jobs.add(
+        "reader", on_demand=True, prompt="Sum up {{output:read}} and {{output:reader}}"
+    )
+    for name in set(names) - {"on", "lately"}:
+        await world.jobs.edit(jobs[name].id, enabled=False)
+    kept = await ended(world, jobs["off"], 2)
     world.clock.move(80 * DAY)
-    await world.jobs.edit(lately.id, enabled=False)
+    await world.jobs.edit(jobs["lately"].id, enabled=False)
+    await world.jobs.edit(jobs["edited"].id, prompt="Something else")
+    await ended(world, jobs["waits"], 1, status=Status.WAITING.value, finished_at=None)
+    async with world.ledger.write() as session:
+        row = (await store.find(session, jobs["ran"].id)).row
+        row.last_run_at = world.clock.now()
+        session.add(row)
     world.clock.move(11 * DAY)
 
-    async with world.ledger.read() as session:
-        found = await book_of.disabled_since(session, world.clock.now() - 90 * DAY)
+    assert not await retention.prune(world.ledger, RetentionLimits(None, None))
+    done = await retention.prune(world.ledger, long)
 
-    assert [each.row.name for each in found] == ["off"]
-    assert (await world.jobs.row(on.id)).archived_at is None
+    assert done.removed == ["off"]
+    assert (await world.jobs.row(jobs["off"].id)).archived_at == world.clock.now()
+    assert set(kept) <= set(await left(world))
+    assert not await retention.prune(world.ledger, long)
+    await world.jobs.archive(after.id)
+    assert (await retention.prune(world.ledger, long)).removed == ["chained"]
+
+
+async def test_disabled_jobs_are_removed_in_batches(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(book_of, "JOBS_PER_BATCH", 2)
+    for name in ("a", "b", "c"):
+        await world.jobs.edit((await world.jobs.add(name)).id, enabled=False)
+    world.clock.move(2 * DAY)
+    assert await book_of.remove_disabled_jobs(world.ledger, RetentionLimits(None, None, DAY)) == [
+        "a",
+        "b",
+    ]
+    done = await retention.prune(world.ledger, RetentionLimits(None, None, DAY))
+    assert done.removed == ["c"]
+
+
+def test_the_limits_are_those_of_the_settings(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert RetentionLimits.of_settings() == DAYS
+    monkeypatch.setenv("DAYBOOK_KEEP_DISABLED_DAYS", "30")
+    assert RetentionLimits.of_settings().disabled == 30 * DAY

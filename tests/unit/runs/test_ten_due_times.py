@@ -9,8 +9,7 @@ import pytest
 from docs import generate
 
 from daybook import repository
-from tests import databases
-from tests.databases import Database
+from tests.databases import Database, Sqlite
 from tests.unit.runs import ten_due_times
 from tests.unit.runs.ten_due_times import CASES, TAKES, Became, Case
 
@@ -36,13 +35,10 @@ class Found:
         return self._known[case]
 
 
-@pytest.fixture(scope="module", params=databases.KINDS)
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Found:
-    def empty() -> Database:
-        path = tmp_path_factory.mktemp("book") / "ledger.db"
-        return databases.of_kind(request.param, path, databases.server_of(request))
-
-    return Found(empty)
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """Return the outcomes on SQLite; the tests of each rule run on both databases."""
+    return Found(lambda: Sqlite(tmp_path_factory.mktemp("book") / "ledger.db"))
 
 
 async def _of(found: Found, case: Case) -> str:

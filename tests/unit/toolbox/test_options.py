@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,3 +75,16 @@ async def test_options_have_to_be_a_json_object(options: object) -> None:
     answer = await call("cron_add", {**ADDED, "options": options})
     assert answer.refused
     assert answer.text.startswith("options: ")
+
+
+async def test_only_the_operator_sets_a_work_dir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    added = {**ADDED, "options": {"work_dir": "~"}}
+    with acting_as(Actor("agent:helper", via="mcp")):
+        answer = await call("cron_add", added)
+    assert answer.text == "work_dir: only the operator can set it (leave it out)"
+    answer = await call("cron_add", added)
+    assert not answer.refused, answer.text
+    assert (await jobs.show("brief")).policy.work_dir == "~"

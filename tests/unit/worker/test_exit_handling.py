@@ -106,6 +106,25 @@ async def test_the_exit_of_a_process_ends_only_the_claim_of_its_own_flow_run(
     assert (row.state, row.fence) == (expected, again.fence)
 
 
+async def killed_at_its_timeout(path: Path, kind: str, policy: Policy, facts: Facts) -> RunRow:
+    """Return the row of a run whose first attempt the worker has killed at its timeout."""
+    async with Ledger(f"sqlite+aiosqlite:///{path / 'ledger.db'}") as ledger:
+        granted = await claimed(ledger, FIRST, kind)
+        await claims.begin(ledger, granted.run_id, granted.fence)
+        watched = SupervisedRun(
+            FlowRun(FIRST),
+            cast(Any, Dead(path / "nothing")),
+            granted.run_id,
+            HERE,
+            exit_code=-9,
+            cause=StopCause.TIMEOUT,
+            policy=policy,
+            facts=facts,
+        )
+        await exit_handling.handle_exit(ledger, cast(Any, UnreachableLedger()), watched)
+        return await row_of(ledger, granted.run_id)
+
+
 @pytest.mark.parametrize(
     ("kind", "changed", "idempotent", "expected"),
     [
@@ -122,24 +141,15 @@ async def test_a_killed_call_that_may_have_had_an_effect_is_retried_only_if_idem
     tmp_path: Path, kind: str, changed: bool, idempotent: bool, expected: Status
 ) -> None:
     policy = Policy(retries=3, idempotent=idempotent)
-    async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
-        granted = await claimed(ledger, FIRST, kind)
-        await claims.begin(ledger, granted.run_id, granted.fence)
+    row = await killed_at_its_timeout(tmp_path, kind, policy, Facts(changed=changed))
+    assert (row.state, row.attempts) == (expected, 1)
 
-        running = cast(Any, Dead(tmp_path / "nothing"))
-        watched = SupervisedRun(
-            FlowRun(FIRST),
-            running,
-            granted.run_id,
-            HERE,
-            exit_code=-9,
-            cause=StopCause.TIMEOUT,
-            policy=policy,
-            facts=Facts(changed=changed),
-        )
-        await exit_handling.handle_exit(ledger, cast(Any, UnreachableLedger()), watched)
 
-        row = await row_of(ledger, granted.run_id)
+@pytest.mark.parametrize(("retries", "expected"), [(0, Status.TIMED_OUT), (1, Status.WAITING)])
+async def test_a_killed_attempt_is_followed_by_another_while_retries_are_left(
+    tmp_path: Path, retries: int, expected: Status
+) -> None:
+    row = await killed_at_its_timeout(tmp_path, "agent-prompt", Policy(retries=retries), Facts())
     assert (row.state, row.attempts) == (expected, 1)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,7 +39,9 @@ from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs import claim_requests, claims, slots
 from daybook.runs.claim_requests import ClaimRequest, Granted
 from daybook.worker.dispatcher import Dispatcher
+from daybook.worker.messages import LaunchRequest
 from daybook.worker.run_queue import RunQueue
+from daybook.worker.supervision import SupervisedRun
 
 pytestmark = pytest.mark.anyio
 
@@ -212,6 +215,36 @@ async def test_an_end_set_in_prefect_while_the_run_is_set_back_stays(
         assert there.prefect.requests[:2] == ["set AwaitingConcurrencySlot", "set Cancelled"]
         assert there.prefect.states[-1].name == "Cancelled"
         assert there.prefect.states[-1].message == "not needed"
+
+
+async def test_the_deadline_of_a_run_that_has_waited_counts_from_its_request(
+    tmp_path: Path,
+) -> None:
+    class OnlyLauncher:
+        async def start(self, task: LaunchRequest) -> None:
+            """Start nothing."""
+
+    async with one_job(tmp_path) as there:
+        watched = list[SupervisedRun]()
+        taker = Dispatcher(
+            *(there.ledger, cast(PrefectClient, there.prefect), cast(Any, OnlyLauncher())),
+            holder="here:1",
+            most=1,
+            free=lambda: True,
+            watch=watched.append,
+        )
+        waited = replace(
+            there.held,
+            parameters={"policy": {"deadline": "1h"}},
+            queued_at=there.ledger.now() - timedelta(minutes=40),
+        )
+        before = time.monotonic()
+        await taker._start_claimed(there.run, waited, "agent-prompt")
+        after = time.monotonic()
+
+        (run,) = watched
+        assert run.ends_at is not None
+        assert before + 1199 < run.ends_at <= after + 1200
 
 
 async def test_a_run_queued_again_during_its_dispatch_is_dispatched_once_more() -> None:

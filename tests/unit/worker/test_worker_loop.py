@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from uuid import uuid4
 
 import pytest
 
@@ -131,3 +132,31 @@ async def test_only_a_run_with_on_lost_rerun_is_stopped_if_its_lease_cannot_be_r
     assert tried[0] < 45.0
     assert set(watched["b"].stopped) == {StopCause.LOST}
     assert set(watched["a"].stopped) == ({stopped} if stopped else set())
+
+
+async def test_a_worker_that_waits_for_its_runs_to_end_renews_their_leases(
+    at_work: WorkerLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(monkeypatch, worker_loop, lease_check=0.01)
+    flow_run_id, run, renewed = str(uuid4()), Run(on_lost="unknown"), asyncio.Event()
+
+    async def renew_all(*args: object) -> dict[str, Status | None]:
+        renewed.set()
+        return {flow_run_id: Status.RUNNING}
+
+    async def ends_after_its_renewal() -> None:
+        await renewed.wait()
+        del at_work._watched[flow_run_id]
+        at_work._exits.clear()
+
+    async def read_flow_runs(**_: object) -> list[object]:
+        return []
+
+    monkeypatch.setattr(leases, "renew_all", renew_all)
+    at_work._client = cast(Any, SimpleNamespace(read_flow_runs=read_flow_runs))
+    at_work._watched[flow_run_id] = cast(SupervisedRun, run)
+    at_work._renewed -= 30.0
+    async with asyncio.timeout(20):
+        at_work._exits.add(asyncio.create_task(ends_after_its_renewal()))
+        await at_work.shutdown()
+    assert (run.stopped, run.statuses) == ([], [Status.RUNNING])

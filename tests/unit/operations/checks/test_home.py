@@ -119,3 +119,11 @@ def test_children_left_by_a_killed_up_are_reported(daybook_home: Home) -> None:
         child.kill()
         child.wait()
     assert machine.leftovers() == []
+
+
+def test_kinds_that_are_not_executed_are_a_warning(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_EXECUTION_OFF", "webhook")
+    (found,) = machine.settings()
+    assert (found.severity, found.message) == ("warning", "execution is switched off for webhook")

@@ -1,0 +1,71 @@
+"""Runs that are claimed and not executed, because the operator switched execution off.
+
+The setting `execution_off` names their kinds. Such a run performs neither its check nor its effect.
+It ends as skipped, and its log says what it would have done.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from prefect.logging import get_run_logger
+from pydantic import BaseModel
+
+from daybook import names
+from daybook.errors import DaybookError, InvalidInput
+from daybook.execution import conversation
+from daybook.execution.checks import NO_CHECK, Verdict
+from daybook.jobs import limits
+from daybook.jobs.actions import AgentPrompt
+from daybook.jobs.model import read_parameters
+from daybook.runs.claim_requests import Granted
+
+REASON = "execution is switched off"
+
+MAX_LOGGED_CHARACTERS = 8_000
+"""Maximum length of the description of a run in its log."""
+
+
+def verdict(kind: str, granted: Granted) -> Verdict:
+    """Return whether the run may be executed; if not, log what it would have done.
+
+    Raise `InvalidInput` for invalid settings, and `DaybookError` for a run that has had an attempt,
+    so that it fails: a skipped run never had an effect.
+    """
+    if kind not in limits.load_rules().execution_off:
+        return NO_CHECK
+    get_run_logger().info("%s", describe(kind, granted), extra={"action": "not_executed"})
+    if granted.attempts:
+        raise DaybookError(REASON)
+    return Verdict(opens=False, reason=REASON)
+
+
+def describe(kind: str, granted: Granted) -> str:
+    """Return what the run would do, for its log: the fields of its action, and its check, as JSON.
+
+    The variables of a prompt are filled in. Queries of URLs are left out, because they may contain
+    tokens.
+    """
+    action, policy, _ = read_parameters(kind, granted.parameters)
+    fields = _given(action)
+    if isinstance(action, AgentPrompt):
+        try:
+            fields["prompt"] = conversation.turn(granted).prompt
+        except InvalidInput as error:
+            fields["error"] = str(error)
+    if policy.check:
+        fields["check"] = _given(policy.check)
+    if policy.work_dir:
+        fields["work_dir"] = policy.work_dir
+    text = json.dumps({"kind": kind, **fields}, indent=2, ensure_ascii=False)
+    shown = names.truncate(text, MAX_LOGGED_CHARACTERS)
+    return f"Execution is switched off, so nothing was done. The run would have done:\n{shown}"
+
+
+def _given(model: BaseModel) -> dict[str, Any]:
+    """Return the fields of ``model`` that have a value, without the queries of URLs."""
+    fields = model.model_dump(mode="json")
+    for name in {"url", "watch_url"} & fields.keys():
+        fields[name] = fields[name].partition("?")[0]
+    return {name: value for name, value in fields.items() if value}
