@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import httpx
@@ -22,8 +21,6 @@ from daybook.cli.main import main
 from daybook.home import CLIENT_CREDENTIAL
 from daybook.operations import worker
 
-Daybook = Callable[..., Any]
-
 
 def basic(credential: str | None = None) -> httpx.BasicAuth:
     """Return the auth for requests without Prefect's client; default: the session's credential."""
@@ -34,11 +31,11 @@ def basic(credential: str | None = None) -> httpx.BasicAuth:
 def with_client(ask: Callable[[PrefectClient], Awaitable[Any]]) -> Any:
     """Run ``ask`` with a client from a synchronous test, and return its result."""
 
-    async def asked() -> Any:
+    async def with_it() -> Any:
         async with get_client() as client:
             return await ask(client)
 
-    return asyncio.run(asked())
+    return asyncio.run(with_it())
 
 
 _REGISTERED = set[str]()
@@ -107,17 +104,3 @@ def typed(*tokens: str, given: str = "") -> subprocess.CompletedProcess[str]:
     for each in (output, complained):
         each.seek(0)
     return subprocess.CompletedProcess(tokens, code, output.read(), complained.read())
-
-
-@contextmanager
-def commands(capsys: pytest.CaptureFixture[str]) -> Iterator[Daybook]:
-    """Yield a function that runs a command line with `--json`; delete all jobs at the end."""
-
-    def carry_out(*tokens: str, code: int = 0) -> Any:
-        capsys.readouterr()
-        assert main([*tokens, "--json"]) == code
-        return json.loads(capsys.readouterr().out)
-
-    yield carry_out
-    for job in carry_out("list"):
-        carry_out("remove", job["id"], "--yes")

@@ -11,7 +11,7 @@ from daybook.agents import documents
 from daybook.ledger.tables import AttemptRow
 from flows.agent_prompt import agent_prompt
 from tests.providers import KEY, Answer, Provider, Step
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 
 LOOKS = """
 @server.tool(annotations={"readOnlyHint": True})
@@ -29,14 +29,14 @@ def write(text: str) -> str:
 """
 
 
-class Asked:
+class ModelAgent:
     """Model agent at a test provider; the test selects its tools."""
 
-    def __init__(self, world: World, fake_provider: Provider) -> None:
+    def __init__(self, world: PrefectWorld, fake_provider: Provider) -> None:
         self.world, self.fake_provider = world, fake_provider
         self.name = f"m-{uuid4().hex[:8]}"
 
-    async def given(self, *tools: str) -> Asked:
+    async def given(self, *tools: str) -> ModelAgent:
         settings = {
             "model": "openai:gpt-4o-mini",
             "base_url": self.fake_provider.address,

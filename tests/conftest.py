@@ -19,7 +19,7 @@ import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +36,9 @@ from tests import costs
 from tests.servers import free_port, migrated
 
 if TYPE_CHECKING:
+    from tests.commands import Daybook
     from tests.databases import Database, Server
-    from tests.world import World
+    from tests.world.prefect_world import PrefectWorld
 
 # The speed of an example on a loaded machine is not what a test checks.
 settings.register_profile("without a deadline", deadline=None)
@@ -139,11 +140,19 @@ def daybook_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 
 @pytest.fixture
+def daybook(capsys: pytest.CaptureFixture[str]) -> Daybook:
+    """Return a function that runs a command in this process: `daybook("list", "--json")`."""
+    from tests.commands import run
+
+    return partial(run, capsys)
+
+
+@pytest.fixture
 async def world(
     prefect_server: PrefectServer, daybook_home: Home, tmp_path: Path
-) -> AsyncIterator[World]:
+) -> AsyncIterator[PrefectWorld]:
     """Yield a home with its ledger, agents and workers at the session's Prefect."""
-    from tests.world import at_prefect
+    from tests.world.home import at_prefect
 
     async with at_prefect(tmp_path, prefect_server) as world:
         yield world
@@ -152,16 +161,16 @@ async def world(
 @pytest.fixture(scope="module")
 async def module_world(
     anyio_backend: str, prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[World]:
+) -> AsyncIterator[PrefectWorld]:
     """Yield a home at the session's Prefect, with one worker for all tests of a module."""
-    from tests.world import with_worker
+    from tests.world.home import with_worker
 
     async with with_worker(tmp_path_factory.mktemp("working"), prefect_server) as world:
         yield world
 
 
 @pytest.fixture
-async def working(module_world: World) -> AsyncIterator[World]:
+async def working(module_world: PrefectWorld) -> AsyncIterator[PrefectWorld]:
     """Yield the module's home and worker; wait until the test's runs have ended."""
     yield module_world
     for gate in module_world.workers.gates:

@@ -14,8 +14,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from daybook.tools.server_blocks import STORE, PrefectServers
-from tests.world import World
 from tests.world.agents import PRELUDE, Agent
+from tests.world.prefect_world import PrefectWorld
 
 _METADATA = "Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
 
@@ -29,10 +29,10 @@ _END = """
 server.run(transport="stdio", show_banner=False)
 """
 
-# begun(): starts a process that runs until it is killed; returns its pid.
-BEGUN = """
+# start_child(): starts a process that runs until it is killed; returns its pid.
+START_CHILD = """
 import subprocess
-def begun():
+def start_child():
     waits = "import signal, time\\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\\nsignal.pause()"
     return subprocess.Popen([sys.executable, "-c", waits, sys.argv[1]]).pid
 """
@@ -61,14 +61,14 @@ def nobody_there() -> Iterator[str]:
 
 
 @asynccontextmanager
-async def served(world: World, source: str) -> AsyncIterator[Agent]:
+async def served(world: PrefectWorld, source: str) -> AsyncIterator[Agent]:
     """Yield a saved server whose tools are the functions of ``source`` under ``@server.tool``.
 
     It has the agent's name, so a tool's name is ``<agent.name>.<function>``.
     """
-    agent = Agent(f"s-{uuid4().hex[:8]}", world.workers.elsewhere)
+    agent = Agent(f"s-{uuid4().hex[:8]}", world.agents.folder)
     script = agent.base.with_suffix(".py")
-    script.write_text(PRELUDE + BEGUN + _BEGIN + source + _END)
+    script.write_text(PRELUDE + START_CHILD + _BEGIN + source + _END)
     servers = PrefectServers(world.client)
     await servers.add(agent.name, {"command": [sys.executable, str(script), str(agent.base)]})
     try:

@@ -9,15 +9,17 @@ import signal
 import pytest
 
 from daybook.processes import proc
-from tests.world import World, so
+from tests.waiting import becomes_true
 from tests.world.agents import WORKS
-from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN, alive, pending
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive, pending
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 
 @pytest.mark.journey
-async def test_a_running_run_whose_process_is_killed_is_unknown(working: World) -> None:
+async def test_a_running_run_whose_process_is_killed_is_unknown(working: PrefectWorld) -> None:
     agent = await working.agents.add(WORKS)
     job = await working.deploy(on_demand=True, agent=agent.name)
     (worker,) = working.workers.all
@@ -31,11 +33,13 @@ async def test_a_running_run_whose_process_is_killed_is_unknown(working: World) 
     await working.workers.idle(within=SEEN)
     assert not alive(pid)
     assert agent.effect_count == 1
-    (attempt,) = await working.attempts(row)
+    (attempt,) = await working.runs.attempts(row)
     assert attempt.status == "unknown"
 
 
-async def test_a_claimed_run_whose_process_is_killed_is_claimed_again(working: World) -> None:
+async def test_a_claimed_run_whose_process_is_killed_is_claimed_again(
+    working: PrefectWorld,
+) -> None:
     agent = await working.agents.add(WORKS)
     job = await working.deploy(on_demand=True, agent=agent.name)
     (gate,), (worker,) = working.workers.gates, working.workers.all
@@ -43,15 +47,15 @@ async def test_a_claimed_run_whose_process_is_killed_is_claimed_again(working: W
     asked = await working.prefect.custom_run(job)
     async with asyncio.timeout(30):
         await gate.held.wait()
-    first = await working.row(job)
+    first = await working.runs.row(job)
     assert first.status == "claimed"
     (head,) = worker.heads()
     os.kill(head.pid, signal.SIGKILL)
 
     async def again() -> bool:
-        return (await working.row(job)).fence > first.fence
+        return (await working.runs.row(job)).fence > first.fence
 
-    assert await so(again, SEEN), working.workers.logs()
+    assert await becomes_true(again, SEEN), working.workers.logs()
     gate.release()
     agent.release()
     row = await working.wait_for_end(job, "succeeded", within=SEEN)
@@ -60,7 +64,9 @@ async def test_a_claimed_run_whose_process_is_killed_is_claimed_again(working: W
     assert agent.effect_count == row.attempts == 1
 
 
-async def test_a_killed_run_launcher_is_replaced_and_its_runs_continue(working: World) -> None:
+async def test_a_killed_run_launcher_is_replaced_and_its_runs_continue(
+    working: PrefectWorld,
+) -> None:
     agent = await working.agents.add(WORKS)
     job = await working.deploy(on_demand=True, agent=agent.name)
     (worker,) = working.workers.all
@@ -87,7 +93,9 @@ async def test_a_killed_run_launcher_is_replaced_and_its_runs_continue(working: 
     await working.workers.idle(within=SEEN)
 
 
-async def test_a_run_that_gets_sigterm_after_its_outcome_shows_no_crash(working: World) -> None:
+async def test_a_run_that_gets_sigterm_after_its_outcome_shows_no_crash(
+    working: PrefectWorld,
+) -> None:
     agent = await working.agents.add(WORKS)
     job = await working.deploy(on_demand=True, agent=agent.name)
     (gate,), (worker,) = working.workers.gates, working.workers.all
@@ -104,7 +112,7 @@ async def test_a_run_that_gets_sigterm_after_its_outcome_shows_no_crash(working:
     async def taken() -> bool:
         return not any(pending(head.pid))
 
-    assert await so(taken, SEEN)
+    assert await becomes_true(taken, SEEN)
     gate.release()
     await working.wait_for_end(job, "succeeded", within=SEEN)
     await working.workers.idle(within=SEEN)

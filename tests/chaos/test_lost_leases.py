@@ -21,17 +21,12 @@ from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.processes import proc
 from tests.conftest import PrefectServer
 from tests.timings import SHORT
-from tests.world import World, at_prefect
 from tests.world.agents import FOR_EVER, WORKS
-from tests.world.workers import (
-    JUDGED,
-    PREFECT_LEAVES_A_SOCKET,
-    SEEN,
-    Worker,
-    alive,
-    sqlite_is_free,
-    stand_still,
-)
+from tests.world.home import at_prefect
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive, sqlite_is_free, stand_still
+from tests.world.worker import Worker
+from tests.world.workers import JUDGED, PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [
     pytest.mark.anyio,
@@ -59,29 +54,29 @@ async def run_on(seconds: float) -> None:
     await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(seconds=seconds))
 
 
-async def record_of(world: World, row: RunRow, effects: int) -> RunRecord:
-    return RunRecord(row, await world.attempts(row), effects)
+async def record_of(world: PrefectWorld, row: RunRow, effects: int) -> RunRecord:
+    return RunRecord(row, await world.runs.attempts(row), effects)
 
 
 async def taken_over(
-    world: World, end: Callable[[Worker], Awaitable[None]]
+    world: PrefectWorld, end: Callable[[Worker], Awaitable[None]]
 ) -> dict[str, RunRecord]:
     """Let ``end`` end the worker of a running, a rerun and a claimed run; return their ends."""
     once, again = await world.agents.add(FOR_EVER), await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=once.name)
     rerun = await world.deploy(on_demand=True, agent=again.name, on_lost="rerun", retries=2)
     before = await world.agents.add(WORKS)
-    not_begun = await world.deploy(on_demand=True, agent=before.name)
+    not_started = await world.deploy(on_demand=True, agent=before.name)
     gate = await world.workers.gate()
     worker = await world.workers.begin(api_url=gate.api_url)
     for each in (job, rerun):
         await world.prefect.custom_run(each)
     pids = [await once.says("running"), await again.says("running")]
     gate.close_for(f"/name/{before.name}")
-    await world.prefect.custom_run(not_begun)
+    await world.prefect.custom_run(not_started)
     async with asyncio.timeout(30):
         await gate.held.wait()
-    assert (await world.row(not_begun)).status == "claimed"
+    assert (await world.runs.row(not_started)).status == "claimed"
     left = [process for pid in pids if (process := proc.find(pid)) is not None]
     assert len(left) == 2, world.workers.logs()
     await world.workers.begin()
@@ -101,26 +96,26 @@ async def taken_over(
         row = await world.wait_for_end(rerun, "succeeded", within=left)
         return await record_of(world, row, again.effect_count)
 
-    async def begun_elsewhere() -> RunRecord:
+    async def started_elsewhere() -> RunRecord:
         before.release()
-        row = await world.wait_for_end(not_begun, "succeeded", within=JUDGED + SEEN)
+        row = await world.wait_for_end(not_started, "succeeded", within=JUDGED + SEEN)
         return await record_of(world, row, before.effect_count)
 
     async def all_gone() -> None:
         assert await proc.wait_gone(left, ENDED) == []
 
-    found = await asyncio.gather(at_its_end(), again_somewhere(), begun_elsewhere(), all_gone())
+    found = await asyncio.gather(at_its_end(), again_somewhere(), started_elsewhere(), all_gone())
     return dict(zip(("running", "rerun", "claimed"), found[:3], strict=True))
 
 
-async def killed(world: World) -> dict[str, RunRecord]:
+async def killed(world: PrefectWorld) -> dict[str, RunRecord]:
     async def kill(worker: Worker) -> None:
         os.kill(worker.pid, signal.SIGKILL)
 
     return await taken_over(world, kill)
 
 
-async def killed_with_its_runs(world: World) -> dict[str, RunRecord]:
+async def killed_with_its_runs(world: PrefectWorld) -> dict[str, RunRecord]:
     async def kill(worker: Worker) -> None:
         for each in (worker.pid, *(head.pid for head in worker.heads())):
             os.kill(each, signal.SIGKILL)
@@ -128,7 +123,7 @@ async def killed_with_its_runs(world: World) -> dict[str, RunRecord]:
     return await taken_over(world, kill)
 
 
-async def killed_with_its_parent(world: World) -> dict[str, RunRecord]:
+async def killed_with_its_parent(world: PrefectWorld) -> dict[str, RunRecord]:
     async def kill(worker: Worker) -> None:
         for each in (worker.parent.pid, worker.pid):
             os.kill(each, signal.SIGKILL)
@@ -136,7 +131,7 @@ async def killed_with_its_parent(world: World) -> dict[str, RunRecord]:
     return await taken_over(world, kill)
 
 
-async def stopped(world: World) -> dict[str, RunRecord]:
+async def stopped(world: PrefectWorld) -> dict[str, RunRecord]:
     """Suspend the worker; wake it afterwards and let it run another job."""
 
     async def stop(worker: Worker) -> None:
@@ -156,11 +151,11 @@ async def stopped(world: World) -> dict[str, RunRecord]:
     row = await world.wait_for_end(job, "succeeded", within=2 * SEEN)
     found["after"] = await record_of(world, row, agent.effect_count)
     for name in ("running", "rerun", "claimed"):
-        found[name].row = await world.row(found[name].row)
+        found[name].row = await world.runs.row(found[name].row)
     return found
 
 
-async def without_the_interpreter(world: World) -> dict[str, RunRecord]:
+async def without_the_interpreter(world: PrefectWorld) -> dict[str, RunRecord]:
     """Suspend a run's process for longer than its lease, which the worker renews."""
     agent = await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
@@ -170,7 +165,7 @@ async def without_the_interpreter(world: World) -> dict[str, RunRecord]:
     (head,) = worker.heads()
     os.kill(head.pid, signal.SIGSTOP)
     await run_on(2 * SHORT.run_lease.total_seconds() + 5.0)
-    row = await world.row(job)
+    row = await world.runs.row(job)
     assert row.lease_until is not None
     assert row.lease_until > SYSTEM_CLOCK.now()
     os.kill(head.pid, signal.SIGCONT)

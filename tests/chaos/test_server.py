@@ -15,8 +15,8 @@ from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.processes.children import Child
 from tests.servers import free_port, migrate
 from tests.timings import SHORT
-from tests.world import at_prefect
 from tests.world.agents import WORKS
+from tests.world.home import at_prefect
 from tests.world.workers import JUDGED, PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [
@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 
-async def begun(home: Home, port: int) -> Child:
+async def start_server(home: Home, port: int) -> Child:
     child = await server.start(migrate(home), port)
     await server.wait_until_healthy(server.api_url(port), child=child)
     return child
@@ -38,7 +38,7 @@ async def test_a_run_continues_without_prefect_and_its_end_is_mirrored_later(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     home, port = Home(tmp_path_factory.mktemp("server")), free_port()
-    child = await begun(home, port)
+    child = await start_server(home, port)
     selected = SelectedPrefect(server.api_url(port), server.ui_url(port))
     try:
         with temporary_settings({PREFECT_API_URL: selected.api_url}):
@@ -53,7 +53,7 @@ async def test_a_run_continues_without_prefect_and_its_end_is_mirrored_later(
                 agent.release()
                 # The ledger records the outcome without Prefect.
                 await world.wait_for_status(job, "succeeded", within=SEEN)
-                child = await begun(home, port)
+                child = await start_server(home, port)
                 row = await world.wait_for_end(job, "succeeded", within=JUDGED)
                 assert row.output == "done"
                 assert agent.effect_count == row.attempts == 1

@@ -13,9 +13,12 @@ import pytest
 from daybook.home import Home
 from daybook.timing import TIMING
 from tests.conftest import PrefectServer
-from tests.world import World, at_prefect, so
+from tests.waiting import becomes_true
 from tests.world.agents import FOR_EVER, WORKS
-from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN, alive
+from tests.world.home import at_prefect
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -30,7 +33,7 @@ ten in which Prefect's own command closes its event stream."""
 
 @pytest.mark.parametrize("by_prefect", [False, True], ids=["daybook", "prefect"])
 async def test_a_run_that_ends_within_the_grace_period_has_its_outcome(
-    world: World, by_prefect: bool
+    world: PrefectWorld, by_prefect: bool
 ) -> None:
     agent = await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
@@ -46,14 +49,14 @@ async def test_a_run_that_ends_within_the_grace_period_has_its_outcome(
     assert await worker.wait_for_exit(within=LEAVES) == 0
     await world.workers.nobody(within=5.0)
     assert agent.effect_count == 1
-    assert [each.id for each in await world.rows()] == [row.id]
+    assert [each.id for each in await world.runs.rows()] == [row.id]
     assert (await world.prefect.shown(not_taken))[
         0
     ] == "SCHEDULED"  # Prefect may have named it Late by now
 
 
 async def test_a_second_sigterm_ends_running_runs_at_once_and_claimed_runs_wait(
-    world: World,
+    world: PrefectWorld,
 ) -> None:
     """The claimed run waits for another worker."""
     agent, later = await world.agents.add(FOR_EVER), await world.agents.add(WORKS)
@@ -73,14 +76,14 @@ async def test_a_second_sigterm_ends_running_runs_at_once_and_claimed_runs_wait(
     async def have_exited() -> bool:
         return not alive(pid)
 
-    assert await so(have_exited, FINISH - 2.0)  # before the grace period is over
+    assert await becomes_true(have_exited, FINISH - 2.0)  # before the grace period is over
     assert await worker.wait_for_exit(within=LEAVES) == 0
     await world.workers.nobody(within=5.0)
     # The worker recorded the outcome before it exited.
     row = await world.has_ended(job, "unknown")
     assert row.reason == "the worker was stopped"
     assert agent.effect_count == 1
-    row = await world.row(claimed)
+    row = await world.runs.row(claimed)
     assert (row.status, row.attempts, later.effect_count) == ("waiting", 0, 0)
     assert (await world.prefect.shown(asked))[0] == "SCHEDULED"
     await world.workers.begin()
@@ -97,7 +100,7 @@ async def test_a_run_that_exceeds_the_grace_period_is_ended(
         await _is_ended_after_the_grace_period(world)
 
 
-async def _is_ended_after_the_grace_period(world: World) -> None:
+async def _is_ended_after_the_grace_period(world: PrefectWorld) -> None:
     agent = await world.agents.add(FOR_EVER)
     job = await world.deploy(on_demand=True, agent=agent.name)
     worker = await world.workers.begin()

@@ -11,9 +11,11 @@ import pytest
 from daybook.processes import proc
 from daybook.timing import TIMING
 from tests.conftest import PrefectServer
-from tests.world import World, with_worker
 from tests.world.agents import DEAF
-from tests.world.workers import CANCELLED, PREFECT_LEAVES_A_SOCKET, SEEN, alive
+from tests.world.home import with_worker
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive
+from tests.world.workers import CANCELLED, PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -25,7 +27,7 @@ HARD = 1.0 + 4.0 + SEEN
 @pytest.fixture(scope="module")
 async def module_world(
     anyio_backend: str, prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[World]:
+) -> AsyncIterator[PrefectWorld]:
     """Yield a home with one worker, which ends processes after a shorter grace period."""
     root = tmp_path_factory.mktemp("working")
     async with with_worker(root, prefect_server, IMPATIENT) as world:
@@ -75,7 +77,7 @@ def was_cancelled(flow, run: FlowRun, state: State) -> None:
 """
 
 
-async def test_cancelling_ends_an_agent_that_ignores_sigterm(working: World) -> None:
+async def test_cancelling_ends_an_agent_that_ignores_sigterm(working: PrefectWorld) -> None:
     agent = await working.agents.add(DEAF)
     job = await working.deploy(on_demand=True, agent=agent.name)
     asked = await working.prefect.custom_run(job)
@@ -89,32 +91,34 @@ async def test_cancelling_ends_an_agent_that_ignores_sigterm(working: World) -> 
 
 @pytest.mark.parametrize("holds", [False, True], ids=["ignores_sigterm", "holds_the_gil"])
 async def test_cancelling_ends_an_external_run_that_ignores_sigterm_or_holds_the_gil(
-    working: World, holds: bool
+    working: PrefectWorld, holds: bool
 ) -> None:
     agent = await working.agents.add("")
-    deployment = await working.workers.foreign(FOREIGN)
+    deployment = await working.foreign.deploy(FOREIGN)
     await working.deploy(on_demand=True)  # so that the pool belongs to this ledger
-    run = await working.workers.run_foreign(deployment, pipe=str(agent.base) + ".pipe", holds=holds)
+    run = await working.foreign.run(deployment, pipe=str(agent.base) + ".pipe", holds=holds)
     pid = await agent.says("running")
     assert pid in working.workers.at_work()
     await working.prefect.cancel(run)
     await working.shows(run, "CANCELLED", within=HARD + SEEN)
     assert not alive(pid)
-    assert await working.workers.noted(f"hooks {run.id}") == [str(run.id), "CANCELLED"]
+    assert await working.foreign.noted(f"hooks {run.id}") == [str(run.id), "CANCELLED"]
     await working.workers.idle(within=SEEN)
-    assert str(run.id) not in {each.flow_run_id for each in await working.rows()}
+    assert str(run.id) not in {each.flow_run_id for each in await working.runs.rows()}
 
 
 @pytest.mark.parametrize("cancelled", [True, False], ids=["cancelled", "ends"])
-async def test_grandchildren_of_an_agent_end_with_its_run(working: World, cancelled: bool) -> None:
+async def test_grandchildren_of_an_agent_end_with_its_run(
+    working: PrefectWorld, cancelled: bool
+) -> None:
     end = 'had(); tell("running"); heed(); print("done")'
     agent = await working.agents.add(CHILDREN + end)
     job = await working.deploy(on_demand=True, agent=agent.name)
     asked = await working.prefect.custom_run(job)
     words = [await agent.word() for _ in range(3)]
-    begun = [proc.find(int(word.removeprefix("child "))) for _, word in words]
+    children = [proc.find(int(word.removeprefix("child "))) for _, word in words]
     pid = await agent.says("running")
-    living = [each for each in begun if each is not None]
+    living = [each for each in children if each is not None]
     assert len(living) == 3
     if cancelled:
         await working.prefect.cancel(asked)
@@ -142,7 +146,7 @@ had(); tell("running"); forever()
 """
 
 
-async def test_an_agent_that_needs_a_second_to_clean_up_gets_it(working: World) -> None:
+async def test_an_agent_that_needs_a_second_to_clean_up_gets_it(working: PrefectWorld) -> None:
     agent = await working.agents.add(ORDERLY)
     job = await working.deploy(on_demand=True, agent=agent.name)
     asked = await working.prefect.custom_run(job)

@@ -78,7 +78,7 @@ class Up:
         """Return the lines that report an outcome of ``job``."""
         return [line for line in self.lines if line.startswith(f"{job}: ")]
 
-    def daybook(self, *words: str, exits: int = 0, given: str = "") -> Any:
+    def daybook_json(self, *words: str, exits: int = 0, given: str = "") -> Any:
         """Run `daybook … --json` in this home with ``given`` as its input; return its answer."""
         end = words.index("--") if "--" in words else len(words)
         done = subprocess.run(

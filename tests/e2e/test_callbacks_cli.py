@@ -23,9 +23,10 @@ from daybook.home import Home
 from daybook.operations import setup
 from daybook.resources import secrets
 from daybook.runs import claims
-from tests.at_prefect import Daybook, commands, typed, with_client
+from tests.at_prefect import typed, with_client
+from tests.commands import DaybookJson
 from tests.receiver import Receiver, Request, answer, serving
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
@@ -72,21 +73,13 @@ def prepared(prefect_server: Any, daybook_home: Home) -> Iterator[Home]:
     with_client(forget)
 
 
-@pytest.fixture
-def daybook(prepared: Home, capsys: pytest.CaptureFixture[str]) -> Iterator[Daybook]:
-    """Yield a function that runs `daybook … --json` and returns its output; remove all jobs."""
-
-    with commands(capsys) as carry_out:
-        yield carry_out
-
-
 DESTINATIONS = ("callbacks", "destinations")
 
 
 def test_a_destination_signs_with_its_own_secret_and_rotates_it(
-    daybook: Daybook, receiver: Receiver
+    daybook_json: DaybookJson, receiver: Receiver
 ) -> None:
-    made = daybook(*DESTINATIONS, "add", hook(receiver), "--timeout", "20s", "--tries", "3")
+    made = daybook_json(*DESTINATIONS, "add", hook(receiver), "--timeout", "20s", "--tries", "3")
     name, first = made["name"], made["secret"]
     assert name == f"127-0-0-1-{receiver.port}-hook"
     assert made == {
@@ -99,27 +92,27 @@ def test_a_destination_signs_with_its_own_secret_and_rotates_it(
         "notes": [],
     }
 
-    tried = daybook(*DESTINATIONS, "test", name)
+    tried = daybook_json(*DESTINATIONS, "test", name)
     assert (tried["ok"], tried["status_code"], tried["error"]) == (True, 200, "")
     headers, body = receiver.requests[-1].headers, receiver.requests[-1].body
     assert (headers["webhook-id"], headers["x-cronevent"]) == (tried["id"], "test")
     assert json.loads(body).keys() == {"version", "event", "corrects", "message"}
     assert valid(first, receiver.requests[-1])
 
-    rotated = daybook(*DESTINATIONS, "rotate", name)
+    rotated = daybook_json(*DESTINATIONS, "rotate", name)
     until = datetime.fromisoformat(rotated["rotating_until"])
     assert timedelta(hours=23) < until - SYSTEM_CLOCK.now() <= timedelta(hours=24)
-    (listed,) = daybook(*DESTINATIONS, "list")
+    (listed,) = daybook_json(*DESTINATIONS, "list")
     assert listed["rotating_until"] == rotated["rotating_until"]
-    daybook(*DESTINATIONS, "test", name)
+    daybook_json(*DESTINATIONS, "test", name)
     assert valid(first, receiver.requests[-1])
     assert valid(rotated["secret"], receiver.requests[-1])
 
-    refused = daybook(*DESTINATIONS, "rotate", name, code=2)["error"]["message"]
+    refused = daybook_json(*DESTINATIONS, "rotate", name, code=2)["error"]["message"]
     assert "--now" in refused
-    last = daybook(*DESTINATIONS, "rotate", name, "--now")
+    last = daybook_json(*DESTINATIONS, "rotate", name, "--now")
     assert last["rotating_until"] is None
-    daybook(*DESTINATIONS, "test", name)
+    daybook_json(*DESTINATIONS, "test", name)
     assert [valid(each, receiver.requests[-1]) for each in (first, rotated["secret"])] == [
         False,
         False,
@@ -128,16 +121,16 @@ def test_a_destination_signs_with_its_own_secret_and_rotates_it(
 
 
 def test_a_list_of_destinations_names_their_jobs_and_shows_no_secret(
-    daybook: Daybook, receiver: Receiver
+    daybook_json: DaybookJson, receiver: Receiver
 ) -> None:
-    secret = daybook(*DESTINATIONS, "add", hook(receiver), "--name", "ops")["secret"]
-    job = daybook("add", "Hello", "--on-demand", "--on-fail", f"{hook(receiver)}/deep?x=1")
-    other = daybook("add", "Hi", "--on-demand", "--on-fail", f"{hook(receiver)}s")
+    secret = daybook_json(*DESTINATIONS, "add", hook(receiver), "--name", "ops")["secret"]
+    job = daybook_json("add", "Hello", "--on-demand", "--on-fail", f"{hook(receiver)}/deep?x=1")
+    other = daybook_json("add", "Hi", "--on-demand", "--on-fail", f"{hook(receiver)}s")
     shown = typed(*DESTINATIONS, "list")
     assert "ops" in shown.stdout
     assert secret not in shown.stdout + shown.stderr
     assert "webhook-secret" in shown.stderr
-    (listed,) = daybook(*DESTINATIONS, "list")
+    (listed,) = daybook_json(*DESTINATIONS, "list")
     assert (listed["name"], listed["jobs"]) == ("ops", [job["name"]])
     assert listed.keys() == {
         *("name", "url", "token", "timeout", "tries", "rotating_until", "problem", "jobs")
@@ -145,40 +138,42 @@ def test_a_list_of_destinations_names_their_jobs_and_shows_no_secret(
     assert other["name"] not in listed["jobs"]
     edited = typed("edit", other["id"], "--channel", "inbox", "--on-fail", "")
     assert "notifies  completed, failed → inbox" in edited.stdout
-    assert daybook(*DESTINATIONS, "remove", "ops") == {"removed": "ops", "jobs": [job["name"]]}
-    assert daybook(*DESTINATIONS, "list") == []
+    assert daybook_json(*DESTINATIONS, "remove", "ops") == {"removed": "ops", "jobs": [job["name"]]}
+    assert daybook_json(*DESTINATIONS, "list") == []
 
 
 def test_a_callback_without_a_destination_is_signed_with_the_homes_secret(
-    daybook: Daybook, prepared: Home, receiver: Receiver
+    daybook_json: DaybookJson, prepared: Home, receiver: Receiver
 ) -> None:
     receiver.steps = [answer(500)]
-    tried = daybook(*DESTINATIONS, "test", f"{hook(receiver)}?token=abc", code=1)
+    tried = daybook_json(*DESTINATIONS, "test", f"{hook(receiver)}?token=abc", code=1)
     assert (tried["ok"], tried["status_code"], tried["url"]) == (False, 500, hook(receiver))
     assert "500" in tried["error"]
     assert "home's secret" in tried["note"]
     first = prepared.webhook_secret.read_text().strip()
     assert valid(first, receiver.requests[-1])
 
-    new = daybook(*DESTINATIONS, "rotate", "--home")["secret"]
+    new = daybook_json(*DESTINATIONS, "rotate", "--home")["secret"]
     receiver.steps = [answer(204)]
-    assert daybook(*DESTINATIONS, "test", hook(receiver))["status_code"] == 204
+    assert daybook_json(*DESTINATIONS, "test", hook(receiver))["status_code"] == 204
     assert valid(first, receiver.requests[-1])
     assert valid(new, receiver.requests[-1])
 
 
 def test_a_destinations_token_is_a_secret_bound_to_its_host(
-    daybook: Daybook, receiver: Receiver
+    daybook_json: DaybookJson, receiver: Receiver
 ) -> None:
-    made = daybook(*DESTINATIONS, "add", hook(receiver), "--name", "ops", "--token", "ops-token")
+    made = daybook_json(
+        *DESTINATIONS, "add", hook(receiver), "--name", "ops", "--token", "ops-token"
+    )
     (note,) = made["notes"]
     assert f"daybook secrets add ops-token --host {receiver.host}" in note
-    assert "ops-token" in daybook(*DESTINATIONS, "test", "ops", code=1)["error"]
+    assert "ops-token" in daybook_json(*DESTINATIONS, "test", "ops", code=1)["error"]
     assert receiver.requests == []
 
     result = typed("secrets", "add", "ops-token", "--host", receiver.host, given=TOKEN)
     assert result.returncode == 0, result.stderr
-    again = daybook(
+    again = daybook_json(
         *(*DESTINATIONS, "add", hook(receiver), "--name", "ops"),
         *("--token", "ops-token", "--tries", "2", "--replace"),
     )
@@ -187,12 +182,12 @@ def test_a_destinations_token_is_a_secret_bound_to_its_host(
         None,
         2,
     )  # the destination keeps its secret
-    daybook(*DESTINATIONS, "test", "ops")
+    daybook_json(*DESTINATIONS, "test", "ops")
     headers = receiver.requests[-1].headers
     assert headers["authorization"] == f"Bearer {TOKEN}"
     assert valid(made["secret"], receiver.requests[-1])
 
-    refused = daybook("secrets", "remove", "ops-token", code=2)["error"]["message"]
+    refused = daybook_json("secrets", "remove", "ops-token", code=2)["error"]["message"]
     assert "the destination ops" in refused
 
 
@@ -251,7 +246,7 @@ async def asked_to_wait(name: str, request_id: str, *more: str) -> tuple[int, st
 @pytest.mark.anyio
 @pytest.mark.parametrize(("receives", "delivery"), [(200, "delivered"), (500, "pending")])
 async def test_run_wait_shows_the_deliveries_and_exits_with_the_runs_code(
-    world: World, receives: int, delivery: str
+    world: PrefectWorld, receives: int, delivery: str
 ) -> None:
     async with serving() as receiver:
         receiver.steps = [answer(receives)]
@@ -263,7 +258,7 @@ async def test_run_wait_shows_the_deliveries_and_exits_with_the_runs_code(
         row = await claims.request(world.ledger, job, "once", "manual")
         run = await world.prefect.keyed_run(job, f"{world.ledger.id}:{row.occurrence}:1")
         await claims.link_prefect_run(world.ledger, row, str(run.id))
-        await world.workers.executed_here(run)
+        await world.executions.complete_here(run)
 
         ended, output = await asked_to_wait(job.row.name, "once", "--json")
         text_code, words = await asked_to_wait(job.row.name, "once")

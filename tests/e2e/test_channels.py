@@ -22,9 +22,10 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.operations import setup
 from tests import rows
-from tests.at_prefect import Daybook, commands, typed, with_client
+from tests.at_prefect import typed, with_client
+from tests.commands import DaybookJson
 from tests.receiver import Receiver, answer, serving
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
@@ -44,33 +45,27 @@ async def forget_channels(client: Any) -> None:
 
 
 @pytest.fixture
-def prepared(prefect_server: Any, daybook_home: Home) -> Iterator[None]:
-    """Remove all channels from Prefect, before and after the test."""
+def prepared(prefect_server: Any, daybook_home: Home) -> Iterator[Home]:
+    """Yield a home whose Prefect has no channel, before and after the test."""
     with_client(setup.prepare)
     with_client(forget_channels)
-    yield
+    yield daybook_home
     with_client(forget_channels)
-
-
-@pytest.fixture
-def daybook(prepared: None, capsys: pytest.CaptureFixture[str]) -> Iterator[Daybook]:
-    """Yield a function that runs `daybook … --json` and returns its output; remove all jobs."""
-
-    with commands(capsys) as carry_out:
-        yield carry_out
 
 
 def added(*tokens: str, url: str) -> subprocess.CompletedProcess[str]:
     return typed("channels", "add", *tokens, given=url)
 
 
-def test_a_channel_is_added_listed_used_and_removed(daybook: Daybook, tmp_path: Path) -> None:
+def test_a_channel_is_added_listed_used_and_removed(
+    daybook_json: DaybookJson, tmp_path: Path
+) -> None:
     output = added("team", url=f"tgram://123456789:{TOKEN}/{{chat_id}}\n")
     assert (output.returncode, "4,096 characters" in output.stdout) == (0, True), output.stderr
     assert "--chat-id" in output.stderr
 
-    job = daybook("add", "Hello", "--on-demand", "--channel", "team", "--chat-id", "-1001")
-    listed = {each["name"]: each for each in daybook("channels", "list")}
+    job = daybook_json("add", "Hello", "--on-demand", "--channel", "team", "--chat-id", "-1001")
+    listed = {each["name"]: each for each in daybook_json("channels", "list")}
     assert set(listed) >= {"inbox", "file", "console", "team"}
     assert listed["team"] == {
         "name": "team",
@@ -80,37 +75,37 @@ def test_a_channel_is_added_listed_used_and_removed(daybook: Daybook, tmp_path: 
         "problem": None,
         "jobs": [job["name"]],
     }
-    refused = daybook("channels", "remove", "team", code=2)["error"]["message"]
+    refused = daybook_json("channels", "remove", "team", code=2)["error"]["message"]
     assert f"used by {job['name']}" in refused
 
-    daybook("edit", job["id"], "--channel", "inbox", "--chat-id", "")
-    assert daybook("channels", "remove", "team") == {"removed": "team"}
-    daybook("channels", "remove", "team", code=3)
-    daybook("channels", "remove", "inbox", code=2)
+    daybook_json("edit", job["id"], "--channel", "inbox", "--chat-id", "")
+    assert daybook_json("channels", "remove", "team") == {"removed": "team"}
+    daybook_json("channels", "remove", "team", code=3)
+    daybook_json("channels", "remove", "inbox", code=2)
     assert TOKEN not in output.stdout + output.stderr
 
 
 def test_a_channel_is_in_use_with_and_without_its_type_in_the_reference(
-    daybook: Daybook, monkeypatch: pytest.MonkeyPatch
+    daybook_json: DaybookJson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A channel of a job or of the operator's alerts cannot be removed."""
     assert added("team", url="ntfy://topic").returncode == 0
     names = ("daybook-channel/team", "team")
     for reference, removed in zip(names, reversed(names), strict=True):
-        job = daybook("add", "Hello", "--on-demand", "--channel", reference)
-        listed = {each["name"]: each["jobs"] for each in daybook("channels", "list")}
+        job = daybook_json("add", "Hello", "--on-demand", "--channel", reference)
+        listed = {each["name"]: each["jobs"] for each in daybook_json("channels", "list")}
         assert {name: jobs for name, jobs in listed.items() if jobs} == {"team": [job["name"]]}
-        refused = daybook("channels", "remove", removed, code=2)["error"]["message"]
+        refused = daybook_json("channels", "remove", removed, code=2)["error"]["message"]
         assert f"used by {job['name']}" in refused
 
-        daybook("remove", job["id"])
+        daybook_json("remove", job["id"])
         monkeypatch.setenv("DAYBOOK_ALERT_CHANNEL", reference)
-        refused = daybook("channels", "remove", removed, code=2)["error"]["message"]
+        refused = daybook_json("channels", "remove", removed, code=2)["error"]["message"]
         assert "used by DAYBOOK_ALERT_CHANNEL" in refused
         monkeypatch.delenv("DAYBOOK_ALERT_CHANNEL")
 
 
-def test_a_channel_url_is_never_an_argument_and_never_printed(prepared: None) -> None:
+def test_a_channel_url_is_never_an_argument_and_never_printed(prepared: Home) -> None:
     for tokens, url, words in (
         (("team", f"ntfy://{TOKEN}"), "", "cannot be passed on the command line"),
         (("team", "--url", f"ntfy://{TOKEN}"), "", "cannot be passed on the command line"),
@@ -124,7 +119,9 @@ def test_a_channel_url_is_never_an_argument_and_never_printed(prepared: None) ->
         assert TOKEN not in output.stdout + output.stderr
 
 
-def test_a_job_with_an_invalid_recipient_is_refused_and_not_stored(daybook: Daybook) -> None:
+def test_a_job_with_an_invalid_recipient_is_refused_and_not_stored(
+    daybook_json: DaybookJson,
+) -> None:
     assert added("chats", url="ntfy://127.0.0.1/{chat_id}").returncode == 0
     invalid: list[tuple[tuple[str, ...], str, str]] = [
         (("--channel", "teem"), "channel", "known: chats, console, file, inbox"),
@@ -136,55 +133,55 @@ def test_a_job_with_an_invalid_recipient_is_refused_and_not_stored(daybook: Dayb
     ]
     for (tokens, field, words), checked in rows.each(invalid):
         with checked:
-            error = daybook("add", "Hello", "--on-demand", *tokens, code=2)["error"]
+            error = daybook_json("add", "Hello", "--on-demand", *tokens, code=2)["error"]
             assert words in error["message"]
             assert error["field"].lstrip("-").replace("-", "_") == field
-    assert daybook("list") == []
+    assert daybook_json("list") == []
 
-    job = daybook("add", "Hello", "--on-demand")
+    job = daybook_json("add", "Hello", "--on-demand")
     for tokens, _, _ in invalid:
-        daybook("edit", job["id"], *tokens, code=2)
-    assert daybook("show", job["id"])["notify"] == job["notify"]
-    daybook("add", "Hello", "--on-demand", "--channel", "chats", "--chat-id", "a-b")
+        daybook_json("edit", job["id"], *tokens, code=2)
+    assert daybook_json("show", job["id"])["notify"] == job["notify"]
+    daybook_json("add", "Hello", "--on-demand", "--channel", "chats", "--chat-id", "a-b")
 
 
-def test_a_job_whose_channel_was_removed_can_still_be_edited(daybook: Daybook) -> None:
+def test_a_job_whose_channel_was_removed_can_still_be_edited(daybook_json: DaybookJson) -> None:
     assert added("team", url="ntfy://topic").returncode == 0
-    job = daybook("add", "Hello", "--on-demand", "--channel", "team")
+    job = daybook_json("add", "Hello", "--on-demand", "--channel", "team")
     with_client(lambda client: apprise.STORE.remove(client, "team"))
-    assert daybook("edit", job["id"], "--name", "renamed")["name"] == "renamed"
-    daybook("edit", job["id"], "--chat-id", "x", code=2)
-    daybook("edit", job["id"], "--channel", "inbox")
+    assert daybook_json("edit", job["id"], "--name", "renamed")["name"] == "renamed"
+    daybook_json("edit", job["id"], "--chat-id", "x", code=2)
+    daybook_json("edit", job["id"], "--channel", "inbox")
 
 
 def test_channels_test_reports_whether_the_message_arrived(
-    daybook: Daybook, daybook_home: Home
+    daybook_json: DaybookJson, daybook_home: Home
 ) -> None:
-    tried = daybook("channels", "test", "file", "Is it there?", "--chat-id", "try.md")
+    tried = daybook_json("channels", "test", "file", "Is it there?", "--chat-id", "try.md")
     assert (tried["channel"], tried["problem"]) == ("file", None)
     assert "Is it there?" in (daybook_home.path / "out" / "try.md").read_text()
 
-    assert daybook("channels", "test", "inbox")["problem"] is None
-    [there] = daybook("inbox")
+    assert daybook_json("channels", "test", "inbox")["problem"] is None
+    [there] = daybook_json("inbox")
     assert there["subject"] == "Daybook: test message"
 
     assert added("away", url="json://127.0.0.1:9/x").returncode == 0
-    assert "Connection error" in daybook("channels", "test", "away", code=1)["problem"]
-    daybook("channels", "test", "nope", code=3)
+    assert "Connection error" in daybook_json("channels", "test", "away", code=1)["problem"]
+    daybook_json("channels", "test", "nope", code=3)
 
 
 # --- runs
 
 
 @pytest.fixture
-async def world(world: World) -> AsyncIterator[World]:
+async def world(world: PrefectWorld) -> AsyncIterator[PrefectWorld]:
     await forget_channels(world.client)
     yield world
     await forget_channels(world.client)
 
 
 @pytest.fixture
-async def endpoint(world: World) -> AsyncIterator[Receiver]:
+async def endpoint(world: PrefectWorld) -> AsyncIterator[Receiver]:
     """Yield the endpoint of the channel `team`."""
     async with serving() as server:
         await apprise.add(world.client, "team", f"json://127.0.0.1:{server.port}")
@@ -195,14 +192,14 @@ def messages(endpoint: Receiver) -> list[str]:
     return [json.loads(each.body)["message"] for each in endpoint.requests]
 
 
-async def ran(world: World, stored: StoredJob) -> RunRow:
+async def ran(world: PrefectWorld, stored: StoredJob) -> RunRow:
     """Run the job to its end, and dispatch remaining messages as the keeper does."""
-    await world.workers.executed_here(await world.prefect.custom_run(stored))
+    await world.executions.complete_here(await world.prefect.custom_run(stored))
     await dispatch_outgoing(world.ledger, world.client, "keeper")
-    return (await world.rows())[-1]
+    return (await world.runs.rows())[-1]
 
 
-async def notification(world: World, run: RunRow) -> OutboxRow:
+async def notification(world: PrefectWorld, run: RunRow) -> OutboxRow:
     async with world.ledger.read() as session:
         of_run = select(OutboxRow).where(col(OutboxRow.run_id) == run.id)
         row: OutboxRow = (await session.execute(of_run)).scalar_one()
@@ -212,7 +209,7 @@ async def notification(world: World, run: RunRow) -> OutboxRow:
 @pytest.mark.anyio
 @pytest.mark.journey
 async def test_a_long_answer_is_shortened_and_sent_when_the_run_ends(
-    world: World, endpoint: Receiver
+    world: PrefectWorld, endpoint: Receiver
 ) -> None:
     agent = await world.agents.add('print("x" * 39_990 + "\\nThe end.")')
     job = await world.deploy(on_demand=True, agent=agent.name, channel="team")
@@ -231,7 +228,7 @@ async def test_a_long_answer_is_shortened_and_sent_when_the_run_ends(
 
 @pytest.mark.anyio
 async def test_with_only_changed_a_repeated_answer_is_not_sent(
-    world: World, endpoint: Receiver
+    world: PrefectWorld, endpoint: Receiver
 ) -> None:
     agent = await world.agents.add(
         'had(); n = open(sys.argv[1] + ".effects").read().count("\\n")\n'
@@ -253,7 +250,7 @@ class Later(SystemClock):
 
 @pytest.mark.anyio
 async def test_an_endpoint_that_was_down_gets_the_message_when_it_is_back(
-    world: World, endpoint: Receiver
+    world: PrefectWorld, endpoint: Receiver
 ) -> None:
     endpoint.steps = [answer(503), answer(200)]
     agent = await world.agents.add('print("Here I am.")')
@@ -269,11 +266,11 @@ async def test_an_endpoint_that_was_down_gets_the_message_when_it_is_back(
         sent = await dispatch_outgoing(later, world.client, "test")
     assert (sent.delivered, sent.failed, sent.again) == (1, 0, 0)
     assert messages(endpoint) == ["Here I am."] * 2
-    assert (await world.rows())[-1].delivery == "delivered"
+    assert (await world.runs.rows())[-1].delivery == "delivered"
 
 
 @pytest.mark.anyio
-async def test_the_file_channel_writes_a_file_for_each_job(world: World) -> None:
+async def test_the_file_channel_writes_a_file_for_each_job(world: PrefectWorld) -> None:
     agent = await world.agents.add('print("Kept.")')
     job = await world.deploy(on_demand=True, agent=agent.name, channel="file")
     named = await world.deploy(on_demand=True, agent=agent.name, channel="file", chat_id="all.txt")
@@ -286,7 +283,7 @@ async def test_the_file_channel_writes_a_file_for_each_job(world: World) -> None
 
 @pytest.mark.anyio
 async def test_a_notification_block_of_prefect_sends_the_answer(
-    world: World, endpoint: Receiver
+    world: PrefectWorld, endpoint: Receiver
 ) -> None:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 

@@ -5,57 +5,20 @@ No worker runs here; the tests with `daybook up` cover runs.
 
 from __future__ import annotations
 
-import asyncio
-import json
 import shutil
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, suppress
 from typing import Any
 
 import pytest
 
-from daybook.cli.main import main
 from daybook.home import Home
 from daybook.operations import setup
-from tests.at_prefect import typed
+from tests.at_prefect import typed, with_client
+from tests.commands import DaybookJson
 from tests.world.prefect import forget_workers
 
 pytestmark = pytest.mark.e2e
-
-Daybook = Callable[..., Any]
-
-
-def with_client(ask: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Call Prefect in an event loop of its own, as each command does."""
-    from prefect.client.orchestration import get_client
-
-    async def asked() -> Any:
-        async with get_client() as client:
-            return await ask(client)
-
-    return asyncio.run(asked())
-
-
-@pytest.fixture
-def daybook(
-    prefect_server: Any, daybook_home: Home, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Daybook]:
-    """Yield a function that runs a command line with `--json` and returns its output.
-
-    All jobs are removed at the end, so the next test finds the server as it was.
-    """
-    with_client(setup.prepare)
-
-    def carry_out(*tokens: str, code: int = 0) -> Any:
-        capsys.readouterr()
-        end = tokens.index("--") if "--" in tokens else len(tokens)
-        assert main([*tokens[:end], "--json", *tokens[end:]]) == code
-        return json.loads(capsys.readouterr().out)
-
-    yield carry_out
-    for job in carry_out("list"):
-        carry_out("remove", job["id"], "--yes")
 
 
 def deployment(name: str) -> Any:
@@ -75,8 +38,10 @@ def stored_jobs(home: Home) -> int:
 ADD = ("add", "Summarise open pull requests", "--tz", "Europe/Berlin")
 
 
-def test_an_added_cron_job_is_deployed_with_the_typed_fields(daybook: Daybook) -> None:
-    job = daybook(*ADD, "--cron", "0 9 * * 1-5", "--tag", "team", "--description", "For the team.")
+def test_an_added_cron_job_is_deployed_with_the_typed_fields(daybook_json: DaybookJson) -> None:
+    job = daybook_json(
+        *ADD, "--cron", "0 9 * * 1-5", "--tag", "team", "--description", "For the team."
+    )
     assert job["name"] == "summarise-open-pull-requests"
     assert job["deployment"] == "agent-prompt/summarise-open-pull-requests"
     assert job["sync"] == "synced"
@@ -88,17 +53,17 @@ def test_an_added_cron_job_is_deployed_with_the_typed_fields(daybook: Daybook) -
     assert found.parameters["prompt"] == "Summarise open pull requests"
     assert "at 09:00 on weekdays, Europe/Berlin" in found.description
     assert "For the team." in found.description
-    assert [each["id"] for each in daybook("list")] == [job["id"]]
-    assert daybook("show", job["name"])["last_run"] is None
+    assert [each["id"] for each in daybook_json("list")] == [job["id"]]
+    assert daybook_json("show", job["name"])["last_run"] is None
 
 
 @pytest.mark.slow
 def test_a_taken_name_gets_a_number_if_derived_and_is_refused_if_typed(
-    daybook: Daybook, daybook_home: Home
+    daybook_json: DaybookJson, daybook_home: Home
 ) -> None:
-    daybook(*ADD, "--every", "1h")
-    assert daybook(*ADD, "--every", "2h")["name"] == "summarise-open-pull-requests-2"
-    taken = daybook(*ADD, "--every", "1h", "--name", "summarise-open-pull-requests", code=2)
+    daybook_json(*ADD, "--every", "1h")
+    assert daybook_json(*ADD, "--every", "2h")["name"] == "summarise-open-pull-requests-2"
+    taken = daybook_json(*ADD, "--every", "1h", "--name", "summarise-open-pull-requests", code=2)
     assert taken["error"]["field"] == "name"
     assert taken["error"]["message"].startswith("--name: ")
     assert "taken" in taken["error"]["message"]
@@ -107,57 +72,57 @@ def test_a_taken_name_gets_a_number_if_derived_and_is_refused_if_typed(
 
 @pytest.mark.slow
 def test_an_unknown_agent_is_refused_with_the_known_ones(
-    daybook: Daybook, daybook_home: Home
+    daybook_json: DaybookJson, daybook_home: Home
 ) -> None:
-    refused = daybook(*ADD, "--every", "1h", "--agent", "nobody", code=2)["error"]
+    refused = daybook_json(*ADD, "--every", "1h", "--agent", "nobody", code=2)["error"]
     assert (refused["code"], refused["field"]) == ("unknown_name", "agent")
     assert "default" in refused["message"].partition("known: ")[2]
     assert stored_jobs(daybook_home) == 0
-    job = daybook(*ADD, "--every", "1h")
-    daybook("edit", job["id"], "--agent", "nobody", code=2)
-    assert daybook("show", job["id"])["agent"] == "default"
+    job = daybook_json(*ADD, "--every", "1h")
+    daybook_json("edit", job["id"], "--agent", "nobody", code=2)
+    assert daybook_json("show", job["id"])["agent"] == "default"
 
 
 @pytest.mark.slow
-def test_edit_pause_resume_and_remove_change_the_deployment(daybook: Daybook) -> None:
-    job = daybook(*ADD, "--cron", "0 9 * * 1-5", "--name", "brief")
-    edited = daybook("edit", "brief", "--cron", "30 8 * * 1-5", "--timeout", "5m")
+def test_edit_pause_resume_and_remove_change_the_deployment(daybook_json: DaybookJson) -> None:
+    job = daybook_json(*ADD, "--cron", "0 9 * * 1-5", "--name", "brief")
+    edited = daybook_json("edit", "brief", "--cron", "30 8 * * 1-5", "--timeout", "5m")
     assert (edited["prompt"], edited["policy"]["timeout"]) == (job["prompt"], "5m")
     found = deployment(job["deployment"])
     assert found.schedules[0].schedule.cron == "30 8 * * 1-5"
     assert found.parameters["policy"]["timeout"] == "5m"
 
-    paused = daybook("pause", "brief", "--note", "on holiday")
+    paused = daybook_json("pause", "brief", "--note", "on holiday")
     assert (paused["enabled"], paused["next_due"]) == (False, [])
     assert "on holiday" in paused["disabled_reason"]
-    assert daybook("pause", "brief", "--note", "on holiday") == paused
+    assert daybook_json("pause", "brief", "--note", "on holiday") == paused
     assert deployment(job["deployment"]).paused
 
-    resumed = daybook("resume", "brief")
+    resumed = daybook_json("resume", "brief")
     assert (resumed["enabled"], resumed["disabled_reason"]) == (True, "")
     assert len(resumed["next_due"]) == 5
-    assert daybook("resume", "brief") == resumed
+    assert daybook_json("resume", "brief") == resumed
     assert not deployment(job["deployment"]).paused
 
-    renamed = daybook("edit", "brief", "--name", "morning brief")
+    renamed = daybook_json("edit", "brief", "--name", "morning brief")
     assert (renamed["id"], renamed["deployment"]) == (job["id"], job["deployment"])
 
-    assert daybook("remove", job["id"], "--yes")["name"] == "morning brief"
+    assert daybook_json("remove", job["id"], "--yes")["name"] == "morning brief"
     assert deployment(job["deployment"]) is None
-    assert daybook("list") == []
-    assert daybook("show", "morning brief")["removed_at"]
-    assert daybook("resume", job["id"], code=3)["error"]["code"] == "not_found"
+    assert daybook_json("list") == []
+    assert daybook_json("show", "morning brief")["removed_at"]
+    assert daybook_json("resume", job["id"], code=3)["error"]["code"] == "not_found"
 
 
 @pytest.mark.slow
-def test_a_second_pause_without_a_note_keeps_the_first_note(daybook: Daybook) -> None:
-    daybook(*ADD, "--every", "1h", "--name", "noted")
+def test_a_second_pause_without_a_note_keeps_the_first_note(daybook_json: DaybookJson) -> None:
+    daybook_json(*ADD, "--every", "1h", "--name", "noted")
     reasons = [
-        daybook("pause", "noted", *note)["disabled_reason"]
+        daybook_json("pause", "noted", *note)["disabled_reason"]
         for note in ([], ["--note", "holiday"], [], ["--note", "still"])
     ]
     assert reasons == ["paused", "paused: holiday", "paused: holiday", "paused: still"]
-    assert daybook("resume", "noted")["disabled_reason"] == ""
+    assert daybook_json("resume", "noted")["disabled_reason"] == ""
 
 
 @pytest.mark.parametrize(
@@ -166,61 +131,63 @@ def test_a_second_pause_without_a_note_keeps_the_first_note(daybook: Daybook) ->
 )
 @pytest.mark.slow
 def test_a_new_schedule_enables_a_job_that_has_fired(
-    daybook: Daybook, daybook_home: Home, typed: list[str], on: bool
+    daybook_json: DaybookJson, daybook_home: Home, typed: list[str], on: bool
 ) -> None:
-    job = daybook("add", "Say hello.", "--at", "in 1h", "--name", "once", "--disabled")
+    job = daybook_json("add", "Say hello.", "--at", "in 1h", "--name", "once", "--disabled")
     with sqlite3.connect(daybook_home.path / "ledger.db") as connection:
         connection.execute("UPDATE jobs SET disabled_reason = 'fired, succeeded'")
-    edited = daybook("edit", "once", *typed)
+    edited = daybook_json("edit", "once", *typed)
     assert edited["enabled"] is on
     assert deployment(job["deployment"]).paused is not on
 
 
 @pytest.mark.slow
-def test_a_job_added_as_disabled_has_a_paused_deployment(daybook: Daybook) -> None:
-    job = daybook(*ADD, "--every", "90m", "--disabled")
+def test_a_job_added_as_disabled_has_a_paused_deployment(daybook_json: DaybookJson) -> None:
+    job = daybook_json(*ADD, "--every", "90m", "--disabled")
     assert (job["enabled"], job["next_due"], job["schedule"]["every"]) == (False, [], "1h30m")
     assert deployment(job["deployment"]).paused
-    on_demand = daybook(*ADD, "--on-demand")
+    on_demand = daybook_json(*ADD, "--on-demand")
     assert on_demand["schedule"]["kind"] == "on_demand"
     assert deployment(on_demand["deployment"]).schedules == []
 
 
 def test_sync_writes_nothing_without_changes_and_imports_a_pause_in_the_ui(
-    daybook: Daybook,
+    daybook_json: DaybookJson,
 ) -> None:
     from prefect.client.schemas.actions import DeploymentUpdate
 
-    job = daybook(*ADD, "--every", "1h", "--name", "hourly")
-    assert daybook("sync")["writes"] == 0
+    job = daybook_json(*ADD, "--every", "1h", "--name", "hourly")
+    assert daybook_json("sync")["writes"] == 0
     found = deployment(job["deployment"])
     with_client(lambda client: client.update_deployment(found.id, DeploymentUpdate(paused=True)))
-    report = daybook("sync")
+    report = daybook_json("sync")
     assert (report["pulled"], report["writes"]) == (["hourly"], 0)
-    assert not daybook("show", "hourly")["enabled"]
+    assert not daybook_json("show", "hourly")["enabled"]
 
 
 def test_a_repeated_request_id_is_one_run_in_the_ledger_and_in_prefect(
-    daybook: Daybook,
+    daybook_json: DaybookJson,
 ) -> None:
-    job = daybook(*ADD, "--on-demand", "--name", "by hand")
-    run = daybook("run", "by hand", "--request-id", "seven")
+    job = daybook_json(*ADD, "--on-demand", "--name", "by hand")
+    run = daybook_json("run", "by hand", "--request-id", "seven")
     assert (run["job"], run["trigger"], run["status"]) == ("by hand", "manual", "waiting")
-    assert daybook("run", "by hand", "--request-id", "seven")["id"] == run["id"]
-    assert [each["id"] for each in daybook("runs", "by hand")] == [run["id"]]
+    assert daybook_json("run", "by hand", "--request-id", "seven")["id"] == run["id"]
+    assert [each["id"] for each in daybook_json("runs", "by hand")] == [run["id"]]
     flow_runs = with_client(lambda client: client.read_flow_runs())
     found = deployment(job["deployment"])
     assert [str(each.id) for each in flow_runs if each.deployment_id == found.id] == [
         run["flow_run_id"]
     ]
-    assert daybook("logs", run["id"]) == []
+    assert daybook_json("logs", run["id"]) == []
 
 
-def test_run_creates_the_deployment_again_if_it_was_deleted_in_prefect(daybook: Daybook) -> None:
-    job = daybook(*ADD, "--on-demand", "--name", "deleted")
+def test_run_creates_the_deployment_again_if_it_was_deleted_in_prefect(
+    daybook_json: DaybookJson,
+) -> None:
+    job = daybook_json(*ADD, "--on-demand", "--name", "deleted")
     found = deployment(job["deployment"])
     with_client(lambda client: client.delete_deployment(found.id))
-    run = daybook("run", "deleted")
+    run = daybook_json("run", "deleted")
     again = deployment(job["deployment"])
     assert again.id != found.id
     flow_runs = with_client(lambda client: client.read_flow_runs())
@@ -231,62 +198,62 @@ def test_run_creates_the_deployment_again_if_it_was_deleted_in_prefect(daybook: 
 
 @pytest.mark.slow
 def test_prune_removes_jobs_disabled_for_long_with_their_deployments(
-    daybook: Daybook, daybook_home: Home
+    daybook_json: DaybookJson, daybook_home: Home
 ) -> None:
     for name in ("off", "lately", "on"):
-        daybook(*ADD, "--cron", "0 9 * * *", "--name", name)
-    off, lately = daybook("pause", "off"), daybook("pause", "lately")
+        daybook_json(*ADD, "--cron", "0 9 * * *", "--name", name)
+    off, lately = daybook_json("pause", "off"), daybook_json("pause", "lately")
     with closing(sqlite3.connect(daybook_home.path / "ledger.db")) as book, book:
         long_ago = "2026-01-01 00:00:00.000000"
         of_job = "WHERE job_id = ? AND enabled = 0"
         book.execute(f"UPDATE revisions SET effective_from = ? {of_job}", (long_ago, off["id"]))
 
-    would = daybook("ledger", "prune", "--disabled-for", "90d", "--dry-run")
+    would = daybook_json("ledger", "prune", "--disabled-for", "90d", "--dry-run")
     assert (would["removed"], would["dry_run"]) == (["off"], True)
     assert deployment(off["deployment"]) is not None
 
-    done = daybook("ledger", "prune", "--disabled-for", "90d")
+    done = daybook_json("ledger", "prune", "--disabled-for", "90d")
 
     counts = dict.fromkeys(("runs", "messages", "deliveries", "tasks"), 0)
     assert done == {"removed": ["off"], **counts, "jobs": [], "dry_run": False}
     assert deployment(off["deployment"]) is None
     assert deployment(lately["deployment"]) is not None
-    assert [each["name"] for each in daybook("list")] == ["lately", "on"]
-    assert "removed_at" in daybook("show", "off")
-    assert daybook("ledger", "prune")["removed"] == []
-    refused = daybook("ledger", "prune", "--disabled-for", "90", code=2)["error"]["message"]
+    assert [each["name"] for each in daybook_json("list")] == ["lately", "on"]
+    assert "removed_at" in daybook_json("show", "off")
+    assert daybook_json("ledger", "prune")["removed"] == []
+    refused = daybook_json("ledger", "prune", "--disabled-for", "90", code=2)["error"]["message"]
     assert "--disabled-for" in refused
 
 
-def test_an_agent_is_added_tested_shown_and_removed(daybook: Daybook) -> None:
-    there = daybook("agents", "list")
+def test_an_agent_is_added_tested_shown_and_removed(daybook_json: DaybookJson) -> None:
+    there = daybook_json("agents", "list")
     can = ("--capability", "python", "--capability", "deploy:eu")
-    made = daybook("agents", "add", "echo", "--env", "EDITOR", *can, "--command", "cat")
+    made = daybook_json("agents", "add", "echo", "--env", "EDITOR", *can, "--command", "cat")
     assert made.pop("notes") == []
     assert (made["kind"], made["settings"]["command"]) == ("command", [shutil.which("cat")])
     assert made["settings"]["capabilities"] == ["deploy:eu", "python"]
     assert {"PATH", "EDITOR"} <= set(made["settings"]["environment"])
     try:
-        listed = daybook("agents", "list")
+        listed = daybook_json("agents", "list")
         assert [each for each in listed if each not in there] == [made | {"jobs": []}]
-        assert daybook("agents", "test", "echo", "Hello there")["output"] == "Hello there"
-        job = daybook(*ADD, "--on-demand", "--agent", "echo", "--name", "echoing")
-        assert daybook("agents", "show", "echo") == made | {"jobs": ["echoing"]}
-        assert "echoing" in daybook("agents", "remove", "echo", code=2)["error"]["message"]
-        daybook("remove", job["id"], "--yes")
+        assert daybook_json("agents", "test", "echo", "Hello there")["output"] == "Hello there"
+        job = daybook_json(*ADD, "--on-demand", "--agent", "echo", "--name", "echoing")
+        assert daybook_json("agents", "show", "echo") == made | {"jobs": ["echoing"]}
+        assert "echoing" in daybook_json("agents", "remove", "echo", code=2)["error"]["message"]
+        daybook_json("remove", job["id"], "--yes")
     finally:
-        assert daybook("agents", "remove", "echo") == {"removed": "echo"}
-    absent = daybook("agents", "add", "echo", "--command", "no-such-program -x")
+        assert daybook_json("agents", "remove", "echo") == {"removed": "echo"}
+    absent = daybook_json("agents", "add", "echo", "--command", "no-such-program -x")
     assert absent["settings"]["command"] == ["no-such-program", "-x"]
     assert 'no program "no-such-program"' in absent["notes"][0]
-    daybook("agents", "remove", "echo")
+    daybook_json("agents", "remove", "echo")
     for verb in ("show", "test", "remove"):
-        assert daybook("agents", verb, "echo", code=3)["error"]["code"] == "not_found"
+        assert daybook_json("agents", verb, "echo", code=3)["error"]["code"] == "not_found"
 
 
 @pytest.mark.slow
-def test_an_invalid_agent_is_refused_with_the_option_at_fault(daybook: Daybook) -> None:
-    there = daybook("agents", "list")
+def test_an_invalid_agent_is_refused_with_the_option_at_fault(daybook_json: DaybookJson) -> None:
+    there = daybook_json("agents", "list")
     for tokens, option in (
         (["Loud", "--offline"], "NAME: "),
         (["default", "--offline"], "NAME: "),
@@ -296,9 +263,9 @@ def test_an_invalid_agent_is_refused_with_the_option_at_fault(daybook: Daybook) 
         (["new", "--", "cat", "{who}"], "--command: "),
         (["new", "--offline", "--capability", "a b"], "--capability: "),
     ):
-        message = daybook("agents", "add", *tokens, code=2)["error"]["message"]
+        message = daybook_json("agents", "add", *tokens, code=2)["error"]["message"]
         assert message.startswith(option)
-    assert daybook("agents", "list") == there
+    assert daybook_json("agents", "list") == there
     assert "default" in [each["name"] for each in there]
 
 

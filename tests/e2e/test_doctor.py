@@ -56,7 +56,7 @@ async def test_doctor_reports_a_missing_worker_agent_tool_and_secret(
     await setup.prepare(client)
     address = f"sqlite+aiosqlite:///{daybook_home.path / 'ledger.db'}"
     async with Ledger(address) as ledger, ledger.write() as session:
-        for name, agent in (("told", "default"), ("lost", "nobody")):
+        for name, agent in (("notified", "default"), ("lost", "nobody")):
             job = new_job(now=MADE, prompt="Hello?", name=name, agent=agent, on_demand=True)
             await store.add(session, job, name, MADE)
         spare: dict[str, Any] = {"prompt": "Hello?", "name": "spare", "fallback_agents": ["gone"]}

@@ -48,7 +48,7 @@ def git_agent(up: Up, tmp_path_factory: pytest.TempPathFactory) -> str:
         commit = ["git", *identity, "commit", "-q", "--allow-empty", "-m", "The first commit"]
         subprocess.run(commit, cwd=folder, check=True)
     _ready(up)
-    up.daybook("agents", "add", "git-log", "--command", f"git -C {folder} log -3 --format=%s")
+    up.daybook_json("agents", "add", "git-log", "--command", f"git -C {folder} log -3 --format=%s")
     return "git-log"
 
 
@@ -62,7 +62,7 @@ def _instant(text: str) -> datetime:
 
 def _looked_at_since(up: Up, instant: datetime) -> bool:
     """Return whether the keeper has observed all jobs since that instant."""
-    observed = up.daybook("status")["keeper"]["observed_at"]
+    observed = up.daybook_json("status")["keeper"]["observed_at"]
     return observed is not None and _instant(observed) > instant
 
 
@@ -80,7 +80,7 @@ def test_up_prints_the_example_jobs_first_outcome_within_a_minute(up: Up) -> Non
     assert "succeeded" in up.outcomes("first-light")[0]
     address = str(up.facts()["ui_url"])
     assert any(address in line for line in lines)
-    (run,) = up.daybook("runs", "first-light")
+    (run,) = up.daybook_json("runs", "first-light")
     assert (run["status"], run["trigger"], run["attempts"]) == ("succeeded", "manual", 1)
     assert "no model is configured" in run["output"]
     flow_run = _prefect(up, "GET", f"/flow_runs/{run['flow_run_id']}")
@@ -89,9 +89,9 @@ def test_up_prints_the_example_jobs_first_outcome_within_a_minute(up: Up) -> Non
 
 def test_interval_cron_and_one_time_jobs_run_once_for_each_due_time(up: Up, git_agent: str) -> None:
     ask = ["add", "Summarise the git log", "--agent", git_agent]
-    every = up.daybook(*ask, "--name", "by-interval", "--every", "15s")
-    cron = up.daybook(*ask, "--name", "by-cron", "--cron", "*/15 * * * * *")
-    once = up.daybook(*ask, "--name", "by-time", "--at", "in 20s")
+    every = up.daybook_json(*ask, "--name", "by-interval", "--every", "15s")
+    cron = up.daybook_json(*ask, "--name", "by-cron", "--cron", "*/15 * * * * *")
+    once = up.daybook_json(*ask, "--name", "by-time", "--at", "in 20s")
     promised = {job["name"]: job["next_due"] for job in (every, cron, once)}
     assert len(promised["by-time"]) == 1
 
@@ -101,9 +101,9 @@ def test_interval_cron_and_one_time_jobs_run_once_for_each_due_time(up: Up, git_
 
     up.until(enough, within=150)
     for name in ("by-interval", "by-cron"):
-        up.daybook("pause", name)
+        up.daybook_json("pause", name)
     subjects = subprocess.run(
-        up.daybook("agents", "show", git_agent)["settings"]["command"],
+        up.daybook_json("agents", "show", git_agent)["settings"]["command"],
         capture_output=True,
         text=True,
         check=True,
@@ -112,7 +112,7 @@ def test_interval_cron_and_one_time_jobs_run_once_for_each_due_time(up: Up, git_
         # A due time may have passed between the job's creation and the answer of `add`.
         runs = [
             run
-            for run in reversed(up.daybook("runs", name))
+            for run in reversed(up.daybook_json("runs", name))
             if _instant(run["scheduled_for"]) >= _instant(due_times[0])
         ]
         first = runs[: len(due_times)][:3]
@@ -127,15 +127,15 @@ def test_interval_cron_and_one_time_jobs_run_once_for_each_due_time(up: Up, git_
             flow_run = _prefect(up, "GET", f"/flow_runs/{run['flow_run_id']}")
             assert flow_run["state"]["type"] == "COMPLETED"
             assert _instant(flow_run["expected_start_time"]) == _instant(run["scheduled_for"])
-    shown = up.daybook("show", "by-time")
+    shown = up.daybook_json("show", "by-time")
     assert (shown["enabled"], shown["disabled_reason"]) == (False, "fired, succeeded")
-    assert len(up.daybook("runs", "by-time")) == 1
+    assert len(up.daybook_json("runs", "by-time")) == 1
     deployment = _prefect(up, "GET", f"/deployments/name/{shown['deployment']}")
     assert deployment["paused"] is True
 
 
 def test_a_schedule_edited_in_the_ui_applies_from_its_next_run(up: Up, git_agent: str) -> None:
-    job = up.daybook(
+    job = up.daybook_json(
         "add", "What is new?", "--agent", git_agent, "--name", "edited", "--cron", "0 0 1 1 *"
     )
     # A pass of the keeper that began before could overwrite the edit with the new job's schedule.
@@ -152,13 +152,13 @@ def test_a_schedule_edited_in_the_ui_applies_from_its_next_run(up: Up, git_agent
     _prefect(up, "PATCH", own, json=edit)
     _prefect(up, "POST", f"/deployments/{deployment['id']}/schedule", json={})
     up.until(lambda _: bool(up.outcomes("edited")), within=60)
-    up.daybook("pause", "edited")
-    run = up.daybook("runs", "edited")[-1]
+    up.daybook_json("pause", "edited")
+    run = up.daybook_json("runs", "edited")[-1]
     assert (run["status"], run["trigger"]) == ("succeeded", "schedule")
     due = _instant(run["scheduled_for"])
     assert due.second % 10 == 0
     assert edited_at - timedelta(seconds=1) < due
-    shown = up.daybook("show", "edited")
+    shown = up.daybook_json("show", "edited")
     assert shown["schedule"]["expr"] == "*/10 * * * * *"
     assert shown["schedule"]["timezone"] == "Asia/Tokyo"
 
@@ -170,9 +170,9 @@ def test_prefects_ui_shows_the_job_its_schedule_and_its_run(up: Up) -> None:
     _ready(up)
     up.until(lambda _: bool(up.outcomes("first-light")), within=60)
     ui = up.facts()["ui_url"]
-    shown = up.daybook("show", "first-light")
+    shown = up.daybook_json("show", "first-light")
     deployment = _prefect(up, "GET", f"/deployments/name/{shown['deployment']}")
-    run = up.daybook("runs", "first-light")[0]
+    run = up.daybook_json("runs", "first-light")[0]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
@@ -185,7 +185,7 @@ def test_prefects_ui_shows_the_job_its_schedule_and_its_run(up: Up) -> None:
         other = browser.new_context().new_page()
         other.goto(link)
         expect(other.get_by_text("This link has been used")).to_be_visible()
-        other.goto(up.daybook("open", "--no-browser")["url"])
+        other.goto(up.daybook_json("open", "--no-browser")["url"])
         expect(other.get_by_role("link", name="Deployments").first).to_be_visible(timeout=30_000)
         page.goto(f"{ui}/deployments/deployment/{deployment['id']}")
         expect(page.get_by_text("At 09:00 AM every day").first).to_be_visible(timeout=30_000)
@@ -199,7 +199,7 @@ def test_prefects_ui_shows_the_job_its_schedule_and_its_run(up: Up) -> None:
 
 def test_a_shell_prepared_by_daybook_env_runs_prefects_own_commands(up: Up) -> None:
     _ready(up)
-    deployment = up.daybook("show", "first-light")["deployment"]
+    deployment = up.daybook_json("show", "first-light")["deployment"]
     done = up.shell(
         f'eval "$({DAYBOOK} env)" && {PREFECT} deployment ls && '
         f"{PREFECT} deployment run {deployment} --watch"
@@ -215,9 +215,9 @@ def test_no_process_or_agent_has_the_credential_in_its_environment(up: Up) -> No
     """The tests run as root, which may read files that the same user may not."""
     _ready(up)
     spy = "env; tr '\\0' '\\n' < /proc/$PPID/environ; tr '\\0' '\\n' < /proc/$PPID/cmdline"
-    up.daybook("agents", "add", "spy", "--command", shlex.join(["sh", "-c", spy]))
-    up.daybook("add", "Look around", "--agent", "spy", "--name", "spying", "--on-demand")
-    output = up.daybook("run", "spying", "--wait")["output"]
+    up.daybook_json("agents", "add", "spy", "--command", shlex.join(["sh", "-c", spy]))
+    up.daybook_json("add", "Look around", "--agent", "spy", "--name", "spying", "--on-demand")
+    output = up.daybook_json("run", "spying", "--wait")["output"]
     assert "PATH=" in output
     _, secret = up.auth()
     assert "PREFECT_API_AUTH_STRING" not in output
@@ -248,7 +248,7 @@ def test_down_stops_up_and_all_its_child_processes(up: Up) -> None:
     names = {each["name"] for each in facts["children"]}
     assert names - {"command server"} == {"server", "web", "worker"}
     assert all(children)
-    up.daybook("down")
+    up.daybook_json("down")
     assert up.process.wait(30) == 0
     for each in facts["children"]:
         assert proc.find(each["pid"], each["started"]) is None

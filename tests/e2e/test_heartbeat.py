@@ -15,7 +15,8 @@ from daybook.jobs.checks import Check
 from daybook.operations import setup
 from daybook.operations.checks import ledger
 from tests import rows
-from tests.at_prefect import Daybook, commands, with_client
+from tests.at_prefect import with_client
+from tests.commands import DaybookJson
 
 pytestmark = pytest.mark.e2e
 
@@ -23,10 +24,8 @@ ADD = ("add", "Do it", "--every", "1h")
 
 
 @pytest.fixture
-def daybook(
-    prefect_server: Any, daybook_home: Home, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Daybook]:
-    """Yield the command line, at a Prefect that has an agent `fast` beside the default one."""
+def prepared(prefect_server: Any, daybook_home: Home) -> Iterator[Home]:
+    """Yield a home at a Prefect that has an agent `fast` beside the default one."""
     with_client(setup.prepare)
 
     async def add(client: Any) -> None:
@@ -36,11 +35,8 @@ def daybook(
         await documents.remove(client, "fast")
 
     with_client(add)
-    try:
-        with commands(capsys) as carried_out:
-            yield carried_out
-    finally:
-        with_client(forget)
+    yield daybook_home
+    with_client(forget)
 
 
 def jobs_stored(home: Home) -> int:
@@ -48,19 +44,21 @@ def jobs_stored(home: Home) -> int:
         return int(connection.execute("SELECT count(*) FROM jobs").fetchone()[0])
 
 
-def test_there_is_no_heartbeat_job_until_heartbeat_on(daybook: Daybook, daybook_home: Home) -> None:
-    found = daybook("heartbeat", "status")
+def test_there_is_no_heartbeat_job_until_heartbeat_on(
+    daybook_json: DaybookJson, daybook_home: Home
+) -> None:
+    found = daybook_json("heartbeat", "status")
     file = str(daybook_home.path / "HEARTBEAT.md")
     assert found == {"on": False, "job": None, "file": file, "orders": "missing"}
-    assert daybook("heartbeat", "off")["on"] is False
-    assert daybook("list") == []
+    assert daybook_json("heartbeat", "off")["on"] is False
+    assert daybook_json("list") == []
 
 
 def test_heartbeat_on_creates_the_job_and_again_changes_only_given_fields(
-    daybook: Daybook, daybook_home: Home
+    daybook_json: DaybookJson, daybook_home: Home
 ) -> None:
     (daybook_home.path / "HEARTBEAT.md").write_text(" \n")
-    found = daybook("heartbeat", "on", "--channel", "inbox", "--tz", "Europe/Berlin")
+    found = daybook_json("heartbeat", "on", "--channel", "inbox", "--tz", "Europe/Berlin")
     job = found["job"]
     assert (found["on"], found["orders"]) == (True, "blank")
     assert (job["kind"], job["name"], job["schedule"]["every"]) == ("heartbeat", "heartbeat", "10m")
@@ -76,7 +74,7 @@ def test_heartbeat_on_creates_the_job_and_again_changes_only_given_fields(
         "--quiet-hours",
         "18:00-19:00",
     )
-    found = daybook("heartbeat", "on", "--gate-agent", "fast", "--every", "30m", *hours)
+    found = daybook_json("heartbeat", "on", "--gate-agent", "fast", "--every", "30m", *hours)
     again = found["job"]
     assert (again["id"], found["orders"]) == (job["id"], "there")
     assert (again["schedule"]["every"], again["gate_agent"]) == ("30m", "fast")
@@ -90,21 +88,23 @@ def test_heartbeat_on_creates_the_job_and_again_changes_only_given_fields(
 
 
 @pytest.mark.slow
-def test_heartbeat_off_and_on_are_idempotent_and_keep_its_settings(daybook: Daybook) -> None:
-    daybook("heartbeat", "on", "--gate-agent", "fast")
+def test_heartbeat_off_and_on_are_idempotent_and_keep_its_settings(
+    daybook_json: DaybookJson,
+) -> None:
+    daybook_json("heartbeat", "on", "--gate-agent", "fast")
     for _ in range(2):
-        found = daybook("heartbeat", "off")
+        found = daybook_json("heartbeat", "off")
         assert (found["on"], found["job"]["next_due"]) == (False, [])
     for _ in range(2):
-        found = daybook("heartbeat", "on")
+        found = daybook_json("heartbeat", "on")
         assert found["on"] is True
         assert found["job"]["gate_agent"] == "fast"
-    assert len(daybook("list")) == 1
+    assert len(daybook_json("list")) == 1
 
 
 @pytest.mark.slow
 def test_an_invalid_heartbeat_option_is_refused_and_stores_nothing(
-    daybook: Daybook, daybook_home: Home
+    daybook_json: DaybookJson, daybook_home: Home
 ) -> None:
     for (typed, words), checked in rows.each(
         [
@@ -116,38 +116,38 @@ def test_an_invalid_heartbeat_option_is_refused_and_stores_nothing(
         ]
     ):
         with checked:
-            answer = daybook("heartbeat", "on", *typed, code=2)
+            answer = daybook_json("heartbeat", "on", *typed, code=2)
             assert words in answer["error"]["message"]
             assert answer["error"]["message"].startswith(typed[0])
     assert jobs_stored(daybook_home) == 0
 
 
 @pytest.mark.slow
-def test_heartbeat_on_refuses_the_name_of_a_job_of_another_kind(daybook: Daybook) -> None:
-    daybook(*ADD, "--name", "brief")
-    answer = daybook("heartbeat", "on", "--name", "brief", code=2)
+def test_heartbeat_on_refuses_the_name_of_a_job_of_another_kind(daybook_json: DaybookJson) -> None:
+    daybook_json(*ADD, "--name", "brief")
+    answer = daybook_json("heartbeat", "on", "--name", "brief", code=2)
     assert "is a job of the kind agent-prompt" in answer["error"]["message"]
 
 
 @pytest.mark.slow
-def test_a_check_is_deployed_to_prefect_and_can_be_changed(daybook: Daybook) -> None:
+def test_a_check_is_deployed_to_prefect_and_can_be_changed(daybook_json: DaybookJson) -> None:
     typed = ("--check-prompt", "Any mail?", "--check-agent", "fast", "--tokens-per-day", "5000")
-    job = daybook(*ADD, *typed)
+    job = daybook_json(*ADD, *typed)
     asked = Check(prompt="Any mail?", agent="fast").model_dump(mode="json")
     assert (job["policy"]["check"], job["policy"]["tokens_per_day"]) == (asked, 5_000)
     deployed = with_client(lambda client: client.read_deployment_by_name(job["deployment"]))
     assert deployed.parameters["policy"]["check"] == asked
 
-    job = daybook("edit", job["id"], "--check-command", "test -e '/tmp/a flag'")
+    job = daybook_json("edit", job["id"], "--check-command", "test -e '/tmp/a flag'")
     assert job["policy"]["check"]["command"] == ["test", "-e", "/tmp/a flag"]
     assert job["policy"]["check"]["prompt"] == ""
-    job = daybook("edit", job["id"], "--check-command", "")
+    job = daybook_json("edit", job["id"], "--check-command", "")
     assert job["policy"]["check"]["command"] == []
 
 
 @pytest.mark.slow
 def test_an_invalid_check_is_refused_and_stores_nothing(
-    daybook: Daybook, daybook_home: Home
+    daybook_json: DaybookJson, daybook_home: Home
 ) -> None:
     for (typed, words), checked in rows.each(
         [
@@ -158,26 +158,28 @@ def test_an_invalid_check_is_refused_and_stores_nothing(
         ]
     ):
         with checked:
-            answer = daybook(*ADD, *typed, code=2)
+            answer = daybook_json(*ADD, *typed, code=2)
             assert answer["error"]["field"] == "check"
             assert words in answer["error"]["message"]
     assert jobs_stored(daybook_home) == 0
 
 
 @pytest.mark.slow
-def test_an_agent_that_a_check_or_heartbeat_uses_cannot_be_removed(daybook: Daybook) -> None:
-    daybook(*ADD, "--name", "brief", "--check-prompt", "Any mail?", "--check-agent", "fast")
-    answer = daybook("agents", "remove", "fast", code=2)
+def test_an_agent_that_a_check_or_heartbeat_uses_cannot_be_removed(
+    daybook_json: DaybookJson,
+) -> None:
+    daybook_json(*ADD, "--name", "brief", "--check-prompt", "Any mail?", "--check-agent", "fast")
+    answer = daybook_json("agents", "remove", "fast", code=2)
     assert "brief" in json.dumps(answer)
-    daybook("remove", "brief", "--yes")
-    daybook("heartbeat", "on", "--gate-agent", "fast")
-    answer = daybook("agents", "remove", "fast", code=2)
+    daybook_json("remove", "brief", "--yes")
+    daybook_json("heartbeat", "on", "--gate-agent", "fast")
+    answer = daybook_json("agents", "remove", "fast", code=2)
     assert "heartbeat" in json.dumps(answer)
 
 
 @pytest.mark.slow
-def test_doctor_names_a_missing_gate_agent(daybook: Daybook) -> None:
-    daybook("heartbeat", "on", "--gate-agent", "fast")
+def test_doctor_names_a_missing_gate_agent(daybook_json: DaybookJson) -> None:
+    daybook_json("heartbeat", "on", "--gate-agent", "fast")
 
     async def without(client: Any) -> Any:
         await documents.remove(client, "fast")

@@ -25,7 +25,7 @@ from tests.e2e.first_light import Up
 from tests.providers import KEY, Provider, provider
 from tests.receiver import Receiver, Request, serving
 from tests.servers import migrate
-from tests.world import so
+from tests.waiting import becomes_true
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -41,8 +41,8 @@ class Running:
     def __init__(self, up: Up, model: Provider, web: Receiver) -> None:
         self.up, self.model, self.web = up, model, web
 
-    async def daybook(self, *words: str, **given: Any) -> Any:
-        return await asyncio.to_thread(self.up.daybook, *words, **given)
+    async def daybook_json(self, *words: str, **given: Any) -> Any:
+        return await asyncio.to_thread(self.up.daybook_json, *words, **given)
 
     async def prefect(self, method: str, path: str, **content: Any) -> Any:
         address = self.up.facts()["api_url"] + path
@@ -67,14 +67,14 @@ class Running:
                 return await true()
             return False
 
-        assert await so(now_so, within), "\n".join(self.up.lines)
+        assert await becomes_true(now_so, within), "\n".join(self.up.lines)
 
     async def passed(self) -> None:
         """Wait until the keeper has compared the documents once more."""
         since = datetime.now(UTC)  # noqa: TID251 - the keeper's pass uses this clock
 
         async def done() -> bool:
-            passes = ((await self.daybook("status"))["keeper"] or {}).get("passes") or {}
+            passes = ((await self.daybook_json("status"))["keeper"] or {}).get("passes") or {}
             last = passes.get("blocks")
             if last is None or last["error"]:
                 return False
@@ -100,7 +100,7 @@ class Running:
         await self.until(registered_again)
 
     async def runs(self, job: str) -> dict[str, Any]:
-        run: dict[str, Any] = await self.daybook("run", job, "--wait")
+        run: dict[str, Any] = await self.daybook_json("run", job, "--wait")
         assert run["status"] == "succeeded", run
         return run
 
@@ -139,27 +139,29 @@ async def made(running: Running) -> str:
     """Add one document of each type, and jobs that use them; return the callbacks' secret."""
     web, host = running.web.address, f"127.0.0.1:{running.web.port}"
     model = ("--model", "openai:gpt-4o-mini", "--base-url", running.model.address)
-    await running.daybook("agents", "add", "helper", *model, "--key-stdin", given=KEY)
+    await running.daybook_json("agents", "add", "helper", *model, "--key-stdin", given=KEY)
     for name in ("ops", "removed", "deleted"):
-        await running.daybook("secrets", "add", name, "--host", host, given=VALUE)
-    await running.daybook("tools", "add", "time", "--", *TIME)
-    await running.daybook("channels", "add", "team", given=f"json://{host}/channel")
-    hook = await running.daybook(
+        await running.daybook_json("secrets", "add", name, "--host", host, given=VALUE)
+    await running.daybook_json("tools", "add", "time", "--", *TIME)
+    await running.daybook_json("channels", "add", "team", given=f"json://{host}/channel")
+    hook = await running.daybook_json(
         "callbacks", "destinations", "add", f"{web}/hook", "--name", "hook"
     )
     demand = ("--on-demand", "--name")
-    await running.daybook("add", "Say hello", "--agent", "helper", *demand, "ask")
+    await running.daybook_json("add", "Say hello", "--agent", "helper", *demand, "ask")
     zone = ("--params", json.dumps({"timezone": "Europe/Berlin"}))
-    await running.daybook("add", "--tool", "time.get_current_time", *zone, *demand, "clock")
+    await running.daybook_json("add", "--tool", "time.get_current_time", *zone, *demand, "clock")
     header = ("--header", "Authorization: Bearer {{secret:ops}}")
     options = ("--on-complete", f"{web}/hook", "--channel", "team")
-    await running.daybook("add", "--webhook", f"{web}/export", *header, *options, *demand, "export")
+    await running.daybook_json(
+        "add", "--webhook", f"{web}/export", *header, *options, *demand, "export"
+    )
     return str(hook["secret"])
 
 
 async def removed_and_edited(running: Running) -> None:
     """Remove two secrets on purpose, and edit one as Prefect's UI does."""
-    await running.daybook("secrets", "remove", "removed")
+    await running.daybook_json("secrets", "remove", "removed")
     there = await running.documents()
     await running.prefect("DELETE", f"/block_documents/{there['daybook-secret/deleted']['id']}")
     edit = {"data": {"value": EDITED}, "merge_existing_data": True}
@@ -178,15 +180,15 @@ async def jobs_run(running: Running) -> None:
     (export,) = running.received("/export")
     assert export.headers["authorization"] == f"Bearer {EDITED}"
 
-    async def told_of() -> bool:
+    async def is_notified() -> bool:
         return bool(running.received("/hook") and running.received("/channel"))
 
-    await running.until(told_of)
+    await running.until(is_notified)
     assert "webhook-signature" in running.received("/hook")[0].headers
 
 
 async def doctor_says_what_is_missing(running: Running) -> None:
-    found = {each["check"]: each for each in await running.daybook("doctor", exits=1)}
+    found = {each["check"]: each for each in await running.daybook_json("doctor", exits=1)}
     assert "ledger-key does not exist" in found["ledger key"]["message"]
     assert "daybook ledger rekey" in found["ledger key"]["fix"]
     missing = found["copies"]["message"]
@@ -196,7 +198,7 @@ async def doctor_says_what_is_missing(running: Running) -> None:
     ):
         assert each in missing
     assert "removed" not in missing
-    refused = await running.daybook("ledger", "rekey", exits=2)
+    refused = await running.daybook_json("ledger", "rekey", exits=2)
     assert "secret ops" in refused["error"]["message"]
 
 

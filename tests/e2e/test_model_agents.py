@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
-from daybook.cli.main import main
+from daybook.agents import documents
 from daybook.home import Home
 from daybook.operations import setup
+from tests.at_prefect import with_client
+from tests.commands import Daybook
 from tests.costs import one_in
 from tests.providers import KEY, Answer, Provider, Status, provider
 
 pytestmark = pytest.mark.e2e
-
-Say = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -27,35 +27,18 @@ def fake_provider() -> Iterator[Provider]:
         yield fake_provider
 
 
-@pytest.fixture
-def daybook(
-    prefect_server: Any, daybook_home: Home, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Say]:
-    """Yield a function that runs a command and returns code, stdout and stderr; remove agents."""
-    from prefect.client.orchestration import get_client
-
-    async def prepare() -> None:
-        async with get_client() as client:
-            await setup.prepare(client)
-
-    asyncio.run(prepare())
-    made: list[str] = []
-
-    def carry_out(*tokens: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        if tokens[:2] == ("agents", "add"):
-            made.append(tokens[2])
-        code = main(tokens)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    yield carry_out
-    for name in dict.fromkeys(made):
-        main(["agents", "remove", name])
+@pytest.fixture(autouse=True)
+def prepared(prefect_server: Any, daybook_home: Home) -> Iterator[None]:
+    """Remove the agents that the test adds."""
+    with_client(setup.prepare)
+    before = with_client(documents.names)
+    yield
+    for name in with_client(documents.names).keys() - before.keys():
+        with_client(partial(documents.remove, name=name))
 
 
 def test_a_model_agent_takes_its_key_from_the_environment_and_is_replaced(
-    daybook: Say, fake_provider: Provider, monkeypatch: pytest.MonkeyPatch
+    daybook: Daybook, fake_provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add = (
         "agents",
@@ -91,7 +74,7 @@ def test_a_model_agent_takes_its_key_from_the_environment_and_is_replaced(
 
 @pytest.mark.slow
 def test_a_key_is_read_from_standard_input_and_an_error_is_json(
-    daybook: Say, fake_provider: Provider, monkeypatch: pytest.MonkeyPatch
+    daybook: Daybook, fake_provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(KEY + "\n"))
     add = ("agents", "add", "claude", "--model", "anthropic:claude-haiku-4-5", "--key-stdin")
@@ -124,7 +107,7 @@ def test_a_key_is_read_from_standard_input_and_an_error_is_json(
     ),
 )
 def test_an_invalid_model_agent_is_refused_and_not_stored(
-    daybook: Say, options: tuple[str, ...], words: str
+    daybook: Daybook, options: tuple[str, ...], words: str
 ) -> None:
     code, out, err = daybook("agents", "add", "wrong", *options)
     assert (code, out) == (2, "")
@@ -134,7 +117,7 @@ def test_an_invalid_model_agent_is_refused_and_not_stored(
 
 @pytest.mark.slow
 def test_an_agent_is_added_with_its_tools_and_an_unknown_tool_is_refused(
-    daybook: Say, fake_provider: Provider
+    daybook: Daybook, fake_provider: Provider
 ) -> None:
     add = (
         "agents",

@@ -55,14 +55,14 @@ async def _none_left(client: Any) -> None:
 @pytest.fixture
 async def beat(client: Any) -> AsyncIterator[Beat]:
     """Yield a function that makes a worker of that name appear online until the end of the test."""
-    begun: list[str] = []
+    started: list[str] = []
 
     async def online(name: str) -> None:
         await client.send_worker_heartbeat(parameter_schema.WORK_POOL, name, 60.0)
-        begun.append(name)
+        started.append(name)
 
     yield online
-    for name in begun:
+    for name in started:
         await client.request("DELETE", f"/work_pools/{parameter_schema.WORK_POOL}/workers/{name}")
 
 

@@ -32,8 +32,11 @@ from daybook.schedules.schedule import Every
 from tests.conftest import PrefectServer
 from tests.timings import SHORT
 from tests.unit.api.playing import plays
-from tests.world import World, at_prefect, so
-from tests.world.workers import PREFECT_LEAVES_A_SOCKET, sqlite_is_free, stand_still
+from tests.waiting import becomes_true
+from tests.world.home import at_prefect
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import sqlite_is_free, stand_still
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -101,23 +104,23 @@ def program(
 @pytest.fixture
 async def world(
     prefect_server: PrefectServer, program: Program, tmp_path: Path
-) -> AsyncIterator[World]:
+) -> AsyncIterator[PrefectWorld]:
     async with at_prefect(tmp_path, prefect_server, timing=SHORT) as world:
         yield world
 
 
-async def announced(world: World) -> None:
+async def announced(world: PrefectWorld) -> None:
     """Wait until the worker's keeper leads and has recorded the listeners."""
 
     async def it_is() -> bool:
         async with world.ledger.read() as session:
             return await session.get(Fact, "listeners") is not None
 
-    assert await so(it_is, 60.0), world.workers.logs()
+    assert await becomes_true(it_is, 60.0), world.workers.logs()
 
 
 async def test_a_plugin_job_calls_its_callable_with_its_payload(
-    world: World, program: Program
+    world: PrefectWorld, program: Program
 ) -> None:
     await world.workers.begin()
     client = daybook.Client()
@@ -170,7 +173,7 @@ def _in_sync() -> ChangedJob:
     )
 
 
-async def test_concurrent_programs_with_the_same_plugin_job_create_one(world: World) -> None:
+async def test_concurrent_programs_with_the_same_plugin_job_create_one(world: PrefectWorld) -> None:
     """Three threads use the synchronous client at the same time."""
     made = await asyncio.gather(*(asyncio.to_thread(_in_sync) for _ in range(3)))
     assert len({each.id for each in made}) == 1
@@ -178,7 +181,7 @@ async def test_concurrent_programs_with_the_same_plugin_job_create_one(world: Wo
 
 
 async def test_a_plugin_job_runs_while_user_jobs_are_disabled(
-    world: World, program: Program, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_USER_JOBS", "false")
     await world.workers.begin()
@@ -190,7 +193,7 @@ async def test_a_plugin_job_runs_while_user_jobs_are_disabled(
         runs = [*await client.runs(user.id), *await client.runs(plugin.id)]
         return [each.finished_at is not None for each in runs] == [True, True]
 
-    assert await so(both_ended, 90.0), world.workers.logs()
+    assert await becomes_true(both_ended, 90.0), world.workers.logs()
     [users_run], [its] = await client.runs(user.id), await client.runs(plugin.id)
     assert (its.status, its.output) == ("succeeded", "refreshed news")
     assert (users_run.status, "are disabled" in users_run.reason) == ("skipped", True)
@@ -199,7 +202,7 @@ async def test_a_plugin_job_runs_while_user_jobs_are_disabled(
 
 
 async def test_each_listener_gets_each_outcome_and_a_failing_one_changes_none(
-    world: World, program: Program
+    world: PrefectWorld, program: Program
 ) -> None:
     await world.workers.begin()
     await announced(world)
@@ -217,21 +220,21 @@ async def test_each_listener_gets_each_outcome_and_a_failing_one_changes_none(
             for name in ("first", "second")
         ) and not await _pending(world)
 
-    assert await so(is_notified, 60.0), world.workers.logs()
+    assert await becomes_true(is_notified, 60.0), world.workers.logs()
     for run in (await client.run_of(done.id), await client.run_of(failed.id)):
         assert (run.id, run.status) in expected
         assert run.delivery in ("not_requested", "delivered")
-        told_of = {each.to: each for each in run.deliveries if each.purpose == "listener"}
-        assert {name: each.status for name, each in told_of.items()} == {
+        deliveries = {each.to: each for each in run.deliveries if each.purpose == "listener"}
+        assert {name: each.status for name, each in deliveries.items()} == {
             "feeds_program.first": "failed",
             "feeds_program.second": "delivered",
         }
-        assert told_of["feeds_program.first"].error == "ValueError: the first listener fails"
+        assert deliveries["feeds_program.first"].error == "ValueError: the first listener fails"
 
 
 @pytest.mark.timeout(420)
 async def test_the_next_worker_calls_the_listeners_after_the_first_was_killed(
-    world: World, program: Program
+    world: PrefectWorld, program: Program
 ) -> None:
     """The worker and its processes are killed before they call the listeners of an outcome."""
     worker = await world.workers.begin()
@@ -251,17 +254,17 @@ async def test_the_next_worker_calls_the_listeners_after_the_first_was_killed(
     async def is_notified() -> bool:
         return [each["run"] for each in program.lines("second")] == [row]
 
-    assert await so(is_notified, 150.0), world.workers.logs()
+    assert await becomes_true(is_notified, 150.0), world.workers.logs()
     assert (await client.run_of(row)).status == "cancelled"
 
 
-async def _cancelled(world: World, client: daybook.Client, job: str) -> str:
+async def _cancelled(world: PrefectWorld, client: daybook.Client, job: str) -> str:
     """Request a run, cancel it before it begins, and return its id."""
     run = await client.run(job)
     return str((await client.cancel(run.id)).id)
 
 
-async def _pending(world: World) -> list[OutboxRow]:
+async def _pending(world: PrefectWorld) -> list[OutboxRow]:
     pending = select(OutboxRow).where(
         col(OutboxRow.purpose) == "listener", col(OutboxRow.status) == "pending"
     )
@@ -274,7 +277,7 @@ def _params(payload: object) -> dict[str, Any]:
 
 
 async def test_a_programs_listeners_get_outcomes_of_runs_in_other_processes(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No worker has these listeners; outcomes from before `listening` arrive once it is entered."""
     monkeypatch.delenv("DAYBOOK_PLUGINS")
@@ -308,7 +311,7 @@ def _listens_in_sync(job: str) -> str:
         return str(client.run(job, wait=True).id)
 
 
-async def test_an_agent_of_a_program_schedules_jobs_of_its_own(world: World) -> None:
+async def test_an_agent_of_a_program_schedules_jobs_of_its_own(world: PrefectWorld) -> None:
     model, read = plays(
         ("cron_add", {"prompt": "Read the news", "schedule": "0 9 * * 1-5", "name": "news"}),
         ("cron_remove", {"job_id": "mine"}),

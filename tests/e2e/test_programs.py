@@ -15,14 +15,14 @@ import daybook
 from daybook.errors import InvalidInput, NotFound
 from daybook.jobs.actions import Webhook
 from daybook.schedules.schedule import Cron
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 
 @pytest.mark.journey
-async def test_a_program_adds_edits_pauses_runs_and_removes_a_job(world: World) -> None:
+async def test_a_program_adds_edits_pauses_runs_and_removes_a_job(world: PrefectWorld) -> None:
     await world.workers.begin()
     client = daybook.Client()
 
@@ -66,7 +66,9 @@ async def test_a_program_adds_edits_pauses_runs_and_removes_a_job(world: World) 
     assert [each.id for each in await client.runs(job.id)] == [run.id]
 
 
-async def test_an_invalid_call_names_the_valid_values_and_stores_nothing(world: World) -> None:
+async def test_an_invalid_call_names_the_valid_values_and_stores_nothing(
+    world: PrefectWorld,
+) -> None:
     client = daybook.Client()
     with pytest.raises(InvalidInput, match="schedule"):
         await client.add("Read the news", schedule="every day")
@@ -83,7 +85,7 @@ async def test_an_invalid_call_names_the_valid_values_and_stores_nothing(world: 
     assert await client.list() == []
 
 
-async def test_a_job_made_in_a_context_belongs_to_its_agent_and_user(world: World) -> None:
+async def test_a_job_made_in_a_context_belongs_to_its_agent_and_user(world: PrefectWorld) -> None:
     operator = daybook.Client()
     await operator.add("Mine", schedule="@daily", name="mine")
     with daybook.context(agent="researcher", user="u-17"):
@@ -120,7 +122,7 @@ def _in_sync() -> list[Any]:
         return [*values, client.list()]
 
 
-async def test_the_sync_client_works_with_and_without_a_running_loop(world: World) -> None:
+async def test_the_sync_client_works_with_and_without_a_running_loop(world: PrefectWorld) -> None:
     """Call it in a thread without a loop and, as in a notebook, in one whose loop runs."""
     values = ["webhook", "POST", "u-1", "PUT", "hook", []]
     assert await asyncio.to_thread(_in_sync) == values

@@ -147,13 +147,13 @@ async def test_an_interrupted_start_leaves_no_process_and_no_setting(
         start = asyncio.create_task(prefect_selection.find_or_start(daybook_home, lock, say))
         async with asyncio.timeout(30):
             await waiting.wait()
-        begun = proc.find(lock.children[0].pid)
-        assert begun is not None
+        child = proc.find(lock.children[0].pid)
+        assert child is not None
         start.cancel()
         with pytest.raises(asyncio.CancelledError):
             await start
         assert lock.children == []
-        assert proc.find(begun.pid, begun.started) is None
+        assert proc.find(child.pid, child.started) is None
     assert "PREFECT_API_URL" not in os.environ
 
 

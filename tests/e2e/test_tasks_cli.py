@@ -24,7 +24,7 @@ Task = Callable[..., subprocess.CompletedProcess[str]]
 def task(daybook_home: Home) -> Task:
     """Return a function that runs `daybook task` with arguments, standard input and variables."""
 
-    def begun(*tokens: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(*tokens: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*DAYBOOK, *tokens],
             input=stdin,
@@ -34,7 +34,7 @@ def task(daybook_home: Home) -> Task:
             check=False,
         )
 
-    return begun
+    return run
 
 
 def printed(done: subprocess.CompletedProcess[str]) -> Any:

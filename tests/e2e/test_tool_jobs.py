@@ -13,7 +13,8 @@ from daybook.home import Home
 from daybook.operations import setup
 from daybook.tools.server_blocks import STORE, PrefectServers
 from tests import rows
-from tests.at_prefect import Daybook, commands, with_client
+from tests.at_prefect import with_client
+from tests.commands import DaybookJson
 from tests.toolbox import install, nobody_there
 
 pytestmark = pytest.mark.e2e
@@ -38,7 +39,9 @@ def python_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def servers(prefect_server: Any, daybook_home: Home, tmp_path: Path) -> Iterator[None]:
+def prepared(
+    prefect_server: Any, daybook_home: Home, python_tool: None, tmp_path: Path
+) -> Iterator[Home]:
     """Save the servers `search`, which has a tool `reindex`, and `away`, which does not answer."""
     with_client(setup.prepare)
     (tmp_path / "server.py").write_text(SERVER)
@@ -56,19 +59,9 @@ def servers(prefect_server: Any, daybook_home: Home, tmp_path: Path) -> Iterator
 
         with_client(save)
         try:
-            yield None
+            yield daybook_home
         finally:
             with_client(forget)
-
-
-@pytest.fixture
-def daybook(
-    servers: None, python_tool: None, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Daybook]:
-    """Yield a function that runs `daybook … --json` and returns its output; remove all jobs."""
-
-    with commands(capsys) as carry_out:
-        yield carry_out
 
 
 def deployment(name: str) -> Any:
@@ -77,8 +70,10 @@ def deployment(name: str) -> Any:
 
 @pytest.mark.parametrize("tool", ["reindex", "search.reindex"])
 @pytest.mark.slow
-def test_an_added_tool_job_is_deployed_with_the_typed_fields(daybook: Daybook, tool: str) -> None:
-    job = daybook("add", "--tool", tool, "--params", '{"full": true}', *EVERY)
+def test_an_added_tool_job_is_deployed_with_the_typed_fields(
+    daybook_json: DaybookJson, tool: str
+) -> None:
+    job = daybook_json("add", "--tool", tool, "--params", '{"full": true}', *EVERY)
 
     assert (job["name"], job["kind"], job["tool"]) == (tool, "tool-call", tool)
     assert (job["params"], job["notes"], job["sync"]) == ({"full": True}, [], "synced")
@@ -86,11 +81,13 @@ def test_an_added_tool_job_is_deployed_with_the_typed_fields(daybook: Daybook, t
     found = deployment(job["deployment"])
     assert found.entrypoint == "flows/tool_call.py:tool_call"
     assert (found.parameters["tool"], found.parameters["params"]) == (tool, {"full": True})
-    assert daybook("sync")["unchanged"] == 1
+    assert daybook_json("sync")["unchanged"] == 1
 
 
 @pytest.mark.slow
-def test_a_job_with_an_invalid_tool_call_is_refused_and_not_stored(daybook: Daybook) -> None:
+def test_a_job_with_an_invalid_tool_call_is_refused_and_not_stored(
+    daybook_json: DaybookJson,
+) -> None:
     invalid: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         (("--tool", "reindx"), ("--tool: ", "reindex")),
         (("--tool", "search.reindx"), ("--tool: ", "search.reindex")),
@@ -104,44 +101,46 @@ def test_a_job_with_an_invalid_tool_call_is_refused_and_not_stored(daybook: Dayb
     for (typed, words), checked in rows.each(invalid):
         with checked:
             tool = () if "--tool" in typed else ("--tool", "reindex")
-            message = daybook("add", *tool, *typed, *EVERY, code=2)["error"]["message"]
+            message = daybook_json("add", *tool, *typed, *EVERY, code=2)["error"]["message"]
             for each in words:
                 assert each in message
-    assert daybook("list") == []
+    assert daybook_json("list") == []
 
-    job = daybook("add", "--tool", "reindex", "--name", "renew", *EVERY)
+    job = daybook_json("add", "--tool", "reindex", "--name", "renew", *EVERY)
     for typed, _ in invalid:
         if "search" not in str(typed):  # that server is a process, which each command starts
-            daybook("edit", "renew", *typed, code=2)
-    assert daybook("show", "renew")["updated_at"] == job["updated_at"]
+            daybook_json("edit", "renew", *typed, code=2)
+    assert daybook_json("show", "renew")["updated_at"] == job["updated_at"]
 
 
 @pytest.mark.slow
-def test_a_tool_of_an_unreachable_server_is_accepted_with_a_note(daybook: Daybook) -> None:
-    job = daybook("add", "--tool", "away.reindex", "--params", '{"n": 1}', *EVERY)
+def test_a_tool_of_an_unreachable_server_is_accepted_with_a_note(daybook_json: DaybookJson) -> None:
+    job = daybook_json("add", "--tool", "away.reindex", "--params", '{"n": 1}', *EVERY)
     (note,) = job["notes"]
     assert "http://127.0.0.1:" in note
     assert "when it is called" in note
-    edited = daybook("edit", job["id"], "--params", '{"n": 2}')
+    edited = daybook_json("edit", job["id"], "--params", '{"n": 2}')
     assert (edited["params"], len(edited["notes"])) == ({"n": 2}, 1)
     # An edit of other fields does not check the tool.
-    assert daybook("edit", job["id"], "--retries", "2")["notes"] == []
+    assert daybook_json("edit", job["id"], "--retries", "2")["notes"] == []
 
 
-def test_a_secret_that_does_not_exist_yet_is_accepted_with_a_note(daybook: Daybook) -> None:
+def test_a_secret_that_does_not_exist_yet_is_accepted_with_a_note(
+    daybook_json: DaybookJson,
+) -> None:
     header = ("--header", "X-Token: {{secret:nobodys}}")
-    job = daybook("add", "--webhook", "http://127.0.0.1:1/x", *header, *EVERY)
+    job = daybook_json("add", "--webhook", "http://127.0.0.1:1/x", *header, *EVERY)
     (note,) = job["notes"]
     assert "`daybook secrets add nobodys`" in note
     params = '{"x": "{{secret:nobodys}}"}'
-    job = daybook("add", "--tool", "away.reindex", "--params", params, *EVERY)
+    job = daybook_json("add", "--tool", "away.reindex", "--params", params, *EVERY)
     _, note = job["notes"]
     assert "the secret nobodys does not exist yet" in note
 
 
 @pytest.mark.slow
-def test_params_edited_in_prefect_are_imported(daybook: Daybook) -> None:
-    job = daybook("add", "--tool", "reindex", *EVERY, "--name", "renew")
+def test_params_edited_in_prefect_are_imported(daybook_json: DaybookJson) -> None:
+    job = daybook_json("add", "--tool", "reindex", *EVERY, "--name", "renew")
     found = deployment(job["deployment"])
     parameters = {**found.parameters, "params": {"full": True}}
 
@@ -151,6 +150,6 @@ def test_params_edited_in_prefect_are_imported(daybook: Daybook) -> None:
         await client.update_deployment(found.id, DeploymentUpdate(parameters=parameters))
 
     with_client(edited)
-    daybook("sync")
-    assert daybook("show", "renew")["params"] == {"full": True}
+    daybook_json("sync")
+    assert daybook_json("show", "renew")["params"] == {"full": True}
     assert deployment(job["deployment"]).parameters == parameters

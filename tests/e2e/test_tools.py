@@ -55,7 +55,7 @@ def typed(
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield the address of a tool server, which is a process of its own."""
-    report_pipe = ReportPipe(tmp_path_factory.mktemp("server") / "told")
+    report_pipe = ReportPipe(tmp_path_factory.mktemp("server") / "report")
     with socket.create_server(("127.0.0.1", 0)) as listens:  # queues early connections
         listens.set_inheritable(True)
         words = [str(OURS), str(report_pipe.path), str(listens.fileno())]
@@ -75,7 +75,7 @@ def server_name(typed: Typed, address: str) -> str:
 
 def test_a_tool_server_is_added_shown_tested_and_removed(typed: Typed, tmp_path: Path) -> None:
     """The server is a program that each command starts."""
-    report_pipe = ReportPipe(tmp_path / "told")
+    report_pipe = ReportPipe(tmp_path / "report")
     code, _, error = typed("add", "ours", "--", sys.executable, str(OURS), str(report_pipe.path))
     assert code == 0, error
     code, tested, _ = typed("test", "--json")

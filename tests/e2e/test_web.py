@@ -60,7 +60,7 @@ async def test_health_is_503_without_a_leader_and_200_without_prefect(up: Up) ->
         assert time.monotonic() < end  # one slow answer is cached for a while
         await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + LOOK_AGAIN)
     assert view["problems"] == []
-    status = up.daybook("status")
+    status = up.daybook_json("status")
     assert view["ledger"]["id"] == status["ledger"]["id"]
 
     # `up` does not replace a suspended worker; it starts a new one when the worker is dead.

@@ -171,13 +171,13 @@ def test_an_installed_daybook_starts_runs_jobs_and_stops_cleanly(
     up = ups[where]
     up.until(lambda lines: any(line.startswith("Ready") for line in lines), within=150)
     up.until(lambda _: bool(up.outcomes("first-light")), within=90)
-    added = up.daybook("add", "What is new?", "--at", "in 5s", "--name", "soon")
+    added = up.daybook_json("add", "What is new?", "--at", "in 5s", "--name", "soon")
     assert added["deployment"] == "agent-prompt/soon"
     up.until(lambda _: bool(up.outcomes("soon")), within=90)
     for name, trigger in (("first-light", "manual"), ("soon", "schedule")):
-        run = up.daybook("runs", name)[-1]
+        run = up.daybook_json("runs", name)[-1]
         assert (run["status"], run["trigger"], run["attempts"]) == ("succeeded", trigger, 1)
-    found = {each["check"]: each for each in up.daybook("doctor")}
+    found = {each["check"]: each for each in up.daybook_json("doctor")}
     assert all(each["ok"] for each in found.values())
     assert ("worker" in found) and ("agents" in found)
     assert bool(found["entry points"]["message"]) == (where == "project")
@@ -185,7 +185,7 @@ def test_an_installed_daybook_starts_runs_jobs_and_stops_cleanly(
     started = {child["name"] for child in children}
     assert started - {"command server"} == {"server", "web", "worker"}  # that one starts last
     assert all(proc.find(child["pid"], child["started"]) for child in children)
-    assert up.daybook("down") == {"stopped": True}
+    assert up.daybook_json("down") == {"stopped": True}
     assert up.process.wait(30) == 0
     assert not any(proc.find(child["pid"], child["started"]) for child in children)
     assert not (up.home / "up.json").exists()

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.calling import Asked
+from tests.calling import ModelAgent
 from tests.providers import provider
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 
 
 @pytest.fixture
-async def asked(world: World) -> AsyncIterator[Asked]:
+async def model_agent(world: PrefectWorld) -> AsyncIterator[ModelAgent]:
     with provider() as fake_provider:
-        yield Asked(world, fake_provider)
+        yield ModelAgent(world, fake_provider)

@@ -13,9 +13,9 @@ from daybook.jobs import store
 from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.views import ChangedJob
 from daybook.owners import Actor, acting_as
-from tests.calling import Asked, calls
+from tests.calling import ModelAgent, calls
 from tests.providers import Answer
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, *PREFECT_LEAVES_A_SOCKET]
@@ -46,7 +46,7 @@ def makes(request: pytest.FixtureRequest) -> Makes:
     return made
 
 
-async def asked_by(world: World) -> str:
+async def agent_of_added_job(world: PrefectWorld) -> str:
     async with world.ledger.read() as session:
         return (await store.find(session, "news")).job.agents()[0]
 
@@ -60,22 +60,24 @@ def agent_in(answer: object) -> str:
     return line.removeprefix("asks: the agent ").partition(",")[0]
 
 
-async def test_an_agents_job_uses_the_agent_of_its_owners_name(world: World, makes: Makes) -> None:
+async def test_an_agents_job_uses_the_agent_of_its_owners_name(
+    world: PrefectWorld, makes: Makes
+) -> None:
     agent = await world.agents.add("print('here')")
     assert agent_in(await makes(agent.name)) == agent.name
-    assert await asked_by(world) == agent.name
+    assert await agent_of_added_job(world) == agent.name
 
 
 @pytest.mark.slow
 async def test_without_an_agent_of_that_name_the_job_uses_the_default_agent(
-    world: World, makes: Makes
+    world: PrefectWorld, makes: Makes
 ) -> None:
     assert agent_in(await makes("nobody-of-that-name")) == "default"
-    assert await asked_by(world) == "default"
+    assert await agent_of_added_job(world) == "default"
 
 
 @pytest.mark.slow
-async def test_a_job_that_names_an_agent_uses_it(world: World) -> None:
+async def test_a_job_that_names_an_agent_uses_it(world: PrefectWorld) -> None:
     agent = await world.agents.add("print('here')")
     with daybook.context(agent=agent.name):
         made = await daybook.Client().add("Hi", schedule="0 8 * * *", agent="default")
@@ -83,7 +85,7 @@ async def test_a_job_that_names_an_agent_uses_it(world: World) -> None:
     assert made.action.agent == "default"
 
 
-async def test_a_job_of_the_operators_program_uses_the_default_agent(world: World) -> None:
+async def test_a_job_of_the_operators_program_uses_the_default_agent(world: PrefectWorld) -> None:
     with daybook.context(user="u-17"):
         made = await daybook.Client().add("Hi", schedule="0 8 * * *")
     assert isinstance(made.action, AgentPrompt)
@@ -91,7 +93,7 @@ async def test_a_job_of_the_operators_program_uses_the_default_agent(world: Worl
 
 
 async def test_limits_may_forbid_the_default_agent_but_not_the_owners_own(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_LIMITS", json.dumps({"agents": []}))
     agent = await world.agents.add("print('here')")
@@ -100,7 +102,7 @@ async def test_limits_may_forbid_the_default_agent_but_not_the_owners_own(
     assert str(refused).startswith('agent: "default" is not allowed for this agent')
 
 
-async def test_a_job_added_during_a_run_uses_the_agent_of_that_run(asked: Asked) -> None:
-    await asked.given("daybook")
-    await asked.run(calls("cron_add", **ADD), Answer("Done."))
-    assert await asked_by(asked.world) == asked.name
+async def test_a_job_added_during_a_run_uses_the_agent_of_that_run(model_agent: ModelAgent) -> None:
+    await model_agent.given("daybook")
+    await model_agent.run(calls("cron_add", **ADD), Answer("Done."))
+    assert await agent_of_added_job(model_agent.world) == model_agent.name

@@ -16,11 +16,12 @@ from daybook.jobs import store
 from daybook.ledger.tables import JobRow
 from daybook.owners import Actor, acting_as
 from flows.agent_prompt import agent_prompt
-from tests.calling import LOOKS, Asked, calls
+from tests.calling import LOOKS, ModelAgent, calls
 from tests.providers import Answer, Status
 from tests.toolbox import install, served
-from tests.world import World
-from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -38,39 +39,41 @@ def note(text: str) -> str:
 
 
 async def test_a_python_tool_gets_the_same_key_for_the_same_call_in_every_attempt(
-    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_agent: ModelAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes = tmp_path / "notes"
     install(tmp_path / "site", PYTHON.format(notes=str(notes)), "note")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    await asked.given("note")
+    await model_agent.given("note")
     one, other = calls("note", text="one"), calls("note", text="other")
     policy = {"idempotent": True}
-    await asked.run(one, Status(503), other, one, one, "Noted.", policy=policy)
+    await model_agent.run(one, Status(503), other, one, one, "Noted.", policy=policy)
 
     noted = [line.split(" ") for line in notes.read_text().splitlines()]
     assert [text for _, text in noted] == ["one", "other", "one", "one"]
     first, second, third, fourth = (key for key, _ in noted)
-    occurrence = (await asked.world.row()).occurrence
+    occurrence = (await model_agent.world.runs.row()).occurrence
     assert first == third  # the same call in the second attempt
     assert len({first, second, fourth}) == 3
     assert all(key.startswith(f"{occurrence}/") for key, _ in noted)
 
 
-async def test_daybooks_own_tools_act_for_the_agent_of_the_run(asked: Asked) -> None:
-    await asked.given("daybook")
-    result = await asked.run(
+async def test_daybooks_own_tools_act_for_the_agent_of_the_run(model_agent: ModelAgent) -> None:
+    await model_agent.given("daybook")
+    result = await model_agent.run(
         calls("cron_add", prompt="Water the plants", schedule="0 9 * * *", name="plants"),
         calls("cron_list"),
         Answer("Done."),
     )
 
     assert result["output"] == "Done."
-    async with asked.world.ledger.read() as session:
+    async with model_agent.world.ledger.read() as session:
         (job,) = (await session.execute(select(JobRow))).scalars()
-    assert (job.name, job.owner, job.created_by) == ("plants", f"agent:{asked.name}", "run")
-    assert "plants" in asked.fake_provider.requests[2].prompt
-    assert {"cron_add", "cron_list", "cron_remove"} <= {*asked.fake_provider.requests[0].tools}
+    assert (job.name, job.owner, job.created_by) == ("plants", f"agent:{model_agent.name}", "run")
+    assert "plants" in model_agent.fake_provider.requests[2].prompt
+    assert {"cron_add", "cron_list", "cron_remove"} <= {
+        *model_agent.fake_provider.requests[0].tools
+    }
 
 
 CLIENT = """
@@ -78,8 +81,8 @@ import asyncio, json
 from fastmcp import Client
 
 async def main():
-    told = json.load(open(sys.argv[2]))
-    async with Client(told) as client:
+    config = json.load(open(sys.argv[2]))
+    async with Client(config) as client:
         names = sorted(tool.name for tool in await client.list_tools())
         wanted = next(name for name in names if name.endswith("cron_add"))
         given = {"prompt": "Water the plants", "schedule": "0 9 * * *", "name": "plants"}
@@ -92,7 +95,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_program_gets_its_servers_and_daybook_in_an_mcp_file(world: World) -> None:
+async def test_a_program_gets_its_servers_and_daybook_in_an_mcp_file(world: PrefectWorld) -> None:
     async with served(world, LOOKS) as server:
         agent = await world.agents.add(CLIENT)
         program = [sys.executable, str(agent.base.with_suffix(".py")), str(agent.base)]
@@ -109,22 +112,24 @@ async def test_a_program_gets_its_servers_and_daybook_in_an_mcp_file(world: Worl
 
 
 async def test_tools_in_a_run_of_an_agents_job_act_for_the_jobs_owner(
-    asked: Asked, monkeypatch: pytest.MonkeyPatch
+    model_agent: ModelAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_LIMITS", json.dumps({"agents": ["*"]}))
-    await asked.given("daybook.cron_add", "daybook.cron_list")
-    asked.fake_provider.script = [
+    await model_agent.given("daybook.cron_add", "daybook.cron_list")
+    model_agent.fake_provider.script = [
         calls("cron_add", prompt="And this", schedule="0 9 * * *", name="more"),
         Answer("Done."),
     ]
     with acting_as(Actor("agent:researcher", "ana", "mcp")):
-        fields = {"name": "own", "prompt": "Look", "agent": asked.name, "on_demand": True}
+        fields = {"name": "own", "prompt": "Look", "agent": model_agent.name, "on_demand": True}
         added = await service.add(fields)
-    async with asked.world.ledger.read() as session:
+    async with model_agent.world.ledger.read() as session:
         stored = await store.find(session, added.id)
-    state = await asked.world.workers.executed(await asked.world.prefect.custom_run(stored))
+    state = await model_agent.world.executions.complete(
+        await model_agent.world.prefect.custom_run(stored)
+    )
     assert state.is_completed(), state.message
 
-    async with asked.world.ledger.read() as session:
+    async with model_agent.world.ledger.read() as session:
         made = (await session.execute(select(JobRow).where(JobRow.name == "more"))).scalar_one()
     assert (made.owner, made.user_id, made.created_by) == ("agent:researcher", "ana", "run")

@@ -12,45 +12,50 @@ import pytest
 from prefect.exceptions import FailedRun
 
 from daybook.tools.server_blocks import PrefectServers
-from tests.calling import LOOKS, Asked, calls
+from tests.calling import LOOKS, ModelAgent, calls
 from tests.providers import Answer, Status, Step, provider
 from tests.toolbox import nobody_there, served
-from tests.world import World
-from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 
-async def test_a_model_calls_a_servers_tools_and_the_server_ends_afterwards(asked: Asked) -> None:
-    async with served(asked.world, LOOKS) as server:
-        await asked.given(server.name)
+async def test_a_model_calls_a_servers_tools_and_the_server_ends_afterwards(
+    model_agent: ModelAgent,
+) -> None:
+    async with served(model_agent.world, LOOKS) as server:
+        await model_agent.given(server.name)
         read_tool, write = (f"{server.name}_{each}" for each in ("look", "write"))
-        result = await asked.run(
+        result = await model_agent.run(
             calls(read_tool, where="Rome"), calls(write, text="rain"), Answer("It rains.")
         )
         first, second = await server.says("look Rome"), await server.says("write rain")
 
     assert (result["status"], result["output"]) == ("succeeded", "It rains.")
-    assert asked.fake_provider.requests[0].tools == [read_tool, write]
-    assert [request.prompt for request in asked.fake_provider.requests[1:]] == [
+    assert model_agent.fake_provider.requests[0].tools == [read_tool, write]
+    assert [request.prompt for request in model_agent.fake_provider.requests[1:]] == [
         "rain in Rome",
         "written",
     ]
     assert first == second  # both calls used one server process
     assert not alive(first)
-    row = await asked.world.row()
+    row = await model_agent.world.runs.row()
     assert row.usage is not None
     assert (row.usage["requests"], row.usage["tool_calls"]) == (3, 2)
 
 
-async def test_a_model_is_offered_only_listed_tools_and_can_call_no_other(asked: Asked) -> None:
-    async with served(asked.world, LOOKS) as server:
-        await asked.given(f"{server.name}.lo*")
-        result = await asked.run(calls(f"{server.name}_write", text="x"), Answer("I cannot."))
+async def test_a_model_is_offered_only_listed_tools_and_can_call_no_other(
+    model_agent: ModelAgent,
+) -> None:
+    async with served(model_agent.world, LOOKS) as server:
+        await model_agent.given(f"{server.name}.lo*")
+        result = await model_agent.run(calls(f"{server.name}_write", text="x"), Answer("I cannot."))
 
     assert result["output"] == "I cannot."
-    assert asked.fake_provider.requests[0].tools == [f"{server.name}_look"]
-    assert "write" in asked.fake_provider.requests[1].prompt
+    assert model_agent.fake_provider.requests[0].tools == [f"{server.name}_look"]
+    assert "write" in model_agent.fake_provider.requests[1].prompt
     assert server.effect_count == 0
 
 
@@ -58,41 +63,43 @@ HANGS = """
 @server.tool
 def write() -> str:
     had()
-    tell("begun")
+    tell("started")
     forever()
 
 @server.tool(annotations={"readOnlyHint": True})
 def look() -> str:
     had()
-    tell("begun")
+    tell("started")
     forever()
 """
 
 
-async def hung(world: World, tool: str, *, idempotent: bool) -> int:
+async def hung(world: PrefectWorld, tool: str, *, idempotent: bool) -> int:
     """Run a tool that hangs until its run ends; return how often it was called.
 
     Assert that no process of the server is left.
     """
     with provider() as fake_provider:
-        asked = Asked(world, fake_provider)
+        model_agent = ModelAgent(world, fake_provider)
         async with served(world, HANGS) as server:
-            await asked.given(server.name)
+            await model_agent.given(server.name)
             # The timeout includes the start of the server, which may be slow on a busy machine.
             policy = {"timeout": "40s", "retries": 1, "idempotent": idempotent}
             why = "no answer within 40 s while calling"
             with pytest.raises(FailedRun, match=why):
-                await asked.run(calls(f"{server.name}_{tool}"), policy=policy)
-            begun = [await server.says("begun") for _ in range(server.effect_count)]
-    assert not any(map(alive, begun))
-    (row,) = [each for each in await world.rows() if each.parameters["agent"] == asked.name]
+                await model_agent.run(calls(f"{server.name}_{tool}"), policy=policy)
+            pids = [await server.says("started") for _ in range(server.effect_count)]
+    assert not any(map(alive, pids))
+    (row,) = [
+        each for each in await world.runs.rows() if each.parameters["agent"] == model_agent.name
+    ]
     assert (row.status, row.attempts) == ("timed_out", server.effect_count)
     return server.effect_count
 
 
 @pytest.mark.timeout(240)
 async def test_a_hanging_tool_ends_with_its_attempt_and_only_safe_calls_are_repeated(
-    world: World,
+    world: PrefectWorld,
 ) -> None:
     async with asyncio.TaskGroup() as side_by_side:
         writing = side_by_side.create_task(hung(world, "write", idempotent=False))
@@ -103,20 +110,20 @@ async def test_a_hanging_tool_ends_with_its_attempt_and_only_safe_calls_are_repe
 
 @pytest.mark.parametrize(("tool", "attempts"), [("write", 1), ("look", 2)])
 async def test_a_busy_model_is_retried_unless_a_tool_call_may_have_changed_something(
-    asked: Asked, tool: str, attempts: int
+    model_agent: ModelAgent, tool: str, attempts: int
 ) -> None:
-    async with served(asked.world, LOOKS) as server:
-        await asked.given(server.name)
+    async with served(model_agent.world, LOOKS) as server:
+        await model_agent.given(server.name)
         given = {"text": "x"} if tool == "write" else {"where": "x"}
         script: list[Step] = [calls(f"{server.name}_{tool}", **given), Status(503), "At last."]
         if attempts == 1:
             with pytest.raises(FailedRun, match="503"):
-                await asked.run(*script)
+                await model_agent.run(*script)
         else:
-            assert (await asked.run(*script))["output"] == "At last."
+            assert (await model_agent.run(*script))["output"] == "At last."
 
-    assert len(await asked.attempts()) == attempts
-    row = await asked.world.row()
+    assert len(await model_agent.attempts()) == attempts
+    row = await model_agent.world.runs.row()
     assert row.usage is not None
     assert row.usage["input_tokens"] >= 100
 
@@ -130,19 +137,19 @@ def long(size: int) -> str:
 
 
 async def test_an_answer_of_forty_megabytes_is_refused_and_the_next_call_succeeds(
-    asked: Asked,
+    model_agent: ModelAgent,
 ) -> None:
-    async with served(asked.world, LARGE) as server:
-        await asked.given(server.name)
+    async with served(model_agent.world, LARGE) as server:
+        await model_agent.given(server.name)
         long = f"{server.name}_long"
-        result = await asked.run(
+        result = await model_agent.run(
             calls(long, size=40_000_000), calls(long, size=50_000), Answer("Fine.")
         )
         first, second = [await server.says("long") for _ in range(2)]
 
     assert result["output"] == "Fine."
-    assert "longer than" in asked.fake_provider.requests[1].prompt
-    prompt = asked.fake_provider.requests[2].prompt
+    assert "longer than" in model_agent.fake_provider.requests[1].prompt
+    prompt = model_agent.fake_provider.requests[2].prompt
     assert prompt.startswith("x" * 40_000 + "\n")
     assert "50,000 characters" in prompt
     assert len(prompt) < 41_000
@@ -161,57 +168,61 @@ def open_(entrance: str) -> str:
 
 
 async def test_a_secret_in_a_tools_answer_or_error_is_masked_for_the_model(
-    asked: Asked, monkeypatch: pytest.MonkeyPatch
+    model_agent: ModelAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOOR_TOKEN", "open-sesame-9931")
-    async with served(asked.world, LEAKS) as server:
-        server_block = await PrefectServers(asked.world.client).read(server.name)
+    async with served(model_agent.world, LEAKS) as server:
+        server_block = await PrefectServers(model_agent.world.client).read(server.name)
         fields = server_block.settings.model_dump(mode="json")
         fields["environment"].append("DOOR_TOKEN")
-        await PrefectServers(asked.world.client).add(server.name, fields, replace=True)
-        await asked.given(server.name)
+        await PrefectServers(model_agent.world.client).add(server.name, fields, replace=True)
+        await model_agent.given(server.name)
         tool = f"{server.name}_open_"
-        await asked.run(calls(tool, entrance="front"), calls(tool, entrance="back"), Answer("Hm."))
+        await model_agent.run(
+            calls(tool, entrance="front"), calls(tool, entrance="back"), Answer("Hm.")
+        )
 
-    assert asked.fake_provider.requests[1].prompt == "the token is [DOOR_TOKEN]"
-    assert "401 for [DOOR_TOKEN]" in asked.fake_provider.requests[2].prompt
-    sent = json.dumps([request.body for request in asked.fake_provider.requests])
+    assert model_agent.fake_provider.requests[1].prompt == "the token is [DOOR_TOKEN]"
+    assert "401 for [DOOR_TOKEN]" in model_agent.fake_provider.requests[2].prompt
+    sent = json.dumps([request.body for request in model_agent.fake_provider.requests])
     assert os.environ["DOOR_TOKEN"] not in sent
 
 
 async def test_an_unreachable_tool_server_is_retried_before_the_agent_is_asked(
-    asked: Asked,
+    model_agent: ModelAgent,
 ) -> None:
     name = f"s-{uuid4().hex[:8]}"
-    servers = PrefectServers(asked.world.client)
+    servers = PrefectServers(model_agent.world.client)
     with nobody_there() as address:
         await servers.add(name, {"url": address})
-        await asked.given(name)
+        await model_agent.given(name)
         with pytest.raises(FailedRun, match="the agent was not asked"):
-            await asked.run("Hello.", policy={"retries": 1})
+            await model_agent.run("Hello.", policy={"retries": 1})
 
-    assert [each.status for each in await asked.attempts()] == ["failed", "failed"]
-    assert asked.fake_provider.requests == []
+    assert [each.status for each in await model_agent.attempts()] == ["failed", "failed"]
+    assert model_agent.fake_provider.requests == []
 
 
 @pytest.mark.parametrize("entry", ["nowhere", "nowhere.look", "daybook.launch"])
 async def test_an_unknown_tool_name_fails_the_run_before_its_first_attempt(
-    asked: Asked, entry: str
+    model_agent: ModelAgent, entry: str
 ) -> None:
-    await asked.given(entry)
+    await model_agent.given(entry)
     with pytest.raises(FailedRun, match=entry):
-        await asked.run("Hello.")
-    assert await asked.attempts() == []
-    assert asked.fake_provider.requests == []
+        await model_agent.run("Hello.")
+    assert await model_agent.attempts() == []
+    assert model_agent.fake_provider.requests == []
 
 
-async def test_a_tool_missing_from_its_server_fails_the_run_without_a_retry(asked: Asked) -> None:
-    async with served(asked.world, LOOKS) as server:
-        await asked.given(f"{server.name}.launch")
+async def test_a_tool_missing_from_its_server_fails_the_run_without_a_retry(
+    model_agent: ModelAgent,
+) -> None:
+    async with served(model_agent.world, LOOKS) as server:
+        await model_agent.given(f"{server.name}.launch")
         with pytest.raises(FailedRun, match=r"has no tool launch \(it has: look, write\)"):
-            await asked.run("Hello.")
-    assert len(await asked.attempts()) == 1
-    assert asked.fake_provider.requests == []
+            await model_agent.run("Hello.")
+    assert len(await model_agent.attempts()) == 1
+    assert model_agent.fake_provider.requests == []
 
 
 DIES = """
@@ -224,29 +235,31 @@ def look(where: str) -> str:
 """
 
 
-async def test_a_server_that_dies_is_reported_and_restarted_for_the_next_call(asked: Asked) -> None:
-    async with served(asked.world, DIES) as server:
-        await asked.given(server.name)
+async def test_a_server_that_dies_is_reported_and_restarted_for_the_next_call(
+    model_agent: ModelAgent,
+) -> None:
+    async with served(model_agent.world, DIES) as server:
+        await model_agent.given(server.name)
         read_tool = f"{server.name}_look"
-        result = await asked.run(
+        result = await model_agent.run(
             calls(read_tool, where="abyss"), calls(read_tool, where="up"), "Light."
         )
         first, second = await server.says("look abyss"), await server.says("look up")
 
     assert result["output"] == "Light."
-    assert "exited with code 3" in asked.fake_provider.requests[1].prompt
-    assert asked.fake_provider.requests[2].prompt == "light"
+    assert "exited with code 3" in model_agent.fake_provider.requests[1].prompt
+    assert model_agent.fake_provider.requests[2].prompt == "light"
     assert first != second
     assert not alive(second)
 
 
 async def test_a_structured_answer_may_use_tools_and_its_repair_only_reading_ones(
-    asked: Asked,
+    model_agent: ModelAgent,
 ) -> None:
     schema = {"type": "object", "properties": {"sky": {"type": "string"}}, "required": ["sky"]}
-    async with served(asked.world, LOOKS) as server:
-        await asked.given(server.name)
-        result = await asked.run(
+    async with served(model_agent.world, LOOKS) as server:
+        await model_agent.given(server.name)
+        result = await model_agent.run(
             calls(f"{server.name}_write", text="x"),
             Answer("Rain, I would say."),
             Answer('{"sky": "rain"}'),
@@ -257,25 +270,25 @@ async def test_a_structured_answer_may_use_tools_and_its_repair_only_reading_one
     assert result["result"] == {"sky": "rain"}
     assert server.effect_count == 1
     # The repair request could write a second time, so it offers read-only tools only.
-    assert [request.tools for request in asked.fake_provider.requests[1:]] == [
+    assert [request.tools for request in model_agent.fake_provider.requests[1:]] == [
         [f"{server.name}_look", f"{server.name}_write"],
         [f"{server.name}_look"],
     ]
 
 
 async def test_the_runs_token_limit_stops_a_loop_of_tool_calls_without_a_retry(
-    asked: Asked,
+    model_agent: ModelAgent,
 ) -> None:
-    async with served(asked.world, LOOKS) as server:
-        await asked.given(server.name)
+    async with served(model_agent.world, LOOKS) as server:
+        await model_agent.given(server.name)
         with pytest.raises(FailedRun, match="stopped: the token limit is reached"):
-            await asked.run(
+            await model_agent.run(
                 calls(f"{server.name}_look", where="Rome"), policy={"tokens_per_run": 300}
             )
 
     # Each request uses 120 tokens: 240 after the second, 360 after the third.
-    assert len(asked.fake_provider.requests) == 3
-    row = await asked.world.row()
+    assert len(model_agent.fake_provider.requests) == 3
+    row = await model_agent.world.runs.row()
     assert (row.status, row.attempts) == ("failed", 1)
     assert "300 tokens were left, and 3 requests used 360" in str(row.error)
     assert row.usage is not None
@@ -283,20 +296,20 @@ async def test_the_runs_token_limit_stops_a_loop_of_tool_calls_without_a_retry(
 
 
 async def test_a_run_stopped_during_a_tool_call_is_unknown_and_its_server_ends(
-    asked: Asked,
+    model_agent: ModelAgent,
 ) -> None:
-    async with served(asked.world, HANGS) as server:
-        await asked.given(server.name)
-        asked.fake_provider.script = [calls(f"{server.name}_write")]
-        run = await asked.world.prefect.custom_run(
-            await asked.world.deploy(on_demand=True, agent=asked.name)
+    async with served(model_agent.world, HANGS) as server:
+        await model_agent.given(server.name)
+        model_agent.fake_provider.script = [calls(f"{server.name}_write")]
+        run = await model_agent.world.prefect.custom_run(
+            await model_agent.world.deploy(on_demand=True, agent=model_agent.name)
         )
-        execution = await asked.world.workers.execute(run, bare=True)
-        pid = await server.says("begun")
+        execution = await model_agent.world.executions.begin(run, bare=True)
+        pid = await server.says("started")
         await execution.sent(signal.SIGTERM)
         _, output = await execution.wait_for_exit()
 
     assert not alive(pid), output
-    assert (await asked.world.row()).status == "unknown", output
+    assert (await model_agent.world.runs.row()).status == "unknown", output
     assert server.effect_count == 1
-    assert len(asked.fake_provider.requests) == 1
+    assert len(model_agent.fake_provider.requests) == 1

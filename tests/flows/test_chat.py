@@ -14,7 +14,7 @@ import pytest
 from daybook.agents import documents
 from daybook.jobs.store import StoredJob
 from tests.providers import KEY, Provider, provider
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEA
 class Chats:
     """Jobs of one model agent, each in a chat."""
 
-    def __init__(self, world: World, fake_provider: Provider, agent: str) -> None:
+    def __init__(self, world: PrefectWorld, fake_provider: Provider, agent: str) -> None:
         self.world, self.fake_provider, self.agent = world, fake_provider, agent
 
     async def job(self, prompt: str, channel: str = "inbox", **given: Any) -> StoredJob:
@@ -33,14 +33,14 @@ class Chats:
     async def messages_received(self, stored: StoredJob) -> list[tuple[str, str]]:
         """Run the job; return the role and text of each message that the model received."""
         before = len(self.fake_provider.requests)
-        state = await self.world.workers.executed(await self.world.prefect.custom_run(stored))
+        state = await self.world.executions.complete(await self.world.prefect.custom_run(stored))
         assert state.is_completed(), state.message
         [request] = self.fake_provider.requests[before:]
         return request.messages
 
 
 @pytest.fixture
-async def chats(world: World) -> AsyncIterator[Chats]:
+async def chats(world: PrefectWorld) -> AsyncIterator[Chats]:
     with provider() as fake_provider:
         name = f"m-{uuid4().hex[:8]}"
         settings = {
@@ -62,7 +62,7 @@ async def test_two_jobs_of_one_chat_continue_one_conversation(chats: Chats) -> N
     assert await chats.messages_received(advice) == [*spoken, ("user", "What shall I take?")]
     spoken += [("user", "What shall I take?"), ("assistant", "An umbrella.")]
     assert await chats.messages_received(weather) == [*spoken, ("user", "What is the weather?")]
-    rows = await chats.world.rows()
+    rows = await chats.world.runs.rows()
     assert {each.session_id for each in rows} == {f"{chats.agent}:chat:inbox:-1001"}
 
 
@@ -90,7 +90,7 @@ async def test_a_run_moved_to_another_chat_continues_that_conversation(chats: Ch
     notify = mover.job.notify.model_copy(update={"chat_id": "-1001"})
     moved = await chats.world.prefect.custom_run(mover, notify=notify.model_dump(mode="json"))
     before = len(chats.fake_provider.requests)
-    state = await chats.world.workers.executed(moved)
+    state = await chats.world.executions.complete(moved)
     assert state.is_completed(), state.message
     [request] = chats.fake_provider.requests[before:]
     assert request.messages[:2] == [("user", "What is the weather?"), ("assistant", "It rains.")]

@@ -22,8 +22,9 @@ from tests.providers import KEY, Answer, Provider, Step, limited, provider
 from tests.receiver import answer, serving
 from tests.timings import change
 from tests.toolbox import install, served
-from tests.world import World
-from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
@@ -85,7 +86,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tools:
     return made
 
 
-class Asked:
+class TwoAgents:
     """Two model agents at one server: the check's and the job's."""
 
     def __init__(self, fake_provider: Provider) -> None:
@@ -107,9 +108,9 @@ class Asked:
 
 
 @pytest.fixture
-async def asked(world: World) -> AsyncIterator[Asked]:
+async def two_agents(world: PrefectWorld) -> AsyncIterator[TwoAgents]:
     with provider() as fake_provider:
-        made = Asked(fake_provider)
+        made = TwoAgents(fake_provider)
         for name, model in ((made.gate, "fast"), (made.main, "large")):
             settings = {
                 "model": f"openai:{model}",
@@ -137,13 +138,13 @@ async def asked(world: World) -> AsyncIterator[Asked]:
 )
 @pytest.mark.slow
 async def test_a_tools_answer_starts_or_skips_the_run(
-    world: World, tools: Tools, answer: Any, opens: bool, reason: str
+    world: PrefectWorld, tools: Tools, answer: Any, opens: bool, reason: str
 ) -> None:
     check = {"tool": "gives", "params": {"answer": answer}}
 
     result: Any = await work(tool="acts", policy={"check": check})
 
-    row = await world.row()
+    row = await world.runs.row()
     expected = ("succeeded", 1) if opens else ("skipped", 0)
     assert (row.status, row.attempts) == expected
     assert (row.reason, result["reason"]) == (reason, reason)
@@ -169,30 +170,30 @@ async def test_a_tools_answer_starts_or_skips_the_run(
     ],
 )
 async def test_an_invalid_answer_or_error_of_a_check_tool_fails_the_run(
-    world: World, tools: Tools, check: dict[str, Any], words: str
+    world: PrefectWorld, tools: Tools, check: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(FailedRun):
         await work(tool="acts", policy={"check": check, "retries": 3})
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.attempts) == ("failed", 0)
     assert str(row.error).startswith("check: ")
     assert words in str(row.error)
     assert tools.names == [str(check["tool"])]
 
 
-async def test_an_unknown_check_tool_fails_the_run(world: World, tools: Tools) -> None:
+async def test_an_unknown_check_tool_fails_the_run(world: PrefectWorld, tools: Tools) -> None:
     with pytest.raises(FailedRun):
         await work(tool="acts", policy={"check": {"tool": "nobody"}})
 
-    assert "check: tool: " in str((await world.row()).error)
+    assert "check: tool: " in str((await world.runs.row()).error)
     assert tools.names == []
 
 
 @pytest.mark.parametrize(("word", "status"), [("True", "succeeded"), ("False", "skipped")])
 @pytest.mark.slow
 async def test_a_servers_tool_may_be_the_check(
-    world: World, tools: Tools, word: str, status: str
+    world: PrefectWorld, tools: Tools, word: str, status: str
 ) -> None:
     source = f"@server.tool\ndef is_due() -> bool:\n    tell('asked')\n    return {word}\n"
     async with served(world, source) as server:
@@ -205,7 +206,7 @@ async def test_a_servers_tool_may_be_the_check(
 
 
 @pytest.mark.slow
-async def test_a_webhook_job_may_have_a_check(world: World, tools: Tools) -> None:
+async def test_a_webhook_job_may_have_a_check(world: PrefectWorld, tools: Tools) -> None:
     check = {"tool": "gives", "params": {"answer": False}}
     url = "http://127.0.0.1:9/nobody-listens"
 
@@ -224,19 +225,19 @@ SKIP = '{"action": "skip", "reason": "nothing new"}'
 @pytest.mark.parametrize("answer", [RUN, f"```json\n{RUN}\n```", f"\n```\n{RUN}\n```\n"])
 @pytest.mark.slow
 async def test_a_check_that_answers_run_is_followed_by_the_run(
-    world: World, asked: Asked, answer: str
+    world: PrefectWorld, two_agents: TwoAgents, answer: str
 ) -> None:
     gate = Answer(answer, input_tokens=100, output_tokens=10)
-    result = await asked.run(gate, Answer("Done.", input_tokens=1_000, output_tokens=200))
+    result = await two_agents.run(gate, Answer("Done.", input_tokens=1_000, output_tokens=200))
 
     assert (result["status"], result["output"]) == ("succeeded", "Done.")
-    assert asked.models == ["fast", "large"]
-    question, work = asked.fake_provider.requests
+    assert two_agents.models == ["fast", "large"]
+    question, work = two_agents.fake_provider.requests
     assert question.prompt.startswith("Anything new?\n\n")
     assert '{"action": "skip"' in question.prompt
     assert work.prompt == "Do it"
-    row = await world.row()
-    keys = [request.headers["idempotency-key"] for request in asked.fake_provider.requests]
+    row = await world.runs.row()
+    keys = [request.headers["idempotency-key"] for request in two_agents.fake_provider.requests]
     assert keys == [f"{row.occurrence}#check", row.occurrence]
     assert row.usage is not None
     usage = [row.usage[name] for name in ("requests", "input_tokens", "output_tokens")]
@@ -245,13 +246,13 @@ async def test_a_check_that_answers_run_is_followed_by_the_run(
 
 @pytest.mark.slow
 async def test_a_check_that_answers_skip_skips_the_run_and_its_tokens_are_recorded(
-    world: World, asked: Asked
+    world: PrefectWorld, two_agents: TwoAgents
 ) -> None:
-    result = await asked.run(Answer(SKIP, input_tokens=100, output_tokens=10))
+    result = await two_agents.run(Answer(SKIP, input_tokens=100, output_tokens=10))
 
     assert (result["status"], result["reason"]) == ("skipped", "check: nothing new")
-    assert asked.models == ["fast"]
-    row = await world.row()
+    assert two_agents.models == ["fast"]
+    row = await world.runs.row()
     assert (row.status, row.reason, row.attempts) == ("skipped", "check: nothing new", 0)
     assert row.usage is not None
     assert (row.usage["requests"], row.usage["input_tokens"]) == (1, 100)
@@ -287,48 +288,54 @@ async def test_a_check_that_answers_skip_skips_the_run_and_its_tokens_are_record
 )
 @pytest.mark.slow
 async def test_any_other_answer_to_a_check_prompt_fails_the_run_without_a_retry(
-    world: World, asked: Asked, step: Step, words: str
+    world: PrefectWorld, two_agents: TwoAgents, step: Step, words: str
 ) -> None:
     with pytest.raises(FailedRun):
-        await asked.run(step, policy={"retries": 2})
+        await two_agents.run(step, policy={"retries": 2})
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.attempts) == ("failed", 0)
     assert str(row.error).startswith("check: ")
     assert words in str(row.error)
-    assert asked.models == ["fast"]
+    assert two_agents.models == ["fast"]
 
 
-async def test_the_tokens_of_a_failed_check_are_recorded(world: World, asked: Asked) -> None:
+async def test_the_tokens_of_a_failed_check_are_recorded(
+    world: PrefectWorld, two_agents: TwoAgents
+) -> None:
     with pytest.raises(FailedRun):
-        await asked.run(Answer("Hm.", input_tokens=100, output_tokens=10))
+        await two_agents.run(Answer("Hm.", input_tokens=100, output_tokens=10))
 
-    row = await world.row()
+    row = await world.runs.row()
     assert row.usage is not None
     assert (row.usage["input_tokens"], row.usage["output_tokens"]) == (100, 10)
 
 
 @pytest.mark.slow
-async def test_a_check_prompt_may_use_variables(world: World, asked: Asked) -> None:
-    await asked.run(SKIP, prompt="Is it late? It is {{due}}.")
+async def test_a_check_prompt_may_use_variables(world: PrefectWorld, two_agents: TwoAgents) -> None:
+    await two_agents.run(SKIP, prompt="Is it late? It is {{due}}.")
 
-    row, [question] = await world.row(), asked.fake_provider.requests
+    row, [question] = await world.runs.row(), two_agents.fake_provider.requests
     assert f"It is {row.due:%Y-%m-%dT%H:%M}" in question.prompt
 
 
 @pytest.mark.slow
-async def test_a_check_without_an_agent_uses_the_jobs_agent(world: World, asked: Asked) -> None:
-    await asked.run(SKIP, policy={"check": {"prompt": "Anything new?"}})
+async def test_a_check_without_an_agent_uses_the_jobs_agent(
+    world: PrefectWorld, two_agents: TwoAgents
+) -> None:
+    await two_agents.run(SKIP, policy={"check": {"prompt": "Anything new?"}})
 
-    assert asked.models == ["large"]
+    assert two_agents.models == ["large"]
 
 
-async def test_a_further_attempt_does_not_repeat_the_check(world: World, asked: Asked) -> None:
-    result = await asked.run(RUN, limited("1"), "Done.", policy={"retries": 1})
+async def test_a_further_attempt_does_not_repeat_the_check(
+    world: PrefectWorld, two_agents: TwoAgents
+) -> None:
+    result = await two_agents.run(RUN, limited("1"), "Done.", policy={"retries": 1})
 
     assert result["status"] == "succeeded"
-    assert asked.models == ["fast", "large", "large"]
-    assert (await world.row()).attempts == 2
+    assert two_agents.models == ["fast", "large", "large"]
+    assert (await world.runs.row()).attempts == 2
 
 
 # --- a command
@@ -348,7 +355,7 @@ def python(program: str) -> list[str]:
 )
 @pytest.mark.slow
 async def test_a_check_command_decides_by_its_exit_code(
-    world: World, tools: Tools, program: str, status: str, reason: str
+    world: PrefectWorld, tools: Tools, program: str, status: str, reason: str
 ) -> None:
     check = {"command": python(program)}
 
@@ -371,7 +378,7 @@ async def test_a_check_command_decides_by_its_exit_code(
 )
 @pytest.mark.slow
 async def test_a_check_command_that_fails_fails_the_run(
-    world: World, tools: Tools, command: list[str], words: str
+    world: PrefectWorld, tools: Tools, command: list[str], words: str
 ) -> None:
     with pytest.raises(FailedRun):
         await work(
@@ -379,7 +386,7 @@ async def test_a_check_command_that_fails_fails_the_run(
             policy={"check": {"command": command}, "timeout": "5s"},
         )
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.attempts) == ("failed", 0)
     assert str(row.error).startswith("check: ")
     assert words in str(row.error)
@@ -387,7 +394,10 @@ async def test_a_check_command_that_fails_fails_the_run(
 
 
 async def test_a_run_that_is_switched_off_is_logged_and_does_nothing(
-    world: World, tools: Tools, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    world: PrefectWorld,
+    tools: Tools,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     policy = {"check": {"tool": "gives", "params": {"answer": True}}}
     monkeypatch.setenv("DAYBOOK_EXECUTION_OFF", "webhook")
@@ -404,7 +414,7 @@ async def test_a_run_that_is_switched_off_is_logged_and_does_nothing(
 
 
 async def test_a_check_command_has_no_daybook_or_prefect_variables(
-    world: World, tools: Tools
+    world: PrefectWorld, tools: Tools
 ) -> None:
     program = (
         "import os; print([n for n in os.environ if n[:8] in ('DAYBOOK_', 'PREFECT_')], "
@@ -413,17 +423,20 @@ async def test_a_check_command_has_no_daybook_or_prefect_variables(
 
     await work(tool="acts", policy={"check": {"command": python(program)}})
 
-    assert (await world.row()).reason == "check: [] []"
+    assert (await world.runs.row()).reason == "check: [] []"
 
 
 # --- the claim during a check
 
 
 async def test_a_refused_lease_renewal_ends_the_check(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, execute, run_lease_renewal=0.05)
-    gate, main = await world.agents.add('tell("asked"); forever()'), await world.agents.add("had()")
+    gate, main = (
+        await world.agents.add('tell("asked"); forever()'),
+        await world.agents.add("had()"),
+    )
     policy = {"check": {"prompt": "New?", "agent": gate.name}}
     task = asyncio.create_task(
         call(prompt="Do it", agent=main.name, policy=policy, return_state=True)
@@ -431,20 +444,25 @@ async def test_a_refused_lease_renewal_ends_the_check(
     pid = await gate.says("asked")
 
     async with world.ledger.write() as session:
-        row = await world.row()
+        row = await world.runs.row()
         row.fence, row.holder, row.flow_run_id = row.fence + 1, "there:2", "another"
         await session.merge(row)
     state = await task
 
     assert not alive(pid)
     assert state.name == "Skipped"
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.holder, main.effect_count) == ("claimed", "there:2", 0)
 
 
 @pytest.mark.slow
-async def test_a_run_whose_call_is_cancelled_during_its_check_is_cancelled(world: World) -> None:
-    gate, main = await world.agents.add('tell("asked"); forever()'), await world.agents.add("had()")
+async def test_a_run_whose_call_is_cancelled_during_its_check_is_cancelled(
+    world: PrefectWorld,
+) -> None:
+    gate, main = (
+        await world.agents.add('tell("asked"); forever()'),
+        await world.agents.add("had()"),
+    )
     policy = {"check": {"prompt": "New?", "agent": gate.name}}
     task = asyncio.create_task(call(prompt="Do it", agent=main.name, policy=policy))
     pid = await gate.says("asked")
@@ -454,21 +472,21 @@ async def test_a_run_whose_call_is_cancelled_during_its_check_is_cancelled(world
         await task
 
     assert not alive(pid)
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.reason, row.attempts) == ("cancelled", "stopped before it began", 0)
     assert main.effect_count == 0
 
 
 @pytest.mark.slow
 async def test_prefect_shows_a_run_skipped_by_its_check_as_skipped(
-    world: World, tools: Tools
+    world: PrefectWorld, tools: Tools
 ) -> None:
     check = {"command": python("raise SystemExit(1)")}
     job = await world.deploy(prompt=None, tool="acts", on_demand=True, policy={"check": check})
 
-    state = await world.workers.executed(await world.prefect.custom_run(job))
+    state = await world.executions.complete(await world.prefect.custom_run(job))
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (state.name, state.type.value, row.status) == ("Skipped", "CANCELLED", "skipped")
     assert "check: " in str(state.message)
     assert tools.names == []
@@ -478,16 +496,16 @@ async def test_prefect_shows_a_run_skipped_by_its_check_as_skipped(
 
 
 async def test_the_tokens_of_a_check_count_towards_the_runs_limit(
-    world: World, asked: Asked
+    world: PrefectWorld, two_agents: TwoAgents
 ) -> None:
     gate = Answer(RUN, input_tokens=100, output_tokens=10)
     main = Answer("Done.", input_tokens=80, output_tokens=20)  # 90 of 200 are left
 
     with pytest.raises(FailedRun):
-        await asked.run(gate, main, policy={"tokens_per_run": 200})
+        await two_agents.run(gate, main, policy={"tokens_per_run": 200})
 
-    assert asked.models == ["fast", "large"]
-    row = await world.row()
+    assert two_agents.models == ["fast", "large"]
+    row = await world.runs.row()
     assert (row.status, row.attempts) == ("failed", 1)
     assert "90" in str(row.error)
     assert row.usage is not None
@@ -495,15 +513,15 @@ async def test_the_tokens_of_a_check_count_towards_the_runs_limit(
 
 
 async def test_a_check_that_uses_up_the_runs_tokens_fails_the_run(
-    world: World, asked: Asked
+    world: PrefectWorld, two_agents: TwoAgents
 ) -> None:
     gate = Answer(RUN, input_tokens=100, output_tokens=10)
 
     with pytest.raises(FailedRun):
-        await asked.run(gate, "Done.", policy={"tokens_per_run": 110})
+        await two_agents.run(gate, "Done.", policy={"tokens_per_run": 110})
 
-    assert asked.models == ["fast"]
-    row = await world.row()
+    assert two_agents.models == ["fast"]
+    row = await world.runs.row()
     assert (row.status, row.attempts) == ("failed", 0)
     assert "tokens: the check used 110 of the 110" in str(row.error)
 
@@ -512,16 +530,20 @@ async def test_a_check_that_uses_up_the_runs_tokens_fails_the_run(
 
 
 @pytest.mark.slow
-async def test_a_job_runs_when_the_text_of_a_page_has_changed(world: World, asked: Asked) -> None:
-    asked.fake_provider.script = ["It snows."]
+async def test_a_job_runs_when_the_text_of_a_page_has_changed(
+    world: PrefectWorld, two_agents: TwoAgents
+) -> None:
+    two_agents.fake_provider.script = ["It snows."]
     async with serving() as page:
         job = await world.deploy(
-            prompt="What is new?", agent=asked.main, check={"watch_url": f"{page.address}/news"}
+            prompt="What is new?",
+            agent=two_agents.main,
+            check={"watch_url": f"{page.address}/news"},
         )
         for text, status in ((b"<p>calm<p>dry", "skipped"), (b"<p>snow<p>dry", "succeeded")):
             page.steps = [answer(200, text, {"Content-Type": "text/html"})]
-            await world.workers.executed(await world.prefect.custom_run(job))
-            assert (await world.rows())[-1].status == status
+            await world.executions.complete(await world.prefect.custom_run(job))
+            assert (await world.runs.rows())[-1].status == status
 
-    [request] = asked.fake_provider.requests
+    [request] = two_agents.fake_provider.requests
     assert request.prompt == "What is new?\n\nWhat has changed:\n\n-calm\n+snow\n dry"

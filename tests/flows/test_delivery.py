@@ -22,7 +22,8 @@ from daybook.keeper import services
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.timing import TIMING
 from tests.receiver import Receiver, answer, hang, serving
-from tests.world import World, so
+from tests.waiting import becomes_true
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [
@@ -39,24 +40,26 @@ async def server() -> AsyncIterator[Receiver]:
         yield server
 
 
-async def _job(world: World, server: Receiver, **more: str) -> StoredJob:
+async def _job(world: PrefectWorld, server: Receiver, **more: str) -> StoredJob:
     """Deploy a job whose runs succeed and whose callback goes to the server."""
     agent = await world.agents.add("print('Forty-two.')")
     given = {"on_complete": f"{server.address}/done?t=s3cr3t"} | more
     return await world.deploy(agent=agent.name, on_demand=True, **given)
 
 
-async def _deliveries(world: World) -> list[OutboxRow]:
+async def _deliveries(world: PrefectWorld) -> list[OutboxRow]:
     async with world.ledger.read() as session:
-        return await history.list_for_run(session, (await world.row()).id)
+        return await history.list_for_run(session, (await world.runs.row()).id)
 
 
 async def test_the_process_of_a_run_sends_its_callback_and_the_artifact_shows_it(
-    world: World, server: Receiver
+    world: PrefectWorld, server: Receiver
 ) -> None:
-    state = await world.workers.executed(await world.prefect.custom_run(await _job(world, server)))
+    state = await world.executions.complete(
+        await world.prefect.custom_run(await _job(world, server))
+    )
     assert state.is_completed()
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.delivery) == ("succeeded", "delivered")
     [callback] = server.requests
     assert callback.path == "/done?t=s3cr3t"
@@ -69,22 +72,22 @@ async def test_the_process_of_a_run_sends_its_callback_and_the_artifact_shows_it
 
 
 async def test_a_run_without_recipients_sends_nothing_and_shows_no_delivery(
-    world: World, server: Receiver
+    world: PrefectWorld, server: Receiver
 ) -> None:
-    await world.workers.executed(
+    await world.executions.complete(
         await world.prefect.custom_run(await _job(world, server, on_complete=""))
     )
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.delivery, len(server.requests)) == ("succeeded", "not_requested", 0)
     assert "Delivery" not in await world.prefect.artifact(row.flow_run_id)
 
 
 async def test_the_keeper_retries_a_failed_callback_and_shows_the_new_delivery(
-    world: World, server: Receiver
+    world: PrefectWorld, server: Receiver
 ) -> None:
     server.steps = [answer(503), answer(200)]
-    await world.workers.executed(await world.prefect.custom_run(await _job(world, server)))
-    row = await world.row()
+    await world.executions.complete(await world.prefect.custom_run(await _job(world, server)))
+    row = await world.runs.row()
     assert (row.status, row.delivery) == ("succeeded", "pending")
     page = await world.prefect.artifact(row.flow_run_id)
     assert "**pending**" in page and "answered 503" in page
@@ -93,9 +96,9 @@ async def test_the_keeper_retries_a_failed_callback_and_shows_the_new_delivery(
 
     async def delivered() -> bool:
         await drain.send_due(world.ledger, world.client, "keeper", memory)
-        return (await world.row()).delivery == "delivered"
+        return (await world.runs.row()).delivery == "delivered"
 
-    assert await so(delivered, 20)
+    assert await becomes_true(delivered, 20)
     assert len({request.headers["webhook-id"] for request in server.requests}) == 1
     first, later = await _artifacts(world, row)
     assert first == page
@@ -103,52 +106,52 @@ async def test_the_keeper_retries_a_failed_callback_and_shows_the_new_delivery(
     assert "s3cr3t" not in later
 
 
-async def _asked(server: Receiver) -> bool:
+async def _has_one_request(server: Receiver) -> bool:
     return len(server.requests) == 1
 
 
-async def _artifacts(world: World, row: RunRow) -> list[str]:
+async def _artifacts(world: PrefectWorld, row: RunRow) -> list[str]:
     of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(str(row.flow_run_id))]))
     found = await world.client.read_artifacts(artifact_filter=of_run)
     return [str(each.data) for each in sorted(found, key=lambda each: str(each.created))]
 
 
 async def test_a_hanging_receiver_delays_the_end_of_the_process_only_briefly(
-    world: World, server: Receiver
+    world: PrefectWorld, server: Receiver
 ) -> None:
     server.steps = [hang]
-    execution = await world.workers.execute(
+    execution = await world.executions.begin(
         await world.prefect.custom_run(await _job(world, server)), bare=True
     )
-    await so(partial(_asked, server), 60)
+    await becomes_true(partial(_has_one_request, server), 60)
     began = SYSTEM_CLOCK.now()
     await execution.wait_for_exit()
     # Less than the receiver's timeout, with time to report to Prefect and exit on a busy machine.
     assert SYSTEM_CLOCK.now() - began < TIMING.own_state_limit + timedelta(seconds=10)
-    assert (await world.row()).status == "succeeded"
+    assert (await world.runs.row()).status == "succeeded"
     # The process released the callback: no try is used up, and the next one has its full timeout.
     [delivery] = await _deliveries(world)
     assert (delivery.status, delivery.attempts, delivery.lease_until) == ("pending", 0, None)
 
 
 async def test_the_flow_sets_its_own_end_state_despite_a_hanging_receiver(
-    world: World, server: Receiver
+    world: PrefectWorld, server: Receiver
 ) -> None:
     server.steps = [hang, answer(200)]
     run = await world.prefect.custom_run(await _job(world, server))
     keeping = asyncio.create_task(services.Keeper(world.ledger, "here:1:a").run())
 
     async def delivered() -> bool:
-        return (await world.row()).delivery == "delivered"
+        return (await world.runs.row()).delivery == "delivered"
 
     async def mirrored() -> bool:
-        return not (await world.row()).unmirrored
+        return not (await world.runs.row()).unmirrored
 
     try:
-        code, output = await (await world.workers.execute(run, bare=True)).wait_for_exit()
+        code, output = await (await world.executions.begin(run, bare=True)).wait_for_exit()
         assert code == 0, output
-        assert await so(delivered, 30)
-        assert await so(mirrored, 40)
+        assert await becomes_true(delivered, 30)
+        assert await becomes_true(mirrored, 40)
     finally:
         keeping.cancel()
         await asyncio.wait({keeping})
@@ -162,51 +165,51 @@ async def test_the_flow_sets_its_own_end_state_despite_a_hanging_receiver(
 
 
 async def test_a_process_terminated_while_it_sends_loses_no_callback(
-    world: World, server: Receiver
+    world: PrefectWorld, server: Receiver
 ) -> None:
     server.steps = [hang]
-    execution = await world.workers.execute(
+    execution = await world.executions.begin(
         await world.prefect.custom_run(await _job(world, server)), bare=True
     )
 
     async def sent() -> bool:
         return len(server.requests) == 1
 
-    assert await so(sent, 60)
+    assert await becomes_true(sent, 60)
     await execution.sent(signal.SIGTERM)
     await execution.wait_for_exit()
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.delivery) == ("succeeded", "pending")
     server.steps = [answer(200)]
     memory = drain.DeliveriesState()
 
     async def delivered() -> bool:
         await drain.send_due(world.ledger, world.client, "keeper", memory)
-        return (await world.row()).delivery == "delivered"
+        return (await world.runs.row()).delivery == "delivered"
 
-    assert await so(delivered, 90)
+    assert await becomes_true(delivered, 90)
     assert len({request.headers["webhook-id"] for request in server.requests}) == 1
 
 
 async def test_a_failure_before_the_first_attempt_is_sent_at_once(
-    world: World, server: Receiver
+    world: PrefectWorld, server: Receiver
 ) -> None:
     more = {"on_complete": "", "on_fail": f"{server.address}/failed"}
     stored = await world.deploy(agent="nobody", on_demand=True, **more)
-    await world.workers.executed(await world.prefect.custom_run(stored))
-    assert (await world.row()).delivery == "delivered"
+    await world.executions.complete(await world.prefect.custom_run(stored))
+    assert (await world.runs.row()).delivery == "delivered"
     [callback] = server.requests
     assert json.loads(callback.body)["status"] == "failed"
 
 
 async def test_a_delivery_result_is_kept_until_prefect_has_it(
-    world: World, server: Receiver, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, server: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored = await world.deploy(
         agent="nobody", on_demand=True, on_complete="", on_fail=f"{server.address}/failed"
     )
-    await world.workers.executed(await world.prefect.custom_run(stored))
-    run_id = (await world.row()).id
+    await world.executions.complete(await world.prefect.custom_run(stored))
+    run_id = (await world.runs.row()).id
     memory = drain.DeliveriesState()
     memory.note([run_id])
 
@@ -222,7 +225,9 @@ async def test_a_delivery_result_is_kept_until_prefect_has_it(
     assert memory.ended == {}
 
 
-async def test_the_dispatcher_does_not_ask_prefect_while_nothing_is_due(world: World) -> None:
+async def test_the_dispatcher_does_not_ask_prefect_while_nothing_is_due(
+    world: PrefectWorld,
+) -> None:
     asked = list[str]()
 
     async def hears(request: httpx.Request) -> None:

@@ -16,25 +16,26 @@ from daybook.errors import InvalidInput, LedgerUnreachable
 from daybook.execution import attempt
 from flows.agent_prompt import agent_prompt
 from tests.timings import change
-from tests.world import World
-from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 call: Any = agent_prompt  # for arguments that the signature forbids, or a state as the result
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
 
-async def _prefect_state(world: World, flow_run_id: str | None) -> State[Any]:
+async def _prefect_state(world: PrefectWorld, flow_run_id: str | None) -> State[Any]:
     state = (await world.client.read_flow_run(UUID(str(flow_run_id)))).state
     assert state is not None
     return state
 
 
 @pytest.mark.slow
-async def test_a_direct_call_of_the_offline_agent_is_recorded_as_a_run(world: World) -> None:
+async def test_a_direct_call_of_the_offline_agent_is_recorded_as_a_run(world: PrefectWorld) -> None:
     result: Any = await agent_prompt(prompt="What is on today?")
 
-    row = await world.row()
+    row = await world.runs.row()
     assert result == {
         "run_id": row.id,
         "status": "succeeded",
@@ -57,20 +58,20 @@ async def test_a_direct_call_of_the_offline_agent_is_recorded_as_a_run(world: Wo
 
 
 @pytest.mark.slow
-async def test_an_agents_markdown_is_escaped_in_the_artifact(world: World) -> None:
+async def test_an_agents_markdown_is_escaped_in_the_artifact(world: PrefectWorld) -> None:
     agent = await world.agents.add('print("![x](http://evil.example/x.png) <script>x</script>")')
 
     result: Any = await agent_prompt(prompt="Say `it`", agent=agent.name)
 
     assert result["output"].startswith("![x]")  # the result keeps the original text
-    page = await world.prefect.artifact((await world.row()).flow_run_id)
+    page = await world.prefect.artifact((await world.runs.row()).flow_run_id)
     assert "[image: x](http://evil.example/x.png) &lt;script>" in page
     assert "![" not in page
     assert "<script" not in page
 
 
 async def test_a_program_runs_in_the_work_dir_of_the_job(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_ALLOWED_WORK_DIRS", str(tmp_path))
     (tmp_path / "repo").mkdir()
@@ -80,19 +81,19 @@ async def test_a_program_runs_in_the_work_dir_of_the_job(
     await call(prompt="Look into {{work_dir}}", agent=agent.name, policy=policy)
 
     repo = (tmp_path / "repo").resolve()
-    assert (await world.row()).output == f"{repo} for Look into {repo}"
+    assert (await world.runs.row()).output == f"{repo} for Look into {repo}"
     (tmp_path / "repo").rmdir()
     with pytest.raises(FailedRun, match=r"work_dir: .*/repo does not exist on this machine"):
         await call(prompt="Look into {{work_dir}}", agent=agent.name, policy=policy)
 
 
-async def test_a_program_that_fails_fails_the_run(world: World) -> None:
+async def test_a_program_that_fails_fails_the_run(world: PrefectWorld) -> None:
     agent = await world.agents.add('print("so far"); sys.exit("no such repository")')
 
     with pytest.raises(FailedRun, match="no such repository"):
         await agent_prompt(prompt="Do it", agent=agent.name)
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.output) == ("failed", "so far")
     assert "no such repository" in str(row.error)
     state = await _prefect_state(world, row.flow_run_id)
@@ -102,25 +103,27 @@ async def test_a_program_that_fails_fails_the_run(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_a_program_that_exceeds_its_timeout_is_ended_and_timed_out(world: World) -> None:
+async def test_a_program_that_exceeds_its_timeout_is_ended_and_timed_out(
+    world: PrefectWorld,
+) -> None:
     agent = await world.agents.add('print("so far", flush=True); tell("running"); forever()')
 
     with pytest.raises(FailedRun, match="no answer within 5 s"):
         await call(prompt="Do it", agent=agent.name, policy={"timeout": "5s", "retries": 0})
 
     assert not alive(await agent.says("running"))
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.output) == ("timed_out", "so far")
     state = await _prefect_state(world, row.flow_run_id)
     assert (state.name, state.type.value) == ("TimedOut", "FAILED")
 
 
 @pytest.mark.slow
-async def test_an_agent_that_does_not_exist_fails_the_run(world: World) -> None:
+async def test_an_agent_that_does_not_exist_fails_the_run(world: PrefectWorld) -> None:
     with pytest.raises(FailedRun, match='unknown "nobody"'):
         await agent_prompt(prompt="Do it", agent="nobody")
 
-    assert (await world.row()).status == "failed"
+    assert (await world.runs.row()).status == "failed"
 
 
 @pytest.mark.parametrize(
@@ -132,13 +135,13 @@ async def test_an_agent_that_does_not_exist_fails_the_run(world: World) -> None:
     ],
 )
 async def test_invalid_arguments_are_refused_and_no_run_is_recorded(
-    world: World, given: dict[str, str], named: str
+    world: PrefectWorld, given: dict[str, str], named: str
 ) -> None:
     with pytest.raises(InvalidInput) as refused:
         await call(**given)
 
     assert refused.value.field == named
-    assert await world.rows() == []
+    assert await world.runs.rows() == []
 
 
 @pytest.mark.parametrize(
@@ -151,31 +154,31 @@ async def test_invalid_arguments_are_refused_and_no_run_is_recorded(
 )
 @pytest.mark.slow
 async def test_arguments_of_the_wrong_type_are_refused_by_prefect(
-    world: World, given: dict[str, Any], named: str
+    world: PrefectWorld, given: dict[str, Any], named: str
 ) -> None:
     from prefect.exceptions import ParameterTypeError
 
     with pytest.raises(ParameterTypeError, match=named):
         await agent_prompt(prompt="Do it", **given)
 
-    assert await world.rows() == []
+    assert await world.runs.rows() == []
 
 
 @pytest.mark.slow
-async def test_each_subflow_is_its_own_run(world: World) -> None:
+async def test_each_subflow_is_its_own_run(world: PrefectWorld) -> None:
     @flow
     async def parent() -> list[Any]:
         return [await agent_prompt(prompt="One"), await agent_prompt(prompt="Two")]
 
     results = await parent()
 
-    rows = await world.rows()
+    rows = await world.runs.rows()
     assert [row.parameters["prompt"] for row in rows] == ["One", "Two"]
     assert [each["run_id"] for each in results] == [row.id for row in rows]
     assert len({row.flow_run_id for row in rows}) == 2
 
 
-async def test_without_a_ledger_the_action_does_not_start(world: World) -> None:
+async def test_without_a_ledger_the_action_does_not_start(world: PrefectWorld) -> None:
     agent = await world.agents.add("had()")
     await world.ledger.close()
     for each in world.home.path.glob("ledger.db*"):
@@ -190,7 +193,7 @@ async def test_without_a_ledger_the_action_does_not_start(world: World) -> None:
 
 
 async def test_a_refused_lease_renewal_ends_the_program(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, attempt, run_lease_renewal=0.05)
     agent = await world.agents.add('had(); tell("running"); forever()')
@@ -198,7 +201,7 @@ async def test_a_refused_lease_renewal_ends_the_program(
     pid = await agent.says("running")
 
     async with world.ledger.write() as session:
-        row = await world.row()
+        row = await world.runs.row()
         row.fence, row.holder, row.flow_run_id = row.fence + 1, "there:2", "another"
         await session.merge(row)
     state = await task
@@ -206,7 +209,7 @@ async def test_a_refused_lease_renewal_ends_the_program(
     assert not alive(pid)
     assert (state.name, state.type.value) == ("Skipped", "COMPLETED")
     assert "was taken over" in str(state.message)
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.holder) == ("running", "there:2")
     (known,) = row.evidence
     assert (known["fence"], known["status"]) == (1, "unknown")
@@ -214,7 +217,7 @@ async def test_a_refused_lease_renewal_ends_the_program(
 
 @pytest.mark.slow
 async def test_a_call_whose_run_became_unknown_reports_unknown_to_prefect(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, attempt, run_lease_renewal=0.05)
     agent = await world.agents.add('tell("running"); forever()')
@@ -222,7 +225,7 @@ async def test_a_call_whose_run_became_unknown_reports_unknown_to_prefect(
     pid = await agent.says("running")
 
     async with world.ledger.write() as session:
-        row = await world.row()
+        row = await world.runs.row()
         row.status, row.reason = "unknown", "the lease was lost"
         await session.merge(row)
     state = await task
@@ -232,7 +235,7 @@ async def test_a_call_whose_run_became_unknown_reports_unknown_to_prefect(
     assert state.message == "the lease was lost"
 
 
-async def test_a_cancelled_call_records_its_run_as_unknown(world: World) -> None:
+async def test_a_cancelled_call_records_its_run_as_unknown(world: PrefectWorld) -> None:
     agent = await world.agents.add('had(); tell("running"); forever()')
     task = asyncio.create_task(agent_prompt(prompt="Do it", agent=agent.name))
     pid = await agent.says("running")
@@ -242,14 +245,16 @@ async def test_a_cancelled_call_records_its_run_as_unknown(world: World) -> None
         await task
 
     assert not alive(pid)
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.reason) == (
         "unknown",
         "the process was stopped while the agent was running",
     )
 
 
-async def test_a_structured_answer_is_repaired_once_and_the_run_says_so(world: World) -> None:
+async def test_a_structured_answer_is_repaired_once_and_the_run_says_so(
+    world: PrefectWorld,
+) -> None:
     agent = await world.agents.add(
         'had(); print("none" if "does not match" not in sys.stdin.read() else \'{"n": 3}\')'
     )
@@ -260,16 +265,16 @@ async def test_a_structured_answer_is_repaired_once_and_the_run_says_so(world: W
     )
 
     assert (result["status"], result["result"]) == ("succeeded", {"n": 3})
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.result, row.attempts) == ({"n": 3}, 1)
     assert row.reason.startswith("repaired: the first answer is not JSON")
     assert agent.effect_count == 2
 
 
-async def test_an_unknown_agent_fails_the_run_before_begin(world: World) -> None:
+async def test_an_unknown_agent_fails_the_run_before_begin(world: PrefectWorld) -> None:
     with pytest.raises(FailedRun, match='unknown "nobody"'):
         await agent_prompt(prompt="Do it", agent="nobody")
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.attempts, row.started_at) == ("failed", 0, None)
     assert 'unknown "nobody"' in str(row.error)

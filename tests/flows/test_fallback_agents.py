@@ -12,19 +12,19 @@ from prefect.exceptions import FailedRun
 from daybook.agents import documents
 from daybook.api import agents, jobs
 from daybook.errors import InvalidInput, UnknownName
-from tests.calling import LOOKS, Asked, calls
+from tests.calling import LOOKS, ModelAgent, calls
 from tests.providers import Answer, Provider, Status, limited, provider
 from tests.toolbox import served
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 
 @pytest.fixture
-async def backup(world: World) -> AsyncIterator[Asked]:
+async def backup(world: PrefectWorld) -> AsyncIterator[ModelAgent]:
     with provider() as other_provider:
-        yield await Asked(world, other_provider).given()
+        yield await ModelAgent(world, other_provider).given()
 
 
 def keys(fake_provider: Provider) -> list[str]:
@@ -32,90 +32,90 @@ def keys(fake_provider: Provider) -> list[str]:
 
 
 async def test_a_fallback_agent_answers_a_scheduled_run_in_the_same_attempt(
-    asked: Asked, backup: Asked
+    model_agent: ModelAgent, backup: ModelAgent
 ) -> None:
-    await asked.given()
-    asked.fake_provider.script = [Status(401)]
+    await model_agent.given()
+    model_agent.fake_provider.script = [Status(401)]
     backup.fake_provider.script = [Answer("Nothing.", input_tokens=100, output_tokens=20)]
-    world = asked.world
+    world = model_agent.world
     run = await world.prefect.custom_run(
         await world.deploy(
-            on_demand=True, agent=asked.name, fallback_agents=[backup.name], session="reuse"
+            on_demand=True, agent=model_agent.name, fallback_agents=[backup.name], session="reuse"
         )
     )
-    await world.workers.executed(run)
+    await world.executions.complete(run)
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.output, row.attempts) == ("succeeded", "Nothing.", 1)
     assert row.agent == backup.name
     assert row.session_id is not None
-    assert row.session_id.startswith(f"{asked.name}:job:")  # the session is the job's own
-    assert row.reason.startswith(f"agent {asked.name}: ")
+    assert row.session_id.startswith(f"{model_agent.name}:job:")  # the session is the job's own
+    assert row.reason.startswith(f"agent {model_agent.name}: ")
     assert row.reason.endswith(f"; answered by the fallback agent {backup.name}")
     assert row.usage is not None
     assert (row.usage["input_tokens"], row.usage["output_tokens"]) == (100, 20)
-    assert keys(asked.fake_provider) == [row.occurrence]
+    assert keys(model_agent.fake_provider) == [row.occurrence]
     assert keys(backup.fake_provider) == [f"{row.occurrence}~1"]
     of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
     logged = [each.message for each in await world.client.read_logs(of_run)]
-    (warning,) = [each for each in logged if f"the agent {asked.name} is unavailable" in each]
+    (warning,) = [each for each in logged if f"the agent {model_agent.name} is unavailable" in each]
     assert "401" in warning
     assert f"agent {backup.name}" in await world.prefect.artifact(row.flow_run_id)
 
 
 async def test_if_all_agents_are_unavailable_the_run_is_retried_with_all_of_them(
-    asked: Asked, backup: Asked
+    model_agent: ModelAgent, backup: ModelAgent
 ) -> None:
-    await asked.given()
+    await model_agent.given()
     backup.fake_provider.script = [Status(401)]
     with pytest.raises(FailedRun, match="429"):
-        await asked.run(limited(), fallback_agents=[backup.name], policy={"retries": 1})
+        await model_agent.run(limited(), fallback_agents=[backup.name], policy={"retries": 1})
 
-    attempts = await asked.attempts()
+    attempts = await model_agent.attempts()
     assert [each.status for each in attempts] == ["failed", "failed"]
     for each in attempts:
-        assert f"agent {asked.name}: " in str(each.error)
+        assert f"agent {model_agent.name}: " in str(each.error)
         assert f"agent {backup.name}: " in str(each.error)
-    occurrence = (await asked.world.row()).occurrence
-    assert keys(asked.fake_provider) == [occurrence] * 2
+    occurrence = (await model_agent.world.runs.row()).occurrence
+    assert keys(model_agent.fake_provider) == [occurrence] * 2
     assert keys(backup.fake_provider) == [f"{occurrence}~1"] * 2
 
 
 async def test_after_a_tool_changed_something_no_fallback_agent_is_asked(
-    asked: Asked, backup: Asked
+    model_agent: ModelAgent, backup: ModelAgent
 ) -> None:
-    async with served(asked.world, LOOKS) as server:
-        await asked.given(server.name)
+    async with served(model_agent.world, LOOKS) as server:
+        await model_agent.given(server.name)
         with pytest.raises(FailedRun, match="503"):
-            await asked.run(
+            await model_agent.run(
                 calls(f"{server.name}_write", text="x"),
                 Status(503),
                 fallback_agents=[backup.name],
             )
 
     assert server.effect_count == 1
-    assert len(await asked.attempts()) == 1
+    assert len(await model_agent.attempts()) == 1
     assert backup.fake_provider.requests == []
 
 
 async def test_the_agent_or_its_tools_were_removed_so_the_fallback_agent_answers(
-    asked: Asked, backup: Asked
+    model_agent: ModelAgent, backup: ModelAgent
 ) -> None:
-    await asked.given("nowhere.look")  # the server of this tool was removed
-    for name in (asked.name, f"gone-{uuid4().hex[:8]}"):
-        asked.name = name
-        result = await asked.run("No.", fallback_agents=[backup.name])
+    await model_agent.given("nowhere.look")  # the server of this tool was removed
+    for name in (model_agent.name, f"gone-{uuid4().hex[:8]}"):
+        model_agent.name = name
+        result = await model_agent.run("No.", fallback_agents=[backup.name])
         assert (result["status"], result["output"]) == ("succeeded", "Hello.")
-    assert asked.fake_provider.requests == []
+    assert model_agent.fake_provider.requests == []
 
-    await documents.remove(asked.world.client, backup.name)
+    await documents.remove(model_agent.world.client, backup.name)
     with pytest.raises(FailedRun, match=f'unknown "{backup.name}"'):
-        await asked.run("No.", fallback_agents=[backup.name])
-    assert (await asked.world.rows())[-1].attempts == 0
+        await model_agent.run("No.", fallback_agents=[backup.name])
+    assert (await model_agent.world.runs.rows())[-1].attempts == 0
 
 
 async def test_a_missing_fallback_agent_is_refused_and_one_in_use_is_not_removed(
-    backup: Asked,
+    backup: ModelAgent,
 ) -> None:
     given = {"prompt": "x", "on_demand": True}
     with pytest.raises(UnknownName) as refused:

@@ -19,7 +19,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.tables import OutboxRow, RunRow
 from flows.heartbeat import heartbeat
 from tests.providers import KEY, Answer, Provider, Step, limited, provider
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
@@ -34,7 +34,7 @@ SKIP = '{"action": "skip", "reason": "all is well"}'
 class Beating:
     """Heartbeat with its file and two agents at one server."""
 
-    def __init__(self, world: World, fake_provider: Provider) -> None:
+    def __init__(self, world: PrefectWorld, fake_provider: Provider) -> None:
         self.world, self.fake_provider = world, fake_provider
         self.gate, self.main = f"g-{uuid4().hex[:8]}", f"m-{uuid4().hex[:8]}"
         self.file = world.home.path / "HEARTBEAT.md"
@@ -52,8 +52,8 @@ class Beating:
     async def run_of(self, job: StoredJob, *script: Step) -> RunRow:
         """Run the job in its own process; return the run's row."""
         self.fake_provider.script = list(script)
-        await self.world.workers.executed(await self.world.prefect.custom_run(job))
-        return (await self.world.rows())[-1]
+        await self.world.executions.complete(await self.world.prefect.custom_run(job))
+        return (await self.world.runs.rows())[-1]
 
     @property
     def models(self) -> list[str]:
@@ -65,7 +65,7 @@ class Beating:
 
 
 @pytest.fixture
-async def heart(world: World) -> AsyncIterator[Beating]:
+async def heart(world: PrefectWorld) -> AsyncIterator[Beating]:
     with provider() as fake_provider:
         made = Beating(world, fake_provider)
         for name, model in ((made.gate, "fast"), (made.main, "large")):
@@ -87,7 +87,7 @@ async def test_without_its_file_a_heartbeat_asks_no_agent(heart: Beating) -> Non
     result = await heart.beats(RUN)
 
     assert heart.models == []
-    row = await heart.world.row()
+    row = await heart.world.runs.row()
     assert (result["status"], row.status, row.attempts) == ("skipped", "skipped", 0)
     assert row.reason == "heartbeat: HEARTBEAT.md is missing"
     assert row.usage is None
@@ -100,7 +100,7 @@ async def test_with_a_blank_file_a_heartbeat_asks_no_agent(heart: Beating, text:
     await heart.beats(RUN)
 
     assert heart.models == []
-    row = await heart.world.row()
+    row = await heart.world.runs.row()
     assert (row.status, row.reason) == ("skipped", "heartbeat: HEARTBEAT.md is blank")
 
 
@@ -110,7 +110,7 @@ async def test_a_blank_file_skips_the_heartbeat_before_its_check(heart: Beating)
     await heart.beats(RUN, policy={"check": {"prompt": "Anything new?", "agent": heart.gate}})
 
     assert heart.models == []
-    assert (await heart.world.row()).reason == "heartbeat: HEARTBEAT.md is blank"
+    assert (await heart.world.runs.row()).reason == "heartbeat: HEARTBEAT.md is blank"
 
 
 async def test_a_heartbeat_reads_a_file_at_another_path(heart: Beating, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ async def test_a_folder_or_a_too_long_file_fails_the_heartbeat(
         await heart.beats(RUN)
 
     assert heart.models == []
-    assert [row.status for row in await heart.world.rows()] == ["failed", "failed"]
+    assert [row.status for row in await heart.world.runs.rows()] == ["failed", "failed"]
 
 
 # --- the gate agent
@@ -145,7 +145,7 @@ async def test_a_gate_that_answers_skip_skips_the_run_after_one_request(heart: B
     assert heart.models == ["fast"]
     [question] = heart.fake_provider.requests
     assert ORDERS in question.prompt
-    row = await heart.world.row()
+    row = await heart.world.runs.row()
     assert (row.status, row.attempts) == ("skipped", 0)
     assert row.reason == result["reason"] == "heartbeat: all is well"
     assert row.usage is not None
@@ -162,7 +162,7 @@ async def test_a_gate_that_answers_run_starts_the_agent_and_both_usages_are_coun
 
     assert heart.models == ["fast", "large"]
     assert ORDERS in heart.fake_provider.requests[1].prompt
-    row = await heart.world.row()
+    row = await heart.world.runs.row()
     assert (result["output"], row.status, row.attempts) == ("It is.", "succeeded", 1)
     assert row.usage is not None
     assert (row.usage["input_tokens"], row.usage["output_tokens"]) == (550, 29)
@@ -189,7 +189,7 @@ async def test_an_invalid_gate_answer_fails_the_run_and_executes_nothing(
         await heart.beats(step)
 
     assert heart.models == ["fast"]
-    row = await heart.world.row()
+    row = await heart.world.runs.row()
     assert (row.status, row.attempts, row.output) == ("failed", 0, None)
     assert str(row.error).startswith("heartbeat: ")
 
@@ -217,7 +217,7 @@ async def test_an_error_of_the_agent_fails_the_run(heart: Beating) -> None:
         await heart.beats(RUN, limited())
 
     assert heart.models == ["fast", "large"]
-    row = await heart.world.row()
+    row = await heart.world.runs.row()
     assert (row.status, row.attempts) == ("failed", 1)
 
 
@@ -225,7 +225,7 @@ async def test_a_fallback_agent_carries_out_the_orders(heart: Beating) -> None:
     await heart.beats(RUN, limited(), "Done.", fallback_agents=[heart.gate])
 
     assert heart.models == ["fast", "large", "fast"]
-    row = await heart.world.row()
+    row = await heart.world.runs.row()
     assert (row.status, row.output, row.agent) == ("succeeded", "Done.", heart.gate)
 
 

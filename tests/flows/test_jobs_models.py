@@ -12,7 +12,7 @@ from daybook.api import jobs
 from daybook.errors import InvalidInput, UnknownName
 from daybook.jobs.actions import Action, AgentPrompt
 from tests.providers import KEY
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow]
 
@@ -24,14 +24,14 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-async def _agent(world: World, which: str) -> str:
+async def _agent(world: PrefectWorld, which: str) -> str:
     name = f"{which}-{uuid4().hex[:8]}"
     kind, settings = KINDS[which]
     await documents.add(world.client, name, kind, settings)
     return name
 
 
-def _asked(action: Action) -> tuple[str, str]:
+def _agent_and_model(action: Action) -> tuple[str, str]:
     """Return the agent and the model of an action."""
     assert isinstance(action, AgentPrompt)
     return action.agent, action.model
@@ -51,7 +51,7 @@ async def _named() -> list[str]:
     ],
 )
 async def test_a_model_that_the_agent_cannot_use_is_refused(
-    world: World, which: str, model: str, words: str
+    world: PrefectWorld, which: str, model: str, words: str
 ) -> None:
     agent = await _agent(world, which)
     given: dict[str, Any] = {"prompt": "x", "on_demand": True, "agent": agent, "model": model}
@@ -63,13 +63,13 @@ async def test_a_model_that_the_agent_cannot_use_is_refused(
     made = await jobs.add(given | {"model": ""})
     with pytest.raises(InvalidInput, match=words):
         await jobs.edit_job(made.id, {"model": model})
-    assert _asked((await jobs.show(made.id)).action)[1] == ""
+    assert _agent_and_model((await jobs.show(made.id)).action)[1] == ""
     await jobs.edit_job(made.id, {"model": "", "description": "as before"})
     await jobs.remove(made.id)
 
 
 async def test_a_change_of_agent_is_refused_if_the_new_one_cannot_use_the_jobs_model(
-    world: World,
+    world: PrefectWorld,
 ) -> None:
     keyed, offline = await _agent(world, "keyed"), await _agent(world, "offline")
     given = {"prompt": "x", "on_demand": True, "agent": keyed, "model": "gpt-6"}
@@ -81,13 +81,13 @@ async def test_a_change_of_agent_is_refused_if_the_new_one_cannot_use_the_jobs_m
         await jobs.edit_job(made.id, {"agent": "nobody"})
     edited = await jobs.edit_job(made.id, {"agent": offline, "model": ""})
 
-    assert _asked(edited.action) == (offline, "")
+    assert _agent_and_model(edited.action) == (offline, "")
     await jobs.remove(made.id)
 
 
-async def test_an_agent_with_its_own_base_url_accepts_any_model_name(world: World) -> None:
+async def test_an_agent_with_its_own_base_url_accepts_any_model_name(world: PrefectWorld) -> None:
     agent = await _agent(world, "here")
     for model in ("mistral:7b", "nosuchprovider:x", "small"):
         made = await jobs.add({"prompt": "x", "on_demand": True, "agent": agent, "model": model})
-        assert _asked(made.action) == (agent, model)
+        assert _agent_and_model(made.action) == (agent, model)
         await jobs.remove(made.id)

@@ -13,7 +13,7 @@ from daybook.delivery import history, listeners
 from daybook.home import Home
 from daybook.ledger.tables import OutboxRow
 from flows.agent_prompt import agent_prompt
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
@@ -25,12 +25,14 @@ def nobody_else(daybook_home: Home) -> Iterator[None]:
         yield
 
 
-async def _deliveries(world: World) -> list[OutboxRow]:
+async def _deliveries(world: PrefectWorld) -> list[OutboxRow]:
     async with world.ledger.read() as session:
-        return await history.list_for_run(session, (await world.row()).id)
+        return await history.list_for_run(session, (await world.runs.row()).id)
 
 
-async def test_a_direct_call_notifies_its_listeners_before_the_flow_returns(world: World) -> None:
+async def test_a_direct_call_notifies_its_listeners_before_the_flow_returns(
+    world: PrefectWorld,
+) -> None:
     agent = await world.agents.add("print('Forty-two.')")
     calls: list[tuple[dict[str, Any], bool]] = []
 
@@ -43,7 +45,7 @@ async def test_a_direct_call_notifies_its_listeners_before_the_flow_returns(worl
         raise ValueError("no disk")
 
     result: Any = await agent_prompt(prompt="What is it?", agent=agent.name)
-    row = await world.row()
+    row = await world.runs.row()
     [(run, in_main)] = calls
     assert (run["id"], run["status"], run["output"]) == (row.id, "succeeded", "Forty-two.")
     assert not in_main
@@ -59,11 +61,11 @@ async def test_a_direct_call_notifies_its_listeners_before_the_flow_returns(worl
 
 
 @pytest.mark.slow
-async def test_the_process_of_a_run_leaves_listeners_to_the_keeper(world: World) -> None:
+async def test_the_process_of_a_run_leaves_listeners_to_the_keeper(world: PrefectWorld) -> None:
     agent = await world.agents.add("print('Forty-two.')")
     await listeners.announce(world.ledger, ["elsewhere"])
     job = await world.deploy(agent=agent.name, on_demand=True)
-    state = await world.workers.executed(await world.prefect.custom_run(job))
+    state = await world.executions.complete(await world.prefect.custom_run(job))
     assert state.is_completed()
     [delivery] = await _deliveries(world)
     assert (delivery.address, delivery.event, delivery.status, delivery.fence) == (
@@ -72,4 +74,4 @@ async def test_the_process_of_a_run_leaves_listeners_to_the_keeper(world: World)
         "pending",
         0,
     )
-    assert "Delivery" not in await world.prefect.artifact((await world.row()).flow_run_id)
+    assert "Delivery" not in await world.prefect.artifact((await world.runs.row()).flow_run_id)

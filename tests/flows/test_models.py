@@ -16,7 +16,7 @@ from daybook.api import agents
 from daybook.ledger.tables import AttemptRow
 from flows.agent_prompt import agent_prompt
 from tests.providers import KEY, Answer, Cut, Hang, Provider, Status, Step, limited, provider
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
@@ -24,10 +24,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEA
 QUICK = {"timeout": "20s", "retries": 2, "retry_delay": "1s"}
 
 
-class Asked:
+class ProtocolAgent:
     """Model agent of one of the two protocols, and its server."""
 
-    def __init__(self, world: World, fake_provider: Provider, name: str) -> None:
+    def __init__(self, world: PrefectWorld, fake_provider: Provider, name: str) -> None:
         self.world, self.fake_provider, self.name = world, fake_provider, name
 
     async def run(self, *script: Step, **given: Any) -> dict[str, Any]:
@@ -49,7 +49,9 @@ class Asked:
 
 
 @pytest.fixture(params=["openai", "anthropic"])
-async def asked(world: World, request: pytest.FixtureRequest) -> AsyncIterator[Asked]:
+async def protocol_agent(
+    world: PrefectWorld, request: pytest.FixtureRequest
+) -> AsyncIterator[ProtocolAgent]:
     with provider() as fake_provider:
         openai = request.param == "openai"
         settings = {
@@ -59,71 +61,75 @@ async def asked(world: World, request: pytest.FixtureRequest) -> AsyncIterator[A
         }
         name = f"m-{uuid4().hex[:8]}"
         await documents.add(world.client, name, "model", settings)
-        yield Asked(world, fake_provider, name)
+        yield ProtocolAgent(world, fake_provider, name)
 
 
-async def test_an_answer_with_its_tokens_and_cost_is_recorded(asked: Asked) -> None:
-    result = await asked.run(Answer("Nothing.", input_tokens=1_000, output_tokens=200))
+async def test_an_answer_with_its_tokens_and_cost_is_recorded(
+    protocol_agent: ProtocolAgent,
+) -> None:
+    result = await protocol_agent.run(Answer("Nothing.", input_tokens=1_000, output_tokens=200))
 
     assert (result["status"], result["output"]) == ("succeeded", "Nothing.")
-    row = await asked.world.row()
+    row = await protocol_agent.world.runs.row()
     assert row.usage is not None
     assert (row.usage["input_tokens"], row.usage["output_tokens"]) == (1_000, 200)
     assert row.usage["cost_usd"] > 0
     assert row.model in {"gpt-4o-mini", "claude-haiku-5-5"}
-    assert len(asked.fake_provider.requests) == 1
+    assert len(protocol_agent.fake_provider.requests) == 1
 
 
-async def test_a_429_is_retried_not_before_the_requested_time(asked: Asked) -> None:
-    result = await asked.run(limited("3"), "Now.")
+async def test_a_429_is_retried_not_before_the_requested_time(
+    protocol_agent: ProtocolAgent,
+) -> None:
+    result = await protocol_agent.run(limited("3"), "Now.")
 
     assert (result["status"], result["output"]) == ("succeeded", "Now.")
-    first, second = await asked.attempts()
+    first, second = await protocol_agent.attempts()
     assert (first.status, second.status) == ("failed", "succeeded")
     assert "429" in str(first.error)
     assert first.finished_at is not None
     assert second.started_at - first.finished_at >= timedelta(seconds=2.5)  # since the response
-    occurrence = (await asked.world.row()).occurrence
-    assert asked.keys() == [occurrence, occurrence]
+    occurrence = (await protocol_agent.world.runs.row()).occurrence
+    assert protocol_agent.keys() == [occurrence, occurrence]
 
 
-async def test_each_test_of_an_agent_has_its_own_occurrence(asked: Asked) -> None:
+async def test_each_test_of_an_agent_has_its_own_occurrence(protocol_agent: ProtocolAgent) -> None:
     for _ in range(2):
-        await agents.test(asked.name)
-    one, other = asked.keys()
+        await agents.test(protocol_agent.name)
+    one, other = protocol_agent.keys()
     assert one != other
     assert one.startswith("test:")
 
 
 @pytest.mark.parametrize("step", [Status(500), Cut()], ids=["500", "cut"])
 async def test_a_temporary_error_is_retried_exactly_as_often_as_promised(
-    asked: Asked, step: Step
+    protocol_agent: ProtocolAgent, step: Step
 ) -> None:
     with pytest.raises(FailedRun):
-        await asked.run(step)
+        await protocol_agent.run(step)
 
-    row = await asked.world.row()
+    row = await protocol_agent.world.runs.row()
     assert (row.status, row.attempts) == ("failed", 3)
-    assert [each.status for each in await asked.attempts()] == ["failed"] * 3
-    assert len(asked.fake_provider.requests) == 3
+    assert [each.status for each in await protocol_agent.attempts()] == ["failed"] * 3
+    assert len(protocol_agent.fake_provider.requests) == 3
 
 
-async def test_a_model_that_hangs_times_out_in_each_attempt(asked: Asked) -> None:
+async def test_a_model_that_hangs_times_out_in_each_attempt(protocol_agent: ProtocolAgent) -> None:
     with pytest.raises(FailedRun, match="no answer within 5 s"):
-        await asked.run(Hang(), policy={"timeout": "5s", "retries": 1})
+        await protocol_agent.run(Hang(), policy={"timeout": "5s", "retries": 1})
 
-    row = await asked.world.row()
+    row = await protocol_agent.world.runs.row()
     assert (row.status, row.attempts) == ("timed_out", 2)
-    assert len(asked.fake_provider.requests) == 2
+    assert len(protocol_agent.fake_provider.requests) == 2
 
 
-async def test_a_wrong_key_is_not_retried_and_not_shown(asked: Asked) -> None:
+async def test_a_wrong_key_is_not_retried_and_not_shown(protocol_agent: ProtocolAgent) -> None:
     with pytest.raises(FailedRun) as failed:
-        await asked.run(Status(401, f"Incorrect API key provided: {KEY}"))
+        await protocol_agent.run(Status(401, f"Incorrect API key provided: {KEY}"))
 
-    row = await asked.world.row()
+    row = await protocol_agent.world.runs.row()
     assert (row.status, row.attempts) == ("failed", 1)
     assert "401" in str(row.error)
     assert "key" in str(row.error)
     assert KEY not in str(row.error) + str(failed.value)
-    assert len(asked.fake_provider.requests) == 1
+    assert len(protocol_agent.fake_provider.requests) == 1

@@ -6,13 +6,13 @@ from uuid import UUID
 
 import pytest
 
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 
-async def test_a_prompt_blanked_in_the_ui_does_not_lose_a_due_time(world: World) -> None:
+async def test_a_prompt_blanked_in_the_ui_does_not_lose_a_due_time(world: PrefectWorld) -> None:
     agent = await world.agents.add("had(); print(sys.stdin.read())")
     stored = await world.deploy(prompt="What is new?", every="20s", agent=agent.name)
     blank = stored.job.parameters() | {"prompt": " "}
@@ -24,43 +24,45 @@ async def test_a_prompt_blanked_in_the_ui_does_not_lose_a_due_time(world: World)
     run = await world.prefect.scheduled(stored)
     assert run.parameters["prompt"] == " "
 
-    state = await world.workers.executed(run)
+    state = await world.executions.complete(run)
 
     assert state.is_completed(), state
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.output) == ("succeeded", "What is new?")
     answer = await world.client.request("GET", "/deployments/{id}", path_params=own)
     assert answer.json()["parameters"]["prompt"] == "What is new?"
 
 
-async def test_a_custom_run_with_a_blank_prompt_fails_in_the_ledger_too(world: World) -> None:
+async def test_a_custom_run_with_a_blank_prompt_fails_in_the_ledger_too(
+    world: PrefectWorld,
+) -> None:
     agent = await world.agents.add("had()")
     run = await world.prefect.custom_run(
         await world.deploy(on_demand=True, agent=agent.name), prompt=" "
     )
 
-    state = await world.workers.executed(run)
+    state = await world.executions.complete(run)
 
     assert state.is_failed()
     assert "prompt: is blank" in str(state.message)
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.attempts, row.flow_run_id) == ("failed", 0, str(run.id))
     assert "prompt: is blank" in str(row.error)
     assert agent.effect_count == 0
 
 
-async def test_a_run_of_another_ledger_is_left_to_its_own_worker(world: World) -> None:
+async def test_a_run_of_another_ledger_is_left_to_its_own_worker(world: PrefectWorld) -> None:
     agent = await world.agents.add("had()")
     stored = await world.deploy(on_demand=True, agent=agent.name)
     own = {"id": stored.row.deployment_id}
     tags = ["daybook:anotherbook"]
     await world.client.request("PATCH", "/deployments/{id}", path_params=own, json={"tags": tags})
     try:
-        state = await world.workers.executed(await world.prefect.custom_run(stored))
+        state = await world.executions.complete(await world.prefect.custom_run(stored))
     finally:  # `world` deletes by its own tag only; a leftover stops later workers
         await world.client.delete_deployment(UUID(str(stored.row.deployment_id)))
 
     assert (state.type, state.name) == ("SCHEDULED", "AwaitingConcurrencySlot")
     assert "DAYBOOK_HOME" in str(state.message)
-    assert await world.rows() == []
+    assert await world.runs.rows() == []
     assert agent.effect_count == 0

@@ -11,7 +11,7 @@ from sqlmodel import col, select
 
 from daybook.ledger.tables import AttemptRow
 from flows.agent_prompt import agent_prompt
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
@@ -24,7 +24,7 @@ print("the second time")
 """
 
 
-async def attempts(world: World) -> list[AttemptRow]:
+async def attempts(world: PrefectWorld) -> list[AttemptRow]:
     async with world.ledger.read() as session:
         found = await session.execute(select(AttemptRow).order_by(col(AttemptRow.number)))
         return list(found.scalars())
@@ -35,14 +35,14 @@ async def call(**given: Any) -> dict[str, Any]:
     return result
 
 
-async def test_an_attempt_that_times_out_is_retried(world: World) -> None:
+async def test_an_attempt_that_times_out_is_retried(world: PrefectWorld) -> None:
     agent = await world.agents.add(HANGS_ONCE)
     policy = {"timeout": "5s", "retries": 2, "retry_delay": "1s"}
 
     result = await call(prompt="Do it", agent=agent.name, policy=policy)
 
     assert (result["status"], result["output"]) == ("succeeded", "the second time")
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.attempts, row.fence) == ("succeeded", 2, 3)
     first, second = await attempts(world)
     assert (first.status, second.status) == ("timed_out", "succeeded")
@@ -52,20 +52,20 @@ async def test_an_attempt_that_times_out_is_retried(world: World) -> None:
     assert agent.effect_count == 2
 
 
-async def test_the_last_attempt_decides_how_the_run_ends(world: World) -> None:
+async def test_the_last_attempt_decides_how_the_run_ends(world: PrefectWorld) -> None:
     agent = await world.agents.add("had(); forever()")
     policy = {"timeout": "5s", "retries": 1, "retry_delay": "1s"}
 
     with pytest.raises(FailedRun, match="no answer within 5 s"):
         await call(prompt="Do it", agent=agent.name, policy=policy)
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.attempts) == ("timed_out", 2)
     assert [each.status for each in await attempts(world)] == ["timed_out", "timed_out"]
     assert agent.effect_count == 2
 
 
-async def test_a_permanent_error_is_not_retried(world: World) -> None:
+async def test_a_permanent_error_is_not_retried(world: PrefectWorld) -> None:
     agent = await world.agents.add("had(); sys.exit(3)")
 
     with pytest.raises(FailedRun):
@@ -75,16 +75,16 @@ async def test_a_permanent_error_is_not_retried(world: World) -> None:
     assert agent.effect_count == 1
 
 
-async def test_a_run_with_a_long_retry_delay_waits_in_prefect(world: World) -> None:
+async def test_a_run_with_a_long_retry_delay_waits_in_prefect(world: PrefectWorld) -> None:
     agent = await world.agents.add("had(); forever()")
     stored = await world.deploy(
         on_demand=True, agent=agent.name, timeout="5s", retries=1, retry_delay="2m"
     )
     run = await world.prefect.custom_run(stored)
 
-    state = await world.workers.executed(run)
+    state = await world.executions.complete(run)
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.attempts) == ("waiting", 1)
     assert row.reason == "attempt 1 timed_out: no answer within 5 s; Daybook ended the agent"
     assert row.until is not None

@@ -13,7 +13,7 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.ledger.states import Status
 from daybook.prefect.occurrence import read_retry_starts
 from daybook.prefect.states import terminal_state, waiting_state
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
@@ -56,7 +56,7 @@ def nothing() -> None: ...
 )
 @pytest.mark.slow
 async def test_retry_starts_are_read_from_the_state_history(
-    world: World, states: list[State[Any]], expected: tuple[int, ...]
+    world: PrefectWorld, states: list[State[Any]], expected: tuple[int, ...]
 ) -> None:
     run = await world.client.create_flow_run(nothing)
     for state in states:

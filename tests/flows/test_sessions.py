@@ -16,8 +16,8 @@ from daybook.ledger.tables import MessageRow
 from daybook.runs import claims, sessions
 from daybook.runs.claim_requests import ClaimRequest, Granted
 from flows.agent_prompt import agent_prompt
-from tests.world import World
 from tests.world.agents import Agent
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
@@ -36,17 +36,17 @@ def sent(agent: Agent) -> str:
     return agent.base.with_suffix(f".{agent.effect_count}").read_text()
 
 
-async def messages_of(world: World, session_id: str) -> Sequence[MessageRow]:
+async def messages_of(world: PrefectWorld, session_id: str) -> Sequence[MessageRow]:
     async with world.ledger.read() as session:
         return await sessions.history(session, session_id, 1000)
 
 
-async def run(world: World, stored: StoredJob) -> None:
-    state = await world.workers.executed(await world.prefect.custom_run(stored))
+async def run(world: PrefectWorld, stored: StoredJob) -> None:
+    state = await world.executions.complete(await world.prefect.custom_run(stored))
     assert state.is_completed(), state.message
 
 
-async def earlier(world: World, stored: StoredJob, runs: int) -> None:
+async def earlier(world: PrefectWorld, stored: StoredJob, runs: int) -> None:
     """Record answered runs of the job directly in the ledger."""
     for number in range(1, runs + 1):
         row = await claims.request(world.ledger, stored, str(number), "manual")
@@ -60,7 +60,9 @@ async def earlier(world: World, stored: StoredJob, runs: int) -> None:
         await claims.finish(world.ledger, granted.run_id, granted.fence, outcome)
 
 
-async def test_the_second_run_receives_the_first_runs_prompt_and_answer(world: World) -> None:
+async def test_the_second_run_receives_the_first_runs_prompt_and_answer(
+    world: PrefectWorld,
+) -> None:
     agent = await world.agents.add(KEEPS)
     stored = await world.deploy(on_demand=True, prompt="/reset {{job}}", agent=agent.name)
     prompt = f"/reset {stored.job.name}"
@@ -72,7 +74,7 @@ async def test_the_second_run_receives_the_first_runs_prompt_and_answer(world: W
     before, _, now = sent(agent).partition("Now answer this:")
     assert before.index(prompt) < before.index("answer 1")
     assert now.strip() == prompt
-    rows = await world.rows()
+    rows = await world.runs.rows()
     assert {row.session_id for row in rows} == {f"{agent.name}:job:{stored.id}"}
     messages = await messages_of(world, str(rows[0].session_id))
     assert [each.content for each in messages] == [prompt, "answer 1", prompt, "answer 2"]
@@ -80,7 +82,7 @@ async def test_the_second_run_receives_the_first_runs_prompt_and_answer(world: W
 
 
 async def test_the_fiftieth_run_receives_the_last_twenty_messages_and_its_prompt(
-    world: World,
+    world: PrefectWorld,
 ) -> None:
     agent = await world.agents.add(KEEPS)
     stored = await world.deploy(on_demand=True, prompt="asked 50", agent=agent.name)
@@ -98,7 +100,7 @@ async def test_the_fiftieth_run_receives_the_last_twenty_messages_and_its_prompt
     assert words.count("    said ") == 10
 
 
-async def test_a_run_with_a_new_session_receives_only_its_prompt(world: World) -> None:
+async def test_a_run_with_a_new_session_receives_only_its_prompt(world: PrefectWorld) -> None:
     agent = await world.agents.add(KEEPS)
     stored = await world.deploy(on_demand=True, prompt="Alone?", agent=agent.name, session="new")
 
@@ -106,11 +108,11 @@ async def test_a_run_with_a_new_session_receives_only_its_prompt(world: World) -
         await run(world, stored)
         assert sent(agent) == "Alone?"
 
-    rows = await world.rows()
+    rows = await world.runs.rows()
     assert [row.session_id for row in rows] == [f"{agent.name}:run:{row.id}" for row in rows]
 
 
-async def test_direct_calls_with_the_same_session_key_share_a_session(world: World) -> None:
+async def test_direct_calls_with_the_same_session_key_share_a_session(world: PrefectWorld) -> None:
     agent = await world.agents.add(KEEPS)
     await agent_prompt(prompt="One?", agent=agent.name)
     await agent_prompt(prompt="Two?", agent=agent.name, session_key="ops")
@@ -123,16 +125,16 @@ async def test_direct_calls_with_the_same_session_key_share_a_session(world: Wor
     assert "One?" not in sent(agent)
 
 
-async def test_a_failed_run_is_not_in_the_conversation(world: World) -> None:
+async def test_a_failed_run_is_not_in_the_conversation(world: PrefectWorld) -> None:
     agent = await world.agents.add('had(); print("half"); sys.exit(sys.stdin.read() == "No")')
     failed = await world.deploy(on_demand=True, prompt="No", agent=agent.name, session_key="ops")
-    state = await world.workers.executed(await world.prefect.custom_run(failed))
+    state = await world.executions.complete(await world.prefect.custom_run(failed))
 
     assert state.is_failed()
     assert await messages_of(world, f"{agent.name}:ops") == ()
 
 
-async def test_two_jobs_that_share_a_session_take_turns(world: World) -> None:
+async def test_two_jobs_that_share_a_session_take_turns(world: PrefectWorld) -> None:
     agent = await world.agents.add(
         'had(); tell("running"); open(sys.argv[1] + ".turn").read(1); print("answer")'
     )
@@ -143,15 +145,15 @@ async def test_two_jobs_that_share_a_session_take_turns(world: World) -> None:
         for prompt in ("One?", "Two?")
     ]
     executions = [
-        await world.workers.execute(await world.prefect.custom_run(stored), bare=True)
+        await world.executions.begin(await world.prefect.custom_run(stored), bare=True)
         for stored in (one, two)
     ]
     await agent.says("running")
     async with asyncio.timeout(60):
-        while {row.status for row in await world.rows()} != {"running", "waiting"}:
+        while {row.status for row in await world.runs.rows()} != {"running", "waiting"}:
             assert agent.effect_count == 1
             await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(seconds=0.1))
-    waiting = next(row for row in await world.rows() if row.status == "waiting")
+    waiting = next(row for row in await world.runs.rows() if row.status == "waiting")
     assert waiting.reason.startswith(f"session {agent.name}:ops is busy: run ")
     await asyncio.to_thread(go.write_text, "x")
     await agent.says("running")
@@ -160,7 +162,7 @@ async def test_two_jobs_that_share_a_session_take_turns(world: World) -> None:
         code, words = await execution.wait_for_exit()
         assert code == 0, words
 
-    rows = await world.rows()
+    rows = await world.runs.rows()
     assert [(row.status, row.attempts) for row in rows] == [("succeeded", 1)] * 2
     messages = await messages_of(world, f"{agent.name}:ops")
     assert sorted(each.content for each in messages[::2]) == ["One?", "Two?"]

@@ -14,8 +14,9 @@ from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.processes import proc
 from daybook.processes.children import Child
 from tests.conftest import PrefectServer
-from tests.world import World
-from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -26,12 +27,12 @@ had(); tell("running"); forever()
 """
 
 
-async def stopped(world: World, child: Child) -> None:
+async def stopped(world: PrefectWorld, child: Child) -> None:
     """End the worker as `up` does."""
     await child.terminate()
 
 
-async def left_behind(world: World, child: Child) -> None:
+async def left_behind(world: PrefectWorld, child: Child) -> None:
     """End the worker as the next `up`, or `down`, ends the leftovers of a killed `up`."""
     with home_lock.hold(world.home) as killed:
         killed.add_child(child)
@@ -41,7 +42,9 @@ async def left_behind(world: World, child: Child) -> None:
 
 @pytest.mark.parametrize("end", [stopped, left_behind])
 async def test_ending_a_worker_makes_its_run_unknown_and_ends_the_program(
-    world: World, prefect_server: PrefectServer, end: Callable[[World, Child], Awaitable[None]]
+    world: PrefectWorld,
+    prefect_server: PrefectServer,
+    end: Callable[[PrefectWorld, Child], Awaitable[None]],
 ) -> None:
     agent = await world.agents.add(DEAF)
     run = await world.prefect.custom_run(await world.deploy(on_demand=True, agent=agent.name))
@@ -51,7 +54,7 @@ async def test_ending_a_worker_makes_its_run_unknown_and_ends_the_program(
         pid = await agent.says("running")
         family = proc.process_tree(child.process)
         assert pid in {each.pid for each in family}
-        assert (await world.row()).status == "running"
+        assert (await world.runs.row()).status == "running"
         began = SYSTEM_CLOCK.now()
         await end(world, child)
         duration = SYSTEM_CLOCK.now() - began
@@ -60,7 +63,7 @@ async def test_ending_a_worker_makes_its_run_unknown_and_ends_the_program(
     log = child.log.read_text()
     assert not alive(pid), log
     assert [each for each in family if proc.find(each.pid, each.started)] == []
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.reason) == ("unknown", "the worker was stopped"), log
     assert (await world.prefect.state(run)).is_crashed(), log
     assert agent.effect_count == 1

@@ -17,8 +17,9 @@ from daybook.runs import claims
 from daybook.tools.server_blocks import STORE, PrefectServers
 from flows.tool_call import tool_call
 from tests.toolbox import install, nobody_there, served
-from tests.world import World
-from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
@@ -88,13 +89,13 @@ async def call(tool: str, params: dict[str, Any] | None = None, **policy: Any) -
 
 
 async def test_a_python_tool_is_called_with_exactly_the_jobs_params(
-    world: World, tools: Tools
+    world: PrefectWorld, tools: Tools
 ) -> None:
     params = {"full": True, "parts": [1, 2]}
 
     result = await call("reindex", params)
 
-    row = await world.row()
+    row = await world.runs.row()
     assert tools.calls == [{"key": row.occurrence, **params}]
     answer = {"tool_name": "reindex", "params": params, "result": {"parts": 2}}
     assert result["result"] == answer == row.result
@@ -129,40 +130,42 @@ async def test_a_python_tool_is_called_with_exactly_the_jobs_params(
 )
 @pytest.mark.slow
 async def test_an_invalid_call_fails_the_run_before_its_first_attempt(
-    world: World, tools: Tools, tool: str, params: dict[str, Any], words: str
+    world: PrefectWorld, tools: Tools, tool: str, params: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(FailedRun):
         await call(tool, params, retries=3)
 
-    row = await world.row()
+    row = await world.runs.row()
     assert words in str(row.error)
     assert (row.status, row.attempts, tools.calls) == ("failed", 0, [])
 
 
 @pytest.mark.slow
 async def test_an_exception_fails_the_run_with_its_message_and_without_a_retry(
-    world: World, tools: Tools
+    world: PrefectWorld, tools: Tools
 ) -> None:
     with pytest.raises(FailedRun, match="ValueError: it broke"):
         await call("breaks", retries=3)
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.attempts, len(tools.calls)) == ("failed", 1, 1)
 
 
 @pytest.mark.slow
 async def test_a_temporary_error_is_retried_as_often_as_promised_with_the_same_key(
-    world: World, tools: Tools
+    world: PrefectWorld, tools: Tools
 ) -> None:
     result = await call("later", {"times": 2}, retries=2, retry_delay="1s")
 
-    row = await world.row()
+    row = await world.runs.row()
     assert result["output"] == "at last"
     assert row.attempts == 3
     assert tools.calls == [{"key": row.occurrence}] * 3
 
 
-async def test_a_secret_reaches_the_tool_and_is_not_stored(world: World, tools: Tools) -> None:
+async def test_a_secret_reaches_the_tool_and_is_not_stored(
+    world: PrefectWorld, tools: Tools
+) -> None:
     await secrets.add(world.client, "ops", VALUE, ["tool:echo"])
     try:
         result = await call("echo", {"text": "{{secret:ops}}"})
@@ -171,7 +174,7 @@ async def test_a_secret_reaches_the_tool_and_is_not_stored(world: World, tools: 
     finally:
         await secrets.STORE.remove(world.client, "ops")
 
-    first, second = await world.rows()
+    first, second = await world.runs.rows()
     assert tools.calls == [{"key": first.occurrence, "text": VALUE}]
     assert result["result"]["params"] == {"text": "{{secret:ops}}"}
     assert result["output"] == "heard ********"
@@ -180,7 +183,7 @@ async def test_a_secret_reaches_the_tool_and_is_not_stored(world: World, tools: 
 
 
 @pytest.mark.slow
-async def test_the_tool_of_a_saved_server_is_called(world: World) -> None:
+async def test_the_tool_of_a_saved_server_is_called(world: PrefectWorld) -> None:
     source = """
 @server.tool
 def reindex(full: bool) -> dict[str, bool]:
@@ -194,7 +197,7 @@ def reindex(full: bool) -> dict[str, bool]:
         with pytest.raises(FailedRun):
             await call(f"{server.name}.other")
 
-    first, second, third = await world.rows()
+    first, second, third = await world.runs.rows()
     assert result["result"]["tool_name"] == f"{server.name}.reindex"
     assert result["result"]["result"] == {"full": True}
     assert (first.attempts, second.attempts, third.attempts) == (1, 0, 0)
@@ -204,7 +207,7 @@ def reindex(full: bool) -> dict[str, bool]:
 
 
 @pytest.mark.slow
-async def test_an_error_of_a_servers_tool_fails_the_run(world: World) -> None:
+async def test_an_error_of_a_servers_tool_fails_the_run(world: PrefectWorld) -> None:
     source = """
 @server.tool
 def reindex() -> None:
@@ -215,7 +218,7 @@ def reindex() -> None:
         with pytest.raises(FailedRun, match="the index is locked"):
             await call(f"{server.name}.reindex", retries=3)
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.attempts, server.effect_count) == ("failed", 1, 1)
 
 
@@ -230,48 +233,50 @@ def reindex() -> str:
 
 
 @pytest.mark.slow
-async def test_a_server_that_ends_during_a_call_leaves_the_run_unknown(world: World) -> None:
+async def test_a_server_that_ends_during_a_call_leaves_the_run_unknown(world: PrefectWorld) -> None:
     async with served(world, CUT) as server:
         with pytest.raises(CrashedRun):
             await call(f"{server.name}.reindex", retries=3)
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.attempts, server.effect_count) == ("unknown", 1, 1)
     assert "its effect is unknown" in row.reason
 
 
 @pytest.mark.slow
-async def test_an_idempotent_call_is_retried_if_its_server_ends(world: World) -> None:
+async def test_an_idempotent_call_is_retried_if_its_server_ends(world: PrefectWorld) -> None:
     async with served(world, CUT) as server:
         result = await call(f"{server.name}.reindex", retries=1, retry_delay="1s", idempotent=True)
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (result["output"], row.attempts, server.effect_count) == ("at last", 2, 2)
 
 
 @pytest.mark.slow
 async def test_a_call_without_an_answer_in_time_is_unknown_and_its_server_is_ended(
-    world: World,
+    world: PrefectWorld,
 ) -> None:
     source = """
 @server.tool
 def reindex() -> None:
-    had(); tell(str(begun())); forever()
+    had(); tell(str(start_child())); forever()
 """
     async with served(world, source) as server:
         with pytest.raises(CrashedRun):
             await call(f"{server.name}.reindex", timeout="3s", retries=3)
         # Whatever the tool was doing at the timeout, no process of the server is alive.
-        pid, begun = await server.word()
+        pid, child = await server.word()
         assert not alive(pid)
-        assert not alive(int(begun))
+        assert not alive(int(child))
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.attempts, server.effect_count) == ("unknown", 1, 1)
 
 
 @pytest.mark.slow
-async def test_a_server_is_ended_if_its_run_is_cancelled_before_the_call(world: World) -> None:
+async def test_a_server_is_ended_if_its_run_is_cancelled_before_the_call(
+    world: PrefectWorld,
+) -> None:
     source = """
 @server.tool
 def reindex() -> None:
@@ -281,7 +286,7 @@ tell("started"); heed()
     async with served(world, source) as server:
         calling = asyncio.create_task(call(f"{server.name}.reindex"))
         pid = await server.says("started")
-        row = await world.row()
+        row = await world.runs.row()
         taken = Outcome(Status.CANCELLED, "by hand")
         await claims.finish(world.ledger, row.id, row.fence, taken)
         server.release()
@@ -289,7 +294,7 @@ tell("started"); heed()
             await calling
         assert not alive(pid)
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.attempts, server.effect_count) == ("cancelled", 0, 0)
 
 
@@ -304,7 +309,7 @@ tell("started"); heed()
     ids=["no-program", "ends-at-once", "nobody-there"],
 )
 async def test_a_server_that_does_not_start_is_retried_unless_its_program_is_missing(
-    world: World, settings: dict[str, Any], words: str, attempts: int
+    world: PrefectWorld, settings: dict[str, Any], words: str, attempts: int
 ) -> None:
     servers = PrefectServers(world.client)
     with nobody_there() as url:
@@ -315,5 +320,5 @@ async def test_a_server_that_does_not_start_is_retried_unless_its_program_is_mis
         finally:
             await STORE.remove(world.client, "away")
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.attempts) == ("failed", attempts)

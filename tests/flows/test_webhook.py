@@ -18,7 +18,7 @@ from daybook.ledger.tables import JobRow, OutboxRow, RunRow
 from daybook.owners import Actor, acting_as
 from flows.webhook import webhook
 from tests.receiver import Receiver, answer, hang, serving
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
@@ -37,13 +37,13 @@ async def call(**given: Any) -> dict[str, Any]:
 
 @pytest.mark.slow
 async def test_an_answer_is_stored_and_the_request_carries_its_occurrence(
-    world: World, server: Receiver
+    world: PrefectWorld, server: Receiver
 ) -> None:
     server.steps = [answer(201, b'{"id": 7}', {"Content-Type": "application/json"})]
 
     result = await call(url=f"{server.address}/a", headers={"X-Team": "ops"}, body='{"a": 1}')
 
-    row = await world.row()
+    row = await world.runs.row()
     (request,) = server.requests
     assert (request.method, request.path, request.body) == ("POST", "/a", b'{"a": 1}')
     assert request.headers["idempotency-key"] == row.occurrence
@@ -59,49 +59,49 @@ async def test_an_answer_is_stored_and_the_request_carries_its_occurrence(
 
 
 async def test_an_error_status_fails_the_run_and_stores_status_and_body(
-    world: World, server: Receiver
+    world: PrefectWorld, server: Receiver
 ) -> None:
     server.steps = [answer(500, b"no")]
 
     with pytest.raises(FailedRun, match="500 Internal Server Error"):
         await call(url=server.address, policy={"retries": 3})
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.attempts, len(server.requests)) == ("failed", 1, 1)
     assert row.result == {"status_code": 500, "body": "no"}
 
 
 @pytest.mark.slow
 async def test_503_and_429_are_retried_as_often_as_promised_with_the_same_key(
-    world: World, server: Receiver
+    world: PrefectWorld, server: Receiver
 ) -> None:
     server.steps = [answer(503), answer(429, headers={"Retry-After": "1"}), answer(200, b"at last")]
 
     result = await call(url=server.address, policy={"retries": 2, "retry_delay": "1s"})
 
     assert result["output"] == "at last"
-    assert (await world.row()).attempts == 3
+    assert (await world.runs.row()).attempts == 3
     assert len(server.requests) == 3
     assert len({request.headers["idempotency-key"] for request in server.requests}) == 1
 
 
 @pytest.mark.slow
 async def test_a_request_without_an_answer_leaves_the_run_unknown_and_is_not_repeated(
-    world: World, server: Receiver
+    world: PrefectWorld, server: Receiver
 ) -> None:
     server.steps = [hang]
 
     with pytest.raises(CrashedRun):
         await call(url=server.address, policy={"timeout": "5s", "retries": 3})
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.attempts, len(server.requests)) == ("unknown", 1, 1)
     assert "so its effect is unknown" in row.reason
 
 
 @pytest.mark.slow
 async def test_an_idempotent_request_without_an_answer_is_repeated_with_the_same_key(
-    world: World, server: Receiver
+    world: PrefectWorld, server: Receiver
 ) -> None:
     server.steps = [hang, answer(200, b"at last")]
     policy = {"timeout": "5s", "retries": 1, "retry_delay": "1s", "idempotent": True}
@@ -111,25 +111,25 @@ async def test_an_idempotent_request_without_an_answer_is_repeated_with_the_same
     assert result["output"] == "at last"
     first, second = server.requests
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
-    assert (await world.row()).attempts == 2
+    assert (await world.runs.row()).attempts == 2
 
 
-async def test_the_metadata_service_is_refused_before_anything_is_sent(world: World) -> None:
+async def test_the_metadata_service_is_refused_before_anything_is_sent(world: PrefectWorld) -> None:
     with pytest.raises(FailedRun, match="metadata service"):
         await call(url="http://169.254.169.254/latest")
 
-    row = await world.row()
+    row = await world.runs.row()
     assert (row.status, row.attempts) == ("failed", 0)
 
 
 @pytest.mark.slow
 async def test_the_address_rule_follows_the_last_writer_of_the_address(
-    world: World, server: Receiver
+    world: PrefectWorld, server: Receiver
 ) -> None:
     """A model changes the address of the operator's job; then the operator writes it again."""
     name = f"http://localhost:{server.port}"  # for an agent refused by its text alone
     stored = await world.deploy(prompt=None, url="https://api.example.org/x", on_demand=True)
-    hook = {"on_complete": f"{server.address}/told"}
+    hook = {"on_complete": f"{server.address}/notified"}
 
     async def written(by: Actor, **changes: Any) -> StoredJob:
         """Edit the job as `service.jobs` does, without the guard, which does not resolve names."""
@@ -140,8 +140,8 @@ async def test_the_address_rule_follows_the_last_writer_of_the_address(
 
     async def ran(job: StoredJob) -> RunRow:
         asked = await world.prefect.custom_run(stored, **job.job.parameters())
-        await world.workers.executed(asked)
-        (row,) = [each for each in await world.rows() if each.flow_run_id == str(asked.id)]
+        await world.executions.complete(asked)
+        (row,) = [each for each in await world.runs.rows() if each.flow_run_id == str(asked.id)]
         return row
 
     row = await ran(await written(Actor("user", via="mcp"), url=name, **hook))
@@ -166,7 +166,7 @@ async def test_the_address_rule_follows_the_last_writer_of_the_address(
 
 
 @pytest.mark.slow
-async def test_an_edit_records_its_writer(world: World) -> None:
+async def test_an_edit_records_its_writer(world: PrefectWorld) -> None:
     stored = await world.deploy(prompt=None, url="https://a.example.org/x", on_demand=True)
     wrote = []
     for actor in (Actor("user", via="mcp"), Actor("plugin", via="api"), Actor("user", via="run")):
@@ -179,7 +179,7 @@ async def test_an_edit_records_its_writer(world: World) -> None:
 
 @pytest.mark.slow
 async def test_a_job_added_through_mcp_reaches_no_private_address(
-    world: World, server: Receiver
+    world: PrefectWorld, server: Receiver
 ) -> None:
     stored = await world.deploy(prompt=None, url=server.address, on_demand=True)
     async with world.ledger.write() as session:
@@ -187,10 +187,10 @@ async def test_a_job_added_through_mcp_reaches_no_private_address(
         assert row is not None
         row.created_by = "mcp"
 
-    state = await world.workers.executed(await world.prefect.custom_run(stored))
+    state = await world.executions.complete(await world.prefect.custom_run(stored))
 
     assert state.is_failed()
     assert server.requests == []
-    ended = await world.row()
+    ended = await world.runs.row()
     assert (ended.status, stored.row.owner) == ("failed", "user")
     assert "agents' jobs may reach public addresses only" in str(ended.error)

@@ -225,11 +225,11 @@ async def stored_rows(database: Database) -> dict[str, str]:
     clock = ManualClock()
     async with Ledger(database.address, clock) as ledger:
         world = World(ledger, clock)
-        job = await world.add("brief")
-        await world.finished(world.claim_request(job), Status.SUCCEEDED, output="All is well.")
-        await world.running(world.claim_request(job))
-        await world.request(await world.add("other", on_demand=True))
-        return {row.id: row.status for row in await world.rows()}
+        job = await world.jobs.add("brief")
+        await world.runs.finished(job, Status.SUCCEEDED, output="All is well.")
+        await world.runs.running(job)
+        await world.runs.request(await world.jobs.add("other", on_demand=True))
+        return {row.id: row.status for row in await world.runs.rows()}
 
 
 async def test_a_start_with_a_later_schema_migrates_the_ledger_and_keeps_its_data(

@@ -9,17 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import uuid4
+
+from prefect.client.orchestration import PrefectClient
 
 from daybook.agents import documents
 from daybook.errors import NotFound
-
-if TYPE_CHECKING:
-    from tests.world import World
 
 # tell(word): writes a line into the pipe. had(): adds a line to the file of effects. heed(): waits
 # until the test releases one process.
@@ -106,19 +103,19 @@ class Agent:
 class Agents:
     """The agents of a test; ``models`` are names of further agents, deleted with it."""
 
-    def __init__(self, world: World, folder: Path) -> None:
-        self._world, self._folder = world, folder
+    def __init__(self, client: PrefectClient, folder: Path) -> None:
+        self._client, self.folder = client, folder
         self.all = list[Agent]()
         self.models = list[str]()
 
     async def add(self, program: str) -> Agent:
         """Add a command agent whose program is Python."""
-        agent = Agent(f"a-{uuid4().hex[:8]}", self._folder)
+        agent = Agent(f"a-{uuid4().hex[:8]}", self.folder)
         self.all.append(agent)
         script = agent.base.with_suffix(".py")
         script.write_text(PRELUDE + program)
         command = [sys.executable, str(script), str(agent.base)]
-        await documents.add(self._world.client, agent.name, "command", {"command": command})
+        await documents.add(self._client, agent.name, "command", {"command": command})
         return agent
 
     async def close(self) -> None:
@@ -126,16 +123,4 @@ class Agents:
             agent.close()
         for name in [*(agent.name for agent in self.all), *self.models]:
             with suppress(NotFound):
-                await documents.remove(self._world.client, name)
-
-
-@asynccontextmanager
-async def of(world: World, root: Path) -> AsyncIterator[Agents]:
-    """Yield the agents of ``world``, with their files in ``root/elsewhere``."""
-    folder = root / "elsewhere"
-    folder.mkdir()
-    agents = Agents(world, folder)
-    try:
-        yield agents
-    finally:
-        await agents.close()
+                await documents.remove(self._client, name)

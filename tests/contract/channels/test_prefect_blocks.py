@@ -72,7 +72,7 @@ def mattermost(server: Receiver) -> NotificationBlock:
 def custom(server: Receiver) -> NotificationBlock:
     return CustomWebhookNotificationBlock(
         name="custom",
-        url=f"{server.address}/told?key={{{{key}}}}",
+        url=f"{server.address}/notified?key={{{{key}}}}",
         json_data={"title": "{{subject}}", "text": "{{body}}"},
         secrets=SecretDict({"key": TOKEN}),
     )
@@ -202,7 +202,7 @@ KINDS = [
     Kind("sendgrid", sendgrid, "/sendgrid", sendgrid_says, 32_768, status=202, rings=False),
     Kind("twilio", twilio, "/twilio", twilio_says, 160, True, status=201,
          form="application/x-www-form-urlencoded"),
-    Kind("custom", custom, "/told", custom_says, None, rings=False),
+    Kind("custom", custom, "/notified", custom_says, None, rings=False),
 ]  # fmt: skip
 
 
@@ -356,7 +356,7 @@ async def test_two_blocks_of_one_name_need_their_types_in_the_channel_name(
     assert endpoint.requests[-1].path == f"/hooks/{TOKEN}"
     await channels.send(client, row("inbox"))
     await channels.send(client, row("custom-webhook/inbox"))
-    assert [each.path.partition("?")[0] for each in endpoint.requests[1:]] == ["/told"]
+    assert [each.path.partition("?")[0] for each in endpoint.requests[1:]] == ["/notified"]
 
 
 async def test_a_block_with_an_invalid_address_is_refused(client: PrefectClient) -> None:

@@ -79,10 +79,10 @@ def begin() -> None:
     """Start a child process that only SIGKILL ends."""
     deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
     command = [sys.executable, "-c", f"import signal; {deaf}"]
-    begun = subprocess.Popen(command, stdout=subprocess.PIPE)
-    assert begun.stdout is not None
-    begun.stdout.readline()
-    tell(str(begun.pid))
+    child = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    tell(str(child.pid))
 
 
 @server.tool

@@ -98,13 +98,13 @@ async def test_a_server_that_dies_during_a_call_leaves_its_effect_unknown(caller
 async def test_cancelling_a_call_ends_the_stdio_server_and_its_processes(caller: Caller) -> None:
     async with held(caller) as tools:
         waiting = asyncio.ensure_future(tools["ours_wait"].call({}))
-        server, begun = await caller.report_pipe.line()
+        server, child = await caller.report_pipe.line()
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
     if caller.kind == "stdio":
         assert not runs(server)
-        assert not runs(int(begun))
+        assert not runs(int(child))
 
 
 async def test_a_long_answer_is_cut_for_the_model(caller: Caller) -> None:

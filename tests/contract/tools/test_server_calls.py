@@ -198,8 +198,8 @@ async def test_closing_a_prepared_call_calls_no_tool(caller: Caller) -> None:
 
 async def _at_work(caller: Caller) -> list[int]:
     """Return the pids of the server and of the process that its tool started."""
-    pid, begun = await caller.report_pipe.line()
-    return [pid, int(begun)]
+    pid, child = await caller.report_pipe.line()
+    return [pid, int(child)]
 
 
 async def _gone(caller: Caller) -> None:

@@ -39,7 +39,7 @@ class Launching:
         async for fact in began.facts():
             if key in fact:
                 return fact[key]
-        raise AssertionError(f"it ended and told no {key}: {began.output.read_text()}")
+        raise AssertionError(f"it ended and reported no {key}: {began.output.read_text()}")
 
 
 @pytest.fixture(params=ADAPTERS)

@@ -171,28 +171,28 @@ def computes(task: LaunchRequest, tell: Status) -> None:
 
 def begins(task: LaunchRequest, tell: Status) -> None:
     """Start child processes: in its group, in another session, and one whose parent has ended."""
-    tell(begun=_begin())
+    tell(children=_start_children())
     waits(task, tell)
 
 
 def begins_and_dies(task: LaunchRequest, tell: Status) -> None:
-    tell(begun=_begin())
+    tell(children=_start_children())
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def begins_and_ends(task: LaunchRequest, tell: Status) -> int:
-    tell(begun=_begin())
+    tell(children=_start_children())
     return 5
 
 
-def _begin() -> list[int]:
+def _start_children() -> list[int]:
     pids = []
     for apart in (False, True):
-        begun = subprocess.Popen(STUBBORN, stdout=subprocess.PIPE, start_new_session=apart)
-        assert begun.stdout is not None
-        begun.stdout.readline()
-        begun.returncode = 0  # left behind on purpose
-        pids.append(begun.pid)
+        child = subprocess.Popen(STUBBORN, stdout=subprocess.PIPE, start_new_session=apart)
+        assert child.stdout is not None
+        child.stdout.readline()
+        child.returncode = 0  # left behind on purpose
+        pids.append(child.pid)
     orphan = (
         f"import subprocess as s; print(s.Popen({STUBBORN}, start_new_session=True, stdout=-3).pid)"
     )
@@ -216,7 +216,7 @@ async def worker(adapter: str, folder: str, kinds: list[str]) -> None:
                 LaunchRequest({"id": kind, "orphan": True}, "ours", kind)
             )
             async for fact in running.facts():
-                pids += fact.get("begun", [])
+                pids += fact.get("children", [])
                 if "ready" in fact:
                     pids.append(running.pid)
                     break

@@ -72,7 +72,7 @@ async def test_children_survive_a_killed_parent_and_a_new_parent_is_started(
 
 async def test_a_child_can_be_ended_after_its_parent_was_killed(launching: Launching) -> None:
     began = await launching.start("begins")
-    pids = await launching.until(began, "begun")
+    pids = await launching.until(began, "children")
     assert launching.launcher.pid is not None
     os.kill(launching.launcher.pid, signal.SIGKILL)
     await wait_until(lambda: launching.launcher.pid is None)

@@ -79,7 +79,7 @@ async def test_facts_arrive_whole_and_in_order(
 async def test_facts_can_be_read_after_the_end(launching: Launching) -> None:
     began = await launching.start("begins_and_ends")
     assert await began.ended() == 5
-    assert [list(fact) async for fact in began.facts()] == [["begun"]]
+    assert [list(fact) async for fact in began.facts()] == [["children"]]
     assert [fact async for fact in began.facts()] == []
 
 
@@ -101,7 +101,7 @@ async def test_processes_left_behind_have_ended_before_the_childs_end_is_reporte
     launching: Launching, kind: str, code: int
 ) -> None:
     began = await launching.start(kind)
-    pids = await launching.until(began, "begun")
+    pids = await launching.until(began, "children")
     assert len(pids) == 3
     assert await began.ended() == code
     assert living(pids) == []

@@ -44,7 +44,7 @@ async def test_a_child_that_ignores_sigterm_is_killed_after_the_grace_period(
 async def test_processes_started_by_a_child_end_with_it(launching: Launching) -> None:
     """This covers its group, another session, and a process whose own parent has ended."""
     began = await launching.start("begins")
-    pids = await launching.until(began, "begun")
+    pids = await launching.until(began, "children")
     assert living(pids) == pids
     await began.end(grace=60.0)
     assert living([began.pid, *pids]) == []
@@ -93,12 +93,12 @@ async def test_a_cancelled_start_leaves_no_process(launching: Launching, turns: 
 async def test_closing_the_launcher_ends_all_children(launching: Launching) -> None:
     kinds = ("waits", "ignores", "begins")
     started = [await launching.start(kind) for kind in kinds]
-    begun = await launching.until(started[2], "begun")
+    pids = await launching.until(started[2], "children")
     await launching.until(started[1], "ready")
     parent = launching.launcher.pid
     assert parent is not None
     await launching.launcher.__aexit__(None, None, None)
-    assert living([parent, *begun, *(each.pid for each in started)]) == []
+    assert living([parent, *pids, *(each.pid for each in started)]) == []
     with pytest.raises(OSError, match="the launcher is closed"):
         await launching.start("waits")
 

@@ -24,7 +24,8 @@ from tests.conftest import PrefectServer
 from tests.databases import Database
 from tests.e2e.delivery.senders import SharedClock
 from tests.servers import free_port
-from tests.world import World, at_prefect
+from tests.world.home import at_prefect
+from tests.world.prefect_world import PrefectWorld
 
 
 class ReceiverProcess:
@@ -67,7 +68,7 @@ class ReceiverProcess:
         ]  # skip a half-written line
 
 
-async def ask(world: World, *addresses: str, **fields: Any) -> list[str]:
+async def ask(world: PrefectWorld, *addresses: str, **fields: Any) -> list[str]:
     """Add a callback for each address to the outbox, and return their ids."""
     now = world.ledger.now()
     rows = [
@@ -90,20 +91,20 @@ async def ask(world: World, *addresses: str, **fields: Any) -> list[str]:
     return ids
 
 
-async def callbacks(world: World) -> dict[str, OutboxRow]:
+async def callbacks(world: PrefectWorld) -> dict[str, OutboxRow]:
     """Return all callbacks by id."""
     async with world.ledger.read() as session:
         found = await session.execute(select(OutboxRow).where(OutboxRow.purpose == "callback"))
         return {row.id: row for row in found.scalars()}
 
 
-async def tries(world: World) -> int:
+async def tries(world: PrefectWorld) -> int:
     """Return the total number of tries of all outbox rows."""
     async with world.ledger.read() as session:
         return int((await session.execute(select(func.sum(OutboxRow.attempts)))).scalar_one())
 
 
-async def pending(world: World) -> int:
+async def pending(world: PrefectWorld) -> int:
     """Return the number of pending deliveries."""
     waiting = select(func.count()).where(col(OutboxRow.status) == Delivery.PENDING)
     async with world.ledger.read() as session:
@@ -123,7 +124,7 @@ async def receiver(tmp_path: Path) -> AsyncIterator[ReceiverProcess]:
 @pytest.fixture
 async def world(
     prefect_server: PrefectServer, daybook_home: Home, database: Database, tmp_path: Path
-) -> AsyncIterator[World]:
+) -> AsyncIterator[PrefectWorld]:
     """Yield a world whose clock child processes share; remove its destinations and secrets."""
     clock = SharedClock(tmp_path / "ahead")
     async with at_prefect(tmp_path, prefect_server, database, clock=clock) as world:

@@ -17,7 +17,7 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.keeper import deliveries, leadership
 from daybook.ledger.engine import Ledger
 from daybook.testing import ManualClock
-from tests.world.prefect import Ahead
+from tests.world.clock import Ahead
 
 CONTEXT = multiprocessing.get_context("forkserver")
 

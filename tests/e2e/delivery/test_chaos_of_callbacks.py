@@ -16,7 +16,8 @@ from daybook.home import Home
 from tests.e2e.delivery import senders
 from tests.e2e.delivery.conftest import ReceiverProcess, ask, callbacks, pending, tries
 from tests.unit.delivery.rows import OLD, signature
-from tests.world import World, so
+from tests.waiting import becomes_true
+from tests.world.prefect_world import PrefectWorld
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -40,7 +41,7 @@ def fork_server() -> Iterator[None]:
 class Senders:
     """Three sender processes; `kill_one` kills a random one and starts a new one."""
 
-    def __init__(self, world: World, home: Home, seed: int) -> None:
+    def __init__(self, world: PrefectWorld, home: Home, seed: int) -> None:
         self._world, self._home, self._chance = world, home, random.Random(seed)
         self._all = [self._begin() for _ in range(SENDERS)]
         self.killed = 0
@@ -64,7 +65,7 @@ class Senders:
 
 
 async def test_every_callback_is_delivered_after_the_receiver_recovers(
-    world: World, receiver: ReceiverProcess, daybook_home: Home
+    world: PrefectWorld, receiver: ReceiverProcess, daybook_home: Home
 ) -> None:
     await destinations.add(world.client, "storm", receiver.address, secret=OLD, timeout=1)
     paths = [f"/{number}/{'gone' if number == 0 else 'hook'}" for number in range(LANES)]
@@ -86,12 +87,12 @@ async def test_every_callback_is_delivered_after_the_receiver_recovers(
                 async def tried(before: int = before) -> bool:
                     return await tries(world) >= before + LANES // 2
 
-                assert await so(tried, PATIENCE), (mode, before, await tries(world))
+                assert await becomes_true(tried, PATIENCE), (mode, before, await tries(world))
                 crew.kill_one()
         receiver.says("well")
         for _ in range(60):
             with suppress(AssertionError):
-                assert await so(lambda: _none(world), 3.0)
+                assert await becomes_true(lambda: _none(world), 3.0)
                 break
             crew.kill_one()
             world.passes(minutes=12)
@@ -123,19 +124,19 @@ async def test_every_callback_is_delivered_after_the_receiver_recovers(
     assert len(numbers) == len(ids)
     # Each try is stamped with its own time, by the ledger's clock.
     assert max(map(len, times.values())) > 1
-    begun = min(row.created_at for row in rows.values())
+    first = min(row.created_at for row in rows.values())
     for stamps in times.values():
         for stamp in stamps:
-            assert datetime.fromtimestamp(int(stamp) + 1, UTC) >= begun
+            assert datetime.fromtimestamp(int(stamp) + 1, UTC) >= first
             assert datetime.fromtimestamp(int(stamp), UTC) <= world.ledger.now()
 
 
-async def _none(world: World) -> bool:
+async def _none(world: PrefectWorld) -> bool:
     return not await pending(world)
 
 
 async def test_a_hanging_destination_does_not_delay_nineteen_others(
-    world: World, receiver: ReceiverProcess, daybook_home: Home
+    world: PrefectWorld, receiver: ReceiverProcess, daybook_home: Home
 ) -> None:
     """The other callbacks are all delivered before the first try at the hanging one ends."""
     await destinations.add(world.client, "storm", receiver.address, timeout=45)
@@ -149,10 +150,10 @@ async def test_a_hanging_destination_does_not_delay_nineteen_others(
         return await pending(world) == HANGING
 
     try:
-        assert await so(hangs, PATIENCE)
+        assert await becomes_true(hangs, PATIENCE)
         paths = [f"/{number}/hook" for number in range(1, LANES)]
         others = await ask(world, *(f"{receiver.address}{path}" for path in paths * 20))
-        assert await so(done, 40.0)
+        assert await becomes_true(done, 40.0)
         rows = await callbacks(world)
         assert {rows[id_].attempts for id_ in hanging} == {0}
         assert {rows[id_].status for id_ in others} == {"delivered"}
@@ -162,7 +163,7 @@ async def test_a_hanging_destination_does_not_delay_nineteen_others(
 
 
 async def test_a_callback_whose_sender_was_killed_is_sent_again_with_the_same_id(
-    world: World, receiver: ReceiverProcess, daybook_home: Home
+    world: PrefectWorld, receiver: ReceiverProcess, daybook_home: Home
 ) -> None:
     receiver.says("hang")
     [id_] = await ask(world, f"{receiver.address}/hook")
@@ -171,7 +172,7 @@ async def test_a_callback_whose_sender_was_killed_is_sent_again_with_the_same_id
     async def came(times: int = 1) -> bool:
         return len(receiver.got()) == times
 
-    assert await so(came, PATIENCE)
+    assert await becomes_true(came, PATIENCE)
     sender.kill()
     sender.join()
     receiver.says("well")
@@ -183,7 +184,7 @@ async def test_a_callback_whose_sender_was_killed_is_sent_again_with_the_same_id
         other.join()
         assert (await callbacks(world))[id_].attempts == 0
         world.passes(seconds=100)
-        assert await so(lambda: _none(world), PATIENCE)
+        assert await becomes_true(lambda: _none(world), PATIENCE)
     finally:
         sender.kill()
         sender.join()

@@ -21,22 +21,23 @@ from daybook.ledger.tables import LaneRow, OutboxRow
 from daybook.resources import secrets
 from tests.e2e.delivery.conftest import ReceiverProcess, ask, callbacks, pending, tries
 from tests.receiver import answer, serving
-from tests.world import World, so
+from tests.waiting import becomes_true
+from tests.world.prefect_world import PrefectWorld
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 
-async def _drain(world: World, **given: object) -> DispatchResult:
+async def _drain(world: PrefectWorld, **given: object) -> DispatchResult:
     return await dispatch_outgoing(world.ledger, world.client, "here:1", **given)  # type: ignore[arg-type]
 
 
-async def _row(world: World, id_: str) -> OutboxRow:
+async def _row(world: PrefectWorld, id_: str) -> OutboxRow:
     return (await callbacks(world))[id_]
 
 
 @pytest.mark.slow
 async def test_due_callbacks_are_sent_signed_and_recorded_as_delivered(
-    world: World, receiver: ReceiverProcess
+    world: PrefectWorld, receiver: ReceiverProcess
 ) -> None:
     ids = await ask(world, *[f"{receiver.address}/hook"] * 3, run_id="r1")
     assert await _drain(world) == DispatchResult(delivered=3, ended={"r1": None})
@@ -49,7 +50,7 @@ async def test_due_callbacks_are_sent_signed_and_recorded_as_delivered(
 
 @pytest.mark.slow
 async def test_a_failed_callback_is_not_sent_again_before_its_backoff_ends(
-    world: World, receiver: ReceiverProcess
+    world: PrefectWorld, receiver: ReceiverProcess
 ) -> None:
     receiver.says("500")
     [id_] = await ask(world, f"{receiver.address}/hook")
@@ -63,7 +64,7 @@ async def test_a_failed_callback_is_not_sent_again_before_its_backoff_ends(
 
 
 async def test_a_dispatch_for_one_run_sends_only_that_runs_callbacks(
-    world: World, receiver: ReceiverProcess
+    world: PrefectWorld, receiver: ReceiverProcess
 ) -> None:
     [first] = await ask(world, f"{receiver.address}/mine", run_id="r1")
     [other] = await ask(world, f"{receiver.address}/other", run_id="r2")
@@ -75,17 +76,17 @@ async def test_a_dispatch_for_one_run_sends_only_that_runs_callbacks(
 
 
 async def test_a_later_callback_is_sent_while_an_earlier_one_hangs(
-    world: World, receiver: ReceiverProcess
+    world: PrefectWorld, receiver: ReceiverProcess
 ) -> None:
     [hangs] = await ask(world, f"{receiver.address}/hang")
     working = asyncio.create_task(_drain(world))
-    assert await so(lambda: _got(receiver, 1), 20)
+    assert await becomes_true(lambda: _got(receiver, 1), 20)
     [later] = await ask(world, f"{receiver.address}/later", run_id="later")
 
     async def delivered() -> bool:
         return (await _row(world, later)).status == "delivered"
 
-    assert await so(delivered, 10)
+    assert await becomes_true(delivered, 10)
     assert (await _row(world, hangs)).attempts == 0
     working.cancel()
     await asyncio.wait({working})
@@ -97,7 +98,7 @@ async def _got(receiver: ReceiverProcess, count: int) -> bool:
 
 @pytest.mark.slow
 async def test_a_cancelled_dispatch_records_finished_tries_and_releases_the_rest(
-    world: World, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The dispatcher records results in batches, so the test cancels it before it records these.
     monkeypatch.setattr(module, "BATCH_WAIT_SECONDS", 60.0)
@@ -115,7 +116,7 @@ async def test_a_cancelled_dispatch_records_finished_tries_and_releases_the_rest
     async def known() -> bool:
         return len(receiver.got()) == 10 and len(drains[0]._tried) == 5
 
-    assert await so(known, 20)
+    assert await becomes_true(known, 20)
     assert await tries(world) == 0
     working.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -130,7 +131,7 @@ async def test_a_cancelled_dispatch_records_finished_tries_and_releases_the_rest
 
 @pytest.mark.slow
 async def test_without_prefect_a_file_message_is_sent_and_callbacks_stay_pending(
-    world: World, receiver: ReceiverProcess, daybook_home: Home
+    world: PrefectWorld, receiver: ReceiverProcess, daybook_home: Home
 ) -> None:
     """A message to a file arrives, however many callbacks are queued before it."""
     ids = await ask(
@@ -158,7 +159,7 @@ async def test_without_prefect_a_file_message_is_sent_and_callbacks_stay_pending
 
 
 async def test_an_error_of_prefect_uses_no_try_and_blocks_no_other_delivery(
-    world: World, receiver: ReceiverProcess
+    world: PrefectWorld, receiver: ReceiverProcess
 ) -> None:
     await secrets.add(world.client, "ops-token", "t0ken", ["127.0.0.1"], replace=True)
     await destinations.add(world.client, "ops", f"{receiver.address}/ops", token="ops-token")
@@ -182,7 +183,7 @@ async def test_an_error_of_prefect_uses_no_try_and_blocks_no_other_delivery(
 
 @pytest.mark.slow
 async def test_an_unreachable_prefect_before_the_token_is_read_uses_no_try(
-    world: World, receiver: ReceiverProcess
+    world: PrefectWorld, receiver: ReceiverProcess
 ) -> None:
     await secrets.add(world.client, "ops-token", "t0ken", ["127.0.0.1"], replace=True)
     await destinations.add(world.client, "ops", f"{receiver.address}/hook", token="ops-token")
@@ -199,7 +200,7 @@ async def test_an_unreachable_prefect_before_the_token_is_read_uses_no_try(
 
 
 async def test_invalid_addresses_block_no_other_callback_and_are_not_logged(
-    world: World, receiver: ReceiverProcess, caplog: pytest.LogCaptureFixture
+    world: PrefectWorld, receiver: ReceiverProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     bad = await ask(world, "http://[s3cr3t", "ftp://s3cr3t.example", "http://127.0.0.1:0/?s3cr3t")
@@ -213,7 +214,7 @@ async def test_invalid_addresses_block_no_other_callback_and_are_not_logged(
         assert "s3cr3t" not in str(rows[id_].error) + caplog.text
 
 
-async def _tell(world: World, channel: str, chat_id: str = "") -> None:
+async def _tell(world: PrefectWorld, channel: str, chat_id: str = "") -> None:
     async with world.ledger.write() as session:
         await book.enqueue_message(
             session,
@@ -230,7 +231,7 @@ async def _tell(world: World, channel: str, chat_id: str = "") -> None:
 
 
 async def test_a_message_is_sent_to_its_channel_and_retried_if_that_is_unknown(
-    world: World, daybook_home: Home
+    world: PrefectWorld, daybook_home: Home
 ) -> None:
     await _tell(world, "file", chat_id="out.md")
     await _tell(world, "nobody-knows-it")
@@ -240,7 +241,7 @@ async def test_a_message_is_sent_to_its_channel_and_retried_if_that_is_unknown(
 
 
 async def test_a_hurried_dispatch_starts_no_message_that_could_arrive_twice(
-    world: World, receiver: ReceiverProcess, daybook_home: Home
+    world: PrefectWorld, receiver: ReceiverProcess, daybook_home: Home
 ) -> None:
     await ask(world, f"{receiver.address}/hook", run_id="r1")
     await _tell(world, "file", chat_id="out.md")
@@ -255,7 +256,7 @@ async def test_a_hurried_dispatch_starts_no_message_that_could_arrive_twice(
 
 
 async def test_a_dispatch_claims_nothing_after_its_claim_period_ends(
-    world: World, receiver: ReceiverProcess
+    world: PrefectWorld, receiver: ReceiverProcess
 ) -> None:
     await ask(world, f"{receiver.address}/hook")
     assert not await _drain(world, claims_for=-1.0)
@@ -264,7 +265,7 @@ async def test_a_dispatch_claims_nothing_after_its_claim_period_ends(
 
 @pytest.mark.slow
 async def test_a_dispatch_that_lost_a_callbacks_lease_records_no_try(
-    world: World, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         module, "POLL_INTERVAL_SECONDS", 60.0
@@ -273,7 +274,7 @@ async def test_a_dispatch_that_lost_a_callbacks_lease_records_no_try(
     [id_] = await ask(world, f"{receiver.address}/hook")
     await destinations.add(world.client, "storm", receiver.address, timeout=5)
     working = asyncio.create_task(_drain(world))
-    assert await so(lambda: _got(receiver, 1), 20)
+    assert await becomes_true(lambda: _got(receiver, 1), 20)
     world.passes(seconds=100)
     [taken] = await sending.claim(world.ledger, "there:2", most=1)
     await working

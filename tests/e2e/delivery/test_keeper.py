@@ -12,13 +12,14 @@ from daybook.keeper import deliveries, leader_lease
 from daybook.keeper import leadership as leader
 from daybook.keeper.services import Keeper
 from tests.e2e.delivery.conftest import ReceiverProcess, ask, callbacks
-from tests.world import World, so
+from tests.waiting import becomes_true
+from tests.world.prefect_world import PrefectWorld
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 
 async def test_the_leader_sends_due_callbacks_and_retries_failed_ones(
-    world: World, receiver: ReceiverProcess
+    world: PrefectWorld, receiver: ReceiverProcess
 ) -> None:
     receiver.says("500")
     [id_] = await ask(world, f"{receiver.address}/hook")
@@ -32,17 +33,19 @@ async def test_the_leader_sends_due_callbacks_and_retries_failed_ones(
         return (await callbacks(world))[id_].status == "delivered"
 
     try:
-        assert await so(tried, 30)
+        assert await becomes_true(tried, 30)
         receiver.says("well")
         # The retry follows after a backoff of five seconds; the test does not move the clock.
-        assert await so(delivered, 60)
+        assert await becomes_true(delivered, 60)
         assert keeper.costs["outbox"].error == ""
     finally:
         working.cancel()
         await asyncio.wait({working})
 
 
-async def test_a_standby_keeper_sends_nothing(world: World, receiver: ReceiverProcess) -> None:
+async def test_a_standby_keeper_sends_nothing(
+    world: PrefectWorld, receiver: ReceiverProcess
+) -> None:
     assert (
         await leader_lease.acquire(world.ledger, leader_lease.LEADERSHIP_NAME, "there:2")
         is not None
@@ -57,7 +60,7 @@ async def test_a_standby_keeper_sends_nothing(world: World, receiver: ReceiverPr
 
     try:
         [id_] = await ask(world, f"{receiver.address}/hook")
-        assert await so(has_done_its_own, 30)
+        assert await becomes_true(has_done_its_own, 30)
         assert "outbox" not in keeper.costs
         assert ((await callbacks(world))[id_].fence, receiver.got()) == (0, [])
     finally:
@@ -66,7 +69,7 @@ async def test_a_standby_keeper_sends_nothing(world: World, receiver: ReceiverPr
 
 
 async def test_a_cancelled_pass_keeps_the_runs_whose_delivery_prefect_has_to_show(
-    world: World, receiver: ReceiverProcess
+    world: PrefectWorld, receiver: ReceiverProcess
 ) -> None:
     [id_] = await ask(world, f"{receiver.address}/hook", run_id="r1")
     await ask(world, f"{receiver.address}/hang", run_id="r2")
@@ -76,7 +79,7 @@ async def test_a_cancelled_pass_keeps_the_runs_whose_delivery_prefect_has_to_sho
     async def delivered() -> bool:
         return (await callbacks(world))[id_].status == "delivered"
 
-    assert await so(delivered, 20)
+    assert await becomes_true(delivered, 20)
     working.cancel()
     with pytest.raises(asyncio.CancelledError):
         await working
@@ -84,7 +87,7 @@ async def test_a_cancelled_pass_keeps_the_runs_whose_delivery_prefect_has_to_sho
 
 
 async def test_a_pass_without_prefect_keeps_the_deliveries_to_show_there(
-    world: World, receiver: ReceiverProcess
+    world: PrefectWorld, receiver: ReceiverProcess
 ) -> None:
     await ask(world, f"{receiver.address}/hook")
     memory = deliveries.DeliveriesState()

@@ -21,7 +21,7 @@ from daybook.tasks.model import EscalationPolicy
 from daybook.tasks.notifier import StarvingRun
 from daybook.tasks.statistics import CycleReport
 from tests.e2e.delivery.conftest import ReceiverProcess
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -34,21 +34,21 @@ async def _notified(starving: StarvingRun) -> None:
     raise AssertionError(starving)
 
 
-async def _cycle(world: World, receiver: ReceiverProcess) -> CycleReport:
+async def _cycle(world: PrefectWorld, receiver: ReceiverProcess) -> CycleReport:
     policy = EscalationPolicy(wake_url=f"{receiver.address}/wake?key=private")
     return await cycle.cycle(
         world.ledger, policy=policy, notifier=_notified, capabilities_of=_capable
     )
 
 
-async def _wakes(world: World) -> list[OutboxRow]:
+async def _wakes(world: PrefectWorld) -> list[OutboxRow]:
     of_ours = select(OutboxRow).where(col(OutboxRow.purpose) == book.WAKE)
     async with world.ledger.read() as session:
         found = await session.execute(of_ours.order_by(col(OutboxRow.created_at)))
         return list(found.scalars())
 
 
-async def _queued(world: World, *names: str) -> dict[str, str]:
+async def _queued(world: PrefectWorld, *names: str) -> dict[str, str]:
     """Register a session and add a matching task for each name; return the run ids by name."""
     runs = {}
     for name in names:
@@ -59,7 +59,7 @@ async def _queued(world: World, *names: str) -> dict[str, str]:
 
 
 async def test_one_signed_request_wakes_all_sessions_of_a_cycle(
-    world: World, receiver: ReceiverProcess, daybook_home: Home
+    world: PrefectWorld, receiver: ReceiverProcess, daybook_home: Home
 ) -> None:
     runs = await _queued(world, "one", "two", "three")
     assert (await _cycle(world, receiver)).wakes_tried == 3
@@ -87,7 +87,7 @@ async def test_one_signed_request_wakes_all_sessions_of_a_cycle(
 
 
 async def test_a_refused_wake_is_not_retried_but_the_next_cycle_wakes_again(
-    world: World, receiver: ReceiverProcess
+    world: PrefectWorld, receiver: ReceiverProcess
 ) -> None:
     await _queued(world, "one", "two")
     receiver.says("500")
@@ -113,7 +113,7 @@ async def test_a_refused_wake_is_not_retried_but_the_next_cycle_wakes_again(
 
 @pytest.mark.slow
 async def test_cycles_continue_without_an_alert_if_the_wake_receiver_is_down(
-    world: World, receiver: ReceiverProcess
+    world: PrefectWorld, receiver: ReceiverProcess
 ) -> None:
     await _queued(world, "one")
     await receiver.kill()

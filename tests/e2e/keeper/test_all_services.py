@@ -18,8 +18,8 @@ from daybook.ledger.states import Outcome, Status
 from daybook.prefect import ended_runs, scheduled_runs, stale_runs, state_mirror
 from daybook.prefect.parameter_schema import WORK_POOL
 from daybook.runs import claims
-from tests.world import World
-from tests.world.prefect import Died
+from tests.world.prefect_world import PrefectWorld
+from tests.world.traffic import Died
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -37,7 +37,7 @@ async def every_pass(ledger: Ledger, client: PrefectClient) -> int:
     return sum(map(bool, done))
 
 
-async def disorder(world: World) -> dict[str, str]:
+async def disorder(world: PrefectWorld) -> dict[str, str]:
     """Create a run in each inconsistent state, and return the expected status by run id."""
     later = world.at(hours=3)
     expected: dict[str, str] = {}
@@ -45,14 +45,14 @@ async def disorder(world: World) -> dict[str, str]:
     async def add(
         status: str, *states: State[Any], running: bool = False, until: datetime | None = None
     ) -> None:
-        row, run = await world.prefect.carried(await world.deploy(), until=until)
+        row, run = await world.waiting_run(await world.deploy(), until=until)
         if running:
-            await world.running(world.claim_request_of(row))
+            await world.runs.running(row)
         await world.prefect.set(run, *states)
         expected[row.id] = status
 
     stored = await world.deploy()
-    expected[(await world.request(stored, later)).id] = "waiting"
+    expected[(await world.runs.request(stored, later)).id] = "waiting"
     await add("waiting", until=later)
     await add("waiting", Pending(), Running())  # set back, because no process claims it
     await add("waiting", Crashed(), until=later)
@@ -64,18 +64,18 @@ async def disorder(world: World) -> dict[str, str]:
     await add("unknown", Crashed(), running=True)
     await add("cancelled", Cancelled(), running=True)
     for status in (Status.SUCCEEDED, Status.FAILED):
-        row, _ = await world.prefect.carried(await world.deploy(), Pending(), Running())
-        granted = await world.running(world.claim_request_of(row))
+        row, _ = await world.waiting_run(await world.deploy(), Pending(), Running())
+        granted = await world.runs.running(row)
         await claims.finish(world.ledger, row.id, granted.fence, Outcome(status, error="why"))
         expected[row.id] = str(status)
-    deleted_run, run = await world.prefect.carried(await world.deploy(), until=later)
+    deleted_run, run = await world.waiting_run(await world.deploy(), until=later)
     await world.prefect.ui.delete_flow_run(run.id)
     expected[deleted_run.id] = "waiting"
     return expected
 
 
-async def is_in_order(world: World, expected: dict[str, str]) -> None:
-    for row in await world.rows():
+async def is_in_order(world: PrefectWorld, expected: dict[str, str]) -> None:
+    for row in await world.runs.rows():
         assert row.status == expected[row.id]
         assert not row.unmirrored
         async with world.ledger.read() as session:
@@ -97,7 +97,7 @@ async def is_in_order(world: World, expected: dict[str, str]) -> None:
             assert (await world.prefect.shown(row.flow_run_id))[1] == shown[row.status]
 
 
-async def test_two_concurrent_processes_correct_all_runs(world: World) -> None:
+async def test_two_concurrent_processes_correct_all_runs(world: PrefectWorld) -> None:
     expected = await disorder(world)
     async with get_client() as other, Ledger(world.ledger.address, world.clock) as ledger:
         for _ in range(4):  # two checks of a lease, and work left to the next turn
@@ -105,15 +105,17 @@ async def test_two_concurrent_processes_correct_all_runs(world: World) -> None:
             await asyncio.gather(every_pass(world.ledger, world.client), every_pass(ledger, other))
 
     await is_in_order(world, expected)
-    made = {row.id: row.prefect_runs for row in await world.rows()}
+    made = {row.id: row.prefect_runs for row in await world.runs.rows()}
     assert set(made.values()) <= {1, 2}
     # After that nothing changes any more.
     assert await every_pass(world.ledger, world.client) == 0
 
 
-async def test_a_process_killed_at_each_prefect_write_corrects_all_runs(world: World) -> None:
+async def test_a_process_killed_at_each_prefect_write_corrects_all_runs(
+    world: PrefectWorld,
+) -> None:
     expected = await disorder(world)
-    world.prefect.deadly = True
+    world.prefect.traffic.deadly = True
     turns = 0
     while turns < 4:
         try:
@@ -123,7 +125,9 @@ async def test_a_process_killed_at_each_prefect_write_corrects_all_runs(world: W
         turns += 1
         world.passes(seconds=65)
 
-    assert len(world.prefect.deaths) >= 10  # four runs created, one moved, five states forced
+    assert (
+        len(world.prefect.traffic.deaths) >= 10
+    )  # four runs created, one moved, five states forced
     await is_in_order(world, expected)
-    world.prefect.deadly = False
+    world.prefect.traffic.deadly = False
     assert await every_pass(world.ledger, world.client) == 0

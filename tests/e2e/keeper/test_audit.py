@@ -21,22 +21,22 @@ from daybook.prefect import occurrence, scheduled_runs
 from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs import claims
 from daybook.runs.claim_requests import Finished, Granted, HeldElsewhere, Waiting
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 
 pytestmark = pytest.mark.e2e
 
 TEN = timedelta(minutes=10)
 
 
-async def queued(world: World, stored: StoredJob) -> list[FlowRun]:
+async def queued(world: PrefectWorld, stored: StoredJob) -> list[FlowRun]:
     """Return the runs that Prefect has queued up to now, by the ledger's clock."""
     now = world.ledger.now()
     runs = await world.prefect.runs(stored)
     return [each for each in runs if each.expected_start_time and each.expected_start_time <= now]
 
 
-async def offered(world: World, run: FlowRun) -> object:
-    """Claim a late run as a worker does and, if that is granted, finish it as its flow does."""
+async def offered(world: PrefectWorld, run: FlowRun) -> object:
+    """Claim a late run as a worker does and, if that succeeds, finish it as its flow does."""
     found = await occurrence.build_claim_request(
         world.ledger,
         run,
@@ -56,7 +56,7 @@ async def offered(world: World, run: FlowRun) -> object:
     return answer
 
 
-async def audited(world: World, stored: StoredJob) -> auditor.AuditReport:
+async def audited(world: PrefectWorld, stored: StoredJob) -> auditor.AuditReport:
     return await auditor.audit(world.ledger, {stored.id: world.ledger.now()})
 
 
@@ -87,7 +87,7 @@ def expected(stored: StoredJob, now: datetime, catch_up: str) -> dict[datetime, 
 @pytest.mark.parametrize("first", ["claims", "audit"])
 @pytest.mark.parametrize("catch_up", ["none", "latest", "all"])
 async def test_after_an_hour_of_downtime_each_due_time_has_one_outcome(
-    world: World, catch_up: str, first: str
+    world: PrefectWorld, catch_up: str, first: str
 ) -> None:
     stored = await world.deploy(every="10m", catch_up=catch_up, overlap="allow")
     world.passes(minutes=63)
@@ -109,12 +109,12 @@ async def test_after_an_hour_of_downtime_each_due_time_has_one_outcome(
         for run in await queued(world, stored):
             answer = await offered(world, run)
             assert isinstance(answer, Granted | Finished | HeldElsewhere | Waiting)
-        if not any(row.status == "waiting" for row in await world.rows()):
+        if not any(row.status == "waiting" for row in await world.runs.rows()):
             break
 
-    assert apart(await world.rows()) == due
+    assert apart(await world.runs.rows()) == due
     assert not await audited(world, stored)
-    rows = await world.rows()
+    rows = await world.runs.rows()
     assert [row.attempts for row in rows if row.status == "succeeded"] == [1] * sum(
         status == "succeeded" for status in due.values()
     )

@@ -16,8 +16,8 @@ from daybook.prefect import scheduled_runs
 from daybook.runs import claims
 from daybook.runs.claim_requests import ClaimRequest, Granted
 from tests.pure.schedules import oracle
-from tests.world import World
-from tests.world.prefect import Died
+from tests.world.prefect_world import PrefectWorld
+from tests.world.traffic import Died
 
 pytestmark = pytest.mark.e2e
 
@@ -41,7 +41,7 @@ def next_change(zone: str, forward: bool) -> datetime:
 class Case:
     """A job in Prefect, with the ledger's clock shortly before a clock change."""
 
-    world: World
+    world: PrefectWorld
     stored: StoredJob
     change: datetime
 
@@ -80,7 +80,7 @@ class Case:
 
     async def prefect_due_times(self) -> list[datetime]:
         """Return the instants that will run: queued and not skipped, or waiting in the ledger."""
-        rows = [row.due for row in await self.world.rows() if row.status == "waiting"]
+        rows = [row.due for row in await self.world.runs.rows() if row.status == "waiting"]
         left = await self.instants(skipped=False)
         assert not set(rows) & set(left)
         start = self.world.ledger.now() + correct.WORKER_GRACE
@@ -93,7 +93,7 @@ def instant(run: FlowRun) -> datetime:
 
 
 async def near(
-    world: World, cron: str, zone: str, *, forward: bool, before: timedelta = BEFORE
+    world: PrefectWorld, cron: str, zone: str, *, forward: bool, before: timedelta = BEFORE
 ) -> Case:
     change = next_change(zone, forward)
     stored = await world.deploy(cron=cron, timezone=zone, catch_up="none")
@@ -139,7 +139,7 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.slow
 async def test_wrongly_queued_runs_are_corrected_before_they_are_due(
-    world: World, name: str
+    world: PrefectWorld, name: str
 ) -> None:
     given = CHANGES[name]
     case = await near(world, given.cron, given.zone, forward=given.forward)
@@ -150,7 +150,7 @@ async def test_wrongly_queued_runs_are_corrected_before_they_are_due(
 
     assert await case.prefect_due_times() == expected
     assert [each - case.change for each in await case.instants(skipped=True)] == given.wrong
-    rows = [row for row in await world.rows() if row.status == "waiting"]
+    rows = [row for row in await world.runs.rows() if row.status == "waiting"]
     assert sorted(row.due - case.change for row in rows) == given.missing
     assert {(row.until == row.due, row.waits_for) for row in rows} == {(True, "due")}
     for run in await case.queued():
@@ -162,16 +162,16 @@ async def test_wrongly_queued_runs_are_corrected_before_they_are_due(
     assert await case.prefect_due_times() == expected
     await scheduled_runs.ensure_all(world.ledger, world.client)
     first = min(rows, key=lambda row: row.due)
-    row = await world.row(first.id)
+    row = await world.runs.row(first.id)
     assert await world.prefect.start(await world.prefect.run(row.flow_run_id)) == row.due
 
 
-async def test_a_corrected_due_time_can_be_claimed_when_it_is_due(world: World) -> None:
+async def test_a_corrected_due_time_can_be_claimed_when_it_is_due(world: PrefectWorld) -> None:
     case = await near(world, "30 2 * * *", "America/New_York", forward=True)
     await case.correct()
-    (row,) = [row for row in await world.rows() if row.status == "waiting"]
+    (row,) = [row for row in await world.runs.rows() if row.status == "waiting"]
     await scheduled_runs.ensure_all(world.ledger, world.client)
-    row = await world.row(row.id)
+    row = await world.runs.row(row.id)
     world.clock.set(row.due + timedelta(seconds=1))
 
     answer = await claims.claim(
@@ -193,10 +193,10 @@ async def test_a_corrected_due_time_can_be_claimed_when_it_is_due(world: World) 
 
 
 @pytest.mark.slow
-async def test_a_pass_killed_after_any_write_is_completed_by_the_next(world: World) -> None:
+async def test_a_pass_killed_after_any_write_is_completed_by_the_next(world: PrefectWorld) -> None:
     case = await near(world, "*/30 * * * *", "America/New_York", forward=False)
     expected = await case.expected()
-    world.prefect.deadly = True
+    world.prefect.traffic.deadly = True
     passes = 0
     while True:
         try:
@@ -204,7 +204,7 @@ async def test_a_pass_killed_after_any_write_is_completed_by_the_next(world: Wor
             break
         except Died:
             passes += 1
-    world.prefect.deadly = False
+    world.prefect.traffic.deadly = False
 
     assert await case.prefect_due_times() == expected
     assert not await case.correct()
@@ -212,30 +212,32 @@ async def test_a_pass_killed_after_any_write_is_completed_by_the_next(world: Wor
 
 
 @pytest.mark.slow
-async def test_jobs_far_from_a_clock_change_or_just_compared_cost_no_request(world: World) -> None:
+async def test_jobs_far_from_a_clock_change_or_just_compared_cost_no_request(
+    world: PrefectWorld,
+) -> None:
     await world.deploy(cron="0 9 * * *", timezone="UTC")
     await world.deploy(every="1h")
     case = await near(world, "30 2 * * *", "America/New_York", forward=True)
     memory = correct.CorrectionState()
-    world.prefect.requests.clear()
+    world.prefect.traffic.requests.clear()
 
     first = await correct.correct(world.ledger, world.client, memory)
     assert (first.jobs, first.added, first.skipped) == (1, 1, 1)
-    asked = sum(world.prefect.requests.values())
-    world.prefect.requests.clear()
+    asked = sum(world.prefect.traffic.requests.values())
+    world.prefect.traffic.requests.clear()
     assert not await correct.correct(world.ledger, world.client, memory)
-    assert not world.prefect.requests
+    assert not world.prefect.traffic.requests
 
     world.passes(minutes=31)
     again = await correct.correct(world.ledger, world.client, memory)
     assert (again.jobs, bool(again)) == (1, False)
-    assert sum(world.prefect.requests.values()) == 2 < asked
+    assert sum(world.prefect.traffic.requests.values()) == 2 < asked
     assert len(memory.compared) == 3
     world.clock.set(case.change + 4 * HOUR)
     assert (await correct.correct(world.ledger, world.client, memory)).jobs == 0
 
 
-async def test_a_job_that_differs_from_its_deployment_is_not_corrected(world: World) -> None:
+async def test_a_job_that_differs_from_its_deployment_is_not_corrected(world: PrefectWorld) -> None:
     case = await near(world, "30 2 * * *", "America/New_York", forward=True)
     deployment = await world.prefect.ui.read_deployment(str(case.stored.row.deployment_id))
     memory = correct.CorrectionState()
@@ -249,4 +251,4 @@ async def test_a_job_that_differs_from_its_deployment_is_not_corrected(world: Wo
     assert not await correct.correct(world.ledger, world.client, memory)
 
     assert not memory.compared
-    assert await world.rows() == []
+    assert await world.runs.rows() == []

@@ -18,44 +18,42 @@ from daybook.prefect.states import terminal_state
 from daybook.runs import claims, leases, prefect_ends
 from daybook.runs.claim_requests import Granted
 from tests.costs import one_in
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 
 pytestmark = pytest.mark.e2e
 
 
-async def record_ends(world: World, **given: Any) -> None:
+async def record_ends(world: PrefectWorld, **given: Any) -> None:
     await ended_runs.record_live_ends(world.ledger, world.client, **given)
     await ended_runs.record_unread_ends(world.ledger, world.client, **given)
 
 
-async def scheduled(world: World) -> FlowRun:
+async def scheduled(world: PrefectWorld) -> FlowRun:
     """Return a future run that Prefect's scheduler created for a job."""
     return (await world.prefect.runs(await world.deploy(cron="0 0 1 1 *")))[0]
 
 
-async def held(world: World, *, running: bool) -> tuple[RunRow, FlowRun, Granted]:
-    row, run = await world.prefect.carried(await world.deploy())
-    granted = await (
-        world.running(world.claim_request_of(row))
-        if running
-        else world.claimed(world.claim_request_of(row))
-    )
+async def held(world: PrefectWorld, *, running: bool) -> tuple[RunRow, FlowRun, Granted]:
+    row, run = await world.waiting_run(await world.deploy())
+    granted = await (world.runs.running(row) if running else world.runs.claimed(row))
     await world.prefect.set(run, Pending(), Running())
-    return await world.row(row.id), run, granted
+    return await world.runs.row(row.id), run, granted
 
 
 # --- runs without a row
 
 
 @pytest.mark.slow
-async def test_a_future_run_cancelled_in_prefect_is_recorded_as_cancelled(world: World) -> None:
+async def test_a_future_run_cancelled_in_prefect_is_recorded_as_cancelled(
+    world: PrefectWorld,
+) -> None:
     run = await scheduled(world)
     await world.prefect.ui.set_flow_run_state(run.id, Cancelling())  # as the UI's button does
     assert await world.prefect.shown(run) == ("CANCELLED", "Cancelled")
 
     await ended_runs.record_unread_ends(world.ledger, world.client)
 
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert (row.status, row.flow_run_id) == ("cancelled", str(run.id))
     assert row.occurrence.startswith("due:")
     assert run.expected_start_time is not None
@@ -64,13 +62,15 @@ async def test_a_future_run_cancelled_in_prefect_is_recorded_as_cancelled(world:
 
     # Passes overlap, and reading the same end again changes nothing.
     await ended_runs.record_unread_ends(world.ledger, world.client)
-    assert [each.id for each in await world.rows()] == [row.id]
+    assert [each.id for each in await world.runs.rows()] == [row.id]
     world.passes(seconds=16)
     assert (await state_mirror.mirror(world.ledger, world.client)).agreed == 1
 
 
 @pytest.mark.slow
-async def test_a_custom_run_that_fails_before_its_flow_is_recorded_as_failed(world: World) -> None:
+async def test_a_custom_run_that_fails_before_its_flow_is_recorded_as_failed(
+    world: PrefectWorld,
+) -> None:
     stored = await world.deploy()
     run = await world.prefect.ui.create_flow_run_from_deployment(
         UUID(str(stored.row.deployment_id))
@@ -79,14 +79,14 @@ async def test_a_custom_run_that_fails_before_its_flow_is_recorded_as_failed(wor
 
     await record_ends(world)
 
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert (row.status, row.occurrence) == ("failed", f"flow:{run.id}")
     assert "prompt: is not a string" in str(row.error)
 
 
 @pytest.mark.slow
 async def test_a_run_mirrored_as_unknown_is_not_recorded_again_without_its_row(
-    world: World,
+    world: PrefectWorld,
 ) -> None:
     stored = await world.deploy()
     run = await world.prefect.ui.create_flow_run_from_deployment(
@@ -102,10 +102,12 @@ async def test_a_run_mirrored_as_unknown_is_not_recorded_again_without_its_row(
         await ended_runs.record_end(world.ledger, world.client, str(run.id), has_no_process=True)
         is None
     )
-    assert await world.rows() == []
+    assert await world.runs.rows() == []
 
 
-async def test_a_due_run_that_crashed_before_its_claim_gets_a_new_prefect_run(world: World) -> None:
+async def test_a_due_run_that_crashed_before_its_claim_gets_a_new_prefect_run(
+    world: PrefectWorld,
+) -> None:
     stored = await world.deploy(every="1m")
     run = (await world.prefect.runs(stored))[0]
     world.passes(seconds=70)
@@ -113,23 +115,23 @@ async def test_a_due_run_that_crashed_before_its_claim_gets_a_new_prefect_run(wo
 
     await record_ends(world)
 
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert (row.status, row.occurrence[:4]) == ("waiting", "due:")
     assert (await scheduled_runs.ensure_all(world.ledger, world.client)).made == [
-        (await world.row(row.id)).flow_run_id
+        (await world.runs.row(row.id)).flow_run_id
     ]
 
 
-async def test_a_run_refused_as_not_due_gets_no_row(world: World) -> None:
+async def test_a_run_refused_as_not_due_gets_no_row(world: PrefectWorld) -> None:
     run = await scheduled(world)
     await world.prefect.set(run, terminal_state(Status.SKIPPED, "not due"))
 
     await record_ends(world)
 
-    assert await world.rows() == []
+    assert await world.runs.rows() == []
 
 
-async def test_a_run_of_another_ledgers_deployment_is_ignored(world: World) -> None:
+async def test_a_run_of_another_ledgers_deployment_is_ignored(world: PrefectWorld) -> None:
     flow = await world.prefect.ui.create_flow_from_name("theirs")
     deployment = await world.prefect.ui.create_deployment(flow, "theirs", tags=["daybook:another"])
     run = await world.prefect.ui.create_flow_run_from_deployment(deployment)
@@ -138,11 +140,11 @@ async def test_a_run_of_another_ledgers_deployment_is_ignored(world: World) -> N
     await record_ends(world)
     assert await ended_runs.record_end(world.ledger, world.client, str(run.id)) is None
 
-    assert await world.rows() == []
+    assert await world.runs.rows() == []
     await world.prefect.ui.delete_deployment(deployment)
 
 
-async def test_ends_before_the_stored_read_position_are_not_read_again(world: World) -> None:
+async def test_ends_before_the_stored_read_position_are_not_read_again(world: PrefectWorld) -> None:
     run = await scheduled(world)
     await world.prefect.set(run, Cancelled())
     world.passes(minutes=2)
@@ -151,12 +153,12 @@ async def test_ends_before_the_stored_read_position_are_not_read_again(world: Wo
     now = world.ledger.now()
     assert await ended_runs.record_unread_ends(world.ledger, world.client) >= now
 
-    assert await world.rows() == []
-    assert world.prefect.requests["filter"] == 1
+    assert await world.runs.rows() == []
+    assert world.prefect.traffic.requests["filter"] == 1
 
 
 @pytest.mark.slow
-async def test_a_run_cancelled_days_before_the_next_pass_is_recorded(world: World) -> None:
+async def test_a_run_cancelled_days_before_the_next_pass_is_recorded(world: PrefectWorld) -> None:
     run = await scheduled(world)
     await ended_runs.record_unread_ends(world.ledger, world.client)
     await world.prefect.set(run, Cancelled())
@@ -164,12 +166,12 @@ async def test_a_run_cancelled_days_before_the_next_pass_is_recorded(world: Worl
 
     await ended_runs.record_unread_ends(world.ledger, world.client)
 
-    assert [row.status for row in await world.rows()] == ["cancelled"]
+    assert [row.status for row in await world.runs.rows()] == ["cancelled"]
 
 
 @pytest.mark.parametrize("shortest", one_in(2, [timedelta(milliseconds=1), timedelta(hours=1)]))
 async def test_many_ends_are_read_in_parts_over_several_passes(
-    world: World, monkeypatch: pytest.MonkeyPatch, shortest: timedelta
+    world: PrefectWorld, monkeypatch: pytest.MonkeyPatch, shortest: timedelta
 ) -> None:
     monkeypatch.setattr(flow_runs, "PAGE_SIZE", 3)
     monkeypatch.setattr(flow_runs, "MIN_WINDOW", shortest)
@@ -184,25 +186,27 @@ async def test_many_ends_are_read_in_parts_over_several_passes(
         reached.append(
             await ended_runs.record_unread_ends(world.ledger, world.client, most_seconds=0)
         )
-        seen_by_pass.append(len(await world.rows()))
+        seen_by_pass.append(len(await world.runs.rows()))
 
     assert reached == sorted(set(reached))
-    assert {row.flow_run_id for row in await world.rows()} == {str(run.id) for run in runs}
+    assert {row.flow_run_id for row in await world.runs.rows()} == {str(run.id) for run in runs}
     most = max(later - sooner for sooner, later in pairwise([0, *seen_by_pass]))
     assert most == 8 if shortest > timedelta(minutes=5) else 1 <= most < 3
 
 
 @pytest.mark.slow
-async def test_the_end_of_a_supervised_run_is_left_and_read_in_a_later_pass(world: World) -> None:
+async def test_the_end_of_a_supervised_run_is_left_and_read_in_a_later_pass(
+    world: PrefectWorld,
+) -> None:
     run = await scheduled(world)
     await world.prefect.set(run, Cancelled())
     world.passes(minutes=10)
 
     await ended_runs.record_unread_ends(world.ledger, world.client, supervised=[str(run.id)])
-    assert await world.rows() == []
+    assert await world.runs.rows() == []
 
     await ended_runs.record_unread_ends(world.ledger, world.client)
-    assert [row.status for row in await world.rows()] == ["cancelled"]
+    assert [row.status for row in await world.runs.rows()] == ["cancelled"]
 
 
 # --- waiting rows
@@ -220,24 +224,26 @@ async def test_the_end_of_a_supervised_run_is_left_and_read_in_a_later_pass(worl
 )
 @pytest.mark.slow
 async def test_a_waiting_row_follows_the_end_of_its_prefect_run(
-    world: World, state: State[Any], status: str
+    world: PrefectWorld, state: State[Any], status: str
 ) -> None:
-    row, run = await world.prefect.carried(await world.deploy(), state, until=world.at(minutes=5))
+    row, run = await world.waiting_run(await world.deploy(), state, until=world.at(minutes=5))
 
     await record_ends(world)
 
-    row = await world.row(row.id)
+    row = await world.runs.row(row.id)
     assert row.status == status
     assert row.flow_run_id == (None if status == "waiting" else str(run.id))
 
 
-async def test_a_cancelling_run_without_a_process_is_cancelled_on_both_sides(world: World) -> None:
-    row, run = await world.prefect.carried(await world.deploy(), Pending(), Cancelling())
+async def test_a_cancelling_run_without_a_process_is_cancelled_on_both_sides(
+    world: PrefectWorld,
+) -> None:
+    row, run = await world.waiting_run(await world.deploy(), Pending(), Cancelling())
     assert await world.prefect.shown(run) == ("CANCELLING", "Cancelling")
 
     await record_ends(world)
 
-    row = await world.row(row.id)
+    row = await world.runs.row(row.id)
     assert (row.status, row.unmirrored) == ("cancelled", False)
     assert await world.prefect.shown(run) == ("CANCELLED", "Cancelled")
 
@@ -245,7 +251,9 @@ async def test_a_cancelling_run_without_a_process_is_cancelled_on_both_sides(wor
 # --- claimed and running rows
 
 
-async def test_a_claimed_run_with_refused_parameters_is_recorded_as_failed(world: World) -> None:
+async def test_a_claimed_run_with_refused_parameters_is_recorded_as_failed(
+    world: PrefectWorld,
+) -> None:
     row, run, _ = await held(world, running=False)
     await world.prefect.set(run, Failed(message="Validation failed"))
 
@@ -255,7 +263,7 @@ async def test_a_claimed_run_with_refused_parameters_is_recorded_as_failed(world
         == "failed"
     )
 
-    row = await world.row(row.id)
+    row = await world.runs.row(row.id)
     assert "Validation failed" in str(row.error)
 
 
@@ -272,23 +280,23 @@ async def test_a_claimed_run_with_refused_parameters_is_recorded_as_failed(world
 )
 @pytest.mark.slow
 async def test_an_end_in_prefect_is_recorded_after_the_holder_stopped_renewing(
-    world: World, running: bool, state: State[Any], status: str
+    world: PrefectWorld, running: bool, state: State[Any], status: str
 ) -> None:
     row, run, _ = await held(world, running=running)
     await world.prefect.set(run, state)
     await record_ends(world)
-    assert (await world.row(row.id)).state is row.state
+    assert (await world.runs.row(row.id)).state is row.state
 
     world.passes(seconds=26)
     await record_ends(world, supervised=[str(run.id)])
-    assert (await world.row(row.id)).state is row.state
+    assert (await world.runs.row(row.id)).state is row.state
 
     await record_ends(world)
-    assert (await world.row(row.id)).status == status
+    assert (await world.runs.row(row.id)).status == status
 
 
 @pytest.mark.slow
-async def test_an_end_in_prefect_is_ignored_while_the_holder_renews(world: World) -> None:
+async def test_an_end_in_prefect_is_ignored_while_the_holder_renews(world: PrefectWorld) -> None:
     row, run, granted = await held(world, running=True)
     await world.prefect.set(run, Failed(message="by hand"))
     world.passes(seconds=20)
@@ -297,33 +305,37 @@ async def test_an_end_in_prefect_is_ignored_while_the_holder_renews(world: World
 
     await record_ends(world)
 
-    assert (await world.row(row.id)).status == "running"
+    assert (await world.runs.row(row.id)).status == "running"
 
 
 @pytest.mark.slow
-async def test_a_cancelling_run_is_left_to_its_holder(world: World) -> None:
+async def test_a_cancelling_run_is_left_to_its_holder(world: PrefectWorld) -> None:
     row, run, _ = await held(world, running=True)
     await world.prefect.set(run, Cancelling())
     world.passes(seconds=50)
 
     await record_ends(world)
 
-    assert (await world.row(row.id)).status == "running"
+    assert (await world.runs.row(row.id)).status == "running"
     assert await world.prefect.shown(run) == ("CANCELLING", "Cancelling")
 
 
-async def test_an_old_end_in_prefect_does_not_end_a_row_that_began_meanwhile(world: World) -> None:
-    row, _ = await world.prefect.carried(await world.deploy(), Crashed())
-    world.prefect.after["filter"] = lambda: world.running(world.claim_request_of(row))
+async def test_an_old_end_in_prefect_does_not_end_a_row_that_began_meanwhile(
+    world: PrefectWorld,
+) -> None:
+    row, _ = await world.waiting_run(await world.deploy(), Crashed())
+    world.prefect.traffic.after["filter"] = lambda: world.runs.running(row)
 
     await record_ends(world)
 
-    assert (await world.row(row.id)).status == "running"
+    assert (await world.runs.row(row.id)).status == "running"
 
 
 @pytest.mark.slow
-async def test_an_end_in_prefect_does_not_change_a_run_that_has_an_outcome(world: World) -> None:
-    row, run = await world.prefect.carried(await world.deploy())
+async def test_an_end_in_prefect_does_not_change_a_run_that_has_an_outcome(
+    world: PrefectWorld,
+) -> None:
+    row, run = await world.waiting_run(await world.deploy())
     await claims.cancel(world.ledger, row.id)
     await world.prefect.set(run, Failed())
 
@@ -332,15 +344,15 @@ async def test_an_end_in_prefect_does_not_change_a_run_that_has_an_outcome(world
         is None
     )
 
-    assert not world.prefect.requests
-    assert (await world.row(row.id)).status == "cancelled"
+    assert not world.prefect.traffic.requests
+    assert (await world.runs.row(row.id)).status == "cancelled"
 
 
 @pytest.mark.slow
-async def test_a_prefect_run_that_has_not_ended_changes_nothing(world: World) -> None:
-    row, run = await world.prefect.carried(await world.deploy(), until=world.at(minutes=5))
+async def test_a_prefect_run_that_has_not_ended_changes_nothing(world: PrefectWorld) -> None:
+    row, run = await world.waiting_run(await world.deploy(), until=world.at(minutes=5))
 
     assert await ended_runs.record_end(world.ledger, world.client, str(run.id)) is None
 
-    assert (await world.row(row.id)).status == "waiting"
+    assert (await world.runs.row(row.id)).status == "waiting"
     assert timedelta(0) < await world.prefect.start(run) - world.ledger.now()

@@ -22,8 +22,8 @@ from daybook.prefect import links as records
 from daybook.prefect import scheduled_runs, state_mirror
 from daybook.runs import claims
 from daybook.runs.claim_requests import ClaimRequest, Waiting
-from tests.world import World
-from tests.world.prefect import Died, dies
+from tests.world.prefect_world import PrefectWorld
+from tests.world.traffic import Died, dies
 
 pytestmark = pytest.mark.e2e
 
@@ -31,9 +31,9 @@ SLOT = ("SCHEDULED", "AwaitingConcurrencySlot")
 SECOND = timedelta(seconds=1)
 
 
-async def test_services_without_work_send_no_request_to_prefect(world: World) -> None:
+async def test_services_without_work_send_no_request_to_prefect(world: PrefectWorld) -> None:
     stored = await world.deploy()
-    row = await world.request(stored)
+    row = await world.runs.request(stored)
     await claims.cancel(world.ledger, row.id)
 
     assert not await scheduled_runs.ensure_all(world.ledger, world.client)
@@ -41,13 +41,13 @@ async def test_services_without_work_send_no_request_to_prefect(world: World) ->
     assert not await state_mirror.mirror(world.ledger, world.client)
     assert not await lease_reaper.expire(world.ledger, world.client)
 
-    assert not world.prefect.requests
+    assert not world.prefect.traffic.requests
 
 
-async def test_a_waiting_row_gets_its_prefect_run(world: World) -> None:
+async def test_a_waiting_row_gets_its_prefect_run(world: PrefectWorld) -> None:
     stored = await world.deploy(prompt="Then")
     until = world.at(minutes=7)
-    row = await world.request(stored, until, reason="later")
+    row = await world.runs.request(stored, until, reason="later")
 
     done = await scheduled_runs.ensure_all(world.ledger, world.client)
 
@@ -57,21 +57,21 @@ async def test_a_waiting_row_gets_its_prefect_run(world: World) -> None:
     assert (run.state.type.value, run.state.name, run.state.message) == (*SLOT, "later")
     assert run.next_scheduled_start_time == until
     assert run.parameters == row.parameters
-    row = await world.row(row.id)
+    row = await world.runs.row(row.id)
     assert (row.flow_run_id, row.prefect_runs, row.status) == (str(run.id), 1, "waiting")
     assert run.idempotency_key == f"{world.ledger.id}:{row.occurrence}:1"
 
-    world.prefect.requests.clear()
+    world.prefect.traffic.requests.clear()
     assert not await scheduled_runs.ensure_all(world.ledger, world.client)
-    assert world.prefect.requests == {"filter": 1}
+    assert world.prefect.traffic.requests == {"filter": 1}
 
 
-async def test_a_prefect_run_scheduled_for_another_time_is_moved(world: World) -> None:
+async def test_a_prefect_run_scheduled_for_another_time_is_moved(world: PrefectWorld) -> None:
     stored = await world.deploy()
-    row, run = await world.prefect.carried(stored)
+    row, run = await world.waiting_run(stored)
     await world.prefect.ui.update_flow_run(run.id, infrastructure_pid="a-machine:17")
     for until in (world.at(minutes=9), world.at(minutes=3)):
-        await world.set_row(row, until=until, reason="another time")
+        await world.runs.set_row(row, until=until, reason="another time")
 
         assert (await scheduled_runs.ensure_all(world.ledger, world.client)).moved == [str(run.id)]
 
@@ -83,9 +83,11 @@ async def test_a_prefect_run_scheduled_for_another_time_is_moved(world: World) -
     assert len(await world.prefect.runs(stored)) == 1
 
 
-async def test_two_concurrent_passes_create_one_prefect_run_for_each_row(world: World) -> None:
+async def test_two_concurrent_passes_create_one_prefect_run_for_each_row(
+    world: PrefectWorld,
+) -> None:
     stored = await world.deploy()
-    requested = [await world.request(stored) for _ in range(4)]
+    requested = [await world.runs.request(stored) for _ in range(4)]
     async with get_client() as other, Ledger(world.ledger.address, world.clock) as ledger:
         await asyncio.gather(
             scheduled_runs.ensure_all(world.ledger, world.client),
@@ -94,31 +96,33 @@ async def test_two_concurrent_passes_create_one_prefect_run_for_each_row(world: 
 
     runs = await world.prefect.runs(stored)
     assert len(runs) == 4
-    carried = {(await world.row(row.id)).flow_run_id for row in requested}
+    carried = {(await world.runs.row(row.id)).flow_run_id for row in requested}
     assert carried == {str(run.id) for run in runs}
 
 
 @pytest.mark.slow
-async def test_the_next_pass_finds_a_prefect_run_that_a_killed_pass_created(world: World) -> None:
+async def test_the_next_pass_finds_a_prefect_run_that_a_killed_pass_created(
+    world: PrefectWorld,
+) -> None:
     stored = await world.deploy()
-    row = await world.request(stored)
-    world.prefect.after["create_flow_run"] = dies
+    row = await world.runs.request(stored)
+    world.prefect.traffic.after["create_flow_run"] = dies
     with pytest.raises(Died):
         await scheduled_runs.ensure_all(world.ledger, world.client)
     (run,) = await world.prefect.runs(stored)
-    assert (await world.row(row.id)).flow_run_id is None
+    assert (await world.runs.row(row.id)).flow_run_id is None
 
     await scheduled_runs.ensure_all(world.ledger, world.client)
 
     assert [each.id for each in await world.prefect.runs(stored)] == [run.id]
-    assert (await world.row(row.id)).flow_run_id == str(run.id)
+    assert (await world.runs.row(row.id)).flow_run_id == str(run.id)
 
 
 @pytest.mark.slow
-async def test_an_unrecorded_prefect_run_that_crashed_is_replaced(world: World) -> None:
+async def test_an_unrecorded_prefect_run_that_crashed_is_replaced(world: PrefectWorld) -> None:
     stored = await world.deploy()
-    row = await world.request(stored)
-    world.prefect.after["create_flow_run"] = dies
+    row = await world.runs.request(stored)
+    world.prefect.traffic.after["create_flow_run"] = dies
     with pytest.raises(Died):
         await scheduled_runs.ensure_all(world.ledger, world.client)
     (run,) = await world.prefect.runs(stored)
@@ -126,15 +130,15 @@ async def test_an_unrecorded_prefect_run_that_crashed_is_replaced(world: World) 
 
     await scheduled_runs.ensure_all(world.ledger, world.client)
 
-    row = await world.row(row.id)
+    row = await world.runs.row(row.id)
     assert row.flow_run_id not in (None, str(run.id))
     assert await world.prefect.shown(row.flow_run_id) == SLOT
 
 
 @pytest.mark.slow
-async def test_a_deleted_prefect_run_of_a_waiting_row_is_created_again(world: World) -> None:
+async def test_a_deleted_prefect_run_of_a_waiting_row_is_created_again(world: PrefectWorld) -> None:
     stored = await world.deploy()
-    row, run = await world.prefect.carried(stored, until=world.at(minutes=5))
+    row, run = await world.waiting_run(stored, until=world.at(minutes=5))
     await world.prefect.ui.delete_flow_run(run.id)
 
     await scheduled_runs.ensure_all(world.ledger, world.client)
@@ -142,16 +146,16 @@ async def test_a_deleted_prefect_run_of_a_waiting_row_is_created_again(world: Wo
     (again,) = await world.prefect.runs(stored)
     assert again.id != run.id
     assert again.idempotency_key == f"{world.ledger.id}:{row.occurrence}:2"
-    assert (await world.row(row.id)).flow_run_id == str(again.id)
+    assert (await world.runs.row(row.id)).flow_run_id == str(again.id)
 
 
 @pytest.mark.parametrize("state", [Pending(), Running()], ids=["pending", "running"])
 @pytest.mark.slow
 async def test_a_started_unsupervised_prefect_run_is_set_back_after_a_minute(
-    world: World, state: State[Any]
+    world: PrefectWorld, state: State[Any]
 ) -> None:
     stored = await world.deploy()
-    row, run = await world.prefect.carried(stored, Pending(), state)
+    row, run = await world.waiting_run(stored, Pending(), state)
     world.passes(seconds=30)
     assert not await scheduled_runs.ensure_all(world.ledger, world.client)
     assert await world.prefect.shown(run) == (state.type.value, state.name)
@@ -164,9 +168,9 @@ async def test_a_started_unsupervised_prefect_run_is_set_back_after_a_minute(
     assert (await world.prefect.run(run)).next_scheduled_start_time == row.until
 
 
-async def test_ensure_row_sets_a_started_prefect_run_back_at_once(world: World) -> None:
+async def test_ensure_row_sets_a_started_prefect_run_back_at_once(world: PrefectWorld) -> None:
     stored = await world.deploy()
-    row, run = await world.prefect.carried(stored, Pending(), Running())
+    row, run = await world.waiting_run(stored, Pending(), Running())
 
     await scheduled_runs.ensure_row(world.ledger, world.client, row)
 
@@ -175,25 +179,27 @@ async def test_ensure_row_sets_a_started_prefect_run_back_at_once(world: World) 
 
 
 @pytest.mark.slow
-async def test_a_cancelled_prefect_run_is_not_created_again(world: World) -> None:
+async def test_a_cancelled_prefect_run_is_not_created_again(world: PrefectWorld) -> None:
     stored = await world.deploy()
-    row, run = await world.prefect.carried(stored, Cancelled(), until=world.at(minutes=5))
+    row, run = await world.waiting_run(stored, Cancelled(), until=world.at(minutes=5))
 
     assert not await scheduled_runs.ensure_all(world.ledger, world.client)
 
-    assert (await world.row(row.id)).status == "cancelled"
+    assert (await world.runs.row(row.id)).status == "cancelled"
     assert [each.id for each in await world.prefect.runs(stored)] == [run.id]
     assert await world.prefect.shown(run) == ("CANCELLED", "Cancelled")
 
 
-async def test_a_row_fails_after_three_prefect_runs_crashed_before_they_began(world: World) -> None:
+async def test_a_row_fails_after_three_prefect_runs_crashed_before_they_began(
+    world: PrefectWorld,
+) -> None:
     stored = await world.deploy()
-    row, run = await world.prefect.carried(stored)
+    row, run = await world.waiting_run(stored)
     for _ in range(3):
         await world.prefect.set(run, Crashed(message="no such file"))
         world.passes(minutes=10)
         await scheduled_runs.ensure_all(world.ledger, world.client)
-        row = await world.row(row.id)
+        row = await world.runs.row(row.id)
         if row.status != "waiting":
             break
         run = await world.prefect.run(row.flow_run_id)
@@ -206,37 +212,37 @@ async def test_a_row_fails_after_three_prefect_runs_crashed_before_they_began(wo
 @pytest.mark.parametrize("way", [Cancelled, Completed, Cancelling], ids=lambda way: way.__name__)
 @pytest.mark.slow
 async def test_an_end_that_a_person_sets_while_a_run_is_moved_is_kept(
-    world: World, way: Callable[[], State[Any]]
+    world: PrefectWorld, way: Callable[[], State[Any]]
 ) -> None:
     stored = await world.deploy()
-    row, run = await world.prefect.carried(stored)
-    await world.set_row(row, until=world.at(minutes=5))
-    world.prefect.before["set_state"] = lambda: world.prefect.set(run, way())
+    row, run = await world.waiting_run(stored)
+    await world.runs.set_row(row, until=world.at(minutes=5))
+    world.prefect.traffic.before["set_state"] = lambda: world.prefect.set(run, way())
 
     assert not await scheduled_runs.ensure_all(world.ledger, world.client)
 
-    ended = await world.row(row.id)
+    ended = await world.runs.row(row.id)
     assert ended.status == ("skipped" if way is Completed else "cancelled")
     name = "Skipped" if way is Completed else "Cancelled"
     assert (await world.prefect.shown(run))[1] == name
     assert len(await world.prefect.runs(stored)) == 1
 
 
-async def test_a_run_that_starts_while_it_is_moved_continues(world: World) -> None:
+async def test_a_run_that_starts_while_it_is_moved_continues(world: PrefectWorld) -> None:
     stored = await world.deploy()
-    row, run = await world.prefect.carried(stored)
-    await world.set_row(row, until=world.at(minutes=5))
-    row = await world.row(row.id)
+    row, run = await world.waiting_run(stored)
+    await world.runs.set_row(row, until=world.at(minutes=5))
+    row = await world.runs.row(row.id)
 
     async def starts() -> None:
-        await world.set_row(row, until=world.at(seconds=-1))
-        await world.running(world.claim_request_of(row))
+        await world.runs.set_row(row, until=world.at(seconds=-1))
+        await world.runs.running(row)
         await world.prefect.set(run, Pending(), Running())
 
-    world.prefect.before["set_state"] = starts
+    world.prefect.traffic.before["set_state"] = starts
     await scheduled_runs.ensure_all(world.ledger, world.client)
 
-    now = await world.row(row.id)
+    now = await world.runs.row(row.id)
     assert (now.status, now.fence, now.holder) == ("running", 1, "here:1")
     # A worker that fetches it now finds it held elsewhere; its flow ends it as usual.
     await world.prefect.set(run, Completed())
@@ -248,11 +254,13 @@ async def test_a_run_that_starts_while_it_is_moved_continues(world: World) -> No
     assert len(await world.prefect.runs(stored)) == 1
 
 
-async def test_a_row_claimed_just_before_the_write_keeps_its_prefect_state(world: World) -> None:
+async def test_a_row_claimed_just_before_the_write_keeps_its_prefect_state(
+    world: PrefectWorld,
+) -> None:
     stored = await world.deploy()
-    row, run = await world.prefect.carried(stored, Pending(), Running())
+    row, run = await world.waiting_run(stored, Pending(), Running())
     world.passes(seconds=70)
-    world.prefect.after["filter"] = lambda: world.running(world.claim_request_of(row))
+    world.prefect.traffic.after["filter"] = lambda: world.runs.running(row)
 
     assert not await scheduled_runs.ensure_all(world.ledger, world.client)
 
@@ -260,67 +268,71 @@ async def test_a_row_claimed_just_before_the_write_keeps_its_prefect_state(world
 
 
 @pytest.mark.slow
-async def test_a_fresh_request_is_left_to_its_requester_for_some_seconds(world: World) -> None:
+async def test_a_fresh_request_is_left_to_its_requester_for_some_seconds(
+    world: PrefectWorld,
+) -> None:
     stored = await world.deploy()
-    row = await world.request(stored)
-    await world.set_row(row, queued_at=world.ledger.now())
+    row = await world.runs.request(stored)
+    await world.runs.set_row(row, queued_at=world.ledger.now())
 
     assert not await scheduled_runs.ensure_all(world.ledger, world.client)
-    assert not world.prefect.requests
+    assert not world.prefect.traffic.requests
 
     world.passes(seconds=16)
     assert (await scheduled_runs.ensure_all(world.ledger, world.client)).made
 
 
 @pytest.mark.slow
-async def test_only_the_next_ten_rows_of_a_job_have_a_prefect_run(world: World) -> None:
+async def test_only_the_next_ten_rows_of_a_job_have_a_prefect_run(world: PrefectWorld) -> None:
     stored = await world.deploy()
     later = world.at(hours=1)
-    rows = [await world.request(stored, later, due=later - timedelta(minutes=n)) for n in range(12)]
+    rows = [
+        await world.runs.request(stored, later, due=later - timedelta(minutes=n)) for n in range(12)
+    ]
 
     done = await scheduled_runs.ensure_all(world.ledger, world.client)
 
     assert len(done.made) == 10
-    without = [row.id for row in rows if (await world.row(row.id)).flow_run_id is None]
+    without = [row.id for row in rows if (await world.runs.row(row.id)).flow_run_id is None]
     assert without == [rows[0].id, rows[1].id]
 
 
 @pytest.mark.slow
 async def test_runs_over_the_write_limit_are_created_in_the_next_pass(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduled_runs, "MAX_WRITES_PER_PASS", 2)
     stored = await world.deploy()
     later = world.at(hours=1)
-    rows = [await world.request(stored, later, due=later + SECOND * n) for n in range(3)]
+    rows = [await world.runs.request(stored, later, due=later + SECOND * n) for n in range(3)]
 
     assert len((await scheduled_runs.ensure_all(world.ledger, world.client)).made) == 2
     last = (await scheduled_runs.ensure_all(world.ledger, world.client)).made
 
-    assert last == [(await world.row(rows[2].id)).flow_run_id]
+    assert last == [(await world.runs.row(rows[2].id)).flow_run_id]
 
 
 @pytest.mark.slow
-async def test_a_row_whose_deployment_is_missing_stays_waiting(world: World) -> None:
+async def test_a_row_whose_deployment_is_missing_stays_waiting(world: PrefectWorld) -> None:
     stored, other = await world.deploy(), await world.deploy()
-    lost, fine = await world.request(stored), await world.request(other)
+    lost, fine = await world.runs.request(stored), await world.runs.request(other)
     await world.prefect.ui.delete_deployment(UUID(str(stored.row.deployment_id)))
 
     done = await scheduled_runs.ensure_all(world.ledger, world.client)
 
     assert (len(done.made), done.left) == (1, 1)
-    assert (await world.row(fine.id)).flow_run_id == done.made[0]
-    left = await world.row(lost.id)
+    assert (await world.runs.row(fine.id)).flow_run_id == done.made[0]
+    left = await world.runs.row(lost.id)
     assert (left.status, left.flow_run_id, left.prefect_runs) == ("waiting", None, 0)
 
 
 async def test_a_waiting_row_of_a_job_whose_deployment_was_deleted_is_skipped(
-    world: World,
+    world: PrefectWorld,
 ) -> None:
     """The row was claimed when the deletion was recorded, and its process died after that."""
     stored = await world.deploy()
-    held, _ = await world.prefect.carried(stored)
-    granted = await world.claimed(world.claim_request_of(held))
+    held, _ = await world.waiting_run(stored)
+    granted = await world.runs.claimed(held)
     deployment_id = str(stored.row.deployment_id)
     await world.prefect.ui.delete_deployment(UUID(deployment_id))
     async with world.ledger.write() as session:
@@ -328,94 +340,94 @@ async def test_a_waiting_row_of_a_job_whose_deployment_was_deleted_is_skipped(
         assert await records.record_lost_deployment(
             session, stored.id, deployment_id, now, records.DELETED_REASON
         )
-    assert (await world.row(held.id)).status == "claimed"
+    assert (await world.runs.row(held.id)).status == "claimed"
     await claims.holder_died(world.ledger, held.id, granted.fence, "killed")
-    assert (await world.row(held.id)).status == "waiting"
+    assert (await world.runs.row(held.id)).status == "waiting"
     world.passes(seconds=61)
-    fresh = await world.request(stored)  # its requester may be about to create the deployment
+    fresh = await world.runs.request(stored)  # its requester may be about to create the deployment
 
     await scheduled_runs.ensure_all(world.ledger, world.client)
 
-    row = await world.row(held.id)
+    row = await world.runs.row(held.id)
     assert (row.status, row.reason) == ("skipped", f"the job is disabled: {records.DELETED_REASON}")
     assert (row.finished_at is not None, row.until) == (True, None)
-    assert (await world.row(fresh.id)).status == "waiting"
+    assert (await world.runs.row(fresh.id)).status == "waiting"
     world.passes(seconds=61)
     await scheduled_runs.ensure_all(world.ledger, world.client)
-    assert (await world.row(fresh.id)).status == "skipped"
+    assert (await world.runs.row(fresh.id)).status == "skipped"
 
 
-async def test_a_waiting_row_of_a_removed_job_is_cancelled(world: World) -> None:
+async def test_a_waiting_row_of_a_removed_job_is_cancelled(world: PrefectWorld) -> None:
     stored = await world.deploy()
-    row = await world.request(stored)
-    granted = await world.claimed(world.claim_request_of(row, flow_run_id=None))
-    await world.archive(stored)
+    row = await world.runs.request(stored)
+    granted = await world.runs.claimed(world.runs.claim_request(row, flow_run_id=None))
+    await world.jobs.archive(stored)
     await claims.postpone(world.ledger, row.id, granted.fence, world.at(seconds=-1), "no ledger")
 
     assert not await scheduled_runs.ensure_all(world.ledger, world.client)
 
-    row = await world.row(row.id)
+    row = await world.runs.row(row.id)
     assert (row.status, row.reason) == ("cancelled", "the job was removed")
 
 
-async def test_a_run_that_prefect_refuses_does_not_block_the_others(world: World) -> None:
+async def test_a_run_that_prefect_refuses_does_not_block_the_others(world: PrefectWorld) -> None:
     stored = await world.deploy()
-    bad = await world.request(stored, parameters={"prompt": ["no", "text"]})
-    good = await world.request(stored)
+    bad = await world.runs.request(stored, parameters={"prompt": ["no", "text"]})
+    good = await world.runs.request(stored)
 
     done = await scheduled_runs.ensure_all(world.ledger, world.client)
 
     assert (len(done.made), done.left) == (1, 1)
-    assert (await world.row(bad.id)).flow_run_id is None
-    assert (await world.row(good.id)).flow_run_id == done.made[0]
+    assert (await world.runs.row(bad.id)).flow_run_id is None
+    assert (await world.runs.row(good.id)).flow_run_id == done.made[0]
 
 
 async def test_a_refused_run_is_retried_with_backoff_and_fails_after_three_refusals(
-    world: World,
+    world: PrefectWorld,
 ) -> None:
     stored = await world.deploy()
-    bad = await world.request(stored, parameters={"prompt": ["no", "text"]})
+    bad = await world.runs.request(stored, parameters={"prompt": ["no", "text"]})
     for count, pause in ((1, 15), (2, 30)):
         before = world.ledger.now()
         assert (await scheduled_runs.ensure_all(world.ledger, world.client)).left == 1
-        row = await world.row(bad.id)
+        row = await world.runs.row(bad.id)
         assert row.until is not None
         assert pause <= (row.until - before).total_seconds() < pause + 60
         assert (row.status, row.waits_for, row.prefect_runs) == ("waiting", "prefect", count)
         assert row.reason.startswith("Prefect refused to create its run: ")
-        world.prefect.requests.clear()
+        world.prefect.traffic.requests.clear()
         assert (
             await scheduled_runs.ensure_all(world.ledger, world.client)
         ).left == 1  # not due yet
-        assert not world.prefect.requests
+        assert not world.prefect.traffic.requests
         world.passes(seconds=pause + 1)
 
     await scheduled_runs.ensure_all(world.ledger, world.client)
 
-    row = await world.row(bad.id)
+    row = await world.runs.row(bad.id)
     assert (row.status, row.attempts, row.flow_run_id) == ("failed", 0, None)
     assert "prompt" in str(row.error)
     assert str(row.error).startswith("Prefect refused 3 times to create its run: ")
     assert not (await scheduled_runs.ensure_all(world.ledger, world.client)).left
 
 
-async def test_a_refused_run_is_created_when_prefect_accepts_it(world: World) -> None:
+async def test_a_refused_run_is_created_when_prefect_accepts_it(world: PrefectWorld) -> None:
     stored = await world.deploy()
-    row = await world.request(stored, parameters={"prompt": ["no", "text"]})
+    row = await world.runs.request(stored, parameters={"prompt": ["no", "text"]})
     await scheduled_runs.ensure_all(world.ledger, world.client)
-    await world.set_row(await world.row(row.id), parameters=stored.job.parameters())
+    await world.runs.set_row(await world.runs.row(row.id), parameters=stored.job.parameters())
     world.passes(seconds=16)
 
     done = await scheduled_runs.ensure_all(world.ledger, world.client)
 
-    assert (await world.row(row.id)).flow_run_id == done.made[0]
+    assert (await world.runs.row(row.id)).flow_run_id == done.made[0]
 
 
 @pytest.mark.parametrize("code", [401, 403])
 async def test_an_authorization_error_of_prefect_does_not_count_as_a_refusal(
-    world: World, code: int
+    world: PrefectWorld, code: int
 ) -> None:
-    row = await world.request(await world.deploy())
+    row = await world.runs.request(await world.deploy())
 
     async def refuse(response: httpx.Response) -> None:
         if response.request.url.path.endswith("/create_flow_run"):
@@ -425,19 +437,19 @@ async def test_an_authorization_error_of_prefect_does_not_count_as_a_refusal(
     with pytest.raises(PrefectHTTPStatusError, match=str(code)):
         await scheduled_runs.ensure_row(world.ledger, world.client, row)
 
-    found = await world.row(row.id)
+    found = await world.runs.row(row.id)
     assert (found.status, found.prefect_runs, found.until) == ("waiting", 0, row.until)
 
 
 @pytest.mark.slow
-async def test_a_failed_prefect_run_of_a_waiting_row_is_replaced(world: World) -> None:
+async def test_a_failed_prefect_run_of_a_waiting_row_is_replaced(world: PrefectWorld) -> None:
     stored = await world.deploy()
-    row, run = await world.prefect.carried(stored, Failed(message="no slot"))
+    row, run = await world.waiting_run(stored, Failed(message="no slot"))
 
     done = await scheduled_runs.ensure_all(world.ledger, world.client)
 
     assert len(done.made) == 1
-    row = await world.row(row.id)
+    row = await world.runs.row(row.id)
     assert row.flow_run_id == done.made[0] != str(run.id)
     assert row.prefect_runs == 2
 
@@ -445,11 +457,11 @@ async def test_a_failed_prefect_run_of_a_waiting_row_is_replaced(world: World) -
 # --- wake: free slots (promise 12)
 
 
-async def test_a_free_slot_goes_to_the_earliest_due_time(world: World) -> None:
+async def test_a_free_slot_goes_to_the_earliest_due_time(world: PrefectWorld) -> None:
     until = world.at(seconds=30)
     stored, other = await world.deploy(), await world.deploy()
-    late, late_run = await world.prefect.carried(stored, until=until, waits_for="slot")
-    early, early_run = await world.prefect.carried(
+    late, late_run = await world.waiting_run(stored, until=until, waits_for="slot")
+    early, early_run = await world.waiting_run(
         other, until=until, waits_for="slot", due=late.due - SECOND
     )
 
@@ -462,14 +474,14 @@ async def test_a_free_slot_goes_to_the_earliest_due_time(world: World) -> None:
     assert await world.prefect.start(early_run) < world.at(seconds=1)
     claim_request = ClaimRequest(late.occurrence, late.kind, late.trigger, late.due, "w", most=1)
     assert isinstance(await claims.claim(world.ledger, claim_request), Waiting)
-    await world.claimed(world.claim_request_of(await world.row(early.id)))
+    await world.runs.claimed(await world.runs.row(early.id))
     assert await scheduled_runs.wake(world.ledger, world.client, 1) == []
 
 
 @pytest.mark.slow
-async def test_a_woken_prefect_run_that_is_already_due_is_not_moved(world: World) -> None:
+async def test_a_woken_prefect_run_that_is_already_due_is_not_moved(world: PrefectWorld) -> None:
     stored = await world.deploy()
-    _, run = await world.prefect.carried(stored, waits_for="slot")
+    _, run = await world.waiting_run(stored, waits_for="slot")
     before = await world.prefect.states(run)
 
     assert await scheduled_runs.wake(world.ledger, world.client, 4) == [str(run.id)]

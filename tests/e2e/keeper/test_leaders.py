@@ -43,8 +43,10 @@ from tests.conftest import PrefectServer
 from tests.databases import Database, Postgresql
 from tests.gate import Gate, opened
 from tests.timings import SHORT, change
-from tests.world import World, at_prefect, so
-from tests.world.workers import sqlite_is_free, stand_still
+from tests.waiting import becomes_true
+from tests.world.home import at_prefect
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import sqlite_is_free, stand_still
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -59,8 +61,8 @@ _LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended('daybook public', 0))
 class Keepers:
     """The keepers of one world, each a process with `SHORT` timing."""
 
-    world: World
-    begun: list[Child] = field(default_factory=list)
+    world: PrefectWorld
+    processes: list[Child] = field(default_factory=list)
 
     async def another(self, gate: Gate | None = None) -> Child:
         """Start a keeper, and wait until it is on standby or leads."""
@@ -73,16 +75,16 @@ class Keepers:
             environment=worker.environment(self.world.home, selected)
             | {"DAYBOOK_LEDGER_URL": self.world.database.address}
             | SHORT.environment(),
-            log=self.world.home.logs / f"keeper-{len(self.begun) + 1}.log",
+            log=self.world.home.logs / f"keeper-{len(self.processes) + 1}.log",
             folder=self.world.home.path,
         )
-        self.begun.append(child)
+        self.processes.append(child)
 
         async def started() -> bool:
             assert child.exit_code is None, child.tail()
             return "Keeper started" in child.tail()
 
-        assert await so(started, 90.0), child.tail()
+        assert await becomes_true(started, 90.0), child.tail()
         return child
 
     async def leader(self) -> Child | None:
@@ -91,32 +93,39 @@ class Keepers:
         if found is None or not found.leads(self.world.ledger.now()):
             return None
         (pid,) = found.holder.split(":")[1:2]
-        return next((each for each in self.begun if each.pid == int(pid)), None)
+        return next((each for each in self.processes if each.pid == int(pid)), None)
 
     async def leads(self, child: Child, within: float = SOON) -> None:
         async def so_it_is() -> bool:
             return await self.leader() is child
 
-        assert await so(so_it_is, within), "\n".join(each.tail() for each in self.begun)
+        assert await becomes_true(so_it_is, within), "\n".join(
+            each.tail() for each in self.processes
+        )
+
+    def logs(self) -> str:
+        return "\n".join(each.tail() for each in self.processes)
 
     async def carried(self, row: RunRow, within: float = SOON) -> None:
         """Wait until the row has its Prefect run, which only a leader creates."""
 
         async def so_it_is() -> bool:
-            return (await self.world.row(row.id)).flow_run_id is not None
+            return (await self.world.runs.row(row.id)).flow_run_id is not None
 
-        assert await so(so_it_is, within), "\n".join(each.tail() for each in self.begun)
+        assert await becomes_true(so_it_is, within), "\n".join(
+            each.tail() for each in self.processes
+        )
 
     async def waits(self) -> RunRow:
         """Return a row that waits for longer than the test takes and has no Prefect run."""
         job = await self.world.deploy()
-        return await self.world.request(job, self.world.at(hours=1))
+        return await self.world.runs.request(job, self.world.at(hours=1))
 
     async def stop(self, keeper: Child) -> None:
         await stand_still(keeper.pid, lambda: _is_free(self.world.database))
 
     async def close(self) -> None:
-        for each in self.begun:
+        for each in self.processes:
             if each.exit_code is None:
                 os.kill(each.pid, signal.SIGCONT)
                 await each.terminate(0.0)
@@ -130,7 +139,7 @@ def _is_free(database: Database) -> bool:
 
 
 @asynccontextmanager
-async def keepers_of(world: World) -> AsyncIterator[Keepers]:
+async def keepers_of(world: PrefectWorld) -> AsyncIterator[Keepers]:
     found = Keepers(world)
     try:
         yield found
@@ -141,13 +150,13 @@ async def keepers_of(world: World) -> AsyncIterator[Keepers]:
 @pytest.fixture
 async def world(
     prefect_server: PrefectServer, daybook_home: Home, tmp_path: Path, database: Database
-) -> AsyncIterator[World]:
+) -> AsyncIterator[PrefectWorld]:
     """Yield a world whose ledger is in each kind of database."""
     async with at_prefect(tmp_path, prefect_server, database) as world:
         yield world
 
 
-async def killed_and_told_to_end(keepers: Keepers) -> None:
+async def killed_and_terminated(keepers: Keepers) -> None:
     first = await keepers.another()
     await keepers.leads(first)
     await keepers.carried(await keepers.waits())
@@ -160,7 +169,7 @@ async def killed_and_told_to_end(keepers: Keepers) -> None:
     async def followed() -> bool:
         return await keepers.leader() in (second, third)
 
-    assert await so(followed, FOLLOWED)
+    assert await becomes_true(followed, FOLLOWED)
     await keepers.carried(row)
     one = await keepers.leader()
     assert one is not None
@@ -216,7 +225,7 @@ async def outcomes(
     async with AsyncExitStack() as stack:
         for kind in databases.KINDS:
             # A test session has two databases on a server, and one of them has its tables already.
-            for play, prepared in ((killed_and_told_to_end, False), (stopped, True)):
+            for play, prepared in ((killed_and_terminated, False), (stopped, True)):
                 if (play, kind) not in selected:
                     continue
                 root = tmp_path_factory.mktemp(play.__name__)
@@ -237,7 +246,7 @@ async def outcomes(
 
 
 @pytest.mark.parametrize("kind", databases.KINDS)
-@pytest.mark.parametrize("play", [killed_and_told_to_end, stopped], ids=lambda play: play.__name__)
+@pytest.mark.parametrize("play", [killed_and_terminated, stopped], ids=lambda play: play.__name__)
 def test_another_keeper_leads_after_the_leader(
     outcomes: Outcomes, play: Callable[[Keepers], Coroutine[Any, Any, None]], kind: str
 ) -> None:
@@ -251,7 +260,7 @@ def test_another_keeper_leads_after_the_leader(
 
 
 async def test_a_leader_that_cannot_reach_prefect_gives_up_leadership(
-    world: World, prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services, "PREFECT_TIMEOUT_SECONDS", 1.0)
     monkeypatch.setattr(services, "CYCLE_TIMEOUT_SECONDS", 2.0)
@@ -269,12 +278,14 @@ async def test_a_leader_that_cannot_reach_prefect_gives_up_leadership(
                 )
 
             # Much sooner than an unrenewed lease would expire.
-            assert await so(free, TIMING.leader_lease.total_seconds() / 2)
+            assert await becomes_true(free, TIMING.leader_lease.total_seconds() / 2)
             work.cancel()
             await asyncio.wait({work})
 
 
-async def test_the_leaders_client_refuses_to_write_after_leadership_was_lost(world: World) -> None:
+async def test_the_leaders_client_refuses_to_write_after_leadership_was_lost(
+    world: PrefectWorld,
+) -> None:
     leadership = lead.Leadership(world.ledger, "here:1:a")
     keeping = asyncio.create_task(leadership.keep())
     await leadership.wait_until_leading()
@@ -299,14 +310,14 @@ async def test_the_leaders_client_refuses_to_write_after_leadership_was_lost(wor
     await asyncio.wait({keeping})
 
 
-async def test_the_leader_records_errors_and_costs_of_its_services(world: World) -> None:
+async def test_the_leader_records_errors_and_costs_of_its_services(world: PrefectWorld) -> None:
     await world.deploy()
     async with keepers_of(world) as keepers:
         await keepers.another()
         await _tells(world)
 
 
-async def _tells(world: World) -> None:
+async def _tells(world: PrefectWorld) -> None:
 
     async def all_services_ran() -> bool:
         found = await leads.read(world.ledger, leads.LEADERSHIP_NAME)
@@ -315,7 +326,7 @@ async def _tells(world: World) -> None:
         expected |= {"observe", "correct", "audit", "prune"}
         return expected <= passes.keys()
 
-    assert await so(all_services_ran, SOON)
+    assert await becomes_true(all_services_ran, SOON)
     found = await leads.read(world.ledger, leads.LEADERSHIP_NAME)
     assert found is not None
     assert {name: each["error"] for name, each in found.note["passes"].items()} == dict.fromkeys(
@@ -331,7 +342,7 @@ async def _tells(world: World) -> None:
 
 
 async def test_the_keeper_imports_an_edit_by_polling_and_sooner_by_its_event(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = await world.deploy(cron="0 9 * * *")
     deployment = await world.prefect.ui.read_deployment(UUID(str(job.row.deployment_id)))
@@ -341,7 +352,7 @@ async def test_the_keeper_imports_an_edit_by_polling_and_sooner_by_its_event(
     async def passed() -> bool:
         return "observe" in keeper.costs
 
-    assert await so(passed, SOON)
+    assert await becomes_true(passed, SOON)
     # Prefect sends no event for this edit, so the next pass finds it.
     (schedule,) = deployment.schedules
     await world.prefect.ui.update_deployment_schedule(
@@ -349,18 +360,18 @@ async def test_the_keeper_imports_an_edit_by_polling_and_sooner_by_its_event(
     )
 
     async def taken_over() -> bool:
-        schedule = (await world.job(job.id)).job.schedule
+        schedule = (await world.jobs.get(job.id)).job.schedule
         return isinstance(schedule, Cron) and schedule.expr == "30 7 * * *"
 
-    assert await so(taken_over, 15.0)
+    assert await becomes_true(taken_over, 15.0)
     # From here on only the event can start a pass in time.
     change(monkeypatch, services, jobs_interval=600)
     await world.prefect.ui.update_deployment(deployment.id, DeploymentUpdate(paused=True))
 
     async def off() -> bool:
-        return not (await world.job(job.id)).job.enabled
+        return not (await world.jobs.get(job.id)).job.enabled
 
-    assert await so(off, SOON)
+    assert await becomes_true(off, SOON)
     keeping.cancel()
     await asyncio.wait({keeping})
     assert await leads.acquire(world.ledger, leads.LEADERSHIP_NAME, "there:2:b") == 2

@@ -19,14 +19,14 @@ from daybook.prefect import stale_runs
 from daybook.prefect.parameter_schema import WORK_POOL
 from daybook.prefect.stale_runs import StaleRunResult
 from daybook.runs import claims
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 
 pytestmark = pytest.mark.e2e
 
 ME, NOW = "the-worker", "incarnation-2"
 
 
-async def swept(world: World, *supervised: FlowRun) -> StaleRunResult:
+async def swept(world: PrefectWorld, *supervised: FlowRun) -> StaleRunResult:
     supervised_ids = {str(run.id) for run in supervised}
     return await stale_runs.handle_stale_runs(
         world.ledger, world.client, WORK_POOL, ME, supervised=lambda: supervised_ids
@@ -34,7 +34,7 @@ async def swept(world: World, *supervised: FlowRun) -> StaleRunResult:
 
 
 async def test_the_pass_removes_the_temporary_folder_of_a_killed_process(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     left = tmp_path / "daybook-mcp-x.held"
@@ -46,7 +46,7 @@ async def test_the_pass_removes_the_temporary_folder_of_a_killed_process(
 # --- runs of Daybook's jobs
 
 
-async def custom(world: World, *states: State[Any]) -> FlowRun:
+async def custom(world: PrefectWorld, *states: State[Any]) -> FlowRun:
     """Return a custom run without a row, in the last of these states."""
     stored = await world.deploy()
     run = await world.prefect.ui.create_flow_run_from_deployment(
@@ -64,7 +64,7 @@ async def custom(world: World, *states: State[Any]) -> FlowRun:
 )
 @pytest.mark.slow
 async def test_a_started_run_that_no_process_claims_is_scheduled_again(
-    world: World, states: list[State[Any]], seconds: int
+    world: PrefectWorld, states: list[State[Any]], seconds: int
 ) -> None:
     run = await custom(world, *states)
     world.passes(seconds=seconds - 30)
@@ -76,12 +76,12 @@ async def test_a_started_run_that_no_process_claims_is_scheduled_again(
     assert await world.prefect.shown(run) == ("SCHEDULED", "AwaitingConcurrencySlot")
     assert await world.prefect.start(run) <= world.ledger.now()
     assert (await world.prefect.run(run)).infrastructure_pid is None
-    assert await world.rows() == []
+    assert await world.runs.rows() == []
     assert not await swept(world)
 
 
 @pytest.mark.slow
-async def test_a_pending_run_with_a_later_start_is_left_to_its_worker(world: World) -> None:
+async def test_a_pending_run_with_a_later_start_is_left_to_its_worker(world: PrefectWorld) -> None:
     details = StateDetails.model_validate({"scheduled_time": world.at(minutes=2)})
     pending: State[Any] = Pending(state_details=details)
     run = await custom(world, pending)
@@ -92,21 +92,21 @@ async def test_a_pending_run_with_a_later_start_is_left_to_its_worker(world: Wor
     assert await world.prefect.shown(run) == ("PENDING", "Pending")
 
 
-async def test_a_cancelling_run_without_a_process_is_cancelled(world: World) -> None:
+async def test_a_cancelling_run_without_a_process_is_cancelled(world: PrefectWorld) -> None:
     run = await custom(world, Pending(), Cancelling())
     world.passes(seconds=61)
 
     assert await swept(world) == StaleRunResult(cancelled=1)
 
     assert await world.prefect.shown(run) == ("CANCELLED", "Cancelled")
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert (row.status, row.flow_run_id) == ("cancelled", str(run.id))
 
 
-async def test_a_retry_that_died_before_its_claim_is_scheduled_again(world: World) -> None:
-    row, run = await world.prefect.carried(await world.deploy())
+async def test_a_retry_that_died_before_its_claim_is_scheduled_again(world: PrefectWorld) -> None:
+    row, run = await world.waiting_run(await world.deploy())
     await claims.cancel(world.ledger, row.id)
-    await world.set_row(row, unmirrored=False)
+    await world.runs.set_row(row, unmirrored=False)
     await world.prefect.set(run, Pending())
     world.passes(seconds=61)
 
@@ -116,15 +116,15 @@ async def test_a_retry_that_died_before_its_claim_is_scheduled_again(world: Worl
     world.passes(seconds=61)
     assert await swept(world) == StaleRunResult(cancelled=1)
     assert await world.prefect.shown(run) == ("CANCELLED", "Cancelled")
-    assert [each.status for each in await world.rows()] == ["cancelled"]
+    assert [each.status for each in await world.runs.rows()] == ["cancelled"]
 
 
 @pytest.mark.slow
-async def test_a_started_run_with_a_live_row_is_not_touched(world: World) -> None:
+async def test_a_started_run_with_a_live_row_is_not_touched(world: PrefectWorld) -> None:
     stored = await world.deploy()
-    waiting, first = await world.prefect.carried(stored, Pending(), Running())
-    claimed, second = await world.prefect.carried(await world.deploy(), Pending(), Running())
-    await world.running(world.claim_request_of(claimed))
+    waiting, first = await world.waiting_run(stored, Pending(), Running())
+    claimed, second = await world.waiting_run(await world.deploy(), Pending(), Running())
+    await world.runs.running(claimed)
     world.passes(seconds=400)
 
     assert not await swept(world)
@@ -134,14 +134,14 @@ async def test_a_started_run_with_a_live_row_is_not_touched(world: World) -> Non
         == await world.prefect.shown(second)
         == ("RUNNING", "Running")
     )
-    assert (await world.row(waiting.id)).status == "waiting"
+    assert (await world.runs.row(waiting.id)).status == "waiting"
 
 
 # --- runs of other flows
 
 
 @pytest.fixture
-async def theirs(world: World) -> AsyncIterator[UUID]:
+async def theirs(world: PrefectWorld) -> AsyncIterator[UUID]:
     """Yield a deployment in Daybook's pool that belongs to no job."""
     flow = await world.prefect.ui.create_flow_from_name("theirs")
     deployment = await world.prefect.ui.create_deployment(
@@ -151,7 +151,7 @@ async def theirs(world: World) -> AsyncIterator[UUID]:
     await world.prefect.ui.delete_deployment(deployment)
 
 
-async def foreign(world: World, deployment: UUID, pid: str, *states: State[Any]) -> FlowRun:
+async def foreign(world: PrefectWorld, deployment: UUID, pid: str, *states: State[Any]) -> FlowRun:
     run = await world.prefect.ui.create_flow_run_from_deployment(deployment)
     await world.prefect.ui.update_flow_run(run.id, infrastructure_pid=pid)
     await world.prefect.set(run, *states)
@@ -159,7 +159,7 @@ async def foreign(world: World, deployment: UUID, pid: str, *states: State[Any])
 
 
 async def test_runs_left_by_an_earlier_process_of_this_worker_are_resolved(
-    world: World, theirs: UUID
+    world: PrefectWorld, theirs: UUID
 ) -> None:
     before = f"{ME}:incarnation-1:17"
     running = await foreign(world, theirs, before, Pending(), Running())
@@ -182,7 +182,7 @@ async def test_runs_left_by_an_earlier_process_of_this_worker_are_resolved(
 
 @pytest.mark.slow
 async def test_a_run_of_this_worker_that_it_no_longer_supervises_is_crashed(
-    world: World, theirs: UUID
+    world: PrefectWorld, theirs: UUID
 ) -> None:
     ended = await foreign(world, theirs, f"{ME}:{NOW}:18", Pending(), Running())
 
@@ -192,10 +192,10 @@ async def test_a_run_of_this_worker_that_it_no_longer_supervises_is_crashed(
 
 
 async def test_a_run_that_ends_just_before_the_write_keeps_its_state(
-    world: World, theirs: UUID
+    world: PrefectWorld, theirs: UUID
 ) -> None:
     run = await foreign(world, theirs, f"{ME}:incarnation-1:17", Pending(), Running())
-    world.prefect.before["set_state"] = lambda: world.prefect.set(run, Completed())
+    world.prefect.traffic.before["set_state"] = lambda: world.prefect.set(run, Completed())
 
     assert not await swept(world)
 
@@ -203,7 +203,7 @@ async def test_a_run_that_ends_just_before_the_write_keeps_its_state(
 
 
 @pytest.mark.slow
-async def test_runs_of_another_ledger_are_not_touched(world: World) -> None:
+async def test_runs_of_another_ledger_are_not_touched(world: PrefectWorld) -> None:
     flow = await world.prefect.ui.create_flow_from_name("theirs")
     deployment = await world.prefect.ui.create_deployment(
         flow, uuid4().hex[:8], work_pool_name=WORK_POOL, tags=["daybook:another"]
@@ -218,7 +218,7 @@ async def test_runs_of_another_ledger_are_not_touched(world: World) -> None:
 
 @pytest.mark.slow
 async def test_runs_of_a_worker_that_prefect_shows_as_offline_are_crashed(
-    world: World, theirs: UUID
+    world: PrefectWorld, theirs: UUID
 ) -> None:
     online, offline = f"w-{uuid4().hex[:8]}", f"w-{uuid4().hex[:8]}"
     await world.prefect.ui.send_worker_heartbeat(WORK_POOL, online, heartbeat_interval_seconds=600)

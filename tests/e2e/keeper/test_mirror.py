@@ -26,8 +26,8 @@ from daybook.ledger.tables import RunRow
 from daybook.prefect import state_mirror
 from daybook.prefect.reconcile import ReconcileReport, reconcile_job
 from daybook.runs import claims
-from tests.world import World
-from tests.world.prefect import Died, dies
+from tests.world.prefect_world import PrefectWorld
+from tests.world.traffic import Died, dies
 
 pytestmark = pytest.mark.e2e
 
@@ -41,23 +41,25 @@ SHOWN = {
 
 
 async def ended(
-    world: World, status: Status, *states: State[Any], by_now: float = 16
+    world: PrefectWorld, status: Status, *states: State[Any], by_now: float = 16
 ) -> tuple[RunRow, FlowRun]:
     """Return a run that ended ``by_now`` seconds ago, its Prefect run in the last of ``states``."""
-    row, run = await world.prefect.carried(await world.deploy())
-    granted = await world.running(world.claim_request_of(row))
+    row, run = await world.waiting_run(await world.deploy())
+    granted = await world.runs.running(row)
     await world.prefect.set(run, Pending(), Running())
     await claims.finish(
         world.ledger, row.id, granted.fence, Outcome(status, reason="so it was", error="a reason")
     )
     await world.prefect.set(run, *states)
     world.passes(seconds=by_now)
-    return await world.row(row.id), run
+    return await world.runs.row(row.id), run
 
 
 @pytest.mark.parametrize("status", SHOWN)
 @pytest.mark.slow
-async def test_each_outcome_is_mirrored_to_prefect_once(world: World, status: Status) -> None:
+async def test_each_outcome_is_mirrored_to_prefect_once(
+    world: PrefectWorld, status: Status
+) -> None:
     row, run = await ended(world, status)
     assert row.unmirrored
 
@@ -69,13 +71,13 @@ async def test_each_outcome_is_mirrored_to_prefect_once(world: World, status: St
     # An unknown outcome shows the reason, not the error.
     messages = {Status.SUCCEEDED: f"run {row.id[:8]} succeeded", Status.UNKNOWN: "so it was"}
     assert state.message == messages.get(status, "a reason")
-    assert not (await world.row(row.id)).unmirrored
+    assert not (await world.runs.row(row.id)).unmirrored
 
     # From here on a person may change the state.
     await world.prefect.set(run, Failed(message="I say so"))
-    world.prefect.requests.clear()
+    world.prefect.traffic.requests.clear()
     assert not await state_mirror.mirror(world.ledger, world.client)
-    assert not world.prefect.requests
+    assert not world.prefect.traffic.requests
     assert await world.prefect.shown(run) == ("FAILED", "Failed")
 
 
@@ -86,7 +88,7 @@ async def test_each_outcome_is_mirrored_to_prefect_once(world: World, status: St
 )
 @pytest.mark.slow
 async def test_any_other_state_in_prefect_is_replaced_by_the_outcome(
-    world: World, state: State[Any]
+    world: PrefectWorld, state: State[Any]
 ) -> None:
     _, run = await ended(world, Status.FAILED, state)
 
@@ -96,7 +98,7 @@ async def test_any_other_state_in_prefect_is_replaced_by_the_outcome(
 
 
 @pytest.mark.slow
-async def test_a_prefect_state_that_agrees_is_not_written_again(world: World) -> None:
+async def test_a_prefect_state_that_agrees_is_not_written_again(world: PrefectWorld) -> None:
     row, run = await ended(world, Status.SUCCEEDED, Completed())
     before = await world.prefect.states(run)
 
@@ -104,15 +106,15 @@ async def test_a_prefect_state_that_agrees_is_not_written_again(world: World) ->
 
     assert (done.agreed, done.forced) == (1, 0)
     assert await world.prefect.states(run) == before
-    assert not (await world.row(row.id)).unmirrored
+    assert not (await world.runs.row(row.id)).unmirrored
 
 
 @pytest.mark.slow
-async def test_the_mirror_gives_a_flow_time_to_set_its_own_state(world: World) -> None:
+async def test_the_mirror_gives_a_flow_time_to_set_its_own_state(world: PrefectWorld) -> None:
     row, run = await ended(world, Status.SUCCEEDED, by_now=3)
 
     assert not await state_mirror.mirror(world.ledger, world.client)
-    assert not world.prefect.requests
+    assert not world.prefect.traffic.requests
     assert await world.prefect.shown(run) == ("RUNNING", "Running")
 
     # A supervisor that saw the process end does not wait.
@@ -127,70 +129,74 @@ async def test_the_mirror_gives_a_flow_time_to_set_its_own_state(world: World) -
 )
 @pytest.mark.slow
 async def test_a_state_that_prefect_got_after_the_end_is_not_replaced(
-    world: World, then: list[State[Any]]
+    world: PrefectWorld, then: list[State[Any]]
 ) -> None:
     row, run = await ended(world, Status.SUCCEEDED, Completed(), *then)
 
     assert not await state_mirror.mirror(world.ledger, world.client)
 
     assert await world.prefect.shown(run) == (then[-1].type.value, then[-1].name)
-    assert not (await world.row(row.id)).unmirrored
+    assert not (await world.runs.row(row.id)).unmirrored
 
 
 @pytest.mark.slow
-async def test_a_retry_continues_although_prefect_had_recorded_another_end(world: World) -> None:
+async def test_a_retry_continues_although_prefect_had_recorded_another_end(
+    world: PrefectWorld,
+) -> None:
     row, run = await ended(world, Status.FAILED, Crashed(), AwaitingRetry())
 
     assert not await state_mirror.mirror(world.ledger, world.client)
 
     assert await world.prefect.shown(run) == ("SCHEDULED", "AwaitingRetry")
-    assert not (await world.row(row.id)).unmirrored
+    assert not (await world.runs.row(row.id)).unmirrored
 
 
 @pytest.mark.slow
-async def test_a_deleted_prefect_run_counts_as_mirrored(world: World) -> None:
+async def test_a_deleted_prefect_run_counts_as_mirrored(world: PrefectWorld) -> None:
     row, run = await ended(world, Status.SUCCEEDED)
     await world.prefect.ui.delete_flow_run(run.id)
 
     assert not await state_mirror.mirror(world.ledger, world.client)
 
-    assert not (await world.row(row.id)).unmirrored
+    assert not (await world.runs.row(row.id)).unmirrored
 
 
 @pytest.mark.slow
 async def test_a_pass_killed_after_its_write_to_prefect_is_completed_by_the_next(
-    world: World,
+    world: PrefectWorld,
 ) -> None:
     row, run = await ended(world, Status.FAILED)
-    world.prefect.after["set_state"] = dies
+    world.prefect.traffic.after["set_state"] = dies
     with pytest.raises(Died):
         await state_mirror.mirror(world.ledger, world.client)
-    assert (await world.row(row.id)).unmirrored
+    assert (await world.runs.row(row.id)).unmirrored
     before = await world.prefect.states(run)
 
     done = await state_mirror.mirror(world.ledger, world.client)
 
     assert (done.agreed, done.forced) == (1, 0)
     assert await world.prefect.states(run) == before
-    assert not (await world.row(row.id)).unmirrored
+    assert not (await world.runs.row(row.id)).unmirrored
 
 
 @pytest.mark.parametrize("read", ["filter", ""], ids=["the run", "its history"])
-async def test_a_state_set_in_prefect_during_the_pass_is_kept(world: World, read: str) -> None:
+async def test_a_state_set_in_prefect_during_the_pass_is_kept(
+    world: PrefectWorld, read: str
+) -> None:
     _, run = await ended(world, Status.FAILED)
 
     async def other() -> None:
         assert (await state_mirror.mirror(world.ledger, world.prefect.ui)).forced == 1
         await world.prefect.set(run, Completed())
 
-    world.prefect.after[read] = other
+    world.prefect.traffic.after[read] = other
     assert not await state_mirror.mirror(world.ledger, world.client)
 
     assert await world.prefect.shown(run) == ("COMPLETED", "Completed")
 
 
 async def test_an_outcome_corrected_before_the_write_is_not_mirrored_as_it_was(
-    world: World,
+    world: PrefectWorld,
 ) -> None:
     row, run = await ended(world, Status.UNKNOWN)
     before = await world.prefect.shown(run)
@@ -200,14 +206,14 @@ async def test_an_outcome_corrected_before_the_write_is_not_mirrored_as_it_was(
         known = Outcome(Status.SUCCEEDED, output="done")
         await claims.finish(world.ledger, row.id, row.fence, known)
 
-    world.prefect.after["filter"] = corrected
+    world.prefect.traffic.after["filter"] = corrected
 
     assert not await state_mirror.mirror(world.ledger, world.client)
     assert await world.prefect.shown(run) == before
-    assert (await world.row(row.id)).unmirrored
+    assert (await world.runs.row(row.id)).unmirrored
 
 
-async def test_a_late_outcome_is_mirrored_after_the_unknown_one(world: World) -> None:
+async def test_a_late_outcome_is_mirrored_after_the_unknown_one(world: PrefectWorld) -> None:
     row, run = await ended(world, Status.UNKNOWN)
 
     async def late() -> None:
@@ -215,10 +221,10 @@ async def test_a_late_outcome_is_mirrored_after_the_unknown_one(world: World) ->
         known = Outcome(Status.SUCCEEDED, output="done")
         await claims.finish(world.ledger, row.id, row.fence, known)
 
-    world.prefect.after["set_state"] = late
+    world.prefect.traffic.after["set_state"] = late
     assert await state_mirror.mirror(world.ledger, world.client)
     assert await world.prefect.shown(run) == SHOWN[Status.UNKNOWN]
-    assert (await world.row(row.id)).unmirrored
+    assert (await world.runs.row(row.id)).unmirrored
 
     world.passes(seconds=16)
     assert await state_mirror.mirror(world.ledger, world.client)
@@ -226,25 +232,25 @@ async def test_a_late_outcome_is_mirrored_after_the_unknown_one(world: World) ->
 
 
 @pytest.mark.slow
-async def test_several_rows_are_compared_in_one_request(world: World) -> None:
+async def test_several_rows_are_compared_in_one_request(world: PrefectWorld) -> None:
     stored = await world.deploy()
     for _ in range(5):
-        row, run = await world.prefect.carried(stored)
+        row, run = await world.waiting_run(stored)
         await claims.cancel(world.ledger, row.id)
         await world.prefect.set(run, Cancelled())
     world.passes(seconds=16)
 
     assert (await state_mirror.mirror(world.ledger, world.client)).agreed == 5
 
-    assert world.prefect.requests["filter"] == 1
-    assert set(world.prefect.requests) <= {"filter", "csrf-token", ""}
+    assert world.prefect.traffic.requests["filter"] == 1
+    assert set(world.prefect.traffic.requests) <= {"filter", "csrf-token", ""}
 
 
 # --- missed due times
 
 
 async def test_missed_due_times_are_failed_runs_named_by_job_and_due_time(
-    world: World,
+    world: PrefectWorld,
 ) -> None:
     """Prefect had queued the runs of two jobs, and not those of the third."""
     zone = {"timezone": "Asia/Kolkata", "catch_up": "none", "start": "2020-01-01"}
@@ -264,7 +270,7 @@ async def test_missed_due_times_are_failed_runs_named_by_job_and_due_time(
     await state_mirror.mirror(world.ledger, world.client)
 
     for stored, missed in ((often, 3), (seldom, 1), (unseen, 3)):
-        rows = [row for row in await world.rows() if row.job_id == stored.id]
+        rows = [row for row in await world.runs.rows() if row.job_id == stored.id]
         assert sum(row.count for row in rows) == missed
         assert {row.status for row in rows} == {"missed"}
         shown = {str(run.id): run for run in await world.prefect.runs(stored)}
@@ -276,7 +282,7 @@ async def test_missed_due_times_are_failed_runs_named_by_job_and_due_time(
             assert run.name.startswith(f"{stored.row.name} {local:%Y-%m-%d %H:%M:%S} +05:30")
 
 
-async def missed_without_deployment(world: World) -> StoredJob:
+async def missed_without_deployment(world: PrefectWorld) -> StoredJob:
     """Return a job with a missed range, whose deployment was deleted in Prefect after that."""
     stored = await world.deploy(every="10m", catch_up="none")
     world.passes(minutes=25)
@@ -285,35 +291,37 @@ async def missed_without_deployment(world: World) -> StoredJob:
     return stored
 
 
-async def test_a_missed_due_time_is_mirrored_when_its_deployment_is_back(world: World) -> None:
+async def test_a_missed_due_time_is_mirrored_when_its_deployment_is_back(
+    world: PrefectWorld,
+) -> None:
     stored = await missed_without_deployment(world)
     assert not await state_mirror.mirror(world.ledger, world.client)
-    assert [row.unmirrored for row in await world.rows()] == [True]
+    assert [row.unmirrored for row in await world.runs.rows()] == [True]
 
     await reconcile_job(world.ledger, world.prefect.ui, stored, None, ReconcileReport())
 
     assert (await state_mirror.mirror(world.ledger, world.client)).made == 1
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert await world.prefect.shown(row.flow_run_id) == ("FAILED", "Missed")
     assert not row.unmirrored
 
 
-async def test_a_missed_row_waits_an_hour_for_its_deployment(world: World) -> None:
+async def test_a_missed_row_waits_an_hour_for_its_deployment(world: PrefectWorld) -> None:
     await missed_without_deployment(world)
     world.passes(minutes=59)
     await state_mirror.mirror(world.ledger, world.client)
-    assert [row.unmirrored for row in await world.rows()] == [True]
+    assert [row.unmirrored for row in await world.runs.rows()] == [True]
 
     world.passes(minutes=2)
     assert not await state_mirror.mirror(world.ledger, world.client)
 
-    assert [row.unmirrored for row in await world.rows()] == [False]
+    assert [row.unmirrored for row in await world.runs.rows()] == [False]
 
 
 # --- lease reaper
 
 
-async def expired(world: World) -> lease_reaper.ExpiryReport:
+async def expired(world: PrefectWorld) -> lease_reaper.ExpiryReport:
     """Run two passes, one lease apart; the first one only suspects the holder."""
     world.passes(seconds=61)
     assert not await lease_reaper.expire(world.ledger, world.client)
@@ -321,53 +329,55 @@ async def expired(world: World) -> lease_reaper.ExpiryReport:
     return await lease_reaper.expire(world.ledger, world.client)
 
 
-async def test_a_run_whose_lease_is_lost_before_the_effect_waits_again(world: World) -> None:
-    row, run = await world.prefect.carried(await world.deploy())
-    await world.claimed(world.claim_request_of(row))
+async def test_a_run_whose_lease_is_lost_before_the_effect_waits_again(world: PrefectWorld) -> None:
+    row, run = await world.waiting_run(await world.deploy())
+    await world.runs.claimed(row)
     await world.prefect.set(run, Pending(), Running())
 
     assert await expired(world) == lease_reaper.ExpiryReport(waiting=1)
 
-    row = await world.row(row.id)
+    row = await world.runs.row(row.id)
     assert (row.status, row.fence) == ("waiting", 2)
     assert await world.prefect.shown(run) == ("SCHEDULED", "AwaitingConcurrencySlot")
     assert await world.prefect.start(run) == row.until
 
 
-async def test_a_run_whose_lease_is_lost_after_the_effect_began_is_unknown(world: World) -> None:
-    row, run = await world.prefect.carried(await world.deploy())
-    await world.running(world.claim_request_of(row))
+async def test_a_run_whose_lease_is_lost_after_the_effect_began_is_unknown(
+    world: PrefectWorld,
+) -> None:
+    row, run = await world.waiting_run(await world.deploy())
+    await world.runs.running(row)
     await world.prefect.set(run, Pending(), Running())
 
     assert await expired(world) == lease_reaper.ExpiryReport(ended=1)
 
-    row = await world.row(row.id)
+    row = await world.runs.row(row.id)
     assert (row.status, row.unmirrored) == ("unknown", False)
     assert await world.prefect.shown(run) == SHOWN[Status.UNKNOWN]
 
 
 @pytest.mark.slow
-async def test_a_lost_run_with_on_lost_rerun_waits_for_its_next_attempt(world: World) -> None:
-    row, run = await world.prefect.carried(await world.deploy(on_lost="rerun"))
-    await world.running(world.claim_request_of(row))
+async def test_a_lost_run_with_on_lost_rerun_waits_for_its_next_attempt(
+    world: PrefectWorld,
+) -> None:
+    row, run = await world.waiting_run(await world.deploy(on_lost="rerun"))
+    await world.runs.running(row)
     await world.prefect.set(run, Pending(), Running())
 
     assert await expired(world) == lease_reaper.ExpiryReport(waiting=1)
 
-    row = await world.row(row.id)
+    row = await world.runs.row(row.id)
     assert (row.status, row.attempts) == ("waiting", 1)
     assert await world.prefect.start(run) == row.until
 
 
-async def test_a_waiting_run_whose_deadline_passes_is_timed_out(world: World) -> None:
-    row, run = await world.prefect.carried(
-        await world.deploy(deadline="2h"), until=world.at(hours=3)
-    )
+async def test_a_waiting_run_whose_deadline_passes_is_timed_out(world: PrefectWorld) -> None:
+    row, run = await world.waiting_run(await world.deploy(deadline="2h"), until=world.at(hours=3))
     world.passes(hours=2)
 
     assert await lease_reaper.expire(world.ledger, world.client) == lease_reaper.ExpiryReport(
         ended=1
     )
 
-    assert (await world.row(row.id)).status == "timed_out"
+    assert (await world.runs.row(row.id)).status == "timed_out"
     assert await world.prefect.shown(run) == SHOWN[Status.TIMED_OUT]

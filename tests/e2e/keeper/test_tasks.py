@@ -22,7 +22,8 @@ from daybook.processes.children import Child
 from daybook.tasks import notifier, queue, sessions
 from daybook.tasks.notifier import StarvingRun
 from tests.conftest import PrefectServer
-from tests.world import World, so
+from tests.waiting import becomes_true
+from tests.world.prefect_world import PrefectWorld
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -31,7 +32,7 @@ SOON = 60.0
 
 
 @pytest.fixture
-async def agent(world: World) -> AsyncIterator[str]:
+async def agent(world: PrefectWorld) -> AsyncIterator[str]:
     """Yield an agent that has a capability of its own."""
     await blocks.register(world.prefect.ui)
     name = f"helper-{uuid4().hex[:8]}"
@@ -42,29 +43,29 @@ async def agent(world: World) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def keeper(
-    world: World, daybook_home: Home, prefect_server: PrefectServer
+    world: PrefectWorld, daybook_home: Home, prefect_server: PrefectServer
 ) -> AsyncIterator[list[Child]]:
     """Yield a list for keepers, and stop them at the end of the test."""
-    begun: list[Child] = []
-    yield begun
-    for each in begun:
+    keepers: list[Child] = []
+    yield keepers
+    for each in keepers:
         await each.terminate()
 
 
-async def begin(begun: list[Child], home: Home, server: PrefectServer) -> Child:
+async def begin(keepers: list[Child], home: Home, server: PrefectServer) -> Child:
     selected = SelectedPrefect(server.api_url, server.ui_url)
     child = await children.start(
         "keeper",
         [sys.executable, "-m", "daybook", "keeper"],
         environment=worker.environment(home, selected),
-        log=home.logs / f"keeper-{len(begun) + 1}.log",
+        log=home.logs / f"keeper-{len(keepers) + 1}.log",
         folder=home.path,
     )
-    begun.append(child)
+    keepers.append(child)
     return child
 
 
-async def events(world: World, run_id: str) -> list[dict[str, Any]]:
+async def events(world: PrefectWorld, run_id: str) -> list[dict[str, Any]]:
     """Return Prefect's events about the run of a task."""
     expected = {
         "event": {"name": [notifier.STARVED_EVENT]},
@@ -75,7 +76,7 @@ async def events(world: World, run_id: str) -> list[dict[str, Any]]:
     return found
 
 
-async def starving(world: World, *, cycles: int, **fields: Any) -> TaskRunRow:
+async def starving(world: PrefectWorld, *, cycles: int, **fields: Any) -> TaskRunRow:
     """Return a run that has waited for an hour and starved for ``cycles`` cycles."""
     _, run = await queue.add(world.ledger, "review it", **fields)
     async with world.ledger.write() as session:
@@ -88,7 +89,7 @@ async def starving(world: World, *, cycles: int, **fields: Any) -> TaskRunRow:
 
 @pytest.mark.slow
 async def test_a_starving_task_gets_a_worker_run_and_an_event_in_prefect(
-    world: World,
+    world: PrefectWorld,
     agent: str,
     keeper: list[Child],
     daybook_home: Home,
@@ -108,7 +109,7 @@ async def test_a_starving_task_gets_a_worker_run_and_an_event_in_prefect(
     async def spawned() -> bool:
         assert child.exit_code is None, child.tail()
         asked = (await row()).spawned_run_id
-        return asked is not None and (await world.row(asked)).flow_run_id is not None
+        return asked is not None and (await world.runs.row(asked)).flow_run_id is not None
 
     async def is_notified() -> bool:
         return "starved" in (await row()).tiers and bool(await events(world, run.id))
@@ -117,27 +118,27 @@ async def test_a_starving_task_gets_a_worker_run_and_an_event_in_prefect(
         leader = await leader_lease.read(world.ledger, leader_lease.LEADERSHIP_NAME)
         return leader is not None and "tasks" in leader.note.get("passes", {})
 
-    assert await so(spawned, SOON), child.tail()
-    asked = await world.row(str((await row()).spawned_run_id))
+    assert await becomes_true(spawned, SOON), child.tail()
+    asked = await world.runs.row(str((await row()).spawned_run_id))
     assert asked.job_id == stored.id
     flow_run = await world.prefect.run(asked.flow_run_id)
     assert str(flow_run.deployment_id) == stored.row.deployment_id
     assert f"worker-{run.id[:8]}-0" in flow_run.parameters["prompt"]
     assert flow_run.parameters["prompt"].startswith("Do it\n\n")
 
-    assert await so(is_notified, SOON), child.tail()
+    assert await becomes_true(is_notified, SOON), child.tail()
     (event,) = await events(world, run.id)
     assert event["payload"]["title"] == "review it"
     assert event["payload"]["capabilities"] == [agent]
     # The leader records how the pass ended.
-    assert await so(noted, SOON), child.tail()
+    assert await becomes_true(noted, SOON), child.tail()
     leader = await leader_lease.read(world.ledger, leader_lease.LEADERSHIP_NAME)
     assert leader is not None
     assert leader.note["passes"]["tasks"]["error"] == ""
 
 
 async def test_the_keeper_wakes_a_connected_session(
-    world: World, keeper: list[Child], daybook_home: Home, prefect_server: PrefectServer
+    world: PrefectWorld, keeper: list[Child], daybook_home: Home, prefect_server: PrefectServer
 ) -> None:
     row = await sessions.register(world.ledger, "one")
     await sessions.set_connected(world.ledger, [row.id], world.at(hours=1))
@@ -150,11 +151,11 @@ async def test_the_keeper_wakes_a_connected_session(
             events = await queue.events(session, run.id)
         return "woken" in [each.event for each in events]
 
-    assert await so(woken, SOON), child.tail()
+    assert await becomes_true(woken, SOON), child.tail()
 
 
 @pytest.mark.slow
-async def test_an_event_that_is_sent_twice_is_one_event_in_prefect(world: World) -> None:
+async def test_an_event_that_is_sent_twice_is_one_event_in_prefect(world: PrefectWorld) -> None:
     now = world.ledger.now()
     run_id = uuid4().hex
     starved = StarvingRun(world.ledger.id, run_id, 0, "task", "twice", 1, (), now, 6, now)
@@ -164,7 +165,7 @@ async def test_an_event_that_is_sent_twice_is_one_event_in_prefect(world: World)
     async def there() -> bool:
         return bool(await events(world, run_id))
 
-    assert await so(there, SOON)
+    assert await becomes_true(there, SOON)
     await tell(starved)
     other = StarvingRun(world.ledger.id, uuid4().hex, 0, "task", "after", 1, (), now, 6, now)
     await tell(other)
@@ -172,5 +173,5 @@ async def test_an_event_that_is_sent_twice_is_one_event_in_prefect(world: World)
     async def after() -> bool:
         return bool(await events(world, other.run_id))
 
-    assert await so(after, SOON)
+    assert await becomes_true(after, SOON)
     assert [each["id"] for each in await events(world, run_id)] == [str(starved.event_id)]

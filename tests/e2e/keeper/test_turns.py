@@ -21,7 +21,8 @@ from daybook.keeper.services import Keeper
 from daybook.ledger.states import Outcome, Status
 from daybook.timing import TIMING
 from tests.timings import change
-from tests.world import World, so
+from tests.waiting import becomes_true
+from tests.world.prefect_world import PrefectWorld
 
 pytestmark = pytest.mark.e2e
 
@@ -29,7 +30,7 @@ LOST = TIMING.run_lease + timedelta(seconds=1)
 
 
 @asynccontextmanager
-async def leading(world: World) -> AsyncIterator[Keeper]:
+async def leading(world: PrefectWorld) -> AsyncIterator[Keeper]:
     """Yield a keeper that leads, but runs none of its loops."""
     keeper = Keeper(world.ledger, "here:1:a")
     keeping = asyncio.create_task(keeper.leadership.keep())
@@ -40,10 +41,10 @@ async def leading(world: World) -> AsyncIterator[Keeper]:
 
 
 async def test_spooled_outcomes_are_recorded_before_leases_are_declared_lost(
-    world: World,
+    world: PrefectWorld,
 ) -> None:
-    row, run = await world.prefect.carried(await world.deploy(), Pending(), Running())
-    granted = await world.running(world.claim_request_of(row))
+    row, run = await world.waiting_run(await world.deploy(), Pending(), Running())
+    granted = await world.runs.running(row)
     world.passes(seconds=LOST.total_seconds())
     await lease_reaper.expire(world.ledger, world.client)  # suspected, and not yet declared lost
     world.passes(seconds=LOST.total_seconds())
@@ -53,13 +54,13 @@ async def test_spooled_outcomes_are_recorded_before_leases_are_declared_lost(
     async with leading(world) as keeper, leader_client(keeper.leadership) as client:
         await keeper.cycle(services.RUNS, await keeper.leading(keeper.context(client)))
 
-    assert (await world.row(row.id)).status == "succeeded"
+    assert (await world.runs.row(row.id)).status == "succeeded"
     names = [each.name for each in await world.prefect.ui.read_flow_run_states(run.id)]
     assert "Unknown" not in names
 
 
 async def test_the_audit_does_not_wait_for_the_cpu_budget_of_other_services(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, services, jobs_interval=0.5, min_pass_interval=0.1)
     monkeypatch.setattr(services, "CpuBudget", partial(CpuBudget, 1e-6, 0.0))
@@ -75,13 +76,13 @@ async def test_the_audit_does_not_wait_for_the_cpu_budget_of_other_services(
         # The CPU budget delays the next pass over the jobs by minutes.
         return len(looks) == 2 and sum(at > max(looks) for at in audits) >= 3
 
-    assert await so(audited, 30.0)
+    assert await becomes_true(audited, 30.0)
     keeping.cancel()
     await asyncio.wait({keeping})
 
 
 async def test_the_audit_records_no_due_time_before_the_ends_in_prefect_are_read(
-    world: World,
+    world: PrefectWorld,
 ) -> None:
     stored = await world.deploy(every="1h", catch_up="all")
     run = (await world.prefect.runs(stored))[0]
@@ -97,18 +98,20 @@ async def test_the_audit_records_no_due_time_before_the_ends_in_prefect_are_read
         await keeper.cycle(services.RUNS, term)
         await auditor.audit(world.ledger, term.known())
 
-    (row,) = [each for each in await world.rows() if each.flow_run_id == str(run.id)]
+    (row,) = [each for each in await world.runs.rows() if each.flow_run_id == str(run.id)]
     assert row.status == "cancelled"
     assert abs(row.due - run.expected_start_time) < timedelta(seconds=1)
 
 
 @pytest.mark.slow
-async def test_a_disabled_job_that_is_removed_is_audited_up_to_its_removal(world: World) -> None:
+async def test_a_disabled_job_that_is_removed_is_audited_up_to_its_removal(
+    world: PrefectWorld,
+) -> None:
     stored, memory = await world.deploy(every="1h", enabled=False), auditor.AuditorState()
     world.passes(minutes=5)
     await auditor.audit(world.ledger, {stored.id: world.ledger.now()}, memory=memory)
     world.passes(minutes=5)
-    await world.archive(stored)
+    await world.jobs.archive(stored)
     world.passes(minutes=5)
 
     await auditor.audit(world.ledger, {}, memory=memory)

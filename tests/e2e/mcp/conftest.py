@@ -18,7 +18,8 @@ from tests.conftest import PrefectServer
 from tests.e2e.mcp.clients import PROGRAM, Where
 from tests.servers import free_port
 from tests.toolbox import install
-from tests.world import World, at_prefect
+from tests.world.home import at_prefect
+from tests.world.prefect_world import PrefectWorld
 
 LIMITS = {"tools": ["reindex"], "models": [], "min_interval": "5m"}
 """The limits that the operator sets for agents, in addition to the defaults."""
@@ -28,7 +29,7 @@ LIMITS = {"tools": ["reindex"], "models": [], "min_interval": "5m"}
 class Place:
     """A world with its MCP server; ``over`` connects one agent by `stdio` or `http`."""
 
-    world: World
+    world: PrefectWorld
     url: str
     variables: dict[str, str]
 

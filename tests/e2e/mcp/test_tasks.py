@@ -31,7 +31,7 @@ from daybook.mcp import resources
 from daybook.tasks.views import TaskWithRun
 from tests.e2e.mcp.conftest import Place
 from tests.providers import KEY, Answer, ModelRequest, Provider, provider
-from tests.world import so
+from tests.waiting import becomes_true
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -148,7 +148,7 @@ async def test_sessions_are_woken_for_matching_tasks_and_a_worker_does_the_rest(
                 async with place.world.ledger.read() as session:
                     return (await session.get_one(OutboxRow, wake.outbox_id)).status == "delivered"
 
-            assert await so(delivered, WOKEN)
+            assert await becomes_true(delivered, WOKEN)
 
         try:
             search = await worked(place, model, tokens)
@@ -199,7 +199,9 @@ async def worked(place: Place, model: Provider, tokens: list[str]) -> TaskWithRu
     async def done() -> bool:
         return (await run_of(place, search)).status == "completed"
 
-    assert await so(done, WORKED), f"{await events_of(place, search)}\n{world.workers.logs()}"
+    assert await becomes_true(done, WORKED), (
+        f"{await events_of(place, search)}\n{world.workers.logs()}"
+    )
     row = await world.wait_for_end(job, "succeeded", WORKED)
     assert row.output == "Done, with dbt_…."
     run = await run_of(place, search)

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 
 
 @pytest.fixture
-async def world(world: World) -> AsyncIterator[World]:
-    world.timezone = "Europe/Berlin"
+async def world(world: PrefectWorld) -> AsyncIterator[PrefectWorld]:
+    world.jobs.timezone = "Europe/Berlin"
     yield world
     for found in await world.client.read_deployments():  # including those without the ledger's tag
         await world.client.delete_deployment(found.id)

@@ -59,7 +59,7 @@ async def test_an_adopted_deployment_becomes_a_job_with_all_its_fields(world: An
     before = world.ledger.now()
     report = await world.sync()
     assert (report.adopted, report.created) == (["Morning brief!"], [])
-    job = await world.job("Morning brief!")
+    job = await world.jobs.get("Morning brief!")
     assert (job.row.owner, job.row.slug, job.row.kind) == (
         "prefect",
         "Morning brief!",
@@ -91,7 +91,7 @@ async def test_a_due_time_before_the_adoption_does_not_belong_to_the_job(world: 
     """A late run that Prefect had queued before runs as it would have without Daybook."""
     deployment_id = await made(world, "a-job", schedules=[{"schedule": CRON, "active": True}])
     await world.sync()
-    job = await world.job("a-job")
+    job = await world.jobs.get("a-job")
     moment = timedelta(seconds=1)
     async with world.ledger.read() as session:
         for due, owner in (
@@ -101,9 +101,9 @@ async def test_a_due_time_before_the_adoption_does_not_belong_to_the_job(world: 
         ):
             assert await records.job_of_deployment(session, deployment_id, due) == owner
     # A deployment that Daybook created has always belonged to its job.
-    await world.add("own", every="1h")
+    await world.jobs.add("own", every="1h")
     await world.sync()
-    own = await world.job("own")
+    own = await world.jobs.get("own")
     async with world.ledger.read() as session:
         before = own.row.created_at - moment
         assert await records.job_of_deployment(session, own.row.deployment_id, before) == own.id
@@ -114,7 +114,7 @@ async def test_a_second_prefect_deploy_keeps_the_same_job(world: Any) -> None:
     """`prefect deploy` resets tags, pause and parameters to those of its file."""
     first = await made(world, "a-job", schedules=[{"schedule": CRON, "active": True}])
     await world.sync()
-    before = await world.job("a-job")
+    before = await world.jobs.get("a-job")
     body: dict[str, Any] = {
         "tags": [],
         "paused": False,
@@ -124,19 +124,19 @@ async def test_a_second_prefect_deploy_keeps_the_same_job(world: Any) -> None:
     assert await made(world, "a-job", **body) == first
     report = await world.sync()
     assert (report.pulled, report.adopted) == (["a-job"], [])
-    job = await world.job("a-job")
+    job = await world.jobs.get("a-job")
     assert (job.id, job.job.action.prompt) == (before.id, "Newer")
     # The file names no schedules, so this request has removed them.
     assert isinstance(job.job.schedule, OnDemand)
-    assert f"daybook:{world.ledger.id}" in (await world.prefect.deployment("a-job")).tags
+    assert f"daybook:{world.ledger.id}" in (await world.deployments.get("a-job")).tags
     assert (await world.sync()).writes == 0
 
 
 @pytest.mark.slow
 async def test_a_deployment_duplicated_in_the_ui_becomes_a_job_that_can_run(world: Any) -> None:
-    await world.add("one", every="1h", description="Words")
+    await world.jobs.add("one", every="1h", description="Words")
     await world.sync()
-    one = await world.prefect.deployment("one")
+    one = await world.deployments.get("one")
     copy = {
         "name": "one-copy",
         "flow_id": str(one.flow_id),
@@ -146,9 +146,9 @@ async def test_a_deployment_duplicated_in_the_ui_becomes_a_job_that_can_run(worl
     }
     await world.prefect.request("POST", "/deployments/", copy)
     assert (await world.sync()).adopted == ["one-copy"]
-    job = await world.job("one-copy")
+    job = await world.jobs.get("one-copy")
     assert (job.row.description, job.job.schedule.kind) == ("Words", "on_demand")
-    found = await world.prefect.deployment("one-copy")
+    found = await world.deployments.get("one-copy")
     assert (found.entrypoint, found.work_pool_name) == (one.entrypoint, "daybook")
     assert found.pull_steps == one.pull_steps
 
@@ -158,7 +158,7 @@ async def test_deployments_of_two_flows_with_one_name_become_two_jobs(world: Any
     await made(world, "nightly")
     await made(world, "nightly", "webhook", parameters={"url": "https://a.example/x"})
     assert sorted((await world.sync()).adopted) == ["nightly", "nightly-2"]
-    found = [await world.job(name) for name in ("nightly", "nightly-2")]
+    found = [await world.jobs.get(name) for name in ("nightly", "nightly-2")]
     assert {(each.row.kind, each.row.slug) for each in found} == {
         ("agent-prompt", "nightly"),
         ("webhook", "nightly"),
@@ -207,7 +207,7 @@ async def test_an_adopted_job_has_the_schedule_and_enabled_flag_of_its_deploymen
 ) -> None:
     await made(world, "a-job", **body)
     assert (await world.sync()).adopted == ["a-job"]
-    job = await world.job("a-job")
+    job = await world.jobs.get("a-job")
     assert isinstance(job.job.schedule, schedule)
     assert job.job.enabled is enabled
     assert job.row.disabled_reason.startswith(reason)
@@ -234,7 +234,7 @@ async def test_a_deployment_that_cannot_be_a_job_is_reported_and_not_changed(
     world: Any, theirs: list[str], body: dict[str, Any], word: str
 ) -> None:
     theirs.append(await made(world, "a-job", **body))
-    before = await world.prefect.deployment("a-job")
+    before = await world.deployments.get("a-job")
     report = await world.sync()
     assert (report.adopted, report.writes, list(report.foreign)) == (
         [],
@@ -242,8 +242,8 @@ async def test_a_deployment_that_cannot_be_a_job_is_reported_and_not_changed(
         ["agent-prompt/a-job"],
     )
     assert word in report.foreign["agent-prompt/a-job"]
-    assert await world.prefect.deployment("a-job") == before
-    assert await world.ids() == {}
+    assert await world.deployments.get("a-job") == before
+    assert await world.jobs.ids() == {}
 
 
 @pytest.mark.slow
@@ -256,30 +256,30 @@ async def test_deployments_of_other_flows_or_ledgers_are_not_changed(
         await made(world, "nothing-of-ours", entrypoint=None),
         await made(world, "another-ledgers", tags=["daybook:another"]),
     ]
-    await world.add("a-job", every="1h")  # so that this Prefect belongs to the ledger
+    await world.jobs.add("a-job", every="1h")  # so that this Prefect belongs to the ledger
     await world.sync()
     before = [await world.client.read_deployment(UUID(each)) for each in theirs]
     assert (await world.sync()).adopted == []
     assert [await world.client.read_deployment(UUID(each)) for each in theirs] == before
-    assert list(await world.ids()) == ["a-job"]
+    assert list(await world.jobs.ids()) == ["a-job"]
 
 
 async def test_an_empty_ledger_adopts_nothing_in_another_daybooks_prefect(
     world: Any, theirs: list[str], tmp_path: Path
 ) -> None:
     """A second home uses the same Prefect."""
-    await world.add("a-job", every="1h")
+    await world.jobs.add("a-job", every="1h")
     await world.sync()
     theirs.append(await made(world, "untagged"))
-    before = await world.prefect.deployment("a-job")
+    before = await world.deployments.get("a-job")
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'other.db'}") as ledger:
         other = world.beside(ledger)
         for _ in range(2):
             report = await other.sync()
             assert (report.adopted, report.removed, report.writes) == ([], [], 0)
-        assert await other.ids() == {}
-        assert world.prefect.writes == {}
-    assert await world.prefect.deployment("a-job") == before
+        assert await other.jobs.ids() == {}
+        assert world.prefect.traffic.writes == {}
+    assert await world.deployments.get("a-job") == before
     assert (await world.sync()).adopted == ["untagged"]
     theirs.clear()
 
@@ -292,7 +292,7 @@ async def test_two_concurrent_adoptions_create_one_job(world: Any) -> None:
     for _ in range(2):  # the second uses the listing from before the first
         await adopt_deployments(world.ledger, world.client, found, {}, report)
     assert report.adopted == ["a-job"]
-    assert list(await world.ids()) == ["a-job"]
+    assert list(await world.jobs.ids()) == ["a-job"]
 
 
 @pytest.mark.slow
@@ -302,22 +302,22 @@ async def test_an_adoption_that_crashed_after_storing_is_completed_by_the_next_s
     deployment_id = await made(world, "a-job", tags=["mine"])
     found = list((await deployments.read(world.client, world.ledger.id)).found.values())
     await adopt_deployments(world.ledger, world.client, found, {}, ReconcileReport())
-    assert (await world.prefect.deployment("a-job")).tags == [
+    assert (await world.deployments.get("a-job")).tags == [
         "mine"
     ]  # it crashed before it wrote to Prefect
     report = await world.sync()
     assert (report.adopted, report.updated) == ([], ["a-job"])
-    assert (await world.prefect.deployment("a-job")).tags == ["mine", f"daybook:{world.ledger.id}"]
-    assert (await world.job("a-job")).row.deployment_id == deployment_id
+    assert (await world.deployments.get("a-job")).tags == ["mine", f"daybook:{world.ledger.id}"]
+    assert (await world.jobs.get("a-job")).row.deployment_id == deployment_id
 
 
 @pytest.mark.slow
 async def test_a_deployment_whose_removal_is_in_progress_is_not_adopted(world: Any) -> None:
     """It was listed before its deletion, and compared after the ledger had cleared its id."""
-    await world.add("a-job", every="1h")
+    await world.jobs.add("a-job", every="1h")
     await world.sync()
     found = list((await deployments.read(world.client, world.ledger.id)).found.values())
-    stored = await world.archive("a-job")
+    stored = await world.jobs.archive("a-job")
     async with world.ledger.write() as session:
         await records.record_agreement(session, stored.id, None, None, stored.row.updated_at)
     report = ReconcileReport()

@@ -20,10 +20,10 @@ CRON = {"cron": "0 9 * * *", "timezone": "UTC", "day_or": True}
 
 async def disputed(world: Any, name: str = "a-job") -> dict[str, Any]:
     """Change a job's schedule on both sides, and return Prefect's version."""
-    await world.add(name, every="1h", prompt="Old")
+    await world.jobs.add(name, every="1h", prompt="Old")
     await world.sync()
-    await world.prefect.edit_schedule(name, active=True, schedule=CRON)
-    await world.edit(name, every="2h")
+    await world.deployments.edit_schedule(name, active=True, schedule=CRON)
+    await world.jobs.edit(name, every="2h")
     return {"cron": "0 9 * * *", "timezone": "UTC"}
 
 
@@ -32,13 +32,13 @@ async def test_the_losing_version_of_a_conflict_is_kept_and_listed(world: Any) -
     lost = await disputed(world)
     began = world.ledger.now()
     assert (await world.sync()).conflicts == {"a-job": {"schedule": lost}}
-    row = (await world.job("a-job")).row
+    row = (await world.jobs.get("a-job")).row
     (shown,) = await conflicts.list_conflicts()
     assert (shown.job, shown.id) == ("a-job", row.id)
     assert shown.fields["schedule"].prefect == lost
     assert shown.fields["schedule"].ledger["interval"] == 7200
     assert began <= shown.at <= world.ledger.now()
-    assert (await world.prefect.deployment("a-job")).schedules[
+    assert (await world.deployments.get("a-job")).schedules[
         0
     ].schedule.interval.total_seconds() == 7200
     # The conflict stays after both sides agree, until a person decides it.
@@ -59,7 +59,7 @@ async def test_a_conflict_is_stored_before_prefect_is_overwritten(
         patched.setattr(deployment, "write", dies)
         with pytest.raises(KeyboardInterrupt):
             await world.sync()
-    conflict = (await world.job("a-job")).row.conflict
+    conflict = (await world.jobs.get("a-job")).row.conflict
     assert conflict is not None
     assert conflict["fields"] == {"schedule": lost}
     assert (await world.sync()).conflicts == {"a-job": {"schedule": lost}}
@@ -69,10 +69,10 @@ async def test_an_edit_that_restores_the_earlier_value_is_imported_after_a_crash
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first import was committed, but its process died before it recorded the agreement."""
-    await world.add("a-job", every="1h", prompt="First")
+    await world.jobs.add("a-job", every="1h", prompt="First")
     await world.sync()
-    before = (await world.job("a-job")).job.parameters()
-    await world.prefect.edit_deployment("a-job", parameters=before | {"prompt": "Second"})
+    before = (await world.jobs.get("a-job")).job.parameters()
+    await world.deployments.edit("a-job", parameters=before | {"prompt": "Second"})
 
     async def dies(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -81,45 +81,45 @@ async def test_an_edit_that_restores_the_earlier_value_is_imported_after_a_crash
         patched.setattr(reconcile_job, "_push", dies)
         with pytest.raises(KeyboardInterrupt):
             await world.sync()
-    assert (await world.job("a-job")).job.parameters()["prompt"] == "Second"
-    await world.prefect.edit_deployment("a-job", parameters=before)
+    assert (await world.jobs.get("a-job")).job.parameters()["prompt"] == "Second"
+    await world.deployments.edit("a-job", parameters=before)
     assert (await world.sync()).conflicts == {}
-    assert (await world.job("a-job")).job.parameters() == before
-    assert (await world.prefect.deployment("a-job")).parameters == before
+    assert (await world.jobs.get("a-job")).job.parameters() == before
+    assert (await world.deployments.get("a-job")).parameters == before
 
 
 async def test_an_edit_made_during_an_import_is_imported_too(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The value of the first edit is incomplete, so the import is followed by a write."""
-    await world.add("a-job", every="1h", prompt="First")
+    await world.jobs.add("a-job", every="1h", prompt="First")
     await world.sync()
-    before = (await world.job("a-job")).job.parameters()
+    before = (await world.jobs.get("a-job")).job.parameters()
     incomplete = before | {"prompt": "Second", "notify": {}}
-    await world.prefect.edit_deployment("a-job", parameters=incomplete)
+    await world.deployments.edit("a-job", parameters=incomplete)
     real = import_edits.import_edits
 
     async def edited_again(*given: Any) -> Any:
         try:
             return await real(*given)
         finally:
-            await world.prefect.edit_deployment("a-job", parameters=before)
+            await world.deployments.edit("a-job", parameters=before)
             monkeypatch.undo()
 
     monkeypatch.setattr(reconcile_job, "import_edits", edited_again)
     assert (await world.sync()).conflicts == {}
-    assert (await world.job("a-job")).job.parameters() == before
-    assert (await world.prefect.deployment("a-job")).parameters == before
+    assert (await world.jobs.get("a-job")).job.parameters() == before
+    assert (await world.deployments.get("a-job")).parameters == before
 
 
 @pytest.mark.slow
 async def test_a_second_conflict_in_another_field_is_added_to_the_first(world: Any) -> None:
     lost = await disputed(world)
     await world.sync()
-    job = await world.job("a-job")
+    job = await world.jobs.get("a-job")
     theirs = job.job.parameters() | {"prompt": "Theirs"}
-    await world.prefect.edit_deployment("a-job", parameters=theirs)
-    await world.edit("a-job", prompt="Ours")
+    await world.deployments.edit("a-job", parameters=theirs)
+    await world.jobs.edit("a-job", prompt="Ours")
     await world.sync()
     (shown,) = await conflicts.list_conflicts()
     assert {name: versions.prefect for name, versions in shown.fields.items()} == {
@@ -133,8 +133,10 @@ async def test_a_second_conflict_in_the_same_field_keeps_the_first_version(world
     lost = await disputed(world)
     await world.sync()
     (shown,) = await conflicts.list_conflicts()
-    await world.prefect.edit_schedule("a-job", active=True, schedule=CRON | {"cron": "0 11 * * *"})
-    await world.edit("a-job", every="3h")
+    await world.deployments.edit_schedule(
+        "a-job", active=True, schedule=CRON | {"cron": "0 11 * * *"}
+    )
+    await world.jobs.edit("a-job", every="3h")
     report = await world.sync()
     assert report.conflicts["a-job"]["schedule"]["cron"] == "0 11 * * *"
     (again,) = await conflicts.list_conflicts()
@@ -147,10 +149,10 @@ async def test_prefer_prefect_applies_prefects_version_and_clears_the_conflict(w
     result = await service.sync("prefect")  # finds and decides the conflict in one call
     assert isinstance(result, service.DecidedSyncReport)
     assert (result.decided, list(result.conflicts)) == (["a-job"], ["a-job"])
-    job = await world.job("a-job")
+    job = await world.jobs.get("a-job")
     assert job.job.schedule == Cron(expr="0 9 * * *", timezone="UTC")
     assert (job.revision.source, job.row.conflict) == ("prefect", None)
-    assert (await world.prefect.deployment("a-job")).schedules[0].schedule.cron == "0 9 * * *"
+    assert (await world.deployments.get("a-job")).schedules[0].schedule.cron == "0 9 * * *"
     assert await conflicts.list_conflicts() == []
     assert (await world.sync()).writes == 0
 
@@ -161,7 +163,7 @@ async def test_prefer_ledger_for_one_job_clears_only_its_conflict(world: Any) ->
     result = await service.sync("ledger", "a-job")
     assert isinstance(result, service.DecidedSyncReport)
     assert result.decided == ["a-job"]
-    assert isinstance((await world.job("a-job")).job.schedule, Every)
+    assert isinstance((await world.jobs.get("a-job")).job.schedule, Every)
     assert [each.job for each in await conflicts.list_conflicts()] == ["other"]
 
 
@@ -173,7 +175,7 @@ async def test_prefer_ledger_for_one_job_clears_only_its_conflict(world: Any) ->
 async def test_an_invalid_decision_is_refused(
     world: Any, prefer: str | None, ref: str | None, word: str
 ) -> None:
-    await world.add("calm", every="1h")
+    await world.jobs.add("calm", every="1h")
     await disputed(world)
     with pytest.raises(InvalidInput, match=word):
         await service.sync(prefer, ref)
@@ -181,9 +183,9 @@ async def test_an_invalid_decision_is_refused(
 
 
 async def test_an_invalid_version_in_prefect_is_kept_and_cannot_be_preferred(world: Any) -> None:
-    await world.add("a-job", every="1h", prompt="Say so")
+    await world.jobs.add("a-job", every="1h", prompt="Say so")
     await world.sync()
-    await world.prefect.edit_deployment(
+    await world.deployments.edit(
         "a-job", enforce_parameter_schema=False, parameters={"prompt": " "}
     )
     assert "a-job" in (await world.sync()).refused
@@ -195,21 +197,21 @@ async def test_an_invalid_version_in_prefect_is_kept_and_cannot_be_preferred(wor
     assert isinstance(result, service.DecidedSyncReport)
     assert (result.decided, list(result.refused)) == ([], ["a-job"])
     assert await conflicts.list_conflicts() == [shown]
-    assert (await world.job("a-job")).job.action.prompt == "Say so"
+    assert (await world.jobs.get("a-job")).job.action.prompt == "Say so"
 
 
 async def test_a_losing_schedule_that_no_job_supports_cannot_be_preferred(world: Any) -> None:
-    await world.add("a-job", every="1h")
+    await world.jobs.add("a-job", every="1h")
     await world.sync()
     rule = "DTSTART:20260101T090000\nRRULE:FREQ=MONTHLY;BYDAY=2MO"
-    await world.prefect.edit_schedule(
+    await world.deployments.edit_schedule(
         "a-job", active=True, schedule={"rrule": rule, "timezone": "UTC"}
     )
-    await world.edit("a-job", every="2h")
+    await world.jobs.edit("a-job", every="2h")
     await world.sync()
     with pytest.raises(InvalidInput, match="rrule"):
         await service.sync("prefect", "a-job")
-    assert isinstance((await world.job("a-job")).job.schedule, Every)
+    assert isinstance((await world.jobs.get("a-job")).job.schedule, Every)
 
 
 @pytest.mark.slow
@@ -218,9 +220,9 @@ async def test_a_job_that_is_edited_during_the_reconcile_is_compared_again(
 ) -> None:
     """A person edits the job between the comparison and the write; the newest version wins."""
     await disputed(world)
-    deployment = await world.prefect.deployment("a-job")
-    stale = await world.job("a-job")
-    await world.edit("a-job", every="3h")
+    deployment = await world.deployments.get("a-job")
+    stale = await world.jobs.get("a-job")
+    await world.jobs.edit("a-job", every="3h")
     await reconcile.reconcile_job(world.ledger, world.client, stale, deployment, ReconcileReport())
-    held = (await world.prefect.deployment("a-job")).schedules[0].schedule
+    held = (await world.deployments.get("a-job")).schedules[0].schedule
     assert held.interval.total_seconds() == 3 * 3600

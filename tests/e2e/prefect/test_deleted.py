@@ -19,46 +19,46 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 async def deleted(world: Any, name: str = "a-job", **fields: Any) -> str:
     """Delete a job's deployment as the UI does, and return the deployment's id."""
-    await world.add(name, **({"every": "1h"} | fields))
+    await world.jobs.add(name, **({"every": "1h"} | fields))
     await world.sync()
-    found = await world.prefect.deployment(name)
+    found = await world.deployments.get(name)
     await world.prefect.request("DELETE", f"/deployments/{found.id}")
     return str(found.id)
 
 
 async def missing(world: Any, name: str) -> bool:
-    return name not in {each.name for each in (await world.prefect.deployments()).values()}
+    return name not in {each.name for each in (await world.deployments.all()).values()}
 
 
 @pytest.mark.slow
 async def test_a_deleted_deployment_disables_its_job_until_the_job_is_resumed(world: Any) -> None:
-    await world.add("other", every="1h")
+    await world.jobs.add("other", every="1h")
     await deleted(world)
     before = world.ledger.now()
     report = await world.sync()
     assert (report.deleted, report.remade, report.writes) == (["a-job"], [], 0)
-    job = await world.job("a-job")
+    job = await world.jobs.get("a-job")
     assert (job.job.enabled, job.row.disabled_reason) == (False, records.DELETED_REASON)
     assert (job.row.deployment_id, job.row.sync_pending) == (None, False)
     assert before <= job.revision.effective_from <= world.ledger.now()
     # No other edit creates the deployment again.
-    await world.edit("a-job", prompt="Newer")
+    await world.jobs.edit("a-job", prompt="Newer")
     for _ in range(2):
         report = await world.sync()
         assert (report.writes, report.deleted, report.failed) == (0, [], {})
         assert await missing(world, "a-job")
-    await world.edit("a-job", enabled=True)
+    await world.jobs.edit("a-job", enabled=True)
     assert (await world.sync()).created == ["a-job"]
-    assert (await world.prefect.deployment("a-job")).parameters["prompt"] == "Newer"
-    assert len(await world.prefect.due("a-job")) >= 3
+    assert (await world.deployments.get("a-job")).parameters["prompt"] == "Newer"
+    assert len(await world.deployments.due("a-job")) >= 3
     assert (await world.sync()).writes == 0
 
 
 async def test_a_waiting_run_of_a_deleted_deployment_is_skipped_with_the_reason(world: Any) -> None:
-    stored = await world.add("a-job", every="1h")
+    stored = await world.jobs.add("a-job", every="1h")
     await world.sync()
     row = await claims.request(world.ledger, stored, "by-hand", "manual")
-    await world.prefect.delete_deployment("a-job")
+    await world.deployments.delete("a-job")
     await world.sync()
     async with world.ledger.read() as session:
         ended = await session.get(RunRow, row.id)
@@ -69,12 +69,12 @@ async def test_a_waiting_run_of_a_deleted_deployment_is_skipped_with_the_reason(
 
 @pytest.mark.slow
 async def test_a_disabled_job_keeps_its_reason_if_its_deployment_is_deleted(world: Any) -> None:
-    await world.add("a-job", every="1h")
-    await world.edit("a-job", enabled=False, reason="paused: holidays")
+    await world.jobs.add("a-job", every="1h")
+    await world.jobs.edit("a-job", enabled=False, reason="paused: holidays")
     await world.sync()
-    await world.prefect.delete_deployment("a-job")
+    await world.deployments.delete("a-job")
     assert (await world.sync()).deleted == ["a-job"]
-    job = await world.job("a-job")
+    job = await world.jobs.get("a-job")
     assert job.row.disabled_reason == "paused: holidays"
     assert job.revision.number == 2  # the job itself did not change
     assert (await world.sync()).writes == 0
@@ -84,28 +84,28 @@ async def test_a_disabled_job_keeps_its_reason_if_its_deployment_is_deleted(worl
 async def test_a_deleted_deployment_of_a_job_enabled_since_is_created_again(
     world: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await world.add("a-job", every="1h")
-    await world.edit("a-job", enabled=False, reason="paused")
+    await world.jobs.add("a-job", every="1h")
+    await world.jobs.edit("a-job", enabled=False, reason="paused")
     await world.sync()
-    await world.prefect.delete_deployment("a-job")
-    await world.edit("a-job", enabled=True)
+    await world.deployments.delete("a-job")
+    await world.jobs.edit("a-job", enabled=True)
     report = await world.sync()
     assert (report.remade, report.created, report.deleted) == (["a-job"], ["a-job"], [])
     assert "sync_remade" in {getattr(record, "action", "") for record in caplog.records}
-    assert (await world.job("a-job")).job.enabled
+    assert (await world.jobs.get("a-job")).job.enabled
 
 
 @pytest.mark.slow
 async def test_the_comparison_of_a_claim_notices_a_deletion_too(world: Any) -> None:
     old = await deleted(world)
-    job = await world.job("a-job")
+    job = await world.jobs.get("a-job")
     await world.sync()
-    await world.edit("a-job", enabled=True)
+    await world.jobs.edit("a-job", enabled=True)
     await world.sync()
-    again = await world.prefect.deployment("a-job")
+    again = await world.deployments.get("a-job")
     await world.prefect.request("DELETE", f"/deployments/{again.id}")
     assert await PrefectReconciler().compare(job.id, str(again.id)) == frozenset()
-    assert (await world.job("a-job")).row.disabled_reason == records.DELETED_REASON
+    assert (await world.jobs.get("a-job")).row.disabled_reason == records.DELETED_REASON
     assert str(again.id) != old
 
 
@@ -114,12 +114,12 @@ async def test_a_run_by_hand_creates_the_missing_deployment(world: Any) -> None:
     """`daybook run` runs a disabled job, and the job stays disabled."""
     await deleted(world)
     await world.sync()
-    stored = await world.job("a-job")
+    stored = await world.jobs.get("a-job")
     await reconcile.reconcile_job(
         world.ledger, world.client, stored, None, ReconcileReport(), needed=True
     )
-    assert (await world.prefect.deployment("a-job")).paused
-    assert not (await world.job("a-job")).job.enabled
+    assert (await world.deployments.get("a-job")).paused
+    assert not (await world.jobs.get("a-job")).job.enabled
     assert (await world.sync()).writes == 0
 
 
@@ -130,7 +130,7 @@ async def test_a_deployment_created_again_under_its_name_is_the_same_job(
 ) -> None:
     """Create it as `prefect deploy` does: without the ledger's tag, with the fields of the file."""
     old = await deleted(world)
-    before = await world.job("a-job")
+    before = await world.jobs.get("a-job")
     if noticed:
         await world.sync()
     flow = (await world.prefect.request("POST", "/flows/", {"name": "agent-prompt"})).json()["id"]
@@ -144,11 +144,11 @@ async def test_a_deployment_created_again_under_its_name_is_the_same_job(
     await world.prefect.request("POST", "/deployments/", body)
     report = await world.sync()
     assert (report.pulled, report.adopted, report.deleted) == (["a-job"], [], [])
-    job = await world.job("a-job")
+    job = await world.jobs.get("a-job")
     assert job.id == before.id
     assert (job.job.enabled, job.job.action.prompt) == (True, "As the file says")
     assert job.job.schedule.expr == "0 9 * * *"
-    found = await world.prefect.deployment("a-job")
+    found = await world.deployments.get("a-job")
     assert str(found.id) == job.row.deployment_id != old
     assert f"daybook:{world.ledger.id}" in found.tags
     assert (await world.sync()).writes == 0
@@ -158,15 +158,15 @@ async def test_a_deployment_created_again_under_its_name_is_the_same_job(
 async def test_in_another_prefect_all_missing_deployments_are_created_again(world: Any) -> None:
     """An emptied database or another server at the old address looks like this."""
     await deleted(world, "a-job")
-    await world.add("other", every="1h")
+    await world.jobs.add("other", every="1h")
     await world.sync()
-    await world.edit("a-job", enabled=True)
+    await world.jobs.edit("a-job", enabled=True)
     await world.sync()
-    await world.edit("other", enabled=False, reason="paused")
+    await world.jobs.edit("other", enabled=False, reason="paused")
     await world.sync()
     remaining, missing = (
-        await world.prefect.deployment("a-job"),
-        await world.prefect.deployment("other"),
+        await world.deployments.get("a-job"),
+        await world.deployments.get("other"),
     )
     await world.prefect.request("DELETE", f"/deployments/{missing.id}")
     async with world.ledger.write() as session:  # as if the known pool were another Prefect's
@@ -176,8 +176,8 @@ async def test_in_another_prefect_all_missing_deployments_are_created_again(worl
         session.add(fact)
     report = await world.sync()
     assert (report.remade, report.created, report.deleted) == (["other"], ["other"], [])
-    assert (await world.prefect.deployment("other")).paused
-    assert (await world.prefect.deployment("a-job")).id == remaining.id
+    assert (await world.deployments.get("other")).paused
+    assert (await world.deployments.get("a-job")).id == remaining.id
     assert (await world.sync()).writes == 0
 
 
@@ -186,33 +186,33 @@ async def test_a_crash_after_noticing_another_prefect_deletes_nothing(world: Any
     await deleted(world)
     async with world.ledger.write() as session:
         assert await records.record_instance(session, "another", []) == ["a-job"]
-    job = await world.job("a-job")
+    job = await world.jobs.get("a-job")
     assert (job.row.deployment_id, job.row.sync_pending, job.job.enabled) == (None, True, True)
 
 
 @pytest.mark.slow
 async def test_a_deployment_that_got_another_ledgers_tag_disables_its_job(world: Any) -> None:
-    await world.add("a-job", every="1h")
+    await world.jobs.add("a-job", every="1h")
     await world.sync()
-    await world.prefect.edit_deployment("a-job", tags=["daybook:another"])
-    before = await world.prefect.deployment("a-job")
+    await world.deployments.edit("a-job", tags=["daybook:another"])
+    before = await world.deployments.get("a-job")
     report = await world.sync()
     assert (report.deleted, report.writes) == (["a-job"], 0)
-    job = await world.job("a-job")
+    job = await world.jobs.get("a-job")
     assert (job.job.enabled, job.row.disabled_reason) == (False, records.TAKEN_REASON)
-    assert await world.prefect.deployment("a-job") == before
+    assert await world.deployments.get("a-job") == before
     assert (await world.sync()).writes == 0
-    await world.edit("a-job", enabled=True)
+    await world.jobs.edit("a-job", enabled=True)
     assert (await world.sync()).created == ["a-job"]
-    assert (await world.job("a-job")).row.slug == "a-job-2"
-    assert await world.prefect.deployment("a-job") == before
+    assert (await world.jobs.get("a-job")).row.slug == "a-job-2"
+    assert await world.deployments.get("a-job") == before
     await world.client.delete_deployment(before.id)
 
 
 async def test_deletion_and_resumption_each_make_a_revision(world: Any) -> None:
     await deleted(world)
     await world.sync()
-    await world.edit("a-job", enabled=True)
+    await world.jobs.edit("a-job", enabled=True)
     of_job = select(RevisionRow).order_by(col(RevisionRow.number))
     async with world.ledger.read() as session:
         rows = (await session.execute(of_job)).scalars().all()

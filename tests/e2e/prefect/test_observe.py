@@ -32,16 +32,16 @@ def _sync_failures(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 
 class Watch:
-    """An observer of the world; `settled` observes until nothing is new."""
+    """An observer of the world; `until_stable` observes until nothing is new."""
 
     def __init__(self, world: Any) -> None:
         self._world, self.fingerprints = world, Fingerprints()
 
     async def observe(self, **given: Any) -> Observation:
-        self._world.prefect.writes.clear()
+        self._world.prefect.traffic.writes.clear()
         return await observe(self._world.ledger, self._world.client, self.fingerprints, **given)
 
-    async def settled(self) -> Observation:
+    async def until_stable(self) -> Observation:
         for _ in range(3):
             observation = await self.observe()
         assert observation.report.writes == 0
@@ -58,14 +58,14 @@ async def test_a_pass_without_changes_costs_two_requests_for_one_page(
     world: Any, watch: Watch
 ) -> None:
     for name in ("one", "two", "three"):
-        await world.add(name, every="1h")
-    await watch.settled()
+        await world.jobs.add(name, every="1h")
+    await watch.until_stable()
     before = world.ledger.now()
     observation = await watch.observe()
     assert observation.requests == 2  # the list, shorter than a page, and the pool
-    assert len(await world.prefect.deployments()) < PAGE_SIZE
-    assert world.prefect.writes == {}
-    assert observation.jobs == set((await world.ids()).values())
+    assert len(await world.deployments.all()) < PAGE_SIZE
+    assert world.prefect.traffic.writes == {}
+    assert observation.jobs == set((await world.jobs.ids()).values())
     assert observation.report.unchanged == 3
     assert before <= observation.began <= world.ledger.now()
     assert 0 < observation.cpu_seconds < 1
@@ -74,16 +74,16 @@ async def test_a_pass_without_changes_costs_two_requests_for_one_page(
 @pytest.mark.slow
 async def test_the_next_pass_finds_an_edit_and_queues_its_runs(world: Any, watch: Watch) -> None:
     for name in ("one", "two", "three"):
-        await world.add(name, every="1h")
-    await watch.settled()
-    edited = await world.prefect.edit_schedule("two", active=True, schedule=CRON)
+        await world.jobs.add(name, every="1h")
+    await watch.until_stable()
+    edited = await world.deployments.edit_schedule("two", active=True, schedule=CRON)
     observation = await watch.observe()
     assert (observation.report.pulled, observation.report.unchanged) == (["two"], 2)
     assert len(set(observation.jobs)) == 3
-    job = await world.job("two")
+    job = await world.jobs.get("two")
     assert job.revision.effective_from == edited
     due = list(islice(due_times(job.job.schedule, after=edited), 3))
-    assert (await world.prefect.due("two"))[:3] == due
+    assert (await world.deployments.due("two"))[:3] == due
 
 
 @pytest.mark.slow
@@ -91,38 +91,38 @@ async def test_a_schedule_enabled_in_prefect_has_its_runs_queued_at_once(
     world: Any, watch: Watch
 ) -> None:
     """It is the schedule's own switch; Prefect's scheduler would queue the runs a minute later."""
-    await world.add("a-job", every="1h")
-    await watch.settled()
-    await world.prefect.edit_schedule("a-job", active=False)
+    await world.jobs.add("a-job", every="1h")
+    await watch.until_stable()
+    await world.deployments.edit_schedule("a-job", active=False)
     assert (await watch.observe()).report.pulled == ["a-job"]
-    assert await world.prefect.due("a-job") == []
-    await watch.settled()
-    await world.prefect.edit_schedule("a-job", active=True)
+    assert await world.deployments.due("a-job") == []
+    await watch.until_stable()
+    await world.deployments.edit_schedule("a-job", active=True)
     assert (await watch.observe()).report.pulled == ["a-job"]
-    assert len(await world.prefect.due("a-job")) >= 3
+    assert len(await world.deployments.due("a-job")) >= 3
 
 
 async def test_a_schedule_saved_without_a_change_gets_its_runs_back(
     world: Any, watch: Watch
 ) -> None:
-    await world.add("a-job", cron="*/7 * * * *", timezone="UTC")
-    await watch.settled()
-    queued = await world.prefect.due("a-job")
-    await world.prefect.edit_schedule("a-job", active=True, schedule=CRON)
-    assert await world.prefect.due("a-job") == []  # saving deletes the queued runs
+    await world.jobs.add("a-job", cron="*/7 * * * *", timezone="UTC")
+    await watch.until_stable()
+    queued = await world.deployments.due("a-job")
+    await world.deployments.edit_schedule("a-job", active=True, schedule=CRON)
+    assert await world.deployments.due("a-job") == []  # saving deletes the queued runs
     observation = await watch.observe()
     assert (observation.report.pulled, observation.report.writes) == ([], 0)
-    assert (await world.prefect.due("a-job"))[:3] == queued[:3]
+    assert (await world.deployments.due("a-job"))[:3] == queued[:3]
     assert (await watch.observe()).requests == 2
 
 
 @pytest.mark.slow
 async def test_a_pass_applies_an_edit_of_the_ledger_to_prefect(world: Any, watch: Watch) -> None:
-    await world.add("a-job", every="1h")
-    await watch.settled()
-    await world.edit("a-job", prompt="Newer")
+    await world.jobs.add("a-job", every="1h")
+    await watch.until_stable()
+    await world.jobs.edit("a-job", prompt="Newer")
     assert (await watch.observe()).report.updated == ["a-job"]
-    assert (await world.prefect.deployment("a-job")).parameters["prompt"] == "Newer"
+    assert (await world.deployments.get("a-job")).parameters["prompt"] == "Newer"
 
 
 @pytest.mark.slow
@@ -130,17 +130,17 @@ async def test_a_job_that_prefect_refuses_is_observed_and_reported_once(
     world: Any, watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its due times still need an outcome."""
-    stored = await world.add("a-big-one", every="1h", prompt="x" * 600_000)
+    stored = await world.jobs.add("a-big-one", every="1h", prompt="x" * 600_000)
     observation = await watch.observe()
     assert (list(observation.report.failed), set(observation.jobs)) == (["a-big-one"], {stored.id})
     observation = await watch.observe()
-    assert (observation.report.failed, set(observation.jobs), world.prefect.writes) == (
+    assert (observation.report.failed, set(observation.jobs), world.prefect.traffic.writes) == (
         {},
         {stored.id},
         {},
     )
     assert len(_sync_failures(caplog)) == 1
-    await world.edit("a-big-one", prompt="Smaller")
+    await world.jobs.edit("a-big-one", prompt="Smaller")
     assert (await watch.observe()).report.created == ["a-big-one"]
 
 
@@ -148,21 +148,21 @@ async def test_a_schedule_that_prefect_cannot_queue_blocks_no_other_job(
     world: Any, watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Prefect accepts a cron that is never due, and answers 500 when asked to queue its runs."""
-    odd = await world.add("a-job", every="1h")
-    other = await world.add("other", every="1h")
-    await watch.settled()
+    odd = await world.jobs.add("a-job", every="1h")
+    other = await world.jobs.add("other", every="1h")
+    await watch.until_stable()
     never = {"cron": "0 0 31 2 *", "timezone": "UTC", "day_or": True}
-    await world.prefect.add_schedule("a-job", never)
-    await world.edit("a-job", prompt="Newer")
+    await world.deployments.add_schedule("a-job", never)
+    await world.jobs.edit("a-job", prompt="Newer")
     observation = await watch.observe()
     assert list(observation.report.failed) == ["a-job"]
     assert observation.report.failed["a-job"].startswith("500")
     assert observation.jobs == {odd.id, other.id}  # its edit in Prefect is in the ledger
-    assert (await world.prefect.deployment("a-job")).parameters["prompt"] == "Newer"
+    assert (await world.deployments.get("a-job")).parameters["prompt"] == "Newer"
     for _ in range(2):
         observation = await watch.observe()
         assert observation.jobs == {odd.id, other.id}
-    await world.prefect.edit_schedule("other", active=False)
+    await world.deployments.edit_schedule("other", active=False)
     assert (await watch.observe()).report.pulled == ["other"]
     assert len(_sync_failures(caplog)) <= 2  # once more, because of the write before the failure
 
@@ -171,9 +171,9 @@ async def test_a_schedule_that_prefect_cannot_queue_blocks_no_other_job(
 async def test_a_job_that_cannot_be_compared_is_reported_once_and_blocks_no_other(
     world: Any, watch: Watch, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    odd = await world.add("a-job", every="1h")
-    other = await world.add("other", every="1h")
-    await watch.settled()
+    odd = await world.jobs.add("a-job", every="1h")
+    other = await world.jobs.add("other", every="1h")
+    await watch.until_stable()
     held = projection.of_deployment
 
     def stumbles(found: DeploymentResponse) -> projection.Projection:
@@ -181,8 +181,8 @@ async def test_a_job_that_cannot_be_compared_is_reported_once_and_blocks_no_othe
             raise OverflowError("with the prompt in it")
         return held(found)
 
-    await world.prefect.edit_deployment("a-job", description="Odd")
-    await world.prefect.edit_deployment("other", description="Edited")
+    await world.deployments.edit("a-job", description="Odd")
+    await world.deployments.edit("other", description="Edited")
     with monkeypatch.context() as patched:
         patched.setattr(projection, "of_deployment", stumbles)
         observation = await watch.observe()
@@ -193,7 +193,7 @@ async def test_a_job_that_cannot_be_compared_is_reported_once_and_blocks_no_othe
         assert (set(observation.jobs), observation.report.failed) == ({other.id}, {})
     assert len(_sync_failures(caplog)) == 1
     assert "with the prompt in it" not in caplog.text
-    await world.prefect.edit_deployment("a-job", description="Sound")
+    await world.deployments.edit("a-job", description="Sound")
     observation = await watch.observe()
     assert (set(observation.jobs), observation.report.pulled) == ({odd.id, other.id}, ["a-job"])
 
@@ -203,26 +203,26 @@ async def test_an_interval_of_ages_is_refused_and_blocks_no_other_job(
     world: Any, watch: Watch
 ) -> None:
     """The last due time before now would be before the year 1."""
-    both_ids = {(await world.add(name, every="1h")).id for name in ("a-job", "other")}
-    await watch.settled()
+    both_ids = {(await world.jobs.add(name, every="1h")).id for name in ("a-job", "other")}
+    await watch.until_stable()
     soon = (world.ledger.now() + timedelta(minutes=10)).isoformat()
-    await world.prefect.edit_schedule("a-job", schedule={"interval": 1e11, "anchor_date": soon})
+    await world.deployments.edit_schedule("a-job", schedule={"interval": 1e11, "anchor_date": soon})
     observation = await watch.observe()
     assert "schedule" in observation.report.refused["a-job"]
     assert observation.jobs == both_ids
-    assert (await world.job("a-job")).row.conflict is not None
+    assert (await world.jobs.get("a-job")).row.conflict is not None
 
 
 async def test_a_deployment_that_cannot_be_deleted_blocks_no_other_job(
     world: Any, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    odd = await world.add("a-job", every="1h")
-    removed = await world.add("gone", every="1h")
-    other = await world.add("other", every="1h")
-    await watch.settled()
-    old_deployment_id = (await world.job("a-job")).row.deployment_id
+    odd = await world.jobs.add("a-job", every="1h")
+    removed = await world.jobs.add("gone", every="1h")
+    other = await world.jobs.add("other", every="1h")
+    await watch.until_stable()
+    old_deployment_id = (await world.jobs.get("a-job")).row.deployment_id
     for name in ("a-job", "gone"):
-        await world.archive(name)
+        await world.jobs.archive(name)
     delete = deployment.delete
 
     async def stumbles(client: Any, deployment_id: str) -> None:
@@ -239,14 +239,14 @@ async def test_a_deployment_that_cannot_be_deleted_blocks_no_other_job(
         )
         assert observation.jobs == {other.id}
     assert (await watch.observe()).report.removed == ["a-job"]
-    assert {odd.id, removed.id}.isdisjoint((await watch.settled()).jobs)
+    assert {odd.id, removed.id}.isdisjoint((await watch.until_stable()).jobs)
 
 
 async def test_a_failed_adoption_blocks_no_other_deployment(
     world: Any, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stored = await world.add("a-job", every="1h")
-    await watch.settled()
+    stored = await world.jobs.add("a-job", every="1h")
+    await watch.until_stable()
     flow = (await world.prefect.request("POST", "/flows/", {"name": "agent-prompt"})).json()["id"]
     body = {"flow_id": flow, "entrypoint": "flows/agent_prompt.py:agent_prompt"}
     body |= {"parameters": {"prompt": "Say so"}}
@@ -295,35 +295,39 @@ async def test_a_deployment_that_cannot_be_a_job_is_reported_once(
 
 
 async def test_a_deleted_deployment_is_reported_once(world: Any, watch: Watch) -> None:
-    stored = await world.add("a-job", every="1h")
-    await watch.settled()
-    await world.prefect.delete_deployment("a-job")
+    stored = await world.jobs.add("a-job", every="1h")
+    await watch.until_stable()
+    await world.deployments.delete("a-job")
     observation = await watch.observe()
     assert (observation.report.deleted, set(observation.jobs)) == (["a-job"], {stored.id})
-    observation = await watch.settled()
+    observation = await watch.until_stable()
     assert (observation.report.deleted, set(observation.jobs), observation.requests) == (
         [],
         {stored.id},
         2,
     )
-    assert (await world.job("a-job")).row.disabled_reason == records.DELETED_REASON
+    assert (await world.jobs.get("a-job")).row.disabled_reason == records.DELETED_REASON
 
 
 async def test_jobs_left_over_at_the_time_limit_do_not_count_as_observed(
     world: Any, watch: Watch
 ) -> None:
-    stored = [await world.add(name, every="1h") for name in ("one", "two")]
+    stored = [await world.jobs.add(name, every="1h") for name in ("one", "two")]
     observation = await watch.observe(most_seconds=-1)
-    assert (set(observation.jobs), observation.report.left, world.prefect.writes) == (set(), 2, {})
+    assert (set(observation.jobs), observation.report.left, world.prefect.traffic.writes) == (
+        set(),
+        2,
+        {},
+    )
     observation = await watch.observe()
     assert observation.jobs == {each.id for each in stored}
 
 
 @pytest.mark.slow
 async def test_a_pass_without_prefect_loses_no_edit(world: Any, watch: Watch) -> None:
-    await world.add("a-job", every="1h")
-    await watch.settled()
-    await world.prefect.edit_schedule("a-job", active=True, schedule=CRON)
+    await world.jobs.add("a-job", every="1h")
+    await watch.until_stable()
+    await world.deployments.edit_schedule("a-job", active=True, schedule=CRON)
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
         async with PrefectClient(server.api_url(free_port())) as nobody:
             with pytest.raises(Exception, match="connect"):

@@ -7,8 +7,9 @@ import signal
 
 import pytest
 
-from tests.world import World
-from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN, alive
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -19,14 +20,16 @@ print('{"action": "run", "reason": "something came"}')
 """
 
 
-async def test_a_run_killed_during_its_check_waits_and_is_checked_again(working: World) -> None:
+async def test_a_run_killed_during_its_check_waits_and_is_checked_again(
+    working: PrefectWorld,
+) -> None:
     gate, main = await working.agents.add(ASKED), await working.agents.add("had(); print('done')")
     check = {"prompt": "Anything new?", "agent": gate.name}
     job = await working.deploy(on_demand=True, agent=main.name, policy={"check": check})
     (worker,) = working.workers.all
     await working.prefect.custom_run(job)
     first = await gate.says("asked")
-    assert (await working.row(job)).status == "claimed"
+    assert (await working.runs.row(job)).status == "claimed"
 
     (head,) = worker.heads()
     os.kill(head.pid, signal.SIGKILL)
@@ -39,7 +42,9 @@ async def test_a_run_killed_during_its_check_waits_and_is_checked_again(working:
     assert (row.attempts, main.effect_count) == (1, 1)
 
 
-async def test_a_heartbeat_runs_its_agent_after_the_gate_agent_agreed(working: World) -> None:
+async def test_a_heartbeat_runs_its_agent_after_the_gate_agent_agreed(
+    working: PrefectWorld,
+) -> None:
     (working.home.path / "HEARTBEAT.md").write_text("Tell me when it is late.")
     gate = await working.agents.add(ASKED)
     main = await working.agents.add("had(); print('It is late.')")

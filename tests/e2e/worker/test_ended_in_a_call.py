@@ -13,11 +13,12 @@ import pytest
 
 from daybook.api import runs
 from daybook.timing import TIMING
-from tests.calling import Asked, calls
+from tests.calling import ModelAgent, calls
 from tests.conftest import PrefectServer
 from tests.providers import provider
 from tests.toolbox import install, served
-from tests.world import World, with_worker
+from tests.world.home import with_worker
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
@@ -39,7 +40,7 @@ def stuck_check() -> bool:
 HANGS = """
 @server.tool
 def write() -> str:
-    tell("begun")
+    tell("started")
     had()
     forever()
 """
@@ -57,7 +58,7 @@ async def module_world(
     prefect_server: PrefectServer,
     effects: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[World]:
+) -> AsyncIterator[PrefectWorld]:
     """Yield a home with one worker, in whose environment the tools of `STUCK` are installed."""
     site = tmp_path_factory.mktemp("site")
     install(site, STUCK.format(path=str(effects)), "stuck_call", "stuck_check")
@@ -68,16 +69,16 @@ async def module_world(
             yield world
 
 
-async def test_a_run_cancelled_in_a_tool_call_records_its_tokens(working: World) -> None:
+async def test_a_run_cancelled_in_a_tool_call_records_its_tokens(working: PrefectWorld) -> None:
     with provider() as fake_provider:
         async with served(working, HANGS) as server:
-            asked = await Asked(working, fake_provider).given(server.name)
+            model_agent = await ModelAgent(working, fake_provider).given(server.name)
             fake_provider.script = [calls(f"{server.name}_write")]
-            job = await working.deploy(on_demand=True, agent=asked.name)
+            job = await working.deploy(on_demand=True, agent=model_agent.name)
             await working.prefect.custom_run(job)
-            await server.says("begun")
+            await server.says("started")
 
-            await runs.cancel((await working.row(job)).id)
+            await runs.cancel((await working.runs.row(job)).id)
 
             row = await working.wait_for_end(job, "cancelled", within=SEEN)
     assert row.usage is not None
@@ -85,19 +86,19 @@ async def test_a_run_cancelled_in_a_tool_call_records_its_tokens(working: World)
 
 
 async def test_a_run_killed_after_its_tool_acted_has_no_further_attempt(
-    working: World, effects: Path
+    working: PrefectWorld, effects: Path
 ) -> None:
     """A run whose check does not end is killed too; both wait for their timeouts concurrently."""
     await asyncio.gather(_stuck_call(working), _stuck_check(working))
     assert (await asyncio.to_thread(effects.read_text)) == "x"
 
 
-async def _stuck_call(world: World) -> None:
+async def _stuck_call(world: PrefectWorld) -> None:
     with provider() as fake_provider:
-        asked = await Asked(world, fake_provider).given("stuck_call")
+        model_agent = await ModelAgent(world, fake_provider).given("stuck_call")
         fake_provider.script = [calls("stuck_call"), calls("stuck_call")]
         policy = {"timeout": "15s", "retries": 1, "retry_delay": "1s"}
-        job = await world.deploy(agent=asked.name, policy=policy)
+        job = await world.deploy(agent=model_agent.name, policy=policy)
 
         await world.prefect.custom_run(job)
 
@@ -107,7 +108,7 @@ async def _stuck_call(world: World) -> None:
     assert row.usage["input_tokens"] == 100
 
 
-async def _stuck_check(world: World) -> None:
+async def _stuck_check(world: PrefectWorld) -> None:
     main = await world.agents.add("had()")
     policy = {"check": {"tool": "stuck_check"}, "timeout": "1s"}
     job = await world.deploy(agent=main.name, policy=policy)

@@ -12,9 +12,11 @@ from prefect.client.schemas.objects import FlowRun
 from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs import store
 from daybook.prefect import states as prefect_states
-from tests.world import World, so
+from tests.waiting import becomes_true
 from tests.world.agents import WORKS
-from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN, alive
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -49,47 +51,49 @@ def cancelled(flow, run, state) -> None:
 """
 
 
-def hooks(world: World, run: FlowRun) -> set[str]:
+def hooks(world: PrefectWorld, run: FlowRun) -> set[str]:
     """Return the names of the run's hooks that were called."""
-    found = world.workers.elsewhere.glob(f"{run.id} *")
+    found = world.foreign.folder.glob(f"{run.id} *")
     return {each.name.removeprefix(f"{run.id} ") for each in found}
 
 
-async def test_an_external_run_runs_in_the_folder_of_its_deployment(working: World) -> None:
+async def test_an_external_run_runs_in_the_folder_of_its_deployment(working: PrefectWorld) -> None:
     agent = await working.agents.add("")
-    deployment = await working.workers.foreign(FOREIGN)
+    deployment = await working.foreign.deploy(FOREIGN)
     (worker,) = working.workers.all
-    run = await working.workers.run_foreign(deployment, pipe=f"{agent.base}.pipe")
+    run = await working.foreign.run(deployment, pipe=f"{agent.base}.pipe")
     pid, where = await agent.word()
-    assert where == str(working.workers.elsewhere)
+    assert where == str(working.foreign.folder)
     await working.shows(run, "COMPLETED", within=SEEN)
     await working.workers.idle(within=SEEN)
     assert not alive(pid)
     assert worker.heads() == []
     assert hooks(working, run) == set()
     # The ledger has no claim, no lease and no outcome for it.
-    assert str(run.id) not in {each.flow_run_id for each in await working.rows()}
+    assert str(run.id) not in {each.flow_run_id for each in await working.runs.rows()}
 
 
-async def test_a_killed_external_run_is_crashed_and_its_hook_is_called(working: World) -> None:
+async def test_a_killed_external_run_is_crashed_and_its_hook_is_called(
+    working: PrefectWorld,
+) -> None:
     agent = await working.agents.add("")
-    deployment = await working.workers.foreign(FOREIGN)
-    run = await working.workers.run_foreign(deployment, pipe=f"{agent.base}.pipe", ends=False)
+    deployment = await working.foreign.deploy(FOREIGN)
+    run = await working.foreign.run(deployment, pipe=f"{agent.base}.pipe", ends=False)
     pid, _ = await agent.word()
     os.kill(pid, signal.SIGKILL)
     await working.shows(run, "CRASHED", within=SEEN)
-    assert await working.workers.noted(f"{run.id} crashed") == [str(run.id), "CRASHED"]
+    assert await working.foreign.noted(f"{run.id} crashed") == [str(run.id), "CRASHED"]
     await working.workers.idle(within=SEEN)
     assert hooks(working, run) == {"crashed"}
     state = await working.prefect.state(run)
     assert state.message == "its process was ended by SIGKILL"
 
 
-async def test_a_cancelled_external_run_ends_and_its_hook_is_called(working: World) -> None:
+async def test_a_cancelled_external_run_ends_and_its_hook_is_called(working: PrefectWorld) -> None:
     agent = await working.agents.add("")
-    deployment = await working.workers.foreign(FOREIGN)
+    deployment = await working.foreign.deploy(FOREIGN)
     (worker,) = working.workers.all
-    run = await working.workers.run_foreign(deployment, pipe=f"{agent.base}.pipe", ends=False)
+    run = await working.foreign.run(deployment, pipe=f"{agent.base}.pipe", ends=False)
     pid, _ = await agent.word()
     await working.shows(run, "RUNNING", within=SEEN)
     assert [each.pid for each in worker.heads()] == [pid]
@@ -98,19 +102,19 @@ async def test_a_cancelled_external_run_ends_and_its_hook_is_called(working: Wor
     async def has_exited() -> bool:
         return not alive(pid)
 
-    assert await so(has_exited, SEEN)
+    assert await becomes_true(has_exited, SEEN)
     await working.shows(run, "CANCELLED", within=SEEN)
-    assert await working.workers.noted(f"{run.id} cancelled") == [str(run.id), "CANCELLED"]
+    assert await working.foreign.noted(f"{run.id} cancelled") == [str(run.id), "CANCELLED"]
     await working.workers.idle(within=SEEN)
 
 
 async def test_a_dead_workers_external_run_is_crashed_by_the_next_of_its_name(
-    working: World,
+    working: PrefectWorld,
 ) -> None:
     agent = await working.agents.add("")
-    deployment = await working.workers.foreign(FOREIGN)
+    deployment = await working.foreign.deploy(FOREIGN)
     worker = working.workers.all.pop()
-    run = await working.workers.run_foreign(deployment, pipe=f"{agent.base}.pipe", ends=False)
+    run = await working.foreign.run(deployment, pipe=f"{agent.base}.pipe", ends=False)
     pid, _ = await agent.word()
     await working.shows(run, "RUNNING", within=SEEN)
     os.kill(worker.pid, signal.SIGKILL)
@@ -123,7 +127,7 @@ async def test_a_dead_workers_external_run_is_crashed_by_the_next_of_its_name(
 
 
 async def test_an_ended_run_without_its_deployment_is_not_handled_as_external(
-    working: World,
+    working: PrefectWorld,
 ) -> None:
     agent = await working.agents.add(WORKS)
     job = await working.deploy(on_demand=True, agent=agent.name)
@@ -136,7 +140,7 @@ async def test_an_ended_run_without_its_deployment_is_not_handled_as_external(
         async with working.ledger.read() as session:
             return (await store.find(session, job.id)).row.deployment_id is None
 
-    assert await so(known, SEEN), working.workers.logs()
+    assert await becomes_true(known, SEEN), working.workers.logs()
     # Set it back, as a worker does that had fetched it before it ended.
     await working.client.set_flow_run_state(
         run.id, prefect_states.waiting_state(SYSTEM_CLOCK.now(), "late"), force=True
@@ -145,5 +149,5 @@ async def test_an_ended_run_without_its_deployment_is_not_handled_as_external(
     await working.shows(run, "COMPLETED", "Completed", within=SEEN)
     states = [each.type.value for each in await working.client.read_flow_run_states(run.id)]
     assert "CRASHED" not in states
-    assert (await working.row(row)).finished_at == row.finished_at
+    assert (await working.runs.row(row)).finished_at == row.finished_at
     assert agent.effect_count == 1

@@ -13,7 +13,7 @@ from daybook.prefect import projection
 from daybook.worker import external_runs
 from daybook.worker.dispatcher import Dispatcher
 from daybook.worker.messages import ProcessSpec
-from tests.world import World
+from tests.world.prefect_world import PrefectWorld
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow]
 
@@ -44,9 +44,9 @@ class NoRoom(Dispatcher):
     ],
 )
 async def test_a_failed_start_crashes_a_run_unless_another_worker_took_it(
-    world: World, meanwhile: State[Any], shown: str
+    world: PrefectWorld, meanwhile: State[Any], shown: str
 ) -> None:
-    run = await world.workers.run_foreign(await world.workers.foreign(FOREIGN))
+    run = await world.foreign.run(await world.foreign.deploy(FOREIGN))
 
     async def missing_program(_: FlowRun) -> ProcessSpec:
         await world.client.set_flow_run_state(run.id, meanwhile, force=True)
@@ -57,8 +57,10 @@ async def test_a_failed_start_crashes_a_run_unless_another_worker_took_it(
     assert (await world.prefect.shown(run))[0] == shown
 
 
-async def test_a_run_that_the_worker_cannot_start_crashes_with_the_reason(world: World) -> None:
-    run = await world.workers.run_foreign(await world.workers.foreign(FOREIGN))
+async def test_a_run_that_the_worker_cannot_start_crashes_with_the_reason(
+    world: PrefectWorld,
+) -> None:
+    run = await world.foreign.run(await world.foreign.deploy(FOREIGN))
 
     async def configured(_: FlowRun) -> ProcessSpec:
         await world.client.set_flow_run_state(run.id, Pending(), force=True)
@@ -74,9 +76,9 @@ async def test_a_run_that_the_worker_cannot_start_crashes_with_the_reason(world:
 
 
 async def test_a_jobs_run_is_skipped_if_its_deployment_was_deleted_before_the_claim(
-    world: World,
+    world: PrefectWorld,
 ) -> None:
-    run = await world.workers.run_foreign(await world.workers.foreign(FOREIGN))
+    run = await world.foreign.run(await world.foreign.deploy(FOREIGN))
     tagged = run.model_copy(update={"tags": [projection.ledger_tag(world.ledger.id)]})
 
     async def missing_program(_: FlowRun) -> ProcessSpec:
@@ -89,8 +91,10 @@ async def test_a_jobs_run_is_skipped_if_its_deployment_was_deleted_before_the_cl
     assert shown == ("CANCELLED", "Skipped", "its deployment was deleted before the run started")
 
 
-async def test_starting_a_run_that_is_deleted_meanwhile_raises_no_error(world: World) -> None:
-    run = await world.workers.run_foreign(await world.workers.foreign(FOREIGN))
+async def test_starting_a_run_that_is_deleted_meanwhile_raises_no_error(
+    world: PrefectWorld,
+) -> None:
+    run = await world.foreign.run(await world.foreign.deploy(FOREIGN))
 
     async def deleted(_: FlowRun) -> ProcessSpec:
         await world.client.delete_flow_run(run.id)

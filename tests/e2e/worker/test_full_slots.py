@@ -11,8 +11,9 @@ from prefect.client.schemas.filters import FlowRunFilter
 from daybook.api import runs
 from daybook.jobs.store import StoredJob
 from tests.conftest import PrefectServer
-from tests.world import World, with_worker
 from tests.world.agents import FOR_EVER, WORKS, Agent
+from tests.world.home import with_worker
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
@@ -21,14 +22,14 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEA
 @pytest.fixture(scope="module")
 async def module_world(
     anyio_backend: str, prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[World]:
+) -> AsyncIterator[PrefectWorld]:
     """Yield a home with one worker that runs one run at a time."""
     root = tmp_path_factory.mktemp("working")
     async with with_worker(root, prefect_server, most=1) as world:
         yield world
 
 
-async def busy_with(world: World) -> tuple[StoredJob, Agent]:
+async def busy_with(world: PrefectWorld) -> tuple[StoredJob, Agent]:
     """Start the run that occupies the slot until the test releases its agent."""
     agent = await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
@@ -37,7 +38,7 @@ async def busy_with(world: World) -> tuple[StoredJob, Agent]:
     return job, agent
 
 
-async def test_a_run_that_waits_for_a_slot_can_be_cancelled(working: World) -> None:
+async def test_a_run_that_waits_for_a_slot_can_be_cancelled(working: PrefectWorld) -> None:
     """Cancel one run with `daybook cancel` and one in the UI."""
     first, busy = await busy_with(working)
     agent = await working.agents.add(FOR_EVER)
@@ -59,11 +60,11 @@ async def test_a_run_that_waits_for_a_slot_can_be_cancelled(working: World) -> N
     await working.workers.idle(within=SEEN)
     assert (busy.effect_count, agent.effect_count) == (1, 0)
     for job in jobs:
-        row = await working.row(job)
+        row = await working.runs.row(job)
         assert (row.status, row.attempts) == ("cancelled", 0)
 
 
-async def test_the_deadline_ends_a_waiting_run(working: World) -> None:
+async def test_the_deadline_ends_a_waiting_run(working: PrefectWorld) -> None:
     first, busy = await busy_with(working)
     agent = await working.agents.add(FOR_EVER)
     job = await working.deploy(on_demand=True, agent=agent.name, deadline="3s")
@@ -75,7 +76,9 @@ async def test_the_deadline_ends_a_waiting_run(working: World) -> None:
     assert (busy.effect_count, agent.effect_count, row.attempts) == (1, 0, 0)
 
 
-async def test_a_waiting_run_deleted_in_prefect_gets_one_new_prefect_run(working: World) -> None:
+async def test_a_waiting_run_deleted_in_prefect_gets_one_new_prefect_run(
+    working: PrefectWorld,
+) -> None:
     """The keeper creates the deleted Prefect run again, under its key."""
     _, busy = await busy_with(working)
     agent = await working.agents.add(WORKS)

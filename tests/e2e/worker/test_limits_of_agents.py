@@ -23,8 +23,10 @@ from tests.at_prefect import basic
 from tests.conftest import PrefectServer
 from tests.providers import KEY, Answer, provider
 from tests.receiver import serving
-from tests.world import World, so, with_worker
+from tests.waiting import becomes_true
 from tests.world.agents import WORKS, Agent
+from tests.world.home import with_worker
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
@@ -62,10 +64,10 @@ async def module_world(
     prefect_server: PrefectServer,
     limits: None,
     tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[World]:
+) -> AsyncIterator[PrefectWorld]:
     """Yield a home with these jobs, and then one worker."""
 
-    async def deploy(world: World) -> None:
+    async def deploy(world: PrefectWorld) -> None:
         agent = await world.agents.add(WORKS)
         many = {"overlap": "allow", "session": "new"}
         _jobs.append(
@@ -84,11 +86,11 @@ async def module_world(
 
 
 @pytest.fixture
-def jobs_of_scout(working: World) -> Jobs:
+def jobs_of_scout(working: PrefectWorld) -> Jobs:
     return _jobs[0]
 
 
-async def owned(world: World, **fields: Any) -> StoredJob:
+async def owned(world: PrefectWorld, **fields: Any) -> StoredJob:
     """Deploy a job of the scout's without checking its limits."""
     stored = await world.deploy(**fields)
     async with world.ledger.write() as session:
@@ -98,40 +100,40 @@ async def owned(world: World, **fields: Any) -> StoredJob:
     return stored
 
 
-async def edited(world: World, stored: StoredJob, **parameters: Any) -> None:
+async def edited(world: PrefectWorld, stored: StoredJob, **parameters: Any) -> None:
     """Save other parameters in the deployment, as any client with the credential can."""
     merged = stored.job.parameters() | parameters
     path = f"/deployments/{stored.row.deployment_id}"
     await asked_of(world, "PATCH", path, {"parameters": merged})
 
 
-async def asked_of(world: World, method: str, path: str, body: Any) -> None:
+async def asked_of(world: PrefectWorld, method: str, path: str, body: Any) -> None:
     """Send a request to Prefect's API past Daybook, as any client with the credential can."""
     async with httpx.AsyncClient(auth=basic()) as anybody:
         url = f"{world.workers.selected_prefect.api_url}{path}"
         (await anybody.request(method, url, json=body)).raise_for_status()
 
 
-async def ended(world: World, flow_run: FlowRun) -> RunRow:
+async def ended(world: PrefectWorld, flow_run: FlowRun) -> RunRow:
     """Wait until the row of that flow run has ended, and return it."""
     found: list[RunRow] = []
 
     async def it_has() -> bool:
-        rows = await world.rows()
+        rows = await world.runs.rows()
         found[:] = [each for each in rows if each.flow_run_id == str(flow_run.id)]
         return bool(found) and found[0].finished_at is not None
 
-    assert await so(it_has, 2 * SEEN), (await world.rows(), world.workers.logs())
+    assert await becomes_true(it_has, 2 * SEEN), (await world.runs.rows(), world.workers.logs())
     return found[0]
 
 
-def logged(world: World, why: str) -> bool:
+def logged(world: PrefectWorld, why: str) -> bool:
     """Return whether a worker has written ``why`` to its log."""
     return any(why in each.child.log.read_text() for each in world.workers.all)
 
 
 async def test_the_claim_refuses_parameters_beyond_the_owners_limits(
-    working: World, jobs_of_scout: Jobs
+    working: PrefectWorld, jobs_of_scout: Jobs
 ) -> None:
     """`tests/unit/runs/test_limits_at_claim.py` has the other limits."""
     asking, calling, agent = jobs_of_scout.asking, jobs_of_scout.calling, jobs_of_scout.agent
@@ -157,7 +159,7 @@ async def test_the_claim_refuses_parameters_beyond_the_owners_limits(
 
 
 async def test_a_webhook_of_an_agents_job_does_not_reach_a_private_address(
-    working: World, jobs_of_scout: Jobs
+    working: PrefectWorld, jobs_of_scout: Jobs
 ) -> None:
     async with serving() as web:
         stored, address = jobs_of_scout.webhook, f"{web.address}/hook"
@@ -171,7 +173,7 @@ async def test_a_webhook_of_an_agents_job_does_not_reach_a_private_address(
             lines[:] = [each.message async for each in runs.logs(row.id)]
             return any("agents' jobs may reach public addresses only" in each for each in lines)
 
-        assert await so(is_notified, SEEN), lines
+        assert await becomes_true(is_notified, SEEN), lines
         # The operator's own job reaches it.
         own = await working.deploy(prompt=None, url=address)
         run = await working.prefect.custom_run(own)
@@ -180,7 +182,7 @@ async def test_a_webhook_of_an_agents_job_does_not_reach_a_private_address(
 
 
 async def test_due_times_of_an_interval_below_the_limit_are_refused(
-    working: World, jobs_of_scout: Jobs
+    working: PrefectWorld, jobs_of_scout: Jobs
 ) -> None:
     """The schedule itself is edited in Prefect, and each of its due times is refused."""
     stored, before = jobs_of_scout.hourly, jobs_of_scout.agent.effect_count
@@ -192,16 +194,21 @@ async def test_due_times_of_an_interval_below_the_limit_are_refused(
     await asked_of(working, "POST", f"{path}/schedule", {})
 
     async def refused() -> bool:
-        rows = await working.rows(stored)
+        rows = await working.runs.rows(stored)
         return sum("limits: schedule: is due every 1s" in each.reason for each in rows) >= 3
 
-    assert await so(refused, 2 * SEEN), (await working.rows(stored), working.workers.logs())
+    assert await becomes_true(refused, 2 * SEEN), (
+        await working.runs.rows(stored),
+        working.workers.logs(),
+    )
     await asked_of(working, "PATCH", path, {"paused": True})
     assert jobs_of_scout.agent.effect_count == before
     assert logged(working, "limits: schedule: is due every 1s")
 
 
-async def test_of_many_concurrent_custom_runs_of_an_agents_job_one_runs(working: World) -> None:
+async def test_of_many_concurrent_custom_runs_of_an_agents_job_one_runs(
+    working: PrefectWorld,
+) -> None:
     agent = await working.agents.add(WORKS)
     stored = await owned(working, agent=agent.name, on_demand=True, overlap="allow", session="new")
     agent.release(9)
@@ -213,7 +220,7 @@ async def test_of_many_concurrent_custom_runs_of_an_agents_job_one_runs(working:
     assert agent.effect_count == 1
 
 
-async def test_an_agent_manages_its_own_job_and_cannot_see_others(working: World) -> None:
+async def test_an_agent_manages_its_own_job_and_cannot_see_others(working: PrefectWorld) -> None:
     """One agent adds, runs, edits and removes a job; another agent cannot see it."""
     agent = await working.agents.add(WORKS)
     agent.release(2)
@@ -229,7 +236,7 @@ async def test_an_agent_manages_its_own_job_and_cannot_see_others(working: World
         async def has_logs() -> bool:  # Prefect stores them a moment after the run has ended
             return bool([each async for each in runs.logs(run.id)])
 
-        assert await so(has_logs, SEEN)
+        assert await becomes_true(has_logs, SEEN)
         with pytest.raises(InvalidInput, match="public addresses only"):
             await jobs.add({"url": "http://10.0.0.1/x", "every": "1h"})
         with pytest.raises(InvalidInput, match="public addresses only"):
@@ -249,7 +256,7 @@ async def test_an_agent_manages_its_own_job_and_cannot_see_others(working: World
         assert (await jobs.remove(added.id)).id == added.id
 
 
-async def test_a_run_is_skipped_if_the_tokens_of_the_day_are_used(working: World) -> None:
+async def test_a_run_is_skipped_if_the_tokens_of_the_day_are_used(working: PrefectWorld) -> None:
     with provider() as fake_provider:
         fake_provider.script = [Answer("One.", input_tokens=900, output_tokens=100)]
         name = f"a-{uuid4().hex[:8]}"

@@ -12,8 +12,9 @@ from prefect.exceptions import ObjectNotFound
 from daybook.clock import SYSTEM_CLOCK
 from daybook.ledger.tables import RunRow
 from daybook.runs import backfill
-from tests.world import World, so
+from tests.waiting import becomes_true
 from tests.world.agents import WORKS
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
@@ -22,21 +23,21 @@ SOON = 20.0
 """Seconds: less than the 30 s after which a waiting run claims again by itself."""
 
 
-async def _row(world: World, flow_run: FlowRun, status: str) -> RunRow:
+async def _row(world: PrefectWorld, flow_run: FlowRun, status: str) -> RunRow:
     """Wait until the row of this flow run has the status, and return it."""
     found: list[RunRow] = []
 
     async def it_is() -> bool:
-        rows = await world.rows()
+        rows = await world.runs.rows()
         found[:] = [each for each in rows if each.flow_run_id == str(flow_run.id)]
         return bool(found) and found[0].status == status
 
-    assert await so(it_is, SEEN), (await world.rows(), world.workers.logs())
+    assert await becomes_true(it_is, SEEN), (await world.runs.rows(), world.workers.logs())
     return found[0]
 
 
 async def test_the_next_run_in_a_queue_begins_when_the_previous_one_has_ended(
-    working: World,
+    working: PrefectWorld,
 ) -> None:
     agent = await working.agents.add(WORKS)
     fields = {"on_demand": True, "session": "new", "overlap": "queue_all"}
@@ -59,7 +60,9 @@ async def test_the_next_run_in_a_queue_begins_when_the_previous_one_has_ended(
     assert agent.effect_count == 2
 
 
-async def test_cancel_running_ends_the_running_run_before_the_next_begins(working: World) -> None:
+async def test_cancel_running_ends_the_running_run_before_the_next_begins(
+    working: PrefectWorld,
+) -> None:
     agent = await working.agents.add(WORKS)
     fields = {"on_demand": True, "session": "new", "overlap": "cancel_running"}
     job = await working.deploy(agent=agent.name, **fields)
@@ -81,7 +84,7 @@ async def test_cancel_running_ends_the_running_run_before_the_next_begins(workin
     await working.workers.idle(within=SEEN)
 
 
-async def test_a_backfill_runs_oldest_first_and_one_at_a_time(working: World) -> None:
+async def test_a_backfill_runs_oldest_first_and_one_at_a_time(working: PrefectWorld) -> None:
     agent = await working.agents.add('had(); tell("running"); heed(); print("x")\n')
     job = await working.deploy(agent=agent.name, cron="0 0 1 1 *", timezone="UTC", session="new")
     year = SYSTEM_CLOCK.now().year
@@ -93,7 +96,7 @@ async def test_a_backfill_runs_oldest_first_and_one_at_a_time(working: World) ->
 
     for place in range(3):
         await agent.says("running")
-        rows = sorted(await working.rows(job), key=lambda each: each.due)
+        rows = sorted(await working.runs.rows(job), key=lambda each: each.due)
         assert [each.status for each in rows] == (
             ["succeeded"] * place + ["running"] + ["waiting"] * (2 - place)
         )
@@ -105,7 +108,9 @@ async def test_a_backfill_runs_oldest_first_and_one_at_a_time(working: World) ->
 
 
 @pytest.mark.journey
-async def test_delete_after_run_deletes_the_deployment_of_a_one_time_job(working: World) -> None:
+async def test_delete_after_run_deletes_the_deployment_of_a_one_time_job(
+    working: PrefectWorld,
+) -> None:
     agent = await working.agents.add('had(); print("done")\n')
     at = (SYSTEM_CLOCK.now() + timedelta(seconds=8)).replace(microsecond=0)
     job = await working.deploy(agent=agent.name, at=at.isoformat(), delete_after_run=True)
@@ -119,12 +124,12 @@ async def test_delete_after_run_deletes_the_deployment_of_a_one_time_job(working
             return True
         return False
 
-    assert await so(has_exited, SEEN), working.workers.logs()
+    assert await becomes_true(has_exited, SEEN), working.workers.logs()
     assert (row.status, agent.effect_count) == ("succeeded", 1)
     await working.shows(row.flow_run_id, "COMPLETED", "Completed", within=SEEN)
 
 
-async def test_pause_after_failures_also_pauses_the_deployment(working: World) -> None:
+async def test_pause_after_failures_also_pauses_the_deployment(working: PrefectWorld) -> None:
     agent = await working.agents.add('had(); sys.exit("broken")\n')
     fields = {"every": "1h", "retries": 0, "pause_after_failures": 1}
     job = await working.deploy(agent=agent.name, **fields)
@@ -136,4 +141,4 @@ async def test_pause_after_failures_also_pauses_the_deployment(working: World) -
         found = await working.client.read_deployment(UUID(str(job.row.deployment_id)))
         return found.paused
 
-    assert await so(paused, SEEN), working.workers.logs()
+    assert await becomes_true(paused, SEEN), working.workers.logs()

@@ -14,15 +14,16 @@ from prefect.states import Scheduled
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.prefect import states
-from tests.world import World
 from tests.world.agents import DEAF, FOR_EVER, WORKS
-from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN, alive
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 
 @pytest.mark.journey
-async def test_a_retry_in_prefects_ui_is_a_run_of_its_own(working: World) -> None:
+async def test_a_retry_in_prefects_ui_is_a_run_of_its_own(working: PrefectWorld) -> None:
     agent = await working.agents.add(WORKS)
     job = await working.deploy(on_demand=True, agent=agent.name)
     asked = await working.prefect.custom_run(job)
@@ -31,16 +32,16 @@ async def test_a_retry_in_prefects_ui_is_a_run_of_its_own(working: World) -> Non
     await working.client.set_flow_run_state(asked.id, Scheduled(), force=True)
     await agent.says("running")
     await agent.says("running")
-    rows = await working.rows(job)
+    rows = await working.runs.rows(job)
     assert [each.occurrence for each in rows] == [f"flow:{asked.id}", f"flow:{asked.id}:1"]
     again = await working.wait_for_end(rows[1], "succeeded", within=SEEN)
     assert (again.trigger, again.retry_of, again.flow_run_id) == ("retry", first.id, str(asked.id))
-    before = await working.row(first)
+    before = await working.runs.row(first)
     assert (before.finished_at, before.status) == (first.finished_at, "succeeded")
     assert agent.effect_count == 2
 
 
-async def test_a_run_cancelled_before_it_began_can_be_retried(working: World) -> None:
+async def test_a_run_cancelled_before_it_began_can_be_retried(working: PrefectWorld) -> None:
     agent = await working.agents.add(WORKS)
     job = await working.deploy(on_demand=True, agent=agent.name)
     later: State[Any] = Scheduled(scheduled_time=SYSTEM_CLOCK.now() + timedelta(hours=1))
@@ -54,7 +55,7 @@ async def test_a_run_cancelled_before_it_began_can_be_retried(working: World) ->
 
     await agent.says("running")
     agent.release()
-    rows = sorted(await working.rows(job), key=lambda row: row.queued_at)
+    rows = sorted(await working.runs.rows(job), key=lambda row: row.queued_at)
     assert [each.occurrence for each in rows] == [f"flow:{asked.id}", f"flow:{asked.id}:1"]
     again = await working.wait_for_end(rows[1], "succeeded", within=SEEN)
     assert (again.trigger, again.retry_of, agent.effect_count) == ("retry", first.id, 1)
@@ -62,7 +63,7 @@ async def test_a_run_cancelled_before_it_began_can_be_retried(working: World) ->
 
 @pytest.mark.parametrize("ended_again", [False, True])
 async def test_a_finished_run_that_another_worker_sets_back_is_not_retried(
-    working: World, ended_again: bool
+    working: PrefectWorld, ended_again: bool
 ) -> None:
     """Two workers fetched the run; one sets it back to wait after the other has ended it."""
     agent = await working.agents.add(WORKS)
@@ -74,13 +75,13 @@ async def test_a_finished_run_that_another_worker_sets_back_is_not_retried(
     for _ in range(1 + ended_again):
         await working.client.set_flow_run_state(asked.id, late, force=True)
         await working.shows(asked, "COMPLETED", within=SEEN)
-    assert [each.id for each in await working.rows(job)] == [first.id]
+    assert [each.id for each in await working.runs.rows(job)] == [first.id]
     assert agent.effect_count == 1
 
 
 @pytest.mark.parametrize("losses", [1, 2])
 async def test_a_lost_run_with_on_lost_rerun_runs_again_while_retries_are_left(
-    working: World, losses: int
+    working: PrefectWorld, losses: int
 ) -> None:
     """With `retries: 1` the run survives one loss."""
     agent = await working.agents.add(WORKS)
@@ -98,11 +99,11 @@ async def test_a_lost_run_with_on_lost_rerun_runs_again_while_retries_are_left(
     row = await working.wait_for_end(job, "succeeded" if losses == 1 else "unknown", within=SEEN)
     await working.workers.idle(within=SEEN)
     assert agent.effect_count == row.attempts == 2
-    statuses = [each.status for each in await working.attempts(row)]
+    statuses = [each.status for each in await working.runs.attempts(row)]
     assert statuses == ["unknown", "succeeded" if losses == 1 else "unknown"]
 
 
-async def test_the_deadline_ends_a_running_run(working: World) -> None:
+async def test_the_deadline_ends_a_running_run(working: PrefectWorld) -> None:
     agent = await working.agents.add(FOR_EVER)
     job = await working.deploy(on_demand=True, agent=agent.name, deadline="8s", retries=3)
     await working.prefect.custom_run(job)
@@ -116,7 +117,9 @@ async def test_the_deadline_ends_a_running_run(working: World) -> None:
     assert (row.finished_at - row.queued_at).total_seconds() >= 8.0
 
 
-async def test_no_attempt_begins_before_one_that_ignores_sigterm_has_ended(working: World) -> None:
+async def test_no_attempt_begins_before_one_that_ignores_sigterm_has_ended(
+    working: PrefectWorld,
+) -> None:
     agent = await working.agents.add(DEAF)
     job = await working.deploy(
         on_demand=True, agent=agent.name, timeout="5s", retries=1, retry_delay="1s"
@@ -129,7 +132,7 @@ async def test_no_attempt_begins_before_one_that_ignores_sigterm_has_ended(worki
     assert not alive(second)
     await working.workers.idle(within=SEEN)
     assert agent.effect_count == row.attempts == 2
-    one, other = await working.attempts(row)
+    one, other = await working.runs.attempts(row)
     assert (one.status, other.status) == ("timed_out", "timed_out")
     assert one.finished_at is not None
     assert one.finished_at < other.started_at

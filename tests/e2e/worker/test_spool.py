@@ -37,8 +37,10 @@ from tests import databases
 from tests.conftest import PrefectServer
 from tests.databases import Database, Postgresql
 from tests.timings import SHORT
-from tests.world import World, at_prefect, so
+from tests.waiting import becomes_true
 from tests.world.agents import WORKS
+from tests.world.home import at_prefect
+from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import JUDGED, PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [
@@ -83,11 +85,11 @@ async def _refusing(database: Postgresql) -> AsyncIterator[None]:
         await elsewhere.close()
 
 
-def spooled(world: World) -> list[Path]:
+def spooled(world: PrefectWorld) -> list[Path]:
     return list((world.home.path / "spool").glob("*.json"))
 
 
-async def running(world: World) -> tuple[StoredJob, RunRow]:
+async def running(world: PrefectWorld) -> tuple[StoredJob, RunRow]:
     """Return a job and its running run, whose agent waits until the test lets it end."""
     agent = await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
@@ -97,59 +99,59 @@ async def running(world: World) -> tuple[StoredJob, RunRow]:
     return job, await world.wait_for_status(job, "running")
 
 
-async def wait_until_spooled(world: World, row: RunRow) -> None:
+async def wait_until_spooled(world: PrefectWorld, row: RunRow) -> None:
     """Let the agent end, and wait until its run's outcome is in the spool."""
     world.agents.all[-1].release()
 
     async def it_is() -> bool:
         return bool(spooled(world))
 
-    assert await so(it_is, KEPT), world.workers.logs()
+    assert await becomes_true(it_is, KEPT), world.workers.logs()
     assert [each.name for each in spooled(world)] == [f"{row.id}-1-1.json"]
 
 
-async def told_once(world: World, job: StoredJob) -> None:
+async def notified_once(world: PrefectWorld, job: StoredJob) -> None:
     """Assert that both sides have the outcome of the one attempt, and never had another."""
     row = await world.wait_for_end(job, "succeeded", within=JUDGED)
     await world.workers.idle(within=JUDGED)
 
     async def all_done() -> bool:
-        return not spooled(world) and not (await world.row(job)).unmirrored
+        return not spooled(world) and not (await world.runs.row(job)).unmirrored
 
-    assert await so(all_done, SEEN), world.workers.logs()
-    now = await world.row(job)
+    assert await becomes_true(all_done, SEEN), world.workers.logs()
+    now = await world.runs.row(job)
     assert (now.status, now.finished_at) == (row.status, row.finished_at)
     assert (now.output, now.evidence) == ("done", [])
-    assert [each.status for each in await world.attempts(row)] == ["succeeded"]
+    assert [each.status for each in await world.runs.attempts(row)] == ["succeeded"]
     assert world.agents.all[-1].effect_count == row.attempts == 1
     states = await world.client.read_flow_run_states(UUID(str(row.flow_run_id)))
     assert {each.name for each in states if each.is_final()} == {"Completed"}
 
 
-async def until_the_ledger_is_back(world: World, database: Database) -> None:
+async def until_the_ledger_is_back(world: PrefectWorld, database: Database) -> None:
     job, row = await running(world)
     async with unreachable_database(database):
         lost = SYSTEM_CLOCK.now() + SHORT.run_lease
         await wait_until_spooled(world, row)
         # The lease has expired by then, because no process could renew it.
         await SYSTEM_CLOCK.wait_until(lost)
-    await told_once(world, job)
+    await notified_once(world, job)
 
 
-async def by_another_keeper(world: World, database: Database) -> None:
+async def by_another_keeper(world: PrefectWorld, database: Database) -> None:
     job, row = await running(world)
     async with unreachable_database(database):
         await wait_until_spooled(world, row)
         proc.send_signal(proc.process_tree(world.workers.all[-1].child.process), signal.SIGKILL)
         await world.workers.nobody(within=SEEN)
-    assert (await world.row(job)).status == "running"
+    assert (await world.runs.row(job)).status == "running"
     assert len(spooled(world)) == 1
     async with keeper(world):
-        await told_once(world, job)
+        await notified_once(world, job)
 
 
 @asynccontextmanager
-async def keeper(world: World) -> AsyncIterator[Child]:
+async def keeper(world: PrefectWorld) -> AsyncIterator[Child]:
     home = world.home
     child = await children.start(
         "keeper",
@@ -205,7 +207,9 @@ async def outcomes(
     "play", [until_the_ledger_is_back, by_another_keeper], ids=lambda play: play.__name__
 )
 def test_an_outcome_is_spooled_and_recorded_once(
-    outcomes: Outcomes, play: Callable[[World, Database], Coroutine[Any, Any, None]], kind: str
+    outcomes: Outcomes,
+    play: Callable[[PrefectWorld, Database], Coroutine[Any, Any, None]],
+    kind: str,
 ) -> None:
     """The run's process records it, or if its worker was killed, a keeper of the home."""
     wrong = outcomes[play.__name__, kind]

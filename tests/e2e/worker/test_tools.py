@@ -18,16 +18,18 @@ from daybook.jobs.store import StoredJob
 from daybook.timing import TIMING
 from tests.conftest import PrefectServer
 from tests.toolbox import install, served
-from tests.world import World, with_worker
 from tests.world.agents import Agent
-from tests.world.workers import CANCELLED, PREFECT_LEAVES_A_SOCKET, SEEN, alive
+from tests.world.home import with_worker
+from tests.world.prefect_world import PrefectWorld
+from tests.world.processes import alive
+from tests.world.workers import CANCELLED, PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 FOR_EVER = """
 @server.tool
 def reindex() -> None:
-    had(); tell(str(begun())); forever()
+    had(); tell(str(start_child())); forever()
 """
 ONCE_CUT = """
 @server.tool
@@ -46,7 +48,7 @@ GRACE = replace(TIMING, stop_grace=timedelta(seconds=3))
 @pytest.fixture(scope="module")
 async def module_world(
     anyio_backend: str, prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[World]:
+) -> AsyncIterator[PrefectWorld]:
     """Yield a home with one worker, in whose environment the tool `shout` is installed."""
     site = tmp_path_factory.mktemp("site")
     install(site, "def shout(text: str) -> str:\n    return text.upper()\n", "shout")
@@ -62,20 +64,20 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
         yield stack
 
 
-async def job(world: World, tool: str, **fields: Any) -> StoredJob:
+async def job(world: PrefectWorld, tool: str, **fields: Any) -> StoredJob:
     return await world.deploy(prompt=None, tool=tool, on_demand=True, **fields)
 
 
-async def at_work(world: World, server: Agent, stored: StoredJob) -> list[int]:
+async def at_work(world: PrefectWorld, server: Agent, stored: StoredJob) -> list[int]:
     """Start a run and wait until its tool works; return the pids of the server and its child."""
     await world.prefect.custom_run(stored)
-    pid, begun = await server.word()
+    pid, child = await server.word()
     await world.wait_for_status(stored, "running")
-    return [pid, int(begun)]
+    return [pid, int(child)]
 
 
 @pytest.mark.journey
-async def test_a_worker_calls_an_installed_python_tool(working: World) -> None:
+async def test_a_worker_calls_an_installed_python_tool(working: PrefectWorld) -> None:
     stored = await job(working, "shout", params={"text": "aloud"})
 
     await working.prefect.custom_run(stored)
@@ -86,12 +88,12 @@ async def test_a_worker_calls_an_installed_python_tool(working: World) -> None:
 
 
 async def test_a_worker_calls_and_ends_a_stdio_tool_server(
-    world: World, stack: AsyncExitStack
+    world: PrefectWorld, stack: AsyncExitStack
 ) -> None:
     source = """
 @server.tool
 def reindex(full: bool) -> int:
-    tell(str(begun()))
+    tell(str(start_child()))
     return os.getpid()
 """
     server = await stack.enter_async_context(served(world, source))
@@ -100,15 +102,15 @@ def reindex(full: bool) -> int:
 
     await world.prefect.custom_run(stored)
 
-    pid, begun = await server.word()
+    pid, child = await server.word()
     row = await world.wait_for_end(stored, "succeeded", within=SEEN)
     assert row.output == str(pid)
     assert not alive(pid)
-    assert not alive(int(begun))
+    assert not alive(int(child))
 
 
 async def test_a_cancelled_run_ends_its_tool_server_and_the_servers_child(
-    working: World, stack: AsyncExitStack
+    working: PrefectWorld, stack: AsyncExitStack
 ) -> None:
     """Cancel one run with `daybook cancel` and one in the UI, within the promised time."""
     servers = [await stack.enter_async_context(served(working, FOR_EVER)) for _ in range(2)]
@@ -119,7 +121,7 @@ async def test_a_cancelled_run_ends_its_tool_server_and_the_servers_child(
         for pid in await at_work(working, server, stored)
     ]
     assert all(map(alive, pids))
-    rows = [await working.row(stored) for stored in jobs]
+    rows = [await working.runs.row(stored) for stored in jobs]
 
     await asyncio.gather(
         runs.cancel(rows[0].id),
@@ -133,7 +135,7 @@ async def test_a_cancelled_run_ends_its_tool_server_and_the_servers_child(
 
 
 async def test_a_tool_call_that_times_out_is_unknown_and_its_server_ends(
-    working: World, stack: AsyncExitStack
+    working: PrefectWorld, stack: AsyncExitStack
 ) -> None:
     server = await stack.enter_async_context(served(working, FOR_EVER))
     stored = await job(working, f"{server.name}.reindex", timeout="10s", retries=3)
@@ -147,7 +149,7 @@ async def test_a_tool_call_that_times_out_is_unknown_and_its_server_ends(
 
 
 async def test_a_tool_server_ends_if_its_runs_process_is_killed(
-    working: World, stack: AsyncExitStack
+    working: PrefectWorld, stack: AsyncExitStack
 ) -> None:
     server = await stack.enter_async_context(served(working, FOR_EVER))
     stored = await job(working, f"{server.name}.reindex", retries=3)
@@ -173,7 +175,7 @@ async def test_a_tool_server_ends_if_its_runs_process_is_killed(
     ids=["unknown", "no-retry-left", "idempotent"],
 )
 async def test_a_call_whose_server_ends_is_retried_only_if_idempotent(
-    working: World, stack: AsyncExitStack, policy: dict[str, Any], status: str, effects: int
+    working: PrefectWorld, stack: AsyncExitStack, policy: dict[str, Any], status: str, effects: int
 ) -> None:
     server = await stack.enter_async_context(served(working, ONCE_CUT))
     stored = await job(working, f"{server.name}.reindex", retry_delay="1s", **policy)

@@ -31,7 +31,7 @@ def at(seconds: float, state: State[Any]) -> State[Any]:
     return state.model_copy(update={"timestamp": cast(Any, NOW + timedelta(seconds=seconds))})
 
 
-class Prefect:
+class FixedStates:
     """Prefect client that accepts a state and then returns ``states``; the last is current."""
 
     def __init__(self, run: FlowRun, states: Sequence[State[Any]]) -> None:
@@ -51,7 +51,7 @@ class Prefect:
 
 async def changed(states: Sequence[State[Any]], written: State[Any]) -> flow_runs.StateChange:
     run = FlowRun(id=uuid4(), flow_id=uuid4(), state=states[0])
-    client = cast(PrefectClient, Prefect(run, states))
+    client = cast(PrefectClient, FixedStates(run, states))
     return await flow_runs.change_state(client, run, written)
 
 

@@ -34,7 +34,7 @@ class Claims:
         return [asyncio.create_task(self.claim(due)) for due in dues]
 
 
-async def _settled() -> None:
+async def _all_blocked() -> None:
     """Let all tasks run until they block."""
     for _ in range(10):
         await checkpoint()
@@ -43,7 +43,7 @@ async def _settled() -> None:
 async def test_the_waiting_claim_with_the_earliest_due_time_is_next() -> None:
     claims = Claims()
     tasks = claims.started(50, 40, 60)
-    await _settled()
+    await _all_blocked()
     tasks += claims.started(10)
     for _ in range(4):
         claims.permits.release()
@@ -69,7 +69,7 @@ async def test_claims_with_the_same_due_time_keep_their_order() -> None:
 async def test_a_cancelled_claim_does_not_block_the_next_one(woken: bool) -> None:
     claims = Claims()
     holder, cancelled, last = claims.started(1, 2, 3)
-    await _settled()
+    await _all_blocked()
     if woken:  # the holder has released the lock, but the next claim has not noticed yet
         claims.permits.release()
         while not holder.done():

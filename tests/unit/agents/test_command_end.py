@@ -189,9 +189,9 @@ async def test_child_processes_that_outlive_the_program_are_ended(
     agent = programs.agent(
         f"""
         ready, done = os.pipe()
-        told = tell
+        report = tell
         def tell(word=""):
-            told(word)
+            report(word)
             os.write(done, b".")
         {lines}
         os.read(ready, 1)
@@ -216,12 +216,12 @@ async def test_output_printed_after_sigterm_is_kept(programs: Programs, patience
             print("and goodbye", flush=True)
             os._exit(0)
         signal.signal(signal.SIGTERM, bye)
-        print("begun", flush=True)
+        print("started", flush=True)
         plain()
         """
     )
     error = await timeout_of(agent, programs, 1)
-    assert error.output == "begun\nand goodbye"
+    assert error.output == "started\nand goodbye"
 
 
 async def test_a_stopped_program_is_continued_and_its_last_output_is_kept(

@@ -94,10 +94,10 @@ async def test_a_skill_answers_calls_only_while_it_is_open(daybook_home: Home) -
 
 
 async def test_closing_a_skill_waits_for_its_calls_in_progress(daybook_home: Home) -> None:
-    begun, release = asyncio.Event(), asyncio.Event()
+    started, release = asyncio.Event(), asyncio.Event()
 
     async def slow(given: dict[str, Any]) -> str:
-        begun.set()
+        started.set()
         await release.wait()
         return "done"
 
@@ -105,7 +105,7 @@ async def test_closing_a_skill_waits_for_its_calls_in_progress(daybook_home: Hom
     tool = skill._counted(Tool("slow", "", {}, slow))
     await skill.init()
     call = asyncio.ensure_future(tool.call({}))
-    await begun.wait()
+    await started.wait()
     closing = asyncio.create_task(skill.close())
     assert not (await asyncio.wait({closing}, timeout=0.05))[0]
     with pytest.raises(DaybookError, match="is closed"):

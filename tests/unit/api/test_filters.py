@@ -20,18 +20,20 @@ pytestmark = pytest.mark.anyio
 
 async def jobs(world: World) -> list[ListedJob]:
     """Return four jobs: `nightly` has failed twice, `fine` has succeeded later, `off`, `on`."""
-    nightly = await world.add("nightly", cron="0 * * * *", tags=["news", "team"], agent="claude")
-    fine = await world.add("fine", cron="30 * * * *", tags=["news"])
-    off = await world.add("off", cron="5 * * * *", enabled=False)
+    nightly = await world.jobs.add(
+        "nightly", cron="0 * * * *", tags=["news", "team"], agent="claude"
+    )
+    fine = await world.jobs.add("fine", cron="30 * * * *", tags=["news"])
+    off = await world.jobs.add("off", cron="5 * * * *", enabled=False)
     hook: dict[str, Any] = {"prompt": None, "kind": "webhook", "url": "https://example.org/x"}
-    await world.add("on", owner="agent:eva", cron="10 0 * * *", **hook)
+    await world.jobs.add("on", owner="agent:eva", cron="10 0 * * *", **hook)
     for stored, status in ((nightly, "failed"), (nightly, "failed"), (fine, "succeeded")):
-        await world.finished(world.claim_request(stored), Status(status))
+        await world.runs.finished(stored, Status(status))
     async with world.ledger.read() as session:
         running = await history.running_jobs(session)
     assert running == set()
     names = ("fine", "nightly", "off", "on")
-    stored_jobs = [await world.job((await world.ids())[name]) for name in names]
+    stored_jobs = [await world.jobs.get((await world.jobs.ids())[name]) for name in names]
     now = world.clock.now()
     return [ListedJob.of(each, now, running=each.id == off.id) for each in stored_jobs]
 
@@ -68,14 +70,14 @@ async def test_jobs_are_filtered_and_sorted(world: World) -> None:
 
 async def runs(world: World) -> None:
     """Make runs: of `one` failed, succeeded, running; of `two` timed out, then waiting."""
-    one = await world.add("one", cron="0 * * * *", tags=["news"])
-    two = await world.add("two", owner="agent:eva", cron="30 * * * *")
-    await world.finished(world.claim_request(one), Status.FAILED)
-    await world.finished(world.claim_request(two), Status.TIMED_OUT)
-    await world.finished(world.claim_request(one), Status.SUCCEEDED)
-    await world.running(world.claim_request(one))
+    one = await world.jobs.add("one", cron="0 * * * *", tags=["news"])
+    two = await world.jobs.add("two", owner="agent:eva", cron="30 * * * *")
+    await world.runs.finished(one, Status.FAILED)
+    await world.runs.finished(two, Status.TIMED_OUT)
+    await world.runs.finished(one, Status.SUCCEEDED)
+    await world.runs.running(one)
     world.passes(minutes=1)
-    await world.request(two)
+    await world.runs.request(two)
 
 
 async def found(world: World, **filters: Any) -> list[tuple[str, str]]:
@@ -119,7 +121,7 @@ async def test_runs_are_filtered_and_sorted(world: World) -> None:
 async def test_a_job_with_a_claimed_or_running_run_is_running(world: World) -> None:
     await runs(world)
     async with world.ledger.read() as session:
-        assert await history.running_jobs(session) == {(await world.ids())["one"]}
+        assert await history.running_jobs(session) == {(await world.jobs.ids())["one"]}
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ async def test_times_are_those_of_this_machine(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = datetime.fromisoformat("2026-11-20T12:00:00Z")
-    job = ListedJob.of(await world.add(), now, running=False)
+    job = ListedJob.of(await world.jobs.add(), now, running=False)
     monkeypatch.setenv("TZ", "Europe/Berlin")
     time.tzset()
     try:

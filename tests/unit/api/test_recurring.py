@@ -129,12 +129,12 @@ async def test_a_cancelled_task_is_not_called_again_and_others_continue() -> Non
 
 
 async def test_closing_cancels_async_calls_and_waits_for_threads() -> None:
-    begun, release, ended = asyncio.Event(), threading.Event(), list[str]()
+    started, release, ended = asyncio.Event(), threading.Event(), list[str]()
     in_thread = threading.Event()
     clock = ManualClock(NOON)
 
     async def hangs() -> None:
-        begun.set()
+        started.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -148,7 +148,7 @@ async def test_closing_cancels_async_calls_and_waits_for_threads() -> None:
     async with daybook.Recurring(clock=clock) as tasks:
         tasks.every("1s", hangs)
         tasks.every("1s", works)
-        await begun.wait()
+        await started.wait()
         await asyncio.to_thread(in_thread.wait, 30)
         asyncio.get_running_loop().call_later(0.05, release.set)
     assert sorted(ended) == ["cancelled", "done"]

@@ -4,56 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import sqlite3
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from daybook.cli.main import main
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.runs import claims, outcomes
+from tests.commands import CommandResult, Daybook
 
 STRUCTURED = {"output_format": "structured", "output_schema": {"type": "object"}}
 MADE = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
-
-
-@dataclass(frozen=True)
-class CommandResult:
-    """The exit code and the output of a command."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Say = Callable[..., CommandResult]
-
-
-@pytest.fixture
-def daybook(capsys: pytest.CaptureFixture[str]) -> Say:
-    """Return a function that runs a command in this process: `daybook("list", "--json")`."""
-
-    def carry_out(*tokens: str) -> CommandResult:
-        capsys.readouterr()
-        code = main(tokens)
-        captured = capsys.readouterr()
-        return CommandResult(code, captured.out, captured.err)
-
-    return carry_out
 
 
 @pytest.fixture(scope="package")
@@ -90,7 +59,7 @@ async def fill(file: Path, removed: Collection[str] = ()) -> None:
 class TaskCommands:
     """`daybook task` in its own home; `json` returns the output of a command with `--json`."""
 
-    def __init__(self, home: Path, say: Say, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, home: Path, say: Daybook, patch: pytest.MonkeyPatch) -> None:
         self.home, self.say, self._patch = home, say, patch
 
     def json(self, *tokens: str, code: int = 0) -> Any:
@@ -122,6 +91,6 @@ class TaskCommands:
 
 
 @pytest.fixture
-def tasks(daybook_home: Home, daybook: Say, monkeypatch: pytest.MonkeyPatch) -> TaskCommands:
+def tasks(daybook_home: Home, daybook: Daybook, monkeypatch: pytest.MonkeyPatch) -> TaskCommands:
     monkeypatch.delenv("DAYBOOK_TASK_TOKEN", raising=False)
     return TaskCommands(daybook_home.path, daybook, monkeypatch)

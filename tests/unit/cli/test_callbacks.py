@@ -26,8 +26,9 @@ from daybook.ledger.states import Delivery
 from daybook.ledger.tables import LaneRow, OutboxRow, RunRow
 from daybook.ledger.views import Run
 from daybook.runs import claims
+from tests.commands import Daybook
 from tests.costs import one_in
-from tests.unit.cli.conftest import MADE, Say
+from tests.unit.cli.conftest import MADE
 from tests.unit.cli.test_imports import imported
 from tests.unit.cli.test_reading import on_a_terminal
 from tests.unit.conftest import view
@@ -128,7 +129,7 @@ def book(run_id: str, tmp_path: Path) -> Callable[[str], list[Any]]:
     return columns_of
 
 
-def test_list_returns_callbacks_and_messages_newest_first(daybook: Say, run_id: str) -> None:
+def test_list_returns_callbacks_and_messages_newest_first(daybook: Daybook, run_id: str) -> None:
     found = daybook("callbacks", "list", "--json").json
     assert [each["id"] for each in found] == [PENDING, FAILED, DELIVERED]
     assert all(each.keys() == ONE for each in found)
@@ -158,14 +159,14 @@ def test_list_returns_callbacks_and_messages_newest_first(daybook: Say, run_id: 
 )
 @pytest.mark.usefixtures("run_id")
 def test_list_filters_by_status_job_and_limit(
-    daybook: Say, typed: list[str], ids: list[str]
+    daybook: Daybook, typed: list[str], ids: list[str]
 ) -> None:
     found = daybook("callbacks", "list", *typed, "--json").json
     assert [each["id"] for each in found] == ids
 
 
 @pytest.mark.usefixtures("run_id")
-def test_the_table_of_list_has_the_recipient_and_the_error(daybook: Say) -> None:
+def test_the_table_of_list_has_the_recipient_and_the_error(daybook: Daybook) -> None:
     head, pending, failed, delivered = daybook("callbacks", "list").out.splitlines()
     assert head.split() == ["ID", "JOB", "EVENT", "TO", "STATUS", "TRIES", "CREATED", "ERROR"]
     assert re.match(rf"a{{8}} +brief +failed +{HOOK} +pending +1 +\S+ \S+ +connection", pending)
@@ -187,7 +188,7 @@ def test_each_callback_is_one_line_on_a_terminal(columns: int) -> None:
 
 @pytest.mark.parametrize("ref", [FAILED, FAILED[:8], FAILED[4:12]])
 @pytest.mark.usefixtures("run_id")
-def test_show_has_each_attempt_and_the_body(daybook: Say, ref: str) -> None:
+def test_show_has_each_attempt_and_the_body(daybook: Daybook, ref: str) -> None:
     found = daybook("callbacks", "show", ref, "--json").json
     assert found.keys() == ONE | {"subject", "body", "tries", "paused_until"}
     assert found["body"] == '{"version": 1, "event": "failed"}'
@@ -204,7 +205,7 @@ def test_show_has_each_attempt_and_the_body(daybook: Say, ref: str) -> None:
 
 
 @pytest.mark.usefixtures("run_id")
-def test_show_of_a_pending_callback_has_the_next_attempt_and_the_pause(daybook: Say) -> None:
+def test_show_of_a_pending_callback_has_the_next_attempt_and_the_pause(daybook: Daybook) -> None:
     found = daybook("callbacks", "show", PENDING, "--json").json
     assert found["paused_until"] == found["next_at"] == "2099-01-01T00:00:00Z"
     out = daybook("callbacks", "show", PENDING).out
@@ -221,7 +222,7 @@ def test_show_of_a_pending_callback_has_the_next_attempt_and_the_pause(daybook: 
     ],
 )
 def test_retry_makes_a_callback_due_and_resets_its_attempts(
-    daybook: Say, book: Any, typed: list[str], status: dict[str, str]
+    daybook: Daybook, book: Any, typed: list[str], status: dict[str, str]
 ) -> None:
     result = daybook("callbacks", "retry", *typed, "--json")
     now = SYSTEM_CLOCK.now()
@@ -251,7 +252,7 @@ def test_retry_makes_a_callback_due_and_resets_its_attempts(
     ],
 )
 def test_an_invalid_command_is_refused_and_changes_nothing(
-    daybook: Say, book: Any, typed: list[str], code: int, said_of_it: list[str]
+    daybook: Daybook, book: Any, typed: list[str], code: int, said_of_it: list[str]
 ) -> None:
     before = book("id, status, attempts, next_at")
     result = daybook("callbacks", *typed)
@@ -263,7 +264,7 @@ def test_an_invalid_command_is_refused_and_changes_nothing(
     assert book("id, status, attempts, next_at") == before
 
 
-def test_runs_shows_the_delivery_next_to_the_status(daybook: Say, run_id: str) -> None:
+def test_runs_shows_the_delivery_next_to_the_status(daybook: Daybook, run_id: str) -> None:
     head, line = daybook("runs", "brief").out.splitlines()
     columns = head.split()
     assert columns.index("DELIVERY") == columns.index("STATUS") + 1
@@ -272,7 +273,7 @@ def test_runs_shows_the_delivery_next_to_the_status(daybook: Say, run_id: str) -
     assert (run["id"], run["delivery"]) == (run_id, "failed")
 
 
-def test_show_of_a_run_lists_the_state_of_each_delivery(daybook: Say, run_id: str) -> None:
+def test_show_of_a_run_lists_the_state_of_each_delivery(daybook: Daybook, run_id: str) -> None:
     run = daybook("show", run_id, "--json").json
     assert run["delivery"] == "failed"
     assert {each["id"]: each["status"] for each in run["deliveries"]} == {
@@ -291,7 +292,7 @@ def test_show_of_a_run_lists_the_state_of_each_delivery(daybook: Say, run_id: st
 
 
 @pytest.mark.usefixtures("run_id")
-def test_show_of_a_job_lists_its_recipients(daybook: Say) -> None:
+def test_show_of_a_job_lists_its_recipients(daybook: Daybook) -> None:
     job = daybook("show", "brief", "--json").json
     assert job["recipients"] == {"completed": [HOOK], "failed": ["inbox", HOOK]}
     assert job["notify"]["on_fail"] == NOTIFY["on_fail"]
@@ -313,7 +314,7 @@ def test_callbacks_commands_do_not_import_prefect() -> None:
 
 
 def test_an_empty_list_says_how_to_add_a_callback(
-    daybook: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    daybook: Daybook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
     result = daybook("callbacks", "list")
@@ -330,13 +331,13 @@ def test_an_empty_list_says_how_to_add_a_callback(
         *(f"callbacks destinations {each}" for each in ("add", "list", "rotate", "test", "remove")),
     ],
 )
-def test_help_has_an_example(daybook: Say, verb: str) -> None:
+def test_help_has_an_example(daybook: Daybook, verb: str) -> None:
     result = daybook(*verb.split(), "--help")
     assert result.code == 0
     assert f"Example: daybook {verb}" in result.out
 
 
-def test_the_help_of_each_group_lists_its_commands(daybook: Say) -> None:
+def test_the_help_of_each_group_lists_its_commands(daybook: Daybook) -> None:
     assert "List callbacks and messages" in daybook("callbacks").out
     assert "Remove a destination" in daybook("callbacks", "destinations", "--help").out
 
@@ -389,7 +390,7 @@ def test_an_attempt_that_is_already_due_is_shown_as_now() -> None:
 
 
 def test_remove_says_that_a_destination_above_the_url_signs_next(
-    daybook: Say, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+    daybook: Daybook, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def remove(name: str) -> list[str]:
         return ["brief"]

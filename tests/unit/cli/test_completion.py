@@ -17,10 +17,10 @@ from daybook.delivery.channels import registry
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import BlockCopyRow
-from tests.unit.cli.conftest import Say
+from tests.commands import Daybook
 
 
-def offered(daybook: Say, *words: str) -> dict[str, str]:
+def offered(daybook: Daybook, *words: str) -> dict[str, str]:
     """Return the names, with their descriptions, that Tab offers for the last word."""
     _, begin, lines = daybook("__complete", *words).out.partition("\x1fbegin\n")
     assert begin
@@ -30,7 +30,7 @@ def offered(daybook: Say, *words: str) -> dict[str, str]:
 @pytest.mark.usefixtures("stored")
 @pytest.mark.parametrize("typed", [("edit", ""), ("run", "we"), ("next", ""), ("runs", "")])
 def test_tab_offers_the_names_of_jobs_with_their_schedules(
-    daybook: Say, typed: tuple[str, ...]
+    daybook: Daybook, typed: tuple[str, ...]
 ) -> None:
     names = offered(daybook, *typed)
     assert set(names) == {"weekly", "often", "by hand"}
@@ -39,7 +39,7 @@ def test_tab_offers_the_names_of_jobs_with_their_schedules(
 
 @pytest.mark.usefixtures("stored")
 @pytest.mark.parametrize("command", ["show", "logs", "cancel"])
-def test_tab_offers_jobs_and_runs_where_both_are_legal(daybook: Say, command: str) -> None:
+def test_tab_offers_jobs_and_runs_where_both_are_legal(daybook: Daybook, command: str) -> None:
     (run,) = daybook("runs", "--json").json
     names = offered(daybook, command, "")
     assert names[run["id"][:8]] == "weekly, waiting"
@@ -93,21 +93,21 @@ def with_documents(daybook_home: Home) -> Home:
     ],
 )
 def test_tab_offers_names_of_documents_without_prefect(
-    daybook: Say, monkeypatch: pytest.MonkeyPatch, typed: str, expected: set[str]
+    daybook: Daybook, monkeypatch: pytest.MonkeyPatch, typed: str, expected: set[str]
 ) -> None:
     monkeypatch.setattr("daybook.prefect.client.connected", None)
     assert set(offered(daybook, *typed.split(), "")) == expected
 
 
 @pytest.mark.usefixtures("with_documents")
-def test_tab_offers_the_names_of_tokens(daybook: Say) -> None:
+def test_tab_offers_the_names_of_tokens(daybook: Daybook) -> None:
     assert daybook("tokens", "add", "--owner", "agent:claude").code == 0
     assert offered(daybook, "tokens", "remove", "") == {"agent:claude": "agent:claude"}
 
 
 @pytest.mark.parametrize("command", ["remove", "test"])
 def test_tab_does_not_wait_for_channels_of_a_prefect_that_does_not_answer(
-    daybook: Say, daybook_home: Home, monkeypatch: pytest.MonkeyPatch, command: str
+    daybook: Daybook, daybook_home: Home, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setattr(completion, "PREFECT_TIMEOUT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -122,7 +122,7 @@ def test_tab_does_not_wait_for_channels_of_a_prefect_that_does_not_answer(
 @pytest.mark.usefixtures("daybook_home")
 @pytest.mark.parametrize("typed", ["channels remove", "channels test", "add --channel"])
 def test_tab_offers_the_names_of_channels_with_their_kinds(
-    daybook: Say, monkeypatch: pytest.MonkeyPatch, typed: str
+    daybook: Daybook, monkeypatch: pytest.MonkeyPatch, typed: str
 ) -> None:
     async def names(client: object) -> dict[str, str]:
         return {"inbox": "inbox", "team": "slack-webhook"}
@@ -133,12 +133,12 @@ def test_tab_offers_the_names_of_channels_with_their_kinds(
         assert offered(daybook, *typed.split(), "") == {"inbox": "inbox", "team": "slack-webhook"}
 
 
-def test_tab_offers_the_choices_of_an_option(daybook: Say) -> None:
+def test_tab_offers_the_choices_of_an_option(daybook: Daybook) -> None:
     assert set(offered(daybook, "add", "--output-format", "")) == {"text", "json", "structured"}
 
 
 def test_tab_offers_nothing_without_a_ledger(
-    daybook: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    daybook: Daybook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for folder in (tmp_path / "none", tmp_path):
         monkeypatch.setenv("DAYBOOK_HOME", str(folder))
@@ -151,19 +151,19 @@ def test_tab_offers_nothing_without_a_ledger(
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_script_of_each_shell_knows_commands_and_options(daybook: Say, shell: str) -> None:
+def test_the_script_of_each_shell_knows_commands_and_options(daybook: Daybook, shell: str) -> None:
     script = daybook("completion", shell).out
     for word in ("heartbeat", "--schedule", "__complete"):
         assert word in script
 
 
-def test_an_unknown_shell_is_refused(daybook: Say) -> None:
+def test_an_unknown_shell_is_refused(daybook: Daybook) -> None:
     result = daybook("completion", "tcsh")
     assert result.code == 2
     assert '"bash", "zsh", "fish"' in result.err
 
 
-def test_bash_completes_commands_and_names(daybook: Say, stored: Path, tmp_path: Path) -> None:
+def test_bash_completes_commands_and_names(daybook: Daybook, stored: Path, tmp_path: Path) -> None:
     script = tmp_path / "completion.bash"
     script.write_text(daybook("completion", "bash").out, encoding="utf-8")
     program = tmp_path / "daybook"
@@ -194,7 +194,7 @@ def test_bash_completes_commands_and_names(daybook: Say, stored: Path, tmp_path:
 
 
 def test_the_script_is_installed_where_the_shell_looks(
-    daybook: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    daybook: Daybook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     result = daybook("completion", "fish", "--install")

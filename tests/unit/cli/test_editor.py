@@ -21,7 +21,8 @@ from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.model import Job, new_job
 from daybook.jobs.model import edit as edited
 from daybook.jobs.views import ChangedJob, ListedJob
-from tests.unit.cli.conftest import MADE, Say
+from tests.commands import Daybook
+from tests.unit.cli.conftest import MADE
 
 SetEditor = Callable[[str], None]
 
@@ -187,7 +188,7 @@ class Terminal(io.StringIO):
 
 @pytest.mark.usefixtures("stored")
 def test_edit_opens_the_editor_again_after_a_refusal(
-    daybook: Say, use_editor: SetEditor, monkeypatch: pytest.MonkeyPatch
+    daybook: Daybook, use_editor: SetEditor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
 
@@ -214,7 +215,7 @@ def test_edit_opens_the_editor_again_after_a_refusal(
 
 @pytest.mark.usefixtures("stored")
 def test_edit_keeps_the_text_if_the_editor_fails_after_a_refusal(
-    daybook: Say, use_editor: SetEditor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    daybook: Daybook, use_editor: SetEditor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async def refuse(ref: str, changes: dict[str, Any]) -> ChangedJob:
         raise LedgerUnreachable("there", "it is away")

@@ -141,16 +141,16 @@ def test_a_run_that_has_ended_cannot_be_cancelled(
 def test_worker_refuses_an_invalid_limit_and_passes_its_options_on(
     daybook: Any, stored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun: list[list[str]] = []
-    monkeypatch.setattr(os, "execve", lambda _, words, given: begun.append(words))
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execve", lambda _, words, given: started.append(words))
     for limit in ("0", "-1", "many"):
         result = daybook("worker", f"--limit={limit}")
         assert (result.code, result.out) == (2, "")
         assert "--limit" in result.err
-    assert begun == []
+    assert started == []
     monkeypatch.setenv("PREFECT_API_URL", NOWHERE)
     assert daybook("worker", "--limit", "2", "--name", "mine", "--once").code == 0
-    ((_, *words),) = begun
+    ((_, *words),) = started
     assert words == [
         *(
             "-P",
@@ -171,11 +171,11 @@ def test_worker_refuses_an_invalid_limit_and_passes_its_options_on(
 def test_up_and_worker_start_nothing_with_an_unsupported_version(
     daybook: Any, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
-    async def begun(*_: Any) -> None:
+    async def unexpected(*_: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(up, "up", begun)
-    monkeypatch.setattr(os, "execve", begun)
+    monkeypatch.setattr(up, "up", unexpected)
+    monkeypatch.setattr(os, "execve", unexpected)
     installed(tmp_path, "prefect", "3.4.0")
     monkeypatch.syspath_prepend(tmp_path)
     result = daybook(verb)

@@ -6,7 +6,7 @@ import pytest
 
 from daybook.cli.help import COMMON_OPTIONS
 from daybook.cli.main import app
-from tests.unit.cli.conftest import Say
+from tests.commands import Daybook
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def described(page: str) -> list[str]:
 
 @pytest.mark.parametrize("typed", [(), ("--help",), ("-h",), ("help",)])
 def test_the_first_page_describes_the_commands_that_most_people_need(
-    daybook: Say, typed: tuple[str, ...]
+    daybook: Daybook, typed: tuple[str, ...]
 ) -> None:
     page = daybook(*typed).out
     names = [name for name in described(page) if name in app.resolved_commands()]
@@ -31,13 +31,13 @@ def test_the_first_page_describes_the_commands_that_most_people_need(
     assert "daybook --help --all" in " ".join(page.split())
 
 
-def test_the_first_page_names_every_other_command(daybook: Say) -> None:
+def test_the_first_page_names_every_other_command(daybook: Daybook) -> None:
     words = daybook().out.replace(",", " ").split()
     hidden = {name for name in app.resolved_commands() if name not in words}
     assert all(name != app[name].name[0] for name in hidden), "only aliases are left out"
 
 
-def test_all_describes_every_command(daybook: Say) -> None:
+def test_all_describes_every_command(daybook: Daybook) -> None:
     names = set(described(daybook("--help", "--all").out))
     own = {name for name in app.resolved_commands() if name == app[name].name[0]}
     assert {name for name in own if not name.startswith("-")} <= names
@@ -45,7 +45,7 @@ def test_all_describes_every_command(daybook: Say) -> None:
 
 @pytest.mark.parametrize("command", ["add", "edit"])
 def test_the_page_of_a_job_has_its_arguments_and_common_options_first(
-    daybook: Say, command: str
+    daybook: Daybook, command: str
 ) -> None:
     short, whole = daybook(command, "--help").out, daybook("help", command, "--all").out
     assert "PROMPT --prompt" in short
@@ -57,10 +57,10 @@ def test_the_page_of_a_job_has_its_arguments_and_common_options_first(
     assert "--help --all" not in whole
 
 
-def test_every_common_option_exists(daybook: Say) -> None:
+def test_every_common_option_exists(daybook: Daybook) -> None:
     names = set(described(daybook("add", "--help", "--all").out))
     assert names >= COMMON_OPTIONS - {"--help"}
 
 
-def test_another_command_shows_all_its_options(daybook: Say) -> None:
+def test_another_command_shows_all_its_options(daybook: Daybook) -> None:
     assert daybook("list", "--help").out == daybook("list", "--help", "--all").out

@@ -17,8 +17,9 @@ from daybook.delivery import outbox
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
+from tests.commands import Daybook
 from tests.costs import one_in
-from tests.unit.cli.conftest import MADE, Say
+from tests.unit.cli.conftest import MADE
 from tests.unit.cli.test_callbacks import row
 from tests.unit.cli.test_imports import imported
 from tests.unit.cli.test_reading import on_a_terminal
@@ -78,7 +79,7 @@ def unread(tmp_path: Path) -> Callable[[], set[str]]:
     return unread_ids
 
 
-def test_inbox_lists_unread_messages_newest_first(daybook: Say, ids: list[str]) -> None:
+def test_inbox_lists_unread_messages_newest_first(daybook: Daybook, ids: list[str]) -> None:
     found = daybook("inbox", "--json").json
     assert [each["id"] for each in found] == ids[::-1]
     assert all(each.keys() == ONE for each in found)
@@ -88,7 +89,9 @@ def test_inbox_lists_unread_messages_newest_first(daybook: Say, ids: list[str]) 
     assert [each["id"] for each in daybook("inbox", "--limit", "1", "--json").json] == ids[2:]
 
 
-def test_the_table_has_a_line_per_message_and_marks_alerts(daybook: Say, ids: list[str]) -> None:
+def test_the_table_has_a_line_per_message_and_marks_alerts(
+    daybook: Daybook, ids: list[str]
+) -> None:
     result = daybook("inbox")
     head, undelivered, failed, answer = result.out.splitlines()
     assert head.split() == ["ID", "WHEN", "JOB", "ABOUT", "MESSAGE"]
@@ -111,7 +114,7 @@ def test_each_message_is_one_line_on_a_terminal(columns: int) -> None:
 
 @pytest.mark.parametrize("written", [slice(None), slice(12), slice(4, 12)])
 def test_showing_one_message_prints_its_text_and_keeps_it_unread(
-    daybook: Say, ids: list[str], unread: Callable[[], set[str]], written: slice
+    daybook: Daybook, ids: list[str], unread: Callable[[], set[str]], written: slice
 ) -> None:
     (found,) = daybook("inbox", ids[0][written], "--json").json
     assert (found["id"], found["text"]) == (ids[0], ANSWER)
@@ -123,7 +126,7 @@ def test_showing_one_message_prints_its_text_and_keeps_it_unread(
 
 
 def test_read_marks_the_named_messages_or_all(
-    daybook: Say, ids: list[str], unread: Callable[[], set[str]]
+    daybook: Daybook, ids: list[str], unread: Callable[[], set[str]]
 ) -> None:
     assert daybook("inbox", "--read", ids[0], ids[1][4:12], "--json").json == {"read": 2}
     assert unread() == {ids[2]}
@@ -137,7 +140,7 @@ def test_read_marks_the_named_messages_or_all(
     assert "daybook inbox --all" in result.err
 
 
-def test_inbox_filters_by_job(daybook: Say, ids: list[str]) -> None:
+def test_inbox_filters_by_job(daybook: Daybook, ids: list[str]) -> None:
     found = daybook("inbox", "--job", "brief", "--json").json
     assert [each["id"] for each in found] == [ids[1], ids[0]]
 
@@ -155,7 +158,7 @@ def test_inbox_filters_by_job(daybook: Say, ids: list[str]) -> None:
     ],
 )
 def test_an_invalid_command_is_refused_and_marks_nothing_as_read(
-    daybook: Say,
+    daybook: Daybook,
     ids: list[str],
     unread: Callable[[], set[str]],
     typed: list[str],

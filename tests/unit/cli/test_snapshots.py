@@ -16,7 +16,8 @@ from daybook.home import Home
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.testing import ManualClock
-from tests.unit.cli.conftest import Say, TaskCommands
+from tests.commands import Daybook
+from tests.unit.cli.conftest import TaskCommands
 from tests.world import World
 
 Snapshot = Callable[[str, str], None]
@@ -30,7 +31,7 @@ def _commands(above: App, *path: str) -> Iterator[tuple[str, ...]]:
 
 
 def test_the_help_of_every_command_matches_the_snapshot(
-    daybook: Say, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+    daybook: Daybook, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     helps = []
@@ -58,13 +59,11 @@ async def _fill(home: Home) -> None:
         world = World(ledger, clock)
         usage = {"input_tokens": 14, "output_tokens": 8, "cost_usd": 0.25}
         notify = {"on_complete": "https://ops.example.org/hook", "channel": "inbox"}
-        brief = await world.add("brief", cron="0 9 * * *", tags=["team"], **notify)
-        other = await world.add("other", on_demand=True)
-        await world.finished(
-            world.claim_request(brief), Status.SUCCEEDED, output="All is well.", usage=usage
-        )
-        await world.finished(world.claim_request(brief), Status.FAILED, error="no answer")
-        await world.request(other)
+        brief = await world.jobs.add("brief", cron="0 9 * * *", tags=["team"], **notify)
+        other = await world.jobs.add("other", on_demand=True)
+        await world.runs.finished(brief, Status.SUCCEEDED, output="All is well.", usage=usage)
+        await world.runs.finished(brief, Status.FAILED, error="no answer")
+        await world.runs.request(other)
 
 
 JOBS = [
@@ -74,7 +73,7 @@ JOBS = [
 
 
 def test_the_shapes_of_json_output_match_the_snapshot(
-    daybook: Say, daybook_home: Home, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+    daybook: Daybook, daybook_home: Home, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asyncio.run(_fill(daybook_home))
     shapes = {}

@@ -18,7 +18,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.views import Spending
 from daybook.testing import ManualClock
-from tests.unit.cli.conftest import Say
+from tests.commands import Daybook
 from tests.world import World
 
 PRICED = {"cost_usd": 0.25, "input_tokens": 1_000, "output_tokens": 20}
@@ -37,15 +37,15 @@ async def fill(home: Home, runs: dict[str, list[dict[str, Any] | None]]) -> None
     clock = ManualClock(SYSTEM_CLOCK.now() - timedelta(days=31))
     async with Ledger(f"sqlite+aiosqlite:///{home.path / 'ledger.db'}", clock) as ledger:
         world = World(ledger, clock)
-        jobs = {name: await world.add(name, on_demand=True) for name in runs}
+        jobs = {name: await world.jobs.add(name, on_demand=True) for name in runs}
         for job in jobs.values():
-            row = await world.request(job)
-            await world.finished(world.claim_request_of(row), Status.SUCCEEDED, usage=PRICED)
+            row = await world.runs.request(job)
+            await world.runs.finished(row, Status.SUCCEEDED, usage=PRICED)
         clock.set(SYSTEM_CLOCK.now() - timedelta(days=1))
         for name, usages in runs.items():
             for usage in usages:
-                row = await world.request(jobs[name])
-                await world.finished(world.claim_request_of(row), Status.FAILED, usage=usage)
+                row = await world.runs.request(jobs[name])
+                await world.runs.finished(row, Status.FAILED, usage=usage)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_an_unknown_cost_is_never_counted_as_zero(
     assert formatting.short_spending(spent) == short
 
 
-def test_list_has_the_cost_of_the_last_30_days(daybook: Say, daybook_home: Home) -> None:
+def test_list_has_the_cost_of_the_last_30_days(daybook: Daybook, daybook_home: Home) -> None:
     asyncio.run(fill(daybook_home, RUNS))
     header, *rows = daybook("list").out.splitlines()
     begin = header.index("COST (30 D)")
@@ -109,7 +109,7 @@ def test_list_has_the_cost_of_the_last_30_days(daybook: Say, daybook_home: Home)
     assert daybook("show", "priced", "--json").json["spent_30_days"] == listed["priced"]
 
 
-def test_one_query_reads_the_costs_of_all_jobs(daybook: Say, daybook_home: Home) -> None:
+def test_one_query_reads_the_costs_of_all_jobs(daybook: Daybook, daybook_home: Home) -> None:
     asyncio.run(fill(daybook_home, RUNS))
     statements: list[str] = []
 
@@ -124,13 +124,15 @@ def test_one_query_reads_the_costs_of_all_jobs(daybook: Say, daybook_home: Home)
     assert len([each for each in statements if "runs.usage" in each]) == 1
 
 
-def test_show_says_what_a_job_cost(daybook: Say, daybook_home: Home) -> None:
+def test_show_says_what_a_job_cost(daybook: Daybook, daybook_home: Home) -> None:
     asyncio.run(fill(daybook_home, RUNS))
     expected = r"  spent +\$0\.2500 and 1 run of unknown price, .*, in the last 30 days\n"
     assert re.search(expected, daybook("show", "partly").out)
     assert "  spent " not in daybook("show", "unused").out
 
 
-def test_list_without_known_costs_has_no_column_for_them(daybook: Say, daybook_home: Home) -> None:
+def test_list_without_known_costs_has_no_column_for_them(
+    daybook: Daybook, daybook_home: Home
+) -> None:
     asyncio.run(fill(daybook_home, {"unknown": [UNPRICED], "unused": [None]}))
     assert "COST" not in daybook("list").out

@@ -19,7 +19,7 @@ from tests import side_by_side
 from tests.side_by_side import CONTEXT
 from tests.unit.ledger.killed import When
 
-VERBS = {"settle": claims.finish, "claim": sending.claim, "record": sending.record}
+VERBS = {"finish": claims.finish, "claim": sending.claim, "record": sending.record}
 
 Sent = list[tuple[str, int]]
 """Id and fence of each row that a process had in hand."""

@@ -16,7 +16,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
 from tests.unit.delivery.rows import callback
-from tests.unit.delivery.test_sending import asked, row
+from tests.unit.delivery.test_sending import enqueue, row
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -46,8 +46,8 @@ async def test_a_stopped_dispatcher_releases_rows_although_one_send_does_not_end
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatcher, "SHUTDOWN_GRACE_SECONDS", 0.2)
-    (slow,) = await asked(world, outbox.queue_of_listener("slow"))
-    (quick,) = await asked(world, outbox.queue_of_listener("quick"))
+    (slow,) = await enqueue(world, outbox.queue_of_listener("slow"))
+    (quick,) = await enqueue(world, outbox.queue_of_listener("quick"))
     sender = Slow()
     task = asyncio.create_task(
         dispatcher.dispatch(world.ledger, "here", {QueueKind.LISTENER: sender})
@@ -68,8 +68,8 @@ async def test_a_stopped_dispatcher_releases_rows_although_one_send_does_not_end
 async def test_a_failed_recording_does_not_discard_the_other_results(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (first,) = await asked(world, outbox.queue_of_listener("first"))
-    (second,) = await asked(world, outbox.queue_of_listener("second"))
+    (first,) = await enqueue(world, outbox.queue_of_listener("first"))
+    (second,) = await enqueue(world, outbox.queue_of_listener("second"))
     recorded = list[str]()
     is_recording, is_delivered = asyncio.Event(), asyncio.Event()
     record = sending.record

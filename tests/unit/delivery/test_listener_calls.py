@@ -48,8 +48,8 @@ async def world(tmp_path: Path, clock: Any) -> AsyncIterator[World]:
 
 async def ended(world: World, status: Status = Status.SUCCEEDED, name: str = "brief") -> str:
     """Run a job to this outcome; return the run's id."""
-    job = await world.add(name, prompt="x", cron="0 * * * *")
-    return (await world.finished(world.claim_request(job), status, output="Forty-two.")).run_id
+    job = await world.jobs.add(name, prompt="x", cron="0 * * * *")
+    return (await world.runs.finished(job, status, output="Forty-two.")).run_id
 
 
 async def call_listeners(world: World, *names: str, **more: Any) -> int:
@@ -102,7 +102,7 @@ async def test_all_listeners_are_called_although_one_fails_and_the_outcome_stays
         "d.leaves": ("failed", "RuntimeError: SystemExit: bye"),
         "inbox": ("delivered", None),  # the operator's alert about failed listeners, once an hour
     }
-    run = await world.row(run_id)
+    run = await world.runs.row(run_id)
     assert (run.status, run.error, run.delivery) == ("succeeded", None, "not_requested")
     assert await call_listeners(world, *found) == 0  # no second call
 
@@ -177,16 +177,16 @@ async def test_with_in_this_loop_an_async_listener_runs_in_the_programs_loop(wor
 
 
 async def test_a_cancelled_caller_releases_the_row_of_a_hanging_listener(world: World) -> None:
-    begun, release = threading.Event(), threading.Event()
+    started, release = threading.Event(), threading.Event()
 
     def hangs(run: dict[str, Any]) -> None:
-        begun.set()
+        started.set()
         release.wait()
 
     registry.listener(name="hangs")(hangs)
     await ended(world)
     task = asyncio.create_task(call_listeners(world, "hangs"))
-    await asyncio.to_thread(begun.wait, 30)
+    await asyncio.to_thread(started.wait, 30)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -345,19 +345,19 @@ async def test_a_listener_that_ignores_its_cancellation_gets_no_further_outcome(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(programs, "SHUTDOWN_TIMEOUT_SECONDS", 0.0)
-    begun, calls = asyncio.Event(), list[str]()
+    started, calls = asyncio.Event(), list[str]()
 
     @registry.listener(name="stays")
     async def stays(run: dict[str, Any]) -> None:
         calls.append(run["id"])
-        begun.set()
+        started.set()
         with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
 
     first = await ended(world)
     await ended(world, name="later")
     async with daybook.listening():
-        await begun.wait()
+        await started.wait()
     assert calls == [first]
     found = {row.run_id == first: row for row in await every(world)}
     assert (found[True].status, found[False].status) == ("delivered", "pending")
@@ -395,8 +395,8 @@ from datetime import datetime
 
 @registry.listener(name="dies")
 def dies(run):
-    with open(sys.argv[3], "a") as told:
-        told.write(run["id"] + "\\n")
+    with open(sys.argv[3], "a") as calls:
+        calls.write(run["id"] + "\\n")
     os.kill(os.getpid(), signal.SIGKILL)
 
 async def main():
@@ -420,7 +420,7 @@ async def test_a_process_killed_in_a_listener_leaves_its_row_to_the_next_process
     world.clock.move(TIMING.delivery_lease + timedelta(seconds=1))
     assert await call_listeners(world, "dies") == 1
     assert (report_file.read_text().split(), again) == ([run_id], [run_id])
-    assert (await world.row(run_id)).status == "succeeded"
+    assert (await world.runs.row(run_id)).status == "succeeded"
 
 
 async def test_a_listener_is_given_up_after_five_callers_died(world: World) -> None:
@@ -541,12 +541,12 @@ async def test_a_listener_is_imported_in_a_thread_where_its_exit_ends_no_process
 async def test_a_leader_without_a_due_listener_row_rests_and_writes_nothing(
     world: World, daybook_home: Home, tmp_path: Path
 ) -> None:
-    registry.listener(name="told")(lambda run: None)
+    registry.listener(name="records")(lambda run: None)
     registry.listener(name="rests")(lambda run: None)
     memory = listen.ListenersState()
     await listen.call_listeners(world.ledger, "here", memory)
     await ended(world)
-    assert await call_listeners(world, "told") == 1
+    assert await call_listeners(world, "records") == 1
     for _ in range(sending.FAILURES_BEFORE_PAUSE):
         [row] = await sending.claim(world.ledger, "here", most=1)
         again = sending.DeliveryResult(row.id, row.fence, Delivery.PENDING, world.clock.now(), 0.1)
@@ -565,7 +565,7 @@ async def test_without_listeners_the_leader_rests(world: World, daybook_home: Ho
         await listen.call_listeners(world.ledger, "here", memory)
         == listen.NO_LISTENERS_INTERVAL_SECONDS
     )
-    job = await world.add(prompt="x", cron="0 * * * *")
-    granted = await world.running(world.claim_request(job))
+    job = await world.jobs.add(prompt="x", cron="0 * * * *")
+    granted = await world.runs.running(job)
     await claims.finish(world.ledger, granted.run_id, granted.fence, Outcome(Status.SUCCEEDED))
     assert await rows(world) == {}

@@ -41,7 +41,7 @@ async def rows(world: World) -> list[OutboxRow]:
         return list(found.scalars())
 
 
-async def asked(world: World) -> list[tuple[str, str, str]]:
+async def row_statuses(world: World) -> list[tuple[str, str, str]]:
     """Return listener, event and status of each listener row."""
     return [(row.address, row.event, row.status) for row in await rows(world)]
 
@@ -59,32 +59,32 @@ async def claimed(world: World, *, listener: bool) -> OutboxRow:
 )
 async def test_each_listener_has_a_row_for_each_outcome(world: World, status: Status) -> None:
     await listeners.announce(world.ledger, ["audit.log", "bill.count"])
-    job = await world.add(prompt="x", cron="0 * * * *")
-    granted = await world.finished(world.claim_request(job), status, output="Forty-two.")
+    job = await world.jobs.add(prompt="x", cron="0 * * * *")
+    granted = await world.runs.finished(job, status, output="Forty-two.")
     word = str(status)
-    assert await asked(world) == [
+    assert await row_statuses(world) == [
         ("audit.log", word, "pending"),
         ("bill.count", word, "pending"),
     ]
     body = json.loads((await rows(world))[0].body)
     assert (body["id"], body["job"], body["status"]) == (granted.run_id, "brief", word)
     assert (body["output"], body["version"], body["corrects"]) == ("Forty-two.", 1, None)
-    assert (await world.row(granted.run_id)).delivery in ("not_requested", "delivered")
+    assert (await world.runs.row(granted.run_id)).delivery in ("not_requested", "delivered")
 
 
 async def test_the_row_of_a_listener_named_inbox_is_pending(world: World) -> None:
     await listeners.announce(world.ledger, ["inbox"])
-    job = await world.add(prompt="x", cron="0 * * * *")
-    await world.finished(world.claim_request(job), Status.SUCCEEDED)
-    assert await asked(world) == [("inbox", "succeeded", "pending")]
+    job = await world.jobs.add(prompt="x", cron="0 * * * *")
+    await world.runs.finished(job, Status.SUCCEEDED)
+    assert await row_statuses(world) == [("inbox", "succeeded", "pending")]
 
 
 async def test_the_delivered_row_of_a_listener_named_inbox_is_not_in_the_inbox(
     world: World,
 ) -> None:
     await listeners.announce(world.ledger, ["inbox"])
-    job = await world.add(prompt="x", cron="0 * * * *")
-    await world.finished(world.claim_request(job), Status.SUCCEEDED)
+    job = await world.jobs.add(prompt="x", cron="0 * * * *")
+    await world.runs.finished(job, Status.SUCCEEDED)
     row = await claimed(world, listener=True)
     done = DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, 0.1)
     await sending.record(world.ledger, [done])
@@ -97,27 +97,31 @@ async def test_the_delivered_row_of_a_listener_named_inbox_is_not_in_the_inbox(
 async def test_outcomes_that_no_process_ran_have_listener_rows(world: World) -> None:
     """A missed due time, one skipped at claim, and a waiting run that was cancelled."""
     await listeners.announce(world.ledger, ["audit.log"])
-    job = await world.add(prompt="x", every="30s", catch_up="none", overlap="skip")
-    await world.running(world.claim_request(job))
-    world.clock.set((later := world.claim_request(job)).due)
-    await world.claim(later)
-    assert await asked(world) == [("audit.log", "skipped", "pending")]
+    job = await world.jobs.add(prompt="x", every="30s", catch_up="none", overlap="skip")
+    await world.runs.running(job)
+    world.clock.set((later := world.runs.claim_request(job)).due)
+    await world.runs.claim(later)
+    assert await row_statuses(world) == [("audit.log", "skipped", "pending")]
     run = await claims.request(world.ledger, job, "r1", "manual")
     await claims.cancel(world.ledger, run.id)
     world.clock.move(HOUR)
     await audit.advance(world.ledger, job.id, world.clock.now())
-    assert [event for _, event, _ in await asked(world)] == ["skipped", "cancelled", "missed"]
+    assert [event for _, event, _ in await row_statuses(world)] == [
+        "skipped",
+        "cancelled",
+        "missed",
+    ]
 
 
 async def test_an_agents_output_goes_to_listeners_but_not_to_callbacks(world: World) -> None:
     await listeners.announce(world.ledger, ["audit.log"])
-    job = await world.add(prompt="x", **NOTIFY)
+    job = await world.jobs.add(prompt="x", **NOTIFY)
     async with world.ledger.write() as session:
         row = await session.get(type(job.row), job.id)
         assert row is not None
         row.owner = "agent:x"
         session.add(row)
-    await world.finished(world.claim_request(job), Status.SUCCEEDED, output="Forty-two.")
+    await world.runs.finished(job, Status.SUCCEEDED, output="Forty-two.")
     async with world.ledger.read() as session:
         found = {row.purpose: row for row in await history.recent(session)}
     assert json.loads(found["callback"].body)["output"] is None
@@ -126,8 +130,8 @@ async def test_an_agents_output_goes_to_listeners_but_not_to_callbacks(world: Wo
 
 async def test_a_failed_listener_does_not_change_the_delivery_of_the_run(world: World) -> None:
     await listeners.announce(world.ledger, ["audit.log"])
-    job = await world.add(prompt="x", **NOTIFY)
-    granted = await world.finished(world.claim_request(job), Status.SUCCEEDED)
+    job = await world.jobs.add(prompt="x", **NOTIFY)
+    granted = await world.runs.finished(job, Status.SUCCEEDED)
     for purpose, status in (("callback", Delivery.DELIVERED), ("listener", Delivery.FAILED)):
         row = await claimed(world, listener=purpose == "listener")
         assert row.purpose == purpose
@@ -135,7 +139,7 @@ async def test_a_failed_listener_does_not_change_the_delivery_of_the_run(world: 
             row.id, row.fence, status, None, 0.1, error="ValueError", went_out=False
         )
         await sending.record(world.ledger, [tried])
-    run = await world.row(granted.run_id)
+    run = await world.runs.row(granted.run_id)
     assert (run.status, run.delivery, run.error) == ("succeeded", "delivered", None)
     async with world.ledger.read() as session:
         of_run = await history.list_for_run(session, granted.run_id)
@@ -147,11 +151,11 @@ async def test_a_failed_listener_does_not_change_the_delivery_of_the_run(world: 
 
 async def test_a_late_outcome_adds_a_listener_row_that_names_what_it_corrects(world: World) -> None:
     await listeners.announce(world.ledger, ["audit.log"])
-    job = await world.add(prompt="x", cron="0 * * * *")
-    granted = await world.running(world.claim_request(job))
+    job = await world.jobs.add(prompt="x", cron="0 * * * *")
+    granted = await world.runs.running(job)
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "it vanished")
     world.clock.move(timedelta(seconds=1))  # the two rows are sorted by their creation time
-    await world.finish(granted, Status.SUCCEEDED)
+    await world.runs.finish(granted, Status.SUCCEEDED)
     bodies = [json.loads(row.body) for row in await rows(world)]
     assert [(each["status"], each["corrects"]) for each in bodies] == [
         ("unknown", None),
@@ -165,8 +169,8 @@ async def test_a_growing_range_of_due_times_is_reported_up_to_its_end(
 ) -> None:
     """The range extends its pending row; once that row is claimed or sent, it adds another."""
     await listeners.announce(world.ledger, ["audit.log"])
-    job = await world.add(prompt="x", cron="*/10 * * * *", timezone="UTC", catch_up="none")
-    first = world.claim_request(job).due
+    job = await world.jobs.add(prompt="x", cron="*/10 * * * *", timezone="UTC", catch_up="none")
+    first = world.runs.claim_request(job).due
     if status == "skipped":
         async with world.ledger.write() as session:
             row = (await store.find(session, job.id)).row
@@ -207,8 +211,8 @@ async def due_listeners(world: World, names: list[str]) -> list[str]:
 
 async def test_without_listeners_no_row_is_written(world: World) -> None:
     await listeners.announce(world.ledger, [])
-    job = await world.add(prompt="x", cron="0 * * * *")
-    await world.finished(world.claim_request(job), Status.SUCCEEDED)
+    job = await world.jobs.add(prompt="x", cron="0 * * * *")
+    await world.runs.finished(job, Status.SUCCEEDED)
     assert await rows(world) == []
     async with world.ledger.read() as session:
         assert await session.get(Fact, "listeners") is None
@@ -220,26 +224,26 @@ async def test_a_listener_registered_in_this_process_needs_no_announcement(
 ) -> None:
     registry.listener(name="here")(print)
     await listeners.announce(world.ledger, ["there"])
-    job = await world.add(prompt="x", cron="0 * * * *")
-    await world.finished(world.claim_request(job), Status.SUCCEEDED)
-    assert [name for name, _, _ in await asked(world)] == ["here", "there"]
+    job = await world.jobs.add(prompt="x", cron="0 * * * *")
+    await world.runs.finished(job, Status.SUCCEEDED)
+    assert [name for name, _, _ in await row_statuses(world)] == ["here", "there"]
 
 
 async def test_a_listener_absent_for_a_day_is_removed_and_its_rows_fail(
     world: World,
 ) -> None:
     await listeners.announce(world.ledger, ["gone", "stays"])
-    job = await world.add(prompt="x", cron="0 * * * *")
-    await world.finished(world.claim_request(job), Status.SUCCEEDED)
+    job = await world.jobs.add(prompt="x", cron="0 * * * *")
+    await world.runs.finished(job, Status.SUCCEEDED)
     world.clock.move(23 * HOUR)
     await listeners.announce(world.ledger, ["stays"])
-    assert {status for _, _, status in await asked(world)} == {"pending"}
+    assert {status for _, _, status in await row_statuses(world)} == {"pending"}
     assert await due_listeners(world, ["gone", "nobody"]) == ["gone"]
 
     world.clock.move(2 * HOUR)
     await listeners.announce(world.ledger, ["stays"])
-    await world.finished(world.claim_request(job), Status.FAILED)
-    assert await asked(world) == [
+    await world.runs.finished(job, Status.FAILED)
+    assert await row_statuses(world) == [
         ("gone", "succeeded", "failed"),
         ("stays", "succeeded", "pending"),
         ("stays", "failed", "pending"),
@@ -251,12 +255,10 @@ async def test_a_listener_absent_for_a_day_is_removed_and_its_rows_fail(
 
 async def test_the_rows_of_the_last_removed_listener_fail(world: World) -> None:
     await listeners.announce(world.ledger, ["gone"])
-    await world.finished(
-        world.claim_request(await world.add(prompt="x", **NOTIFY)), Status.SUCCEEDED
-    )
+    await world.runs.finished(await world.jobs.add(prompt="x", **NOTIFY), Status.SUCCEEDED)
     world.clock.move(25 * HOUR)
     await listeners.announce(world.ledger, [])
-    assert [status for _, _, status in await asked(world)] == ["failed"]
+    assert [status for _, _, status in await row_statuses(world)] == ["failed"]
     async with world.ledger.read() as session:
         found = {row.purpose: row.status for row in await history.recent(session)}
     assert found["callback"] == "pending"  # rows of other kinds stay pending
@@ -269,17 +271,17 @@ async def test_a_clock_that_was_set_back_does_not_keep_an_absent_listener(world:
     await listeners.announce(world.ledger, [])
     world.clock.move(25 * HOUR)
     await listeners.announce(world.ledger, [])
-    job = await world.add(prompt="x", cron="0 * * * *")
-    await world.finished(world.claim_request(job), Status.SUCCEEDED)
+    job = await world.jobs.add(prompt="x", cron="0 * * * *")
+    await world.runs.finished(job, Status.SUCCEEDED)
     assert await rows(world) == []
 
 
 async def test_a_listener_gets_one_outcome_at_a_time_and_in_order(world: World) -> None:
     await listeners.announce(world.ledger, ["audit.log"])
-    job = await world.add(prompt="x", cron="0 * * * *")
+    job = await world.jobs.add(prompt="x", cron="0 * * * *")
     runs = []
     for _ in range(3):
-        granted = await world.finished(world.claim_request(job), Status.SUCCEEDED)
+        granted = await world.runs.finished(job, Status.SUCCEEDED)
         runs.append(granted.run_id)
     received = []
     while found := await sending.claim(world.ledger, "me", most=10):
@@ -293,9 +295,9 @@ async def test_a_listener_gets_one_outcome_at_a_time_and_in_order(world: World) 
 
 async def test_a_listener_that_is_being_called_or_paused_is_not_due(world: World) -> None:
     await listeners.announce(world.ledger, ["audit.log", "bill.count"])
-    job = await world.add(prompt="x", cron="0 * * * *")
+    job = await world.jobs.add(prompt="x", cron="0 * * * *")
     for _ in range(2):
-        await world.finished(world.claim_request(job), Status.SUCCEEDED)
+        await world.runs.finished(job, Status.SUCCEEDED)
     both = ["audit.log", "bill.count"]
     assert await due_listeners(world, both) == both
     for number in range(sending.FAILURES_BEFORE_PAUSE):
@@ -319,14 +321,12 @@ async def test_a_process_killed_at_finish_leaves_outcome_and_listener_row_or_nei
 ) -> None:
     """The process has no listener registered: the ledger names them."""
     await listeners.announce(world.ledger, ["audit.log"])
-    granted = await world.running(
-        world.claim_request(await world.add(prompt="x", cron="0 * * * *"))
-    )
+    granted = await world.runs.running(await world.jobs.add(prompt="x", cron="0 * * * *"))
     given = (granted.run_id, granted.fence, Outcome(Status.SUCCEEDED))
-    senders.killed(world.ledger.address, world.clock, "settle", when, *given)
+    senders.killed(world.ledger.address, world.clock, "finish", when, *given)
     expected = {"before": ("running", []), "after": ("succeeded", [("audit.log", "succeeded")])}
-    found = [(name, event) for name, event, _ in await asked(world)]
-    assert ((await world.row(granted.run_id)).status, found) == expected[when]
+    found = [(name, event) for name, event, _ in await row_statuses(world)]
+    assert ((await world.runs.row(granted.run_id)).status, found) == expected[when]
 
 
 @pytest.mark.parametrize("verb", ["claim", "record"])
@@ -334,9 +334,7 @@ async def test_after_a_sender_is_killed_another_claims_its_row_when_the_lease_en
     world: World, verb: str
 ) -> None:
     await listeners.announce(world.ledger, ["audit.log"])
-    await world.finished(
-        world.claim_request(await world.add(prompt="x", cron="0 * * * *")), Status.FAILED
-    )
+    await world.runs.finished(await world.jobs.add(prompt="x", cron="0 * * * *"), Status.FAILED)
     if verb == "claim":
         senders.killed(world.ledger.address, world.clock, "claim", "after", "killed", most=1)
     else:

@@ -53,11 +53,11 @@ async def the(world: World, purpose: str) -> OutboxRow:
 
 
 async def delivery(world: World, run_id: str) -> str:
-    return (await world.row(run_id)).delivery
+    return (await world.runs.row(run_id)).delivery
 
 
 async def hourly(world: World, **fields: Any) -> StoredJob:
-    return await world.add(**{"cron": "0 * * * *", **fields})
+    return await world.jobs.add(**{"cron": "0 * * * *", **fields})
 
 
 async def sent(world: World, which: str, status: Delivery) -> None:
@@ -92,9 +92,7 @@ async def test_each_outcome_creates_its_callback_and_a_channel_message(
 ) -> None:
     stored = await hourly(world, **NOTIFY)
 
-    granted = await world.finished(
-        world.claim_request(stored), status, output="All is well.", reason="so"
-    )
+    granted = await world.runs.finished(stored, status, output="All is well.", reason="so")
 
     assert await notifications(world) == {("callback", event, url), ("message", event, "team")}
     assert await delivery(world, granted.run_id) == "pending"
@@ -117,7 +115,7 @@ async def test_an_outcome_whose_event_is_not_requested_creates_no_callback_or_me
     }
     stored = await hourly(world, **fields[status])
 
-    granted = await world.finished(world.claim_request(stored), status, output="x")
+    granted = await world.runs.finished(stored, status, output="x")
 
     # The operator still gets an alert about a failure: see `test_alerts`.
     assert {each for each in await notifications(world) if each[0] != "alert"} == set()
@@ -126,18 +124,20 @@ async def test_an_outcome_whose_event_is_not_requested_creates_no_callback_or_me
 
 async def test_a_job_without_notifications_creates_no_rows(world: World) -> None:
     stored = await hourly(world)
-    granted = await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="x")
+    granted = await world.runs.finished(stored, Status.SUCCEEDED, output="x")
     assert await rows(world) == []
     assert await delivery(world, granted.run_id) == "not_requested"
 
 
 async def test_a_direct_call_notifies_as_its_own_parameters_say(world: World) -> None:
     stored = await hourly(world)
-    claim_request = world.claim_request(stored)
+    claim_request = world.runs.claim_request(stored)
     parameters = {**claim_request.parameters, "notify": {"channel": "team", "on_fail": FAIL}}
     direct = {"job_id": None, "occurrence": "flow:f", "trigger": "direct"}
-    granted = await world.running(world.claim_request(stored, **direct, parameters=parameters))
-    await world.finish(granted, Status.FAILED, error="no")
+    granted = await world.runs.running(
+        world.runs.claim_request(stored, **direct, parameters=parameters)
+    )
+    await world.runs.finish(granted, Status.FAILED, error="no")
 
     assert await notifications(world) == {
         ("callback", "failed", FAIL),
@@ -148,9 +148,9 @@ async def test_a_direct_call_notifies_as_its_own_parameters_say(world: World) ->
 
 async def test_a_run_notifies_as_the_revision_at_its_due_time_says(world: World) -> None:
     stored = await hourly(world, channel="before")
-    granted = await world.running(world.claim_request(stored))
-    await world.edit(stored.id, channel="after")
-    await world.finish(granted, Status.SUCCEEDED, output="x")
+    granted = await world.runs.running(stored)
+    await world.jobs.edit(stored.id, channel="after")
+    await world.runs.finish(granted, Status.SUCCEEDED, output="x")
     assert (await the(world, "message")).address == "before"
 
 
@@ -199,7 +199,7 @@ async def test_the_outbox_and_the_session_id_use_the_same_channel_of_a_run(
 
 async def test_a_run_whose_process_died_creates_the_failed_callback(world: World) -> None:
     stored = await hourly(world, **NOTIFY)
-    granted = await world.running(world.claim_request(stored))
+    granted = await world.runs.running(stored)
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "its process is gone")
     body = json.loads((await the(world, "callback")).body)
     assert (body["status"], body["reason"]) == ("unknown", "its process is gone")
@@ -217,15 +217,15 @@ async def test_cancelling_a_waiting_run_creates_callback_and_message(world: Worl
 
 async def test_expiring_a_lost_lease_creates_the_failed_callback(world: World) -> None:
     stored = await hourly(world, **NOTIFY)
-    granted = await world.running(world.claim_request(stored))
-    await world.lose()
+    granted = await world.runs.running(stored)
+    await world.runs.lose()
     assert [row.id for row in await leases.expire_all(world.ledger)] == [granted.run_id]
     assert ("callback", "failed", FAIL) in await notifications(world)
 
 
 async def test_a_failure_imported_from_prefect_creates_the_failed_callback(world: World) -> None:
     stored = await hourly(world, **NOTIFY)
-    claim_request = world.claim_request(stored)
+    claim_request = world.runs.claim_request(stored)
     world.clock.set(claim_request.due)
     assert claim_request.flow_run_id is not None
     end = EndInPrefect(
@@ -237,20 +237,20 @@ async def test_a_failure_imported_from_prefect_creates_the_failed_callback(world
 
 async def test_a_spooled_outcome_sends_the_whole_answer(world: World) -> None:
     stored = await hourly(world, channel="team")
-    granted = await world.running(world.claim_request(stored))
+    granted = await world.runs.running(stored)
     answer = "All is well. " * 1_000
     known = Outcome(Status.SUCCEEDED, output=answer)
     outcome_spool.put(SpooledOutcome(world.ledger.id, granted.run_id, granted.fence, known))
 
     assert (await outcome_spool.drain(world.ledger)).written == 1
 
-    assert len((await world.row(granted.run_id)).output or "") < len(answer)
+    assert len((await world.runs.row(granted.run_id)).output or "") < len(answer)
     assert (await the(world, "message")).body == answer.strip()
 
 
 async def test_missed_due_times_share_one_row_that_grows_until_it_is_claimed(world: World) -> None:
     fields: dict[str, Any] = {"channel": "team", "on_fail": FAIL, **EVERY}
-    stored = await world.add(cron="*/10 * * * *", catch_up="none", **fields)
+    stored = await world.jobs.add(cron="*/10 * * * *", catch_up="none", **fields)
     world.clock.move(timedelta(minutes=35))
     await audit.advance(world.ledger, stored.id, world.clock.now())
     row = await the(world, "callback")
@@ -279,12 +279,12 @@ async def test_missed_due_times_share_one_row_that_grows_until_it_is_claimed(wor
 
 async def test_finishing_a_run_again_creates_no_further_rows(world: World) -> None:
     stored = await hourly(world, **NOTIFY)
-    granted = await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="x")
+    granted = await world.runs.finished(stored, Status.SUCCEEDED, output="x")
     before = await rows(world)
 
-    await world.finish(granted, Status.SUCCEEDED, output="x")
+    await world.runs.finish(granted, Status.SUCCEEDED, output="x")
     with pytest.raises(IllegalTransition):
-        await world.finish(granted, Status.FAILED, error="later")
+        await world.runs.finish(granted, Status.FAILED, error="later")
     with pytest.raises(FenceRefused):
         await claims.finish(
             world.ledger, granted.run_id, granted.fence + 1, Outcome(Status.FAILED, error="no")
@@ -295,7 +295,7 @@ async def test_finishing_a_run_again_creates_no_further_rows(world: World) -> No
 
 async def test_a_rollback_of_the_outcome_removes_its_outbox_rows(world: World) -> None:
     stored = await hourly(world, **NOTIFY)
-    granted = await world.running(world.claim_request(stored))
+    granted = await world.runs.running(stored)
 
     with pytest.raises(RuntimeError):
         async with world.ledger.write() as session:
@@ -329,11 +329,11 @@ async def test_a_late_outcome_sends_a_correction(
     world: World, late: Status, event: str, url: str
 ) -> None:
     stored = await hourly(world, **NOTIFY)
-    granted = await world.running(world.claim_request(stored))
+    granted = await world.runs.running(stored)
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "its process is gone")
     first = {row.id for row in await rows(world)}
 
-    await world.finish(granted, late, output="All is well.")
+    await world.runs.finish(granted, late, output="All is well.")
 
     (row,) = [e for e in await rows(world) if e.purpose == "callback" and e.id not in first]
     body = json.loads(row.body)
@@ -349,8 +349,8 @@ async def test_a_late_outcome_sends_a_correction(
 
 async def test_the_body_of_a_callback_describes_the_run(world: World) -> None:
     stored = await hourly(world, on_complete=DONE)
-    granted = await world.finished(
-        world.claim_request(stored), Status.SUCCEEDED, output="Grüße \u2713", result={"n": 1}
+    granted = await world.runs.finished(
+        stored, Status.SUCCEEDED, output="Grüße \u2713", result={"n": 1}
     )
 
     row = await the(world, "callback")
@@ -376,14 +376,14 @@ async def test_a_callback_contains_job_owner_user_tags_and_metadata(
     async with world.ledger.write() as session:
         stored = await store.add(session, job, "kept", world.clock.now(), "user", user_id="u-17")
 
-    await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="Done.")
+    await world.runs.finished(stored, Status.SUCCEEDED, output="Done.")
 
     body = json.loads((await the(world, "callback")).body)
     assert (body["job"], body["job_id"]) == ("kept", stored.id)
     assert (body["owner"], body["user_id"]) == ("user", "u-17")
     assert body["tags"] == ["news", "daily"]
     assert body["metadata"] == METADATA
-    assert (await world.job(stored.id)).job.metadata == METADATA
+    assert (await world.jobs.get(stored.id)).job.metadata == METADATA
 
 
 @pytest.mark.parametrize(
@@ -402,7 +402,7 @@ async def test_a_callback_of_an_agents_job_contains_no_answer(
     async with world.ledger.write() as session:
         stored = await store.add(session, job, "agents", world.clock.now(), owner="agent:default")
 
-    await world.finished(world.claim_request(stored), status, **fields)
+    await world.runs.finished(stored, status, **fields)
 
     row = await the(world, "callback")
     assert "secret" not in row.body
@@ -439,7 +439,7 @@ async def test_progress_goes_to_the_chat_of_the_job_and_an_alert_to_the_operator
 
 async def test_the_destination_queue_is_the_address_without_its_secrets(world: World) -> None:
     stored = await hourly(world, on_complete="HTTPS://me:pw@Ops.example.org:8443/a/B?token=1#x")
-    await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="x")
+    await world.runs.finished(stored, Status.SUCCEEDED, output="x")
     row = await the(world, "callback")
     assert row.lane == "https://ops.example.org:8443/a/B"
     assert row.address == "HTTPS://me:pw@Ops.example.org:8443/a/B?token=1#x"
@@ -450,8 +450,8 @@ async def test_two_very_long_addresses_have_different_destination_queues(world: 
     path = "".join(generator.choices(string.ascii_letters, k=MAX_URL_LENGTH - 40))
     one, other = f"https://ops.example.org/{path}1", f"https://ops.example.org/{path}2"
     stored = await hourly(world, on_complete=f"{one}?token=1", on_fail=other)
-    await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="x")
-    await world.finished(world.claim_request(stored), Status.FAILED, error="no")
+    await world.runs.finished(stored, Status.SUCCEEDED, output="x")
+    await world.runs.finished(stored, Status.FAILED, error="no")
 
     made = [row for row in await rows(world) if row.purpose == "callback"]
     assert {row.address for row in made} == {f"{one}?token=1", other}
@@ -488,16 +488,14 @@ async def test_long_chat_ids_and_keys_are_stored_within_the_byte_limit(world: Wo
 
 async def test_each_chat_of_a_channel_has_its_own_destination_queue(world: World) -> None:
     stored = await hourly(world, channel="team", chat_id="42")
-    await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="x")
+    await world.runs.finished(stored, Status.SUCCEEDED, output="x")
     row = await the(world, "message")
     assert (row.lane, row.chat_id) == ("channel:team/42", "42")
 
 
 async def test_a_failure_message_contains_error_due_time_and_show_command(world: World) -> None:
     stored = await hourly(world, channel="team", timezone="Europe/Berlin")
-    granted = await world.finished(
-        world.claim_request(stored), Status.TIMED_OUT, error="no answer in 30 s"
-    )
+    granted = await world.runs.finished(stored, Status.TIMED_OUT, error="no answer in 30 s")
     row = await the(world, "message")
     assert row.subject == "brief: timed out"
     assert row.body.splitlines() == [
@@ -520,28 +518,26 @@ async def test_a_message_uses_the_template_of_its_job(
     template = "{{job}} was {{status}} at {{due}}: {{output}}"
     stored = await hourly(world, channel="team", template=template)
     # A variable within an answer is not replaced.
-    await world.finished(
-        world.claim_request(stored), status, output="{{job}}" if "{{" in text else None
-    )
+    await world.runs.finished(stored, status, output="{{job}}" if "{{" in text else None)
     assert (await the(world, "message")).body == text
 
 
 async def test_a_template_that_is_blank_for_a_failure_is_not_used(world: World) -> None:
     stored = await hourly(world, channel="team", template="{{output}}")
-    await world.finished(world.claim_request(stored), Status.FAILED, error="no network")
+    await world.runs.finished(stored, Status.FAILED, error="no network")
     assert (await the(world, "message")).body.startswith("brief failed: no network\n")
 
 
 async def test_a_long_answer_is_truncated_to_100_000_characters(world: World) -> None:
     stored = await hourly(world, channel="team")
-    await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="x" * 100_007)
+    await world.runs.finished(stored, Status.SUCCEEDED, output="x" * 100_007)
     body = (await the(world, "message")).body
     assert body == "x" * 100_000 + "\n… (7 more characters)"
 
 
 async def test_a_result_without_output_is_sent_as_json(world: World) -> None:
     stored = await hourly(world, channel="team")
-    await world.finished(world.claim_request(stored), Status.SUCCEEDED, result={"n": 1})
+    await world.runs.finished(stored, Status.SUCCEEDED, result={"n": 1})
     assert json.loads((await the(world, "message")).body) == {"n": 1}
 
 
@@ -551,30 +547,28 @@ async def test_a_result_without_output_is_sent_as_json(world: World) -> None:
 @pytest.mark.parametrize("answer", [None, "", " \n", "[SILENT]", " [silent]\n"])
 async def test_an_empty_or_silent_answer_is_suppressed(world: World, answer: str | None) -> None:
     stored = await hourly(world, channel="team", template="said: {{output}}")
-    granted = await world.finished(world.claim_request(stored), Status.SUCCEEDED, output=answer)
+    granted = await world.runs.finished(stored, Status.SUCCEEDED, output=answer)
     assert await rows(world) == []
-    row = await world.row(granted.run_id)
+    row = await world.runs.row(granted.run_id)
     assert (row.status, row.delivery) == ("succeeded", "suppressed")
 
 
 async def test_an_answer_that_only_mentions_silent_is_delivered(world: World) -> None:
     stored = await hourly(world, channel="team")
-    await world.finished(
-        world.claim_request(stored), Status.SUCCEEDED, output="I was told to say [SILENT]."
-    )
+    await world.runs.finished(stored, Status.SUCCEEDED, output="I was told to say [SILENT].")
     assert (await the(world, "message")).body == "I was told to say [SILENT]."
 
 
 async def test_a_silent_answer_still_goes_to_the_callback(world: World) -> None:
     stored = await hourly(world, channel="team", on_complete=DONE)
-    granted = await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="[SILENT]")
+    granted = await world.runs.finished(stored, Status.SUCCEEDED, output="[SILENT]")
     assert await notifications(world) == {("callback", "completed", DONE)}
     assert await delivery(world, granted.run_id) == "pending"
 
 
 async def test_a_silent_job_creates_no_rows(world: World) -> None:
     stored = await hourly(world, **NOTIFY, silent=True)
-    granted = await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="x")
+    granted = await world.runs.finished(stored, Status.SUCCEEDED, output="x")
     assert await rows(world) == []
     assert await delivery(world, granted.run_id) == "suppressed"
 
@@ -583,7 +577,7 @@ async def test_with_only_changed_a_repeated_answer_is_suppressed(world: World) -
     stored = await hourly(world, channel="team", only_changed=True)
     shown = []
     for answer in ("same", "same \n", "other", "other", "same"):
-        granted = await world.finished(world.claim_request(stored), Status.SUCCEEDED, output=answer)
+        granted = await world.runs.finished(stored, Status.SUCCEEDED, output=answer)
         shown.append(await delivery(world, granted.run_id))
     assert shown == ["pending", "suppressed", "pending", "suppressed", "pending"]
     assert [row.body for row in await rows(world)] == ["same", "other", "same"]
@@ -591,19 +585,19 @@ async def test_with_only_changed_a_repeated_answer_is_suppressed(world: World) -
 
 async def test_with_only_changed_an_undelivered_answer_is_sent_again(world: World) -> None:
     stored = await hourly(world, channel="team", only_changed=True)
-    await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="same")
+    await world.runs.finished(stored, Status.SUCCEEDED, output="same")
     await sent(world, "team", Delivery.FAILED)
-    again = await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="same")
+    again = await world.runs.finished(stored, Status.SUCCEEDED, output="same")
     assert await delivery(world, again.run_id) == "pending"
 
 
 async def test_with_only_changed_an_answer_is_new_to_another_channel_or_chat(world: World) -> None:
     stored = await hourly(world, channel="team", chat_id="1", only_changed=True)
-    await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="same")
+    await world.runs.finished(stored, Status.SUCCEEDED, output="same")
     for changes in ({"chat_id": "2"}, {"channel": "ops"}):
-        await world.edit(stored.id, **changes)
-        granted = await world.finished(
-            world.claim_request(await world.job(stored.id)), Status.SUCCEEDED, output="same"
+        await world.jobs.edit(stored.id, **changes)
+        granted = await world.runs.finished(
+            await world.jobs.get(stored.id), Status.SUCCEEDED, output="same"
         )
         assert await delivery(world, granted.run_id) == "pending"
 
@@ -613,9 +607,7 @@ async def test_with_only_changed_an_answer_is_new_to_another_channel_or_chat(wor
 
 async def test_an_inbox_message_is_delivered_when_it_is_written(world: World) -> None:
     stored = await hourly(world, channel="inbox")
-    granted = await world.finished(
-        world.claim_request(stored), Status.SUCCEEDED, output="All is well."
-    )
+    granted = await world.runs.finished(stored, Status.SUCCEEDED, output="All is well.")
 
     assert await delivery(world, granted.run_id) == "delivered"
     assert await sending.claim(world.ledger, "me", most=10) == []
@@ -631,7 +623,7 @@ async def test_an_inbox_message_is_delivered_when_it_is_written(world: World) ->
 
 async def test_the_delivery_of_a_run_is_the_worst_of_its_rows(world: World) -> None:
     stored = await hourly(world, channel="team", on_complete=DONE)
-    granted = await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="x")
+    granted = await world.runs.finished(stored, Status.SUCCEEDED, output="x")
     shown = [await delivery(world, granted.run_id)]
     await sent(world, "team", Delivery.DELIVERED)
     shown.append(await delivery(world, granted.run_id))
@@ -646,8 +638,8 @@ async def test_the_delivery_of_a_run_is_the_worst_of_its_rows(world: World) -> N
 
 async def test_pending_rows_of_a_removed_job_are_delivered(world: World) -> None:
     stored = await hourly(world, on_complete=DONE)
-    granted = await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="x")
-    await world.archive(stored.id)
+    granted = await world.runs.finished(stored, Status.SUCCEEDED, output="x")
+    await world.jobs.archive(stored.id)
     await sent(world, DONE, Delivery.DELIVERED)
     assert await delivery(world, granted.run_id) == "delivered"
 
@@ -674,7 +666,7 @@ async def test_deleting_a_job_without_runs_keeps_its_pending_messages(world: Wor
 
 async def test_a_progress_message_counts_for_the_delivery_of_a_running_run(world: World) -> None:
     stored = await hourly(world, channel="team")
-    granted = await world.running(world.claim_request(stored))
+    granted = await world.runs.running(stored)
     async with world.ledger.write() as session:
         await outbox.enqueue_message(
             session,
@@ -690,7 +682,7 @@ async def test_a_progress_message_counts_for_the_delivery_of_a_running_run(world
         )
     assert await delivery(world, granted.run_id) == "pending"
     await sent(world, "team", Delivery.DELIVERED)
-    await world.finish(granted, Status.SUCCEEDED, output="[SILENT]")
+    await world.runs.finish(granted, Status.SUCCEEDED, output="[SILENT]")
     assert await delivery(world, granted.run_id) == "delivered"
 
 
@@ -699,8 +691,10 @@ async def test_rows_are_found_by_run_job_status_and_id_prefix(world: World) -> N
         await hourly(world, **NOTIFY),
         await hourly(world, name="other", on_complete=DONE),
     )
-    granted = await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="x")
-    await world.finished(world.claim_request(other, due=granted.due), Status.SUCCEEDED, output="x")
+    granted = await world.runs.finished(stored, Status.SUCCEEDED, output="x")
+    await world.runs.finished(
+        world.runs.claim_request(other, due=granted.due), Status.SUCCEEDED, output="x"
+    )
     await sent(world, "team", Delivery.DELIVERED)
     async with world.ledger.read() as session:
         of_run = await history.list_for_run(session, granted.run_id)
@@ -717,7 +711,7 @@ async def test_rows_are_found_by_run_job_status_and_id_prefix(world: World) -> N
 
 async def test_each_field_of_a_callback_is_explained_in_the_docs(world: World) -> None:
     stored = await hourly(world, on_complete=DONE)
-    await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="x")
+    await world.runs.finished(stored, Status.SUCCEEDED, output="x")
     page = (repository.root() / "docs" / "guides" / "callbacks.md").read_text(encoding="utf-8")
     table = page.partition("| field | is |")[2].partition("\n## ")[0]
     columns = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]

@@ -25,7 +25,7 @@ HOOK = "https://ops.example.org/hook"
 
 
 async def run(world: World, stored: StoredJob, answer: str = "All is well.") -> str:
-    granted = await world.finished(world.claim_request(stored), Status.SUCCEEDED, output=answer)
+    granted = await world.runs.finished(stored, Status.SUCCEEDED, output=answer)
     async with world.ledger.write() as session:  # as after the mirror and the audit
         row, job = await session.get(RunRow, granted.run_id), await session.get(JobRow, stored.id)
         assert row is not None
@@ -64,29 +64,29 @@ async def alert(world: World, key: str, channel: str = "inbox") -> None:
 
 
 async def test_outbox_rows_are_pruned_with_their_run(world: World) -> None:
-    stored = await world.add(cron="0 * * * *", on_complete=HOOK)
+    stored = await world.jobs.add(cron="0 * * * *", on_complete=HOOK)
     ids = [await run(world, stored) for _ in range(5)]
     await send(world)
 
     done = await retention.prune(world.ledger, RetentionLimits(None, 2))
 
     assert (done.runs, done.deliveries) == (3, 3)
-    assert [row.id for row in await world.rows()] == ids[3:]
+    assert [row.id for row in await world.runs.rows()] == ids[3:]
     assert {row.run_id for row in await left(world, OutboxRow)} == set(ids[3:])
 
 
 async def test_a_pending_row_and_its_run_are_not_pruned(world: World) -> None:
-    stored = await world.add(cron="0 * * * *", on_complete=HOOK)
+    stored = await world.jobs.add(cron="0 * * * *", on_complete=HOOK)
     pending = await run(world, stored)
     world.clock.move(200 * DAY)
     last = await run(world, stored)
 
     await retention.prune(world.ledger, DAYS)
-    assert [row.id for row in await world.rows()] == [pending, last]
+    assert [row.id for row in await world.runs.rows()] == [pending, last]
 
     await send(world)
     await retention.prune(world.ledger, DAYS)
-    assert [row.id for row in await world.rows()] == [last]
+    assert [row.id for row in await world.runs.rows()] == [last]
     assert await left_of(world, pending) == set()
 
 
@@ -116,7 +116,9 @@ async def test_a_failed_row_is_pruned_after_the_retention_period(world: World) -
 
 
 async def test_the_answer_that_only_changed_compares_with_is_not_pruned(world: World) -> None:
-    stored = await world.add(cron="0 * * * *", channel="team", on_complete=HOOK, only_changed=True)
+    stored = await world.jobs.add(
+        cron="0 * * * *", channel="team", on_complete=HOOK, only_changed=True
+    )
     first = await run(world, stored)
     await send(world)
     for _ in range(3):
@@ -137,9 +139,9 @@ async def test_the_answer_that_only_changed_compares_with_is_not_pruned(world: W
 
 
 async def test_an_archived_job_is_pruned_once_no_row_of_it_is_pending(world: World) -> None:
-    stored = await world.add(cron="0 * * * *", channel="team", only_changed=True)
+    stored = await world.jobs.add(cron="0 * * * *", channel="team", only_changed=True)
     await run(world, stored)
-    await world.archive(stored.id)
+    await world.jobs.archive(stored.id)
     world.clock.move(100 * DAY)
     async with world.ledger.write() as session:
         job = await session.get(JobRow, stored.id)

@@ -35,7 +35,7 @@ SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 PENDING, DELIVERED, FAILED = Delivery.PENDING, Delivery.DELIVERED, Delivery.FAILED
 
 
-async def asked(world: World, lane: str, count: int = 1, **fields: Any) -> list[str]:
+async def enqueue(world: World, lane: str, count: int = 1, **fields: Any) -> list[str]:
     """Add ``count`` rows for ``lane``, due a microsecond apart up to now; return their ids."""
     now = world.clock.now()
     async with world.ledger.write() as session:
@@ -95,7 +95,7 @@ async def lanes(world: World) -> dict[str, LaneRow]:
 
 
 async def test_a_claimed_row_cannot_be_claimed_again_until_its_lease_ends(world: World) -> None:
-    (id_,) = await asked(world, "a")
+    (id_,) = await enqueue(world, "a")
     (row,) = await claimed(world)
     assert (row.id, row.fence, row.holder) == (id_, 1, "test")
     assert row.lease_until == world.clock.now() + TIMING.delivery_lease
@@ -108,7 +108,7 @@ async def test_a_claimed_row_cannot_be_claimed_again_until_its_lease_ends(world:
 
 
 async def test_a_sender_that_lost_its_lease_changes_nothing(world: World) -> None:
-    await asked(world, "a")
+    await enqueue(world, "a")
     (late,) = await claimed(world)
     world.clock.move(TIMING.delivery_lease)
     (claimed_row,) = await claimed(world)
@@ -126,7 +126,7 @@ async def test_a_sender_that_lost_its_lease_changes_nothing(world: World) -> Non
 
 
 async def test_a_deleted_row_does_not_prevent_recording_the_others(world: World) -> None:
-    await asked(world, "a", 2)
+    await enqueue(world, "a", 2)
     first, second = await claimed(world)
     async with world.ledger.write() as session:
         await session.delete(await session.merge(first))
@@ -135,7 +135,7 @@ async def test_a_deleted_row_does_not_prevent_recording_the_others(world: World)
 
 
 async def test_concurrent_senders_never_claim_the_same_row(world: World) -> None:
-    ids = [id_ for number in range(20) for id_ in await asked(world, f"lane {number}", 10)]
+    ids = [id_ for number in range(20) for id_ in await enqueue(world, f"lane {number}", 10)]
 
     results = senders.at_once(world.ledger.address, world.clock, 12)
 
@@ -145,7 +145,7 @@ async def test_concurrent_senders_never_claim_the_same_row(world: World) -> None
 
 
 async def test_a_released_row_can_be_claimed_at_once_and_has_used_no_try(world: World) -> None:
-    ids = await asked(world, "a", 3)
+    ids = await enqueue(world, "a", 3)
     await sending.release(world.ledger, await claimed(world))
     again = await claimed(world)
     assert [each.id for each in again] == ids
@@ -156,7 +156,7 @@ async def test_a_released_row_can_be_claimed_at_once_and_has_used_no_try(world: 
 
 
 async def test_each_try_is_recorded_with_its_result(world: World) -> None:
-    await asked(world, "a")
+    await enqueue(world, "a")
     (claimed_row,) = await claimed(world)
     at = world.clock.now() + 5 * SECOND
     first = world.clock.now()
@@ -187,15 +187,15 @@ async def test_each_try_is_recorded_with_its_result(world: World) -> None:
 
 async def test_failures_of_a_destination_with_a_long_name_are_in_the_inbox(world: World) -> None:
     lane = outbox.shorten("https://long.example.org/" + "x" * 3_000)
-    await asked(world, lane, 2)
+    await enqueue(world, lane, 2)
     for row, count in zip(await claimed(world), (1, 2), strict=True):
         await record(world, [row], FAILED)
         assert await _inbox(world) == [f"undelivered: {count} to {lane}"]
 
 
 async def test_final_failures_give_one_inbox_message_per_destination_and_hour(world: World) -> None:
-    await asked(world, "a", 3)
-    await asked(world, "b")
+    await enqueue(world, "a", 3)
+    await enqueue(world, "b")
     rows = await claimed(world)
     *most, last = (each for each in rows if each.lane == "a")
     await record(world, most, FAILED)
@@ -207,7 +207,7 @@ async def test_final_failures_give_one_inbox_message_per_destination_and_hour(wo
     assert sorted(await _inbox(world)) == ["undelivered: 1 to b", "undelivered: 3 to a"]
 
     world.clock.move(timedelta(hours=1))
-    await asked(world, "a")
+    await enqueue(world, "a")
     await record(world, await claimed(world), FAILED)
     assert sorted(await _inbox(world)) == [
         "undelivered: 1 to a",
@@ -228,8 +228,8 @@ async def _inbox(world: World) -> list[str]:
 
 
 async def test_a_retry_makes_failed_rows_pending_again(world: World) -> None:
-    await asked(world, "a", 2)
-    await asked(world, "b")
+    await enqueue(world, "a", 2)
+    await enqueue(world, "b")
     rows = await claimed(world)
     await record(world, rows, FAILED)
     one = next(each for each in rows if each.lane == "b")
@@ -243,7 +243,7 @@ async def test_a_retry_makes_failed_rows_pending_again(world: World) -> None:
 
 
 async def test_a_retry_makes_a_waiting_row_due_now(world: World) -> None:
-    (id_,) = await asked(world, "a", next_at=world.clock.now() + MINUTE)
+    (id_,) = await enqueue(world, "a", next_at=world.clock.now() + MINUTE)
     assert await sending.retry(world.ledger) == 0
     assert await claimed(world) == []
     assert await sending.retry(world.ledger, [id_]) == 1
@@ -251,7 +251,7 @@ async def test_a_retry_makes_a_waiting_row_due_now(world: World) -> None:
 
 
 async def test_a_retry_restarts_the_count_of_tries_and_their_day(world: World) -> None:
-    await asked(world, "a", attempts=10, run_id="r")
+    await enqueue(world, "a", attempts=10, run_id="r")
     first = world.clock.now()
     await record(world, await claimed(world), FAILED)
     world.clock.move(timedelta(days=3))
@@ -271,7 +271,7 @@ async def test_a_retry_restarts_the_count_of_tries_and_their_day(world: World) -
 
 async def test_a_retry_of_all_failed_rows_works_for_33_000_rows(world: World) -> None:
     count = 33_000  # more than a statement may have parameters
-    await asked(world, "a", status=FAILED, finished_at=world.clock.now())
+    await enqueue(world, "a", status=FAILED, finished_at=world.clock.now())
     own = {"id": "'msg_' || n", "key": "'key ' || n", "run_id": "'run ' || n"}
     columns = [column.name for column in OutboxRow.__table__.c]  # type: ignore[attr-defined]
     async with world.ledger.write() as session:
@@ -295,9 +295,9 @@ async def test_a_retry_of_all_failed_rows_works_for_33_000_rows(world: World) ->
 async def test_destination_queues_share_a_batch_and_the_oldest_row_comes_first(
     world: World,
 ) -> None:
-    await asked(world, "long", 100)
-    await asked(world, "short", 3)
-    await asked(world, "other", 3)
+    await enqueue(world, "long", 100)
+    await enqueue(world, "short", 3)
+    await enqueue(world, "other", 3)
     rows = await claimed(world, 9)
     assert Counter(each.lane for each in rows) == {"long": 3, "short": 3, "other": 3}
     for lane in ("long", "short", "other"):
@@ -306,8 +306,8 @@ async def test_destination_queues_share_a_batch_and_the_oldest_row_comes_first(
 
 
 async def test_a_destination_queue_uses_the_share_that_another_leaves(world: World) -> None:
-    await asked(world, "long", 100)
-    await asked(world, "short", 1)
+    await enqueue(world, "long", 100)
+    await enqueue(world, "short", 1)
     assert Counter(each.lane for each in await claimed(world, 10)) == {"long": 9, "short": 1}
 
 
@@ -316,13 +316,13 @@ async def test_if_the_batch_is_too_small_the_longest_due_destinations_come_first
 ) -> None:
     now = world.clock.now()
     for number in range(12):
-        await asked(world, f"lane {number:02}", next_at=now - number * SECOND)
+        await enqueue(world, f"lane {number:02}", next_at=now - number * SECOND)
     rows = await claimed(world, 5)
     assert [each.lane for each in rows] == [f"lane {number:02}" for number in (11, 10, 9, 8, 7)]
 
 
 async def test_the_rows_in_flight_per_destination_are_limited(world: World) -> None:
-    await asked(world, "a", MAX_IN_FLIGHT_PER_QUEUE + 10)
+    await enqueue(world, "a", MAX_IN_FLIGHT_PER_QUEUE + 10)
     rows = await claimed(world)
     assert len(rows) == MAX_IN_FLIGHT_PER_QUEUE
     assert await claimed(world) == []
@@ -331,9 +331,9 @@ async def test_the_rows_in_flight_per_destination_are_limited(world: World) -> N
 
 
 async def test_a_claim_for_one_run_takes_only_the_rows_of_that_run(world: World) -> None:
-    row = await asked(world, "a", run_id="mine")
-    await asked(world, "a", run_id="other")
-    later = await asked(world, "b", run_id="mine", next_at=world.clock.now() + SECOND)
+    row = await enqueue(world, "a", run_id="mine")
+    await enqueue(world, "a", run_id="other")
+    later = await enqueue(world, "b", run_id="mine", next_at=world.clock.now() + SECOND)
     assert [each.id for each in await claimed(world, run_id="mine")] == row
     assert await claimed(world, run_id="mine") == []
     world.clock.move(SECOND)
@@ -356,13 +356,13 @@ async def _leased(world: World) -> list[OutboxRow]:
 
 
 async def test_a_failing_destination_is_paused_and_the_others_are_not(world: World) -> None:
-    await asked(world, "a", 50)
+    await enqueue(world, "a", 50)
     await fail(world, 1)
     assert len(await claimed(world)) == MAX_IN_FLIGHT_AFTER_FAILURE
     await sending.release(world.ledger, await _leased(world))
     await fail(world, FAILURES_BEFORE_PAUSE - 1)
 
-    ids = await asked(world, "b", 2)
+    ids = await enqueue(world, "b", 2)
     assert [each.id for each in await claimed(world)] == ids
     state = (await lanes(world))["a"]
     assert (state.failures, state.error) == (FAILURES_BEFORE_PAUSE, "answered 500")
@@ -372,7 +372,7 @@ async def test_a_failing_destination_is_paused_and_the_others_are_not(world: Wor
 
 
 async def test_after_the_pause_one_row_is_sent_as_a_probe(world: World) -> None:
-    await asked(world, "a", 50)
+    await enqueue(world, "a", 50)
     await fail(world, FAILURES_BEFORE_PAUSE)
     pauses = []
     for _ in range(7):
@@ -397,14 +397,14 @@ async def test_after_the_pause_one_row_is_sent_as_a_probe(world: World) -> None:
 async def test_failures_of_rows_in_flight_do_not_extend_the_pause(
     world: World,
 ) -> None:
-    await asked(world, "a", MAX_IN_FLIGHT_PER_QUEUE)
+    await enqueue(world, "a", MAX_IN_FLIGHT_PER_QUEUE)
     await record(world, await claimed(world), PENDING, world.clock.now())
     state = (await lanes(world))["a"]
     assert state.paused_until == world.clock.now() + 30 * SECOND
 
 
 async def test_a_delivery_during_the_pause_ends_it(world: World) -> None:
-    await asked(world, "a", FAILURES_BEFORE_PAUSE + 1)
+    await enqueue(world, "a", FAILURES_BEFORE_PAUSE + 1)
     *failing, well = await claimed(world)
     await record(world, failing, PENDING, world.clock.now())
     await record(world, [well], DELIVERED)
@@ -412,7 +412,7 @@ async def test_a_delivery_during_the_pause_ends_it(world: World) -> None:
 
 
 async def test_failures_are_counted_from_the_last_success_even_within_a_batch(world: World) -> None:
-    await asked(world, "a", 3)
+    await enqueue(world, "a", 3)
     first, second, third = await claimed(world)
     await record(world, [first], PENDING, world.clock.now())
     world.clock.move(SECOND)
@@ -423,7 +423,7 @@ async def test_failures_are_counted_from_the_last_success_even_within_a_batch(wo
 
 
 async def test_a_permanent_refusal_does_not_pause_the_destination(world: World) -> None:
-    await asked(world, "a", 2 * FAILURES_BEFORE_PAUSE)
+    await enqueue(world, "a", 2 * FAILURES_BEFORE_PAUSE)
     rows = await claimed(world)
     await sending.record(
         world.ledger, [tried(each, FAILED, status_code=410, error="gone") for each in rows]
@@ -432,7 +432,7 @@ async def test_a_permanent_refusal_does_not_pause_the_destination(world: World) 
 
 
 async def test_a_row_refused_before_sending_does_not_pause_the_destination(world: World) -> None:
-    await asked(world, "a", 2 * FAILURES_BEFORE_PAUSE, owner="agent:default")
+    await enqueue(world, "a", 2 * FAILURES_BEFORE_PAUSE, owner="agent:default")
     rows = await claimed(world)
     await sending.record(
         world.ledger,
@@ -443,7 +443,7 @@ async def test_a_row_refused_before_sending_does_not_pause_the_destination(world
 
 
 async def test_a_retry_ends_the_pause(world: World) -> None:
-    await asked(world, "a", FAILURES_BEFORE_PAUSE)
+    await enqueue(world, "a", FAILURES_BEFORE_PAUSE)
     await record(world, await claimed(world), FAILED)
     assert await sending.retry(world.ledger) == FAILURES_BEFORE_PAUSE
     (probe,) = await claimed(world)
@@ -453,9 +453,9 @@ async def test_a_retry_ends_the_pause(world: World) -> None:
 
 async def test_rows_of_a_destination_that_accepted_nothing_for_a_day_fail(world: World) -> None:
     url = "https://dead.example.org/x"
-    stored = await world.add(cron="0 * * * *", on_complete=url)
-    granted = await world.finished(world.claim_request(stored), Status.SUCCEEDED, output="x")
-    await asked(world, url, sending.MAX_BATCH_SIZE + 100, next_at=world.clock.now() - MINUTE)
+    stored = await world.jobs.add(cron="0 * * * *", on_complete=url)
+    granted = await world.runs.finished(stored, Status.SUCCEEDED, output="x")
+    await enqueue(world, url, sending.MAX_BATCH_SIZE + 100, next_at=world.clock.now() - MINUTE)
     rows = await claimed(world)
     await record(world, rows, PENDING, world.clock.now() + timedelta(hours=30))
 
@@ -465,7 +465,7 @@ async def test_rows_of_a_destination_that_accepted_nothing_for_a_day_fail(world:
         return len([each for each in await _all(world) if each.status == FAILED])
 
     world.clock.move(timedelta(hours=24) - SECOND)
-    await asked(world, url, 1, key="young")
+    await enqueue(world, url, 1, key="young")
     assert await probe(PENDING) == 0
     world.clock.move(MINUTE)
     assert await probe(FAILED) == 1 + sending.MAX_BATCH_SIZE
@@ -473,7 +473,7 @@ async def test_rows_of_a_destination_that_accepted_nothing_for_a_day_fail(world:
     assert await probe(FAILED) == 1 + sending.MAX_BATCH_SIZE + 100
 
     assert [each.key for each in await _all(world) if each.status == PENDING] == ["young"]
-    assert (await world.row(granted.run_id)).delivery == "failed"
+    assert (await world.runs.row(granted.run_id)).delivery == "failed"
     assert await _inbox(world) == [f"undelivered: 601 to {url}"]
     given_up = [each for each in await _all(world) if each.status == FAILED and not each.attempts]
     assert len(given_up) > 500
@@ -481,7 +481,7 @@ async def test_rows_of_a_destination_that_accepted_nothing_for_a_day_fail(world:
 
 
 async def test_after_a_day_without_a_sender_one_failure_ends_no_other_row(world: World) -> None:
-    await asked(world, "a", 50)
+    await enqueue(world, "a", 50)
     world.clock.move(timedelta(days=3))
     await record(world, await claimed(world), FAILED)
     shown = Counter(each.status for each in await _all(world) if each.lane == "a")
@@ -489,7 +489,7 @@ async def test_after_a_day_without_a_sender_one_failure_ends_no_other_row(world:
 
 
 async def test_a_retried_row_is_not_given_up_with_older_ones(world: World) -> None:
-    await asked(world, "a", 2 * MAX_IN_FLIGHT_PER_QUEUE)
+    await enqueue(world, "a", 2 * MAX_IN_FLIGHT_PER_QUEUE)
     await record(world, await claimed(world), FAILED)
     world.clock.move(timedelta(days=2))
     assert await sending.retry(world.ledger) == MAX_IN_FLIGHT_PER_QUEUE
@@ -500,8 +500,8 @@ async def test_a_retried_row_is_not_given_up_with_older_ones(world: World) -> No
 
 
 async def test_a_clock_that_was_set_back_extends_neither_pauses_nor_leases(world: World) -> None:
-    await asked(world, "held", 1)
-    await asked(world, "a", FAILURES_BEFORE_PAUSE + 1)
+    await enqueue(world, "held", 1)
+    await enqueue(world, "a", FAILURES_BEFORE_PAUSE + 1)
     old = await claimed(world)
     await record(world, [each for each in old if each.lane == "a"], PENDING, world.clock.now())
     world.clock.move(-timedelta(days=7))
@@ -522,9 +522,9 @@ async def test_a_clock_that_was_set_back_extends_neither_pauses_nor_leases(world
 
 
 async def test_a_hanging_destination_does_not_delay_nineteen_others(world: World) -> None:
-    await asked(world, "dead", 500, next_at=world.clock.now() - MINUTE)
+    await enqueue(world, "dead", 500, next_at=world.clock.now() - MINUTE)
     for number in range(19):
-        await asked(world, f"lane {number:02}", 10)
+        await enqueue(world, f"lane {number:02}", 10)
     # It hangs: its claimed rows stay in flight until their first try ends.
     sent = 0
     while rows := await claimed(world, 40):
@@ -541,9 +541,9 @@ async def test_a_hanging_destination_does_not_delay_nineteen_others(world: World
 async def test_next_due_is_the_earliest_due_time_or_lease_end(world: World) -> None:
     now = world.clock.now()
     assert await sending.next_due(world.ledger) is None
-    await asked(world, "b", next_at=now + MINUTE)
+    await enqueue(world, "b", next_at=now + MINUTE)
     assert await sending.next_due(world.ledger) == now + MINUTE
-    await asked(world, "a", next_at=now + SECOND)
+    await enqueue(world, "a", next_at=now + SECOND)
     assert await sending.next_due(world.ledger) == now + SECOND
 
     world.clock.move(SECOND)
@@ -559,7 +559,7 @@ async def test_next_due_is_the_earliest_due_time_or_lease_end(world: World) -> N
 
 
 async def test_next_due_waits_for_the_pause_or_for_rows_in_flight_to_end(world: World) -> None:
-    await asked(world, "a", MAX_IN_FLIGHT_PER_QUEUE + FAILURES_BEFORE_PAUSE)
+    await enqueue(world, "a", MAX_IN_FLIGHT_PER_QUEUE + FAILURES_BEFORE_PAUSE)
     rows = await claimed(world)
     assert await sending.next_due(world.ledger) == world.clock.now() + TIMING.delivery_lease
     await record(world, rows, PENDING, world.clock.now())
@@ -569,7 +569,7 @@ async def test_next_due_waits_for_the_pause_or_for_rows_in_flight_to_end(world: 
 async def test_rows_of_a_killed_sender_wait_until_their_paused_destination_resumes(
     world: World,
 ) -> None:
-    await asked(world, "a", 2 * FAILURES_BEFORE_PAUSE)
+    await enqueue(world, "a", 2 * FAILURES_BEFORE_PAUSE)
     failing = (await claimed(world))[:FAILURES_BEFORE_PAUSE]  # the sender of the others was killed
     await record(world, failing, PENDING, world.clock.now())
     assert (await health(world)).in_flight == FAILURES_BEFORE_PAUSE
@@ -653,19 +653,19 @@ async def test_neither_a_row_nor_an_error_shows_an_address_or_a_text(world: Worl
         "body": "s3cret",
         "chat_id": "s3cret",
     }
-    (id_,) = await asked(world, "a", **secret)
+    (id_,) = await enqueue(world, "a", **secret)
     assert "s3cret" not in repr(await row(world, id_))
     with pytest.raises(IntegrityError) as refused:
-        await asked(world, "a", **secret, key="a:0")
+        await enqueue(world, "a", **secret, key="a:0")
     assert "s3cret" not in str(refused.value)
     assert "s3cret" not in repr(refused.value)
 
 
 async def test_the_health_reports_pending_failed_in_flight_paused_and_unread(world: World) -> None:
     first = world.clock.now()
-    await asked(world, "a", FAILURES_BEFORE_PAUSE)
+    await enqueue(world, "a", FAILURES_BEFORE_PAUSE)
     world.clock.move(MINUTE)
-    await asked(world, "b", 2)
+    await enqueue(world, "b", 2)
     rows = await claimed(world)
     await record(world, [each for each in rows if each.lane == "a"], PENDING, world.clock.now())
     await record(world, [each for each in rows if each.lane == "b"][:1], FAILED)
@@ -692,8 +692,8 @@ async def test_the_health_reports_pending_failed_in_flight_paused_and_unread(wor
 
 
 async def test_a_row_is_found_by_a_unique_prefix_of_its_id(world: World) -> None:
-    await asked(world, "a", id="msg_abc1")
-    await asked(world, "a", id="msg_abc2")
+    await enqueue(world, "a", id="msg_abc1")
+    await enqueue(world, "a", id="msg_abc2")
     async with world.ledger.read() as session:
         for ref in ("msg_abc1", "abc1"):
             assert (await history.find(session, ref)).id == "msg_abc1"
@@ -712,15 +712,17 @@ async def test_a_row_is_found_by_a_unique_prefix_of_its_id(world: World) -> None
 async def test_an_outcome_and_its_outbox_rows_are_committed_together(
     world: World, when: When
 ) -> None:
-    stored = await world.add(cron="0 * * * *", channel="team", on_complete="https://x.example/")
-    granted = await world.running(world.claim_request(stored))
+    stored = await world.jobs.add(
+        cron="0 * * * *", channel="team", on_complete="https://x.example/"
+    )
+    granted = await world.runs.running(stored)
     known = Outcome(Status.SUCCEEDED, output="All is well.")
     given = (granted.run_id, granted.fence, known)
 
-    code = senders.killed(world.ledger.address, world.clock, "settle", when, *given)
+    code = senders.killed(world.ledger.address, world.clock, "finish", when, *given)
 
     assert code == -signal.SIGKILL
-    run = await world.row(granted.run_id)
+    run = await world.runs.row(granted.run_id)
     shown = (run.status, run.delivery, len(await _all(world)))
     assert shown == (("running", "not_requested", 0), ("succeeded", "pending", 2))[when == "after"]
 
@@ -729,7 +731,7 @@ async def test_an_outcome_and_its_outbox_rows_are_committed_together(
 async def test_rows_of_a_sender_killed_at_its_claim_can_be_claimed_again(
     world: World, when: When
 ) -> None:
-    ids = await asked(world, "a", 3)
+    ids = await enqueue(world, "a", 3)
 
     code = senders.killed(world.ledger.address, world.clock, "claim", when, "killed", most=10)
 
@@ -744,7 +746,7 @@ async def test_rows_of_a_sender_killed_at_its_claim_can_be_claimed_again(
 async def test_a_sender_killed_while_recording_has_recorded_all_or_nothing(
     world: World, when: When
 ) -> None:
-    await asked(world, "a", 2)
+    await enqueue(world, "a", 2)
     rows = await claimed(world)
     done = [tried(rows[0], DELIVERED), tried(rows[1], FAILED)]
 

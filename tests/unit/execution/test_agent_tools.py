@@ -169,12 +169,12 @@ import json, signal, sys
 signal.signal(signal.SIGTERM, lambda *_: None)
 for line in sys.stdin:
     message = json.loads(line)
-    number, told = message.get("id"), {"tools": []}
+    number, result = message.get("id"), {"tools": []}
     if message["method"] == "initialize":
-        told = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}},
+        result = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}},
             "serverInfo": {"name": "scripted", "version": "1"}}
     if number is not None:
-        print(json.dumps({"jsonrpc": "2.0", "id": number, "result": told}), flush=True)
+        print(json.dumps({"jsonrpc": "2.0", "id": number, "result": result}), flush=True)
 while True:
     signal.pause()
 """

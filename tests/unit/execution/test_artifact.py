@@ -190,7 +190,7 @@ async def test_the_artifact_links_to_the_jobs_deployment(
     expected: str | None,
 ) -> None:
     monkeypatch.setattr(artifact, "ui_address", lambda: address)
-    job = await world.add(cron="0 9 * * *")
+    job = await world.jobs.add(cron="0 9 * * *")
     job.row.deployment_id = deployment_id
     page = artifact.render(replace(_granted(), job=job), Outcome(Status.SUCCEEDED, output="4"))
     assert ("deployments/deployment" in page) == (expected is not None)

@@ -25,7 +25,7 @@ from daybook.testing import ManualClock
 pytestmark = pytest.mark.anyio
 
 
-class Prefect:
+class FakeReconciler:
     """Reconciler that only records the jobs it is asked to compare."""
 
     def __init__(self, foreign: str = "") -> None:
@@ -73,7 +73,9 @@ async def test_a_run_that_starts_early_waits_for_its_due_time(
     claim_request = await _hourly(ledger)
     clock.set(claim_request.due - early)
 
-    answer = await claim.wait_for_claim(ledger, claim_request, Prefect(), clock, deployment_id="d")
+    answer = await claim.wait_for_claim(
+        ledger, claim_request, FakeReconciler(), clock, deployment_id="d"
+    )
 
     assert isinstance(answer, Granted)
     assert clock.waits == [claim_request.due]
@@ -103,7 +105,7 @@ async def test_a_process_whose_clock_is_ahead_waits_once(
     machines = Fast(clock)
 
     assert isinstance(
-        await claim.wait_for_claim(ledger, claim_request, Prefect(), machines), Granted
+        await claim.wait_for_claim(ledger, claim_request, FakeReconciler(), machines), Granted
     )
     assert machines.waits == [claim_request.due + timedelta(seconds=5)]
     assert clock.now() == claim_request.due
@@ -117,14 +119,16 @@ async def test_a_run_without_a_deployment_waits_in_its_process_for_two_days(
         claim_requests.flow_key("f"), "agent-prompt", "direct", due, "here:1", flow_run_id="f"
     )
 
-    assert isinstance(await claim.wait_for_claim(ledger, claim_request, Prefect(), clock), Granted)
+    assert isinstance(
+        await claim.wait_for_claim(ledger, claim_request, FakeReconciler(), clock), Granted
+    )
     assert clock.waits == [due]
 
 
 async def test_a_claim_reconciles_its_job_only_once(ledger: Ledger, clock: ManualClock) -> None:
     claim_request = replace(await _hourly(ledger), parameters={"prompt": "Edited in Prefect"})
     clock.set(claim_request.due)
-    prefect = Prefect()
+    prefect = FakeReconciler()
 
     answer = await claim.wait_for_claim(ledger, claim_request, prefect, clock, deployment_id="d")
 
@@ -145,7 +149,9 @@ async def test_a_run_that_is_not_due_after_reconciling_is_skipped(
         occurrence=claim_requests.due_key(str(claim_request.job_id), wrong),
     )
 
-    answer = await claim.wait_for_claim(ledger, claim_request, Prefect(), clock, deployment_id="d")
+    answer = await claim.wait_for_claim(
+        ledger, claim_request, FakeReconciler(), clock, deployment_id="d"
+    )
 
     assert answer == Finished(Status.SKIPPED, "not due")
 
@@ -163,7 +169,7 @@ async def test_a_run_of_an_external_schedule_is_claimed_by_its_flow_key(
     )
 
     answer = await claim.wait_for_claim(
-        ledger, claim_request, Prefect("s"), clock, deployment_id="d", made_by="s"
+        ledger, claim_request, FakeReconciler("s"), clock, deployment_id="d", made_by="s"
     )
 
     assert isinstance(answer, Granted)
@@ -175,11 +181,13 @@ async def test_an_occurrence_held_by_another_flow_run_is_skipped(
 ) -> None:
     claim_request = await _hourly(ledger)
     clock.set(claim_request.due)
-    held = await claim.wait_for_claim(ledger, claim_request, Prefect(), clock, deployment_id="d")
+    held = await claim.wait_for_claim(
+        ledger, claim_request, FakeReconciler(), clock, deployment_id="d"
+    )
     assert isinstance(held, Granted)
 
     other = replace(claim_request, flow_run_id="g")
-    answer = await claim.wait_for_claim(ledger, other, Prefect(), clock, deployment_id="d")
+    answer = await claim.wait_for_claim(ledger, other, FakeReconciler(), clock, deployment_id="d")
 
     assert isinstance(answer, Finished)
     assert (answer.status, answer.run_id) == (Status.SKIPPED, held.run_id)
@@ -191,11 +199,11 @@ async def test_a_process_aborts_if_another_one_holds_its_flow_run(
 ) -> None:
     claim_request = await _hourly(ledger)
     clock.set(claim_request.due)
-    await claim.wait_for_claim(ledger, claim_request, Prefect(), clock, deployment_id="d")
+    await claim.wait_for_claim(ledger, claim_request, FakeReconciler(), clock, deployment_id="d")
 
     with pytest.raises(Abort, match="is held by here:1"):
         again = replace(claim_request, holder="here:2")
-        await claim.wait_for_claim(ledger, again, Prefect(), clock, deployment_id="d")
+        await claim.wait_for_claim(ledger, again, FakeReconciler(), clock, deployment_id="d")
 
 
 async def test_a_run_whose_session_is_busy_retries_its_claim_until_it_is_free(
@@ -206,7 +214,7 @@ async def test_a_run_whose_session_is_busy_retries_its_claim_until_it_is_free(
         claim_requests.flow_key("one"), "agent-prompt", "direct", clock.now(), "h", parameters
     )
     two = replace(one, occurrence=claim_requests.flow_key("two"))
-    held = await claim.wait_for_claim(ledger, one, Prefect(), clock)
+    held = await claim.wait_for_claim(ledger, one, FakeReconciler(), clock)
     assert isinstance(held, Granted)
     await claims.begin(ledger, held.run_id, held.fence)
 
@@ -226,7 +234,7 @@ async def test_a_run_whose_session_is_busy_retries_its_claim_until_it_is_free(
             return clock.now()
 
     start = clock.now()
-    answer = await claim.wait_for_claim(ledger, two, Prefect(), Watched(), deployment_id="d")
+    answer = await claim.wait_for_claim(ledger, two, FakeReconciler(), Watched(), deployment_id="d")
 
     assert isinstance(answer, Granted)
     assert [each.content for each in answer.history] == ["What is new?", "Fine."]
@@ -241,7 +249,7 @@ async def test_cancelling_a_process_that_waits_for_its_session_keeps_the_run_wai
     claim_request = ClaimRequest(
         claim_requests.flow_key("one"), "agent-prompt", "direct", clock.now(), "h", parameters
     )
-    await claim.wait_for_claim(ledger, claim_request, Prefect(), clock)
+    await claim.wait_for_claim(ledger, claim_request, FakeReconciler(), clock)
     waits = asyncio.Event()
 
     class Stopped(ManualClock):
@@ -251,7 +259,9 @@ async def test_cancelling_a_process_that_waits_for_its_session_keeps_the_run_wai
 
     second = replace(claim_request, occurrence=claim_requests.flow_key("two"))
     task = asyncio.create_task(
-        claim.wait_for_claim(ledger, second, Prefect(), Stopped(clock.now()), deployment_id="d")
+        claim.wait_for_claim(
+            ledger, second, FakeReconciler(), Stopped(clock.now()), deployment_id="d"
+        )
     )
     await waits.wait()
     task.cancel()
@@ -273,8 +283,8 @@ async def test_the_operators_limits_are_read_at_each_claim(
     file = daybook_home.path / "config.toml"
     file.write_text("[limits]\nbudget = 3\n")
     with pytest.raises(InvalidInput, match=r"config.toml: limits: limits.budget: unknown field"):
-        await claim.decide(ledger, claim_request, Prefect())
+        await claim.decide(ledger, claim_request, FakeReconciler())
     file.write_text("user_jobs = false\n")
-    answer = await claim.decide(ledger, claim_request, Prefect())
+    answer = await claim.decide(ledger, claim_request, FakeReconciler())
     assert isinstance(answer, Finished)
     assert answer.reason == "user jobs are disabled"

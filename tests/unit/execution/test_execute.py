@@ -56,7 +56,7 @@ async def opens(granted: Any) -> Verdict:
     return OPEN
 
 
-async def asked(gate: Any, check: Check) -> tuple[Verdict, list[dict[str, object]]]:
+async def checked(gate: Any, check: Check) -> tuple[Verdict, list[dict[str, object]]]:
     run = Run(gate)
     verdict = await execute._checked(cast(Any, None), cast(Any, run), cast(Any, Grant(check)))
     return verdict, run.given.facts
@@ -64,8 +64,8 @@ async def asked(gate: Any, check: Check) -> tuple[Verdict, list[dict[str, object
 
 async def test_a_run_reports_the_start_and_end_of_a_check_to_its_worker() -> None:
     # The worker ends a check that takes too long; preparation may wait for a server.
-    assert await asked(checks.check_job, Check()) == (checks.NO_CHECK, [])
-    assert await asked(opens, Check()) == (OPEN, [{"checking": 7}, {"claimed": 7}])
+    assert await checked(checks.check_job, Check()) == (checks.NO_CHECK, [])
+    assert await checked(opens, Check()) == (OPEN, [{"checking": 7}, {"claimed": 7}])
 
 
 async def test_a_check_that_times_out_is_named(
@@ -88,13 +88,13 @@ async def test_a_check_that_times_out_is_named(
 
 
 async def test_a_failed_push_to_prefect_raises_no_error() -> None:
-    class Prefect:
+    class FailingReconciler:
         async def push(self, job_id: str) -> None:
             asked = httpx.Request("GET", "http://127.0.0.1:1")
             answer = httpx.Response(500, request=asked)
             raise httpx.HTTPStatusError("500", request=asked, response=answer)
 
-    await execute._push(cast(Any, Prefect()), "a job")
+    await execute._push(cast(Any, FailingReconciler()), "a job")
 
 
 @pytest.mark.parametrize("raised", [None, Abort("its outcome is in the spool")])
@@ -114,8 +114,8 @@ async def test_sigterm_is_ignored_once_the_run_has_ended(
 async def test_a_run_that_is_cancelled_in_prefect_during_its_check_ends_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim_request = world.claim_request(await world.add())
-    granted = await world.claimed(claim_request)
+    claim_request = world.runs.claim_request(await world.jobs.add())
+    granted = await world.runs.claimed(claim_request)
 
     async def named(run: object, granted: object) -> None:
         pass
@@ -127,14 +127,14 @@ async def test_a_run_that_is_cancelled_in_prefect_during_its_check_ends_once(
     monkeypatch.setattr(execute, "_name_run", named)
     monkeypatch.setattr(execute, "_checked", checked)
     assert await execute._check_and_begin(world.ledger, cast(Any, Run(opens)), granted) is None
-    assert (await world.row(granted.run_id)).status == "cancelled"
+    assert (await world.runs.row(granted.run_id)).status == "cancelled"
 
 
 @pytest.mark.parametrize("is_direct", [False, True])
 async def test_a_run_whose_check_is_stopped_without_a_renewal_gives_its_claim_back(
     world: World, monkeypatch: pytest.MonkeyPatch, is_direct: bool
 ) -> None:
-    granted = await world.claimed(world.claim_request(await world.add()))
+    granted = await world.runs.claimed(await world.jobs.add())
 
     async def named(run: object, granted: object) -> None:
         pass
@@ -153,7 +153,7 @@ async def test_a_run_whose_check_is_stopped_without_a_renewal_gives_its_claim_ba
     else:
         assert await beginning is None
 
-    row = await world.row(granted.run_id)
+    row = await world.runs.row(granted.run_id)
     if is_direct:
         assert (row.status, row.reason) == ("cancelled", "stopped before it began")
     else:

@@ -90,7 +90,7 @@ async def test_the_first_file_and_its_folder_are_synced_to_disk(
     assert place.parent in synced
 
 
-@pytest.mark.parametrize("until", [None, timedelta(hours=1)], ids=["settle", "retry"])
+@pytest.mark.parametrize("until", [None, timedelta(hours=1)], ids=["finish", "retry"])
 async def test_an_outcome_whose_file_was_not_removed_is_recorded_only_once(
     active: ActiveRun, until: timedelta | None
 ) -> None:

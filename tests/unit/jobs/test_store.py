@@ -36,7 +36,7 @@ async def _find(world: World, ref: str) -> store.StoredJob:
 
 async def test_a_job_is_found_by_name_id_and_unique_prefix(world: World) -> None:
     for name, job_id in (("one", "abc111"), ("two", "abc222")):
-        await _rename_id(world, (await world.add(name)).id, job_id)
+        await _rename_id(world, (await world.jobs.add(name)).id, job_id)
 
     for ref in ("one", "abc111", "abc1"):
         assert (await _find(world, ref)).id == "abc111"
@@ -47,16 +47,16 @@ async def test_a_job_is_found_by_name_id_and_unique_prefix(world: World) -> None
 
 
 async def test_a_name_takes_precedence_over_an_id_prefix(world: World) -> None:
-    await _rename_id(world, (await world.add("one")).id, "fade00")
-    named = await world.add("fade")
+    await _rename_id(world, (await world.jobs.add("one")).id, "fade00")
+    named = await world.jobs.add("fade")
 
     assert (await _find(world, "fade")).id == named.id
 
 
 async def test_each_agent_has_its_own_job_names(world: World) -> None:
     """If a name were refused, an agent would learn that another owner has a job of that name."""
-    hers = await world.add("brief", owner="agent:her")
-    his = await world.add("brief", owner="agent:his")
+    hers = await world.jobs.add("brief", owner="agent:her")
+    his = await world.jobs.add("brief", owner="agent:his")
     async with world.ledger.read() as session:
         assert (await store.find(session, "brief", owner="agent:her")).id == hers.id
         assert (await store.find(session, "brief", owner="agent:his")).id == his.id
@@ -65,31 +65,31 @@ async def test_each_agent_has_its_own_job_names(world: World) -> None:
     for stored in (hers, his):
         assert f"{stored.id[:12]} (brief, of {stored.row.owner})" in str(ambiguous.value)
 
-    own = await world.add("brief")
+    own = await world.jobs.add("brief")
     assert (await _find(world, "brief")).id == own.id  # an agent's job cannot hide it
     with pytest.raises(InvalidInput, match="is taken"):
-        await world.add("brief", owner="prefect")
+        await world.jobs.add("brief", owner="prefect")
     with pytest.raises(InvalidInput, match="is taken"):
-        await world.add("brief", owner="agent:her")
+        await world.jobs.add("brief", owner="agent:her")
 
 
 @pytest.mark.parametrize("ref", ["", "nobody", "%", "_"])
 async def test_an_unknown_reference_is_not_found(world: World, ref: str) -> None:
-    await world.add()
+    await world.jobs.add()
     with pytest.raises(NotFound, match=f'job "{ref}" not found'):
         await _find(world, ref)
 
 
 async def test_a_removed_job_is_not_found_and_its_name_is_free(world: World) -> None:
-    old = await world.add("brief")
-    await world.archive(old.id)
+    old = await world.jobs.add("brief")
+    await world.jobs.archive(old.id)
     with pytest.raises(NotFound):
         await _find(world, "brief")
 
-    new = await world.add("brief")
+    new = await world.jobs.add("brief")
 
     assert (await _find(world, "brief")).id == new.id
-    assert not (await world.job(old.id)).job.enabled
+    assert not (await world.jobs.get(old.id)).job.enabled
     async with world.ledger.read() as session:
         assert [each.id for each in await store.all_jobs(session)] == [new.id]
 
@@ -107,7 +107,7 @@ async def test_a_removed_job_is_not_found_and_its_name_is_free(world: World) -> 
 async def test_a_new_schedule_enables_a_fired_job_again(
     world: World, reason: str, changes: dict[str, Any], on: bool
 ) -> None:
-    stored = await world.add(at="in 1h")
+    stored = await world.jobs.add(at="in 1h")
     off = stored.job.model_copy(update={"enabled": False})
     async with world.ledger.write() as session:
         stored = await store.change(session, stored, off, world.clock.now(), disabled_reason=reason)
@@ -124,34 +124,34 @@ async def test_the_last_removed_job_of_a_name_is_found_if_no_live_job_has_it(wor
 
     removed = []
     for minute in range(2):
-        removed.append((await world.add("brief")).id)
+        removed.append((await world.jobs.add("brief")).id)
         world.clock.move(timedelta(minutes=1 + minute))
-        await world.archive(removed[-1])
+        await world.jobs.archive(removed[-1])
     assert await find("brief") == removed[1]
     assert await find(removed[0][:12]) == removed[0]
 
-    live = await world.add("brief")
+    live = await world.jobs.add("brief")
     assert await find("brief") == live.id
     with pytest.raises(NotFound):
         await find("")
 
 
 async def test_a_taken_name_is_refused_and_nothing_is_stored(world: World) -> None:
-    await world.add("one")
-    two = await world.add("two")
+    await world.jobs.add("one")
+    two = await world.jobs.add("two")
 
     with pytest.raises(InvalidInput, match="name"):
-        await world.add("one")
+        await world.jobs.add("one")
     with pytest.raises(InvalidInput, match="name"):
-        await world.edit(two.id, name="one", prompt="changed")
+        await world.jobs.edit(two.id, name="one", prompt="changed")
 
-    assert (await world.job(two.id)).job == two.job
+    assert (await world.jobs.get(two.id)).job == two.job
     async with world.ledger.read() as session:
         assert await store.taken_names(session, "user") == {"one", "two"}
 
 
 async def test_a_job_is_stored_without_loss(world: World) -> None:
-    added = await world.add(
+    added = await world.jobs.add(
         prompt="Büro ☕\n",
         cron="0 30 2 * * 1-5",
         timezone="Europe/Berlin",
@@ -159,7 +159,7 @@ async def test_a_job_is_stored_without_loss(world: World) -> None:
         timeout="90s",
     )
 
-    assert (await world.job(added.id)).job == added.job
+    assert (await world.jobs.get(added.id)).job == added.job
 
 
 async def test_the_deployment_of_a_removed_job_is_known_until_it_is_deleted(world: World) -> None:
@@ -172,11 +172,11 @@ async def test_the_deployment_of_a_removed_job_is_known_until_it_is_deleted(worl
             await links.record_agreement(session, job_id, deployment, None, world.clock.now())
 
     assert await job_of() is None
-    old = await world.add("brief")
+    old = await world.jobs.add("brief")
     await agree(old.id, "d")
-    await world.archive(old.id)
+    await world.jobs.archive(old.id)
     assert await job_of() == old.id
-    new = await world.add("brief")
+    new = await world.jobs.add("brief")
     await agree(new.id, "d")
     assert await job_of() == new.id
     await agree(new.id, None)
@@ -185,22 +185,22 @@ async def test_the_deployment_of_a_removed_job_is_known_until_it_is_deleted(worl
 
 
 async def test_a_job_that_changed_during_its_reconcile_stays_pending(world: World) -> None:
-    stored = await world.add()
+    stored = await world.jobs.add()
     projected = stored.row.updated_at
-    edited = await world.edit(stored.id, prompt="New")  # in the same microsecond
+    edited = await world.jobs.edit(stored.id, prompt="New")  # in the same microsecond
     async with world.ledger.write() as session:
         await links.record_agreement(session, stored.id, "d", {}, projected)
-    assert (await world.job_row(stored.id)).sync_pending
+    assert (await world.jobs.row(stored.id)).sync_pending
 
     async with world.ledger.write() as session:
         await links.record_agreement(session, stored.id, "d", {}, edited.row.updated_at)
-    assert not (await world.job_row(stored.id)).sync_pending
+    assert not (await world.jobs.row(stored.id)).sync_pending
 
 
 async def test_an_outdated_reconcile_records_only_what_it_wrote(world: World) -> None:
-    stored = await world.add()
+    stored = await world.jobs.add()
     outdated = stored.row.updated_at
-    edited = await world.edit(stored.id, prompt="New")
+    edited = await world.jobs.edit(stored.id, prompt="New")
     newer = {"description": "new", "parameters": "new"}
     async with world.ledger.write() as session:
         await links.record_agreement(session, stored.id, "d", newer, edited.row.updated_at)
@@ -209,7 +209,7 @@ async def test_an_outdated_reconcile_records_only_what_it_wrote(world: World) ->
         await links.record_agreement(
             session, stored.id, "d", older, outdated, written={"description"}
         )
-    row = await world.job_row(stored.id)
+    row = await world.jobs.row(stored.id)
     assert row.synced == {"description": "old", "parameters": "new"}
     assert row.sync_pending
 
@@ -237,7 +237,7 @@ async def test_instants_are_read_in_utc_to_the_microsecond(world: World) -> None
     from zoneinfo import ZoneInfo
 
     world.clock.set(datetime(2026, 7, 1, 14, 0, 0, 123456, tzinfo=ZoneInfo("Asia/Kathmandu")))
-    stored = await world.add()
+    stored = await world.jobs.add()
 
-    created = (await world.job_row(stored.id)).created_at
+    created = (await world.jobs.row(stored.id)).created_at
     assert created.isoformat() == "2026-07-01T08:15:00.123456+00:00"

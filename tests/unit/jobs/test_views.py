@@ -22,10 +22,10 @@ NOON = datetime(2027, 1, 15, 12, tzinfo=UTC)
 
 
 async def test_in_json_the_fields_of_the_action_replace_the_field_action(world: World) -> None:
-    stored = await world.add(
+    stored = await world.jobs.add(
         prompt=None, kind="webhook", url="https://example.org/x", cron="0 9 * * *"
     )
-    job = ListedJob.of(await world.job(stored.id), world.clock.now(), running=False)
+    job = ListedJob.of(await world.jobs.get(stored.id), world.clock.now(), running=False)
     assert isinstance(job.action, Webhook)
     names = list(job.model_dump(mode="json"))
     fields = [name for name in ListedJob.model_fields if name != "action"]
@@ -54,7 +54,7 @@ def test_a_due_time_in_json_has_its_zones_offset_even_if_that_is_zero(
 
 
 async def test_the_instants_of_a_run_are_shown_in_utc(world: World) -> None:
-    row = await world.request(await world.add(cron="0 9 * * *"))
+    row = await world.runs.request(await world.jobs.add(cron="0 9 * * *"))
     east = row.due.astimezone(timezone(timedelta(hours=2)))
     row.due = east
     found = Run.of(row, None)
@@ -64,7 +64,7 @@ async def test_the_instants_of_a_run_are_shown_in_utc(world: World) -> None:
 
 async def test_a_run_with_any_stored_json_can_be_shown(world: World) -> None:
     """The transaction that records an outcome builds a view, so a view must not raise an error."""
-    row = await world.request(await world.add(cron="0 9 * * *"))
+    row = await world.runs.request(await world.jobs.add(cron="0 9 * * *"))
     row.usage, row.result = {"input_tokens": "many", "1": None}, [1, {"a": "\ud800"}]
     found = Run.of(row, None)
     assert (found.usage, found.result) == (row.usage, row.result)

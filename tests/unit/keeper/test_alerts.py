@@ -69,7 +69,7 @@ HOURLY = {"cron": "0 * * * *", "catch_up": "none"}
 
 async def test_all_overdue_jobs_share_one_alert_to_the_operator(world: World) -> None:
     for name in ("one", "two"):
-        await world.add(name, **HOURLY)
+        await world.jobs.add(name, **HOURLY)
     memory = AlertState()
     await looks(world, memory, LATE - HALF)
     assert await alert_rows(world) == []
@@ -89,7 +89,7 @@ async def test_all_overdue_jobs_share_one_alert_to_the_operator(world: World) ->
 async def test_a_due_time_that_the_audit_records_before_the_next_check_gives_no_alert(
     world: World,
 ) -> None:
-    stored = await world.add(**HOURLY)
+    stored = await world.jobs.add(**HOURLY)
     memory = AlertState()
     for hour in range(1, 4):  # each time, the machine was suspended over a due time
         world.clock.set(ONE + hour * HOUR - timedelta(minutes=10))
@@ -115,7 +115,7 @@ async def run_services(world: World, job_id: str, until: datetime, memory: Alert
 async def test_a_job_that_no_worker_claims_is_overdue_although_the_audit_records_it(
     world: World, every: str, catch_up: str
 ) -> None:
-    stored = await world.add(every=every, catch_up=catch_up)
+    stored = await world.jobs.add(every=every, catch_up=catch_up)
     began, memory = world.clock.now(), AlertState()
     await run_services(world, stored.id, began + timedelta(minutes=70), memory)
 
@@ -130,15 +130,15 @@ async def test_a_job_that_no_worker_claims_is_overdue_although_the_audit_records
         waiting = select(RunRow).where(col(RunRow.status) == Status.WAITING)
         dues = [row.due for row in (await session.execute(waiting)).scalars()]
     for due in dues:
-        await world.finished(world.claim_request(stored, due=due), Status.SUCCEEDED)
-    await world.finished(world.claim_request(stored), Status.SUCCEEDED)
+        await world.runs.finished(world.runs.claim_request(stored, due=due), Status.SUCCEEDED)
+    await world.runs.finished(stored, Status.SUCCEEDED)
     await run_services(world, stored.id, world.clock.now() + MINUTE, memory)
     assert await subjects(world) == ["overdue: brief"] * 2 + ["nothing is overdue any more"]
 
 
 async def test_a_run_that_is_missed_just_after_an_alert_is_in_the_next_one(world: World) -> None:
-    one = await world.add("one", cron="0 13 * * *", catch_up="none")
-    two = await world.add("two", cron="1 13 * * *", catch_up="none")
+    one = await world.jobs.add("one", cron="0 13 * * *", catch_up="none")
+    two = await world.jobs.add("two", cron="1 13 * * *", catch_up="none")
     memory = AlertState()
     world.clock.set(ONE)
     while world.clock.now() <= ONE + timedelta(minutes=65):
@@ -155,11 +155,11 @@ async def test_a_run_that_is_missed_just_after_an_alert_is_in_the_next_one(world
 
 @pytest.mark.parametrize("catch_up", one_in(2, ["latest", "none"]))
 async def test_a_job_that_runs_at_its_due_times_gives_no_alert(world: World, catch_up: str) -> None:
-    stored = await world.add(cron="*/5 * * * *", catch_up=catch_up)
+    stored = await world.jobs.add(cron="*/5 * * * *", catch_up=catch_up)
     due, memory = ONE, AlertState()
     world.clock.set(ONE)
     for _ in range(6):
-        await world.finished(world.claim_request(stored, due=due), Status.SUCCEEDED)
+        await world.runs.finished(world.runs.claim_request(stored, due=due), Status.SUCCEEDED)
         due += 5 * MINUTE
         await run_services(world, stored.id, due - HALF, memory)
         world.clock.set(due)
@@ -168,7 +168,7 @@ async def test_a_job_that_runs_at_its_due_times_gives_no_alert(world: World, cat
 
 
 async def test_due_times_while_the_machine_was_off_give_no_alert(world: World) -> None:
-    stored = await world.add(cron="*/20 * * * *", catch_up="none")
+    stored = await world.jobs.add(cron="*/20 * * * *", catch_up="none")
     memory = AlertState()
     await judged(world, stored.id)
     await alarm.queue_alerts(world.ledger, memory)
@@ -176,7 +176,7 @@ async def test_due_times_while_the_machine_was_off_give_no_alert(world: World) -
     await run_services(world, stored.id, ONE + 8 * HOUR + timedelta(minutes=19), memory)
     due = ONE + 8 * HOUR + timedelta(minutes=20)
     world.clock.set(due)
-    await world.finished(world.claim_request(stored, due=due), Status.SUCCEEDED)
+    await world.runs.finished(world.runs.claim_request(stored, due=due), Status.SUCCEEDED)
     await run_services(world, stored.id, due + timedelta(minutes=18), memory)
 
     assert await alert_rows(world) == []
@@ -184,17 +184,17 @@ async def test_due_times_while_the_machine_was_off_give_no_alert(world: World) -
 
 @pytest.mark.slow
 async def test_a_disabled_job_is_no_longer_overdue(world: World) -> None:
-    stored = await world.add(cron="*/5 * * * *", catch_up="none")
+    stored = await world.jobs.add(cron="*/5 * * * *", catch_up="none")
     memory = AlertState()
     await run_services(world, stored.id, ONE, memory)
-    await world.edit(stored.id, enabled=False)
+    await world.jobs.edit(stored.id, enabled=False)
     await run_services(world, stored.id, ONE + HOUR, memory)
 
     assert await subjects(world) == ["overdue: brief", "nothing is overdue any more"]
 
 
 async def test_the_end_of_an_overdue_alert_is_sent_once(world: World) -> None:
-    stored = await world.add(**HOURLY)
+    stored = await world.jobs.add(**HOURLY)
     memory = AlertState()
     world.clock.set(LATE)
     await looks(world, memory, LATE + MINUTE)
@@ -204,7 +204,7 @@ async def test_the_end_of_an_overdue_alert_is_sent_once(world: World) -> None:
         "overdue: brief"
     ]  # it was missed, and no worker has claimed since
 
-    await world.finished(world.claim_request(stored), Status.SUCCEEDED)
+    await world.runs.finished(stored, Status.SUCCEEDED)
     await looks(world, memory, world.clock.now() + timedelta(minutes=20))
 
     assert await subjects(world) == ["overdue: brief", "nothing is overdue any more"]
@@ -218,8 +218,8 @@ async def test_the_end_of_an_overdue_alert_is_sent_once(world: World) -> None:
 
 @pytest.mark.slow
 async def test_a_further_alert_needs_a_new_overdue_job_and_an_hour(world: World) -> None:
-    await world.add("first", cron="0 13 * * *")
-    await world.add("later", cron="20 13 * * *")
+    await world.jobs.add("first", cron="0 13 * * *")
+    await world.jobs.add("later", cron="20 13 * * *")
     world.clock.set(LATE)
     memory = AlertState()
     await looks(world, memory, ONE + timedelta(hours=3))
@@ -231,7 +231,7 @@ async def test_a_further_alert_needs_a_new_overdue_job_and_an_hour(world: World)
 
 @pytest.mark.slow
 async def test_a_job_that_is_overdue_again_and_again_gives_one_alert_an_hour(world: World) -> None:
-    stored = await world.add(cron="*/10 * * * *", catch_up="none")
+    stored = await world.jobs.add(cron="*/10 * * * *", catch_up="none")
     memory = AlertState()
     world.clock.set(ONE)
     while world.clock.now() < ONE + 3 * HOUR:
@@ -249,21 +249,21 @@ async def test_a_job_that_is_overdue_again_and_again_gives_one_alert_an_hour(wor
 
 
 async def test_a_new_leader_continues_the_alerts_of_the_last_one(world: World) -> None:
-    stored = await world.add(**HOURLY)
+    stored = await world.jobs.add(**HOURLY)
     world.clock.set(LATE)
     for _ in range(5):  # each leader dies after some checks
         await looks(world, AlertState(), world.clock.now() + MINUTE)
     assert await subjects(world) == ["overdue: brief"]
 
     await judged(world, stored.id)
-    await world.finished(world.claim_request(stored), Status.SUCCEEDED)
+    await world.runs.finished(stored, Status.SUCCEEDED)
     for _ in range(3):
         await looks(world, AlertState(), world.clock.now() + HALF)
     assert await subjects(world) == ["overdue: brief", "nothing is overdue any more"]
 
 
 async def test_two_leaders_at_once_send_an_alert_only_once(world: World) -> None:
-    await world.add(**HOURLY)
+    await world.jobs.add(**HOURLY)
     world.clock.set(LATE)
     async with Ledger(world.ledger.address, world.clock) as other:
         pair = [(world.ledger, AlertState()), (other, AlertState())]
@@ -275,11 +275,11 @@ async def test_two_leaders_at_once_send_an_alert_only_once(world: World) -> None
 
 
 async def test_a_waiting_run_gives_no_alert_while_workers_try_to_claim_it(world: World) -> None:
-    stored = await world.add()
+    stored = await world.jobs.add()
     world.clock.set(ONE)
     memory = AlertState()
     for _ in range(20):
-        await world.claim(world.claim_request(stored, due=ONE, most=0))
+        await world.runs.claim(world.runs.claim_request(stored, due=ONE, most=0))
         await looks(world, memory, world.clock.now())
     assert await alert_rows(world) == []
 
@@ -291,7 +291,7 @@ async def test_a_waiting_run_gives_no_alert_while_workers_try_to_claim_it(world:
 
 async def test_a_long_list_of_overdue_jobs_is_truncated(world: World) -> None:
     for number in range(25):
-        await world.add(f"job {number:02}", **HOURLY)
+        await world.jobs.add(f"job {number:02}", **HOURLY)
     world.clock.set(LATE)
     await looks(world, AlertState(), LATE + MINUTE)
 
@@ -304,7 +304,7 @@ async def test_an_overdue_alert_goes_to_the_operators_channel(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_ALERT_CHANNEL", "ops")
-    await world.add(**HOURLY)
+    await world.jobs.add(**HOURLY)
     world.clock.set(LATE)
     await looks(world, AlertState(), LATE + MINUTE)
 
@@ -319,8 +319,8 @@ TEAM = {"channel": "team", "chat_id": "7", "progress": "10m"}
 
 @pytest.mark.slow
 async def test_a_long_run_sends_a_progress_message_at_each_interval(world: World) -> None:
-    stored = await world.add(cron="0 * * * *", notify=TEAM, timezone="Europe/Berlin")
-    granted = await world.running(world.claim_request(stored))
+    stored = await world.jobs.add(cron="0 * * * *", notify=TEAM, timezone="Europe/Berlin")
+    granted = await world.runs.running(stored)
     began = world.clock.now()
     await looks(world, AlertState(), began + timedelta(minutes=35))
 
@@ -332,16 +332,16 @@ async def test_a_long_run_sends_a_progress_message_at_each_interval(world: World
         assert row.subject == "brief: still running"
     assert "since 2026-01-15T14:00:00+01:00 (20 minutes)" in rows[1].body
     # Progress does not count for the delivery of the outcome.
-    assert (await world.row(granted.run_id)).delivery == Delivery.NOT_REQUESTED
+    assert (await world.runs.row(granted.run_id)).delivery == Delivery.NOT_REQUESTED
 
-    await world.finish(granted, Status.CANCELLED)
+    await world.runs.finish(granted, Status.CANCELLED)
     await looks(world, AlertState(), world.clock.now() + HOUR)
     assert len([row for row in await alert_rows(world) if row.event == "progress"]) == 3
 
 
 async def test_after_an_outage_of_the_keeper_one_progress_message_covers_all(world: World) -> None:
-    stored = await world.add(cron="0 * * * *", notify=TEAM)
-    granted = await world.running(world.claim_request(stored))
+    stored = await world.jobs.add(cron="0 * * * *", notify=TEAM)
+    granted = await world.runs.running(stored)
     world.clock.move(timedelta(minutes=45))
     for _ in range(2):
         await alarm.queue_alerts(world.ledger, AlertState())
@@ -357,8 +357,8 @@ async def test_after_an_outage_of_the_keeper_one_progress_message_covers_all(wor
 async def test_a_job_without_progress_notifications_sends_none(
     world: World, notify: dict[str, object]
 ) -> None:
-    stored = await world.add(cron="0 * * * *", notify=notify)
-    await world.running(world.claim_request(stored))
+    stored = await world.jobs.add(cron="0 * * * *", notify=notify)
+    await world.runs.running(stored)
     await looks(world, AlertState(), world.clock.now() + timedelta(minutes=20))
 
     assert await alert_rows(world) == []
@@ -367,8 +367,8 @@ async def test_a_job_without_progress_notifications_sends_none(
 async def test_a_run_with_unreadable_notify_parameters_sends_progress_as_its_job_says(
     world: World,
 ) -> None:
-    stored = await world.add(cron="0 * * * *", notify=TEAM)
-    granted = await world.running(world.claim_request(stored))
+    stored = await world.jobs.add(cron="0 * * * *", notify=TEAM)
+    granted = await world.runs.running(stored)
     async with world.ledger.write() as session:
         row = await session.get(RunRow, granted.run_id)
         assert row is not None
@@ -380,7 +380,7 @@ async def test_a_run_with_unreadable_notify_parameters_sends_progress_as_its_job
 
 
 async def test_a_waiting_run_sends_no_progress_message(world: World) -> None:
-    stored = await world.add(cron="0 * * * *", notify=TEAM)
+    stored = await world.jobs.add(cron="0 * * * *", notify=TEAM)
     await claims.request(world.ledger, stored, "now", "manual")
     async with world.ledger.write() as session:
         row = (await session.execute(select(RunRow))).scalar_one()

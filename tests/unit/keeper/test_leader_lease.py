@@ -72,12 +72,12 @@ async def test_a_renewed_lease_lasts_from_the_time_of_its_renewal(world: World) 
 
 async def test_a_renewal_without_a_note_keeps_the_last_one(world: World) -> None:
     await leader_lease.acquire(world.ledger, NAME, "here:1")
-    await leader_lease.renew(world.ledger, NAME, 1, {"told": 1})
+    await leader_lease.renew(world.ledger, NAME, 1, {"sent": 1})
     await leader_lease.renew(world.ledger, NAME, 1)
 
     leader = await leader_lease.read(world.ledger, NAME)
     assert leader is not None
-    assert leader.note == {"told": 1}
+    assert leader.note == {"sent": 1}
 
 
 async def test_an_expired_leader_without_a_successor_can_renew_its_lease(world: World) -> None:
@@ -94,7 +94,7 @@ async def test_a_leader_with_a_successor_can_neither_renew_nor_release(world: Wo
     world.clock.move(TIMING.leader_lease)
     await leader_lease.acquire(world.ledger, NAME, "there:2")
 
-    assert not await leader_lease.renew(world.ledger, NAME, 1, {"told": "by the old one"})
+    assert not await leader_lease.renew(world.ledger, NAME, 1, {"sent": "by the old one"})
     await leader_lease.release(world.ledger, NAME, 1)
 
     leader = await leader_lease.read(world.ledger, NAME)

@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 async def _scene(world: World, verb: str) -> tuple[Any, ...]:
     """Prepare a run in the state that the write changes; return the arguments of the write."""
-    stored = await world.add(every="1h", on_lost="rerun")
-    claim_request = world.claim_request(stored)
+    stored = await world.jobs.add(every="1h", on_lost="rerun")
+    claim_request = world.runs.claim_request(stored)
     match verb:
         case "claim":
             world.clock.set(claim_request.due)
@@ -31,31 +31,31 @@ async def _scene(world: World, verb: str) -> tuple[Any, ...]:
         case "cancel":
             return ((await claims.request(world.ledger, stored, "1", "manual")).id,)
         case "died":
-            granted = await world.running(claim_request)
+            granted = await world.runs.running(claim_request)
             return granted.run_id, granted.fence, "killed", "last words"
         case "take":
-            await world.claimed(claim_request)
+            await world.runs.claimed(claim_request)
             return (end(claim_request, "FAILED"),)
         case "expire_all":
-            await world.running(claim_request)
-            await world.lose()
+            await world.runs.running(claim_request)
+            await world.runs.lose()
             return ()
         case "renew_all":
-            granted = await world.running(claim_request)
+            granted = await world.runs.running(claim_request)
             world.clock.move(TIMING.run_lease_renewal)
             return "here:1", {claim_request.flow_run_id: granted.run_id}
         case _:
-            granted = await world.finished(claim_request, Status.SUCCEEDED)
+            granted = await world.runs.finished(claim_request, Status.SUCCEEDED)
             return ([granted.run_id],)
 
 
 async def _rows(world: World) -> list[dict[str, Any]]:
     """Return everything that the ledger contains about runs, attempts and their jobs."""
-    rows = await world.rows()
+    rows = await world.runs.rows()
     dumped = [row.model_dump() for row in rows]
     for row in rows:
-        dumped += [attempt.model_dump() for attempt in await world.attempts(row.id)]
-        dumped.append((await world.job_row(str(row.job_id))).model_dump())
+        dumped += [attempt.model_dump() for attempt in await world.runs.attempts(row.id)]
+        dumped.append((await world.jobs.row(str(row.job_id))).model_dump())
     return dumped
 
 
@@ -74,8 +74,8 @@ async def test_a_write_of_a_killed_process_is_stored_whole_or_not_at_all(
     assert (left == before) is (when == "before")
     # The next process makes the write, or finds it made: nothing is counted twice.
     await _again(world, verb, given, done=when == "after")
-    (row,) = await world.rows()
-    job = await world.job_row(str(row.job_id))
+    (row,) = await world.runs.rows()
+    job = await world.jobs.row(str(row.job_id))
     expected = {
         "claim": ("waiting", 0, 0),
         "cancel": ("cancelled", 0, 0),
@@ -105,11 +105,11 @@ async def test_the_keeper_releases_a_run_that_a_killed_worker_had_claimed(world:
     claim_request = replace(claim_request, most=None, full=False)
     code = killed.killed(world.ledger.address, world.clock, "claim", (claim_request,), "after")
     assert code == -signal.SIGKILL
-    assert [row.status for row in await world.rows()] == ["claimed"]
+    assert [row.status for row in await world.runs.rows()] == ["claimed"]
 
     world.clock.move(TIMING.run_lease)
     assert await leases.expire_all(world.ledger) == []
     world.clock.move(TIMING.run_lease)
 
     assert [row.status for row in await leases.expire_all(world.ledger)] == ["waiting"]
-    assert [row.until for row in await world.rows()] == [world.clock.now()]
+    assert [row.until for row in await world.runs.rows()] == [world.clock.now()]

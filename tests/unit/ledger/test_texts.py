@@ -42,7 +42,7 @@ def test_json_is_sanitized_for_every_database(value: Any, expected: Any) -> None
 
 
 async def test_an_outcome_with_text_that_a_database_refuses_is_stored(world: World) -> None:
-    granted = await world.running(world.claim_request(await world.add()))
+    granted = await world.runs.running(await world.jobs.add())
     outcome = Outcome(
         Status.SUCCEEDED,
         reason=BAD,
@@ -56,19 +56,19 @@ async def test_an_outcome_with_text_that_a_database_refuses_is_stored(world: Wor
     for _ in range(2):  # the answer to the first commit was lost
         await claims.finish(world.ledger, granted.run_id, granted.fence, outcome)
 
-    row = await world.row(granted.run_id)
+    row = await world.runs.row(granted.run_id)
     assert (row.status, row.reason, row.model) == ("succeeded", GOOD, GOOD)
     assert (row.output, row.error) == (GOOD + WHOLE, GOOD + "!")
     assert (row.result, row.usage) == ({"is": [GOOD, None]}, {GOOD: None})
 
 
 async def test_an_end_in_prefect_with_text_that_a_database_refuses_is_stored(world: World) -> None:
-    claim_request = world.claim_request(await world.add())
-    await world.claimed(claim_request)
+    claim_request = world.runs.claim_request(await world.jobs.add())
+    await world.runs.claimed(claim_request)
 
     ended = EndInPrefect(str(claim_request.flow_run_id), "CRASHED", BAD, BAD, claim_request)
     assert await apply_end(world.ledger, ended) is Status.WAITING
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert row.reason == f"its Prefect run ended as {GOOD}: {GOOD}"
 
 
@@ -76,22 +76,22 @@ async def test_parameters_that_a_database_refuses_do_not_break_queries_over_all_
     world: World,
 ) -> None:
     # PostgreSQL reads the JSON of every row to find a class or a deadline.
-    stored = await world.add()
-    claim_request = world.claim_request(
+    stored = await world.jobs.add()
+    claim_request = world.runs.claim_request(
         stored, occurrence=flow_key("f"), parameters={"prompt": BAD, "n": math.nan}
     )
-    await world.claimed(claim_request)
+    await world.runs.claimed(claim_request)
     await claims.request(world.ledger, stored, "1", "manual")
 
     async with world.ledger.read() as session:
         assert await slots.next_up(session, world.clock.now(), 4, {"light": 1}) == []
         assert await waiting_runs.ids_past_deadline(session, world.clock.now(), 10) == []
-    (row, _) = sorted(await world.rows(), key=lambda row: row.status, reverse=False)
+    (row, _) = sorted(await world.runs.rows(), key=lambda row: row.status, reverse=False)
     assert row.parameters == {"prompt": GOOD, "n": None}
 
 
 async def test_a_search_accepts_any_text(world: World) -> None:
-    await world.add()
+    await world.jobs.add()
     async with world.ledger.read() as session:
         for ref in (BAD, "%", "\\", "/", "'", "x" * 10_000):
             with pytest.raises(Exception, match="not found"):
@@ -105,19 +105,19 @@ async def test_the_longest_names_are_stored_and_a_longer_request_id_is_refused(
 ) -> None:
     # Different letters of four bytes each, which an index cannot compress.
     letters = "".join(chr(0x1F300 + n) for n in range(200))
-    stored = await world.add(letters[:100])
+    stored = await world.jobs.add(letters[:100])
     row = await claims.request(world.ledger, stored, letters, "manual")
     assert (await claims.request(world.ledger, stored, letters, "manual")).id == row.id
 
     with pytest.raises(InvalidInput, match="201 characters"):
         await claims.request(world.ledger, stored, letters + "!", "manual")
-    assert len(await world.rows()) == 1
+    assert len(await world.runs.rows()) == 1
 
 
 async def test_the_longest_session_id_is_stored(world: World) -> None:
     letters = "".join(chr(0x1F300 + n) for n in range(100))
-    stored = await world.add(prompt="x", cron="0 * * * *", agent=letters, session_key=letters)
-    granted = await world.claimed(world.claim_request(stored))
+    stored = await world.jobs.add(prompt="x", cron="0 * * * *", agent=letters, session_key=letters)
+    granted = await world.runs.claimed(stored)
     await claims.begin(world.ledger, granted.run_id, granted.fence)
-    await world.finish(granted, Status.SUCCEEDED, output="said", prompt="asked")
+    await world.runs.finish(granted, Status.SUCCEEDED, output="said", prompt="asked")
     assert granted.session_id == f"{letters}:{letters}"

@@ -12,9 +12,7 @@ import pytest
 from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.mcp import clients
-from tests.unit.cli.conftest import Say, daybook
-
-__all__ = ["daybook"]
+from tests.commands import Daybook
 
 URL = "http://127.0.0.1:4281/mcp"
 
@@ -61,7 +59,7 @@ def test_the_http_config_of_a_client_has_the_url_and_refers_to_the_token(
 
 @pytest.mark.parametrize(("name", "has_hint"), [("cursor", True), ("vscode", False)])
 def test_only_a_client_that_reads_the_token_variable_gets_the_hint_to_set_it(
-    daybook: Say, daybook_home: Home, name: str, has_hint: bool
+    daybook: Daybook, daybook_home: Home, name: str, has_hint: bool
 ) -> None:
     result = daybook("mcp", "--http", "--print-config", name)
     assert ("set DAYBOOK_MCP_TOKEN to the token" in result.err) is has_hint
@@ -78,7 +76,7 @@ def test_a_client_that_cannot_refer_to_a_token_has_no_http_config() -> None:
 
 
 def test_print_config_leaves_out_variables_that_may_be_secret(
-    daybook: Say, daybook_home: Home, monkeypatch: Any
+    daybook: Daybook, daybook_home: Home, monkeypatch: Any
 ) -> None:
     secret = "postgresql://daybook:hunter2@db/daybook"
     monkeypatch.setenv("DAYBOOK_LEDGER_URL", secret)
@@ -91,12 +89,12 @@ def test_print_config_leaves_out_variables_that_may_be_secret(
     assert entry("cursor", result.out)["args"][-1] == "mcp"
 
 
-def test_a_user_id_may_start_with_a_dash(daybook: Say, daybook_home: Home) -> None:
+def test_a_user_id_may_start_with_a_dash(daybook: Daybook, daybook_home: Home) -> None:
     result = daybook("mcp", "--print-config", "cursor", "--user-id=-5")
     assert entry("cursor", result.out)["args"][-1] == "--user-id=-5"
 
 
-def test_an_unknown_client_is_refused_with_a_list_of_the_known_ones(daybook: Say) -> None:
+def test_an_unknown_client_is_refused_with_a_list_of_the_known_ones(daybook: Daybook) -> None:
     result = daybook("mcp", "--print-config", "emacs")
     assert result.code == 2
     assert 'unknown client "emacs" (known: claude-code, claude-desktop, codex' in result.err
@@ -121,7 +119,7 @@ def test_an_unknown_client_is_refused_with_a_list_of_the_known_ones(daybook: Say
     ],
 )
 def test_an_invalid_option_or_combination_is_refused(
-    daybook: Say, daybook_home: Home, typed: list[str], expected: str
+    daybook: Daybook, daybook_home: Home, typed: list[str], expected: str
 ) -> None:
     result = daybook("mcp", *typed)
     assert result.code == 2
@@ -129,7 +127,7 @@ def test_an_invalid_option_or_combination_is_refused(
     assert result.out == ""
 
 
-def test_tokens_are_made_listed_and_removed(daybook: Say, daybook_home: Home) -> None:
+def test_tokens_are_made_listed_and_removed(daybook: Daybook, daybook_home: Home) -> None:
     assert daybook("tokens", "list").err.startswith("There are no tokens")
     made = daybook("tokens", "add", "--owner", "agent:cleo", "--user-id", "u-7", "--json").json
     assert made["token"].startswith("db_")
@@ -157,7 +155,7 @@ def test_tokens_are_made_listed_and_removed(daybook: Say, daybook_home: Home) ->
     ],
 )
 def test_an_invalid_tokens_command_is_refused_and_adds_no_token(
-    daybook: Say, daybook_home: Home, typed: list[str], expected: str, code: int
+    daybook: Daybook, daybook_home: Home, typed: list[str], expected: str, code: int
 ) -> None:
     result = daybook("tokens", *typed)
     assert result.code == code
@@ -165,7 +163,7 @@ def test_an_invalid_tokens_command_is_refused_and_adds_no_token(
     assert daybook("tokens", "list", "--json").json == []
 
 
-def test_a_taken_token_name_is_refused(daybook: Say, daybook_home: Home) -> None:
+def test_a_taken_token_name_is_refused(daybook: Daybook, daybook_home: Home) -> None:
     assert daybook("tokens", "add", "--owner", "user", "--name", "desk").code == 0
     result = daybook("tokens", "add", "--owner", "user", "--name", "desk")
     assert result.code == 2

@@ -35,7 +35,7 @@ from tests.unit.mcp.test_subscriptions import (
     state,
     woken,
 )
-from tests.world import so
+from tests.waiting import becomes_true
 
 __all__ = ["ledger"]
 
@@ -87,7 +87,7 @@ async def test_a_legacy_client_gets_wakes_until_it_unsubscribes(ledger: Ledger) 
         async def delivered() -> bool:
             return await state(ledger, wake) == "delivered"
 
-        assert await so(delivered, BUSY)
+        assert await becomes_true(delivered, BUSY)
         left = UnsubscribeRequest(params=UnsubscribeRequestParams(uri=uri))
         await cleo.session.send_request(left, EmptyResult)
         assert not await connected(ledger, hers)
@@ -118,4 +118,4 @@ async def test_the_session_of_a_client_that_exits_is_no_longer_connected(
     async def is_disconnected() -> bool:
         return not await connected(ledger, hers)
 
-    assert await so(is_disconnected, BUSY / 2)
+    assert await becomes_true(is_disconnected, BUSY / 2)

@@ -41,7 +41,7 @@ from daybook.owners import Actor, acting_as
 from daybook.tasks import queue, sessions
 from tests.timings import change
 from tests.unit.mcp.conftest import HEADERS, Served, served
-from tests.world import so
+from tests.waiting import becomes_true
 
 BUSY = 60.0
 """Seconds that a busy machine may take."""
@@ -129,13 +129,13 @@ async def test_a_subscription_gets_only_the_wakes_of_its_own_session(
             async def delivered() -> bool:
                 return await state(ledger, wake) == "delivered"
 
-            assert await so(delivered, BUSY)
+            assert await becomes_true(delivered, BUSY)
             assert await state(ledger, left) == "pending"
 
         async def is_disconnected() -> bool:
             return not await connected(ledger, hers)
 
-        assert await so(is_disconnected, BUSY)
+        assert await becomes_true(is_disconnected, BUSY)
     async with ledger.read() as session:
         assert await session.get(LaneRow, outbox.queue_of_task_session(hers)) is None
 
@@ -242,7 +242,7 @@ async def test_an_open_stream_renews_the_connection_of_its_session(
             is_renewed = row.expires_at > first.expires_at
             return row.connected_until > first.connected_until and is_renewed
 
-        assert await so(later, BUSY)
+        assert await becomes_true(later, BUSY)
 
 
 async def test_streams_are_limited_block_no_requests_and_end_with_the_server(
@@ -338,7 +338,7 @@ async def test_a_client_that_does_not_read_its_wakes_delays_no_other_client(
             async def delivered(row: str = row) -> bool:
                 return await state(ledger, row) == "delivered"
 
-            assert await so(delivered, BUSY)
+            assert await becomes_true(delivered, BUSY)
 
         async def until() -> datetime:
             async with ledger.read() as session:
@@ -351,19 +351,19 @@ async def test_a_client_that_does_not_read_its_wakes_delays_no_other_client(
         async def renewed() -> bool:
             return await until() > before
 
-        assert await so(renewed, BUSY)
+        assert await becomes_true(renewed, BUSY)
         assert await state(ledger, unread) == "pending"
         takes.set()
 
         async def taken() -> bool:
             return await state(ledger, unread) == "delivered"
 
-        assert await so(taken, BUSY)
+        assert await becomes_true(taken, BUSY)
 
     async def over() -> bool:
         return not notifier._at_work
 
-    assert await so(over, BUSY)
+    assert await becomes_true(over, BUSY)
 
 
 @pytest.mark.parametrize("mode", ["legacy", MODERN])
@@ -452,7 +452,7 @@ async def test_a_client_that_does_not_read_is_disconnected(
                     await checkpoint()
             return held not in gate.wakes._held and not await connected(ledger, id_)
 
-        assert await so(is_disconnected, BUSY)
+        assert await becomes_true(is_disconnected, BUSY)
         writer.close()
 
 
@@ -469,7 +469,7 @@ async def test_a_session_stays_connected_while_one_of_its_two_streams_is_open(
             written = not daybook_server.gate.wakes._writes.locked()
             return len(held) == 1 and written and sum(daybook_server.gate.owners.values()) == 1
 
-        assert await so(is_notified, BUSY)
+        assert await becomes_true(is_notified, BUSY)
         assert await connected(ledger, id_)
 
 
@@ -496,12 +496,12 @@ async def test_a_session_stays_connected_while_another_server_process_has_a_stre
         async def is_connected() -> bool:
             return await connected(ledger, id_)
 
-        assert await so(is_connected, BUSY)
+        assert await becomes_true(is_connected, BUSY)
 
     async def over() -> bool:
         return not one._at_work and not two._at_work
 
-    assert await so(over, BUSY)
+    assert await becomes_true(over, BUSY)
     assert not await connected(ledger, id_)
 
 

@@ -31,7 +31,7 @@ def asked_by_this_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(login, "is_another_user", lambda scope: False)
 
 
-class Prefect:
+class FakeServer:
     """A fake Prefect that records its requests and answers with its UI settings."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Site:
 
     def __init__(self, key: str = "key", credential: str = CREDENTIAL) -> None:
         self.now = 1_000_000.0
-        self.prefect = Prefect()
+        self.prefect = FakeServer()
         self.login = BrowserLogin(self.prefect, credential, key, 4200, lambda: self.now)
         transport = httpx.ASGITransport(self.login)
         self.browser = httpx.AsyncClient(transport=transport, base_url=OWN)

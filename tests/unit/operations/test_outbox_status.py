@@ -22,8 +22,7 @@ from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
-from daybook.operations import outbox_status as told
-from daybook.operations import status
+from daybook.operations import outbox_status, status
 from daybook.operations.checks import delivery
 from daybook.operations.findings import Severity
 from daybook.resources import secrets
@@ -152,7 +151,7 @@ async def test_a_message_for_an_absent_listener_is_no_problem(ledger: Ledger) ->
     async with ledger.write() as session:
         session.add(
             OutboxRow(
-                key="told",
+                key="sent",
                 purpose=outbox.LISTENER,
                 event="failed",
                 lane=outbox.queue_of_listener(name),
@@ -211,7 +210,7 @@ def test_the_next_attempt_is_in_local_time_and_never_in_the_past(
         lane=HOOK, failures=5, since=noon, paused_until=noon + until, error="it was 500"
     )
     health = NOTHING.model_copy(update={"paused": [paused]})
-    (found,) = told.OutboxStatus(health, "", None, noon).findings()
+    (found,) = outbox_status.OutboxStatus(health, "", None, noon).findings()
     assert found.message == f"delivery to {HOOK} failed 5 times in a row, {expected}"
 
 

@@ -69,17 +69,17 @@ def test_a_taken_default_port_is_replaced_by_a_free_one_with_a_message(
 async def test_a_server_that_cannot_be_recorded_is_ended(
     daybook_home: Home, first_choice: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun: list[children.Child] = []
+    started: list[children.Child] = []
 
     async def start(home: Home, port: int) -> children.Child:
         forever = [sys.executable, "-c", "import signal; signal.pause()"]
         log = home.logs / "server.log"
-        begun.append(
+        started.append(
             await children.start(
                 "server", forever, environment=os.environ, log=log, folder=home.path
             )
         )
-        return begun[-1]
+        return started[-1]
 
     say = list[str]().append
     monkeypatch.setattr(server, "start", start)
@@ -89,5 +89,5 @@ async def test_a_server_that_cannot_be_recorded_is_ended(
         ).mkdir()  # the file is written under this name first
         with pytest.raises(IsADirectoryError):
             await prefect_selection._start(daybook_home, record, say, 60.0, say)
-    (child,) = begun
+    (child,) = started
     assert proc.find(child.pid, child.process.started) is None

@@ -28,17 +28,17 @@ async def test_a_child_that_exits_is_restarted_and_ends_with_its_supervision(
     daybook_home: Home,
 ) -> None:
     lines: list[str] = []
-    begun: list[children.Child] = []
+    started: list[children.Child] = []
     enough = asyncio.Event()
 
     async def again() -> children.Child:
-        last = len(begun) == 2
-        begun.append(
+        last = len(started) == 2
+        started.append(
             await begin(daybook_home, "import signal; signal.pause()" if last else "1 / 0")
         )
         if last:
             enough.set()
-        return begun[-1]
+        return started[-1]
 
     with home_lock.hold(daybook_home) as lock:
         first = await again()
@@ -48,12 +48,12 @@ async def test_a_child_that_exits_is_restarted_and_ends_with_its_supervision(
         )
         async with asyncio.timeout(30):
             await enough.wait()
-        stays = begun[-1]
+        stays = started[-1]
         care.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await care
         assert lock.children == []
-    assert [child.exit_code for child in begun[:2]] == [1, 1]
+    assert [child.exit_code for child in started[:2]] == [1, 1]
     assert stays.exit_code is not None
     assert proc.find(stays.pid, stays.process.started) is None
     assert len(lines) == 2
@@ -64,16 +64,16 @@ async def test_a_child_that_exits_is_restarted_and_ends_with_its_supervision(
 
 async def test_a_failed_restart_is_reported_and_retried(daybook_home: Home) -> None:
     lines: list[str] = []
-    begun: list[children.Child] = []
+    started: list[children.Child] = []
     tries: list[OSError] = [OSError(28, "No space left on device"), OSError(11, "try again")]
     enough = asyncio.Event()
 
     async def again() -> children.Child:
         if tries:
             raise tries.pop(0)
-        begun.append(await begin(daybook_home, "import signal; signal.pause()"))
+        started.append(await begin(daybook_home, "import signal; signal.pause()"))
         enough.set()
-        return begun[-1]
+        return started[-1]
 
     with home_lock.hold(daybook_home) as lock:
         first = await begin(daybook_home, "1 / 0")
@@ -83,7 +83,7 @@ async def test_a_failed_restart_is_reported_and_retried(daybook_home: Home) -> N
         )
         async with asyncio.timeout(30):
             await enough.wait()
-        (stays,) = begun
+        (stays,) = started
         care.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await care
@@ -109,13 +109,13 @@ async def test_a_child_that_cannot_be_recorded_is_ended(daybook_home: Home) -> N
 async def test_supervision_continues_if_the_up_file_cannot_be_written(daybook_home: Home) -> None:
     lines: list[str] = []
     enough = asyncio.Event()
-    begun: list[children.Child] = []
+    started: list[children.Child] = []
     in_the_way = daybook_home.up_file.with_suffix(".new")
 
     async def again() -> children.Child:
-        begun.append(await begin(daybook_home, "import signal; signal.pause()"))
+        started.append(await begin(daybook_home, "import signal; signal.pause()"))
         asyncio.get_running_loop().call_soon(enough.set)
-        return begun[-1]
+        return started[-1]
 
     with home_lock.hold(daybook_home) as lock:
         first = await begin(daybook_home, "1 / 0")
@@ -127,10 +127,10 @@ async def test_supervision_continues_if_the_up_file_cannot_be_written(daybook_ho
         async with asyncio.timeout(30):
             await enough.wait()
         assert not care.done()
-        assert [each.pid for each in lock.children] == [begun[0].pid]
+        assert [each.pid for each in lock.children] == [started[0].pid]
         in_the_way.rmdir()
         care.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await care
-    assert proc.find(begun[0].pid, begun[0].process.started) is None
+    assert proc.find(started[0].pid, started[0].process.started) is None
     assert sum("Could not record" in line for line in lines) == 2

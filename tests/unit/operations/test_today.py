@@ -34,9 +34,9 @@ async def fill(home: Home) -> None:
     clock = ManualClock(SYSTEM_CLOCK.now() - timedelta(days=2))
     async with Ledger(f"sqlite+aiosqlite:///{home.path / 'ledger.db'}", clock) as ledger:
         world = World(ledger, clock)
-        brief = await world.add("brief", every="60m")
-        hello = await world.add("hello there", on_demand=True)
-        await world.finished(world.claim_request(brief), Status.CANCELLED)
+        brief = await world.jobs.add("brief", every="60m")
+        hello = await world.jobs.add("hello there", on_demand=True)
+        await world.runs.finished(brief, Status.CANCELLED)
         clock.set(SYSTEM_CLOCK.now() - timedelta(hours=3))
         priced = {"cost_usd": 0.25, "input_tokens": 1_000, "output_tokens": 20}
         unpriced = {"cost_usd": None, "input_tokens": 400, "output_tokens": 5}
@@ -45,9 +45,9 @@ async def fill(home: Home) -> None:
             (Status.SUCCEEDED, None),
             (Status.TIMED_OUT, unpriced),
         ):
-            row = await world.request(hello)
-            await world.finished(world.claim_request_of(row), status, usage=usage)
-        await world.running(world.claim_request_of(await world.request(brief)))
+            row = await world.runs.request(hello)
+            await world.runs.finished(row, status, usage=usage)
+        await world.runs.running(await world.runs.request(brief))
 
 
 async def test_today_reports_the_last_24_hours(nowhere: Home) -> None:

@@ -16,7 +16,7 @@ import fcntl, json, os, sys
 from daybook import home
 from daybook.prefect import address
 
-def told():
+def print_settings():
     from prefect.settings import get_current_settings
     api = get_current_settings().api
     print(api.url)
@@ -32,16 +32,16 @@ if "IMPORTED" in os.environ:  # by the program, before Daybook was asked for any
     import prefect
 address.use_current_server()
 assert ("prefect" in sys.modules) is ("IMPORTED" in os.environ)
-told()
+print_settings()
 lock = here.up_lock.open("w")
 fcntl.flock(lock, fcntl.LOCK_EX)
 for port in (4200, 4201):
     up(f"http://127.0.0.1:{port}/api")
     address.use_current_server()
-    told()
+    print_settings()
 fcntl.flock(lock, fcntl.LOCK_UN)
 address.use_current_server()
-told()
+print_settings()
 """
 
 

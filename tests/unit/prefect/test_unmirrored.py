@@ -28,23 +28,23 @@ async def _marked(world: World, before: datetime | None = None, limit: int = 100
 
 async def _ended(world: World, status: Status) -> RunRow:
     """Return a run that reached this outcome by the real transitions."""
-    stored = await world.add()
-    claim_request = world.claim_request(stored)
+    stored = await world.jobs.add()
+    claim_request = world.runs.claim_request(stored)
     match status:
         case Status.SKIPPED:
             world.clock.set(claim_request.due + timedelta(seconds=1))
-            await world.edit(stored.id, enabled=False)
-            answer = await world.claim(claim_request)
+            await world.jobs.edit(stored.id, enabled=False)
+            answer = await world.runs.claim(claim_request)
         case Status.MISSED:
             world.clock.set(claim_request.due + timedelta(hours=3))
-            answer = await world.claim(claim_request)
+            answer = await world.runs.claim(claim_request)
         case Status.UNKNOWN:
-            answer = await world.running(claim_request)
+            answer = await world.runs.running(claim_request)
             await claims.holder_died(world.ledger, answer.run_id, answer.fence, "killed")
         case _:
-            answer = await world.finished(claim_request, status)
+            answer = await world.runs.finished(claim_request, status)
     assert isinstance(answer, Granted | Finished)
-    return await world.row(str(answer.run_id))
+    return await world.runs.row(str(answer.run_id))
 
 
 @pytest.mark.parametrize("status", sorted(TERMINAL))
@@ -58,9 +58,9 @@ async def test_each_outcome_of_a_run_with_a_flow_run_is_marked_as_unmirrored(
 
 
 async def test_a_run_that_got_another_outcome_meanwhile_keeps_its_mark(world: World) -> None:
-    granted = await world.running(world.claim_request(await world.add()))
+    granted = await world.runs.running(await world.jobs.add())
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")
-    await world.finish(granted, Status.SUCCEEDED)  # while a worker sets the run to Crashed
+    await world.runs.finish(granted, Status.SUCCEEDED)  # while a worker sets the run to Crashed
 
     await unmirrored.clear_mark(world.ledger, granted.run_id, Status.UNKNOWN)
     assert [row.id for row in await _marked(world)] == [granted.run_id]
@@ -77,19 +77,19 @@ async def test_a_direct_call_or_request_without_a_flow_run_is_not_marked(world: 
         "here:1",
         {"prompt": "Hi"},
     )
-    await world.finished(claim_request, Status.SUCCEEDED)
-    row = await claims.request(world.ledger, await world.add(), "1", "manual")
+    await world.runs.finished(claim_request, Status.SUCCEEDED)
+    row = await claims.request(world.ledger, await world.jobs.add(), "1", "manual")
     await claims.cancel(world.ledger, row.id)
 
     assert await _marked(world) == []
 
 
 async def test_a_live_run_is_not_marked_as_unmirrored(world: World) -> None:
-    claim_request = world.claim_request(await world.add())
-    granted = await world.running(claim_request)
+    claim_request = world.runs.claim_request(await world.jobs.add())
+    granted = await world.runs.running(claim_request)
     assert await _marked(world) == []
 
-    await world.lose()
+    await world.runs.lose()
     await leases.expire_all(world.ledger)
 
     assert [each.id for each in await _marked(world)] == [granted.run_id]
@@ -98,12 +98,12 @@ async def test_a_live_run_is_not_marked_as_unmirrored(world: World) -> None:
 async def test_unmirrored_rows_are_limited_by_end_time_and_sorted_oldest_first(
     world: World,
 ) -> None:
-    jobs = [await world.add(f"job-{number}", every="1h") for number in range(3)]
+    jobs = [await world.jobs.add(f"job-{number}", every="1h") for number in range(3)]
     ended = []
     for job in jobs:
-        ended.append((await world.finished(world.claim_request(job), Status.SUCCEEDED)).run_id)
+        ended.append((await world.runs.finished(job, Status.SUCCEEDED)).run_id)
         world.clock.move(timedelta(minutes=1))
-    second = (await world.row(ended[1])).finished_at
+    second = (await world.runs.row(ended[1])).finished_at
     assert second is not None
 
     assert [each.id for each in await _marked(world)] == ended
@@ -120,19 +120,19 @@ async def test_a_cleared_mark_is_not_returned_again(world: World) -> None:
     await unmirrored.clear_marks(world.ledger, [rows[0].id, "nobody"], before)
 
     assert await _marked(world) == []
-    assert (await world.row(rows[0].id)).unmirrored is False
+    assert (await world.runs.row(rows[0].id)).unmirrored is False
 
 
 async def test_a_late_outcome_recorded_meanwhile_keeps_its_mark(world: World) -> None:
     # The mirror writes `unknown` to Prefect while the late outcome is recorded.
-    claim_request = world.claim_request(await world.add())
-    granted = await world.running(claim_request)
+    claim_request = world.runs.claim_request(await world.jobs.add())
+    granted = await world.runs.running(claim_request)
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")
     world.clock.move(timedelta(seconds=5))
     before = world.clock.now()
     assert [each.status for each in await _marked(world, before)] == ["unknown"]
     world.clock.move(MICROSECOND)
-    await world.finish(granted, Status.SUCCEEDED)
+    await world.runs.finish(granted, Status.SUCCEEDED)
 
     await unmirrored.clear_marks(world.ledger, [granted.run_id], before)
 
@@ -146,34 +146,34 @@ async def test_a_late_outcome_is_marked_although_unknown_was_mirrored(world: Wor
     await unmirrored.clear_marks(world.ledger, [row.id])
     world.clock.move(timedelta(minutes=5))
 
-    await world.finish(_as_granted(row), Status.FAILED)
+    await world.runs.finish(_as_granted(row), Status.FAILED)
 
     assert [each.status for each in await _marked(world)] == ["failed"]
 
 
 async def test_a_retried_run_is_not_marked_and_only_its_retry_is_mirrored(world: World) -> None:
-    claim_request = world.claim_request(await world.add())
-    first = await world.running(claim_request)
+    claim_request = world.runs.claim_request(await world.jobs.add())
+    first = await world.runs.running(claim_request)
     await claims.holder_died(world.ledger, first.run_id, first.fence, "killed")
-    retried = await world.claim(replace(claim_request, flow_starts=2, retries=(1,)))
+    retried = await world.runs.claim(replace(claim_request, flow_starts=2, retries=(1,)))
     assert isinstance(retried, Granted)
     # Otherwise the mirror would end the running Prefect run with the first run's outcome.
     assert await _marked(world) == []
 
-    await world.finish(first, Status.FAILED)
+    await world.runs.finish(first, Status.FAILED)
 
-    assert (await world.row(first.run_id)).status == "failed"
+    assert (await world.runs.row(first.run_id)).status == "failed"
     assert await _marked(world) == []
     await claims.begin(world.ledger, retried.run_id, retried.fence)
-    await world.finish(retried, Status.SUCCEEDED)
+    await world.runs.finish(retried, Status.SUCCEEDED)
     assert [each.id for each in await _marked(world)] == [retried.run_id]
 
 
 async def test_a_row_whose_deployment_was_deleted_is_returned_to_be_cleared(world: World) -> None:
-    stored = await world.add(every="10m", catch_up="none")
+    stored = await world.jobs.add(every="10m", catch_up="none")
     world.clock.move(timedelta(hours=1))
     await audit.advance(world.ledger, stored.id, world.clock.now())
-    (missed,) = await world.rows()
+    (missed,) = await world.runs.rows()
     assert missed.unmirrored and missed.flow_run_id is None
     assert await _marked(world) == []  # it may still get a deployment
 

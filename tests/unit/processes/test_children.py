@@ -160,7 +160,7 @@ async def test_an_orphan_in_the_group_of_a_child_ends_with_it(daybook_home: Home
         "begin = 'import subprocess, sys; p = subprocess.Popen([sys.executable, \"-c\", '\n"
         "begin += repr(wait) + ']); print(p.pid, flush=True)'\n"
         "subprocess.run([sys.executable, '-c', begin])\n"
-        "print('begun', flush=True)\n"
+        "print('started', flush=True)\n"
         "signal.pause()\n",
     )
     orphan = proc.find(int((await lines(child, 2))[0]))

@@ -17,16 +17,16 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def child() -> Iterator[subprocess.Popen[bytes]]:
-    begun = subprocess.Popen(
+    child = subprocess.Popen(
         [sys.executable, "-c", "input()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
     )
-    yield begun
-    begun.kill()
-    begun.wait()
+    yield child
+    child.kill()
+    child.wait()
 
 
 @pytest.mark.parametrize("turns", range(1, 12))

@@ -45,7 +45,7 @@ TWO_USERS = """
 import asyncio, logging, os, signal, sys
 from daybook.processes import proc
 ready, over = os.pipe()
-def begun():
+def start():
     pid = os.fork()
     if not pid:
         os.close(over)
@@ -53,7 +53,7 @@ def begun():
             signal.pause()
     return proc.find(pid)
 logging.basicConfig(format="%(action)s", stream=sys.stdout)
-theirs = begun()
+theirs = start()
 keeper = os.fork()
 if not keeper:  # still root: ends what is left
     os.close(over)
@@ -63,7 +63,7 @@ if not keeper:  # still root: ends what is left
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-own = begun()
+own = start()
 try:
     proc.send_signal([theirs, own], signal.SIGCONT)
     asyncio.run(proc.kill([theirs, own], within=2.0))

@@ -71,7 +71,7 @@ def _walker(
             if stop == "running":
                 await claims.begin(ledger, answer.run_id, answer.fence)
             reader.send(answer.run_id)
-            if stop == "settling":
+            if stop == "finishing":
                 await claims.begin(ledger, answer.run_id, answer.fence)
                 async with ledger.write() as session:
                     row = await session.get(RunRow, answer.run_id)
@@ -101,7 +101,7 @@ def walked(
     waiting.close()
     try:
         run_id = reader.recv()
-        if stop == "settling":
+        if stop == "finishing":
             assert reader.recv() == "in the transaction"
         yield child, run_id
     finally:

@@ -110,16 +110,16 @@ def _last_words(address: str, granted: Granted, connection: Connection, on: Conn
 
     sessions.append = appended
 
-    async def settle() -> None:
+    async def finish() -> None:
         async with Ledger(address) as ledger:
             outcome = Outcome(Status.SUCCEEDED, output="lost", prompt="What is new?")
             await claims.finish(ledger, granted.run_id, granted.fence, outcome)
 
-    asyncio.run(settle())
+    asyncio.run(finish())
 
 
 @contextmanager
-def settling(address: str, granted: Granted) -> Iterator[Any]:
+def finishing(address: str, granted: Granted) -> Iterator[Any]:
     """Start a process that stops in the transaction that records the outcome; yield it."""
     reader, telling = CONTEXT.Pipe(duplex=False)
     waiting, on = CONTEXT.Pipe(duplex=False)

@@ -62,8 +62,8 @@ class Became:
     def __str__(self) -> str:
         if self.began is None:
             return self.status
-        begun = f"{NOON + self.began:%H:%M}"
-        return begun if self.status == "succeeded" else f"{begun}, {self.status}"
+        start = f"{NOON + self.began:%H:%M}"
+        return start if self.status == "succeeded" else f"{start}, {self.status}"
 
 
 CASES = tuple(Case(*each) for each in product(OVERLAPS, CATCH_UPS, (False, True)))

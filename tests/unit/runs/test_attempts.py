@@ -29,24 +29,24 @@ async def _retried(world: World, granted: Granted, outcome: Outcome = LIMITED) -
 
 
 async def _all(world: World, run_id: str) -> list[Any]:
-    row = (await world.row(run_id)).model_dump()
-    return [row, *(each.model_dump() for each in await world.attempts(run_id))]
+    row = (await world.runs.row(run_id)).model_dump()
+    return [row, *(each.model_dump() for each in await world.runs.attempts(run_id))]
 
 
 # --- usage
 
 
 async def test_the_usage_of_a_run_is_the_sum_over_its_attempts(world: World) -> None:
-    claim_request = world.claim_request(await world.add())
-    first = await world.running(claim_request)
+    claim_request = world.runs.claim_request(await world.jobs.add())
+    first = await world.runs.running(claim_request)
     await _retried(world, first, TIMED_OUT)
-    assert (await world.row(first.run_id)).usage == ONE
+    assert (await world.runs.row(first.run_id)).usage == ONE
 
     world.clock.move(DELAY)
-    await _retried(world, await world.running(claim_request))
-    assert (await world.row(first.run_id)).usage == ONE
+    await _retried(world, await world.runs.running(claim_request))
+    assert (await world.runs.row(first.run_id)).usage == ONE
     world.clock.move(DELAY)
-    await world.finished(claim_request, Status.SUCCEEDED, usage=TWO)
+    await world.runs.finished(claim_request, Status.SUCCEEDED, usage=TWO)
 
     row, *attempts = await _all(world, first.run_id)
     assert [each["usage"] for each in attempts] == [ONE, None, TWO]
@@ -59,24 +59,24 @@ async def test_the_usage_of_a_run_is_the_sum_over_its_attempts(world: World) -> 
 
 
 async def test_a_late_outcome_adds_its_usage_to_the_run(world: World) -> None:
-    claim_request = world.claim_request(await world.add())
-    await _retried(world, await world.running(claim_request), TIMED_OUT)
+    claim_request = world.runs.claim_request(await world.jobs.add())
+    await _retried(world, await world.runs.running(claim_request), TIMED_OUT)
     world.clock.move(DELAY)
-    lost = await world.finished(claim_request, Status.UNKNOWN)
-    assert (await world.row(lost.run_id)).usage == ONE
+    lost = await world.runs.finished(claim_request, Status.UNKNOWN)
+    assert (await world.runs.row(lost.run_id)).usage == ONE
 
-    await world.finish(lost, Status.SUCCEEDED, usage=ONE)
+    await world.runs.finish(lost, Status.SUCCEEDED, usage=ONE)
 
-    assert (await world.row(lost.run_id)).usage == TWO
+    assert (await world.runs.row(lost.run_id)).usage == TWO
 
 
 async def test_a_refused_outcome_keeps_its_usage_in_the_evidence(world: World) -> None:
-    granted = await world.finished(world.claim_request(await world.add()), Status.CANCELLED)
+    granted = await world.runs.finished(await world.jobs.add(), Status.CANCELLED)
 
     with pytest.raises(IllegalTransition):
-        await world.finish(granted, Status.SUCCEEDED, usage=ONE)
+        await world.runs.finish(granted, Status.SUCCEEDED, usage=ONE)
 
-    (known,) = (await world.row(granted.run_id)).evidence
+    (known,) = (await world.runs.row(granted.run_id)).evidence
     assert known["usage"] == ONE
 
 
@@ -104,36 +104,34 @@ def test_total_adds_up_the_usage_of_several_attempts(
 async def test_a_failure_before_the_next_attempt_leaves_the_last_attempt_unchanged(
     world: World,
 ) -> None:
-    claim_request = world.claim_request(await world.add())
-    await _retried(world, await world.running(claim_request), TIMED_OUT)
+    claim_request = world.runs.claim_request(await world.jobs.add())
+    await _retried(world, await world.runs.running(claim_request), TIMED_OUT)
     world.clock.move(DELAY)
-    again = await world.claimed(claim_request)
-    before = await world.attempts(again.run_id)
+    again = await world.runs.claimed(claim_request)
+    before = await world.runs.attempts(again.run_id)
 
-    await world.finish(again, Status.FAILED, error='unknown agent "x"')
+    await world.runs.finish(again, Status.FAILED, error='unknown agent "x"')
 
-    assert await world.attempts(again.run_id) == before
+    assert await world.runs.attempts(again.run_id) == before
     assert [each.status for each in before] == ["timed_out"]
-    row = await world.row(again.run_id)
+    row = await world.runs.row(again.run_id)
     assert (row.status, row.error, row.usage) == ("failed", 'unknown agent "x"', ONE)
 
 
 async def test_cancelling_a_rerun_leaves_its_lost_attempt_unknown(world: World) -> None:
-    granted = await world.running(world.claim_request(await world.add(every="1h", on_lost="rerun")))
+    granted = await world.runs.running(await world.jobs.add(every="1h", on_lost="rerun"))
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")
-    before = await world.attempts(granted.run_id)
+    before = await world.runs.attempts(granted.run_id)
 
     cancelled = await claims.cancel(world.ledger, granted.run_id)
 
     assert cancelled.status == "cancelled"
-    assert await world.attempts(granted.run_id) == before
+    assert await world.runs.attempts(granted.run_id) == before
     assert [each.status for each in before] == ["unknown"]
 
 
 async def test_close_attempt_does_not_change_an_ended_attempt(world: World) -> None:
-    ended = await world.finished(
-        world.claim_request(await world.add()), Status.SUCCEEDED, usage=ONE
-    )
+    ended = await world.runs.finished(await world.jobs.add(), Status.SUCCEEDED, usage=ONE)
     before = await _all(world, ended.run_id)
     world.clock.move(DELAY)
 
@@ -147,25 +145,23 @@ async def test_close_attempt_does_not_change_an_ended_attempt(world: World) -> N
 
 async def test_a_reason_equal_to_the_error_is_not_stored_twice(world: World) -> None:
     expected = {"reason": "no answer within 4 s", "error": "no answer within 4 s"}
-    ended = await world.finished(
-        world.claim_request(await world.add()), Status.TIMED_OUT, **expected
-    )
+    ended = await world.runs.finished(await world.jobs.add(), Status.TIMED_OUT, **expected)
 
-    row = await world.row(ended.run_id)
+    row = await world.runs.row(ended.run_id)
     assert (row.reason, row.error) == ("", "no answer within 4 s")
 
 
 # --- retry: record an attempt that another one follows
 
 
-async def _begun(world: World) -> tuple[ClaimRequest, Granted]:
-    claim_request = world.claim_request(await world.add())
-    return claim_request, await world.running(claim_request)
+async def _running(world: World) -> tuple[ClaimRequest, Granted]:
+    claim_request = world.runs.claim_request(await world.jobs.add())
+    return claim_request, await world.runs.running(claim_request)
 
 
 async def test_a_retry_of_an_unknown_run_records_the_outcome_of_its_attempt(world: World) -> None:
-    _, granted = await _begun(world)
-    await world.finish(granted, Status.UNKNOWN, reason="the lease was lost")
+    _, granted = await _running(world)
+    await world.runs.finish(granted, Status.UNKNOWN, reason="the lease was lost")
 
     assert await _retried(world, granted, TIMED_OUT) is Status.TIMED_OUT
 
@@ -178,17 +174,17 @@ async def test_a_retry_of_an_unknown_run_records_the_outcome_of_its_attempt(worl
 
 @pytest.mark.parametrize("since", ["waiting", "claimed", "running", "succeeded", "cancelled"])
 async def test_a_retry_that_is_written_again_changes_nothing(world: World, since: str) -> None:
-    claim_request, granted = await _begun(world)
+    claim_request, granted = await _running(world)
     assert await _retried(world, granted) is Status.WAITING
     if since == "cancelled":
         await claims.cancel(world.ledger, granted.run_id)
     elif since != "waiting":
         world.clock.move(DELAY)
-        again = await world.claimed(claim_request)
+        again = await world.runs.claimed(claim_request)
         if since != "claimed":
             await claims.begin(world.ledger, again.run_id, again.fence)
         if since == "succeeded":
-            await world.finish(again, Status.SUCCEEDED)
+            await world.runs.finish(again, Status.SUCCEEDED)
     before = await _all(world, granted.run_id)
 
     assert await _retried(world, granted) is Status(since)
@@ -199,7 +195,7 @@ async def test_a_retry_that_is_written_again_changes_nothing(world: World, since
 async def test_a_retry_with_an_old_fencing_token_is_refused_and_kept_as_evidence(
     world: World,
 ) -> None:
-    _, granted = await _begun(world)
+    _, granted = await _running(world)
     await _retried(world, granted)
 
     with pytest.raises(FenceRefused):
@@ -217,8 +213,8 @@ async def test_a_retry_with_an_old_fencing_token_is_refused_and_kept_as_evidence
 async def test_a_retry_of_a_run_with_another_outcome_is_refused_and_kept_as_evidence(
     world: World, status: Status
 ) -> None:
-    _, granted = await _begun(world)
-    await world.finish(granted, status, error="another")
+    _, granted = await _running(world)
+    await world.runs.finish(granted, status, error="another")
 
     with pytest.raises(IllegalTransition):
         await _retried(world, granted)
@@ -229,9 +225,9 @@ async def test_a_retry_of_a_run_with_another_outcome_is_refused_and_kept_as_evid
 
 
 async def test_a_retry_of_a_run_that_has_not_begun_is_refused(world: World) -> None:
-    granted = await world.claimed(world.claim_request(await world.add()))
+    granted = await world.runs.claimed(await world.jobs.add())
 
     with pytest.raises(IllegalTransition, match="claimed"):
         await _retried(world, granted)
 
-    assert (await world.row(granted.run_id)).status == "claimed"
+    assert (await world.runs.row(granted.run_id)).status == "claimed"

@@ -61,27 +61,27 @@ async def test_due_times_of_an_hour_without_a_worker_follow_the_catch_up_policy(
     world: World, catch_up: str, expected: list[tuple[str, int, int | None, int]]
 ) -> None:
     # Due from 12:10 on; at 13:11 the due time 13:10 is a minute late, which counts as on time.
-    stored = await world.add(cron="*/10 * * * *", catch_up=catch_up)
+    stored = await world.jobs.add(cron="*/10 * * * *", catch_up=catch_up)
     world.clock.set(NOON + 71 * MINUTE)
 
     done = await advance(world, stored)
 
-    assert [range_of(row) for row in await world.rows()] == [
+    assert [range_of(row) for row in await world.runs.rows()] == [
         (status, NOON + first * MINUTE, NOON + last * MINUTE if last else None, count)
         for status, first, last, count in expected
     ]
     assert (done.until, done.more) == (NOON + 70 * MINUTE, False)
     assert done.following == NOON + 80 * MINUTE
-    assert (await world.job_row(stored.id)).audited_until == NOON + 70 * MINUTE
+    assert (await world.jobs.row(stored.id)).audited_until == NOON + 70 * MINUTE
 
 
 async def test_due_times_more_than_a_minute_late_are_missed_without_catch_up(world: World) -> None:
-    stored = await world.add(cron="*/10 * * * *", catch_up="none")
+    stored = await world.jobs.add(cron="*/10 * * * *", catch_up="none")
     world.clock.set(NOON + 72 * MINUTE)
 
     done = await advance(world, stored)
 
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert range_of(row) == ("missed", NOON + 10 * MINUTE, NOON + 70 * MINUTE, 7)
     assert row.reason == "no worker ran it in time, and the job does not catch up"
     assert (done.missed, done.waiting, done.skipped) == (7, 0, 0)
@@ -89,48 +89,48 @@ async def test_due_times_more_than_a_minute_late_are_missed_without_catch_up(wor
 
 async def test_catch_up_latest_runs_only_inside_its_window(world: World) -> None:
     # Half the gap of ten minutes: until 13:15.
-    stored = await world.add(cron="*/10 * * * *", catch_up="latest")
+    stored = await world.jobs.add(cron="*/10 * * * *", catch_up="latest")
     world.clock.set(NOON + 75 * MINUTE)
-    later = await world.add("later", cron="*/10 * * * *", catch_up="latest")
+    later = await world.jobs.add("later", cron="*/10 * * * *", catch_up="latest")
 
     assert (await advance(world, stored)).waiting == 1
-    rows = await world.rows()
+    rows = await world.runs.rows()
     assert [row.trigger for row in rows] == ["schedule", "catch_up"]
     assert rows[1].until == world.clock.now()
 
     world.clock.set(NOON + 85 * MINUTE + SECOND)
     assert (await advance(world, later)).waiting == 0
-    assert range_of((await world.rows())[-1]) == ("missed", NOON + 80 * MINUTE, None, 1)
+    assert range_of((await world.runs.rows())[-1]) == ("missed", NOON + 80 * MINUTE, None, 1)
 
 
 async def test_a_waiting_catch_up_run_is_skipped_for_a_later_due_time(world: World) -> None:
-    stored = await world.add(cron="*/10 * * * *", catch_up="latest")
+    stored = await world.jobs.add(cron="*/10 * * * *", catch_up="latest")
     for minutes in (12, 22, 32):
         world.clock.set(NOON + minutes * MINUTE)
         await advance(world, stored)
 
-    assert [row.status for row in await world.rows()] == ["skipped", "skipped", "waiting"]
+    assert [row.status for row in await world.runs.rows()] == ["skipped", "skipped", "waiting"]
 
 
 async def test_catch_up_all_runs_oldest_first_and_one_at_a_time(world: World) -> None:
-    stored = await world.add(cron="0 * * * *", catch_up="all", overlap="allow")
+    stored = await world.jobs.add(cron="0 * * * *", catch_up="all", overlap="allow")
     world.clock.set(NOON + timedelta(hours=30, minutes=5))
 
     done = await advance(world, stored)
 
     # Due from 13:00 on, thirty times; those of the last 24 hours are from 19:00 the first day on.
     assert (done.missed, done.waiting) == (6, 24)
-    rows = (await world.rows())[1:]
+    rows = (await world.runs.rows())[1:]
     # Their Prefect runs may claim in any order: here the last one first.
-    assert isinstance(await world.claim(world.claim_request_of(rows[-1])), Waiting)
+    assert isinstance(await world.runs.claim(rows[-1]), Waiting)
     began = []
-    while waiting := [row for row in await world.rows() if row.status == "waiting"]:
+    while waiting := [row for row in await world.runs.rows() if row.status == "waiting"]:
         for row in {row.id: row for row in (waiting[-1], *waiting[1::-1])}.values():
-            answer = await world.claim(world.claim_request_of(row))
+            answer = await world.runs.claim(row)
             if isinstance(answer, Granted):
                 began.append(answer.due)
                 await claims.begin(world.ledger, answer.run_id, answer.fence)
-                assert await world.finish(answer, Status.SUCCEEDED) is Status.SUCCEEDED
+                assert await world.runs.finish(answer, Status.SUCCEEDED) is Status.SUCCEEDED
     assert began == [row.due for row in rows]
 
 
@@ -142,7 +142,7 @@ async def test_catch_up_all_runs_oldest_first_and_one_at_a_time(world: World) ->
 async def test_the_audit_records_a_weekend_of_a_job_that_is_due_every_five_seconds(
     world: World, catch_up: str
 ) -> None:
-    stored = await world.add(every="5s", catch_up=catch_up)
+    stored = await world.jobs.add(every="5s", catch_up=catch_up)
     anchor = stored.job.schedule.anchor  # type: ignore[union-attr]
     down = timedelta(hours=62)
     world.clock.set(anchor + down + 2 * SECOND)
@@ -150,7 +150,7 @@ async def test_the_audit_records_a_weekend_of_a_job_that_is_due_every_five_secon
     while (await advance(world, stored)).more:
         steps += 1
 
-    rows = await world.rows()
+    rows = await world.runs.rows()
 
     now = world.clock.now()
     expected = {}
@@ -185,13 +185,13 @@ async def test_the_audit_records_every_due_time_across_a_change_of_the_clocks(
 ) -> None:
     start, end = change - 30 * HOUR, change + 30 * HOUR
     world.clock.set(start)
-    stored = await world.add(cron=cron, timezone=zone, catch_up="none")
+    stored = await world.jobs.add(cron=cron, timezone=zone, catch_up="none")
     world.clock.set(end + HOUR)
 
     await advance(world, stored, end)
 
     expected = oracle.due(cron, zone, start, end)
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert (row.due, row.due_to, row.count) == (expected[0], expected[-1], len(expected))
 
 
@@ -199,17 +199,19 @@ async def test_the_audit_records_every_due_time_across_a_change_of_the_clocks(
 
 
 async def test_a_due_time_with_a_row_keeps_it_and_splits_the_missed_range(world: World) -> None:
-    stored = await world.add(every="10m", catch_up="none")
+    stored = await world.jobs.add(every="10m", catch_up="none")
     claim_requests = [
-        world.claim_request(stored, due=world.claim_request(stored).due + place * 10 * MINUTE)
+        world.runs.claim_request(
+            stored, due=world.runs.claim_request(stored).due + place * 10 * MINUTE
+        )
         for place in range(5)
     ]
-    await world.finished(claim_requests[2], Status.SUCCEEDED)
+    await world.runs.finished(claim_requests[2], Status.SUCCEEDED)
     world.clock.set(claim_requests[4].due + 2 * MINUTE)
 
     await advance(world, stored)
 
-    assert [(row.status, row.due, row.count) for row in await world.rows()] == [
+    assert [(row.status, row.due, row.count) for row in await world.runs.rows()] == [
         ("missed", claim_requests[0].due, 2),
         ("succeeded", claim_requests[2].due, 1),
         ("missed", claim_requests[3].due, 2),
@@ -219,48 +221,50 @@ async def test_a_due_time_with_a_row_keeps_it_and_splits_the_missed_range(world:
 async def test_the_audit_uses_the_revision_in_force_and_ignores_disabled_periods(
     world: World,
 ) -> None:
-    stored = await world.add(cron="0 * * * *", catch_up="none")
+    stored = await world.jobs.add(cron="0 * * * *", catch_up="none")
     world.clock.set(NOON + 2 * HOUR + 30 * MINUTE)
-    await world.edit(stored.id, cron="15 * * * *")
+    await world.jobs.edit(stored.id, cron="15 * * * *")
     world.clock.set(NOON + 4 * HOUR + 15 * MINUTE)  # in force from its due time on
-    await world.edit(stored.id, enabled=False)
+    await world.jobs.edit(stored.id, enabled=False)
     world.clock.set(NOON + 6 * HOUR)
-    await world.edit(stored.id, enabled=True)
+    await world.jobs.edit(stored.id, enabled=True)
     world.clock.set(NOON + 8 * HOUR)
 
     await advance(world, stored)
 
-    assert [(row.due - NOON, row.due_to and row.due_to - NOON) for row in await world.rows()] == [
+    assert [
+        (row.due - NOON, row.due_to and row.due_to - NOON) for row in await world.runs.rows()
+    ] == [
         (HOUR, 2 * HOUR),
         (3 * HOUR + 15 * MINUTE, None),
         (6 * HOUR + 15 * MINUTE, 7 * HOUR + 15 * MINUTE),
     ]
-    assert [row.revision for row in await world.rows()] == [1, 2, 4]
+    assert [row.revision for row in await world.runs.rows()] == [1, 2, 4]
 
 
 async def test_a_missed_range_grows_until_another_outcome_or_revision(world: World) -> None:
-    stored = await world.add(cron="*/10 * * * *", catch_up="none")
+    stored = await world.jobs.add(cron="*/10 * * * *", catch_up="none")
     for minutes in (15, 25, 35, 36, 55):
         world.clock.set(NOON + minutes * MINUTE)
         await advance(world, stored)
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert (row.due, row.due_to, row.count) == (NOON + 10 * MINUTE, NOON + 50 * MINUTE, 5)
-    job = await world.job_row(stored.id)
+    job = await world.jobs.row(stored.id)
     assert (job.last_run_id, job.last_run_at, job.last_status) == (row.id, row.due_to, "missed")
 
-    await world.finished(world.claim_request(stored), Status.SUCCEEDED)  # 13:00
+    await world.runs.finished(stored, Status.SUCCEEDED)  # 13:00
     world.clock.set(NOON + 75 * MINUTE)
     await advance(world, stored)
 
-    assert [row.count for row in await world.rows()] == [5, 1, 1]
-    await world.edit(stored.id, prompt="Another")
+    assert [row.count for row in await world.runs.rows()] == [5, 1, 1]
+    await world.jobs.edit(stored.id, prompt="Another")
     world.clock.set(NOON + 85 * MINUTE)
     await advance(world, stored)
-    assert [row.count for row in await world.rows()] == [5, 1, 1, 1]
+    assert [row.count for row in await world.runs.rows()] == [5, 1, 1, 1]
 
 
 async def test_one_audit_transaction_records_a_limited_number_of_due_times(world: World) -> None:
-    stored = await world.add(cron="* * * * *", catch_up="none")
+    stored = await world.jobs.add(cron="* * * * *", catch_up="none")
     world.clock.set(NOON + 12 * MINUTE)
 
     results = [await audit.advance(world.ledger, stored.id, world.clock.now(), 4) for _ in range(4)]
@@ -271,22 +275,22 @@ async def test_one_audit_transaction_records_a_limited_number_of_due_times(world
         (11 * MINUTE, 2, False),
         (11 * MINUTE, 0, False),
     ]
-    assert [range_of(row) for row in await world.rows()] == [
+    assert [range_of(row) for row in await world.runs.rows()] == [
         ("missed", NOON + MINUTE, NOON + 10 * MINUTE, 10),
         ("waiting", NOON + 11 * MINUTE, None, 1),
     ]
 
 
 async def test_the_audit_records_no_due_time_before_it_is_a_minute_late(world: World) -> None:
-    stored = await world.add(cron="*/10 * * * *", catch_up="none")
+    stored = await world.jobs.add(cron="*/10 * * * *", catch_up="none")
     world.clock.set(NOON + 10 * MINUTE + 59 * SECOND)
 
     done = await advance(world, stored, world.clock.now() + HOUR)
 
     assert done.until == NOON + 10 * MINUTE - SECOND
-    assert await world.rows() == []
+    assert await world.runs.rows() == []
     assert isinstance(
-        await world.claim(world.claim_request(stored, due=NOON + 10 * MINUTE)), Granted
+        await world.runs.claim(world.runs.claim_request(stored, due=NOON + 10 * MINUTE)), Granted
     )
 
 
@@ -304,14 +308,14 @@ async def test_the_audit_skips_due_times_that_the_job_may_not_run(
     world: World, what: str, status: str, reason: str, count: int
 ) -> None:
     fields: dict[str, Any] = {"max_runs": 1} if what == "spent" else {}
-    stored = await world.add(cron="0 * * * *", catch_up="none", **fields)
+    stored = await world.jobs.add(cron="0 * * * *", catch_up="none", **fields)
     if what == "spent":
-        await world.running(world.claim_request(stored))
+        await world.runs.running(stored)
     world.clock.set(NOON + 3 * HOUR + 30 * MINUTE)
     if what == "off":
-        await world.edit(stored.id, enabled=False)
+        await world.jobs.edit(stored.id, enabled=False)
     elif what == "removed":
-        await world.archive(stored.id)
+        await world.jobs.archive(stored.id)
     elif what != "spent":
         async with world.ledger.write() as session:
             row = (await store.find(session, stored.id)).row
@@ -322,7 +326,7 @@ async def test_the_audit_skips_due_times_that_the_job_may_not_run(
 
     await advance(world, stored)
 
-    rows = [row for row in await world.rows() if row.status == status]
+    rows = [row for row in await world.runs.rows() if row.status == status]
     assert [(row.reason, row.count) for row in rows] == [(reason, count)]
 
 
@@ -336,7 +340,7 @@ STATES_OF_A_JOB: dict[str, dict[str, Any]] = {
 
 async def _job_in(world: World, name: str, states: tuple[str, ...]) -> StoredJob:
     max_runs: dict[str, Any] = {"max_runs": 1} if "spent" in states else {}
-    stored = await world.add(name, cron="0 13 * * *", catch_up="none", **max_runs)
+    stored = await world.jobs.add(name, cron="0 13 * * *", catch_up="none", **max_runs)
     async with world.ledger.write() as session:
         row = (await store.find(session, stored.id)).row
         for state in states:
@@ -361,12 +365,12 @@ async def test_the_audit_and_the_claim_decide_alike(world: World, late: timedelt
     for states, jobs in zip(combinations, pairs, strict=True):
         for stored in jobs:
             if "off" in states:
-                await world.edit(stored.id, enabled=False)
+                await world.jobs.edit(stored.id, enabled=False)
 
     for states, (audited, claimed) in zip(combinations, pairs, strict=True):
         await advance(world, audited)
-        (row,) = [each for each in await world.rows() if each.job_id == audited.id]
-        answer = await world.claim(world.claim_request(claimed, due=NOON + HOUR))
+        (row,) = [each for each in await world.runs.rows() if each.job_id == audited.id]
+        answer = await world.runs.claim(world.runs.claim_request(claimed, due=NOON + HOUR))
         if isinstance(answer, Finished):
             decided = (answer.status, answer.reason.removeprefix("1 hour late, and "))
             assert (
@@ -380,70 +384,70 @@ async def test_the_audit_and_the_claim_decide_alike(world: World, late: timedelt
 async def test_the_audit_evaluates_the_rules_in_the_order_of_the_claim(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stored = await world.add(cron="0 13 * * *", catch_up="none")
+    stored = await world.jobs.add(cron="0 13 * * *", catch_up="none")
     world.clock.set(NOON + 2 * HOUR)
-    await world.edit(stored.id, enabled=False)
+    await world.jobs.edit(stored.id, enabled=False)
     monkeypatch.setattr(claim_rules, "RULES", claim_rules.RULES[::-1])
     await advance(world, stored)
-    assert [row.status for row in await world.rows()] == ["missed"]
+    assert [row.status for row in await world.runs.rows()] == ["missed"]
 
 
 async def test_a_removed_job_is_audited_only_up_to_its_removal(world: World) -> None:
-    stored = await world.add(cron="0 * * * *")
+    stored = await world.jobs.add(cron="0 * * * *")
     world.clock.set(NOON + 90 * MINUTE)
-    await world.archive(stored.id)
+    await world.jobs.archive(stored.id)
     world.clock.set(NOON + 10 * HOUR)
 
     done = await keeper.audit(world.ledger, {})
 
     assert (done.jobs, done.skipped, done.missed) == (1, 1, 0)
-    assert (await world.job_row(stored.id)).audited_until == NOON + 90 * MINUTE
+    assert (await world.jobs.row(stored.id)).audited_until == NOON + 90 * MINUTE
     assert (await keeper.audit(world.ledger, {})).jobs == 0
 
 
 async def test_a_one_time_job_is_missed_and_disabled_if_it_is_more_than_a_day_late(
     world: World,
 ) -> None:
-    early = await world.add("early", at=(NOON + HOUR).isoformat())
-    late = await world.add("late", at=(NOON + HOUR).isoformat())
-    never = await world.add("never", on_demand=True)
+    early = await world.jobs.add("early", at=(NOON + HOUR).isoformat())
+    late = await world.jobs.add("late", at=(NOON + HOUR).isoformat())
+    never = await world.jobs.add("never", on_demand=True)
     world.clock.set(NOON + 24 * HOUR)
     assert (await advance(world, early)).waiting == 1
     world.clock.set(NOON + 26 * HOUR)
     assert (await advance(world, late)).missed == 1
     assert (await advance(world, never)).following is None
 
-    assert [row.status for row in await world.rows()] in (
+    assert [row.status for row in await world.runs.rows()] in (
         ["missed", "waiting"],
         ["waiting", "missed"],
     )
-    assert (await world.job_row(late.id)).disabled_reason == "fired, missed"
-    (waiting,) = [row for row in await world.rows() if row.status == "waiting"]
-    await world.finished(world.claim_request_of(waiting), Status.SUCCEEDED)
-    assert (await world.job_row(early.id)).disabled_reason == "fired, succeeded"
+    assert (await world.jobs.row(late.id)).disabled_reason == "fired, missed"
+    (waiting,) = [row for row in await world.runs.rows() if row.status == "waiting"]
+    await world.runs.finished(waiting, Status.SUCCEEDED)
+    assert (await world.jobs.row(early.id)).disabled_reason == "fired, succeeded"
 
 
 async def test_lateness_of_a_staggered_due_time_counts_from_its_staggered_time(
     world: World,
 ) -> None:
-    stored = await world.add(cron="0 * * * *", catch_up="none", stagger="30m")
+    stored = await world.jobs.add(cron="0 * * * *", catch_up="none", stagger="30m")
     later = upcoming.stagger_offset(stored.id, timedelta(minutes=30))
     world.clock.set(NOON + HOUR + MINUTE)
 
     assert (await advance(world, stored)).waiting == 1
 
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert (row.until, row.trigger) == (max(world.clock.now(), row.due + later), "schedule")
 
 
 async def test_the_last_run_of_a_job_is_that_of_its_latest_due_time(world: World) -> None:
-    stored = await world.add(cron="*/10 * * * *", catch_up="none")
+    stored = await world.jobs.add(cron="*/10 * * * *", catch_up="none")
     world.clock.set(NOON + 15 * MINUTE)
-    done = await world.finished(world.claim_request(stored), Status.SUCCEEDED)
+    done = await world.runs.finished(stored, Status.SUCCEEDED)
 
     await advance(world, stored, world.clock.now() + HOUR)
 
-    job = await world.job_row(stored.id)
+    job = await world.jobs.row(stored.id)
     assert (job.last_run_id, job.last_status) == (done.run_id, "succeeded")
 
 
@@ -451,14 +455,14 @@ async def test_the_last_run_of_a_job_is_that_of_its_latest_due_time(world: World
 
 
 async def test_a_claim_behind_the_watermark_creates_no_row(world: World) -> None:
-    stored = await world.add(every="10m", catch_up="none")
-    first = world.claim_request(stored)
-    second = world.claim_request(stored, due=first.due + 10 * MINUTE)
-    other = world.claim_request(stored, due=first.due + 5 * MINUTE, compared=True)
+    stored = await world.jobs.add(every="10m", catch_up="none")
+    first = world.runs.claim_request(stored)
+    second = world.runs.claim_request(stored, due=first.due + 10 * MINUTE)
+    other = world.runs.claim_request(stored, due=first.due + 5 * MINUTE, compared=True)
     world.clock.set(second.due + 2 * MINUTE)
     await advance(world, stored)
 
-    answers = [await world.claim(each) for each in (first, second, other)]
+    answers = [await world.runs.claim(each) for each in (first, second, other)]
 
     reasons = [(each.status, each.reason) for each in answers if isinstance(each, Finished)]
     missed = "no worker ran it in time, and the job does not catch up"
@@ -467,30 +471,32 @@ async def test_a_claim_behind_the_watermark_creates_no_row(world: World) -> None
         (Status.MISSED, missed),  # it belongs to the same range
         (Status.SKIPPED, "not due"),
     ]
-    assert len(await world.rows()) == 1
+    assert len(await world.runs.rows()) == 1
     late = EndInPrefect("another", "CRASHED", "Crashed", "", replace(second, flow_run_id="another"))
     assert await prefect_ends.apply_end(world.ledger, late) is None
-    assert len(await world.rows()) == 1
+    assert len(await world.runs.rows()) == 1
 
 
 async def test_a_claim_behind_the_watermark_claims_the_waiting_row(world: World) -> None:
-    stored = await world.add(every="10m", catch_up="latest")
-    claim_request = world.claim_request(stored)
+    stored = await world.jobs.add(every="10m", catch_up="latest")
+    claim_request = world.runs.claim_request(stored)
     world.clock.set(claim_request.due + 2 * MINUTE)
     await advance(world, stored)
 
-    answer = await world.claim(claim_request)
+    answer = await world.runs.claim(claim_request)
 
     assert isinstance(answer, Granted)
     assert (answer.trigger, answer.due) == ("catch_up", claim_request.due)
 
 
 async def test_an_instant_after_the_watermark_that_is_not_due_is_reconciled(world: World) -> None:
-    stored = await world.add(every="10m")
+    stored = await world.jobs.add(every="10m")
     world.clock.set(NOON + 15 * MINUTE)
     await advance(world, stored)
 
-    answer = await world.claim(world.claim_request(stored, due=NOON + 14 * MINUTE + 30 * SECOND))
+    answer = await world.runs.claim(
+        world.runs.claim_request(stored, due=NOON + 14 * MINUTE + 30 * SECOND)
+    )
 
     assert answer == NeedsReconcile(stored.id)
 
@@ -498,10 +504,10 @@ async def test_an_instant_after_the_watermark_that_is_not_due_is_reconciled(worl
 async def test_an_edit_made_before_the_watermark_takes_effect_at_the_watermark(
     world: World,
 ) -> None:
-    stored = await world.add(cron="0 * * * *", catch_up="none")
+    stored = await world.jobs.add(cron="0 * * * *", catch_up="none")
     world.clock.set(NOON + 3 * HOUR + 10 * MINUTE)
     await advance(world, stored)
-    mark = (await world.job_row(stored.id)).audited_until
+    mark = (await world.jobs.row(stored.id)).audited_until
     async with world.ledger.write() as session:
         found = await store.find(session, stored.id)
         job = found.job.model_copy(update={"enabled": False})
@@ -509,21 +515,21 @@ async def test_an_edit_made_before_the_watermark_takes_effect_at_the_watermark(
         edited = await store.change(session, found, job, now, edited=NOON + HOUR, source="prefect")
 
     assert edited.revision.effective_from == mark
-    before = [range_of(row) for row in await world.rows()]
+    before = [range_of(row) for row in await world.runs.rows()]
     await advance(world, stored)
-    assert [range_of(row) for row in await world.rows()] == before
+    assert [range_of(row) for row in await world.runs.rows()] == before
 
 
 async def test_a_watermark_in_the_future_of_a_clock_set_back_does_not_delay_an_edit(
     world: World,
 ) -> None:
-    stored = await world.add(cron="0 * * * *", catch_up="none")
+    stored = await world.jobs.add(cron="0 * * * *", catch_up="none")
     world.clock.set(NOON + 24 * HOUR)
     await advance(world, stored)
-    assert (await world.job_row(stored.id)).audited_until == NOON + 24 * HOUR - MINUTE
+    assert (await world.jobs.row(stored.id)).audited_until == NOON + 24 * HOUR - MINUTE
     world.clock.set(NOON + HOUR)
 
-    edited = await world.edit(stored.id, prompt="The new")
+    edited = await world.jobs.edit(stored.id, prompt="The new")
 
     assert edited.revision.effective_from == NOON + HOUR
 
@@ -532,21 +538,21 @@ async def test_a_watermark_in_the_future_of_a_clock_set_back_does_not_delay_an_e
 
 
 async def test_only_observed_jobs_are_audited_up_to_their_observation(world: World) -> None:
-    job = await world.add("seen", cron="*/10 * * * *", catch_up="none")
-    unseen = await world.add("unseen", cron="*/10 * * * *", catch_up="none")
+    job = await world.jobs.add("seen", cron="*/10 * * * *", catch_up="none")
+    unseen = await world.jobs.add("unseen", cron="*/10 * * * *", catch_up="none")
     world.clock.set(NOON + HOUR)
 
     done = await keeper.audit(world.ledger, {job.id: NOON + 25 * MINUTE})
 
     assert (done.jobs, done.missed) == (1, 2)
-    assert (await world.job_row(job.id)).audited_until == NOON + 25 * MINUTE
-    assert (await world.job_row(unseen.id)).audited_until == (
-        await world.job_row(unseen.id)
+    assert (await world.jobs.row(job.id)).audited_until == NOON + 25 * MINUTE
+    assert (await world.jobs.row(unseen.id)).audited_until == (
+        await world.jobs.row(unseen.id)
     ).created_at
 
 
 async def test_the_auditor_reads_no_job_until_a_due_time_has_passed(world: World) -> None:
-    stored = await world.add(cron="0 * * * *", catch_up="none")
+    stored = await world.jobs.add(cron="0 * * * *", catch_up="none")
     memory = keeper.AuditorState()
 
     async def passes(minutes: float) -> keeper.AuditReport:
@@ -558,16 +564,18 @@ async def test_the_auditor_reads_no_job_until_a_due_time_has_passed(world: World
     assert looked == [1, 0, 0, 0]
     assert (await passes(62)).missed == 1
     assert (await passes(63)).jobs == 0
-    await world.edit(stored.id, cron="*/5 * * * *")
+    await world.jobs.edit(stored.id, cron="*/5 * * * *")
     assert (await passes(67)).missed == 1
-    assert [range_of(row) for row in await world.rows()] == [
+    assert [range_of(row) for row in await world.runs.rows()] == [
         ("missed", NOON + 60 * MINUTE, None, 1),
         ("missed", NOON + 65 * MINUTE, None, 1),
     ]
 
 
 async def test_an_audit_stops_at_its_time_limit_and_the_next_one_continues(world: World) -> None:
-    added = [await world.add(f"job {place}", cron="* * * * *", catch_up="none") for place in "abc"]
+    added = [
+        await world.jobs.add(f"job {place}", cron="* * * * *", catch_up="none") for place in "abc"
+    ]
     world.clock.set(NOON + HOUR)
     observed = dict.fromkeys([each.id for each in added], world.clock.now())
 

@@ -23,39 +23,39 @@ def _past(world: World, count: int) -> list[datetime]:
     return [noon - place * HOUR for place in range(count, 0, -1)]
 
 
-async def _asked(world: World, count: int, **fields: object) -> tuple[StoredJob, list[RunRow]]:
-    stored = await world.add(**({"cron": "0 * * * *"} | fields))  # type: ignore[arg-type]
+async def _backfilled(world: World, count: int, **fields: object) -> tuple[StoredJob, list[RunRow]]:
+    stored = await world.jobs.add(**({"cron": "0 * * * *"} | fields))  # type: ignore[arg-type]
     assert await backfill.request_runs(world.ledger, stored, _past(world, count)) == count
-    return stored, await world.rows()
+    return stored, await world.runs.rows()
 
 
 async def test_a_backfill_creates_one_waiting_run_per_due_time(world: World) -> None:
-    stored, rows = await _asked(world, 3)
+    stored, rows = await _backfilled(world, 3)
 
     assert [row.due for row in rows] == _past(world, 3)
     assert {(row.status, row.trigger, row.until) for row in rows} == {
         ("waiting", "backfill", world.clock.now())
     }
     assert rows[0].occurrence == f"request:{stored.id}:backfill-2026-01-15T09:00:00Z"
-    granted = await world.claimed(world.claim_request_of(rows[0]))
+    granted = await world.runs.claimed(rows[0])
     assert (granted.due, granted.trigger) == (_past(world, 3)[0], "backfill")
 
 
 async def test_a_repeated_backfill_requests_only_the_new_due_times(world: World) -> None:
-    stored, rows = await _asked(world, 3)
+    stored, rows = await _backfilled(world, 3)
     assert await backfill.request_runs(world.ledger, stored, _past(world, 4)) == 1
-    await world.finished(world.claim_request_of(rows[0]), Status.FAILED)
+    await world.runs.finished(rows[0], Status.FAILED)
 
     assert await backfill.request_runs(world.ledger, stored, _past(world, 4)) == 0
-    assert len(await world.rows()) == 4
+    assert len(await world.runs.rows()) == 4
 
 
 async def test_a_backfill_leaves_out_due_times_that_succeeded(world: World) -> None:
-    stored = await world.add(cron="0 * * * *")
-    done, failed = world.claim_request(stored), None
-    await world.finished(done, Status.SUCCEEDED)
-    failed = world.claim_request(stored)
-    await world.finished(failed, Status.FAILED)
+    stored = await world.jobs.add(cron="0 * * * *")
+    done, failed = world.runs.claim_request(stored), None
+    await world.runs.finished(done, Status.SUCCEEDED)
+    failed = world.runs.claim_request(stored)
+    await world.runs.finished(failed, Status.FAILED)
     world.clock.move(HOUR)
 
     async with world.ledger.read() as session:
@@ -66,57 +66,57 @@ async def test_a_backfill_leaves_out_due_times_that_succeeded(world: World) -> N
 
 @pytest.mark.parametrize("overlap", ["skip", "queue_one", "cancel_running"])
 async def test_backfill_runs_run_one_at_a_time_oldest_first(world: World, overlap: str) -> None:
-    _, rows = await _asked(world, 3, overlap=overlap)
-    first, second, third = map(world.claim_request_of, rows)
-    running = await world.running(first)
-    assert isinstance(await world.claim(third), Waiting)
-    assert isinstance(await world.claim(second), Waiting)
+    _, rows = await _backfilled(world, 3, overlap=overlap)
+    first, second, third = map(world.runs.claim_request, rows)
+    running = await world.runs.running(first)
+    assert isinstance(await world.runs.claim(third), Waiting)
+    assert isinstance(await world.runs.claim(second), Waiting)
 
-    await world.finish(running, Status.SUCCEEDED)
+    await world.runs.finish(running, Status.SUCCEEDED)
 
-    assert isinstance(await world.claim(third), Waiting)
-    assert isinstance(await world.claim(second), Granted)
+    assert isinstance(await world.runs.claim(third), Waiting)
+    assert isinstance(await world.runs.claim(second), Granted)
 
 
 async def test_a_scheduled_run_waits_only_for_the_active_backfill_run(world: World) -> None:
     """Check that it is not skipped, and that it runs before the other backfill runs."""
-    stored, rows = await _asked(world, 3)
-    running = await world.running(world.claim_request_of(rows[0]))
+    stored, rows = await _backfilled(world, 3)
+    running = await world.runs.running(rows[0])
     for row in rows[1:]:
-        assert isinstance(await world.claim(world.claim_request_of(row)), Waiting)
-    claim_request = world.claim_request(stored)
+        assert isinstance(await world.runs.claim(row), Waiting)
+    claim_request = world.runs.claim_request(stored)
     # The holder is alive: it renews its lease just before the due time.
     world.clock.set(claim_request.due - timedelta(seconds=10))
 
     await leases.renew(world.ledger, running.run_id, running.fence)
     world.clock.set(claim_request.due)
-    assert isinstance(await world.claim(claim_request), Waiting)
-    await world.finish(running, Status.SUCCEEDED)
+    assert isinstance(await world.runs.claim(claim_request), Waiting)
+    await world.runs.finish(running, Status.SUCCEEDED)
 
     async with world.ledger.read() as session:
         woken = await slots.next_up(session, world.clock.now(), 4, {})
     assert [row.due for row in woken] == [claim_request.due]
-    assert isinstance(await world.claim(world.claim_request_of(rows[1])), Waiting)
-    assert isinstance(await world.claim(claim_request), Granted)
+    assert isinstance(await world.runs.claim(rows[1]), Waiting)
+    assert isinstance(await world.runs.claim(claim_request), Granted)
 
 
 async def test_a_free_slot_goes_to_a_scheduled_run_before_a_backfill_run(world: World) -> None:
-    _, rows = await _asked(world, 1)
-    blocker, other = await world.add("blocker"), await world.add("other")
-    held = await world.running(world.claim_request(blocker, most=1))
-    behind = world.claim_request_of(rows[0], most=1)
-    scheduled = world.claim_request(other, due=world.clock.now(), most=1)
-    assert isinstance(await world.claim(behind), Waiting)
-    assert isinstance(await world.claim(scheduled), Waiting)
-    await world.finish(held, Status.SUCCEEDED)
+    _, rows = await _backfilled(world, 1)
+    blocker, other = await world.jobs.add("blocker"), await world.jobs.add("other")
+    held = await world.runs.running(world.runs.claim_request(blocker, most=1))
+    behind = world.runs.claim_request(rows[0], most=1)
+    scheduled = world.runs.claim_request(other, due=world.clock.now(), most=1)
+    assert isinstance(await world.runs.claim(behind), Waiting)
+    assert isinstance(await world.runs.claim(scheduled), Waiting)
+    await world.runs.finish(held, Status.SUCCEEDED)
 
-    assert isinstance(await world.claim(behind), Waiting)
-    assert isinstance(await world.claim(scheduled), Granted)
+    assert isinstance(await world.runs.claim(behind), Waiting)
+    assert isinstance(await world.runs.claim(scheduled), Granted)
 
 
 async def test_a_manual_run_needs_its_prefect_run_before_backfill_runs_do(world: World) -> None:
     """Only ten runs of a job get Prefect runs; a thousand backfill runs must not take all ten."""
-    stored, _ = await _asked(world, 30)
+    stored, _ = await _backfilled(world, 30)
     row = await claims.request(world.ledger, stored, "now", "manual")
 
     async with world.ledger.read() as session:
@@ -128,28 +128,28 @@ async def test_a_manual_run_needs_its_prefect_run_before_backfill_runs_do(world:
 
 
 async def test_the_deadline_of_a_backfill_run_counts_from_its_claim(world: World) -> None:
-    _, rows = await _asked(world, 1, deadline="1h")
+    _, rows = await _backfilled(world, 1, deadline="1h")
     world.clock.move(48 * HOUR)
     async with world.ledger.read() as session:
         assert await waiting_runs.ids_past_deadline(session, world.clock.now(), 10) == []
 
-    granted = await world.claim(world.claim_request_of(rows[0]))
+    granted = await world.runs.claim(rows[0])
 
     assert isinstance(granted, Granted)
     assert granted.queued_at == world.clock.now()
 
 
 async def test_a_backfill_run_of_a_disabled_job_is_skipped(world: World) -> None:
-    stored, rows = await _asked(world, 2)
-    await world.edit(stored.id, enabled=False)
+    stored, rows = await _backfilled(world, 2)
+    await world.jobs.edit(stored.id, enabled=False)
 
-    answer = await world.claim(world.claim_request_of(rows[0]))
+    answer = await world.runs.claim(rows[0])
 
     assert isinstance(answer, Finished)
     assert (answer.status, answer.reason) == (Status.SKIPPED, "the job is disabled")
 
 
 async def test_backfill_runs_of_a_job_with_overlap_allow_run_in_parallel(world: World) -> None:
-    _, rows = await _asked(world, 3, overlap="allow", session="new")
-    answers = [await world.claim(world.claim_request_of(row, most=2)) for row in rows]
+    _, rows = await _backfilled(world, 3, overlap="allow", session="new")
+    answers = [await world.runs.claim(world.runs.claim_request(row, most=2)) for row in rows]
     assert [type(each) for each in answers] == [Granted, Granted, Waiting]

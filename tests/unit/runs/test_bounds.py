@@ -28,23 +28,25 @@ async def test_a_job_with_bounds_runs_exactly_at_the_due_times_shown_before(worl
         "exclude": ["2026-01-16"],
         "active_hours": "10:00-18:00",
     }
-    stored = await world.add(cron="0 * * * *", timezone="UTC", **bounds)
+    stored = await world.jobs.add(cron="0 * * * *", timezone="UTC", **bounds)
     begin = world.clock.now()
     shown = list(between(stored.job.schedule, stored.job.policy, begin, begin + 48 * HOUR))
 
     for place in range(1, 49):
-        claim_request = world.claim_request(stored, due=begin.replace(microsecond=0) + place * HOUR)
+        claim_request = world.runs.claim_request(
+            stored, due=begin.replace(microsecond=0) + place * HOUR
+        )
         world.clock.set(claim_request.due)
-        answer = await world.claim(claim_request)
+        answer = await world.runs.claim(claim_request)
         if isinstance(answer, Granted):
             await claims.begin(world.ledger, answer.run_id, answer.fence)
-            await world.finish(answer, Status.SUCCEEDED)
+            await world.runs.finish(answer, Status.SUCCEEDED)
         else:
             assert isinstance(answer, Finished)
             assert (answer.status, answer.run_id) == (Status.SKIPPED, None)
             assert answer.reason.startswith("not due: ")
 
-    rows = await world.rows()
+    rows = await world.runs.rows()
     assert [row.due for row in rows] == shown
     assert [f"{row.due:%d %H}" for row in rows] == [
         *("15 14", "15 15", "15 16", "15 17", "17 10", "17 11")
@@ -54,75 +56,75 @@ async def test_a_job_with_bounds_runs_exactly_at_the_due_times_shown_before(worl
 async def test_a_due_time_edited_in_prefect_is_reconciled_before_its_bounds_exclude_it(
     world: World,
 ) -> None:
-    stored = await world.add(cron="0 * * * *", timezone="UTC", active_hours="00:00-01:00")
-    claim_request = world.claim_request(stored)
+    stored = await world.jobs.add(cron="0 * * * *", timezone="UTC", active_hours="00:00-01:00")
+    claim_request = world.runs.claim_request(stored)
     policy = stored.job.policy.model_copy(update={"active_hours": ""}).model_dump(mode="json")
     edited = replace(claim_request, parameters=stored.job.parameters() | {"policy": policy})
     world.clock.set(claim_request.due)
 
-    assert await world.claim(edited) == NeedsReconcile(stored.id)
-    answer = await world.claim(replace(edited, compared=True))
+    assert await world.runs.claim(edited) == NeedsReconcile(stored.id)
+    answer = await world.runs.claim(replace(edited, compared=True))
     assert isinstance(answer, Finished)
     assert answer.reason == "not due: 13:00 is outside the active hours"
 
 
-async def test_a_late_run_is_granted_if_the_bounds_exclude_all_later_due_times(
+async def test_a_late_run_is_claimed_if_the_bounds_exclude_all_later_due_times(
     world: World,
 ) -> None:
     """13:00 is the last due time of the day: at 14:30 no later one has passed, and it may run."""
-    stored = await world.add(cron="0 * * * *", timezone="UTC", active_hours="09:00-14:00")
-    claim_request = world.claim_request(stored)
+    stored = await world.jobs.add(cron="0 * * * *", timezone="UTC", active_hours="09:00-14:00")
+    claim_request = world.runs.claim_request(stored)
     world.clock.set(claim_request.due + 1.5 * HOUR)
 
-    assert isinstance(await world.claim(claim_request), Granted)
+    assert isinstance(await world.runs.claim(claim_request), Granted)
 
 
 async def test_a_job_is_disabled_with_a_reason_after_its_last_allowed_run(world: World) -> None:
-    stored = await world.add(every="10m", max_runs=2)
+    stored = await world.jobs.add(every="10m", max_runs=2)
     for status in (Status.SUCCEEDED, Status.FAILED):
-        assert (await world.job(stored.id)).job.enabled
-        await world.finished(world.claim_request(stored), status)
+        assert (await world.jobs.get(stored.id)).job.enabled
+        await world.runs.finished(stored, status)
 
-    after = await world.job(stored.id)
+    after = await world.jobs.get(stored.id)
 
     assert (after.job.enabled, after.row.disabled_reason) == (
         False,
         "max runs: the job has used all 2 of its runs",
     )
-    more = await world.edit(stored.id, max_runs=3)
+    more = await world.jobs.edit(stored.id, max_runs=3)
     assert not more.job.enabled  # the service decides whether to enable it again:
     assert store.enable_again(after, more.job).enabled
     assert not store.enable_again(after, after.job).enabled
 
 
 async def test_active_runs_count_towards_max_runs(world: World) -> None:
-    stored = await world.add(every="10s", session="new", overlap="allow", max_runs=3)
+    stored = await world.jobs.add(every="10s", session="new", overlap="allow", max_runs=3)
     answers = []
     for _ in range(5):
-        claim_request = world.claim_request(stored)
+        claim_request = world.runs.claim_request(stored)
         world.clock.set(claim_request.due)
-        answers.append(await world.claim(claim_request))
+        answers.append(await world.runs.claim(claim_request))
 
     assert [type(each) for each in answers] == [Granted] * 3 + [Finished] * 2
     answer = answers[-1]
     assert isinstance(answer, Finished)
     assert answer.reason == "max runs: 3 are done or running"
-    assert [row.status for row in await world.rows()] == ["claimed"] * 3 + ["skipped"] * 2
+    assert [row.status for row in await world.runs.rows()] == ["claimed"] * 3 + ["skipped"] * 2
 
 
 async def test_a_queued_run_is_skipped_after_the_last_allowed_run(world: World) -> None:
-    stored = await world.add(every="10s", session="new", overlap="queue_all", max_runs=2)
-    running = await world.running(world.claim_request(stored))
+    stored = await world.jobs.add(every="10s", session="new", overlap="queue_all", max_runs=2)
+    running = await world.runs.running(stored)
     queued = []
     for _ in range(2):
-        queued.append(world.claim_request(stored))
+        queued.append(world.runs.claim_request(stored))
         world.clock.set(queued[-1].due)
-        answer = await world.claim(queued[-1])
+        answer = await world.runs.claim(queued[-1])
     assert isinstance(answer, Waiting)
-    await world.finish(running, Status.SUCCEEDED)
-    await world.finished(queued[0], Status.SUCCEEDED)
+    await world.runs.finish(running, Status.SUCCEEDED)
+    await world.runs.finished(queued[0], Status.SUCCEEDED)
 
-    given_answer = await world.claim(queued[1])
+    given_answer = await world.runs.claim(queued[1])
 
     assert isinstance(given_answer, Finished)
     assert (
@@ -130,11 +132,11 @@ async def test_a_queued_run_is_skipped_after_the_last_allowed_run(world: World) 
     )
 
 
-async def test_a_manual_run_is_granted_after_max_runs_is_used_up(world: World) -> None:
-    stored = await world.add(every="10m", max_runs=1)
-    await world.finished(world.claim_request(stored), Status.SUCCEEDED)
+async def test_a_manual_run_is_claimed_after_max_runs_is_used_up(world: World) -> None:
+    stored = await world.jobs.add(every="10m", max_runs=1)
+    await world.runs.finished(stored, Status.SUCCEEDED)
     row = await claims.request(world.ledger, stored, "1", "manual")
 
-    await world.finished(world.claim_request_of(row), Status.SUCCEEDED)
+    await world.runs.finished(row, Status.SUCCEEDED)
 
-    assert (await world.job_row(stored.id)).run_count == 2
+    assert (await world.jobs.row(stored.id)).run_count == 2

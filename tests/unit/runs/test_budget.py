@@ -26,22 +26,22 @@ def usage_of(count: int) -> dict[str, Any]:
 
 
 async def spend(world: World, claim_request: ClaimRequest, count: int) -> Granted:
-    return await world.finished(claim_request, Status.SUCCEEDED, usage=usage_of(count))
+    return await world.runs.finished(claim_request, Status.SUCCEEDED, usage=usage_of(count))
 
 
 async def at(world: World, claim_request: ClaimRequest) -> ClaimResult:
     world.clock.set(max(world.clock.now(), claim_request.due))
-    return await world.claim(claim_request)
+    return await world.runs.claim(claim_request)
 
 
 async def test_a_run_of_a_job_without_a_budget_has_no_token_limit(world: World) -> None:
-    stored = await world.add()
-    assert (await world.claimed(world.claim_request(stored))).tokens is None
+    stored = await world.jobs.add()
+    assert (await world.runs.claimed(stored)).tokens is None
 
 
 async def test_a_claim_grants_the_jobs_tokens_per_run(world: World) -> None:
-    stored = await world.add(tokens_per_run=800, cron="0 * * * *")
-    granted = await world.claimed(world.claim_request(stored))
+    stored = await world.jobs.add(tokens_per_run=800, cron="0 * * * *")
+    granted = await world.runs.claimed(stored)
     assert granted.tokens == 800
     # The process that takes the claim over from the worker reads the same number.
     again = await claims.read_grant(world.ledger, granted.run_id, granted.fence)
@@ -56,61 +56,63 @@ async def test_a_run_of_an_agents_job_gets_the_lower_of_its_policy_and_owner_lim
 ) -> None:
     stored = await owned(world, tokens_per_run=policy, cron="0 * * * *")
     rules = AgentLimits.of({"tokens_per_run": limit, "tokens_per_day": 0})
-    assert (await world.claimed(world.claim_request(stored, rules=rules))).tokens == least
+    assert (await world.runs.claimed(world.runs.claim_request(stored, rules=rules))).tokens == least
 
 
 async def tried(world: World, claim_request: ClaimRequest, count: int) -> ClaimResult:
     """Let one attempt use ``count`` tokens and fail; return the answer to the next claim."""
-    granted = await world.running(claim_request)
+    granted = await world.runs.running(claim_request)
     failed = Outcome(Status.FAILED, error="busy", usage=usage_of(count))
     until = world.clock.now() + timedelta(minutes=1)
     await claims.retry(world.ledger, granted.run_id, granted.fence, failed, until)
     world.clock.set(until)
-    return await world.claim(claim_request)
+    return await world.runs.claim(claim_request)
 
 
 async def test_the_next_attempt_gets_the_tokens_that_are_left(world: World) -> None:
-    stored = await world.add(tokens_per_run=800, cron="0 * * * *")
-    answer = await tried(world, world.claim_request(stored), 300)
+    stored = await world.jobs.add(tokens_per_run=800, cron="0 * * * *")
+    answer = await tried(world, world.runs.claim_request(stored), 300)
     assert isinstance(answer, Granted)
     assert answer.tokens == 500
 
 
 async def test_a_run_fails_before_its_next_attempt_if_no_tokens_are_left(world: World) -> None:
-    stored = await world.add(tokens_per_run=800, cron="0 * * * *")
-    answer = await tried(world, world.claim_request(stored), 812)
+    stored = await world.jobs.add(tokens_per_run=800, cron="0 * * * *")
+    answer = await tried(world, world.runs.claim_request(stored), 812)
     assert isinstance(answer, Finished)
-    row = await world.row(str(answer.run_id))
+    row = await world.runs.row(str(answer.run_id))
     assert (row.status, row.error) == ("failed", "tokens: 812 of 800 per run are used")
-    assert (await world.job_row(stored.id)).last_error == row.error
+    assert (await world.jobs.row(stored.id)).last_error == row.error
 
 
 async def test_a_run_is_skipped_if_the_tokens_of_the_day_are_used(world: World) -> None:
     """Two runs use 12,345 of 10,000 tokens: the third is skipped, one after midnight is not."""
-    stored = await world.add(tokens_per_day=10_000, cron="0 * * * *", timezone="Asia/Dhaka")
-    granted = await spend(world, world.claim_request(stored), 4_000)
+    stored = await world.jobs.add(tokens_per_day=10_000, cron="0 * * * *", timezone="Asia/Dhaka")
+    granted = await spend(world, world.runs.claim_request(stored), 4_000)
     assert granted.tokens == 10_000
-    granted = await spend(world, world.claim_request(stored), 8_345)
+    granted = await spend(world, world.runs.claim_request(stored), 8_345)
     assert granted.tokens == 6_000
-    answer = await at(world, world.claim_request(stored))
+    answer = await at(world, world.runs.claim_request(stored))
     assert isinstance(answer, Finished)
     expected = (
         "tokens: 12,345 of 10,000 per day are used; the day ends at 2026-01-16 00:00 Asia/Dhaka"
     )
     assert (answer.status, answer.reason) == (Status.SKIPPED, expected)
-    assert (await world.row(str(answer.run_id))).attempts == 0
+    assert (await world.runs.row(str(answer.run_id))).attempts == 0
     # Midnight in Dhaka is 18:00 UTC.
-    midnight = world.claim_request(
+    midnight = world.runs.claim_request(
         stored, due=world.clock.now().replace(hour=18, minute=0, microsecond=0)
     )
-    assert (await world.claimed(midnight)).tokens == 10_000
+    assert (await world.runs.claimed(midnight)).tokens == 10_000
 
 
 async def test_the_tokens_of_a_check_that_skips_its_run_count(world: World) -> None:
-    stored = await world.add(tokens_per_day=100, cron="0 * * * *")
-    granted = await world.claimed(world.claim_request(stored))
-    await world.finish(granted, Status.SKIPPED, reason="check: nothing new", usage=usage_of(60))
-    assert (await world.claimed(world.claim_request(stored))).tokens == 40
+    stored = await world.jobs.add(tokens_per_day=100, cron="0 * * * *")
+    granted = await world.runs.claimed(stored)
+    await world.runs.finish(
+        granted, Status.SKIPPED, reason="check: nothing new", usage=usage_of(60)
+    )
+    assert (await world.runs.claimed(stored)).tokens == 40
 
 
 UNTOLD = {"input_tokens": None, "output_tokens": None, "cost_usd": None, "requests": 1}
@@ -118,14 +120,14 @@ UNTOLD = {"input_tokens": None, "output_tokens": None, "cost_usd": None, "reques
 
 
 async def test_the_tokens_of_a_check_count_if_the_answer_reports_no_usage(world: World) -> None:
-    stored = await world.add(tokens_per_day=1_000, cron="0 * * * *")
-    granted = await world.claimed(world.claim_request(stored))
+    stored = await world.jobs.add(tokens_per_day=1_000, cron="0 * * * *")
+    granted = await world.runs.claimed(stored)
     await claims.begin(world.ledger, granted.run_id, granted.fence, usage=usage_of(900))
-    await world.finish(granted, Status.SUCCEEDED, usage=UNTOLD)
-    row = await world.row(granted.run_id)
+    await world.runs.finish(granted, Status.SUCCEEDED, usage=UNTOLD)
+    row = await world.runs.row(granted.run_id)
     assert row.usage is not None
     assert (row.usage["input_tokens"], row.usage["cost_usd"]) == (None, None)
-    assert (await world.claimed(world.claim_request(stored))).tokens == 100
+    assert (await world.runs.claimed(stored)).tokens == 100
 
 
 def test_known_tokens_of_an_incomplete_total_are_kept_in_further_totals() -> None:
@@ -144,19 +146,19 @@ def test_known_tokens_of_an_incomplete_total_are_kept_in_further_totals() -> Non
 async def test_an_active_run_reserves_the_tokens_that_its_claim_granted(world: World) -> None:
     """Of 1,000 tokens the first run gets 700, the second 300; the third waits until one ends."""
     fields: dict[str, Any] = {"tokens_per_day": 1_000, "tokens_per_run": 700, "overlap": "allow"}
-    stored = await world.add(**fields, cron="0 * * * *", session="new")
+    stored = await world.jobs.add(**fields, cron="0 * * * *", session="new")
     first, second, third = [
-        world.claim_request_of(await claims.request(world.ledger, stored, name, "manual"))
+        world.runs.claim_request(await claims.request(world.ledger, stored, name, "manual"))
         for name in "abc"
     ]
-    one, other = await world.running(first), await world.running(second)
+    one, other = await world.runs.running(first), await world.runs.running(second)
     assert (one.tokens, other.tokens) == (700, 300)
     answer = await at(world, third)
     assert isinstance(answer, Waiting)
     assert answer.why == "tokens: active runs may use all that is left of 1,000 per day"
-    await world.finish(one, Status.SUCCEEDED, usage=usage_of(100))
+    await world.runs.finish(one, Status.SUCCEEDED, usage=usage_of(100))
     world.clock.set(answer.until)
-    granted = await world.claim(third)
+    granted = await world.runs.claim(third)
     assert isinstance(granted, Granted)
     assert granted.tokens == 600  # 1,000 - 100 - 300
 
@@ -165,18 +167,18 @@ async def test_all_jobs_of_an_agent_share_its_tokens_of_the_day(world: World) ->
     """Removing a job and adding another starts no new day, and neither does another time zone."""
     rules = AgentLimits.of({"tokens_per_day": 1_000}, timezone="UTC")
     first = await owned(world, name="first", every="1h")
-    await spend(world, world.claim_request(first, rules=rules), 1_000)
-    await world.archive(first.id)
+    await spend(world, world.runs.claim_request(first, rules=rules), 1_000)
+    await world.jobs.archive(first.id)
     for number, zone in enumerate(("UTC", "Asia/Tokyo", "Pacific/Kiritimati")):
         other = await owned(world, name=f"job {number}", cron="30 * * * *", timezone=zone)
-        answer = await at(world, world.claim_request(other, rules=rules))
+        answer = await at(world, world.runs.claim_request(other, rules=rules))
         assert isinstance(answer, Finished)
         assert answer.reason.startswith(
             "tokens: 1,000 of 1,000 per day of agent:scout are used; the day ends at "
             "2026-01-16 00:00 UTC"
         )
     others = await owned(world, "agent:other", name="other", every="1h")
-    assert (await world.claimed(world.claim_request(others, rules=rules))).tokens == 1_000
+    assert (await world.runs.claimed(world.runs.claim_request(others, rules=rules))).tokens == 1_000
 
 
 @pytest.mark.parametrize(
@@ -191,15 +193,15 @@ async def test_only_an_agents_cancelled_run_without_usage_counts_its_whole_grant
         stored = await owned(world, **given)
         rules = AgentLimits.of({"tokens_per_run": 0, "tokens_per_day": 1000})
     else:
-        stored, rules = await world.add(**given, tokens_per_day=1000), AgentLimits()
-    granted = await world.running(world.claim_request(stored, rules=rules))
+        stored, rules = await world.jobs.add(**given, tokens_per_day=1000), AgentLimits()
+    granted = await world.runs.running(world.runs.claim_request(stored, rules=rules))
     assert granted.tokens == 400
     ended = Outcome(Status.CANCELLED, "cancelled", usage=usage)
     await claims.finish(world.ledger, granted.run_id, granted.fence, ended)
 
     world.clock.move(timedelta(minutes=1))
     async with world.ledger.read() as session:
-        row = await world.row(granted.run_id)
+        row = await world.runs.row(granted.run_id)
         policy = row.parameters["policy"] | {"tokens_per_run": 0}
         row.parameters, row.usage = row.parameters | {"policy": policy}, None  # as in another run
         budget_of = await budget.for_run(session, row, stored, rules, world.clock.now())
@@ -209,9 +211,9 @@ async def test_only_an_agents_cancelled_run_without_usage_counts_its_whole_grant
 async def test_only_a_run_that_asks_an_agent_needs_tokens(world: World) -> None:
     rules = AgentLimits.of({"tokens_per_day": 1_000})
     first = await owned(world, name="first", every="1h")
-    await spend(world, world.claim_request(first, rules=rules), 1_000)
+    await spend(world, world.runs.claim_request(first, rules=rules), 1_000)
     hook = await owned(world, name="hook", url="https://a.example.org", every="1h", prompt=None)
-    granted = await world.claimed(world.claim_request(hook, kind="webhook", rules=rules))
+    granted = await world.runs.claimed(world.runs.claim_request(hook, kind="webhook", rules=rules))
     assert granted.tokens is None
     gated: dict[str, Any] = {
         "check": {"prompt": "new?"},
@@ -219,16 +221,16 @@ async def test_only_a_run_that_asks_an_agent_needs_tokens(world: World) -> None:
         "prompt": None,
     }
     asking = await owned(world, name="asking", every="1h", **gated)
-    answer = await at(world, world.claim_request(asking, kind="webhook", rules=rules))
+    answer = await at(world, world.runs.claim_request(asking, kind="webhook", rules=rules))
     assert isinstance(answer, Finished)
     assert answer.reason.startswith("tokens: ")
 
 
 async def test_a_manual_run_is_refused_too_if_no_tokens_are_left(world: World) -> None:
-    stored = await world.add(tokens_per_day=100, cron="0 * * * *")
-    await spend(world, world.claim_request(stored), 100)
+    stored = await world.jobs.add(tokens_per_day=100, cron="0 * * * *")
+    await spend(world, world.runs.claim_request(stored), 100)
     asked = await claims.request(world.ledger, stored, "now", "manual")
-    answer = await world.claim(world.claim_request_of(asked))
+    answer = await world.runs.claim(asked)
     assert isinstance(answer, Finished)
     assert answer.reason.startswith("tokens: 100 of 100")
 
@@ -241,10 +243,10 @@ async def test_custom_parameters_of_an_agents_run_cannot_raise_its_token_limit(
     policy = {**stored.job.policy.model_dump(mode="json"), "tokens_per_run": 5_000}
     parameters = {**stored.job.parameters(), "policy": policy}
     claim_request = replace(
-        world.claim_request(stored, rules=rules, due=world.clock.now()),
+        world.runs.claim_request(stored, rules=rules, due=world.clock.now()),
         occurrence="flow:custom",
         trigger="manual",
         parameters=parameters,
     )
     assert (await spend(world, claim_request, 60)).tokens == 50
-    assert (await world.claimed(world.claim_request(stored, rules=rules))).tokens == 10
+    assert (await world.runs.claimed(world.runs.claim_request(stored, rules=rules))).tokens == 10

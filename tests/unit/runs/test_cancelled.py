@@ -35,18 +35,18 @@ async def test_a_write_cancelled_during_a_statement_releases_the_lock(
     async with Ledger(address) as ledger, Ledger(address, busy=SHORT) as other:
         loop = asyncio.get_running_loop()
 
-        def begun(statement: str) -> None:
+        def cancel(statement: str) -> None:
             """Cancel the task from the driver's thread, before the statement returns."""
             if statement.startswith("SELECT"):
                 loop.call_soon_threadsafe(task.cancel)
 
         async def writes() -> None:
             async with ledger.write() as session:
-                await session.merge(Fact(key="begun", value="1"))
+                await session.merge(Fact(key="lost", value="1"))
                 await session.flush()
                 raw = await (await session.connection()).get_raw_connection()
                 assert raw.driver_connection is not None
-                await raw.driver_connection.set_trace_callback(begun)
+                await raw.driver_connection.set_trace_callback(cancel)
                 await session.execute(select(Fact))
 
         task = asyncio.create_task(writes())

@@ -27,12 +27,12 @@ async def chained(
     world: World, on: str = "succeeded", **fields: Any
 ) -> tuple[StoredJob, StoredJob]:
     """Return two jobs, `brief` and one that runs after it."""
-    first = await world.add("brief", cron="0 * * * *")
-    return first, await world.add("report", after="brief", on=on, **fields)
+    first = await world.jobs.add("brief", cron="0 * * * *")
+    return first, await world.jobs.add("report", after="brief", on=on, **fields)
 
 
 async def started(world: World, job: StoredJob) -> list[RunRow]:
-    return [row for row in await world.rows() if row.job_id == job.id]
+    return [row for row in await world.runs.rows() if row.job_id == job.id]
 
 
 @pytest.mark.parametrize("on", ["succeeded", "failed", "any"])
@@ -50,7 +50,7 @@ async def test_an_outcome_starts_the_jobs_that_wait_for_it(
     world: World, on: str, status: Status, starts: set[str]
 ) -> None:
     first, second = await chained(world, on)
-    await world.finished(world.claim_request(first), status)
+    await world.runs.finished(first, status)
     rows = await started(world, second)
     expected = [("waiting", "after", world.ledger.now())] if on in starts else []
     assert [(row.status, row.trigger, row.due) for row in rows] == expected
@@ -58,19 +58,19 @@ async def test_an_outcome_starts_the_jobs_that_wait_for_it(
 
 async def test_a_skipped_run_starts_no_job(world: World) -> None:
     first, second = await chained(world, "any")
-    granted = await world.claimed(world.claim_request(first))
-    await world.finish(granted, Status.SKIPPED)
+    granted = await world.runs.claimed(first)
+    await world.runs.finish(granted, Status.SKIPPED)
     assert await started(world, second) == []
 
 
 async def test_an_unknown_outcome_that_is_corrected_starts_a_job_once(world: World) -> None:
     first, both = await chained(world, "any")
-    success = await world.add("celebrate", after="brief")
-    granted = await world.running(world.claim_request(first))
+    success = await world.jobs.add("celebrate", after="brief")
+    granted = await world.runs.running(first)
 
-    await world.finish(granted, Status.UNKNOWN)
-    await world.finish(granted, Status.SUCCEEDED)
-    await world.finish(granted, Status.SUCCEEDED)
+    await world.runs.finish(granted, Status.UNKNOWN)
+    await world.runs.finish(granted, Status.SUCCEEDED)
+    await world.runs.finish(granted, Status.SUCCEEDED)
 
     assert len(await started(world, both)) == 1
     assert len(await started(world, success)) == 1
@@ -78,30 +78,30 @@ async def test_an_unknown_outcome_that_is_corrected_starts_a_job_once(world: Wor
 
 async def test_a_disabled_or_snoozed_job_is_not_started(world: World) -> None:
     first, second = await chained(world)
-    await world.edit("report", enabled=False)
-    await world.finished(world.claim_request(first), Status.SUCCEEDED)
-    await world.edit("report", enabled=True)
+    await world.jobs.edit("report", enabled=False)
+    await world.runs.finished(first, Status.SUCCEEDED)
+    await world.jobs.edit("report", enabled=True)
     async with world.ledger.write() as session:
-        row = await world.job_row(second.id)
+        row = await world.jobs.row(second.id)
         row.snoozed_until = world.at(hours=2)
         session.add(row)
-    await world.finished(world.claim_request(first), Status.SUCCEEDED)
+    await world.runs.finished(first, Status.SUCCEEDED)
     assert await started(world, second) == []
 
     world.passes(hours=2)
-    await world.finished(world.claim_request(first), Status.SUCCEEDED)
+    await world.runs.finished(first, Status.SUCCEEDED)
     assert len(await started(world, second)) == 1
 
 
 @pytest.mark.parametrize("off", ["paused", "snoozed", "removed"])
 async def test_a_job_that_was_switched_off_meanwhile_is_skipped(world: World, off: str) -> None:
     first, second = await chained(world)
-    await world.finished(world.claim_request(first), Status.SUCCEEDED)
+    await world.runs.finished(first, Status.SUCCEEDED)
     [row] = await started(world, second)
     if off == "paused":
-        await world.edit("report", enabled=False)
+        await world.jobs.edit("report", enabled=False)
     elif off == "removed":
-        await world.archive("report")
+        await world.jobs.archive("report")
     else:
         async with world.ledger.write() as session:
             job = await session.get(JobRow, second.id)
@@ -109,7 +109,7 @@ async def test_a_job_that_was_switched_off_meanwhile_is_skipped(world: World, of
             job.snoozed_until = world.at(hours=2)
             session.add(job)
 
-    answer = await world.claim(world.claim_request_of(row))
+    answer = await world.runs.claim(row)
 
     assert isinstance(answer, Finished)
     assert answer.status is Status.SKIPPED
@@ -118,10 +118,10 @@ async def test_a_job_that_was_switched_off_meanwhile_is_skipped(world: World, of
 async def test_a_chained_job_runs_at_most_as_often_as_its_policy_allows(world: World) -> None:
     first, second = await chained(world, max_runs=1)
     for _ in range(2):
-        await world.finished(world.claim_request(first), Status.SUCCEEDED)
+        await world.runs.finished(first, Status.SUCCEEDED)
     one, other = await started(world, second)
-    await world.finished(world.claim_request_of(one), Status.SUCCEEDED)
-    answer = await world.claim(world.claim_request_of(other))
+    await world.runs.finished(one, Status.SUCCEEDED)
+    answer = await world.runs.claim(other)
     assert isinstance(answer, Finished)
     assert answer.status is Status.SKIPPED
 
@@ -129,35 +129,35 @@ async def test_a_chained_job_runs_at_most_as_often_as_its_policy_allows(world: W
 async def test_outcomes_during_a_run_of_the_chained_job_are_queued(world: World) -> None:
     first, second = await chained(world)
     for _ in range(2):
-        await world.finished(world.claim_request(first), Status.SUCCEEDED)
+        await world.runs.finished(first, Status.SUCCEEDED)
     one, other = await started(world, second)
-    granted = await world.running(world.claim_request_of(one))
-    assert isinstance(await world.claim(world.claim_request_of(other)), Waiting)
-    await world.finish(granted, Status.SUCCEEDED)
-    await world.finished(world.claim_request_of(other), Status.SUCCEEDED)
+    granted = await world.runs.running(one)
+    assert isinstance(await world.runs.claim(other), Waiting)
+    await world.runs.finish(granted, Status.SUCCEEDED)
+    await world.runs.finished(other, Status.SUCCEEDED)
 
 
 async def test_user_jobs_that_are_switched_off_do_not_run_after_others(world: World) -> None:
     first, second = await chained(world)
-    await world.finished(world.claim_request(first), Status.SUCCEEDED)
+    await world.runs.finished(first, Status.SUCCEEDED)
     [row] = await started(world, second)
-    request = world.claim_request_of(row, rules=AgentLimits(user_jobs=False))
-    answer = await world.claim(request)
+    request = world.runs.claim_request(row, rules=AgentLimits(user_jobs=False))
+    answer = await world.runs.claim(request)
     assert isinstance(answer, Finished)
     assert answer.status is Status.SKIPPED
 
 
 async def test_a_correction_starts_no_job_again_whose_run_was_deleted(world: World) -> None:
     first, second = await chained(world, "any")
-    granted = await world.running(world.claim_request(first))
-    await world.finish(granted, Status.UNKNOWN)
+    granted = await world.runs.running(first)
+    await world.runs.finish(granted, Status.UNKNOWN)
     [row] = await started(world, second)
-    await world.finished(world.claim_request_of(row), Status.SUCCEEDED)
+    await world.runs.finished(row, Status.SUCCEEDED)
     async with world.ledger.write() as session:
         await session.execute(delete(AttemptRow).where(col(AttemptRow.run_id) == row.id))
         await session.execute(delete(RunRow).where(col(RunRow.id) == row.id))
 
-    await world.finish(granted, Status.SUCCEEDED)
+    await world.runs.finish(granted, Status.SUCCEEDED)
 
     assert await started(world, second) == []
 
@@ -167,7 +167,7 @@ async def test_an_outcome_without_its_chained_runs_cannot_be_stored(
 ) -> None:
     """A process that dies between the two leaves neither, so the outcome is recorded again."""
     first, second = await chained(world)
-    granted = await world.running(world.claim_request(first))
+    granted = await world.runs.running(first)
 
     async def dies(session: AsyncSession, *_: object) -> None:
         await session.flush()
@@ -176,41 +176,41 @@ async def test_an_outcome_without_its_chained_runs_cannot_be_stored(
     with monkeypatch.context() as patched:
         patched.setattr(slots, "release_slot", dies)  # the last step of recording an outcome
         with pytest.raises(KeyboardInterrupt):
-            await world.finish(granted, Status.SUCCEEDED)
-    assert (await world.row(granted.run_id)).status == "running"
+            await world.runs.finish(granted, Status.SUCCEEDED)
+    assert (await world.runs.row(granted.run_id)).status == "running"
     assert await started(world, second) == []
 
-    await world.finish(granted, Status.SUCCEEDED)
+    await world.runs.finish(granted, Status.SUCCEEDED)
     assert len(await started(world, second)) == 1
 
 
 async def test_a_prompt_gets_the_answer_of_the_run_that_it_follows(world: World) -> None:
     first, _ = await chained(world, prompt="Shorten: {{output:brief}}", on="any")
-    await world.finished(world.claim_request(first), Status.SUCCEEDED, output="one")
-    await world.finished(world.claim_request(first), Status.FAILED, error="it broke")
-    rows = [row for row in await world.rows() if row.trigger == "after"]
+    await world.runs.finished(first, Status.SUCCEEDED, output="one")
+    await world.runs.finished(first, Status.FAILED, error="it broke")
+    rows = [row for row in await world.runs.rows() if row.trigger == "after"]
 
     outputs = []
     for row in rows:
-        granted = await world.claimed(world.claim_request_of(row))
+        granted = await world.runs.claimed(row)
         outputs.append(granted.outputs)
-        await world.finish(granted, Status.SKIPPED)
+        await world.runs.finish(granted, Status.SKIPPED)
     assert outputs == [{"brief": "one"}, {"brief": "it broke"}]
 
 
 async def test_a_prompt_gets_the_last_answer_of_a_job_that_it_does_not_follow(
     world: World,
 ) -> None:
-    first = await world.add("brief", cron="0 * * * *")
-    second = await world.add("report", prompt="Shorten: {{ output:brief }}", cron="30 * * * *")
-    before = await world.claimed(world.claim_request(second))
-    await world.finish(before, Status.SKIPPED)
-    await world.finished(world.claim_request(first), Status.SUCCEEDED, output="one")
-    await world.finished(world.claim_request(first), Status.FAILED, error="it broke")
-    after = await world.claimed(world.claim_request(second))
-    await world.finish(after, Status.SKIPPED)
-    await world.archive("brief")
-    without = await world.claimed(world.claim_request(second))
+    first = await world.jobs.add("brief", cron="0 * * * *")
+    second = await world.jobs.add("report", prompt="Shorten: {{ output:brief }}", cron="30 * * * *")
+    before = await world.runs.claimed(second)
+    await world.runs.finish(before, Status.SKIPPED)
+    await world.runs.finished(first, Status.SUCCEEDED, output="one")
+    await world.runs.finished(first, Status.FAILED, error="it broke")
+    after = await world.runs.claimed(second)
+    await world.runs.finish(after, Status.SKIPPED)
+    await world.jobs.archive("brief")
+    without = await world.runs.claimed(second)
     assert [each.outputs for each in (before, after, without)] == [
         {"brief": ""},
         {"brief": "one"},
@@ -220,49 +220,49 @@ async def test_a_prompt_gets_the_last_answer_of_a_job_that_it_does_not_follow(
 
 async def test_a_chain_follows_the_new_name_of_its_job(world: World) -> None:
     _, second = await chained(world, prompt="Shorten: {{ output:brief }}, {{output:report}}")
-    await world.edit("brief", name="morning")
-    await world.edit("report", name="short")
-    job = (await world.job("short")).job
+    await world.jobs.edit("brief", name="morning")
+    await world.jobs.edit("report", name="short")
+    job = (await world.jobs.get("short")).job
     assert job.schedule.to_json()["job"] == "morning"
     assert job.action.prompt == "Shorten: {{output:morning}}, {{output:short}}"  # type: ignore[union-attr]
-    await world.finished(world.claim_request(await world.job("morning")), Status.SUCCEEDED)
+    await world.runs.finished(await world.jobs.get("morning"), Status.SUCCEEDED)
     assert len(await started(world, second)) == 1
 
 
 async def test_a_cycle_is_refused(world: World) -> None:
     await chained(world)
-    await world.add("third", after="report")
+    await world.jobs.add("third", after="report")
     with pytest.raises(InvalidInput) as refused:
-        await world.edit("brief", after="third")
+        await world.jobs.edit("brief", after="third")
     assert refused.value.field == "after"
     assert "brief → third → report → brief" in refused.value.problem
     with pytest.raises(InvalidInput, match="brief → brief"):
-        await world.edit("brief", after="brief")
+        await world.jobs.edit("brief", after="brief")
     # A new name at the same time does not hide the cycle.
     with pytest.raises(InvalidInput, match="cycle"):
-        await world.edit("brief", name="morning", after="third")
-    assert (await world.job("brief")).job.schedule.kind == "cron"
+        await world.jobs.edit("brief", name="morning", after="third")
+    assert (await world.jobs.get("brief")).job.schedule.kind == "cron"
 
 
 async def test_a_job_can_only_name_jobs_of_its_own_namespace(world: World) -> None:
-    await world.add("brief", owner="agent:helper", cron="0 * * * *")
+    await world.jobs.add("brief", owner="agent:helper", cron="0 * * * *")
     with pytest.raises(UnknownName) as refused:
-        await world.add("report", after="brief")
+        await world.jobs.add("report", after="brief")
     assert refused.value.field == "after"
     with pytest.raises(UnknownName) as refused:
-        await world.add("report", prompt="Shorten: {{output:brief}}", cron="0 * * * *")
+        await world.jobs.add("report", prompt="Shorten: {{output:brief}}", cron="0 * * * *")
     assert refused.value.field == "prompt"
-    mine = await world.add("report", owner="agent:helper", after="brief")
-    user = await world.add("brief", cron="0 * * * *")
-    await world.finished(world.claim_request(user), Status.SUCCEEDED)
+    mine = await world.jobs.add("report", owner="agent:helper", after="brief")
+    user = await world.jobs.add("brief", cron="0 * * * *")
+    await world.runs.finished(user, Status.SUCCEEDED)
     assert await started(world, mine) == []
 
 
 async def test_status_warns_about_a_chain_whose_job_is_gone(world: World) -> None:
     await chained(world, prompt="Shorten: {{output:brief}}")
-    await world.add("brief", owner="agent:helper", cron="0 * * * *")
-    await world.add("report", owner="agent:helper", after="brief")
-    await world.archive((await world.job("brief")).id)
+    await world.jobs.add("brief", owner="agent:helper", cron="0 * * * *")
+    await world.jobs.add("report", owner="agent:helper", after="brief")
+    await world.jobs.archive((await world.jobs.get("brief")).id)
 
     async with world.ledger.read() as session:
         found = findings.broken_chains(await store.all_jobs(session))
@@ -271,6 +271,6 @@ async def test_status_warns_about_a_chain_whose_job_is_gone(world: World) -> Non
         "report uses the answer of brief, which does not exist",
     ]
 
-    await world.edit("report", enabled=False)
+    await world.jobs.edit("report", enabled=False)
     async with world.ledger.read() as session:
         assert findings.broken_chains(await store.all_jobs(session)) == []

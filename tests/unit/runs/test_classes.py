@@ -27,7 +27,7 @@ async def _jobs(world: World, kinds: str) -> list[StoredJob]:
     """Add a job for each letter: l for light, m for medium, h for resource-intensive."""
     names = {"l": LIGHT, "m": "medium", "h": HEAVY}
     return [
-        await world.add(f"{kind}{place}", every="1h", **{"class": names[kind]})
+        await world.jobs.add(f"{kind}{place}", every="1h", **{"class": names[kind]})
         for place, kind in enumerate(kinds)
     ]
 
@@ -60,40 +60,40 @@ async def _next(world: World, most: int) -> list[str | None]:
 
 async def test_a_full_class_makes_its_own_runs_wait_and_no_others(world: World) -> None:
     first, second, other = _offers(world, await _jobs(world, "hhm"), most=4)
-    held = await world.running(first)
+    held = await world.runs.running(first)
 
-    answer = await world.claim(second)
+    answer = await world.runs.claim(second)
 
     assert isinstance(answer, Waiting)
     assert answer.why == "1 of 1 resource-intensive runs are active"
-    assert (await world.row(str(answer.run_id))).waits_for == "slot"
-    assert isinstance(await world.claim(other), Granted)  # though it was due later
+    assert (await world.runs.row(str(answer.run_id))).waits_for == "slot"
+    assert isinstance(await world.runs.claim(other), Granted)  # though it was due later
     assert await _next(world, 4) == []
 
-    await world.finish(held, Status.SUCCEEDED)
+    await world.runs.finish(held, Status.SUCCEEDED)
     assert await _next(world, 4) == ["h1"]
-    assert isinstance(await world.claim(second), Granted)
+    assert isinstance(await world.runs.claim(second), Granted)
 
 
 async def test_a_free_slot_of_a_class_goes_to_its_earliest_due_run(world: World) -> None:
     *three, late = _offers(world, await _jobs(world, "hhhh"), most=4)
-    held = await world.running(three[0])
+    held = await world.runs.running(three[0])
     for each in (*three[:0:-1], late):
-        assert isinstance(await world.claim(each), Waiting)
-    await world.finish(held, Status.SUCCEEDED)
+        assert isinstance(await world.runs.claim(each), Waiting)
+    await world.runs.finish(held, Status.SUCCEEDED)
 
-    answer = await world.claim(late)
+    answer = await world.runs.claim(late)
     assert isinstance(answer, Waiting)
     assert answer.why == "0 of 1 resource-intensive runs are active, and 2 due earlier are waiting"
-    assert isinstance(await world.claim(three[1]), Granted)
+    assert isinstance(await world.runs.claim(three[1]), Granted)
 
 
 async def test_the_global_limit_applies_to_every_class(world: World) -> None:
     one, two, third = _offers(world, await _jobs(world, "lhl"), most=2)
-    await world.running(one)
-    await world.running(two)
+    await world.runs.running(one)
+    await world.runs.running(two)
 
-    answer = await world.claim(third)
+    answer = await world.runs.claim(third)
 
     assert isinstance(answer, Waiting)
     assert answer.why == "2 of 2 runs are active"
@@ -103,11 +103,11 @@ async def test_only_runs_that_can_start_within_all_limits_are_woken(world: World
     jobs = await _jobs(world, "mmm" + "hhh" + "lll" + "mm")
     blockers, others = jobs[:3], jobs[3:]
     all_of_them = _offers(world, [*blockers, *others], most=3)
-    held = [await world.running(each) for each in all_of_them[:3]]
+    held = [await world.runs.running(each) for each in all_of_them[:3]]
     for each in all_of_them[3:]:
-        assert isinstance(await world.claim(each), Waiting)
+        assert isinstance(await world.runs.claim(each), Waiting)
     for blocker in held:
-        await world.finish(blocker, Status.SUCCEEDED)
+        await world.runs.finish(blocker, Status.SUCCEEDED)
 
     assert await _next(world, 3) == ["h3", "l6", "l7"]
     assert await _next(world, 5) == ["h3", "l6", "l7", "m9", "m10"]
@@ -116,14 +116,14 @@ async def test_only_runs_that_can_start_within_all_limits_are_woken(world: World
     granted = [
         name
         for name in ("m10", "m9", "l8", "l7", "l6", "h5", "h4", "h3")
-        if isinstance(await world.claim(by_name[name]), Granted)
+        if isinstance(await world.runs.claim(by_name[name]), Granted)
     ]
     assert sorted(granted) == ["h3", "l6", "l7"]
 
 
 async def test_without_class_limits_only_the_global_limit_applies(world: World) -> None:
     many = _offers(world, await _jobs(world, "hhhhh"), most=4)
-    answers = [await world.claim(replace(each, classes={})) for each in many]
+    answers = [await world.runs.claim(replace(each, classes={})) for each in many]
     assert [type(each) for each in answers] == [Granted] * 4 + [Waiting]
 
 
@@ -138,10 +138,10 @@ async def test_a_run_without_a_class_counts_as_medium(world: World) -> None:
         "here:1",
         {"prompt": "Hi"},
     )
-    await world.claimed(direct)
+    await world.runs.claimed(direct)
     (job,) = _offers(world, await _jobs(world, "m"), most=4)
 
-    answer = await world.claim(replace(job, classes=limits))
+    answer = await world.runs.claim(replace(job, classes=limits))
 
     assert isinstance(answer, Waiting)
     assert answer.why == "1 of 1 medium runs are active"
@@ -170,10 +170,10 @@ async def test_fifty_concurrent_claims_exceed_no_limit(world: World) -> None:
             left = [each for each in left if each.occurrence not in began]
             for each in granted:
                 await claims.begin(world.ledger, each.run_id, each.fence)
-                await world.finish(each, Status.SUCCEEDED)
+                await world.runs.finish(each, Status.SUCCEEDED)
 
     assert len(began) == len(set(began)) == 50
-    assert {row.status for row in await world.rows()} == {"succeeded"}  # none was missed
+    assert {row.status for row in await world.runs.rows()} == {"succeeded"}  # none was missed
     # From the second round on the ledger knew all waiting runs: each class ran by due time.
     for kind in "lmh":
         of_kind = [order[each] for each in began if each.startswith(f"flow:{kind}")]

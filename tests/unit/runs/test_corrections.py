@@ -28,8 +28,8 @@ async def advance(world: World, stored: StoredJob) -> audit.AuditResult:
     return done
 
 
-async def test_a_corrected_due_time_is_granted_when_due_and_missed_when_late(world: World) -> None:
-    stored = await world.add(cron="0 * * * *", catch_up="none")
+async def test_a_corrected_due_time_is_claimed_when_due_and_missed_when_late(world: World) -> None:
+    stored = await world.jobs.add(cron="0 * * * *", catch_up="none")
     dues = [NOON + HOUR, NOON + 2 * HOUR]
     assert (
         await corrections.add_waiting_runs(
@@ -43,21 +43,21 @@ async def test_a_corrected_due_time_is_granted_when_due_and_missed_when_late(wor
         )
         == 0
     )
-    first, second = await world.rows()
+    first, second = await world.runs.rows()
 
-    assert isinstance(await world.claim(world.claim_request_of(first)), Waiting)
-    granted = await world.claimed(world.claim_request_of(first))
+    assert isinstance(await world.runs.claim(first), Waiting)
+    granted = await world.runs.claimed(first)
     assert (granted.due, granted.trigger) == (dues[0], "schedule")
 
     world.clock.set(dues[1] + 2 * MINUTE)
-    late = await world.claim(world.claim_request_of(second))
+    late = await world.runs.claim(second)
     assert isinstance(late, Finished)
     assert late.status is Status.MISSED
 
 
 async def test_the_audit_decides_a_corrected_due_time_that_no_worker_claimed(world: World) -> None:
-    none = await world.add("none", cron="0 * * * *", catch_up="none")
-    latest = await world.add("latest", cron="0 * * * *", catch_up="latest")
+    none = await world.jobs.add("none", cron="0 * * * *", catch_up="none")
+    latest = await world.jobs.add("latest", cron="0 * * * *", catch_up="latest")
     for stored in (none, latest):
         await corrections.add_waiting_runs(
             world.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks"
@@ -67,17 +67,19 @@ async def test_the_audit_decides_a_corrected_due_time_that_no_worker_claimed(wor
     assert (await advance(world, none)).missed == 1
     assert (await advance(world, latest)).waiting == 1
 
-    by_job = {row.job_id: (row.status, row.trigger, row.waits_for) for row in await world.rows()}
+    by_job = {
+        row.job_id: (row.status, row.trigger, row.waits_for) for row in await world.runs.rows()
+    }
     assert by_job == {none.id: ("missed", "schedule", ""), latest.id: ("waiting", "catch_up", "")}
 
 
 async def test_a_corrected_due_time_that_an_edit_removed_is_skipped(world: World) -> None:
-    stored = await world.add(cron="0 * * * *")
+    stored = await world.jobs.add(cron="0 * * * *")
     await corrections.add_waiting_runs(
         world.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks"
     )
-    (row,) = await world.rows()
-    await world.edit(stored.id, cron="30 * * * *")
+    (row,) = await world.runs.rows()
+    await world.jobs.edit(stored.id, cron="30 * * * *")
     assert (
         await corrections.add_waiting_runs(
             world.ledger, stored.id, 1, [NOON + 2 * HOUR], "by the old"
@@ -86,7 +88,7 @@ async def test_a_corrected_due_time_that_an_edit_removed_is_skipped(world: World
     )
     world.clock.set(NOON + HOUR)
 
-    answer = await world.claim(world.claim_request_of(row))
+    answer = await world.runs.claim(row)
 
     assert isinstance(answer, Finished)
     assert (answer.status, answer.reason) == (Status.SKIPPED, "no longer due")
@@ -94,10 +96,10 @@ async def test_a_corrected_due_time_that_an_edit_removed_is_skipped(world: World
 
 async def _corrected(world: World, how: str, **fields: str) -> tuple[StoredJob, RunRow]:
     """Add a job with a row for its due time in an hour, then edit the job; return both."""
-    stored = await world.add(cron="0 * * * *", prompt="The old", deadline="30s", **fields)
+    stored = await world.jobs.add(cron="0 * * * *", prompt="The old", deadline="30s", **fields)
     if how == "crashed":
         crashed = EndInPrefect(
-            "f", "CRASHED", "Crashed", "", world.claim_request(stored, flow_run_id="f")
+            "f", "CRASHED", "Crashed", "", world.runs.claim_request(stored, flow_run_id="f")
         )
         assert await prefect_ends.apply_end(world.ledger, crashed) is Status.WAITING
     else:
@@ -105,8 +107,8 @@ async def _corrected(world: World, how: str, **fields: str) -> tuple[StoredJob, 
             world.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks"
         )
     world.clock.move(MINUTE)
-    edited = await world.edit(stored.id, prompt="The new", agent="other", deadline="")
-    (row,) = await world.rows()
+    edited = await world.jobs.edit(stored.id, prompt="The new", agent="other", deadline="")
+    (row,) = await world.runs.rows()
     return edited, row
 
 
@@ -119,12 +121,12 @@ async def test_a_row_created_in_advance_runs_with_the_revision_in_force_when_due
     world.clock.set(NOON + HOUR + late * SECOND)
     await leases.expire_all(world.ledger)  # the deadline of the old revision no longer applies
 
-    granted = await world.claimed(world.claim_request_of(row))
+    granted = await world.runs.claimed(row)
 
     assert granted.parameters == edited.job.parameters()
     assert granted.parameters["prompt"] == "The new"
     assert (granted.due, granted.queued_at) == (NOON + HOUR, NOON + HOUR)
-    row = await world.row(granted.run_id)
+    row = await world.runs.row(granted.run_id)
     assert (row.revision, row.agent, row.parameters) == (2, "other", granted.parameters)
 
 
@@ -135,42 +137,42 @@ async def test_the_audit_uses_the_revision_in_force_when_due_for_a_row_made_in_a
 ) -> None:
     edited, row = await _corrected(world, how, catch_up=catch_up)
     world.clock.set(NOON + HOUR + 2 * MINUTE)
-    await world.edit(edited.id, prompt="Later than that")
+    await world.jobs.edit(edited.id, prompt="Later than that")
 
     await advance(world, edited)
 
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert (row.status, row.revision, row.agent) == (status, 2, "other")
     assert row.parameters == edited.job.parameters()
 
 
 async def test_a_row_created_in_advance_uses_the_stagger_in_force_when_due(world: World) -> None:
     for name in ("a", "b", "c", "d", "e", "f"):
-        stored = await world.add(name, cron="0 * * * *", stagger="30m", catch_up="none")
+        stored = await world.jobs.add(name, cron="0 * * * *", stagger="30m", catch_up="none")
         if upcoming.stagger_offset(stored.id, timedelta(minutes=30)) > 2 * MINUTE:
             break
     await corrections.add_waiting_runs(
         world.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks"
     )
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     world.clock.move(MINUTE)
-    await world.edit(stored.id, stagger="")
+    await world.jobs.edit(stored.id, stagger="")
     world.clock.set(NOON + HOUR)
 
-    assert isinstance(await world.claim(world.claim_request_of(row)), Granted)
+    assert isinstance(await world.runs.claim(row), Granted)
 
 
 async def test_a_run_that_began_keeps_its_parameters_in_its_next_attempt(world: World) -> None:
-    stored = await world.add(cron="0 * * * *", prompt="The old")
-    claim_request = world.claim_request(stored)
-    granted = await world.running(claim_request)
+    stored = await world.jobs.add(cron="0 * * * *", prompt="The old")
+    claim_request = world.runs.claim_request(stored)
+    granted = await world.runs.running(claim_request)
     broke = Outcome(Status.FAILED, error="it broke")
     until = world.clock.now() + MINUTE
     await claims.retry(world.ledger, granted.run_id, granted.fence, broke, until)
     await _known_late(world, stored, prompt="The new")
     world.clock.set(until)
 
-    assert (await world.claimed(claim_request)).parameters["prompt"] == "The old"
+    assert (await world.runs.claimed(claim_request)).parameters["prompt"] == "The old"
 
 
 async def _known_late(world: World, stored: StoredJob, **changes: str) -> None:
@@ -183,11 +185,11 @@ async def _known_late(world: World, stored: StoredJob, **changes: str) -> None:
 
 async def test_a_waiting_run_uses_an_edit_made_in_prefect_before_its_due_time(world: World) -> None:
     # The run waits for a slot that another run uses when the ledger learns of the edit.
-    stored = await world.add(cron="0 * * * *", prompt="The old")
-    other = await world.running(world.claim_request(await world.add("other")))
-    claim_request = world.claim_request(stored, due=other.due, most=1)
-    assert isinstance(await world.claim(claim_request), Waiting)
+    stored = await world.jobs.add(cron="0 * * * *", prompt="The old")
+    other = await world.runs.running(await world.jobs.add("other"))
+    claim_request = world.runs.claim_request(stored, due=other.due, most=1)
+    assert isinstance(await world.runs.claim(claim_request), Waiting)
     await _known_late(world, stored, prompt="The new")
-    await world.finish(other, Status.SUCCEEDED)
+    await world.runs.finish(other, Status.SUCCEEDED)
 
-    assert (await world.claimed(claim_request)).parameters["prompt"] == "The new"
+    assert (await world.runs.claimed(claim_request)).parameters["prompt"] == "The new"

@@ -28,13 +28,13 @@ pytestmark = pytest.mark.anyio
 async def test_a_due_time_ended_in_prefect_before_its_claim_gets_that_outcome(
     world: World, state: Type, status: Status, reason: str, error: str | None
 ) -> None:
-    stored = await world.add()
-    claim_request = world.claim_request(stored)  # it is in the future
+    stored = await world.jobs.add()
+    claim_request = world.runs.claim_request(stored)  # it is in the future
     edited = replace(claim_request, parameters={"prompt": "another"})
 
     assert await take(world, edited, state) is status
 
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert (row.status, row.reason, row.error) == (status, reason, error)
     assert (row.occurrence, row.due, row.trigger) == (
         claim_request.occurrence,
@@ -44,10 +44,10 @@ async def test_a_due_time_ended_in_prefect_before_its_claim_gets_that_outcome(
     assert (row.job_id, row.revision, row.flow_run_id) == (stored.id, 1, claim_request.flow_run_id)
     assert row.parameters == stored.job.parameters()
     assert row.unmirrored
-    assert (await world.job_row(stored.id)).last_status == status
+    assert (await world.jobs.row(stored.id)).last_status == status
     assert await take(world, edited, state) is None
     world.clock.set(claim_request.due)
-    answer = await world.claim(claim_request)
+    answer = await world.runs.claim(claim_request)
     assert isinstance(answer, Finished)
     assert answer.run_id == row.id
 
@@ -56,48 +56,48 @@ async def test_a_one_time_job_whose_future_run_is_cancelled_in_prefect_has_fired
     world: World,
 ) -> None:
     at = (world.clock.now() + timedelta(hours=3)).replace(microsecond=0)
-    stored = await world.add(at=at.isoformat())
+    stored = await world.jobs.add(at=at.isoformat())
 
-    assert await take(world, world.claim_request(stored), "CANCELLED") is Status.CANCELLED
+    assert await take(world, world.runs.claim_request(stored), "CANCELLED") is Status.CANCELLED
 
-    assert (await world.job_row(stored.id)).disabled_reason == "fired, cancelled"
+    assert (await world.jobs.row(stored.id)).disabled_reason == "fired, cancelled"
 
 
 async def test_a_due_time_that_crashed_in_prefect_waits_for_another_prefect_run(
     world: World,
 ) -> None:
-    stored = await world.add()
-    claim_request = world.claim_request(stored)
+    stored = await world.jobs.add()
+    claim_request = world.runs.claim_request(stored)
     world.clock.set(claim_request.due + timedelta(seconds=3))
 
     assert await take(world, claim_request, "CRASHED") is Status.WAITING
 
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert (row.status, row.flow_run_id, row.until) == ("waiting", None, world.clock.now())
     assert row.reason == f"its Prefect run ended as Crashed: {SAID}"
     assert await take(world, claim_request, "CRASHED") is None
-    assert isinstance(await world.claim(replace(claim_request, flow_run_id="f2")), Granted)
+    assert isinstance(await world.runs.claim(replace(claim_request, flow_run_id="f2")), Granted)
 
 
 async def test_a_due_time_that_crashed_early_in_prefect_waits_until_it_is_due(world: World) -> None:
-    claim_request = world.claim_request(await world.add())
+    claim_request = world.runs.claim_request(await world.jobs.add())
 
     assert await take(world, claim_request, "CRASHED") is Status.WAITING
 
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert row.until == claim_request.due
-    answer = await world.claim(replace(claim_request, flow_run_id="f2"))
+    answer = await world.runs.claim(replace(claim_request, flow_run_id="f2"))
     assert isinstance(answer, Waiting)
     assert answer.until == claim_request.due
 
 
 async def test_a_due_time_whose_crash_in_prefect_is_found_too_late_is_missed(world: World) -> None:
-    claim_request = world.claim_request(await world.add())
+    claim_request = world.runs.claim_request(await world.jobs.add())
     world.clock.set(claim_request.due + timedelta(hours=3))
 
     assert await take(world, claim_request, "CRASHED") is Status.MISSED
 
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert row.reason == "3 hours late, and a later due time has passed"
 
 
@@ -105,17 +105,17 @@ async def test_a_due_time_whose_crash_in_prefect_is_found_too_late_is_missed(wor
 async def test_an_end_in_prefect_of_an_instant_that_is_not_due_creates_no_row(
     world: World, state: Type
 ) -> None:
-    stored = await world.add()
-    wrong = world.claim_request(stored).due + timedelta(minutes=1)
-    claim_request = world.claim_request(stored, due=wrong)
+    stored = await world.jobs.add()
+    wrong = world.runs.claim_request(stored).due + timedelta(minutes=1)
+    claim_request = world.runs.claim_request(stored, due=wrong)
 
     assert await take(world, claim_request, state) is None
 
-    off = await world.edit(stored.id, enabled=False)
+    off = await world.jobs.edit(stored.id, enabled=False)
     world.clock.move(timedelta(seconds=1))
-    due = world.claim_request(stored).due
-    assert await take(world, world.claim_request(off, due=due), state) is None
-    assert await world.rows() == []
+    due = world.runs.claim_request(stored).due
+    assert await take(world, world.runs.claim_request(off, due=due), state) is None
+    assert await world.runs.rows() == []
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ async def test_an_end_in_prefect_of_an_instant_that_is_not_due_creates_no_row(
 async def test_an_end_in_prefect_that_belongs_to_no_occurrence_creates_no_row(
     world: World, changes: dict[str, Any]
 ) -> None:
-    stored = await world.add()
-    claim_request = world.claim_request(stored)
+    stored = await world.jobs.add()
+    claim_request = world.runs.claim_request(stored)
     made = end(claim_request, "COMPLETED")
     if "job_id" in changes:
         made = replace(made, request=replace(claim_request, job_id=None))
@@ -138,7 +138,7 @@ async def test_an_end_in_prefect_that_belongs_to_no_occurrence_creates_no_row(
 
     assert await prefect_ends.apply_end(world.ledger, made) is None
 
-    assert await world.rows() == []
+    assert await world.runs.rows() == []
 
 
 def _custom(world: World, claim_request: ClaimRequest, **changes: Any) -> ClaimRequest:
@@ -164,12 +164,12 @@ def _custom(world: World, claim_request: ClaimRequest, **changes: Any) -> ClaimR
 async def test_a_custom_run_ended_in_prefect_before_its_claim_gets_an_outcome(
     world: World, state: Type, status: str
 ) -> None:
-    stored = await world.add()
-    claim_request = _custom(world, world.claim_request(stored))
+    stored = await world.jobs.add()
+    claim_request = _custom(world, world.runs.claim_request(stored))
 
     assert await take(world, claim_request, state) == status
 
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert (row.occurrence, row.trigger, row.job_id) == (
         claim_request.occurrence,
         "manual",
@@ -180,22 +180,22 @@ async def test_a_custom_run_ended_in_prefect_before_its_claim_gets_an_outcome(
 
 async def test_a_crashed_custom_run_with_invalid_parameters_fails(world: World) -> None:
     claim_request = _custom(
-        world, world.claim_request(await world.add()), refused="prompt: is blank"
+        world, world.runs.claim_request(await world.jobs.add()), refused="prompt: is blank"
     )
 
     assert await take(world, claim_request, "CRASHED") is Status.FAILED
 
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert (row.reason, row.error) == ("parameters", "prompt: is blank")
 
 
 async def test_a_due_time_of_a_removed_job_that_crashed_in_prefect_is_skipped(world: World) -> None:
-    stored = await world.add()
-    claim_request = world.claim_request(stored)
+    stored = await world.jobs.add()
+    claim_request = world.runs.claim_request(stored)
     world.clock.set(claim_request.due + timedelta(seconds=1))
-    await world.archive(stored.id)
+    await world.jobs.archive(stored.id)
 
     assert await take(world, claim_request, "CRASHED") is Status.SKIPPED
 
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert row.reason == "the job was removed"

@@ -15,10 +15,10 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_history_is_newest_first_and_can_be_limited_to_one_job(world: World) -> None:
-    one, two = await world.add("one", every="10m"), await world.add("two", every="15m")
+    one, two = await world.jobs.add("one", every="10m"), await world.jobs.add("two", every="15m")
     for stored in (one, one, two, one):
-        granted = await world.running(world.claim_request(stored))
-        await world.finish(granted, Status.SUCCEEDED)
+        granted = await world.runs.running(stored)
+        await world.runs.finish(granted, Status.SUCCEEDED)
     world.clock.move(timedelta(seconds=1))
 
     async with world.ledger.read() as session:
@@ -33,10 +33,10 @@ async def test_history_is_newest_first_and_can_be_limited_to_one_job(world: Worl
 
 
 async def test_runs_that_ended_at_one_instant_are_read_in_pages(world: World) -> None:
-    stored, at = await world.add(), world.ledger.now()
+    stored, at = await world.jobs.add(), world.ledger.now()
     for _ in range(3):
-        row = await world.request(stored)
-        await world.set_row(row, status=Status.CANCELLED, finished_at=at)
+        row = await world.runs.request(stored)
+        await world.runs.set_row(row, status=Status.CANCELLED, finished_at=at)
     until, last, read = at, "", list[str]()
     async with world.ledger.read() as session:
         while page := await history.ended_since(session, until, last, limit=2):
@@ -46,8 +46,8 @@ async def test_runs_that_ended_at_one_instant_are_read_in_pages(world: World) ->
 
 
 async def test_a_run_is_found_by_its_id_or_a_prefix_of_it(world: World) -> None:
-    stored = await world.add()
-    ran = await world.finished(world.claim_request(stored), Status.SUCCEEDED)
+    stored = await world.jobs.add()
+    ran = await world.runs.finished(stored, Status.SUCCEEDED)
 
     async with world.ledger.read() as session:
         for ref in (ran.run_id, ran.run_id[:12]):
@@ -59,11 +59,11 @@ async def test_a_run_is_found_by_its_id_or_a_prefix_of_it(world: World) -> None:
 
 
 async def test_find_logged_returns_the_newest_run_that_has_a_prefect_run(world: World) -> None:
-    stored = await world.add()
+    stored = await world.jobs.add()
     async with world.ledger.read() as session:
         with pytest.raises(NotFound, match='no log, of "brief"'):
             await history.find_logged(session, "brief")
-    ran = await world.finished(world.claim_request(stored), Status.SUCCEEDED)
+    ran = await world.runs.finished(stored, Status.SUCCEEDED)
     world.clock.move(timedelta(seconds=1))
     asked = await claims.request(world.ledger, stored, "later", "manual")
 
@@ -76,5 +76,5 @@ async def test_find_logged_returns_the_newest_run_that_has_a_prefect_run(world: 
     with pytest.raises(NotFound, match="no log, of"):
         await meant(asked.id)
 
-    await world.archive(stored.id)
+    await world.jobs.archive(stored.id)
     assert await meant("brief") == ran.run_id

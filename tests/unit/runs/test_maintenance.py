@@ -64,30 +64,30 @@ async def test_each_due_time_of_a_window_has_one_outcome(
     world: World, catch_up: str, outcomes: list[str], claimed: bool
 ) -> None:
     """The window contains four due times, and a fifth is due exactly at its end."""
-    stored = await world.add(cron="0 * * * *", timezone="UTC", catch_up=catch_up)
-    first = world.claim_request(stored)
-    requests = [world.claim_request(stored, due=first.due + n * HOUR) for n in range(5)]
+    stored = await world.jobs.add(cron="0 * * * *", timezone="UTC", catch_up=catch_up)
+    first = world.runs.claim_request(stored)
+    requests = [world.runs.claim_request(stored, due=first.due + n * HOUR) for n in range(5)]
     end = requests[-1].due
     await _plan(world, first.due, end)
 
     for request in requests[:-1]:
         world.clock.set(request.due)
         if claimed:
-            assert not isinstance(await world.claim(request), Granted)
+            assert not isinstance(await world.runs.claim(request), Granted)
         world.clock.move(2 * MINUTE)
         await audit.advance(world.ledger, stored.id, world.clock.now())
         async with world.ledger.read() as session:
-            live = [row for row in await world.rows() if row.status == "waiting"]
+            live = [row for row in await world.runs.rows() if row.status == "waiting"]
             assert await overdue.find(session, [stored], live, world.clock.now()) == []
     world.clock.set(end)
     for request in requests:
-        answer = await world.claim(request)
+        answer = await world.runs.claim(request)
         if isinstance(answer, Granted):
             await claims.begin(world.ledger, answer.run_id, answer.fence)
-            await world.finish(answer, Status.SUCCEEDED)
+            await world.runs.finish(answer, Status.SUCCEEDED)
 
     found: list[str] = []
-    for row in await world.rows():
+    for row in await world.runs.rows():
         found += [row.status] * row.count
         if row.status == "skipped":
             assert row.reason == f"maintenance until {end:%Y-%m-%d %H:%M:%S} UTC"
@@ -98,13 +98,13 @@ async def test_each_due_time_of_a_window_has_one_outcome(
 async def test_a_daily_job_catches_up_after_the_window_if_its_policy_says_so(
     world: World, catch_up: str
 ) -> None:
-    stored = await world.add(cron="30 22 * * *", timezone="UTC", catch_up=catch_up)
-    request = world.claim_request(stored)
+    stored = await world.jobs.add(cron="30 22 * * *", timezone="UTC", catch_up=catch_up)
+    request = world.runs.claim_request(stored)
     end = request.due + HOUR
     await _plan(world, request.due - HOUR, end)
     world.clock.set(request.due)
 
-    answer = await world.claim(request)
+    answer = await world.runs.claim(request)
 
     if catch_up == "none":
         assert isinstance(answer, Finished)
@@ -113,17 +113,17 @@ async def test_a_daily_job_catches_up_after_the_window_if_its_policy_says_so(
         assert isinstance(answer, Waiting)
         assert answer.until == end
         world.clock.set(end - SECOND)
-        assert isinstance(await world.claim(request), Waiting)
+        assert isinstance(await world.runs.claim(request), Waiting)
         world.clock.set(end)
-        assert isinstance(await world.claim(request), Granted)
+        assert isinstance(await world.runs.claim(request), Granted)
 
 
 async def test_a_due_time_that_no_process_saw_in_the_window_is_skipped_and_not_missed(
     world: World,
 ) -> None:
     """The whole server was off during the window."""
-    stored = await world.add(cron="30 22 * * *", timezone="UTC", catch_up="none")
-    request = world.claim_request(stored)
+    stored = await world.jobs.add(cron="30 22 * * *", timezone="UTC", catch_up="none")
+    request = world.runs.claim_request(stored)
     await _plan(world, request.due - HOUR, request.due + HOUR)
     world.clock.set(request.due + 3 * HOUR)
 
@@ -134,49 +134,49 @@ async def test_a_due_time_that_no_process_saw_in_the_window_is_skipped_and_not_m
 
 
 async def test_runs_by_hand_and_running_runs_go_on_in_a_window(world: World) -> None:
-    stored = await world.add(cron="0 * * * *", timezone="UTC", overlap="allow", session="new")
-    request = world.claim_request(stored)
+    stored = await world.jobs.add(cron="0 * * * *", timezone="UTC", overlap="allow", session="new")
+    request = world.runs.claim_request(stored)
     world.clock.set(request.due)
-    running = await world.running(request)
+    running = await world.runs.running(request)
     await _plan(world, request.due, request.due + HOUR)
 
-    by_hand = await world.claim(world.claim_request_of(await world.request(stored)))
+    by_hand = await world.runs.claim(await world.runs.request(stored))
 
     assert isinstance(by_hand, Granted)
-    assert await world.finish(running, Status.SUCCEEDED) is Status.SUCCEEDED
+    assert await world.runs.finish(running, Status.SUCCEEDED) is Status.SUCCEEDED
 
 
 async def test_a_waiting_run_starts_when_the_window_is_removed(world: World) -> None:
-    stored = await world.add(cron="0 22 * * *", timezone="UTC", deadline="30m")
-    request = world.claim_request(stored)
+    stored = await world.jobs.add(cron="0 22 * * *", timezone="UTC", deadline="30m")
+    request = world.runs.claim_request(stored)
     window = await _plan(world, request.due, request.due + HOUR)
     world.clock.set(request.due)
-    assert isinstance(await world.claim(request), Waiting)
+    assert isinstance(await world.runs.claim(request), Waiting)
     world.clock.move(40 * MINUTE)
     async with world.ledger.write() as session:
         await maintenance.remove(session, window, world.clock.now())
 
-    assert isinstance(await world.claim(request), Granted)
+    assert isinstance(await world.runs.claim(request), Granted)
 
 
 async def test_a_chained_run_waits_for_the_end_of_the_window(world: World) -> None:
-    first = await world.add("brief", cron="0 * * * *")
-    second = await world.add("report", after="brief")
-    request = world.claim_request(first)
+    first = await world.jobs.add("brief", cron="0 * * * *")
+    second = await world.jobs.add("report", after="brief")
+    request = world.runs.claim_request(first)
     world.clock.set(request.due)
-    running = await world.running(request)
+    running = await world.runs.running(request)
     await _plan(world, world.clock.now(), world.clock.now() + HOUR)
-    await world.finish(running, Status.SUCCEEDED)
-    (row,) = [each for each in await world.rows() if each.job_id == second.id]
+    await world.runs.finish(running, Status.SUCCEEDED)
+    (row,) = [each for each in await world.runs.rows() if each.job_id == second.id]
 
-    assert isinstance(await world.claim(world.claim_request_of(row)), Waiting)
+    assert isinstance(await world.runs.claim(row), Waiting)
     world.clock.set(request.due + HOUR + MINUTE)
-    assert isinstance(await world.claim(world.claim_request_of(row)), Granted)
+    assert isinstance(await world.runs.claim(row), Granted)
 
 
 async def test_a_due_time_that_nothing_claims_after_the_window_is_overdue(world: World) -> None:
-    stored = await world.add(cron="0 22 * * *", timezone="UTC")
-    due = world.claim_request(stored).due
+    stored = await world.jobs.add(cron="0 22 * * *", timezone="UTC")
+    due = world.runs.claim_request(stored).due
     await _plan(world, due - HOUR, due + HOUR)
     late = {}
     for after in (30 * MINUTE, HOUR + MINUTE, HOUR + 2 * MINUTE):

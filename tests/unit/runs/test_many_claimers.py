@@ -33,8 +33,8 @@ def _run_id(result: claimers.ProcessResult) -> str | None:
 
 
 async def _offer(world: World, name: str = "brief") -> offers.ClaimRequest:
-    stored = await world.add(name)
-    return world.claim_request(stored)
+    stored = await world.jobs.add(name)
+    return world.runs.claim_request(stored)
 
 
 @crowds
@@ -58,10 +58,10 @@ async def test_one_of_many_processes_that_claim_an_occurrence_runs_it(
     ended = [each.answer for each in results if isinstance(each.answer, Finished)]
     assert {each.status for each in ended} <= {Status.SUCCEEDED}
     assert {_run_id(each) for each in results} == {granted.run_id}
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert (row.status, row.fence, row.attempts) == ("succeeded", 1, 1)
-    assert len(await world.attempts(row.id)) == 1
-    assert (await world.job_row(str(claim_request.job_id))).run_count == 1
+    assert len(await world.runs.attempts(row.id)) == 1
+    assert (await world.jobs.row(str(claim_request.job_id))).run_count == 1
 
 
 @crowds
@@ -77,7 +77,7 @@ async def test_many_processes_that_claim_ten_jobs_run_each_once(world: World, ma
 
     granted = [each.answer for each in results if isinstance(each.answer, Granted)]
     assert sorted(each.occurrence for each in granted) == sorted(job.occurrence for job in jobs)
-    rows = await world.rows()
+    rows = await world.runs.rows()
     assert [(row.status, row.attempts) for row in rows] == [("succeeded", 1)] * 10
 
 
@@ -111,17 +111,17 @@ async def test_a_run_killed_between_claim_and_begin_is_claimed_again(world: Worl
         child.join(60)
         assert child.exitcode == -signal.SIGKILL
 
-    assert (await world.row(run_id)).status == "claimed"
+    assert (await world.runs.row(run_id)).status == "claimed"
     other = replace(claim_request, flow_run_id="another")
-    await world.suspect()
+    await world.runs.suspect()
     world.clock.move(TIMING.run_lease - timedelta(microseconds=1))
-    assert isinstance(await world.claim(other), HeldElsewhere)
+    assert isinstance(await world.runs.claim(other), HeldElsewhere)
     world.clock.move(timedelta(microseconds=1))
-    granted = await world.claim(other)
+    granted = await world.runs.claim(other)
 
     assert isinstance(granted, Granted)
     assert (granted.run_id, granted.fence) == (run_id, 3)
-    assert await world.attempts(run_id) == []
+    assert await world.runs.attempts(run_id) == []
 
 
 async def test_a_run_killed_between_begin_and_finish_is_unknown_and_not_repeated(
@@ -136,28 +136,28 @@ async def test_a_run_killed_between_begin_and_finish_is_unknown_and_not_repeated
         child.kill()
         child.join(60)
 
-    assert (await world.row(run_id)).status == "running"
-    await world.lose()
-    answer = await world.claim(replace(claim_request, flow_run_id="another"))
+    assert (await world.runs.row(run_id)).status == "running"
+    await world.runs.lose()
+    answer = await world.runs.claim(replace(claim_request, flow_run_id="another"))
 
     assert isinstance(answer, Finished)
     assert answer.status is Status.UNKNOWN
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert (row.status, row.attempts) == ("unknown", 1)
-    assert (await world.job_row(str(claim_request.job_id))).last_status == "unknown"
+    assert (await world.jobs.row(str(claim_request.job_id))).last_status == "unknown"
 
 
 async def test_a_process_killed_while_it_records_its_outcome_writes_nothing(world: World) -> None:
     claim_request = await _offer(world)
     world.clock.set(claim_request.due)
-    with claimers.walked(world.ledger.address, claim_request, world.clock, "settling") as (
+    with claimers.walked(world.ledger.address, claim_request, world.clock, "finishing") as (
         child,
         run_id,
     ):
         child.kill()
         child.join(60)
 
-    row = await world.row(run_id)
+    row = await world.runs.row(run_id)
     assert (row.status, row.fence) == ("running", 1)
-    settled = await claims.finish(world.ledger, run_id, 1, Outcome(Status.SUCCEEDED))
-    assert settled is Status.SUCCEEDED
+    status = await claims.finish(world.ledger, run_id, 1, Outcome(Status.SUCCEEDED))
+    assert status is Status.SUCCEEDED

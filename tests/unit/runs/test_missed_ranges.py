@@ -30,21 +30,21 @@ async def _away(world: World, catch_up: str = "none") -> tuple[StoredJob, list[C
 
     All of them are too late: the last due time is two minutes ago.
     """
-    stored = await world.add(cron="* * * * *", catch_up=catch_up)
-    first = world.claim_request(stored)
+    stored = await world.jobs.add(cron="* * * * *", catch_up=catch_up)
+    first = world.runs.claim_request(stored)
     claim_requests = [
-        world.claim_request(stored, due=first.due + place * MINUTE) for place in range(DOWN)
+        world.runs.claim_request(stored, due=first.due + place * MINUTE) for place in range(DOWN)
     ]
     world.clock.set(claim_requests[-1].due + 2 * MINUTE - timedelta(seconds=1))
     return stored, claim_requests
 
 
 async def _ranges(world: World) -> list[tuple[str, datetime, datetime | None, int]]:
-    return [(row.status, row.due, row.due_to, row.count) for row in await world.rows()]
+    return [(row.status, row.due, row.due_to, row.count) for row in await world.runs.rows()]
 
 
 async def _missed(world: World, claim_request: ClaimRequest) -> Finished:
-    answer = await world.claim(claim_request)
+    answer = await world.runs.claim(claim_request)
     assert isinstance(answer, Finished)
     assert answer.status is Status.MISSED
     return answer
@@ -67,7 +67,7 @@ async def test_claims_and_the_audit_share_one_row_of_missed_due_times(
         await _missed(world, claim_request)
 
     assert await _ranges(world) == [whole]
-    assert (await world.job_row(stored.id)).last_run_at == claim_requests[-1].due
+    assert (await world.jobs.row(stored.id)).last_run_at == claim_requests[-1].due
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -88,23 +88,26 @@ async def test_claims_and_audits_in_any_order_give_each_due_time_one_outcome(
     for claim_request in claim_requests:
         await _missed(world, claim_request)
 
-    covered = [row.due + place * MINUTE for row in await world.rows() for place in range(row.count)]
+    covered = [
+        row.due + place * MINUTE for row in await world.runs.rows() for place in range(row.count)
+    ]
     assert sorted(covered) == [claim_request.due for claim_request in claim_requests]
     assert len(covered) == len(set(covered))
 
 
 async def test_another_outcome_or_revision_starts_a_new_missed_row(world: World) -> None:
-    stored = await world.add(cron="* * * * *", catch_up="none")
-    first = world.claim_request(stored)
+    stored = await world.jobs.add(cron="* * * * *", catch_up="none")
+    first = world.runs.claim_request(stored)
     dues = [first.due + place * MINUTE for place in range(6)]
-    await world.finished(replace(first, occurrence=first.occurrence), Status.SUCCEEDED)
+    await world.runs.finished(replace(first, occurrence=first.occurrence), Status.SUCCEEDED)
     world.clock.set(dues[3] + timedelta(seconds=30))
-    edited = await world.edit(stored.id, prompt="Another")
+    edited = await world.jobs.edit(stored.id, prompt="Another")
     world.clock.set(dues[5] + 2 * MINUTE - timedelta(seconds=1))
 
     for due in dues[1:]:
         await _missed(
-            world, world.claim_request(edited if due > dues[3] else stored, due=due, compared=True)
+            world,
+            world.runs.claim_request(edited if due > dues[3] else stored, due=due, compared=True),
         )
 
     assert await _ranges(world) == [
@@ -118,12 +121,12 @@ async def test_a_missed_row_has_the_reason_of_its_last_due_time(world: World) ->
     stored, claim_requests = await _away(world)
     for claim_request in claim_requests[:3]:
         await _missed(world, claim_request)
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert row.reason == "late, and the job does not catch up"
 
     await audit.advance(world.ledger, stored.id, world.clock.now())
 
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert row.reason == "no worker ran it in time, and the job does not catch up"
 
 
@@ -132,20 +135,20 @@ async def test_each_prefect_run_of_a_missed_row_can_be_retried(world: World, pla
     _, claim_requests = await _away(world)
     for claim_request in claim_requests:
         await _missed(world, replace(claim_request, started=False))
-    (missed,) = await world.rows()
+    (missed,) = await world.runs.rows()
 
     retried = replace(claim_requests[place], started=False, retries=(0,))
-    answer = await world.claim(retried)
+    answer = await world.runs.claim(retried)
 
     assert isinstance(answer, Granted)
-    row = await world.row(answer.run_id)
+    row = await world.runs.row(answer.run_id)
     assert (row.occurrence, row.retry_of) == (
         f"flow:{claim_requests[place].flow_run_id}:1",
         missed.id,
     )
-    assert (await world.row(missed.id)).count == DOWN
+    assert (await world.runs.row(missed.id)).count == DOWN
     assert isinstance(
-        await world.claim(claim_requests[place - 1]), Finished
+        await world.runs.claim(claim_requests[place - 1]), Finished
     )  # no Retry was requested
 
 
@@ -157,7 +160,7 @@ async def test_an_end_in_prefect_of_a_missed_due_time_is_ignored(world: World) -
     for state in ("CANCELLED", "FAILED", "CRASHED", "COMPLETED"):
         assert await prefect_ends.apply_end(world.ledger, end(claim_requests[2], state)) is None
 
-    assert len(await world.rows()) == 1
+    assert len(await world.runs.rows()) == 1
 
 
 async def test_a_due_time_that_a_claim_recorded_as_missed_is_not_overdue(world: World) -> None:
@@ -205,7 +208,7 @@ async def test_the_first_prefect_run_that_claims_is_linked_to_the_audits_row(wor
     other = await _missed(world, claim_requests[0])
 
     assert first.flow_run_id == other.flow_run_id == claim_requests[4].flow_run_id
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert (row.flow_run_id, row.unmirrored) == (claim_requests[4].flow_run_id, True)
     # A Prefect run that the mirror created at the same time does not replace it.
     is_recorded = await unmirrored.record_flow_run(world.ledger, row.id, "made")
@@ -228,9 +231,9 @@ async def test_a_missed_row_that_grows_while_it_is_mirrored_stays_unmirrored(wor
 
 async def test_a_row_of_a_removed_job_is_not_mirrored(world: World) -> None:
     stored, _ = await _away(world)
-    await world.archive(stored.id)
+    await world.jobs.archive(stored.id)
 
     await audit.advance(world.ledger, stored.id, world.clock.now())
 
-    (row,) = await world.rows()
+    (row,) = await world.runs.rows()
     assert (row.status, row.count, row.unmirrored) == ("skipped", DOWN, False)

@@ -25,7 +25,7 @@ def _fields(job: JobRow) -> dict[str, Any]:
 
 
 async def test_each_outcome_updates_the_fields_of_the_job(world: World) -> None:
-    stored = await world.add(every="10m")
+    stored = await world.jobs.add(every="10m")
     results: list[tuple[object, ...]] = []
     outcomes = [
         (Status.SUCCEEDED, {}),
@@ -36,8 +36,8 @@ async def test_each_outcome_updates_the_fields_of_the_job(world: World) -> None:
         (Status.SUCCEEDED, {}),
     ]
     for status, fields in outcomes:
-        granted = await world.finished(world.claim_request(stored), status, **fields)
-        job = await world.job_row(stored.id)
+        granted = await world.runs.finished(stored, status, **fields)
+        job = await world.jobs.row(stored.id)
         assert (job.last_run_id, job.last_run_at) == (granted.run_id, granted.due)
         results.append(tuple(_fields(job).values()))
 
@@ -52,27 +52,27 @@ async def test_each_outcome_updates_the_fields_of_the_job(world: World) -> None:
 
 
 async def test_lone_surrogates_in_an_outcome_are_replaced(world: World) -> None:
-    stored = await world.add()
-    ran = await world.finished(
-        world.claim_request(stored),
+    stored = await world.jobs.add()
+    ran = await world.runs.finished(
+        stored,
         Status.SUCCEEDED,
         output="a\ud83db",
         result={"k\udc00": ["\ud83d", 1, None, "😀"]},
         reason="\ud800",
     )
 
-    row = await world.row(ran.run_id)
+    row = await world.runs.row(ran.run_id)
     assert (row.output, row.reason) == ("a\ufffdb", "\ufffd")
     assert row.result == {"k\ufffd": ["\ufffd", 1, None, "😀"]}
 
 
 async def test_a_missed_due_time_does_not_count_as_a_run(world: World) -> None:
-    stored = await world.add(every="1m")
-    claim_request = world.claim_request(stored)
+    stored = await world.jobs.add(every="1m")
+    claim_request = world.runs.claim_request(stored)
     world.clock.set(claim_request.due + timedelta(minutes=5))
-    await world.claim(claim_request)
+    await world.runs.claim(claim_request)
 
-    assert _fields(await world.job_row(stored.id)) == {
+    assert _fields(await world.jobs.row(stored.id)) == {
         "last_status": "missed",
         "last_error": None,
         "run_count": 0,
@@ -83,12 +83,12 @@ async def test_a_missed_due_time_does_not_count_as_a_run(world: World) -> None:
 async def test_a_failure_before_the_effect_counts_as_a_failure_but_not_as_a_run(
     world: World,
 ) -> None:
-    stored = await world.add()
-    granted = await world.claimed(world.claim_request(stored))
+    stored = await world.jobs.add()
+    granted = await world.runs.claimed(stored)
 
-    await world.finish(granted, Status.FAILED, error="parameters do not fit")
+    await world.runs.finish(granted, Status.FAILED, error="parameters do not fit")
 
-    job = await world.job_row(stored.id)
+    job = await world.jobs.row(stored.id)
     assert (job.run_count, job.consecutive_failures) == (0, 1)
     assert job.last_error == "parameters do not fit"
 
@@ -105,15 +105,15 @@ async def test_a_failure_before_the_effect_counts_as_a_failure_but_not_as_a_run(
 async def test_a_late_outcome_corrects_the_fields_of_the_job(
     world: World, late: Status, failures: int, error: str | None
 ) -> None:
-    stored = await world.add(every="10m")
-    await world.finished(world.claim_request(stored), Status.FAILED, error="the first")
-    lost = await world.finished(world.claim_request(stored), Status.UNKNOWN, reason="gone")
-    assert (await world.job_row(stored.id)).consecutive_failures == 2
+    stored = await world.jobs.add(every="10m")
+    await world.runs.finished(stored, Status.FAILED, error="the first")
+    lost = await world.runs.finished(stored, Status.UNKNOWN, reason="gone")
+    assert (await world.jobs.row(stored.id)).consecutive_failures == 2
     world.clock.move(timedelta(seconds=1))
 
-    await world.finish(lost, late, error="after all" if late is not Status.SUCCEEDED else None)
+    await world.runs.finish(lost, late, error="after all" if late is not Status.SUCCEEDED else None)
 
-    assert _fields(await world.job_row(stored.id)) == {
+    assert _fields(await world.jobs.row(stored.id)) == {
         "last_status": late,
         "last_error": error,
         "run_count": 2,
@@ -122,15 +122,15 @@ async def test_a_late_outcome_corrects_the_fields_of_the_job(
 
 
 async def test_a_late_failure_is_counted_from_the_last_success_on(world: World) -> None:
-    stored = await world.add(every="10m")
+    stored = await world.jobs.add(every="10m")
     for status in (Status.FAILED, Status.SUCCEEDED):
-        await world.finished(world.claim_request(stored), status, error="before")
-    lost = await world.finished(world.claim_request(stored), Status.UNKNOWN, reason="gone")
+        await world.runs.finished(stored, status, error="before")
+    lost = await world.runs.finished(stored, Status.UNKNOWN, reason="gone")
     world.clock.move(timedelta(seconds=1))
 
-    await world.finish(lost, Status.TIMED_OUT, error="too long")
+    await world.runs.finish(lost, Status.TIMED_OUT, error="too long")
 
-    assert _fields(await world.job_row(stored.id)) == {
+    assert _fields(await world.jobs.row(stored.id)) == {
         "last_status": "timed_out",
         "last_error": "too long",
         "run_count": 3,
@@ -139,69 +139,67 @@ async def test_a_late_failure_is_counted_from_the_last_success_on(world: World) 
 
 
 async def test_a_late_outcome_keeps_the_last_run_and_status_of_the_job(world: World) -> None:
-    stored = await world.add(every="10m")
-    lost = await world.finished(world.claim_request(stored), Status.UNKNOWN, reason="gone")
-    later = await world.finished(world.claim_request(stored), Status.FAILED, error="no")
-    before = _fields(await world.job_row(stored.id))
+    stored = await world.jobs.add(every="10m")
+    lost = await world.runs.finished(stored, Status.UNKNOWN, reason="gone")
+    later = await world.runs.finished(stored, Status.FAILED, error="no")
+    before = _fields(await world.jobs.row(stored.id))
     assert before["consecutive_failures"] == 2
 
-    await world.finish(lost, Status.CANCELLED)
+    await world.runs.finish(lost, Status.CANCELLED)
 
-    job = await world.job_row(stored.id)
+    job = await world.jobs.row(stored.id)
     assert (job.last_run_id, job.last_run_at) == (later.run_id, later.due)
     assert _fields(job) == before | {"consecutive_failures": 1}
 
 
 async def test_a_late_outcome_corrects_the_disabled_reason_of_a_one_time_job(world: World) -> None:
     at = world.clock.now().replace(microsecond=0) + timedelta(minutes=5)
-    stored = await world.add(at=at.isoformat())
-    granted = await world.finished(world.claim_request(stored), Status.UNKNOWN)
-    assert (await world.job_row(stored.id)).disabled_reason == "fired, unknown"
+    stored = await world.jobs.add(at=at.isoformat())
+    granted = await world.runs.finished(stored, Status.UNKNOWN)
+    assert (await world.jobs.row(stored.id)).disabled_reason == "fired, unknown"
 
-    await world.finish(granted, Status.SUCCEEDED)
+    await world.runs.finish(granted, Status.SUCCEEDED)
 
-    assert (await world.job_row(stored.id)).disabled_reason == "fired, succeeded"
+    assert (await world.jobs.row(stored.id)).disabled_reason == "fired, succeeded"
 
 
 async def test_an_outcome_keeps_the_disabled_reason_of_a_removed_job(world: World) -> None:
     at = world.clock.now().replace(microsecond=0) + timedelta(minutes=5)
-    stored = await world.add(at=at.isoformat())
-    granted = await world.running(world.claim_request(stored))
-    await world.archive(stored.id)
+    stored = await world.jobs.add(at=at.isoformat())
+    granted = await world.runs.running(stored)
+    await world.jobs.archive(stored.id)
 
-    await world.finish(granted, Status.SUCCEEDED)
+    await world.runs.finish(granted, Status.SUCCEEDED)
 
-    assert (await world.job_row(stored.id)).disabled_reason == "removed"
+    assert (await world.jobs.row(stored.id)).disabled_reason == "removed"
 
 
 async def test_removing_a_job_skips_its_waiting_runs(world: World) -> None:
-    stored = await world.add()
-    other = await world.running(world.claim_request(await world.add("other")))
-    first = await world.claim(world.claim_request(stored, due=other.due, most=1))
+    stored = await world.jobs.add()
+    other = await world.runs.running(await world.jobs.add("other"))
+    first = await world.runs.claim(world.runs.claim_request(stored, due=other.due, most=1))
     assert isinstance(first, Waiting)
-    lost = await world.running(
-        world.claim_request(stored)
-    )  # it has begun, and waits for its second attempt
+    lost = await world.runs.running(stored)  # it has begun, and waits for its second attempt
     until = world.clock.now() + timedelta(hours=2)
     broke = Outcome(Status.FAILED, error="no")
     await claims.retry(world.ledger, lost.run_id, lost.fence, broke, until)
 
-    await world.archive(stored.id)
+    await world.jobs.archive(stored.id)
 
     for run_id in (first.run_id, lost.run_id):
-        row = await world.row(str(run_id))
+        row = await world.runs.row(str(run_id))
         assert (row.status, row.reason) == ("skipped", "the job was removed")
         assert (row.until, row.waits_for, row.lease_until) == (None, "", None)
         assert (row.finished_at, row.unmirrored) == (world.clock.now(), True)
-    job = await world.job_row(stored.id)
+    job = await world.jobs.row(stored.id)
     assert (job.last_run_id, job.last_status, job.run_count) == (lost.run_id, "skipped", 1)
     assert (job.last_run_at, job.disabled_reason) == (lost.due, "removed")
     assert job.archived_at == world.clock.now()
 
 
 async def test_all_fields_of_an_outcome_are_stored(world: World) -> None:
-    granted = await world.finished(
-        world.claim_request(await world.add()),
+    granted = await world.runs.finished(
+        await world.jobs.add(),
         Status.SUCCEEDED,
         output="Three things.",
         result={"things": 3},
@@ -210,7 +208,7 @@ async def test_all_fields_of_an_outcome_are_stored(world: World) -> None:
         usage={"tokens": 12},
     )
 
-    row = await world.row(granted.run_id)
+    row = await world.runs.row(granted.run_id)
     assert (row.output, row.result, row.error) == ("Three things.", {"things": 3}, None)
     assert (row.agent, row.model, row.usage) == ("claude", "large", {"tokens": 12})
     assert (row.until, row.lease_until, row.finished_at) == (None, None, world.clock.now())
@@ -236,40 +234,38 @@ async def test_a_long_answer_is_cut_and_marked(
     world: World, length: int, stored_length: int, mark: str
 ) -> None:
     answer = "😀" * length
-    granted = await world.finished(
-        world.claim_request(await world.add()), Status.SUCCEEDED, output=answer
-    )
+    granted = await world.runs.finished(await world.jobs.add(), Status.SUCCEEDED, output=answer)
 
-    assert (await world.row(granted.run_id)).output == "😀" * stored_length + mark
+    assert (await world.runs.row(granted.run_id)).output == "😀" * stored_length + mark
 
 
 async def test_a_long_answer_in_the_evidence_is_cut_too(world: World) -> None:
-    granted = await world.finished(world.claim_request(await world.add()), Status.CANCELLED)
+    granted = await world.runs.finished(await world.jobs.add(), Status.CANCELLED)
     with pytest.raises(IllegalTransition):
-        await world.finish(granted, Status.SUCCEEDED, output="x" * 10 * MAX_OUTPUT_CHARACTERS)
+        await world.runs.finish(granted, Status.SUCCEEDED, output="x" * 10 * MAX_OUTPUT_CHARACTERS)
 
-    (known,) = (await world.row(granted.run_id)).evidence
+    (known,) = (await world.runs.row(granted.run_id)).evidence
     assert len(known["output"]) < MAX_OUTPUT_CHARACTERS + 100
 
 
 async def test_a_claim_lost_before_the_effect_does_not_count_as_an_attempt(world: World) -> None:
-    claim_request = world.claim_request(await world.add())
-    granted = await world.claimed(claim_request)
-    await world.lose()
-    again = await world.running(replace(claim_request, flow_run_id="another"))
-    await world.finish(again, Status.SUCCEEDED)
+    claim_request = world.runs.claim_request(await world.jobs.add())
+    granted = await world.runs.claimed(claim_request)
+    await world.runs.lose()
+    again = await world.runs.running(replace(claim_request, flow_run_id="another"))
+    await world.runs.finish(again, Status.SUCCEEDED)
 
     assert again.run_id == granted.run_id
-    (attempt,) = await world.attempts(granted.run_id)
+    (attempt,) = await world.runs.attempts(granted.run_id)
     assert (attempt.number, attempt.fence, attempt.status) == (1, 3, "succeeded")
 
 
 async def test_a_live_state_is_refused_as_an_outcome(world: World) -> None:
-    granted = await world.running(world.claim_request(await world.add()))
+    granted = await world.runs.running(await world.jobs.add())
     for status in (Status.WAITING, Status.CLAIMED, Status.RUNNING):
         with pytest.raises(IllegalTransition):
-            await world.finish(granted, status)
-    assert (await world.row(granted.run_id)).status == "running"
+            await world.runs.finish(granted, status)
+    assert (await world.runs.row(granted.run_id)).status == "running"
 
 
 async def test_begin_of_a_nonexistent_run_is_not_found(world: World) -> None:

@@ -32,7 +32,7 @@ async def found(world: World) -> list[tuple[datetime, bool]]:
 
 
 async def test_an_unclaimed_due_time_is_overdue_after_the_grace_period(world: World) -> None:
-    await world.add()
+    await world.jobs.add()
     world.clock.set(ONE + overdue.OVERDUE_GRACE - timedelta(microseconds=1))
     assert await found(world) == []
 
@@ -43,11 +43,11 @@ async def test_an_unclaimed_due_time_is_overdue_after_the_grace_period(world: Wo
 
 
 async def test_a_due_time_with_an_outcome_or_an_active_run_is_not_overdue(world: World) -> None:
-    stored = await world.add()
-    await world.finished(world.claim_request(stored), Status.SUCCEEDED)
+    stored = await world.jobs.add()
+    await world.runs.finished(stored, Status.SUCCEEDED)
     world.clock.set(ONE + timedelta(minutes=30))
     assert await found(world) == []
-    await world.running(world.claim_request(stored))
+    await world.runs.running(stored)
     world.clock.set(ONE + timedelta(hours=1, minutes=30))
     assert await found(world) == []
 
@@ -55,8 +55,8 @@ async def test_a_due_time_with_an_outcome_or_an_active_run_is_not_overdue(world:
 async def test_a_job_with_an_active_run_is_not_unattended_despite_missed_due_times(
     world: World,
 ) -> None:
-    stored = await world.add(every="1m", catch_up="none")
-    await world.running(world.claim_request(stored))
+    stored = await world.jobs.add(every="1m", catch_up="none")
+    await world.runs.running(stored)
     world.passes(minutes=4)
     await audit.advance(world.ledger, stored.id, world.clock.now())
 
@@ -65,7 +65,7 @@ async def test_a_job_with_an_active_run_is_not_unattended_despite_missed_due_tim
 
 
 async def test_a_due_time_missed_in_an_outage_that_is_over_is_not_overdue(world: World) -> None:
-    stored = await world.add(cron="0 * * * *", catch_up="none")
+    stored = await world.jobs.add(cron="0 * * * *", catch_up="none")
     world.clock.set(ONE + timedelta(minutes=30))
     await audit.advance(world.ledger, stored.id, ONE + timedelta(minutes=29))
 
@@ -73,7 +73,7 @@ async def test_a_due_time_missed_in_an_outage_that_is_over_is_not_overdue(world:
 
 
 async def test_a_missed_due_time_is_overdue_until_it_reaches_the_maximum_age(world: World) -> None:
-    stored = await world.add(every="1m", catch_up="none")
+    stored = await world.jobs.add(every="1m", catch_up="none")
     world.clock.move(timedelta(minutes=4))
     await audit.advance(world.ledger, stored.id, world.clock.now())
     last = ONE - timedelta(minutes=57)
@@ -91,12 +91,12 @@ async def test_a_missed_due_time_is_overdue_until_it_reaches_the_maximum_age(wor
 async def test_a_missed_due_time_is_overdue_until_a_worker_claims_the_job_again(
     world: World,
 ) -> None:
-    stored = await world.add(every="1m", catch_up="none")
+    stored = await world.jobs.add(every="1m", catch_up="none")
     world.clock.move(timedelta(minutes=4))
     await audit.advance(world.ledger, stored.id, world.clock.now())
     assert len(await found(world)) == 1
 
-    await world.claimed(world.claim_request(stored))
+    await world.runs.claimed(stored)
 
     assert await found(world) == []
 
@@ -113,22 +113,22 @@ async def test_a_missed_due_time_is_overdue_until_a_worker_claims_the_job_again(
 async def test_a_disabled_on_demand_or_out_of_hours_job_is_not_overdue(
     world: World, fields: dict[str, Any]
 ) -> None:
-    await world.add(**fields)
+    await world.jobs.add(**fields)
     world.clock.set(ONE + timedelta(minutes=30))
 
     assert await found(world) == []
 
 
 async def test_an_edit_of_the_schedule_makes_no_earlier_due_time_overdue(world: World) -> None:
-    stored = await world.add(cron="0 0 * * *")
+    stored = await world.jobs.add(cron="0 0 * * *")
     world.clock.set(ONE + timedelta(minutes=30))
-    await world.edit(stored.id, cron="0 * * * *")
+    await world.jobs.edit(stored.id, cron="0 * * * *")
 
     assert await found(world) == []
 
 
-async def asked(world: World, **fields: Any) -> None:
-    stored = await world.add(on_demand=True)
+async def request_run(world: World, **fields: Any) -> None:
+    stored = await world.jobs.add(on_demand=True)
     row = await claims.request(world.ledger, stored, "one", "manual")
     async with world.ledger.write() as session:
         again = await session.get(type(row), row.id)
@@ -151,7 +151,7 @@ async def test_a_waiting_run_is_overdue_unless_it_backs_off_or_is_a_backfill(
     world: World, fields: dict[str, Any], late: bool
 ) -> None:
     now = world.clock.now()
-    await asked(world, **fields)
+    await request_run(world, **fields)
     world.clock.move(overdue.OVERDUE_GRACE + timedelta(seconds=1))
 
     assert await found(world) == ([(now, True)] if late else [])
@@ -159,7 +159,7 @@ async def test_a_waiting_run_is_overdue_unless_it_backs_off_or_is_a_backfill(
 
 async def test_a_run_that_waits_until_a_time_is_overdue_only_after_that_time(world: World) -> None:
     now = world.clock.now()
-    await asked(world, until=now + timedelta(hours=1))
+    await request_run(world, until=now + timedelta(hours=1))
     world.clock.move(timedelta(hours=1))
     assert await found(world) == []
     world.clock.move(overdue.OVERDUE_GRACE + timedelta(seconds=1))
@@ -168,7 +168,7 @@ async def test_a_run_that_waits_until_a_time_is_overdue_only_after_that_time(wor
 
 async def test_a_run_that_waits_for_a_slot_is_overdue_before_its_next_claim(world: World) -> None:
     now = world.clock.now()
-    await asked(world, waits_for=slots.SLOT, until=now + timedelta(hours=1))
+    await request_run(world, waits_for=slots.SLOT, until=now + timedelta(hours=1))
     world.clock.move(overdue.OVERDUE_GRACE + timedelta(seconds=1))
 
     assert await found(world) == [(now, True)]
@@ -182,30 +182,30 @@ async def overdue_jobs(world: World, memory: overdue.DueTimeCache) -> list[tuple
 
 async def test_find_all_with_a_cache_sees_every_change_since_its_last_call(world: World) -> None:
     memory = overdue.DueTimeCache()
-    first = await world.add("first", cron="0 * * * *", catch_up="none")
+    first = await world.jobs.add("first", cron="0 * * * *", catch_up="none")
     assert await overdue_jobs(world, memory) == []
-    second = await world.add("second", cron="30 12 * * *")
+    second = await world.jobs.add("second", cron="30 12 * * *")
     world.clock.set(ONE - timedelta(minutes=29) + overdue.OVERDUE_GRACE)
     assert await overdue_jobs(world, memory) == [("second", ONE - timedelta(minutes=30))]
-    await world.edit(second.id, cron="0 18 * * *")
+    await world.jobs.edit(second.id, cron="0 18 * * *")
     assert await overdue_jobs(world, memory) == []
     world.clock.set(ONE + timedelta(minutes=5))
     assert await overdue_jobs(world, memory) == [("first", ONE)]
     await audit.advance(world.ledger, first.id, ONE + timedelta(minutes=4))
     assert await overdue_jobs(world, memory) == [("first", ONE)]  # it was missed
-    await world.edit(first.id, enabled=False)
+    await world.jobs.edit(first.id, enabled=False)
     await claims.request(world.ledger, second, "now", "manual")
     assert await overdue_jobs(world, memory) == []
     world.clock.set(ONE + timedelta(minutes=10))
     assert await overdue_jobs(world, memory) == [("second", ONE + timedelta(minutes=5))]
-    await world.archive(second.id)
+    await world.jobs.archive(second.id)
     assert await overdue_jobs(world, memory) == []
     assert list(memory.known) == []
 
 
 @pytest.mark.slow
 async def test_the_cache_expands_a_schedule_only_when_a_due_time_has_passed(world: World) -> None:
-    stored = await world.add(cron="0 * * * *", catch_up="none")
+    stored = await world.jobs.add(cron="0 * * * *", catch_up="none")
     memory, known = overdue.DueTimeCache(), list[object]()
     for _ in range(4 * 60):
         world.clock.move(timedelta(minutes=1))
@@ -220,8 +220,8 @@ async def test_the_cache_expands_a_schedule_only_when_a_due_time_has_passed(worl
 async def test_count_due_counts_the_enabled_jobs_that_are_due_soon(world: World) -> None:
     memory = overdue.DueTimeCache()
     for minute in (5, 6, 59):
-        await world.add(f"at {minute}", cron=f"{minute} * * * *")
-    await world.add("off", cron="5 * * * *", enabled=False)
+        await world.jobs.add(f"at {minute}", cron=f"{minute} * * * *")
+    await world.jobs.add("off", cron="5 * * * *", enabled=False)
     await overdue_jobs(world, memory)
     now = world.clock.now()
     assert [memory.count_due(now, timedelta(minutes=each)) for each in (4, 5, 6, 60)] == [
@@ -235,9 +235,9 @@ async def test_count_due_counts_the_enabled_jobs_that_are_due_soon(world: World)
 async def test_a_run_that_waits_for_its_turn_and_keeps_claiming_is_late_but_not_overdue(
     world: World,
 ) -> None:
-    stored = await world.add()
+    stored = await world.jobs.add()
     world.clock.set(ONE)
-    waiting = await world.claim(world.claim_request(stored, due=ONE, most=0))
+    waiting = await world.runs.claim(world.runs.claim_request(stored, due=ONE, most=0))
     assert isinstance(waiting, claim_requests.Waiting)
     world.clock.set(ONE + timedelta(minutes=2))
     async with world.ledger.write() as session:
@@ -255,7 +255,7 @@ async def test_a_run_that_waits_for_its_turn_and_keeps_claiming_is_late_but_not_
 
 
 async def test_an_unclaimed_due_time_is_overdue_as_soon_as_it_is_late(world: World) -> None:
-    await world.add()
+    await world.jobs.add()
     world.clock.set(ONE + timedelta(minutes=30))
     async with world.ledger.read() as session:
         (late,) = await overdue.find_all(session, overdue.DueTimeCache(), world.clock.now())
@@ -266,7 +266,7 @@ async def test_long_overdue_jobs_are_found_by_their_first_due_times(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(20):
-        await world.add(f"job {number}", cron="* * * * *")
+        await world.jobs.add(f"job {number}", cron="* * * * *")
     asked = 0
 
     def counted(*given: Any, **named: Any) -> Iterator[datetime]:
@@ -287,9 +287,9 @@ async def test_long_overdue_jobs_are_found_by_their_first_due_times(
 async def test_the_first_due_time_without_a_row_is_found_after_many_with_a_row(
     world: World,
 ) -> None:
-    stored = await world.add(cron="* * * * *")
+    stored = await world.jobs.add(cron="* * * * *")
     for _ in range(11):
-        await world.finished(world.claim_request(stored), Status.SUCCEEDED)
+        await world.runs.finished(stored, Status.SUCCEEDED)
     last = world.clock.now().replace(second=0, microsecond=0)
     world.clock.move(timedelta(minutes=5))
 

@@ -60,7 +60,7 @@ async def ended(world: World, stored: StoredJob | None, count: int, **fields: An
 
 
 async def left(world: World) -> list[str]:
-    return [row.id for row in await world.rows()]
+    return [row.id for row in await world.runs.rows()]
 
 
 async def count(world: World, table: Any) -> int:
@@ -69,7 +69,7 @@ async def count(world: World, table: Any) -> int:
 
 
 async def test_retention_by_count_keeps_the_newest_runs_of_each_job(world: World) -> None:
-    many, few = await world.add("many"), await world.add("few")
+    many, few = await world.jobs.add("many"), await world.jobs.add("few")
     ids = await ended(world, many, 12)
     others = await ended(world, few, 5)
     direct = await ended(world, None, 7)
@@ -83,7 +83,7 @@ async def test_retention_by_count_keeps_the_newest_runs_of_each_job(world: World
 
 
 async def test_retention_by_age_deletes_runs_that_ended_before_the_limit(world: World) -> None:
-    stored = await world.add()
+    stored = await world.jobs.add()
     old = await ended(world, stored, 3)
     world.clock.move(90 * DAY - 2 * MINUTE - timedelta(seconds=1))
     new = await ended(world, stored, 2)
@@ -99,7 +99,7 @@ async def test_a_backlog_is_deleted_in_batches_until_the_time_limit(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(book_of, "BATCH_SIZE", 4)
-    stored = await world.add()
+    stored = await world.jobs.add()
     ids = await ended(world, stored, 11)
 
     first = await retention.prune(world.ledger, RetentionLimits(None, 1), most_seconds=0)
@@ -111,7 +111,7 @@ async def test_a_backlog_is_deleted_in_batches_until_the_time_limit(
 async def test_retention_keeps_waiting_unmirrored_retried_and_recently_requested_runs(
     world: World,
 ) -> None:
-    stored = await world.add()
+    stored = await world.jobs.add()
     waiting = (await claims.request(world.ledger, stored, "1", "manual")).id
     unmirrored = await ended(world, stored, 1, unmirrored=True, flow_run_id="f", occurrence="u")
     tried = await ended(world, stored, 1, occurrence="flow:1")
@@ -128,7 +128,7 @@ async def test_retention_keeps_waiting_unmirrored_retried_and_recently_requested
 
 
 async def test_the_run_of_a_request_is_kept_for_a_week(world: World) -> None:
-    stored = await world.add()
+    stored = await world.jobs.add()
     await ended(world, stored, 1, occurrence=f"request:{stored.id}:1")
     await ended(world, stored, 3)
     world.clock.move(6 * DAY)
@@ -138,36 +138,40 @@ async def test_the_run_of_a_request_is_kept_for_a_week(world: World) -> None:
 
 
 async def test_a_custom_run_is_kept_until_ends_are_read_two_days_past_it(world: World) -> None:
-    stored = await world.add(on_demand=True)
-    claim_request = world.claim_request(
+    stored = await world.jobs.add(on_demand=True)
+    claim_request = world.runs.claim_request(
         stored, due=world.clock.now(), occurrence="flow:f", flow_run_id="f"
     )
     crashed = prefect_ends.EndInPrefect("f", "CRASHED", "Crashed", "lost", claim_request)
-    await world.finished(claim_request, Status.UNKNOWN)
+    await world.runs.finished(claim_request, Status.UNKNOWN)
     await mirror.clear_marks(world.ledger, await left(world))
     await ended(world, stored, 3)
-    settled = world.clock.now()
+    ended_at = world.clock.now()
     # Nothing reads the ends for months, then a leader does.
-    for passed, read_to in ((100 * DAY, None), (DAY, settled), (DAY, settled + 2 * DAY - MINUTE)):
+    for passed, read_to in (
+        (100 * DAY, None),
+        (DAY, ended_at),
+        (DAY, ended_at + 2 * DAY - MINUTE),
+    ):
         world.clock.move(passed)
         if read_to is not None:
             await prefect_ends.advance(world.ledger, read_to)
         await retention.prune(world.ledger, RetentionLimits(MINUTE, 1))
         # While the row exists, the same end, read again by another leader, changes nothing.
         assert await prefect_ends.apply_end(world.ledger, crashed) is None
-    await prefect_ends.advance(world.ledger, settled + 2 * DAY)
+    await prefect_ends.advance(world.ledger, ended_at + 2 * DAY)
 
     await retention.prune(world.ledger, RetentionLimits(MINUTE, 1))
 
-    assert "flow:f" not in [row.occurrence for row in await world.rows()]
+    assert "flow:f" not in [row.occurrence for row in await world.runs.rows()]
 
 
 async def test_runs_after_the_watermark_stay_and_deleted_ones_are_not_audited_again(
     world: World,
 ) -> None:
-    stored = await world.add(every="1h", catch_up="none")
+    stored = await world.jobs.add(every="1h", catch_up="none")
     for _ in range(3):
-        await world.finished(world.claim_request(stored), Status.SUCCEEDED)
+        await world.runs.finished(stored, Status.SUCCEEDED)
     world.clock.move(2 * MINUTE)
     await mirror.clear_marks(world.ledger, await left(world))
     assert not await retention.prune(world.ledger, RetentionLimits(timedelta(0), 1))
@@ -227,7 +231,7 @@ async def numbers(world: World, session_id: str) -> Sequence[int]:
 async def test_a_long_session_is_cut_but_keeps_the_messages_that_a_model_receives(
     world: World,
 ) -> None:
-    stored = await world.add()
+    stored = await world.jobs.add()
     await talk(world, "default:job:1", 40, stored.id)
     await talk(world, "default:key", 12)
 
@@ -246,7 +250,7 @@ async def test_a_long_session_is_cut_but_keeps_the_messages_that_a_model_receive
 
 
 async def test_old_messages_of_a_session_are_deleted(world: World) -> None:
-    stored = await world.add()
+    stored = await world.jobs.add()
     await talk(world, "default:job:1", 20, stored.id)
     world.clock.move(100 * DAY)
     await talk(world, "default:job:1", 15, stored.id)
@@ -257,7 +261,7 @@ async def test_old_messages_of_a_session_are_deleted(world: World) -> None:
 
 
 async def test_the_session_of_a_single_run_is_deleted_with_the_run(world: World) -> None:
-    stored = await world.add()
+    stored = await world.jobs.add()
     ids = await ended(world, stored, 3)
     async with world.ledger.write() as session:
         for row in (await session.execute(select(RunRow))).scalars():
@@ -278,12 +282,12 @@ async def test_the_session_of_a_single_run_is_deleted_with_the_run(world: World)
 
 
 async def test_an_archived_job_is_deleted_when_nothing_of_it_is_left(world: World) -> None:
-    stored, other = await world.add("gone"), await world.add("there")
-    await world.edit(stored.id, prompt="Another")
+    stored, other = await world.jobs.add("gone"), await world.jobs.add("there")
+    await world.jobs.edit(stored.id, prompt="Another")
     await ended(world, stored, 2)
     await talk(world, "default:job:1", 1, stored.id)
     world.clock.move(HOUR)
-    await world.archive(stored.id)
+    await world.jobs.archive(stored.id)
     world.clock.move(89 * DAY)
     assert not (await retention.prune(world.ledger, DAYS)).jobs
     world.clock.move(2 * DAY)
@@ -298,7 +302,7 @@ async def test_an_archived_job_is_deleted_when_nothing_of_it_is_left(world: Worl
     assert (done.runs, done.jobs) == (1, ["gone"])
     assert await count(world, JobRow) == 1
     assert await count(world, RevisionRow) == 1
-    assert (await world.job_row(other.id)).name == "there"
+    assert (await world.jobs.row(other.id)).name == "there"
 
 
 async def test_more_archived_jobs_than_a_batch_are_left_for_the_next_cycle(
@@ -306,19 +310,19 @@ async def test_more_archived_jobs_than_a_batch_are_left_for_the_next_cycle(
 ) -> None:
     monkeypatch.setattr(book_of, "BATCH_SIZE", 1)
     for name in ("one", "two"):
-        await world.archive(await world.add(name, on_demand=True))
+        await world.jobs.archive(await world.jobs.add(name, on_demand=True))
     world.clock.move(91 * DAY)
     cycles = [await retention.prune(world.ledger, DAYS) for _ in range(3)]
     assert [(len(each.jobs), each.left) for each in cycles] == [(1, True), (1, True), (0, False)]
 
 
 async def test_an_archived_job_is_kept_while_it_has_a_deployment(world: World) -> None:
-    stored = await world.add(on_demand=True)
+    stored = await world.jobs.add(on_demand=True)
     async with world.ledger.write() as session:
         row = (await store.find(session, stored.id)).row
         row.deployment_id = "d"
         session.add(row)
-    await world.archive(stored.id)
+    await world.jobs.archive(stored.id)
     world.clock.move(91 * DAY)
     await audit.advance(world.ledger, stored.id, world.clock.now())
 
@@ -328,15 +332,17 @@ async def test_an_archived_job_is_kept_while_it_has_a_deployment(world: World) -
 async def test_jobs_that_were_disabled_and_unused_for_long_are_removed(world: World) -> None:
     long = RetentionLimits(None, None, 90 * DAY)
     names = ("chained", "edited", "lately", "off", "on", "read", "ran", "waits")
-    jobs = {name: await world.add(name) for name in names}
-    after = await world.add("after", after="chained")
-    await world.add("reader", on_demand=True, prompt="Sum up {{output:read}} and {{output:reader}}")
+    jobs = {name: await world.jobs.add(name) for name in names}
+    after = await world.jobs.add("after", after="chained")
+    await world.jobs.add(
+        "reader", on_demand=True, prompt="Sum up {{output:read}} and {{output:reader}}"
+    )
     for name in set(names) - {"on", "lately"}:
-        await world.edit(jobs[name].id, enabled=False)
+        await world.jobs.edit(jobs[name].id, enabled=False)
     kept = await ended(world, jobs["off"], 2)
     world.clock.move(80 * DAY)
-    await world.edit(jobs["lately"].id, enabled=False)
-    await world.edit(jobs["edited"].id, prompt="Something else")
+    await world.jobs.edit(jobs["lately"].id, enabled=False)
+    await world.jobs.edit(jobs["edited"].id, prompt="Something else")
     await ended(world, jobs["waits"], 1, status=Status.WAITING.value, finished_at=None)
     async with world.ledger.write() as session:
         row = (await store.find(session, jobs["ran"].id)).row
@@ -348,10 +354,10 @@ async def test_jobs_that_were_disabled_and_unused_for_long_are_removed(world: Wo
     done = await retention.prune(world.ledger, long)
 
     assert done.removed == ["off"]
-    assert (await world.job_row(jobs["off"].id)).archived_at == world.clock.now()
+    assert (await world.jobs.row(jobs["off"].id)).archived_at == world.clock.now()
     assert set(kept) <= set(await left(world))
     assert not await retention.prune(world.ledger, long)
-    await world.archive(after.id)
+    await world.jobs.archive(after.id)
     assert (await retention.prune(world.ledger, long)).removed == ["chained"]
 
 
@@ -360,7 +366,7 @@ async def test_disabled_jobs_are_removed_in_batches(
 ) -> None:
     monkeypatch.setattr(book_of, "JOBS_PER_BATCH", 2)
     for name in ("a", "b", "c"):
-        await world.edit((await world.add(name)).id, enabled=False)
+        await world.jobs.edit((await world.jobs.add(name)).id, enabled=False)
     world.clock.move(2 * DAY)
     assert await book_of.remove_disabled_jobs(world.ledger, RetentionLimits(None, None, DAY)) == [
         "a",

@@ -47,9 +47,9 @@ async def answered_turn(
     world: World, claim_request: ClaimRequest, answer: str = "Nothing."
 ) -> Granted:
     """Run the request until it has succeeded; return its grant."""
-    granted = await world.running(claim_request)
+    granted = await world.runs.running(claim_request)
     prompt = str(granted.parameters["prompt"])
-    await world.finish(granted, Status.SUCCEEDED, output=answer, prompt=prompt)
+    await world.runs.finish(granted, Status.SUCCEEDED, output=answer, prompt=prompt)
     return granted
 
 
@@ -84,38 +84,38 @@ def test_the_session_id_of_a_run_depends_on_its_agent_mode_and_key(
 
 
 async def test_a_jobs_session_is_the_same_for_all_its_runs(world: World) -> None:
-    stored = await world.add(every="1h", agent="scribe")
-    first = await answered_turn(world, world.claim_request(stored))
+    stored = await world.jobs.add(every="1h", agent="scribe")
+    first = await answered_turn(world, world.runs.claim_request(stored))
     row = await claims.request(world.ledger, stored, "by hand", "manual")
-    by_hand = await answered_turn(world, world.claim_request_of(row))
-    await world.edit(stored.id, name="renamed", prompt="Another?")
+    by_hand = await answered_turn(world, world.runs.claim_request(row))
+    await world.jobs.edit(stored.id, name="renamed", prompt="Another?")
     custom = replace(direct(world, "custom", agent="scribe"), job_id=stored.id)
     in_ui = await answered_turn(world, custom)
 
     ids = {each.session_id for each in (first, by_hand, in_ui)}
     assert ids == {f"scribe:job:{stored.id}"}
-    assert {(await world.row(each.run_id)).session_id for each in (first, by_hand)} == ids
+    assert {(await world.runs.row(each.run_id)).session_id for each in (first, by_hand)} == ids
 
 
 async def test_changing_the_agent_of_a_job_starts_another_session(world: World) -> None:
-    stored = await world.add(every="1h", agent="scribe")
-    await answered_turn(world, world.claim_request(stored))
-    stored = await world.edit(stored.id, agent="poet")
+    stored = await world.jobs.add(every="1h", agent="scribe")
+    await answered_turn(world, world.runs.claim_request(stored))
+    stored = await world.jobs.edit(stored.id, agent="poet")
 
-    granted = await world.claimed(world.claim_request(stored))
+    granted = await world.runs.claimed(stored)
 
     assert granted.session_id == f"poet:job:{stored.id}"
     assert granted.history == ()
 
 
 async def test_session_new_gives_each_run_and_each_retry_its_own_session(world: World) -> None:
-    stored = await world.add(every="1h", session="new")
-    first = await answered_turn(world, world.claim_request(stored, flow_run_id="f"))
-    retried = world.claim_request(
+    stored = await world.jobs.add(every="1h", session="new")
+    first = await answered_turn(world, world.runs.claim_request(stored, flow_run_id="f"))
+    retried = world.runs.claim_request(
         stored, due=first.due, flow_run_id="f", flow_starts=2, retries=(1,)
     )
     again = await answered_turn(world, retried)
-    second = await answered_turn(world, world.claim_request(stored))
+    second = await answered_turn(world, world.runs.claim_request(stored))
 
     assert [each.session_id for each in (first, again, second)] == [
         f"default:run:{each.run_id}" for each in (first, again, second)
@@ -128,9 +128,9 @@ async def test_session_new_gives_each_run_and_each_retry_its_own_session(world: 
 
 
 async def test_prompt_and_answer_are_stored_in_full_with_their_source(world: World) -> None:
-    stored = await world.add("brief", every="1h", agent="scribe")
+    stored = await world.jobs.add("brief", every="1h", agent="scribe")
     long = "é" * 9_000
-    granted = await answered_turn(world, world.claim_request(stored), long)
+    granted = await answered_turn(world, world.runs.claim_request(stored), long)
 
     prompt, answer = await messages_of(world, granted.session_id)
 
@@ -140,7 +140,7 @@ async def test_prompt_and_answer_are_stored_in_full_with_their_source(world: Wor
     ]
     assert prompt.content == "What is new?"
     assert answer.content == long
-    assert len(str((await world.row(granted.run_id)).output)) < len(long)
+    assert len(str((await world.runs.row(granted.run_id)).output)) < len(long)
     assert (answer.run_id, answer.at) == (granted.run_id, world.clock.now())
     assert prompt.source == answer.source
     assert prompt.source == {
@@ -159,18 +159,18 @@ async def test_the_source_of_a_message_names_the_user_of_the_job(world: World) -
     job = new_job(now=world.clock.now(), name="brief", prompt="What is new?", every="1h")
     async with world.ledger.write() as session:
         stored = await store.add(session, job, "brief", world.clock.now(), user_id="u-17")
-    granted = await answered_turn(world, world.claim_request(stored))
+    granted = await answered_turn(world, world.runs.claim_request(stored))
     assert [each.source["user"] for each in await messages_of(world, granted.session_id)] == [
         "u-17"
     ] * 2
 
 
 async def test_the_next_run_receives_the_history_oldest_first(world: World) -> None:
-    stored = await world.add(every="1h")
-    await answered_turn(world, world.claim_request(stored), "one")
-    await answered_turn(world, world.claim_request(stored), "two")
+    stored = await world.jobs.add(every="1h")
+    await answered_turn(world, world.runs.claim_request(stored), "one")
+    await answered_turn(world, world.runs.claim_request(stored), "two")
 
-    granted = await world.claimed(world.claim_request(stored))
+    granted = await world.runs.claimed(stored)
 
     given = [(each.role, each.content) for each in granted.history]
     assert given == [
@@ -183,11 +183,11 @@ async def test_the_next_run_receives_the_history_oldest_first(world: World) -> N
 
 @pytest.mark.slow
 async def test_a_run_receives_the_last_twenty_messages_of_a_long_session(world: World) -> None:
-    stored = await world.add(every="1h")
+    stored = await world.jobs.add(every="1h")
     for number in range(1, 50):
-        await answered_turn(world, world.claim_request(stored), f"answer {number}")
+        await answered_turn(world, world.runs.claim_request(stored), f"answer {number}")
 
-    granted = await world.claimed(world.claim_request(stored))
+    granted = await world.runs.claimed(stored)
 
     assert [each.number for each in granted.history] == list(range(79, 99))
     assert granted.history[-1].content == "answer 49"
@@ -198,8 +198,8 @@ async def test_a_run_receives_the_last_twenty_messages_of_a_long_session(world: 
     "status", [Status.FAILED, Status.TIMED_OUT, Status.CANCELLED, Status.UNKNOWN]
 )
 async def test_a_run_that_did_not_succeed_adds_no_messages(world: World, status: Status) -> None:
-    granted = await world.running(world.claim_request(await world.add()))
-    await world.finish(granted, status, output="half an answer", prompt="What is new?")
+    granted = await world.runs.running(await world.jobs.add())
+    await world.runs.finish(granted, status, output="half an answer", prompt="What is new?")
 
     assert await messages_of(world, granted.session_id) == ()
     async with world.ledger.read() as session:
@@ -207,19 +207,19 @@ async def test_a_run_that_did_not_succeed_adds_no_messages(world: World, status:
 
 
 async def test_an_outcome_that_is_recorded_twice_adds_its_messages_once(world: World) -> None:
-    granted = await answered_turn(world, world.claim_request(await world.add()), "one")
-    await world.finish(granted, Status.SUCCEEDED, output="one", prompt="What is new?")
+    granted = await answered_turn(world, world.runs.claim_request(await world.jobs.add()), "one")
+    await world.runs.finish(granted, Status.SUCCEEDED, output="one", prompt="What is new?")
 
     assert len(await messages_of(world, granted.session_id)) == 2
 
 
 async def test_a_late_answer_is_appended_after_the_messages_of_other_runs(world: World) -> None:
-    stored = await world.add(every="1h")
-    slow = await world.running(world.claim_request(stored))
-    await world.finish(slow, Status.UNKNOWN)
-    quick = await answered_turn(world, world.claim_request(stored), "quick")
+    stored = await world.jobs.add(every="1h")
+    slow = await world.runs.running(stored)
+    await world.runs.finish(slow, Status.UNKNOWN)
+    quick = await answered_turn(world, world.runs.claim_request(stored), "quick")
 
-    await world.finish(slow, Status.SUCCEEDED, output="slow", prompt="What is new?")
+    await world.runs.finish(slow, Status.SUCCEEDED, output="slow", prompt="What is new?")
 
     messages = await messages_of(world, quick.session_id)
     assert [each.run_id for each in messages] == [quick.run_id] * 2 + [slow.run_id] * 2
@@ -227,26 +227,30 @@ async def test_a_late_answer_is_appended_after_the_messages_of_other_runs(world:
 
 
 async def test_a_run_that_lost_its_claim_adds_no_messages(world: World) -> None:
-    granted = await world.claimed(world.claim_request(await world.add()))
+    granted = await world.runs.claimed(await world.jobs.add())
     await claims.postpone(world.ledger, granted.run_id, granted.fence, world.clock.now(), "later")
 
     with pytest.raises(FenceRefused):
-        await world.finish(granted, Status.SUCCEEDED, output="late", prompt="What is new?")
+        await world.runs.finish(granted, Status.SUCCEEDED, output="late", prompt="What is new?")
 
     assert await messages_of(world, granted.session_id) == ()
 
 
 async def test_the_last_output_is_read_only_if_the_prompt_names_it(world: World) -> None:
-    stored = await world.add(every="1h", prompt="Before it was: {{ last_output }}")
-    assert (await answered_turn(world, world.claim_request(stored), "one")).last_output == ""
-    failed = await world.running(world.claim_request(stored))
+    stored = await world.jobs.add(every="1h", prompt="Before it was: {{ last_output }}")
+    assert (await answered_turn(world, world.runs.claim_request(stored), "one")).last_output == ""
+    failed = await world.runs.running(stored)
     assert failed.last_output == "one"
-    await world.finish(failed, Status.FAILED, output="no")
-    assert (await answered_turn(world, world.claim_request(stored), "two")).last_output == "one"
-    assert (await answered_turn(world, world.claim_request(stored), "three")).last_output == "two"
-    await world.edit(stored.id, prompt="It goes alone")
+    await world.runs.finish(failed, Status.FAILED, output="no")
     assert (
-        await answered_turn(world, world.claim_request(await world.job(stored.id)))
+        await answered_turn(world, world.runs.claim_request(stored), "two")
+    ).last_output == "one"
+    assert (
+        await answered_turn(world, world.runs.claim_request(stored), "three")
+    ).last_output == "two"
+    await world.jobs.edit(stored.id, prompt="It goes alone")
+    assert (
+        await answered_turn(world, world.runs.claim_request(await world.jobs.get(stored.id)))
     ).last_output == ""
 
 
@@ -254,47 +258,47 @@ async def test_the_last_output_is_read_only_if_the_prompt_names_it(world: World)
 
 
 async def test_the_second_of_two_jobs_that_share_a_session_waits(world: World) -> None:
-    one = await world.add("one", every="1h", session_key="ops")
-    two = await world.add("two", every="1h", session_key="ops", prompt="And you?")
-    first = await world.running(world.claim_request(one))
-    claim_request = world.claim_request(two, due=first.due)
+    one = await world.jobs.add("one", every="1h", session_key="ops")
+    two = await world.jobs.add("two", every="1h", session_key="ops", prompt="And you?")
+    first = await world.runs.running(one)
+    claim_request = world.runs.claim_request(two, due=first.due)
 
-    answer = waits(await world.claim(claim_request))
+    answer = waits(await world.runs.claim(claim_request))
 
     why = f"session default:ops is busy: run {first.run_id[:8]} holds it"
     assert answer == Waiting(world.clock.now() + RETRY_INTERVAL, why, answer.run_id)
-    row = await world.row(str(answer.run_id))
+    row = await world.runs.row(str(answer.run_id))
     assert (row.status, row.until, row.reason) == ("waiting", answer.until, why)
     assert (row.occurrence, row.job_id, row.revision) == (claim_request.occurrence, two.id, 1)
     assert (row.parameters, row.session_id) == (two.job.parameters(), "default:ops")
     assert (row.flow_run_id, row.fence, row.attempts) == (claim_request.flow_run_id, 0, 0)
 
-    await world.finish(first, Status.SUCCEEDED, output="Fine.", prompt="How are you?")
-    assert await world.claim(claim_request) == answer  # not before the time that it waits for
+    await world.runs.finish(first, Status.SUCCEEDED, output="Fine.", prompt="How are you?")
+    assert await world.runs.claim(claim_request) == answer  # not before the time that it waits for
     world.clock.set(answer.until)
-    second = await world.claim(claim_request)
+    second = await world.runs.claim(claim_request)
 
     assert isinstance(second, Granted)
     assert second.run_id == answer.run_id
     assert [each.content for each in second.history] == ["How are you?", "Fine."]
-    row = await world.row(second.run_id)
+    row = await world.runs.row(second.run_id)
     assert (row.status, row.until, row.reason, row.fence) == ("claimed", None, "", 1)
 
 
 async def test_a_run_that_waits_for_its_session_keeps_its_parameters_and_is_never_late(
     world: World,
 ) -> None:
-    one = await world.add("one", every="1h", session_key="ops")
-    two = await world.add("two", every="1h", session_key="ops", prompt="As it was")
-    first = await world.running(world.claim_request(one))
-    claim_request = world.claim_request(two, due=first.due)
-    answer = waits(await world.claim(claim_request))
+    one = await world.jobs.add("one", every="1h", session_key="ops")
+    two = await world.jobs.add("two", every="1h", session_key="ops", prompt="As it was")
+    first = await world.runs.running(one)
+    claim_request = world.runs.claim_request(two, due=first.due)
+    answer = waits(await world.runs.claim(claim_request))
     world.clock.move(SECOND)
-    await world.edit(two.id, prompt="As it is now")
-    await world.finish(first, Status.SUCCEEDED)
+    await world.jobs.edit(two.id, prompt="As it is now")
+    await world.runs.finish(first, Status.SUCCEEDED)
     world.clock.move(timedelta(days=2))
 
-    second = await world.claim(claim_request)
+    second = await world.runs.claim(claim_request)
 
     assert isinstance(second, Granted)
     assert (second.run_id, second.parameters["prompt"]) == (answer.run_id, "As it was")
@@ -303,16 +307,16 @@ async def test_a_run_that_waits_for_its_session_keeps_its_parameters_and_is_neve
 
 
 async def test_a_custom_run_in_the_second_of_its_jobs_creation_keeps_its_job(world: World) -> None:
-    holder = await world.running(direct(world, "holder", session_key="ops"))
-    stored = await world.add(on_demand=True, session_key="ops")
+    holder = await world.runs.running(direct(world, "holder", session_key="ops"))
+    stored = await world.jobs.add(on_demand=True, session_key="ops")
     floored = world.clock.now().replace(microsecond=0)  # as Prefect's times are
     claim_request = direct(world, "custom", session_key="ops")
     claim_request = replace(claim_request, job_id=stored.id, due=floored)
-    answer = waits(await world.claim(claim_request))
-    await world.finish(holder, Status.SUCCEEDED)
+    answer = waits(await world.runs.claim(claim_request))
+    await world.runs.finish(holder, Status.SUCCEEDED)
     world.clock.set(answer.until)
 
-    granted = await world.claim(claim_request)
+    granted = await world.runs.claim(claim_request)
 
     assert isinstance(granted, Granted)
     assert granted.job is not None
@@ -320,51 +324,53 @@ async def test_a_custom_run_in_the_second_of_its_jobs_creation_keeps_its_job(wor
 
 
 async def test_of_two_waiting_runs_the_one_due_earlier_gets_the_session_first(world: World) -> None:
-    holder = await world.running(direct(world, "holder", session_key="ops"))
+    holder = await world.runs.running(direct(world, "holder", session_key="ops"))
     world.clock.move(SECOND)
     early = direct(world, "early", session_key="ops")
     world.clock.move(SECOND)
     late = direct(world, "late", session_key="ops")
-    waits(await world.claim(late))
-    first = waits(await world.claim(early))
-    await world.finish(holder, Status.SUCCEEDED)
+    waits(await world.runs.claim(late))
+    first = waits(await world.runs.claim(early))
+    await world.runs.finish(holder, Status.SUCCEEDED)
     world.clock.move(RETRY_INTERVAL)
 
-    behind = waits(await world.claim(late))
+    behind = waits(await world.runs.claim(late))
     assert behind.why == f"session default:ops is busy: run {str(first.run_id)[:8]} goes first"
-    granted = await world.running(early)
+    granted = await world.runs.running(early)
     assert granted.run_id == first.run_id
-    await world.finish(granted, Status.SUCCEEDED)
+    await world.runs.finish(granted, Status.SUCCEEDED)
     world.clock.set(behind.until)
-    assert isinstance(await world.claim(late), Granted)
+    assert isinstance(await world.runs.claim(late), Granted)
 
 
 async def test_a_new_run_waits_for_runs_of_its_session_that_were_due_earlier(world: World) -> None:
-    holder = await world.running(direct(world, "holder", session_key="ops"))
+    holder = await world.runs.running(direct(world, "holder", session_key="ops"))
     early = direct(world, "early", session_key="ops")
-    waits(await world.claim(early))
-    await world.finish(holder, Status.SUCCEEDED)
+    waits(await world.runs.claim(early))
+    await world.runs.finish(holder, Status.SUCCEEDED)
     world.clock.move(SECOND)
 
-    assert waits(await world.claim(direct(world, "late", session_key="ops"))).why.endswith("first")
+    assert waits(await world.runs.claim(direct(world, "late", session_key="ops"))).why.endswith(
+        "first"
+    )
 
 
 async def test_an_abandoned_waiting_run_does_not_block_its_session_for_long(world: World) -> None:
-    holder = await world.running(direct(world, "holder", session_key="ops"))
-    abandoned = waits(await world.claim(direct(world, "gone", session_key="ops")))
-    await world.finish(holder, Status.SUCCEEDED)
+    holder = await world.runs.running(direct(world, "holder", session_key="ops"))
+    abandoned = waits(await world.runs.claim(direct(world, "gone", session_key="ops")))
+    await world.runs.finish(holder, Status.SUCCEEDED)
     world.clock.set(abandoned.until + sessions.WAITER_GRACE)
     late = direct(world, "late", session_key="ops")
 
-    waits(await world.claim(late))
+    waits(await world.runs.claim(late))
     world.clock.move(RETRY_INTERVAL)
 
-    assert isinstance(await world.claim(late), Granted)
-    assert (await world.row(str(abandoned.run_id))).status == "waiting"  # it is not lost
+    assert isinstance(await world.runs.claim(late), Granted)
+    assert (await world.runs.row(str(abandoned.run_id))).status == "waiting"  # it is not lost
 
 
 async def test_a_run_in_a_backoff_does_not_block_its_session(world: World) -> None:
-    first = await world.running(direct(world, "first", session_key="ops"))
+    first = await world.runs.running(direct(world, "first", session_key="ops"))
     until = world.clock.now() + timedelta(minutes=5)
     outcome = Outcome(Status.FAILED, error="429")
     await claims.retry(world.ledger, first.run_id, first.fence, outcome, until)
@@ -372,7 +378,7 @@ async def test_a_run_in_a_backoff_does_not_block_its_session(world: World) -> No
 
     second = await answered_turn(world, direct(world, "second", session_key="ops"), "Done.")
     world.clock.set(until)
-    again = await world.claim(replace(direct(world, "first"), due=first.due))
+    again = await world.runs.claim(replace(direct(world, "first"), due=first.due))
 
     assert isinstance(again, Granted)
     assert (again.run_id, again.session_id) == (first.run_id, second.session_id)
@@ -382,11 +388,11 @@ async def test_a_run_in_a_backoff_does_not_block_its_session(world: World) -> No
 async def test_a_run_of_the_same_job_is_skipped_instead_of_waiting_for_the_session(
     world: World,
 ) -> None:
-    stored = await world.add(every="1h")
-    await world.running(world.claim_request(stored))
+    stored = await world.jobs.add(every="1h")
+    await world.runs.running(stored)
     row = await claims.request(world.ledger, stored, "by hand", "manual")
 
-    answer = await world.claim(world.claim_request_of(row))
+    answer = await world.runs.claim(row)
 
     assert isinstance(answer, Finished)
     assert answer.status is Status.SKIPPED
@@ -394,26 +400,26 @@ async def test_a_run_of_the_same_job_is_skipped_instead_of_waiting_for_the_sessi
 
 
 async def test_two_agents_do_not_share_a_session_of_the_same_key(world: World) -> None:
-    await world.running(direct(world, "one", session_key="ops", agent="a"))
+    await world.runs.running(direct(world, "one", session_key="ops", agent="a"))
 
     assert isinstance(
-        await world.claim(direct(world, "two", session_key="ops", agent="b")), Granted
+        await world.runs.claim(direct(world, "two", session_key="ops", agent="b")), Granted
     )
-    assert isinstance(await world.claim(direct(world, "three", agent="a")), Granted)
+    assert isinstance(await world.runs.claim(direct(world, "three", agent="a")), Granted)
 
 
 async def test_a_run_of_a_job_disabled_while_it_waits_for_its_session_is_skipped(
     world: World,
 ) -> None:
-    one = await world.add("one", every="1h", session_key="ops")
-    two = await world.add("two", every="1h", session_key="ops")
-    first = await world.running(world.claim_request(one))
-    claim_request = world.claim_request(two, due=first.due)
-    answer = waits(await world.claim(claim_request))
-    await world.edit(two.id, enabled=False)
+    one = await world.jobs.add("one", every="1h", session_key="ops")
+    two = await world.jobs.add("two", every="1h", session_key="ops")
+    first = await world.runs.running(one)
+    claim_request = world.runs.claim_request(two, due=first.due)
+    answer = waits(await world.runs.claim(claim_request))
+    await world.jobs.edit(two.id, enabled=False)
     world.clock.set(answer.until)
 
-    assert await world.claim(claim_request) == Finished(
+    assert await world.runs.claim(claim_request) == Finished(
         Status.SKIPPED, "the job is disabled", answer.run_id, claim_request.flow_run_id
     )
 
@@ -433,11 +439,11 @@ async def found(world: World, ref: str) -> str:
 
 
 async def test_sessions_are_listed_last_used_first(world: World) -> None:
-    own = await world.add("own", every="1h")
-    shared = await world.add("shared", every="1h", session_key="ops")
-    await answered_turn(world, world.claim_request(own))
-    await answered_turn(world, world.claim_request(shared))
-    await answered_turn(world, world.claim_request(own))
+    own = await world.jobs.add("own", every="1h")
+    shared = await world.jobs.add("shared", every="1h", session_key="ops")
+    await answered_turn(world, world.runs.claim_request(own))
+    await answered_turn(world, world.runs.claim_request(shared))
+    await answered_turn(world, world.runs.claim_request(own))
 
     assert await listed(world) == [(f"default:job:{own.id}", "own", 4), ("default:ops", None, 2)]
     assert len(await listed(world, 1)) == 1
@@ -446,8 +452,8 @@ async def test_sessions_are_listed_last_used_first(world: World) -> None:
 async def test_a_session_is_found_by_its_key_if_only_one_agent_uses_it(world: World) -> None:
     for name, agent in (("one", "oa"), ("two", "oa"), ("three", "an")):
         key = "cat" if name == "one" else "dog"
-        stored = await world.add(name, every="1h", agent=agent, session_key=key)
-        await answered_turn(world, world.claim_request(stored))
+        stored = await world.jobs.add(name, every="1h", agent=agent, session_key=key)
+        await answered_turn(world, world.runs.claim_request(stored))
 
     assert await found(world, "cat") == "oa:cat"
     with pytest.raises(Ambiguous, match="an:dog") as ambiguous:
@@ -459,13 +465,13 @@ async def test_a_session_is_found_by_its_key_if_only_one_agent_uses_it(world: Wo
 
 
 async def test_a_session_is_found_by_its_id_a_prefix_or_its_job(world: World) -> None:
-    own = await world.add("own", every="1h")
-    shared = await world.add("shared", every="1h", session_key="ops")
-    fresh = await world.add("fresh", every="1h", session="new", agent="poet")
-    unused = await world.add("unused", every="1h")
+    own = await world.jobs.add("own", every="1h")
+    shared = await world.jobs.add("shared", every="1h", session_key="ops")
+    fresh = await world.jobs.add("fresh", every="1h", session="new", agent="poet")
+    unused = await world.jobs.add("unused", every="1h")
     for each in (own, shared, fresh):
-        await answered_turn(world, world.claim_request(each))
-    last = await answered_turn(world, world.claim_request(fresh))
+        await answered_turn(world, world.runs.claim_request(each))
+    last = await answered_turn(world, world.runs.claim_request(fresh))
     id_of_own = f"default:job:{own.id}"
 
     assert await found(world, id_of_own) == id_of_own

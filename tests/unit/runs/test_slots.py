@@ -23,7 +23,7 @@ MICROSECOND = timedelta(microseconds=1)
 
 
 async def _jobs(world: World, count: int) -> list[StoredJob]:
-    return [await world.add(f"job-{number}") for number in range(count)]
+    return [await world.jobs.add(f"job-{number}") for number in range(count)]
 
 
 def _offers(world: World, jobs: list[StoredJob], **changes: Any) -> list[ClaimRequest]:
@@ -52,87 +52,87 @@ async def _next(world: World, most: int) -> list[RunRow]:
 
 async def test_a_run_beyond_the_limit_waits_and_names_the_limit(world: World) -> None:
     five = _offers(world, await _jobs(world, 5), most=4)
-    held = [await world.claimed(each) for each in five[:4]]
+    held = [await world.runs.claimed(each) for each in five[:4]]
 
-    answer = await world.claim(five[4])
+    answer = await world.runs.claim(five[4])
 
     assert isinstance(answer, Waiting)
     assert answer.until == world.clock.now() + timedelta(seconds=30)
-    row = await world.row(str(answer.run_id))
+    row = await world.runs.row(str(answer.run_id))
     assert (row.status, row.waits_for, row.fence) == ("waiting", "slot", 0)
     assert (row.reason, row.flow_run_id) == ("4 of 4 runs are active", "f4")
     assert await _next(world, 4) == []
 
     await claims.begin(world.ledger, held[0].run_id, held[0].fence)
-    await world.finish(held[0], Status.SUCCEEDED)
+    await world.runs.finish(held[0], Status.SUCCEEDED)
 
     # Because a slot is free, it may claim before its time.
     assert [each.id for each in await _next(world, 4)] == [row.id]
-    assert isinstance(await world.claim(five[4]), Granted)
-    row = await world.row(row.id)
+    assert isinstance(await world.runs.claim(five[4]), Granted)
+    row = await world.runs.row(row.id)
     assert (row.status, row.waits_for, row.reason, row.until) == ("claimed", "", "", None)
 
 
 async def test_a_free_slot_goes_to_the_earliest_due_run(world: World) -> None:
     blocker, *others = _offers(world, await _jobs(world, 4), most=1)
-    held = await world.running(blocker)
+    held = await world.runs.running(blocker)
     for each in reversed(others):
-        assert isinstance(await world.claim(each), Waiting)
-    await world.finish(held, Status.SUCCEEDED)
+        assert isinstance(await world.runs.claim(each), Waiting)
+    await world.runs.finish(held, Status.SUCCEEDED)
 
-    later = await world.claim(others[2])
+    later = await world.runs.claim(others[2])
     assert isinstance(later, Waiting)
     assert later.why == "0 of 1 runs are active, and 2 due earlier are waiting"
     assert [each.flow_run_id for each in await _next(world, 1)] == ["f1"]
     assert [each.flow_run_id for each in await _next(world, 3)] == ["f1", "f2", "f3"]
 
-    assert isinstance(await world.claim(others[0]), Granted)
+    assert isinstance(await world.runs.claim(others[0]), Granted)
 
 
 async def test_a_new_run_waits_behind_waiting_runs_that_were_due_earlier(world: World) -> None:
     blocker, early, late = _offers(world, await _jobs(world, 3), most=1)
-    held = await world.running(blocker)
-    assert isinstance(await world.claim(early), Waiting)
-    await world.finish(held, Status.SUCCEEDED)
+    held = await world.runs.running(blocker)
+    assert isinstance(await world.runs.claim(early), Waiting)
+    await world.runs.finish(held, Status.SUCCEEDED)
 
-    assert isinstance(await world.claim(late), Waiting)
+    assert isinstance(await world.runs.claim(late), Waiting)
 
-    assert isinstance(await world.claim(early), Granted)
+    assert isinstance(await world.runs.claim(early), Granted)
 
 
 async def test_one_waiting_run_reserves_only_one_of_two_free_slots(world: World) -> None:
     one, two, early, late = _offers(world, await _jobs(world, 4), most=2)
-    held = [await world.running(one), await world.running(two)]
-    assert isinstance(await world.claim(early), Waiting)
+    held = [await world.runs.running(one), await world.runs.running(two)]
+    assert isinstance(await world.runs.claim(early), Waiting)
     for each in held:
-        await world.finish(each, Status.SUCCEEDED)
+        await world.runs.finish(each, Status.SUCCEEDED)
 
-    assert isinstance(await world.claim(late), Granted)
+    assert isinstance(await world.runs.claim(late), Granted)
 
 
 async def test_a_waiting_run_that_no_worker_claims_loses_its_turn(world: World) -> None:
     blocker, abandoned, late = _offers(world, await _jobs(world, 3), most=1)
-    held = await world.running(blocker)
-    answer = await world.claim(abandoned)
+    held = await world.runs.running(blocker)
+    answer = await world.runs.claim(abandoned)
     assert isinstance(answer, Waiting)
-    await world.finish(held, Status.SUCCEEDED)
+    await world.runs.finish(held, Status.SUCCEEDED)
 
     world.clock.set(answer.until + slots.SLOT_CLAIM_TIMEOUT)
-    assert isinstance(await world.claim(late), Waiting)
+    assert isinstance(await world.runs.claim(late), Waiting)
     assert len(await _next(world, 1)) == 1
     world.clock.move(MICROSECOND)
     assert await _next(world, 1) != []  # the later one
-    assert isinstance(await world.claim(late), Granted)
+    assert isinstance(await world.runs.claim(late), Granted)
 
 
 async def _queued(world: World, count: int, most: int) -> list[ClaimRequest]:
     """Return the requests of ``count`` waiting runs; the ``most`` runs before them have ended."""
     offered = _offers(world, await _jobs(world, most + count), most=most)
-    held = [await world.running(each) for each in offered[:most]]
+    held = [await world.runs.running(each) for each in offered[:most]]
     for each in offered[most:]:
-        assert isinstance(await world.claim(each), Waiting)
+        assert isinstance(await world.runs.claim(each), Waiting)
     for granted in held:
-        await world.finish(granted, Status.SUCCEEDED)
+        await world.runs.finish(granted, Status.SUCCEEDED)
     return offered[most:]
 
 
@@ -145,19 +145,19 @@ async def _call_up(world: World, most: int, after: timedelta | None = None) -> l
 async def test_free_slots_are_not_kept_for_woken_runs_that_do_not_claim(world: World) -> None:
     *abandoned, late = await _queued(world, 6, most=2)
 
-    answer = await world.claim(late)
+    answer = await world.runs.claim(late)
 
     # The answer asks the worker to wake the runs ahead, and to claim again soon.
     assert isinstance(answer, Waiting)
     assert (answer.free, answer.until) == (True, world.clock.now() + slots.SLOT_CLAIM_TIMEOUT)
     assert await _call_up(world, 2) == [each.flow_run_id for each in abandoned[:2]]
     world.clock.set(answer.until)
-    assert isinstance(await world.claim(late), Waiting)
+    assert isinstance(await world.runs.claim(late), Waiting)
     # Three more runs are ahead, but the two that were woken have left both slots free.
     world.clock.move(MICROSECOND)
-    assert isinstance(await world.claim(late), Granted)
-    assert isinstance(await world.claim(abandoned[4]), Granted)
-    assert isinstance(await world.claim(abandoned[3]), Waiting)  # both slots are taken now
+    assert isinstance(await world.runs.claim(late), Granted)
+    assert isinstance(await world.runs.claim(abandoned[4]), Granted)
+    assert isinstance(await world.runs.claim(abandoned[3]), Waiting)  # both slots are taken now
 
 
 async def test_only_the_slots_of_woken_runs_that_do_not_claim_go_to_later_runs(
@@ -168,20 +168,20 @@ async def test_only_the_slots_of_woken_runs_that_do_not_claim_go_to_later_runs(
     world.clock.move(slots.SLOT_CLAIM_TIMEOUT + MICROSECOND)
 
     # One of the two woken runs claims, though late.
-    assert isinstance(await world.claim(second), Granted)
-    assert isinstance(await world.claim(late), Granted)  # instead of the one that is gone
-    assert isinstance(await world.claim(third), Waiting)
+    assert isinstance(await world.runs.claim(second), Granted)
+    assert isinstance(await world.runs.claim(late), Granted)  # instead of the one that is gone
+    assert isinstance(await world.runs.claim(third), Waiting)
 
 
 async def test_a_woken_run_that_never_claims_no_longer_blocks_later_runs(world: World) -> None:
     abandoned, early, late = await _queued(world, 3, most=1)
     assert await _call_up(world, 1) == [abandoned.flow_run_id]
     world.clock.move(slots.SLOT_CLAIM_TIMEOUT + slots.MAX_RETRY_INTERVAL)
-    assert isinstance(await world.claim(replace(early, full=True)), Waiting)  # it does claim
+    assert isinstance(await world.runs.claim(replace(early, full=True)), Waiting)  # it does claim
 
     world.clock.move(MICROSECOND)
 
-    assert isinstance(await world.claim(late), Granted)
+    assert isinstance(await world.runs.claim(late), Granted)
 
 
 async def test_the_earliest_runs_are_woken_once_and_get_the_free_slots(world: World) -> None:
@@ -193,22 +193,22 @@ async def test_the_earliest_runs_are_woken_once_and_get_the_free_slots(world: Wo
     assert await _call_up(world, 2, after=seconds) == []
     world.clock.move(seconds)
     assert await _call_up(world, 2, after=seconds) == [first.flow_run_id, second.flow_run_id]
-    rows = {row.flow_run_id: row for row in await world.rows()}
+    rows = {row.flow_run_id: row for row in await world.runs.rows()}
     assert rows[first.flow_run_id].until == world.clock.now() - seconds
     until = rows[third.flow_run_id].until
     assert until is not None
     assert until > world.clock.now()
-    assert isinstance(await world.claim(third), Waiting)
+    assert isinstance(await world.runs.claim(third), Waiting)
     for each in (second, first):
-        assert isinstance(await world.claim(each), Granted)
+        assert isinstance(await world.runs.claim(each), Granted)
     assert await _call_up(world, 2) == []
 
 
 async def test_a_run_further_back_in_the_queue_claims_again_later(world: World) -> None:
     offered = _offers(world, await _jobs(world, 26), most=2)
     for each in offered[:2]:
-        await world.running(each)
-    answers = [await world.claim(each) for each in offered[2:]]
+        await world.runs.running(each)
+    answers = [await world.runs.claim(each) for each in offered[2:]]
 
     waits = [each.until - world.clock.now() for each in answers if isinstance(each, Waiting)]
     # With two slots, every two runs ahead mean one more turn of half a minute.
@@ -223,13 +223,13 @@ async def test_a_run_further_back_in_the_queue_claims_again_later(world: World) 
 
 async def test_a_run_that_is_declared_lost_frees_its_slot(world: World) -> None:
     blocker, waits = _offers(world, await _jobs(world, 2), most=1)
-    await world.running(blocker)
-    assert isinstance(await world.claim(waits), Waiting)
+    await world.runs.running(blocker)
+    assert isinstance(await world.runs.claim(waits), Waiting)
 
-    await world.lose()
+    await world.runs.lose()
     assert [each.flow_run_id for each in await leases.expire_all(world.ledger)] == ["f0"]
 
-    assert isinstance(await world.claim(waits), Granted)
+    assert isinstance(await world.runs.claim(waits), Granted)
 
 
 async def test_a_direct_call_uses_a_slot_but_never_waits_for_one(world: World) -> None:
@@ -253,58 +253,60 @@ async def test_a_direct_call_uses_a_slot_but_never_waits_for_one(world: World) -
         full=True,
     )
 
-    await world.claimed(direct)
-    assert isinstance(await world.claim(scheduled), Waiting)
-    assert isinstance(await world.claim(other), Granted)
+    await world.runs.claimed(direct)
+    assert isinstance(await world.runs.claim(scheduled), Waiting)
+    assert isinstance(await world.runs.claim(other), Granted)
 
-    answer = await world.claim(scheduled)
+    answer = await world.runs.claim(scheduled)
     assert isinstance(answer, Waiting)
     assert answer.why == "2 of 1 runs are active"
 
 
-async def test_a_run_that_a_full_worker_refuses_is_granted_to_another_worker(world: World) -> None:
+async def test_a_run_that_a_full_worker_refuses_can_be_claimed_by_another(
+    world: World,
+) -> None:
     (claim_request,) = _offers(world, await _jobs(world, 1), most=4, full=True)
 
-    answer = await world.claim(claim_request)
+    answer = await world.runs.claim(claim_request)
 
     assert isinstance(answer, Waiting)
     assert answer.until == world.clock.now() + timedelta(seconds=5)
-    row = await world.row(str(answer.run_id))
+    row = await world.runs.row(str(answer.run_id))
     assert (row.waits_for, row.reason) == ("worker", "the worker has no free slot")
     assert [each.id for each in await _next(world, 4)] == [row.id]
     assert isinstance(
-        await world.claim(replace(claim_request, full=False, holder="other:1")), Granted
+        await world.runs.claim(replace(claim_request, full=False, holder="other:1")), Granted
     )
 
 
 async def test_runs_of_a_full_worker_keep_no_slot_from_others(world: World) -> None:
     """One of four slots is used; a full worker has claimed three runs that were due earlier."""
     at_work, *of_full, other = _offers(world, await _jobs(world, 5), most=4)
-    await world.running(at_work)
+    await world.runs.running(at_work)
     for each in of_full:
-        assert isinstance(await world.claim(replace(each, full=True)), Waiting)
+        assert isinstance(await world.runs.claim(replace(each, full=True)), Waiting)
 
-    assert isinstance(await world.claim(other), Granted)
+    assert isinstance(await world.runs.claim(other), Granted)
 
 
 async def test_runs_of_a_full_worker_are_woken_along_with_those_that_wait_for_a_slot(
     world: World,
 ) -> None:
     one, two, early, later, late, last = _offers(world, await _jobs(world, 6), most=2)
-    held = [await world.running(one)]
+    held = [await world.runs.running(one)]
     for each in (early, later):
-        assert isinstance(await world.claim(replace(each, full=True)), Waiting)
-    held.append(await world.running(two))
+        assert isinstance(await world.runs.claim(replace(each, full=True)), Waiting)
+    held.append(await world.runs.running(two))
     for each in (late, last):
-        assert isinstance(await world.claim(each), Waiting)
+        assert isinstance(await world.runs.claim(each), Waiting)
     assert await _next(world, 2) == []
 
-    await world.finish(held[0], Status.SUCCEEDED)
+    await world.runs.finish(held[0], Status.SUCCEEDED)
 
     # One slot is free: the first run of either kind, as it is unknown which worker has room.
     assert [each.flow_run_id for each in await _next(world, 2)] == ["f2", "f4"]
-    # It may claim before its time, and is granted if the worker has room.
-    assert isinstance(await world.claim(early), Granted)
+    # It may claim before its time, and succeeds if the worker has room.
+    assert isinstance(await world.runs.claim(early), Granted)
     assert await _next(world, 2) == []
 
 
@@ -312,52 +314,52 @@ async def test_a_run_of_a_full_worker_waits_for_a_slot_once_all_slots_are_used(
     world: World,
 ) -> None:
     claim_request, blocker = _offers(world, await _jobs(world, 2), most=1)
-    assert isinstance(await world.claim(replace(claim_request, full=True)), Waiting)
-    held = await world.running(blocker)
+    assert isinstance(await world.runs.claim(replace(claim_request, full=True)), Waiting)
+    held = await world.runs.running(blocker)
 
-    answer = await world.claim(replace(claim_request, full=True))
+    answer = await world.runs.claim(replace(claim_request, full=True))
 
     assert isinstance(answer, Waiting)
-    assert (await world.row(str(answer.run_id))).waits_for == "slot"
-    await world.finish(held, Status.SUCCEEDED)
+    assert (await world.runs.row(str(answer.run_id))).waits_for == "slot"
+    await world.runs.finish(held, Status.SUCCEEDED)
     assert [each.id for each in await _next(world, 1)] == [answer.run_id]
 
 
-async def test_without_a_limit_every_claim_is_granted(world: World) -> None:
+async def test_without_a_limit_every_claim_succeeds(world: World) -> None:
     for each in _offers(world, await _jobs(world, 6)):
-        assert isinstance(await world.claim(each), Granted)
+        assert isinstance(await world.runs.claim(each), Granted)
 
 
 async def test_a_run_that_waits_for_its_session_does_not_wait_for_a_slot(world: World) -> None:
-    shared = [await world.add(name, every="1h", session_key="ops") for name in ("one", "two")]
+    shared = [await world.jobs.add(name, every="1h", session_key="ops") for name in ("one", "two")]
     first, second = _offers(world, shared, most=1)
-    held = await world.running(first)
+    held = await world.runs.running(first)
 
-    answer = await world.claim(second)
+    answer = await world.runs.claim(second)
 
     assert isinstance(answer, Waiting)
-    row = await world.row(str(answer.run_id))
+    row = await world.runs.row(str(answer.run_id))
     assert (row.waits_for, row.reason.startswith("session ")) == ("", True)
     assert await _next(world, 2) == []
-    await world.finish(held, Status.SUCCEEDED)
+    await world.runs.finish(held, Status.SUCCEEDED)
     world.clock.set(answer.until)
-    assert isinstance(await world.claim(second), Granted)
+    assert isinstance(await world.runs.claim(second), Granted)
 
 
 async def test_a_waiting_run_of_a_removed_job_no_longer_waits_for_a_slot(world: World) -> None:
     blocker, waits = _offers(world, await _jobs(world, 2), most=1)
-    await world.running(blocker)
-    answer = await world.claim(waits)
+    await world.runs.running(blocker)
+    answer = await world.runs.claim(waits)
     assert isinstance(answer, Waiting)
-    await world.archive(str(waits.job_id))
+    await world.jobs.archive(str(waits.job_id))
 
-    row = await world.row(str(answer.run_id))
+    row = await world.runs.row(str(answer.run_id))
 
     assert (row.status, row.waits_for, row.unmirrored) == ("skipped", "", True)
-    assert isinstance(await world.claim(waits), Finished)
+    assert isinstance(await world.runs.claim(waits), Finished)
 
 
-async def test_concurrent_claims_are_granted_only_up_to_the_limit(world: World) -> None:
+async def test_concurrent_claims_succeed_only_up_to_the_limit(world: World) -> None:
     many = _offers(world, await _jobs(world, 12), most=4)
 
     async def ask(claim_request: ClaimRequest) -> ClaimResult:
@@ -369,30 +371,32 @@ async def test_concurrent_claims_are_granted_only_up_to_the_limit(world: World) 
 
     assert sum(isinstance(each, Granted) for each in answers) == 4
     assert sum(isinstance(each, Waiting) for each in answers) == 8
-    assert sorted(row.status for row in await world.rows()) == ["claimed"] * 4 + ["waiting"] * 8
+    assert (
+        sorted(row.status for row in await world.runs.rows()) == ["claimed"] * 4 + ["waiting"] * 8
+    )
 
 
 async def test_twenty_runs_due_in_one_second_run_four_at_a_time_in_order(world: World) -> None:
     due = world.clock.now().replace(microsecond=0)
     all_of_them = _offers(world, await _jobs(world, 24), most=4)
     four, twenty = all_of_them[:4], [replace(each, due=due) for each in all_of_them[4:]]
-    held = [await world.running(each) for each in four]
+    held = [await world.runs.running(each) for each in four]
     for each in twenty:  # all claim while the slots are used, so that the ledger knows of them
-        assert isinstance(await world.claim(each), Waiting)
+        assert isinstance(await world.runs.claim(each), Waiting)
     for slot in held:
-        await world.finish(slot, Status.SUCCEEDED)
+        await world.runs.finish(slot, Status.SUCCEEDED)
     began: list[str] = []
     at_once: list[int] = []
 
     async def work(ledger: Ledger, left: list[ClaimRequest]) -> None:
-        """Claim the runs in ``left`` repeatedly, as a worker does, and run each granted one."""
+        """Claim the runs in ``left`` repeatedly, as a worker does, and run each claimed one."""
         while left:
             for each in list(left):
                 answer = await claims.claim(ledger, each)
                 if isinstance(answer, Granted):
                     began.append(answer.run_id)
                     left.remove(each)
-                    rows = await world.rows()
+                    rows = await world.runs.rows()
                     at_once.append(sum(row.status in ("claimed", "running") for row in rows))
                     await claims.begin(ledger, answer.run_id, answer.fence)
                     done = Outcome(Status.SUCCEEDED)
@@ -405,7 +409,7 @@ async def test_twenty_runs_due_in_one_second_run_four_at_a_time_in_order(world: 
     ):
         await asyncio.gather(work(one, twenty[::2]), work(two, twenty[1::2]))
 
-    rows = {row.id: row for row in await world.rows()}
+    rows = {row.id: row for row in await world.runs.rows()}
     assert len(began) == len(set(began)) == 20
     assert max(at_once) <= 4
     order = sorted(began, key=lambda run: (rows[run].due, rows[run].queued_at, run))

@@ -63,31 +63,31 @@ def test_check_transition_accepts_exactly_the_legal_transitions() -> None:
 
 async def _bring(world: World, state: str) -> tuple[ClaimRequest, RunRow | None]:
     """Return the request and row of a run that the real functions brought into ``state``."""
-    stored = await world.add()
-    claim_request = world.claim_request(stored)
+    stored = await world.jobs.add()
+    claim_request = world.runs.claim_request(stored)
     match state:
         case "none":
             return claim_request, None
         case "waiting":
             row = await claims.request(world.ledger, stored, "1", "manual")
-            return world.claim_request_of(row), row
+            return world.runs.claim_request(row), row
         case "skipped":
             answer = await _switched_off(world, claim_request, None)
         case "missed":
             world.clock.set(claim_request.due + timedelta(hours=1))
-            answer = await world.claim(claim_request)
+            answer = await world.runs.claim(claim_request)
         case "claimed":
-            answer = await world.claimed(claim_request)
+            answer = await world.runs.claimed(claim_request)
         case "unknown":
-            answer = await world.running(claim_request)
-            await world.lose()
-            await world.claim(claim_request)
+            answer = await world.runs.running(claim_request)
+            await world.runs.lose()
+            await world.runs.claim(claim_request)
         case "running":
-            answer = await world.running(claim_request)
+            answer = await world.runs.running(claim_request)
         case _:
-            answer = await world.finished(claim_request, Status(state))
+            answer = await world.runs.finished(claim_request, Status(state))
     assert isinstance(answer, Granted | Finished)
-    row = await world.row(str(answer.run_id))
+    row = await world.runs.row(str(answer.run_id))
     assert row.status == state
     return claim_request, row
 
@@ -102,7 +102,7 @@ async def _step(
             until = world.clock.now() + timedelta(minutes=1)
             await claims.postpone(world.ledger, run_id, fence, until, "not now")
         case "claimed":
-            return await world.claim(claim_request)
+            return await world.runs.claim(claim_request)
         case "running":
             await claims.begin(world.ledger, run_id, fence)
         case _:
@@ -128,16 +128,16 @@ async def _refuse(
             await _step(world, claim_request, run, new)
 
     if run is None:
-        assert await world.rows() == []
+        assert await world.runs.rows() == []
     else:
-        assert _without_evidence(await world.row(run.id)) == _without_evidence(run)
+        assert _without_evidence(await world.runs.row(run.id)) == _without_evidence(run)
 
 
 Way = Callable[[World, ClaimRequest, RunRow | None], Awaitable[object]]
 
 
 async def _ask(world: World, claim_request: ClaimRequest, row: RunRow | None) -> object:
-    stored = await world.job(str(claim_request.job_id))
+    stored = await world.jobs.get(str(claim_request.job_id))
     return await claims.request(world.ledger, stored, "2", "manual")
 
 
@@ -146,23 +146,23 @@ async def _switched_off(
 ) -> ClaimResult:
     # After the due time and before its claim: while a job is disabled, nothing is due.
     world.clock.set(claim_request.due + timedelta(seconds=1))
-    await world.edit(str(claim_request.job_id), enabled=False)
-    return await world.claim(claim_request)
+    await world.jobs.edit(str(claim_request.job_id), enabled=False)
+    return await world.runs.claim(claim_request)
 
 
 async def _removed(world: World, claim_request: ClaimRequest, row: RunRow | None) -> object:
-    await world.archive(str(claim_request.job_id))
-    return await world.claim(claim_request)
+    await world.jobs.archive(str(claim_request.job_id))
+    return await world.runs.claim(claim_request)
 
 
 async def _in_time(world: World, claim_request: ClaimRequest, row: RunRow | None) -> object:
     world.clock.set(max(world.clock.now(), claim_request.due))
-    return await world.claim(claim_request)
+    return await world.runs.claim(claim_request)
 
 
 async def _too_late(world: World, claim_request: ClaimRequest, row: RunRow | None) -> object:
     world.clock.set(claim_request.due + timedelta(hours=1))
-    return await world.claim(claim_request)
+    return await world.runs.claim(claim_request)
 
 
 async def _cancelled_in_prefect(
@@ -177,7 +177,9 @@ async def _parameters_do_not_fit(
 ) -> object:
     world.clock.set(claim_request.due)
     key = claim_requests.flow_key(str(claim_request.flow_run_id))
-    return await world.claim(replace(claim_request, occurrence=key, refused="prompt: is blank"))
+    return await world.runs.claim(
+        replace(claim_request, occurrence=key, refused="prompt: is blank")
+    )
 
 
 async def _cancelled(world: World, claim_request: ClaimRequest, row: RunRow | None) -> object:
@@ -193,13 +195,13 @@ async def _past_its_deadline(
         row.parameters = row.parameters | {"policy": {"deadline": "1s"}}
         session.add(row)
     world.clock.move(timedelta(seconds=1))
-    return await world.claim(claim_request)
+    return await world.runs.claim(claim_request)
 
 
 async def _nobody_came(world: World, claim_request: ClaimRequest, row: RunRow | None) -> object:
     assert row is not None
-    claim_request = world.claim_request(
-        await world.job(str(claim_request.job_id)), flow_run_id=claim_request.flow_run_id
+    claim_request = world.runs.claim_request(
+        await world.jobs.get(str(claim_request.job_id)), flow_run_id=claim_request.flow_run_id
     )
     async with world.ledger.write() as session:
         row.occurrence, row.due, row.until = (
@@ -250,7 +252,7 @@ async def _make(
     else:
         await _step(world, claim_request, run, new)
 
-    (found,) = await world.rows()
+    (found,) = await world.runs.rows()
     assert found.status == new
 
 
@@ -263,7 +265,7 @@ async def test_every_legal_transition_is_made_and_every_illegal_one_changes_noth
     for new, row in rows.each(NAMES):
         with row:
             await before.restore()
-            restored = await world.row(run.id) if run else None
+            restored = await world.runs.row(run.id) if run else None
             assert restored == run, "the copy is not complete"
             act = _make if (old, new) in LEGAL else _refuse
             await act(world, old, new, claim_request, restored)

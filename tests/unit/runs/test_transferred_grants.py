@@ -28,25 +28,25 @@ async def _same(world: World, granted: Granted) -> bool:
 
 
 async def test_a_grant_can_be_read_again_with_its_fencing_token(world: World) -> None:
-    stored = await world.add(prompt="Again: {{last_output}}", every="1h")
-    first = await world.running(world.claim_request(stored))
+    stored = await world.jobs.add(prompt="Again: {{last_output}}", every="1h")
+    first = await world.runs.running(stored)
     done = Outcome(Status.SUCCEEDED, output="one", prompt="Again: ")
     await claims.finish(world.ledger, first.run_id, first.fence, done)
-    claim_request = world.claim_request(stored)
-    granted = await world.claimed(claim_request)
+    claim_request = world.runs.claim_request(stored)
+    granted = await world.runs.claimed(claim_request)
     assert (granted.last_output, len(granted.history)) == ("one", 2)
     # An edit in between applies to later due times only.
     world.clock.move(timedelta(seconds=1))
-    await world.edit(stored.id, prompt="Another")
+    await world.jobs.edit(stored.id, prompt="Another")
 
     assert await _same(world, granted)
 
 
 async def test_the_grant_of_a_requested_run_is_read_with_its_revision(world: World) -> None:
-    row = await claims.request(world.ledger, await world.add(), "1", "manual")
+    row = await claims.request(world.ledger, await world.jobs.add(), "1", "manual")
     world.clock.move(timedelta(minutes=1))
-    await world.edit(str(row.job_id), prompt="Another")
-    granted = await world.claimed(world.claim_request_of(row))
+    await world.jobs.edit(str(row.job_id), prompt="Another")
+    granted = await world.runs.claimed(row)
 
     assert await _same(world, granted)
 
@@ -55,22 +55,22 @@ async def test_the_grant_of_a_requested_run_is_read_with_its_revision(world: Wor
 async def test_reading_a_grant_with_another_fencing_token_is_refused(
     world: World, fence: int
 ) -> None:
-    granted = await world.claimed(world.claim_request(await world.add()))
+    granted = await world.runs.claimed(await world.jobs.add())
 
     with pytest.raises(FenceRefused):
         await claims.read_grant(world.ledger, granted.run_id, fence)
 
 
 async def test_the_grant_of_a_postponed_begun_or_finished_run_cannot_be_read(world: World) -> None:
-    claim_request = world.claim_request(await world.add())
-    granted = await world.claimed(claim_request)
+    claim_request = world.runs.claim_request(await world.jobs.add())
+    granted = await world.runs.claimed(claim_request)
     await claims.postpone(world.ledger, granted.run_id, 1, world.clock.now(), "later")
     with pytest.raises(FenceRefused):
         await claims.read_grant(world.ledger, granted.run_id, 1)
-    granted = await world.running(claim_request)
+    granted = await world.runs.running(claim_request)
     with pytest.raises(FenceRefused):
         await claims.read_grant(world.ledger, granted.run_id, granted.fence)
-    await world.finish(granted, Status.SUCCEEDED)
+    await world.runs.finish(granted, Status.SUCCEEDED)
     with pytest.raises(FenceRefused):
         await claims.read_grant(world.ledger, granted.run_id, granted.fence)
     with pytest.raises(NotFound):
@@ -81,17 +81,17 @@ async def test_the_grant_of_a_postponed_begun_or_finished_run_cannot_be_read(wor
 
 
 async def test_a_waiting_run_is_cancelled_with_the_given_reason(world: World) -> None:
-    stored = await world.add()
+    stored = await world.jobs.add()
     row = await claims.request(world.ledger, stored, "1", "manual")
 
     cancelled = await claims.cancel(world.ledger, row.id, "by hand")
 
     assert (cancelled.status, cancelled.reason) == ("cancelled", "by hand")
     assert cancelled.finished_at == world.clock.now()
-    assert await world.row(row.id) == cancelled
-    assert (await world.job_row(stored.id)).last_status == "cancelled"
-    assert (await world.job_row(stored.id)).run_count == 0
-    answer = await world.claim(world.claim_request_of(row))
+    assert await world.runs.row(row.id) == cancelled
+    assert (await world.jobs.row(stored.id)).last_status == "cancelled"
+    assert (await world.jobs.row(stored.id)).run_count == 0
+    answer = await world.runs.claim(row)
     assert isinstance(answer, Finished)
     assert answer.status is Status.CANCELLED
 
@@ -99,7 +99,7 @@ async def test_a_waiting_run_is_cancelled_with_the_given_reason(world: World) ->
 async def test_a_cancel_between_two_attempts_leaves_the_first_attempt_unchanged(
     world: World,
 ) -> None:
-    granted = await world.running(world.claim_request(await world.add()))
+    granted = await world.runs.running(await world.jobs.add())
     until = world.clock.now() + timedelta(minutes=5)
     failed = Outcome(Status.FAILED, error="429")
     await claims.retry(world.ledger, granted.run_id, granted.fence, failed, until)
@@ -107,24 +107,24 @@ async def test_a_cancel_between_two_attempts_leaves_the_first_attempt_unchanged(
     cancelled = await claims.cancel(world.ledger, granted.run_id)
 
     assert (cancelled.status, cancelled.reason) == ("cancelled", "cancelled")
-    (attempt,) = await world.attempts(granted.run_id)
+    (attempt,) = await world.runs.attempts(granted.run_id)
     assert (attempt.status, attempt.error) == ("failed", "429")
 
 
 async def test_cancel_does_not_change_a_claimed_or_running_run(world: World) -> None:
-    granted = await world.claimed(world.claim_request(await world.add()))
+    granted = await world.runs.claimed(await world.jobs.add())
     for status in (Status.CLAIMED, Status.RUNNING):
-        before = await world.row(granted.run_id)
+        before = await world.runs.row(granted.run_id)
         assert before.status == status
         assert await claims.cancel(world.ledger, granted.run_id) == before
-        assert await world.row(granted.run_id) == before
+        assert await world.runs.row(granted.run_id) == before
         if status is Status.CLAIMED:
             await claims.begin(world.ledger, granted.run_id, granted.fence)
 
 
 async def test_cancel_does_not_change_a_finished_run(world: World) -> None:
-    granted = await world.finished(world.claim_request(await world.add()), Status.SUCCEEDED)
-    before = await world.row(granted.run_id)
+    granted = await world.runs.finished(await world.jobs.add(), Status.SUCCEEDED)
+    before = await world.runs.row(granted.run_id)
 
     assert await claims.cancel(world.ledger, granted.run_id) == before
     assert before.state in TERMINAL

@@ -73,7 +73,7 @@ async def test_a_process_killed_while_it_finishes_writes_neither_outcome_nor_mes
         granted = await claims.claim(ledger, claim_request(1))
         assert isinstance(granted, Granted)
         await claims.begin(ledger, granted.run_id, granted.fence)
-        with talkers.settling(address, granted) as child:
+        with talkers.finishing(address, granted) as child:
             child.kill()
             child.join(60)
             assert child.exitcode == -signal.SIGKILL

@@ -21,7 +21,7 @@ async def _to_ensure(world: World, **given: int) -> list[RunRow]:
 
 
 async def test_the_next_ten_waiting_runs_of_each_job_need_a_prefect_run(world: World) -> None:
-    busy, other = await world.add("busy"), await world.add("other")
+    busy, other = await world.jobs.add("busy"), await world.jobs.add("other")
     asked = []
     for number in range(12):
         asked.append(await claims.request(world.ledger, busy, str(number), "api"))
@@ -37,10 +37,10 @@ async def test_the_next_ten_waiting_runs_of_each_job_need_a_prefect_run(world: W
 
 
 async def test_only_waiting_runs_need_a_prefect_run(world: World) -> None:
-    one, two = await world.add("one", every="1h"), await world.add("two", every="1h")
-    await world.claimed(world.claim_request(one))
-    await world.finished(world.claim_request(two), Status.SUCCEEDED)
-    granted = await world.claimed(world.claim_request(two))
+    one, two = await world.jobs.add("one", every="1h"), await world.jobs.add("two", every="1h")
+    await world.runs.claimed(one)
+    await world.runs.finished(two, Status.SUCCEEDED)
+    granted = await world.runs.claimed(two)
     assert await _to_ensure(world) == []
 
     await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")
@@ -57,23 +57,23 @@ async def test_all_waiting_runs_without_a_job_need_a_prefect_run(world: World) -
             key, "agent-prompt", "direct", now, "w", given, flow_run_id=f"d{number}"
         )
 
-    held = await world.running(direct(0))
+    held = await world.runs.running(direct(0))
     for number in range(1, 13):
-        assert isinstance(await world.claim(direct(number)), Waiting)
+        assert isinstance(await world.runs.claim(direct(number)), Waiting)
 
     assert len(await _to_ensure(world)) == 12
 
     async with world.ledger.read() as session:
         live = await waiting_runs.live_in_prefect(session)
     assert {row.flow_run_id for row in live} == {f"d{number}" for number in range(13)}
-    await world.finish(held, Status.SUCCEEDED)
+    await world.runs.finish(held, Status.SUCCEEDED)
     async with world.ledger.read() as session:
         live = await waiting_runs.live_in_prefect(session)
     assert "d0" not in {row.flow_run_id for row in live}
 
 
 async def test_a_live_run_without_a_prefect_run_is_not_live_in_prefect(world: World) -> None:
-    stored = await world.add("one", every="1h")
+    stored = await world.jobs.add("one", every="1h")
     row = await claims.request(world.ledger, stored, "1", "api")
     async with world.ledger.read() as session:
         assert await waiting_runs.live_in_prefect(session) == []

@@ -42,8 +42,8 @@ class NoAnswer(Exception):
 class Cycling:
     """A task queue with its scheduler.
 
-    ``capable`` maps agents to their capabilities, and ``told`` lists the runs that the notifier
-    received. If ``away`` is set, the notifier and the look-up of capabilities both fail.
+    ``capable`` maps agents to their capabilities, and ``notified`` lists the runs that the notifier
+    received. If ``is_unreachable`` is set, the notifier and the look-up of capabilities both fail.
     """
 
     world: World

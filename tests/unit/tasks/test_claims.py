@@ -22,7 +22,8 @@ from daybook.ledger.task_tables import TaskRunRow
 from daybook.ledger.tokens import digest
 from daybook.tasks import claims, pause, queue, selection, sessions
 from daybook.tasks.states import Status
-from tests.world import World, so
+from tests.waiting import becomes_true
+from tests.world import World
 from tests.world.tasks import AGENT, OTHER
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
@@ -189,7 +190,9 @@ async def test_a_claim_that_waited_to_write_evaluates_the_queue_again(world: Wor
             async def waits_to_write() -> bool:
                 return world.ledger._turn.locked()
 
-            assert await so(waits_to_write, 10)  # the claim has found the run and waits to write
+            assert await becomes_true(
+                waits_to_write, 10
+            )  # the claim has found the run and waits to write
             row = await session.get_one(TaskRunRow, run.id)
             row.status, row.finished_at = "cancelled", world.ledger.now()
         with pytest.raises(NothingClaimable, match="no task is queued"):

@@ -19,7 +19,7 @@ from daybook.owners import Actor, acting_as
 from daybook.tasks import claims, pause, queue, sessions
 from daybook.tasks.model import redact_tokens
 from daybook.toolbox import ToolAnswer, call, task_calls
-from tests.world import so
+from tests.waiting import becomes_true
 
 WRONG = "dbt_" + "Abc-_12" * 6 + "x"
 
@@ -255,7 +255,7 @@ async def test_each_owner_has_a_limit_of_waiting_calls(ledger: Ledger) -> None:
         async def there() -> bool:
             return task_calls.waiting_calls(owner) == count
 
-        return await so(there, 20)
+        return await becomes_true(there, 20)
 
     waiting = [begin("hers") for _ in range(task_calls.MAX_WAITING_CALLS)]
     try:

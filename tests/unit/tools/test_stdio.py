@@ -28,13 +28,13 @@ from tests.timings import expire_timeout
 
 pytestmark = pytest.mark.anyio
 
-# says(told): answer the current request. Each test sets the code that runs at the start (BEFORE),
+# says(fields): answer the current request. Each test sets the code that runs at the start (BEFORE),
 # after the list of tools (LISTED) and in a call (CALLED); the rest is standard behaviour.
 PROGRAM = """
 import json, os, signal, sys
 BEFORE
-def says(told):
-    print(json.dumps({"jsonrpc": "2.0", "id": number, **told}), flush=True)
+def says(fields):
+    print(json.dumps({"jsonrpc": "2.0", "id": number, **fields}), flush=True)
 def text(said):
     says({"result": {"content": [{"type": "text", "text": said}]}})
 def called(params):
@@ -73,7 +73,7 @@ def saved(tmp_path: Path) -> Saves:
 
 @pytest.fixture
 def report_pipe(tmp_path: Path) -> Any:
-    pipe = ReportPipe(tmp_path / "told")
+    pipe = ReportPipe(tmp_path / "report")
     yield pipe
     pipe.close()
 

@@ -50,7 +50,7 @@ async def lead(world: World) -> None:
 async def test_health_is_ok_with_a_leader_and_no_overdue_run(
     world: World, pages: Callable[[], Served]
 ) -> None:
-    await world.add()
+    await world.jobs.add()
     await lead(world)
     world.clock.move(timedelta(seconds=4))
     async with pages() as page:
@@ -98,7 +98,7 @@ async def test_health_fails_while_no_keeper_is_the_leader(
 async def test_health_fails_while_a_run_is_overdue(
     world: World, pages: Callable[[], Served]
 ) -> None:
-    stored = [await world.add(f"job {n}", cron="0 * * * *", catch_up="none") for n in range(5)]
+    stored = [await world.jobs.add(f"job {n}", cron="0 * * * *", catch_up="none") for n in range(5)]
     world.clock.move(timedelta(hours=1) + OVERDUE_GRACE - timedelta(seconds=1))
     await lead(world)
     async with pages() as page:
@@ -129,8 +129,8 @@ async def test_health_fails_while_a_run_is_overdue(
 
 
 async def test_health_is_ok_if_a_job_fails(world: World, pages: Callable[[], Served]) -> None:
-    stored = await world.add(cron="0 * * * *")
-    await world.finished(world.claim_request(stored), Status.FAILED, error="no")
+    stored = await world.jobs.add(cron="0 * * * *")
+    await world.runs.finished(stored, Status.FAILED, error="no")
     await lead(world)
     async with pages() as page:
         await health(page, well=True)
@@ -139,11 +139,11 @@ async def test_health_is_ok_if_a_job_fails(world: World, pages: Callable[[], Ser
 async def test_a_run_that_waits_for_a_slot_is_late_but_not_overdue(
     world: World, pages: Callable[[], Served]
 ) -> None:
-    stored = await world.add()
-    claim_request = world.claim_request(stored, most=0)
+    stored = await world.jobs.add()
+    claim_request = world.runs.claim_request(stored, most=0)
     world.clock.set(claim_request.due)
     for _ in range(12):
-        await world.claim(claim_request)
+        await world.runs.claim(claim_request)
         world.clock.move(timedelta(seconds=15))
     await lead(world)
     async with pages() as page:

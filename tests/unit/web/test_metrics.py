@@ -51,14 +51,14 @@ def by(**labels: str) -> Labels:
 async def full(world: World) -> None:
     """Fill a ledger so that most metrics differ from zero."""
     hourly = {"cron": "0 * * * *", "catch_up": "none"}
-    first = await world.add("first", **hourly)
-    await world.add("off", **hourly, enabled=False)
-    awkward = await world.add('say "hi"\\n', **hourly)
-    slow = await world.add("slow", **hourly)
+    first = await world.jobs.add("first", **hourly)
+    await world.jobs.add("off", **hourly, enabled=False)
+    awkward = await world.jobs.add('say "hi"\\n', **hourly)
+    slow = await world.jobs.add("slow", **hourly)
     for _ in range(2):
-        await world.finished(world.claim_request(awkward), Status.FAILED, error="no")
-    await world.finished(world.claim_request(first), Status.SUCCEEDED)
-    await world.running(world.claim_request(slow))
+        await world.runs.finished(awkward, Status.FAILED, error="no")
+    await world.runs.finished(first, Status.SUCCEEDED)
+    await world.runs.running(slow)
     await leader_lease.acquire(world.ledger, LEADERSHIP_NAME, "here:1:a")
     async with world.ledger.write() as session:
         now = world.clock.now()
@@ -122,9 +122,9 @@ async def test_jobs_of_several_owners_with_one_name_show_the_highest_failure_cou
 ) -> None:
     hourly = {"cron": "0 * * * *", "catch_up": "none"}
     for owner, failures in (("user", 1), ("agent:writer", 3), ("agent:reader", 2)):
-        stored = await world.add("brief", owner, **hourly)
+        stored = await world.jobs.add("brief", owner, **hourly)
         for _ in range(failures):
-            await world.finished(world.claim_request(stored), Status.FAILED, error="no")
+            await world.runs.finished(stored, Status.FAILED, error="no")
     async with pages() as page:
         found = await metrics(page)
     failing = {labels: value for (name, labels), value in found.items() if "consecutive" in name}
@@ -203,19 +203,19 @@ async def test_an_unreachable_ledger_is_a_metric_and_no_failed_scrape(daybook_ho
 async def test_a_counter_does_not_decrease_if_runs_are_pruned(
     world: World, pages: Callable[[], Served]
 ) -> None:
-    stored = await world.add(cron="*/10 * * * *", catch_up="none")
+    stored = await world.jobs.add(cron="*/10 * * * *", catch_up="none")
     key = "ended_runs_total", by(status="succeeded")
     async with pages() as page:
         before = await metrics(page)
         for _ in range(3):
-            await world.finished(world.claim_request(stored), Status.SUCCEEDED)
+            await world.runs.finished(stored, Status.SUCCEEDED)
             assert await metrics(page)
         three = await metrics(page)
         async with world.ledger.write() as session:
             await session.execute(delete(AttemptRow))
             await session.execute(delete(RunRow))
         pruned = await metrics(page)
-        await world.finished(world.claim_request(stored), Status.SUCCEEDED)
+        await world.runs.finished(stored, Status.SUCCEEDED)
         four = await metrics(page)
     assert [each[key] for each in (before, three, pruned, four)] == [0, 3, 3, 4]
     assert pruned["ended_runs_last_day", by(status="succeeded")] == 0
@@ -224,7 +224,7 @@ async def test_a_counter_does_not_decrease_if_runs_are_pruned(
 async def test_each_missed_due_time_counts_and_a_late_outcome_is_counted_too(
     world: World, pages: Callable[[], Served]
 ) -> None:
-    stored = await world.add(cron="*/10 * * * *", catch_up="none")
+    stored = await world.jobs.add(cron="*/10 * * * *", catch_up="none")
     missed = by(status="missed")
     async with pages() as page:
         await metrics(page)
@@ -239,11 +239,11 @@ async def test_each_missed_due_time_counts_and_a_late_outcome_is_counted_too(
             (row,) = (await session.execute(select(RunRow))).scalars()
         assert counts == [3, 6, row.count] == [3, 6, 9]
 
-        granted = await world.running(world.claim_request(stored))
-        await world.lose()
+        granted = await world.runs.running(stored)
+        await world.runs.lose()
         await leases.expire_all(world.ledger)
         lost = await metrics(page)
-        await world.finish(granted, Status.SUCCEEDED)
+        await world.runs.finish(granted, Status.SUCCEEDED)
         corrected = await metrics(page)
     keys = [("ended_runs_total", by(status=each)) for each in ("unknown", "succeeded")]
     assert [[each[key] for key in keys] for each in (lost, corrected)] == [[1, 0], [1, 1]]
@@ -252,7 +252,7 @@ async def test_each_missed_due_time_counts_and_a_late_outcome_is_counted_too(
 async def test_only_the_growth_of_a_range_that_is_older_than_the_page_counts(
     world: World, pages: Callable[[], Served]
 ) -> None:
-    stored = await world.add(cron="*/10 * * * *", catch_up="none")
+    stored = await world.jobs.add(cron="*/10 * * * *", catch_up="none")
     counts = []
     async with pages() as page:
         for _ in range(2):
@@ -265,7 +265,7 @@ async def test_only_the_growth_of_a_range_that_is_older_than_the_page_counts(
 async def test_only_the_growth_of_a_range_that_last_grew_weeks_before_the_page_started_counts(
     world: World, pages: Callable[[], Served]
 ) -> None:
-    stored = await world.add(cron="0 9 * * 1", catch_up="none")
+    stored = await world.jobs.add(cron="0 9 * * 1", catch_up="none")
 
     async def miss(weeks: int) -> None:
         world.clock.move(timedelta(weeks=weeks))

@@ -16,12 +16,12 @@ from daybook.worker.parent import ParentConfig, Parent
 from tests.contract.worker import programs
 
 worker, there = socket.socketpair()
-told, tell = os.pipe()
+reader, writer = os.pipe()
 worker_is = os.fork()
 if worker_is == 0:
     there.close()
-    os.close(tell)
-    frames, heard, theirs = FrameDecoder(), [], int(os.read(told, 20))
+    os.close(writer)
+    frames, heard, theirs = FrameDecoder(), [], int(os.read(reader, 20))
     def until(key):
         while not any(key in each for each in heard):
             assert select.select([worker], [], [], 15)[0], heard
@@ -51,10 +51,10 @@ if between == 0:
         os.setsid()
         while True:
             signal.pause()
-    os.write(tell, str(theirs).encode())
+    os.write(writer, str(theirs).encode())
     os._exit(0)
 os.waitpid(between, 0)
-os.close(tell)
+os.close(writer)
 # The worker is no child that a run left behind.
 import daybook.worker.parent as module
 found = module._children

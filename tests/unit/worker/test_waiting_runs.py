@@ -49,16 +49,16 @@ DEPLOYMENT = UUID("5a0b21ef-5a3c-4b3e-8c1c-1d9f0c9a0003")
 
 
 @dataclass
-class Prefect:
+class OneRunClient:
     """Prefect client that keeps the states of one run; each new state becomes the last."""
 
     states: list[State[Any]]
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     meanwhile: Callable[[], Awaitable[None]] | None = None
     """What happens while the next state is written; that one has the earlier time, and stays."""
 
     async def set_flow_run_state(self, run_id: UUID, state: State[Any], force: bool = False) -> Any:
-        self.asked.append(f"set {state.name}")
+        self.requests.append(f"set {state.name}")
         written = state.fresh_copy()
         if meanwhile := self.meanwhile:
             self.meanwhile = None
@@ -87,7 +87,7 @@ class OneJob:
 
     ledger: Ledger
     taker: Dispatcher
-    prefect: Prefect
+    prefect: OneRunClient
     run: FlowRun
     held: Granted
 
@@ -110,7 +110,7 @@ async def one_job(path: Path) -> AsyncIterator[OneJob]:
         expected_start_time=cast(Any, due),
         state=state,
     )
-    prefect = Prefect([state])
+    prefect = OneRunClient([state])
     async with Ledger(f"sqlite+aiosqlite:///{path / 'ledger.db'}") as ledger:
         async with ledger.write() as session:
             job = new_job(now=now, name="brief", prompt="Do it", every="1h")
@@ -140,7 +140,7 @@ async def test_a_waiting_run_is_set_back_and_remembered_until_another_worker_cla
 
         row = await there.row()
         assert (row.status, row.waits_for) == ("waiting", slots.SLOT)
-        assert there.prefect.asked == ["set AwaitingConcurrencySlot"]
+        assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
         assert there.taker.waiting(row) is there.run
         # Another worker claimed it in between, so the remembered run is out of date.
         row.fence += 2
@@ -167,7 +167,7 @@ async def test_a_run_that_is_woken_before_it_is_set_back_is_not_set_back(tmp_pat
         there.taker._setting_back.release()
         assert await taking
 
-        assert there.prefect.asked == []
+        assert there.prefect.requests == []
 
 
 async def test_a_cancellation_that_was_overwritten_by_setting_back_takes_effect(
@@ -212,7 +212,7 @@ async def test_an_end_set_in_prefect_while_the_run_is_set_back_stays(
             with pytest.raises(Abort):
                 await entering
 
-        assert there.prefect.asked[:2] == ["set AwaitingConcurrencySlot", "set Cancelled"]
+        assert there.prefect.requests[:2] == ["set AwaitingConcurrencySlot", "set Cancelled"]
         assert there.prefect.states[-1].name == "Cancelled"
         assert there.prefect.states[-1].message == "not needed"
 

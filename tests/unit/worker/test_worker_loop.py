@@ -21,7 +21,7 @@ from daybook.worker import worker_loop
 from daybook.worker.supervision import StopCause, SupervisedRun
 from daybook.worker.worker_loop import WorkerConfig, WorkerLoop
 from tests.timings import change
-from tests.world import so
+from tests.waiting import becomes_true
 
 pytestmark = pytest.mark.anyio
 
@@ -70,7 +70,7 @@ async def until(true: Callable[[], object]) -> None:
     async def is_true() -> object:
         return true()
 
-    assert await so(is_true, 30.0)
+    assert await becomes_true(is_true, 30.0)
 
 
 async def test_the_first_run_after_an_idle_hour_is_not_declared_lost(

@@ -1,0 +1,30 @@
+"""Fixture for command lines at the session's Prefect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from daybook.home import Home
+from daybook.operations import setup
+from tests.at_prefect import with_client
+from tests.commands import DaybookJson, json_commands
+
+
+@pytest.fixture
+def prepared(prefect_server: Any, daybook_home: Home) -> Home:
+    """Return a home at a Prefect with what `setup.prepare` creates there.
+
+    A file overrides this fixture if its commands need more in Prefect, or less.
+    """
+    with_client(setup.prepare)
+    return daybook_home
+
+
+@pytest.fixture
+def daybook_json(prepared: Home, capsys: pytest.CaptureFixture[str]) -> Iterator[DaybookJson]:
+    """Yield a function that runs `daybook … --json` and returns its output; remove all jobs."""
+    with json_commands(capsys) as carry_out:
+        yield carry_out
