@@ -341,8 +341,9 @@ class FakeServer:
     """A server that accepts one request and leaves the rest to the test."""
 
     def __init__(self, home: Home, *words: str, program: str = SERVED) -> None:
+        home.make().command_key_file.write_text("the key of this server")
         with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(home.make().command_socket))
+            listener.bind(str(home.command_socket))
             listener.listen()
             self.client = subprocess.Popen(
                 [sys.executable, "-c", program, *words],
@@ -357,9 +358,8 @@ class FakeServer:
 
     def accept(self, child: int | None = None) -> None:
         """Accept the request for the process ``child``; return when the client has sent GO."""
-        text = b""
-        while not text.endswith(b"\n"):
-            text += self.connection.recv(1 << 16)
+        with self.connection.makefile("rb", buffering=0) as stream:
+            assert stream.readline().endswith(b"\n"), self.client.communicate()
         self.connection.sendall(b"%d\n" % (child or os.getpid()))
         assert self.connection.recv(1) == entry.GO  # this closes the descriptors
 
