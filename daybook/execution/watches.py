@@ -18,7 +18,8 @@ from daybook.http.httpx_transport import HttpxTransport
 MAX_COMPARED_LINES = 2_000
 """Maximum number of lines of each content that `difference` compares, from the first difference."""
 
-_TAG = re.compile(r"<(?:[!?]|(/?)([a-zA-Z][^\s/<>]*+))[^<>]*+>")
+_MARKUP = re.compile(r"<(?:(!--)|(?:[!?]|(/?)([a-zA-Z][^\s/<>]*+))[^<>]*+>)")
+"""The start of a comment, or a tag; any other `<` belongs to the text."""
 _HIDDEN_END = re.compile(r"</(script|style|noscript|template|svg)", re.IGNORECASE)
 _HIDDEN_TAGS = {"script", "style", "noscript", "template", "svg"}
 _INLINE_TAGS = {
@@ -84,30 +85,24 @@ def _visible_text(page: str) -> str:
     Raise ValueError if there is none.
     """
     parts, unclosed, at = list[str](), set[str](), 0
-    while (tag := page.find("<", at)) >= 0:
-        parts.append(_one_line(page[at:tag]))
-        if page.startswith("<!--", tag):
-            at = page.find("-->", tag) + 3
-            if at < 3:
-                break
+    while (markup := _MARKUP.search(page, at)) is not None:
+        parts.append(_one_line(page[at : markup.start()]))
+        is_comment, is_end, name = markup[1], markup[2], (markup[3] or "").lower()
+        if is_comment:
+            end_of_comment = page.find("-->", markup.start())
+            at = end_of_comment + 3 if end_of_comment >= 0 else len(page)
             continue
-        match = _TAG.match(page, tag)
-        if match is None:  # a `<` of the text
-            parts.append("<")
-            at = tag + 1
-            continue
-        at, name = match.end(), (match[2] or "").lower()
+        at = markup.end()
         if name not in _INLINE_TAGS:
             parts.append("\n")
-        if name in _HIDDEN_TAGS - unclosed and not match[1]:
+        if name in _HIDDEN_TAGS - unclosed and not is_end:
             ends = _HIDDEN_END.finditer(page, at)
             end = next((each for each in ends if each[1].lower() == name), None)
             if end is None:
                 unclosed.add(name)
             else:
                 at = end.start()
-    else:
-        parts.append(_one_line(page[at:]))
+    parts.append(_one_line(page[at:]))
     lines = (" ".join(line.split()) for line in html.unescape("".join(parts)).split("\n"))
     text = "\n".join(filter(None, lines))
     if not text:

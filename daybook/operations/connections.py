@@ -1,4 +1,4 @@
-"""Connection limits of our own HTTP servers: the health page, and MCP over HTTP.
+"""Connection limits of our own HTTP servers: the health page, MCP over HTTP, and `up`'s Prefect.
 
 ::
 
@@ -12,6 +12,9 @@ and for a body. So a client that opens a hundred connections and sends nothing w
 out. Here a connection that waits for a head uses no slot for requests. If too many connections
 wait, the server closes one: of the address with the most of them, the one that has waited longest.
 The newest connection is not closed.
+
+The Prefect server of `up` has only the limits of a connection (`limited_protocol`): how many requests
+it processes at once is Prefect's own concern. A websocket has none, once it is open.
 
 A stream may stay silent forever; if its peer has disappeared, the system closes the connection some
 time after data was sent (`TCP_USER_TIMEOUT_SECONDS`).
@@ -27,6 +30,7 @@ from contextlib import contextmanager
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, cast
 
+import h11
 import uvicorn
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -82,6 +86,11 @@ class SlowClientProtocol(H11Protocol):
         super().data_received(data)
         self._update_timers()
 
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Hand the connection over to the websocket; these timers end."""
+        super().handle_websocket_upgrade(event)
+        self._cancel_timers()
+
     def on_response_complete(self) -> None:
         """Wait for the next head."""
         self._waiting_since = self.loop.time()
@@ -89,10 +98,7 @@ class SlowClientProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel all timers."""
-        for timer in (self._head_timer, self._body_timer, self._write_timer):
-            if timer is not None:
-                timer.cancel()
-        self._head_timer = self._body_timer = self._write_timer = None
+        self._cancel_timers()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -114,7 +120,15 @@ class SlowClientProtocol(H11Protocol):
         cycle = cast(RequestResponseCycle | None, self.cycle)  # none before the first head
         return None if cycle is None or cycle.response_complete else cycle
 
+    def _cancel_timers(self) -> None:
+        for timer in (self._head_timer, self._body_timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+        self._head_timer = self._body_timer = self._write_timer = None
+
     def _update_timers(self) -> None:
+        if self.transport.get_protocol() is not self:  # it is a websocket now
+            return
         request, closing = self._request, self.transport.is_closing()
         if request is not None and self._head_timer is not None:
             self._head_timer.cancel()
@@ -136,11 +150,12 @@ class SlowClientProtocol(H11Protocol):
             self.transport.abort()
 
     def _make_room(self) -> None:
-        connections = cast(set[SlowClientProtocol], self.connections)
         waiting = [
             each
-            for each in connections
-            if each._request is None and not each.transport.is_closing()
+            for each in self.connections
+            if isinstance(each, SlowClientProtocol)  # not a websocket
+            and each._request is None
+            and not each.transport.is_closing()
         ]
         if len(waiting) <= self.waiting:
             return
@@ -211,6 +226,15 @@ def unavailable(why: str, status: int = 503) -> PlainTextResponse:
     return PlainTextResponse(f"{why}\n", status, headers)
 
 
+def limited_protocol(
+    head: float = HEAD_TIMEOUT_SECONDS,
+    body: float = BODY_TIMEOUT_SECONDS,
+    waiting: int = MAX_WAITING_CONNECTIONS,
+) -> type[SlowClientProtocol]:
+    """Return the protocol of a server with these limits, for `uvicorn.Config`."""
+    return type("Limited", (SlowClientProtocol,), {"head": head, "body": body, "waiting": waiting})
+
+
 def server_config(
     application: ASGIApp,
     *,
@@ -222,10 +246,9 @@ def server_config(
     **more: Any,
 ) -> uvicorn.Config:
     """Return the configuration of a server with these limits; it writes no access log."""
-    limits = {"head": head, "body": body, "waiting": waiting}
     return uvicorn.Config(
         RequestLimit(application, most, min(most, MAX_REQUESTS_PER_PEER)),
-        http=type("Limited", (SlowClientProtocol,), limits),
+        http=limited_protocol(head, body, waiting),
         ws="none",
         access_log=False,
         server_header=False,

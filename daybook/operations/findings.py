@@ -15,6 +15,7 @@ that the caller has read, and reads nothing of the ledger or Prefect::
     tasks             x       x              paused scheduler, tasks that need attention
     maintenance       x                      the present window, or the next one
     one prefect       x       x              `prefect.instances.conflict`
+    prefect           x       x        x     it does not answer; `checks.prefect` says why
     late              x       x        x     overdue runs (`runs.overdue`, as the keeper's alerts)
 
 Checks that only `doctor` makes, and that of the settings, are in `checks`. The metrics are counts
@@ -145,6 +146,12 @@ def broken_chains(stored: Iterable[StoredJob]) -> list[Finding]:
                 fix = f"daybook edit {shlex.quote(each.row.name)} {option}"
                 found.append(warning("jobs", message, fix))
     return found
+
+
+def prefect_silent(seconds: float) -> Finding:
+    """Report that Prefect has not answered for this time; `doctor` finds out why."""
+    message = f"Prefect has not answered for {seconds:.0f} s, so no run can start"
+    return problem("prefect", message, "daybook doctor")
 
 
 def expired_leases(live: Iterable[RunRow], now: datetime) -> list[Finding]:

@@ -13,8 +13,8 @@ The query runs in a thread of its own, so neither a ledger that hangs nor a thou
 delay an answer, and it never runs twice at once. The outcome of a job's runs concerns its owner: a
 job that fails is a metric, not a fault of the scheduler.
 
-This module does not import Prefect and does not depend on it: whether Prefect answers is reported
-separately.
+This module does not import Prefect and does not depend on it: it asks Prefect separately. Prefect
+that does not answer is a problem only after `MAX_PREFECT_SILENCE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable
 from contextlib import AsyncExitStack, suppress
@@ -59,7 +60,9 @@ MAX_AGE_SECONDS = 2.0
 """Maximum age of a snapshot that is reused."""
 ANSWER_TIMEOUT_SECONDS = 1.5
 """Maximum time that a request waits for a query."""
-PREFECT_MAX_AGE_SECONDS = 10.0
+PREFECT_MAX_AGE_SECONDS = 5.0
+MAX_PREFECT_SILENCE_SECONDS = 10.0
+"""How long Prefect may be silent before this is a problem, for example while its server restarts."""
 
 DUE_SOON_LIMIT = timedelta(minutes=5)
 DAY = timedelta(days=1)
@@ -148,9 +151,20 @@ class OutboxCounts(BaseModel, frozen=True):
 
 
 class PrefectHealth(BaseModel, frozen=True):
-    """Whether Prefect answered recently; None if this home knows no Prefect server."""
+    """Whether Prefect answered recently; None if this home knows no Prefect server.
+
+    ``silent_seconds`` is the time since it was first found not to answer; None if it answers.
+    """
 
     answers: bool | None
+    silent_seconds: float | None = None
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with Prefect; [] if nothing is, or not for long enough."""
+        if self.silent_seconds is None or self.silent_seconds < MAX_PREFECT_SILENCE_SECONDS:
+            return []
+        return [str(findings.prefect_silent(self.silent_seconds))]
 
 
 class HealthReport(BaseModel, frozen=True):
@@ -167,8 +181,8 @@ class HealthReport(BaseModel, frozen=True):
     prefect: PrefectHealth
 
     @classmethod
-    def of(cls, snapshot: HealthSnapshot, prefect_answers: bool | None) -> Self:
-        problems = [str(each) for each in findings_of(snapshot)]
+    def of(cls, snapshot: HealthSnapshot, prefect: PrefectHealth) -> Self:
+        problems = [*map(str, findings_of(snapshot)), *prefect.problems]
         return cls(
             status="failing" if problems else "ok",
             problems=problems,
@@ -190,21 +204,21 @@ class HealthReport(BaseModel, frozen=True):
                 paused=len(snapshot.outbox.paused),
             ),
             tasks=TaskTotals.of(snapshot.tasks, snapshot.at),
-            prefect=PrefectHealth(answers=prefect_answers),
+            prefect=prefect,
         )
 
     @classmethod
-    def without_ledger(cls, problem: str, prefect_answers: bool | None) -> Self:
+    def without_ledger(cls, problem: str, prefect: PrefectHealth) -> Self:
         return cls(
             status="failing",
-            problems=[problem],
+            problems=[problem, *prefect.problems],
             ledger=LedgerHealth(answers=False, id=None, clock_ahead_seconds=None),
             keeper=KeeperHealth(leads=None, renewed_seconds_ago=None, observed_seconds_ago=None),
             late=None,
             overdue=None,
             outbox=None,
             tasks=None,
-            prefect=PrefectHealth(answers=prefect_answers),
+            prefect=prefect,
         )
 
 
@@ -268,6 +282,7 @@ class HealthMonitor:
         self._outcomes: _OutcomeCounter | None = None
         self._ledger = SharedQuery(self._query_in_thread, fresh)
         self._prefect = SharedQuery(_prefect_answers, PREFECT_MAX_AGE_SECONDS)
+        self._prefect_silent_since: float | None = None
         self._thread: LoopThread | None = None
 
     def start(self) -> None:
@@ -300,19 +315,25 @@ class HealthMonitor:
             log.exception("could not query the ledger")
             raise LedgerUnreachable(self._place, repr(error)) from error
 
-    async def prefect(self) -> bool | None:
-        """Return whether Prefect answered lately; None if no Prefect server is known."""
+    async def prefect(self) -> PrefectHealth:
         try:
-            return await self._prefect.ask(self._patience)
+            answers = await self._prefect.ask(self._patience)
         except TimeoutError:
-            return False
+            answers = False
+        if answers is not False:
+            self._prefect_silent_since = None
+            return PrefectHealth(answers=answers)
+        now = time.monotonic()
+        self._prefect_silent_since = self._prefect_silent_since or now
+        silence = round(now - self._prefect_silent_since, 3)
+        return PrefectHealth(answers=False, silent_seconds=silence)
 
     async def health(self) -> HealthReport:
         """Return the health of the scheduler. Never raises."""
-        result, prefect_answers = await asyncio.gather(self._snapshot_or_error(), self.prefect())
+        result, prefect = await asyncio.gather(self._snapshot_or_error(), self.prefect())
         if isinstance(result, HealthSnapshot):
-            return HealthReport.of(result, prefect_answers)
-        return HealthReport.without_ledger(str(result), prefect_answers)
+            return HealthReport.of(result, prefect)
+        return HealthReport.without_ledger(str(result), prefect)
 
     async def _snapshot_or_error(self) -> HealthSnapshot | DaybookError:
         try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import resource
 import socket
 import sys
 import time
@@ -37,6 +38,9 @@ EXIT_PORT_TAKEN = os.EX_TEMPFAIL
 EXIT_UNGUARDED = os.EX_SOFTWARE
 """The server's exit code if any web page could use it."""
 BACKLOG = 2048
+MAX_WAITING_CONNECTIONS = 500
+"""Maximum number of connections that wait for the head of a request; all are of this machine."""
+MAX_OPEN_FILES = 65_536
 SHUTDOWN_GRACE_SECONDS = 5
 """Maximum time that a shutdown waits for open requests, such as the UI's websockets."""
 
@@ -212,6 +216,7 @@ def run(port: int) -> None:
     Exits with `EXIT_PORT_TAKEN` and the reason if ``port`` cannot be used, and with
     `EXIT_UNGUARDED`, the reason and the fix if this Prefect cannot reject other web pages.
     """
+    _raise_file_limit()
     listener = listen(port)  # before the slow imports, so that others see the port as taken
     os.umask(0o077)  # Prefect makes its database readable for all users
     proc.deny_inspection()
@@ -231,10 +236,13 @@ def run(port: int) -> None:
 
     import uvicorn
 
+    from daybook.operations import connections
+
     settings = get_current_settings().server
     login = BrowserLogin(application, credential, home.browser_key(), port)
     config = uvicorn.Config(
         SameOriginGuard(login, settings.api.cors_allowed_origins.split(",")),
+        http=connections.limited_protocol(waiting=MAX_WAITING_CONNECTIONS),
         timeout_keep_alive=settings.api.keepalive_timeout,
         timeout_graceful_shutdown=SHUTDOWN_GRACE_SECONDS,
         ws_ping_interval=settings.api.websocket_ping_interval,
@@ -250,6 +258,17 @@ _UNGUARDED_MESSAGE = """\
 Daybook does not start this version of Prefect, because it cannot protect it from other web pages.
 Install the versions in requirements.lock (in a clone: make install), or run
 `prefect server start` yourself, without that guard, and set PREFECT_API_URL={api_url}"""
+
+
+def _raise_file_limit() -> None:
+    """Raise this process's limit of open files as far as it may, up to `MAX_OPEN_FILES`.
+
+    The usual limit, 1,024, is reached by a thousand clients.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def listen(port: int) -> socket.socket:

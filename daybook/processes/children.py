@@ -2,8 +2,8 @@
 
 Each child leads its own session, so Ctrl-C in the terminal reaches only `up`, which then ends the
 children in the right order. A child's output is appended to a log in the home. A log that is too
-long is cut to its newest part when the child is started again. A check each minute moves the newest
-part of a log that a running child made too long to `<log>.old`.
+long is cut to its newest part when the child is started again. A check every ten seconds moves the
+newest part of a log that a running child made too long to `<log>.old`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from daybook.processes import proc
 MAX_LOG_BYTES = 5_000_000
 KEPT_LOG_BYTES = 1_000_000
 """Number of bytes that are kept of a log above the limit: the newest ones."""
-LOG_CHECK_INTERVAL_SECONDS = 60.0
+LOG_CHECK_INTERVAL_SECONDS = 10.0
 """Interval between two checks of the logs' sizes."""
 
 

@@ -176,6 +176,25 @@ async def test_the_ui_requires_a_login_and_refuses_foreign_origins_and_hosts(
     assert (await read(f"{prefect_server.api_url}/health", host="a.b")).status_code == 403
 
 
+async def test_half_open_connections_are_closed_and_do_not_keep_others_out(
+    prefect_server: Any,
+) -> None:
+    """More of them than a process may usually have open files, here and in the server."""
+    url = httpx.URL(prefect_server.api_url)
+    server._raise_file_limit()
+    readers, writers = [], []
+    for _ in range(1_500):
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(b"GET /api/health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-")
+        readers.append(reader)
+        writers.append(writer)
+    assert (await read(f"{prefect_server.api_url}/health")).json() is True
+    async with asyncio.timeout(60):
+        assert {await each.read() for each in readers} == {b""}
+    for writer in writers:
+        writer.close()
+
+
 async def logged_in(prefect_server: Any) -> str:
     """Return the cookies of a browser that opened a login link."""
     async with httpx.AsyncClient(trust_env=False, timeout=50.0) as browser:

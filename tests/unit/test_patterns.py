@@ -116,8 +116,16 @@ CASES: dict[str, Case] = {
         Text(" ", "{{output:"),
         Text("a ", "{{output:"),
     ),
-    "daybook/execution/watches.py:_TAG": case(
-        "match", Text("a", "<"), Text("a ", "<a"), Text("/", "<a"), Text(" ", "<a"), Text("!", "<!")
+    "daybook/execution/watches.py:_MARKUP": case(
+        "search",
+        "<",
+        Text("a", "<"),
+        Text("a ", "<a"),
+        Text("/", "<a"),
+        Text(" ", "<a"),
+        Text("!", "<!"),
+        "<a ",
+        "<!-",
     ),
     "daybook/execution/watches.py:_HIDDEN_END": case("finditer", "<", "</", "</s", "</script"),
     "daybook/prefect/summary.py:re.findall('`+')": case("findall", "`", "`a"),

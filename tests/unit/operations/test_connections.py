@@ -10,6 +10,7 @@ import httpx
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
+from websockets.asyncio.client import connect
 
 from daybook.operations import connections, web
 
@@ -133,6 +134,30 @@ async def test_a_slow_request_is_not_cut_off() -> None:
         assert await ended(await server.opened(stack))  # opened later, timed out
         server.application.go.set()
         assert (await asking).status_code == 200
+
+
+async def test_a_websocket_is_not_cut_off() -> None:
+    async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while "text" in (event := await receive()):
+            await send({"type": "websocket.send", "text": event["text"]})
+
+    listener = web.listen("127.0.0.1", 0)
+    host, port = listener.getsockname()
+    protocol = connections.limited_protocol(head=0.2, body=0.2)
+    server = uvicorn.Server(uvicorn.Config(echo, http=protocol, lifespan="off", log_config=None))
+    running = asyncio.create_task(server.serve([listener]))
+    try:
+        async with connect(f"ws://{host}:{port}/", proxy=None) as socket:
+            reader, writer = await asyncio.open_connection(host, port)
+            assert await ended(reader)  # opened later, timed out
+            writer.close()
+            await socket.send("still here")
+            assert await socket.recv() == "still here"
+    finally:
+        server.should_exit = True
+        await running
 
 
 def test_request_slots_are_released() -> None:

@@ -70,7 +70,7 @@ async def test_health_is_ok_with_a_leader_and_no_overdue_run(
             "oldest_seconds": None,
             "paused": False,
         },
-        "prefect": {"answers": False},
+        "prefect": {"answers": False, "silent_seconds": 0.0},
     }
 
 
@@ -259,7 +259,7 @@ async def test_an_answer_is_cached_while_it_is_fresh(world: World, daybook_home:
         await health(page, well=True)
 
 
-async def test_prefects_reachability_is_shown_and_does_not_affect_health(
+async def test_prefect_that_is_silent_is_shown_at_once_and_a_problem_after_a_while(
     world: World,
     pages: Callable[[], Served],
     daybook_home: Home,
@@ -275,11 +275,22 @@ async def test_prefects_reachability_is_shown_and_does_not_affect_health(
     await lead(world)
     there = await asyncio.start_server(healthy, "127.0.0.1", 0)
     port = there.sockets[0].getsockname()[1]
-    messages = []
+    messages: list[Any] = []
+    silence = monitor.MAX_PREFECT_SILENCE_SECONDS
     async with there:
         wrong = (server.api_url(free_port()), "http://[bad/api")
         for address in (f"http://127.0.0.1:{port}/api", *wrong, ""):
             monkeypatch.setenv("PREFECT_API_URL", address)
             async with pages() as page:
                 messages.append((await health(page, well=True))["prefect"])
-    assert messages == [{"answers": each} for each in (True, False, False, None)]
+                if messages[-1]["answers"] is False:
+                    monkeypatch.setattr(monitor, "MAX_PREFECT_SILENCE_SECONDS", 0.0)
+                    view = await health(page, well=False)
+                    monkeypatch.setattr(monitor, "MAX_PREFECT_SILENCE_SECONDS", silence)
+                    assert view["problems"] == [
+                        "Prefect has not answered for 0 s, so no run can start; fix: daybook doctor"
+                    ]
+    assert messages == [
+        {"answers": answers, "silent_seconds": seconds}
+        for answers, seconds in ((True, None), (False, 0.0), (False, 0.0), (None, None))
+    ]
