@@ -36,7 +36,7 @@ MAX_URL_LENGTH = 4_000
 MAX_BODY_LENGTH = 500_000
 """Maximum length, in characters, of a body and of a tool's parameters as JSON.
 
-Prefect rejects parameters above 512 KiB with status 422.
+`jobs.model.MAX_PARAMETERS_BYTES` limits all fields together.
 """
 MAX_TOOL_NAME_LENGTH = 200
 """Maximum length of a tool's name in characters; the URL of its server has its own limit."""

@@ -24,6 +24,7 @@ people and agents see. The snapshots in `tests/snapshots` record the change; `te
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Self
@@ -68,6 +69,9 @@ RESERVED_TAG_PREFIX = "daybook:"
 
 MAX_METADATA_LENGTH = 10_000
 """Maximum length, in characters of JSON, of the metadata that a program stores with a job."""
+
+MAX_PARAMETERS_BYTES = 520_000
+"""Maximum size of `Job.parameters` as JSON. Prefect refuses 524,288 bytes and more with 422."""
 
 _REQUIRED_FIELD = {"agent-prompt": "prompt", "webhook": "url", "tool-call": "tool"}
 """Required field of a kind. A heartbeat has none: only its kind identifies it."""
@@ -324,6 +328,7 @@ def new_job(
         )
     _check_chat(job.action, job.notify)
     _check_variables(job.action, job.policy)
+    _check_size(job)
     return _bounded(job, now)
 
 
@@ -368,6 +373,7 @@ def edit(
     unchanged = (edited.schedule, edited.policy) == (job.schedule, job.policy)
     _check_chat(edited.action, edited.notify)
     _check_variables(edited.action, edited.policy)
+    _check_size(edited)
     return edited if unchanged else _bounded(edited, now)
 
 
@@ -471,6 +477,26 @@ def _action(kind: str, fields: Mapping[str, object]) -> Action:
         raise InvalidInput(needed, "is missing", _REQUIRED_FIELD_HINT[kind])
     with raising_invalid_input(FIELDS):
         return ACTIONS[kind].model_validate(dict(fields))
+
+
+def _check_size(job: Job) -> None:
+    """Refuse a job that Prefect would refuse for its size; name the largest field."""
+    parameters = job.parameters()
+    if _size(parameters) <= MAX_PARAMETERS_BYTES:
+        return
+    fields = {**parameters, **job.policy.model_dump(mode="json"), **job.notify.model_dump(mode="json")}
+    largest = max((name for name in fields if name not in _OBJECTS), key=lambda x: _size(fields[x]))
+    problem = f"is too long: {_size(fields[largest]):,} bytes as JSON"
+    hint = (
+        f"all fields of a job together may have {MAX_PARAMETERS_BYTES:,}, where a character "
+        "outside ASCII counts 6 or 12"
+    )
+    raise InvalidInput(largest, problem, hint)
+
+
+def _size(value: object) -> int:
+    """Return the size in bytes as Prefect counts it: JSON with escapes for all but ASCII."""
+    return len(json.dumps(value, separators=(",", ":"), default=str))
 
 
 def _bounded(job: Job, now: datetime) -> Job:

@@ -388,3 +388,26 @@ def test_the_agents_tools_and_secrets_of_a_job_include_those_of_its_check() -> N
     assert (called.agents(), called.tools()) == (["default"], ["mail.unread"])
     assert {"key": "{{secret:mail}}"} in called.fields_with_secrets()
     assert {"X": "{{secret:hook}}"} in asked.fields_with_secrets()
+
+
+def test_fields_that_prefect_would_refuse_for_their_size_are_refused_by_name() -> None:
+    long = "x" * 515_000
+    job = make(prompt=long)
+    assert len(json.dumps(job.parameters(), separators=(",", ":"))) < 524_288  # Prefect's limit
+    refused: list[tuple[dict[str, object], str]] = [
+        ({"prompt": "ä" * 90_000}, "prompt: is too long: 540,002 bytes as JSON"),
+        ({"prompt": long, "check": {"prompt": "y" * 9_000}}, "prompt: is too long: 515,002 bytes"),
+    ]
+    for fields, message in refused:
+        with pytest.raises(InvalidInput, match=message) as caught:
+            make(**fields)
+        assert str(caught.value).endswith(
+            "(all fields of a job together may have 520,000, where a character outside ASCII "
+            "counts 6 or 12)"
+        )
+        with pytest.raises(InvalidInput, match=message):
+            edit(job, fields, now=LATER)
+    assert edit(job, {"prompt": "Say hello"}, now=LATER) == make(name=job.name)
+    headers = {"a": "x" * 400_000, "b": "x" * 200_000}
+    with pytest.raises(InvalidInput, match=r"^headers: is too long: 600,0"):
+        make(prompt=None, url="https://example.org", headers=headers)
