@@ -484,7 +484,11 @@ def _check_size(job: Job) -> None:
     parameters = job.parameters()
     if _size(parameters) <= MAX_PARAMETERS_BYTES:
         return
-    fields = {**parameters, **job.policy.model_dump(mode="json"), **job.notify.model_dump(mode="json")}
+    fields = {
+        **parameters,
+        **job.policy.model_dump(mode="json"),
+        **job.notify.model_dump(mode="json"),
+    }
     largest = max((name for name in fields if name not in _OBJECTS), key=lambda x: _size(fields[x]))
     problem = f"is too long: {_size(fields[largest]):,} bytes as JSON"
     hint = (

@@ -56,6 +56,7 @@ from daybook.prefect import (
 )
 from daybook.prefect.fingerprints import Fingerprints
 from daybook.resources import mirror as block_mirror
+from daybook.runs import disabled_jobs
 from daybook.tasks import model, notifier
 from daybook.tasks.scheduler import Scheduler
 from daybook.timing import TIMING
@@ -216,6 +217,11 @@ RUNS = Loop(
             "expire",
             "expires lost leases and passed deadlines",
             lambda context: lease_reaper.expire(context.ledger, context.client),
+        ),
+        Service(
+            "skip",
+            "skips waiting runs whose jobs are disabled",
+            lambda context: disabled_jobs.skip_all(context.ledger),
         ),
         Service(
             "ends",

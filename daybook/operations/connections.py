@@ -13,8 +13,8 @@ out. Here a connection that waits for a head uses no slot for requests. If too m
 wait, the server closes one: of the address with the most of them, the one that has waited longest.
 The newest connection is not closed.
 
-The Prefect server of `up` has only the limits of a connection (`limited_protocol`): how many requests
-it processes at once is Prefect's own concern. A websocket has none, once it is open.
+The Prefect server of `up` has only the limits of a connection (`limited_protocol`): how many
+requests it processes at once is Prefect's own concern. A websocket has none, once it is open.
 
 A stream may stay silent forever; if its peer has disappeared, the system closes the connection some
 time after data was sent (`TCP_USER_TIMEOUT_SECONDS`).

@@ -62,7 +62,7 @@ ANSWER_TIMEOUT_SECONDS = 1.5
 """Maximum time that a request waits for a query."""
 PREFECT_MAX_AGE_SECONDS = 5.0
 MAX_PREFECT_SILENCE_SECONDS = 10.0
-"""How long Prefect may be silent before this is a problem, for example while its server restarts."""
+"""How long Prefect may be silent, as while its server restarts, before this is a problem."""
 
 DUE_SOON_LIMIT = timedelta(minutes=5)
 DAY = timedelta(days=1)

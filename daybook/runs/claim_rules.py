@@ -77,17 +77,12 @@ async def switched_off(claim: Decision) -> ClaimResult | None:
     """Skip a due time, or a run after another job, that was skipped or snoozed by hand, or whose
     job is disabled or has used up its runs; skip a backfill whose job is disabled.
     """
-    if not claim.is_automatic and claim.row.trigger != slots.BACKFILL:
+    row, newest = claim.row, await claim.newest()
+    if newest is None or not eligibility.needs_enabled_job(row):
         return None
-    newest = await claim.newest()
-    if newest is None:
-        return None
-    if claim.is_automatic:
-        row = claim.row
-        max_runs = await eligibility.max_runs_reason(claim.session, newest, claim.now, row.id)
-        why = eligibility.skip_reason(newest, row.due, max_runs, attempted=row.attempts > 0)
-    else:
-        why = eligibility.job_off_reason(newest)
+    why = eligibility.off_reason(newest, row)
+    if not why and claim.is_automatic and not row.attempts:
+        why = await eligibility.max_runs_reason(claim.session, newest, claim.now, row.id)
     return await claim.end(Status.SKIPPED, why) if why else None
 
 

@@ -22,7 +22,7 @@ from daybook.jobs.model import Job
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import leases, outcomes
+from daybook.runs import chains, claim_requests, leases, outcomes, slots
 
 
 def skip_reason(
@@ -35,6 +35,21 @@ def skip_reason(
     if (why := job_off_reason(newest)) or attempted:
         return why
     return manual_skip_reason(newest, due) or max_runs_reason
+
+
+def needs_enabled_job(row: RunRow) -> bool:
+    """Return whether the run is skipped if its job is disabled: nobody has started it by hand."""
+    is_timed = row.job_id is not None and claim_requests.is_due_key(row.occurrence)
+    return is_timed or row.trigger in (chains.AFTER, slots.BACKFILL)
+
+
+def off_reason(newest: StoredJob, row: RunRow) -> str:
+    """Return why a run that `needs_enabled_job` is skipped: its job is disabled or snoozed, or it
+    was skipped by hand; empty if none of these.
+    """
+    if row.trigger == slots.BACKFILL:
+        return job_off_reason(newest)
+    return skip_reason(newest, row.due, "", attempted=row.attempts > 0)
 
 
 def manual_skip_reason(newest: StoredJob, due: datetime) -> str:

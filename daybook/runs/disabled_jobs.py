@@ -1,0 +1,122 @@
+"""Waiting runs that are already decided, because their job is disabled or snoozed.
+
+A claim would skip them (`claim_rules.switched_off`), but each claim needs a start of its Prefect
+run, and only a few start at once. So the keeper skips them here, many in one transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import or_
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.errors import LedgerUnreachable
+from daybook.jobs import store
+from daybook.jobs.store import StoredJob
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import Outcome, Status
+from daybook.ledger.tables import JobRow, RevisionRow, RunRow
+from daybook.runs import chains, claim_requests, corrections, eligibility, outcomes, slots
+
+log = logging.getLogger(__name__)
+
+
+BATCH_SIZE = 200
+"""Maximum number of runs skipped in one transaction, so that claims wait less than a second."""
+
+
+async def skip_all(ledger: Ledger, max_batches: int = 50) -> int:
+    """Skip the waiting runs of jobs that are disabled or snoozed; return their number.
+
+    Raises `LedgerUnreachable`; the batches until then persist.
+    """
+    total = 0
+    for _ in range(max_batches):
+        skipped = await skip_batch(ledger)
+        total += len(skipped)
+        if len(skipped) < BATCH_SIZE:
+            break
+    return total
+
+
+async def skip_batch(ledger: Ledger, limit: int | None = None) -> list[RunRow]:
+    """Skip at most ``limit`` of the runs of `skip_all`; return them.
+
+    A run that waits for a time, such as that of its next attempt, is left until then. If there is
+    nothing to do, this only reads. An error of one run is logged; raises `LedgerUnreachable`.
+    """
+    async with ledger.read() as session:
+        run_ids = await _waiting_ids(session, ledger.now(), limit or BATCH_SIZE)
+    if not run_ids:
+        return []
+    try:
+        return await _skip(ledger, run_ids)
+    except LedgerUnreachable:
+        raise
+    except Exception:  # one run's error must not block the other runs
+        skipped = []
+        for run_id in run_ids:
+            try:
+                skipped += await _skip(ledger, [run_id])
+            except LedgerUnreachable:
+                raise
+            except Exception:
+                log.exception("cannot skip run %s", run_id, extra={"action": "skip"})
+        return skipped
+
+
+async def _waiting_ids(session: AsyncSession, now: datetime, limit: int) -> Sequence[str]:
+    waiting = (
+        select(RunRow.id)
+        .join(JobRow, col(JobRow.id) == col(RunRow.job_id))
+        .join(
+            RevisionRow,
+            (col(RevisionRow.job_id) == col(JobRow.id))
+            & (col(RevisionRow.number) == col(JobRow.revision)),
+        )
+        .where(
+            col(RunRow.status) == Status.WAITING,
+            or_(
+                claim_requests.HAS_DUE_KEY,
+                col(RunRow.trigger).in_((chains.AFTER, slots.BACKFILL)),
+            ),
+            # A run that is not due yet may be due after its job is enabled again.
+            col(RunRow.waits_for) != corrections.UNTIL_DUE,
+            or_(
+                col(RunRow.until).is_(None),
+                col(RunRow.until) <= now,
+                col(RunRow.waits_for).in_(slots.WAITS_FOR_TURN),
+            ),
+            or_(
+                col(RevisionRow.enabled).is_(False),
+                col(JobRow.snoozed_until) > col(RunRow.due),
+            ),
+        )
+        .order_by(col(RunRow.queued_at))
+        .limit(limit)
+    )
+    return (await session.execute(waiting)).scalars().all()
+
+
+async def _skip(ledger: Ledger, run_ids: Sequence[str]) -> list[RunRow]:
+    skipped = []
+    async with ledger.write() as session:
+        now = ledger.now()
+        chosen = select(RunRow).where(col(RunRow.id).in_(run_ids))
+        rows = (await session.execute(chosen)).scalars().all()
+        jobs = dict[str, StoredJob | None]()
+        for row in rows:
+            job_id = str(row.job_id)
+            if job_id not in jobs:
+                jobs[job_id] = await store.get(session, job_id)
+            newest = jobs[job_id]
+            if newest is None or row.state is not Status.WAITING:
+                continue
+            if eligibility.needs_enabled_job(row) and (why := eligibility.off_reason(newest, row)):
+                await outcomes.record(session, row, Outcome(Status.SKIPPED, why), now)
+                skipped.append(row)
+    return skipped
