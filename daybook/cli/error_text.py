@@ -19,7 +19,8 @@ from cyclopts.exceptions import (
     UnusedCliTokensError,
 )
 
-from daybook.errors import DaybookError, InvalidInput
+from daybook.cli import other_words
+from daybook.errors import DaybookError, InvalidInput, nearest_name
 
 COMMAND_LINE = "command line"
 """The field of an `InvalidInput` that concerns the whole command line."""
@@ -94,6 +95,27 @@ def usage_error(error: CycloptsError) -> InvalidInput:
             COMMAND_LINE, problem, "write a value that begins with a dash as --option=-value"
         )
     if isinstance(error, UnknownOptionError | UnknownCommandError):
-        chain = " ".join(["daybook", *(error.command_chain or ())])
-        return InvalidInput(COMMAND_LINE, problem, f"see `{chain} --help`")
+        return _unknown_word(error)
     return InvalidInput(COMMAND_LINE, problem)
+
+
+def _unknown_word(error: UnknownOptionError | UnknownCommandError) -> InvalidInput:
+    """Return the error about a command or an option that does not exist, with what to write."""
+    group = list(error.command_chain or ())
+    if isinstance(error, UnknownCommandError):
+        words = list(error.unused_tokens or [""])
+        names = [name for name in error.app or () if not name.startswith("-")]
+        word, kind = words[0], "command"
+        instead = other_words.instead_of_command(words, group, names)
+    else:
+        word, kind = (error.token.keyword or error.token.value).partition("=")[0], "option"
+        names = [name for each in error.argument_collection for name in each.names]
+        instead = other_words.instead_of_option(word, names)
+        if not group:
+            instead = other_words.COMMANDS.get(word, instead)
+    problem = f'there is no {kind} "{word}"'
+    if instead:
+        return InvalidInput(COMMAND_LINE, f"{problem}: {other_words.sentence(instead)}")
+    if near := nearest_name(word, names):
+        problem += f'; did you mean "{near}"?'
+    return InvalidInput(COMMAND_LINE, problem, f"see `{' '.join(['daybook', *group])} --help`")

@@ -162,25 +162,6 @@ _COMMAND_GROUPS = (
 _ALIASES = {"list": ("ls",), "remove": ("rm",)}
 """Other names of commands, also of those in groups."""
 
-_SYNONYMS = {
-    "add": ("create", "new", "schedule"),
-    "cancel": ("kill", "abort"),
-    "down": ("stop",),
-    "edit": ("update", "change", "set", "rename"),
-    "list": ("ps", "jobs"),
-    "logs": ("log", "output"),
-    "next": ("list-timers", "upcoming"),
-    "pause": ("disable",),
-    "remove": ("delete", "uninstall"),
-    "resume": ("enable", "unpause"),
-    "run": ("trigger", "rerun", "exec"),
-    "runs": ("history",),
-    "show": ("get", "describe", "inspect", "view"),
-    "status": ("info",),
-    "up": ("start",),
-}
-"""Names from other programs that are not commands here; their error names the command."""
-
 _MAX_COMMANDS_IN_HELP = 8
 _group_apps: dict[str, App] = {}
 
@@ -222,7 +203,6 @@ def _add_lazy_command(parent: App, path: str, name: str, **settings: Any) -> Non
         f"daybook.cli.{path}",
         name=name,
         alias=_ALIASES.get(name, ()),
-        synonym=_SYNONYMS.get(name, ()),
         help_epilogue="",
         **settings,
     )

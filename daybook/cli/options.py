@@ -22,12 +22,12 @@ _JSON_OBJECT_EXAMPLES = {
 
 Json = Annotated[bool, Parameter(name="--json", help="Print JSON only.")]
 Job = Annotated[str, Parameter(help="Job name, id or unique id prefix.", completer=completion.jobs)]
-Yes = Annotated[bool, Parameter(help="Do not ask for confirmation.")]
+Yes = Annotated[bool, Parameter(alias="-y", help="Do not ask for confirmation.")]
 Watch = Annotated[
     bool, Parameter(alias="-w", help="Update the output every 2 seconds, until Ctrl-C.")
 ]
 Absolute = Annotated[bool, Parameter(help="Show local times instead of relative ones.")]
-Limit = Annotated[int, Parameter(help="Maximum number to show.", show_default=True)]
+Limit = Annotated[int, Parameter(alias="-n", help="Maximum number to show.", show_default=True)]
 
 
 def is_confirmed(question: str, yes: bool) -> bool:

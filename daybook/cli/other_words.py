@@ -1,0 +1,167 @@
+"""Words of other programs that are no commands or options here, and what to type instead.
+
+The error about an unknown word first looks here, and only then for a command or an option that is
+spelled nearly the same. A text is a command line in backticks, or a sentence with one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+COMMANDS = {
+    # --- the scheduler
+    "start": "`daybook up` starts the scheduler, `daybook run JOB` a run",
+    "stop": "`daybook cancel JOB` ends a run, `daybook pause JOB` a job, `daybook down` everything",
+    "restart": "`daybook down`, then `daybook up`",
+    "reload": "a change applies at once; after a new version `daybook down`, then `daybook up`",
+    "init": "`daybook up` creates all that is missing",
+    "upgrade": "install the new version, then `daybook down` and `daybook up`",
+    "version": "`daybook --version`",
+    "info": "`daybook status`",
+    "top": "`daybook status --watch`",
+    "events": "`daybook today`",
+    "cost": "`daybook list` shows the cost of each job, `daybook runs` of each run",
+    "usage": "`daybook list` shows the cost of each job, `daybook runs` of each run",
+    "config": "settings are variables or lines in a file; `daybook doctor` checks them",
+    "settings": "settings are variables or lines in a file; `daybook doctor` checks them",
+    "login": "`daybook open`; for the account of an agent `daybook agents add --help`",
+    "auth": "`daybook open`; for the account of an agent `daybook agents add --help`",
+    "ui": "`daybook open`",
+    "dashboard": "`daybook open`",
+    "deploy": "`daybook sync`; for flows of a repository `prefect deploy`",
+    # --- jobs
+    "create": "`daybook add SCHEDULE PROMPT`",
+    "new": "`daybook add SCHEDULE PROMPT`",
+    "schedule": "`daybook add SCHEDULE PROMPT`",
+    "apply": "`daybook add SCHEDULE PROMPT`",
+    "clone": "`daybook show JOB --json` has all fields for `daybook add`",
+    "copy": "`daybook show JOB --json` has all fields for `daybook add`",
+    "export": "`daybook list --json`",
+    "jobs": "`daybook list`",
+    "job": "`daybook list`",
+    "job list": "`daybook list`",
+    "job add": "`daybook add SCHEDULE PROMPT`",
+    "cron": "`daybook add SCHEDULE PROMPT`, `daybook list`, `daybook status`",
+    "cron add": "`daybook add SCHEDULE PROMPT`",
+    "cron list": "`daybook list`",
+    "cron status": "`daybook status`",
+    "crontab": "`daybook list`",
+    "-l": "`daybook list`",
+    "-e": "`daybook edit JOB`",
+    "list-timers": "`daybook next`",
+    "upcoming": "`daybook next`",
+    "get": "`daybook show JOB`",
+    "describe": "`daybook show JOB`",
+    "inspect": "`daybook show JOB`",
+    "view": "`daybook show JOB`",
+    "update": "`daybook edit JOB`",
+    "change": "`daybook edit JOB`",
+    "set": "`daybook edit JOB`",
+    "rename": "`daybook edit JOB --name NAME`",
+    "disable": "`daybook pause JOB`",
+    "enable": "`daybook resume JOB`",
+    "unpause": "`daybook resume JOB`",
+    "delete": "`daybook remove JOB`",
+    "uninstall": "`daybook remove JOB`",
+    # --- runs
+    "ask": "`daybook add 'on demand' PROMPT`, then `daybook run JOB --wait`",
+    "trigger": "`daybook run JOB`",
+    "exec": "`daybook run JOB`",
+    "retry": "`daybook run JOB`",
+    "rerun": "`daybook run JOB`",
+    "wait": "`daybook run JOB --wait`",
+    "watch": "`daybook logs -f JOB` follows a run; to watch a page see `daybook add --help --all`",
+    "tail": "`daybook logs -f JOB`",
+    "log": "`daybook logs JOB`",
+    "output": "`daybook runs JOB`",
+    "result": "`daybook runs JOB`",
+    "history": "`daybook runs JOB`",
+    "ps": "`daybook list`, or `daybook runs --status running`",
+    "kill": "`daybook cancel JOB`",
+    "abort": "`daybook cancel JOB`",
+    # --- agents, secrets
+    "agent": "`daybook agents list`",
+    "agent list": "`daybook agents list`",
+    "models": "`daybook agents list`",
+    "channel": "`daybook channels list`",
+    "secret": "`daybook secrets list`",
+    "secret set": "`daybook secrets add NAME`",
+    "secrets set": "`daybook secrets add NAME`",
+    "token": "`daybook tokens list`",
+    "tool": "`daybook tools list`",
+    "tasks": "`daybook task list`",
+    "sessions": "`daybook session list`",
+}
+"""Commands of one or two words."""
+
+IN_GROUPS = {
+    "create": "add",
+    "new": "add",
+    "set": "add",
+    "delete": "remove",
+    "uninstall": "remove",
+    "get": "show",
+    "describe": "show",
+    "inspect": "show",
+    "view": "show",
+}
+"""Commands in a group, such as `agents create`, and the command of the group, if it has one."""
+
+OPTIONS = {
+    "-a": "`--all`",
+    "-d": "`--detach`",
+    "-f": "`--yes`",
+    "--force": "`--yes`",
+    "-L": "`--limit`",
+    "-q": "`--json` prints nothing else",
+    "-o": "`--json`",
+    "--output": "`--json`",
+    "--format": "`--json`",
+    "-m": "the prompt is the text after the schedule",
+    "--message": "the prompt is the text after the schedule",
+    "--deliver": "`--channel`",
+    "--command": "an agent runs a command: `daybook agents add --help`",
+    "--repeat": "`--max-runs`",
+    "--disable": "`daybook pause JOB`",
+    "--disabled": "`--status paused`",
+    "--dry-run": "`daybook next` shows due times, `daybook run JOB --dry-run` what a run would do",
+    "--id": "write the name or id without an option",
+    "--job": "write the name or id without an option",
+    "--failed": "`--failing`",
+    "--search": "`--name`",
+    "--all": "`daybook list` and `daybook runs` show paused and failed ones too",
+    "--tail": "`daybook logs JOB` prints the whole log",
+    "--last": "`daybook runs JOB`",
+    "--fix": "each finding names its fix",
+}
+"""Options of any command."""
+
+
+def instead_of_command(words: Sequence[str], group: Sequence[str], names: Sequence[str]) -> str:
+    """Return what to type instead of the unknown command at the start of ``words``; "" if unknown.
+
+    ``group`` are the words before it, and ``names`` the commands of that group.
+    """
+    if group:
+        known = COMMANDS.get(" ".join([*group, words[0]]), "")
+        other = IN_GROUPS.get(words[0], "")
+        return known or (f"`daybook {' '.join([*group, other])}`" if other in names else "")
+    return COMMANDS.get(" ".join(words[:2])) or COMMANDS.get(words[0], "")
+
+
+def instead_of_option(option: str, names: Sequence[str]) -> str:
+    """Return what to type instead of an unknown option; "" if unknown.
+
+    ``names`` are the options of the command; another option is proposed only if it is one of them.
+    """
+    text = OPTIONS.get(option, "")
+    proposed = text.strip("`").partition(" ")[0]
+    if proposed.startswith("-") and proposed not in names:
+        return OPTIONS.get(proposed, "")
+    return text
+
+
+def sentence(instead: str) -> str:
+    """Return a text of these tables as the end of a sentence."""
+    is_one_command = instead.count("`") == 2 and instead.startswith("`") and instead.endswith("`")
+    return f"use {instead}" if is_one_command else instead
