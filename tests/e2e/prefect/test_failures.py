@@ -18,7 +18,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 
 from daybook.api import jobs
 from daybook.errors import PrefectUnreachable
-from daybook.jobs import store
+from daybook.jobs import model, store
 from daybook.keeper.observer import observe
 from daybook.ledger.engine import Ledger
 from daybook.operations import server
@@ -272,7 +272,10 @@ async def test_deployment_names_of_other_ledgers_and_people_are_not_taken(
             await world.client.delete_deployment(found.id)
 
 
-async def test_a_job_that_prefect_refuses_blocks_no_other_job(world: Any) -> None:
+async def test_a_job_that_prefect_refuses_blocks_no_other_job(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "MAX_PARAMETERS_BYTES", 1_000_000)
     await world.jobs.add("a-big-one", every="1h", prompt="x" * 600_000)
     await world.jobs.add("other", every="1h")
     report = await world.sync()

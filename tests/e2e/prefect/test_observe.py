@@ -13,6 +13,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from daybook.jobs import model
 from daybook.keeper.observer import Observation, observe
 from daybook.operations import server
 from daybook.prefect import deployment, projection
@@ -127,9 +128,13 @@ async def test_a_pass_applies_an_edit_of_the_ledger_to_prefect(world: Any, watch
 
 @pytest.mark.slow
 async def test_a_job_that_prefect_refuses_is_observed_and_reported_once(
-    world: Any, watch: Watch, caplog: pytest.LogCaptureFixture
+    world: Any,
+    watch: Watch,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its due times still need an outcome."""
+    monkeypatch.setattr(model, "MAX_PARAMETERS_BYTES", 1_000_000)
     stored = await world.jobs.add("a-big-one", every="1h", prompt="x" * 600_000)
     observation = await watch.observe()
     assert (list(observation.report.failed), set(observation.jobs)) == (["a-big-one"], {stored.id})
