@@ -41,6 +41,8 @@ def option_spellings(app: App, tokens: Iterable[str] = ()) -> dict[str, str]:
         if argument.name.startswith("--") or argument.index is not None:
             spelling = argument.name if argument.index is None else name.upper()
             field = name.rstrip("_")
+            if argument.name.isupper():  # several values, such as JOB of `*jobs`
+                field, spelling = argument.name.lower(), argument.name
             is_typed = not options.isdisjoint(each for each in argument.names if each[:2] == "--")
             if is_typed and not spelling_of.get(field, spelling).startswith("--"):
                 spelling = f"--{field.replace('_', '-')}"

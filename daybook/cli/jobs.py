@@ -16,6 +16,7 @@ from daybook.cli.job_options import REPLACES_PROMPT, JobOptions, Prompt
 from daybook.cli.options import (
     Absolute,
     Job,
+    Jobs,
     Json,
     Watch,
     Yes,
@@ -25,7 +26,7 @@ from daybook.cli.options import (
     prompt_or_file,
 )
 from daybook.cli.runs import print_run_details
-from daybook.cli.selection import NO_FILTERS, JobOrAll, Which, named_or_all
+from daybook.cli.selection import NO_FILTERS, Which, act_on_each, check_names_or_all
 from daybook.cli.skips import skip_fields
 from daybook.errors import DaybookError, InvalidInput, NotFound
 from daybook.jobs.actions import Heartbeat, ToolCall, Webhook
@@ -35,6 +36,7 @@ from daybook.jobs.policy import Policy
 from daybook.schedules.schedule import is_schedule
 
 if TYPE_CHECKING:
+    from daybook.delivery.views import RunDetails
     from daybook.jobs.actions import AgentPrompt
     from daybook.jobs.views import ChangedJob, JobDetails, ListedJob
 
@@ -202,16 +204,14 @@ def _print_jobs(listed: list[ListedJob], absolute: bool) -> None:
 
 
 async def show_(
-    ref: Annotated[
+    *refs: Annotated[
         str,
         Parameter(
             name="JOB",
-            help="Job name, or unique id prefix of a job or a run.",
+            help="Job name, or unique id prefix of a job or a run. Several may be given.",
             completer=completion.jobs_and_runs,
         ),
     ],
-    /,
-    *,
     absolute: Absolute = False,
     as_json: Json = False,
 ) -> int:
@@ -222,23 +222,33 @@ async def show_(
 
     Example: daybook show morning-brief
     """
+    if not refs:
+        raise InvalidInput("job", "is missing", "name at least one")
+    from daybook.delivery.views import RunDetails
+
+    shown = 0
+
+    def show(found: JobDetails | RunDetails) -> None:
+        nonlocal shown
+        if shown:
+            output.line("")
+        shown += 1
+        if isinstance(found, RunDetails):
+            print_run_details(found, absolute)
+        else:
+            _print_job(found, absolute)
+
+    return await act_on_each(refs, _find_job_or_run, show, as_json=as_json)
+
+
+async def _find_job_or_run(ref: str) -> JobDetails | RunDetails:
     try:
-        job = await api.jobs.show(ref)
+        return await api.jobs.show(ref)
     except NotFound as no_job:
         try:
-            run = await api.runs.show(ref)
+            return await api.runs.show(ref)
         except NotFound:
             raise no_job from None
-        if as_json:
-            output.print_json(run)
-        else:
-            print_run_details(run, absolute)
-        return 0
-    if as_json:
-        output.print_json(job)
-    else:
-        _print_job(job, absolute)
-    return 0
 
 
 async def edit_(
@@ -267,9 +277,12 @@ async def edit_(
     prepare_prefect()
 
     has_notify_change = not changes.keys().isdisjoint(Notify.model_fields)
-    return _print_change(
-        await api.jobs.edit_job(job, changes), as_json, show_notifications=has_notify_change
-    )
+    edited = await api.jobs.edit_job(job, changes)
+    if as_json:
+        output.print_json(edited)
+    else:
+        _print_change(edited, show_notifications=has_notify_change)
+    return 0
 
 
 async def _edit_as_yaml(job: str, as_json: bool) -> int:
@@ -289,7 +302,12 @@ async def _edit_as_yaml(job: str, as_json: bool) -> int:
                 if not (changes := edit.changes(problem)):
                     output.say("Nothing changed.")
                     return 0
-                return _print_change(await api.jobs.edit_job(current.id, changes), as_json)
+                edited = await api.jobs.edit_job(current.id, changes)
+                if as_json:
+                    output.print_json(edited)
+                else:
+                    _print_change(edited)
+                return 0
             except EditorFailed:
                 raise
             except DaybookError as refused:
@@ -304,9 +322,7 @@ async def _edit_as_yaml(job: str, as_json: bool) -> int:
 
 
 async def pause_(
-    job: JobOrAll = None,
-    /,
-    *,
+    *jobs: Jobs,
     all_: Annotated[bool, Parameter(name="--all", help="Pause all jobs that are enabled.")] = False,
     which: Which = NO_FILTERS,
     note: Annotated[str, Parameter(help="Reason, shown with the job.")] = "",
@@ -319,11 +335,13 @@ async def pause_(
 
     Example: daybook pause morning-brief --note "on holiday"
     """
-    ref = named_or_all("job", job, all_, which)
+    check_names_or_all("job", jobs, all_, which)
     prepare_prefect()
 
-    if ref is not None:
-        return _print_change(await api.jobs.pause(ref, note), as_json)
+    if jobs:
+        return await act_on_each(
+            jobs, lambda job: api.jobs.pause(job, note), _print_change, as_json=as_json
+        )
     enabled = [each for each in await _select(which) if each.enabled]
     return await _change_all(
         "Pause", enabled, lambda each: api.jobs.pause(each.id, note), yes=yes, as_json=as_json
@@ -331,9 +349,7 @@ async def pause_(
 
 
 async def resume_(
-    job: JobOrAll = None,
-    /,
-    *,
+    *jobs: Jobs,
     all_: Annotated[
         bool,
         Parameter(name="--all", help="Resume all jobs that `daybook pause` paused."),
@@ -348,11 +364,11 @@ async def resume_(
 
     Example: daybook resume morning-brief
     """
-    ref = named_or_all("job", job, all_, which)
+    check_names_or_all("job", jobs, all_, which)
     prepare_prefect()
 
-    if ref is not None:
-        return _print_change(await api.jobs.resume(ref), as_json)
+    if jobs:
+        return await act_on_each(jobs, api.jobs.resume, _print_change, as_json=as_json)
     paused = [each for each in await _select(which) if api.jobs.is_paused(each.disabled_reason)]
     return await _change_all(
         "Resume", paused, lambda each: api.jobs.resume(each.id), yes=yes, as_json=as_json
@@ -398,44 +414,38 @@ async def _change_all(
     return code
 
 
-async def remove_(
-    job: Job,
-    /,
-    *,
-    yes: Yes = False,
-    as_json: Json = False,
-) -> int:
-    """Remove a job and its deployment. Its history stays in the ledger.
+async def remove_(*jobs: Jobs, yes: Yes = False, as_json: Json = False) -> int:
+    """Remove jobs and their deployments. Their history stays in the ledger.
 
-    Asks for confirmation on a terminal. With --json, prints the removed job.
+    Asks for confirmation on a terminal; without one, --yes is required. With --json, prints the
+    removed job, or the list of them.
 
     Example: daybook remove morning-brief --yes
     """
+    if not jobs:
+        raise InvalidInput("job", "is missing", "name at least one")
     prepare_prefect()
 
-    current = await api.jobs.show(job)
-    if not is_confirmed(f"Remove {current.name} ({current.words})", yes):
+    found = {each: await api.jobs.show(each) for each in jobs}
+    names = ", ".join(f"{each.name} ({each.words})" for each in found.values())
+    if not is_confirmed(f"Remove {names}", yes):
         output.say("Nothing removed.")
         return 1
-    removed = await api.jobs.remove(current.id)
-    if as_json:
-        output.print_json(removed)
-    else:
-        output.line(f"Removed {removed.name} ({removed.id[:8]})")
-    return 0
+    return await act_on_each(
+        jobs,
+        lambda job: api.jobs.remove(found[job].id),
+        lambda job: output.line(f"Removed {job.name} ({job.id[:8]})"),
+        as_json=as_json,
+    )
 
 
-def _print_change(job: ChangedJob, as_json: bool, *, show_notifications: bool = False) -> int:
-    if as_json:
-        output.print_json(job)
-        return 0
+def _print_change(job: ChangedJob, *, show_notifications: bool = False) -> None:
     output.line(f"{job.name} is {formatting.enabled_state(job)}: {job.words}")
     notifications = (
         [("notifies", formatting.notifications(job.recipients))] if show_notifications else []
     )
     output.fields([("next due", _next_due(job)), *notifications])
     _print_notes(job)
-    return 0
 
 
 def _print_job(job: JobDetails, absolute: bool) -> None:

@@ -22,6 +22,15 @@ _JSON_OBJECT_EXAMPLES = {
 
 Json = Annotated[bool, Parameter(name="--json", help="Print JSON only.")]
 Job = Annotated[str, Parameter(help="Job name, id or unique id prefix.", completer=completion.jobs)]
+Jobs = Annotated[
+    str,
+    Parameter(
+        name="JOB",
+        help="Job name, id or unique id prefix. Several may be given.",
+        completer=completion.jobs,
+    ),
+]
+"""Type of the variable positional parameter of a command for several jobs."""
 Yes = Annotated[bool, Parameter(alias="-y", help="Do not ask for confirmation.")]
 Watch = Annotated[
     bool, Parameter(alias="-w", help="Update the output every 2 seconds, until Ctrl-C.")
@@ -31,9 +40,16 @@ Limit = Annotated[int, Parameter(alias="-n", help="Maximum number to show.", sho
 
 
 def is_confirmed(question: str, yes: bool) -> bool:
-    """Return whether the user confirms; ask only on a terminal, and not with ``yes``."""
-    if yes or not sys.stdin.isatty():
+    """Return whether the user confirms, or has done so with ``yes``.
+
+    Raise `InvalidInput` if there is no terminal on which to ask.
+    """
+    if yes:
         return True
+    if not sys.stdin.isatty():
+        raise InvalidInput(
+            "yes", f"is missing: {question}", "add --yes to do it without a terminal"
+        )
     print(f"{question}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

@@ -12,7 +12,7 @@ from daybook.api.filters import RunFilters, Selection
 from daybook.cli import completion, formatting, output
 from daybook.cli.options import (
     Absolute,
-    Job,
+    Jobs,
     Json,
     Limit,
     Watch,
@@ -21,11 +21,12 @@ from daybook.cli.options import (
     is_confirmed,
     prepare_prefect,
 )
-from daybook.cli.selection import NO_FILTERS, Which, named_or_all
+from daybook.cli.selection import NO_FILTERS, Which, act_on_each, check_names_or_all
 from daybook.errors import DaybookError, InvalidInput
 from daybook.ledger.states import LIVE, Status
 
 if TYPE_CHECKING:
+    from daybook.api.preview import Preview
     from daybook.api.runs import LogLine
     from daybook.delivery.views import ListedRun, Notification, RunDetails
     from daybook.ledger.views import Run
@@ -43,9 +44,7 @@ MAX_EMPTY_POLLS = 4
 
 
 async def run_(
-    job: Job,
-    /,
-    *,
+    *jobs: Jobs,
     wait: Annotated[
         bool,
         Parameter(help="Wait for the outcome; exit with 0 if the run succeeded or was skipped."),
@@ -58,35 +57,38 @@ async def run_(
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Run a job now, even if it is paused.
+    """Run a job now, even if it is paused. Several jobs start one after another.
 
     Example: daybook run morning-brief --wait
     """
+    if not jobs:
+        raise InvalidInput("job", "is missing", "name at least one")
     if dry_run:
-        return await _preview(job, wait=wait or request_id is not None, as_json=as_json)
+        if wait or request_id is not None:
+            problem = "cannot be combined with --wait or --request-id"
+            raise InvalidInput("dry_run", problem, "leave them out")
+        return await act_on_each(jobs, api.preview.of_job, _print_preview, as_json=as_json)
     prepare_prefect()
 
     reporter = WaitReporter(quiet=as_json) if wait else None
-    result = await api.runs.run(job, wait=wait, request_id=request_id, talk=reporter)
-    if as_json:
-        output.print_json(result)
-    else:
+
+    async def run(job: str) -> RunDetails:
+        return await api.runs.run(job, wait=wait, request_id=request_id, talk=reporter)
+
+    def show(result: RunDetails) -> None:
         print_run(result, result.deliveries)
         if not wait:
-            output.say(f"See its outcome: daybook runs {formatting.quoted(job)}")
-    return 0 if not wait or result.status in ("succeeded", "skipped") else 1
+            output.say(
+                f"See its outcome: daybook runs {formatting.quoted(result.job or result.id)}"
+            )
+
+    def exit_code(result: RunDetails) -> int:
+        return 0 if not wait or result.status in ("succeeded", "skipped") else 1
+
+    return await act_on_each(jobs, run, show, as_json=as_json, exit_code=exit_code)
 
 
-async def _preview(job: str, *, wait: bool, as_json: bool) -> int:
-    if wait:
-        raise InvalidInput(
-            "dry_run", "cannot be combined with --wait or --request-id", "leave them out"
-        )
-
-    view = await api.preview.of_job(job)
-    if as_json:
-        output.print_json(view)
-        return 0
+def _print_preview(view: Preview) -> None:
     output.line(f"{view.job} ({view.kind}) would do this:", style="bold")
     defaults = {"session": "reuse", "output_format": "text"}
     pairs = [
@@ -104,7 +106,6 @@ async def _preview(job: str, *, wait: bool, as_json: bool) -> int:
         ("cost", "not estimated"),
     ]
     output.fields(pairs)
-    return 0
 
 
 async def runs_(
@@ -173,16 +174,15 @@ def _print_runs(listed: list[ListedRun], absolute: bool) -> None:
 
 
 async def cancel_(
-    run: Annotated[
-        str | None,
+    *runs: Annotated[
+        str,
         Parameter(
+            name="RUN",
             help="Run id or unique prefix, or a job that has one active run. "
-            "Required without --all.",
+            "Several may be given; required without --all.",
             completer=completion.jobs_and_runs,
         ),
-    ] = None,
-    /,
-    *,
+    ],
     all_: Annotated[
         bool, Parameter(name="--all", help="Cancel all runs that are waiting or running.")
     ] = False,
@@ -198,17 +198,18 @@ async def cancel_(
 
     Example: daybook cancel morning-brief
     """
-    ref = named_or_all("run", run, all_, which)
+    check_names_or_all("run", runs, all_, which)
     prepare_prefect()
 
-    if ref is None:
+    if not runs:
         return await _cancel_all(which, yes=yes, as_json=as_json)
-    result = await api.runs.cancel(ref)
-    if as_json:
-        output.print_json(result)
-    else:
-        print_run(result, result.deliveries)
-    return 0 if result.status == "cancelled" else 1
+    return await act_on_each(
+        runs,
+        api.runs.cancel,
+        lambda result: print_run(result, result.deliveries),
+        as_json=as_json,
+        exit_code=lambda result: int(result.status != "cancelled"),
+    )
 
 
 async def _cancel_all(which: Selection, *, yes: bool, as_json: bool) -> int:

@@ -2,33 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, TypeVar
 
 from cyclopts import Group, Parameter
 
 from daybook.api.filters import Selection
-from daybook.cli import completion
-from daybook.errors import InvalidInput
+from daybook.cli import output
+from daybook.errors import DaybookError, InvalidInput
 
-JobOrAll = Annotated[
-    str | None,
-    Parameter(
-        help="Job name, id or unique id prefix. Required without --all.", completer=completion.jobs
-    ),
-]
+Acted = TypeVar("Acted")
 Which = Annotated[Selection, Parameter(name="*", group=Group("Filters of --all"))]
 NO_FILTERS = Selection()
 
 
-def named_or_all(field: str, ref: str | None, all_: bool, which: Selection) -> str | None:
-    """Return the reference ``ref`` of a command that has an option `--all`, or None for `--all`.
+def check_names_or_all(field: str, refs: Sequence[str], all_: bool, which: Selection) -> None:
+    """Check that a command that has an option `--all` got either names or `--all`.
 
     Raise `InvalidInput` for ``field`` if both or neither are given, or if only filters are given.
     """
-    if all_ and ref is not None:
+    if all_ and refs:
         raise InvalidInput(f"{field} and all", "cannot be combined", "leave one out")
     if not all_ and which != NO_FILTERS:
         raise InvalidInput(" and ".join(sorted(which.model_fields_set)), "needs --all")
-    if not all_ and ref is None:
+    if not all_ and not refs:
         raise InvalidInput(field, "is missing", "name one, or use --all")
-    return ref
+
+
+async def act_on_each(
+    refs: Sequence[str],
+    act: Callable[[str], Awaitable[Acted]],
+    show: Callable[[Acted], object],
+    *,
+    as_json: bool,
+    exit_code: Callable[[Acted], int] = lambda result: 0,
+) -> int:
+    """Act on each of the ``refs`` and show the results; return the highest exit code.
+
+    If there are several, an error of one is reported and the others are tried, and with ``as_json``
+    the results are printed as one list.
+    """
+    results, code = list[Acted](), 0
+    for ref in refs:
+        try:
+            results.append(await act(ref))
+        except DaybookError as error:
+            if len(refs) == 1:
+                raise
+            output.say(f"! {ref}: {error}")
+            code = max(code, error.exit_code)
+            continue
+        code = max(code, exit_code(results[-1]))
+        if not as_json:
+            show(results[-1])
+    if as_json:
+        output.print_json(results if len(refs) > 1 else results[0])
+    return code

@@ -292,6 +292,6 @@ def test_commands_without_json_print_sentences_only(
     assert err == ""
     out, err = process("sync")
     assert (out, err) == ("", "1 unchanged, 0 written to Prefect.\n")
-    out, err = process("remove", "brief")
+    out, err = process("remove", "brief", "--yes")
     assert out.startswith("Removed brief (")
     assert err == ""

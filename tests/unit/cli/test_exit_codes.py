@@ -289,7 +289,7 @@ def test_a_closed_output_pipe_gives_exit_code_141_and_no_message(stored: Path) -
     assert (result.returncode, result.stderr) == (141, b"")
 
 
-def test_remove_asks_for_confirmation_only_on_a_terminal(
+def test_remove_asks_for_confirmation_on_a_terminal_and_requires_it_without_one(
     daybook: Any, stored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     removed: list[str] = []
@@ -320,7 +320,14 @@ def test_remove_asks_for_confirmation_only_on_a_terminal(
     monkeypatch.setattr(Terminal, "answer", "n\n")
     assert (daybook("remove", "weekly", "--yes").code, removed) == (0, ["weekly"] * 2)
     monkeypatch.setattr(Terminal, "isatty", lambda _: False)
-    assert (daybook("remove", "weekly").code, removed) == (0, ["weekly"] * 3)
+    result = daybook("remove", "weekly", "often")
+    assert (result.code, removed) == (2, ["weekly"] * 2)
+    assert result.err == (
+        "daybook: --yes: is missing: Remove weekly (at 09:00 on Mondays, Europe/Berlin), often "
+        "(every 1 hour 30 minutes) (add --yes to do it without a terminal)\n"
+    )
+    assert daybook("remove", "weekly", "often", "--yes").code == 0
+    assert removed == ["weekly"] * 3 + ["often"]
 
 
 def test_version_and_help_are_printed(daybook: Any) -> None:

@@ -48,12 +48,12 @@ class Terminal(io.StringIO):
 
 
 def test_pause_all_pauses_each_enabled_job_and_reports_refusals(daybook: Any, calls: Calls) -> None:
-    result = daybook("pause", "--all", "--note", "on holiday")
+    result = daybook("pause", "--all", "--yes", "--note", "on holiday")
     assert calls == [("pause", "often", "on holiday"), ("pause", "weekly", "on holiday")]
     assert (result.code, result.out) == (1, "weekly is on\n")
     assert result.err == "! often: every: is too short\n"
     calls.clear()
-    result = daybook("pause", "--all", "--tag", "team", "--json")
+    result = daybook("pause", "--all", "--yes", "--tag", "team", "--json")
     assert (result.code, [each["name"] for each in result.json]) == (0, ["weekly"])
     assert calls == [("pause", "weekly", "")]
 
@@ -73,7 +73,7 @@ def test_resume_all_resumes_only_jobs_that_were_paused(
         ]
 
     monkeypatch.setattr(jobs, "list_jobs", list_jobs)
-    assert daybook("resume", "--all").code == 0
+    assert daybook("resume", "--all", "--yes").code == 0
     assert calls == [("resume", "by hand")]
 
 
@@ -82,7 +82,7 @@ def test_cancel_all_cancels_the_live_runs_that_match(daybook: Any, home: Path) -
     assert (result.code, result.out) == (0, "")
     assert result.err == "No run is waiting or running.\n"
     assert daybook("runs", "--json").json[0]["status"] == "waiting"
-    result = daybook("cancel", "--all", "--tag", "team", "--json")
+    result = daybook("cancel", "--all", "--yes", "--tag", "team", "--json")
     assert (result.code, [each["status"] for each in result.json]) == (0, ["cancelled"])
     assert daybook("runs", "--json").json[0]["status"] == "cancelled"
     assert daybook("cancel", "--all", "--json").json == []
@@ -105,7 +105,7 @@ def test_cancel_all_reports_each_error_and_prints_the_other_results(
 
     monkeypatch.setattr(runs, "history", history)
     monkeypatch.setattr(runs, "cancel", cancel_one)
-    result = daybook("cancel", "--all", "--json")
+    result = daybook("cancel", "--all", "--yes", "--json")
     assert (result.code, [each["id"] for each in result.json]) == (1, [waiting.id])
     assert "! Prefect at http://there/api does not answer" in result.err
 
@@ -130,6 +130,31 @@ def test_all_asks_for_confirmation_on_a_terminal(
     assert daybook(command, "--all").out
     monkeypatch.setattr(sys, "stdin", Terminal())
     assert "[y/N]" not in daybook(command, "--all", "--yes").err
+
+
+def test_all_requires_yes_without_a_terminal(daybook: Any, calls: Calls) -> None:
+    for command in ("pause", "cancel"):
+        result = daybook(command, "--all")
+        assert (result.code, result.out, calls) == (2, "", [])
+        assert result.err.startswith("daybook: --yes: is missing: ")
+
+
+def test_several_jobs_may_be_named_and_an_error_of_one_does_not_stop_the_others(
+    daybook: Any, calls: Calls
+) -> None:
+    result = daybook("pause", "weekly", "nothing", "often", "--json")
+    assert (result.code, calls) == (3, [("pause", "weekly", ""), ("pause", "often", "")])
+    assert [each["name"] for each in result.json] == ["weekly"]
+    assert result.err == '! nothing: job "nothing" not found\n! often: every: is too short\n'
+    assert [each["name"] for each in daybook("show", "often", "weekly", "--json").json] == [
+        "often",
+        "weekly",
+    ]
+    assert daybook("show", "often", "--json").json["name"] == "often"
+    shown = daybook("show", "often", "weekly").out
+    assert shown.index("often (") < shown.index("\n\nweekly (")
+    for command in ("show", "run", "remove"):
+        assert "JOB: is missing (name at least one)" in daybook(command).err
 
 
 @pytest.mark.parametrize(
