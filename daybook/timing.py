@@ -106,8 +106,6 @@ class Timing:
     """
     listener_interval: timedelta = timedelta(seconds=2)
     """Interval at which listeners are called."""
-    tasks_interval: timedelta = timedelta(seconds=15)
-    """Interval between two cycles of the task scheduler."""
     server_interval: timedelta = timedelta(seconds=60)
     """Interval between two records of the Prefect server that a process uses."""
     retention_interval: timedelta = timedelta(hours=1)

@@ -114,11 +114,11 @@ def limits() -> str:
 
 def tasks() -> str:
     """Return the page of tasks with a current table of `[tasks]`."""
-    from daybook.tasks.model import EscalationPolicy
+    from daybook.tasks.policy import SchedulerPolicy
 
-    plain = EscalationPolicy().model_dump()
+    plain = SchedulerPolicy().model_dump()
     lines = ["| key | default | meaning |", "|---|---|---|"]
-    for name, field in EscalationPolicy.model_fields.items():
+    for name, field in SchedulerPolicy.model_fields.items():
         value = plain[name]
         shown = json.dumps(to_text(value) if isinstance(value, timedelta) else value)
         lines.append(f"| `{name}` | `{shown}` | {_cell(field.description or '')} |")

@@ -18,16 +18,18 @@ from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.schedules import durations
 from daybook.schedules.descriptions import duration_in_words
-from daybook.tasks import counts, matching, model, notifier, queue, sessions, statistics, wakes
+from daybook.tasks import counts, matching, notifier, queue, sessions, statistics, wakes
 from daybook.tasks import cycle as cycles
 from daybook.tasks import pause as switch
+from daybook.tasks import rebuild as rebuilding
 from daybook.tasks.counts import TaskCounts
 from daybook.tasks.matching import Candidate, RunRequirements
 from daybook.tasks.model import PRIORITIES, redact_tokens
 from daybook.tasks.notifier import StarvingRun
 from daybook.tasks.pause import PauseState
+from daybook.tasks.policy import load_policy
 from daybook.tasks.states import Status
-from daybook.tasks.statistics import CycleSummary, Statistics
+from daybook.tasks.statistics import CycleSummary, RebuildResult
 from daybook.tasks.views import (
     Backlog,
     DrainResult,
@@ -157,7 +159,7 @@ async def cycle() -> CycleSummary:
     async with open_ledger() as ledger:
         report = await cycles.cycle(
             ledger,
-            policy=model.load_policy(),
+            policy=load_policy(),
             notifier=_notify_prefect,
             capabilities_of=_capabilities,
         )
@@ -179,13 +181,15 @@ async def _capabilities() -> AgentCapabilities:
         return await documents.capabilities(client)
 
 
-async def rebuild() -> Statistics:
-    """Forget the recent wakes, so that every session may be woken again. Return the statistics.
+async def rebuild() -> RebuildResult:
+    """Forget the recent wakes, so that every session may be woken again; return what was found.
 
-    The counts and the completed steps of the escalation policy are kept.
+    The counts and the completed steps of the escalation policy are kept. Raise `InvalidInput` for
+    invalid settings in `[tasks]`.
     """
+    policy = load_policy()
     async with open_ledger() as ledger:
-        return await statistics.rebuild(ledger)
+        return await rebuilding.rebuild(ledger, policy)
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,7 @@ class TaskProblem:
 def settings_problems() -> list[TaskProblem]:
     """Return problems of `[tasks]` in the settings; a running keeper keeps its earlier values."""
     try:
-        model.load_policy()
+        load_policy()
     except InvalidInput as error:
         return [
             TaskProblem(

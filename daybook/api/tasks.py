@@ -8,6 +8,7 @@ work without Prefect. A claim's token is removed from every text that is stored 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
@@ -15,9 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook import settings
-from daybook.errors import InvalidInput
+from daybook.errors import InvalidInput, NothingClaimable
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
+from daybook.schedules import durations
 from daybook.tasks import claims, queue, sessions
 from daybook.tasks import model as spec
 from daybook.tasks.states import Status
@@ -155,14 +157,39 @@ async def cancel(ref: str, reason: str = "") -> TaskWithRun:
 # --- claims
 
 
-async def next_run(session: str, lease: timedelta | str | None = None) -> ClaimedTaskRun:
-    """Claim the first run that fits the session with this name.
+async def next_run(
+    session: str,
+    lease: timedelta | str | None = None,
+    *,
+    priority_min: str = spec.LOWEST,
+    idempotency_key: str | None = None,
+    wait: timedelta | str | None = None,
+) -> ClaimedTaskRun:
+    """Claim the first run that fits the session with this name, of at least ``priority_min``.
 
-    Only this call returns the token. Raise `NothingClaimable` with the reason, `NotFound` for the
-    session, and `InvalidInput` for an invalid lease.
+    With ``wait``, wait so long for one. Only this call returns the token. If its answer was lost,
+    repeat it with the same ``idempotency_key``: the session gets the run that it already holds,
+    with a new token and lease; a key whose run has ended claims nothing. Raise `NothingClaimable`
+    with the reason, `NotFound` for the session, and `InvalidInput` for an invalid value.
     """
+    if isinstance(wait, str):
+        wait = durations.parse(wait, "wait")
+    deadline = time.monotonic() + (wait.total_seconds() if wait else 0.0)
+    while True:
+        try:
+            return await _claim(session, lease, priority_min, idempotency_key)
+        except NothingClaimable:
+            left = deadline - time.monotonic()
+            if left <= 0 or not await wait_until_claimable(session, left, priority_min):
+                raise
+
+
+async def _claim(
+    session: str, lease: timedelta | str | None, priority_min: str, key: str | None
+) -> ClaimedTaskRun:
     async with open_ledger() as ledger:
-        claimed = await claims.claim(ledger, session, spec.lease_duration(lease))
+        length = spec.lease_duration(lease)
+        claimed = await claims.claim(ledger, session, length, priority_min=priority_min, key=key)
         assert claimed.run.lease_until is not None  # it was claimed just now
         return ClaimedTaskRun(
             run_id=claimed.run.id,
@@ -335,18 +362,19 @@ POLL_INTERVAL_SECONDS = 1.0
 async def is_claimable(name: str) -> bool:
     """Return whether the session with this name could claim a run now. Raise `NotFound`."""
     async with open_ledger() as ledger:
-        return await _waits(ledger, name)
+        return await _waits(ledger, name, spec.LOWEST)
 
 
-async def wait_until_claimable(name: str, seconds: float) -> bool:
+async def wait_until_claimable(name: str, seconds: float, priority_min: str = spec.LOWEST) -> bool:
     """Wait at most ``seconds`` until the session can claim a run; return whether it can.
 
-    Another session may still claim the run first. Raise `NotFound`.
+    Only runs of at least ``priority_min`` count. Another session may still claim the run first.
+    Raise `NotFound`, and `InvalidInput` for the priority.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     async with open_ledger() as ledger:
-        while not await _waits(ledger, name):
+        while not await _waits(ledger, name, priority_min):
             left = deadline - loop.time()
             if left <= 0:
                 return False
@@ -354,7 +382,7 @@ async def wait_until_claimable(name: str, seconds: float) -> bool:
         return True
 
 
-async def _waits(ledger: Ledger, name: str) -> bool:
+async def _waits(ledger: Ledger, name: str, priority_min: str) -> bool:
     async with ledger.read() as session:
         row = await sessions.find(session, name)
-        return await claims.is_run_available(session, row, ledger.now())
+        return await claims.is_run_available(session, row, ledger.now(), priority_min)

@@ -151,6 +151,17 @@ async def next_(
     *,
     session: Annotated[str, Parameter(help="Name of the registered session.")],
     lease: Lease = None,
+    priority_min: Annotated[
+        str,
+        Parameter(help="Lowest priority to claim: urgent, high, medium or low.", show_default=True),
+    ] = "low",
+    wait: Annotated[
+        str | None, Parameter(help="Maximum wait for a task, such as 10m. [default: none]")
+    ] = None,
+    idempotency_key: Annotated[
+        str | None,
+        Parameter(help="Key of this claim: if its answer was lost, repeat it with the same key."),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Claim the next task that fits a session; exit with code 3 if there is none.
@@ -160,7 +171,13 @@ async def next_(
 
     Example: daybook task next --session alpha --lease 60s --json
     """
-    claimed = await api.tasks.next_run(session, lease)
+    claimed = await api.tasks.next_run(
+        session,
+        lease,
+        priority_min=priority_min,
+        idempotency_key=idempotency_key,
+        wait=wait,
+    )
     if as_json:
         output.print_json(claimed)
         return 0

@@ -135,7 +135,8 @@ async def backlog_(
 async def cycle_(*, as_json: Json = False) -> int:
     """Run one cycle now: requeue runs with expired leases, wake sessions, escalate tasks.
 
-    The keeper runs one every 15 s. Without Prefect, a cycle requests no worker and sends no event.
+    The keeper runs one every 15 s, or as `interval` in `[tasks]` says. Without Prefect, a cycle
+    requests no worker and sends no event.
 
     Example: daybook task scheduler cycle
     """
@@ -162,7 +163,15 @@ async def rebuild_(*, as_json: Json = False) -> int:
     if as_json:
         output.print_json(result)
     else:
-        output.line("Cleared the record of recent wakes. The next cycle may wake every session.")
+        cleared = formatting.counted(result.cleared, "recent wake")
+        output.line(f"Forgot {cleared}. The next cycle may wake every session.")
+        output.fields(
+            [
+                ("queued", str(result.pending)),
+                ("claimed", str(result.active)),
+                ("sessions", str(result.sessions)),
+            ]
+        )
     return 0
 
 

@@ -57,7 +57,7 @@ from daybook.prefect import (
 from daybook.prefect.fingerprints import Fingerprints
 from daybook.resources import mirror as block_mirror
 from daybook.runs import disabled_jobs
-from daybook.tasks import model, notifier
+from daybook.tasks import notifier, policy
 from daybook.tasks.scheduler import Scheduler
 from daybook.timing import TIMING
 
@@ -197,6 +197,11 @@ async def _prune(context: Context) -> float | None:
     return TIMING.jobs_interval.total_seconds() if report.left else None
 
 
+async def _schedule_tasks(context: Context) -> float:
+    await context.scheduler.cycle()
+    return context.scheduler.interval.total_seconds()
+
+
 async def _ping(context: Context) -> None:
     if context.observed_at is not None:  # otherwise this leader has not read Prefect yet
         await alerts.ping(context.watched)
@@ -325,12 +330,12 @@ LOOPS = (
         ),
     ),
     Loop(
-        interval=lambda: TIMING.tasks_interval,
+        interval=lambda: policy.DEFAULTS.interval,
         services=(
             Service(
                 "tasks",
                 "expires leases of tasks, and wakes task sessions",
-                lambda context: context.scheduler.cycle(),
+                _schedule_tasks,
             ),
         ),
     ),
@@ -402,7 +407,7 @@ class Keeper:
         """Return the context of the loops that run in every process."""
         scheduler = Scheduler(
             self._ledger,
-            policy=model.load_policy,
+            policy=policy.load_policy,
             notifier=notifier.prefect_notifier(client),  # the client checks the leadership first
             capabilities_of=partial(documents.capabilities, client),
         )

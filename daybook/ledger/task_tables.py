@@ -119,6 +119,7 @@ class TaskEventRow(SQLModel, table=True):
     __table_args__ = (
         Index("task_events_run", "run_id", "at"),
         Index("task_events_outbox", "outbox_id"),
+        UniqueConstraint("session_id", "claim_key", name="task_events_claim_key"),
     )
 
     id: str = Field(default_factory=new_id, primary_key=True)
@@ -131,3 +132,6 @@ class TaskEventRow(SQLModel, table=True):
     session_id: str | None = None
     session: str = ""
     outbox_id: str | None = None
+    # Of a claim with an idempotency key: the key, and the fence of the run after it.
+    claim_key: str | None = None
+    fence: int | None = None

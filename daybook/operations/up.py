@@ -56,7 +56,7 @@ from daybook.processes import children
 from daybook.processes.children import Child
 from daybook.runs import claim_requests, claims, history
 from daybook.schedules.descriptions import describe
-from daybook.tasks import model
+from daybook.tasks.policy import load_policy
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -126,7 +126,7 @@ async def up(talk: UpReporter, *, link: bool = True) -> None:
     for a server or worker that does not start.
     """
     limits.load_rules()
-    model.load_policy()
+    load_policy()
     home = homes.current_home()
     with home_lock.hold(home) as record, _stop_requested() as stop:
         work = asyncio.create_task(_run(home, record, talk, link))

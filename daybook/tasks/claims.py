@@ -10,7 +10,8 @@
 The token is returned once; the ledger stores its digest. Every operation after the claim needs the
 token: another token, the token of an earlier claim, and one whose lease has expired (`lease_until
 <= now`) are refused with `TokenRefused`, and nothing changes. If the response to a claim is lost,
-no session knows the token, so the lease expires.
+no session knows the token, so the lease expires; but if the claim had an idempotency key, the same
+claim again gets the same run, with a new token. A key never claims a second run.
 """
 
 from __future__ import annotations
@@ -46,17 +47,30 @@ class Claimed:
     token: str = field(repr=False)
 
 
-async def claim(ledger: Ledger, session_name: str, lease: timedelta | str | None = None) -> Claimed:
+async def claim(
+    ledger: Ledger,
+    session_name: str,
+    lease: timedelta | str | None = None,
+    *,
+    priority_min: str = model.LOWEST,
+    key: str | None = None,
+) -> Claimed:
     """Claim the first run of the queue that fits the session, for ``lease`` or the default.
 
+    Only runs of at least ``priority_min`` count. ``key`` is an idempotency key: a repeated claim of
+    the session with it gets the run that it holds by it, with a new token and lease.
+
     Raises `NothingClaimable` with the reason, `NotFound` for an unknown session, and `InvalidInput`
-    for an invalid lease.
+    for an invalid lease, priority or key.
     """
     seconds = int(model.lease_duration(lease).total_seconds())
+    lowest = model.priority_index(priority_min, "priority_min")
+    key = None if key is None else model.check_key(key)
     async with ledger.read() as session:
         row, now = await sessions.find(session, session_name), ledger.now()
+        is_repeated = key is not None and await _claimed_with(session, row, key) is not None
         reason, touch_due = (
-            await _nothing_claimable_reason(session, row, now),
+            "" if is_repeated else await _nothing_claimable_reason(session, row, lowest, now),
             sessions.is_touch_due(row, now),
         )
     if reason:
@@ -67,8 +81,19 @@ async def claim(ledger: Ledger, session_name: str, lease: timedelta | str | None
     async with ledger.write() as session:
         # The ledger may have changed since the read: check everything again.
         row, now = await sessions.find(session, session_name), ledger.now()
-        selected = await _select(session, row, now)
-        if isinstance(selected, tuple):
+        earlier = None if key is None else await _claimed_with(session, row, key)
+        if earlier is not None:
+            selected = await _select_again(session, row, earlier, now)
+        else:
+            selected = await _select(session, row, lowest, now)
+        if isinstance(selected, tuple) and earlier is not None:
+            task, run = selected
+            run.token_digest = digest(token)
+            run.lease_seconds, run.lease_until = seconds, now + timedelta(seconds=seconds)
+            again = "claimed again with the same idempotency key"
+            actor = owners.current_actor().owner
+            rows.record_event(session, run, "claimed", now, actor=actor, reason=again, of=row)
+        elif isinstance(selected, tuple):
             task, run = selected
             states.check(run.id, Status(run.status), Status.CLAIMED)
             run.status = Status.CLAIMED
@@ -77,9 +102,8 @@ async def claim(ledger: Ledger, session_name: str, lease: timedelta | str | None
             run.claimed_at = now
             run.fence += 1
             run.starved_cycles, run.tiers, run.spawned_run_id, run.attention = 0, [], None, ""
-            rows.record_event(
-                session, run, "claimed", now, actor=owners.current_actor().owner, of=row
-            )
+            actor = owners.current_actor().owner
+            rows.record_event(session, run, "claimed", now, actor=actor, of=row, claim_key=key)
         if row.expires_at > now:
             sessions.touch(row, now)
     if isinstance(selected, str):
@@ -158,25 +182,56 @@ async def release(ledger: Ledger, run_ref: str, token: str, reason: str = "") ->
 # --- selection of a run
 
 
-async def is_run_available(session: AsyncSession, row: TaskSessionRow, now: datetime) -> bool:
+async def _claimed_with(
+    session: AsyncSession, row: TaskSessionRow, key: str
+) -> TaskEventRow | None:
+    """Return the event of the claim that the session made with this key, if any."""
+    query = select(TaskEventRow).where(
+        col(TaskEventRow.session_id) == row.id, col(TaskEventRow.claim_key) == key
+    )
+    event: TaskEventRow | None = (await session.execute(query)).scalar_one_or_none()
+    return event
+
+
+async def _select_again(
+    session: AsyncSession, row: TaskSessionRow, earlier: TaskEventRow, now: datetime
+) -> tuple[TaskRow, TaskRunRow] | str:
+    """Return the task and run that the session still holds by an ``earlier`` claim, or why not."""
+    run = await session.get_one(TaskRunRow, earlier.run_id)
+    is_held = run.session_id == row.id and run.fence == earlier.fence
+    if is_held and run.lease_until is not None and run.lease_until > now:
+        return await rows.task_of(session, run), run
+    state = "claimed, but its lease has expired" if is_held else run.status
+    if not is_held and run.status == Status.CLAIMED:
+        state = "claimed by another session"
+    return (
+        f"the idempotency key was used for run {run.id[:8]}, which is {state}; "
+        "use a new key for another run"
+    )
+
+
+async def is_run_available(
+    session: AsyncSession, row: TaskSessionRow, now: datetime, priority_min: str = model.LOWEST
+) -> bool:
     """Return whether a claim of the session would get a run now. Reads only.
 
     If the session holds a run whose lease has expired, a claim first expires that lease, and can
     then get the same run again unless the run needs attention.
     """
-    held = await sessions.held_run(session, row)
+    held, lowest = await sessions.held_run(session, row), model.priority_index(priority_min)
     if await selection.claim_refusal_reason(session, row, held, now):
         return False
     candidate = Candidate.of(row, False)
     if held is not None and lease_expiry.requeues_on_expiry(held):
         requirements = RunRequirements.of(await rows.task_of(session, held), held)
-        if not matching.refusal_reason(requirements, candidate, now):
+        is_high = requirements.priority <= lowest
+        if is_high and not matching.refusal_reason(requirements, candidate, now):
             return True
-    return await selection.first_fitting(session, candidate, now) is not None
+    return await selection.first_fitting(session, candidate, lowest, now) is not None
 
 
 async def _nothing_claimable_reason(
-    session: AsyncSession, row: TaskSessionRow, now: datetime
+    session: AsyncSession, row: TaskSessionRow, lowest: int, now: datetime
 ) -> str:
     """Return why a claim gets nothing; "" if it gets a run, or has to expire an old lease first.
 
@@ -186,13 +241,13 @@ async def _nothing_claimable_reason(
     if why := await selection.claim_refusal_reason(session, row, held, now):
         return why
     candidate = Candidate.of(row, False)
-    if held is not None or await selection.first_fitting(session, candidate, now) is not None:
+    if held is not None or await selection.first_fitting(session, candidate, lowest, now):
         return ""
-    return await selection.no_match_reason(session, candidate, now)
+    return await selection.no_match_reason(session, candidate, lowest, now)
 
 
 async def _select(
-    session: AsyncSession, row: TaskSessionRow, now: datetime
+    session: AsyncSession, row: TaskSessionRow, lowest: int, now: datetime
 ) -> tuple[TaskRow, TaskRunRow] | str:
     """Return the task and run that the session gets, or the reason that it gets none.
 
@@ -202,11 +257,11 @@ async def _select(
     if why := await selection.claim_refusal_reason(session, row, held, now):
         return why
     if held is not None:
-        await lease_expiry.expire_lease(session, held, now, rows.SCHEDULER)
+        await lease_expiry.expire_lease(session, held, now)
     candidate = Candidate.of(row, False)
-    run_id = await selection.first_fitting(session, candidate, now)
+    run_id = await selection.first_fitting(session, candidate, lowest, now)
     if run_id is None:
-        return await selection.no_match_reason(session, candidate, now)
+        return await selection.no_match_reason(session, candidate, lowest, now)
     run = await session.get_one(TaskRunRow, run_id)
     return await rows.task_of(session, run), run
 

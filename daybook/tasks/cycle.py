@@ -38,12 +38,11 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.schedules.descriptions import duration_in_words
-from daybook.tasks import matching, model, pause, rows, sessions, statistics, wakes, worker_requests
-from daybook.tasks.lease_expiry import MAX_EXPIRED_PER_PASS, expire_leases
+from daybook.tasks import matching, pause, rows, sessions, statistics, wakes, worker_requests
+from daybook.tasks.lease_expiry import expire_leases
 from daybook.tasks.matching import Candidate, RunRequirements
-from daybook.tasks.model import EscalationPolicy
 from daybook.tasks.notifier import EventRejected, Notifier, StarvingRun
-from daybook.tasks.rows import SCHEDULER
+from daybook.tasks.policy import SchedulerPolicy, escalate
 from daybook.tasks.states import LIVE, Status
 from daybook.tasks.statistics import CycleReport
 from daybook.tasks.wakes import WakeTarget
@@ -71,7 +70,7 @@ NEEDS_ATTENTION = "needs_attention"
 async def cycle(
     ledger: Ledger,
     *,
-    policy: EscalationPolicy,
+    policy: SchedulerPolicy,
     notifier: Notifier,
     capabilities_of: CapabilityLoader,
     refused: InvalidInput | None = None,
@@ -88,7 +87,9 @@ async def cycle(
         report.error("[tasks] is invalid, so its last valid values apply", refused)
     if not findings.anything:
         return report
-    recovery_failed = findings.has_expired_leases and not await _expire_leases(ledger, report)
+    recovery_failed = findings.has_expired_leases and not await _expire_leases(
+        ledger, policy, report
+    )
     may_request_worker = False
     if findings.may_need_worker:  # without a job for workers, Prefect is not queried
         async with ledger.read() as session:
@@ -99,7 +100,7 @@ async def cycle(
         work = _Cycle(session, ledger.id, policy, capable, report)
         await work.do(recovery_failed=recovery_failed)
     if work.starving:
-        await _notify(ledger, notifier, work.starving, report)
+        await _notify(ledger, notifier, work.starving, policy.actor, report)
     return report
 
 
@@ -120,7 +121,7 @@ class _Findings:
     may_need_worker: bool = False
 
 
-async def _inspect(ledger: Ledger, policy: EscalationPolicy) -> _Findings:
+async def _inspect(ledger: Ledger, policy: SchedulerPolicy) -> _Findings:
     live = (
         select(
             TaskRunRow.status,
@@ -149,7 +150,7 @@ async def _inspect(ledger: Ledger, policy: EscalationPolicy) -> _Findings:
         if status == Status.NEEDS_ATTENTION or attention:
             findings.report.add(NEEDS_ATTENTION, id_)
         if status == Status.QUEUED and not paused and not only_waits:
-            owed = model.escalate(policy, now - queued_at, starved, tiers)
+            owed = escalate(policy, now - queued_at, starved, tiers)
             findings.may_need_worker |= REQUEST_WORKER in owed.steps
     findings.anything = bool(findings.report.pending or findings.has_expired_leases or under_way)
     return findings
@@ -158,13 +159,14 @@ async def _inspect(ledger: Ledger, policy: EscalationPolicy) -> _Findings:
 # --- expire leases
 
 
-async def _expire_leases(ledger: Ledger, report: CycleReport) -> bool:
+async def _expire_leases(ledger: Ledger, policy: SchedulerPolicy, report: CycleReport) -> bool:
     """Expire leases, and list their runs in the report. Return False if that failed."""
     try:
         async with ledger.write() as session:
             now = ledger.now()
-            expired = await expire_leases(session, now, MAX_EXPIRED_PER_PASS)
+            expired = await expire_leases(session, now, policy)
             recovered = [run.id for run in expired]
+            marked = sum(run.status == Status.NEEDS_ATTENTION for run in expired)
     except Unreachable:
         raise
     except Exception as error:  # matching and waking continue anyway
@@ -173,6 +175,7 @@ async def _expire_leases(ledger: Ledger, report: CycleReport) -> bool:
         return False
     for id_ in recovered:
         report.add("recovered", id_)
+    report.marked += marked
     return True
 
 
@@ -204,7 +207,7 @@ class _Cycle:
 
     session: AsyncSession
     ledger_id: str
-    policy: EscalationPolicy
+    policy: SchedulerPolicy
     capable: AgentCapabilities | None
     report: CycleReport
     starving: list[StarvingRun] = field(default_factory=list)
@@ -258,7 +261,10 @@ class _Cycle:
         """Match queued runs to sessions and escalate. Return the outbox ids of the wakes."""
         report, now, session = self.report, self.report.at, self.session
         self.candidates = await sessions.live_sessions(session, now)
-        self.notified = await wakes.recently_woken(session, now, self.kept.last_rebuild_at)
+        report.sessions = len(self.candidates)
+        self.notified = await wakes.recently_woken(
+            session, now, self.policy.wake_cooldown, self.kept.last_rebuild_at
+        )
         self.fits: dict[tuple[object, ...], _Fits] = {}
         self.woken: set[str] = set()
         self.targets: list[WakeTarget] = []
@@ -282,6 +288,7 @@ class _Cycle:
                 since = run.queued_at.replace(microsecond=0).isoformat()
                 run.attention = f"no session has claimed it since {since}"
                 self._record_step(run, NEEDS_ATTENTION, run.attention)
+                report.marked += 1
                 await rows.alert_operator(session, run, "starved", now)
         await self._write_starved_cycles()
         report.wakes_tried = len(self.targets) + self.unreachable_count
@@ -290,7 +297,7 @@ class _Cycle:
             # Without names and numbers, so that it is stored only once and leaves room for other
             # errors.
             report.error("wake", "a session has no MCP connection, and wake_url is not set")
-        return await wakes.enqueue(session, self.targets, self.policy.wake_url, now)
+        return await wakes.enqueue(session, self.targets, self.policy, now)
 
     def _fitting(self, wanted: RunRequirements) -> _Fits:
         """Return the sessions that fit, computed once for all runs with the same requirements."""
@@ -328,7 +335,7 @@ class _Cycle:
         if everyone:
             reason += ", all fitting sessions are woken"
         for row in reachable if everyone else reachable[:1]:
-            self.targets.append(WakeTarget(task, run, row, reason))
+            self.targets.append(WakeTarget(task, run, row, self.policy.wake_text(reason)))
             self.woken.add(row.id)
         return "woken"
 
@@ -339,7 +346,7 @@ class _Cycle:
         if task.owner == owners.USER:
             return ()
         waited = self.report.at - run.queued_at
-        owed = model.escalate(self.policy, waited, run.starved_cycles, run.tiers)
+        owed = escalate(self.policy, waited, run.starved_cycles, run.tiers)
         if owed.cycles != run.starved_cycles:
             self.counted.append(run.id)
             set_committed_value(run, "starved_cycles", owed.cycles)
@@ -356,7 +363,7 @@ class _Cycle:
             )
 
     def _record_step(self, run: TaskRunRow, step: str, reason: str) -> None:
-        _record_step(self.session, run, step, reason, self.report.at)
+        _record_step(self.session, run, step, reason, self.report.at, actor=self.policy.actor)
 
     async def _request_worker(self, run: TaskRunRow, task: TaskRow) -> None:
         """Request a worker for the run.
@@ -407,20 +414,24 @@ class _Cycle:
 
 
 def _record_step(
-    session: AsyncSession, run: TaskRunRow, step: str, reason: str, now: datetime
+    session: AsyncSession, run: TaskRunRow, step: str, reason: str, now: datetime, *, actor: str
 ) -> None:
     """Record that an escalation step was taken."""
     event = worker_requests.REQUESTED if step == REQUEST_WORKER else step
     run.tiers = [*run.tiers, step]
     session.add(run)
-    rows.record_event(session, run, event, now, actor=SCHEDULER, reason=reason)
+    rows.record_event(session, run, event, now, actor=actor, reason=reason)
 
 
 # --- notify
 
 
 async def _notify(
-    ledger: Ledger, notifier: Notifier, starving: Sequence[StarvingRun], report: CycleReport
+    ledger: Ledger,
+    notifier: Notifier,
+    starving: Sequence[StarvingRun],
+    actor: str,
+    report: CycleReport,
 ) -> None:
     """Report each starving run, and record which reports were sent.
 
@@ -457,7 +468,7 @@ async def _notify(
                 reason = f"after {each.cycles} cycles"
                 if each.run_id in rejected:
                     reason += f"; Prefect rejected the event: {rejected[each.run_id]}"
-                _record_step(session, run, "starved", reason, now)
+                _record_step(session, run, "starved", reason, now, actor=actor)
         kept = await statistics.load(session)
         kept.amend(report, starved=len(sent) - len(rejected))
         await statistics.store(session, kept)

@@ -15,29 +15,26 @@ from sqlmodel import col, select
 from daybook.ledger.task_tables import TaskRunRow
 from daybook.schedules import durations
 from daybook.tasks import rows
+from daybook.tasks.policy import DEFAULTS, SchedulerPolicy
 from daybook.tasks.states import MAX_EXPIRIES, Status
-
-MAX_EXPIRED_PER_PASS = 100
-"""Maximum number of leases that one cycle expires."""
 
 
 async def expire_leases(
-    session: AsyncSession,
-    now: datetime,
-    limit: int = MAX_EXPIRED_PER_PASS,
-    actor: str = rows.SCHEDULER,
+    session: AsyncSession, now: datetime, policy: SchedulerPolicy = DEFAULTS
 ) -> list[TaskRunRow]:
-    """Expire at most ``limit`` leases, those that ended longest ago first; return their runs.
+    """Expire at most `sweep_limit` leases, those that ended longest ago first; return their runs.
 
     If a run now needs attention, its `status` says so, and its `attention` says why.
     """
     expired = select(TaskRunRow).where(
         col(TaskRunRow.status) == Status.CLAIMED, col(TaskRunRow.lease_until) <= now
     )
-    oldest = expired.order_by(col(TaskRunRow.lease_until), col(TaskRunRow.id)).limit(limit)
+    oldest = expired.order_by(col(TaskRunRow.lease_until), col(TaskRunRow.id)).limit(
+        policy.sweep_limit
+    )
     expired_runs = list((await session.execute(oldest)).scalars())
     for run in expired_runs:
-        await expire_lease(session, run, now, actor)
+        await expire_lease(session, run, now, policy)
     return expired_runs
 
 
@@ -46,12 +43,14 @@ def requeues_on_expiry(run: TaskRunRow) -> bool:
     return run.expiries + 1 < MAX_EXPIRIES
 
 
-async def expire_lease(session: AsyncSession, run: TaskRunRow, now: datetime, actor: str) -> None:
+async def expire_lease(
+    session: AsyncSession, run: TaskRunRow, now: datetime, policy: SchedulerPolicy = DEFAULTS
+) -> None:
     """Queue a run whose lease has ended, or mark it `needs_attention` after too many expiries."""
     assert run.lease_until is not None and run.lease_until <= now
     late = durations.to_text(now - run.lease_until)
     session_row = await rows.holder(session, run)
-    reason = f"its lease expired {late} ago"
+    actor, reason = policy.actor, policy.sweep_text(f"its lease expired {late} ago")
     requeues = requeues_on_expiry(run)
     run.expiries += 1
     if requeues:

@@ -18,9 +18,6 @@ from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSe
 from daybook.tasks import states
 from daybook.tasks.states import ENDED, Status
 
-SCHEDULER = "scheduler"
-"""Actor of events that no user or agent requested."""
-
 
 def is_leased(now: datetime) -> ColumnElement[bool]:
     """Return the condition for runs that a session holds under an unexpired lease."""
@@ -78,8 +75,12 @@ def record_event(
     reason: str = "",
     of: TaskSessionRow | None = None,
     outbox_id: str | None = None,
+    claim_key: str | None = None,
 ) -> TaskEventRow:
-    """Record an event of a run, and return its row; ``of`` is the session concerned, if any."""
+    """Record an event of a run, and return its row; ``of`` is the session concerned, if any.
+
+    ``claim_key`` is the idempotency key of a claim.
+    """
     row = TaskEventRow(
         run_id=run.id,
         at=now,
@@ -89,6 +90,8 @@ def record_event(
         session_id=None if of is None else of.id,
         session="" if of is None else of.name,
         outbox_id=outbox_id,
+        claim_key=claim_key,
+        fence=run.fence if claim_key else None,
     )
     session.add(row)
     return row

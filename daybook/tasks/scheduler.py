@@ -1,15 +1,16 @@
-"""Scheduler that runs task cycles with the last valid escalation policy."""
+"""Scheduler that runs task cycles with the last valid options."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 
 from daybook.errors import InvalidInput
 from daybook.ledger.engine import Ledger
 from daybook.tasks.cycle import CapabilityLoader, cycle
-from daybook.tasks.model import EscalationPolicy
 from daybook.tasks.notifier import Notifier
+from daybook.tasks.policy import DEFAULTS, SchedulerPolicy
 from daybook.tasks.statistics import CycleReport
 
 
@@ -24,15 +25,20 @@ class Scheduler:
         self,
         ledger: Ledger,
         *,
-        policy: Callable[[], EscalationPolicy],
+        policy: Callable[[], SchedulerPolicy],
         notifier: Notifier,
         capabilities_of: CapabilityLoader,
     ) -> None:
         self._ledger, self._load_policy = ledger, policy
         self._notifier, self._capabilities_of = notifier, capabilities_of
-        self._policy: EscalationPolicy | None = None
+        self._policy: SchedulerPolicy | None = None
         with suppress(InvalidInput):  # this process may become the leader much later than it starts
             self._policy = policy()
+
+    @property
+    def interval(self) -> timedelta:
+        """Time between two cycles."""
+        return (self._policy or DEFAULTS).interval
 
     async def cycle(self) -> CycleReport:
         """Run one cycle now.

@@ -77,8 +77,12 @@ def _requirements(row: Any) -> RunRequirements:
     )
 
 
-async def first_fitting(session: AsyncSession, candidate: Candidate, now: datetime) -> str | None:
+async def first_fitting(
+    session: AsyncSession, candidate: Candidate, lowest: int, now: datetime
+) -> str | None:
     """Return the id of the first run that fits, or None.
+
+    ``lowest`` is the index in `model.PRIORITIES` of the lowest priority that counts.
 
     The database leaves out runs that can never fit; `matching.refusal_reason` checks the others,
     once for all runs with the same requirements.
@@ -90,6 +94,7 @@ async def first_fitting(session: AsyncSession, candidate: Candidate, now: dateti
         owners_allowed.append(owners.AGENT_PREFIX + candidate.agent)
     candidates = _REQUIREMENTS.where(
         ~col(TaskRow.paused),
+        col(TaskRow.priority) <= lowest,
         col(TaskRow.owner).in_(owners_allowed),
         col(TaskRow.workspace).in_({"", candidate.workspace}),
         col(TaskRow.channel).in_({"", candidate.channel}),
@@ -109,7 +114,9 @@ async def first_fitting(session: AsyncSession, candidate: Candidate, now: dateti
     return None
 
 
-async def no_match_reason(session: AsyncSession, candidate: Candidate, now: datetime) -> str:
+async def no_match_reason(
+    session: AsyncSession, candidate: Candidate, lowest: int, now: datetime
+) -> str:
     """Return why the session gets no run: it is busy, no run is queued, or no queued run fits."""
     if reason := matching.busy_reason(candidate, now):
         return reason
@@ -117,5 +124,7 @@ async def no_match_reason(session: AsyncSession, candidate: Candidate, now: date
     if first_run is None:
         return "no task is queued"
     count = (await session.execute(select(func.count()).where(_QUEUED))).scalar_one()
+    if _requirements(first_run).priority > lowest:
+        return f"none of the queued runs ({count:,}) has the priority {model.PRIORITIES[lowest]}"
     reason = matching.refusal_reason(_requirements(first_run), candidate, now)
     return f"none of the queued runs ({count:,}) fits; the first: {reason}"

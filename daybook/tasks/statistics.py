@@ -16,7 +16,6 @@ from pydantic import Field as Kept
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.errors import one_line
-from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
 
 FACT_KEY = "tasks.statistics"
@@ -31,8 +30,14 @@ CUMULATIVE_COUNTERS = (
     "wakes_failed",
     "starved",
     "spawn_requested",
+    "no_match",
+    "recently_notified",
+    "unclaimable",
+    "needs_attention",
 )
-"""Counters of events, which are added up; the others describe the current state."""
+"""Counters that are added up. Those from `no_match` on count a run in each cycle that found it so,
+but `needs_attention` only in the cycle that marked it.
+"""
 
 
 class CycleSummary(BaseModel):
@@ -43,6 +48,7 @@ class CycleSummary(BaseModel):
                         recently_notified, unclaimable, paused
     active              runs that a session holds
     scanned             pending, active, and runs in the state `needs_attention`
+    sessions            live sessions that the runs were compared with; 0 if there was no need
     recovered           runs whose lease this cycle expired
     wakes_tried         wakes that this cycle put into the outbox, or could not send
     wakes_succeeded     wakes that arrived since the last cycle
@@ -65,6 +71,7 @@ class CycleSummary(BaseModel):
     pending: int = 0
     active: int = 0
     scanned: int = 0
+    sessions: int = 0
     recovered: int = 0
     wakes_tried: int = 0
     wakes_succeeded: int = 0
@@ -93,9 +100,12 @@ class CycleReport:
     pending: int = 0
     active: int = 0
     scanned: int = 0
+    sessions: int = 0
     wakes_tried: int = 0
     wakes_succeeded: int = 0
     wakes_failed: int = 0
+    marked: int = 0
+    """Runs that this cycle marked as needing attention."""
     runs: dict[str, list[str]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
 
@@ -134,6 +144,21 @@ class Statistics(BaseModel):
     errors: list[CycleError] = Kept(default_factory=list)
 
 
+class RebuildResult(BaseModel):
+    """What a rebuild at the time ``at`` (UTC) found and did.
+
+    ``pending`` and ``active`` count runs, ``sessions`` the live ones. ``cleared`` is the number of
+    pairs of a run and a session that may be woken for it again.
+    """
+
+    at: AwareDatetime
+    pending: int
+    active: int
+    sessions: int
+    cleared: int
+    statistics: Statistics
+
+
 class StoredStatistics(Statistics):
     """Stored totals.
 
@@ -153,7 +178,8 @@ class StoredStatistics(Statistics):
         """Count one more cycle from its report so far."""
         self.cycles += 1
         for name in CUMULATIVE_COUNTERS:
-            self.totals[name] = self.totals.get(name, 0) + report.count(name)
+            more = report.marked if name == "needs_attention" else report.count(name)
+            self.totals[name] = self.totals.get(name, 0) + more
         self.keep(report)
         self.note(report.at, report.errors)
 
@@ -188,12 +214,3 @@ async def read(session: AsyncSession) -> Statistics:
     stored = await load(session)
     stored.totals = {name: stored.totals.get(name, 0) for name in CUMULATIVE_COUNTERS}
     return Statistics.model_validate(dict(stored))
-
-
-async def rebuild(ledger: Ledger) -> Statistics:
-    """Forget the recent wakes; escalation counts and steps stay. Return the totals."""
-    async with ledger.write() as session:
-        stored = await load(session)
-        stored.rebuilds, stored.last_rebuild_at = stored.rebuilds + 1, ledger.now()
-        await store(session, stored)
-        return await read(session)

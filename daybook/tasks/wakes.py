@@ -6,7 +6,7 @@
                  else, if there is a `wake_url`    one row for all: a signed request
                  else                              no way: a failed wake
 
-    its row is   delivered                    succeeded: for `WAKE_COOLDOWN` the session is not
+    its row is   delivered                    succeeded: for `wake_cooldown` the session is not
                                               woken for this run
                  pending                      under way: not woken again for this run
                  pending for `WAKE_TIMEOUT`   withdrawn, failed
@@ -34,17 +34,13 @@ from daybook.ledger.tables import OutboxRow, new_id
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
 from daybook.tasks import rows
 from daybook.tasks.model import PRIORITIES
+from daybook.tasks.policy import SchedulerPolicy
 from daybook.tasks.states import Status
 
-WAKE_COOLDOWN = timedelta(seconds=60)
-"""How long after a successful wake the session is not woken again for the run.
-
-The end of this time is excluded.
-"""
 WAKE_TIMEOUT = timedelta(seconds=60)
 """Time after which a wake is withdrawn, unless it is being sent."""
-_MAX_WAKE_AGE = WAKE_COOLDOWN + 5 * WAKE_TIMEOUT
-"""Age after which a wake no longer prevents another one, even if it is still being sent."""
+_MAX_TIME_UNDER_WAY = 5 * WAKE_TIMEOUT
+"""Time after which a wake no longer prevents another one, even if it is still being sent."""
 
 WOKEN = "woken"
 WAKE_EVENT = "task.wake"
@@ -130,19 +126,21 @@ async def wake_results(
 
 
 async def recently_woken(
-    session: AsyncSession, now: datetime, rebuilt_at: datetime | None
+    session: AsyncSession, now: datetime, cooldown: timedelta, rebuilt_at: datetime | None
 ) -> set[tuple[str, str]]:
     """Return the (run id, session id) pairs of queued runs for which no wake may be sent now.
 
-    Wakes until ``rebuilt_at``, the last rebuild of the statistics, do not count.
+    A wake that arrived prevents another one for ``cooldown``, without the end of that time. Wakes
+    until ``rebuilt_at``, the last rebuild of the statistics, do not count.
     """
     # A wake that was delivered after now was delivered before the clock was set back.
     arrived = (
         (col(OutboxRow.status) == Delivery.DELIVERED)
         & (col(OutboxRow.finished_at) <= now)
-        & (col(OutboxRow.finished_at) > now - WAKE_COOLDOWN)
+        & (col(OutboxRow.finished_at) > now - cooldown)
     )
-    since = now - _MAX_WAKE_AGE if rebuilt_at is None else max(now - _MAX_WAKE_AGE, rebuilt_at)
+    oldest = now - cooldown - _MAX_TIME_UNDER_WAY
+    since = oldest if rebuilt_at is None else max(oldest, rebuilt_at)
     recent = (
         select(TaskEventRow.run_id, TaskEventRow.session_id)
         .join(TaskRunRow, col(TaskRunRow.id) == col(TaskEventRow.run_id))
@@ -169,9 +167,9 @@ def _is_connected(row: TaskSessionRow, now: datetime) -> bool:
 
 
 async def enqueue(
-    session: AsyncSession, targets: Sequence[WakeTarget], url: str, now: datetime
+    session: AsyncSession, targets: Sequence[WakeTarget], policy: SchedulerPolicy, now: datetime
 ) -> list[str]:
-    """Add wakes of these sessions to the outbox; return the row ids.
+    """Add wakes of these sessions to the outbox, by the options of ``policy``; return the row ids.
 
     All of the sessions must be reachable.
     """
@@ -181,14 +179,22 @@ async def enqueue(
     for each in connected:
         lane = outbox.queue_of_task_session(each.session.id)
         # The address is not the session's name: that may equal a channel's name, such as `inbox`.
-        row_ids.append(await _add_row(session, lane, lane, [each], now))
+        row_ids.append(await _add_row(session, lane, lane, [each], now, actor=policy.actor))
     if others:
-        row_ids.append(await _add_row(session, outbox.queue_of_url(url), url, others, now))
+        url = policy.wake_url
+        lane = outbox.queue_of_url(url)
+        row_ids.append(await _add_row(session, lane, url, others, now, actor=policy.actor))
     return row_ids
 
 
 async def _add_row(
-    session: AsyncSession, lane: str, address: str, targets: Iterable[WakeTarget], now: datetime
+    session: AsyncSession,
+    lane: str,
+    address: str,
+    targets: Iterable[WakeTarget],
+    now: datetime,
+    *,
+    actor: str,
 ) -> str:
     targets = list(targets)
     body = {
@@ -213,7 +219,7 @@ async def _add_row(
             each.run,
             WOKEN,
             now,
-            actor=rows.SCHEDULER,
+            actor=actor,
             reason=each.reason,
             of=each.session,
             outbox_id=row.id,

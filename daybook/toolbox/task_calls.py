@@ -46,7 +46,7 @@ async def claim(given: Arguments) -> str:
     deadline = loop.time() + given["wait_seconds"]
     while True:
         try:
-            return words.claimed(await _claimed(given["session"], given.get("lease")))
+            return words.claimed(await _claimed(given))
         except NothingClaimable as error:
             why = error.why
         required = words.required_first(await api.tasks.find_session(given["session"]))
@@ -57,15 +57,23 @@ async def claim(given: Arguments) -> str:
             return words.nothing_claimable(why, words.TOO_MANY_WAITING_HINT)
         _waiting[owner] += 1
         try:
-            if not await api.tasks.wait_until_claimable(given["session"], left):
+            lowest = given["priority_min"]
+            if not await api.tasks.wait_until_claimable(given["session"], left, lowest):
                 return words.nothing_claimable(why)
         finally:
             _waiting[owner] -= 1
 
 
-async def _claimed(session: str, lease: str | None) -> ClaimedTaskRun:
+async def _claimed(given: Arguments) -> ClaimedTaskRun:
     """Claim a run; if cancelled, let the claim finish, then release the run."""
-    claim = asyncio.ensure_future(api.tasks.next_run(session, lease))
+    claim = asyncio.ensure_future(
+        api.tasks.next_run(
+            given["session"],
+            given.get("lease"),
+            priority_min=given["priority_min"],
+            idempotency_key=given.get("idempotency_key"),
+        )
+    )
     try:
         return await asyncio.shield(claim)
     except asyncio.CancelledError:

@@ -47,6 +47,12 @@ TASK_TOOLS: tuple[Tool, ...] = (
             least=0,
             most=calls.MAX_WAIT_SECONDS,
         ),
+        Argument("priority_min", "Lowest priority to claim.", model.LOWEST, legal=model.PRIORITIES),
+        Argument(
+            "idempotency_key",
+            "Key of this claim. If its answer was lost, repeat it with the same key.",
+            longest=model.MAX_WORD_LENGTH,
+        ),
         open_world=True,
         may_wait=True,
     ),

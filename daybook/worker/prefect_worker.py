@@ -34,7 +34,7 @@ from daybook.prefect import private_names
 from daybook.prefect import work_pool as pools
 from daybook.processes import proc
 from daybook.processes.ending import wait_shielded
-from daybook.tasks import model
+from daybook.tasks.policy import load_policy
 from daybook.worker.launcher import open_launcher
 from daybook.worker.messages import ProcessSpec
 from daybook.worker.worker_loop import WorkerConfig, WorkerLoop
@@ -88,7 +88,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         proc.deny_inspection()
         os.environ.setdefault("DO_NOT_TRACK", "1")
         limits.load_rules()
-        model.load_policy()
+        load_policy()
         private_names.cache_time_zones()
         async with AsyncExitStack() as stack:
             if with_healthcheck:

@@ -10,6 +10,7 @@ from daybook import owners
 from daybook.ledger.task_tables import TaskEventRow, TaskRunRow, TaskSessionRow
 from daybook.tasks import claims, queue, sessions
 from daybook.tasks import lease_expiry as sweep
+from daybook.tasks.policy import DEFAULTS, SchedulerPolicy
 
 if TYPE_CHECKING:
     from tests.world import World
@@ -31,8 +32,10 @@ class Tasks:
         """Register a task session."""
         return await sessions.register(self._world.ledger, name, **fields)
 
-    async def claim(self, name: str = "one", lease: str | None = None) -> claims.Claimed:
-        return await claims.claim(self._world.ledger, name, lease)
+    async def claim(
+        self, name: str = "one", lease: str | None = None, **options: Any
+    ) -> claims.Claimed:
+        return await claims.claim(self._world.ledger, name, lease, **options)
 
     async def claimed(self, name: str = "one", lease: str | None = None) -> claims.Claimed:
         """Add a task and a task session that has claimed it."""
@@ -40,13 +43,11 @@ class Tasks:
         await self.register(name)
         return await self.claim(name, lease)
 
-    async def sweep(self, limit: int = sweep.MAX_EXPIRED_PER_PASS) -> list[str]:
+    async def sweep(self, limit: int = DEFAULTS.sweep_limit) -> list[str]:
         """Run one sweep; return the ids of the task runs whose lease it expired."""
+        now, policy = self._world.ledger.now(), SchedulerPolicy(sweep_limit=limit)
         async with self._world.ledger.write() as session:
-            return [
-                run.id
-                for run in await sweep.expire_leases(session, self._world.ledger.now(), limit)
-            ]
+            return [run.id for run in await sweep.expire_leases(session, now, policy)]
 
     async def run(self, run_id: str) -> TaskRunRow:
         async with self._world.ledger.read() as session:

@@ -15,14 +15,14 @@ from daybook.home import current_home
 from daybook.jobs import limits
 from daybook.operations import home_lock
 from daybook.operations.findings import Finding, passed, problem, warning
-from daybook.tasks import model
+from daybook.tasks.policy import load_policy
 
 
 def settings() -> list[Finding]:
     """Check that every setting is valid; warn if runs are not executed."""
     try:
         rules = limits.load_rules()
-        model.load_policy()
+        load_policy()
     except InvalidInput as error:
         fix = f"edit {_quoted([operator_settings.config_file()])}"
         fix = f"unset {error.field}" if error.field in os.environ else fix

@@ -17,8 +17,8 @@ from daybook.delivery.outgoing import dispatch_outgoing
 from daybook.home import Home
 from daybook.ledger.tables import OutboxRow
 from daybook.tasks import cycle, queue, sessions
-from daybook.tasks.model import EscalationPolicy
 from daybook.tasks.notifier import StarvingRun
+from daybook.tasks.policy import SchedulerPolicy
 from daybook.tasks.statistics import CycleReport
 from tests.e2e.delivery.conftest import ReceiverProcess
 from tests.world.prefect_world import PrefectWorld
@@ -35,7 +35,7 @@ async def _notified(starving: StarvingRun) -> None:
 
 
 async def _cycle(world: PrefectWorld, receiver: ReceiverProcess) -> CycleReport:
-    policy = EscalationPolicy(wake_url=f"{receiver.address}/wake?key=private")
+    policy = SchedulerPolicy(wake_url=f"{receiver.address}/wake?key=private")
     return await cycle.cycle(
         world.ledger, policy=policy, notifier=_notified, capabilities_of=_capable
     )

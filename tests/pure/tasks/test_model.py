@@ -1,85 +1,14 @@
-"""The fields of tasks and task sessions, and when the escalation policy takes its steps."""
+"""The fields of tasks and task sessions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from daybook.errors import InvalidInput
 from daybook.tasks import model
-from daybook.tasks.model import EscalationPolicy, escalate
-
-STARVING = timedelta(minutes=2)
-
-
-def steps(policy: EscalationPolicy, queued_for: timedelta, cycles: int) -> list[tuple[int, str]]:
-    """Return the steps that are due in ``cycles`` cycles, each with the number of its cycle."""
-    count, taken = 0, list[tuple[int, str]]()
-    for number in range(1, cycles + 1):
-        owed = escalate(policy, queued_for, count, [step for _, step in taken])
-        count = owed.cycles
-        taken += [(number, step) for step in owed.steps]
-    return taken
-
-
-def test_each_escalation_step_is_due_once_at_its_cycle() -> None:
-    assert steps(EscalationPolicy(), STARVING, 40) == [
-        (2, "fan_out"),
-        (4, "request_worker"),
-        (6, "starved"),
-        (10, "needs_attention"),
-    ]
-
-
-def test_a_policy_sets_the_cycles_of_its_steps() -> None:
-    policy = EscalationPolicy(fan_out=1, request_worker=2, starved=3, needs_attention=9)
-    assert [number for number, _ in steps(policy, STARVING, 9)] == [1, 2, 3, 9]
-
-
-def test_no_cycle_counts_before_starve_after() -> None:
-    just = STARVING - timedelta(microseconds=1)
-    assert escalate(EscalationPolicy(), just, 0, ()) == model.EscalationDue(0, ())
-    assert escalate(EscalationPolicy(), STARVING, 0, ()) == model.EscalationDue(1, ())
-
-
-def test_a_starve_after_of_zero_disables_escalation() -> None:
-    off = EscalationPolicy.of({"starve_after": 0})
-    assert steps(off, timedelta(days=30), 50) == []
-    assert EscalationPolicy.of({"starve_after": "0"}).starve_after == timedelta(0)
-
-
-def test_a_step_that_did_not_run_stays_due_along_with_later_steps() -> None:
-    owed = escalate(EscalationPolicy(), STARVING, 9, ["fan_out", "starved"])
-    assert owed == model.EscalationDue(10, ("request_worker", "needs_attention"))
-
-
-@pytest.mark.parametrize(
-    ("table", "field", "expected"),
-    [
-        ({"fan_out": 0}, "tasks.fan_out", "(use 1 or more)"),
-        ({"fan_out": -2}, "tasks.fan_out", "(use 1 or more)"),
-        ({"fan_out": 4}, "tasks.request_worker", "4 is not greater than fan_out (4)"),
-        ({"starved": 3}, "tasks.starved", "3 is not greater than request_worker (4)"),
-        ({"needs_attention": 6}, "tasks.needs_attention", "fan_out < request_worker < starved"),
-        ({"starve_after": "soon"}, "tasks.starve_after", "soon"),
-        ({"starve_after": "-2m"}, "tasks.starve_after", "-2m"),
-        ({"fanout": 2}, "tasks.fanout", "fan_out"),
-    ],
-)
-def test_an_invalid_policy_is_refused_with_its_field(
-    table: dict[str, Any], field: str, expected: str
-) -> None:
-    with pytest.raises(InvalidInput) as refused:
-        EscalationPolicy.of(table)
-    assert refused.value.field == field
-    assert expected in str(refused.value)
-
-
-def test_starve_after_is_a_duration() -> None:
-    assert EscalationPolicy.of({"starve_after": "90s"}).starve_after == timedelta(seconds=90)
 
 
 def test_priorities_are_ordered_from_urgent_to_low() -> None:

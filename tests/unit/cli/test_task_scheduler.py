@@ -130,7 +130,9 @@ def test_cycle_prints_its_counters_and_status_shows_them(tasks: TaskCommands) ->
     output = tasks("scheduler", "status").out
     assert f"unclaimable        1    {other[:8]}" in output
     assert "No keeper is the leader" in output
-    assert tasks.json("scheduler", "rebuild")["rebuilds"] == 1
+    rebuilt = tasks.json("scheduler", "rebuild")
+    assert (rebuilt["pending"], rebuilt["active"], rebuilt["cleared"]) == (2, 0, 0)
+    assert rebuilt["statistics"]["rebuilds"] == 1
     assert tasks.json("scheduler", "status")["statistics"]["last_rebuild_at"]
 
 

@@ -372,10 +372,10 @@ async def test_a_cancelled_task_next_claims_no_run(
 ) -> None:
     began, ended, until = asyncio.Event(), asyncio.Event(), tasks.wait_until_claimable
 
-    async def watched(name: str, seconds: float) -> bool:
+    async def watched(name: str, seconds: float, priority_min: str) -> bool:
         began.set()
         try:
-            return await until(name, seconds)
+            return await until(name, seconds, priority_min)
         finally:
             ended.set()
 

@@ -19,8 +19,8 @@ from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.ledger.task_tables import TaskSessionRow
 from daybook.tasks import sessions
-from daybook.tasks.model import EscalationPolicy
 from daybook.tasks.notifier import StarvingRun
+from daybook.tasks.policy import SchedulerPolicy
 from daybook.tasks.scheduler import Scheduler
 from daybook.tasks.statistics import CycleReport
 from tests.world import World
@@ -47,7 +47,7 @@ class Cycling:
     """
 
     world: World
-    policy: EscalationPolicy = field(default_factory=EscalationPolicy)
+    policy: SchedulerPolicy = field(default_factory=SchedulerPolicy)
     capable: Mapping[str, frozenset[str]] = field(default_factory=dict)
     notified: list[StarvingRun] = field(default_factory=list)
     is_unreachable: bool = False

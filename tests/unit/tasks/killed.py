@@ -11,8 +11,8 @@ from sqlalchemy import event
 
 from daybook.ledger.engine import Ledger
 from daybook.tasks.cycle import cycle
-from daybook.tasks.model import EscalationPolicy
 from daybook.tasks.notifier import StarvingRun
+from daybook.tasks.policy import SchedulerPolicy
 from daybook.testing import ManualClock
 from tests.side_by_side import CONTEXT
 
@@ -25,7 +25,7 @@ def _kill(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _cycle(address: str, clock: ManualClock, policy: EscalationPolicy, when: When) -> None:
+def _cycle(address: str, clock: ManualClock, policy: SchedulerPolicy, when: When) -> None:
     async def capable() -> dict[str, frozenset[str]]:
         return CAPABLE
 
@@ -48,7 +48,7 @@ def _cycle(address: str, clock: ManualClock, policy: EscalationPolicy, when: Whe
     asyncio.run(one())
 
 
-def killed(address: str, clock: ManualClock, policy: EscalationPolicy, when: When) -> int | None:
+def killed(address: str, clock: ManualClock, policy: SchedulerPolicy, when: When) -> int | None:
     """Run such a process until it has exited, and return its exit code."""
     child = CONTEXT.Process(target=_cycle, args=(address, clock, policy, when))
     child.start()

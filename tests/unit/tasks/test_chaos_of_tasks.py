@@ -37,6 +37,7 @@ from daybook.tasks import claims, queue, sessions
 from daybook.tasks import lease_expiry as sweep
 from daybook.tasks import model as tasks
 from daybook.tasks import pause as switch
+from daybook.tasks.policy import DEFAULTS, SchedulerPolicy
 from daybook.testing import ManualClock
 from tests import databases
 from tests.unit.tasks.model import Model, Run, Session
@@ -219,7 +220,7 @@ class Storm(RuleBasedStateMachine):
 
     # --- the scheduler, the operator, and time
 
-    @rule(limit=st.sampled_from([1, 2, sweep.MAX_EXPIRED_PER_PASS]))
+    @rule(limit=st.sampled_from([1, 2, DEFAULTS.sweep_limit]))
     def sweep(self, limit: int) -> None:
         over = [
             run
@@ -230,7 +231,8 @@ class Storm(RuleBasedStateMachine):
 
         async def swept() -> list[str]:
             async with self.ledger.write() as session:
-                return [run.id for run in await sweep.expire_leases(session, self.now(), limit)]
+                policy = SchedulerPolicy(sweep_limit=limit)
+                return [run.id for run in await sweep.expire_leases(session, self.now(), policy)]
 
         assert self.call(swept) == [run.id for run in over[:limit]]
         for run in over[:limit]:

@@ -9,8 +9,8 @@ import pytest
 
 from daybook.errors import InvalidInput
 from daybook.ledger.tables import Fact
-from daybook.tasks import lease_expiry, model, pause, statistics
-from daybook.tasks.model import EscalationPolicy
+from daybook.tasks import pause, statistics
+from daybook.tasks.policy import DEFAULTS, SchedulerPolicy, load_policy
 from daybook.tasks.scheduler import Scheduler
 from daybook.tasks.statistics import (
     COUNTERS,
@@ -47,7 +47,7 @@ def facts(world: World) -> list[tuple[Any, ...]]:
 
 
 async def test_a_cycle_counts_each_pending_run_under_exactly_one_result(world: World) -> None:
-    cycling = Cycling(world, EscalationPolicy(wake_url="https://hooks.example.org/wake"))
+    cycling = Cycling(world, SchedulerPolicy(wake_url="https://hooks.example.org/wake"))
     await world.tasks.add("held", priority="urgent", capabilities=["held"])
     await world.tasks.register("holder", capabilities=["held", "busy"])
     await world.tasks.claim("holder")
@@ -122,14 +122,14 @@ async def test_the_third_expired_lease_of_a_run_alerts_the_operator_once(world: 
 @pytest.mark.slow
 async def test_a_cycle_requeues_up_to_its_limit_and_the_next_cycle_the_rest(world: World) -> None:
     cycling = Cycling(world)
-    count = lease_expiry.MAX_EXPIRED_PER_PASS + 3
+    count = DEFAULTS.sweep_limit + 3
     for number in range(count):
         await world.tasks.add(f"task {number}")
         await world.tasks.register(f"s{number}")
         await world.tasks.claim(f"s{number}")
     report = await cycling.cycle(timedelta(minutes=5))
     check(report)
-    assert report.count("recovered") == lease_expiry.MAX_EXPIRED_PER_PASS
+    assert report.count("recovered") == DEFAULTS.sweep_limit
     last = (await statistics_of(world)).last_cycle
     assert last is not None and len(last.runs["recovered"]) == MAX_IDS_PER_COUNTER
     report = await cycling.cycle(CYCLE)
@@ -183,7 +183,7 @@ async def test_a_policy_that_is_invalid_at_the_first_cycle_fails_it_without_chan
     monkeypatch.setenv("DAYBOOK_TASKS", '{"starved": 3}')
     scheduler = Scheduler(
         world.ledger,
-        policy=model.load_policy,
+        policy=load_policy,
         notifier=cycling.notifier,
         capabilities_of=cycling.capabilities,
     )
@@ -202,7 +202,7 @@ async def test_a_policy_that_becomes_invalid_is_reported_and_the_last_valid_one_
     held, waiting = await world.tasks.claimed(), await world.tasks.add(capabilities=["gpu"])
     scheduler = Scheduler(
         world.ledger,
-        policy=model.load_policy,
+        policy=load_policy,
         notifier=cycling.notifier,
         capabilities_of=cycling.capabilities,
     )
@@ -231,7 +231,7 @@ async def test_a_scheduler_that_leads_later_keeps_the_policy_read_at_its_start(
     cycling = Cycling(world)
     scheduler = Scheduler(
         world.ledger,
-        policy=model.load_policy,
+        policy=load_policy,
         notifier=cycling.notifier,
         capabilities_of=cycling.capabilities,
     )

@@ -17,10 +17,10 @@ from daybook.ledger.task_tables import TaskRunRow
 from daybook.runs import claim_requests
 from daybook.runs import claims as claims_of_runs
 from daybook.runs.sessions import session_id_of
-from daybook.tasks import claims, model, queue, sessions, statistics, worker_requests
+from daybook.tasks import claims, queue, sessions, statistics, worker_requests
 from daybook.tasks.cycle import cycle
-from daybook.tasks.model import ESCALATION_STEPS, EscalationPolicy
 from daybook.tasks.notifier import EventRejected, StarvingRun, event_body
+from daybook.tasks.policy import ESCALATION_STEPS, SchedulerPolicy, load_policy
 from daybook.testing import ManualClock
 from tests.unit.tasks import killed
 from tests.unit.tasks.cycling import CYCLE, STARVED, Cycling
@@ -63,7 +63,7 @@ async def test_each_escalation_step_runs_once_at_its_cycle_despite_restarts(worl
         if run.tiers != before:
             taken[number], before = run.tiers[len(before) :], run.tiers
 
-    defaults = EscalationPolicy()
+    defaults = SchedulerPolicy()
     assert taken == {getattr(defaults, step): [step] for step in ESCALATION_STEPS}
     counted = Counter(each.event for each in await world.tasks.events(run_id))
     once = ("fan_out", "worker_requested", "starved", "needs_attention")
@@ -104,7 +104,7 @@ async def test_a_run_starves_exactly_after_starve_after(world: World) -> None:
 
 async def test_a_starve_after_of_zero_disables_escalation(world: World) -> None:
     cycling, run_id = await starving(world)
-    cycling.policy = EscalationPolicy(starve_after=timedelta(0))
+    cycling.policy = SchedulerPolicy(starve_after=timedelta(0))
     await cycles(cycling, 15)
     run = await world.tasks.run(run_id)
     assert (run.starved_cycles, run.tiers, cycling.notified, cycling.asked) == (0, [], [], 0)
@@ -337,12 +337,12 @@ async def test_a_worker_is_requested_once_even_if_the_cycle_is_killed(
     world: World, when: killed.When
 ) -> None:
     cycling, run_id = await starving(world)
-    cycling.policy = EscalationPolicy(fan_out=1, request_worker=2, starved=3)
+    cycling.policy = SchedulerPolicy(fan_out=1, request_worker=2, starved=3)
     await cycles(cycling, 1)
     if when == "after":  # both steps in one cycle, killed after the event was sent
-        cycling.policy = EscalationPolicy(fan_out=3, request_worker=4, starved=5)
+        cycling.policy = SchedulerPolicy(fan_out=3, request_worker=4, starved=5)
         await cycles(cycling, 2)
-        cycling.policy = EscalationPolicy(fan_out=1, request_worker=3, starved=4)
+        cycling.policy = SchedulerPolicy(fan_out=1, request_worker=3, starved=4)
     world.clock.move(CYCLE)
     code = killed.killed(world.ledger.address, world.clock, cycling.policy, when)
     assert code == -signal.SIGKILL
@@ -397,7 +397,7 @@ async def test_an_event_that_prefect_rejects_does_not_block_other_events(world: 
     async def capable() -> dict[str, frozenset[str]]:
         return {}
 
-    steps = EscalationPolicy(fan_out=1, request_worker=2, starved=3)
+    steps = SchedulerPolicy(fan_out=1, request_worker=2, starved=3)
     world.clock.move(STARVED)
     errors = []
     for _ in range(5):
@@ -435,7 +435,7 @@ async def test_a_run_claimed_while_its_event_is_sent_restarts_its_escalation(wor
         return {}
 
     world.clock.move(CYCLE)
-    await cycle(world.ledger, policy=EscalationPolicy(), notifier=slow, capabilities_of=capable)
+    await cycle(world.ledger, policy=SchedulerPolicy(), notifier=slow, capabilities_of=capable)
     assert [each.run_id for each in notified] == [run_id]
     assert (await world.tasks.run(run_id)).tiers == []
 
@@ -485,14 +485,14 @@ def test_an_invalid_policy_is_refused_with_the_name_of_its_field(
 ) -> None:
     monkeypatch.setenv("DAYBOOK_TASKS", json.dumps(table))
     with pytest.raises(InvalidInput) as caught:
-        model.load_policy()
+        load_policy()
     assert caught.value.field == "DAYBOOK_TASKS"
     assert caught.value.problem.startswith(f"{field}: ")
 
 
 def test_the_policy_is_read_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAYBOOK_TASKS", '{"starve_after": "30s", "wake_url": "https://a.example"}')
-    found = model.load_policy()
+    found = load_policy()
     assert found.starve_after == timedelta(seconds=30)
     assert (found.wake_url, found.fan_out) == ("https://a.example", 2)
 
@@ -508,7 +508,7 @@ async def test_a_run_released_while_its_event_is_sent_restarts_its_escalation(wo
 
     world.clock.move(CYCLE)
     await cycle(
-        world.ledger, policy=EscalationPolicy(), notifier=slow, capabilities_of=cycling.capabilities
+        world.ledger, policy=SchedulerPolicy(), notifier=slow, capabilities_of=cycling.capabilities
     )
 
     run = await world.tasks.run(run_id)

@@ -8,6 +8,7 @@ import pytest
 
 from daybook.errors import NothingClaimable
 from daybook.tasks import claims, lease_expiry, pause, queue
+from daybook.tasks.policy import DEFAULTS
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -109,7 +110,7 @@ async def test_a_sweep_expires_at_most_a_hundred_leases_by_default(world: World)
         await world.tasks.claimed(f"s{number}", "1s")
     world.clock.move(timedelta(seconds=1))
 
-    assert len(await world.tasks.sweep()) == 100 == lease_expiry.MAX_EXPIRED_PER_PASS
+    assert len(await world.tasks.sweep()) == 100 == DEFAULTS.sweep_limit
     assert len(await world.tasks.sweep()) == 1
 
 

@@ -13,12 +13,13 @@ from daybook.delivery.outbox import is_outgoing
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
-from daybook.tasks import statistics
-from daybook.tasks.model import EscalationPolicy
-from daybook.tasks.wakes import WAKE_COOLDOWN, WAKE_TIMEOUT
+from daybook.tasks import rebuild, statistics
+from daybook.tasks.policy import DEFAULTS, SchedulerPolicy
+from daybook.tasks.wakes import WAKE_TIMEOUT
 from tests.unit.tasks.cycling import CYCLE, Cycling, of_task_sessions
 from tests.world import World
 
+WAKE_COOLDOWN = DEFAULTS.wake_cooldown
 pytestmark = pytest.mark.anyio
 
 TICK = timedelta(microseconds=1)
@@ -85,6 +86,46 @@ async def test_the_wake_cooldown_starts_when_the_wake_is_delivered(world: World)
     await cycling.end()
     assert (await cycling.cycle(WAKE_COOLDOWN - TICK)).count("recently_notified") == 1
     assert (await cycling.cycle(TICK)).count("woken") == 1
+
+
+async def test_a_cooldown_of_zero_wakes_again_at_once_but_not_while_a_wake_is_under_way(
+    world: World,
+) -> None:
+    cycling = Cycling(world, SchedulerPolicy(wake_cooldown=timedelta(0)))
+    await world.tasks.add()
+    await cycling.there()
+    assert (await cycling.cycle()).count("woken") == 1
+    assert (await cycling.cycle(TICK)).count("recently_notified") == 1
+    assert await cycling.end() == 1
+    assert (await cycling.cycle(TICK)).count("woken") == 1
+
+
+async def test_a_longer_cooldown_counts_from_the_wake_however_old_it_is(world: World) -> None:
+    cycling = Cycling(world, SchedulerPolicy(wake_cooldown=timedelta(minutes=14)))
+    await world.tasks.add()
+    await cycling.there()
+    await cycling.cycle()
+    await cycling.end()
+    report = await cycling.cycle(timedelta(minutes=14) - TICK)
+    assert report.count("recently_notified") == 1
+    assert (await cycling.cycle(TICK)).count("woken") == 1
+
+
+async def test_the_operators_actor_and_reasons_are_recorded(world: World) -> None:
+    policy = SchedulerPolicy(actor="ops", wake_reason="team blue", sweep_reason="sweep", fan_out=1)
+    cycling = Cycling(world, policy)
+    held = await world.tasks.claimed("gone", "60s")
+    world.clock.move(timedelta(minutes=3))
+    await cycling.there()
+    await cycling.cycle()
+    world.clock.move(timedelta(minutes=3))
+    await cycling.cycle()
+    events = {each.event: each for each in await world.tasks.events(held.run.id)}
+    assert {events[name].actor for name in ("expired", "woken", "fan_out")} == {"ops"}
+    assert events["expired"].reason.startswith("sweep: its lease expired ")
+    assert events["woken"].reason.startswith("team blue: queued for ")
+    (target,) = json.loads(str((await cycling.wakes())[0].body))["targets"]
+    assert target["reason"].startswith("team blue: queued for ")
 
 
 async def test_a_failed_wake_does_not_fail_the_cycle_or_start_a_cooldown(world: World) -> None:
@@ -215,7 +256,7 @@ async def test_a_reachable_session_is_preferred_to_an_unreachable_one(world: Wor
 
 
 async def test_a_session_with_an_expired_connection_is_woken_by_webhook(world: World) -> None:
-    cycling = Cycling(world, EscalationPolicy(wake_url=URL))
+    cycling = Cycling(world, SchedulerPolicy(wake_url=URL))
     await cycling.there("one")
     world.clock.move(timedelta(days=1))
     await world.tasks.register("one")
@@ -225,7 +266,7 @@ async def test_a_session_with_an_expired_connection_is_woken_by_webhook(world: W
 
 
 async def test_one_webhook_request_wakes_all_unconnected_sessions_of_a_cycle(world: World) -> None:
-    cycling = Cycling(world, EscalationPolicy(wake_url=URL))
+    cycling = Cycling(world, SchedulerPolicy(wake_url=URL))
     await cycling.there("connected", capabilities=["c"])
     for name in "ab":
         await world.tasks.register(name, capabilities=[name])
@@ -248,7 +289,7 @@ async def test_one_webhook_request_wakes_all_unconnected_sessions_of_a_cycle(wor
 async def test_fan_out_wakes_all_other_sessions_and_stays_due_until_it_woke_one(
     world: World,
 ) -> None:
-    cycling = Cycling(world, EscalationPolicy(starve_after=timedelta(seconds=30), fan_out=1))
+    cycling = Cycling(world, SchedulerPolicy(starve_after=timedelta(seconds=30), fan_out=1))
     run = await world.tasks.add()
     await cycling.there("one")
     world.clock.move(timedelta(seconds=20))
@@ -269,7 +310,7 @@ async def test_fan_out_wakes_all_other_sessions_and_stays_due_until_it_woke_one(
 async def test_rebuild_clears_wake_cooldowns_and_keeps_escalation_steps(
     world: World,
 ) -> None:
-    cycling = Cycling(world, EscalationPolicy(fan_out=1))
+    cycling = Cycling(world, SchedulerPolicy(fan_out=1))
     run = await world.tasks.add()
     world.clock.move(timedelta(minutes=3))
     await cycling.there()
@@ -278,9 +319,9 @@ async def test_rebuild_clears_wake_cooldowns_and_keeps_escalation_steps(
     assert (await cycling.cycle(CYCLE)).count("recently_notified") == 1
     before = await world.tasks.run(run.id)
     assert (before.starved_cycles, before.tiers) == (2, ["fan_out"])
-    stored = await statistics.rebuild(world.ledger)
-    assert stored.rebuilds == 1
-    assert stored.last_rebuild_at
+    done = await rebuild.rebuild(world.ledger, cycling.policy)
+    assert (done.pending, done.active, done.sessions, done.cleared) == (1, 0, 1, 1)
+    assert (done.statistics.rebuilds, done.statistics.last_rebuild_at) == (1, done.at)
     after = await world.tasks.run(run.id)
     assert (after.starved_cycles, after.tiers) == (2, ["fan_out"])
     assert (await cycling.cycle()).runs["woken"] == [run.id]

@@ -404,11 +404,14 @@ def upgrade() -> None:
         sa.Column("session_id", sa.String(), nullable=True),
         sa.Column("session", sa.String(), nullable=False),
         sa.Column("outbox_id", sa.String(), nullable=True),
+        sa.Column("claim_key", sa.String(), nullable=True),
+        sa.Column("fence", sa.Integer(), nullable=True),
         sa.ForeignKeyConstraint(
             ["run_id"],
             ["task_runs.id"],
         ),
         sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("session_id", "claim_key", name="task_events_claim_key"),
     )
     op.create_index("task_events_outbox", "task_events", ["outbox_id"])
     op.create_index("task_events_run", "task_events", ["run_id", "at"])
