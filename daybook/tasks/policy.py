@@ -36,6 +36,8 @@ def _duration_of(field: str, shortest: timedelta, longest: timedelta) -> BeforeV
                 value = timedelta(0)
             elif isinstance(value, str):
                 value = durations.parse(value, field)
+            elif isinstance(value, int | float):
+                raise InvalidInput(field, f"{value!r} has no unit", "write a duration such as 90s")
             if isinstance(value, timedelta) and not shortest <= value <= longest:
                 hint = f"use {durations.to_text(shortest)} to {durations.to_text(longest)}"
                 raise InvalidInput(field, f"{durations.to_text(value)} is out of range", hint)

@@ -10,6 +10,7 @@ import anyio
 
 from daybook import api, owners
 from daybook.errors import NothingClaimable
+from daybook.tasks import model
 from daybook.toolbox import task_text as words
 from daybook.toolbox.arguments import Arguments
 
@@ -57,7 +58,7 @@ async def claim(given: Arguments) -> str:
             return words.nothing_claimable(why, words.TOO_MANY_WAITING_HINT)
         _waiting[owner] += 1
         try:
-            lowest = given["priority_min"]
+            lowest = given.get("priority_min", model.LOWEST)
             if not await api.tasks.wait_until_claimable(given["session"], left, lowest):
                 return words.nothing_claimable(why)
         finally:
@@ -70,7 +71,7 @@ async def _claimed(given: Arguments) -> ClaimedTaskRun:
         api.tasks.next_run(
             given["session"],
             given.get("lease"),
-            priority_min=given["priority_min"],
+            priority_min=given.get("priority_min", model.LOWEST),
             idempotency_key=given.get("idempotency_key"),
         )
     )

@@ -183,8 +183,8 @@ async def test_a_run_claimed_for_a_cancelled_call_is_released(
 ) -> None:
     claiming, go, claim = asyncio.Event(), asyncio.Event(), claims.claim
 
-    async def slow(*given: Any) -> claims.Claimed:
-        found = await claim(*given)
+    async def slow(*given: Any, **options: Any) -> claims.Claimed:
+        found = await claim(*given, **options)
         claiming.set()
         await go.wait()
         return found
