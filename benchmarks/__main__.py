@@ -23,7 +23,7 @@ PARTS = ("start", "commands", "worker", "jobs", "backlog", "observe", "outbox")
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
     print(f"Measured on: {report.machine()}  ")
-    print(f"Versions: {', '.join(f'{each} {version(each)}' for each in ('prefect', 'daybook'))}  ")
+    print(f"Versions: {', '.join(f'{each} {version(each)}' for each in ('prefect', 'prefect-daybook'))}  ")
     print(f"Started: {SYSTEM_CLOCK.now():%Y-%m-%d %H:%M} UTC, load {_load()}\n", flush=True)
     missed = list[str]()
     if "start" in options.only:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +19,31 @@ from daybook.errors import DaybookError
 
 _PACKAGE = Path(__file__).resolve().parent
 _REQUIRED_FILES = ("flows", "blocks/agents.py")
+
+DISTRIBUTION = "prefect-daybook"
+"""Name of the distribution: another project has the name `daybook` on the package index."""
+
+
+def checkout() -> Path | None:
+    """Return the clone that this package is imported from; None for an installed wheel."""
+    folder = _PACKAGE.parent
+    return folder if (folder / "Makefile").exists() else None
+
+
+def uses_checkout() -> bool:
+    """Return whether this interpreter is that of the clone's `.venv`."""
+    folder = checkout()
+    return folder is not None and Path(sys.prefix) == folder / ".venv"
+
+
+def install_command(extra: str) -> str:
+    """Return the shell command that installs an extra of Daybook for this interpreter."""
+    if not uses_checkout():
+        return f"pip install {shlex.quote(f'{DISTRIBUTION}[{extra}]')}"
+    with suppress(OSError):  # the current folder was removed
+        if Path.cwd() == checkout():
+            return "make install"
+    return f"make -C {shlex.quote(str(checkout()))} install"
 
 
 def root() -> Path:

@@ -18,6 +18,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
+from daybook import repository
 from daybook.errors import AgentMisconfigured
 
 if TYPE_CHECKING:
@@ -79,8 +80,23 @@ def find_key() -> FoundKey | None:
         if key and key.isascii() and key.isprintable() and " " not in key:
             extra = model.partition(":")[0]
             missing = extra in EXTRAS and not _is_importable(EXTRAS[extra])
-            found.append(FoundKey(variable, model, key, f"daybook[{extra}]" if missing else ""))
+            found.append(FoundKey(variable, model, key, extra if missing else ""))
     return next((each for each in found if not each.missing_extra), next(iter(found), None))
+
+
+def first_steps() -> list[tuple[str, str]]:
+    """Return what to run so that the agent `default` asks a model: descriptions and commands.
+
+    The model is one whose key is in the environment, else one of the provider whose SDK is always
+    installed.
+    """
+    found, replace = find_key(), "daybook agents add default --replace --model"
+    if found is None:
+        return [("ask a model", f"{replace} {DEFAULT_MODELS['OPENAI_API_KEY']} --key-stdin")]
+    ask = ("ask a model", f"{replace} {found.model} --key-env {found.variable}")
+    if not found.missing_extra:
+        return [ask]
+    return [("install its SDK", repository.install_command(found.missing_extra)), ask]
 
 
 def _is_importable(module: str) -> bool:
@@ -263,10 +279,12 @@ def _unknown(model: str) -> AgentMisconfigured:
 
 def _missing_package_error(provider: str, error: ImportError) -> AgentMisconfigured:
     extra = _extra(error)
-    package = f"daybook[{extra}]" if extra in EXTRAS else f"pydantic-ai-slim[{extra}]"
+    if extra in EXTRAS:
+        what = f"run {repository.install_command(extra)}"
+    else:
+        what = f"install {f'pydantic-ai-slim[{extra}]' if extra else f'it ({error})'}"
     return AgentMisconfigured(
-        f'the SDK of the provider "{provider}" is not installed; install '
-        f"{package if extra else f'it ({error})'} where the worker runs"
+        f'the SDK of the provider "{provider}" is not installed; {what} where the worker runs'
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -269,6 +270,7 @@ class TerminalReporter:
         self._stop_hint = "`daybook down` stops it." if detached else "Ctrl-C stops everything."
         self._program = program_name()
         self._example: str | None = None
+        self._model_steps: list[tuple[str, str]] = []
 
     def say(self, line: str) -> None:
         output.say(line)
@@ -292,7 +294,7 @@ class TerminalReporter:
             ("for prefect", 'eval "$(daybook env)"'),
         ]
         output.fields([(name, value) for name, value in pairs if value])
-        self._example = facts.example
+        self._example, self._model_steps = facts.example, facts.model_steps
         if self._example:
             output.say(f"Running the example job {self._example} now; {self._stop_hint}")
         else:
@@ -310,7 +312,10 @@ class TerminalReporter:
 
     def _print_next_steps(self) -> None:
         output.line("Next:", style="bold")
-        output.fields([(what, f"{self._program} {command}") for what, command in NEXT_STEPS])
+        steps = [*self._model_steps, *NEXT_STEPS]
+        output.fields(
+            [(what, re.sub("^daybook(?= )", self._program, command)) for what, command in steps]
+        )
 
 
 class JsonReporter:
@@ -333,16 +338,11 @@ class JsonReporter:
 
 
 NEXT_STEPS = (
-    (
-        "ask a model",
-        "agents add default --replace --model anthropic:claude-haiku-5-5 --key-env "
-        "ANTHROPIC_API_KEY",
-    ),
-    ("add a job", 'add "every weekday at 9:00" "Summarise the news" --name morning-brief'),
-    ("see the runs", "runs"),
-    ("complete names with Tab", "completion --install"),
+    ("add a job", 'daybook add "every weekday at 9:00" "Summarise the news" --name morning-brief'),
+    ("see the runs", "daybook runs"),
+    ("complete names with Tab", "daybook completion --install"),
 )
-"""The next steps after the first start, each with its command."""
+"""The next steps after the first start, each with its command; those to a model come first."""
 
 
 def ui_address(facts: UpFacts) -> str:

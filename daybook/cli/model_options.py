@@ -7,6 +7,7 @@ is read from standard input, or from an environment variable that an option name
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from daybook.agents import providers
 from daybook.errors import InvalidInput
 
 _MODEL = Group("A model", sort_key=1)
+_VARIABLE_NAME = re.compile("[A-Z]+(_[A-Z]+)+")
 
 
 @Parameter(name="*")
@@ -119,10 +121,11 @@ class ModelOptions:
         if self.key_env:
             key = os.environ.get(self.key_env, "").strip()
             if not key:
-                # The user may have typed a key instead of a name, so the error must not repeat it.
+                # The user may have typed a key instead of a name; the error must not repeat that.
+                name = self.key_env if _VARIABLE_NAME.fullmatch(self.key_env) else "this variable"
                 raise InvalidInput(
                     "key_env",
-                    "this variable is unset or empty",
+                    f"{name} is unset or empty",
                     "export it first, or pass the key on standard input with --key-stdin",
                 )
             return key

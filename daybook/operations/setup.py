@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 
-_ADD_OTHER = "daybook agents add default --replace --model"
-
-
 async def prepare(client: PrefectClient) -> list[str]:
     """Register the block types, restore lost blocks, create the work pool and the agent `default`.
 
@@ -56,18 +53,27 @@ async def _first_agent(client: PrefectClient) -> list[str]:
             return [
                 f"Created the agent `default` with the model {found.model}. Its block has the key "
                 f"from {found.variable}, encrypted by Prefect. To use another model: "
-                f"{_ADD_OTHER} PROVIDER:MODEL --key-env {found.variable}"
+                "daybook agents add default --replace --model PROVIDER:MODEL --key-env "
+                f"{found.variable}"
             ]
     elif await documents.ensure_default(client):
         lines = [
-            "Created the agent `default`, which is offline: it answers without a model. To use a "
-            f"model: {_ADD_OTHER} PROVIDER:MODEL --key-stdin"
+            "Created the agent `default`, which is offline: it answers without a model"
         ]
         if found:
             lines.append(
-                f"{found.variable} holds a key, but the provider's SDK is not installed. Install "
-                f"{found.missing_extra}, then: {_ADD_OTHER} {found.model} --key-env "
-                f"{found.variable}"
+                f"{found.variable} holds a key, but the SDK of its provider is not installed"
             )
         return lines
     return []
+
+
+async def model_steps(client: PrefectClient) -> list[tuple[str, str]]:
+    """Return what to run so that `default` asks a model: descriptions and commands.
+
+    Empty if it is not offline.
+    """
+    from daybook.agents import documents, kinds, providers
+
+    slugs = (await documents.names(client)).get(documents.DEFAULT_AGENT)
+    return providers.first_steps() if slugs == [kinds.OFFLINE.slug] else []

@@ -80,7 +80,8 @@ class UpFacts(BaseModel, frozen=True):
     ``open_url`` is a link to the UI: a one-time login link for our own server, else the plain
     address. It is None if no link was requested or made.
     ``web_url`` is None while the health page is not listening. ``example`` is the name of the
-    example job if this start runs it for the first time.
+    example job if this start runs it for the first time. ``model_steps`` are descriptions and
+    commands with which the agent `default` asks a model; empty if it is not offline.
     """
 
     api_url: str
@@ -90,6 +91,7 @@ class UpFacts(BaseModel, frozen=True):
     ledger: str
     jobs: int
     example: str | None
+    model_steps: list[tuple[str, str]] = []
 
 
 class UpReporter(Protocol):
@@ -327,8 +329,10 @@ async def _facts(
     """Return the facts about the `up` whose `home_lock.UpRecord` has the fields ``running``."""
     async with ledger.read() as session:
         count = len(await store.all_jobs(session))
-    open_url = None
+    open_url, model_steps = None, list[tuple[str, str]]()
     with suppress(PrefectUnreachable):  # `daybook open` creates another link
+        async with connection.connected() as client:
+            model_steps = await setup.model_steps(client)
         open_url = (await browser.link()).url if link else None
     return UpFacts(
         api_url=running["api_url"],
@@ -338,6 +342,7 @@ async def _facts(
         ledger=ledger.place,
         jobs=count,
         example=example,
+        model_steps=model_steps,
     )
 
 

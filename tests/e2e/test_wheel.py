@@ -110,7 +110,7 @@ def test_the_wheel_contains_only_the_package_and_its_entry_points(built: Built) 
     modules = {name for name in found if ".dist-info/" not in name}
     doors = versioned("flows", "blocks", "deployments") | {"prefect.yaml"}
     assert modules == versioned("daybook") | {f"daybook/_repo/{door}" for door in doors}
-    assert {name.split("/")[0] for name in found - modules} == {"daybook-" + version(built)}
+    assert {name.split("/")[0] for name in found - modules} == {"prefect_daybook-" + version(built)}
     assert {"daybook/py.typed", "daybook/ledger/migrations/HEAD"} <= modules
     assert {name.split("/")[2] for name in modules if name.startswith("daybook/_repo/")} == {
         "flows",

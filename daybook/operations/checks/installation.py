@@ -24,7 +24,6 @@ from daybook.home import current_home
 from daybook.operations.findings import Finding, passed, problem, warning
 from daybook.operations.server import absolute_python_path
 
-DISTRIBUTION = "daybook"
 ENTRY_POINT_FOLDERS = ("flows", "blocks", "deployments")
 REQUIRED_VERSIONS = ("prefect", "fastapi", "sqlalchemy")
 """Outside of their bounds, Prefect's server or scheduler does not run (prefect-facts.md)."""
@@ -36,7 +35,7 @@ def requirements() -> dict[str, Requirement]:
 
     Raises `PackageNotFoundError` if Daybook is not installed but run from source.
     """
-    declared = map(Requirement, metadata.requires(DISTRIBUTION) or [])
+    declared = map(Requirement, metadata.requires(repository.DISTRIBUTION) or [])
     return {
         each.name.lower(): each
         for each in declared
@@ -50,7 +49,7 @@ def versions() -> list[Finding]:
         required = requirements()
         if found := _check_versions(required.values()):
             return found
-        names = [DISTRIBUTION, *(name for name in REQUIRED_VERSIONS if name in required)]
+        names = [repository.DISTRIBUTION, *(name for name in REQUIRED_VERSIONS if name in required)]
         versions = [f"{name} {metadata.version(name)}" for name in names]
         python = f"Python {'.'.join(map(str, sys.version_info[:3]))}"
         return [passed("versions", ", ".join([*versions, python]))]
@@ -141,16 +140,14 @@ def worker_imports() -> list[Finding]:
 
 def reinstall_command() -> str:
     """Return the command that reinstalls this Daybook: from its checkout, else from the wheel."""
-    checkout = Path(repository.__file__).resolve().parent.parent
-    if (checkout / "Makefile").exists():
+    if checkout := repository.checkout():
         enter = shlex.quote(str(checkout))
         return f"cd {enter} && rm -rf .venv && make install, and use .venv/bin/daybook there"
-    return f"{shlex.quote(sys.executable)} -m pip install --force-reinstall daybook-*.whl"
+    return f"{shlex.quote(sys.executable)} -m pip install --force-reinstall prefect_daybook-*.whl"
 
 
 def _install(requirement: Requirement) -> str:
-    checkout = Path(repository.__file__).resolve().parent.parent
-    if (checkout / "Makefile").exists() and Path(sys.prefix) == checkout / ".venv":
+    if repository.uses_checkout():
         return reinstall_command()
     wanted = shlex.quote(f"{requirement.name}{requirement.specifier}")
     return f"{shlex.quote(sys.executable)} -m pip install {wanted}"

@@ -166,6 +166,7 @@ async def test_the_first_start_with_a_key_makes_the_default_agent_a_model_agent(
     assert isinstance(agent, ModelAgent)
     assert agent.settings.model == "anthropic:claude-haiku-5-5"
     assert agent.settings.api_key.get_secret_value() == KEY
+    assert await setup.model_steps(client) == []
 
 
 @pytest.mark.slow
@@ -176,8 +177,7 @@ async def test_the_first_start_without_the_sdk_of_its_key_names_the_missing_extr
     monkeypatch.setitem(sys.modules, "anthropic", None)
     first, note = await setup.prepare(client)
     assert "offline" in first
-    assert "Install daybook[anthropic]" in note
-    assert "--model anthropic:claude-haiku-5-5 --key-env ANTHROPIC_API_KEY" in note
+    assert "ANTHROPIC_API_KEY holds a key, but the SDK" in note
     assert KEY not in first + note
     assert isinstance(await documents.get(client, "default"), OfflineAgent)
 
@@ -188,7 +188,8 @@ async def test_the_first_start_without_a_key_makes_the_default_agent_offline(
 ) -> None:
     (line,) = await setup.prepare(client)
     assert "offline" in line
-    assert "default --replace --model" in line
+    ((_, command),) = await setup.model_steps(client)
+    assert command.endswith("default --replace --model openai:gpt-6-luna --key-stdin")
     assert isinstance(await documents.get(client, "default"), OfflineAgent)
 
 

@@ -72,6 +72,11 @@ def test_a_missing_key_is_refused_without_repeating_the_value(
     assert KEY not in str(caught.value)
 
 
+def test_an_unset_variable_is_named() -> None:
+    with pytest.raises(InvalidInput, match="key_env: NOT_SET is unset or empty"):
+        ModelOptions(model="a:b", key_env="NOT_SET").settings()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -162,13 +163,14 @@ def test_without_its_sdk_a_provider_is_refused_with_the_extra_to_install(
     extra: str, sdk: str, base_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide_sdk(monkeypatch, extra, sdk)
+    monkeypatch.chdir(REPOSITORY)
     own = settings(f"{extra}:x", base_url=base_url, api_key="k-12345678")
     for refused, model_name in ((own, ""), (settings("openai:x"), f"{extra}:x")):
         for function in (providers.check, providers.model):
             with pytest.raises(AgentMisconfigured) as caught:
                 function(refused, model_name)
             assert str(caught.value) == (
-                f'the SDK of the provider "{extra}" is not installed; install daybook[{extra}] '
+                f'the SDK of the provider "{extra}" is not installed; run make install '
                 "where the worker runs"
             )
     assert providers.model(settings("openai:x", api_key="k-12345678")).model_name == "x"
@@ -180,6 +182,28 @@ def test_the_extras_are_those_of_pyproject() -> None:
     for extra, requirements in project["optional-dependencies"].items():
         assert requirements == [f"pydantic-ai-slim[{extra}]"]
     assert dict(SDKS) == providers.EXTRAS
+
+
+@pytest.mark.parametrize(
+    ("prefix", "folder", "command"),
+    [
+        (REPOSITORY / ".venv", REPOSITORY, "make install"),
+        (REPOSITORY / ".venv", Path("/"), f"make -C {REPOSITORY} install"),
+        (Path("/opt/else"), REPOSITORY, "pip install 'prefect-daybook[anthropic]'"),
+    ],
+)
+def test_the_command_that_installs_an_extra_works_where_it_is_shown(
+    prefix: Path, folder: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(prefix))
+    monkeypatch.chdir(folder)
+    hide_sdk(monkeypatch, "anthropic", "anthropic")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "k-12345678")
+    replace = "daybook agents add default --replace --model"
+    assert providers.first_steps() == [
+        ("install its SDK", command),
+        ("ask a model", f"{replace} anthropic:claude-haiku-5-5 --key-env ANTHROPIC_API_KEY"),
+    ]
 
 
 def test_an_agent_without_a_key_can_use_another_provider(
@@ -221,7 +245,7 @@ def test_the_first_key_in_order_decides(
 @pytest.mark.parametrize(
     ("others", "variable", "missing"),
     [
-        ({}, "ANTHROPIC_API_KEY", "daybook[anthropic]"),
+        ({}, "ANTHROPIC_API_KEY", "anthropic"),
         ({"GEMINI_API_KEY": "c"}, "GEMINI_API_KEY", ""),
     ],
 )

@@ -42,6 +42,7 @@ FACTS = {
     "ledger": "sqlite+aiosqlite:////home/ledger.db",
     "jobs": 1,
     "example": "first-light",
+    "model_steps": [["ask a model", "daybook agents add default --replace --model x"]],
 }
 
 SYNCED = ReconcileReport(
@@ -123,7 +124,7 @@ def test_without_an_example_up_lists_next_steps_until_the_user_adds_a_job(
     assert ("\nNext:\n" in daybook("up", "--no-browser").out) is is_shown
 
 
-@pytest.mark.parametrize("words", [command.split()[:2] for _, command in machine.NEXT_STEPS])
+@pytest.mark.parametrize("words", [command.split()[1:3] for _, command in machine.NEXT_STEPS])
 def test_each_next_step_is_an_existing_command(daybook: Any, words: list[str]) -> None:
     known = words if words[0] == "agents" else words[:1]
     assert daybook(*known, "--help").code == 0

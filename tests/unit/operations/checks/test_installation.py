@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[4]
 
 def installed(folder: Path, name: str, version: str, *requires: str) -> None:
     """Write the metadata of a distribution, which is found before the real one."""
-    place = folder / f"{name}-{version}.dist-info"
+    place = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     place.mkdir(parents=True)
     lines = ["Metadata-Version: 2.4", f"Name: {name}", f"Version: {version}"]
     lines += [f"Requires-Dist: {each}" for each in requires]
@@ -70,7 +70,7 @@ def test_the_versions_of_this_environment_are_within_the_bounds() -> None:
 def test_a_version_outside_its_bounds_is_reported_with_an_install_command(
     front: Path, name: str, version: str, bound: str
 ) -> None:
-    installed(front, "daybook", "0.1.0", *ASKED)
+    installed(front, "prefect-daybook", "0.1.0", *ASKED)
     installed(front, name, version)
     (problem,) = installation.versions()
     assert problem.message == f"{name} {version} is outside of {bound}"
@@ -80,7 +80,7 @@ def test_a_version_outside_its_bounds_is_reported_with_an_install_command(
 
 @pytest.mark.parametrize("name", ["prefect", "fastapi", "sqlalchemy"])
 def test_a_version_that_prefects_server_cannot_run_with_is_refused(front: Path, name: str) -> None:
-    installed(front, "daybook", "0.1.0", *ASKED)
+    installed(front, "prefect-daybook", "0.1.0", *ASKED)
     installation.require_versions()
     installed(front, name, "0.9.0" if name != "fastapi" else "0.155.0")
     (problem,) = installation.versions()
@@ -92,7 +92,7 @@ def test_a_version_that_prefects_server_cannot_run_with_is_refused(front: Path, 
 def test_other_version_problems_are_reported_by_doctor_but_not_refused(
     front: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    installed(front, "daybook", "0.1.0", *ASKED)
+    installed(front, "prefect-daybook", "0.1.0", *ASKED)
     installed(front, "mcp", "1.9.0")
     assert len(installation.versions()) == 1
     installation.require_versions()
@@ -104,7 +104,7 @@ def test_other_version_problems_are_reported_by_doctor_but_not_refused(
 def test_a_missing_package_is_reported_unless_its_marker_excludes_it(front: Path) -> None:
     elsewhere = 'nowhere-to-be-found>=1; sys_platform == "amiga"'
     extra = 'another-one; extra == "more"'
-    installed(front, "daybook", "0.1.0", "nothing-of-this-name>=2", elsewhere, extra)
+    installed(front, "prefect-daybook", "0.1.0", "nothing-of-this-name>=2", elsewhere, extra)
     (problem,) = installation.versions()
     assert problem.message == "nothing-of-this-name is not installed"
 
