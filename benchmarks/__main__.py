@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import commands, report, start, testbed
+from daybook import repository
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
 
@@ -23,7 +24,8 @@ PARTS = ("start", "commands", "worker", "jobs", "backlog", "observe", "outbox")
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
     print(f"Measured on: {report.machine()}  ")
-    print(f"Versions: {', '.join(f'{each} {version(each)}' for each in ('prefect', 'prefect-daybook'))}  ")
+    names = ("prefect", repository.DISTRIBUTION)
+    print(f"Versions: {', '.join(f'{each} {version(each)}' for each in names)}  ")
     print(f"Started: {SYSTEM_CLOCK.now():%Y-%m-%d %H:%M} UTC, load {_load()}\n", flush=True)
     missed = list[str]()
     if "start" in options.only:

@@ -221,13 +221,19 @@ async def remove(ref: str) -> ListedJob:
 async def list_jobs(filters: JobFilters = NO_FILTERS) -> list[ListedJob]:
     """Return the jobs that the actor may see and that match ``filters``, by default all by name.
 
-    Works without Prefect. Raise `InvalidInput` for the filters.
+    Each has its next due time only. Works without Prefect. Raise `InvalidInput` for the filters.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         running, now = await history.running_jobs(session), ledger.now()
         usages = await history.usages_by_job(session, now - SPENDING_PERIOD)
         jobs = [
-            ListedJob.of(each, now, running=each.id in running, usages=usages.get(each.id, ()))
+            ListedJob.of(
+                each,
+                now,
+                running=each.id in running,
+                usages=usages.get(each.id, ()),
+                due_times=1,
+            )
             for each in await authorization.list_jobs(session)
         ]
         return filters.select(jobs, now)

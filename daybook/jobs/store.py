@@ -22,7 +22,7 @@ from daybook.errors import Ambiguous, InvalidInput, NotFound, UnknownName
 from daybook.jobs import prompts, provenance
 from daybook.jobs.model import Job
 from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow, WatchRow
-from daybook.schedules.schedule import After
+from daybook.schedules.schedule import STORED, After
 
 FIRED_REASON = "fired"
 """Prefix of the reason why a one-time job was disabled after its due time."""
@@ -60,7 +60,7 @@ def _compose(row: JobRow, revision: RevisionRow) -> StoredJob:
         name: getattr(revision if name in _VERSIONED_FIELDS else row, _COLUMNS.get(name, name))
         for name in Job.model_fields
     }
-    return StoredJob(row, revision, Job.model_validate(fields))
+    return StoredJob(row, revision, Job.model_validate(fields, context=STORED))
 
 
 def _job_columns(job: Job) -> dict[str, Any]:

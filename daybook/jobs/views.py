@@ -85,10 +85,10 @@ class ListedJob(BaseModel, frozen=True):
     """A job.
 
     ``running`` is True if a run of the job is claimed or running. ``next_due`` is empty if the job
-    is disabled. ``skips`` and ``snoozed_until`` omit past times. ``conflicts`` are the undecided
-    fields that were changed in both the ledger and Prefect; ``prefect_own`` describes schedules in
-    Prefect that a job cannot express. ``spent_30_days`` is what its runs that ended in the last
-    `SPENDING_PERIOD` cost.
+    is disabled, and has one due time in a list of jobs. ``skips`` and ``snoozed_until`` omit past
+    times. ``conflicts`` are the undecided fields that were changed in both the ledger and Prefect;
+    ``prefect_own`` describes schedules in Prefect that a job cannot express. ``spent_30_days`` is
+    what its runs that ended in the last `SPENDING_PERIOD` cost.
     """
 
     id: str
@@ -134,14 +134,16 @@ class ListedJob(BaseModel, frozen=True):
         *,
         running: bool,
         usages: Iterable[dict[str, Any]] = (),
+        due_times: int = DUE_TIMES_SHOWN,
     ) -> Self:
         """Return the view of the job at ``now``; ``running`` says whether a run is in progress.
 
-        ``usages`` are those of the runs that ended in the last `SPENDING_PERIOD`.
+        ``usages`` are those of the runs that ended in the last `SPENDING_PERIOD`; ``due_times`` is
+        the maximum number of next due times.
         """
         row, job, snoozed = stored.row, stored.job, stored.row.snoozed_until
         tz = zone(job.schedule.timezone)
-        due = DueTimes.of_job(stored, now, DUE_TIMES_SHOWN).due if job.enabled else []
+        due = DueTimes.of_job(stored, now, due_times).due if job.enabled else []
         skips = map(datetime.fromisoformat, row.skips)
         return cls.model_validate(
             columns(cls, row)

@@ -10,6 +10,7 @@ To add a check, see `operations.findings`.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self
@@ -21,6 +22,7 @@ from daybook.errors import LedgerError, LedgerUnreachable
 from daybook.operations.checks import delivery, installation, late, prefect
 from daybook.operations.checks import home as home_checks
 from daybook.operations.checks import ledger as ledger_checks
+from daybook.operations.checks.facts import read_once
 from daybook.operations.findings import Finding, Severity, problem
 
 Check = Callable[..., list[Finding] | Awaitable[list[Finding]]]
@@ -100,10 +102,17 @@ async def doctor() -> list[CheckResult]:
 async def find() -> list[Finding]:
     """Return the findings of all checks, at least one for each check.
 
+    The checks of a group run at the same time.
+
     If the ledger or Prefect cannot be used, skip the checks that need it. Never raises for a
     problem that a check can report. `daybook.home.configure_prefect` must not have been called
     before, because it fixes the modes of the home; this function calls it after checking them.
     """
+    with read_once():
+        return await _find()
+
+
+async def _find() -> list[Finding]:
     found = await _run_checks(LOCAL_CHECKS)
     ledger = await _run_checks(LEDGER_CHECKS[:1])
     found += ledger
@@ -152,21 +161,20 @@ async def _check_prefect(*, ledger_sound: bool) -> list[Finding]:
 async def _run_checks(
     checks: Sequence[tuple[str, Check]], *args: Any, ledger_sound: bool = True
 ) -> list[Finding]:
-    found: list[Finding] = []
-    for name, check in checks:
+    async def run(name: str, check: Check) -> list[Finding]:
         try:
             result = check(*args)
-            of_check = await result if inspect.isawaitable(result) else result
+            found = await result if inspect.isawaitable(result) else result
         except Exception as error:  # the other checks are still worth running
             if not ledger_sound and isinstance(error, LedgerError | LedgerUnreachable):
-                found += _skip([(name, check)], NO_LEDGER)
-                continue
+                return _skip([(name, check)], NO_LEDGER)
             message = " ".join(f"the check itself failed: {type(error).__name__}: {error}".split())
-            of_check = [
-                problem(name, message, "fix any problems above, then run daybook doctor again")
-            ]
-        found += of_check or [Finding(name, Severity.OK)]
-    return found
+            fix = "fix any problems above, then run daybook doctor again"
+            return [problem(name, message, fix)]
+        return found or [Finding(name, Severity.OK)]
+
+    found = await asyncio.gather(*(run(name, check) for name, check in checks))
+    return [each for of_check in found for each in of_check]
 
 
 def _skip(checks: Sequence[tuple[str, Check]], why: str) -> list[Finding]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from daybook import repository
 from daybook.errors import LedgerKeyMissing
+from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.ledger.engine import open_ledger
 from daybook.operations import worker
 
@@ -57,9 +58,7 @@ async def _first_agent(client: PrefectClient) -> list[str]:
                 f"{found.variable}"
             ]
     elif await documents.ensure_default(client):
-        lines = [
-            "Created the agent `default`, which is offline: it answers without a model"
-        ]
+        lines = ["Created the agent `default`, which is offline: it answers without a model"]
         if found:
             lines.append(
                 f"{found.variable} holds a key, but the SDK of its provider is not installed"
@@ -75,5 +74,5 @@ async def model_steps(client: PrefectClient) -> list[tuple[str, str]]:
     """
     from daybook.agents import documents, kinds, providers
 
-    slugs = (await documents.names(client)).get(documents.DEFAULT_AGENT)
+    slugs = (await documents.names(client)).get(DEFAULT_AGENT)
     return providers.first_steps() if slugs == [kinds.OFFLINE.slug] else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ from daybook.prefect import instances, work_pool
 from daybook.prefect.work_pool import OnlineWorker
 from daybook.runs import history, maintenance
 from daybook.runs.overdue import find as find_overdue
-from daybook.runs.overdue import unattended
+from daybook.runs.overdue import first_due_times, unattended
 from daybook.tasks import counts as task_counts
 from daybook.tasks.views import TaskTotals
 
@@ -110,7 +111,8 @@ async def status() -> StatusReport:
             stored = await jobs.all_jobs(session)
             live = await history.live(session)
             candidates = [*live, *await unattended(session, now)]
-            overdue_runs = await find_overdue(session, stored, candidates, now)
+            firsts = first_due_times(stored)
+            overdue_runs = await find_overdue(session, stored, candidates, now, firsts)
             tasks = await task_counts.read_counts(session, now)
             windows = await maintenance.read(session)
             servers = instances.conflict(await instances.in_use(session, now))
@@ -159,7 +161,7 @@ async def status() -> StatusReport:
         ),
         outbox=outbox.health,
         tasks=TaskTotals.of(tasks, now),
-        due_soon=_due_soon(stored, now),
+        due_soon=_due_soon(stored, firsts, now),
         maintenance=maintenance_api.views(windows, now),
         late=late,
         problems=[str(each) for each in found],
@@ -220,11 +222,14 @@ async def _prefect(
 _LIVE = (Status.WAITING, Status.CLAIMED, Status.RUNNING)
 
 
-def _due_soon(stored: list[jobs.StoredJob], now: datetime) -> list[DueJob]:
-    coming = [
-        (due.utc, each.row.name)
-        for each in stored
-        if each.job.enabled
-        for due in DueTimes.of_job(each, now, 1).due
-    ]
+def _due_soon(
+    stored: list[jobs.StoredJob], firsts: Mapping[str, datetime | None], now: datetime
+) -> list[DueJob]:
+    coming = list[tuple[datetime, str]]()
+    for each in stored:
+        first = firsts.get(each.id)
+        if first and (first <= now or each.row.skips or each.row.snoozed_until):
+            first = next((due.utc for due in DueTimes.of_job(each, now, 1).due), None)
+        if first:
+            coming.append((first, each.row.name))
     return [DueJob(job=name, due=due) for due, name in sorted(coming)[:MAX_LISTED]]

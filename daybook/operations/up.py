@@ -67,6 +67,8 @@ EXAMPLE_REQUEST_ID = "first-light"
 EXAMPLE_TIMEOUT_SECONDS = 60.0
 """How long `up --detach` waits for the answer of the example's first run."""
 
+SYNC_SECONDS = 10.0
+"""Time after which the start leaves the rest of the first sync to the keeper."""
 COMMAND_GRACE_SECONDS = 5.0
 """Time for running commands to end when `up` stops."""
 POLL_INTERVAL_SECONDS = 0.5
@@ -165,6 +167,7 @@ async def detach(talk: UpReporter, within: float = 180.0) -> None:
         running = home.running() or {}
         if running.get("pid") == child.pid and running.get("ready_at"):
             child.returncode = 0  # it outlives this process, which does not wait for it
+            homes.configure_prefect()
             async with open_ledger() as ledger:
                 example = await _first_run(ledger, since)
                 name = example[1].name if example else None
@@ -331,9 +334,10 @@ async def _facts(
         count = len(await store.all_jobs(session))
     open_url, model_steps = None, list[tuple[str, str]]()
     with suppress(PrefectUnreachable):  # `daybook open` creates another link
+        open_url = (await browser.link()).url if link else None
+    with suppress(PrefectUnreachable):
         async with connection.connected() as client:
             model_steps = await setup.model_steps(client)
-        open_url = (await browser.link()).url if link else None
     return UpFacts(
         api_url=running["api_url"],
         ui_url=running["ui_url"],
@@ -355,7 +359,10 @@ async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpReporter) -> s
         talk.say(line)
     for job in await _add_example(ledger):
         talk.say(f"Added the example job {job.name}: {describe(job.schedule)}")
-    talk.synced(SyncReport.of(await reconcile.reconcile_all(ledger, client)))
+    report = await reconcile.reconcile_all(ledger, client, most_seconds=SYNC_SECONDS)
+    talk.synced(SyncReport.of(report))
+    if report.left:
+        talk.say(f"The keeper syncs {report.left} more jobs with Prefect in the background")
     # The first run was requested with the job, so it starts even if that `up` was killed.
     async with ledger.read() as session:
         for row in await history.live(session):

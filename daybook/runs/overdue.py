@@ -18,7 +18,7 @@ in the future.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
@@ -270,6 +270,20 @@ async def find(
     return sorted(overdue, key=lambda each: (each.due, each.stored.row.name))
 
 
+def first_due_times(stored: Iterable[StoredJob]) -> dict[str, datetime | None]:
+    """Return the first due time of each enabled job after its watermark, for `find`."""
+    return {
+        each.id: upcoming.next_due(each.job.schedule, each.job.policy, _watermark(each))
+        for each in stored
+        if each.job.enabled
+    }
+
+
+def _watermark(stored: StoredJob) -> datetime:
+    # An earlier revision may have had other due times; the audit judges those.
+    return max(stored.row.audited_until, stored.revision.effective_from)
+
+
 async def _without_a_row(
     session: AsyncSession,
     stored: Sequence[StoredJob],
@@ -335,9 +349,8 @@ def _passed_due_times(
 ) -> Iterator[datetime]:
     if not stored.job.enabled:
         return
-    # An earlier revision may have had other due times; the audit judges those.
-    start = max(stored.row.audited_until, stored.revision.effective_from)
-    for due in islice(_due_after(stored, start, now - OVERDUE_GRACE, firsts), MAX_DUE_TIMES):
+    due_times = _due_after(stored, _watermark(stored), now - OVERDUE_GRACE, firsts)
+    for due in islice(due_times, MAX_DUE_TIMES):
         if not eligibility.manual_skip_reason(stored, due):
             yield due
 

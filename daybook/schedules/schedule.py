@@ -30,7 +30,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
 from daybook.errors import InvalidInput
 from daybook.names import validate_name
@@ -72,6 +72,10 @@ _BARE = re.compile(
 _INTERVAL = re.compile(r"[-\d.](?!\d?(?:st|nd|rd|th)\b)(?!.*\bat\b)", re.ASCII | re.IGNORECASE)
 
 
+STORED = {"stored": True}
+"""Context of validation for a schedule from the ledger: it was valid when it was stored."""
+
+
 class _InPast(InvalidInput):
     """The only due time of a schedule has passed."""
 
@@ -82,7 +86,9 @@ def _check_zone(name: str) -> str:
     return name
 
 
-def _canonical(expr: str) -> str:
+def _canonical(expr: str, info: ValidationInfo) -> str:
+    if info.context is STORED:
+        return expr
     with raising_pydantic_error():
         return expressions.canonical(expr)
 

@@ -6,6 +6,7 @@ their only source.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import subprocess
@@ -110,11 +111,12 @@ def entry_points() -> list[Finding]:
     return problems
 
 
-def worker_imports() -> list[Finding]:
+async def worker_imports() -> list[Finding]:
     """Check that the worker can import Daybook, although `up` starts it in the home's folder."""
     folder = current_home().path
     try:
-        process = subprocess.run(
+        process = await asyncio.to_thread(
+            subprocess.run,
             [sys.executable, "-c", "from daybook import repository; repository.root()"],
             cwd=folder if folder.is_dir() else Path(folder.anchor),
             env={**os.environ, **absolute_python_path()},

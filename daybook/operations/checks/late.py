@@ -18,7 +18,6 @@ from daybook.operations import findings
 from daybook.operations.checks import ledger as ledger_checks
 from daybook.operations.checks import prefect
 from daybook.operations.findings import Finding, join, passed, problem
-from daybook.prefect import work_pool
 from daybook.runs import history
 from daybook.runs import overdue as run_overdue
 from daybook.tasks import counts as task_counts
@@ -76,10 +75,9 @@ def outcomes() -> list[Finding]:
 
 async def keeper(client: PrefectClient) -> list[Finding]:
     """If a worker is online, check that a keeper leads and has observed Prefect lately."""
-    ledger_id, jobs = await ledger_checks.id_and_jobs()
-    if not jobs:
+    if not await ledger_checks.stored_jobs():
         return []
-    pool = await work_pool.read(client, ledger_id)
+    pool = await prefect.pool_state(client)
     async with open_ledger() as ledger:
         leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)
         leads = leader is not None and leader.leads(ledger.now())
@@ -91,10 +89,10 @@ async def keeper(client: PrefectClient) -> list[Finding]:
 
 async def late(client: PrefectClient) -> list[Finding]:
     """Check that no run is overdue, and none was missed lately because no process claimed it."""
-    ledger_id, stored = await ledger_checks.id_and_jobs()
+    stored = await ledger_checks.stored_jobs()
     if not stored:
         return []
-    pool, ahead = await work_pool.read(client, ledger_id), await prefect.clock_ahead(client)
+    pool, ahead = await prefect.pool_state(client), await prefect.clock_ahead(client)
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             now, live = ledger.now(), await history.live(session)

@@ -23,6 +23,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import open_ledger
 from daybook.operations import findings
 from daybook.operations.checks import home, installation
+from daybook.operations.checks.facts import fact
 from daybook.operations.findings import Finding, passed, problem
 from daybook.prefect import instances
 from daybook.resources import copies as block_copies
@@ -77,6 +78,7 @@ async def stored_jobs() -> list[StoredJob]:
     return (await id_and_jobs())[1]
 
 
+@fact
 async def id_and_jobs() -> tuple[str, list[StoredJob]]:
     """Return the ledger's id and its jobs; an empty id if there is no ledger yet."""
     if not _exists():

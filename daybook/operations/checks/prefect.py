@@ -18,9 +18,11 @@ from daybook.home import current_home, is_own_server
 from daybook.jobs.actions import ACTIONS
 from daybook.operations import findings
 from daybook.operations.checks import installation, ledger
+from daybook.operations.checks.facts import fact
 from daybook.operations.findings import Finding, passed, problem, unset_command, warning
 from daybook.prefect import work_pool
 from daybook.prefect.parameter_schema import WORK_POOL
+from daybook.prefect.work_pool import WorkPool
 
 if TYPE_CHECKING:
     from httpx import Response
@@ -86,6 +88,7 @@ async def clock(client: PrefectClient) -> list[Finding]:
     return findings.clock("clock", "Prefect's", await clock_ahead(client))
 
 
+@fact
 async def clock_ahead(client: PrefectClient) -> timedelta:
     """Return the least amount by which the server's clock is ahead of this machine's.
 
@@ -143,6 +146,13 @@ async def ui(client: PrefectClient) -> list[Finding]:
     return [problem("ui", f"the UI uses {api_url}, where Prefect does not answer: {why}", fix)]
 
 
+@fact
+async def pool_state(client: PrefectClient) -> WorkPool:
+    """Return the state of the work pool for this ledger."""
+    ledger_id, _ = await ledger.id_and_jobs()
+    return await work_pool.read(client, ledger_id)
+
+
 async def pool(client: PrefectClient) -> list[Finding]:
     """Check that the work pool has our type, and does not have only another Daybook's jobs.
 
@@ -150,8 +160,7 @@ async def pool(client: PrefectClient) -> list[Finding]:
     """
     from daybook.operations.worker import POOL_TYPE
 
-    ledger_id, jobs = await ledger.id_and_jobs()
-    state = await work_pool.read(client, ledger_id)
+    jobs, state = await ledger.stored_jobs(), await pool_state(client)
     found = findings.pool(state, _api_address(client), has_jobs=bool(jobs))
     if state.type not in ("", POOL_TYPE):
         message = (
@@ -167,8 +176,7 @@ async def worker(client: PrefectClient) -> list[Finding]:
 
     Warn about workers of another Daybook there.
     """
-    ledger_id, _ = await ledger.id_and_jobs()
-    state = await work_pool.read(client, ledger_id)
+    state = await pool_state(client)
     if state.names_of_others and not state.idle:
         message = f"these workers of another Daybook run none of our jobs: {state.names_of_others}"
         return [warning("worker", message)]
@@ -223,7 +231,7 @@ async def runs(client: PrefectClient) -> list[Finding]:
         f"the last run, {last.name}, crashed before it began: the worker {names[0]} cannot import "
         "daybook"
     )
-    fix = "where that worker runs: python -m pip install daybook-*.whl, and start it again"
+    fix = "where that worker runs: python -m pip install prefect_daybook-*.whl, and start it again"
     return [problem("runs", message, fix)]
 
 

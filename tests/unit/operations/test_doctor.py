@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -11,9 +12,13 @@ from pathlib import Path
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.home import Home
+from daybook.jobs import store
+from daybook.ledger.engine import Ledger
 from daybook.operations import doctor
+from daybook.operations.checks.facts import fact, read_once
 from daybook.operations.doctor import CheckResult
 from daybook.operations.findings import Finding, problem, warning
 from tests.unit.operations.checks.test_installation import installed
@@ -173,3 +178,43 @@ def test_a_prefect_that_cannot_be_imported_is_a_finding_next_to_its_version(
     assert "No module named 'python_socks'" in found["prefect"]["message"]
     assert "install" in found["prefect"]["fix"]
     assert found["ledger"]["ok"]
+
+
+async def test_a_fact_is_read_once_in_a_doctor_and_anew_in_the_next() -> None:
+    reads, gate = list[str](), asyncio.Event()
+    asyncio.get_running_loop().call_soon(gate.set)
+
+    @fact
+    async def weather(place: str) -> str:
+        reads.append(place)
+        await gate.wait()
+        return f"rain in {place}"
+
+    for _ in range(2):
+        with read_once():
+            found = await asyncio.gather(weather("Rome"), weather("Oslo"), weather("Rome"))
+            assert [*found, await weather("Rome")] == [
+                "rain in Rome",
+                "rain in Oslo",
+                "rain in Rome",
+                "rain in Rome",
+            ]
+    assert reads == ["Rome", "Oslo"] * 2
+    assert await weather("Rome") == await weather("Rome")
+    assert len(reads) == 6
+
+
+async def test_a_doctor_reads_the_jobs_once(nowhere: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Ledger(f"sqlite+aiosqlite:///{nowhere.path / 'ledger.db'}"):
+        pass
+    reads, all_jobs = [0], store.all_jobs
+
+    async def counted(session: AsyncSession) -> list[store.StoredJob]:
+        reads[0] += 1
+        return await all_jobs(session)
+
+    monkeypatch.setattr(store, "all_jobs", counted)
+    found = await doctor.doctor()
+    of_jobs = [each for each in found if each.check in ("ledger", "sync", "jobs")]
+    assert [each.severity for each in of_jobs] == ["ok"] * 3
+    assert reads == [1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from sqlalchemy import AsyncAdaptedQueuePool
@@ -16,9 +17,14 @@ from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.views import Run
-from daybook.operations import up
+from daybook.operations import setup, up
+from daybook.prefect import reconcile
+from daybook.prefect.report import ReconcileReport
 from daybook.runs import claims
 from tests.world import World
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
 
 pytestmark = pytest.mark.anyio
 
@@ -139,3 +145,27 @@ async def test_up_shows_the_outcome_of_the_example_run_when_it_ends(
         assert talk.outcomes.empty()
     else:
         assert talk.outcomes.get_nowait().id == row.id
+
+
+async def test_a_long_first_sync_is_left_to_the_keeper(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, talk, limits = world.ledger, Talk(), list[float]()
+
+    async def prepare(client: object) -> list[str]:
+        return []
+
+    async def reconcile_all(*given: object, most_seconds: float) -> ReconcileReport:
+        limits.append(most_seconds)
+        return ReconcileReport(left=1_990)
+
+    async with ledger.write() as session:
+        job = new_job(now=ledger.now(), name="one", prompt="What is new?", every="1h")
+        await store.add(session, job, "one", ledger.now())
+    monkeypatch.setattr(setup, "prepare", prepare)
+    monkeypatch.setattr(reconcile, "reconcile_all", reconcile_all)
+    monkeypatch.setattr(talk, "synced", lambda report: None)
+    assert await up._prepare(ledger, cast("PrefectClient", None), talk) is None
+    assert limits == [up.SYNC_SECONDS]
+    expected = "The keeper syncs 1990 more jobs with Prefect in the background"
+    assert talk.shown_lines.get_nowait() == expected

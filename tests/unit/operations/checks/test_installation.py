@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +17,8 @@ from daybook.operations.checks import installation
 from daybook.operations.findings import Severity
 
 REPOSITORY = Path(__file__).parents[4]
+
+pytestmark = pytest.mark.anyio
 
 
 def installed(folder: Path, name: str, version: str, *requires: str) -> None:
@@ -154,20 +156,23 @@ def test_an_installation_without_entry_points_is_a_problem(
     assert "has no flows" in problem.message
 
 
-def test_another_process_can_import_the_package(daybook_home: Home) -> None:
-    assert installation.worker_imports() == []
-    assert not os.path.samefile(daybook_home.path, os.getcwd())
+async def test_another_process_can_import_the_package(daybook_home: Home) -> None:
+    assert await installation.worker_imports() == []
 
 
-def test_a_package_that_only_the_working_directory_provides_is_a_problem(
-    daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import subprocess
-
+@pytest.fixture
+def other_python(tmp_path: Path) -> Path:
+    """Return the interpreter of an empty environment."""
     place = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
-    monkeypatch.setattr(sys, "executable", str(place / "bin" / "python"))
+    return place / "bin" / "python"
+
+
+async def test_a_package_that_only_the_working_directory_provides_is_a_problem(
+    daybook_home: Home, other_python: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(other_python))
     monkeypatch.delenv("PYTHONPATH")
-    (problem,) = installation.worker_imports()
+    (problem,) = await installation.worker_imports()
     assert "No module named 'daybook'" in problem.message
     assert str(daybook_home.path) in problem.message
