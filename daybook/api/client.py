@@ -192,16 +192,31 @@ class Client:
     # --- runs
 
     async def run(
-        self, job: str, *, wait: bool = False, request_id: str | None = None
+        self,
+        job: str,
+        *,
+        wait: bool = False,
+        request_id: str | None = None,
+        prompt: str | None = None,
     ) -> RunDetails:
         """Run the job now, even if it is paused. Return the run; with ``wait``, after it has ended.
 
-        With ``wait``, also return the run if it has ended in Prefect only, because its process
-        died. A repeated ``request_id`` returns the same run while the ledger keeps it, at least 7
-        days.
+        ``prompt`` replaces the job's for this run. With ``wait``, also return the run if it has
+        ended in Prefect only, because its process died. A repeated ``request_id`` returns the same
+        run while the ledger keeps it, at least 7 days.
         """
         with self._as_actor():
-            return await api.runs.run(job, wait=wait, request_id=request_id)
+            return await api.runs.run(job, wait=wait, request_id=request_id, prompt=prompt)
+
+    async def retry(
+        self, run: str, *, wait: bool = False, request_id: str | None = None
+    ) -> RunDetails:
+        """Repeat a run that has ended, or a job's last run, with what it was told then.
+
+        Return the new run; the arguments are as for `run`.
+        """
+        with self._as_actor():
+            return await api.runs.retry(run, wait=wait, request_id=request_id)
 
     async def runs(self, /, job: str | None = None, limit: int = 20, **filters: Any) -> Runs:
         """Return ``limit`` runs of a job (even a removed one) or of all, latest due time first.

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from daybook import names, owners, settings
@@ -22,7 +23,15 @@ from daybook.jobs import store
 from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.model import Job, edit, free_name, new_job
 from daybook.jobs.store import StoredJob
-from daybook.jobs.views import SPENDING_PERIOD, ChangedJob, JobDetails, ListedJob
+from daybook.jobs.upcoming import due_times
+from daybook.jobs.views import (
+    SPENDING_PERIOD,
+    ChangedJob,
+    FieldChange,
+    JobDetails,
+    ListedJob,
+    changes_between,
+)
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.views import Run, utc_text
 from daybook.owners import Actor
@@ -37,6 +46,7 @@ Change = Callable[[StoredJob, Collection[str], datetime], Job]
 
 NO_FILTERS = JobFilters()
 
+FREQUENCY_NOTE = "it is due more often than once a minute: up to {:,} runs a day"
 PENDING_NOTE = (
     "the change is stored, but not in Prefect yet; the keeper (`daybook up`) syncs it when Prefect "
     "answers"
@@ -132,7 +142,7 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
                 async with ledger.write() as session:
                     await store.delete_job(session, stored.id)
                 raise
-        return await _changed(ledger, stored.id, notes)
+        return await _changed(ledger, stored.id, [*notes, *_frequency_notes(draft, ledger.now())])
 
 
 async def edit_job(ref: str, changes: Mapping[str, object]) -> ChangedJob:
@@ -394,7 +404,10 @@ async def _change(
                         restored.row.sqlmodel_update(previous_columns)
                         session.add_all([restored.row, restored.revision])
                     raise
-        return await _changed(ledger, new.id, notes)
+        changes = changes_between(previous, job)
+        if any(each.field == "schedule" for each in changes):
+            notes = [*notes, *_frequency_notes(job, ledger.now())]
+        return await _changed(ledger, new.id, notes, changes)
 
 
 async def _deploy(ledger: Ledger, client: PrefectClient | None, stored: StoredJob) -> None:
@@ -424,7 +437,17 @@ async def _deploy(ledger: Ledger, client: PrefectClient | None, stored: StoredJo
         return  # the next cycle of the keeper's observer deploys it
 
 
-async def _changed(ledger: Ledger, job_id: str, notes: list[str]) -> ChangedJob:
+def _frequency_notes(job: Job, now: datetime) -> list[str]:
+    """Return a note if the first two due times are less than a minute apart."""
+    coming = list(islice(due_times(job.schedule, job.policy, after=now), 2))
+    if len(coming) < 2 or coming[1] - coming[0] >= timedelta(minutes=1):
+        return []
+    return [FREQUENCY_NOTE.format(timedelta(days=1) // (coming[1] - coming[0]))]
+
+
+async def _changed(
+    ledger: Ledger, job_id: str, notes: list[str], changes: list[FieldChange] | None = None
+) -> ChangedJob:
     async with ledger.read() as session:
         stored = await store.get(session, job_id)
         if stored is None:  # a concurrent request added it, and Prefect rejected it
@@ -432,4 +455,6 @@ async def _changed(ledger: Ledger, job_id: str, notes: list[str]) -> ChangedJob:
         job = await view(session, stored, ledger.now())
     if job.sync == "pending":
         notes = [*notes, PENDING_NOTE]
-    return ChangedJob(**dict(job), recipients=_recipients(stored), notes=notes)
+    return ChangedJob(
+        **dict(job), recipients=_recipients(stored), changes=changes or [], notes=notes
+    )

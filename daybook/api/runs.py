@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from pydantic import BaseModel
 
-from daybook import owners
+from daybook import owners, repository
 from daybook.api import authorization
 from daybook.api.filters import RunFilters
 from daybook.delivery import history as deliveries
 from daybook.delivery.views import ListedRun, Notification, RunDetails
-from daybook.errors import InvalidInput, PrefectUnreachable
+from daybook.errors import DaybookError, InvalidInput, NotFound, PrefectUnreachable
 from daybook.jobs import store
+from daybook.jobs.actions import DEFAULT_AGENT
+from daybook.jobs.model import edit, read_parameters
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import LIVE, TERMINAL, Status
 from daybook.ledger.tables import JobRow, RunRow, new_id
 from daybook.ledger.views import Run, UtcTime
 from daybook.owners import Actor
 from daybook.prefect import work_pool
-from daybook.runs import claims
+from daybook.runs import claim_requests, claims, rows
 from daybook.runs import history as past
 
 if TYPE_CHECKING:
@@ -65,35 +68,126 @@ async def run(
     *,
     wait: bool = False,
     request_id: str | None = None,
-    trigger: str | None = None,
+    prompt: str | None = None,
     talk: WaitObserver | None = None,
 ) -> RunDetails:
     """Run a job now, even if it is disabled; return the run.
 
-    A repeated ``request_id`` returns the same run. With ``wait``, return the run when it has ended,
-    or when its flow run has ended in Prefect because its process died; else return it as requested.
-    With ``wait``, also wait up to `DELIVERY_TIMEOUT_SECONDS` for the run's deliveries, so that its
-    `delivery` is not always `pending`. ``trigger`` defaults to `authorization.current_trigger`.
-    Raise `NotFound`, `Ambiguous`, `PrefectUnreachable`, and `InvalidInput` for a ``request_id``
-    that is too long. If Prefect stops answering after the run was requested, it starts later.
+    ``prompt`` replaces the job's for this run. A repeated ``request_id`` returns the same run. With
+    ``wait``, return the run when it has ended, or when its flow run has ended in Prefect because
+    its process died; else return it as requested. With ``wait``, also wait up to
+    `DELIVERY_TIMEOUT_SECONDS` for the run's deliveries, so that its `delivery` is not always
+    `pending`. Raise `NotFound`, `Ambiguous`, `PrefectUnreachable`, and `InvalidInput` for a
+    ``request_id`` that is too long, and for a ``prompt`` that the job cannot have. If Prefect stops
+    answering after the run was requested, it starts later.
     """
-    from daybook.prefect import client as prefect
-
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             stored = await authorization.find_job(session, ref)
-        async with prefect.connected() as client:
-            await prefect.check_connection(client)
-            trigger = trigger or authorization.current_trigger()
-            row = await claims.request(ledger, stored, request_id or new_id(), trigger)
-            if row.state is Status.WAITING and row.flow_run_id is None:
-                await _start(ledger, client, stored, row)
-            if wait:
-                if talk is not None:
-                    talk.asked()
-                await _wait_for_end(ledger, client, row.id, talk)
-                await _tried(ledger, row.id)
+        parameters = None
+        if prompt is not None:
+            changed = edit(stored.job, {"prompt": prompt}, now=ledger.now())
+            authorization.check_limits(changed, stored.row.owner, ledger.now())
+            parameters = changed.parameters()
+        request = partial(
+            claims.request,
+            request_id=request_id or new_id(),
+            trigger=authorization.current_trigger(),
+            parameters=parameters,
+        )
+        return await _run(ledger, stored, request, wait, talk)
+
+
+async def retry(
+    ref: str,
+    *,
+    wait: bool = False,
+    request_id: str | None = None,
+    talk: WaitObserver | None = None,
+) -> RunDetails:
+    """Repeat a run that has ended, with what it was told then; return the new run.
+
+    ``ref`` is a run, or a job for its last run. The other arguments and the errors are as for
+    `run`; also raise `InvalidInput` for a run that has not ended, or has no job any more.
+    """
+    async with open_ledger() as ledger:
+        async with ledger.read() as session:
+            ended, job = await _last_run(session, ref)
+            if job is None or job.archived_at is not None:
+                raise InvalidInput("run", f"{ended.id[:8]} has no job any more", "add a new job")
+            key = claim_requests.request_key(job.id, request_id) if request_id else None
+            is_repeated = key and await rows.find(session, None, key)
+            if ended.state not in TERMINAL and not is_repeated:
+                problem = f"{ended.id[:8]} has not ended: {ended.status}"
+                raise InvalidInput("run", problem, "wait for it, or cancel it first")
+            stored = await authorization.find_job(session, job.id)
+        request = partial(
+            claims.request,
+            request_id=request_id or new_id(),
+            trigger="retry",
+            parameters=ended.parameters,
+            retry_of=ended.id,
+        )
+        return await _run(ledger, stored, request, wait, talk)
+
+
+async def ask(
+    prompt: str, *, agent: str = DEFAULT_AGENT, model: str = "", session_key: str = ""
+) -> RunDetails:
+    """Ask an agent once, without a job, in this process; return the run.
+
+    With ``session_key`` the question continues that conversation. Raise `InvalidInput` for a field
+    that a job could not have, and `PrefectUnreachable`. A failed run is returned like any other.
+    """
+    given = {"prompt": prompt, "agent": agent, "model": model, "session_key": session_key}
+    given = {name: value for name, value in given.items() if value}
+    read_parameters("agent-prompt", given)
+    from daybook.prefect import client as prefect
+
+    async with prefect.connected() as client:
+        await prefect.check_connection(client)
+    flow = repository.load_entry_point("flows/agent_prompt.py").agent_prompt
+    state = await flow(**given, return_state=True)
+    flow_run_id = str(state.state_details.flow_run_id)
+    async with open_ledger() as ledger:
+        async with ledger.read() as session:
+            row = await rows.find(session, flow_run_id, None)
+        if row is None:  # refused before the claim
+            raise DaybookError(state.message or f"the flow run {flow_run_id} did not start")
         return await _view(ledger, row.id)
+
+
+async def _last_run(session: AsyncSession, ref: str) -> tuple[RunRow, JobRow | None]:
+    try:
+        stored = await authorization.find_job(session, ref, archived=True)
+    except NotFound:
+        return await authorization.find_run(session, ref)
+    recent = await authorization.recent_runs(session, stored.id, 1)
+    if not recent:
+        raise NotFound("run", ref, f'job "{ref}" has no run yet')
+    return recent[0]
+
+
+async def _run(
+    ledger: Ledger,
+    stored: store.StoredJob,
+    request: Callable[[Ledger, store.StoredJob], Awaitable[RunRow]],
+    wait: bool,
+    talk: WaitObserver | None,
+) -> RunDetails:
+    from daybook.prefect import client as prefect
+
+    async with prefect.connected() as client:
+        await prefect.check_connection(client)
+        row = await request(ledger, stored)
+        if row.state is Status.WAITING and row.flow_run_id is None:
+            await _start(ledger, client, stored, row)
+        if wait:
+            if talk is not None:
+                talk.asked()
+            await _wait_for_end(ledger, client, row.id, talk)
+            await _tried(ledger, row.id)
+    return await _view(ledger, row.id)
 
 
 async def history(

@@ -52,24 +52,32 @@ async def skip(ref: str, *, undo: bool = False) -> ListedJob:
 
 
 async def snooze(ref: str, until: str | None) -> ListedJob:
-    """Skip all due times before ``until``, an RFC 3339 time or `in 2h`; None ends the snooze.
+    """Skip all due times before ``until``, an RFC 3339 time, `2h` or a day; None ends the snooze.
 
-    A due time exactly at ``until`` runs. Return the job. Raise `NotFound`, `Ambiguous`, and
-    `InvalidInput` for an invalid or past time.
+    A day such as `tomorrow` is its beginning in the job's zone. A due time exactly at ``until``
+    runs. Return the job. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid or past
+    time.
     """
 
     def change(stored: StoredJob, now: datetime) -> None:
         if until is None:
             stored.row.snoozed_until = None
             return
-        try:
-            moment = one_time(until, "until", stored.job.schedule.timezone, now)
-        except InvalidInput as error:
-            legal = "use a time such as 2027-01-15T09:00, or in 2h"
-            raise InvalidInput("until", error.problem, legal) from error
-        stored.row.snoozed_until = moment.at
+        stored.row.snoozed_until = _end_of_snooze(until, stored.job.schedule.timezone, now)
 
     return await _changed(ref, change)
+
+
+def _end_of_snooze(text: str, timezone: str, now: datetime) -> datetime:
+    refused: InvalidInput | None = None
+    for reading in (text, f"in {text}", f"{text} at 0:00"):
+        try:
+            return one_time(reading, "until", timezone, now).at
+        except InvalidInput as error:
+            refused = refused or error
+    assert refused is not None
+    legal = "use a time such as 2027-01-15T09:00, 2h, or tomorrow"
+    raise InvalidInput("until", refused.problem, legal) from refused
 
 
 async def _changed(ref: str, change: Callable[[StoredJob, datetime], None]) -> ListedJob:

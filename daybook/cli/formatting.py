@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from daybook.clock import SYSTEM_CLOCK
+from daybook.errors import one_line
 
 if TYPE_CHECKING:
     from daybook.api.maintenance import MaintenanceWindow
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from daybook.ledger.views import Run, Spending
     from daybook.operations.status import DueJob
 
+MAX_VALUE_LENGTH = 60
+"""Maximum number of characters of a field's value on one line."""
 
 TimeFormat = Callable[[datetime | None], str]
 """Function that returns an instant as text: `relative_time` or `local_time`."""
@@ -329,6 +332,14 @@ def check_summary(of: Check) -> str:
 def field_text(of: Any) -> str:
     """Return a field of an action as text: JSON for an object."""
     return json.dumps(of, ensure_ascii=False) if isinstance(of, dict) else str(of)
+
+
+def value_text(value: Any) -> str:
+    """Return a value of a field on one line of at most `MAX_VALUE_LENGTH` characters."""
+    if value in (None, "", [], {}):
+        return "none"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return one_line(text, MAX_VALUE_LENGTH)
 
 
 def quoted(name: str) -> str:

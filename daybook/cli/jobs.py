@@ -38,8 +38,10 @@ from daybook.schedules.schedule import is_schedule
 if TYPE_CHECKING:
     from daybook.delivery.views import RunDetails
     from daybook.jobs.actions import AgentPrompt
-    from daybook.jobs.views import ChangedJob, JobDetails, ListedJob
+    from daybook.jobs.views import ChangedJob, FieldChange, JobDetails, ListedJob
 
+MAX_ANSWER_LINES = 20
+"""Maximum number of lines of the last answer that `show JOB` prints."""
 _NO_OPTIONS = JobOptions()
 _NO_FILTERS = JobFilters()
 
@@ -444,8 +446,16 @@ def _print_change(job: ChangedJob, *, show_notifications: bool = False) -> None:
     notifications = (
         [("notifies", formatting.notifications(job.recipients))] if show_notifications else []
     )
-    output.fields([("next due", _next_due(job)), *notifications])
+    shown = [each for each in job.changes if each.field not in ("enabled", "schedule")]
+    changes = [("changed", "\n".join(map(_change, shown)))] if shown else []
+    output.fields([*changes, ("next due", _next_due(job)), *notifications])
     _print_notes(job)
+
+
+def _change(change: FieldChange) -> str:
+    """Return `retries: 3 → 5`; a long text is cut."""
+    old, new = (formatting.value_text(each) for each in (change.old, change.new))
+    return f"{change.field.replace('_', ' ')}: {old} → {new}"
 
 
 def _print_job(job: JobDetails, absolute: bool) -> None:
@@ -476,6 +486,12 @@ def _print_job(job: JobDetails, absolute: bool) -> None:
         *formatting.time_zone_field(absolute),
     ]
     output.fields([(name, value) for name, value in pairs if value])
+    if last and last.output:
+        output.line(f"Last answer ({when(last.finished_at)}):", style="bold")
+        lines = last.output.strip().splitlines()
+        output.line("\n".join(f"  {each}".rstrip() for each in lines[:MAX_ANSWER_LINES]))
+        if len(lines) > MAX_ANSWER_LINES:
+            output.line(f"  … `daybook show {last.id[:8]}` shows the whole answer")
 
 
 def _action(job: ListedJob) -> list[tuple[str, str]]:

@@ -56,6 +56,7 @@ _COMMANDS = (
     (_FIRST, "jobs", ("add", "list", "show", "edit", "pause", "resume", "remove")),
     (_FIRST, "due", ("next",)),
     (_FIRST, "runs", ("run", "runs", "logs", "cancel")),
+    (_MORE, "runs", ("ask", "retry")),
     (_MORE, "machine", ("open",)),
     (_MORE, "skips", ("skip", "snooze")),
     (_MORE, "backfill", ("backfill",)),

@@ -64,11 +64,9 @@ COMMANDS = {
     "delete": "`daybook remove JOB`",
     "uninstall": "`daybook remove JOB`",
     # --- runs
-    "ask": "`daybook add 'on demand' PROMPT`, then `daybook run JOB --wait`",
     "trigger": "`daybook run JOB`",
     "exec": "`daybook run JOB`",
-    "retry": "`daybook run JOB`",
-    "rerun": "`daybook run JOB`",
+    "rerun": "`daybook retry RUN`",
     "wait": "`daybook run JOB --wait`",
     "watch": "`daybook logs -f JOB` follows a run; to watch a page see `daybook add --help --all`",
     "tail": "`daybook logs -f JOB`",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -20,6 +20,7 @@ from daybook.cli.options import (
     check_limit,
     is_confirmed,
     prepare_prefect,
+    prompt_or_file,
 )
 from daybook.cli.selection import NO_FILTERS, Which, act_on_each, check_names_or_all
 from daybook.errors import DaybookError, InvalidInput
@@ -52,6 +53,10 @@ async def run_(
     request_id: Annotated[
         str | None, Parameter(help="Id of the request; repeating it returns the same run.")
     ] = None,
+    prompt: Annotated[
+        str | None,
+        Parameter(help="Prompt for this run, instead of the job's; @FILE reads it from a file."),
+    ] = None,
     dry_run: Annotated[
         bool, Parameter(help="Show what the run would do, without running it.")
     ] = False,
@@ -64,17 +69,97 @@ async def run_(
     if not jobs:
         raise InvalidInput("job", "is missing", "name at least one")
     if dry_run:
-        if wait or request_id is not None:
-            problem = "cannot be combined with --wait or --request-id"
+        if wait or request_id is not None or prompt is not None:
+            problem = "cannot be combined with --wait, --request-id or --prompt"
             raise InvalidInput("dry_run", problem, "leave them out")
         return await act_on_each(jobs, api.preview.of_job, _print_preview, as_json=as_json)
     prepare_prefect()
 
-    reporter = WaitReporter(quiet=as_json) if wait else None
+    reporter, text = WaitReporter(quiet=as_json) if wait else None, prompt_or_file(prompt)
 
     async def run(job: str) -> RunDetails:
-        return await api.runs.run(job, wait=wait, request_id=request_id, talk=reporter)
+        return await api.runs.run(job, wait=wait, request_id=request_id, prompt=text, talk=reporter)
 
+    return await _run_each(jobs, run, wait=wait, as_json=as_json)
+
+
+async def retry_(
+    *runs: Annotated[
+        str,
+        Parameter(
+            name="RUN",
+            help="Run id or unique prefix, or a job for its last run. Several may be given.",
+            completer=completion.jobs_and_runs,
+        ),
+    ],
+    wait: Annotated[
+        bool,
+        Parameter(help="Wait for the outcome; exit with 0 if the run succeeded or was skipped."),
+    ] = False,
+    request_id: Annotated[
+        str | None, Parameter(help="Id of the request; repeating it returns the same run.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Repeat a run that has ended, with the prompt and the options that it had.
+
+    The new run names the old one. Its job's failures and overlap count as for any other run.
+
+    Example: daybook retry morning-brief --wait
+    """
+    if not runs:
+        raise InvalidInput("run", "is missing", "name at least one")
+    prepare_prefect()
+
+    reporter = WaitReporter(quiet=as_json) if wait else None
+
+    async def retry(run: str) -> RunDetails:
+        return await api.runs.retry(run, wait=wait, request_id=request_id, talk=reporter)
+
+    return await _run_each(runs, retry, wait=wait, as_json=as_json)
+
+
+async def ask_(
+    prompt: Annotated[
+        str, Parameter(help="What to ask; @FILE reads it from a file, and - from standard input.")
+    ],
+    /,
+    *,
+    agent: Annotated[
+        str, Parameter(help="Agent to ask.", completer=completion.agents, show_default=True)
+    ] = "default",
+    model: Annotated[str, Parameter(help="Model to use instead of the agent's.")] = "",
+    session_key: Annotated[
+        str, Parameter(help="Conversation to continue. [default: a new one]")
+    ] = "",
+    as_json: Json = False,
+) -> int:
+    """Ask an agent once, without a job; the question is recorded as a run.
+
+    It runs in this command, so Ctrl-C stops it. Exits with 0 if it succeeded.
+
+    Example: daybook ask "What changed in Python 3.14?" --agent research
+    """
+    text = prompt_or_file(prompt) or ""
+    prepare_prefect()
+    from daybook.prefect.console import without_console_logs
+
+    with without_console_logs():
+        asked = await api.runs.ask(text, agent=agent, model=model, session_key=session_key)
+    if as_json:
+        output.print_json(asked)
+    else:
+        print_run(asked, asked.deliveries)
+    return 0 if asked.status == Status.SUCCEEDED else 1
+
+
+async def _run_each(
+    refs: Sequence[str],
+    run: Callable[[str], Awaitable[RunDetails]],
+    *,
+    wait: bool,
+    as_json: bool,
+) -> int:
     def show(result: RunDetails) -> None:
         print_run(result, result.deliveries)
         if not wait:
@@ -85,7 +170,7 @@ async def run_(
     def exit_code(result: RunDetails) -> int:
         return 0 if not wait or result.status in ("succeeded", "skipped") else 1
 
-    return await act_on_each(jobs, run, show, as_json=as_json, exit_code=exit_code)
+    return await act_on_each(refs, run, show, as_json=as_json, exit_code=exit_code)
 
 
 def _print_preview(view: Preview) -> None:
@@ -146,11 +231,12 @@ def _print_runs(listed: list[ListedRun], absolute: bool) -> None:
     when = formatting.time_format(absolute)
     due_heading = formatting.time_heading("DUE", absolute)
     has_usage = any(run.usage for run in listed)
+    has_costs = any(run.usage.get("cost_usd") is not None for run in listed)
     output.table(
         (
             *("RUN", "JOB", due_heading, "STATUS", "DELIVERY", "TOOK"),
-            *(("COST",) if has_usage else ()),
-            *("BY", "REASON"),
+            *(("COST",) if has_costs else ()),
+            *("REASON", "BY"),
             *(("TOKENS",) if has_usage else ()),
         ),
         [
@@ -161,9 +247,9 @@ def _print_runs(listed: list[ListedRun], absolute: bool) -> None:
                 run.status,
                 formatting.delivery_summary(run),
                 formatting.duration(run.duration_seconds),
-                *((formatting.short_cost(run.usage),) if has_usage else ()),
-                run.trigger,
+                *((formatting.short_cost(run.usage),) if has_costs else ()),
                 formatting.short_reason(run),
+                run.trigger,
                 *((formatting.short_tokens(run.usage),) if has_usage else ()),
             )
             for run in listed

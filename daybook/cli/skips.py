@@ -34,7 +34,7 @@ async def skip_(
 async def snooze_(
     job: Job,
     until: Annotated[
-        str | None, Parameter(help="Time in the job's zone, such as 2027-01-15T09:00, or `in 2h`.")
+        str | None, Parameter(help="Time in the job's zone: 2027-01-15T09:00, 2h, or tomorrow.")
     ] = None,
     /,
     *,
@@ -49,7 +49,7 @@ async def snooze_(
     """
     if off is (until is not None):
         problem = "cannot be combined with --off" if off else "is missing"
-        raise InvalidInput("until", problem, 'use a time such as "in 2h", or --off')
+        raise InvalidInput("until", problem, "use a time such as 2h, or --off")
 
     return _print_job(await api.skips.snooze(job, until), as_json)
 

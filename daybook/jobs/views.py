@@ -29,6 +29,7 @@ from daybook.schedules.descriptions import describe
 from daybook.schedules.schedule import Schedule, zone
 
 if TYPE_CHECKING:
+    from daybook.jobs.model import Job
     from daybook.jobs.store import StoredJob
 
 ONE_MICROSECOND = timedelta(microseconds=1)
@@ -171,14 +172,39 @@ class ListedJob(BaseModel, frozen=True):
         return flat
 
 
+class FieldChange(BaseModel, frozen=True):
+    """A field that a change has changed, with its values before and after as JSON."""
+
+    field: str
+    old: Any
+    new: Any
+
+
+def changes_between(old: Job, new: Job) -> list[FieldChange]:
+    """Return the fields in which two versions of a job differ; a schedule is described in words."""
+    before, after = _flat(old), _flat(new)
+    return [
+        FieldChange(field=name, old=before.get(name), new=value)
+        for name, value in after.items()
+        if value != before.get(name)
+    ]
+
+
+def _flat(job: Job) -> dict[str, Any]:
+    fields = job.model_dump(mode="json", exclude={"kind", "schedule"})
+    action, policy, notify = (fields.pop(each) for each in ("action", "policy", "notify"))
+    return {"schedule": describe(job.schedule), **fields, **action, **policy, **notify}
+
+
 class ChangedJob(ListedJob, frozen=True):
     """A job that was added or changed.
 
     ``recipients`` maps each event to its recipients: `{"completed": ["inbox"], "failed": [...]}`.
-    ``notes`` are hints for the user.
+    ``changes`` are the changed fields, empty for a new job; ``notes`` are hints for the user.
     """
 
     recipients: dict[str, list[str]]
+    changes: list[FieldChange] = Field(repr=False)
     notes: list[str]
 
 

@@ -248,10 +248,19 @@ async def cancel(ledger: Ledger, run_id: str, why: str = "cancelled") -> RunRow:
         return row
 
 
-async def request(ledger: Ledger, stored: StoredJob, request_id: str, trigger: str) -> RunRow:
+async def request(
+    ledger: Ledger,
+    stored: StoredJob,
+    request_id: str,
+    trigger: str,
+    *,
+    parameters: dict[str, Any] | None = None,
+    retry_of: str | None = None,
+) -> RunRow:
     """Request a run now; a repeated request with the same id returns the same run.
 
-    Raises `InvalidInput` for an id that is too long to be a key.
+    Its ``parameters`` are by default those of the job. ``retry_of`` is the id of the run that it
+    repeats. Raises `InvalidInput` for an id that is too long to be a key.
     """
     if len(request_id) > MAX_REQUEST_ID_LENGTH:
         hint = f"use at most {MAX_REQUEST_ID_LENGTH}"
@@ -264,6 +273,10 @@ async def request(ledger: Ledger, stored: StoredJob, request_id: str, trigger: s
             return existing
         now = ledger.now()
         row = new_requested_row(stored, key, trigger, now, now)
+        row.retry_of = retry_of
+        if parameters:
+            row.parameters = parameters
+            row.agent = claim_requests.agent_of(parameters)
         session.add(row)
         return row
 

@@ -7,7 +7,8 @@ The grammar, in any case, with any white space:
     DAYS      every day | daily | every weekday | weekdays | every weekend | weekends
               every Monday and Friday | Mondays | on Mondays
               every month on the 1st | monthly on the 1st and 15th | on the last day of the month
-              1st of every month | every 15th
+              1st of every month | every 15th | weekly on Monday
+              2nd Tuesday of the month | first and third Monday of every month | every last Friday
     DAY       today | tomorrow | next Monday | on Monday | 2027-01-15
     TIMES     at TIME, TIME and TIME
     TIME      17:00 | 9:30 | 9am | 9:30 pm | noon | midnight | 9 (only after `at`)
@@ -15,7 +16,7 @@ The grammar, in any case, with any white space:
 A number without am or pm is an hour of the 24-hour clock. `next Monday` and `on Monday` are the
 first Monday after today. What a reader could understand in two ways is refused: a day without a
 time, a time without a day or `at`, `Monday at 9` (once or every week?), `on the 1st at 9` (once or
-every month?), midnight of a named day.
+every month?), `2nd Tuesday at 9` (of the month, or every other Tuesday?), midnight of a named day.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ _LIKE_A_PHRASE = re.compile(
     r"[a-z]|\d{1,2}(?:st|nd|rd|th)\b|\d{1,2}\s[a-z]{4}|\d{1,2}:\d\d|\d{1,2}\s?[ap]\.?m\b"
     r"|\d{4}-\d\d-\d\d\s(?:at\s)?[\d:]{1,5}(?:\s?[ap]\.?m\.?)?$",
     re.ASCII,
+)
+_NTH = {"first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5}
+_HOURS = re.compile(
+    r"every (?P<every>\w+(?: \w+)?) (?:between|from) (?P<first>[\w:.]+) (?:and|to|until|till|-) "
+    r"(?P<last>[\w:.]+)"
 )
 _SEPARATORS = (",", "and")
 _UNITS = {"second": "s", "minute": "m", "hour": "h", "day": "d"}
@@ -149,6 +155,10 @@ def _listed(words: list[str]) -> list[str]:
 def _read(words: list[str], now: datetime) -> str | Once:
     if not _separators_are_between_words(words):
         raise _Refused("is not a schedule", _EXAMPLES)
+    if refused := _of_another_kind(words):
+        raise refused
+    if words[:2] == ["weekly", "on"]:
+        words = ["every", *words[2:]]
     times, days, has_at = _split(words) if words else ([], [], False)
     if not times:
         raise _without_time(words, now)
@@ -172,6 +182,30 @@ def _read(words: list[str], now: datetime) -> str | Once:
         return Once(_on(day, _only_time(times)))
     month_day, weekday = _repeated_days(days)
     return f"{_minutes_and_hours(times)} {month_day} * {weekday}"
+
+
+def _of_another_kind(words: list[str]) -> _Refused | None:
+    """Return the refusal of a schedule that takes a cron expression or a second option."""
+    match words:
+        case ["quarterly", *_] | ["every", "quarter", *_]:
+            hint = 'write the cron expression "0 9 1 1,4,7,10 *" (the 1st at 9:00)'
+            return _Refused("is not a schedule", hint)
+        case ["yearly" | "annually", *_] | ["every", "year", *_]:
+            hint = 'write the cron expression "0 9 1 1 *" (1 January at 9:00)'
+            return _Refused("is not a schedule", hint)
+    if not (hours := _HOURS.fullmatch(" ".join(words))):
+        return None
+    interval = hours["every"]
+    if match := re.fullmatch(r"(\d+) ?([a-z]+?)s?", interval):
+        letters = (each for unit, each in _UNITS.items() if unit.startswith(match[2]))
+        interval = match[1] + next(letters, match[2])
+    else:
+        interval = "1h" if interval == "hour" else interval_in_digits(interval) or interval
+    first, last = ("{}:{:02}".format(*_clock(hours[each])) for each in ("first", "last"))
+    return _Refused(
+        "combines an interval with hours of the day",
+        f'write "every {interval}", and active_hours {first}-{last}',
+    )
 
 
 def _separators_are_between_words(words: list[str]) -> bool:
@@ -258,6 +292,8 @@ def _repeated_days(words: list[str]) -> tuple[str, str]:
     """Return the fields `day of month` and `weekday` of a cron expression."""
     if month_days := _month_days(words):
         return month_days, "*"
+    if weekdays := _weekdays_of_month(words):
+        return "*", weekdays
     is_repeated = words[0] in ("every", "each")
     names = _listed(words[1:] if words[0] in ("every", "each", "on") else words)
     if not names:
@@ -308,6 +344,38 @@ def _month_days(words: list[str]) -> str:
     if not all(1 <= number <= 31 for number in numbers):
         raise _Refused("has an invalid day of the month", "use the 1st to the 31st")
     return ",".join([*map(str, sorted(numbers)), *(["L"] if last else [])])
+
+
+def _weekdays_of_month(words: list[str]) -> str:
+    """Return `2#2` for `2nd Tuesday of the month`, `L5` for the last Friday, else an empty text."""
+    rest = [word for word in _listed(words) if word != "on"]
+    is_repeated = rest[:1] in (["every"], ["each"], ["monthly"])
+    rest = [word for word in (rest[1:] if is_repeated else rest) if word != "the"]
+    of_month = rest[-2:] == ["of", "month"] or (
+        len(rest) > 3 and rest[-3] == "of" and rest[-2] in ("every", "each") and rest[-1] == "month"
+    )
+    if of_month:
+        rest = rest[: rest.index("of")]
+    *ordinals, name = rest or [""]
+    weekday = _weekday(name)
+    if weekday is None or not ordinals:
+        return ""
+    found = []
+    for ordinal in ordinals:
+        match = _ORDINAL.fullmatch(ordinal)
+        number = int(match[1]) if match else _NTH.get(ordinal, 0)
+        if ordinal == "last":
+            found.append(f"L{weekday % 7}")
+        elif 1 <= number <= 5:
+            found.append(f"{weekday % 7}#{number}")
+        else:
+            return ""
+    if not of_month and not (is_repeated and ordinals == ["last"]):
+        shown = " and ".join(ordinals)
+        raise _Refused(
+            "is ambiguous", f'write "{shown} {name} of every month …" or "every {name} …"'
+        )
+    return ",".join(found)
 
 
 def _unknown_day(words: list[str], name: str) -> _Refused:

@@ -69,7 +69,9 @@ _DATE = re.compile(r"\d{4}-\d\d?-\d\d?(?:\D|$)", re.ASCII)
 _BARE = re.compile(
     r"(?!\d+\s*[ap]\.?m\b)-?[\d.]+\s*[a-z]+(?:\s*\d+\s*[a-z]+)*", re.ASCII | re.IGNORECASE
 )
-_INTERVAL = re.compile(r"[-\d.](?!\d?(?:st|nd|rd|th)\b)(?!.*\bat\b)", re.ASCII | re.IGNORECASE)
+_INTERVAL = re.compile(
+    r"[-\d.](?!\d?(?:st|nd|rd|th)\b)(?!.*\b(?:at|between|from)\b)", re.ASCII | re.IGNORECASE
+)
 
 
 STORED = {"stored": True}
@@ -446,4 +448,5 @@ def parse_instant(word: str, field: str, timezone: str, legal: str = _LEGAL_AT) 
 
 
 def _ambiguous(field: str, word: str) -> InvalidInput:
-    return InvalidInput(field, f'"{word}" is ambiguous', f"write `every {word}` or `in {word}`")
+    hint = f"write `in {word}`" if field == "at" else f"write `every {word}` or `in {word}`"
+    return InvalidInput(field, f'"{word}" is ambiguous', hint)

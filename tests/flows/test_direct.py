@@ -12,6 +12,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.exceptions import FailedRun
 
+from daybook.api import runs
 from daybook.errors import InvalidInput, LedgerUnreachable
 from daybook.execution import attempt
 from flows.agent_prompt import agent_prompt
@@ -162,6 +163,16 @@ async def test_arguments_of_the_wrong_type_are_refused_by_prefect(
         await agent_prompt(prompt="Do it", **given)
 
     assert await world.runs.rows() == []
+
+
+@pytest.mark.slow
+async def test_a_question_without_a_job_is_recorded_as_a_run(world: PrefectWorld) -> None:
+    asked = await runs.ask("What is on today?")
+    row = await world.runs.row()
+    assert (asked.id, asked.status, asked.job) == (row.id, "succeeded", None)
+    assert asked.output is not None and asked.output.startswith("Offline agent")
+    failed = await runs.ask("What is on today?", agent="nobody")
+    assert (failed.status, "nobody" in str(failed.error)) == ("failed", True)
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def test_each_kind_of_schedule_has_its_own_field() -> None:
             {"every": "5m", "on": "failed"},
             "on: needs a job to run after (set after to the name of a job)",
         ),
-        ({"at": "30m"}, 'at: "30m" is ambiguous (write `every 30m` or `in 30m`)'),
+        ({"at": "30m"}, 'at: "30m" is ambiguous (write `in 30m`)'),
         (
             {"at": "in 0s"},
             'at: "0s" is zero '

@@ -47,7 +47,11 @@ async def test_each_change_of_a_job_is_stored_and_pending() -> None:
     added = await jobs.add({**GIVEN, "name": "brief", "agent": "nobody"})
     assert (added.sync, len(added.notes)) == ("pending", 2)
     assert "so the agents of the job are checked only when it runs" in added.notes[0]
-    edited = await jobs.edit_job("brief", {"every": "2h"})
+    edited = await jobs.edit_job("brief", {"every": "2h", "tags": ["news"], "prompt": "Hello?"})
+    assert [(each.field, each.old, each.new) for each in edited.changes] == [
+        ("schedule", "every hour", "every 2 hours"),
+        ("tags", [], ["news"]),
+    ]
     paused, resumed = await jobs.pause("brief"), await jobs.resume("brief")
     for each in (edited, paused, resumed):
         assert (each.sync, each.notes) == ("pending", [jobs.PENDING_NOTE])
@@ -55,6 +59,22 @@ async def test_each_change_of_a_job_is_stored_and_pending() -> None:
     assert (await jobs.show("brief")).words == "every 2 hours"
     with pytest.raises(PrefectUnreachable):
         await jobs.remove("brief")
+
+
+@pytest.mark.usefixtures("away")
+@pytest.mark.parametrize(
+    ("schedule", "runs_a_day"),
+    [("every 1s", "86,400"), ("*/20 * * * * *", "4,320"), ("every 1m", ""), ("0 9 * * *", "")],
+)
+async def test_a_job_due_more_than_once_a_minute_has_a_note(schedule: str, runs_a_day: str) -> None:
+    added = await jobs.add({"prompt": "Hello?", "schedule": schedule, "name": "often"})
+    edited = await jobs.edit_job("often", {"schedule": "every 30s"})
+    same = await jobs.edit_job("often", {"description": "x"})
+    found = [
+        "".join(note for note in each.notes if "a minute" in note) for each in (added, edited, same)
+    ]
+    note = f"it is due more often than once a minute: up to {runs_a_day} runs a day"
+    assert found == [note if runs_a_day else "", jobs.FREQUENCY_NOTE.format(2880), ""]
 
 
 async def test_no_known_prefect_is_an_unreachable_one(daybook_home: Home) -> None:

@@ -196,7 +196,7 @@ def test_edit_opens_the_editor_again_after_a_refusal(
         asked.append(changes)
         if len(asked) == 1:
             raise InvalidInput("schedule", "is wrong")
-        return ChangedJob.model_construct(**dict(await api.jobs.show(ref)), notes=[])
+        return ChangedJob.model_construct(**dict(await api.jobs.show(ref)), changes=[], notes=[])
 
     monkeypatch.setattr(api.jobs, "edit_job", edit_job)
     monkeypatch.setattr("sys.stdin", Terminal("\n"))

@@ -239,9 +239,15 @@ def test_the_exit_code_of_run_wait_depends_on_the_outcome(
     code: int,
 ) -> None:
     async def ended(
-        ref: str, *, wait: bool, request_id: str | None, talk: runs.WaitObserver | None
+        ref: str,
+        *,
+        wait: bool,
+        request_id: str | None,
+        prompt: str | None,
+        talk: runs.WaitObserver | None,
     ) -> RunDetails:
-        assert (wait, request_id, talk is not None) == (waited, "seven", waited)
+        given = (wait, request_id, prompt, talk is not None)
+        assert given == (waited, "seven", None, waited)
         return await _details(ref, status=status, output="an answer\nof two lines")
 
     monkeypatch.setattr(runs, "run", ended)

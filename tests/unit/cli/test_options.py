@@ -27,7 +27,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     async def edit_job(ref: str, changes: dict[str, Any]) -> ChangedJob:
         asked.update({name: value for name, value in changes.items() if value is not None})
-        return ChangedJob.model_construct(**dict(await jobs.show(ref)), notes=[])
+        return ChangedJob.model_construct(**dict(await jobs.show(ref)), changes=[], notes=[])
 
     monkeypatch.setattr(jobs, "edit_job", edit_job)
     return asked

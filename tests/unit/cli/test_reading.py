@@ -235,15 +235,17 @@ def test_runs_of_models_have_columns_for_cost_and_tokens(
     asyncio.run(fill(tmp_path / "ledger.db"))
     usages = (
         ({"input_tokens": 1285, "output_tokens": 17, "cost_usd": 0.0141}, "$0.0141", "1,302"),
-        ({"input_tokens": 12, "output_tokens": None, "cost_usd": None}, "-", "12"),
         ({"input_tokens": None, "output_tokens": None, "cost_usd": 1.5}, "$1.5000", "-"),
     )
     for usage, cost, tokens in usages:
         with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
             ledger.execute("UPDATE runs SET usage = ?", [json.dumps(usage)])
         head, run = daybook("runs").out.splitlines()
-        assert head.split()[-4:] == ["COST", "BY", "REASON", "TOKENS"]
-        assert run.split()[-4:] == [cost, "manual", "requested", tokens]
+        assert head.split()[-4:] == ["COST", "REASON", "BY", "TOKENS"]
+        assert run.split()[-4:] == [cost, "requested", "manual", tokens]
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
+        ledger.execute("UPDATE runs SET usage = ?", [json.dumps({"input_tokens": 12})])
+    assert daybook("runs").out.splitlines()[0].split()[-3:] == ["REASON", "BY", "TOKENS"]
 
 
 RUN_OF_A_MODEL = {
@@ -445,3 +447,20 @@ def test_unencodable_text_is_escaped_in_json_and_replaced_elsewhere(
 def test_the_duration_of_a_run_is_formatted(length: timedelta, expected: str) -> None:
     assert formatting.duration(length.total_seconds()) == expected
     assert formatting.duration(None) == "-"
+
+
+def test_show_prints_the_last_answer_of_a_job(
+    daybook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
+    asyncio.run(fill(tmp_path / "ledger.db"))
+    answer = "\n".join(f"line {number}" for number in range(25))
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
+        ledger.execute(
+            "UPDATE runs SET status = 'succeeded', finished_at = queued_at, output = ?", [answer]
+        )
+        ((run, job),) = ledger.execute("SELECT id, job_id FROM runs").fetchall()
+    shown = daybook("show", job).out
+    assert "\n  line 0\n" in shown and "\n  line 19\n" in shown
+    assert "line 20" not in shown
+    assert f"  … `daybook show {run[:8]}` shows the whole answer\n" in shown

@@ -35,7 +35,7 @@ def calls(home: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
         recorded.append((verb, job.name, *more))
         if job.name == "often":
             raise InvalidInput("every", "is too short")
-        return ChangedJob.model_construct(**dict(job), notes=[])
+        return ChangedJob.model_construct(**dict(job), changes=[], notes=[])
 
     monkeypatch.setattr(jobs, "pause", lambda ref, note: change("pause", ref, note))
     monkeypatch.setattr(jobs, "resume", lambda ref: change("resume", ref))

@@ -6,11 +6,13 @@ import asyncio
 import json
 import sqlite3
 from contextlib import closing
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from daybook.clock import SYSTEM_CLOCK
 from tests.unit.cli.conftest import fill
 
 Home = Path
@@ -63,6 +65,19 @@ def test_snooze_removes_due_times_before_its_end_and_off_restores_them(daybook: 
     assert _next(daybook) == before
 
 
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("text", ["2h", "in 2h", "tomorrow", "next monday", "2099-01-15"])
+def test_a_snooze_ends_after_a_time_or_at_the_beginning_of_a_day(daybook: Any, text: str) -> None:
+    snoozed = daybook("snooze", "weekly", text, "--json").json
+    until = datetime.fromisoformat(snoozed["snoozed_until"])
+    ahead = until - SYSTEM_CLOCK.now()
+    if "2h" in text:
+        assert timedelta(hours=1, minutes=59) < ahead < timedelta(hours=2, minutes=1)
+    else:
+        assert f"{until:%H:%M:%S}" == "00:00:00"  # in the job's zone
+        assert ahead > timedelta(0)
+
+
 def test_skips_and_snoozes_in_the_past_are_not_shown(daybook: Any, home: Home) -> None:
     with closing(sqlite3.connect(home / "ledger.db")) as book, book:
         past = "skips = '[\"2026-11-02T08:00:00+00:00\"]', snoozed_until = '2026-11-03 08:00:00'"
@@ -102,9 +117,10 @@ def test_the_skip_of_a_past_due_time_stays_until_it_is_decided(
         (["skip", "nobody"], 3, ['"nobody" not found']),
         (["snooze", "weekly"], 2, ["UNTIL", "--off"]),
         (["snooze", "weekly", "in 2h", "--off"], 2, ["--off"]),
-        (["snooze", "weekly", "2020-01-01"], 2, ["UNTIL", "in 2h"]),
+        (["snooze", "weekly", "2020-01-01"], 2, ["UNTIL", "2h, or tomorrow"]),
         (["snooze", "weekly", "2020-01-01T09:00"], 2, ["UNTIL", "in the past"]),
-        (["snooze", "weekly", "2h"], 2, ["UNTIL", "in 2h"]),
+        (["snooze", "weekly", "whenever"], 2, ["UNTIL", "2h, or tomorrow"]),
+        (["snooze", "weekly", "monday"], 2, ["UNTIL", "is ambiguous"]),
     ],
 )
 def test_an_invalid_skip_or_snooze_is_refused_with_a_hint(
