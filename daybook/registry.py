@@ -182,7 +182,8 @@ def load_plugins() -> None:
             import_module(module)
         except (Exception, SystemExit) as error:
             _failed[module] = f"{type(error).__name__}: {error}"
-            log.exception("cannot import the plugin %s", module, extra={"action": "plugin"})
+            message = f"cannot import the plugin {module}: {_failed[module]}"
+            log.warning(message, extra={"action": "plugin"})
 
 
 def failed_plugins() -> dict[str, str]:

@@ -62,7 +62,7 @@ async def names(client: PrefectClient) -> dict[str, list[str]]:
     for kind in kinds.KINDS.values():
         for document in await _documents(client, kind):
             found.setdefault(str(document.name), []).append(kind.slug)
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items(), key=lambda item: (item[0].casefold(), item[0])))
 
 
 def matches(known: Mapping[str, list[str]], ref: str) -> list[str]:

@@ -210,21 +210,25 @@ async def resume(ref: str) -> ChangedJob:
 
 
 async def remove(ref: str) -> ListedJob:
-    """Archive the job and delete its deployment; its history is kept. Return the job as it was."""
+    """Archive the job and delete its deployment; its history is kept. Return the job as it was.
+
+    While Prefect is unreachable, the deployment stays until the keeper's next sync, and none of its
+    runs starts. Raises `PrefectRefused`.
+    """
     from daybook.prefect import client as prefect
     from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
 
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             await authorization.find_job(session, ref)
-        async with prefect.connected() as client:
-            await prefect.check_connection(client)
+        async with prefect.connected_if_reachable() as client:
             async with ledger.write() as session:
                 stored = await authorization.find_job(session, ref)
                 removed = await view(session, stored, ledger.now())
                 await outcomes.archive_job(session, stored, ledger.now())
             # After a crash from here on, the next sync deletes the deployment.
-            await delete_leftover_deployments(ledger, client, ReconcileReport())
+            if client is not None:
+                await delete_leftover_deployments(ledger, client, ReconcileReport())
         return removed
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel
 
+from daybook.keeper import leader_lease
 from daybook.keeper.cost import CycleCost
+from daybook.ledger.engine import open_ledger
 from daybook.ledger.views import UtcTime, utc_text
 from daybook.runs import slots
 from daybook.runs.overdue import Overdue
@@ -24,6 +26,8 @@ MAX_CLOCK_SKEW = timedelta(seconds=1)
 MAX_OBSERVATION_AGE = timedelta(minutes=10)
 """Maximum age of the last observation of Prefect; each observation takes some time itself."""
 NO_KEEPER = "no keeper leads, so nothing is reconciled, audited or delivered"
+
+NOTHING_RUNS = "no worker is running, so no job starts; start `daybook up`"
 
 
 @dataclass(frozen=True)
@@ -172,3 +176,15 @@ def observed_at(leader: Leader) -> datetime | None:
     """Return when the leader's last complete observation of Prefect started, from its last note."""
     noted = leader.note.get("observed_at")
     return None if noted is None else datetime.fromisoformat(noted)
+
+
+async def why_nothing_runs() -> str:
+    """Return that no keeper leads, so that no job starts; empty if one does, or nothing is due.
+
+    Works without Prefect: each worker contains a keeper.
+    """
+    async with open_ledger() as ledger:
+        leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)
+        if leader is not None and leader.leads(ledger.now()):
+            return ""
+    return NOTHING_RUNS

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import completion, documents, formatting, output
-from daybook.cli.options import Json, Limit, check_limit, prepare_prefect
+from daybook.cli.options import Absolute, Json, Limit, check_limit, prepare_prefect
 from daybook.errors import InvalidInput
 from daybook.schedules import durations
 
@@ -24,11 +24,12 @@ async def list_(
     ] = None,
     job: Annotated[str | None, Parameter(help="List only this job, current or removed.")] = None,
     limit: Limit = 50,
+    absolute: Absolute = False,
     as_json: Json = False,
 ) -> int:
     """List callbacks and messages, newest first.
 
-    Works without Prefect. Times are in this machine's time zone.
+    Works without Prefect.
 
     Example: daybook callbacks list --status failed
     """
@@ -38,8 +39,10 @@ async def list_(
     if as_json:
         output.print_json(listed)
     elif listed:
+        when = formatting.time_format(absolute)
+        created_heading = formatting.time_heading("CREATED", absolute)
         output.table(
-            ("ID", "JOB", "EVENT", "TO", "STATUS", "TRIES", "CREATED", "ERROR"),
+            ("ID", "JOB", "EVENT", "TO", "STATUS", "TRIES", created_heading, "ERROR"),
             [
                 (
                     formatting.short_id(each.id),
@@ -48,7 +51,7 @@ async def list_(
                     formatting.recipient(each),
                     each.status,
                     str(each.attempts),
-                    formatting.local_time(each.created_at),
+                    when(each.created_at),
                     formatting.first_line(each.error),
                 )
                 for each in listed
@@ -70,6 +73,7 @@ async def show_(
     ref: Annotated[str, Parameter(name="ID", help="Id or unique prefix.")],
     /,
     *,
+    absolute: Absolute = False,
     as_json: Json = False,
 ) -> int:
     """Show a callback or a message: its body and the result of each attempt.
@@ -82,7 +86,7 @@ async def show_(
     if as_json:
         output.print_json(callback)
     else:
-        _print_callback(callback)
+        _print_callback(callback, absolute)
     return 0
 
 
@@ -325,7 +329,8 @@ async def destinations_remove_(
     return 0
 
 
-def _print_callback(callback: NotificationDetails) -> None:
+def _print_callback(callback: NotificationDetails, absolute: bool) -> None:
+    when = formatting.time_format(absolute)
     job, to = formatting.job_label(callback), formatting.recipient(callback)
     line = f"{callback.event} of {job} to {to}"
     style = output.STYLES.get(callback.status, "")
@@ -333,21 +338,22 @@ def _print_callback(callback: NotificationDetails) -> None:
     is_pending = callback.status == "pending"
     pairs = [
         ("purpose", callback.purpose),
-        ("created", formatting.local_time(callback.created_at)),
+        ("created", when(callback.created_at)),
         (
             "ended",
-            formatting.local_time(callback.finished_at) if callback.finished_at else "",
+            when(callback.finished_at) if callback.finished_at else "",
         ),
         (
             "next try",
             formatting.next_try(callback.next_at, callback.paused_until) if is_pending else "",
         ),
         ("paused", _paused_until(callback)),
-        ("tries", "\n".join(map(_attempt_line, callback.tries)) or "none yet"),
+        ("tries", "\n".join(_attempt_line(each, when) for each in callback.tries) or "none yet"),
         ("note", callback.note),
         ("run", callback.run_id or ""),
         ("id", callback.id),
         ("subject", callback.subject),
+        *formatting.time_zone_field(absolute),
     ]
     output.fields([(name, value) for name, value in pairs if value])
     output.line()
@@ -365,11 +371,11 @@ def _paused_until(callback: NotificationDetails) -> str:
     )
 
 
-def _attempt_line(attempt: DeliveryAttempt) -> str:
+def _attempt_line(attempt: DeliveryAttempt, when: formatting.TimeFormat) -> str:
     """Return an attempt as a line: `2026-11-20 09:00:01  0.1 s  500  the answer was 500 …`."""
     code = attempt.status_code
     parts = [
-        formatting.local_time(attempt.at),
+        when(attempt.at),
         formatting.duration(attempt.seconds),
         str(code or ""),
         attempt.error,

@@ -96,11 +96,13 @@ async def _next_of_all(count: int | None, absolute: bool, as_json: bool) -> int:
     else:
         output.say("No job is due. `daybook list` lists all jobs.")
     if not as_json:
-        await _say_maintenance()
+        await _say_what_stops_jobs()
     return 0
 
 
-async def _say_maintenance() -> None:
+async def _say_what_stops_jobs() -> None:
+    if warning := await api.overdue.why_nothing_runs():
+        output.say(f"! {warning}")
     for each in await api.maintenance.list_windows():
         output.say(f"Maintenance: no job starts {formatting.maintenance(each)}")
 
@@ -108,7 +110,7 @@ async def _say_maintenance() -> None:
 async def _next_of_job(job: str, limits: dict[str, Any], as_json: bool) -> int:
     code = _print_due_times(await api.due.of_job(job, **limits), as_json)
     if not as_json:
-        await _say_maintenance()
+        await _say_what_stops_jobs()
     return code
 
 

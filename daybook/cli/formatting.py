@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MAX_VALUE_LENGTH = 60
 """Maximum number of characters of a field's value on one line."""
 
+PRICE_UNKNOWN = "price unknown (set --input-price and --output-price of the agent)"
+
 TimeFormat = Callable[[datetime | None], str]
 """Function that returns an instant as text: `relative_time` or `local_time`."""
 
@@ -270,11 +272,11 @@ def tokens(usage: dict[str, Any]) -> str:
 
 
 def cost(usage: dict[str, Any]) -> str:
-    """Return the cost of a usage: `$0.000018` or `price unknown`; empty if there is no usage."""
+    """Return the cost of a usage: `$0.000018` or `PRICE_UNKNOWN`; empty if there is no usage."""
     if not usage:
         return ""
     dollars = usage.get("cost_usd")
-    return "price unknown" if dollars is None else f"${dollars:.6f}"
+    return PRICE_UNKNOWN if dollars is None else f"${dollars:.6f}"
 
 
 def short_tokens(usage: dict[str, Any]) -> str:

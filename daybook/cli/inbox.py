@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import formatting, output
-from daybook.cli.options import Json, Limit, check_limit
+from daybook.cli.options import Absolute, Json, Limit, check_limit
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ async def inbox_(
         bool, Parameter(help="Mark the given messages as read; without ID, all messages.")
     ] = False,
     limit: Limit = 20,
+    absolute: Absolute = False,
     as_json: Json = False,
 ) -> int:
     """List inbox messages, newest first: alerts, and answers of jobs that send to the inbox.
 
-    Showing a message leaves it unread. Works without Prefect. Times are in this machine's time
-    zone.
+    Showing a message leaves it unread. Works without Prefect.
 
     Example: daybook inbox --read
     """
@@ -55,9 +55,9 @@ async def inbox_(
         output.print_json(listed)
     elif messages:
         for each in listed:
-            _print_message(each)
+            _print_message(each, absolute)
     elif listed:
-        _print_list(listed, limit)
+        _print_list(listed, limit, absolute)
     else:
         empty_text = "No unread messages. `daybook inbox --all` lists all messages."
         output.say("There are no messages." if all_ or job else empty_text)
@@ -73,20 +73,21 @@ async def _mark_read(messages: tuple[str, ...], as_json: bool) -> int:
     return 0
 
 
-def _print_list(listed: list[InboxMessage], limit: int) -> None:
+def _print_list(listed: list[InboxMessage], limit: int, absolute: bool) -> None:
+    when, heading = formatting.time_format(absolute), formatting.time_heading("WHEN", absolute)
     output.table(
-        ("ID", "WHEN", "JOB", "ABOUT", "MESSAGE"),
+        ("ID", heading, "JOB", "ABOUT", "MESSAGE"),
         [
             (
                 formatting.short_id(each.id),
-                formatting.local_time(each.created_at),
+                when(each.created_at),
                 formatting.job_label(each),
                 output.ALERT_PREFIX * each.alert + each.event,
                 _summary(each),
             )
             for each in listed
         ],
-        whole=("ID", "WHEN", "ABOUT"),
+        whole=("ID", heading, "ABOUT"),
         cut=True,
     )
     more_text = (
@@ -101,16 +102,18 @@ def _summary(message: InboxMessage) -> str:
     return first if message.job and first else f"{message.subject}. {first}"
 
 
-def _print_message(message: InboxMessage) -> None:
+def _print_message(message: InboxMessage, absolute: bool) -> None:
+    when = formatting.time_format(absolute)
     subject = message.subject or formatting.job_label(message)
     output.line(subject, style="bold red" if message.alert else "bold")
     run = message.run_id
     pairs = [
         ("about", ", ".join(filter(None, [formatting.job_label(message, ""), message.event]))),
-        ("at", formatting.local_time(message.created_at)),
-        ("read", formatting.local_time(message.read_at) if message.read_at else "no"),
+        ("at", when(message.created_at)),
+        ("read", when(message.read_at) if message.read_at else "no"),
         ("run", f"{run} (`daybook show {run[:8]}`)" if run else ""),
         ("id", message.id),
+        *formatting.time_zone_field(absolute),
     ]
     output.fields([(name, value) for name, value in pairs if value])
     output.line()

@@ -170,9 +170,13 @@ async def list_(
     async def read() -> list[ListedJob]:
         return (await api.jobs.list_jobs(filters))[:limit]
 
+    warning = "" if as_json else await api.overdue.why_nothing_runs()
+
     def render(listed: list[ListedJob]) -> None:
         if listed:
             _print_jobs(listed, absolute)
+            if warning:
+                output.say(f"! {warning}")
         elif filters == _NO_FILTERS:
             output.say("There are no jobs. See `daybook add --help` for how to add one.")
         else:
@@ -275,7 +279,8 @@ async def edit_(
         if sys.stdin.isatty() and sys.stdout.isatty():
             prepare_prefect()
             return await _edit_as_yaml(job, as_json)
-        raise InvalidInput("options", "nothing to change", "pass an option such as --every 2h")
+        hint = "pass an option such as --every 2h; the editor opens only in a terminal"
+        raise InvalidInput("options", "nothing to change", hint)
     prepare_prefect()
 
     has_notify_change = not changes.keys().isdisjoint(Notify.model_fields)

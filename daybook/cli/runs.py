@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -23,7 +24,8 @@ from daybook.cli.options import (
     prompt_or_file,
 )
 from daybook.cli.selection import NO_FILTERS, Which, act_on_each, check_names_or_all
-from daybook.errors import DaybookError, InvalidInput
+from daybook.clock import SYSTEM_CLOCK
+from daybook.errors import DaybookError, InvalidInput, PrefectUnreachable
 from daybook.ledger.states import LIVE, Status
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ POLL_INTERVAL_SECONDS = 1.0
 """Interval between two polls for new log lines."""
 MAX_EMPTY_POLLS = 4
 """Number of empty polls after a run's end before following ends: log lines may be 2 s late."""
+LATEST_LINE = timedelta(seconds=POLL_INTERVAL_SECONDS * MAX_EMPTY_POLLS)
+"""Time after a run's end from which all its log lines are in Prefect."""
 
 
 async def run_(
@@ -365,10 +369,16 @@ async def logs_(
     logged_run = await api.runs.find_logged(run)
     if logged_run.job_removed:
         output.say(f"The job {formatting.quoted(logged_run.job or '')} was removed.")
-    if follow:
-        await _follow(logged_run.id, as_json)
-        return 0
-    lines = [each async for each in api.runs.logs(logged_run.id)]
+    try:
+        if follow:
+            await _follow(logged_run.id, as_json)
+            return 0
+        lines = [each async for each in api.runs.logs(logged_run.id)]
+    except PrefectUnreachable:
+        if not as_json:
+            output.say("Prefect has the log, and does not answer. The ledger has this:")
+            print_run_details(await api.runs.show(logged_run.id))
+        raise
     if as_json:
         output.print_json(lines)
     for each in [] if as_json else lines:
@@ -446,7 +456,8 @@ async def _follow(run_id: str, as_json: bool) -> None:
 
     shown_count = empty_polls = 0
     while empty_polls < MAX_EMPTY_POLLS:
-        ended = (await api.runs.show(run_id)).status not in LIVE
+        run = await api.runs.show(run_id)
+        ended = run.status not in LIVE
         lines = [each async for each in api.runs.logs(run_id)]
         for each in lines[shown_count:]:
             if as_json:
@@ -455,6 +466,8 @@ async def _follow(run_id: str, as_json: bool) -> None:
                 _print_log_line(each)
         empty_polls = empty_polls + 1 if ended and len(lines) == shown_count else 0
         shown_count = len(lines)
+        if run.finished_at and run.finished_at + LATEST_LINE < SYSTEM_CLOCK.now():
+            return
         await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
 

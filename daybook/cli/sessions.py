@@ -8,16 +8,16 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import formatting, output
-from daybook.cli.options import Json, Limit, check_limit
+from daybook.cli.options import Absolute, Json, Limit, check_limit
 
 if TYPE_CHECKING:
     from daybook.api.sessions import SessionMessage
 
 
-async def list_(*, limit: Limit = 20, as_json: Json = False) -> int:
+async def list_(*, limit: Limit = 20, absolute: Absolute = False, as_json: Json = False) -> int:
     """List sessions with agents, most recently used first.
 
-    Works without Prefect. Times are in this machine's time zone.
+    Works without Prefect.
 
     Example: daybook session list
     """
@@ -27,15 +27,17 @@ async def list_(*, limit: Limit = 20, as_json: Json = False) -> int:
     if as_json:
         output.print_json(listed)
     elif listed:
+        when = formatting.time_format(absolute)
+        used_heading = formatting.time_heading("LAST USED", absolute)
         output.table(
-            ("SESSION", "AGENT", "JOB", "MESSAGES", "LAST USED"),
+            ("SESSION", "AGENT", "JOB", "MESSAGES", used_heading),
             [
                 (
                     each.id,
                     each.agent,
                     each.job or "-",
                     str(each.messages),
-                    formatting.local_time(each.last_used_at),
+                    when(each.last_used_at),
                 )
                 for each in listed
             ],
@@ -55,11 +57,12 @@ async def show_(
     /,
     *,
     limit: Limit = 20,
+    absolute: Absolute = False,
     as_json: Json = False,
 ) -> int:
     """Show the last messages of a session, oldest first.
 
-    Works without Prefect. Times are in this machine's time zone.
+    Works without Prefect.
 
     Example: daybook session show morning-brief
     """
@@ -77,16 +80,17 @@ async def show_(
     )
     for each in conversation.history:
         output.line()
-        output.line(f"{each.number} {_speaker(each, conversation.agent)}", style="bold")
+        output.line(f"{each.number} {_speaker(each, conversation.agent, absolute)}", style="bold")
         output.line("\n".join(f"  {text}".rstrip() for text in each.content.splitlines()))
     return 0
 
 
-def _speaker(message: SessionMessage, agent: str) -> str:
+def _speaker(message: SessionMessage, agent: str, absolute: bool) -> str:
     """Return the author and the time of a message and, for a prompt, its due time and run."""
-    at, source = formatting.local_time(message.at), message.source
+    when, source = formatting.time_format(absolute), message.source
+    at = when(message.at)
     if message.role == "assistant":
         return f"{agent}, {at}"
-    due = formatting.local_time(source.due)
+    due = when(source.due)
     name = source.job or source.kind
     return f"{name}, {at}: due {due} ({source.trigger}, run {message.run_id[:8]})"

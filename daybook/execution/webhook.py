@@ -120,8 +120,8 @@ async def send(
     clock: Clock = SYSTEM_CLOCK,
 ) -> WebhookResult:
     """Send the request once, within ``timeout`` seconds. Raise `OutgoingRefused`."""
-    address = origin(transport.guard.check(prepared.url))
-    hide = prepared.filled.hide
+    hide, url = prepared.filled.hide, transport.guard.check(prepared.url)
+    address = origin(url) + hide(url.path)
     try:
         answer = await request.request(
             transport,
@@ -134,7 +134,8 @@ async def send(
         )
     except NoResponse as error:
         if error.part is None or 200 <= error.part.status < 300:
-            return _result_without_answer(error, hide(str(error)), prepared, idempotent=idempotent)
+            message = hide(str(error).replace(origin(url), address, 1))
+            return _result_without_answer(error, message, prepared, idempotent=idempotent)
         # The status says that the request failed, even if the body is incomplete.
         answer = error.part
     may_repeat = idempotent or not answer.had_effect

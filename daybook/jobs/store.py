@@ -311,7 +311,7 @@ async def all_jobs(session: AsyncSession, only: Collection[str] | None = None) -
             & (col(RevisionRow.number) == col(JobRow.revision)),
         )
         .where(col(JobRow.archived_at).is_(None))
-        .order_by(col(JobRow.name))
+        .order_by(func.lower(col(JobRow.name)), col(JobRow.name))
     )
     if only is not None and len(only) <= MAX_IDS_PER_QUERY:
         joined = joined.where(col(JobRow.id).in_(only))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.api import jobs, runs
 from daybook.delivery.views import RunDetails
@@ -19,8 +20,15 @@ from daybook.runs import claims, rows
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture
+def away(daybook_home: Home) -> Iterator[None]:
+    """Point Prefect's client at a port on which nothing listens."""
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        yield
+
+
 @pytest.fixture(autouse=True)
-async def brief(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+async def brief(away: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Add the job `brief`; a request of a run creates no run in Prefect."""
 
     async def request_only(

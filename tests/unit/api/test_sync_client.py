@@ -19,7 +19,7 @@ from daybook.home import Home
         lambda client: client.get("no-such-job"),
         lambda client: client.add("Hi", schedule="soon"),
         lambda client: client.add("Hi", schedule="@daily", retries=99),
-        lambda client: (client.add("Hi", schedule="@daily"), client.remove("hi")),
+        lambda client: (client.add("Hi", schedule="@daily"), client.run("hi")),
     ],
     ids=["not-found", "refused", "out-of-range", "prefect-away"],
 )

@@ -96,7 +96,7 @@ def test_the_table_has_a_line_per_message_and_marks_alerts(
     head, undelivered, failed, answer = result.out.splitlines()
     assert head.split() == ["ID", "WHEN", "JOB", "ABOUT", "MESSAGE"]
     assert re.fullmatch(
-        rf"{ids[2][4:12]}  \S+ \S+  - +! undelivered  undelivered: 2\. Last error: 500",
+        rf"{ids[2][4:12]}  \d+ days ago  - +! undelivered  undelivered: 2\. Last error: 500",
         undelivered,
     )
     assert re.search(r" brief +! failed +brief failed: no answer$", failed)

@@ -10,14 +10,16 @@ import webbrowser
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from daybook.api import runs as service_runs
 from daybook.api.sync import SyncReport
 from daybook.cli import machine, runs
+from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.views import RunDetails
 from daybook.ledger.views import Run
 from daybook.operations import doctor as service_doctor
@@ -435,12 +437,14 @@ def test_logs_follow_polls_a_few_more_times_after_the_run_has_ended(
     daybook: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Check that log lines which reach Prefect after the end of the run are printed."""
-    looks = 0
+    looks, ended_at = 0, cast("datetime | None", None)
 
     async def show(ref: str) -> RunDetails:
         nonlocal looks
         looks += 1
-        return view(RunDetails, id=ref, status="running" if looks < 3 else "succeeded")
+        ended = None if looks < 3 else (ended_at or SYSTEM_CLOCK.now())
+        status = "running" if looks < 3 else "succeeded"
+        return view(RunDetails, id=ref, status=status, finished_at=ended)
 
     async def logged(ref: str) -> Run:
         return view(Run, id=f"the run of {ref}", job=None, job_removed=False)
@@ -457,6 +461,9 @@ def test_logs_follow_polls_a_few_more_times_after_the_run_has_ended(
     shown = daybook("logs", "weekly", "--follow", "--json").out.splitlines()
     assert [json.loads(line)["message"] for line in shown] == [f"line {n}" for n in range(5)]
     assert looks == 5 + runs.MAX_EMPTY_POLLS
+    ended_at = SYSTEM_CLOCK.now() - runs.LATEST_LINE - timedelta(seconds=1)
+    assert len(daybook("logs", "weekly", "--follow", "--json").out.splitlines()) == 5
+    assert looks == 6 + runs.MAX_EMPTY_POLLS
     result = daybook("logs", "weekly")
     assert [line.split(" ", 2)[2] for line in result.out.splitlines()] == [
         f"ERROR   line {n}" for n in range(5)

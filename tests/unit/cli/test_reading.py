@@ -272,7 +272,7 @@ def test_a_run_is_printed_with_attempts_tokens_and_cost(
     [
         ({"attempts": 1, "usage": {}}, ""),
         ({"attempts": 4, "usage": {}}, "4 attempts"),
-        ({"attempts": 1, "usage": {"cost_usd": None}}, "gpt-6-luna · price unknown"),
+        ({"attempts": 1, "usage": {"cost_usd": None}}, f"gpt-6-luna · {formatting.PRICE_UNKNOWN}"),
         (
             {"attempts": 1, "model": None, "usage": {"input_tokens": None, "cost_usd": 0.5}},
             "$0.500000",
@@ -464,3 +464,15 @@ def test_show_prints_the_last_answer_of_a_job(
     assert "\n  line 0\n" in shown and "\n  line 19\n" in shown
     assert "line 20" not in shown
     assert f"  … `daybook show {run[:8]}` shows the whole answer\n" in shown
+
+
+def test_list_and_next_say_that_no_worker_runs(daybook: Any) -> None:
+    warning = "! no worker is running, so no job starts; start `daybook up`\n"
+    assert daybook("list").err.endswith(warning)
+    assert daybook("next").err.endswith(warning)
+    assert warning not in daybook("list", "--json").err
+
+
+def test_edit_without_options_and_without_a_terminal_says_so(daybook: Any) -> None:
+    result = daybook("edit", "weekly")
+    assert (result.code, "the editor opens only in a terminal" in result.err) == (2, True)

@@ -56,6 +56,8 @@ def test_list_has_one_line_per_session(daybook: Any, talked: str) -> None:
     assert found["created_at"] < found["last_used_at"]
     head, line = daybook("session", "list").out.splitlines()
     assert head.split() == ["SESSION", "AGENT", "JOB", "MESSAGES", "LAST", "USED"]
+    assert re.fullmatch(rf"default:job:{talked} +default +brief +6 +(now|\d s ago)", line)
+    line = daybook("session", "list", "--absolute").out.splitlines()[1]
     assert re.fullmatch(rf"default:job:{talked} +default +brief +6 +\d{{4}}-\S+ [\d:]+", line)
 
 
@@ -76,7 +78,8 @@ def test_show_json_has_the_last_messages_with_their_source(daybook: Any, talked:
 def test_show_prints_the_author_and_text_of_each_message(
     daybook: Any, talked: str, ref: str
 ) -> None:
-    lines = daybook("session", "show", ref.format(talked), "--limit", "2").out.splitlines()
+    typed = ["session", "show", ref.format(talked), "--limit", "2", "--absolute"]
+    lines = daybook(*typed).out.splitlines()
     assert lines[:2] == [
         f"default:job:{talked}",
         "  6 messages with default, last 2 shown",

@@ -152,8 +152,9 @@ async def test_another_status_is_a_failure_with_the_body_of_the_answer(
     server: Receiver, status: int
 ) -> None:
     server.steps = [answer(status, b"the reason")]
-    sent = await _send(Hook(server.address), idempotent=True)
+    sent = await _send(Hook(f"{server.address}/hooks/seven?token=x"), idempotent=True)
     assert (sent.outcome.status, sent.temporary) == (Status.FAILED, False)
+    assert (sent.outcome.error or "").startswith(f"{server.address}/hooks/seven answered")
     body = "" if status == 304 else "the reason"
     assert sent.outcome.result == {"status_code": status, "body": body}
     assert f"answered {status}" in (sent.outcome.error or "")
