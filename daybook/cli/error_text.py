@@ -7,7 +7,7 @@ name into its spelling on the command line: `--on-demand`, or `PROMPT` for a pos
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -74,6 +74,12 @@ def error_message(error: DaybookError, typed: Mapping[str, str]) -> str:
     )
     problem = error.problem if error.field == COMMAND_LINE else f"{field}: {error.problem}"
     return problem + (f" ({hint})" if hint else "")
+
+
+def other_meaning(tokens: Sequence[str]) -> str:
+    """Return what to type instead of these words of another program, after a semicolon, or ""."""
+    instead = other_words.COMMANDS.get(" ".join(tokens[:2]), "") if len(tokens) > 1 else ""
+    return f"; {other_words.sentence(instead)}" if instead else ""
 
 
 def error_as_json(error: DaybookError, typed: Mapping[str, str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from daybook import __version__
-from daybook.errors import DaybookError, InvalidInput
+from daybook.errors import DaybookError, InvalidInput, NotFound
 
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -232,7 +232,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
 
 def _run_command_line(tokens: list[str]) -> int:
     try:
-        tokens = _choose_help(tokens)
+        tokens = _choose_help(_with_stdin_as_file(tokens))
         _load_for_help(tokens)
         with _usage_errors_as_invalid_input():
             command, bound, _ = app.parse_args(tokens)
@@ -255,6 +255,13 @@ def _run_command_line(tokens: list[str]) -> int:
             f"{text} (unexpected error; run `python -X dev -m daybook …` for a traceback)"
         )
         return report_error(wrapped, tokens)
+
+
+def _with_stdin_as_file(tokens: list[str]) -> list[str]:
+    """Return the tokens with `@-` for a prompt `-`, which is no option."""
+    if tokens[:1] not in (["add"], ["edit"], ["run"], ["ask"]) or "--" in tokens:
+        return tokens
+    return ["@-" if token == "-" else token for token in tokens]
 
 
 def _load_for_help(tokens: list[str]) -> None:
@@ -302,7 +309,10 @@ def report_error(error: DaybookError, tokens: list[str]) -> int:
         _, apps, _ = app.parse_commands(tokens)
         if apps[-1].default_command is not None:
             spellings = error_text.option_spellings(apps[-1], tokens)
-    output.say(f"daybook: {error_text.error_message(error, spellings)}")
+    message = error_text.error_message(error, spellings)
+    if isinstance(error, NotFound):  # such as the job `list` of `run list`
+        message += error_text.other_meaning(tokens)
+    output.say(f"daybook: {message}")
     if "--json" in takewhile(lambda token: token != "--", tokens):
         try:
             output.print_json(error_text.error_as_json(error, spellings))

@@ -64,6 +64,7 @@ COMMANDS = {
     "delete": "`daybook remove JOB`",
     "uninstall": "`daybook remove JOB`",
     # --- runs
+    "run list": "`daybook runs`",
     "trigger": "`daybook run JOB`",
     "exec": "`daybook run JOB`",
     "rerun": "`daybook retry RUN`",
