@@ -111,7 +111,18 @@ def prefect_server() -> Iterator[PrefectServer]:
         try:
             yield PrefectServer(address, server.ui_url(SESSION_PORT), home)
         finally:
+            _send_queued_logs()
             portal.call(child.terminate)
+
+
+def _send_queued_logs() -> None:
+    """Send what Prefect's threads hold back; at exit, they would retry at a server that is gone."""
+    for module, name in (
+        ("prefect.logging.handlers", "APILogWorker"),
+        ("prefect.events.worker", "EventsWorker"),
+    ):
+        if module in sys.modules:
+            getattr(sys.modules[module], name).drain_all(timeout=10)
 
 
 @pytest.fixture(scope="session")

@@ -144,7 +144,7 @@ async def status() -> StatusReport:
     found += findings.broken_chains(stored)
     found += findings.expired_leases(live, now)
     found += outbox.findings({each.row.name for each in stored if each.row.consecutive_failures})
-    found += home_checks.settings()
+    found += home_checks.settings() + home_checks.leftovers()
     found += findings.tasks(tasks, now)
     found += findings.late(late)
     return StatusReport(

@@ -94,14 +94,12 @@ def ledger_address() -> str:
 
 def leftovers() -> list[Finding]:
     """Check that no process left over from a killed `up` is still running."""
-    return [
-        problem(
-            "leftovers",
-            f"a {each.name} (pid {each.pid}) left over from a killed `daybook up` is still running",
-            "daybook down",
-        )
-        for each in home_lock.leftover_children(current_home())
-    ]
+    left = home_lock.leftover_children(current_home())
+    if not left:
+        return []
+    names = ", ".join(f"{each.name} (pid {each.pid})" for each in left)
+    message = f"`daybook up` was killed, and what it started is still running: {names}"
+    return [problem("leftovers", message, "daybook up, which replaces it; or daybook down")]
 
 
 def _open_to_others(path: Path) -> bool:
