@@ -11,6 +11,8 @@ MAX_NAME_LENGTH = 100
 MAX_DEFAULT_NAME_LENGTH = 40
 
 _ZWJ = "\u200d"
+_JOINERS = ("\u200c", _ZWJ)
+"""Invisible characters that some scripts, and emoji, need between two letters."""
 _CONTROLS = ("Cc", "Cs", "Zl", "Zp")
 _INVISIBLE = (*_CONTROLS, "Cf", "Cn", "Zs", "Mn", "Me")
 """Unicode categories whose characters are not visible on their own."""
@@ -24,9 +26,9 @@ def validate_name(name: str, *, stored: bool = False) -> str:
     """Return the name without leading or trailing whitespace.
 
     Raises `InvalidInput` if it is blank or too long, or has a control character, a character that
-    changes the direction of text, or no visible character: two such names could look the same. The
-    last two rules do not apply to a ``stored`` name, because a ledger may hold a name that predates
-    them.
+    changes the direction of text, an invisible one such as a variation selector after a letter, or
+    no visible character: two such names could look the same. The last three rules do not apply to a
+    ``stored`` name, because a ledger may hold a name that predates them.
     """
     stripped = name.strip()
     if not stripped:
@@ -41,9 +43,21 @@ def validate_name(name: str, *, stored: bool = False) -> str:
         raise InvalidInput(
             "name", "contains a character that changes the text direction", "remove it"
         )
+    for before, letter in zip(" " + stripped, stripped, strict=False):
+        if _is_hidden(letter, before):
+            problem = f"contains an invisible character, U+{ord(letter):04X}"
+            raise InvalidInput("name", problem, "remove it")
     if not any(_is_visible(letter) for letter in stripped):
         raise InvalidInput("name", "has no visible character", "write at least one letter or digit")
     return stripped
+
+
+def _is_hidden(letter: str, before: str) -> bool:
+    """Return whether the letter is invisible after ``before``, and no script or emoji needs it."""
+    if unicodedata.category(letter) == "Cf":
+        return letter not in _JOINERS
+    is_selector = "VARIATION SELECTOR" in unicodedata.name(letter, "")
+    return is_selector and unicodedata.category(before) != "So"  # ☀ and ☀️ do not look the same
 
 
 def _is_visible(letter: str) -> bool:

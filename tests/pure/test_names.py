@@ -92,7 +92,11 @@ def test_a_taken_name_gets_the_next_free_number() -> None:
         ("a\x1b[0m", "name: has a line break or control character (write it on one line)"),
         ("brief\u202e", "name: contains a character that changes the text direction (remove it)"),
         ("\u200f", "name: contains a character that changes the text direction (remove it)"),
-        ("\u200b", "name: has no visible character (write at least one letter or digit)"),
+        ("\u200b", "name: contains an invisible character, U+200B (remove it)"),
+        ("br\u00adief", "name: contains an invisible character, U+00AD (remove it)"),
+        ("brief\U000e0041", "name: contains an invisible character, U+E0041 (remove it)"),
+        ("brief\ufe0f", "name: contains an invisible character, U+FE0F (remove it)"),
+        ("\u2800\u200d", "name: has no visible character (write at least one letter or digit)"),
         ("\u3164 \u0308", "name: has no visible character (write at least one letter or digit)"),
     ],
 )
