@@ -37,6 +37,11 @@ WORDS = {
     r"settles?|settled|settling": "finish, record the outcome",
     r"granted nothing|held for started": "a plain sentence",
     r"the storm|a storm": "chaos test, burst",
+    r"hand(s|ed|ing)? on": "pass on, release",
+    r"asked first|what was said before": "check, session",
+    r"aftermath|intake|taker": "exit handling, run queue, dispatcher",
+    r"wind(s|ing)? (up|down)|wound (up|down)|hurr(y|ies)": "shut down, force the stop",
+    r"ladder|sink|whom": "escalation policy, notifier, the process that …",
 }
 """Pattern of a banned word, and its replacement."""
 

@@ -169,12 +169,14 @@ def running() -> str:
     """Return the page of operation with a current table of the keeper's services."""
     from daybook.keeper.services import LOOPS
 
+    everywhere = [each for loop in LOOPS if loop.everywhere for each in loop.services]
     lines = ["| service | interval | runs in | does |", "|---|---|---|---|"]
     for loop in LOOPS:
         process = "every process" if loop.everywhere else "the leader"
         interval = to_text(loop.interval())
         for each in loop.services:
-            lines.append(f"| `{each.name}` | {interval} | {process} | {_cell(each.does)} |")
+            if loop.everywhere or each not in everywhere:
+                lines.append(f"| `{each.name}` | {interval} | {process} | {_cell(each.does)} |")
             interval = f"after `{each.name}`"
     return _between("operations/running.md", lines)
 
