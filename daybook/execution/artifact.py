@@ -239,12 +239,15 @@ def _job_link(job: StoredJob | None) -> str:
     return f"[the job's deployment]({address}/deployments/deployment/{job.row.deployment_id})"
 
 
-def log_lines(granted: Granted, outcome: Outcome, attempts: int = 0) -> str:
+def log_lines(
+    granted: Granted, outcome: Outcome, attempts: int = 0, seconds: float | None = None
+) -> str:
     """Return the outcome for the log of a run: a line of facts, the error, the first lines.
 
-    Without an error, a reason takes its place. ``attempts`` is as in `render`.
+    Without an error, a reason takes its place. ``attempts`` and ``seconds`` are as in `render`.
     """
-    facts = [str(outcome.status), _target(granted, outcome), usage_line(outcome, attempts)]
+    took = "" if seconds is None else _duration(seconds)
+    facts = [str(outcome.status), _target(granted, outcome), took, usage_line(outcome, attempts)]
     lines = (outcome.output or "").strip().splitlines()
     shown = names.truncate("\n".join(lines[:MAX_LOGGED_LINES]), MAX_LOGGED_CHARACTERS)
     if len(shown) < len("\n".join(lines)):

@@ -200,7 +200,7 @@ async def _execute(run: _Run) -> State[Any]:
         rows = await delivery.send_pending(ledger, granted.run_id, alone=run.is_direct)
     is_failure = outcome.status not in {Status.SUCCEEDED, Status.CANCELLED}
     level = logging.ERROR if is_failure else logging.INFO
-    get_run_logger().log(level, "%s", artifact.log_lines(granted, outcome, number))
+    get_run_logger().log(level, "%s", artifact.log_lines(granted, outcome, number, seconds))
     await artifact.publish(granted, outcome, number, rows, seconds)
     if granted.job is not None:
         await _push(run.reconciler, granted.job.id)

@@ -57,11 +57,15 @@ def outcome_message(
 ) -> str:
     """Return the message that Prefect shows with an outcome; it may be empty.
 
-    The message of a success is the beginning of the ``output`` on one line, without the mark of a
-    Markdown heading; or, without an output, that the run succeeded.
+    The message of a success is the first line of the ``output``, without the mark of a Markdown
+    heading, or the whole if that line has only punctuation, as in JSON; without an output, it is
+    that the run succeeded.
     """
     if status is Status.SUCCEEDED:
-        line = " ".join((output or "").strip().lstrip("#").split())
+        text = (output or "").strip()
+        first = text.partition("\n")[0]
+        shown = first if any(map(str.isalnum, first)) else text
+        line = " ".join(shown.lstrip("#").split())
         short = names.truncate(line, MAX_MESSAGE_LENGTH)
         if short:
             return short if short == line else f"{short}…"

@@ -12,8 +12,9 @@ from daybook.prefect.states import MAX_MESSAGE_LENGTH, outcome_message
     ("output", "message"),
     [
         ("Three pull requests are open.", "Three pull requests are open."),
-        ("\n# Morning brief\n\nIt rains.\n", "Morning brief It rains."),
+        ("\n# Morning brief\n\nIt rains.\n", "Morning brief"),
         ('{\n  "open": 3\n}', '{ "open": 3 }'),
+        ("---\n天気\n", "--- 天気"),
         ("x" * MAX_MESSAGE_LENGTH, "x" * MAX_MESSAGE_LENGTH),
         ("x" * (MAX_MESSAGE_LENGTH + 1), "x" * MAX_MESSAGE_LENGTH + "…"),
         ("", "run 0123abcd succeeded"),
@@ -21,7 +22,7 @@ from daybook.prefect.states import MAX_MESSAGE_LENGTH, outcome_message
         (None, "run 0123abcd succeeded"),
     ],
 )
-def test_the_message_of_a_success_is_the_beginning_of_the_answer(
+def test_the_message_of_a_success_is_the_first_line_of_the_answer(
     output: str | None, message: str
 ) -> None:
     assert outcome_message(Status.SUCCEEDED, "0123abcdef", None, "", output) == message

@@ -339,6 +339,8 @@ def test_the_log_of_a_run_has_its_facts_and_the_beginning_of_the_answer(
 ) -> None:
     logged = artifact.log_lines(_granted(agent="a"), outcome).splitlines()
     assert logged[: len(lines)] == lines
+    timed = artifact.log_lines(_granted(agent="a"), outcome, seconds=2.345).splitlines()
+    assert timed[0].startswith(f"{outcome.status} · agent a · 2.3 s")
 
 
 @pytest.mark.parametrize("output", ["line\n" * 11, "x" * (artifact.MAX_LOGGED_CHARACTERS + 1)])
