@@ -37,7 +37,10 @@ from tests.servers import migrate
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 # The other pages use the jobs and files of these.
-FIRST = ["README.md", "docs/quickstart.md", "docs/guides/jobs.md", "docs/operations/running.md"]
+FIRST = [
+    *("README.md", "docs/quickstart.md", "docs/guides/agents.md", "docs/guides/jobs.md"),
+    "docs/operations/running.md",
+]
 OTHERS = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "docs").rglob("*.md")}
 PAGES = [*FIRST, *sorted(OTHERS - set(FIRST))]
 
@@ -46,7 +49,7 @@ DONE_ELSEWHERE = {
     "make up": 'ln -s "$PREPARED_VENV" .venv',  # the `up` of this module; CI runs `make up`
     "daybook up": "true",  # tests/e2e/test_wheel.py
     "python3 -m venv somewhere && source somewhere/bin/activate": "true",
-    "pip install daybook-0.1.0-py3-none-any.whl": "true",
+    "pip install prefect_daybook-0.1.0-py3-none-any.whl": "true",
 }
 # These end at Ctrl-C, which the test sends after the command has printed an address.
 UNTIL_INTERRUPTED = ("daybook mcp --http", "daybook web")
@@ -162,7 +165,10 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         (programs / name).chmod(0o700)
     path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
     with providers.provider() as provider, servers() as host:
-        up = Up(home, tmp_path_factory.mktemp("empty"), variables={"PATH": path})
+        work = tmp_path_factory.mktemp("work")
+        (work / "shop").mkdir()
+        variables = {"PATH": path, "DAYBOOK_ALLOWED_WORK_DIRS": str(work)}
+        up = Up(home, tmp_path_factory.mktemp("empty"), variables=variables)
         try:
             up.until(lambda lines: any(line.startswith("Ready") for line in lines), within=120)
             keys = dict.fromkeys(("ANTHROPIC_API_KEY", "OPENAI_API_KEY"), providers.KEY)
@@ -174,9 +180,11 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
                 folder,
                 environment(home)
                 | keys
-                | {"PATH": path, "PREPARED_VENV": sys.prefix, "FILES": str(folder)},
+                | variables
+                | {"PREPARED_VENV": sys.prefix, "FILES": str(folder)},
                 {
                     r"<this repository>": str(REPOSITORY),
+                    r"~/src": str(work),
                     r"< ([\w-]+\.txt)": r'< "$FILES/\1"',
                     r"https://\w+\.example\.org": f"http://{host}",
                     r"--host \w+\.example\.org": f"--host {host}",
