@@ -78,7 +78,7 @@ def error_message(error: DaybookError, typed: Mapping[str, str]) -> str:
 
 def other_meaning(tokens: Sequence[str]) -> str:
     """Return what to type instead of these words of another program, after a semicolon, or ""."""
-    instead = other_words.COMMANDS.get(" ".join(tokens[:2]), "") if len(tokens) > 1 else ""
+    instead = other_words.INSTEAD_OF_JOBS.get(" ".join(tokens[:2]), "")
     return f"; {other_words.sentence(instead)}" if instead else ""
 
 

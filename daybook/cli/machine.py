@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -313,9 +312,12 @@ class TerminalReporter:
     def _print_next_steps(self) -> None:
         output.line("Next:", style="bold")
         steps = [*self._model_steps, *NEXT_STEPS]
-        output.fields(
-            [(what, re.sub("^daybook(?= )", self._program, command)) for what, command in steps]
-        )
+        output.fields([(what, self._as_typed(command)) for what, command in steps])
+
+    def _as_typed(self, command: str) -> str:
+        """Return the command as it works in this shell, if it is one of Daybook."""
+        arguments = command.removeprefix("daybook ")
+        return command if arguments == command else f"{self._program} {arguments}"
 
 
 class JsonReporter:

@@ -64,7 +64,6 @@ COMMANDS = {
     "delete": "`daybook remove JOB`",
     "uninstall": "`daybook remove JOB`",
     # --- runs
-    "run list": "`daybook runs`",
     "trigger": "`daybook run JOB`",
     "exec": "`daybook run JOB`",
     "rerun": "`daybook retry RUN`",
@@ -92,6 +91,9 @@ COMMANDS = {
     "sessions": "`daybook session list`",
 }
 """Commands of one or two words."""
+
+INSTEAD_OF_JOBS = {"run list": "`daybook runs`"}
+"""Commands with a word of another program where Daybook reads the name of a job."""
 
 IN_GROUPS = {
     "create": "add",

@@ -43,6 +43,7 @@ _LIKE_A_PHRASE = re.compile(
     re.ASCII,
 )
 _NTH = {"first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5}
+_COUNTED = re.compile(r"(\d+) ?([a-z]+?)s?", re.ASCII)
 _HOURS = re.compile(
     r"every (?P<every>\w+(?: \w+)?) (?:between|from) (?P<first>[\w:.]+) (?:and|to|until|till|-) "
     r"(?P<last>[\w:.]+)"
@@ -196,7 +197,7 @@ def _of_another_kind(words: list[str]) -> _Refused | None:
     if not (hours := _HOURS.fullmatch(" ".join(words))):
         return None
     interval = hours["every"]
-    if match := re.fullmatch(r"(\d+) ?([a-z]+?)s?", interval):
+    if match := _COUNTED.fullmatch(interval):
         letters = (each for unit, each in _UNITS.items() if unit.startswith(match[2]))
         interval = match[1] + next(letters, match[2])
     else:

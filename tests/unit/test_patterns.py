@@ -98,6 +98,13 @@ CASES: dict[str, Case] = {
     "daybook/schedules/phrases.py:_LIKE_A_PHRASE": case(
         "match", "1", "11:", Text("1", "2026-01-01 "), Text(":", "2026-01-01 at ", "x")
     ),
+    "daybook/schedules/phrases.py:_HOURS": case(
+        "fullmatch", "1", "every 1 ", "every 15 min ", Text("every 15 min between ", "1", " and 1 ")
+    ),
+    "daybook/schedules/phrases.py:_COUNTED": case(
+        "fullmatch", "1", "s", "1s", Text("s", "1 minute", " ")
+    ),
+    "daybook/cli/model_options.py:_VARIABLE_NAME": case("fullmatch", "A", "A_", Text("_", "A_A")),
     "daybook/schedules/schedule.py:_INTERVAL": case(
         "match", "1", "at", "1at", " at", Text("at", "1"), Text(" a", "1 ")
     ),
