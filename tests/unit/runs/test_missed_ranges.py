@@ -13,7 +13,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.prefect import unmirrored
-from daybook.runs import audit, overdue, prefect_ends
+from daybook.runs import audit, claim_requests, missed_ranges, overdue, prefect_ends, rows
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted
 from tests.unit.runs.ending import end
 from tests.world import World
@@ -237,3 +237,28 @@ async def test_a_row_of_a_removed_job_is_not_mirrored(world: World) -> None:
 
     (row,) = await world.runs.rows()
     assert (row.status, row.count, row.unmirrored) == ("skipped", DOWN, False)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "flow_run_id", "extends"),
+    [
+        (Status.SKIPPED, "snoozed", None, True),
+        (Status.SKIPPED, "excluded", None, False),
+        (Status.SKIPPED, "snoozed", "a-prefect-run", False),
+        (Status.SKIPPED, "excluded", "a-prefect-run", False),
+        (Status.MISSED, "another reason", "a-prefect-run", True),
+    ],
+)
+async def test_a_skipped_row_grows_only_for_the_same_reason_and_without_a_prefect_run(
+    world: World, status: Status, reason: str, flow_run_id: str | None, extends: bool
+) -> None:
+    stored = await world.jobs.add(cron="* * * * *")
+    due = world.runs.claim_request(stored).due
+    async with world.ledger.write() as session:
+        key = claim_requests.due_key(stored.id, due)
+        row = rows.of_job(stored, key, "schedule", due, world.ledger.now())
+        row.status, row.reason, row.flow_run_id = status, "snoozed", flow_run_id
+        session.add(row)
+    async with world.ledger.read() as session:
+        found = await missed_ranges.range_before(session, stored, due + MINUTE, status, reason)
+    assert (found is not None) is extends
