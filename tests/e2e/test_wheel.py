@@ -121,7 +121,7 @@ def test_the_wheel_contains_only_the_package_and_its_entry_points(built: Built) 
 
 
 def version(built: Built) -> str:
-    found = re.match(r"daybook-([^-]+)-", built.wheel.name)
+    found = re.match(r"prefect_daybook-([^-]+)-", built.wheel.name)
     assert found
     return f"{found[1]}.dist-info"
 
