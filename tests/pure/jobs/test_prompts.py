@@ -46,6 +46,7 @@ LEGAL = "known: {{due}}, {{job}}, {{last_output}}, {{work_dir}}, {{check}}, {{ch
         ("{{job.name}}", "unknown variable {{job.name}} ("),
         ("{{secret:key}}", "unknown variable {{secret:key}} ("),
         ("{{{x}}}", "unknown variable {{x}} ("),
+        ("{{output: }}", "{{output: }} names no job (write {{output:<job>}})"),
     ],
 )
 def test_an_unknown_variable_is_refused_with_the_known_ones(prompt: str, expected: str) -> None:

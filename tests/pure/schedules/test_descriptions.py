@@ -47,6 +47,15 @@ NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)
         ("0 0 13 * 5", "at 00:00 on the 13th of the month or on Fridays"),
         ("0 9 * * mon#2", "at 09:00 on the second Monday of the month"),
         ("0 9 * 3 L7", "at 09:00 on the last Sunday of March"),
+        ("0 9 * * 0#1,1#1", "at 09:00 on the first Monday and the first Sunday of the month"),
+        (
+            "0 9 * * 2#2,1#2,4#1",
+            "at 09:00 on the first Thursday, the second Monday and the second Tuesday of the month",
+        ),
+        ("0 9 * * 1,3,4,6,0", "at 09:00 on Mondays, Wednesdays, Thursdays, Saturdays and Sundays"),
+        ("0 9 * * 1,2,3,4,6,0", 'cron "0 9 * * 1,2,3,4,6,0"'),  # too long a list
+        ("5,10,15,25,35,50 * * * *", "every hour at :05, :10, :15, :25, :35 and :50"),
+        ("1,5,10,15,25,35,50 * * * *", 'cron "1,5,10,15,25,35,50 * * * *"'),
     ],
 )
 def test_a_cron_schedule_is_described_in_words(expr: str, words: str) -> None:

@@ -148,6 +148,8 @@ REFUSED = [
     ("in two hours", 'is not a schedule (write "in 2h")'),
     ("in half an hour", 'is not a schedule (write "in 30m")'),
     ("in a week", 'is not a schedule (write "in 7d")'),
+    ("in two weeks", 'is not a schedule (write "in 14d")'),
+    ("monday to monday at 9", 'is not a schedule (write "every monday at 9")'),
     ("monday to friday at 9", 'is not a schedule (write "every weekday at 9")'),
     ("monday to friday", 'is not a schedule (write "every weekday at 9:00")'),
     ("every Mon-Fri at 9:30", 'is not a schedule (write "every weekday at 9:30")'),

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from daybook.clock import SYSTEM_CLOCK
-from daybook.errors import InvalidInput
-from daybook.http import bodies, request
+from daybook.errors import InvalidInput, OutgoingRefused
+from daybook.http import bodies, redirects, request
 from daybook.http.guard import Guard, Rule
 from daybook.http.httpx_transport import HttpxTransport
 from daybook.http.request import MAX_BODY_BYTES, NoResponse, Response
@@ -110,6 +110,20 @@ async def test_more_than_100_headers_are_refused() -> None:
     )
     with pytest.raises(InvalidInput, match=r"headers: there are 101 .*at most 100"):
         request.check("GET", {f"X-{number}": "a" for number in range(101)})
+
+
+def test_a_header_that_occurs_twice_is_refused_whatever_its_case() -> None:
+    with pytest.raises(InvalidInput, match='headers: "x-TEAM" occurs twice'):
+        request.check("GET", {"X-Team": "a", "x-TEAM": "b"})
+
+
+@pytest.mark.parametrize("where", ["http://[::1", "http://\x7f/"])
+def test_a_redirect_to_an_invalid_url_is_not_followed(where: str) -> None:
+    url = httpx.URL("https://public.example/hook?token=x")
+    with pytest.raises(OutgoingRefused) as refused:
+        redirects.next_request(307, where, method="POST", url=url, headers=[], rule="agent")
+    assert "it redirects to an invalid URL" in str(refused.value)
+    assert "token" not in str(refused.value)
 
 
 async def test_daybook_adds_few_headers_and_a_job_may_set_its_own(server: Receiver) -> None:
