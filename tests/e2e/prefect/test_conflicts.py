@@ -27,7 +27,6 @@ async def disputed(world: Any, name: str = "a-job") -> dict[str, Any]:
     return {"cron": "0 9 * * *", "timezone": "UTC"}
 
 
-@pytest.mark.slow
 async def test_the_losing_version_of_a_conflict_is_kept_and_listed(world: Any) -> None:
     lost = await disputed(world)
     began = world.ledger.now()
@@ -214,7 +213,6 @@ async def test_a_losing_schedule_that_no_job_supports_cannot_be_preferred(world:
     assert isinstance((await world.jobs.get("a-job")).job.schedule, Every)
 
 
-@pytest.mark.slow
 async def test_a_job_that_is_edited_during_the_reconcile_is_compared_again(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

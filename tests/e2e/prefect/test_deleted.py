@@ -30,7 +30,6 @@ async def missing(world: Any, name: str) -> bool:
     return name not in {each.name for each in (await world.deployments.all()).values()}
 
 
-@pytest.mark.slow
 async def test_a_deleted_deployment_disables_its_job_until_the_job_is_resumed(world: Any) -> None:
     await world.jobs.add("other", every="1h")
     await deleted(world)
@@ -109,7 +108,6 @@ async def test_the_comparison_of_a_claim_notices_a_deletion_too(world: Any) -> N
     assert str(again.id) != old
 
 
-@pytest.mark.slow
 async def test_a_run_by_hand_creates_the_missing_deployment(world: Any) -> None:
     """`daybook run` runs a disabled job, and the job stays disabled."""
     await deleted(world)
@@ -190,7 +188,6 @@ async def test_a_crash_after_noticing_another_prefect_deletes_nothing(world: Any
     assert (job.row.deployment_id, job.row.sync_pending, job.job.enabled) == (None, True, True)
 
 
-@pytest.mark.slow
 async def test_a_deployment_that_got_another_ledgers_tag_disables_its_job(world: Any) -> None:
     await world.jobs.add("a-job", every="1h")
     await world.sync()

@@ -120,7 +120,6 @@ async def test_a_one_time_rrule_is_due_at_the_instant_that_prefect_queues(
     await assert_in_sync(world, "a-job")
 
 
-@pytest.mark.slow
 async def test_prefects_pause_and_schedule_switch_disable_and_enable_the_job(world: Any) -> None:
     await world.jobs.add("a-job", every="1h")
     await world.sync()

@@ -117,7 +117,6 @@ async def test_a_schedule_saved_without_a_change_gets_its_runs_back(
     assert (await watch.observe()).requests == 2
 
 
-@pytest.mark.slow
 async def test_a_pass_applies_an_edit_of_the_ledger_to_prefect(world: Any, watch: Watch) -> None:
     await world.jobs.add("a-job", every="1h")
     await watch.until_stable()

@@ -1,8 +1,9 @@
-"""The order in which a worker claims runs that are due at the same time."""
+"""Dispatch: the order of claims, what counts as starting, and runs that are not this worker's."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -11,18 +12,24 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.schemas.objects import FlowRun
+from sqlmodel import select
 
 from daybook.clock import SYSTEM_CLOCK
+from daybook.errors import LedgerUnreachable
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
+from daybook.ledger.states import Status
+from daybook.ledger.tables import RunRow
 from daybook.prefect import links, occurrence
+from daybook.prefect import states as prefect_states
+from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs.claim_requests import ClaimRequest, HeldElsewhere
 from daybook.worker.dispatcher import Dispatcher
+from tests.unit.worker.one_job import DEPLOYMENT, OneJob, one_job
 
 pytestmark = pytest.mark.anyio
 
-DEPLOYMENT = UUID("5a0b21ef-5a3c-4b3e-8c1c-1d9f0c9a0003")
 NOT_ASKED = cast(Any, None)
 """Prefect and the parent of the runs: each claim here is another worker's already."""
 
@@ -84,3 +91,110 @@ async def test_the_earliest_run_is_claimed_first_although_its_request_takes_long
         taker.claimed = []
         assert await asyncio.gather(*map(taker.dispatch, runs)) == [True, True]
     assert taker.claimed == [each.id for each in runs]
+
+
+async def test_a_run_counts_as_starting_from_its_claim_until_it_is_supervised(
+    tmp_path: Path,
+) -> None:
+    async with one_job(tmp_path, most=2) as there:
+        seen = list[int]()
+        there.starts.during = lambda: seen.append(there.taker.starting)
+
+        assert await there.taker.dispatch(there.run)
+
+        assert (seen, there.taker.starting) == ([1], 0)
+        assert [watched.run_id for watched in there.watched] == [(await there.row()).id]
+        (task,) = there.starts.tasks
+        assert (task.mode, task.handover["fence"]) == ("ours", (await there.row()).fence)
+
+
+def _refuse(there: OneJob) -> None:
+    there.prefect.refuses = True
+
+
+def _cannot_fork(there: OneJob) -> None:
+    def fail() -> None:
+        raise OSError("out of memory")
+
+    there.starts.during = fail
+
+
+@pytest.mark.parametrize(
+    ("make_fail", "reason"),
+    [(_refuse, "Prefect refused the start"), (_cannot_fork, "out of memory")],
+)
+async def test_a_run_that_cannot_start_gives_its_claim_back(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_fail: Callable[[OneJob], None],
+    reason: str,
+) -> None:
+    compared = list[str]()
+
+    async def compare(_: object, job_id: str, deployment_id: str) -> frozenset[str]:
+        compared.append(deployment_id)
+        return frozenset()
+
+    monkeypatch.setattr(PrefectReconciler, "compare", compare)
+    async with one_job(tmp_path, most=2) as there:
+        make_fail(there)
+
+        assert await there.taker.dispatch(there.run)
+
+        row = await there.row()
+        assert (row.state, there.watched, there.taker.starting) == (Status.WAITING, [], 0)
+        assert reason in row.reason
+        assert compared[-1] == str(DEPLOYMENT)  # perhaps paused or deleted in Prefect
+
+
+async def test_a_run_of_another_ledger_is_neither_claimed_nor_changed_in_prefect(
+    tmp_path: Path,
+) -> None:
+    async with one_job(tmp_path, most=2) as there:
+        there.run.tags = ["daybook:another"]
+
+        assert await there.taker.dispatch(there.run)
+
+        assert (there.prefect.requests, there.starts.tasks) == ([], [])
+        async with there.ledger.read() as session:
+            rows = (await session.execute(select(RunRow))).scalars().all()
+        assert [row.id for row in rows] == [there.held.run_id]
+
+
+async def test_a_run_of_no_job_is_left_to_the_caller(tmp_path: Path) -> None:
+    async with one_job(tmp_path, most=2) as there:
+        there.run.deployment_id = uuid4()
+
+        assert not await there.taker.dispatch(there.run)
+
+        assert (there.prefect.requests, there.starts.tasks) == ([], [])
+
+
+async def test_a_second_prefect_run_of_an_occurrence_ends_as_skipped(tmp_path: Path) -> None:
+    async with one_job(tmp_path, most=3) as there:
+        there.run.idempotency_key = f"{there.ledger.id}:by-hand:1"
+        again = there.run.model_copy(update={"id": uuid4()})
+
+        assert await there.taker.dispatch(there.run)
+        assert await there.taker.dispatch(again)
+
+        assert [state.name for state in there.prefect.states[-2:]] == ["Pending", "Skipped"]
+        assert len(there.watched) == 1
+
+
+async def test_without_a_ledger_a_run_waits_in_prefect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unreachable(*_: object, **__: object) -> ClaimRequest:
+        raise LedgerUnreachable("there", "locked")
+
+    monkeypatch.setattr(occurrence, "build_claim_request", unreachable)
+    async with one_job(tmp_path, most=2) as there:
+        now = SYSTEM_CLOCK.now()
+        assert await there.taker.dispatch(there.run)
+
+        (_, waiting) = there.prefect.states
+        assert waiting.name == prefect_states.WAITING_NAME
+        assert waiting.state_details.scheduled_time > now
+        assert "locked" in (waiting.message or "")
+        assert there.starts.tasks == []

@@ -4,132 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
 from anyio.lowlevel import checkpoint
-from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun, State
-from prefect.client.schemas.responses import (
-    OrchestrationResult,
-    SetStateStatus,
-    StateAcceptDetails,
-)
+from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import Abort
-from prefect.states import Cancelled, Scheduled
-from sqlmodel import select
+from prefect.states import Cancelled
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.execution import claim
-from daybook.jobs import store
-from daybook.jobs.model import new_job
-from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
-from daybook.ledger.tables import RunRow
-from daybook.prefect import links, occurrence, unmirrored
+from daybook.prefect import occurrence, unmirrored
 from daybook.prefect import states as prefect_states
 from daybook.prefect.reconcile import PrefectReconciler
-from daybook.runs import claim_requests, claims, slots
-from daybook.runs.claim_requests import ClaimRequest, Granted
-from daybook.worker.dispatcher import Dispatcher
-from daybook.worker.messages import LaunchRequest
+from daybook.runs import claims, slots
 from daybook.worker.run_queue import RunQueue
-from daybook.worker.supervision import SupervisedRun
+from tests.unit.worker.one_job import DEPLOYMENT, one_job
 
 pytestmark = pytest.mark.anyio
-
-DEPLOYMENT = UUID("5a0b21ef-5a3c-4b3e-8c1c-1d9f0c9a0003")
-
-
-@dataclass
-class OneRunClient:
-    """Prefect client that keeps the states of one run; each new state becomes the last."""
-
-    states: list[State[Any]]
-    requests: list[str] = field(default_factory=list)
-    meanwhile: Callable[[], Awaitable[None]] | None = None
-    """What happens while the next state is written; that one has the earlier time, and stays."""
-
-    async def set_flow_run_state(self, run_id: UUID, state: State[Any], force: bool = False) -> Any:
-        self.requests.append(f"set {state.name}")
-        written = state.fresh_copy()
-        if meanwhile := self.meanwhile:
-            self.meanwhile = None
-            await meanwhile()
-        self.states.append(written)
-        return OrchestrationResult[Any](
-            state=self.states[-1], status=SetStateStatus.ACCEPT, details=StateAcceptDetails()
-        )
-
-    async def read_flow_run_states(self, run_id: UUID) -> list[State[Any]]:
-        return list(self.states)
-
-    async def read_flow_run(self, run_id: UUID) -> Any:
-        return SimpleNamespace(state=self.states[-1])
-
-    async def read_flow_runs(self, **_: Any) -> list[FlowRun]:
-        return []
-
-    async def update_flow_run(self, run_id: UUID, name: str) -> None:
-        """Accept any name."""
-
-
-@dataclass
-class OneJob:
-    """A job whose only slot a direct call holds, and the dispatcher of a worker."""
-
-    ledger: Ledger
-    taker: Dispatcher
-    prefect: OneRunClient
-    run: FlowRun
-    held: Granted
-
-    async def row(self) -> RunRow:
-        async with self.ledger.read() as session:
-            those = select(RunRow).where(RunRow.flow_run_id == str(self.run.id))
-            found: RunRow = (await session.execute(those)).scalar_one()
-            return found
-
-
-@asynccontextmanager
-async def one_job(path: Path) -> AsyncIterator[OneJob]:
-    now = SYSTEM_CLOCK.now()
-    due = now.replace(microsecond=0) - timedelta(seconds=1)
-    state: State[Any] = Scheduled()
-    run = FlowRun(
-        id=uuid4(),
-        flow_id=uuid4(),
-        deployment_id=DEPLOYMENT,
-        expected_start_time=cast(Any, due),
-        state=state,
-    )
-    prefect = OneRunClient([state])
-    async with Ledger(f"sqlite+aiosqlite:///{path / 'ledger.db'}") as ledger:
-        async with ledger.write() as session:
-            job = new_job(now=now, name="brief", prompt="Do it", every="1h")
-            stored = await store.add(session, job, "brief", now)
-            await links.record_agreement(session, stored.id, str(DEPLOYMENT), None, now)
-        run.parameters = stored.job.parameters()
-        direct = ClaimRequest(
-            claim_requests.flow_key("d"), "agent-prompt", "direct", now, "h", {"prompt": "Hi"}
-        )
-        held = await claims.claim(ledger, direct)
-        assert isinstance(held, Granted)
-        taker = Dispatcher(
-            *(ledger, cast(PrefectClient, prefect), cast(Any, None)),
-            holder="here:1",
-            most=1,
-            free=lambda: True,
-            watch=lambda watched: None,
-        )
-        yield OneJob(ledger, taker, prefect, run, held)
 
 
 async def test_a_waiting_run_is_set_back_and_remembered_until_another_worker_claims_it(
@@ -220,29 +118,17 @@ async def test_an_end_set_in_prefect_while_the_run_is_set_back_stays(
 async def test_the_deadline_of_a_run_that_has_waited_counts_from_its_request(
     tmp_path: Path,
 ) -> None:
-    class OnlyLauncher:
-        async def start(self, task: LaunchRequest) -> None:
-            """Start nothing."""
-
     async with one_job(tmp_path) as there:
-        watched = list[SupervisedRun]()
-        taker = Dispatcher(
-            *(there.ledger, cast(PrefectClient, there.prefect), cast(Any, OnlyLauncher())),
-            holder="here:1",
-            most=1,
-            free=lambda: True,
-            watch=watched.append,
-        )
         waited = replace(
             there.held,
             parameters={"policy": {"deadline": "1h"}},
             queued_at=there.ledger.now() - timedelta(minutes=40),
         )
         before = time.monotonic()
-        await taker._start_claimed(there.run, waited, "agent-prompt")
+        await there.taker._start_claimed(there.run, waited, "agent-prompt")
         after = time.monotonic()
 
-        (run,) = watched
+        (run,) = there.watched
         assert run.ends_at is not None
         assert before + 1199 < run.ends_at <= after + 1200
 
