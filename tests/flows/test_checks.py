@@ -127,13 +127,8 @@ async def two_agents(world: PrefectWorld) -> AsyncIterator[TwoAgents]:
 @pytest.mark.parametrize(
     ("answer", "opens", "reason"),
     [
-        (True, True, ""),
-        (False, False, "check: the tool gives says no"),
-        ("true", True, ""),
-        (" false\n", False, "check: the tool gives says no"),
         ({"action": "run", "reason": "mail"}, True, ""),
         ({"action": "skip", "reason": "no\nmail"}, False, "check: no mail"),
-        ('{"action": "skip"}', False, "check: the tool gives gave no reason"),
     ],
 )
 @pytest.mark.slow
@@ -159,13 +154,7 @@ async def test_a_tools_answer_starts_or_skips_the_run(
 @pytest.mark.parametrize(
     ("check", "words"),
     [
-        ({"tool": "gives", "params": {"answer": None}}, "the tool gives answered None; expected"),
-        ({"tool": "gives", "params": {"answer": 1}}, "the tool gives answered 1; expected"),
         ({"tool": "gives", "params": {"answer": "perhaps"}}, "answered 'perhaps'; expected"),
-        (
-            {"tool": "gives", "params": {"answer": {"action": "delete"}}},
-            "returned an invalid answer",
-        ),
         ({"tool": "breaks"}, "ValueError: it broke"),
     ],
 )
@@ -222,12 +211,11 @@ RUN = '{"action": "run", "reason": "three new issues"}'
 SKIP = '{"action": "skip", "reason": "nothing new"}'
 
 
-@pytest.mark.parametrize("answer", [RUN, f"```json\n{RUN}\n```", f"\n```\n{RUN}\n```\n"])
 @pytest.mark.slow
 async def test_a_check_that_answers_run_is_followed_by_the_run(
-    world: PrefectWorld, two_agents: TwoAgents, answer: str
+    world: PrefectWorld, two_agents: TwoAgents
 ) -> None:
-    gate = Answer(answer, input_tokens=100, output_tokens=10)
+    gate = Answer(f"```json\n{RUN}\n```", input_tokens=100, output_tokens=10)
     result = await two_agents.run(gate, Answer("Done.", input_tokens=1_000, output_tokens=200))
 
     assert (result["status"], result["output"]) == ("succeeded", "Done.")
@@ -262,29 +250,12 @@ async def test_a_check_that_answers_skip_skips_the_run_and_its_tokens_are_record
     ("step", "words"),
     [
         ("There is nothing to do.", "is not JSON"),
-        (f"Of course! {RUN}", "is not JSON"),
-        (f"```json\n{RUN}\n```\nThat is all.", "is not JSON"),
-        ('{"action": "delete", "reason": "x"}', "returned an invalid answer"),
-        ('{"action": "run", "reason": 5}', "returned an invalid answer"),
-        ('["run"]', "returned an invalid answer"),
-        ("", "is not JSON"),
         (Answer("", tool="shell", finish="tool_calls"), CALLED),
         (Answer(RUN, tool="shell", finish="tool_calls"), CALLED),
         (Answer(RUN, finish="length"), "is incomplete"),
         (limited(), "429"),
     ],
-    ids=[
-        *(
-            "prose",
-            "prose-before",
-            "prose-after",
-            "another-action",
-            "no-words",
-            "a-list",
-            "nothing",
-        ),
-        *("a-tool-call", "a-tool-call-beside-it", "cut", "429"),
-    ],
+    ids=["prose", "a-tool-call", "a-tool-call-beside-it", "cut", "429"],
 )
 @pytest.mark.slow
 async def test_any_other_answer_to_a_check_prompt_fails_the_run_without_a_retry(
@@ -348,9 +319,7 @@ def python(program: str) -> list[str]:
 @pytest.mark.parametrize(
     ("program", "status", "reason"),
     [
-        ("print('mail')", "succeeded", ""),
         ("print('no mail\\nsince noon'); raise SystemExit(1)", "skipped", "check: no mail"),
-        ("raise SystemExit(1)", "skipped", f"check: {sys.executable} exited with code 1"),
     ],
 )
 @pytest.mark.slow
@@ -368,13 +337,10 @@ async def test_a_check_command_decides_by_its_exit_code(
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (python("raise SystemExit(2)"), "exited with code 2"),
         (python("import sys; print('why', file=sys.stderr); sys.exit(3)"), "3: why"),
-        (python("import os; os.kill(os.getpid(), 9)"), "was ended by SIGKILL"),
-        (["no-such-program-anywhere"], "there is no program"),
         (python("import signal; signal.pause()"), "did not end within 5 s"),
     ],
-    ids=["2", "3", "killed", "missing", "too-long"],
+    ids=["3", "too-long"],
 )
 @pytest.mark.slow
 async def test_a_check_command_that_fails_fails_the_run(

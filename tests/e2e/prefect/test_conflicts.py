@@ -224,3 +224,17 @@ async def test_a_job_that_is_edited_during_the_reconcile_is_compared_again(
     await reconcile.reconcile_job(world.ledger, world.client, stale, deployment, ReconcileReport())
     held = (await world.deployments.get("a-job")).schedules[0].schedule
     assert held.interval.total_seconds() == 3 * 3600
+
+
+async def test_an_edit_in_the_ledger_during_an_import_is_not_overwritten(world: Any) -> None:
+    """A person edits the same field after the job was read, so the edits are a conflict."""
+    await world.jobs.add("a-job", every="1h")
+    await world.sync()
+    await world.deployments.edit_schedule("a-job", active=True, schedule=CRON)
+    deployment = await world.deployments.get("a-job")
+    stale = await world.jobs.get("a-job")
+    await world.jobs.edit("a-job", every="3h")
+    report = ReconcileReport()
+    await reconcile.reconcile_job(world.ledger, world.client, stale, deployment, report)
+    assert (list(report.conflicts), report.pulled) == (["a-job"], [])
+    assert (await world.jobs.get("a-job")).job.schedule.every.total_seconds() == 3 * 3600

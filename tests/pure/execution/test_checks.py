@@ -1,7 +1,9 @@
-"""Checks before a run: the verdict, the token usage, and who may set a command."""
+"""Checks before a run: their answers, the verdict, the token usage, and who may set a command."""
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -9,12 +11,14 @@ from typing import Any, cast
 
 import pytest
 
+from daybook.agents.base import AgentReply, AgentRequest
 from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.execution import checks
 from daybook.execution.checks import CheckFailed, Verdict
 from daybook.jobs.checks import Check
 from daybook.jobs.store import StoredJob
 from daybook.runs.claim_requests import Granted
+from tests.rows import each
 
 NOW = datetime(2026, 11, 20, 9, tzinfo=UTC)
 
@@ -130,3 +134,129 @@ def test_a_check_that_uses_all_tokens_fails_the_run_with_its_usage() -> None:
     with pytest.raises(CheckFailed, match="tokens: the check used 100 of the 100") as failed:
         Verdict(opens=True, usage=usage).apply(granted(tokens=100))
     assert failed.value.usage == usage
+
+
+# --- what an answer says
+
+RUN = '{"action": "run", "reason": "three new issues"}'
+SKIP = '{"action": "skip", "reason": "nothing new"}'
+
+
+def test_a_tools_answer_says_run_or_skip() -> None:
+    says_no, no_reason = "the tool gives says no", "the tool gives gave no reason"
+    rows: list[tuple[Any, bool, str]] = [
+        (True, True, "the tool gives says yes"),
+        (False, False, says_no),
+        ("true", True, "the tool gives says yes"),
+        (" false\n", False, says_no),
+        ({"result": False}, False, says_no),  # a server's result
+        ({"action": "run", "reason": "mail"}, True, "mail"),
+        ({"action": "skip", "reason": "no mail"}, False, "no mail"),
+        ('{"action": "skip"}', False, no_reason),
+        ({"action": "run", "reason": None}, True, no_reason),
+    ]
+    for (answer, opens, reason), trying in each(rows):
+        with trying:
+            verdict = checks._verdict_of_result(answer, "the tool gives")
+            assert (verdict.opens, verdict.reason) == (opens, reason)
+
+
+def test_any_other_answer_of_a_tool_is_invalid() -> None:
+    rows: list[tuple[Any, str]] = [
+        (None, "the tool gives answered None; expected true, false, or {"),
+        (1, "the tool gives answered 1; expected"),
+        ("perhaps", "answered 'perhaps'; expected"),
+        ("[true]", "expected true, false"),
+        ({"action": "delete"}, "returned an invalid answer: {'action': 'delete'}; expected {"),
+        ({"result": True, "more": 1}, "returned an invalid answer"),
+        ({"action": "run", "reason": 5}, "returned an invalid answer"),
+    ]
+    for (answer, words), trying in each(rows):
+        with trying, pytest.raises(CheckFailed, match=re.escape(words)):
+            checks._verdict_of_result(answer, "the tool gives")
+
+
+class Answering:
+    """Agent that gives one answer."""
+
+    def __init__(self, text: str, cut: str = "") -> None:
+        self._reply = AgentReply(text=text, agent="gate", cut=cut, usage={"input_tokens": 7})
+
+    async def answer(self, request: AgentRequest) -> AgentReply:
+        self.request = request
+        return self._reply
+
+
+@pytest.mark.anyio
+async def test_an_agents_answer_is_its_json_alone_or_in_one_fenced_block() -> None:
+    rows = [
+        (RUN, True, "three new issues"),
+        (f"```json\n{RUN}\n```", True, "three new issues"),
+        (f"\n```\n{RUN}\n```\n", True, "three new issues"),
+        (f"~~~~\n{SKIP}\n~~~~", False, "nothing new"),
+        (SKIP, False, "nothing new"),
+    ]
+    for (text, opens, reason), trying in each(rows):
+        with trying:
+            agent = cast(Any, Answering(text))
+            verdict = await checks.ask_agent(agent, "New?", granted("user"))
+            assert (verdict.opens, verdict.reason) == (opens, reason)
+            assert (verdict.usage or {})["input_tokens"] == 7
+            assert agent.request.prompt.startswith("New?\n\n")
+            assert (agent.request.occurrence, agent.request.once) == ("flow:1#check", True)
+
+
+@pytest.mark.anyio
+async def test_any_other_answer_of_an_agent_is_invalid_and_its_usage_is_kept() -> None:
+    rows = [
+        ("There is nothing to do.", "", "the answer of agent gate is not JSON"),
+        (f"Of course! {RUN}", "", "is not JSON"),
+        (f"```json\n{RUN}\n```\nThat is all.", "", "is not JSON"),
+        ('{"action": "delete", "reason": "x"}', "", "agent gate returned an invalid answer"),
+        ('{"action": "run", "reason": 5}', "", "returned an invalid answer"),
+        ('["run"]', "", "returned an invalid answer"),
+        ("", "", "is not JSON"),
+        (RUN, "it reached its limit", "is incomplete: it reached its limit"),
+    ]
+    for (text, cut, words), trying in each(rows):
+        with trying:
+            with pytest.raises(CheckFailed, match=re.escape(words)) as failed:
+                await checks.ask_agent(cast(Any, Answering(text, cut)), "New?", granted("user"))
+            assert (failed.value.usage or {})["input_tokens"] == 7
+
+
+def python(program: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", program)
+
+
+@pytest.mark.anyio
+async def test_a_command_decides_by_its_exit_code() -> None:
+    rows = [
+        ("print('mail')", True, "check: mail"),
+        ("print('no mail\\nsince noon'); raise SystemExit(1)", False, "check: no mail"),
+        ("raise SystemExit(1)", False, f"check: {sys.executable} exited with code 1"),
+    ]
+    for (program, opens, reason), trying in each(rows):
+        with trying:
+            verdict = await checks.check_job(granted("user", command=python(program)))
+            assert (verdict.opens, verdict.reason) == (opens, reason)
+
+
+@pytest.mark.anyio
+async def test_a_command_that_ends_in_another_way_fails_the_check() -> None:
+    rows: list[tuple[tuple[str, ...], str]] = [
+        (python("raise SystemExit(2)"), "exited with code 2"),
+        (python("import sys; print('why', file=sys.stderr); sys.exit(3)"), "3: why"),
+        (python("import os; os.kill(os.getpid(), 9)"), "was ended by SIGKILL"),
+        (("no-such-program-anywhere",), "there is no program"),
+    ]
+    for (command, words), trying in each(rows):
+        with trying, pytest.raises(CheckFailed, match=f"check: .*{re.escape(words)}"):
+            await checks.check_job(granted("user", command=command))
+
+
+@pytest.mark.anyio
+async def test_a_command_that_takes_too_long_is_stopped_and_fails_the_check() -> None:
+    command, given = python("import signal; signal.pause()"), granted("user")
+    with pytest.raises(CheckFailed, match=r"did not end within 0\.2 s and was stopped"):
+        await checks._run_program(command, given, 0.2, (0, 1))

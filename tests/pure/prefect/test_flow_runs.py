@@ -1,4 +1,4 @@
-"""State changes in Prefect: the state that was overwritten, even by concurrent writers."""
+"""State changes in Prefect: the state that was overwritten, even by concurrent writers; Retries."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from prefect.client.schemas.responses import (
     SetStateStatus,
     StateAcceptDetails,
 )
-from prefect.states import Cancelled, Scheduled
+from prefect.states import Cancelled, Completed, Pending, Running, Scheduled
 
+from daybook.ledger.states import Status
 from daybook.prefect import flow_runs
 from daybook.prefect.deployments import PAGE_SIZE
-from daybook.prefect.states import waiting_state
+from daybook.prefect.states import terminal_state, waiting_state
+from tests.rows import each
 
 pytestmark = pytest.mark.anyio
 
@@ -98,3 +100,39 @@ async def test_all_of_many_runs_are_read_in_pages() -> None:
     ids = [str(uuid4()) for _ in range(2 * PAGE_SIZE + 1)]
     found = await flow_runs.read(cast(PrefectClient, Paged()), [None, *ids, ids[0]])
     assert list(found) == ids
+
+
+# --- Retry
+
+RETRY: State[Any] = Scheduled(name="AwaitingRetry")
+SKIPPED: State[Any] = terminal_state(Status.SKIPPED, "")
+CANCELLED: State[Any] = Cancelled()
+LATE: State[Any] = Scheduled(name="Late")
+SET_BACK = waiting_state(NOW, "its turn comes later")
+
+
+def test_a_retry_is_a_start_that_follows_an_end_on_a_persons_word() -> None:
+    rows: list[tuple[list[State[Any]], tuple[int, ...]]] = [
+        ([], ()),
+        ([Pending(), Running()], ()),
+        ([SKIPPED], ()),
+        ([SKIPPED, SKIPPED], ()),
+        ([SKIPPED, SET_BACK], ()),
+        ([SKIPPED, SET_BACK, SKIPPED, SET_BACK], ()),
+        # Prefect's late-run service marks a run at the moment at which a worker skips it.
+        ([SKIPPED, LATE], ()),
+        ([CANCELLED, LATE], ()),
+        ([SKIPPED, LATE, SKIPPED, LATE, Pending()], ()),
+        ([SKIPPED, RETRY], (0,)),
+        ([SKIPPED, RETRY, SKIPPED, RETRY], (0, 0)),
+        ([SKIPPED, Scheduled(), LATE], (0,)),
+        ([SKIPPED, RETRY, SET_BACK], (0,)),
+        ([SKIPPED, SET_BACK, SKIPPED, RETRY, Pending()], (0,)),
+        ([Pending(), Running(), Completed(), RETRY], (1,)),
+        ([Pending(), Running(), Completed(), SKIPPED, RETRY, Pending(), Running()], (1,)),
+        ([Pending(), Running(), Completed(), RETRY, Running(), Completed(), SET_BACK], (1,)),
+        ([Pending(), Running(), Completed(), RETRY, Running(), Completed(), RETRY], (1, 2)),
+    ]
+    for (history, expected), trying in each(rows):
+        with trying:
+            assert flow_runs.retry_starts(history) == expected

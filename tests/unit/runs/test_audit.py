@@ -572,6 +572,21 @@ async def test_the_auditor_reads_no_job_until_a_due_time_has_passed(world: World
     ]
 
 
+async def test_a_removed_job_is_audited_up_to_its_removal_although_nothing_is_due(
+    world: World,
+) -> None:
+    stored = await world.jobs.add(cron="0 * * * *", catch_up="none")
+    memory = keeper.AuditorState()
+    world.clock.set(NOON + 2 * MINUTE)
+    await keeper.audit(world.ledger, {stored.id: world.clock.now()}, memory=memory)
+    world.clock.set(NOON + 10 * MINUTE)
+    await world.jobs.archive(stored.id)
+    world.clock.set(NOON + 12 * MINUTE)
+    assert (await keeper.audit(world.ledger, {}, memory=memory)).jobs == 1
+    assert (await world.jobs.row(stored.id)).audited_until == NOON + 10 * MINUTE
+    assert (await keeper.audit(world.ledger, {}, memory=memory)).jobs == 0
+
+
 async def test_an_audit_stops_at_its_time_limit_and_the_next_one_continues(world: World) -> None:
     added = [
         await world.jobs.add(f"job {place}", cron="* * * * *", catch_up="none") for place in "abc"

@@ -9,11 +9,9 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
-from uuid import UUID, uuid4
 
 import pytest
 from anyio.lowlevel import checkpoint
-from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import Abort
 from prefect.states import Cancelled
 
@@ -24,7 +22,6 @@ from daybook.prefect import occurrence, unmirrored
 from daybook.prefect import states as prefect_states
 from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs import claims, slots
-from daybook.worker.run_queue import RunQueue
 from tests.unit.worker.one_job import DEPLOYMENT, one_job
 
 pytestmark = pytest.mark.anyio
@@ -131,21 +128,3 @@ async def test_the_deadline_of_a_run_that_has_waited_counts_from_its_request(
         (run,) = there.watched
         assert run.ends_at is not None
         assert before + 1199 < run.ends_at <= after + 1200
-
-
-async def test_a_run_queued_again_during_its_dispatch_is_dispatched_once_more() -> None:
-    taken, released = list[UUID](), asyncio.Event()
-
-    async def take(run: FlowRun) -> None:
-        taken.append(run.id)
-        await released.wait()
-
-    intake = RunQueue(cast(Any, None), "pool", [], take)
-    run = FlowRun(id=uuid4(), flow_id=uuid4())
-    intake.hand_out_now(run)
-    for _ in range(2):
-        intake.hand_out_now(run)
-    released.set()
-    await intake.wait_until_dispatched()
-
-    assert taken == [run.id] * 2
