@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Self
@@ -25,6 +26,8 @@ MAX_CLOCK_SKEW = timedelta(seconds=1)
 """A larger clock skew is reported as a problem (promise 16: it shows in `doctor`)."""
 MAX_OBSERVATION_AGE = timedelta(minutes=10)
 """Maximum age of the last observation of Prefect; each observation takes some time itself."""
+CATCH_UP_GRACE = timedelta(minutes=2)
+"""Time that a new leader has to read Prefect and to judge what became due before it led."""
 NO_KEEPER = "no keeper leads, so nothing is reconciled, audited or delivered"
 
 NOTHING_RUNS = "no worker is running, so no job starts; start `daybook up`"
@@ -106,6 +109,21 @@ class OverdueRun(BaseModel, frozen=True):
         by = duration_in_words(timedelta(seconds=self.late_seconds))
         what = "was missed" if self.missed else "has not started"
         return f"{self.job} was due at {utc_text(self.due)}, {by} ago, and {what}: {self.why}"
+
+
+def without_catch_up(
+    found: Iterable[Overdue], leader: Leader | None, now: datetime
+) -> list[Overdue]:
+    """Return the overdue runs without those of an outage that ended when ``leader`` began to lead.
+
+    These are the due times before that which were missed, and for `CATCH_UP_GRACE` those that the
+    leader has not judged yet.
+    """
+    since = leader.since if leader is not None and leader.leads(now) else None
+    if since is None:
+        return list(found)
+    is_new = now - since < CATCH_UP_GRACE
+    return [each for each in found if each.due > since or not (each.missed or is_new)]
 
 
 def delay_reason(each: Overdue, known: DelayFacts) -> str:

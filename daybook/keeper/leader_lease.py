@@ -32,6 +32,7 @@ LEADERSHIP_NAME = "keeper"
 class Leader:
     """Current or last leader; ``holder`` is empty if it released the leadership.
 
+    ``since`` is when it acquired the leadership; None if that is not recorded.
     ``note`` is the data that was stored with the last renewal; right after a change of leaders it
     is still the previous leader's. It is {} if none was stored.
     """
@@ -39,6 +40,7 @@ class Leader:
     holder: str
     until: datetime
     note: dict[str, Any]
+    since: datetime | None = None
 
     def leads(self, now: datetime) -> bool:
         """Return whether the lease is valid at ``now`` (ledger time)."""
@@ -65,6 +67,7 @@ async def acquire(ledger: Ledger, name: str, holder: str) -> int | None:
         else:
             row.holder, row.until, row.fence = holder, now + TIMING.leader_lease, row.fence + 1
         session.add(row)
+        await session.merge(Fact(key=_since(name), value=now.isoformat()))
         return row.fence
 
 
@@ -111,9 +114,15 @@ async def read(ledger: Ledger, name: str) -> Leader | None:
     async with ledger.read() as session:
         row = await session.get(LeadRow, name)
         fact = await session.get(Fact, _note(name))
+        since = await session.get(Fact, _since(name))
     if row is None:
         return None
-    return Leader(row.holder, row.until, json.loads(fact.value) if fact else {})
+    return Leader(
+        row.holder,
+        row.until,
+        json.loads(fact.value) if fact else {},
+        datetime.fromisoformat(since.value) if since else None,
+    )
 
 
 def _is_held(row: LeadRow, by_another_than: str, now: datetime) -> bool:
@@ -122,3 +131,7 @@ def _is_held(row: LeadRow, by_another_than: str, now: datetime) -> bool:
 
 def _note(name: str) -> str:
     return f"lead:{name}"
+
+
+def _since(name: str) -> str:
+    return f"lead since:{name}"

@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 
 from daybook import home as homes
-from daybook.api.overdue import DelayFacts, OverdueRun, observed_at
+from daybook.api.overdue import DelayFacts, OverdueRun, observed_at, without_catch_up
 from daybook.clock import Clock
 from daybook.delivery import sending
 from daybook.delivery.views import OutboxHealth
@@ -76,7 +76,9 @@ MAX_DESCRIBED = 3
 
 @dataclass(frozen=True)
 class HealthSnapshot:
-    """Result of one query. `overdue` is ``late`` without the runs that a limit delays.
+    """Result of one query.
+
+    `overdue` is ``late`` without the runs that a limit delays, and those of an outage that is over.
 
     ``ahead`` is how far the ledger's clock is ahead of this machine's. ``jobs`` counts the enabled
     (True) and disabled jobs. ``ended`` counts the outcomes that were recorded since the monitor
@@ -102,7 +104,8 @@ class HealthSnapshot:
 
     @property
     def overdue(self) -> list[Overdue]:
-        return [each for each in self.late if each.overdue_since <= self.at]
+        found = [each for each in self.late if each.overdue_since <= self.at]
+        return without_catch_up(found, self.leader, self.at)
 
     @property
     def has_leader(self) -> bool:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from daybook import home as homes
 from daybook.api import maintenance as maintenance_api
 from daybook.api.maintenance import MaintenanceWindow
-from daybook.api.overdue import DelayFacts, KeeperStatus, OverdueRun
+from daybook.api.overdue import DelayFacts, KeeperStatus, OverdueRun, without_catch_up
 from daybook.delivery.views import OutboxHealth
 from daybook.errors import PrefectUnreachable
 from daybook.jobs import store as jobs
@@ -130,6 +130,7 @@ async def status() -> StatusReport:
         )
     workers = pool.workers if pool else []
     online = sum(each.ours for each in workers)
+    overdue_runs = without_catch_up(overdue_runs, leader, known.now)
     late = [OverdueRun.of(each, known) for each in overdue_runs]
     if pool:
         found += findings.pool(pool, prefect.api_url or "", has_jobs=bool(stored))

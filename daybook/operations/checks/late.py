@@ -100,6 +100,7 @@ async def late(client: PrefectClient) -> list[Finding]:
             overdue_runs = await run_overdue.find(session, stored, candidates, now)
         leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)
         known = DelayFacts(ledger.now(), "", pool, ahead, ledger.skew(), leader)
+        overdue_runs = overdue.without_catch_up(overdue_runs, leader, known.now)
     found = findings.late([OverdueRun.of(each, known) for each in overdue_runs])
     return [replace(each, fix="daybook status") for each in found]
 

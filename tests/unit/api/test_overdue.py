@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from daybook.jobs.model import new_job
 from daybook.jobs.store import StoredJob
 from daybook.keeper.leader_lease import Leader
 from daybook.ledger.engine import Ledger
+from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect.work_pool import OnlineWorker, WorkPool
 from daybook.runs import claims, slots
@@ -152,3 +153,21 @@ def test_keeper_status_has_the_facts_that_the_leader_recorded() -> None:
     assert KeeperStatus.of(leader, NOW + TIMING.leader_lease).running is False
     nobody = KeeperStatus(running=False, holder="", until=None, observed_at=None, passes={})
     assert KeeperStatus.of(None, NOW) == nobody
+
+
+async def test_due_times_of_an_outage_that_is_over_are_not_overdue(
+    job: tuple[Ledger, StoredJob],
+) -> None:
+    open_one, missed = await late(job), await late(job, status=Status.MISSED)
+
+    def left(began: timedelta, **leads: datetime) -> list[Overdue]:
+        until = leads.get("until", NOW + TIMING.leader_lease)
+        leader = Leader("here:1:a", until, SEEN, NOW - began)
+        return overdue.without_catch_up([open_one, missed], leader, NOW)
+
+    # Both were due five minutes ago.
+    assert left(timedelta(seconds=30)) == []
+    assert left(overdue.CATCH_UP_GRACE) == [open_one]
+    assert left(timedelta(minutes=6)) == [open_one, missed]
+    assert left(timedelta(seconds=30), until=NOW) == [open_one, missed]  # nobody leads
+    assert overdue.without_catch_up([missed], None, NOW) == [missed]

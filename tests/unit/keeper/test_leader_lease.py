@@ -28,8 +28,8 @@ async def test_the_first_process_leads_and_the_second_gets_no_lease(world: World
     assert first == 1
     assert await leader_lease.acquire(world.ledger, NAME, "there:2") is None
     assert await leader_lease.check(world.ledger, NAME, first)
-    leader = await leader_lease.read(world.ledger, NAME)
-    assert leader == leader_lease.Leader("here:1", world.clock.now() + TIMING.leader_lease, {})
+    leader, now = await leader_lease.read(world.ledger, NAME), world.clock.now()
+    assert leader == leader_lease.Leader("here:1", now + TIMING.leader_lease, {}, now)
 
 
 async def test_of_many_concurrent_processes_one_leads(world: World) -> None:
@@ -38,6 +38,22 @@ async def test_of_many_concurrent_processes_one_leads(world: World) -> None:
     found = await asyncio.gather(*asked)
 
     assert sorted(fence for fence in found if fence is not None) == [1]
+
+
+async def test_a_leader_leads_since_its_lease_was_acquired(world: World) -> None:
+    began = world.clock.now()
+    await leader_lease.acquire(world.ledger, NAME, "here:1")
+    world.clock.move(timedelta(seconds=10))
+    await leader_lease.renew(world.ledger, NAME, 1, {"passes": {}})
+    leader = await leader_lease.read(world.ledger, NAME)
+    assert leader is not None
+    assert leader.since == began
+
+    world.clock.move(TIMING.leader_lease)
+    await leader_lease.acquire(world.ledger, NAME, "there:2")
+    leader = await leader_lease.read(world.ledger, NAME)
+    assert leader is not None
+    assert leader.since == world.clock.now()
 
 
 async def test_leases_with_different_names_are_independent(world: World) -> None:
@@ -58,14 +74,13 @@ async def test_a_lease_is_free_exactly_when_it_expires(world: World) -> None:
 
 async def test_a_renewed_lease_lasts_from_the_time_of_its_renewal(world: World) -> None:
     await leader_lease.acquire(world.ledger, NAME, "here:1")
+    began = world.clock.now()
     world.clock.move(timedelta(seconds=29))
 
     assert await leader_lease.renew(world.ledger, NAME, 1, {"passes": {}})
 
-    leader = await leader_lease.read(world.ledger, NAME)
-    assert leader == leader_lease.Leader(
-        "here:1", world.clock.now() + TIMING.leader_lease, {"passes": {}}
-    )
+    leader, now = await leader_lease.read(world.ledger, NAME), world.clock.now()
+    assert leader == leader_lease.Leader("here:1", now + TIMING.leader_lease, {"passes": {}}, began)
     world.clock.move(timedelta(seconds=29))
     assert await leader_lease.check(world.ledger, NAME, 1)
 
@@ -98,7 +113,8 @@ async def test_a_leader_with_a_successor_can_neither_renew_nor_release(world: Wo
     await leader_lease.release(world.ledger, NAME, 1)
 
     leader = await leader_lease.read(world.ledger, NAME)
-    assert leader == leader_lease.Leader("there:2", world.clock.now() + TIMING.leader_lease, {})
+    now = world.clock.now()
+    assert leader == leader_lease.Leader("there:2", now + TIMING.leader_lease, {}, now)
 
 
 async def test_a_released_lease_can_be_acquired_at_once(world: World) -> None:

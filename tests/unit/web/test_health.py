@@ -95,12 +95,26 @@ async def test_health_fails_while_no_keeper_is_the_leader(
         await health(page, well=False)
 
 
+async def test_health_is_ok_after_an_outage_from_the_moment_at_which_a_keeper_leads(
+    world: World, pages: Callable[[], Served]
+) -> None:
+    await world.jobs.add(cron="0 * * * *", catch_up="none")
+    world.clock.move(timedelta(hours=5))
+    await lead(world)
+    async with pages() as page:
+        assert (await health(page, well=True))["late"] == 1
+        world.clock.move(causes.CATCH_UP_GRACE)
+        assert await leader_lease.renew(world.ledger, LEADERSHIP_NAME, 1)
+        await health(page, well=False)  # the keeper has not judged it
+
+
 async def test_health_fails_while_a_run_is_overdue(
     world: World, pages: Callable[[], Served]
 ) -> None:
     stored = [await world.jobs.add(f"job {n}", cron="0 * * * *", catch_up="none") for n in range(5)]
-    world.clock.move(timedelta(hours=1) + OVERDUE_GRACE - timedelta(seconds=1))
     await lead(world)
+    world.clock.move(timedelta(hours=1) + OVERDUE_GRACE - timedelta(seconds=1))
+    assert await leader_lease.renew(world.ledger, LEADERSHIP_NAME, 1)
     async with pages() as page:
         await health(page, well=True)
         world.clock.move(timedelta(seconds=1))

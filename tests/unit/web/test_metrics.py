@@ -50,6 +50,7 @@ def by(**labels: str) -> Labels:
 
 async def full(world: World) -> None:
     """Fill a ledger so that most metrics differ from zero."""
+    await leader_lease.acquire(world.ledger, LEADERSHIP_NAME, "here:1:a")
     hourly = {"cron": "0 * * * *", "catch_up": "none"}
     first = await world.jobs.add("first", **hourly)
     await world.jobs.add("off", **hourly, enabled=False)
@@ -59,7 +60,7 @@ async def full(world: World) -> None:
         await world.runs.finished(awkward, Status.FAILED, error="no")
     await world.runs.finished(first, Status.SUCCEEDED)
     await world.runs.running(slow)
-    await leader_lease.acquire(world.ledger, LEADERSHIP_NAME, "here:1:a")
+    await leader_lease.renew(world.ledger, LEADERSHIP_NAME, 1)
     async with world.ledger.write() as session:
         now = world.clock.now()
         for channel, event in (("ops", "one"), ("inbox", "overdue")):
