@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from daybook import api, owners
 from daybook.api import context, plugin_jobs
@@ -13,6 +13,13 @@ from daybook.api.filters import JobFilters, RunFilters
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from daybook.api.job_fields import (
+        AllFields,
+        CallFields,
+        JobFilterFields,
+        PromptFields,
+        RunFilterFields,
+    )
     from daybook.api.maintenance import MaintenanceWindow
     from daybook.api.task_client import Tasks
     from daybook.delivery.views import ListedRun, RunDetails
@@ -68,7 +75,7 @@ class Client:
         session: str | None = None,
         channel: str | None = None,
         chat_id: str | None = None,
-        **more: Any,
+        **more: Unpack[PromptFields],
     ) -> ChangedJob:
         """Add a job that asks an agent. Return the job, with `next_due` and `notes` for the user.
 
@@ -97,7 +104,7 @@ class Client:
         schedule: str | None = None,
         timezone: str | None = None,
         name: str | None = None,
-        **more: Any,
+        **more: Unpack[CallFields],
     ) -> ChangedJob:
         """Add a job that calls a URL; a 2xx status is success. Return the job, like `add`.
 
@@ -115,7 +122,7 @@ class Client:
         schedule: str | None = None,
         timezone: str | None = None,
         name: str | None = None,
-        **more: Any,
+        **more: Unpack[CallFields],
     ) -> ChangedJob:
         """Add a job that calls a tool with exactly these params. Return the job, like `add`.
 
@@ -136,7 +143,7 @@ class Client:
         schedule: str,
         tool: str = "",
         timezone: str | None = None,
-        **more: Any,
+        **more: Unpack[CallFields],
     ) -> ChangedJob:
         """Add the job ``key`` of a plugin, or change the fields that differ. Return the job.
 
@@ -150,7 +157,7 @@ class Client:
         with self._as_actor():
             return await plugin_jobs.save(given)
 
-    async def list(self, /, status: str = "", **filters: Any) -> Jobs:
+    async def list(self, /, status: str = "", **filters: Unpack[JobFilterFields]) -> Jobs:
         """Return the jobs that the client may see, sorted by name.
 
         The ``status`` `enabled`, `disabled` or `running` selects the jobs in that state; an outcome
@@ -169,10 +176,10 @@ class Client:
         with self._as_actor():
             return await api.jobs.show(job)
 
-    async def update(self, /, job: str, **changes: Any) -> ChangedJob:
+    async def update(self, /, job: str, **changes: Unpack[AllFields]) -> ChangedJob:
         """Change only the given fields of `add`, `add_webhook` or `add_tool`. Return the job."""
         with self._as_actor():
-            return await api.jobs.edit_job(job, changes)
+            return await api.jobs.edit_job(job, {**changes})
 
     async def pause(self, job: str, note: str = "") -> ChangedJob:
         """Disable the job; ``note`` says why. Idempotent. Return the job."""
@@ -218,12 +225,14 @@ class Client:
         with self._as_actor():
             return await api.runs.retry(run, wait=wait, request_id=request_id)
 
-    async def runs(self, /, job: str | None = None, limit: int = 20, **filters: Any) -> Runs:
+    async def runs(
+        self, /, job: str | None = None, limit: int = 20, **filters: Unpack[RunFilterFields]
+    ) -> Runs:
         """Return ``limit`` runs of a job (even a removed one) or of all, latest due time first.
 
         The ``filters`` and ``sort`` are those of `daybook runs`: `client.runs(status=["failed"])`.
         """
-        where = RunFilters.of(filters)
+        where = RunFilters.of({**filters})
         with self._as_actor():
             return await api.runs.history(job, limit, where)
 

@@ -9,7 +9,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import daybook
-from daybook.errors import DaybookError
+from daybook.errors import DaybookError, InvalidInput
 from daybook.home import Home
 
 
@@ -33,3 +33,13 @@ def test_an_error_has_one_traceback(
     text = "".join(traceback.format_exception(caught.value))
     assert text.count("Traceback (most recent call last)") == 1
     assert "no running event loop" not in text
+
+
+def test_an_unknown_field_is_an_error_for_the_type_checker_too(daybook_home: Home) -> None:
+    client = daybook.SyncClient()
+    with pytest.raises(InvalidInput, match="retrys"):
+        client.add("Hi", schedule="@daily", retrys=3)  # type: ignore[call-arg]
+    with pytest.raises(InvalidInput, match="overlap"):
+        client.add("Hi", schedule="@daily", overlap="perhaps")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="tags"):
+        client.list(tags=["news"])  # type: ignore[call-arg]
