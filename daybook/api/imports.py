@@ -93,11 +93,11 @@ async def migrate_anna(ledger: Ledger) -> ImportReport | None:
     if not folder:
         return None
     file = _file_of(folder)
+    mark = _file_mark(file)
     async with ledger.read() as session:
         is_done = await session.get(Fact, MIGRATED_FACT) is not None
     report = None
     if not is_done and (source := await asyncio.to_thread(_read_if_there, file)) is not None:
-        mark = _file_mark(file)
         async with ledger.write() as session:
             if await session.get(Fact, MIGRATED_FACT) is None:
                 report = await writer.write(

@@ -36,6 +36,7 @@ PLUGIN_PREFIX = "__anna_plugin_job__:"
 _JOB_TABLES = ("scheduler_jobs", "sched_jobs")
 _RUN_TABLES = ("scheduler_job_runs", "sched_job_runs")
 _TABLES = {"scheduler_jobs": "scheduler_job_runs", "sched_jobs": "sched_job_runs"}
+_PLUGIN_COLUMNS = ("plugin_id", "job_key", "runtime_name")
 SYSTEM_OWNER = "system"
 
 
@@ -64,11 +65,10 @@ def read(path: Path) -> Source:
 def _source(records: list[tuple[Record, Record]], runs: list[SourceRun]) -> Source:
     jobs, notes = list[SourceJob](), list[str]()
     for record, schedule in records:
-        job = _job(record, schedule)
         if record.text("owner_kind") == SYSTEM_OWNER:
-            notes.append(f"left out {job.name}: it is a job of anna's own")
+            notes.append(f"left out {record.needed('name')}: it is a job of anna's own")
         else:
-            jobs.append(job)
+            jobs.append(_job(record, schedule))
     return Source.of("anna", jobs, runs, notes)
 
 
@@ -82,7 +82,8 @@ def _job(record: Record, schedule: Record) -> SourceJob:
     created = record.instant("created_at")
     last_run = record.instant("last_run_at")
     fields |= _schedule(schedule, record)
-    fields["description"] = fields.pop("description", "") or record.text("description")
+    description = record.text("description")
+    fields["description"] = fields.pop("description", "") or description
     fields["enabled"] = record.needed_flag("enabled")
     agent, name = record.text("agent_id"), record.needed("name")
     if agent and plugin is None:
@@ -91,11 +92,7 @@ def _job(record: Record, schedule: Record) -> SourceJob:
         fields["description"] = fields["description"] or name
         name = f"{plugin['params']['plugin_id']}: {plugin['params']['key']}"
     kept = {each: value for each in ("exec_scope", "org_id") if (value := record.text(each))}
-    record.text("owner_kind"), record.instant("updated_at")
-    if schedule is not record:
-        schedule.close()
-    record.close()
-    return SourceJob(
+    job = SourceJob(
         id=record.needed("id"),
         name=name,
         where=record.where,
@@ -107,6 +104,11 @@ def _job(record: Record, schedule: Record) -> SourceJob:
         last_error=record.text("last_error"),
         kept=kept | ({"created_at": created.isoformat()} if created else {}),
     )
+    record.ignore("updated_at", "session_mode", *_PLUGIN_COLUMNS)
+    if schedule is not record:
+        schedule.close()
+    record.close()
+    return job
 
 
 def _session(record: Record) -> dict[str, Any]:
@@ -129,15 +131,11 @@ def _plugin(record: Record, message: str, payload: Any) -> dict[str, Any] | None
         source = Record(f"{record.where}, message", envelope)
         payload = source.mapping("payload")
     elif record.text("owner_kind") != owners.PLUGIN:
-        record.text("plugin_id"), record.text("job_key"), record.text("runtime_name")
         return None
     plugin_id, key = source.needed("plugin_id"), source.needed("key", "job_key")
     runtime_name, description = source.text("runtime_name"), source.text("description")
     if source is not record:
         source.close()
-        for name in ("plugin_id", "job_key", "runtime_name"):
-            record.text(name)
-    record.text("session_mode")
     params = {
         "plugin_id": plugin_id,
         "key": key,
@@ -180,6 +178,6 @@ def _run(record: Record) -> SourceRun:
         status=record.status("status"),
         error=record.text("error"),
     )
-    record.text("session_id"), record.text("user_id"), record.instant("created_at")
+    record.ignore("session_id", "user_id")
     record.close()
     return run

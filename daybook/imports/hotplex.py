@@ -14,7 +14,6 @@ from daybook.imports.source import (
     file_in,
     go_cron,
     go_duration,
-    interval,
     phase,
     versioned,
 )
@@ -52,17 +51,7 @@ def _job(record: Record) -> SourceJob:
         fields["session_key"] = key
     else:
         fields["session"] = "new"
-    if work_dir := record.text("work_dir"):
-        fields["work_dir"] = work_dir
-    if run_class := record.text("type"):
-        if run_class not in _CLASSES:
-            record.fail(f"type is {run_class!r} and not one of {', '.join(_CLASSES)}")
-        fields["class"] = run_class
-    if minutes := record.integer("timeout_mins"):
-        fields["timeout"] = f"{minutes}m"
-    fields["retries"] = record.integer("retries")
-    if delay := go_duration(record, "retry_delay", record.value("retry_delay")):
-        fields["retry_delay"] = interval(record, "retry_delay", delay)
+    fields |= _policy(record, notes)
     fields |= _output(record, notes)
     fields["enabled"] = record.needed_flag("enabled")
     fields["silent"] = record.flag("silent")
@@ -92,6 +81,24 @@ def _job(record: Record) -> SourceJob:
     )
     record.close()
     return job
+
+
+def _policy(record: Record, notes: list[str]) -> dict[str, Any]:
+    fields = dict[str, Any]()
+    if work_dir := record.text("work_dir"):
+        fields["work_dir"] = work_dir
+    if run_class := record.text("type"):
+        if run_class not in _CLASSES:
+            record.fail(f"type is {run_class!r} and not one of {', '.join(_CLASSES)}")
+        fields["class"] = run_class
+    if minutes := record.integer("timeout_mins"):
+        fields["timeout"] = f"{minutes}m"
+    fields["retries"] = record.integer("retries")
+    if delay := go_duration(record, "retry_delay", record.value("retry_delay")):
+        fields["retry_delay"] = f"{max(1, round(delay))}s"
+        if max(1, round(delay)) != delay:
+            notes.append(f"its retry delay was {float(delay):g} seconds; here it has whole seconds")
+    return fields
 
 
 def _output(record: Record, notes: list[str]) -> dict[str, Any]:
@@ -128,6 +135,6 @@ def _run(record: Record) -> SourceRun:
         error=record.text("error"),
         attempts=record.integer("retry_count") + 1,
     )
-    record.value("duration")  # finished_at - started_at
+    record.ignore("duration")
     record.close()
     return run

@@ -26,6 +26,7 @@ from daybook.names import default_name
 
 _TABLES = {"scheduled_jobs": "job_runs", "schedules": "schedule_executions"}
 _CLAIM = ("claimed_at", "claim_id", "claim_expires_at", "backoff_until")
+"""Columns about the process that runs a job."""
 _KEPT = ("session_id", "channel", "channel_id", "chat_id")
 _WEEKDAY = re.compile(r"(/\d+)|(\d+)")
 _ANY = ("*", "?")
@@ -85,11 +86,7 @@ def _job(record: Record) -> SourceJob:
         notes.append("its answers go to no chat yet: set --channel and --chat-id")
     if record.text("capabilities_json", "capabilities"):
         notes.append("its capabilities are not imported: the agent's own tools apply")
-    record.instant("updated_at", "updated_at_ms")
-    record.text("last_status")
-    record.flag("created_by_system")
-    for name in _CLAIM:  # they concern the process that ran it
-        record.value(name)
+    record.ignore("updated_at", "updated_at_ms", "last_status", "created_by_system", *_CLAIM)
     job = SourceJob(
         id=job_id,
         name=record.text("name").strip() or default_name(prompt),
@@ -170,7 +167,6 @@ def _run(record: Record) -> SourceRun:
     started = record.instant("started_at", "started_at_ms")
     if started is None:
         record.fail("started_at is missing")
-    milliseconds = record.integer("execution_time_ms", "duration_ms")
     finished = record.instant("completed_at", "finished_at", "finished_at_ms")
     run = SourceRun(
         id=_id(record, "id", "run_id"),
@@ -183,8 +179,6 @@ def _run(record: Record) -> SourceRun:
         error=record.text("error"),
         attempts=record.integer("attempt", "attempts") or 1,
     )
-    del milliseconds  # finished_at - started_at
-    for name in ("session_id", "created_at", "delivered"):
-        record.value(name)
+    record.ignore("execution_time_ms", "duration_ms", "session_id", "created_at", "delivered")
     record.close()
     return run

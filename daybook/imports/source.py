@@ -243,6 +243,10 @@ class Record:
             self.fail(f"{names[0]} is {found!r}, which Daybook does not know", UPDATE_HINT)
         return STATUSES[found]
 
+    def ignore(self, *names: str) -> None:
+        """Count the fields as read: they have no meaning for Daybook."""
+        self._read.update(names)
+
     def close(self) -> None:
         """Refuse the file if the record has a field with a value that was not read.
 
@@ -319,6 +323,9 @@ def read_tables(
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as database:
             database.row_factory = sqlite3.Row
             database.execute("BEGIN")
+            page_size = database.execute("PRAGMA page_size").fetchone()[0]
+            if path.stat().st_size % page_size:  # SQLite would read zeros instead
+                raise broken(path.name, "is not complete: its last page is cut", COPY_HINT)
             found = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if found != "ok":
                 raise broken(path.name, f"is damaged: {found}", COPY_HINT)
