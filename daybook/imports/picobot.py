@@ -84,7 +84,7 @@ def _job(record: Record) -> SourceJob:
         kept["created_at"] = created.isoformat()
     if any(name in kept for name in ("channel", "channel_id", "chat_id")):
         notes.append("its answers go to no chat yet: set --channel and --chat-id")
-    if record.text("capabilities_json", "capabilities"):
+    if record.text("capabilities_json", "capabilities") not in ("", "[]", "{}", "null"):
         notes.append("its capabilities are not imported: the agent's own tools apply")
     record.ignore("updated_at", "updated_at_ms", "last_status", "created_by_system", *_CLAIM)
     job = SourceJob(

@@ -28,6 +28,7 @@ from daybook.imports.source import Source, SourceJob, SourceRun, System
 from daybook.jobs import prompts, store
 from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.model import Job, new_job
+from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, validate_name
 from daybook.runs import outcomes
@@ -41,6 +42,7 @@ CREATED_BY = "import"
 
 PASSED_REASON = "imported after its due time"
 SECRET_REASON = "imported without its secrets"
+UNKNOWN_REASON = "it had not ended when it was imported"
 CHOSEN_NAME = "imported"
 """Name of a job whose own name and prompt have no letter that a name may have."""
 
@@ -349,6 +351,7 @@ def _run_row(job: JobRow, run: SourceRun) -> RunRow:
         trigger=IMPORTED,
         due=run.due,
         status=run.status,
+        reason=UNKNOWN_REASON if run.status is Status.UNKNOWN else "",
         attempts=run.attempts,
         queued_at=run.started_at,
         started_at=run.started_at,

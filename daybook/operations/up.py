@@ -381,7 +381,7 @@ async def _migrate_anna(ledger: Ledger, talk: UpReporter) -> None:
         talk.say(f"DAYBOOK_ANNA_FOLDER was not imported: {error}")
         return
     if report is not None:
-        talk.say(f"Imported {len(report.jobs)} jobs of anna; see `daybook list`")
+        talk.say(f"Imported anna's jobs: {', '.join(job.name for job in report.jobs) or 'none'}")
         for job in report.jobs:
             for note in job.notes:
                 talk.say(f"  {job.name}: {note}")

@@ -118,6 +118,7 @@ async def test_the_history_becomes_finished_runs(world: World, tmp_path: Path) -
     for row in rows:
         assert (row.job_id, row.unmirrored, row.flow_run_id) == (stored.id, False, None)
         assert row.finished_at is not None
+    assert [row.reason for row in rows] == ["", "", writer.UNKNOWN_REASON]
     assert rows[0].output is not None
     assert rows[0].output.startswith("x" * outcomes.MAX_OUTPUT_CHARACTERS + "\n… (1,000 more")
     assert (stored.row.last_run_id, stored.row.last_status) == (rows[2].id, "unknown")
