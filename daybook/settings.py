@@ -105,6 +105,12 @@ class Settings(BaseSettings):
         "Daybook. Empty: no job may have a work directory.",
     )
 
+    anna_folder: str = Field(
+        default="",
+        description="Folder of anna (another scheduler) that contains its `jobs.json`. The next "
+        "`daybook up` imports the jobs, once, and renames the file. Empty: none.",
+    )
+
     alert_channel: str = Field(
         default="inbox",
         min_length=1,

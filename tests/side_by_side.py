@@ -17,6 +17,7 @@ CONTEXT.set_forkserver_preload(
     [
         "tests.key_makers",
         "tests.unit.delivery.senders",
+        "tests.unit.imports.killed",
         "tests.unit.ledger.killed",
         "tests.unit.ledger.still",
         "tests.unit.runs.claimers",

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         destinations as destinations,
         due as due,
         heartbeat as heartbeat,
+        imports as imports,
         inbox as inbox,
         jobs as jobs,
         ledger_key as ledger_key,

@@ -21,7 +21,7 @@ from daybook.delivery.views import recipients
 from daybook.errors import InvalidInput, NotFound, PrefectRefused, PrefectUnreachable
 from daybook.jobs import store
 from daybook.jobs.actions import AgentPrompt
-from daybook.jobs.model import Job, edit, free_name, new_job
+from daybook.jobs.model import Job, edit, new_job
 from daybook.jobs.store import StoredJob
 from daybook.jobs.upcoming import due_times
 from daybook.jobs.views import (
@@ -118,9 +118,7 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
                         await authorization.check_job_count(session, actor.owner, draft.name)
                         now, taken = ledger.now(), await store.taken_names(session, actor.owner)
                         job = new_job(now=now, default_timezone=zone, taken=taken, **fields)
-                        slug = free_name(
-                            _slug(job.name, actor.owner), await store.taken_slugs(session, job.kind)
-                        )
+                        slug = await store.free_slug(session, job, actor.owner)
                         stored = await store.add(
                             session,
                             job,
@@ -346,17 +344,6 @@ def _recipients(stored: StoredJob) -> dict[str, list[str]]:
 
 def _switched(job: Job, *, on: bool) -> Job:
     return job.model_copy(update={"enabled": on})
-
-
-def _slug(name: str, owner: str) -> str:
-    """Return the deployment's preferred name; for an agent's job it begins with the agent's name.
-
-    Otherwise a number at the end would reveal to an agent that another owner's job has this name.
-    """
-    from slugify import slugify
-
-    text = f"{owners.agent_id(owner)} {name}"
-    return slugify(text, max_length=60, word_boundary=True) or "job"
 
 
 async def _change(

@@ -66,6 +66,7 @@ _COMMANDS = (
     (_OPERATE, "machine", ("env", "worker", "keeper")),
     (_OPERATE, "web", ("web",)),
     (_OPERATE, "sync", ("sync", "conflicts")),
+    (_OPERATE, "imports", ("import",)),
 )
 """Commands of one word: for each module, their section in `--help`, the module and their names."""
 

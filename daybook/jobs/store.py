@@ -22,6 +22,7 @@ from daybook.errors import Ambiguous, InvalidInput, NotFound, UnknownName
 from daybook.jobs import prompts, provenance
 from daybook.jobs.model import Job
 from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow, WatchRow
+from daybook.names import free_name
 from daybook.schedules.schedule import STORED, After
 
 FIRED_REASON = "fired"
@@ -175,6 +176,18 @@ async def taken_slugs(session: AsyncSession, kind: str) -> set[str]:
     """Return the deployment names of the live jobs of this kind."""
     live = (col(JobRow.kind) == kind, col(JobRow.archived_at).is_(None))
     return set((await session.execute(select(JobRow.slug).where(*live))).scalars())
+
+
+async def free_slug(session: AsyncSession, job: Job, owner: str) -> str:
+    """Return the name of a new job's deployment; an agent's begins with the name of the agent.
+
+    Otherwise a number at the end would reveal to an agent that another owner's job has this name.
+    """
+    from slugify import slugify
+
+    text = f"{owners.agent_id(owner)} {job.name}"
+    slug = slugify(text, max_length=60, word_boundary=True) or "job"
+    return free_name(slug, await taken_slugs(session, job.kind))
 
 
 async def add(

@@ -30,7 +30,7 @@ from pydantic import BaseModel, Field
 
 from daybook import home as homes
 from daybook import repository, settings
-from daybook.api import runs
+from daybook.api import imports, runs
 from daybook.api.sync import SyncReport
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, PrefectUnreachable
@@ -357,6 +357,7 @@ async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpReporter) -> s
     """
     for line in await setup.prepare(client):
         talk.say(line)
+    await _migrate_anna(ledger, talk)
     for job in await _add_example(ledger):
         talk.say(f"Added the example job {job.name}: {describe(job.schedule)}")
     report = await reconcile.reconcile_all(ledger, client, most_seconds=SYNC_SECONDS)
@@ -370,6 +371,20 @@ async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpReporter) -> s
                 stored = await store.get(session, str(row.job_id))
                 return stored.row.name if stored else None
     return None
+
+
+async def _migrate_anna(ledger: Ledger, talk: UpReporter) -> None:
+    """Import anna's folder once, if the setting names one; a file that is refused stops nothing."""
+    try:
+        report = await imports.migrate_anna(ledger)
+    except InvalidInput as error:
+        talk.say(f"DAYBOOK_ANNA_FOLDER was not imported: {error}")
+        return
+    if report is not None:
+        talk.say(f"Imported anna's jobs: {', '.join(job.name for job in report.jobs) or 'none'}")
+        for job in report.jobs:
+            for note in job.notes:
+                talk.say(f"  {job.name}: {note}")
 
 
 async def _add_example(ledger: Ledger) -> list[Job]:

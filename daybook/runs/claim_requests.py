@@ -1,7 +1,8 @@
 """Claim requests, their results, and the keys of occurrences.
 
 An occurrence's key is ``due:<job>:<instant>``, ``request:<job>:<id>``, ``after:<job>:<run>``
-(`daybook.runs.chains`) or ``flow:<flow-run id>``.
+(`daybook.runs.chains`), ``import:<job>:<run>`` (`daybook.imports.writer`) or
+``flow:<flow-run id>``.
 Retrying an ended flow run in Prefect creates the key ``flow:<flow-run id>:<n>``.
 """
 

@@ -1,0 +1,188 @@
+"""Import of the jobs and runs of other schedulers, on request, and once by itself for anna.
+
+::
+
+    file ── reader ──► Source ── plan ──► one transaction (jobs, runs) ──► Prefect
+             └ not complete, unknown: refused  └ invalid: refused
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from daybook import imports, owners, settings
+from daybook.api import preflight
+from daybook.api.jobs import PENDING_NOTE
+from daybook.errors import InvalidInput
+from daybook.imports import anna, writer
+from daybook.imports.source import Source, System
+from daybook.imports.writer import ImportedJob, ImportReport, OnConflict
+from daybook.jobs import store
+from daybook.ledger.engine import Ledger, open_ledger
+from daybook.ledger.tables import Fact
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+MIGRATED_FACT = "anna_imported"
+"""Key of the fact that anna's folder was imported: it is imported once."""
+SET_ASIDE_SUFFIX = ".imported"
+"""Suffix that anna's file gets once it is imported."""
+
+_logger = logging.getLogger(__name__)
+
+
+async def run(
+    system: str, path: str, *, dry_run: bool = False, on_conflict: str = "skip"
+) -> ImportReport:
+    """Import the jobs and runs of a file of ``system`` in one transaction; return what was done.
+
+    A job that was imported before is left as it is, and gets the new runs of its history. For a job
+    whose name another job has, ``on_conflict`` decides: `skip` it, `rename` it, or `replace` the
+    other one, which is archived. With ``dry_run`` nothing is written. If Prefect is unreachable,
+    the keeper deploys the jobs later. Raise `InvalidInput` for an agent, an unknown ``system`` or
+    ``on_conflict``, and a file that is not complete, not known or not valid; then nothing was
+    written.
+    """
+    from daybook.prefect import client as prefect
+
+    if owners.current_actor().is_agent:
+        raise InvalidInput("import", "is for the operator only", "ask the operator to import it")
+    reader = imports.READERS.get(system)  # type: ignore[call-overload]
+    if reader is None:
+        raise InvalidInput("SYSTEM", f"{system!r} is unknown", f"use {', '.join(imports.READERS)}")
+    if on_conflict not in get_args(OnConflict):
+        hint = f"use {', '.join(get_args(OnConflict))}"
+        raise InvalidInput("on_conflict", f"{on_conflict!r} is unknown", hint)
+    source = await asyncio.to_thread(_read, reader, path)
+    async with open_ledger() as ledger:
+        if dry_run:
+            async with ledger.read() as session:
+                return await writer.write(
+                    session,
+                    source,
+                    ledger.now(),
+                    default_timezone=settings.load().timezone,
+                    on_conflict=on_conflict,  # type: ignore[arg-type]
+                    dry_run=True,
+                )
+        async with ledger.write() as session:
+            report = await writer.write(
+                session,
+                source,
+                ledger.now(),
+                default_timezone=settings.load().timezone,
+                on_conflict=on_conflict,  # type: ignore[arg-type]
+            )
+        async with prefect.connected_if_reachable() as client:
+            return await _deploy(ledger, client, report)
+
+
+async def migrate_anna(ledger: Ledger) -> ImportReport | None:
+    """Import the folder of the setting `anna_folder`, once in the life of the ledger.
+
+    Return None if the setting is empty, there is no file, or the folder was imported before. The
+    jobs and the fact that they were imported are one transaction; then the file is renamed, also if
+    an earlier call was killed before that. Raise `InvalidInput` as `run` does.
+    """
+    folder = settings.load().anna_folder
+    if not folder:
+        return None
+    file = _file_of(folder)
+    mark = _file_mark(file)
+    async with ledger.read() as session:
+        is_done = await session.get(Fact, MIGRATED_FACT) is not None
+    report = None
+    if not is_done and (source := await asyncio.to_thread(_read_if_there, file)) is not None:
+        async with ledger.write() as session:
+            if await session.get(Fact, MIGRATED_FACT) is None:
+                report = await writer.write(
+                    session,
+                    source,
+                    ledger.now(),
+                    default_timezone=settings.load().timezone,
+                    on_conflict="rename",
+                )
+                session.add(Fact(key=MIGRATED_FACT, value=mark))
+        is_done = True
+    if is_done:
+        await _set_aside(ledger, file)
+    return report
+
+
+def _read(reader: Callable[[Path], Source], path: str) -> Source:
+    return reader(Path(path).expanduser())
+
+
+def _file_of(folder: str) -> Path:
+    return Path(folder).expanduser() / anna.JOBS_FILE
+
+
+def _read_if_there(file: Path) -> Source | None:
+    return anna.read(file) if file.exists() else None
+
+
+def _file_mark(file: Path) -> str:
+    """Return the value of the fact: which file was imported. Empty if there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return ""
+    return f"{found.st_ino} {found.st_mtime_ns}"
+
+
+async def _set_aside(ledger: Ledger, file: Path) -> None:
+    """Rename the file that was imported. A later file of the same name stays where it is."""
+    async with ledger.read() as session:
+        fact = await session.get(Fact, MIGRATED_FACT)
+    if fact is not None and fact.value and fact.value == _file_mark(file):
+        _rename(file)
+
+
+def _rename(file: Path) -> None:
+    try:
+        file.rename(file.with_name(file.name + SET_ASIDE_SUFFIX))
+    except OSError as error:
+        _logger.warning("%s was imported, but cannot be renamed: %s", file, error)
+
+
+async def _deploy(
+    ledger: Ledger, client: PrefectClient | None, report: ImportReport
+) -> ImportReport:
+    """Deploy the imported jobs; return the report with notes on what their runs would miss."""
+    from daybook.prefect import reconcile
+
+    notes = list(report.notes)
+    new = {job.id for job in report.jobs if job.result in ("added", "replaced")}
+    if not new:
+        return report
+    jobs = [await _checked(ledger, client, job) for job in report.jobs]
+    if client is None:
+        notes.append(PENDING_NOTE)
+    else:
+        done = await reconcile.reconcile_all(ledger, client)
+        notes += [f"not deployed to Prefect: {name} ({why})" for name, why in done.failed.items()]
+    return report.model_copy(update={"jobs": jobs, "notes": notes})
+
+
+async def _checked(
+    ledger: Ledger, client: PrefectClient | None, imported: ImportedJob
+) -> ImportedJob:
+    """Return the job with a note if its agent, tool or address could not be used as it is."""
+    if imported.result not in ("added", "replaced") or imported.id is None:
+        return imported
+    async with ledger.read() as session:
+        stored = await store.get(session, imported.id)
+    assert stored is not None
+    try:
+        found = await preflight.check(client, stored.job, stored.row.owner) if client else []
+    except InvalidInput as error:
+        found = [f"its runs would fail: {error}"]
+    return imported.model_copy(update={"notes": [*imported.notes, *found]})
+
+
+__all__ = ["ImportReport", "ImportedJob", "System", "migrate_anna", "run"]

@@ -1,0 +1,65 @@
+"""The `daybook import` command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from daybook import api
+from daybook.cli import formatting, output
+from daybook.cli.options import Json, prepare_prefect
+
+if TYPE_CHECKING:
+    from daybook.imports.writer import ImportReport
+
+
+async def import_(
+    system: Annotated[
+        str, Parameter(name="SYSTEM", help="`anna`, `omniagent`, `hotplex` or `picobot`.")
+    ],
+    path: Annotated[str, Parameter(name="PATH", help="Its file, or the folder of its files.")],
+    /,
+    *,
+    dry_run: Annotated[bool, Parameter(help="Show what would be imported.")] = False,
+    on_conflict: Annotated[
+        str,
+        Parameter(
+            help="What to do with a job whose name is taken: `skip`, `rename` or `replace`.",
+            show_default=True,
+        ),
+    ] = "skip",
+    as_json: Json = False,
+) -> int:
+    """Import the jobs and the history of another scheduler.
+
+    All of it or nothing: a file that is not complete, or from an unknown version, is refused.
+    Repeating the command adds only what is new. Due times in the past are never run. Works without
+    Prefect.
+
+    Example: daybook import anna ~/.anna/workspace/cron --dry-run
+    """
+    prepare_prefect()
+
+    report = await api.imports.run(system, path, dry_run=dry_run, on_conflict=on_conflict)
+    if as_json:
+        output.print_json(report)
+        return 0
+    for line in lines(report):
+        output.line(line)
+    added = sum(job.result in ("added", "replaced") for job in report.jobs)
+    verb = "would be imported" if dry_run else "imported"
+    jobs, runs = formatting.counted(added, "job"), formatting.counted(report.runs, "run")
+    output.say(f"{jobs} and {runs} {verb}, {len(report.jobs) - added} left as they are.")
+    return 0
+
+
+def lines(report: ImportReport) -> list[str]:
+    """Return a line for each job and each note."""
+    found = []
+    for job in report.jobs:
+        state = ", disabled" if job.result in ("added", "replaced") and not job.enabled else ""
+        runs = f", {formatting.counted(job.runs, 'run')}" if job.runs else ""
+        found.append(f"{job.result} {job.name} ({job.source_id}){state}{runs}")
+        found += [f"  {note}" for note in job.notes]
+    return found + [f"note: {note}" for note in report.notes]

@@ -1,0 +1,140 @@
+"""Reader of system C, hotplex: `jobs.json` and `runs.json`, each with the version 1."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from daybook.imports.source import (
+    Record,
+    Source,
+    SourceJob,
+    SourceRun,
+    file_in,
+    go_cron,
+    go_duration,
+    phase,
+    versioned,
+)
+from daybook.names import default_name
+
+JOBS_FILE, RUNS_FILE, VERSION = "jobs.json", "runs.json", 1
+
+_EVENTS = {"completed": "completed", "failed": "failed", "canceled": "cancelled"}
+_FORMATS = ("text", "json", "structured")
+_CLASSES = ("light", "medium", "resource-intensive")
+
+
+def read(path: Path) -> Source:
+    """Return the jobs of `jobs.json`, or of its folder, and the runs of `runs.json` next to it."""
+    file = file_in(path, JOBS_FILE)
+    jobs = [
+        _job(Record(f"{file.name}, job {number}", values))
+        for number, values in enumerate(versioned(file, VERSION, "jobs"), 1)
+    ]
+    history = file.with_name(RUNS_FILE)
+    found = versioned(history, VERSION, "runs") if history.exists() else []
+    runs = [_run(Record(f"{history.name}, run {n}", values)) for n, values in enumerate(found, 1)]
+    return Source.of("hotplex", jobs, runs)
+
+
+def _job(record: Record) -> SourceJob:
+    job_id = record.needed("id")
+    record.where += f" ({job_id})"
+    prompt, notes = record.needed("prompt"), list[str]()
+    fields: dict[str, Any] = {
+        "prompt": prompt,
+        **go_cron(record, "cron_expr", record.needed("cron_expr")),
+    }
+    if key := record.text("session_key"):
+        fields["session_key"] = key
+    else:
+        fields["session"] = "new"
+    fields |= _policy(record, notes)
+    fields |= _output(record, notes)
+    fields["enabled"] = record.needed_flag("enabled")
+    fields["silent"] = record.flag("silent")
+    if events := record.value("notify_on"):
+        if not isinstance(events, list) or any(event not in _EVENTS for event in events):
+            record.fail(f"notify_on is {events!r}; it has {', '.join(_EVENTS)}")
+        fields["events"] = [_EVENTS[event] for event in events]
+    for callback in ("on_complete", "on_fail"):
+        if url := record.text(callback):
+            fields[callback] = url
+    created = record.instant("created_at")
+    last_run, next_run = record.instant("last_run"), record.instant("next_run")
+    kept = {"created_by": by} if (by := record.text("created_by")) else {}
+    if created:
+        kept["created_at"] = created.isoformat()
+    job = SourceJob(
+        id=job_id,
+        name=default_name(prompt),
+        where=record.where,
+        fields=fields,
+        anchor=phase(fields.get("every"), next_run, last_run, created),
+        run_count=record.integer("run_count"),
+        last_run_at=last_run,
+        last_error=record.text("last_error"),
+        kept=kept,
+        notes=tuple(notes),
+    )
+    record.close()
+    return job
+
+
+def _policy(record: Record, notes: list[str]) -> dict[str, Any]:
+    fields = dict[str, Any]()
+    if work_dir := record.text("work_dir"):
+        fields["work_dir"] = work_dir
+    if run_class := record.text("type"):
+        if run_class not in _CLASSES:
+            record.fail(f"type is {run_class!r} and not one of {', '.join(_CLASSES)}")
+        fields["class"] = run_class
+    if minutes := record.integer("timeout_mins"):
+        fields["timeout"] = f"{minutes}m"
+    fields["retries"] = record.integer("retries")
+    if delay := go_duration(record, "retry_delay", record.value("retry_delay")):
+        fields["retry_delay"] = f"{max(1, round(delay))}s"
+        if max(1, round(delay)) != delay:
+            notes.append(f"its retry delay was {float(delay):g} seconds; here it has whole seconds")
+    return fields
+
+
+def _output(record: Record, notes: list[str]) -> dict[str, Any]:
+    output_format, schema = record.text("output_format") or "text", record.text("output_schema")
+    if output_format not in _FORMATS:
+        record.fail(f"output_format is {output_format!r} and not one of {', '.join(_FORMATS)}")
+    if output_format != "structured":
+        if schema:
+            notes.append("its output schema had no effect there, and was left out")
+        return {"output_format": output_format}
+    try:
+        wanted = json.loads(schema) if schema.strip() else None
+    except ValueError:
+        wanted = None
+    if not isinstance(wanted, dict) or not wanted:
+        notes.append("its output schema is not a JSON object, so any JSON is accepted")
+        return {"output_format": "json"}
+    return {"output_format": "structured", "output_schema": wanted}
+
+
+def _run(record: Record) -> SourceRun:
+    started = record.instant("started_at")
+    if started is None:
+        record.fail("started_at is missing")
+    finished = record.instant("finished_at") or started
+    run = SourceRun(
+        id=record.needed("id"),
+        job_id=record.needed("job_id"),
+        started_at=started,
+        finished_at=max(started, finished),
+        due=started,
+        status=record.status("status"),
+        output=record.text("response"),
+        error=record.text("error"),
+        attempts=record.integer("retry_count") + 1,
+    )
+    record.ignore("duration")
+    record.close()
+    return run

@@ -1,0 +1,135 @@
+"""Reader of system B, omniagent: its key–value store, whose keys `cron:job:<id>` hold JSON.
+
+The store is an SQLite database (table `kv`), or an export of it: a JSON object of keys and values,
+where a value is an object or its JSON text. Other keys belong to other parts of omniagent.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from daybook.imports.source import (
+    COPY_HINT,
+    UPDATE_HINT,
+    Record,
+    Source,
+    SourceJob,
+    broken,
+    go_cron,
+    go_duration,
+    interval,
+    is_sqlite,
+    phase,
+    read_json,
+    read_tables,
+)
+from daybook.jobs.actions import MAX_KEY_LENGTH, RESERVED_KEY_PREFIXES
+
+KEY_PREFIX = "cron:job:"
+
+_ACTIONS = ("send_message", "call_webhook", "call_tool")
+_STATUSES = ("enabled", "disabled", "running")
+
+
+def read(path: Path) -> Source:
+    """Return the jobs of the store. It has no history of runs."""
+    jobs = []
+    for key, value in _entries(path):
+        where = f"{path.name}, {key}"
+        try:
+            values = json.loads(value) if isinstance(value, bytes | str) else value
+        except ValueError as error:
+            raise broken(where, f"is not complete JSON: {error}", COPY_HINT) from None
+        jobs.append(_job(Record(where, values), key.removeprefix(KEY_PREFIX)))
+    return Source.of("omniagent", jobs)
+
+
+def _entries(path: Path) -> list[tuple[str, Any]]:
+    if is_sqlite(path):
+        tables = read_tables(path, ("kv",), max_version=0)
+        if "kv" not in tables:
+            raise broken(path.name, "has no table kv", COPY_HINT)
+        entries = [(str(row.get("key")), row.get("value")) for row in tables["kv"]]
+    else:
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise broken(path.name, "is not an object of keys and values", UPDATE_HINT)
+        if "version" in content:
+            problem = "has a version, and the key-value store that Daybook knows has none"
+            raise broken(path.name, problem, UPDATE_HINT)
+        entries = list(content.items())
+    return [(key, value) for key, value in entries if key.startswith(KEY_PREFIX)]
+
+
+def _job(record: Record, id_in_key: str) -> SourceJob:
+    job_id = record.needed("id")
+    if job_id != id_in_key:
+        record.fail(f"id is {job_id!r}, and the key says {id_in_key!r}")
+    status = record.text("status") or "enabled"
+    if status not in _STATUSES:
+        record.fail(f"status is {status!r}, which Daybook does not know", UPDATE_HINT)
+    created, updated = record.instant("created_at"), record.instant("updated_at")
+    last_run, next_run = record.instant("last_run_at"), record.instant("next_run_at")
+    notes = list[str]()
+    if status == "running":
+        notes.append("it was running; the end of that run is not known to Daybook")
+    fields = _action(record.record("action"), notes) | _schedule(record.record("schedule"))
+    fields["description"] = record.text("description")
+    fields["metadata"] = record.mapping("metadata")
+    fields["enabled"] = status != "disabled"
+    kept = {"owner_principal": owner} if (owner := record.text("owner_principal")) else {}
+    if created:
+        kept["created_at"] = created.isoformat()
+    job = SourceJob(
+        id=job_id,
+        name=record.needed("name"),
+        where=record.where,
+        fields=fields,
+        anchor=phase(fields.get("every"), next_run, last_run, updated, created),
+        run_count=record.integer("run_count"),
+        last_run_at=last_run,
+        last_error=record.text("last_error"),
+        kept=kept,
+        notes=tuple(notes),
+    )
+    record.close()
+    return job
+
+
+def _schedule(record: Record) -> dict[str, Any]:
+    cron, once = record.text("cron"), record.instant("once")
+    every = go_duration(record, "interval", record.value("interval"))
+    record.close()
+    if (given := bool(cron) + (once is not None) + (every > 0)) != 1:
+        record.fail(f"has {given} of cron, once and interval, and needs one")
+    if cron:
+        return dict(go_cron(record, "cron", cron))
+    if once is not None:
+        return {"at": once.replace(microsecond=0).isoformat()}
+    return {"every": interval(record, "interval", every)}
+
+
+def _action(record: Record, notes: list[str]) -> dict[str, Any]:
+    kind = record.needed("type")
+    if kind not in _ACTIONS:
+        record.fail(f"type is {kind!r}, which Daybook does not know", UPDATE_HINT)
+    if kind == "send_message":
+        fields: dict[str, Any] = {"prompt": record.needed("message")}
+        key = record.text("session_id").strip()
+        if len(key) > MAX_KEY_LENGTH or key.startswith(RESERVED_KEY_PREFIXES):
+            notes.append(f"its session {key!r} is no name in Daybook; it has one of its own")
+        elif key:
+            fields["session_key"] = key
+    elif kind == "call_webhook":
+        fields = {
+            "url": record.needed("webhook_url"),
+            "method": record.text("webhook_method") or "POST",
+            "headers": record.mapping("webhook_headers"),
+            "body": record.text("webhook_body"),
+        }
+    else:
+        fields = {"tool": record.needed("tool_name"), "params": record.mapping("tool_params")}
+    record.close()
+    return fields

@@ -1,0 +1,398 @@
+"""What a reader returns, and what the readers share: files, records, times and durations.
+
+A reader refuses a file as a whole, with `InvalidInput`, if it is not complete (half-written), has
+fields or a version that Daybook does not know, or holds a value that cannot be right: an import
+never takes only a part of a file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from daybook import owners
+from daybook.errors import InvalidInput
+from daybook.ledger.states import Status
+
+System = Literal["anna", "omniagent", "hotplex", "picobot"]
+"""A scheduler whose jobs can be imported."""
+
+COPY_HINT = "nothing was imported; stop the other system, copy its file again, and import the copy"
+UPDATE_HINT = (
+    "nothing was imported; the file is from a version that Daybook does not know: update Daybook"
+)
+FIX_HINT = "nothing was imported; correct it in the other system, or in a copy of its file"
+
+_SQLITE_HEADER = b"SQLite format 3\0"
+_GO_UNITS = {
+    "ns": Fraction(1, 10**9),
+    "us": Fraction(1, 10**6),
+    "µs": Fraction(1, 10**6),
+    "μs": Fraction(1, 10**6),
+    "ms": Fraction(1, 1000),
+    "s": Fraction(1),
+    "m": Fraction(60),
+    "h": Fraction(3600),
+}
+_GO_DURATION = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_GO_ZONE = re.compile(r"(?:CRON_)?TZ=(\S+)\s+(.*)", re.DOTALL)
+
+_STATUSES = {
+    Status.SUCCEEDED: ("completed", "success", "succeeded", "ok"),
+    Status.FAILED: ("failed", "failure", "error"),
+    Status.TIMED_OUT: ("timeout", "timed_out"),
+    Status.CANCELLED: ("canceled", "cancelled"),
+    Status.SKIPPED: ("skipped",),
+    Status.UNKNOWN: ("running", "claimed"),
+}
+STATUSES = {name: status for status, names in _STATUSES.items() for name in names}
+"""Outcome of a run by the other systems' word; the end of a run that was running is unknown."""
+
+
+@dataclass(frozen=True)
+class SourceJob:
+    """One job as `new_job` needs it: flat ``fields`` without the name.
+
+    ``where`` names it in errors. ``anchor`` is an instant in the phase of its interval. ``kept`` is
+    what no field of Daybook holds, for the job's metadata; ``notes`` say what was lost. A
+    ``disabled_reason`` disables the job.
+    """
+
+    id: str
+    name: str
+    where: str
+    fields: dict[str, Any]
+    anchor: datetime | None = None
+    owner: str = owners.USER
+    user_id: str = ""
+    disabled_reason: str = ""
+    run_count: int = 0
+    consecutive_failures: int = 0
+    last_run_at: datetime | None = None
+    last_error: str = ""
+    kept: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SourceRun:
+    """One finished run of the history."""
+
+    id: str
+    job_id: str
+    started_at: datetime
+    finished_at: datetime
+    due: datetime
+    status: Status
+    output: str = ""
+    error: str = ""
+    attempts: int = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything that a file contains."""
+
+    system: System
+    jobs: tuple[SourceJob, ...] = ()
+    runs: tuple[SourceRun, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        system: System,
+        jobs: Iterable[SourceJob],
+        runs: Iterable[SourceRun] = (),
+        notes: Iterable[str] = (),
+    ) -> Source:
+        """Return the source without the runs of jobs that it does not contain.
+
+        Raise `InvalidInput` if two jobs, or two runs of one job, have the same id.
+        """
+        all_jobs, all_runs = tuple(jobs), tuple(runs)
+        _check_unique("job", [(job.id, job.where) for job in all_jobs])
+        _check_unique("run", [((run.job_id, run.id), f"run {run.id}") for run in all_runs])
+        known = {job.id for job in all_jobs}
+        kept = tuple(run for run in all_runs if run.job_id in known)
+        more = list(notes)
+        if len(kept) < len(all_runs):
+            more.append(
+                f"left out {len(all_runs) - len(kept)} runs of jobs that are not in the file"
+            )
+        return cls(system, all_jobs, kept, tuple(more))
+
+
+def _check_unique(what: str, ids: list[tuple[Any, str]]) -> None:
+    seen: dict[Any, str] = {}
+    for each, where in ids:
+        if each in seen:
+            raise broken(where, f"has the same id as {seen[each]}: two {what}s share it")
+        seen[each] = where
+
+
+def broken(where: str, problem: str, hint: str = FIX_HINT) -> InvalidInput:
+    """Return the error for a file with a problem at this place."""
+    return InvalidInput("path", f"{where}: {problem}", hint)
+
+
+class Record:
+    """One object of a file, whose fields are read by name.
+
+    Each method takes several names for a field that has had several, and returns the type's empty
+    value if the field is missing or null. `close` refuses fields that were not read.
+    """
+
+    def __init__(self, where: str, values: object) -> None:
+        if not isinstance(values, Mapping):
+            raise broken(where, f"is {_kind(values)} and not an object")
+        self.where, self._values, self._read = where, values, set[str]()
+
+    def fail(self, problem: str, hint: str = FIX_HINT) -> NoReturn:
+        raise broken(self.where, problem, hint)
+
+    def value(self, *names: str) -> Any:
+        """Return the first of the fields that is there, else None."""
+        self._read.update(names)
+        return next(
+            (self._values[name] for name in names if self._values.get(name) is not None), None
+        )
+
+    def text(self, *names: str) -> str:
+        found = self.value(*names)
+        if found is not None and not isinstance(found, str):
+            self.fail(f"{names[0]} is {_kind(found)} and not a text")
+        return found or ""
+
+    def needed(self, *names: str) -> str:
+        """Return a text that must not be blank."""
+        found = self.text(*names)
+        if not found.strip():
+            self.fail(f"{names[0]} is missing")
+        return found
+
+    def integer(self, *names: str) -> int:
+        found = self.value(*names)
+        if found is not None and (isinstance(found, bool) or not isinstance(found, int)):
+            self.fail(f"{names[0]} is {_kind(found)} and not an integer")
+        if found is not None and found < 0:
+            self.fail(f"{names[0]} is negative")
+        return found or 0
+
+    def flag(self, *names: str) -> bool:
+        found = self.value(*names)
+        if found not in (None, False, True):  # SQLite has 0 and 1
+            self.fail(f"{names[0]} is {found!r} and not true or false")
+        return bool(found)
+
+    def needed_flag(self, *names: str) -> bool:
+        if self.value(*names) is None:
+            self.fail(f"{names[0]} is missing")
+        return self.flag(*names)
+
+    def instant(self, *names: str) -> datetime | None:
+        """Return a time in UTC: RFC 3339, or Unix milliseconds. Go's zero time is None."""
+        found = self.value(*names)
+        if found is None or found in ("", 0):
+            return None
+        try:
+            if isinstance(found, str):
+                moment = datetime.fromisoformat(found.strip())
+                moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+                return None if moment.year == 1 else moment.astimezone(UTC)
+            if isinstance(found, int) and not isinstance(found, bool):
+                return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=found)
+        except (ValueError, OverflowError):
+            pass
+        self.fail(f"{names[0]} is {found!r} and not a time")
+
+    def mapping(self, *names: str) -> dict[str, Any]:
+        found = self.value(*names)
+        if found is not None and not isinstance(found, Mapping):
+            self.fail(f"{names[0]} is {_kind(found)} and not an object")
+        return dict(found or {})
+
+    def json_mapping(self, *names: str) -> dict[str, Any]:
+        """Return an object that is stored as JSON text."""
+        found = self.text(*names)
+        try:
+            values = json.loads(found) if found.strip() else {}
+        except ValueError as error:
+            self.fail(f"{names[0]} is not complete JSON: {error}", COPY_HINT)
+        if values is not None and not isinstance(values, dict):
+            self.fail(f"{names[0]} is {_kind(values)} and not an object")
+        return values or {}
+
+    def record(self, *names: str) -> Record:
+        found = self.value(*names)
+        if found is None:
+            self.fail(f"{names[0]} is missing")
+        return Record(f"{self.where}, {names[0]}", found)
+
+    def status(self, *names: str) -> Status:
+        found = self.needed(*names)
+        if found not in STATUSES:
+            self.fail(f"{names[0]} is {found!r}, which Daybook does not know", UPDATE_HINT)
+        return STATUSES[found]
+
+    def ignore(self, *names: str) -> None:
+        """Count the fields as read: they have no meaning for Daybook."""
+        self._read.update(names)
+
+    def close(self) -> None:
+        """Refuse the file if the record has a field with a value that was not read.
+
+        It may change what the job does, so leaving it out would not be safe.
+        """
+        unread = [
+            name
+            for name, value in self._values.items()
+            if name not in self._read and value not in (None, "", 0, False, [], {}, "{}", "[]")
+        ]
+        if unread:
+            self.fail(f"has fields that Daybook does not know: {', '.join(unread)}", UPDATE_HINT)
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "an array", str: "a text", bool: "true or false"}
+    return names.get(type(value), "null" if value is None else "a number")
+
+
+def read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        problem = f"{path}: cannot be read: {error.strerror or error}"
+        raise InvalidInput("path", problem, "name the file or folder of the other system") from None
+
+
+def is_sqlite(path: Path) -> bool:
+    """Return whether the file is an SQLite database. Raise `InvalidInput` if it cannot be read."""
+    return read_bytes(path).startswith(_SQLITE_HEADER)
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file. Raise `InvalidInput` if it is not complete."""
+    content = read_bytes(path)
+    try:
+        return json.loads(content.decode())
+    except ValueError as error:  # includes UnicodeDecodeError
+        problem = "is empty" if not content.strip() else f"is not complete JSON: {error}"
+        raise broken(path.name, problem, COPY_HINT) from None
+    except RecursionError:
+        raise broken(path.name, "is nested too deeply", COPY_HINT) from None
+
+
+def array(where: str, found: object) -> list[Any]:
+    """Return the elements of a JSON array; an empty one in Go may be null."""
+    if found is not None and not isinstance(found, list):
+        raise broken(where, f"is {_kind(found)} and not an array", UPDATE_HINT)
+    return found or []
+
+
+def versioned(path: Path, version: int, key: str) -> list[Any]:
+    """Return the array ``key`` of a file ``{"version": …, key: […]}``."""
+    content = Record(path.name, read_json(path))
+    found = content.value("version")
+    if found != version or isinstance(found, bool):
+        content.fail(f"has the version {found!r}, and Daybook knows {version}", UPDATE_HINT)
+    elements = array(f"{path.name}, {key}", content.value(key))
+    content.close()
+    return elements
+
+
+def read_tables(
+    path: Path, names: Collection[str], max_version: int | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of those of the named tables that the database has, in one transaction.
+
+    Raise `InvalidInput` if it is no sound SQLite database, or its `user_version` is later.
+    """
+    if not is_sqlite(path):
+        raise broken(path.name, "is not an SQLite database", COPY_HINT)
+    try:
+        uri = f"{path.resolve().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as database:
+            database.row_factory = sqlite3.Row
+            database.execute("BEGIN")
+            page_size = database.execute("PRAGMA page_size").fetchone()[0]
+            if path.stat().st_size % page_size:  # SQLite would read zeros instead
+                raise broken(path.name, "is not complete: its last page is cut", COPY_HINT)
+            found = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            if found != "ok":
+                raise broken(path.name, f"is damaged: {found}", COPY_HINT)
+            version = database.execute("PRAGMA user_version").fetchone()[0]
+            if max_version is not None and version > max_version:
+                problem = f"has the version {version}, and Daybook knows {max_version}"
+                raise broken(path.name, problem, UPDATE_HINT)
+            tables = {
+                row[0]
+                for row in database.execute("SELECT name FROM sqlite_master WHERE type='table'")
+            }
+            return {
+                name: [dict(row) for row in database.execute(f'SELECT * FROM "{name}"')]
+                for name in names
+                if name in tables
+            }
+    except sqlite3.Error as error:
+        raise broken(path.name, f"is damaged: {error}", COPY_HINT) from None
+
+
+def file_in(path: Path, name: str) -> Path:
+    """Return ``path``, or the file with this name if it is a folder."""
+    return path / name if path.is_dir() else path
+
+
+def go_duration(record: Record, field_name: str, value: object) -> Fraction:
+    """Return the seconds of a Go duration: a text, integer nanoseconds, or empty for 0."""
+    if value is None or value == "":
+        return Fraction(0)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Fraction(value) / 10**9
+    if isinstance(value, str):
+        units = _GO_DURATION.findall(value)
+        if units and "".join(number + unit for number, unit in units) == value:
+            return sum((Fraction(n) * _GO_UNITS[unit] for n, unit in units), Fraction(0))
+        if value == "0":
+            return Fraction(0)
+    record.fail(f"{field_name} is {value!r} and not a duration such as 1h30m")
+
+
+def interval(record: Record, field_name: str, seconds: Fraction) -> str:
+    """Return the interval as Daybook writes it. Refuse less than a second and fractions of one."""
+    if seconds < 1 or seconds.denominator != 1:
+        record.fail(f"{field_name} is {float(seconds):g} seconds; an interval has whole seconds")
+    return f"{seconds.numerator}s"
+
+
+def go_cron(record: Record, field_name: str, expr: str) -> dict[str, str]:
+    """Return the schedule fields of a cron expression of Go's schedulers.
+
+    They also know `CRON_TZ=Europe/Berlin` before the fields, and `@every 1h`.
+    """
+    expr, fields = expr.strip(), dict[str, str]()
+    if found := _GO_ZONE.fullmatch(expr):
+        fields["timezone"], expr = found[1], found[2].strip()
+    if expr.startswith("@every "):
+        seconds = go_duration(record, field_name, expr.removeprefix("@every ").strip())
+        return fields | {"every": interval(record, field_name, seconds)}
+    return fields | {"cron": expr}
+
+
+def phase(
+    every: str | None, next_run: datetime | None, *earlier: datetime | None
+) -> datetime | None:
+    """Return an anchor with which an interval is due at ``next_run``, else after ``earlier``."""
+    if every is None:
+        return None
+    if next_run is not None:
+        return next_run - timedelta(seconds=int(every.removesuffix("s")))
+    return next(filter(None, earlier), None)

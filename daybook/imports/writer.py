@@ -1,0 +1,361 @@
+"""Writer of imports: stores the jobs and runs of a source in one transaction.
+
+::
+
+    Source ─► plan: every job becomes a `Job`, or the import is refused ─► perform: rows
+
+A job is recognised by its source id (`JobRow.request_key`, also of a removed job), a run by the key
+``import:<job>:<run>`` of its occurrence, so a repeated import adds only what is new. No due time in
+the past is ever due: a job is audited from the import on, and a one-time job whose time has passed
+is disabled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook import owners
+from daybook.errors import InvalidInput
+from daybook.http import secrets
+from daybook.imports.source import Source, SourceJob, SourceRun, System
+from daybook.jobs import prompts, store
+from daybook.jobs.actions import AgentPrompt
+from daybook.jobs.model import Job, new_job
+from daybook.ledger.states import Status
+from daybook.ledger.tables import JobRow, RunRow
+from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, validate_name
+from daybook.runs import outcomes
+
+OnConflict = Literal["skip", "rename", "replace"]
+"""What to do with a job whose name a job has that was not imported from the same source."""
+
+IMPORTED = "imported"
+"""The trigger of the runs of an imported history."""
+CREATED_BY = "import"
+
+PASSED_REASON = "imported after its due time"
+SECRET_REASON = "imported without its secrets"
+UNKNOWN_REASON = "it had not ended when it was imported"
+CHOSEN_NAME = "imported"
+"""Name of a job whose own name and prompt have no letter that a name may have."""
+
+_PLACEHOLDER = "…"
+
+
+class ImportedJob(BaseModel, frozen=True):
+    """What an import did with one job.
+
+    ``result`` is `added`, `replaced` (added in place of the job that had its name), `unchanged` (it
+    was imported before) or `skipped` (its name is taken). ``id`` is None if it is not stored.
+    """
+
+    source_id: str
+    name: str
+    id: str | None
+    result: Literal["added", "replaced", "unchanged", "skipped"]
+    enabled: bool
+    runs: int
+    notes: list[str]
+
+
+class ImportReport(BaseModel, frozen=True):
+    """Result of an import; with ``dry_run`` nothing was written.
+
+    ``runs`` is the number of runs of the history that were added.
+    """
+
+    system: System
+    dry_run: bool
+    jobs: list[ImportedJob]
+    runs: int
+    notes: list[str]
+
+
+@dataclass
+class _Planned:
+    """One job of the source, and what is to be done with it."""
+
+    source: SourceJob
+    result: Literal["added", "replaced", "unchanged", "skipped"]
+    name: str
+    job: Job | None = None  # None if it is not added
+    row: JobRow | None = None  # the job that was imported before
+    replaces: str = ""  # the id of the job to archive
+    reason: str = ""
+    runs: list[SourceRun] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+async def write(
+    session: AsyncSession,
+    source: Source,
+    now: datetime,
+    *,
+    default_timezone: str,
+    on_conflict: OnConflict = "skip",
+    dry_run: bool = False,
+) -> ImportReport:
+    """Store the source, or with ``dry_run`` only find out what would be stored.
+
+    Raise `InvalidInput` naming the job and its field if one job is not valid; then nothing is
+    written.
+    """
+    plan = await _plan(session, source, now, default_timezone, on_conflict)
+    if not dry_run:
+        for each in plan:
+            await _perform(session, source.system, each, now)
+    return ImportReport(
+        system=source.system,
+        dry_run=dry_run,
+        jobs=[_report(each, dry_run=dry_run) for each in plan],
+        runs=sum(len(each.runs) for each in plan),
+        notes=list(source.notes),
+    )
+
+
+def _report(planned: _Planned, *, dry_run: bool) -> ImportedJob:
+    row = planned.row
+    enabled = planned.job is not None and planned.job.enabled
+    return ImportedJob(
+        source_id=planned.source.id,
+        name=planned.name,
+        id=None if row is None or (dry_run and planned.job is not None) else row.id,
+        result=planned.result,
+        enabled=enabled,
+        runs=len(planned.runs),
+        notes=planned.notes,
+    )
+
+
+async def _plan(
+    session: AsyncSession,
+    source: Source,
+    now: datetime,
+    zone: str,
+    on_conflict: OnConflict,
+) -> list[_Planned]:
+    before = await _imported_before(session, source.system)
+    holders = {
+        stored.row.name: stored.id
+        for stored in await store.all_jobs(session)
+        if not owners.is_agent(stored.row.owner)
+    }
+    used, plan = set(holders), list[_Planned]()
+    for each in source.jobs:
+        row = before.get(_source_key(source.system, each.id))
+        if row is not None:
+            planned = _Planned(each, "unchanged", row.name, row=row)
+            if row.archived_at is not None:
+                planned.notes.append("it was imported before, and removed since")
+        else:
+            planned = _planned(each, holders, used, on_conflict)
+            if planned.replaces:
+                del holders[planned.name]  # a second job with this name does not replace the first
+            if planned.result != "skipped":
+                used.add(planned.name)
+                _build(planned, source.system, now, zone)
+        plan.append(planned)
+    await _plan_runs(session, source, plan)
+    return plan
+
+
+def _planned(
+    source: SourceJob, holders: Mapping[str, str], used: set[str], on_conflict: OnConflict
+) -> _Planned:
+    """Decide on the name of a new job, and what happens to the job that has it."""
+    notes = list(source.notes)
+    name = _valid_name(source.name)
+    if name != source.name.strip():
+        notes.append(f"its name was {source.name!r}")
+    holder = holders.get(name)
+    if holder is None or on_conflict == "rename":
+        free = free_name(name, used)
+        if free != name:
+            notes.append(f'the name "{name}" is taken')
+        return _Planned(source, "added", free, notes=notes)
+    if on_conflict == "replace":
+        return _Planned(source, "replaced", name, replaces=holder, notes=notes)
+    notes.append(f'a job named "{name}" exists; use --on-conflict rename or replace')
+    return _Planned(source, "skipped", name, notes=notes)
+
+
+def _valid_name(name: str) -> str:
+    """Return the name, shortened or rewritten if Daybook does not accept it."""
+    one_line = truncate(" ".join(name.split()), MAX_NAME_LENGTH)
+    for candidate in (one_line, default_name(name)):
+        try:
+            return validate_name(candidate)
+        except InvalidInput:
+            continue
+    return CHOSEN_NAME
+
+
+def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
+    """Set the job of ``planned``. Raise `InvalidInput` naming the source's place and the field."""
+    source, fields = planned.source, dict(planned.source.fields)
+    _leave_out_secrets(planned, fields)
+    prompt = fields.get("prompt")
+    if prompt is not None and _has_foreign_variable(prompt):
+        fields["prompt"] = _PLACEHOLDER
+        planned.notes.append(
+            "its prompt has {{…}} that Daybook does not replace; it is sent as it is"
+        )
+    origin = {"system": system, "id": source.id, **source.kept}
+    fields["metadata"] = {**fields.get("metadata", {}), "imported_from": origin}
+    created = (source.anchor or now).replace(microsecond=0)
+    passed = "at" in fields and datetime.fromisoformat(fields["at"]) <= now
+    if "at" in fields:
+        created = min(now, datetime.fromisoformat(fields["at"]) - timedelta(seconds=1))
+    try:
+        job = new_job(now=created, default_timezone=zone, name=planned.name, **fields)
+    except InvalidInput as error:
+        problem = f"{source.where}: {error.field}: {error.problem}"
+        raise InvalidInput("path", problem, error.hint) from None
+    if isinstance(job.action, AgentPrompt) and prompt is not None:
+        job = job.model_copy(update={"action": job.action.model_copy(update={"prompt": prompt})})
+    if passed:
+        planned.reason = planned.reason or PASSED_REASON
+        planned.notes.append(f"its due time {fields['at']} has passed, so it is disabled")
+    elif job.policy.max_runs and source.run_count >= job.policy.max_runs:
+        planned.reason = (
+            f"{store.MAX_RUNS_REASON}: the job has used all {source.run_count} of its runs"
+        )
+    planned.reason = planned.reason or source.disabled_reason
+    if planned.reason:
+        job = job.model_copy(update={"enabled": False})
+    planned.job = job
+
+
+def _has_foreign_variable(prompt: str) -> bool:
+    try:
+        prompts.check(prompt)
+    except InvalidInput:
+        return True
+    return False
+
+
+def _leave_out_secrets(planned: _Planned, fields: dict[str, Any]) -> None:
+    """Remove literal secrets from ``fields``: Daybook stores them only by reference."""
+    left_out = [
+        *_without_secrets(fields, "headers", secrets.refuse_literal_headers),
+        *_without_secrets(fields, "params", secrets.refuse_literal_params),
+    ]
+    if left_out:
+        planned.reason = SECRET_REASON
+        planned.notes.append(
+            f"left out {', '.join(left_out)}, which looks like a secret, so it is disabled; "
+            + secrets.STORE_SECRET_HINT
+        )
+
+
+def _without_secrets(fields: dict[str, Any], name: str, refuse: Any) -> list[str]:
+    left_out = []
+    for key, value in dict(fields.get(name, {})).items():
+        try:
+            refuse({key: value})
+        except InvalidInput:
+            fields[name] = {k: v for k, v in fields[name].items() if k != key}
+            left_out.append(f"{name}.{key}")
+    return left_out
+
+
+async def _plan_runs(session: AsyncSession, source: Source, plan: list[_Planned]) -> None:
+    """Set the runs to add: those of live and new jobs that were not imported before."""
+    known = set[str]()
+    if any(each.row is not None for each in plan):
+        imported = select(RunRow.occurrence).where(col(RunRow.trigger) == IMPORTED)
+        known = set((await session.execute(imported)).scalars())
+    by_job: dict[str, list[SourceRun]] = {}
+    for run in source.runs:
+        by_job.setdefault(run.job_id, []).append(run)
+    for each in plan:
+        removed = each.row is not None and each.row.archived_at is not None
+        if each.result == "skipped" or removed:
+            continue
+        each.runs = [
+            run
+            for run in by_job.get(each.source.id, ())
+            if each.row is None or _occurrence(each.row.id, run) not in known
+        ]
+
+
+async def _imported_before(session: AsyncSession, system: System) -> dict[str, JobRow]:
+    """Return the jobs that were imported from this system, removed ones included, by their key."""
+    of_system = col(JobRow.request_key).startswith(_source_key(system, ""), autoescape=True)
+    rows = (await session.execute(select(JobRow).where(of_system))).scalars()
+    return {str(row.request_key): row for row in rows}
+
+
+def _source_key(system: System, source_id: str) -> str:
+    return f"import:{system}:{source_id}"
+
+
+def _occurrence(job_id: str, run: SourceRun) -> str:
+    return f"import:{job_id}:{run.id}"
+
+
+async def _perform(session: AsyncSession, system: System, planned: _Planned, now: datetime) -> None:
+    source = planned.source
+    if planned.replaces:
+        replaced = await store.get(session, planned.replaces)
+        assert replaced is not None
+        await outcomes.archive_job(session, replaced, now)
+        await session.flush()  # frees its name
+    if planned.job is not None:
+        stored = await store.add(
+            session,
+            planned.job,
+            await store.free_slug(session, planned.job, source.owner),
+            now,
+            source.owner,
+            user_id=source.user_id,
+            created_by=CREATED_BY,
+            request_key=_source_key(system, source.id),
+        )
+        planned.row = stored.row
+        planned.row.disabled_reason = planned.reason
+        planned.row.run_count = source.run_count
+        planned.row.consecutive_failures = source.consecutive_failures
+        planned.row.last_run_at = source.last_run_at
+        planned.row.last_error = source.last_error or None
+    if planned.row is None:
+        return
+    rows = [_run_row(planned.row, run) for run in planned.runs]
+    session.add_all(rows)
+    newest = max(rows, key=lambda row: row.due, default=None)
+    if planned.job is not None and newest is not None:
+        planned.row.last_run_id, planned.row.last_status = newest.id, newest.status
+        planned.row.last_run_at = newest.due
+    session.add(planned.row)
+    await session.flush()
+
+
+def _run_row(job: JobRow, run: SourceRun) -> RunRow:
+    """Return a finished run. It has no run in Prefect, and nothing is delivered for it."""
+    output = run.output or None
+    if output is not None and len(output) > outcomes.MAX_OUTPUT_CHARACTERS:
+        more = len(output) - outcomes.MAX_OUTPUT_CHARACTERS
+        output = f"{output[: outcomes.MAX_OUTPUT_CHARACTERS]}\n… ({more:,} more characters)"
+    return RunRow(
+        occurrence=_occurrence(job.id, run),
+        job_id=job.id,
+        revision=job.revision,
+        kind=job.kind,
+        trigger=IMPORTED,
+        due=run.due,
+        status=run.status,
+        reason=UNKNOWN_REASON if run.status is Status.UNKNOWN else "",
+        attempts=run.attempts,
+        queued_at=run.started_at,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+        output=output,
+        error=run.error or None,
+    )

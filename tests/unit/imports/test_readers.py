@@ -1,0 +1,314 @@
+"""The readers: what they find in a file, and the files that they refuse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.errors import InvalidInput
+from daybook.imports import READERS, anna, hotplex, omniagent, picobot
+from daybook.ledger.states import Status
+from tests import rows
+from tests.unit.imports import files
+from tests.unit.imports.files import database, emptied, utc, valid, write_json
+
+
+def test_anna_reads_its_file_and_the_folder_of_it(tmp_path: Path) -> None:
+    file = write_json(tmp_path / "jobs.json", [files.ANNA])
+    (job,) = anna.read(file).jobs
+    assert anna.read(tmp_path) == anna.read(file)
+    assert (job.id, job.name) == ("a1b2c3d4", "Email check")
+    assert job.fields == {
+        "prompt": "Check my email",
+        "session": "new",
+        "every": "5400s",
+        "description": "",
+        "enabled": True,
+    }
+    assert job.anchor == utc("2026-03-01T00:00:00.123456")
+
+
+def test_anna_reads_its_table_with_the_runs(tmp_path: Path) -> None:
+    source = anna.read(valid("anna", tmp_path))
+    (job,), (run,) = source.jobs, source.runs
+    assert job.fields["cron"] == "0 9 * * 1-5"
+    assert (job.fields["agent"], job.user_id, job.fields["description"]) == (
+        *("default", "u-7", "The morning"),
+    )
+    assert (run.status, run.job_id) == (Status.SUCCEEDED, "e5f6")
+    assert run.finished_at - run.started_at == timedelta(seconds=5)
+
+
+def test_a_job_of_a_plugin_is_read_from_its_message_and_from_its_columns(tmp_path: Path) -> None:
+    message = "__anna_plugin_job__:" + json.dumps(files.ENVELOPE)
+    old = files.ANNA_ROW | {"message": message}
+    new = files.ANNA_ROW | {
+        "message": "",
+        "owner_kind": "plugin",
+        "plugin_id": "rss",
+        "job_key": "poll",
+        "runtime_name": "main",
+        "payload": '{"feeds": [1, 2]}',
+        "description": "Polls feeds",
+    }
+    for number, row in enumerate((old, new)):
+        (job,) = anna.read(database(tmp_path / f"{number}.db", scheduler_jobs=[row])).jobs
+        assert (job.name, job.owner) == ("rss: poll", "plugin")
+        assert job.fields["tool"] == "rss"
+        assert job.fields["description"] == "Polls feeds"
+        assert job.fields["params"] == {
+            name: files.ENVELOPE[name] for name in ("plugin_id", "key", "runtime_name", "payload")
+        }
+
+
+def test_jobs_of_anna_itself_are_left_out_with_a_note(tmp_path: Path) -> None:
+    rows_ = [files.ANNA_ROW, files.ANNA_ROW | {"id": "s", "owner_kind": "system", "name": "RSS"}]
+    source = anna.read(database(tmp_path / "anna.db", scheduler_jobs=rows_))
+    assert [job.id for job in source.jobs] == ["e5f6"]
+    assert source.notes == ("left out RSS: it is a job of anna's own",)
+
+
+def test_omniagent_reads_its_actions_and_schedules(tmp_path: Path) -> None:
+    hook = {
+        "type": "call_webhook",
+        "webhook_url": "https://api.example.org/x",
+        "webhook_method": "PUT",
+        "webhook_headers": {"X-A": "b"},
+        "webhook_body": "{}",
+    }
+    tool = {"type": "call_tool", "tool_name": "search", "tool_params": {"q": "x"}}
+    jobs = {
+        "m1": files.OMNIAGENT,
+        "m2": files.OMNIAGENT | {"id": "m2", "action": hook, "schedule": {"cron": "@daily"}},
+        "m3": files.OMNIAGENT
+        | {"id": "m3", "action": tool, "status": "disabled"}
+        | {"schedule": {"once": "2027-01-01T00:00:00.5Z", "interval": ""}},
+        "m4": files.OMNIAGENT | {"id": "m4", "schedule": {"interval": 90_000_000_000}},
+    }
+    exported = write_json(
+        tmp_path / "kv.json",
+        {f"cron:job:{key}": json.dumps(job) for key, job in jobs.items()} | {"memory:1": "x"},
+    )
+    stored = database(
+        tmp_path / "kv.db",
+        kv=[
+            {"key": f"cron:job:{key}", "value": json.dumps(job).encode(), "expires_at": None}
+            for key, job in jobs.items()
+        ],
+    )
+    source = omniagent.read(exported)
+    assert [job.fields for job in omniagent.read(stored).jobs] == [j.fields for j in source.jobs]
+    message, webhook, call, numbers = source.jobs
+    assert message.fields | {"metadata": {}} == {
+        "prompt": "Write the report",
+        "session_key": "main",
+        "every": "21600s",
+        "description": "Weekly",
+        "metadata": {},
+        "enabled": True,
+    }
+    assert message.fields["metadata"] == {"team": "blue"}
+    assert message.anchor == utc("2026-11-20T01:00:00")
+    assert (message.run_count, message.last_error) == (4, "once")
+    assert (webhook.fields["method"], webhook.fields["cron"]) == ("PUT", "@daily")
+    assert (call.fields["tool"], call.fields["params"]) == ("search", {"q": "x"})
+    assert (call.fields["at"], call.fields["enabled"]) == ("2027-01-01T00:00:00+00:00", False)
+    assert numbers.fields["every"] == "90s"
+
+
+def test_hotplex_reads_jobs_and_runs(tmp_path: Path) -> None:
+    source = hotplex.read(files.hotplex(tmp_path))
+    (job,) = source.jobs
+    assert job.name == "review-the-code"
+    assert job.fields == {
+        "prompt": "Review the code",
+        "cron": "0 8 * * 1",
+        "session": "new",
+        "class": "medium",
+        "timeout": "20m",
+        "retries": 2,
+        "retry_delay": "5s",
+        "output_format": "structured",
+        "output_schema": {"type": "object"},
+        "enabled": True,
+        "silent": False,
+        "events": ["completed", "cancelled"],
+        "on_complete": "https://ops.example.org/done",
+    }
+    assert [(run.status, run.attempts) for run in source.runs] == [
+        (Status.SUCCEEDED, 2),
+        (Status.FAILED, 3),
+        (Status.UNKNOWN, 4),
+    ]
+
+
+def test_runs_of_jobs_that_the_file_does_not_have_are_counted(tmp_path: Path) -> None:
+    source = hotplex.read(files.hotplex(tmp_path, jobs=[]))
+    assert (source.jobs, source.runs) == ((), ())
+    assert source.notes == ("left out 3 runs of jobs that are not in the file",)
+
+
+def test_picobot_reads_the_tables_of_its_plan(tmp_path: Path) -> None:
+    path = database(
+        tmp_path / "pico.db", scheduled_jobs=[files.PLAN_JOB], job_runs=[files.PLAN_RUN]
+    )
+    source = picobot.read(path)
+    (job,), (run,) = source.jobs, source.runs
+    assert (job.id, job.fields["every"], job.fields["model"]) == ("7", "1800s", "some-model")
+    assert (job.kept["channel"], job.kept["chat_id"]) == ("telegram", "42")
+    assert job.notes == ("its answers go to no chat yet: set --channel and --chat-id",)
+    assert (run.job_id, run.output) == ("7", "Tea")
+
+
+def test_picobot_reads_the_tables_of_its_code(tmp_path: Path) -> None:
+    source = picobot.read(valid("picobot", tmp_path))
+    (job,), (run,) = source.jobs, source.runs
+    assert (job.fields["cron"], job.fields["timezone"]) == ("30 9 * * 1-5", "Europe/Berlin")
+    assert (job.fields["max_runs"], job.run_count, job.consecutive_failures) == (5, 2, 1)
+    assert job.kept["creator"] == {"principal_type": "user", "id": "u-1"}
+    assert (run.status, run.error) == (Status.TIMED_OUT, "no answer")
+
+
+def test_picobot_counts_weekdays_from_one_and_has_schedules_that_daybook_has_not(
+    tmp_path: Path,
+) -> None:
+    cases = (
+        ("0 30 9 * * MON-FRI", "30 9 * * MON-FRI", ""),
+        ("0 0 9 * * 1,7", "0 9 * * 0,6", ""),
+        ("15 0 9 * * 1-7/2", "15 0 9 * * 0-6/2", ""),
+        (
+            "0 0 9 1 * 2",
+            "0 9 1 * 1",
+            "imported: due only if both day of the month and weekday match",
+        ),
+        ("0 0 9 1 1 * 2030", "0 9 1 1 *", "imported: due only in the year 2030"),
+    )
+    for (expr, wanted, reason), trying in rows.each(cases):
+        with trying:
+            file = tmp_path / f"{cases.index((expr, wanted, reason))}.db"
+            row = files.SCHEDULE | {"schedule_expr": expr}
+            (job,) = picobot.read(database(file, schedules=[row])).jobs
+            assert (job.fields["cron"], job.disabled_reason) == (wanted, reason)
+
+
+def test_empty_files_are_valid(tmp_path: Path) -> None:
+    write_json(tmp_path / "jobs.json", [])
+    assert anna.read(tmp_path).jobs == ()
+    assert omniagent.read(write_json(tmp_path / "kv.json", {})).jobs == ()
+    assert hotplex.read(write_json(tmp_path / "c.json", {"version": 1, "jobs": None})).jobs == ()
+    for name, table in (("anna", "scheduler_jobs"), ("picobot", "schedules")):
+        path = emptied(valid(name, tmp_path), table)  # type: ignore[arg-type]
+        assert READERS[name](path).jobs == ()  # type: ignore[index]
+
+
+@pytest.mark.parametrize("system", list(READERS))
+def test_a_file_that_ends_in_the_middle_is_refused(system: Any, tmp_path: Path) -> None:
+    path = valid(system, tmp_path)
+    file = path / "jobs.json" if path.is_dir() else path
+    content = file.read_bytes()
+    for length in (0, 1, len(content) // 2, len(content) - 3):
+        file.write_bytes(content[:length])
+        with pytest.raises(InvalidInput) as refused:
+            READERS[system](path)
+        assert refused.value.field == "path"
+        assert "nothing was imported" in str(refused.value)
+
+
+def test_a_damaged_page_of_a_database_is_refused(tmp_path: Path) -> None:
+    path = valid("picobot", tmp_path)
+    content = bytearray(path.read_bytes())
+    content[4096:8192] = b"\xff" * 4096
+    path.write_bytes(content)
+    with pytest.raises(InvalidInput, match="is damaged"):
+        picobot.read(path)
+
+
+def test_files_of_a_future_version_are_refused(tmp_path: Path) -> None:
+    def anna_field(where: Path) -> object:
+        return anna.read(write_json(where / "jobs.json", [files.ANNA | {"mood": "good"}]))
+
+    def anna_object(where: Path) -> object:
+        return anna.read(write_json(where / "jobs.json", {"version": 2, "jobs": []}))
+
+    def anna_column(where: Path) -> object:
+        row = files.ANNA_ROW | {"mood": "good"}
+        return anna.read(database(where / "a.db", scheduler_jobs=[row]))
+
+    def omniagent_version(where: Path) -> object:
+        return omniagent.read(write_json(where / "kv.json", {"version": 2}))
+
+    def omniagent_action(where: Path) -> object:
+        job = files.OMNIAGENT | {"action": {"type": "dance"}}
+        return omniagent.read(write_json(where / "kv.json", {"cron:job:m1": job}))
+
+    def hotplex_version(where: Path) -> object:
+        return hotplex.read(files.hotplex(where, version=2))
+
+    def picobot_version(where: Path) -> object:
+        return picobot.read(database(where / "p.db", version=2, schedules=[files.SCHEDULE]))
+
+    def picobot_status(where: Path) -> object:
+        run = files.EXECUTION | {"status": "dreaming"}
+        path = database(where / "p.db", schedules=[files.SCHEDULE], schedule_executions=[run])
+        return picobot.read(path)
+
+    readers: list[Callable[[Path], object]] = [
+        *(anna_field, anna_object, anna_column, omniagent_version, omniagent_action),
+        *(hotplex_version, picobot_version, picobot_status),
+    ]
+    for read, trying in rows.each(readers):
+        with trying:
+            where = tmp_path / read.__name__
+            where.mkdir()
+            with pytest.raises(InvalidInput, match="update Daybook"):
+                read(where)
+
+
+def test_a_field_without_a_value_is_no_future_version(tmp_path: Path) -> None:
+    assert anna.read(write_json(tmp_path / "jobs.json", [files.ANNA | {"mood": ""}])).jobs
+
+
+def test_values_that_cannot_be_right_are_refused_with_their_place(tmp_path: Path) -> None:
+    broken: list[tuple[dict[str, Any], str]] = [
+        ({"schedule": {"every": "5"}}, "every is '5' and not a duration"),
+        ({"schedule": {"every": "500ms"}}, "every is 0.5 seconds"),
+        ({"schedule": {}}, "has 0 of cron, every and at"),
+        ({"schedule": {"every": "5m", "cron": "* * * * *"}}, "has 2 of cron, every and at"),
+        ({"schedule": {"at": "tomorrow"}}, "at is 'tomorrow' and not a time"),
+        ({"schedule": None}, "schedule is missing"),
+        ({"message": " "}, "message is missing"),
+        ({"enabled": "yes"}, "enabled is 'yes' and not true or false"),
+        ({"enabled": None}, "enabled is missing"),
+        ({"id": 3}, "id is a number and not a text"),
+        ({"session_mode": "old"}, "session_mode is 'old'"),
+        ({"message": '__anna_plugin_job__:{"plugin'}, "not a complete plugin job"),
+    ]
+    for (change, problem), trying in rows.each(broken):
+        with trying:
+            jobs = [files.ANNA, files.ANNA | {"id": "b"} | change]
+            with pytest.raises(InvalidInput) as refused:
+                anna.read(write_json(tmp_path / "jobs.json", jobs))
+            assert problem in refused.value.problem
+            assert "jobs.json, job 2" in refused.value.problem
+
+
+def test_two_jobs_with_one_id_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="has the same id as"):
+        anna.read(write_json(tmp_path / "jobs.json", [files.ANNA, files.ANNA]))
+
+
+def test_a_zone_and_an_interval_in_a_cron_expression_of_go(tmp_path: Path) -> None:
+    cases = {
+        "CRON_TZ=Asia/Tokyo 0 6 * * *": {"timezone": "Asia/Tokyo", "cron": "0 6 * * *"},
+        "@every 1h": {"every": "3600s"},
+    }
+    for expr, wanted in cases.items():
+        job = files.HOTPLEX | {"cron_expr": expr}
+        (found,) = hotplex.read(files.hotplex(tmp_path, jobs=[job])).jobs
+        assert {k: found.fields[k] for k in wanted} == wanted
+        assert ("cron" in found.fields) == ("cron" in wanted)

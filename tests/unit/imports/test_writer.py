@@ -1,0 +1,265 @@
+"""The writer: one transaction, recognised source ids, conflicts, and due times of the past."""
+
+from __future__ import annotations
+
+import signal
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.errors import InvalidInput
+from daybook.imports import READERS, omniagent, writer
+from daybook.imports.source import Source, System
+from daybook.imports.writer import ImportReport, OnConflict
+from daybook.jobs import store
+from daybook.jobs.store import StoredJob
+from daybook.ledger.states import Status
+from daybook.runs import audit, outcomes
+from daybook.runs.claim_requests import Granted
+from daybook.schedules.due import next_due
+from tests.unit.imports import files
+from tests.unit.imports.files import valid, write_json
+from tests.unit.imports.killed import COMMIT, killed
+from tests.world import World
+
+pytestmark = pytest.mark.anyio
+
+HOUR = timedelta(hours=1)
+TODAY = datetime(2026, 11, 25, 12, tzinfo=UTC)
+SYSTEMS: list[System] = list(READERS)
+
+
+@pytest.fixture(autouse=True)
+def today(world: World) -> None:
+    """Move the clock to a day after all times in the files."""
+    world.clock.move(TODAY - world.clock.now())
+
+
+async def write(
+    world: World, source: Source, on_conflict: OnConflict = "skip", *, dry_run: bool = False
+) -> ImportReport:
+    async with world.ledger.write() as session:
+        return await writer.write(
+            session,
+            source,
+            world.ledger.now(),
+            default_timezone="Europe/Berlin",
+            on_conflict=on_conflict,
+            dry_run=dry_run,
+        )
+
+
+async def jobs(world: World) -> list[StoredJob]:
+    async with world.ledger.read() as session:
+        return await store.all_jobs(session)
+
+
+def of_omniagent(tmp_path: Path, *changes: dict[str, Any]) -> Source:
+    """Return a source with one job for each of the changes of a valid one."""
+    made = {
+        f"cron:job:{number}": files.OMNIAGENT | {"id": str(number)} | change
+        for number, change in enumerate(changes)
+    }
+    return omniagent.read(write_json(tmp_path / "kv.json", made))
+
+
+def webhook(**fields: Any) -> dict[str, Any]:
+    return {"action": {"type": "call_webhook", "webhook_url": "https://x.example.org", **fields}}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+async def test_a_repeated_import_adds_nothing(world: World, system: System, tmp_path: Path) -> None:
+    source = READERS[system](valid(system, tmp_path))
+    first = await write(world, source)
+    assert [job.result for job in first.jobs] == ["added"]
+    assert first.runs == len(source.runs)
+    (stored,), runs = await jobs(world), await world.runs.rows()
+
+    again = await write(world, source, "replace")
+
+    assert [job.result for job in again.jobs] == ["unchanged"]
+    assert again.runs == 0
+    (same,) = await jobs(world)
+    assert (same.id, same.row.updated_at) == (stored.id, stored.row.updated_at)
+    assert [row.id for row in await world.runs.rows()] == [row.id for row in runs]
+    assert stored.job.metadata["imported_from"]["system"] == system
+    assert stored.job.metadata["imported_from"]["id"] == source.jobs[0].id
+
+
+async def test_a_changed_job_keeps_the_change_and_gets_new_runs(
+    world: World, tmp_path: Path
+) -> None:
+    read = READERS["hotplex"]
+    await write(world, read(files.hotplex(tmp_path, runs=files.HOTPLEX_RUNS[:1])))
+    (stored,) = await jobs(world)
+    await world.jobs.edit(stored.id, prompt="Mine")
+
+    report = await write(world, read(files.hotplex(tmp_path)))
+
+    assert report.runs == 2
+    (stored,) = await jobs(world)
+    assert getattr(stored.job.action, "prompt", "") == "Mine"
+    assert len(await world.runs.rows()) == 3
+
+
+async def test_the_history_becomes_finished_runs(world: World, tmp_path: Path) -> None:
+    long = files.HOTPLEX_RUNS[0] | {"response": "x" * 9000}
+    source = READERS["hotplex"](files.hotplex(tmp_path, runs=[long, *files.HOTPLEX_RUNS[1:]]))
+    await write(world, source)
+    rows = await world.runs.rows()
+    assert [(row.trigger, row.status) for row in rows] == [
+        ("imported", Status.SUCCEEDED),
+        ("imported", Status.FAILED),
+        ("imported", Status.UNKNOWN),
+    ]
+    (stored,) = await jobs(world)
+    for row in rows:
+        assert (row.job_id, row.unmirrored, row.flow_run_id) == (stored.id, False, None)
+        assert row.finished_at is not None
+    assert [row.reason for row in rows] == ["", "", writer.UNKNOWN_REASON]
+    assert rows[0].output is not None
+    assert rows[0].output.startswith("x" * outcomes.MAX_OUTPUT_CHARACTERS + "\n… (1,000 more")
+    assert (stored.row.last_run_id, stored.row.last_status) == (rows[2].id, "unknown")
+    assert stored.row.run_count == 2
+
+
+async def test_no_due_time_in_the_past_is_ever_due(world: World, tmp_path: Path) -> None:
+    once = {"schedule": {"once": "2026-11-25T11:59:59Z"}, "name": "once"}
+    source = of_omniagent(
+        tmp_path, {"name": "interval"}, {"schedule": {"cron": "0 * * * *"}, "name": "cron"}, once
+    )
+    await write(world, source)
+    world.clock.move(timedelta(minutes=5))
+
+    for stored in await jobs(world):
+        await audit.advance(world.ledger, stored.id, world.clock.now())
+        due = next_due(stored.job.schedule, TODAY - 2 * HOUR)
+        assert due is not None
+        past = min(due, TODAY)
+        claim = await world.runs.claim(world.runs.claim_request(stored, due=past))
+        assert not isinstance(claim, Granted)
+    assert await world.runs.rows() == []
+    by_name = {stored.row.name: stored for stored in await jobs(world)}
+    assert not by_name["once"].job.enabled
+    assert by_name["once"].row.disabled_reason == writer.PASSED_REASON
+    # The interval keeps the phase of the source: every six hours, one of them at 07:00.
+    assert next_due(by_name["interval"].job.schedule, TODAY) == TODAY + HOUR
+
+
+async def test_a_future_time_fires_once_at_its_time(world: World, tmp_path: Path) -> None:
+    await write(world, of_omniagent(tmp_path, {"schedule": {"once": "2026-11-25T14:00:00.9Z"}}))
+    (stored,) = await jobs(world)
+    assert stored.job.enabled
+    granted = await world.runs.finished(stored, Status.SUCCEEDED)
+    assert (await world.runs.row(granted.run_id)).due == TODAY + 2 * HOUR
+
+
+async def test_names_that_are_taken(world: World, tmp_path: Path) -> None:
+    other = await world.jobs.add("Report")
+    source = of_omniagent(tmp_path, {}, {})
+
+    skipped = await write(world, source, "skip")
+    assert [job.result for job in skipped.jobs] == ["skipped", "skipped"]
+    assert [stored.id for stored in await jobs(world)] == [other.id]
+
+    renamed = await write(world, source, "rename")
+    assert [job.name for job in renamed.jobs] == ["Report-2", "Report-3"]
+
+    new = of_omniagent(tmp_path, {}, {}, {"id": "2"}, {"id": "3"})
+    replaced = await write(world, new, "replace")
+    assert [(job.name, job.result) for job in replaced.jobs] == [
+        ("Report-2", "unchanged"),
+        ("Report-3", "unchanged"),
+        ("Report", "replaced"),
+        ("Report-4", "added"),
+    ]
+    async with world.ledger.read() as session:
+        archived = await store.get(session, other.id)
+    assert archived is not None
+    assert archived.row.archived_at is not None
+
+
+async def test_a_removed_job_is_not_imported_again(world: World, tmp_path: Path) -> None:
+    source = of_omniagent(tmp_path, {})
+    await write(world, source)
+    await world.jobs.archive("Report")
+    report = await write(world, source)
+    assert report.jobs[0].notes == ["it was imported before, and removed since"]
+    assert await jobs(world) == []
+
+
+async def test_a_dry_run_writes_nothing(world: World, tmp_path: Path) -> None:
+    source = READERS["hotplex"](files.hotplex(tmp_path))
+    report = await write(world, source, dry_run=True)
+    assert (report.dry_run, report.runs, report.jobs[0].result) == (True, 3, "added")
+    assert await jobs(world) == []
+    assert await world.runs.rows() == []
+    assert (await write(world, source)).jobs[0].name == report.jobs[0].name
+
+
+async def test_one_invalid_job_refuses_all(world: World, tmp_path: Path) -> None:
+    source = of_omniagent(tmp_path, {"name": "good"}, {"schedule": {"cron": "61 * * * *"}})
+    with pytest.raises(InvalidInput) as refused:
+        await write(world, source)
+    assert refused.value.field == "path"
+    assert refused.value.problem.startswith("kv.json, cron:job:1: cron: ")
+    assert await jobs(world) == []
+
+
+async def test_literal_secrets_are_left_out_and_the_job_is_disabled(
+    world: World, tmp_path: Path
+) -> None:
+    headers = {"Authorization": "Bearer abcdefgh12345678", "X-Team": "blue"}
+    tool = {"type": "call_tool", "tool_name": "t", "tool_params": {"api_key": "k3y", "q": "x"}}
+    source = of_omniagent(tmp_path, webhook(webhook_headers=headers), {"action": tool})
+    report = await write(world, source)
+    first, second = await jobs(world)
+    assert getattr(first.job.action, "headers", None) == {"X-Team": "blue"}
+    assert getattr(second.job.action, "params", None) == {"q": "x"}
+    for stored in (first, second):
+        assert not stored.job.enabled
+        assert stored.row.disabled_reason == writer.SECRET_REASON
+    assert "headers.Authorization" in report.jobs[0].notes[0]
+
+
+async def test_a_prompt_is_stored_as_it_was(world: World, tmp_path: Path) -> None:
+    text = "Hello {{ name }}"
+    action = {"type": "send_message", "session_id": "s", "message": text}
+    report = await write(world, of_omniagent(tmp_path, {"action": action}))
+    (stored,) = await jobs(world)
+    assert getattr(stored.job.action, "prompt", "") == text
+    assert "it is sent as it is" in report.jobs[0].notes[0]
+
+
+async def test_a_name_that_daybook_does_not_accept_is_changed(world: World, tmp_path: Path) -> None:
+    report = await write(
+        world, of_omniagent(tmp_path, {"name": "a\nb"}, {"name": "x" * 200}, {"name": "\u202e"})
+    )
+    assert [job.name for job in report.jobs] == ["a b", "x" * 100, "job"]
+    assert all("its name was" in job.notes[0] for job in report.jobs)
+
+
+async def test_a_job_that_had_all_its_runs_is_disabled(world: World, tmp_path: Path) -> None:
+    row = files.SCHEDULE | {"execution_count": 5}
+    path = files.database(tmp_path / "p.db", schedules=[row])
+    await write(world, READERS["picobot"](path))
+    (stored,) = await jobs(world)
+    assert not stored.job.enabled
+    assert stored.row.disabled_reason.startswith(store.MAX_RUNS_REASON)
+
+
+@pytest.mark.parametrize("at", ["INSERT INTO jobs", "INSERT INTO runs", COMMIT])
+async def test_a_killed_import_leaves_nothing_and_can_be_repeated(
+    world: World, at: str, tmp_path: Path
+) -> None:
+    path = files.hotplex(tmp_path)
+    code = killed(world.ledger.address, world.clock, "hotplex", path, at)
+    assert code == -signal.SIGKILL
+    assert await jobs(world) == []
+    assert await world.runs.rows() == []
+
+    report = await write(world, READERS["hotplex"](path))
+    assert (len(report.jobs), report.runs) == (1, 3)
+    assert len(await world.runs.rows()) == 3
