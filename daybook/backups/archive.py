@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from daybook.errors import InvalidInput
+from daybook.home import sync_folder
 
 MAGIC = b"daybook backup 1\n"
 _SALT_BYTES = 16
@@ -191,12 +192,3 @@ def extract(file: Path, folder: Path, names: Iterable[str], passphrase: str) -> 
             raise InvalidInput("file", problem, "use another backup") from error
         reader.drain()
     sync_folder(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Sync a folder, so that a power cut cannot lose the names in it."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -35,7 +35,6 @@ from daybook.runs.restored import Restore
 from daybook.tasks import rows as task_rows
 from daybook.tasks.states import LIVE as LIVE_TASKS
 
-
 _C, _R = Status.CLAIMED, Status.RUNNING
 
 
@@ -72,9 +71,8 @@ async def settle(session: AsyncSession, restore: Restore) -> Settled:
 
 async def _end_begun(session: AsyncSession, restore: Restore) -> int:
     """End the runs that had an attempt, or a process that could begin one, as unknown."""
-    begun = col(RunRow.status).in_(HELD)
-    begun |= (col(RunRow.status) == Status.WAITING) & (col(RunRow.attempts) > 0)
-    found = await _runs(session, begun)
+    retrying = (col(RunRow.status) == Status.WAITING) & (col(RunRow.attempts) > 0)
+    found = await _runs(session, col(RunRow.status).in_(HELD) | retrying)
     for row in found:
         # The steps that it may have taken since the backup.
         for step in {Status.WAITING: (_C, _R), Status.CLAIMED: (_R,)}.get(row.state, ()):

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import formatting, output
+from daybook.cli.documents import read_hidden_value
 from daybook.cli.options import Json, prepare_prefect
 
 
@@ -79,4 +80,35 @@ async def rekey_(
     output.line(f"Copied to the ledger: {', '.join(result.copied) or 'nothing'}")
     for each in result.discarded:
         output.line(f"Discarded the copy of {each}")
+    return 0
+
+
+async def move_(
+    url: Annotated[
+        str,
+        Parameter(
+            help="Address of the new ledger, an empty database; - reads it from standard input."
+        ),
+    ],
+    *,
+    as_json: Json = False,
+) -> int:
+    """Move the ledger to another database, from SQLite to PostgreSQL or back.
+
+    Copies all rows, then writes the address to config.toml. Stop everything first. If the command
+    is interrupted, the old ledger stays in use; run it again. Other processes can read the
+    arguments of a command, so pass an address with a password on standard input.
+
+    Example: daybook ledger move postgresql://daybook@localhost/daybook
+    """
+    from daybook.operations.ledger_move import move
+
+    if url == "-":
+        url = read_hidden_value("url", "Address", "address.txt").strip()
+    moved = await move(url)
+    if as_json:
+        output.print_json(moved)
+    else:
+        output.line(f"Moved {formatting.counted(moved.rows, 'row')} to {moved.moved_to}")
+        output.say(f"The old ledger, {moved.moved_from}, is not used any more.")
     return 0

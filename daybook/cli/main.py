@@ -65,6 +65,7 @@ _COMMANDS = (
     (_MORE, "completion", ("completion",)),
     (_OPERATE, "machine", ("env", "worker", "keeper")),
     (_OPERATE, "web", ("web",)),
+    (_OPERATE, "backup", ("backup", "restore")),
     (_OPERATE, "sync", ("sync", "conflicts")),
 )
 """Commands of one word: for each module, their section in `--help`, the module and their names."""
@@ -77,7 +78,7 @@ _COMMAND_GROUPS = (
         "maintenance:",
         ("plan", "list", "remove"),
     ),
-    _CommandGroup("ledger", "Maintain the ledger", _OPERATE, "ledger:", ("prune", "rekey")),
+    _CommandGroup("ledger", "Maintain the ledger", _OPERATE, "ledger:", ("prune", "rekey", "move")),
     _CommandGroup(
         "heartbeat",
         "Manage an agent's standing orders",

@@ -68,9 +68,12 @@ async def snapshot(ledger: Ledger, file: Path) -> None:
         async with ledger.read():  # raises an error if the file is not that of the ledger
             await asyncio.to_thread(_vacuum_into, str(url.database), file)
         return
-    async with ledger.read() as source, Ledger(sqlite_address(file)) as copy:
-        async with copy.write() as target:
-            await copy_rows(source, target)
+    async with (
+        ledger.read() as source,
+        Ledger(sqlite_address(file)) as copy,
+        copy.write() as target,
+    ):
+        await copy_rows(source, target)
 
 
 def _vacuum_into(source: str, file: Path) -> None:
