@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from daybook import settings
@@ -20,6 +19,5 @@ async def create(file: str | Path, *, passphrase: str = "", replace: bool = Fals
     """
     authorization.require_operator("backup")
     passphrase = passphrase or settings.load().backup_passphrase.get_secret_value()
-    path = Path(os.path.abspath(os.path.expanduser(file)))
     async with open_ledger() as ledger:
-        return await backups.create(ledger, path, passphrase, replace=replace)
+        return await backups.create(ledger, file, passphrase, replace=replace)

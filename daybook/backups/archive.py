@@ -31,6 +31,7 @@ SCRYPT_COST = 2**16
 """Memory and time that one guess of the passphrase costs: 64 MiB, about a fifth of a second."""
 
 MIN_PASSPHRASE_LENGTH = 8
+DRAFT_SUFFIX = ".draft"
 
 
 class _Blocks:
@@ -117,8 +118,21 @@ class _Reader:
         return data
 
 
-def write(file: Path, contents: Iterable[Path], passphrase: str, *, replace: bool) -> None:
-    """Write the ``contents`` to a new backup at ``file``, completely or not at all.
+def absolute(file: str | Path) -> Path:
+    """Return the absolute path of a file that the user named."""
+    return Path(file).expanduser().absolute()
+
+
+def new_file(file: str | Path, *, replace: bool) -> Path:
+    """Return the absolute path; raise `InvalidInput` if it exists, unless ``replace`` is true."""
+    path = absolute(file)
+    if path.exists() and not replace:
+        raise exists(path)
+    return path
+
+
+def write(file: Path, contents: Iterable[Path], passphrase: str, *, replace: bool) -> int:
+    """Write the ``contents`` to a backup at ``file``, completely or not at all; return its size.
 
     Only its owner can read it. Raises `InvalidInput` if ``file`` exists, unless ``replace`` is
     true, and OSError.
@@ -134,6 +148,7 @@ def write(file: Path, contents: Iterable[Path], passphrase: str, *, replace: boo
             encrypted.finish()
             writing.flush()
             os.fsync(writing.fileno())
+            draft_size = writing.tell()
         if replace:
             draft.replace(file)
         else:
@@ -142,11 +157,9 @@ def write(file: Path, contents: Iterable[Path], passphrase: str, *, replace: boo
             except FileExistsError:
                 raise exists(file) from None
         sync_folder(file.parent)
+        return draft_size
     finally:
         draft.unlink(missing_ok=True)
-
-
-DRAFT_SUFFIX = ".draft"
 
 
 def exists(file: Path) -> InvalidInput:

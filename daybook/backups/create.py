@@ -61,18 +61,19 @@ class Backup(BaseModel, frozen=True):
     at: UtcTime
 
 
-async def create(ledger: Ledger, file: Path, passphrase: str, *, replace: bool = False) -> Backup:
+async def create(
+    ledger: Ledger, file: str | Path, passphrase: str, *, replace: bool = False
+) -> Backup:
     """Write a backup of this home and its ``ledger``, while other processes continue.
 
-    ``file`` is an absolute path; the file is complete or not there at all. Raises `InvalidInput` if it exists, unless ``replace``
+    The file is complete or not there at all. Raises `InvalidInput` if it exists, unless ``replace``
     is true, if it cannot be written, or for a passphrase that is too short, `LedgerKeyMissing` if
     this home lacks the ledger's key, and `LedgerUnreachable`.
     """
     if len(passphrase) < archive.MIN_PASSPHRASE_LENGTH:
         problem = f"has fewer than {archive.MIN_PASSPHRASE_LENGTH} characters"
         raise InvalidInput("passphrase", problem, "use a longer one, and keep it elsewhere")
-    if file.exists() and not replace:
-        raise archive.exists(file)
+    file = archive.new_file(file, replace=replace)
     home = current_home()
     try:
         with _working_folder(home) as folder:
@@ -83,11 +84,13 @@ async def create(ledger: Ledger, file: Path, passphrase: str, *, replace: bool =
             (folder / MANIFEST).write_text(manifest.model_dump_json())
             present = [home.path / name for name in FILES if (home.path / name).is_file()]
             contents = [folder / MANIFEST, *present, folder / LEDGER]
-            await asyncio.to_thread(archive.write, file, contents, passphrase, replace=replace)
+            size = await asyncio.to_thread(
+                archive.write, file, contents, passphrase, replace=replace
+            )
     except OSError as error:
         problem = f"{file} cannot be written: {error.strerror or error}"
         raise InvalidInput("file", problem, "use a folder that exists and has space") from error
-    return Backup(file=str(file), bytes=file.stat().st_size, at=manifest.at)
+    return Backup(file=str(file), bytes=size, at=manifest.at)
 
 
 @contextmanager

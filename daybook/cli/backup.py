@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -72,7 +71,7 @@ async def restore_(
     from daybook.operations.restore import restore
 
     done = await restore(
-        Path(file).expanduser(),
+        file,
         _read_passphrase(passphrase_file, new=False),
         ledger_url=ledger or "",
     )

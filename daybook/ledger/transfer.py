@@ -23,7 +23,7 @@ BATCH_SIZE = 500
 """How many rows are in memory at a time."""
 
 assert task_tables.TaskRow.metadata is SQLModel.metadata
-_TABLES = SQLModel.metadata.sorted_tables
+TABLES = SQLModel.metadata.sorted_tables
 """All tables; a table comes after those that its foreign keys refer to."""
 
 
@@ -34,7 +34,7 @@ def sqlite_address(file: Path) -> str:
 
 async def is_empty(session: AsyncSession) -> bool:
     """Return whether the ledger contains nothing but facts, as a new one does."""
-    for table in _TABLES:
+    for table in TABLES:
         if table.name == Fact.__tablename__:
             continue
         if (await session.execute(select(*table.primary_key).limit(1))).first() is not None:
@@ -47,10 +47,10 @@ async def copy_rows(source: AsyncSession, target: AsyncSession) -> int:
 
     ``target`` is a session of `Ledger.write`, so the copy is complete or did not happen.
     """
-    for table in reversed(_TABLES):
+    for table in reversed(TABLES):
         await target.execute(delete(table))
     count = 0
-    for table in _TABLES:
+    for table in TABLES:
         result = await source.stream(select(table).execution_options(yield_per=BATCH_SIZE))
         async for batch in result.mappings().partitions():
             await target.execute(insert(table), [dict(row) for row in batch])

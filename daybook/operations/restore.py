@@ -61,7 +61,7 @@ class RestoreResult(BaseModel, frozen=True):
 
 
 async def restore(
-    file: Path, passphrase: str, *, ledger_url: str = "", clock: Clock = SYSTEM_CLOCK
+    file: str | Path, passphrase: str, *, ledger_url: str = "", clock: Clock = SYSTEM_CLOCK
 ) -> RestoreResult:
     """Restore the backup ``file`` into this home, which has to be empty.
 
@@ -70,7 +70,7 @@ async def restore(
     Raises `InvalidInput` for a home or a database in use, for a file that is no backup, a wrong
     passphrase, and a clock that is behind the backup; then nothing is restored.
     """
-    home = current_home()
+    home, file = current_home(), archive.absolute(file)
     if home.running() is not None:
         raise home_lock.already_running(home)
     if not home.restoring.exists():
