@@ -149,6 +149,11 @@ def nightly_files(folder: Path, ledger_id: str) -> list[Path]:
     return sorted(each for match, each in matches if match and match["ledger"] == ledger_id)
 
 
+def night_of(file: Path) -> date:
+    """Return the date of a nightly backup."""
+    return date.fromisoformat(file.stem.partition("-")[2])
+
+
 def last_night(now: datetime, loaded: Settings) -> date:
     """Return the date of the last night whose backup is due."""
     local = now.astimezone(ZoneInfo(loaded.timezone))

@@ -16,8 +16,8 @@ from daybook.errors import InvalidInput
 PassphraseFile = Annotated[
     str | None,
     Parameter(
-        help="File with the passphrase; - for standard input. [default: the setting "
-        "DAYBOOK_BACKUP_PASSPHRASE, else standard input or a prompt]"
+        help="File with the passphrase. [default: the setting DAYBOOK_BACKUP_PASSPHRASE, else "
+        "standard input or a prompt]"
     ),
 ]
 _FIELD = "passphrase"
@@ -94,12 +94,12 @@ async def restore_(
 
 def _read_passphrase(file: str | None, *, new: bool) -> str:
     """Return the passphrase from the file, the setting, standard input or a prompt."""
-    if file is not None and file != "-":
+    if file is not None:
         value = text_or_file(_FIELD, f"@{file}").removesuffix("\n").removesuffix("\r")
         if not value:
             raise InvalidInput(_FIELD, f"{file} is empty", "write the passphrase into it")
         return value
-    if file is None and (value := settings.load().backup_passphrase.get_secret_value()):
+    if value := settings.load().backup_passphrase.get_secret_value():
         return value
     value = read_hidden_value(_FIELD, "Passphrase", "passphrase.txt")
     if new and sys.stdin.isatty() and value != read_hidden_value(_FIELD, "Again", "passphrase.txt"):

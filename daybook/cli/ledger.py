@@ -8,8 +8,7 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import formatting, output
-from daybook.cli.documents import read_hidden_value
-from daybook.cli.options import Json, prepare_prefect
+from daybook.cli.options import Json, prepare_prefect, text_or_file
 
 
 async def prune_(
@@ -87,7 +86,8 @@ async def move_(
     url: Annotated[
         str,
         Parameter(
-            help="Address of the new ledger, an empty database; - reads it from standard input."
+            help="Address of the new ledger, an empty database; @FILE reads it from a file, @- from "
+            "standard input."
         ),
     ],
     *,
@@ -97,15 +97,13 @@ async def move_(
 
     Copies all rows, then writes the address to config.toml. Stop everything first. If the command
     is interrupted, the old ledger stays in use; run it again. Other processes can read the
-    arguments of a command, so pass an address with a password on standard input.
+    arguments of a command, so read an address with a password from a file.
 
     Example: daybook ledger move postgresql://daybook@localhost/daybook
     """
     from daybook.operations.ledger_move import move
 
-    if url == "-":
-        url = read_hidden_value("url", "Address", "address.txt").strip()
-    moved = await move(url)
+    moved = await move(text_or_file("url", url).strip())
     if as_json:
         output.print_json(moved)
     else:

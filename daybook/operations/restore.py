@@ -39,7 +39,7 @@ from daybook.operations import home_lock
 from daybook.runs.restored import Restore
 
 _TARGET = "target"
-_IGNORED = {"up.lock", "up.json", "backup.lock"}
+_IGNORED = {"up.lock", "up.json", "up.new", "backup.lock"}
 """Files of a home that say nothing about jobs."""
 
 
@@ -197,6 +197,8 @@ def _move_into_place(home: Home, staged: Path, *, in_home: bool) -> None:
     for name in (*FILES, *((LEDGER,) if in_home else ())):
         if (staged / name).exists():
             (staged / name).replace(home.path / name)
+    for left in staged.glob(f"{LEDGER}*"):  # the ledger is in another database
+        left.unlink()
     sync_folder(home.path)
     done = home.path / ".restored"
     shutil.rmtree(done, ignore_errors=True)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlmodel import select
+from sqlalchemy import select
 
 from daybook.backups import archive, create
 from daybook.errors import InvalidInput, LedgerKeyMissing
@@ -137,6 +137,7 @@ async def test_two_backups_at_the_same_time_do_not_disturb_each_other(
     assert len(_backups(tmp_path)) == 1
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), 7])
 async def test_a_killed_backup_leaves_the_old_file_or_the_new_one(
     world: World, home: Home, tmp_path: Path, stride: int

@@ -203,6 +203,7 @@ async def test_a_killed_restore_is_repeated_from_the_start(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_a_restore_into_a_database_that_is_killed_is_repeated(
     world: World, backup: Path, new: Home, elsewhere: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,4 +215,8 @@ async def test_a_restore_into_a_database_that_is_killed_is_repeated(
         if (new.path / "config.toml").exists() and not new.restoring.exists():
             break
         assert code == -signal.SIGKILL
-    assert await _runs(elsewhere.address) == RESTORED
+    # The clock of that database is the machine's, and the later one decides what may have run.
+    assert [status for status, _ in await _runs(elsewhere.address)] == [
+        status for status, _ in RESTORED
+    ]
+    assert settings.load().max_concurrent == 3
