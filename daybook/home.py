@@ -123,6 +123,11 @@ class Home:
         return page
 
     @property
+    def restoring(self) -> Path:
+        """Folder that exists while a restore into this home is not complete, so nothing runs."""
+        return self.path / ".restoring"
+
+    @property
     def ledger_key(self) -> Path:
         """File with the key for the ledger's encrypted copies (`daybook.resources.encryption`)."""
         return self.path / "ledger-key"
@@ -295,14 +300,14 @@ def _ensure_secret(file: Path, new: str) -> str:
 def write_private_draft(file: Path, text: str) -> Path:
     """Write ``text`` to a new file next to ``file``, sync it, and return its path.
 
-    Only its owner can read it. ``text`` has to be ASCII. An error, such as a full disk, leaves no
+    Only its owner can read it. An error, such as a full disk, leaves no
     draft.
     """
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as writing:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as writing:
             writing.write(text)
             writing.flush()
             os.fsync(writing.fileno())
@@ -320,8 +325,19 @@ def make_private_file(file: Path, text: str) -> None:
             os.link(draft, file)
     finally:
         draft.unlink()
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(file.parent)
+
+
+def replace_private_file(file: Path, text: str) -> None:
+    """Write ``file`` with mode 0600, completely or not at all; replace an existing file."""
+    write_private_draft(file, text).replace(file)
+    sync_folder(file.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Sync a folder, so that a power cut cannot lose the names in it."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(folder)  # otherwise a power cut can lose the name
+        os.fsync(folder)
     finally:
         os.close(folder)

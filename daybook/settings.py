@@ -7,6 +7,7 @@ is generated from the fields. `runs.retention` says what a new retention rule ne
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import tomllib
@@ -25,7 +26,7 @@ from pydantic_settings import (
 )
 
 from daybook.errors import InvalidInput
-from daybook.home import home_path
+from daybook.home import Home, home_path, replace_private_file
 
 _NAME = re.compile(r"([a-z0-9_-]{1,63}\.)*(?=[a-z0-9_-]*[a-z])[a-z0-9_-]{1,63}\.?\Z", re.IGNORECASE)
 
@@ -196,6 +197,20 @@ class Settings(BaseSettings):
         description="Days to keep ended runs and sessions, in the ledger and in an embedded "
         "Prefect. 0: forever.",
     )
+    backup_folder: str = Field(
+        default="",
+        description="Folder for nightly backups of the leading keeper's home: an absolute path, or "
+        "one that begins with ~, best on another disk. Empty: no nightly backups. Requires "
+        "`DAYBOOK_BACKUP_PASSPHRASE`.",
+    )
+    backup_passphrase: SecretStr = Field(
+        default=SecretStr(""),
+        description="Passphrase of backups, at least 8 characters. It is needed for a restore, so "
+        "keep a copy elsewhere.",
+    )
+    keep_backups: int = Field(
+        default=14, ge=1, description="Number of newest nightly backups to keep."
+    )
     keep_disabled_days: int = Field(
         default=0,
         ge=0,
@@ -272,6 +287,15 @@ class Settings(BaseSettings):
                     ) from None
         return value
 
+    @field_validator("backup_folder")
+    @classmethod
+    def _check_backup_folder(cls, value: str) -> str:
+        if value and not value.startswith(("/", "~")):
+            raise ValueError(
+                f'"{value}" is relative; use an absolute path, or one that begins with ~'
+            )
+        return value
+
     @field_validator("allowed_work_dirs")
     @classmethod
     def _check_work_dirs(cls, value: str) -> str:
@@ -311,7 +335,13 @@ class Settings(BaseSettings):
 
     @property
     def ledger_address(self) -> str:
-        """The SQLAlchemy URL in use."""
+        """The SQLAlchemy URL in use.
+
+        Raises `InvalidInput` while a restore into this home is not complete.
+        """
+        if Home(self.home).restoring.exists():
+            problem = f"the restore into {self.home} was interrupted"
+            raise InvalidInput("home", problem, "run the same `daybook restore` again")
         return self.ledger_url or f"sqlite+aiosqlite:///{self.home / 'ledger.db'}"
 
 
@@ -351,6 +381,30 @@ def invalid_setting(key: str, problem: str, hint: str = "") -> InvalidInput:
     if variable in os.environ:
         return InvalidInput(variable, problem, hint)
     return InvalidInput(str(config_file()), f"{key}: {problem}", hint)
+
+
+def set_ledger_url(file: Path, url: str) -> None:
+    """Write the setting `ledger_url` to a settings file, completely or not at all.
+
+    "" removes it. All other lines stay. Raises `InvalidInput` if the file has a form in which this
+    is not possible.
+    """
+    try:
+        before = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        before = ""
+    text = re.sub(r"(?m)^[ \t]*ledger_url[ \t]*=.*\n?", "", before)
+    if url:
+        text = f"ledger_url = {json.dumps(url)}\n{text}"
+    expected = {**tomllib.loads(before), "ledger_url": url}
+    try:
+        is_right = {"ledger_url": "", **tomllib.loads(text)} == expected
+    except tomllib.TOMLDecodeError:
+        is_right = False
+    if not is_right:
+        hint = f"write it on one line: ledger_url = {json.dumps(url)}"
+        raise InvalidInput(str(file), "the setting ledger_url cannot be changed", hint)
+    replace_private_file(file, text)
 
 
 def _read_file() -> dict[str, Any]:

@@ -111,6 +111,9 @@ class Timing:
     retention_interval: timedelta = timedelta(hours=1)
     """Interval at which old rows of the ledger are deleted."""
 
+    backup_interval: timedelta = timedelta(minutes=5)
+    """Interval between two checks whether the nightly backup is due."""
+
     # --- when the keeper takes over from another process
 
     start_limit: timedelta = timedelta(seconds=60)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         agents as agents,
         authorization as authorization,
         backfill as backfill,
+        backups as backups,
         callbacks as callbacks,
         channels as channels,
         conflicts as conflicts,

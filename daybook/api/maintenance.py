@@ -53,7 +53,7 @@ async def plan(
     of those without an offset. `22:00` and `in 2h` as ``until`` count from the beginning. Raise
     `InvalidInput`.
     """
-    _check_actor()
+    authorization.require_operator("maintenance")
     if (until is None) is (duration is None):
         raise InvalidInput("until or duration", "exactly one is required", _LEGAL)
     name, note = timezone or settings.load().timezone, names.validate_line(note, "note")
@@ -86,7 +86,7 @@ async def remove(ref: str) -> MaintenanceWindow:
 
     Raise `NotFound`, and `InvalidInput` for a prefix of several ids.
     """
-    _check_actor()
+    authorization.require_operator("maintenance")
     async with open_ledger() as ledger, ledger.write() as session:
         now = ledger.now()
         coming = [each for each in (await maintenance.read(session)).windows if each.end > now]
@@ -122,8 +122,3 @@ def _instant(text: str, field: str, timezone: str, now: datetime) -> datetime:
         if phrases.is_time(text) and error.problem.endswith("is in the past"):
             return one_time(f"tomorrow at {text}", field, timezone, now).at
         raise
-
-
-def _check_actor() -> None:
-    if authorization.visible_owner() is not None:
-        raise InvalidInput("maintenance", "cannot be changed by an agent", "ask the operator")

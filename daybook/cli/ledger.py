@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import formatting, output
-from daybook.cli.options import Json, prepare_prefect
+from daybook.cli.options import Json, prepare_prefect, text_or_file
 
 
 async def prune_(
@@ -79,4 +79,34 @@ async def rekey_(
     output.line(f"Copied to the ledger: {', '.join(result.copied) or 'nothing'}")
     for each in result.discarded:
         output.line(f"Discarded the copy of {each}")
+    return 0
+
+
+async def move_(
+    url: Annotated[
+        str,
+        Parameter(
+            help="Address of the new ledger, an empty database; @FILE reads it from a file, @- from "
+            "standard input."
+        ),
+    ],
+    *,
+    as_json: Json = False,
+) -> int:
+    """Move the ledger to another database, from SQLite to PostgreSQL or back.
+
+    Copies all rows, then writes the address to config.toml. Stop everything first. If the command
+    is interrupted, the old ledger stays in use; run it again. Other processes can read the
+    arguments of a command, so read an address with a password from a file.
+
+    Example: daybook ledger move postgresql://daybook@localhost/daybook
+    """
+    from daybook.operations.ledger_move import move
+
+    moved = await move(text_or_file("url", url).strip())
+    if as_json:
+        output.print_json(moved)
+    else:
+        output.line(f"Moved {formatting.counted(moved.rows, 'row')} to {moved.moved_to}")
+        output.say(f"The old ledger, {moved.moved_from}, is not used any more.")
     return 0

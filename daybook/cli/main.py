@@ -65,6 +65,7 @@ _COMMANDS = (
     (_MORE, "completion", ("completion",)),
     (_OPERATE, "machine", ("env", "worker", "keeper")),
     (_OPERATE, "web", ("web",)),
+    (_OPERATE, "backup", ("backup", "restore")),
     (_OPERATE, "sync", ("sync", "conflicts")),
     (_OPERATE, "imports", ("import",)),
 )
@@ -78,7 +79,7 @@ _COMMAND_GROUPS = (
         "maintenance:",
         ("plan", "list", "remove"),
     ),
-    _CommandGroup("ledger", "Maintain the ledger", _OPERATE, "ledger:", ("prune", "rekey")),
+    _CommandGroup("ledger", "Maintain the ledger", _OPERATE, "ledger:", ("prune", "rekey", "move")),
     _CommandGroup(
         "heartbeat",
         "Manage an agent's standing orders",

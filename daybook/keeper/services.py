@@ -29,6 +29,7 @@ from prefect.events import Event
 from prefect.events.filters import EventFilter, EventNameFilter
 
 from daybook.agents import documents
+from daybook.backups import create as backups
 from daybook.errors import LeadershipLost, LedgerUnreachable, Unreachable
 from daybook.execution import outcome_spool
 from daybook.keeper import (
@@ -355,6 +356,16 @@ LOOPS = (
         interval=lambda: TIMING.retention_interval,
         services=(
             Service("prune", "deletes rows that the retention settings no longer keep", _prune),
+        ),
+    ),
+    Loop(
+        interval=lambda: TIMING.backup_interval,
+        services=(
+            Service(
+                "backup",
+                "makes the nightly backup, if a folder for it is set",
+                lambda context: backups.create_nightly(context.ledger),
+            ),
         ),
     ),
 )

@@ -90,7 +90,8 @@ TRANSITIONS: dict[Status | None, dict[Status, str]] = {
         _C: "granted at claim",
         Status.SKIPPED: "refused at claim, replaced by a later run, its job was removed, or set to "
         "Completed in Prefect",
-        Status.MISSED: "created ahead of its due time, or left undecided, and not claimed in time",
+        Status.MISSED: "created ahead of its due time, or left undecided, and not claimed in time; "
+        "or it may have run before the ledger was restored from a backup",
         Status.CANCELLED: "cancelled while waiting",
         Status.TIMED_OUT: "the deadline passed while it waited",
     },

@@ -49,6 +49,7 @@ LEDGER_CHECKS: tuple[tuple[str, Check], ...] = (
     ("outbox", delivery.outbox),
     ("tasks", late.tasks),
     ("maintenance", late.maintenance),
+    ("backups", ledger_checks.backups),
 )
 PREFECT_CHECKS: tuple[tuple[str, Check], ...] = (
     ("clock", prefect.clock),

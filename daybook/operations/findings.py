@@ -14,6 +14,7 @@ that the caller has read, and reads nothing of the ledger or Prefect::
     outbox            x       x              `outbox_status.OutboxStatus.findings`
     tasks             x       x              paused scheduler, tasks that need attention
     maintenance       x                      the present window, or the next one
+    backups           x                      no passphrase, or no recent nightly backup
     one prefect       x       x              `prefect.instances.conflict`
     prefect           x       x        x     it does not answer; `checks.prefect` says why
     late              x       x        x     overdue runs (`runs.overdue`, as the keeper's alerts)

@@ -154,6 +154,27 @@ async def advance(
         )
 
 
+async def miss_until(session: AsyncSession, job_id: str, now: datetime, reason: str) -> int:
+    """Record each due time of the job up to ``now`` that has no row as missed; return their number.
+
+    For a restore, after which none of them may run, however short ago it was due.
+    """
+    row = await session.get(JobRow, job_id)
+    up_to = min(now, row.archived_at or now) if row is not None else now
+    if row is None or up_to <= row.audited_until:
+        return 0
+    revisions = await store.revisions_since(session, job_id, row.audited_until)
+    times, count = _due_times(revisions, row.audited_until, up_to), 0
+    while chunk := list(islice(times, MAX_DUE_TIMES)):
+        audit = _Audit(session, now, revisions[-1], row.audited_until, missed_reason=reason)
+        await audit.run(chunk)
+        row.audited_until = chunk[-1].due
+        count += audit.counts[Status.MISSED]
+    row.audited_until = up_to
+    session.add(row)
+    return count
+
+
 @dataclass(frozen=True)
 class _Due:
     """A due time, the job as it was then, and the next due time by the same revision."""
@@ -211,6 +232,8 @@ class _Audit:
     counts: dict[Status, int] = field(
         default_factory=lambda: dict.fromkeys((Status.MISSED, Status.WAITING, Status.SKIPPED), 0)
     )
+    missed_reason: str = ""
+    """Why every due time is missed; empty if they are judged."""
     max_runs_reason: str = ""
     windows: Windows = field(default_factory=Windows)
     _open_range: _Range | None = None
@@ -258,6 +281,8 @@ class _Audit:
 
     def judge(self, each: _Due) -> _Verdict:
         """Judge a due time that nothing claimed: apply `_JUDGES` in the claim's order."""
+        if self.missed_reason:
+            return _Verdict(Status.MISSED, self.missed_reason)
         for rule in claim_rules.RULES:
             if rule in _JUDGES and (verdict := _JUDGES[rule](self, each)):
                 return verdict

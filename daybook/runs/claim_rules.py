@@ -32,6 +32,7 @@ from daybook.runs import (
     maintenance,
     outcomes,
     overlap,
+    restored,
     sessions,
     slots,
     waiting_runs,
@@ -49,6 +50,18 @@ async def invalid_parameters(claim: Decision) -> ClaimResult | None:
     if not claim.row.error or not claim.is_new:
         return None
     return await claim.end(Status.FAILED, "parameters")
+
+
+async def lost_by_restore(claim: Decision) -> ClaimResult | None:
+    """Record a run as missed if it may have run between the backup from which the ledger was
+    restored and the restore.
+    """
+    if not claim.is_new or claim.row.retry_of:
+        return None
+    restore = await restored.read(claim.session)
+    if restore is None or not restore.lost(claim.request):
+        return None
+    return await claim.end(Status.MISSED, restore.reason)
 
 
 async def past_deadline(claim: Decision) -> ClaimResult | None:
@@ -272,6 +285,7 @@ async def no_slot(claim: Decision) -> ClaimResult | None:
 
 
 RULES: tuple[Rule, ...] = (
+    lost_by_restore,
     invalid_parameters,
     past_deadline,
     still_waiting,

@@ -21,7 +21,8 @@ After a crash, the new row of a removed job is skipped, and that of a run with r
 fails.
 *Judged* is a due time up to the watermark of the audit, possibly within the range of another row.
 The same end may be applied any number of times; only the first time changes something. An end also
-changes nothing if another Prefect run now carries the row. The caller must not supervise a process
+changes nothing if another Prefect run now carries the row, or if the row may have been lost by a
+restore (`runs.restored`). The caller must not supervise a process
 of that run: its own observation of the process would take precedence.
 """
 
@@ -41,7 +42,7 @@ from daybook.ledger import states
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import Fact, JobRow, RunRow
-from daybook.runs import claim_requests, corrections, leases, outcomes, rows
+from daybook.runs import claim_requests, corrections, leases, outcomes, restored, rows
 from daybook.runs.claim_requests import ClaimRequest
 from daybook.runs.eligibility import is_due
 
@@ -201,6 +202,9 @@ async def _apply_without_row(
     request = end.request
     if request is None or request.job_id is None or end.state == "SKIPPED":
         return None
+    restore = await restored.read(session)
+    if restore is not None and restore.lost(request):
+        return None  # it may have run, so it must not wait again; its end was reported
     timed = claim_requests.is_due_key(request.occurrence)
     if not timed and not request.occurrence.startswith("flow:"):
         return None  # a request has its row before its Prefect run, so the row was pruned
@@ -284,6 +288,11 @@ async def advance(ledger: Ledger, to: datetime) -> None:
         if not fact.value or not to <= datetime.fromisoformat(fact.value) <= ledger.now():
             fact.value = to.isoformat()
             session.add(fact)
+
+
+async def skip_to(session: AsyncSession, to: datetime) -> None:
+    """Move the time of `read_until` to ``to`` (UTC), whatever ended in Prefect before."""
+    await session.merge(Fact(key=_KEY, value=to.isoformat()))
 
 
 async def first_job_created_at(session: AsyncSession) -> datetime | None:

@@ -196,3 +196,33 @@ def test_a_relative_folder_for_work_dirs_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("DAYBOOK_ALLOWED_WORK_DIRS", "/b, repos")
     with pytest.raises(InvalidInput, match='DAYBOOK_ALLOWED_WORK_DIRS: "repos" is relative; use'):
         settings.load()
+
+
+@pytest.mark.parametrize(
+    ("before", "url", "after"),
+    [
+        ("", "postgresql://u@h/d", 'ledger_url = "postgresql://u@h/d"\n'),
+        ("# a\n[limits]\n", "x", 'ledger_url = "x"\n# a\n[limits]\n'),
+        ('a = 1\n  ledger_url="y" # z\nb = 2\n', "x", 'ledger_url = "x"\na = 1\nb = 2\n'),
+        ('ledger_url = "y"\nb = "ä"', "", 'b = "ä"'),
+    ],
+)
+def test_the_address_of_the_ledger_is_replaced_and_other_lines_stay(
+    tmp_path: Path, before: str, url: str, after: str
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(before)
+    settings.set_ledger_url(file, url)
+    assert file.read_text() == after
+    assert [each.name for each in tmp_path.iterdir()] == ["config.toml"]
+
+
+@pytest.mark.parametrize(
+    "text", ['ledger_url = """\ny"""\n', 'b = """\nledger_url = 1\n"""\n', '"ledger_url" = "y"\n']
+)
+def test_a_settings_file_of_another_form_stays_as_it_is(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    with pytest.raises(InvalidInput, match="write it on one line"):
+        settings.set_ledger_url(file, "x")
+    assert file.read_text() == text

@@ -7,6 +7,9 @@ import shlex
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from daybook import settings
+from daybook.backups import archive
+from daybook.backups import create as nightly
 from daybook.errors import (
     AgentMisconfigured,
     InvalidInput,
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 WRITE_TIMEOUT = timedelta(seconds=5)
 """Maximum time that a write may wait for other writers; a longer wait is a problem."""
+MAX_BACKUP_AGE = timedelta(days=1)
+"""How much older than the last night the newest nightly backup may be: nothing may have run."""
 _RESTORE_KEY = (
     "copy the file ledger-key (mode 0600) into this home, from the home that wrote the copies or "
     "from its backup; if it is permanently lost: daybook ledger rekey"
@@ -239,3 +244,24 @@ async def secrets(client: PrefectClient) -> list[Finding]:
                 fix = f"daybook secrets add {name} --replace --host <host>"
                 problems.append(problem("secrets", message, fix))
     return problems
+
+
+async def backups() -> list[Finding]:
+    """Check that the nightly backups, if a folder is set, have a passphrase and are recent."""
+    loaded = settings.load()
+    if not loaded.backup_folder or not _exists():
+        return []
+    if len(loaded.backup_passphrase.get_secret_value()) < archive.MIN_PASSPHRASE_LENGTH:
+        fix = f"set backup_passphrase in {settings.config_file()}, at least 8 characters"
+        return [problem("backups", "there are no nightly backups without a passphrase", fix)]
+    folder = nightly.nightly_folder(loaded)
+    async with open_ledger() as opened:
+        found = nightly.nightly_files(folder, opened.id)
+        due = nightly.last_night(opened.now(), loaded)
+    if not found:
+        return [findings.warning("backups", f"there is no backup in {folder} yet")]
+    newest = nightly.night_of(found[-1])
+    if newest < due - MAX_BACKUP_AGE:
+        fix = f"read the log of the leading keeper, such as {current_home().logs / 'worker.log'}"
+        return [problem("backups", f"the newest backup in {folder} is of {newest}", fix)]
+    return [passed("backups", f"{len(found)} in {folder}, the newest of {newest}")]

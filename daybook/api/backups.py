@@ -1,0 +1,23 @@
+"""Backups of this home; `daybook restore` is not an operation for programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from daybook import settings
+from daybook.api import authorization
+from daybook.backups import create as backups
+from daybook.backups.create import Backup
+from daybook.ledger.engine import open_ledger
+
+
+async def create(file: str | Path, *, passphrase: str = "", replace: bool = False) -> Backup:
+    """Write an encrypted backup of this home to ``file``, while everything continues to run.
+
+    ``passphrase`` is by default the setting `backup_passphrase`. Raise `InvalidInput` if the file
+    exists, unless ``replace`` is true, or cannot be written, and for a missing or short passphrase.
+    """
+    authorization.require_operator("backup")
+    passphrase = passphrase or settings.load().backup_passphrase.get_secret_value()
+    async with open_ledger() as ledger:
+        return await backups.create(ledger, file, passphrase, replace=replace)

@@ -1,0 +1,207 @@
+"""The file of a backup: a compressed tar archive, encrypted with a passphrase.
+
+::
+
+    daybook backup 1\\n   salt (16)   nonce (7)      the header, authenticated with each block
+    block, block, … , last block                    each 1 MiB and its tag (16); the last is shorter
+
+scrypt derives the key from passphrase and salt; each block is AES-256-GCM. The nonce of a block has
+its number, and whether it is the last one, so blocks cannot be left out, exchanged or cut off.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tarfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from daybook.errors import InvalidInput
+from daybook.home import sync_folder
+
+MAGIC = b"daybook backup 1\n"
+_SALT_BYTES = 16
+_NONCE_BYTES = 7
+_TAG_BYTES = 16
+BLOCK_BYTES = 2**20
+SCRYPT_COST = 2**16
+"""Memory and time that one guess of the passphrase costs: 64 MiB, about a fifth of a second."""
+
+MIN_PASSPHRASE_LENGTH = 8
+DRAFT_SUFFIX = ".draft"
+
+
+class _Blocks:
+    """The cipher of a file, which numbers its blocks."""
+
+    def __init__(self, header: bytes, passphrase: str) -> None:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+        salt = header[len(MAGIC) : len(MAGIC) + _SALT_BYTES]
+        scrypt = Scrypt(salt=salt, length=32, n=SCRYPT_COST, r=8, p=1)
+        self.cipher, self._header = AESGCM(scrypt.derive(passphrase.encode())), header
+        self._number = 0
+
+    def next(self, *, last: bool) -> tuple[bytes, bytes]:
+        """Return the nonce of the next block and its associated data."""
+        nonce = self._header[-_NONCE_BYTES:] + self._number.to_bytes(4, "big") + bytes([last])
+        self._number += 1
+        return nonce, self._header
+
+
+class _Writer:
+    """Encrypts what is written; `finish` writes the last block."""
+
+    def __init__(self, file: BinaryIO, passphrase: str) -> None:
+        header = MAGIC + os.urandom(_SALT_BYTES + _NONCE_BYTES)
+        self._file, self._blocks, self._buffer = file, _Blocks(header, passphrase), bytearray()
+        file.write(header)
+
+    def write(self, data: bytes) -> int:
+        self._buffer += data
+        while len(self._buffer) > BLOCK_BYTES:
+            self._put(bytes(self._buffer[:BLOCK_BYTES]), last=False)
+            del self._buffer[:BLOCK_BYTES]
+        return len(data)
+
+    def finish(self) -> None:
+        self._put(bytes(self._buffer), last=True)
+
+    def _put(self, data: bytes, *, last: bool) -> None:
+        nonce, header = self._blocks.next(last=last)
+        self._file.write(self._blocks.cipher.encrypt(nonce, data, header))
+
+
+class _Reader:
+    """Decrypts a file; raises `InvalidInput` for a wrong passphrase and a damaged file."""
+
+    def __init__(self, file: BinaryIO, passphrase: str, name: str) -> None:
+        self._file, self._name, self._buffer = file, name, b""
+        header = file.read(len(MAGIC) + _SALT_BYTES + _NONCE_BYTES)
+        if not header.startswith(MAGIC) or len(header) < len(MAGIC) + _SALT_BYTES + _NONCE_BYTES:
+            hint = "use a file that `daybook backup` has written"
+            raise InvalidInput("file", f"{name} is not a backup of Daybook", hint)
+        self._blocks = _Blocks(header, passphrase)
+        self._ahead = file.read(BLOCK_BYTES + _TAG_BYTES)
+        self._ended, self._first = False, True
+
+    def read(self, size: int) -> bytes:
+        while len(self._buffer) < size and not self._ended:
+            self._buffer += self._next()
+        data, self._buffer = self._buffer[:size], self._buffer[size:]
+        return data
+
+    def drain(self) -> None:
+        """Read to the end, which shows that the file is complete."""
+        while not self._ended:
+            self._next()
+
+    def _next(self) -> bytes:
+        from cryptography.exceptions import InvalidTag
+
+        block, self._ahead = self._ahead, self._file.read(BLOCK_BYTES + _TAG_BYTES)
+        self._ended = not self._ahead
+        nonce, header = self._blocks.next(last=self._ended)
+        try:
+            data = self._blocks.cipher.decrypt(nonce, block, header)
+        except (InvalidTag, ValueError):
+            if self._first:
+                problem = f"does not open {self._name}, or the file is damaged"
+                raise InvalidInput("passphrase", problem, "use the one of that backup") from None
+            problem = f"{self._name} is damaged or incomplete"
+            raise InvalidInput("file", problem, "use another backup") from None
+        self._first = False
+        return data
+
+
+def absolute(file: str | Path) -> Path:
+    """Return the absolute path of a file that the user named."""
+    return Path(file).expanduser().absolute()
+
+
+def new_file(file: str | Path, *, replace: bool) -> Path:
+    """Return the absolute path; raise `InvalidInput` if it exists, unless ``replace`` is true."""
+    path = absolute(file)
+    if path.exists() and not replace:
+        raise exists(path)
+    return path
+
+
+def write(file: Path, contents: Iterable[Path], passphrase: str, *, replace: bool) -> int:
+    """Write the ``contents`` to a backup at ``file``, completely or not at all; return its size.
+
+    Only its owner can read it. Raises `InvalidInput` if ``file`` exists, unless ``replace`` is
+    true, and OSError.
+    """
+    draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}{DRAFT_SUFFIX}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as writing:
+            encrypted = _Writer(writing, passphrase)
+            with tarfile.open(fileobj=cast("BinaryIO", encrypted), mode="w|gz") as archive:
+                for each in contents:
+                    archive.add(each, arcname=each.name, recursive=False)
+            encrypted.finish()
+            writing.flush()
+            os.fsync(writing.fileno())
+            draft_size = writing.tell()
+        if replace:
+            draft.replace(file)
+        else:
+            try:
+                os.link(draft, file)  # fails if another process has created the file meanwhile
+            except FileExistsError:
+                raise exists(file) from None
+        sync_folder(file.parent)
+        return draft_size
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def exists(file: Path) -> InvalidInput:
+    """Return the error for a file that exists."""
+    return InvalidInput("file", f"{file} exists", "use another name, or --replace")
+
+
+@contextmanager
+def _opened(file: Path, passphrase: str) -> Iterator[_Reader]:
+    try:
+        reading = file.open("rb")
+    except OSError as error:
+        problem = f"{file} cannot be read: {error.strerror}"
+        raise InvalidInput("file", problem, "use the path of a backup") from error
+    with reading:
+        yield _Reader(reading, passphrase, str(file))
+
+
+def extract(file: Path, folder: Path, names: Iterable[str], passphrase: str) -> None:
+    """Write the files of these names in a backup to ``folder``, each synced.
+
+    Raises `InvalidInput` for a file that is no backup, for a wrong passphrase, and for a file that
+    is damaged or incomplete; then ``folder`` may contain a part, which must not be used.
+    """
+    known = set(names)
+    with _opened(file, passphrase) as reader:
+        try:
+            with tarfile.open(fileobj=cast("BinaryIO", reader), mode="r|gz") as archive:
+                for member in archive:
+                    data = archive.extractfile(member) if member.isfile() else None
+                    if member.name not in known or data is None:
+                        continue
+                    descriptor = os.open(
+                        folder / member.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
+                    )
+                    with os.fdopen(descriptor, "wb") as writing:
+                        while part := data.read(BLOCK_BYTES):
+                            writing.write(part)
+                        writing.flush()
+                        os.fsync(writing.fileno())
+        except tarfile.TarError as error:
+            problem = f"{file} is damaged: {error}"
+            raise InvalidInput("file", problem, "use another backup") from error
+        reader.drain()
+    sync_folder(folder)

@@ -1,0 +1,142 @@
+"""The rules of a restore: what may have happened since the backup does not happen again.
+
+The ledger does not know what happened between the backup and the restore, so it assumes the worst
+of everything that was due by then (`docs/promise.md` 18)::
+
+    in the backup                                  after the restore
+    a due time without a row                       missed
+    waiting, without an attempt                    missed, unless it is due later
+    waiting after an attempt, claimed, running     unknown
+    a message that was not delivered               failed, and can be retried by hand
+    a task that was not done                       paused, until the operator resumes it
+    everything that has ended                      unchanged
+
+One transaction writes all of it. Outcomes of this kind start no other job, and send nothing: their
+callbacks and messages are recorded as failed too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.delivery import outbox
+from daybook.ledger import states
+from daybook.ledger.states import HELD, Delivery, Outcome, Status
+from daybook.ledger.tables import OutboxRow, RunRow
+from daybook.ledger.task_tables import TaskRow, TaskRunRow
+from daybook.owners import current_actor
+from daybook.runs import audit, outcomes, prefect_ends, restored
+from daybook.runs.restored import Restore
+from daybook.tasks import rows as task_rows
+from daybook.tasks.states import LIVE as LIVE_TASKS
+
+_C, _R = Status.CLAIMED, Status.RUNNING
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Numbers of due times and runs that are now ``missed`` or ``unknown``, of ``messages`` that
+    are now failed, and of ``tasks`` that are now paused.
+    """
+
+    missed: int = 0
+    unknown: int = 0
+    messages: int = 0
+    tasks: int = 0
+
+
+async def settle(session: AsyncSession, restore: Restore) -> Settled:
+    """Apply the rules above to a ledger that was just restored, in a write transaction.
+
+    Repeated with a later restore, it applies them to what has become due meanwhile.
+    """
+    await restored.write(session, restore)
+    await prefect_ends.skip_to(session, restore.at)
+    unknown = await _end_begun(session, restore)
+    missed = await _end_waiting(session, restore)
+    for mark in await audit.watermarks(session):
+        missed += await audit.miss_until(session, mark.job_id, restore.at, restore.reason)
+    return Settled(
+        missed=missed,
+        unknown=unknown,
+        messages=await _fail_messages(session, restore),
+        tasks=await _pause_tasks(session, restore),
+    )
+
+
+async def _end_begun(session: AsyncSession, restore: Restore) -> int:
+    """End the runs that had an attempt, or a process that could begin one, as unknown."""
+    retrying = (col(RunRow.status) == Status.WAITING) & (col(RunRow.attempts) > 0)
+    found = await _runs(session, col(RunRow.status).in_(HELD) | retrying)
+    for row in found:
+        # The steps that it may have taken since the backup.
+        for step in {Status.WAITING: (_C, _R), Status.CLAIMED: (_R,)}.get(row.state, ()):
+            states.check_transition(row.id, row.state, step)
+            row.status = step
+        await _end(session, row, Status.UNKNOWN, restore)
+    return len(found)
+
+
+async def _end_waiting(session: AsyncSession, restore: Restore) -> int:
+    """End the runs that waited, and those that outcomes of this restore have started, as missed."""
+    waiting = (col(RunRow.status) == Status.WAITING) & (col(RunRow.due) <= restore.at)
+    found = await _runs(session, waiting)
+    for row in found:
+        if row.state is Status.WAITING:  # else an end of another one has ended it
+            await _end(session, row, Status.MISSED, restore)
+    return len(found)
+
+
+async def _runs(session: AsyncSession, where: ColumnElement[bool]) -> Sequence[RunRow]:
+    in_order = select(RunRow).where(where).order_by(col(RunRow.due), col(RunRow.id))
+    return (await session.execute(in_order)).scalars().all()
+
+
+async def _end(session: AsyncSession, row: RunRow, status: Status, restore: Restore) -> None:
+    row.fence += 1  # a process of the old ledger cannot record a late outcome
+    row.holder = ""
+    await outcomes.record(session, row, Outcome(status, restore.reason), restore.at)
+
+
+async def _fail_messages(session: AsyncSession, restore: Restore) -> int:
+    """Fail the callbacks, messages, listener calls and wakes that are not known to be delivered.
+
+    Messages of built-in channels, such as the inbox, do not leave this Daybook, and stay pending.
+    """
+    pending = select(OutboxRow).where(outbox.PENDING)
+    found = [
+        row
+        for row in (await session.execute(pending)).scalars().all()
+        if not outbox.is_builtin_queue(row.lane)
+    ]
+    for row in found:
+        row.status, row.finished_at = Delivery.FAILED, restore.at
+        row.error = f"{restore.reason}; it may have been delivered before"
+        row.fence, row.holder, row.lease_until = row.fence + 1, "", None
+        session.add(row)
+    run_ids = {row.run_id for row in found if row.run_id and row.purpose in outbox.COUNTED_PURPOSES}
+    await outbox.refresh_deliveries(session, run_ids)
+    return len(found)
+
+
+async def _pause_tasks(session: AsyncSession, restore: Restore) -> int:
+    """Pause the tasks that are queued or claimed: a session may have done them meanwhile."""
+    live = (
+        select(TaskRunRow)
+        .join(TaskRow, col(TaskRow.id) == col(TaskRunRow.task_id))
+        .where(col(TaskRunRow.status).in_(LIVE_TASKS), ~col(TaskRow.paused))
+    )
+    found = (await session.execute(live)).scalars().all()
+    actor = current_actor().owner
+    for run in found:
+        task_rows.record_event(
+            session, run, "paused", restore.at, actor=actor, reason=restore.reason
+        )
+    paused = update(TaskRow).where(col(TaskRow.id).in_([run.task_id for run in found]))
+    await session.execute(paused.values(paused=True, paused_reason=restore.reason))
+    return len({run.task_id for run in found})

@@ -1,0 +1,107 @@
+"""The `daybook backup` and `daybook restore` commands."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from daybook import api, settings
+from daybook.cli import formatting, output
+from daybook.cli.documents import read_hidden_value
+from daybook.cli.options import Json, text_or_file
+from daybook.errors import InvalidInput
+
+PassphraseFile = Annotated[
+    str | None,
+    Parameter(
+        help="File with the passphrase. [default: the setting DAYBOOK_BACKUP_PASSPHRASE, else "
+        "standard input or a prompt]"
+    ),
+]
+_FIELD = "passphrase"
+
+
+async def backup_(
+    file: Annotated[str, Parameter(help="Path of the new backup.")],
+    *,
+    passphrase_file: PassphraseFile = None,
+    replace: Annotated[bool, Parameter(help="Replace an existing file.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Write an encrypted backup of the ledger, the settings and the keys.
+
+    Works while Daybook runs. The ledger contains agents, secrets and Prefect's other blocks, so the
+    backup has them, but not Prefect's own database. Keep the passphrase elsewhere: nobody can
+    restore without it.
+
+    Example: daybook backup /mnt/disk/daybook.backup --passphrase-file passphrase.txt
+    """
+    made = await api.backups.create(
+        file, passphrase=_read_passphrase(passphrase_file, new=True), replace=replace
+    )
+    if as_json:
+        output.print_json(made)
+    else:
+        output.line(f"Wrote {made.file} ({made.bytes:,} bytes)")
+    return 0
+
+
+async def restore_(
+    file: Annotated[str, Parameter(help="Path of the backup.")],
+    *,
+    passphrase_file: PassphraseFile = None,
+    ledger: Annotated[
+        str | None,
+        Parameter(
+            help="Address of an empty database for the ledger. [default: as in the backup's "
+            "settings, else ledger.db in the home]"
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Restore a backup into an empty home, DAYBOOK_HOME.
+
+    First stop every process of the old ledger, also on other machines. Nothing that may have run
+    since the backup runs again: such due times become missed, such runs unknown.
+
+    Example: DAYBOOK_HOME=~/restored daybook restore /mnt/disk/daybook.backup
+    """
+    from daybook.operations.restore import restore
+
+    done = await restore(
+        file,
+        _read_passphrase(passphrase_file, new=False),
+        ledger_url=ledger or "",
+    )
+    if as_json:
+        output.print_json(done)
+        return 0
+    output.line(f"Restored {done.home} from the backup of {done.backup_at:%Y-%m-%d %H:%M:%S} UTC")
+    output.fields(
+        [
+            ("ledger", done.ledger),
+            ("missed", formatting.counted(done.missed, "due time or waiting run")),
+            ("unknown", formatting.counted(done.unknown, "run")),
+            ("not sent", formatting.counted(done.messages, "message")),
+            ("paused", formatting.counted(done.tasks, "task")),
+        ]
+    )
+    output.say("Next: `daybook doctor`, then `daybook up`.")
+    return 0
+
+
+def _read_passphrase(file: str | None, *, new: bool) -> str:
+    """Return the passphrase from the file, the setting, standard input or a prompt."""
+    if file is not None:
+        value = text_or_file(_FIELD, f"@{file}").removesuffix("\n").removesuffix("\r")
+        if not value:
+            raise InvalidInput(_FIELD, f"{file} is empty", "write the passphrase into it")
+        return value
+    if value := settings.load().backup_passphrase.get_secret_value():
+        return value
+    value = read_hidden_value(_FIELD, "Passphrase", "passphrase.txt")
+    if new and sys.stdin.isatty() and value != read_hidden_value(_FIELD, "Again", "passphrase.txt"):
+        raise InvalidInput(_FIELD, "the two are not equal", "type it again")
+    return value

@@ -1,0 +1,95 @@
+"""`daybook ledger move`: the ledger's rows in another database, and the setting that names it.
+
+::
+
+    lock of the home, claim lock of the old ledger
+      ├─ all rows are copied into the new one, in one transaction    killed before: the old ledger
+      ├─ `ledger_url` in config.toml is replaced                     killed before: the old ledger
+      └─ the old ledger gets another id                              the new ledger
+
+Each process compares a ledger's id with the one that it knows, and refuses another one. So none
+writes to the old ledger any more. The file `.moving` in the home names the new database until the
+setting is switched: a repeated move may overwrite the copy that an interrupted one has left there.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select, update
+
+from daybook import settings
+from daybook.api import authorization
+from daybook.errors import InvalidInput
+from daybook.home import current_home, replace_private_file
+from daybook.ledger import transfer
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import HELD
+from daybook.ledger.tables import Fact, LeadRow, RunRow, new_id
+from daybook.operations import home_lock
+
+MOVED_ID = "moved-"
+"""The beginning of the id of a ledger that was moved away; such a ledger may be overwritten."""
+
+
+class LedgerMove(BaseModel, frozen=True):
+    """A finished move: the addresses, without passwords, and the number of copied rows."""
+
+    moved_from: str
+    moved_to: str
+    rows: int
+
+
+async def move(url: str) -> LedgerMove:
+    """Move the ledger into the empty database at ``url``, and write its address to `config.toml`.
+
+    Raises `InvalidInput`, with nothing changed, while `up`, a keeper or a run uses the ledger, if
+    the database is not empty, or if the variable `DAYBOOK_LEDGER_URL` is set, which would win over
+    the file; also `LedgerUnreachable` for one of the two.
+    """
+    authorization.require_operator("ledger")
+    if "DAYBOOK_LEDGER_URL" in os.environ:
+        hint = f"set ledger_url in {settings.config_file()} instead, and unset the variable"
+        raise InvalidInput("DAYBOOK_LEDGER_URL", "is set, so the ledger cannot be switched", hint)
+    old, new = settings.load().ledger_address, settings.load(ledger_url=url).ledger_address
+    home = current_home()
+    if home.running() is not None:
+        raise home_lock.already_running(home)
+    if left := home_lock.leftover_children(home):
+        problem = f"a killed `daybook up` left {left[0].name} (pid {left[0].pid}) running"
+        raise InvalidInput("home", problem, "run `daybook down`")
+    marker = home.path / ".moving"
+    with home_lock.hold(home):
+        async with Ledger(old) as source, Ledger(new) as target:
+            if source.place == target.place:
+                raise InvalidInput("url", "is that of the present ledger", "use another database")
+            async with source.write() as reading:
+                await _check_unused(reading, source.now())
+                interrupted = marker.exists() and marker.read_text() == target.place
+                async with target.write() as writing:
+                    copied_before = interrupted and target.id == source.id
+                    replaceable = copied_before or target.id.startswith(MOVED_ID)
+                    if not replaceable and not await transfer.is_empty(writing):
+                        problem = f"{target.place} contains a ledger"
+                        raise InvalidInput("url", problem, "use an empty database")
+                    replace_private_file(marker, target.place)
+                    rows = await transfer.copy_rows(reading, writing)
+                settings.set_ledger_url(settings.config_file(), url)
+                marker.unlink()
+                retired = update(Fact).where(col(Fact.key) == "id")
+                await reading.execute(retired.values(value=f"{MOVED_ID}{new_id()[:12]}"))
+    return LedgerMove(moved_from=source.place, moved_to=target.place, rows=rows)
+
+
+async def _check_unused(session: AsyncSession, now: datetime) -> None:
+    """Raise `InvalidInput` if a keeper leads, or a process holds a run."""
+    leads = select(LeadRow.holder).where(col(LeadRow.holder) != "", col(LeadRow.until) > now)
+    held = select(RunRow.holder).where(col(RunRow.status).in_(HELD), col(RunRow.lease_until) > now)
+    for query in (leads, held):
+        holder = (await session.execute(query.limit(1))).scalar_one_or_none()
+        if holder is not None:
+            hint = "stop all workers, keepers and runs, and wait for a minute if one was killed"
+            raise InvalidInput("ledger", f"{holder} uses it", hint)

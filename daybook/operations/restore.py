@@ -1,0 +1,207 @@
+"""`daybook restore`: a backup becomes this home, completely or not at all.
+
+::
+
+    .restoring/  exists             nothing opens the ledger (`Settings.ledger_address`)
+      ├─ files of the backup        decrypted and verified here
+      ├─ ledger.db                  settled here (`backups.settle`)
+      └─ target                     the address of the database that the ledger is copied into,
+                                    if it is not in the home
+    ledger, settings, keys          moved to their places
+    .restoring/  is renamed         the restore is complete
+
+A process that is killed on the way leaves the folder, and the next restore starts over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tomllib
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from daybook import settings
+from daybook.backups import archive, settle
+from daybook.backups.create import FILES, LEDGER, MANIFEST, Manifest
+from daybook.clock import SYSTEM_CLOCK, Clock
+from daybook.errors import InvalidInput
+from daybook.home import Home, current_home, replace_private_file, sync_folder
+from daybook.ledger import transfer
+from daybook.ledger.engine import Ledger
+from daybook.ledger.sqlite import FILE_SUFFIXES
+from daybook.ledger.views import UtcTime, utc_text
+from daybook.operations import home_lock
+from daybook.runs.restored import Restore
+
+_TARGET = "target"
+_IGNORED = {"up.lock", "up.json", "up.new", "backup.lock"}
+"""Files of a home that say nothing about jobs."""
+
+
+class RestoreResult(BaseModel, frozen=True):
+    """The restored home, its ledger, and what was settled in it.
+
+    ``missed`` and ``unknown`` are numbers of due times and runs that may have run since the backup,
+    ``messages`` of messages that may have been sent, and ``tasks`` of tasks that are paused.
+    """
+
+    home: str
+    ledger: str
+    backup_at: UtcTime
+    restored_at: UtcTime
+    missed: int
+    unknown: int
+    messages: int
+    tasks: int
+
+
+async def restore(
+    file: str | Path, passphrase: str, *, ledger_url: str = "", clock: Clock = SYSTEM_CLOCK
+) -> RestoreResult:
+    """Restore the backup ``file`` into this home, which has to be empty.
+
+    ``ledger_url`` is the database for the ledger, which has to be empty too; by default the one
+    that `DAYBOOK_LEDGER_URL` or the settings in the backup name, else `ledger.db` in the home.
+    Raises `InvalidInput` for a home or a database in use, for a file that is no backup, a wrong
+    passphrase, and a clock that is behind the backup; then nothing is restored.
+    """
+    home, file = current_home(), archive.absolute(file)
+    if home.running() is not None:
+        raise home_lock.already_running(home)
+    if not home.restoring.exists():
+        _check_empty(home)
+    with home_lock.hold(home):
+        staged = _prepare(home)
+        try:
+            names = (MANIFEST, LEDGER, *FILES)
+            await asyncio.to_thread(archive.extract, file, staged, names, passphrase)
+            target = _choose_target(home, staged, ledger_url)
+            result = await _settle_and_copy(home, staged, file, target, clock)
+        except BaseException:
+            if not (staged / _TARGET).exists():  # else the database may contain the ledger
+                shutil.rmtree(staged)
+            raise
+        _move_into_place(home, staged, in_home=target == _home_address(home))
+    return result
+
+
+def _check_empty(home: Home) -> None:
+    """Raise `InvalidInput` unless the home is missing or contains no files."""
+    if not home.path.exists():
+        return
+    if not home.path.is_dir():
+        raise InvalidInput("home", f"{home.path} is not a folder", "set another DAYBOOK_HOME")
+    files = (each for each in home.path.iterdir() if not each.is_dir() or any(each.iterdir()))
+    if found := sorted(each.name for each in files if each.name not in _IGNORED):
+        problem = f"{home.path} is not empty: it contains {', '.join(found[:5])}"
+        hint = "move the folder away, or set DAYBOOK_HOME to a new one"
+        raise InvalidInput("home", problem, hint)
+
+
+def _prepare(home: Home) -> Path:
+    """Create the folder `.restoring`, or empty that of an interrupted restore but for `target`."""
+    staged = home.restoring
+    staged.mkdir(mode=0o700, exist_ok=True)
+    sync_folder(home.path)
+    for left in staged.iterdir():
+        if left.name != _TARGET:
+            left.unlink()
+    for suffix in FILE_SUFFIXES:
+        (home.path / f"{LEDGER}{suffix}").unlink(missing_ok=True)
+    return staged
+
+
+def _home_address(home: Home) -> str:
+    return transfer.sqlite_address(home.path / LEDGER)
+
+
+def _choose_target(home: Home, staged: Path, given: str) -> str:
+    """Return the ledger's new address; write a given one to the restored settings."""
+    config, variable = staged / "config.toml", os.environ.get("DAYBOOK_LEDGER_URL")
+    if given:
+        chosen = settings.load(ledger_url=given).ledger_url
+        if variable and settings.load().ledger_url != chosen:
+            hint = "unset the variable, or leave out the option"
+            raise InvalidInput("ledger", "differs from the variable DAYBOOK_LEDGER_URL", hint)
+        settings.set_ledger_url(config, "" if chosen == _home_address(home) else chosen)
+        return chosen
+    if variable:
+        return settings.load().ledger_url
+    try:
+        stored = tomllib.loads(config.read_text(encoding="utf-8")).get("ledger_url", "")
+    except FileNotFoundError:
+        stored = ""
+    return settings.load(ledger_url=stored).ledger_url or _home_address(home)
+
+
+async def _settle_and_copy(
+    home: Home, staged: Path, file: Path, target: str, clock: Clock
+) -> RestoreResult:
+    """Settle the ledger in the staged file, and copy it into another database if it belongs there.
+
+    If an earlier restore into this home was interrupted, that database may contain its ledger,
+    which is overwritten.
+    """
+    try:
+        manifest = Manifest.model_validate_json((staged / MANIFEST).read_text())
+    except (OSError, ValidationError) as error:
+        problem = f"{file} is not a backup that this version of Daybook can read"
+        raise InvalidInput("file", problem, "update Daybook, or use another backup") from error
+    async with Ledger(transfer.sqlite_address(staged / LEDGER), clock) as ledger:
+        if target == _home_address(home):
+            return await _settle(home, ledger, manifest, str(home.path / LEDGER), ledger.now())
+        async with Ledger(target) as database:
+            # Of two clocks, the later one decides: what it calls past may have run.
+            now = max(ledger.now(), database.now())
+            result = await _settle(home, ledger, manifest, database.place, now)
+            marker = staged / _TARGET
+            async with ledger.read() as source, database.write() as writing:
+                known = marker.exists() and marker.read_text() == database.place
+                own = known and database.id == ledger.id
+                if not own and not await transfer.is_empty(writing):
+                    raise not_empty("ledger", database.place)
+                replace_private_file(marker, database.place)
+                await transfer.copy_rows(source, writing)
+    return result
+
+
+def not_empty(field: str, place: str) -> InvalidInput:
+    """Return the error for a database that contains a ledger."""
+    return InvalidInput(field, f"{place} contains a ledger", "use an empty database")
+
+
+async def _settle(
+    home: Home, ledger: Ledger, manifest: Manifest, place: str, now: datetime
+) -> RestoreResult:
+    if now < manifest.at:
+        problem = f"it is {utc_text(now)}, before the time of the backup, {utc_text(manifest.at)}"
+        raise InvalidInput("clock", problem, "set the clock of this machine")
+    async with ledger.write() as session:
+        settled = await settle.settle(session, Restore(backup=manifest.at, at=now))
+    return RestoreResult(
+        home=str(home.path),
+        ledger=place,
+        backup_at=manifest.at,
+        restored_at=now,
+        **asdict(settled),
+    )
+
+
+def _move_into_place(home: Home, staged: Path, *, in_home: bool) -> None:
+    """Move the files to their places in the home; the last step completes the restore."""
+    for name in (*FILES, *((LEDGER,) if in_home else ())):
+        if (staged / name).exists():
+            (staged / name).replace(home.path / name)
+    for left in staged.glob(f"{LEDGER}*"):  # the ledger is in another database
+        left.unlink()
+    sync_folder(home.path)
+    done = home.path / ".restored"
+    shutil.rmtree(done, ignore_errors=True)
+    staged.rename(done)
+    sync_folder(home.path)
+    shutil.rmtree(done)

@@ -1,0 +1,51 @@
+"""The restore of a ledger from a backup: runs whose rows were written after the backup are unknown.
+
+::
+
+    ──── backup ─────────────── restore ────► time
+          │  rows written here    │
+          │  are lost             ├─ a run that was due until then, without a row ─► missed
+          └───────────────────────┴─ a run whose row is always written first ─────► missed
+
+A run of the second kind is a request or a chained run: Prefect still has its flow run, and the
+ledger has lost its row. No such run starts (promise 7), because it may have had its effect. The
+restore is one fact in the ledger; `daybook.backups.settle` records it, and ends the runs that the
+ledger does have.
+"""
+
+from __future__ import annotations
+
+from pydantic import AwareDatetime, BaseModel
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from daybook.ledger.tables import Fact
+from daybook.runs import claim_requests
+from daybook.runs.claim_requests import ClaimRequest
+
+FACT_KEY = "restored"
+
+
+class Restore(BaseModel, frozen=True):
+    """The last restore: the time of its ``backup``, and the time ``at`` of the restore (UTC)."""
+
+    backup: AwareDatetime
+    at: AwareDatetime
+
+    @property
+    def reason(self) -> str:
+        return f"restored from a backup of {self.backup:%Y-%m-%d %H:%M:%S} UTC"
+
+    def lost(self, request: ClaimRequest) -> bool:
+        """Return whether the row of a run that has none may have been lost by the restore."""
+        own = request.occurrence == claim_requests.flow_key(str(request.flow_run_id))
+        return request.due <= self.at or not (own or claim_requests.is_due_key(request.occurrence))
+
+
+async def read(session: AsyncSession) -> Restore | None:
+    """Return the last restore of this ledger; None if there was none."""
+    fact = await session.get(Fact, FACT_KEY)
+    return None if fact is None else Restore.model_validate_json(fact.value)
+
+
+async def write(session: AsyncSession, restore: Restore) -> None:
+    await session.merge(Fact(key=FACT_KEY, value=restore.model_dump_json()))

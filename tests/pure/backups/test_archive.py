@@ -1,0 +1,120 @@
+"""The file of a backup: complete and readable with its passphrase, or refused."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from daybook.backups import archive
+from daybook.errors import InvalidInput
+
+WORDS = "correct horse battery"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "SCRYPT_COST", 2)
+    monkeypatch.setattr(archive, "BLOCK_BYTES", 1000)
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> Path:
+    """Return a file that fills several blocks, and that compression does not shrink."""
+    file = tmp_path / "ledger.db"
+    file.write_bytes(os.urandom(4500))
+    return file
+
+
+@pytest.fixture
+def backup(tmp_path: Path, content: Path) -> Path:
+    file = tmp_path / "a.backup"
+    archive.write(file, [content], WORDS, replace=False)
+    return file
+
+
+def _extract(file: Path, to: Path, passphrase: str = WORDS) -> list[str]:
+    to.mkdir()
+    archive.extract(file, to, ["ledger.db"], passphrase)
+    return sorted(each.name for each in to.iterdir())
+
+
+def test_a_backup_contains_the_files_and_nothing_in_plain_text(
+    tmp_path: Path, backup: Path, content: Path
+) -> None:
+    assert _extract(backup, tmp_path / "out") == ["ledger.db"]
+    assert (tmp_path / "out" / "ledger.db").read_bytes() == content.read_bytes()
+    assert content.read_bytes()[:64] not in backup.read_bytes()
+    assert stat.S_IMODE(backup.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "out" / "ledger.db").stat().st_mode) == 0o600
+
+
+def test_only_the_known_files_are_written(tmp_path: Path, content: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("x")
+    file = tmp_path / "b.backup"
+    archive.write(file, [other, content], WORDS, replace=False)
+    assert _extract(file, tmp_path / "out") == ["ledger.db"]
+
+
+def test_two_backups_of_the_same_content_differ(
+    tmp_path: Path, backup: Path, content: Path
+) -> None:
+    other = tmp_path / "b.backup"
+    archive.write(other, [content], WORDS, replace=False)
+    assert other.read_bytes()[60:] != backup.read_bytes()[60:]
+
+
+def test_a_wrong_passphrase_is_refused(tmp_path: Path, backup: Path) -> None:
+    with pytest.raises(InvalidInput, match="passphrase: does not open"):
+        _extract(backup, tmp_path / "out", WORDS + " ")
+
+
+_BLOCK = 1016
+_HEADER = len(archive.MAGIC) + 23
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "a bit": lambda data: data[:2000] + bytes([data[2000] ^ 1]) + data[2001:],
+    "cut off at a block": lambda data: data[: _HEADER + 2 * _BLOCK],
+    "cut off in a block": lambda data: data[:-10],
+    "without its last block": lambda data: data[: _HEADER + 4 * _BLOCK],
+    "longer": lambda data: data + b"x",
+    "exchanged blocks": lambda data: (
+        data[:_HEADER]
+        + data[_HEADER + _BLOCK : _HEADER + 2 * _BLOCK]
+        + data[_HEADER : _HEADER + _BLOCK]
+        + data[_HEADER + 2 * _BLOCK :]
+    ),
+    "another nonce": lambda data: data[: _HEADER - 1] + b"x" + data[_HEADER:],
+    "empty": lambda data: b"",
+    "only the header": lambda data: data[:_HEADER],
+    "another file": lambda data: b"SQLite format 3\x00" + data,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_refused(tmp_path: Path, backup: Path, damage: str) -> None:
+    damaged = tmp_path / "damaged.backup"
+    damaged.write_bytes(DAMAGES[damage](backup.read_bytes()))
+    with pytest.raises(InvalidInput, match=r"file|passphrase"):
+        _extract(damaged, tmp_path / "out")
+
+
+def test_an_existing_file_stays_unless_it_is_to_be_replaced(backup: Path, content: Path) -> None:
+    before = backup.read_bytes()
+    with pytest.raises(InvalidInput, match="exists"):
+        archive.write(backup, [content], WORDS, replace=False)
+    assert backup.read_bytes() == before
+    archive.write(backup, [content], WORDS, replace=True)
+    assert backup.read_bytes() != before
+    assert sorted(each.name for each in backup.parent.iterdir()) == ["a.backup", "ledger.db"]
+
+
+def test_a_missing_file_and_a_missing_folder_are_named(tmp_path: Path, content: Path) -> None:
+    with pytest.raises(InvalidInput, match="cannot be read: No such file"):
+        _extract(tmp_path / "none", tmp_path / "out")
+    with pytest.raises(FileNotFoundError):
+        archive.write(tmp_path / "none" / "a.backup", [content], WORDS, replace=False)

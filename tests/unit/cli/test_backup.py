@@ -1,0 +1,132 @@
+"""`daybook backup`, `restore` and `ledger move` as commands: their passphrases, output and errors."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from daybook import owners
+from daybook.backups import archive
+from daybook.errors import InvalidInput
+from daybook.home import Home
+from tests.commands import Daybook
+
+WORDS = "correct horse battery"
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, daybook_home: Home) -> Home:
+    monkeypatch.setattr(archive, "SCRYPT_COST", 2)
+    return daybook_home
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> str:
+    """Return the name of a file with the passphrase."""
+    file = tmp_path / "words.txt"
+    file.write_text(f"{WORDS}\n")
+    return str(file)
+
+
+@pytest.mark.parametrize("source", ["file", "stdin", "variable", "setting"])
+def test_a_passphrase_comes_from_a_file_standard_input_or_the_environment(
+    daybook: Daybook,
+    monkeypatch: pytest.MonkeyPatch,
+    home: Home,
+    tmp_path: Path,
+    words: str,
+    source: str,
+) -> None:
+    options = {"file": ("--passphrase-file", words)}
+    if source == "stdin":
+        monkeypatch.setattr(sys, "stdin", io.StringIO(f"{WORDS}\n"))
+    elif source == "variable":
+        monkeypatch.setenv("DAYBOOK_BACKUP_PASSPHRASE", WORDS)
+    elif source == "setting":
+        (home.path / "config.toml").write_text(f'backup_passphrase = "{WORDS}"\n')
+    file = tmp_path / "a.backup"
+    made = daybook("backup", str(file), *options.get(source, ()), "--json")
+    assert made.code == 0, made
+    assert made.json["bytes"] == file.stat().st_size
+    (tmp_path / "out").mkdir()
+    archive.extract(file, tmp_path / "out", ["ledger.db"], WORDS)
+
+
+def test_a_backup_is_restored_into_another_home_and_not_into_the_same(
+    daybook: Daybook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str
+) -> None:
+    assert daybook("add", "every 1h", "Hello?", "--name", "brief", "--json").code in (0, 4)
+    file = str(tmp_path / "a.backup")
+    assert daybook("backup", file, "--passphrase-file", words).code == 0
+    again = daybook("backup", file, "--passphrase-file", words)
+    assert (again.code, "exists (use another name, or --replace)" in again.err) == (2, True)
+    assert daybook("backup", file, "--passphrase-file", words, "--replace").code == 0
+    same = daybook("restore", file, "--passphrase-file", words)
+    assert (same.code, "is not empty" in same.err) == (2, True)
+
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path / "new"))
+    restored = daybook("restore", file, "--passphrase-file", words, "--json")
+    assert restored.code == 0, restored
+    assert restored.json["home"] == str(tmp_path / "new")
+    assert [job["name"] for job in daybook("list", "--json").json] == ["brief"]
+
+
+def test_the_words_of_a_restore_name_what_does_not_run_again(
+    daybook: Daybook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str
+) -> None:
+    file = str(tmp_path / "a.backup")
+    daybook("backup", file, "--passphrase-file", words)
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path / "new"))
+    result = daybook("restore", file, "--passphrase-file", words)
+    assert [line.split()[0] for line in result.out.splitlines()] == [
+        *("Restored", "ledger", "missed", "unknown", "not", "paused")
+    ]
+    assert "daybook up" in result.err
+
+
+@pytest.mark.parametrize("content", ["", "short\n"])
+def test_an_empty_or_short_passphrase_is_refused(
+    daybook: Daybook, tmp_path: Path, content: str
+) -> None:
+    file = tmp_path / "words.txt"
+    file.write_text(content)
+    result = daybook("backup", str(tmp_path / "a.backup"), "--passphrase-file", str(file))
+    assert (result.code, "passphrase" in result.err.lower()) == (2, True)
+    assert not (tmp_path / "a.backup").exists()
+
+
+def test_two_different_words_at_the_prompts_are_refused(
+    daybook: Daybook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    typed = iter([WORDS, f"{WORDS}!"])
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("getpass.getpass", lambda _: next(typed))
+    result = daybook("backup", str(tmp_path / "a.backup"))
+    assert (result.code, "the two are not equal" in result.err) == (2, True)
+
+
+def test_an_address_with_a_password_can_come_from_standard_input(
+    daybook: Daybook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    address = f"sqlite+aiosqlite:///{tmp_path}/other.db"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{address}\n"))
+    moved = daybook("ledger", "move", "@-", "--json")
+    assert moved.code == 0, moved
+    assert moved.json["moved_to"] == address
+    refused = daybook("ledger", "move", "mysql://x/y")
+    assert (refused.code, "is not a ledger address" in refused.err) == (2, True)
+
+
+@pytest.mark.anyio
+async def test_an_agent_can_neither_back_up_nor_move_the_ledger(home: Home, tmp_path: Path) -> None:
+    from daybook import api
+    from daybook.operations import ledger_move
+
+    with owners.acting_as(owners.Actor("agent:maria", via="mcp")):
+        with pytest.raises(InvalidInput, match="ask the operator"):
+            await api.backups.create(tmp_path / "a.backup", passphrase=WORDS)
+        with pytest.raises(InvalidInput, match="ask the operator"):
+            await ledger_move.move(f"sqlite+aiosqlite:///{tmp_path}/other.db")

@@ -1,0 +1,40 @@
+"""Check of the nightly backups."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from daybook import settings
+from daybook.backups import create
+from daybook.clock import SYSTEM_CLOCK
+from daybook.home import Home
+from daybook.ledger.engine import open_ledger
+from daybook.operations.checks import ledger
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_nightly_backups_are_checked_for_a_passphrase_and_their_age(
+    daybook_home: Home, tmp_path: Path
+) -> None:
+    async with open_ledger() as opened:
+        ledger_id = opened.id
+    assert await ledger.backups() == []
+    config, folder = daybook_home.path / "config.toml", tmp_path / "backups"
+    config.write_text(f'backup_folder = "{folder}"\n')
+    (missing,) = await ledger.backups()
+    assert (missing.severity, "without a passphrase" in missing.message) == ("problem", True)
+
+    config.write_text(f'backup_folder = "{folder}"\nbackup_passphrase = "correct horse"\n')
+    (none,) = await ledger.backups()
+    assert (none.severity, none.message) == ("warning", f"there is no backup in {folder} yet")
+
+    folder.mkdir()
+    night = create.last_night(SYSTEM_CLOCK.now(), settings.load())
+    for days, severity in ((3, "problem"), (2, "problem"), (1, "ok"), (0, "ok")):
+        (folder / f"{ledger_id}-{night - timedelta(days=days)}.backup").touch()
+        (found,) = await ledger.backups()
+        assert found.severity == severity, days
