@@ -271,7 +271,7 @@ JOBS = Loop(
             "copies Prefect's block documents to the ledger, and restores lost ones",
             lambda context: blocks.reconcile_blocks(context.ledger, context.client, context.copied),
         ),
-        # Before jobs are reconciled, because a deployment would create its queue without a priority.
+        # Before the observer, because a deployment would create its queue without a priority.
         Service(
             "queues",
             "keeps a work queue for each class of jobs in Prefect",

@@ -1,12 +1,12 @@
-"""Work queues of the pool: one for each class of jobs, so that a worker can serve only some classes.
+"""Work queues of the pool: one for each class of jobs, so that a worker can serve only some.
 
 ::
 
     a class's queue is      then
-    ──────────────────────  ────────────────────────────────────────────────────────────────────────
+    ──────────────────────  ──────────────────────────────────────────────────────────────────────
     missing                 created, with the priority of its class
-    limited in Prefect      the limit is removed: Prefect would offer workers no run beyond it, so such
-                            a run would be overdue, and possibly missed, instead of waiting
+    limited in Prefect      the limit is removed: Prefect would offer workers no run beyond it, so
+                            such a run would be overdue, and possibly missed, instead of waiting
     described otherwise     the description is written, once for each change of the class's limit
     paused, moved to        nothing: the operator's choice
     another priority
@@ -136,6 +136,6 @@ def _description(name: str, limit: int | None) -> str:
     runs = "1 run" if limit == 1 else f"{limit} runs"
     text = f"at most {runs} at the same time" if limit else "no limit of their own"
     return (
-        f"Jobs of the class {name}: {text} ({_setting(name)}). Daybook applies this limit itself, and "
-        "removes a limit that is set here: Prefect would hide the waiting runs from the workers."
+        f"Jobs of the class {name}: {text} ({_setting(name)}). Daybook applies this limit itself, "
+        "and removes a limit that is set here: Prefect would hide waiting runs from the workers."
     )

@@ -82,9 +82,9 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         """Work until cancelled, or with ``run_once`` until the runs that are due now have ended.
 
         Raise `InvalidInput` if the pool belongs to another ledger (promise.md 15: a worker exits
-        before it polls such a pool), if the pool lacks a queue that the worker should serve, or if a
-        setting is invalid. Raise `LedgerUnreachable` or
-        `LedgerNewer` if the ledger cannot be opened.
+        before it polls such a pool), if the pool lacks a queue that the worker should serve, or if
+        a setting is invalid. Raise `LedgerUnreachable` or `LedgerNewer` if the ledger cannot be
+        opened.
         """
         proc.deny_inspection()
         os.environ.setdefault("DO_NOT_TRACK", "1")
