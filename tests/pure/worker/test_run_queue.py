@@ -21,13 +21,8 @@ pytestmark = pytest.mark.anyio
 
 
 def scheduled(name: str, at: datetime) -> FlowRun:
-    return FlowRun(
-        id=uuid4(),
-        flow_id=uuid4(),
-        name=name,
-        expected_start_time=at,
-        next_scheduled_start_time=at,
-    )
+    times = {"expected_start_time": at, "next_scheduled_start_time": at}
+    return FlowRun.model_validate({"id": uuid4(), "flow_id": uuid4(), "name": name} | times)
 
 
 class Pool:
