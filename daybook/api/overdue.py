@@ -137,6 +137,9 @@ def delay_reason(each: Overdue, known: DelayFacts) -> str:
         return f"paused in Prefect: {', '.join(known.pool.paused)}"
     if known.pool and known.pool.idle:
         return known.pool.idle
+    queue = each.stored.job.policy.class_
+    if known.pool and queue in known.pool.unserved:
+        return f"no worker serves the work queue {queue}; start `daybook worker --queue {queue}`"
     if row is not None and row.waits_for == slots.WORKER:
         return f"waiting: {row.reason}"
     if each.stored.row.sync_pending:

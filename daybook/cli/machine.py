@@ -155,6 +155,13 @@ async def status_(
 def worker_(
     *,
     pool: Annotated[str, Parameter(help="Name of the work pool.", show_default=True)] = "daybook",
+    queue: Annotated[
+        list[str] | None,
+        Parameter(
+            help="Work queue to serve, such as light, the queue of that class. Repeatable. "
+            "[default: all]",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, Parameter(help="Maximum number of concurrent runs. [default: no limit]")
     ] = None,
@@ -169,7 +176,7 @@ def worker_(
     Runs the due jobs of its pool until Ctrl-C or SIGTERM, and then gives active runs 10 seconds to
     end. Equivalent to `prefect worker start --type daybook`.
 
-    Example: daybook worker --limit 2
+    Example: daybook worker --queue light --queue medium
     """
     if limit is not None:
         check_limit(limit)
@@ -179,7 +186,9 @@ def worker_(
     prepare_prefect()
     from daybook.operations import worker
 
-    command = worker.command(homes.current_home(), pool=pool, limit=limit, name=name, once=once)
+    command = worker.command(
+        homes.current_home(), pool=pool, queues=queue or (), limit=limit, name=name, once=once
+    )
     environment = dict(os.environ)
     if homes.is_own_server(os.environ.get("PREFECT_API_URL", "")):
         environment = homes.without_credentials(environment)

@@ -54,6 +54,7 @@ from daybook.prefect import (
     run_names,
     scheduled_runs,
     state_mirror,
+    work_queues,
 )
 from daybook.prefect.fingerprints import Fingerprints
 from daybook.resources import mirror as block_mirror
@@ -103,6 +104,7 @@ class Context:
     excluded: Collection[str] = ()
     ends_read: datetime | None = None
     copied: block_mirror.ComparisonCache = field(default_factory=block_mirror.ComparisonCache)
+    queues: work_queues.QueuesState = field(default_factory=work_queues.QueuesState)
     seen: Fingerprints = field(default_factory=Fingerprints)
     observed: dict[str, datetime] = field(default_factory=dict)
     observed_at: datetime | None = None
@@ -269,6 +271,12 @@ JOBS = Loop(
             "blocks",
             "copies Prefect's block documents to the ledger, and restores lost ones",
             lambda context: blocks.reconcile_blocks(context.ledger, context.client, context.copied),
+        ),
+        # Before the observer, because a deployment would create its queue without a priority.
+        Service(
+            "queues",
+            "keeps a work queue for each class of jobs in Prefect",
+            lambda context: work_queues.ensure(context.client, context.queues),
         ),
         Service("observe", "imports edits made in Prefect", _observe),
         Service(

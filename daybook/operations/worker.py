@@ -9,6 +9,7 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from daybook.home import Home
 from daybook.operations import home_lock
 from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.operations.server import absolute_python_path
-from daybook.prefect import parameter_schema
+from daybook.prefect import parameter_schema, work_queues
 from daybook.processes import children, group
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def command(
     home: Home,
     *,
     pool: str = POOL,
+    queues: Iterable[str] = (),
     limit: int | None = None,
     name: str | None = None,
     once: bool = False,
@@ -49,6 +51,7 @@ def command(
     # -P: do not import another `daybook` from the current folder, such as another checkout.
     arguments = [sys.executable, "-P", "-m", "daybook.worker", "--pool", pool]
     arguments += ["--name", name or f"{home.worker_name}-{os.getpid()}"]
+    arguments += [f"--queue={each}" for each in queues]
     arguments += [] if limit is None else ["--limit", str(limit)]
     return arguments + (["--once"] if once else [])
 
@@ -78,7 +81,10 @@ def environment(home: Home, here: SelectedPrefect) -> dict[str, str]:
 
 
 async def ensure_pool(client: PrefectClient) -> None:
-    """Create the work pool if it is missing. Raises `InvalidInput` if the pool has another type."""
+    """Create the work pool and its queues if they are missing.
+
+    Raises `InvalidInput` if the pool has another type.
+    """
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
     from prefect.workers.base import BaseWorker
@@ -104,6 +110,7 @@ async def ensure_pool(client: PrefectClient) -> None:
             f'"{POOL}" has the type {pool.type} instead of {POOL_TYPE}',
             f"run `prefect work-pool delete {POOL}`, then `daybook sync`",
         )
+    await work_queues.ensure(client)
 
 
 async def start(home: Home, here: SelectedPrefect) -> children.Child:

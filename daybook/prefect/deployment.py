@@ -21,7 +21,7 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.lateness import ON_TIME_GRACE
 from daybook.jobs.store import StoredJob
-from daybook.prefect import parameter_schema, projection
+from daybook.prefect import parameter_schema, projection, work_queues
 from daybook.prefect.projection import SCHEDULE_SLUG, Projection
 from daybook.schedules.descriptions import describe
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 _TICK = timedelta(microseconds=1)
+_ROUTING_FIELDS = ("work_pool_name", "work_queue_name")
 
 
 async def read(client: PrefectClient, deployment_id: str) -> DeploymentResponse | None:
@@ -62,14 +63,23 @@ def is_ours(found: DeploymentResponse, ledger_id: str) -> bool:
     return projection.ledger_tag(ledger_id) in found.tags and found.entrypoint in entrypoints
 
 
-def execution_fields_differ(kind: str, found: DeploymentResponse) -> bool:
-    """Return whether the fields that define how the job runs differ from `execution_fields`."""
-    return bool(_changed_execution_fields(kind, found))
+def execution_fields_differ(stored: StoredJob, found: DeploymentResponse) -> bool:
+    """Return whether the fields that define how the job runs, and its queue, have to be written."""
+    return bool(_changed_execution_fields(stored, found))
 
 
-def _changed_execution_fields(kind: str, existing: DeploymentResponse) -> dict[str, Any]:
-    fields = parameter_schema.execution_fields(kind)
-    return {name: value for name, value in fields.items() if getattr(existing, name) != value}
+def _execution_fields(stored: StoredJob, existing: DeploymentResponse | None) -> dict[str, Any]:
+    fields = parameter_schema.execution_fields(stored.row.kind)
+    return fields | {"work_queue_name": work_queues.queue_of(stored.job, existing)}
+
+
+def _changed_execution_fields(stored: StoredJob, existing: DeploymentResponse) -> dict[str, Any]:
+    fields = _execution_fields(stored, existing)
+    changed = {name: value for name, value in fields.items() if getattr(existing, name) != value}
+    if changed.keys() & _ROUTING_FIELDS:
+        # Prefect finds a queue by both names: one alone would be a queue of another pool.
+        changed |= {name: fields[name] for name in _ROUTING_FIELDS}
+    return changed
 
 
 async def write(
@@ -175,12 +185,9 @@ async def _create(
         "parameters": target.parameters,
         "tags": target.tags,
         "description": target.description,
-        **parameter_schema.execution_fields(stored.row.kind),
+        **_execution_fields(stored, existing),
     }
-    if existing is not None:
-        body["schedules"] += other_schedules
-        if existing.work_pool_name == parameter_schema.WORK_POOL and existing.work_queue_name:
-            body["work_queue_name"] = existing.work_queue_name
+    body["schedules"] += other_schedules
     response = await client.request("POST", "/deployments/", json=body)
     return str(response.json()["id"])
 
@@ -195,7 +202,7 @@ async def _update(
     ours = projection.own_schedule(existing)
     has_others = any(each is not ours for each in existing.schedules)
     activates = target.enabled and ours is not None and not ours.active
-    body = _changed_execution_fields(stored.row.kind, existing)
+    body = _changed_execution_fields(stored, existing)
     simple_fields = ("parameters", "tags", "description")
     body |= {name: getattr(target, name) for name in simple_fields if name in changed}
     writes_schedule = "schedule" in changed or activates

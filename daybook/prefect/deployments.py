@@ -33,6 +33,7 @@ _COMPARED_FIELDS = (
     "entrypoint",
     "pull_steps",
     "work_pool_name",
+    "work_queue_name",
     "parameter_openapi_schema",
 )
 """Fields that a job determines, and those that determine how it is run.

@@ -113,7 +113,7 @@ async def _push(
     row, expected = stored.row, projection.of_job(stored, ledger.id)
     changed = differing_fields(expected, projection.of_deployment(existing) if existing else None)
     writes = (
-        existing is None or bool(changed) or deployment.execution_fields_differ(row.kind, existing)
+        existing is None or bool(changed) or deployment.execution_fields_differ(stored, existing)
     )
     if existing is None:
         # If a crash follows right after the creation, the next pass can import later edits.
@@ -142,7 +142,7 @@ def is_in_agreement(ledger: Ledger, stored: StoredJob, found: DeploymentResponse
     expected, actual = projection.of_job(stored, ledger.id), projection.of_deployment(found)
     return (
         not differing_fields(expected, actual)
-        and not deployment.execution_fields_differ(stored.row.kind, found)
+        and not deployment.execution_fields_differ(stored, found)
         and _is_recorded(stored, _agreement(expected, found), str(found.id))
     )
 

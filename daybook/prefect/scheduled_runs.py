@@ -11,6 +11,8 @@ This implements promise 11 (each waiting row has exactly one scheduled Prefect r
     scheduled at another time        moved; a run that waits for a slot may have been woken, so an
                                      earlier time is right too
     pending, running                 a process may have it, so it is moved only long after `until`
+    scheduled in no work queue,      deleted and created again: no worker is offered it
+    because its queue was deleted
     cancelling                       nothing: `ended_runs` handles it
     paused                           nothing, until a user resumes or cancels it
     deleted, or none yet             created, with the key `<ledger>:<occurrence>:<n>`
@@ -31,12 +33,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from daybook import settings
 from daybook.jobs import store
@@ -229,6 +232,8 @@ class _EnsurePass:
             newest = await self._read(row.id)
             if newest is not None and newest.state is Status.WAITING:
                 await self._make(newest, run)
+        elif kind is StateType.SCHEDULED and await self._is_in_no_queue(run):
+            await self._replace(row, run)
         elif kind is StateType.SCHEDULED and self._is_on_time(row, run):
             self.due.append(str(run.id))
         elif kind is StateType.SCHEDULED or (
@@ -264,6 +269,23 @@ class _EnsurePass:
             self.done.moved.append(str(run.id))
         else:
             self.done.left += 1
+
+    async def _is_in_no_queue(self, run: FlowRun) -> bool:
+        """Return whether the run is in no work queue although its deployment is in one."""
+        if run.work_queue_id is not None or run.deployment_id is None:
+            return False
+        # The observer has not reconciled the deployment yet if it is in no queue either.
+        found = await deployment.read(self._client, str(run.deployment_id))
+        return found is not None and found.work_pool_name is not None
+
+    async def _replace(self, row: RunRow, run: FlowRun) -> None:
+        """Delete the run, and create one in the queue of its deployment."""
+        if not await self._is_unchanged(row):
+            self.done.left += 1
+            return
+        with suppress(ObjectNotFound):
+            await self._client.delete_flow_run(run.id)
+        await self._make(row, run)
 
     async def _make(self, row: RunRow, old: FlowRun | None) -> None:
         target = await self._deployment(row, old)

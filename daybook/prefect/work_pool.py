@@ -42,7 +42,7 @@ class WorkPool:
 
     ``type`` is empty if there is no pool. ``has_ours`` is True if jobs of this ledger are in it;
     ``others`` are the ids of the other ledgers with jobs in it. ``paused`` names what is paused in
-    Prefect: the pool, or any of its queues.
+    Prefect: the pool, or any of its queues; ``unserved`` are the queues that no worker polls.
     """
 
     type: str
@@ -50,6 +50,7 @@ class WorkPool:
     has_ours: bool
     others: list[str]
     paused: tuple[str, ...] = ()
+    unserved: tuple[str, ...] = ()
 
     @property
     def names_of_others(self) -> str:
@@ -82,7 +83,7 @@ class WorkPool:
 
 async def read(client: PrefectClient, ledger_id: str) -> WorkPool:
     """Return the pool as it is now; ``ledger_id`` is empty for a home without a ledger."""
-    from prefect.client.schemas.objects import WorkerStatus
+    from prefect.client.schemas.objects import WorkerStatus, WorkQueueStatus
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -103,7 +104,8 @@ async def read(client: PrefectClient, ledger_id: str) -> WorkPool:
     paused = [f"the work pool {WORK_POOL}"] if pool.is_paused else []
     queues = await client.read_work_queues(work_pool_name=WORK_POOL)
     paused += [f"the work queue {each.name}" for each in queues if each.is_paused]
-    return WorkPool(str(pool.type), workers, has_ours, others, tuple(paused))
+    unserved = tuple(each.name for each in queues if each.status == WorkQueueStatus.NOT_READY)
+    return WorkPool(str(pool.type), workers, has_ours, others, tuple(paused), unserved)
 
 
 async def ledgers_in_pool(

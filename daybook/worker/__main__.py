@@ -46,11 +46,14 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="daybook worker")
     parser.add_argument("--pool", required=True)
     parser.add_argument("--name", required=True)
+    parser.add_argument("--queue", action="append", default=[])
     parser.add_argument("--limit", type=int)
     parser.add_argument("--once", action="store_true")
     given = parser.parse_args(arguments)
     environment.set_search_path()
-    worker = DaybookWorker(work_pool_name=given.pool, name=given.name, limit=given.limit)
+    worker = DaybookWorker(
+        work_pool_name=given.pool, work_queues=given.queue, name=given.name, limit=given.limit
+    )
     try:
         asyncio.run(_work(worker, given.once))
     except DaybookError as error:

@@ -30,7 +30,7 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
 from daybook.jobs import limits
 from daybook.ledger.engine import Ledger
-from daybook.prefect import private_names
+from daybook.prefect import private_names, work_queues
 from daybook.prefect import work_pool as pools
 from daybook.processes import proc
 from daybook.processes.ending import wait_shielded
@@ -82,8 +82,9 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         """Work until cancelled, or with ``run_once`` until the runs that are due now have ended.
 
         Raise `InvalidInput` if the pool belongs to another ledger (promise.md 15: a worker exits
-        before it polls such a pool), or if a setting is invalid. Raise `LedgerUnreachable` or
-        `LedgerNewer` if the ledger cannot be opened.
+        before it polls such a pool), if the pool lacks a queue that the worker should serve, or if
+        a setting is invalid. Raise `LedgerUnreachable` or `LedgerNewer` if the ledger cannot be
+        opened.
         """
         proc.deny_inspection()
         os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -98,6 +99,10 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
             ledger = await stack.enter_async_context(Ledger(address))
             await stack.enter_async_context(self)
             await pools.check_ledger(self.client, self._work_pool_name, ledger.id)
+            if self._work_queues:
+                await work_queues.ensure(self.client)
+                queues = sorted(self._work_queues)
+                await work_queues.check(self.client, self._work_pool_name, queues)
             folder = stack.enter_context(output_folder(home.current_home().make().path / "runs"))
             self._environment = {
                 **os.environ,

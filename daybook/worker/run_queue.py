@@ -27,6 +27,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
 from daybook.clock import SYSTEM_CLOCK
+from daybook.prefect.deployments import PAGE_SIZE
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -94,19 +95,32 @@ class RunQueue:
         Raises `httpx.HTTPError`, and `ObjectNotFound` for a pool or queue that does not exist.
         """
         polled_at, before = time.monotonic(), SYSTEM_CLOCK.now() + FETCH_AHEAD_INTERVAL
-        response = await self._client.get_scheduled_flow_runs_for_work_pool(
-            work_pool_name=self._pool, work_queue_names=self._queues, scheduled_before=before
-        )
+        runs = await self._read(self._queues, before)
+        if len(runs) >= PAGE_SIZE and len(self._queues) != 1:
+            # Prefect lists all runs of a queue before those of the next queue: many runs in one
+            # queue would hide those of the others.
+            found = await self._client.read_work_queues(work_pool_name=self._pool)
+            names = self._queues or [each.name for each in found]
+            runs = [run for name in names for run in await self._read([name], before)]
         self.last_poll = SYSTEM_CLOCK.now()
-        runs = [each.flow_run for each in response]
         # A response that Prefect sent before a run was dispatched still lists the run as scheduled.
         self._dispatched = {each: at for each, at in self._dispatched.items() if at > polled_at}
         busy = self._dispatching.keys() | self._dispatched.keys()
         self._upcoming = {run.id: (_scheduled(run), run) for run in runs if run.id not in busy}
         self._changed.set()
 
+    async def _read(self, queues: list[str], before: datetime) -> list[FlowRun]:
+        response = await self._client.get_scheduled_flow_runs_for_work_pool(
+            work_pool_name=self._pool, work_queue_names=queues, scheduled_before=before
+        )
+        return [each.flow_run for each in response]
+
     async def hand_out(self) -> NoReturn:
-        """Dispatch each run at its scheduled time, earliest first, until cancelled."""
+        """Dispatch each run at its scheduled time, earliest first, until cancelled.
+
+        Runs of the same due time are dispatched in the order of their queues' priorities, which is
+        the order in which Prefect lists them.
+        """
         while True:
             self._changed.clear()
             now = SYSTEM_CLOCK.now()

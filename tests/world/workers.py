@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,7 @@ class Workers:
         self,
         *,
         most: int | None = None,
+        queues: Sequence[str] = (),
         limit: int | None = None,
         name: str | None = None,
         by_prefect: bool = False,
@@ -79,10 +81,11 @@ class Workers:
         variables = worker.environment(self.home, selected) | self.variables
         if most is not None:
             variables["DAYBOOK_MAX_CONCURRENT"] = str(most)
-        command = worker.command(self.home, name=name, limit=limit)
+        command = worker.command(self.home, queues=queues, name=name, limit=limit)
         if by_prefect:
             words = f"worker start --pool {worker.POOL} --type {worker.POOL_TYPE} --name {name}"
             command = [sys.executable, "-m", "prefect", *words.split()]
+            command += [f"--work-queue={each}" for each in queues]
         log = self.home.logs / f"worker-{len(self.all) + 1}.log"
         child = await children.start(
             "worker", command, environment=variables, log=log, folder=self.root

@@ -1,10 +1,11 @@
-"""The queue of due runs: each is dispatched once for each time it is queued."""
+"""The queue of due runs: no Prefect queue hides another, their order, and each run once."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -13,9 +14,82 @@ import pytest
 from anyio.lowlevel import checkpoint
 from prefect.client.schemas.objects import FlowRun
 
+from daybook.clock import SYSTEM_CLOCK
+from daybook.prefect.deployments import PAGE_SIZE
 from daybook.worker.run_queue import RunQueue
 
 pytestmark = pytest.mark.anyio
+
+
+def scheduled(name: str, at: datetime) -> FlowRun:
+    times = {"expected_start_time": at, "next_scheduled_start_time": at}
+    return FlowRun.model_validate({"id": uuid4(), "flow_id": uuid4(), "name": name} | times)
+
+
+class Pool:
+    """Prefect with the runs of each queue, in the order of the queues' priorities."""
+
+    def __init__(self, **queues: list[FlowRun]) -> None:
+        self._queues = queues
+        self.polled: list[list[str]] = []
+
+    async def get_scheduled_flow_runs_for_work_pool(
+        self, work_pool_name: str, work_queue_names: list[str], scheduled_before: datetime
+    ) -> list[Any]:
+        self.polled.append(work_queue_names)
+        names = work_queue_names or [*self._queues]
+        runs = [run for name in names for run in self._queues[name]]
+        return [SimpleNamespace(flow_run=run) for run in runs[:PAGE_SIZE]]
+
+    async def read_work_queues(self, work_pool_name: str) -> list[Any]:
+        return [SimpleNamespace(name=name) for name in self._queues]
+
+
+async def handed_out(pool: Pool, *queues: str) -> list[str]:
+    names: list[str] = []
+
+    async def dispatch(run: FlowRun) -> None:
+        names.append(run.name)
+
+    queue = RunQueue(cast(Any, pool), "pool", list(queues), dispatch)
+    await queue.fetch()
+    handing_out = asyncio.create_task(queue.hand_out())
+    await checkpoint()
+    handing_out.cancel()
+    with suppress(asyncio.CancelledError):
+        await handing_out
+    await queue.wait_until_dispatched()
+    return names
+
+
+PAST = SYSTEM_CLOCK.now() - timedelta(minutes=1)
+MANY = [scheduled("light", PAST + timedelta(milliseconds=n)) for n in range(PAGE_SIZE)]
+
+
+@pytest.mark.parametrize("queues", [(), ("light", "medium")])
+async def test_many_runs_in_one_queue_do_not_hide_those_of_the_next(queues: tuple[str]) -> None:
+    pool = Pool(light=MANY, medium=[scheduled("medium", PAST)])
+    names = await handed_out(pool, *queues)
+    assert names.count("light") == PAGE_SIZE
+    assert names.count("medium") == 1
+    assert pool.polled == [list(queues), ["light"], ["medium"]]
+
+
+async def test_a_worker_of_one_queue_polls_it_once() -> None:
+    pool = Pool(light=MANY, medium=[scheduled("medium", PAST)])
+    assert set(await handed_out(pool, "light")) == {"light"}
+    assert pool.polled == [["light"]]
+
+
+async def test_the_priority_orders_only_runs_of_the_same_due_time() -> None:
+    earlier = PAST - timedelta(seconds=1)
+    pool = Pool(
+        light=[scheduled("light", PAST)],
+        medium=[scheduled("medium", PAST)],
+        heavy=[scheduled("heavy, earlier", earlier), scheduled("heavy", PAST)],
+    )
+    assert await handed_out(pool) == ["heavy, earlier", "light", "medium", "heavy"]
+    assert pool.polled == [[]]
 
 
 class Polled:

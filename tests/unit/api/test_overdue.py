@@ -64,6 +64,11 @@ AFAR = timedelta(seconds=90)
         (replace(WELL, prefect_error="refused", pool=None), "Prefect does not answer"),
         (replace(WELL, pool=PAUSED), "paused in Prefect: the work pool daybook"),
         (replace(WELL, pool=NOBODY), "no worker is online, so nothing runs"),
+        (replace(WELL, pool=replace(POOL, unserved=("light",))), "no worker has claimed it yet"),
+        (
+            replace(WELL, pool=replace(POOL, unserved=("light", "medium"))),
+            "no worker serves the work queue medium; start `daybook worker --queue medium`",
+        ),
         (replace(WELL, prefect_ahead=-AFAR), "Prefect's clock is 90.0 s behind this machine's"),
         (replace(WELL, ledger_ahead=AFAR), "the ledger's clock is 90.0 s ahead of this machine's"),
         (replace(WELL, leader=None), overdue.NO_KEEPER),
@@ -78,7 +83,8 @@ AFAR = timedelta(seconds=90)
         (WELL, "no worker has claimed it yet"),
     ],
     ids=[
-        "away", "paused", "no worker", "clock", "ledger", "never led", "not led", "unseen", "well"
+        "away", "paused", "no worker", "other queue", "queue", "clock", "ledger",
+        "never led", "not led", "unseen", "well"
     ],
 )  # fmt: skip
 async def test_delay_reason_names_the_cause_of_an_unclaimed_due_time(

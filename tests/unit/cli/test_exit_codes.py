@@ -149,7 +149,8 @@ def test_worker_refuses_an_invalid_limit_and_passes_its_options_on(
         assert "--limit" in result.err
     assert started == []
     monkeypatch.setenv("PREFECT_API_URL", NOWHERE)
-    assert daybook("worker", "--limit", "2", "--name", "mine", "--once").code == 0
+    queues = ("--queue", "light", "--queue", "gpu")
+    assert daybook("worker", *queues, "--limit", "2", "--name", "mine", "--once").code == 0
     ((_, *words),) = started
     assert words == [
         *(
@@ -160,6 +161,8 @@ def test_worker_refuses_an_invalid_limit_and_passes_its_options_on(
             "daybook",
             "--name",
             "mine",
+            "--queue=light",
+            "--queue=gpu",
             "--limit",
             "2",
             "--once",
@@ -367,7 +370,7 @@ def test_the_help_of_worker_has_an_example_and_its_options(daybook: Any) -> None
     result = daybook("worker", "--help")
     assert result.code == 0
     assert "Example: daybook worker" in result.out
-    for option in ("--pool", "--limit", "--name", "--once"):
+    for option in ("--pool", "--queue", "--limit", "--name", "--once"):
         assert option in result.out
 
 

@@ -1,0 +1,141 @@
+"""Work queues of the pool: one for each class of jobs, so that a worker can serve only some.
+
+::
+
+    a class's queue is      then
+    ──────────────────────  ──────────────────────────────────────────────────────────────────────
+    missing                 created, with the priority of its class
+    limited in Prefect      the limit is removed: Prefect would offer workers no run beyond it, so
+                            such a run would be overdue, and possibly missed, instead of waiting
+    described otherwise     the description is written, once for each change of the class's limit
+    paused, moved to        nothing: the operator's choice
+    another priority
+
+The limits of the classes are the claim's (`daybook.runs.slots`); a queue's description shows its
+class's limit. The priority only orders the runs that are due at the same instant: a worker claims
+the runs in the order of their due times.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, get_args
+
+from daybook import settings
+from daybook.errors import InvalidInput
+from daybook.jobs.model import Job
+from daybook.jobs.policy import RunClass
+from daybook.prefect.parameter_schema import WORK_POOL
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
+
+log = logging.getLogger(__name__)
+
+CLASS_QUEUES: tuple[str, ...] = get_args(RunClass)
+"""Names of the queues, which are those of the classes, in the order of their priorities."""
+
+DEFAULT_QUEUE = "default"
+"""Prefect's own queue of each pool, which has no job of ours."""
+
+
+@dataclass
+class QueuesState:
+    """The description that this process wrote last, by queue.
+
+    Two Daybooks with different limits may share a pool: neither overwrites the other's description
+    again and again.
+    """
+
+    described: dict[str, str] = field(default_factory=dict)
+
+
+def queue_of(job: Job, found: DeploymentResponse | None) -> str:
+    """Return the queue of the job's deployment: its class's, or the one that an operator chose.
+
+    An operator's queue is one that ``found``, the deployment as it is now, has in our pool, and
+    that is no class's and not Prefect's default.
+    """
+    if found is not None and found.work_pool_name == WORK_POOL:
+        current = found.work_queue_name
+        if current and current not in (*CLASS_QUEUES, DEFAULT_QUEUE):
+            return str(current)
+    return job.policy.class_
+
+
+async def ensure(client: PrefectClient, state: QueuesState | None = None) -> list[str]:
+    """Create and correct the queues of the classes; return the names of those that were changed.
+
+    Do nothing if there is no pool. Idempotent.
+    """
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+
+    described = (QueuesState() if state is None else state).described
+    try:
+        existing = {each.name: each for each in await _read(client, WORK_POOL)}
+    except ObjectNotFound:
+        return []
+    limits, changed = settings.load().max_of_class, list[str]()
+    for priority, name in enumerate(CLASS_QUEUES, 1):
+        text, queue = _description(name, limits.get(name)), existing.get(name)
+        if queue is None:
+            try:
+                await client.create_work_queue(
+                    name, description=text, priority=priority, work_pool_name=WORK_POOL
+                )
+            except ObjectAlreadyExists:  # another process was faster
+                continue
+            changed.append(name)
+        else:
+            changes: dict[str, Any] = {}
+            if queue.concurrency_limit is not None:
+                changes["concurrency_limit"] = None
+                log.warning(
+                    "removed the limit of %d from the work queue %s in Prefect: set %s instead",
+                    queue.concurrency_limit,
+                    name,
+                    _setting(name),
+                    extra={"action": "queue_limit_removed"},
+                )
+            if queue.description != text and described.get(name) != text:
+                changes["description"] = text
+            if changes:
+                await client.update_work_queue(queue.id, **changes)
+                changed.append(name)
+        described[name] = text
+    return changed
+
+
+async def check(client: PrefectClient, pool: str, names: Iterable[str]) -> None:
+    """Raise `InvalidInput` if ``pool`` lacks one of the queues ``names``.
+
+    A worker could poll none of its queues then: Prefect refuses the whole request.
+    """
+    existing = [each.name for each in await _read(client, pool)]
+    for name in names:
+        if name not in existing:
+            raise InvalidInput(
+                "queue",
+                f'the pool "{pool}" has no work queue "{name}"',
+                f"use one of: {', '.join(existing)}",
+            )
+
+
+async def _read(client: PrefectClient, pool: str) -> list[Any]:
+    return await client.read_work_queues(work_pool_name=pool)
+
+
+def _setting(name: str) -> str:
+    return f"DAYBOOK_MAX_{name.replace('-', '_').upper()}"
+
+
+def _description(name: str, limit: int | None) -> str:
+    runs = "1 run" if limit == 1 else f"{limit} runs"
+    text = f"at most {runs} at the same time" if limit else "no limit of their own"
+    return (
+        f"Jobs of the class {name}: {text} ({_setting(name)}). Daybook applies this limit itself, "
+        "and removes a limit that is set here: Prefect would hide waiting runs from the workers."
+    )
