@@ -211,6 +211,7 @@ async def test_a_plugin_job_runs_while_user_jobs_are_disabled(
     assert (await client.run("mine", wait=True)).status == "succeeded"
 
 
+@pytest.mark.floor("A", "Listeners are called at every outcome")
 @pytest.mark.floor("A", "The error of a listener is recorded with the run")
 @pytest.mark.floor("A", "The error of a listener does not change the run")
 async def test_each_listener_gets_each_outcome_and_a_failing_one_changes_none(
@@ -323,6 +324,7 @@ def _listens_in_sync(job: str) -> str:
         return str(client.run(job, wait=True).id)
 
 
+@pytest.mark.floor("A", "AddJobWithOwner: the caller names agent and user")
 @pytest.mark.floor("A", "add, list and remove change the jobs of the calling agent")
 async def test_an_agent_of_a_program_schedules_jobs_of_its_own(world: PrefectWorld) -> None:
     model, read = plays(

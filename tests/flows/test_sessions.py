@@ -61,7 +61,7 @@ async def earlier(world: PrefectWorld, stored: StoredJob, runs: int) -> None:
 
 
 @pytest.mark.floor("A", "A reused session continues with its history")
-@pytest.mark.floor("C", "A shared session gets the prompt at every run")
+@pytest.mark.floor("C", "A kept session gets the prompt at every run")
 async def test_the_second_run_receives_the_first_runs_prompt_and_answer(
     world: PrefectWorld,
 ) -> None:

@@ -46,6 +46,7 @@ async def _send(
         return await post.send(row)
 
 
+@pytest.mark.floor("C", "A callback is a POST of the run as JSON")
 async def test_a_callback_is_signed_with_the_homes_secret_by_default(
     client: PrefectClient, receiver: Receiver, daybook_home: Home
 ) -> None:

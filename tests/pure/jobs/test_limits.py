@@ -204,7 +204,6 @@ def test_an_invalid_limits_table_is_refused_with_the_field(
     assert refused.value.field == field
 
 
-@pytest.mark.floor("B", "A handler for some actions: the others are not executed")
 def test_execution_is_switched_off_for_the_kinds_of_the_setting(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,7 @@ def test_starve_after_is_a_duration() -> None:
 
 
 @pytest.mark.floor("D", "WithInterval: 15 s by default")
+@pytest.mark.floor("D", "WithWakeCooldown: 60 s by default, per run and session")
 @pytest.mark.floor("D", "WithStarvationAge: 2 minutes by default")
 def test_a_policy_without_options_has_the_defaults() -> None:
     assert SchedulerPolicy.of({}) == DEFAULTS
@@ -104,7 +105,6 @@ def test_a_policy_without_options_has_the_defaults() -> None:
     assert (DEFAULTS.actor, DEFAULTS.sweep_reason, DEFAULTS.wake_reason) == ("scheduler", "", "")
 
 
-@pytest.mark.floor("D", "WithInterval sets the interval")
 def test_all_options_are_read_together() -> None:
     policy = SchedulerPolicy.of(
         {

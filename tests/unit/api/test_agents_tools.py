@@ -53,7 +53,6 @@ async def test_a_toolset_can_be_limited_to_some_tools(daybook_home: Home) -> Non
         daybook.toolset(agent=" ")
 
 
-@pytest.mark.floor("A", "AddJobWithOwner: the caller names agent and user")
 @pytest.mark.parametrize(
     ("given", "around", "owner", "user"),
     [

@@ -48,8 +48,6 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.floor("A", "SetOnJob: a callable of the program executes the job")
-@pytest.mark.floor("B", "A handler of the program executes the action")
 async def test_a_tool_of_a_plugin_is_found_and_called_by_its_name(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

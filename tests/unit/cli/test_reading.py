@@ -70,7 +70,7 @@ def test_show_finds_a_job_by_name_id_or_unique_id_prefix(daybook: Any) -> None:
 
 
 @pytest.mark.floor("B", "A result has status, output, error and duration")
-@pytest.mark.floor("C", "A run has id, job_id, started_at, finished_at and duration")
+@pytest.mark.floor("C", "A run has id, job, started_at, finished_at and duration")
 def test_runs_json_has_the_fields_of_each_run(daybook: Any) -> None:
     (run,) = daybook("runs", "weekly", "--json").json
     assert run.keys() >= RUN
