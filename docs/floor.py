@@ -103,7 +103,8 @@ def read_markers(root: Path) -> tuple[dict[tuple[str, str], list[str]], list[str
         if "mark.floor" not in text:
             continue
         name, tree = str(path.relative_to(root)), ast.parse(text)
-        lines = {node.lineno for node in ast.walk(tree) if _mark(node) == "floor"}
+        names = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+        lines = {node.lineno for node in names if _mark(node) == "floor"}
         for test in ast.walk(tree):
             if not isinstance(test, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
