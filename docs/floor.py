@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-SYSTEMS = "ABCDE"
+SYSTEMS = ("A", "B", "C", "D", "E")
 NEVER_SHOWN = {"skip", "skipif", "xfail"}
 """Markers of tests that show nothing, because they may not run or not pass."""
 

@@ -98,6 +98,7 @@ MISPLACED = 'test_jobs.py:3: write @pytest.mark.floor("B", "the behaviour") abov
     [
         ('@pytest.mark.floor("B", name)\ndef test_it(): ...\n', MISPLACED),
         ('@pytest.mark.floor("F", "runs now")\ndef test_it(): ...\n', MISPLACED),
+        ('@pytest.mark.floor("BC", "runs now")\ndef test_it(): ...\n', MISPLACED),
         ('@pytest.mark.floor("runs now")\ndef test_it(): ...\n', MISPLACED),
         ('@pytest.mark.floor("B", "runs now", why="x")\ndef test_it(): ...\n', MISPLACED),
         ("@pytest.mark.floor\ndef test_it(): ...\n", MISPLACED),

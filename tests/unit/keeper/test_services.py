@@ -140,7 +140,8 @@ async def test_a_service_can_return_the_delay_of_its_next_cycle(world: World) ->
 @pytest.mark.anyio
 async def test_the_next_cycle_of_tasks_comes_after_their_interval(world: World) -> None:
     scheduler = Cycling(world, SchedulerPolicy.of({"interval": "7s"})).scheduler()
-    context = Context(world.ledger, *[cast("Any", None)] * 3, scheduler, {})
+    nothing = cast("Any", None)
+    context = Context(world.ledger, nothing, "here:1", nothing, scheduler, {})
     (loop,) = [each for each in LOOPS if each.services[0].name == "tasks"]
     assert await Keeper(world.ledger, "here:1:a").cycle(loop, context) == 7.0
 
