@@ -29,6 +29,7 @@ from pydantic.fields import FieldInfo
 
 from daybook.schedules.durations import to_text
 from daybook.settings import Settings
+from docs import floor
 
 if TYPE_CHECKING:
     from tests.unit.runs.ten_due_times import Became, Case
@@ -160,8 +161,8 @@ def design() -> str:
     project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = {each["id"]: each for each in project["tool"]["importlinter"]["contracts"]}
     lines = ["| | contains |", "|---|---|"]
-    for floor in contracts["packages"]["layers"]:
-        for name in floor.split(" | "):
+    for layer in contracts["packages"]["layers"]:
+        for name in layer.split(" | "):
             module = importlib.import_module(f"daybook.{name.strip()}")
             lines.append(f"| `{name.strip()}` | {_cell(_summary(module))} |")
     return _between("design.md", lines)
@@ -577,6 +578,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "../daybook/api/job_fields.py": client_fields,
     "design.md": design,
     "decisions/index.md": decisions,
+    "floor.md": floor.page,
     "concepts/states.md": states,
     "guides/limits.md": limits,
     "guides/tasks.md": tasks,

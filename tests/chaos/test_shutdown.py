@@ -31,6 +31,8 @@ LEAVES = 30.0
 ten in which Prefect's own command closes its event stream."""
 
 
+@pytest.mark.floor("A", "Stop lets a run in progress end")
+@pytest.mark.floor("A", "Quiesce: no new run starts during a shutdown")
 @pytest.mark.parametrize("by_prefect", [False, True], ids=["daybook", "prefect"])
 async def test_a_run_that_ends_within_the_grace_period_has_its_outcome(
     world: PrefectWorld, by_prefect: bool

@@ -243,6 +243,7 @@ async def asked_to_wait(name: str, request_id: str, *more: str) -> tuple[int, st
     return done.returncode, done.stdout
 
 
+@pytest.mark.floor("C", "A failing receiver does not change the run's status")
 @pytest.mark.anyio
 @pytest.mark.parametrize(("receives", "delivery"), [(200, "delivered"), (500, "pending")])
 async def test_run_wait_shows_the_deliveries_and_exits_with_the_runs_code(

@@ -119,6 +119,7 @@ def test_a_channel_url_is_never_an_argument_and_never_printed(prepared: Home) ->
         assert TOKEN not in output.stdout + output.stderr
 
 
+@pytest.mark.floor("E", "An unknown channel is refused")
 def test_a_job_with_an_invalid_recipient_is_refused_and_not_stored(
     daybook_json: DaybookJson,
 ) -> None:
@@ -206,6 +207,7 @@ async def notification(world: PrefectWorld, run: RunRow) -> OutboxRow:
         return row
 
 
+@pytest.mark.floor("E", "The agent's reply is delivered to the chat")
 @pytest.mark.anyio
 @pytest.mark.journey
 async def test_a_long_answer_is_shortened_and_sent_when_the_run_ends(

@@ -83,6 +83,14 @@ def test_an_unknown_agent_is_refused_with_the_known_ones(
     assert daybook_json("show", job["id"])["agent"] == "default"
 
 
+@pytest.mark.floor("B", "DisableJob clears the next run")
+@pytest.mark.floor("B", "EnableJob computes the next run")
+@pytest.mark.floor("B", "DisableJob twice is the same as once")
+@pytest.mark.floor("B", "EnableJob twice is the same as once")
+@pytest.mark.floor("B", "RemoveJob removes the job from schedule and list")
+@pytest.mark.floor("C", "Pausing a job clears its next run")
+@pytest.mark.floor("C", "Resuming a job computes its next run")
+@pytest.mark.floor("C", "Resuming a job twice is the same as once")
 @pytest.mark.slow
 def test_edit_pause_resume_and_remove_change_the_deployment(daybook_json: DaybookJson) -> None:
     job = daybook_json(*ADD, "--cron", "0 9 * * 1-5", "--name", "brief")
@@ -141,6 +149,7 @@ def test_a_new_schedule_enables_a_job_that_has_fired(
     assert deployment(job["deployment"]).paused is not on
 
 
+@pytest.mark.floor("C", "enabled: a job can be made disabled")
 @pytest.mark.slow
 def test_a_job_added_as_disabled_has_a_paused_deployment(daybook_json: DaybookJson) -> None:
     job = daybook_json(*ADD, "--every", "90m", "--disabled")
@@ -196,6 +205,7 @@ def test_run_creates_the_deployment_again_if_it_was_deleted_in_prefect(
     ]
 
 
+@pytest.mark.floor("E", "cleanup_disabled by hand")
 @pytest.mark.slow
 def test_prune_removes_jobs_disabled_for_long_with_their_deployments(
     daybook_json: DaybookJson, daybook_home: Home

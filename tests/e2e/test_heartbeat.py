@@ -44,6 +44,7 @@ def jobs_stored(home: Home) -> int:
         return int(connection.execute("SELECT count(*) FROM jobs").fetchone()[0])
 
 
+@pytest.mark.floor("A", "The heartbeat is off by default")
 def test_there_is_no_heartbeat_job_until_heartbeat_on(
     daybook_json: DaybookJson, daybook_home: Home
 ) -> None:
@@ -54,6 +55,8 @@ def test_there_is_no_heartbeat_job_until_heartbeat_on(
     assert daybook_json("list") == []
 
 
+@pytest.mark.floor("A", "The heartbeat is due every 10 minutes by default")
+@pytest.mark.floor("A", "The heartbeat's interval can be set")
 def test_heartbeat_on_creates_the_job_and_again_changes_only_given_fields(
     daybook_json: DaybookJson, daybook_home: Home
 ) -> None:

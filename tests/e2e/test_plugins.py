@@ -119,6 +119,14 @@ async def announced(world: PrefectWorld) -> None:
     assert await becomes_true(it_is, 60.0), world.workers.logs()
 
 
+@pytest.mark.floor("A", "A plugin job calls the callable that the plugin registered")
+@pytest.mark.floor("A", "The error of a plugin's callable is the error of the run")
+@pytest.mark.floor("A", "A plugin's callable that is not registered is refused")
+@pytest.mark.floor("A", "A plugin job has plugin id, key and runtime name")
+@pytest.mark.floor("A", "A plugin's callable receives the payload unchanged")
+@pytest.mark.floor("A", "A plugin job with a changed schedule or payload is changed")
+@pytest.mark.floor("A", "A plugin job needs a key")
+@pytest.mark.floor("A", "A job has the owner kind plugin")
 async def test_a_plugin_job_calls_its_callable_with_its_payload(
     world: PrefectWorld, program: Program
 ) -> None:
@@ -173,6 +181,7 @@ def _in_sync() -> ChangedJob:
     )
 
 
+@pytest.mark.floor("A", "A plugin job with the same key again is the same job")
 async def test_concurrent_programs_with_the_same_plugin_job_create_one(world: PrefectWorld) -> None:
     """Three threads use the synchronous client at the same time."""
     made = await asyncio.gather(*(asyncio.to_thread(_in_sync) for _ in range(3)))
@@ -180,6 +189,7 @@ async def test_concurrent_programs_with_the_same_plugin_job_create_one(world: Pr
     assert [each.name for each in await daybook.Client().list()] == ["feeds: news"]
 
 
+@pytest.mark.floor("A", "Plugin jobs fire while user jobs are switched off")
 async def test_a_plugin_job_runs_while_user_jobs_are_disabled(
     world: PrefectWorld, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +211,9 @@ async def test_a_plugin_job_runs_while_user_jobs_are_disabled(
     assert (await client.run("mine", wait=True)).status == "succeeded"
 
 
+@pytest.mark.floor("A", "Listeners are called at every outcome")
+@pytest.mark.floor("A", "The error of a listener is recorded with the run")
+@pytest.mark.floor("A", "The error of a listener does not change the run")
 async def test_each_listener_gets_each_outcome_and_a_failing_one_changes_none(
     world: PrefectWorld, program: Program
 ) -> None:
@@ -311,6 +324,8 @@ def _listens_in_sync(job: str) -> str:
         return str(client.run(job, wait=True).id)
 
 
+@pytest.mark.floor("A", "AddJobWithOwner: the caller names agent and user")
+@pytest.mark.floor("A", "add, list and remove change the jobs of the calling agent")
 async def test_an_agent_of_a_program_schedules_jobs_of_its_own(world: PrefectWorld) -> None:
     model, read = plays(
         ("cron_add", {"prompt": "Read the news", "schedule": "0 9 * * 1-5", "name": "news"}),

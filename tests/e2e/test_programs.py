@@ -21,6 +21,12 @@ from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 
+@pytest.mark.floor("A", "A job has the owner kind user")
+@pytest.mark.floor("A", "RunJobNow runs a job at once")
+@pytest.mark.floor("B", "TriggerJob runs a job at once")
+@pytest.mark.floor("B", "TriggerJob returns the outcome with its output")
+@pytest.mark.floor("C", "created_by: who made the job")
+@pytest.mark.floor("E", "An update of the schedule computes the next run")
 @pytest.mark.journey
 async def test_a_program_adds_edits_pauses_runs_and_removes_a_job(world: PrefectWorld) -> None:
     await world.workers.begin()
@@ -85,6 +91,8 @@ async def test_an_invalid_call_names_the_valid_values_and_stores_nothing(
     assert await client.list() == []
 
 
+@pytest.mark.floor("A", "A job has an agent id and a user id")
+@pytest.mark.floor("A", "AddJobForContext: the job inherits agent and user of the context")
 async def test_a_job_made_in_a_context_belongs_to_its_agent_and_user(world: PrefectWorld) -> None:
     operator = daybook.Client()
     await operator.add("Mine", schedule="@daily", name="mine")

@@ -84,6 +84,7 @@ def test_an_added_tool_job_is_deployed_with_the_typed_fields(
     assert daybook_json("sync")["unchanged"] == 1
 
 
+@pytest.mark.floor("B", "An unknown tool is refused")
 @pytest.mark.slow
 def test_a_job_with_an_invalid_tool_call_is_refused_and_not_stored(
     daybook_json: DaybookJson,

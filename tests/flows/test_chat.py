@@ -52,6 +52,7 @@ async def chats(world: PrefectWorld) -> AsyncIterator[Chats]:
         yield Chats(world, fake_provider, name)
 
 
+@pytest.mark.floor("E", "A job continues the conversation of its chat")
 async def test_two_jobs_of_one_chat_continue_one_conversation(chats: Chats) -> None:
     chats.fake_provider.script = ["It rains.", "An umbrella.", "You are welcome."]
     weather = await chats.job("What is the weather?", chat_id="-1001")
@@ -66,6 +67,7 @@ async def test_two_jobs_of_one_chat_continue_one_conversation(chats: Chats) -> N
     assert {each.session_id for each in rows} == {f"{chats.agent}:chat:inbox:-1001"}
 
 
+@pytest.mark.floor("E", "A job of another chat does not see it")
 @pytest.mark.parametrize(
     "elsewhere",
     [{"chat_id": "-1002"}, {"channel": "console", "chat_id": "-1001"}, {"session": "reuse"}],

@@ -359,6 +359,8 @@ async def test_a_check_command_that_fails_fails_the_run(
     assert tools.names == []
 
 
+@pytest.mark.floor("B", "No handler: the job is logged, not executed")
+@pytest.mark.floor("B", "No handler for one action: jobs of the others are executed")
 async def test_a_run_that_is_switched_off_is_logged_and_does_nothing(
     world: PrefectWorld,
     tools: Tools,

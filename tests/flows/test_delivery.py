@@ -52,6 +52,7 @@ async def _deliveries(world: PrefectWorld) -> list[OutboxRow]:
         return await history.list_for_run(session, (await world.runs.row()).id)
 
 
+@pytest.mark.floor("C", "A callback is a POST of the run as JSON")
 async def test_the_process_of_a_run_sends_its_callback_and_the_artifact_shows_it(
     world: PrefectWorld, server: Receiver
 ) -> None:

@@ -71,6 +71,7 @@ async def test_an_agents_markdown_is_escaped_in_the_artifact(world: PrefectWorld
     assert "<script" not in page
 
 
+@pytest.mark.floor("C", "work_dir: where the agent runs")
 async def test_a_program_runs_in_the_work_dir_of_the_job(
     world: PrefectWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +104,7 @@ async def test_a_program_that_fails_fails_the_run(world: PrefectWorld) -> None:
     assert "no such repository" in await world.prefect.artifact(row.flow_run_id)
 
 
+@pytest.mark.floor("C", "A timeout ends the agent's process")
 @pytest.mark.slow
 async def test_a_program_that_exceeds_its_timeout_is_ended_and_timed_out(
     world: PrefectWorld,

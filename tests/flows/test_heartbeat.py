@@ -81,6 +81,7 @@ async def heart(world: PrefectWorld) -> AsyncIterator[Beating]:
 # --- the file
 
 
+@pytest.mark.floor("A", "A missing file: no model call")
 async def test_without_its_file_a_heartbeat_asks_no_agent(heart: Beating) -> None:
     heart.file.unlink()
 
@@ -93,6 +94,7 @@ async def test_without_its_file_a_heartbeat_asks_no_agent(heart: Beating) -> Non
     assert row.usage is None
 
 
+@pytest.mark.floor("A", "A blank file: no model call")
 @pytest.mark.parametrize("text", ["", " \n\t\n", "\r\n"])
 async def test_with_a_blank_file_a_heartbeat_asks_no_agent(heart: Beating, text: str) -> None:
     heart.file.write_text(text)
@@ -113,6 +115,7 @@ async def test_a_blank_file_skips_the_heartbeat_before_its_check(heart: Beating)
     assert (await heart.world.runs.row()).reason == "heartbeat: HEARTBEAT.md is blank"
 
 
+@pytest.mark.floor("A", "The heartbeat's file can be another one")
 async def test_a_heartbeat_reads_a_file_at_another_path(heart: Beating, tmp_path: Path) -> None:
     heart.file.unlink()
     (tmp_path / "orders.txt").write_text("Water the plants.")
@@ -139,6 +142,9 @@ async def test_a_folder_or_a_too_long_file_fails_the_heartbeat(
 # --- the gate agent
 
 
+@pytest.mark.floor("A", "The check asks the fast model")
+@pytest.mark.floor("A", "skip: the main session is not asked")
+@pytest.mark.floor("A", "skip: the reason is recorded")
 async def test_a_gate_that_answers_skip_skips_the_run_after_one_request(heart: Beating) -> None:
     result = await heart.beats(Answer(SKIP, input_tokens=50, output_tokens=9))
 
@@ -152,6 +158,8 @@ async def test_a_gate_that_answers_skip_skips_the_run_after_one_request(heart: B
     assert (row.usage["input_tokens"], row.usage["output_tokens"]) == (50, 9)
 
 
+@pytest.mark.floor("A", "run: the main session gets the orders of the file")
+@pytest.mark.floor("A", "The decision may be in a fenced block")
 @pytest.mark.parametrize("answer", [RUN, f"```json\n{RUN}\n```"], ids=["plain", "fenced"])
 async def test_a_gate_that_answers_run_starts_the_agent_and_both_usages_are_counted(
     heart: Beating, answer: str
@@ -168,6 +176,9 @@ async def test_a_gate_that_answers_run_starts_the_agent_and_both_usages_are_coun
     assert (row.usage["input_tokens"], row.usage["output_tokens"]) == (550, 29)
 
 
+@pytest.mark.floor("A", "Bad JSON executes nothing and records an error")
+@pytest.mark.floor("A", "Another action executes nothing and records an error")
+@pytest.mark.floor("A", "A tool call of the check executes nothing and records an error")
 @pytest.mark.parametrize(
     "step",
     [
@@ -205,6 +216,7 @@ async def test_a_gates_tool_call_is_invalid_despite_a_higher_request_limit(heart
     assert heart.models == ["fast"]
 
 
+@pytest.mark.floor("A", "Without a fast model the main model decides")
 async def test_without_a_gate_agent_the_jobs_agent_is_the_gate(heart: Beating) -> None:
     heart.fake_provider.script = [SKIP]
     await call(agent=heart.main)
@@ -212,6 +224,7 @@ async def test_without_a_gate_agent_the_jobs_agent_is_the_gate(heart: Beating) -
     assert heart.models == ["large"]
 
 
+@pytest.mark.floor("A", "An error of the main session is the error of the run")
 async def test_an_error_of_the_agent_fails_the_run(heart: Beating) -> None:
     with pytest.raises(FailedRun, match="429"):
         await heart.beats(RUN, limited())
@@ -232,6 +245,7 @@ async def test_a_fallback_agent_carries_out_the_orders(heart: Beating) -> None:
 # --- its session and its messages
 
 
+@pytest.mark.floor("A", "The check has no part in the main session")
 async def test_the_agent_keeps_its_session_and_the_gate_has_none(heart: Beating) -> None:
     job = await heart.job()
     await heart.run_of(job, RUN, "It is old.")
@@ -251,6 +265,7 @@ async def test_the_agent_keeps_its_session_and_the_gate_has_none(heart: Beating)
     assert row.session_id == f"{heart.main}:job:{job.id}"
 
 
+@pytest.mark.floor("A", "A reply that is not blank is sent")
 async def test_a_reply_is_sent_to_the_channel(heart: Beating) -> None:
     job = await heart.job(channel="file", chat_id="heart.txt")
 
@@ -260,6 +275,7 @@ async def test_a_reply_is_sent_to_the_channel(heart: Beating) -> None:
     assert "It is two days old." in (heart.world.home.path / "out" / "heart.txt").read_text()
 
 
+@pytest.mark.floor("A", "A blank reply is not sent")
 @pytest.mark.parametrize("reply", ["", "[SILENT]"])
 async def test_a_blank_or_silent_reply_is_not_sent(heart: Beating, reply: str) -> None:
     job = await heart.job(channel="file", chat_id="heart.txt")

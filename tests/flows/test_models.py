@@ -101,6 +101,7 @@ async def test_each_test_of_an_agent_has_its_own_occurrence(protocol_agent: Prot
     assert one.startswith("test:")
 
 
+@pytest.mark.floor("C", "retries: a failed attempt is repeated up to that often")
 @pytest.mark.parametrize("step", [Status(500), Cut()], ids=["500", "cut"])
 async def test_a_temporary_error_is_retried_exactly_as_often_as_promised(
     protocol_agent: ProtocolAgent, step: Step
@@ -123,6 +124,7 @@ async def test_a_model_that_hangs_times_out_in_each_attempt(protocol_agent: Prot
     assert len(protocol_agent.fake_provider.requests) == 2
 
 
+@pytest.mark.floor("C", "Only temporary errors are retried")
 async def test_a_wrong_key_is_not_retried_and_not_shown(protocol_agent: ProtocolAgent) -> None:
     with pytest.raises(FailedRun) as failed:
         await protocol_agent.run(Status(401, f"Incorrect API key provided: {KEY}"))

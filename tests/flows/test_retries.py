@@ -35,6 +35,8 @@ async def call(**given: Any) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.floor("C", "An attempt that timed out is retried")
+@pytest.mark.floor("C", "retry_count: a run has the number of its attempts")
 async def test_an_attempt_that_times_out_is_retried(world: PrefectWorld) -> None:
     agent = await world.agents.add(HANGS_ONCE)
     policy = {"timeout": "5s", "retries": 2, "retry_delay": "1s"}
@@ -65,6 +67,7 @@ async def test_the_last_attempt_decides_how_the_run_ends(world: PrefectWorld) ->
     assert agent.effect_count == 2
 
 
+@pytest.mark.floor("C", "Only temporary errors are retried")
 async def test_a_permanent_error_is_not_retried(world: PrefectWorld) -> None:
     agent = await world.agents.add("had(); sys.exit(3)")
 

@@ -60,6 +60,8 @@ async def earlier(world: PrefectWorld, stored: StoredJob, runs: int) -> None:
         await claims.finish(world.ledger, granted.run_id, granted.fence, outcome)
 
 
+@pytest.mark.floor("A", "A reused session continues with its history")
+@pytest.mark.floor("C", "A kept session gets the prompt at every run")
 async def test_the_second_run_receives_the_first_runs_prompt_and_answer(
     world: PrefectWorld,
 ) -> None:
@@ -100,6 +102,7 @@ async def test_the_fiftieth_run_receives_the_last_twenty_messages_and_its_prompt
     assert words.count("    said ") == 10
 
 
+@pytest.mark.floor("C", "A run with a session of its own gets only its prompt")
 async def test_a_run_with_a_new_session_receives_only_its_prompt(world: PrefectWorld) -> None:
     agent = await world.agents.add(KEEPS)
     stored = await world.deploy(on_demand=True, prompt="Alone?", agent=agent.name, session="new")
@@ -112,6 +115,7 @@ async def test_a_run_with_a_new_session_receives_only_its_prompt(world: PrefectW
     assert [row.session_id for row in rows] == [f"{agent.name}:run:{row.id}" for row in rows]
 
 
+@pytest.mark.floor("B", "Messages with the same session_id continue one session")
 async def test_direct_calls_with_the_same_session_key_share_a_session(world: PrefectWorld) -> None:
     agent = await world.agents.add(KEEPS)
     await agent_prompt(prompt="One?", agent=agent.name)

@@ -88,6 +88,8 @@ async def call(tool: str, params: dict[str, Any] | None = None, **policy: Any) -
     return result
 
 
+@pytest.mark.floor("B", "A tool is called with exactly the stored params")
+@pytest.mark.floor("B", "A tool's result has tool_name, params and result")
 async def test_a_python_tool_is_called_with_exactly_the_jobs_params(
     world: PrefectWorld, tools: Tools
 ) -> None:
@@ -140,6 +142,7 @@ async def test_an_invalid_call_fails_the_run_before_its_first_attempt(
     assert (row.status, row.attempts, tools.calls) == ("failed", 0, [])
 
 
+@pytest.mark.floor("B", "The error of a tool is the error of the run")
 @pytest.mark.slow
 async def test_an_exception_fails_the_run_with_its_message_and_without_a_retry(
     world: PrefectWorld, tools: Tools

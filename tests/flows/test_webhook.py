@@ -35,6 +35,8 @@ async def call(**given: Any) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.floor("B", "A webhook sends its headers and its body")
+@pytest.mark.floor("B", "The status and body of a webhook's answer are the result")
 @pytest.mark.slow
 async def test_an_answer_is_stored_and_the_request_carries_its_occurrence(
     world: PrefectWorld, server: Receiver
@@ -58,6 +60,7 @@ async def test_an_answer_is_stored_and_the_request_carries_its_occurrence(
     assert '{"id": 7}' in page
 
 
+@pytest.mark.floor("B", "The status and body of a failed webhook are kept")
 async def test_an_error_status_fails_the_run_and_stores_status_and_body(
     world: PrefectWorld, server: Receiver
 ) -> None:

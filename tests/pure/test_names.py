@@ -13,6 +13,7 @@ from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, va
 FAMILY = "👨‍👩‍👧‍👦"  # four people and three joiners: 7 code points
 
 
+@pytest.mark.floor("E", "The name defaults to the beginning of the prompt")
 @pytest.mark.parametrize(
     ("prompt", "name"),
     [
@@ -61,6 +62,7 @@ PIECES = st.sampled_from(
 )
 
 
+@pytest.mark.floor("E", "A default name splits no character")
 @given(st.lists(PIECES, min_size=1, max_size=40).map("".join), st.integers(8, 60))
 @example("🇩🇪" * 30, 9)
 def test_truncation_splits_no_character(text: str, length: int) -> None:

@@ -127,6 +127,7 @@ def test_a_folder_in_place_of_the_configuration_file_is_refused(daybook_home: Ho
         settings.load()
 
 
+@pytest.mark.floor("C", "At most four jobs run at a time by default")
 def test_the_limit_of_concurrent_runs_is_four_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.load().max_concurrent == 4
     monkeypatch.setenv("DAYBOOK_MAX_CONCURRENT", "20")

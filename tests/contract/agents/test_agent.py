@@ -96,6 +96,7 @@ async def test_an_agent_answers_a_request_with_history(agent: Agent) -> None:
     assert reply.text.strip()
 
 
+@pytest.mark.floor("E", "A job has a model of its own")
 async def test_an_agent_uses_the_requested_model_or_refuses_it(agent: Agent) -> None:
     wants = replace(_request(), model="other-1")
     if isinstance(agent, CommandAgent | OfflineAgent):

@@ -102,6 +102,7 @@ async def test_an_unreachable_mail_server_is_reported_without_the_password(
 # --- chats
 
 
+@pytest.mark.floor("E", "A job names a channel and a chat id")
 async def test_one_channel_serves_many_chats(client: PrefectClient, endpoint: Receiver) -> None:
     await apprise.add(client, "chats", f"json://127.0.0.1:{endpoint.port}/{{chat_id}}/say")
     await channels.check(client, "chats", "general")

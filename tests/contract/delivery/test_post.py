@@ -46,6 +46,7 @@ async def _send(
         return await post.send(row)
 
 
+@pytest.mark.floor("C", "A callback is a POST of the run as JSON")
 async def test_a_callback_is_signed_with_the_homes_secret_by_default(
     client: PrefectClient, receiver: Receiver, daybook_home: Home
 ) -> None:
@@ -146,6 +147,7 @@ async def test_with_a_missing_token_nothing_is_sent(
     assert 'unknown "ops-token"' in tried.error
 
 
+@pytest.mark.floor("C", "Any 2xx means that the callback has arrived")
 @pytest.mark.parametrize("status", [201, 204, 299])
 async def test_any_2xx_status_means_delivered(
     client: PrefectClient, receiver: Receiver, status: int
@@ -189,6 +191,7 @@ async def test_a_retry_after_header_sets_the_time_of_the_next_try(
     assert (tried.status, tried.next_at) == (Delivery.PENDING, at)
 
 
+@pytest.mark.floor("C", "The number of tries of a callback can be set")
 async def test_the_last_failed_try_of_the_destination_fails_the_delivery(
     client: PrefectClient, receiver: Receiver
 ) -> None:
@@ -205,6 +208,7 @@ async def test_a_refused_connection_is_a_failed_try(client: PrefectClient) -> No
     assert "cannot be reached" in tried.error and "s3cr3t" not in tried.error
 
 
+@pytest.mark.floor("C", "The timeout of a callback can be set")
 async def test_a_hanging_receiver_fails_after_the_destinations_timeout(
     client: PrefectClient, receiver: Receiver
 ) -> None:

@@ -58,6 +58,7 @@ async def _queued(world: PrefectWorld, *names: str) -> dict[str, str]:
     return runs
 
 
+@pytest.mark.floor("D", "BatchWaker.WakeMany: one call for all sessions of a cycle")
 async def test_one_signed_request_wakes_all_sessions_of_a_cycle(
     world: PrefectWorld, receiver: ReceiverProcess, daybook_home: Home
 ) -> None:

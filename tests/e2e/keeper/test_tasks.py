@@ -87,6 +87,7 @@ async def starving(world: PrefectWorld, *, cycles: int, **fields: Any) -> TaskRu
     return row
 
 
+@pytest.mark.floor("D", "EmitRunStarved: an event names the run")
 @pytest.mark.slow
 async def test_a_starving_task_gets_a_worker_run_and_an_event_in_prefect(
     world: PrefectWorld,

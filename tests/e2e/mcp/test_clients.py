@@ -57,6 +57,14 @@ async def stored(place: Place, owner: str) -> list[StoredJob]:
         return [each for each in await store.all_jobs(session) if each.row.owner == owner]
 
 
+@pytest.mark.floor("B", "cron_add and cron_list add and list jobs")
+@pytest.mark.floor("B", "cron_trigger runs a job now")
+@pytest.mark.floor("B", "cron_enable, cron_disable and cron_remove change a job")
+@pytest.mark.floor("B", "Tools for a message, a webhook and a tool call")
+@pytest.mark.floor("E", "cron_add adds a job from a prompt and a schedule")
+@pytest.mark.floor("E", "cron_update changes a job")
+@pytest.mark.floor("E", "cron_enable and cron_disable switch a job")
+@pytest.mark.floor("E", "cron_remove removes a job")
 async def test_an_mcp_client_manages_jobs_from_add_to_remove(
     place: Place, client: str, how: str, request: pytest.FixtureRequest
 ) -> None:
@@ -177,6 +185,7 @@ async def test_mcp_refuses_private_webhook_addresses_for_the_operator_too(
 BASE = {"prompt": "Summarise.", "schedule": "0 9 * * *", "name": "refused"}
 
 
+@pytest.mark.floor("E", "An invalid call is refused and stores nothing")
 @pytest.mark.parametrize(
     ("tool", "given", "words"),
     [

@@ -118,6 +118,8 @@ async def events_of(place: Place, task: TaskWithRun) -> list[TaskEventRow]:
     return sorted(found, key=lambda each: each.at)
 
 
+@pytest.mark.floor("D", "Waker.Wake notifies one session")
+@pytest.mark.floor("D", "The spawned session claims by itself")
 async def test_sessions_are_woken_for_matching_tasks_and_a_worker_does_the_rest(
     place: Place, model: Provider
 ) -> None:

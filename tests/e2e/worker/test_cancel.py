@@ -64,6 +64,7 @@ async def test_a_claimed_run_that_has_not_begun_can_be_cancelled(working: Prefec
     assert [each.effect_count for each in agents] == [0, 0]
 
 
+@pytest.mark.floor("C", "A run can be cancelled")
 @pytest.mark.journey
 async def test_a_running_run_can_be_cancelled(working: PrefectWorld) -> None:
     agents, jobs = await two(working, FOR_EVER)

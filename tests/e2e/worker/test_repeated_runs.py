@@ -117,6 +117,7 @@ async def test_the_deadline_ends_a_running_run(working: PrefectWorld) -> None:
     assert (row.finished_at - row.queued_at).total_seconds() >= 8.0
 
 
+@pytest.mark.floor("C", "No retry starts while the attempt before it still runs")
 async def test_no_attempt_begins_before_one_that_ignores_sigterm_has_ended(
     working: PrefectWorld,
 ) -> None:

@@ -76,6 +76,8 @@ async def at_work(world: PrefectWorld, server: Agent, stored: StoredJob) -> list
     return [pid, int(child)]
 
 
+@pytest.mark.floor("A", "SetOnJob: a callable executes the job")
+@pytest.mark.floor("B", "A handler executes the action")
 @pytest.mark.journey
 async def test_a_worker_calls_an_installed_python_tool(working: PrefectWorld) -> None:
     stored = await job(working, "shout", params={"text": "aloud"})

@@ -31,6 +31,7 @@ def described(kind: str, parameters: dict[str, Any], **more: Any) -> str:
     return switched_off.describe(kind, granted(kind, parameters, **more))
 
 
+@pytest.mark.floor("B", "No handler: the log says what would have been done")
 def test_a_run_is_described_by_what_it_would_do(daybook_home: Home) -> None:
     asked = {"agent": "default", "session": "reuse", "output_format": "text"}
     rows: list[tuple[str, dict[str, Any], dict[str, Any]]] = [

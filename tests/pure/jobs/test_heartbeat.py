@@ -18,6 +18,8 @@ def made(**fields: Any) -> Job:
     return new_job(now=NOW, kind="heartbeat", every="10m", **fields)
 
 
+@pytest.mark.floor("A", "A heartbeat is a job of its own kind")
+@pytest.mark.floor("A", "The heartbeat reads the file HEARTBEAT.md")
 def test_a_heartbeat_without_fields_has_the_defaults() -> None:
     job = made()
     assert (job.name, job.kind, job.action) == ("heartbeat", "heartbeat", Heartbeat())

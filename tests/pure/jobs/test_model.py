@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.jobs.actions import AgentPrompt
+from daybook.jobs.actions import AgentPrompt, Webhook
 from daybook.jobs.model import Job, edit, new_job, read_parameters
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
@@ -25,6 +25,7 @@ def make(**fields: object) -> Job:
     return new_job(now=NOW, default_timezone="Europe/Berlin", **given)  # type: ignore[arg-type]
 
 
+@pytest.mark.floor("A", "Session mode reuse is the default")
 def test_a_job_with_only_a_prompt_and_a_schedule_has_the_defaults() -> None:
     job = make()
     assert job == Job(
@@ -38,6 +39,7 @@ def test_a_job_with_only_a_prompt_and_a_schedule_has_the_defaults() -> None:
     assert (job.description, job.tags) == ("", ())
 
 
+@pytest.mark.floor("B", "A job has metadata, free keys and values")
 def test_metadata_accepts_any_json_object() -> None:
     given = {"team": "blue", "size": 3, "on": True, "none": None, "deep": [{"a": 1.5}]}
     job = make(metadata=given)
@@ -45,6 +47,9 @@ def test_metadata_accepts_any_json_object() -> None:
     assert edit(job, {"metadata": {"size": {}}}, now=LATER).metadata == {"size": {}}
 
 
+@pytest.mark.floor("A", "AddJob stores name, schedule and session mode")
+@pytest.mark.floor("B", "A job has a name and can be disabled when it is made")
+@pytest.mark.floor("C", "timeout_mins: a job sets its own timeout")
 def test_a_job_accepts_every_field() -> None:
     job = make(
         name=" Brief ",
@@ -68,6 +73,24 @@ def test_a_job_accepts_every_field() -> None:
     assert job.policy.timeout == timedelta(seconds=90)
 
 
+@pytest.mark.floor("B", "A webhook has a timeout of 30 s by default")
+@pytest.mark.floor("B", "A webhook is not retried by default")
+@pytest.mark.floor("B", "A webhook's method is POST by default")
+def test_a_webhook_without_other_fields_has_the_defaults() -> None:
+    job = make(prompt=None, url="https://a.example/x")
+    assert (job.kind, job.action) == ("webhook", Webhook(url="https://a.example/x"))
+    assert job.parameters()["method"] == "POST"
+    assert (job.policy.timeout, job.policy.retries) == (timedelta(seconds=30), 0)
+
+
+@pytest.mark.floor("B", "send_message is a kind of job")
+@pytest.mark.floor("B", "call_webhook is a kind of job")
+def test_kinds_may_have_the_names_of_another_scheduler() -> None:
+    assert make(kind="send_message") == make()
+    hook = {"prompt": None, "url": "https://a.example/x"}
+    assert make(kind="call_webhook", **hook) == make(**hook)
+
+
 def test_a_schedule_is_given_as_one_text_or_by_its_own_field() -> None:
     assert make(cron=None, schedule="every 5m").schedule == Every(
         every=timedelta(minutes=5), anchor=NOW, timezone="Europe/Berlin"
@@ -76,11 +99,13 @@ def test_a_schedule_is_given_as_one_text_or_by_its_own_field() -> None:
     assert isinstance(make(cron=None, at="in 5m").schedule, At)
 
 
+@pytest.mark.floor("A", "AddJob stores the message as written")
 def test_a_prompt_is_stored_as_written() -> None:
     assert make(prompt="  two\n lines \n").parameters()["prompt"] == "  two\n lines \n"
     assert make(prompt="  two\n lines \n").name == "two-lines"
 
 
+@pytest.mark.floor("E", "A default name in use gets a number")
 def test_a_default_name_avoids_taken_names_and_a_given_one_is_refused() -> None:
     taken = {"say-hello", "say-hello-2", "Brief"}
     assert make(taken=taken).name == "say-hello-3"
@@ -197,6 +222,8 @@ REFUSALS = [
 ]  # fmt: skip
 
 
+@pytest.mark.floor("A", "An unknown session mode is refused")
+@pytest.mark.floor("B", "An unknown action is refused")
 @pytest.mark.parametrize(("fields", "text"), REFUSALS)
 def test_an_invalid_field_is_refused(fields: dict[str, object], text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
@@ -250,12 +277,14 @@ def test_invalid_parameters_are_refused(parameters: dict[str, object], text: str
     assert str(caught.value) == text
 
 
+@pytest.mark.floor("B", "Jobs are stored as JSON and read from it")
 def test_a_job_round_trips_as_json() -> None:
     for when in ({}, {"cron": None, "every": "90s"}, {"cron": None, "at": "in 5m"}):
         job = make(tags=["a"], **when)
         assert Job.model_validate_json(job.model_dump_json()) == job
 
 
+@pytest.mark.floor("E", "An update changes only the given fields")
 def test_an_edit_changes_only_what_is_given() -> None:
     job = make(name="Brief", agent="reader", timeout="5m", tags=["a"], description="d")
     assert edit(job, {}, now=LATER) == job
@@ -302,6 +331,7 @@ def test_an_edit_accepts_a_free_name_and_refuses_a_taken_one() -> None:
         edit(job, {"name": "Third"}, now=LATER, taken={"Third"})
 
 
+@pytest.mark.floor("E", "An invalid update leaves the job untouched")
 @pytest.mark.parametrize(
     ("changes", "text"),
     [

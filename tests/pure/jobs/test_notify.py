@@ -87,6 +87,7 @@ REFUSALS: list[tuple[dict[str, object], str]] = [
 ]
 
 
+@pytest.mark.floor("C", "An unknown event in notify_on is refused")
 @pytest.mark.parametrize(("fields", "text"), REFUSALS)
 def test_an_invalid_notification_field_is_refused_also_in_an_edit(
     fields: dict[str, object], text: str

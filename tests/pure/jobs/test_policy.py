@@ -21,6 +21,8 @@ def build(**fields: object) -> Policy:
         return Policy.model_validate(fields)
 
 
+@pytest.mark.floor("C", "The timeout is 30 minutes by default")
+@pytest.mark.floor("C", "retries is 3 by default")
 def test_a_policy_has_defaults_and_round_trips_as_json() -> None:
     assert build() == Policy(timeout=timedelta(minutes=30), overlap="skip")
     assert build().model_dump(mode="json") == DEFAULT
@@ -60,6 +62,7 @@ def test_an_invalid_policy_in_a_runs_parameters_is_read_as_the_default() -> None
     assert policies.policy_from_parameters({"policy": "short"}) == Policy()
 
 
+@pytest.mark.floor("C", "An unknown type is refused")
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
@@ -129,6 +132,7 @@ def test_an_invalid_policy_raises_pydantics_error_for_prefect() -> None:
         Policy.model_validate("skip")
 
 
+@pytest.mark.floor("C", "type is light, medium or resource-intensive")
 def test_the_schema_of_a_policy_makes_a_form() -> None:
     properties = Policy.model_json_schema()["properties"]
     assert {name: field["default"] for name, field in properties.items()} == DEFAULT
@@ -147,6 +151,7 @@ def test_the_schema_of_a_policy_makes_a_form() -> None:
     assert all(field["title"] and field["description"] for field in properties.values())
 
 
+@pytest.mark.floor("C", "retry_delay doubles with each attempt")
 @pytest.mark.parametrize(
     ("attempt", "asked", "least"),
     [

@@ -10,6 +10,8 @@ from daybook.jobs import prompts
 VALUES = {"due": "2027-01-15T09:00:00+01:00", "job": "brief", "last_output": "fine"}
 
 
+@pytest.mark.floor("C", "A prompt may use variables")
+@pytest.mark.floor("E", "A prompt may use variables")
 @pytest.mark.parametrize(
     ("prompt", "rendered"),
     [

@@ -28,6 +28,8 @@ def nested(levels: int) -> dict[str, Any]:
     return inside
 
 
+@pytest.mark.floor("B", "A tool call is not retried by default")
+@pytest.mark.floor("B", "A tool's params may be empty")
 def test_a_tool_call_without_other_fields_has_the_defaults() -> None:
     job = make()
     assert (job.name, job.kind) == ("search.reindex", "tool-call")
@@ -35,6 +37,7 @@ def test_a_tool_call_without_other_fields_has_the_defaults() -> None:
     assert (job.policy.retries, job.policy.timeout) == (0, timedelta(minutes=30))
 
 
+@pytest.mark.floor("B", "call_tool is a kind of job")
 @pytest.mark.parametrize("kind", ["tool-call", "call_tool"])
 def test_the_kind_of_a_tool_call_may_be_given(kind: str) -> None:
     assert make(kind=kind) == make()
@@ -68,6 +71,8 @@ TOO_LONG = f"tool: is too long (use at most {MAX_TOOL_NAME_LENGTH} characters)"
 NO_JSON = " (use strings, numbers, booleans and null)"
 
 
+@pytest.mark.floor("B", "A job has exactly one action")
+@pytest.mark.floor("B", "A tool call without a tool's name is refused")
 @pytest.mark.parametrize(
     ("fields", "text"),
     [

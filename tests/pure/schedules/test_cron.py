@@ -52,6 +52,9 @@ LEGAL = [
 ]
 
 
+@pytest.mark.floor("A", "Cron takes five fields")
+@pytest.mark.floor("B", "Cron takes @hourly, @daily and the like")
+@pytest.mark.floor("C", "cron_expr takes five fields")
 @pytest.mark.parametrize("expr", LEGAL)
 def test_a_valid_expression_means_the_same_to_prefect(expr: str) -> None:
     """In UTC, our due times equal those of the croniter in Prefect."""
@@ -75,6 +78,9 @@ FIELDS = (
 )
 
 
+@pytest.mark.floor("A", "An invalid cron expression is refused")
+@pytest.mark.floor("B", "An invalid cron expression is refused")
+@pytest.mark.floor("C", "An invalid cron_expr is refused")
 @pytest.mark.parametrize(
     ("expr", "problem", "legal"),
     [

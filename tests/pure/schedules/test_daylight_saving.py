@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import NamedTuple
 
+import pytest
+
 from daybook.schedules.due import between, due_times, is_due, next_due
 from daybook.schedules.schedule import Cron
 from tests import rows
@@ -187,6 +189,7 @@ CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.floor("C", "A job's due times are in its own zone")
 def test_due_times_around_an_offset_change() -> None:
     for case, row in rows.each(CASES):
         schedule = Cron(expr=case.expr, timezone=case.zone)

@@ -18,6 +18,7 @@ EVERY = Every(every=10 * MINUTE, anchor=ANCHOR, timezone="Europe/Berlin")
 NINE = Cron(expr="0 9 * * *", timezone="UTC")
 
 
+@pytest.mark.floor("B", "An interval is first due one interval after its creation")
 def test_an_interval_is_first_due_one_interval_after_its_anchor() -> None:
     first = ANCHOR + 10 * MINUTE
     assert next_due(EVERY, ANCHOR - timedelta(days=1)) == first
@@ -42,6 +43,7 @@ def test_intervals_keep_their_phase(every: int, after: int, micro: int, inclusiv
     assert second - first == schedule.every
 
 
+@pytest.mark.floor("E", "at: one time")
 def test_a_one_time_schedule_is_due_at_its_one_instant() -> None:
     schedule = At(at=ANCHOR, timezone="UTC")
     assert list(due_times(schedule, after=ANCHOR - MINUTE)) == [ANCHOR]
@@ -66,6 +68,9 @@ def test_due_times_are_in_utc_whatever_zone_the_arguments_have() -> None:
     assert is_due(NINE, due.astimezone(timezone(timedelta(hours=5))))
 
 
+@pytest.mark.floor("B", "Cron takes six fields, seconds first")
+@pytest.mark.floor("C", "cron_expr takes six fields, seconds first")
+@pytest.mark.floor("E", "Cron takes six fields, seconds first")
 @pytest.mark.parametrize("expr", ["0 9 * * *", "0 0 9 * * *", "0 9-9,10 * * *", "*/60 9 * * *"])
 def test_a_fraction_of_a_second_after_a_due_time_is_not_due(expr: str) -> None:
     if "9-9" in expr:

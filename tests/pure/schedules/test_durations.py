@@ -14,6 +14,8 @@ from daybook.schedules import durations
 from daybook.schedules.durations import Duration
 
 
+@pytest.mark.floor("A", "Every is a duration text such as 1h30m")
+@pytest.mark.floor("B", "An interval is a duration")
 @pytest.mark.parametrize(
     ("text", "seconds", "canonical"),
     [
@@ -42,6 +44,8 @@ def test_a_duration_is_parsed_and_shown_in_canonical_form(
 LEGAL = "(use a whole number of seconds, at least 1s, such as 90s, 30m, 1h30m or 2d)"
 
 
+@pytest.mark.floor("A", "Every must be positive")
+@pytest.mark.floor("B", "An interval must be positive")
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

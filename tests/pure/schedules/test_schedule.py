@@ -27,6 +27,8 @@ def parse(text: str, timezone: str = BERLIN, now: datetime = NOW) -> Schedule:
     return schedules.parse(text, timezone=timezone, now=now)
 
 
+@pytest.mark.floor("A", "Cron, Every and At are fields of their own")
+@pytest.mark.floor("B", "A schedule is a cron expression, an interval or one time")
 def test_each_kind_of_schedule_has_its_own_field() -> None:
     assert make(cron="0  9 * * 1-5") == Cron(expr="0 9 * * 1-5", timezone=BERLIN)
     assert make(every="90m") == Every(every=timedelta(minutes=90), anchor=WHOLE, timezone=BERLIN)
@@ -38,6 +40,10 @@ def test_each_kind_of_schedule_has_its_own_field() -> None:
     assert make(on_demand=True) == OnDemand(timezone=BERLIN)
 
 
+@pytest.mark.floor("A", "A schedule has exactly one of Cron, Every and At")
+@pytest.mark.floor("A", "AddJob refuses a one-time job whose time is in the past")
+@pytest.mark.floor("B", "A job has exactly one schedule")
+@pytest.mark.floor("B", "A job without a schedule is refused")
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
@@ -126,6 +132,7 @@ def test_invalid_schedule_fields_are_refused(fields: dict[str, object], text: st
     assert text.startswith(caught.value.field + ":")
 
 
+@pytest.mark.floor("A", "At takes an RFC 3339 time")
 @pytest.mark.parametrize(
     ("at", "instant"),
     [
@@ -263,6 +270,7 @@ def test_an_unchanged_schedule_keeps_its_anchor_and_its_past_instant() -> None:
         schedules.parse(text, timezone=BERLIN, now=later)
 
 
+@pytest.mark.floor("E", "A schedule has a timezone")
 def test_in_zone_replaces_the_zone_and_refuses_an_unknown_one() -> None:
     assert schedules.in_zone(make(cron="@daily"), "UTC") == make(cron="@daily", timezone="UTC")
     assert schedules.in_zone(make(at="in 5m"), "UTC") == make(at="in 5m", timezone="UTC")

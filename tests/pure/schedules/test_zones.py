@@ -24,6 +24,8 @@ def wall(*parts: int) -> datetime:
     return utc(*parts).replace(tzinfo=None)
 
 
+@pytest.mark.floor("C", "An unknown zone is refused")
+@pytest.mark.floor("E", "An unknown timezone is refused")
 @pytest.mark.parametrize(
     ("name", "advice"),
     [

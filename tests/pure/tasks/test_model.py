@@ -11,6 +11,7 @@ from daybook.errors import InvalidInput
 from daybook.tasks import model
 
 
+@pytest.mark.floor("D", "The priorities are urgent, high, medium and low")
 def test_priorities_are_ordered_from_urgent_to_low() -> None:
     assert [model.priority_index(word) for word in ("urgent", "high", "medium", "low")] == [
         0,

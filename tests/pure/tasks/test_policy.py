@@ -23,6 +23,7 @@ def steps(policy: SchedulerPolicy, queued_for: timedelta, cycles: int) -> list[t
     return taken
 
 
+@pytest.mark.floor("D", "DefaultStarvationThresholds: 2, 4, 6 and 10 cycles")
 def test_each_escalation_step_is_due_once_at_its_cycle() -> None:
     assert steps(SchedulerPolicy(), STARVING, 40) == [
         (2, "fan_out"),
@@ -32,6 +33,7 @@ def test_each_escalation_step_is_due_once_at_its_cycle() -> None:
     ]
 
 
+@pytest.mark.floor("D", "WithStarvationThresholds sets the cycles of the steps")
 def test_a_policy_sets_the_cycles_of_its_steps() -> None:
     policy = SchedulerPolicy(fan_out=1, request_worker=2, starved=3, needs_attention=9)
     assert [number for number, _ in steps(policy, STARVING, 9)] == [1, 2, 3, 9]
@@ -54,6 +56,7 @@ def test_a_step_that_did_not_run_stays_due_along_with_later_steps() -> None:
     assert owed == EscalationDue(10, ("request_worker", "needs_attention"))
 
 
+@pytest.mark.floor("D", "Thresholds that do not rise are refused")
 @pytest.mark.parametrize(
     ("table", "field", "expected"),
     [
@@ -90,6 +93,16 @@ def test_an_invalid_policy_is_refused_with_its_field(
 
 def test_starve_after_is_a_duration() -> None:
     assert SchedulerPolicy.of({"starve_after": "90s"}).starve_after == timedelta(seconds=90)
+
+
+@pytest.mark.floor("D", "WithInterval: 15 s by default")
+@pytest.mark.floor("D", "WithWakeCooldown: 60 s by default, per run and session")
+@pytest.mark.floor("D", "WithStarvationAge: 2 minutes by default")
+def test_a_policy_without_options_has_the_defaults() -> None:
+    assert SchedulerPolicy.of({}) == DEFAULTS
+    assert (DEFAULTS.interval, DEFAULTS.wake_cooldown) == (timedelta(seconds=15), timedelta(0, 60))
+    assert (DEFAULTS.starve_after, DEFAULTS.sweep_limit) == (timedelta(minutes=2), 100)
+    assert (DEFAULTS.actor, DEFAULTS.sweep_reason, DEFAULTS.wake_reason) == ("scheduler", "", "")
 
 
 def test_all_options_are_read_together() -> None:

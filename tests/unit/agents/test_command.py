@@ -222,6 +222,7 @@ async def test_a_relative_program_path_starts_at_the_work_dir(tmp_path: Path) ->
     assert (await ask(["./robot.sh"], work_dir=str(tmp_path))).text == "here"
 
 
+@pytest.mark.floor("C", "work_dir of a job takes the place of the agent's")
 async def test_a_jobs_work_dir_takes_the_place_of_the_agents(tmp_path: Path) -> None:
     own, jobs = tmp_path / "own", tmp_path / "jobs"
     own.mkdir()

@@ -158,6 +158,7 @@ def test_programs_have_three_seconds_to_end_after_sigterm() -> None:
     assert process_group.TERM_GRACE_SECONDS == 3.0
 
 
+@pytest.mark.floor("C", "A timeout ends the processes that the agent started")
 @pytest.mark.parametrize(("lines", "count"), GRANDCHILDREN.values(), ids=GRANDCHILDREN)
 async def test_a_timeout_ends_all_processes(programs: Programs, lines: str, count: int) -> None:
     agent = programs.agent(f"print('so far', flush=True); {lines}")

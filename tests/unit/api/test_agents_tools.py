@@ -73,6 +73,8 @@ async def test_tools_act_for_an_agent_and_never_for_the_operator(
     assert owners.current_actor().owner == "user"
 
 
+@pytest.mark.floor("B", "The skill is opened with Init and ended with Close")
+@pytest.mark.floor("B", "The skill lists its tools with Tools")
 async def test_a_skill_answers_calls_only_while_it_is_open(daybook_home: Home) -> None:
     skill = daybook.Skill(agent="researcher", tools=["cron_list", "cron_add"])
     assert [tool.name for tool in skill.tools()] == ["cron_add", "cron_list"]
@@ -93,6 +95,7 @@ async def test_a_skill_answers_calls_only_while_it_is_open(daybook_home: Home) -
         assert "no jobs" in (await skill.call("cron_list")).lower()
 
 
+@pytest.mark.floor("B", "Close waits for calls in progress")
 async def test_closing_a_skill_waits_for_its_calls_in_progress(daybook_home: Home) -> None:
     started, release = asyncio.Event(), asyncio.Event()
 
@@ -115,6 +118,10 @@ async def test_closing_a_skill_waits_for_its_calls_in_progress(daybook_home: Hom
     assert call.done() and call.result() == "done"
 
 
+@pytest.mark.floor("A", "One tool with the actions add, list and remove")
+@pytest.mark.floor("A", "The tool refuses an unknown action")
+@pytest.mark.floor("A", "add without message or schedule names the missing field")
+@pytest.mark.floor("A", "remove without an id names the missing field")
 async def test_schedule_tool_names_the_missing_field_of_each_action(daybook_home: Home) -> None:
     tool = daybook.schedule_tool(agent="researcher")
     assert (tool.name, tool.schema["required"]) == ("schedule", ["action"])
@@ -177,6 +184,7 @@ def test_the_description_of_a_job_refers_only_to_offered_tools() -> None:
     assert "next due: never by itself; cron_trigger runs it" in answers.job(stored)
 
 
+@pytest.mark.floor("A", "The definition of the tool needs no live service")
 def test_tool_definitions_need_no_home_and_do_not_import_prefect() -> None:
     program = """
 import sys, daybook

@@ -167,6 +167,7 @@ async def test_the_host_limits_of_an_agent_apply_when_a_job_is_stored(
     )
 
 
+@pytest.mark.floor("A", "An agent sees only jobs of its own")
 async def test_lists_of_an_agent_contain_only_its_own_jobs_and_runs(there: There) -> None:
     with acting_as(RESEARCHER):
         assert [each.name for each in await jobs.list_jobs()] == ["mine"]

@@ -41,6 +41,7 @@ def seconds(*numbers: float) -> list[timedelta]:
     return [timedelta(seconds=number) for number in numbers]
 
 
+@pytest.mark.floor("A", "ScheduleEvery calls a function that is not stored as a job")
 async def test_a_function_is_called_every_interval_after_the_start() -> None:
     clock = ManualClock(NOON)
     calls = Calls(clock, 3)
@@ -128,6 +129,7 @@ async def test_a_cancelled_task_is_not_called_again_and_others_continue() -> Non
     assert task.calls == 1
 
 
+@pytest.mark.floor("A", "ScheduleEvery ends with its context")
 async def test_closing_cancels_async_calls_and_waits_for_threads() -> None:
     started, release, ended = asyncio.Event(), threading.Event(), list[str]()
     in_thread = threading.Event()
@@ -171,6 +173,7 @@ def test_recurring_tasks_run_without_an_event_loop() -> None:
     assert first.calls >= 1
 
 
+@pytest.mark.floor("A", "ScheduleEvery refuses an invalid interval")
 async def test_an_invalid_schedule_is_refused_and_adds_no_task(daybook_home: Home) -> None:
     tasks = daybook.Recurring()
     with pytest.raises(InvalidInput, match="every: "):
@@ -182,6 +185,7 @@ async def test_an_invalid_schedule_is_refused_and_adds_no_task(daybook_home: Hom
     assert tasks.tasks == ()
 
 
+@pytest.mark.floor("A", "ScheduleEvery needs no database")
 def test_recurring_tasks_use_neither_prefect_nor_a_ledger(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -44,6 +44,7 @@ async def age_jobs(by: timedelta) -> None:
         await session.execute(update(JobRow).values(created_at=ledger.now() - by))
 
 
+@pytest.mark.floor("A", "AddJob with the same idempotency key again returns the first job")
 async def test_a_repeated_idempotency_key_returns_the_job_that_it_added() -> None:
     first = await jobs.add({**GIVEN, "idempotency_key": "ticket-17"})
     again = await jobs.add({**GIVEN, "idempotency_key": "ticket-17"})

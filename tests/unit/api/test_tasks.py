@@ -182,6 +182,7 @@ async def test_a_session_of_another_owner_is_not_found() -> None:
     assert [each.name for each in await tasks.list_sessions()] == ["evas"]
 
 
+@pytest.mark.floor("D", "Drain waits for active claims")
 async def test_a_drain_reports_the_claimed_runs_and_ends_with_the_last_one() -> None:
     first, second = await claimed("a", "alpha"), await claimed("b", "beta")
     await tasks.register("gamma")

@@ -227,6 +227,7 @@ async def test_a_deployment_that_fails_is_pending_or_leaves_nothing_stored(
     assert len(await jobs.list_jobs()) == (status in {500, 429})
 
 
+@pytest.mark.floor("C", "A work_dir that does not exist is refused")
 @pytest.mark.usefixtures("away")
 async def test_a_work_dir_is_checked_when_a_job_gets_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

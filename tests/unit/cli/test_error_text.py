@@ -86,6 +86,9 @@ def test_add_names_the_invalid_option_and_stores_nothing(
     assert rows(stored) == before
 
 
+@pytest.mark.floor("A", "AddJob refuses a blank message")
+@pytest.mark.floor("B", "A message without content is refused")
+@pytest.mark.floor("C", "A job without a prompt is refused")
 @pytest.mark.parametrize(
     ("prompt", "option"),
     [([], "PROMPT"), ([""], "PROMPT"), (["  \n"], "PROMPT"), (["--prompt", ""], "--prompt")],
@@ -139,6 +142,7 @@ def test_every_field_of_a_job_has_an_option() -> None:
     assert typed == set(FIELDS) - {"kind", "notify", "policy"} - elsewhere
 
 
+@pytest.mark.floor("B", "A webhook without a valid URL is refused")
 def test_a_webhook_excludes_a_prompt_and_its_options_are_checked(daybook: Any) -> None:
     check(
         daybook("add", "x", "--webhook", "https://x.example", EVERY, "5m"),

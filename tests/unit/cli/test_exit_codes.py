@@ -45,6 +45,8 @@ async def _details(job: str, **changes: object) -> RunDetails:
     return (await runs.show(found.id)).model_copy(update=changes)
 
 
+@pytest.mark.floor("B", 'RemoveJob of an unknown job: job "x" not found')
+@pytest.mark.floor("B", "TriggerJob of an unknown job: not found")
 @pytest.mark.parametrize(
     "typed",
     [

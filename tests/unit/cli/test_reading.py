@@ -41,6 +41,7 @@ RUN = {
 }
 
 
+@pytest.mark.floor("B", "ListJobs lists the jobs")
 def test_list_json_has_the_fields_of_each_job(daybook: Any) -> None:
     by_name = {job["name"]: job for job in daybook("list", "--json").json}
     assert list(by_name) == ["by hand", "often", "weekly"]
@@ -58,6 +59,7 @@ def test_list_json_has_the_fields_of_each_job(daybook: Any) -> None:
     assert (by_name["by hand"]["enabled"], by_name["by hand"]["next_due"]) == (False, [])
 
 
+@pytest.mark.floor("C", "next_run of a job")
 def test_show_finds_a_job_by_name_id_or_unique_id_prefix(daybook: Any) -> None:
     weekly = daybook("show", "weekly", "--json").json
     assert weekly.keys() >= JOB | {"last_run", "next_run"}
@@ -67,6 +69,8 @@ def test_show_finds_a_job_by_name_id_or_unique_id_prefix(daybook: Any) -> None:
         assert daybook("show", weekly["id"][:length], "--json").json["name"] == "weekly"
 
 
+@pytest.mark.floor("B", "A result has status, output, error and duration")
+@pytest.mark.floor("C", "A run has id, job, started_at, finished_at and duration")
 def test_runs_json_has_the_fields_of_each_run(daybook: Any) -> None:
     (run,) = daybook("runs", "weekly", "--json").json
     assert run.keys() >= RUN

@@ -13,6 +13,7 @@ from tests.unit.cli.conftest import TaskCommands
 TITLE = "Review pull request 12"
 
 
+@pytest.mark.floor("D", "Resume ends the pause")
 def test_a_paused_scheduler_refuses_claims_and_status_has_the_reason(tasks: TaskCommands) -> None:
     tasks.json("session", "register", "alpha")
     tasks.json("add", TITLE)
@@ -114,6 +115,7 @@ def test_backlog_lists_runs_in_claim_order_with_why_each_is_unclaimed(tasks: Tas
     assert tasks.json("scheduler", "backlog")["runs"][-1]["why"] == "there is no live session"
 
 
+@pytest.mark.floor("D", "A cycle can be run on demand")
 def test_cycle_prints_its_counters_and_status_shows_them(tasks: TaskCommands) -> None:
     tasks.json("session", "register", "alpha", "--capability", "python")
     first = tasks.json("add", TITLE, "--capability", "python")["run_id"]

@@ -19,6 +19,7 @@ def _pause(made: int, asked: float | None = None, tries: int = 11) -> float | No
     return None if again is None else (again - NOON).total_seconds()
 
 
+@pytest.mark.floor("C", "A failed callback is retried with growing pauses")
 @pytest.mark.parametrize(("made", "seconds"), list(enumerate(SECONDS)))
 def test_the_pauses_grow_and_have_ten_percent_jitter(made: int, seconds: int) -> None:
     pauses = {_pause(made) for _ in range(200)}

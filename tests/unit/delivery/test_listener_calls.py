@@ -65,6 +65,8 @@ async def rows(world: World) -> dict[str, OutboxRow]:
     return {row.address: row for row in await every(world)}
 
 
+@pytest.mark.floor("A", "All listeners are called, even if one fails")
+@pytest.mark.floor("C", "CronCallback: code of the program is called at the end of a run")
 async def test_all_listeners_are_called_although_one_fails_and_the_outcome_stays(
     world: World,
 ) -> None:

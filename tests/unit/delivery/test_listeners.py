@@ -54,6 +54,7 @@ async def claimed(world: World, *, listener: bool) -> OutboxRow:
     return row
 
 
+@pytest.mark.floor("A", "Listeners are called at every outcome")
 @pytest.mark.parametrize(
     "status", [Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT, Status.CANCELLED]
 )

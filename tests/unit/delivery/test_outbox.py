@@ -77,6 +77,9 @@ async def sent(world: World, which: str, status: Delivery) -> None:
 # --- the recipients of each outcome
 
 
+@pytest.mark.floor("C", "on_complete is called after a success")
+@pytest.mark.floor("C", "on_fail is called after a failure or a timeout")
+@pytest.mark.floor("C", "notify_on is any of completed, failed and canceled")
 @pytest.mark.parametrize(
     ("status", "event", "url"),
     [
@@ -104,6 +107,7 @@ async def test_each_outcome_creates_its_callback_and_a_channel_message(
     )
 
 
+@pytest.mark.floor("C", "An event that notify_on does not list calls nothing")
 @pytest.mark.parametrize("status", [Status.CANCELLED, Status.FAILED, Status.SUCCEEDED])
 async def test_an_outcome_whose_event_is_not_requested_creates_no_callback_or_message(
     world: World, status: Status
@@ -122,6 +126,7 @@ async def test_an_outcome_whose_event_is_not_requested_creates_no_callback_or_me
     assert await delivery(world, granted.run_id) == "not_requested"
 
 
+@pytest.mark.floor("C", "A job without a URL calls nothing")
 async def test_a_job_without_notifications_creates_no_rows(world: World) -> None:
     stored = await hourly(world)
     granted = await world.runs.finished(stored, Status.SUCCEEDED, output="x")
@@ -367,6 +372,7 @@ async def test_the_body_of_a_callback_describes_the_run(world: World) -> None:
 METADATA = {"team": "blue", "numbers": [1, 2.5, None, True], "nested": {"": []}}
 
 
+@pytest.mark.floor("B", "The metadata reaches the receiver of a job's result")
 async def test_a_callback_contains_job_owner_user_tags_and_metadata(
     world: World,
 ) -> None:
@@ -566,6 +572,7 @@ async def test_a_silent_answer_still_goes_to_the_callback(world: World) -> None:
     assert await delivery(world, granted.run_id) == "pending"
 
 
+@pytest.mark.floor("C", "silent: a job calls nobody")
 async def test_a_silent_job_creates_no_rows(world: World) -> None:
     stored = await hourly(world, **NOTIFY, silent=True)
     granted = await world.runs.finished(stored, Status.SUCCEEDED, output="x")

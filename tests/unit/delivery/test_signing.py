@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
 from daybook.delivery import callbacks
 from tests.unit.delivery.rows import NEW, NOON, OLD, callback, signature
 
@@ -35,6 +37,8 @@ def test_each_try_has_the_same_id_and_its_own_timestamp() -> None:
     assert first["webhook-signature"] != second["webhook-signature"]
 
 
+@pytest.mark.floor("C", "A callback has X-CronRun-ID and X-CronEvent")
+@pytest.mark.floor("C", "A callback has Authorization: Bearer if there is a token")
 def test_a_callback_has_headers_for_event_run_token_and_content_type() -> None:
     made = callbacks.headers(callback(event="failed"), b"{}", [NEW], "t0ken", NOON)
     assert made["X-CronEvent"] == "failed"

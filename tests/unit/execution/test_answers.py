@@ -42,6 +42,7 @@ class Says:
         return AgentReply(self.texts.pop(0), self.name, usage=self.usage)
 
 
+@pytest.mark.floor("C", "output_format text: the answer as it is")
 async def test_a_text_answer_is_returned_unchanged() -> None:
     agent = Says("{not json")
     answer = await answers.ask(agent, REQUEST, "text", {})
@@ -49,6 +50,7 @@ async def test_a_text_answer_is_returned_unchanged() -> None:
     assert agent.requests == [REQUEST]
 
 
+@pytest.mark.floor("C", "output_format json: the answer is read as JSON")
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -63,6 +65,7 @@ async def test_json_is_found_within_other_text(text: str, value: Any) -> None:
     assert (answer.reply.result, answer.reply.text, answer.remark) == (value, text, "")
 
 
+@pytest.mark.floor("C", "output_format structured: the answer matches output_schema")
 async def test_the_prompt_contains_the_schema_and_a_valid_answer_needs_no_repair() -> None:
     agent = Says('{"title": "pages", "count": 3}')
     answer = await answers.ask(agent, REQUEST, "structured", SCHEMA)
@@ -73,6 +76,7 @@ async def test_the_prompt_contains_the_schema_and_a_valid_answer_needs_no_repair
     assert asked.history == REQUEST.history
 
 
+@pytest.mark.floor("C", "A mismatch is asked about once more, with the error")
 async def test_an_answer_that_does_not_match_is_repaired_once_with_the_error() -> None:
     agent = Says('{"title": "pages", "count": "three"}', '{"title": "pages", "count": 3}')
     agent.usage = {"requests": 1, "input_tokens": 10, "cost_usd": 0.25}
@@ -235,6 +239,7 @@ async def test_an_unknown_price_makes_the_sum_unknown() -> None:
     assert answer.reply.usage == {"requests": 2, "cost_usd": None}
 
 
+@pytest.mark.floor("C", "A second mismatch fails the run with the mismatch")
 @pytest.mark.parametrize(
     ("second", "expected"),
     [

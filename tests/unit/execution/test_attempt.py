@@ -92,6 +92,7 @@ async def test_after_a_temporary_error_the_run_waits_for_its_next_attempt(
     assert row.reason.endswith(str(answer))
 
 
+@pytest.mark.floor("C", "A run has its status and its error")
 @pytest.mark.parametrize(
     ("answer", "status", "error", "output"),
     [

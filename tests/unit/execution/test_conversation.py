@@ -66,6 +66,7 @@ def test_variables_in_the_last_output_are_not_replaced(daybook_home: Home) -> No
     assert asked.prompt == "Before: {{job}} {{due}}"
 
 
+@pytest.mark.floor("E", "Slash commands in a scheduled message are not interpreted")
 def test_a_slash_command_is_sent_unchanged(daybook_home: Home) -> None:
     before = (message(1, "user", "/reset"), message(2, "assistant", "/quit"))
     asked = conversation.turn(granted("/reset", history=before))
@@ -80,6 +81,7 @@ def test_a_prompt_that_is_blank_after_its_variables_are_filled_is_refused(
         conversation.turn(granted(" {{last_output}}\n"))
 
 
+@pytest.mark.floor("C", "A prompt may name the work_dir")
 def test_the_work_dir_in_a_prompt_is_its_real_path(
     daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ async def _ask(server: Receiver, step: Handler, timeout: float = 20, **given: ob
     )
 
 
+@pytest.mark.floor("B", "A webhook may have another method")
 @pytest.mark.parametrize("method", request.METHODS)
 async def test_each_method_is_sent(server: Receiver, method: str) -> None:
     given = await _ask(server, answer(200), method=method)

@@ -76,6 +76,8 @@ async def _send(
     return await webhook.send(prepared, transport, timeout=timeout, idempotent=idempotent)
 
 
+@pytest.mark.floor("B", "A webhook's body is sent as JSON")
+@pytest.mark.floor("B", "A webhook's own Content-Type is kept")
 async def test_a_body_is_sent_as_json_unless_a_content_type_is_set(server: Receiver) -> None:
     sent = await _send(Hook(server.address, body='{"name": "grüß"}'))
     assert sent.outcome.status is Status.SUCCEEDED
@@ -89,6 +91,7 @@ async def test_a_body_is_sent_as_json_unless_a_content_type_is_set(server: Recei
     assert (second.method, second.headers["content-type"]) == ("PUT", "text/plain")
 
 
+@pytest.mark.floor("B", "A webhook without a body has no Content-Type")
 @pytest.mark.parametrize("body", [None, ""])
 async def test_without_a_body_there_is_no_content_type(server: Receiver, body: str | None) -> None:
     await _send(Hook(server.address, body=body))
@@ -139,6 +142,7 @@ async def test_an_untrusted_certificate_is_a_failure_that_is_not_retried(
     assert "certificate" in (sent.outcome.error or "")
 
 
+@pytest.mark.floor("B", "A webhook succeeds with 2xx")
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
 async def test_2xx_is_success(server: Receiver, status: int) -> None:
     server.steps = [raw(head(status))]
@@ -147,6 +151,7 @@ async def test_2xx_is_success(server: Receiver, status: int) -> None:
     assert sent.outcome.result == {"status_code": status, "body": ""}
 
 
+@pytest.mark.floor("B", "A webhook fails with any other status")
 @pytest.mark.parametrize("status", [300, 304, 400, 401, 404, 408, 409, 500, 502, 504, 599])
 async def test_another_status_is_a_failure_with_the_body_of_the_answer(
     server: Receiver, status: int
@@ -251,6 +256,7 @@ async def test_a_redirect_that_drops_the_body_is_named_in_the_reason(server: Rec
     assert sent.outcome.reason == f"redirected: 301 to {server.address}, sent as GET"
 
 
+@pytest.mark.floor("B", "At most 1 MiB of a webhook's answer is kept")
 async def test_a_long_answer_is_cut_and_the_reason_says_so(server: Receiver) -> None:
     server.steps = [answer(200, b"x" * (2**20 + 1))]
     sent = await _send(Hook(server.address))

@@ -34,6 +34,8 @@ async def _find(world: World, ref: str) -> store.StoredJob:
         return await store.find(session, ref)
 
 
+@pytest.mark.floor("B", "GetJob finds a job by its id")
+@pytest.mark.floor("E", "A job is named by id, unique id prefix or name")
 async def test_a_job_is_found_by_name_id_and_unique_prefix(world: World) -> None:
     for name, job_id in (("one", "abc111"), ("two", "abc222")):
         await _rename_id(world, (await world.jobs.add(name)).id, job_id)
@@ -73,6 +75,7 @@ async def test_each_agent_has_its_own_job_names(world: World) -> None:
         await world.jobs.add("brief", owner="agent:her")
 
 
+@pytest.mark.floor("B", "ErrJobNotFound for every reference to an unknown job")
 @pytest.mark.parametrize("ref", ["", "nobody", "%", "_"])
 async def test_an_unknown_reference_is_not_found(world: World, ref: str) -> None:
     await world.jobs.add()
@@ -80,6 +83,7 @@ async def test_an_unknown_reference_is_not_found(world: World, ref: str) -> None
         await _find(world, ref)
 
 
+@pytest.mark.floor("C", "A removed job is not found any more")
 async def test_a_removed_job_is_not_found_and_its_name_is_free(world: World) -> None:
     old = await world.jobs.add("brief")
     await world.jobs.archive(old.id)
@@ -136,6 +140,7 @@ async def test_the_last_removed_job_of_a_name_is_found_if_no_live_job_has_it(wor
         await find("")
 
 
+@pytest.mark.floor("E", "A given name in use is refused")
 async def test_a_taken_name_is_refused_and_nothing_is_stored(world: World) -> None:
     await world.jobs.add("one")
     two = await world.jobs.add("two")
@@ -150,6 +155,7 @@ async def test_a_taken_name_is_refused_and_nothing_is_stored(world: World) -> No
         assert await store.taken_names(session, "user") == {"one", "two"}
 
 
+@pytest.mark.floor("B", "A stored job is read again without loss")
 async def test_a_job_is_stored_without_loss(world: World) -> None:
     added = await world.jobs.add(
         prompt="Büro ☕\n",

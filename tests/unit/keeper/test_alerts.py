@@ -317,6 +317,7 @@ async def test_an_overdue_alert_goes_to_the_operators_channel(
 TEAM = {"channel": "team", "chat_id": "7", "progress": "10m"}
 
 
+@pytest.mark.floor("E", "A long run sends progress notes to the chat")
 @pytest.mark.slow
 async def test_a_long_run_sends_a_progress_message_at_each_interval(world: World) -> None:
     stored = await world.jobs.add(cron="0 * * * *", notify=TEAM, timezone="Europe/Berlin")

@@ -11,7 +11,9 @@ from daybook.errors import LedgerUnreachable
 from daybook.keeper.cost import MAX_WAIT_SECONDS, CpuBudget
 from daybook.keeper.leadership import is_write
 from daybook.keeper.services import LOOPS, RUNS, Context, Keeper, Loop, Service
+from daybook.tasks.policy import SchedulerPolicy
 from daybook.timing import TIMING
+from tests.unit.tasks.cycling import Cycling
 from tests.world import World
 
 
@@ -132,6 +134,16 @@ async def test_a_service_can_return_the_delay_of_its_next_cycle(world: World) ->
     keeper, made = Keeper(world.ledger, "here:1:a"), Services()
     assert await keeper.cycle(every(2, made.one("a", 0.5)), NO_CONTEXT) == 0.5
     assert await keeper.cycle(every(2, made.one("a", 3)), NO_CONTEXT) is None  # a number of rows
+
+
+@pytest.mark.floor("D", "WithInterval sets the interval")
+@pytest.mark.anyio
+async def test_the_next_cycle_of_tasks_comes_after_their_interval(world: World) -> None:
+    scheduler = Cycling(world, SchedulerPolicy.of({"interval": "7s"})).scheduler()
+    nothing = cast("Any", None)
+    context = Context(world.ledger, nothing, "here:1", nothing, scheduler, {})
+    (loop,) = [each for each in LOOPS if each.services[0].name == "tasks"]
+    assert await Keeper(world.ledger, "here:1:a").cycle(loop, context) == 7.0
 
 
 @pytest.mark.anyio

@@ -405,6 +405,7 @@ async def test_a_removed_job_is_audited_only_up_to_its_removal(world: World) -> 
     assert (await keeper.audit(world.ledger, {})).jobs == 0
 
 
+@pytest.mark.floor("A", "A one-time job that was due during a downtime fires after it")
 async def test_a_one_time_job_is_missed_and_disabled_if_it_is_more_than_a_day_late(
     world: World,
 ) -> None:

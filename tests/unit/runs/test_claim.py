@@ -164,6 +164,7 @@ async def test_a_new_description_makes_no_revision(world: World) -> None:
     assert described.row.updated_at > stored.row.updated_at
 
 
+@pytest.mark.floor("B", "A job disabled before its run begins does not run")
 async def test_a_run_of_a_job_disabled_after_its_due_time_is_skipped_at_claim(world: World) -> None:
     stored = await world.jobs.add()
     claim_request = world.runs.claim_request(stored)
@@ -176,6 +177,7 @@ async def test_a_run_of_a_job_disabled_after_its_due_time_is_skipped_at_claim(wo
     assert (answer.status, answer.reason) == (Status.SKIPPED, "the job is disabled")
 
 
+@pytest.mark.floor("B", "A disabled job does not run at its due times")
 async def test_an_instant_at_which_the_job_was_disabled_is_not_due(world: World) -> None:
     stored = await world.jobs.add()
     claim_request = world.runs.claim_request(stored, compared=True)
@@ -227,6 +229,8 @@ async def test_a_custom_run_created_in_prefect_for_a_removed_job_is_skipped(worl
     assert answer.flow_run_id == "f"
 
 
+@pytest.mark.floor("B", "TriggerJob works on a disabled job")
+@pytest.mark.floor("B", "TriggerJob leaves a disabled job disabled")
 async def test_a_manual_run_of_a_disabled_job_is_claimed_and_leaves_it_disabled(
     world: World,
 ) -> None:
@@ -328,6 +332,10 @@ async def test_runs_of_different_jobs_do_not_overlap(world: World) -> None:
     )
 
 
+@pytest.mark.floor("A", "A one-time job fires once")
+@pytest.mark.floor("A", "A one-time job that has fired is disabled")
+@pytest.mark.floor("E", "A one-time job is disabled after it has run")
+@pytest.mark.floor("E", "A one-time job that failed stays, with its error")
 async def test_a_one_time_job_is_disabled_after_its_run(world: World) -> None:
     at = world.clock.now().replace(microsecond=0) + timedelta(minutes=5)
     stored = await world.jobs.add(at=at.isoformat())
@@ -390,6 +398,8 @@ async def test_a_manual_run_of_a_one_time_job_leaves_it_enabled(world: World) ->
     assert (await world.jobs.get(stored.id)).job.enabled
 
 
+@pytest.mark.floor("B", "The end of a run does not undo a disable or an edit made meanwhile")
+@pytest.mark.floor("C", "The end of a run does not undo a disable or an edit made meanwhile")
 async def test_the_outcome_of_a_run_does_not_undo_an_edit_of_its_job(world: World) -> None:
     stored = await world.jobs.add(prompt="Old", cron="0 * * * *")
     granted = await world.runs.running(stored)

@@ -58,6 +58,7 @@ async def _next(world: World, most: int) -> list[str | None]:
     return [row.flow_run_id for row in found]
 
 
+@pytest.mark.floor("C", "Each type has a limit of its own")
 async def test_a_full_class_makes_its_own_runs_wait_and_no_others(world: World) -> None:
     first, second, other = _offers(world, await _jobs(world, "hhm"), most=4)
     held = await world.runs.running(first)
@@ -88,6 +89,7 @@ async def test_a_free_slot_of_a_class_goes_to_its_earliest_due_run(world: World)
     assert isinstance(await world.runs.claim(three[1]), Granted)
 
 
+@pytest.mark.floor("C", "The limit of all jobs holds for every type")
 async def test_the_global_limit_applies_to_every_class(world: World) -> None:
     one, two, third = _offers(world, await _jobs(world, "lhl"), most=2)
     await world.runs.running(one)

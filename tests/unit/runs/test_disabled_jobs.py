@@ -35,6 +35,7 @@ async def _queued(world: World, stored: StoredJob, count: int) -> list[str]:
     return [row.id for row in made]
 
 
+@pytest.mark.floor("C", "A paused job that waits for a slot does not run")
 async def test_all_due_times_of_a_disabled_job_that_wait_for_a_slot_are_skipped(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from tests.world import World
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.floor("C", "The history is newest first, and can be of one job")
 async def test_history_is_newest_first_and_can_be_limited_to_one_job(world: World) -> None:
     one, two = await world.jobs.add("one", every="10m"), await world.jobs.add("two", every="15m")
     for stored in (one, one, two, one):

@@ -107,6 +107,8 @@ async def _once(world: World, **fields: Any) -> str:
     return (await world.jobs.add("once", at=at.isoformat(), **fields)).id
 
 
+@pytest.mark.floor("E", "delete_after_run: a one-time job is removed after a success")
+@pytest.mark.floor("E", "The history of a job removed by delete_after_run stays")
 async def test_a_one_time_job_is_removed_when_its_run_has_succeeded(world: World) -> None:
     job_id = await _once(world, delete_after_run=True)
     claim_request = world.runs.claim_request(await world.jobs.get(job_id))
@@ -123,6 +125,7 @@ async def test_a_one_time_job_is_removed_when_its_run_has_succeeded(world: World
     assert answer.status is Status.SUCCEEDED
 
 
+@pytest.mark.floor("E", "delete_after_run keeps a job that did not succeed")
 @pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELLED, Status.TIMED_OUT])
 async def test_a_one_time_job_that_did_not_succeed_is_disabled_and_not_removed(
     world: World, status: Status

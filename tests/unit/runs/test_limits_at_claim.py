@@ -224,6 +224,7 @@ async def test_a_further_attempt_is_checked_against_the_current_limits(world: Wo
     assert str(row.error).startswith('limits: model: "small" is not allowed')
 
 
+@pytest.mark.floor("A", "User jobs do not fire while they are switched off")
 @pytest.mark.parametrize(
     ("owner", "runs"),
     [("user", False), (AGENT, False), ("file", False), ("prefect", False), ("plugin", True)],
@@ -245,6 +246,7 @@ async def test_scheduled_runs_of_users_and_agents_are_refused_while_user_jobs_ar
     assert isinstance(await world.runs.claim(ruled(world.runs.claim_request(asked), off)), Granted)
 
 
+@pytest.mark.floor("A", "The heartbeat fires while user jobs are switched off")
 async def test_a_heartbeat_is_claimed_while_user_jobs_are_disabled(world: World) -> None:
     stored = await world.jobs.add("beat", kind="heartbeat", every="10m", prompt=None)
     await world.runs.claimed(

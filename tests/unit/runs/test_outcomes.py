@@ -24,6 +24,9 @@ def _fields(job: JobRow) -> dict[str, Any]:
     return {name: getattr(job, name) for name in names}
 
 
+@pytest.mark.floor("A", "LastError is cleared by the next success")
+@pytest.mark.floor("A", "A job keeps its last run, status and error")
+@pytest.mark.floor("C", "last_run, last_error and run_count of a job")
 async def test_each_outcome_updates_the_fields_of_the_job(world: World) -> None:
     stored = await world.jobs.add(every="10m")
     results: list[tuple[object, ...]] = []
@@ -197,6 +200,7 @@ async def test_removing_a_job_skips_its_waiting_runs(world: World) -> None:
     assert job.archived_at == world.clock.now()
 
 
+@pytest.mark.floor("C", "response: a run has the agent's answer")
 async def test_all_fields_of_an_outcome_are_stored(world: World) -> None:
     granted = await world.runs.finished(
         await world.jobs.add(),
@@ -214,6 +218,7 @@ async def test_all_fields_of_an_outcome_are_stored(world: World) -> None:
     assert (row.until, row.lease_until, row.finished_at) == (None, None, world.clock.now())
 
 
+@pytest.mark.floor("C", "A long response is cut and marked")
 @pytest.mark.parametrize(
     ("length", "stored_length", "mark"),
     [

@@ -105,6 +105,8 @@ _SOON = Case(
 """The lease of the dead run still runs when its next due time is claimed."""
 
 
+@pytest.mark.floor("A", "Start loads the stored jobs, which go on to fire")
+@pytest.mark.floor("B", "Stored jobs run after a restart")
 @pytest.mark.hypothesis
 @pytest.mark.timeout(400)
 def test_no_due_time_is_lost_or_runs_twice_whatever_crashes(tmp_path: Path) -> None:

@@ -68,6 +68,9 @@ async def count(world: World, table: Any) -> int:
         return len((await session.execute(select(table))).all())
 
 
+@pytest.mark.floor("C", "Retention by count keeps the newest runs of each job")
+@pytest.mark.floor("C", "Retention leaves the runs of other jobs alone")
+@pytest.mark.floor("E", "Runs beyond a count per job are deleted")
 async def test_retention_by_count_keeps_the_newest_runs_of_each_job(world: World) -> None:
     many, few = await world.jobs.add("many"), await world.jobs.add("few")
     ids = await ended(world, many, 12)
@@ -82,6 +85,8 @@ async def test_retention_by_count_keeps_the_newest_runs_of_each_job(world: World
     assert not await retention.prune(world.ledger, RetentionLimits(None, 5))
 
 
+@pytest.mark.floor("C", "Retention by age")
+@pytest.mark.floor("E", "Old runs are deleted by age")
 async def test_retention_by_age_deletes_runs_that_ended_before_the_limit(world: World) -> None:
     stored = await world.jobs.add()
     old = await ended(world, stored, 3)
@@ -329,6 +334,7 @@ async def test_an_archived_job_is_kept_while_it_has_a_deployment(world: World) -
     assert not await retention.prune(world.ledger, DAYS)
 
 
+@pytest.mark.floor("E", "cleanup_disabled removes jobs that were disabled for long")
 async def test_jobs_that_were_disabled_and_unused_for_long_are_removed(world: World) -> None:
     long = RetentionLimits(None, None, 90 * DAY)
     names = ("chained", "edited", "lately", "off", "on", "read", "ran", "waits")

@@ -61,6 +61,9 @@ def waits(answer: ClaimResult) -> Waiting:
 # --- session ids
 
 
+@pytest.mark.floor("A", "A session id has the agent id as its prefix")
+@pytest.mark.floor("B", "session_id names a session that jobs share")
+@pytest.mark.floor("C", "session_key names a session that jobs share")
 @pytest.mark.parametrize(
     ("parameters", "job_id", "expected"),
     [
@@ -83,6 +86,7 @@ def test_the_session_id_of_a_run_depends_on_its_agent_mode_and_key(
     assert sessions.session_id_of(parameters, job_id=job_id, run_id="r") == expected
 
 
+@pytest.mark.floor("A", "reuse: one stable session id for all runs of a job")
 async def test_a_jobs_session_is_the_same_for_all_its_runs(world: World) -> None:
     stored = await world.jobs.add(every="1h", agent="scribe")
     first = await answered_turn(world, world.runs.claim_request(stored))
@@ -108,6 +112,8 @@ async def test_changing_the_agent_of_a_job_starts_another_session(world: World) 
     assert granted.history == ()
 
 
+@pytest.mark.floor("A", "Session mode new: a fresh session for each run")
+@pytest.mark.floor("C", "Each run has a session of its own")
 async def test_session_new_gives_each_run_and_each_retry_its_own_session(world: World) -> None:
     stored = await world.jobs.add(every="1h", session="new")
     first = await answered_turn(world, world.runs.claim_request(stored, flow_run_id="f"))
@@ -127,6 +133,7 @@ async def test_session_new_gives_each_run_and_each_retry_its_own_session(world: 
 # --- messages
 
 
+@pytest.mark.floor("E", "A message has kind, channel, session, user, job name and job id")
 async def test_prompt_and_answer_are_stored_in_full_with_their_source(world: World) -> None:
     stored = await world.jobs.add("brief", every="1h", agent="scribe")
     long = "é" * 9_000
@@ -155,6 +162,7 @@ async def test_prompt_and_answer_are_stored_in_full_with_their_source(world: Wor
     }
 
 
+@pytest.mark.floor("E", "A message names the user of its job")
 async def test_the_source_of_a_message_names_the_user_of_the_job(world: World) -> None:
     job = new_job(now=world.clock.now(), name="brief", prompt="What is new?", every="1h")
     async with world.ledger.write() as session:

@@ -50,6 +50,7 @@ async def _next(world: World, most: int) -> list[RunRow]:
         return await slots.next_up(session, world.clock.now(), most, {})
 
 
+@pytest.mark.floor("C", "A job beyond the limit waits, and is shown as waiting")
 async def test_a_run_beyond_the_limit_waits_and_names_the_limit(world: World) -> None:
     five = _offers(world, await _jobs(world, 5), most=4)
     held = [await world.runs.claimed(each) for each in five[:4]]
@@ -376,6 +377,7 @@ async def test_concurrent_claims_succeed_only_up_to_the_limit(world: World) -> N
     )
 
 
+@pytest.mark.floor("C", "No job beyond the limit is dropped")
 async def test_twenty_runs_due_in_one_second_run_four_at_a_time_in_order(world: World) -> None:
     due = world.clock.now().replace(microsecond=0)
     all_of_them = _offers(world, await _jobs(world, 24), most=4)

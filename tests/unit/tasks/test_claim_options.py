@@ -18,6 +18,7 @@ pytestmark = pytest.mark.anyio
 LEASE = timedelta(seconds=60)
 
 
+@pytest.mark.floor("D", "priority_min of a claim")
 async def test_a_claim_gets_no_run_below_its_lowest_priority(world: World) -> None:
     medium = await world.tasks.add("medium")
     await world.tasks.register()
@@ -51,6 +52,7 @@ async def test_an_expired_run_of_the_session_counts_only_with_its_priority(world
     assert (await world.tasks.claim(priority_min="low")).run.id == held.run.id
 
 
+@pytest.mark.floor("D", "idempotency_key of a claim")
 async def test_a_repeated_claim_gets_the_same_run_with_a_new_token_and_lease(world: World) -> None:
     await world.tasks.add("one")
     await world.tasks.add("two")
@@ -127,6 +129,7 @@ async def test_invalid_options_of_a_claim_are_refused(world: World) -> None:
     assert world.tasks.everything() == before
 
 
+@pytest.mark.floor("D", "wait of a claim")
 async def test_a_claim_waits_for_a_run(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api.tasks, "POLL_INTERVAL_SECONDS", 0.01)
     await api.tasks.register("one")

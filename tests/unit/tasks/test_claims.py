@@ -33,6 +33,7 @@ ACTS: list[Act] = [claims.heartbeat, claims.complete, claims.fail, claims.releas
 INSTANT = timedelta(microseconds=1)
 
 
+@pytest.mark.floor("D", "A lease lasts 5 minutes by default")
 async def test_a_claim_has_a_lease_of_five_minutes(world: World) -> None:
     run, session = await world.tasks.add(), await world.tasks.register()
 
@@ -50,6 +51,7 @@ async def test_a_claim_has_a_lease_of_five_minutes(world: World) -> None:
     assert (claimed_event.session, claimed_event.session_id) == ("one", session.id)
 
 
+@pytest.mark.floor("D", "ClearRunStarvation: a claim clears the budget")
 async def test_a_claim_resets_the_escalation_of_the_run(world: World) -> None:
     run = await world.tasks.add()
     await world.tasks.register()
@@ -65,6 +67,7 @@ async def test_a_claim_resets_the_escalation_of_the_run(world: World) -> None:
     assert (row.starved_cycles, row.tiers, row.spawned_run_id, row.attention) == (0, [], None, "")
 
 
+@pytest.mark.floor("D", "A lease lasts at most 24 hours")
 async def test_a_claim_refuses_a_lease_below_1_second_or_above_24_hours(world: World) -> None:
     await world.tasks.add()
     await world.tasks.register()
@@ -218,6 +221,7 @@ async def test_a_paused_scheduler_refuses_claims_but_held_runs_continue(world: W
 # --- the lease
 
 
+@pytest.mark.floor("D", "lease_until <= now is expired")
 async def test_a_lease_expires_exactly_at_its_end(world: World) -> None:
     claimed = await world.tasks.claimed(lease="60s")
     assert claimed.run.lease_until is not None
@@ -246,6 +250,7 @@ async def test_a_token_is_valid_until_just_before_its_lease_ends(world: World, a
     assert (await world.tasks.run(claimed.run.id)).status == statuses[act]
 
 
+@pytest.mark.floor("D", "A heartbeat extends the lease from now")
 async def test_a_heartbeat_extends_the_lease_from_now(world: World) -> None:
     claimed = await world.tasks.claimed(lease="60s")
     world.clock.move(timedelta(seconds=50))
@@ -276,6 +281,7 @@ async def test_each_act_with_a_token_renews_the_session(world: World, act: Act) 
 # --- the end of a claim
 
 
+@pytest.mark.floor("D", "Complete, fail and release end a claim")
 async def test_complete_fail_and_release_record_the_end_of_a_claim(world: World) -> None:
     done = await world.tasks.claimed("one")
     bad = await world.tasks.claimed("two")
@@ -350,6 +356,7 @@ async def test_a_token_is_refused_after_it_has_ended_its_claim(world: World, end
     assert world.tasks.everything() == before
 
 
+@pytest.mark.floor("D", "A wrong token is refused and changes nothing")
 async def test_a_wrong_token_is_refused_and_changes_nothing(world: World) -> None:
     own, theirs = await world.tasks.claimed("one"), await world.tasks.claimed("two")
     before = world.tasks.everything()
@@ -364,6 +371,7 @@ async def test_a_wrong_token_is_refused_and_changes_nothing(world: World) -> Non
     assert world.tasks.everything() == before
 
 
+@pytest.mark.floor("D", "A stale token is refused and changes nothing")
 async def test_an_expired_token_cannot_change_the_next_claim(world: World) -> None:
     stale = await world.tasks.claimed("one", "60s")
     world.clock.move(timedelta(seconds=60))
@@ -443,6 +451,7 @@ async def test_a_run_with_an_expired_lease_is_available_to_its_session_like_to_a
 # --- secrets and owners
 
 
+@pytest.mark.floor("D", "A claim returns a token, of which only the hash is stored")
 async def test_a_token_is_never_stored_in_the_ledger(world: World) -> None:
     held, done = await world.tasks.claimed("one"), await world.tasks.claimed("two")
     await claims.heartbeat(world.ledger, held.run.id, held.token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from daybook.tasks.policy import DEFAULTS, SchedulerPolicy, load_policy
 from daybook.tasks.scheduler import Scheduler
 from daybook.tasks.statistics import (
     COUNTERS,
+    CUMULATIVE_COUNTERS,
     FACT_KEY,
     MAX_IDS_PER_COUNTER,
     CycleReport,
@@ -46,6 +48,13 @@ def facts(world: World) -> list[tuple[Any, ...]]:
     return [*world.database.query("SELECT key, value FROM facts ORDER BY key"), *outbox]
 
 
+@pytest.mark.floor("D", "CycleResult.PendingRuns and .ActiveRuns")
+@pytest.mark.floor("D", "CycleResult.SessionsScanned")
+@pytest.mark.floor("D", "CycleResult.WakeAttempts and .WakeSucceeded")
+@pytest.mark.floor("D", "CycleResult.SelectedRunIDs")
+@pytest.mark.floor("D", "CycleResult.NoMatchRuns and .NoMatchRunIDs")
+@pytest.mark.floor("D", "CycleResult.RecentlyNotified")
+@pytest.mark.floor("D", "CycleResult.UnclaimableRuns")
 async def test_a_cycle_counts_each_pending_run_under_exactly_one_result(world: World) -> None:
     cycling = Cycling(world, SchedulerPolicy(wake_url="https://hooks.example.org/wake"))
     await world.tasks.add("held", priority="urgent", capabilities=["held"])
@@ -66,6 +75,7 @@ async def test_a_cycle_counts_each_pending_run_under_exactly_one_result(world: W
     report = await cycling.cycle()
     check(report)
     assert (report.pending, report.active, report.scanned) == (6, 1, 7)
+    assert report.sessions == 2
     assert report.runs["woken"] == [runs["woken"]]
     assert sorted(report.runs["no_match"]) == sorted([runs["no_match"], runs["second"]])
     assert sorted(report.runs["unclaimable"]) == sorted([runs["unclaimable"], runs["persons"]])
@@ -88,6 +98,8 @@ async def test_a_run_that_only_an_expired_session_fits_is_unclaimable(world: Wor
     assert report.runs["unclaimable"] == [run.id]
 
 
+@pytest.mark.floor("D", "A cycle sweeps, matches and wakes")
+@pytest.mark.floor("D", "CycleResult.RecoveredLeases and .RecoveredRunIDs")
 async def test_a_run_with_an_expired_lease_is_requeued_and_matched_in_the_same_cycle(
     world: World,
 ) -> None:
@@ -139,6 +151,7 @@ async def test_a_cycle_requeues_up_to_its_limit_and_the_next_cycle_the_rest(worl
 # --- nothing to do
 
 
+@pytest.mark.floor("D", "CycleResult.NeedsAttention and .NeedsAttentionRunIDs")
 async def test_a_cycle_with_nothing_to_do_writes_nothing(world: World) -> None:
     cycling = Cycling(world)
     await cycling.there("idle")
@@ -246,6 +259,8 @@ async def test_a_scheduler_that_leads_later_keeps_the_policy_read_at_its_start(
 # --- statistics
 
 
+@pytest.mark.floor("D", "Stats.Cycles and the last cycle")
+@pytest.mark.floor("D", "Stats.WakeAttempts and .WakeSucceeded")
 async def test_statistics_have_totals_over_cycles_and_the_last_cycle(world: World) -> None:
     cycling = Cycling(world)
     run = await world.tasks.add()
@@ -262,6 +277,28 @@ async def test_statistics_have_totals_over_cycles_and_the_last_cycle(world: Worl
     assert (found.rebuilds, found.recovery_errors, found.errors) == (0, 0, [])
 
 
+@pytest.mark.floor("D", "Stats totals of no match, recently notified and unclaimable")
+@pytest.mark.floor("D", "Stats totals of recovered, spawn requested, needs attention")
+async def test_statistics_add_up_the_results_of_all_cycles(world: World) -> None:
+    steps = {"fan_out": 1, "request_worker": 2, "starved": 3, "needs_attention": 4}
+    policy = SchedulerPolicy.of({"starve_after": "15s", **steps})
+    cycling = Cycling(world, policy, capable={"default": frozenset({"rare"})})
+    await cycling.worker()
+    await world.tasks.claimed("lost", "30s")
+    await world.tasks.add("unclaimable", capabilities=["rare"])
+    await cycling.there("idle", capabilities=["idle"])
+    for title in ("woken", "no match"):
+        await world.tasks.add(title, capabilities=["idle"])
+    added = Counter[str]()
+    for _ in range(6):
+        report = await cycling.cycle(CYCLE)
+        await cycling.end()
+        added.update({name: report.count(name) for name in CUMULATIVE_COUNTERS})
+        added["needs_attention"] += report.marked - report.count("needs_attention")
+    assert (await statistics_of(world)).totals == added
+    assert min(added.values()) > 0
+
+
 async def test_unreadable_statistics_start_again_from_zero(world: World) -> None:
     async with world.ledger.write() as session:
         session.add(Fact(key=FACT_KEY, value='{"cycles": "many"}'))
@@ -271,6 +308,7 @@ async def test_unreadable_statistics_start_again_from_zero(world: World) -> None
     assert (await statistics_of(world)).cycles == 1
 
 
+@pytest.mark.floor("D", "Stats.RecoveryErrors and .LastRecoveryError")
 @pytest.mark.parametrize("world", ["sqlite"], indirect=True)
 async def test_a_failed_lease_sweep_is_counted_and_the_cycle_still_wakes_sessions(
     world: World,
@@ -292,6 +330,7 @@ async def test_a_failed_lease_sweep_is_counted_and_the_cycle_still_wakes_session
     assert found.errors[0].error == report.errors[0]
 
 
+@pytest.mark.floor("D", "CycleResult.Paused")
 async def test_a_cycle_of_a_paused_scheduler_counts_its_runs_as_paused(world: World) -> None:
     cycling = Cycling(world)
     runs = [(await world.tasks.add(f"task {n}")).id for n in range(3)]

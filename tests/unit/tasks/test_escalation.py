@@ -46,6 +46,9 @@ async def cycles(cycling: Cycling, count: int) -> None:
         await cycling.cycle(CYCLE)
 
 
+@pytest.mark.floor("D", "The scheduler never claims")
+@pytest.mark.floor("D", "Each step is taken once")
+@pytest.mark.floor("D", "StarvationStore: the budget is durable and survives a restart")
 async def test_each_escalation_step_runs_once_at_its_cycle_despite_restarts(world: World) -> None:
     cycling, run_id = await starving(world)
     await cycling.there("one", capabilities=["python"])
@@ -81,6 +84,7 @@ async def test_each_escalation_step_runs_once_at_its_cycle_despite_restarts(worl
     assert (await world.tasks.claim("one")).run.id == run_id
 
 
+@pytest.mark.floor("D", "MarkRunNeedsAttention: the run says why")
 async def test_the_alert_says_since_when_no_session_has_claimed_the_run(world: World) -> None:
     cycling = Cycling(world)
     run = await world.tasks.add()
@@ -93,6 +97,7 @@ async def test_the_alert_says_since_when_no_session_has_claimed_the_run(world: W
     assert str(alert.body).splitlines()[0] == f"N{expected}"
 
 
+@pytest.mark.floor("D", "A run starves exactly at that age")
 async def test_a_run_starves_exactly_after_starve_after(world: World) -> None:
     cycling = Cycling(world)
     run = await world.tasks.add()
@@ -102,6 +107,7 @@ async def test_a_run_starves_exactly_after_starve_after(world: World) -> None:
     assert (await world.tasks.run(run.id)).starved_cycles == 1
 
 
+@pytest.mark.floor("D", "A starvation age of 0 switches the escalation off")
 async def test_a_starve_after_of_zero_disables_escalation(world: World) -> None:
     cycling, run_id = await starving(world)
     cycling.policy = SchedulerPolicy(starve_after=timedelta(0))
@@ -130,6 +136,7 @@ async def test_a_claim_restarts_the_escalation_of_a_run(world: World) -> None:
 # --- the worker request
 
 
+@pytest.mark.floor("D", "RequestWorkerSpawn: a worker with the capabilities is requested")
 async def test_a_requested_worker_is_a_job_run_whose_prompt_names_its_session(world: World) -> None:
     cycling, run_id = await starving(world, workspace="w", channel="c", preferred=["sql", "perl"])
     cycling.capable = {"default": frozenset({"python", "sql", "mail"})}
@@ -220,6 +227,7 @@ async def test_capabilities_of_agents_are_not_looked_up_for_a_paused_task(world:
     assert cycling.asked == 1
 
 
+@pytest.mark.floor("D", "ErrSpawnUnresolvable: only that step is skipped")
 async def test_without_a_capable_agent_only_the_worker_request_is_skipped(world: World) -> None:
     cycling, run_id = await starving(world)
     cycling.capable = {"default": frozenset({"mail"})}
@@ -232,6 +240,7 @@ async def test_without_a_capable_agent_only_the_worker_request_is_skipped(world:
     assert await cycling.requests() == []
 
 
+@pytest.mark.floor("D", "CycleResult.SpawnRequested and .SpawnRequestedRunIDs")
 @pytest.mark.parametrize("before", [7, 13])
 async def test_a_capable_agent_added_after_later_steps_still_gets_a_worker_request(
     world: World, before: int
@@ -359,6 +368,8 @@ async def test_a_worker_is_requested_once_even_if_the_cycle_is_killed(
 # --- the event
 
 
+@pytest.mark.floor("D", "CycleResult.StarvedRuns and .StarvedRunIDs")
+@pytest.mark.floor("D", "Stats.StarvedRuns")
 async def test_a_failed_starved_event_is_sent_again_and_the_cycle_counts_are_kept(
     world: World,
 ) -> None:

@@ -16,6 +16,9 @@ pytestmark = pytest.mark.anyio
 LEASE = timedelta(seconds=60)
 
 
+@pytest.mark.floor("D", "RecoverExpiredRunLeases requeues a run")
+@pytest.mark.floor("D", "A recovered run has no owner")
+@pytest.mark.floor("D", "A recovered run has a new queue age")
 async def test_an_expired_run_returns_to_the_end_of_the_queue(world: World) -> None:
     claimed = await world.tasks.claimed(lease="60s")
     world.clock.move(LEASE + timedelta(seconds=9))
@@ -87,6 +90,7 @@ async def test_the_third_expiry_alerts_the_operator_once(world: World, by: str) 
     assert body == f"Its lease expired 3 times\ndaybook task show {run.id[:12]}"
 
 
+@pytest.mark.floor("D", "WithSweepLimit sets the limit, oldest first")
 async def test_a_sweep_expires_up_to_its_limit_oldest_expiry_first(world: World) -> None:
     over = []
     for number in range(5):
@@ -104,6 +108,7 @@ async def test_a_sweep_expires_up_to_its_limit_oldest_expiry_first(world: World)
     assert (row.status, row.expiries) == ("claimed", 0)
 
 
+@pytest.mark.floor("D", "WithSweepLimit: 100 leases per cycle by default")
 @pytest.mark.slow
 async def test_a_sweep_expires_at_most_a_hundred_leases_by_default(world: World) -> None:
     for number in range(101):

@@ -17,6 +17,7 @@ TWELVE = 12
 ENDS = {"complete": "completed", "fail": "failed", "release": "queued"}
 
 
+@pytest.mark.floor("D", "Twelve claimers on three runs: three winners")
 async def test_three_of_twelve_sessions_that_claim_at_once_get_the_three_runs(world: World) -> None:
     runs = {(await world.tasks.add(f"task {number}")).id for number in range(3)}
     names = [f"session {number}" for number in range(TWELVE)]
@@ -40,6 +41,7 @@ async def test_three_of_twelve_sessions_that_claim_at_once_get_the_three_runs(wo
         assert events.count("claimed") == 1
 
 
+@pytest.mark.floor("D", "One active lease per session")
 async def test_twelve_claims_of_one_session_at_once_get_one_run(world: World) -> None:
     for number in range(TWELVE):
         await world.tasks.add(f"task {number}")

@@ -167,6 +167,13 @@ async def _seen(world: World, run_id: str) -> tuple[RunRequirements, Candidate]:
         )
 
 
+@pytest.mark.floor("D", "A session whose state is not idle is not eligible")
+@pytest.mark.floor("D", "A session that is prompting is not eligible")
+@pytest.mark.floor("D", "A session that owns an active lease is not eligible")
+@pytest.mark.floor("D", "A session of another workspace is not eligible")
+@pytest.mark.floor("D", "A session of another channel, or of none, is not eligible")
+@pytest.mark.floor("D", "A task of another owner is not offered")
+@pytest.mark.floor("D", "A session needs all required capabilities")
 async def test_a_wake_and_a_claim_agree_on_whether_a_session_fits_a_run(world: World) -> None:
     empty = await copies.copy(world)
     for (_, pair), row in rows.each(PAIRS.items()):
@@ -234,6 +241,7 @@ def _wanted(run_id: str, priority: str, seconds: int) -> RunRequirements:
     return RunRequirements.of(task, run)
 
 
+@pytest.mark.floor("D", "Runs go by priority, then time in the queue, then id")
 def test_runs_are_ordered_by_priority_then_time_in_the_queue_then_id() -> None:
     in_order = [
         _wanted("9", "urgent", 50),
@@ -248,6 +256,7 @@ def test_runs_are_ordered_by_priority_then_time_in_the_queue_then_id() -> None:
     assert sorted(mixed, key=lambda each: each.order) == in_order
 
 
+@pytest.mark.floor("D", "Preferred capabilities only order the sessions")
 def test_sessions_are_ordered_by_preferred_capabilities_then_idle_time_then_name() -> None:
     requirements = RunRequirements("run", 2, NOON, preferred=["sing", "dance"])
 

@@ -28,6 +28,7 @@ async def test_the_scheduler_is_not_paused_at_first(world: World) -> None:
     assert await read(world.ledger) == PauseState()
 
 
+@pytest.mark.floor("D", "PauseStore: a pause is durable, with its reason")
 async def test_a_pause_is_stored_with_its_reason_and_actor(world: World) -> None:
     with owners.acting_as(AGENT):
         await pause.pause(world.ledger, "moving house")
@@ -70,6 +71,7 @@ UNREADABLE = [
 ]
 
 
+@pytest.mark.floor("D", "A pause flag that cannot be read counts as paused")
 @pytest.mark.parametrize("stored", UNREADABLE)
 async def test_an_unreadable_pause_state_counts_as_paused(world: World, stored: str) -> None:
     cycling = Cycling(world)
@@ -89,6 +91,7 @@ async def test_an_unreadable_pause_state_counts_as_paused(world: World, stored: 
     assert (await cycling.cycle()).runs["woken"] == [run.id]
 
 
+@pytest.mark.floor("D", "Paused: no wakes, no claims, the sweep continues")
 async def test_a_paused_scheduler_expires_leases_but_allows_no_wakes_and_claims(
     world: World,
 ) -> None:
@@ -111,6 +114,7 @@ async def test_a_paused_scheduler_expires_leases_but_allows_no_wakes_and_claims(
         await world.tasks.claim("two")
 
 
+@pytest.mark.floor("D", "Paused: no run starves")
 async def test_no_run_starves_while_the_scheduler_is_paused(world: World) -> None:
     cycling = Cycling(world, capable={"default": frozenset()})
     await cycling.worker()

@@ -154,6 +154,7 @@ async def test_a_paused_task_is_not_claimed_but_its_holder_continues(world: Worl
 # --- retries
 
 
+@pytest.mark.floor("D", "Retries of a run form a chain of at most ten")
 async def test_a_task_has_a_chain_of_at_most_ten_runs(world: World) -> None:
     run = await world.tasks.add()
     await world.tasks.register()

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.anyio
 INSTANT = timedelta(microseconds=1)
 
 
+@pytest.mark.floor("D", "SessionSnapshot: agent, workspace, channel, type, capabilities")
 async def test_a_registered_session_is_idle_and_expires_after_15_minutes(world: World) -> None:
     await sessions.register(
         world.ledger,
@@ -78,6 +79,7 @@ async def test_a_session_that_registers_again_keeps_its_id_and_its_run(world: Wo
     assert (await world.tasks.run(claimed.run.id)).session_id == row.id
 
 
+@pytest.mark.floor("D", "SessionSnapshot.State and .Prompting are reported")
 async def test_a_report_sets_the_state_and_renews_the_session(world: World) -> None:
     await world.tasks.register()
     began = world.ledger.now()

@@ -44,6 +44,7 @@ async def test_a_wake_for_a_session_named_inbox_does_not_reach_the_inbox(
         assert await history.inbox(session, unread_only=False, job_id=None, limit=10) == []
 
 
+@pytest.mark.floor("D", "WakeTarget: run, session and reason")
 async def test_a_connected_session_is_woken_through_its_own_queue(world: World) -> None:
     cycling = Cycling(world)
     run = await world.tasks.add("tidy up", priority="high")
@@ -63,6 +64,8 @@ async def test_a_connected_session_is_woken_through_its_own_queue(world: World) 
     assert target["reason"] == event.reason
 
 
+@pytest.mark.floor("D", "WithWakeCooldown: 60 s by default, per run and session")
+@pytest.mark.floor("D", "The wake cooldown ends exactly at its end")
 async def test_a_woken_session_gets_no_wake_for_the_same_run_for_a_minute(world: World) -> None:
     cycling = Cycling(world)
     run = await world.tasks.add()
@@ -88,6 +91,7 @@ async def test_the_wake_cooldown_starts_when_the_wake_is_delivered(world: World)
     assert (await cycling.cycle(TICK)).count("woken") == 1
 
 
+@pytest.mark.floor("D", "A wake cooldown of 0 switches it off")
 async def test_a_cooldown_of_zero_wakes_again_at_once_but_not_while_a_wake_is_under_way(
     world: World,
 ) -> None:
@@ -100,6 +104,7 @@ async def test_a_cooldown_of_zero_wakes_again_at_once_but_not_while_a_wake_is_un
     assert (await cycling.cycle(TICK)).count("woken") == 1
 
 
+@pytest.mark.floor("D", "WithWakeCooldown sets the cooldown")
 async def test_a_longer_cooldown_counts_from_the_wake_however_old_it_is(world: World) -> None:
     cycling = Cycling(world, SchedulerPolicy(wake_cooldown=timedelta(minutes=14)))
     await world.tasks.add()
@@ -111,6 +116,7 @@ async def test_a_longer_cooldown_counts_from_the_wake_however_old_it_is(world: W
     assert (await cycling.cycle(TICK)).count("woken") == 1
 
 
+@pytest.mark.floor("D", "WithSweepReason, WithWakeReason and WithActor are recorded")
 async def test_the_operators_actor_and_reasons_are_recorded(world: World) -> None:
     policy = SchedulerPolicy(actor="ops", wake_reason="team blue", sweep_reason="sweep", fan_out=1)
     cycling = Cycling(world, policy)
@@ -128,6 +134,9 @@ async def test_the_operators_actor_and_reasons_are_recorded(world: World) -> Non
     assert target["reason"].startswith("team blue: queued for ")
 
 
+@pytest.mark.floor("D", "A wake that fails does not fail the cycle")
+@pytest.mark.floor("D", "Only successful wakes start the cooldown")
+@pytest.mark.floor("D", "CycleResult.WakeFailed")
 async def test_a_failed_wake_does_not_fail_the_cycle_or_start_a_cooldown(world: World) -> None:
     cycling = Cycling(world)
     run = await world.tasks.add()
@@ -195,6 +204,7 @@ async def test_a_wake_that_is_being_sent_is_not_suppressed(world: World) -> None
     assert [row.status for row in await cycling.wakes()] == [Delivery.PENDING]
 
 
+@pytest.mark.floor("D", "At most one wake per session and cycle")
 async def test_a_session_is_woken_once_per_cycle_for_the_first_fitting_run(world: World) -> None:
     cycling = Cycling(world)
     low = await world.tasks.add("low", priority="low")
@@ -219,6 +229,7 @@ async def test_the_session_with_the_preferred_capability_is_woken(world: World) 
     assert [target_sessions(row) for row in await cycling.wakes()] == [["knows more"]]
 
 
+@pytest.mark.floor("D", "Stats.WakeFailed and .LastWakeError")
 async def test_a_wake_without_a_connection_or_wake_url_fails_with_a_hint(world: World) -> None:
     cycling = Cycling(world)
     run = await world.tasks.add()
@@ -286,6 +297,7 @@ async def test_one_webhook_request_wakes_all_unconnected_sessions_of_a_cycle(wor
     assert (together.owner, together.event, together.run_id) == ("user", "task.wake", None)
 
 
+@pytest.mark.floor("D", "FanOutAfter: all eligible sessions are woken")
 async def test_fan_out_wakes_all_other_sessions_and_stays_due_until_it_woke_one(
     world: World,
 ) -> None:
@@ -307,6 +319,10 @@ async def test_fan_out_wakes_all_other_sessions_and_stays_due_until_it_woke_one(
     assert (await world.tasks.run(run.id)).tiers == ["fan_out"]
 
 
+@pytest.mark.floor("D", "Rebuild clears the wake cooldowns")
+@pytest.mark.floor("D", "Rebuild keeps the budgets")
+@pytest.mark.floor("D", "RebuildResult: pending, active, sessions, cleared, rebuilt at")
+@pytest.mark.floor("D", "Stats.Rebuilds and .LastRebuildAt")
 async def test_rebuild_clears_wake_cooldowns_and_keeps_escalation_steps(
     world: World,
 ) -> None:
@@ -327,6 +343,7 @@ async def test_rebuild_clears_wake_cooldowns_and_keeps_escalation_steps(
     assert (await cycling.cycle()).runs["woken"] == [run.id]
 
 
+@pytest.mark.floor("D", "Two concurrent cycles wake each session once")
 async def test_two_concurrent_cycles_wake_each_session_once_for_its_run(world: World) -> None:
     cycling = Cycling(world)
     runs = [await world.tasks.add(f"task {n}", capabilities=[f"c{n}"]) for n in range(5)]

@@ -32,6 +32,7 @@ READ_ONLY = {"cron_list", "cron_get", "cron_runs", "cron_next"}
 each_tool = pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
 
 
+@pytest.mark.floor("E", "The six tools cron_add, cron_list, cron_remove and so on")
 def test_the_toolbox_has_exactly_these_tools() -> None:
     assert [tool.name for tool in TOOLS] == [
         "cron_add",
@@ -61,12 +62,14 @@ def test_only_tools_that_change_nothing_are_marked_read_only() -> None:
     assert {tool.name for tool in TOOLS if tool.read_only} == READ_ONLY
 
 
+@pytest.mark.floor("E", "The arguments are flat: one schedule text and a timezone")
 def test_cron_add_requires_prompt_and_schedule_and_has_nine_optional_fields() -> None:
     (tool,) = [each for each in TOOLS if each.name == "cron_add"]
     assert tuple(tool.schema["properties"]) == CRON_ADD
     assert tool.schema["required"] == ["prompt", "schedule"]
 
 
+@pytest.mark.floor("E", "The schemas have no unions")
 @each_tool
 def test_each_schema_is_flat(tool: Tool) -> None:
     assert tool.schema["type"] == "object"

@@ -37,6 +37,7 @@ async def test_cron_list_has_a_line_for_each_job(stored: Path) -> None:
     assert "at 09:00 on Mondays, Europe/Berlin; next due: Monday " in weekly
 
 
+@pytest.mark.floor("E", "cron_list filters by status")
 @pytest.mark.parametrize(
     ("status", "names"),
     [
@@ -56,6 +57,7 @@ async def test_an_empty_cron_list_says_that_there_are_no_jobs() -> None:
     assert answer == "There are no jobs whose last run failed. cron_add adds one."
 
 
+@pytest.mark.floor("B", "cron_get shows a job")
 async def test_cron_get_shows_a_job_with_its_recipients(stored: Path) -> None:
     lines = (await answered("cron_get", job_id="weekly")).splitlines()
     assert lines[0] == f'Job "weekly", id {await id_of(stored, "weekly")}'
