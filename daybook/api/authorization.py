@@ -44,6 +44,14 @@ def current_trigger() -> str:
     return TRIGGERS.get(owners.current_actor().via, "api")
 
 
+def require_operator() -> None:
+    """Raise `InvalidInput` if the actor is an agent."""
+    if owners.current_actor().is_agent:
+        raise InvalidInput(
+            "agent", "an agent cannot call this operation", "use a client without an agent"
+        )
+
+
 async def find_job(session: AsyncSession, ref: str, *, archived: bool = False) -> StoredJob:
     """Return the job that `store.find` finds, among those that the actor may see."""
     async with _not_found(session, "job", ref):

@@ -12,12 +12,13 @@ from sqlmodel import col, select
 
 from daybook.home import Home
 from daybook.jobs import store
+from daybook.jobs.compression import KEPT_MESSAGES
 from daybook.jobs.store import StoredJob
 from daybook.keeper import retention
 from daybook.ledger.states import Status
 from daybook.ledger.tables import AttemptRow, JobRow, MessageRow, RevisionRow, RunRow, SessionRow
 from daybook.prefect import unmirrored as mirror
-from daybook.runs import audit, claims, prefect_ends, sessions
+from daybook.runs import audit, claims, prefect_ends
 from daybook.runs import retention as book_of
 from daybook.runs.retention import RetentionLimits
 from tests.world import World
@@ -243,7 +244,7 @@ async def test_a_long_session_is_cut_but_keeps_the_messages_that_a_model_receive
     world.clock.move(100 * DAY)
     await retention.prune(world.ledger, RetentionLimits(90 * DAY, 1))
     assert list(await numbers(world, "default:job:1")) == list(range(61, 81))
-    assert len(await numbers(world, "default:job:1")) == sessions.MAX_HISTORY_MESSAGES
+    assert len(await numbers(world, "default:job:1")) == KEPT_MESSAGES
     # This session has no job, and no run has used its key for that long.
     assert await numbers(world, "default:key") == []
     assert await count(world, SessionRow) == 1
