@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from daybook.api import authorization
 from daybook.errors import NotFound
 from daybook.jobs import store
 from daybook.ledger.engine import open_ledger
@@ -131,6 +132,7 @@ async def send(ref: str, prompt: str) -> RunDetails:
     from daybook.api import runs
     from daybook.prefect import occurrence
 
+    authorization.require_operator()
     async with open_ledger() as ledger, ledger.read() as session:
         listed = await _find(session, ref)
         parameters = await _parameters(session, listed)

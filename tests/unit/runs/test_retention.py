@@ -16,7 +16,15 @@ from daybook.jobs.compression import KEPT_MESSAGES
 from daybook.jobs.store import StoredJob
 from daybook.keeper import retention
 from daybook.ledger.states import Status
-from daybook.ledger.tables import AttemptRow, JobRow, MessageRow, RevisionRow, RunRow, SessionRow
+from daybook.ledger.tables import (
+    AttemptRow,
+    JobRow,
+    MessageRow,
+    RevisionRow,
+    RunRow,
+    SessionRow,
+    SummaryRow,
+)
 from daybook.prefect import unmirrored as mirror
 from daybook.runs import audit, claims, prefect_ends
 from daybook.runs import retention as book_of
@@ -259,6 +267,32 @@ async def test_old_messages_of_a_session_are_deleted(world: World) -> None:
     await retention.prune(world.ledger, DAYS)
 
     assert list(await numbers(world, "default:job:1")) == list(range(41, 71))
+
+
+async def test_the_newest_summary_stays_as_long_as_its_session(world: World) -> None:
+    await talk(world, "default:key", 40)
+    async with world.ledger.write() as session:
+        for through in (10, 30, 60):
+            session.add(
+                SummaryRow(
+                    session_id="default:key",
+                    through=through,
+                    content="short",
+                    agent="default",
+                    run_id="r",
+                    at=world.clock.now(),
+                )
+            )
+
+    await retention.prune(world.ledger, RetentionLimits(None, 25))
+    async with world.ledger.read() as session:
+        kept = select(SummaryRow.through).order_by(col(SummaryRow.through))
+        assert list((await session.execute(kept)).scalars()) == [60]
+    assert list(await numbers(world, "default:key")) == list(range(31, 81))
+
+    world.clock.move(100 * DAY)
+    await retention.prune(world.ledger, DAYS)
+    assert await count(world, SummaryRow) == await count(world, SessionRow) == 0
 
 
 async def test_the_session_of_a_single_run_is_deleted_with_the_run(world: World) -> None:
