@@ -11,9 +11,11 @@ from sqlmodel import select
 
 from daybook import api
 from daybook.errors import InvalidInput
-from daybook.ledger.tables import SummaryRow
+from daybook.jobs.store import StoredJob
+from daybook.ledger.tables import RunRow, SummaryRow
 from daybook.owners import Actor, acting_as
-from tests.flows.test_sessions import KEEPS, earlier, messages_of, run, sent
+from daybook.runs import sessions
+from tests.flows.test_sessions import KEEPS, messages_of, run, sent
 from tests.world.agents import Agent
 from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
@@ -21,6 +23,25 @@ from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 SUMMARIZES = 'had(); tell("summarizing"); heed(); print("The SUMMARY.")\n'
+
+
+async def talked(world: PrefectWorld, stored: StoredJob, turns: int) -> None:
+    """Add messages to the session of the job, as if that many runs had been answered."""
+    row = RunRow(
+        occurrence="earlier",
+        job_id=stored.id,
+        kind="agent-prompt",
+        trigger="schedule",
+        due=world.ledger.now(),
+        status="succeeded",
+        queued_at=world.ledger.now(),
+        parameters=stored.job.parameters(),
+        session_id=f"{stored.job.parameters()['agent']}:job:{stored.id}",
+    )
+    async with world.ledger.write() as session:
+        for number in range(1, turns + 1):
+            asked, answer = f"asked {number}", f"said {number}"
+            await sessions.append(session, row, asked, answer, world.ledger.now())
 
 
 async def summaries_of(world: PrefectWorld) -> Sequence[SummaryRow]:
@@ -46,7 +67,7 @@ async def test_what_the_agent_receives_of_a_session_of_400_messages_stays_bounde
     summarizer = await world.agents.add(SUMMARIZES)
     monkeypatch.setenv("DAYBOOK_SUMMARY_AGENT", summarizer.name)
     stored = await world.deploy(prompt="And now?", agent=agent.name, summarize_after_messages=40)
-    await earlier(world, stored, 200)
+    await talked(world, stored, 200)
     session_id = f"{agent.name}:job:{stored.id}"
     summarizer.release()
 
@@ -72,7 +93,7 @@ async def test_a_run_killed_in_the_middle_of_the_summary_leaves_the_history_unco
     summarizer = await world.agents.add(SUMMARIZES)
     monkeypatch.setenv("DAYBOOK_SUMMARY_AGENT", summarizer.name)
     stored = await world.deploy(prompt="And now?", agent=agent.name, summarize_after_messages=30)
-    await earlier(world, stored, 15)
+    await talked(world, stored, 15)
     killed = await world.executions.begin(await world.prefect.custom_run(stored), bare=True)
     pid = await summarizer.says("summarizing")
 
