@@ -170,6 +170,16 @@ class Settings(BaseSettings):
         "tool-call`; `all` for every kind. Their runs are claimed as usual and end as `skipped`, "
         "`execution is switched off`; the run's log says what it would have done.",
     )
+    summary_agent: str = Field(
+        default="",
+        description="Agent that summarizes the older messages of sessions whose history is "
+        "compressed. Empty: the agent of the session.",
+    )
+    title_agent: str = Field(
+        default="",
+        description="Agent that writes the titles of sessions. Empty: the title is the first line "
+        "of the session's first prompt.",
+    )
     plugins: str = Field(
         default="",
         description="Python modules, comma-separated, that register tools and listeners: "

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from pydantic import AfterValidator, Field
 
 from daybook.errors import AgentMisconfigured
+from daybook.jobs.compression import Compression
 from daybook.tasks import model as task_model
 from daybook.validation import raising_pydantic_error
 
@@ -165,6 +166,11 @@ class StoredAgent(Agent, Protocol):
     @property
     def tools(self) -> list[str]:
         """The tools that the agent may call while it answers, as the operator wrote them."""
+        ...
+
+    @property
+    def compression(self) -> Compression:
+        """When the history is compressed in sessions of jobs that do not say when."""
         ...
 
     @property

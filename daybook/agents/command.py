@@ -20,6 +20,11 @@ from daybook.agents import base, json_text, process, template
 from daybook.agents.base import AgentReply, AgentRequest, Capabilities, McpServers, refuse_model
 from daybook.errors import AgentFailed, AgentMisconfigured, AgentTemporary, AgentTimeout
 from daybook.http.secrets import FilledSecrets
+from daybook.jobs.compression import (
+    Compression,
+    SummarizeAfterMessages,
+    SummarizeAfterTokens,
+)
 from daybook.processes import environment, group, locations
 
 _ROLES = {"user": "User", "assistant": "Assistant"}
@@ -84,6 +89,8 @@ class CommandSettings(BaseModel):
         ),
         examples=[["search", "daybook"]],
     )
+    summarize_after_messages: SummarizeAfterMessages = 0
+    summarize_after_tokens: SummarizeAfterTokens = 0
     capabilities: Capabilities = []
 
     @field_validator("command")
@@ -136,6 +143,12 @@ class CommandAgent:
     @property
     def tools(self) -> list[str]:
         return self.settings.tools
+
+    @property
+    def compression(self) -> Compression:
+        return Compression(
+            self.settings.summarize_after_messages, self.settings.summarize_after_tokens
+        )
 
     def check_model(self, model: str) -> None:
         refuse_model(self.name, "a command", model)

@@ -12,6 +12,7 @@ from daybook.agents import failures, providers
 from daybook.agents.base import AgentReply, AgentRequest
 from daybook.agents.model_settings import ModelSettings
 from daybook.errors import AgentError, AgentFailed, AgentMisconfigured, AgentTimeout
+from daybook.jobs.compression import Compression
 
 if TYPE_CHECKING:
     from pydantic_ai import RunUsage
@@ -47,6 +48,12 @@ class ModelAgent:
     @property
     def tools(self) -> list[str]:
         return self.settings.tools
+
+    @property
+    def compression(self) -> Compression:
+        return Compression(
+            self.settings.summarize_after_messages, self.settings.summarize_after_tokens
+        )
 
     def check_model(self, model: str) -> None:
         providers.check(self.settings, model)

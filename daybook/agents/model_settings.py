@@ -17,6 +17,7 @@ from pydantic import (
 
 from daybook.agents import base
 from daybook.agents.base import Capabilities
+from daybook.jobs.compression import SummarizeAfterMessages, SummarizeAfterTokens
 
 
 class Options(BaseModel):
@@ -121,6 +122,8 @@ class ModelSettings(BaseModel):
             "applies."
         ),
     )
+    summarize_after_messages: SummarizeAfterMessages = 0
+    summarize_after_tokens: SummarizeAfterTokens = 0
     capabilities: Capabilities = []
 
     @field_validator("model")

@@ -9,6 +9,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from daybook.agents.base import AgentReply, AgentRequest, Capabilities, refuse_model
+from daybook.jobs.compression import Compression
 
 MAX_QUOTED_CHARACTERS = 500
 
@@ -32,6 +33,10 @@ class OfflineAgent:
     @property
     def tools(self) -> list[str]:
         return []
+
+    @property
+    def compression(self) -> Compression:
+        return Compression()
 
     def check_model(self, model: str) -> None:
         refuse_model(self.name, "offline", model)

@@ -39,15 +39,17 @@ def visible_owner() -> str | None:
     return None if owner_limits is None or owner_limits.all_jobs else actor.owner
 
 
-def require_operator(field: str) -> None:
-    """Raise `InvalidInput` if the actor is an agent."""
-    if visible_owner() is not None:
-        raise InvalidInput(field, "cannot be changed by an agent", "ask the operator")
-
-
 def current_trigger() -> str:
     """Return the trigger of a run that the actor requests now."""
     return TRIGGERS.get(owners.current_actor().via, "api")
+
+
+def require_operator() -> None:
+    """Raise `InvalidInput` if the actor is an agent."""
+    if owners.current_actor().is_agent:
+        raise InvalidInput(
+            "agent", "an agent cannot call this operation", "use a client without an agent"
+        )
 
 
 async def find_job(session: AsyncSession, ref: str, *, archived: bool = False) -> StoredJob:

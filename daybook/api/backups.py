@@ -17,7 +17,7 @@ async def create(file: str | Path, *, passphrase: str = "", replace: bool = Fals
     ``passphrase`` is by default the setting `backup_passphrase`. Raise `InvalidInput` if the file
     exists, unless ``replace`` is true, or cannot be written, and for a missing or short passphrase.
     """
-    authorization.require_operator("backup")
+    authorization.require_operator()
     passphrase = passphrase or settings.load().backup_passphrase.get_secret_value()
     async with open_ledger() as ledger:
         return await backups.create(ledger, file, passphrase, replace=replace)

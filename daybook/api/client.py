@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         RunFilterFields,
     )
     from daybook.api.maintenance import MaintenanceWindow
+    from daybook.api.session_client import Sessions
     from daybook.api.task_client import Tasks
     from daybook.delivery.views import ListedRun, RunDetails
     from daybook.jobs.views import ChangedJob, DueTime, JobDetails, ListedJob
@@ -318,6 +319,18 @@ class Client:
         from daybook.api.task_client import Tasks
 
         return Tasks(self._as_actor)
+
+    # --- sessions
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        """The operations of `daybook session`: conversations, and `send`, which continues one.
+
+        Results are the models of `daybook.api.sessions`; `send` returns the run.
+        """
+        from daybook.api.session_client import Sessions
+
+        return Sessions(self._as_actor)
 
     # --- internals
 

@@ -53,7 +53,7 @@ async def plan(
     of those without an offset. `22:00` and `in 2h` as ``until`` count from the beginning. Raise
     `InvalidInput`.
     """
-    authorization.require_operator("maintenance")
+    authorization.require_operator()
     if (until is None) is (duration is None):
         raise InvalidInput("until or duration", "exactly one is required", _LEGAL)
     name, note = timezone or settings.load().timezone, names.validate_line(note, "note")
@@ -86,7 +86,7 @@ async def remove(ref: str) -> MaintenanceWindow:
 
     Raise `NotFound`, and `InvalidInput` for a prefix of several ids.
     """
-    authorization.require_operator("maintenance")
+    authorization.require_operator()
     async with open_ledger() as ledger, ledger.write() as session:
         now = ledger.now()
         coming = [each for each in (await maintenance.read(session)).windows if each.end > now]

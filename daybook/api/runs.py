@@ -141,6 +141,14 @@ async def ask(
     """
     given = {"prompt": prompt, "agent": agent, "model": model, "session_key": session_key}
     given = {name: value for name, value in given.items() if value}
+    return await ask_here(given)
+
+
+async def ask_here(given: dict[str, Any]) -> RunDetails:
+    """Run an agent prompt with these parameters in this process, without a job; return the run.
+
+    Raise the errors of `ask`.
+    """
     read_parameters("agent-prompt", given)
     from daybook.prefect import client as prefect
 

@@ -1,16 +1,23 @@
-"""Operations on sessions (conversations): list and show. They work without Prefect."""
+"""Operations on sessions (conversations): list, show, and send a message to one."""
 
 from __future__ import annotations
 
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from daybook.api import authorization
 from daybook.errors import NotFound
+from daybook.jobs import store
 from daybook.ledger.engine import open_ledger
+from daybook.ledger.tables import RunRow
 from daybook.ledger.views import UtcTime, columns
-from daybook.runs import sessions
+from daybook.runs import claim_requests, sessions, summaries
 from daybook.runs.sessions import SessionSummary
+
+if TYPE_CHECKING:
+    from daybook.delivery.views import RunDetails
 
 MAX_SESSIONS_COMPARED = 1_000
 """Maximum number of sessions whose names are compared with an unknown one."""
@@ -19,10 +26,12 @@ MAX_SESSIONS_COMPARED = 1_000
 class Session(BaseModel, frozen=True):
     """A session with the number of its ``messages``.
 
-    ``job`` is None if several jobs share the session, and for runs without a job.
+    ``title`` is the first line of its first prompt, or a model's (setting `title_agent`). ``job``
+    is None if several jobs share the session, and for runs without a job.
     """
 
     id: str
+    title: str
     agent: str
     job: str | None
     messages: int
@@ -67,14 +76,30 @@ class SessionMessage(BaseModel, frozen=True):
     at: UtcTime
 
 
-class SessionDetails(Session, frozen=True):
-    """A session with its last messages, oldest first."""
+class Summary(BaseModel, frozen=True):
+    """A summary of the messages up to the number ``through``; ``run_id`` is the run after it."""
 
+    through: int
+    content: str
+    agent: str
+    model: str | None
+    usage: dict[str, Any] | None
+    run_id: str
+    at: UtcTime
+
+
+class SessionDetails(Session, frozen=True):
+    """A session with its last messages, oldest first.
+
+    ``summary`` is what a model gets instead of the messages that it covers; None without one.
+    """
+
+    summary: Summary | None
     history: list[SessionMessage]
 
 
 async def list_sessions(limit: int = 20) -> list[Session]:
-    """Return up to ``limit`` sessions, the most recently used first."""
+    """Return up to ``limit`` sessions, the most recently used first. Works without Prefect."""
     async with open_ledger() as ledger, ledger.read() as session:
         return [Session.of(each) for each in await sessions.recent(session, limit)]
 
@@ -82,21 +107,76 @@ async def list_sessions(limit: int = 20) -> list[Session]:
 async def show(ref: str, limit: int = 20) -> SessionDetails:
     """Return one session with its last ``limit`` messages.
 
-    ``ref`` is its id, a unique id prefix, its key, or the job that it belongs to. Raise `NotFound`,
-    `Ambiguous`.
+    ``ref`` is its id, a unique id prefix, its key, or the job that it belongs to. Works without
+    Prefect. Raise `NotFound`, `Ambiguous`.
     """
     async with open_ledger() as ledger, ledger.read() as session:
-        try:
-            listed = await sessions.find(session, ref)
-        except NotFound as error:
-            others = await sessions.recent(session, MAX_SESSIONS_COMPARED)
-            known = {name for each in others for name in _names(each)}
-            raise NotFound(error.noun, ref, str(error), known=known) from None
+        listed = await _find(session, ref)
         messages = await sessions.history(session, listed.row.id, limit)
-        history = [SessionMessage(**columns(SessionMessage, each)) for each in messages]
-        return SessionDetails(**dict(Session.of(listed)), history=history)
+        newest = await summaries.latest(session, listed.row.id)
+        return SessionDetails(
+            **dict(Session.of(listed)),
+            summary=Summary(**columns(Summary, newest)) if newest else None,
+            history=[SessionMessage(**columns(SessionMessage, each)) for each in messages],
+        )
+
+
+async def send(ref: str, prompt: str) -> RunDetails:
+    """Continue a session with ``prompt``, whoever began it; return the run with the answer.
+
+    ``ref`` is as for `show`. The session's agent answers in this process, with the model, the work
+    directory, and the limits of the session's job or else of its last run. The job itself does not
+    run: nothing is sent to its channel, and no other job follows. Raise `NotFound`, `Ambiguous`,
+    `InvalidInput`, and `PrefectUnreachable`. A failed run is returned like any other.
+    """
+    from daybook.api import runs
+    from daybook.prefect import occurrence
+
+    authorization.require_operator()
+    async with open_ledger() as ledger, ledger.read() as session:
+        listed = await _find(session, ref)
+        parameters = await _parameters(session, listed)
+    with occurrence.continuing(listed.row.id):
+        return await runs.ask_here({**parameters, "prompt": prompt})
+
+
+_CONTINUED_FIELDS = ("agent", "fallback_agents", "model")
+_CONTINUED_POLICY = (
+    "timeout",
+    "work_dir",
+    "tokens_per_run",
+    "summarize_after_messages",
+    "summarize_after_tokens",
+)
+
+
+async def _parameters(session: AsyncSession, listed: SessionSummary) -> dict[str, Any]:
+    """Return the parameters of a run that continues a session, without its prompt."""
+    found: dict[str, Any] = {}
+    if listed.row.job_id and (stored := await store.get(session, listed.row.job_id)):
+        found = stored.job.parameters()
+    if claim_requests.agent_name(found) != listed.row.agent:  # or the job was edited since
+        newest = await sessions.history(session, listed.row.id, 1)
+        last = await session.get(RunRow, newest[0].run_id) if newest else None
+        found = last.parameters if last else {}
+    if claim_requests.agent_name(found) != listed.row.agent:
+        found = {"agent": listed.row.agent}
+    policy = found.get("policy") or {}
+    return {
+        **{name: found[name] for name in _CONTINUED_FIELDS if found.get(name)},
+        "policy": {name: policy[name] for name in _CONTINUED_POLICY if policy.get(name)},
+    }
+
+
+async def _find(session: AsyncSession, ref: str) -> SessionSummary:
+    try:
+        return await sessions.find(session, ref)
+    except NotFound as error:
+        others = await sessions.recent(session, MAX_SESSIONS_COMPARED)
+        known = {name for each in others for name in _names(each)}
+        raise NotFound(error.noun, ref, str(error), known=known) from None
 
 
 def _names(of: SessionSummary) -> list[str]:
-    """Return the names by which `show` finds a session: its id, its key and its job's name."""
+    """Return the names by which `_find` finds a session: its id, its key and its job's name."""
     return [of.row.id, of.row.id.removeprefix(f"{of.row.agent}:"), *filter(None, [of.job])]

@@ -13,6 +13,7 @@ from daybook.api.blocking import blocking
 from daybook.api.client import Client
 
 if TYPE_CHECKING:
+    from daybook.api.session_client import SyncSessions
     from daybook.api.task_client import SyncTasks
 
 
@@ -58,3 +59,13 @@ class SyncClient:
         from daybook.api.task_client import SyncTasks
 
         return SyncTasks(self.client.tasks)
+
+    @cached_property
+    def sessions(self) -> SyncSessions:
+        """The operations of `daybook session`: conversations, and `send`, which continues one.
+
+        Results are the models of `daybook.api.sessions`; `send` returns the run.
+        """
+        from daybook.api.session_client import SyncSessions
+
+        return SyncSessions(self.client.sessions)

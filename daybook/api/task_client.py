@@ -13,10 +13,8 @@ from contextlib import AbstractContextManager
 from functools import update_wrapper
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from daybook import owners
-from daybook.api import task_scheduler, tasks
+from daybook.api import authorization, task_scheduler, tasks
 from daybook.api.blocking import blocking
-from daybook.errors import InvalidInput
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,15 +30,15 @@ class Operations:
         self._acting_as = acting_as
 
 
-def _method(
+def operation_method(
     operation: Callable[P, Awaitable[R]], *, operator_only: bool = True
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
+    """Return a method of a class of `Operations` that calls ``operation`` for its actor."""
+
     async def call(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with self._acting_as():
-            if operator_only and owners.current_actor().is_agent:
-                raise InvalidInput(
-                    "agent", "an agent cannot call this operation", "use a client without an agent"
-                )
+            if operator_only:
+                authorization.require_operator()
             return await operation(*args, **kwargs)
 
     update_wrapper(call, operation)
@@ -54,23 +52,23 @@ def _method(
 class TaskSessions(Operations):
     """The operations of `daybook task session`."""
 
-    register = _method(tasks.register, operator_only=False)
-    report = _method(tasks.report, operator_only=False)
-    list = _method(tasks.list_sessions, operator_only=False)
-    get = _method(tasks.find_session, operator_only=False)
-    remove = _method(tasks.remove_session, operator_only=False)
+    register = operation_method(tasks.register, operator_only=False)
+    report = operation_method(tasks.report, operator_only=False)
+    list = operation_method(tasks.list_sessions, operator_only=False)
+    get = operation_method(tasks.find_session, operator_only=False)
+    remove = operation_method(tasks.remove_session, operator_only=False)
 
 
 class TaskScheduler(Operations):
     """The operations of `daybook task scheduler`."""
 
-    status = _method(task_scheduler.status)
-    pause = _method(task_scheduler.pause)
-    resume = _method(task_scheduler.resume)
-    drain = _method(task_scheduler.drain)
-    backlog = _method(task_scheduler.backlog)
-    cycle = _method(task_scheduler.cycle)
-    rebuild = _method(task_scheduler.rebuild)
+    status = operation_method(task_scheduler.status)
+    pause = operation_method(task_scheduler.pause)
+    resume = operation_method(task_scheduler.resume)
+    drain = operation_method(task_scheduler.drain)
+    backlog = operation_method(task_scheduler.backlog)
+    cycle = operation_method(task_scheduler.cycle)
+    rebuild = operation_method(task_scheduler.rebuild)
 
 
 class Tasks(Operations):
@@ -81,20 +79,20 @@ class Tasks(Operations):
         self.sessions = TaskSessions(acting_as)
         self.scheduler = TaskScheduler(acting_as)
 
-    add = _method(tasks.add)
-    list = _method(tasks.list_tasks)
-    get = _method(tasks.show)
-    pause = _method(tasks.pause)
-    resume = _method(tasks.resume)
-    retry = _method(tasks.retry)
-    recover = _method(tasks.recover)
-    cancel = _method(tasks.cancel)
-    next = _method(tasks.next_run, operator_only=False)
-    wait = _method(tasks.wait_until_claimable, operator_only=False)
-    heartbeat = _method(tasks.heartbeat, operator_only=False)
-    complete = _method(tasks.complete, operator_only=False)
-    fail = _method(tasks.fail, operator_only=False)
-    release = _method(tasks.release, operator_only=False)
+    add = operation_method(tasks.add)
+    list = operation_method(tasks.list_tasks)
+    get = operation_method(tasks.show)
+    pause = operation_method(tasks.pause)
+    resume = operation_method(tasks.resume)
+    retry = operation_method(tasks.retry)
+    recover = operation_method(tasks.recover)
+    cancel = operation_method(tasks.cancel)
+    next = operation_method(tasks.next_run, operator_only=False)
+    wait = operation_method(tasks.wait_until_claimable, operator_only=False)
+    heartbeat = operation_method(tasks.heartbeat, operator_only=False)
+    complete = operation_method(tasks.complete, operator_only=False)
+    fail = operation_method(tasks.fail, operator_only=False)
+    release = operation_method(tasks.release, operator_only=False)
 
 
 class SyncTaskSessions:

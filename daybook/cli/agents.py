@@ -74,6 +74,16 @@ async def add_(
             "run a job of this agent that has the tag task-worker. Repeatable.",
         ),
     ] = None,
+    summarize_after_messages: Annotated[
+        int | None,
+        Parameter(
+            help="Number of messages of a session above which older ones are replaced by a "
+            "summary. [default: never]"
+        ),
+    ] = None,
+    summarize_after_tokens: Annotated[
+        int | None, Parameter(help="The same limit in estimated tokens. [default: none]")
+    ] = None,
     model_options: ModelOptions = ModelOptions(),  # noqa: B008 - immutable
     replace: Annotated[
         bool, Parameter(help="Replace the existing agent of this name; its stored key is deleted.")
@@ -104,6 +114,8 @@ async def add_(
         "history": history,
         "tools": tools,
         "capabilities": capabilities,
+        "summarize_after_messages": summarize_after_messages,
+        "summarize_after_tokens": summarize_after_tokens,
     }
     settings = {field: value for field, value in settings.items() if value is not None}
     settings |= model_options.settings()

@@ -102,7 +102,11 @@ _COMMAND_GROUPS = (
         ("add", "list", "rotate", "test", "remove"),
     ),
     _CommandGroup(
-        "session", "Show stored sessions with agents", _MORE, "sessions:", ("list", "show")
+        "session",
+        "Show and continue stored sessions with agents",
+        _MORE,
+        "sessions:",
+        ("list", "show", "send"),
     ),
     _CommandGroup(
         "task",

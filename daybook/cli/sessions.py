@@ -8,10 +8,27 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import formatting, output
-from daybook.cli.options import Absolute, Json, Limit, check_limit
+from daybook.cli.options import (
+    Absolute,
+    Json,
+    Limit,
+    check_limit,
+    prepare_prefect,
+    prompt_or_file,
+)
+from daybook.cli.runs import print_run
+from daybook.ledger.states import Status
 
 if TYPE_CHECKING:
     from daybook.api.sessions import SessionMessage
+
+
+SessionRef = Annotated[
+    str,
+    Parameter(
+        help="Session id, unique id prefix or key, or a job for the session that it continues."
+    ),
+]
 
 
 async def list_(*, limit: Limit = 20, absolute: Absolute = False, as_json: Json = False) -> int:
@@ -30,10 +47,11 @@ async def list_(*, limit: Limit = 20, absolute: Absolute = False, as_json: Json 
         when = formatting.time_format(absolute)
         used_heading = formatting.time_heading("LAST USED", absolute)
         output.table(
-            ("SESSION", "AGENT", "JOB", "MESSAGES", used_heading),
+            ("SESSION", "TITLE", "AGENT", "JOB", "MESSAGES", used_heading),
             [
                 (
                     each.id,
+                    each.title or "-",
                     each.agent,
                     each.job or "-",
                     str(each.messages),
@@ -48,12 +66,7 @@ async def list_(*, limit: Limit = 20, absolute: Absolute = False, as_json: Json 
 
 
 async def show_(
-    session: Annotated[
-        str,
-        Parameter(
-            help="Session id, unique id prefix or key, or a job for the session that it continues."
-        ),
-    ],
+    session: SessionRef,
     /,
     *,
     limit: Limit = 20,
@@ -74,15 +87,55 @@ async def show_(
         return 0
     shown = len(conversation.history)
     output.line(conversation.id, style="bold")
+    if conversation.title:
+        output.line(f"  {conversation.title}")
     output.line(
         f"  {conversation.messages} messages with {conversation.agent}"
         + (f", last {shown} shown" if shown < conversation.messages else "")
     )
+    if (summary := conversation.summary) is not None:
+        by = f"{summary.agent}, {formatting.time_format(absolute)(summary.at)}"
+        output.line()
+        output.line(f"Summary of the messages up to {summary.through}, {by}", style="bold")
+        output.line(_indented(summary.content))
     for each in conversation.history:
         output.line()
         output.line(f"{each.number} {_speaker(each, conversation.agent, absolute)}", style="bold")
-        output.line("\n".join(f"  {text}".rstrip() for text in each.content.splitlines()))
+        output.line(_indented(each.content))
     return 0
+
+
+async def send_(
+    session: SessionRef,
+    prompt: Annotated[
+        str, Parameter(help="What to say; @FILE reads it from a file, and - from standard input.")
+    ],
+    /,
+    *,
+    as_json: Json = False,
+) -> int:
+    """Continue a session: its agent answers, and remembers it. Recorded as a run.
+
+    It runs in this command, so Ctrl-C stops it. The session's job does not run, and its channel
+    receives nothing. Exits with 0 if it succeeded.
+
+    Example: daybook session send morning-brief "Which of these is urgent?"
+    """
+    text = prompt_or_file(prompt) or ""
+    prepare_prefect()
+    from daybook.prefect.console import without_console_logs
+
+    with without_console_logs():
+        answered = await api.sessions.send(session, text)
+    if as_json:
+        output.print_json(answered)
+    else:
+        print_run(answered, answered.deliveries)
+    return 0 if answered.status == Status.SUCCEEDED else 1
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}".rstrip() for line in text.splitlines())
 
 
 def _speaker(message: SessionMessage, agent: str, absolute: bool) -> str:

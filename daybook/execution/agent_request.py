@@ -19,7 +19,14 @@ from prefect.client.orchestration import get_client
 
 from daybook.agents.base import Agent, AgentRequest, Message
 from daybook.errors import AgentTimeout
-from daybook.execution import agent_lookup, agent_tools, answers, handover, mcp_config
+from daybook.execution import (
+    agent_lookup,
+    agent_tools,
+    answers,
+    conversation,
+    handover,
+    mcp_config,
+)
 from daybook.execution.agent_tools import OwnTools, ToolSelection
 from daybook.execution.answers import AgentAnswer
 from daybook.execution.mcp_config import McpConfiguration
@@ -73,6 +80,7 @@ async def prepare_request(
 ) -> PreparedRequest:
     """Look up the agent and the tools that it may call; ``own`` returns Daybook's own tools.
 
+    ``history`` are the session's messages for an agent whose history is not compressed.
     ``fallback`` is as in `AgentRequest`. Raise `DaybookError`, and the errors of Prefect's client.
     """
     policy = Policy.model_validate(granted.parameters["policy"])
@@ -84,6 +92,8 @@ async def prepare_request(
             configuration = await mcp_config.find(found.tools, servers)
         else:
             selection = await agent_tools.find(found.name, found.tools, servers, own)
+    if granted.session_id and (compression := policy.compression or found.compression):
+        history = await conversation.compressed_history(granted, compression)
     actor = actor_of(granted, found.name)
     request = AgentRequest(
         prompt=prompt,

@@ -5,14 +5,19 @@ Apart from the variables, the prompt is sent as it was written, even if it start
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from daybook import settings
 from daybook.agents.base import Message
 from daybook.errors import InvalidInput
 from daybook.jobs import prompts
+from daybook.jobs.compression import Compression
 from daybook.jobs.policy import policy_from_parameters
+from daybook.ledger.engine import open_ledger
+from daybook.ledger.tables import MessageRow
 from daybook.processes import locations
+from daybook.runs import summaries
 from daybook.runs.claim_requests import Granted
 from daybook.schedules.schedule import zone
 
@@ -48,11 +53,28 @@ def turn(granted: Granted) -> Turn:
             "is blank after its variables are filled in",
             "write some text besides the variables",
         )
-    history = (
-        Message("assistant" if each.role == "assistant" else "user", each.content)
-        for each in granted.history
+    return Turn(prompt, _messages(granted.history))
+
+
+def _messages(rows: Iterable[MessageRow]) -> tuple[Message, ...]:
+    return tuple(
+        Message("assistant" if each.role == "assistant" else "user", each.content) for each in rows
     )
-    return Turn(prompt, tuple(history))
+
+
+async def compressed_history(granted: Granted, compression: Compression) -> tuple[Message, ...]:
+    """Return the history of the run's session with a summary in place of the older messages.
+
+    The summary is an answer to a question of the user, so it has no more authority than the
+    answers that it was made of. Raise `LedgerUnreachable`.
+    """
+    async with open_ledger() as ledger, ledger.read() as session:
+        found = await summaries.history(session, granted.session_id, compression)
+    messages = _messages(found.messages)
+    if found.summary is None:
+        return messages
+    asked = Message("user", "Summarize our conversation so far.")
+    return (asked, Message("assistant", found.summary.content), *messages)
 
 
 def render_prompt(granted: Granted, prompt: str) -> str:
@@ -71,15 +93,15 @@ def _values(granted: Granted) -> dict[str, str]:
         "last_output": granted.last_output,
         "work_dir": locations.real_path(work_dir) if work_dir else "",
         **{name: granted.found.get(name, "") for name in prompts.CHECK_VARIABLES},
-        "change": _as_data("what has changed", granted.found.get("change", ""), granted.run_id),
+        "change": as_data("what has changed", granted.found.get("change", ""), granted.run_id),
         **{
-            prompts.output_of(job): _as_data(f"the answer of {job}", output or "", granted.run_id)
+            prompts.output_of(job): as_data(f"the answer of {job}", output or "", granted.run_id)
             for job, output in granted.outputs.items()
         },
     }
 
 
-def _as_data(what: str, text: str, run_id: str) -> str:
+def as_data(what: str, text: str, run_id: str) -> str:
     """Return an external text between marks that it cannot contain, because of the run's id."""
     if not text.strip():
         return ""

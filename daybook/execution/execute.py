@@ -2,14 +2,14 @@
 
 ::
 
-    claim ──► check ──► begin ─┬─► act ─┬─► finish ──► send ──► artifact ──► state
+    claim ──► check ──► begin ─┬─► act ─┬─► finish ──► send ──► artifact ──► session ──► state
       ▲         └► skipped     │        │
       ├─────── claim lost ─────┘        │   before the effect, so the run may be claimed again
       └─────── waiting, once more ──────┘   a temporary error, and the job has retries left
 
-`checks` and `attempt` have the details; `switched_off` ends a run in place of its check. The
-process itself waits up to half a minute; for a longer wait, the run is rescheduled in Prefect
-(`claim.MAX_IN_PROCESS_WAIT`).
+`checks`, `attempt` and `session_upkeep` have the details; `switched_off` ends a run in place of its
+check. The process itself waits up to half a minute; for a longer wait, the run is rescheduled in
+Prefect (`claim.MAX_IN_PROCESS_WAIT`).
 
 Between claim and `begin`, the job's check runs (before the first attempt only), and the flow
 prepares the act. Until `begin` is recorded, the run is rescheduled if the ledger or Prefect is
@@ -50,6 +50,7 @@ from daybook.execution import (
     handover,
     lease,
     outcome_spool,
+    session_upkeep,
     switched_off,
 )
 from daybook.execution import claim as claiming
@@ -194,17 +195,30 @@ async def _execute(run: _Run) -> State[Any]:
                 given.report(waiting=outcome.until)
                 if outcome.until - clock.now() <= MAX_IN_PROCESS_WAIT:
                     await clock.wait_until(outcome.until)
+        answered = outcome
         outcome, seconds = await _recorded(ledger, granted, outcome, number)
         if given is not None:
             given.report(ended=outcome.status)
         rows = await delivery.send_pending(ledger, granted.run_id, alone=run.is_direct)
-    is_failure = outcome.status not in {Status.SUCCEEDED, Status.CANCELLED}
-    level = logging.ERROR if is_failure else logging.INFO
-    get_run_logger().log(level, "%s", artifact.log_lines(granted, outcome, number, seconds))
-    await artifact.publish(granted, outcome, number, rows, seconds)
-    if granted.job is not None:
-        await _push(run.reconciler, granted.job.id)
+        is_failure = outcome.status not in {Status.SUCCEEDED, Status.CANCELLED}
+        level = logging.ERROR if is_failure else logging.INFO
+        get_run_logger().log(level, "%s", artifact.log_lines(granted, outcome, number, seconds))
+        await artifact.publish(granted, outcome, number, rows, seconds)
+        if granted.job is not None:
+            await _push(run.reconciler, granted.job.id)
+        await _tend_session(ledger, run, granted, answered)
     return _state(granted.run_id, outcome, run)
+
+
+async def _tend_session(ledger: Ledger, run: _Run, granted: Granted, answered: Outcome) -> None:
+    """Title or compress the session. If the worker stops that, return: the run has its outcome."""
+    try:
+        await session_upkeep.tend(ledger, granted, answered)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if run.given is None or task is None:
+            raise
+        task.uncancel()
 
 
 async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act] | Finished:

@@ -16,6 +16,8 @@ know when an attempt starts.
     {"took": usage}                           usage of the attempt so far, in case a call is cut off
     {"changed": tool}                         a tool that changes something is being called
     {"ended": status}                         the outcome is in the ledger
+    {"summarizing": true}                     an agent is asked once more, for the session, which
+                                              may take as long as an attempt
 """
 
 from __future__ import annotations

@@ -20,6 +20,11 @@ from pydantic import (
 
 from daybook.errors import InvalidInput
 from daybook.jobs.checks import Check
+from daybook.jobs.compression import (
+    Compression,
+    SummarizeAfterMessages,
+    SummarizeAfterTokens,
+)
 from daybook.names import validate_line
 from daybook.processes import locations
 from daybook.schedules import bounds, durations
@@ -197,6 +202,8 @@ class Policy(BaseModel):
         description="Maximum number of tokens of the job per day in its time zone; at the limit "
         "further runs are skipped until the next day. 0: no limit.",
     )
+    summarize_after_messages: SummarizeAfterMessages = 0
+    summarize_after_tokens: SummarizeAfterTokens = 0
     check: Check = Field(
         default=Check(),
         title="Check before the run",
@@ -210,6 +217,11 @@ class Policy(BaseModel):
             raise InvalidInput("check", "only the operator can set a command", hint)
         if self.work_dir:
             raise InvalidInput("work_dir", "only the operator can set it", "leave it out")
+
+    @property
+    def compression(self) -> Compression:
+        """Return when the session's history is compressed; false if the job does not say so."""
+        return Compression(self.summarize_after_messages, self.summarize_after_tokens)
 
     @property
     def reruns(self) -> int:

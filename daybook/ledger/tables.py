@@ -421,13 +421,17 @@ class LeadRow(SQLModel, table=True):
 
 
 class SessionRow(SQLModel, table=True):
-    """A session: the stored history of an agent. ``job_id`` is None if several jobs share it."""
+    """A session: the stored history of an agent. ``job_id`` is None if several jobs share it.
+
+    ``title`` is the first line of its first prompt, or what a model made of it.
+    """
 
     __tablename__ = "sessions"
     __table_args__ = (Index("sessions_used", "updated_at"),)
 
     id: str = Field(primary_key=True)
     agent: str
+    title: str = ""
     job_id: str | None = Field(default=None, foreign_key="jobs.id")
     created_at: datetime = Field(sa_type=Instant)
     updated_at: datetime = Field(sa_type=Instant)
@@ -447,6 +451,25 @@ class MessageRow(SQLModel, table=True):
     role: str
     content: str
     source: dict[str, Any] = Field(sa_type=JSON)
+    run_id: str
+    at: datetime = Field(sa_type=Instant)
+
+
+class SummaryRow(SQLModel, table=True):
+    """A summary of a session's messages up to the number ``through``; it includes earlier ones.
+
+    The messages themselves stay. ``run_id`` is the run after whose answer it was made, not a
+    foreign key; ``usage`` is what the summary itself used.
+    """
+
+    __tablename__ = "summaries"
+
+    session_id: str = Field(primary_key=True, foreign_key="sessions.id")
+    through: int = Field(primary_key=True)
+    content: str
+    agent: str
+    model: str | None = None
+    usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
     run_id: str
     at: datetime = Field(sa_type=Instant)
 

@@ -44,8 +44,8 @@ def build_server(whose: ActorOf, sessions: SessionResources, *, keeps: bool) -> 
     version before 2026-07-28 can be notified.
     """
 
-    async def listed(_: Context, __: PaginatedRequestParams | None) -> ListToolsResult:
-        return ListToolsResult(tools=[_listed(each) for each in toolbox.TOOLS])
+    async def listed(context: Context, _: PaginatedRequestParams | None) -> ListToolsResult:
+        return ListToolsResult(tools=[_listed(each) for each in toolbox.tools_of(whose(context))])
 
     async def called(context: Context, params: CallToolRequestParams) -> CallToolResult:
         with acting_as(whose(context)):

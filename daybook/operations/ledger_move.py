@@ -50,7 +50,7 @@ async def move(url: str) -> LedgerMove:
     the database is not empty, or if the variable `DAYBOOK_LEDGER_URL` is set, which would win over
     the file; also `LedgerUnreachable` for one of the two.
     """
-    authorization.require_operator("ledger")
+    authorization.require_operator()
     if "DAYBOOK_LEDGER_URL" in os.environ:
         hint = f"set ledger_url in {settings.config_file()} instead, and unset the variable"
         raise InvalidInput("DAYBOOK_LEDGER_URL", "is set, so the ledger cannot be switched", hint)

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -29,6 +32,31 @@ class Recogniser(Protocol):
     async def recognise(self, deployment_id: str) -> None:
         """Record which job one of our deployments belongs to."""
         ...
+
+
+_CONTINUED: ContextVar[str] = ContextVar("daybook_continued_session", default="")
+
+
+@contextmanager
+def continuing(session_id: str) -> Iterator[None]:
+    """Make the next direct call inside the context continue this session."""
+    token = _CONTINUED.set(session_id)
+    try:
+        yield
+    finally:
+        _CONTINUED.reset(token)
+
+
+def _continued_session(run: FlowRun) -> str:
+    """Return the session that a direct call has to continue; empty for its own.
+
+    It counts for one call: a flow that an agent's tool calls in the same task is another one.
+    """
+    if run.deployment_id is not None:
+        return ""
+    session_id = _CONTINUED.get()
+    _CONTINUED.set("")
+    return session_id
 
 
 def current_holder() -> str:
@@ -91,7 +119,7 @@ async def build_claim_request(
         job_id = await _job_of(ledger, run)
     if kind is None:
         kind, parameters, refused = await _read_parameters(ledger, job_id, parameters)
-    due = _due(run, ledger.now())
+    due, session_id = _due(run, ledger.now()), _continued_session(run)
     prefix = f"{ledger.id}:"
     key = run.idempotency_key or ""
     if key.startswith(prefix):
@@ -101,7 +129,8 @@ async def build_claim_request(
         occurrence, trigger = claim_requests.due_key(job_id, due), "schedule"
     else:
         occurrence = claim_requests.flow_key(flow_run_id)
-        by_hand = "manual" if run.deployment_id else "direct"
+        direct = claim_requests.SESSION_TRIGGER if session_id else "direct"
+        by_hand = "manual" if run.deployment_id else direct
         trigger = "schedule" if run.auto_scheduled else by_hand
     return ClaimRequest(
         occurrence=occurrence,
@@ -117,6 +146,7 @@ async def build_claim_request(
         most=most,
         retries=await read_retry_starts(run) if starts > 1 else (),
         started=started,
+        session_id=session_id,
     )
 
 

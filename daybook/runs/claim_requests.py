@@ -27,6 +27,9 @@ HAS_DUE_KEY = col(RunRow.occurrence).startswith(_DUE_PREFIX)
 """`is_due_key` of a row's occurrence, as a condition in SQL."""
 
 
+SESSION_TRIGGER = "session"
+"""The trigger of a run in which a person continues a session."""
+
 BY_SCHEDULE = ("schedule", "catch_up", "after")
 """The triggers of runs that a schedule started."""
 
@@ -84,7 +87,8 @@ class ClaimRequest:
     job's own. ``most`` is how many runs may be in progress at once, None for any number;
     ``classes`` are the limits of the classes that have one, and ``max_per_agent`` those of agents,
     by name. ``full`` is True if the requesting worker has no slot. ``rules`` are the operator's
-    limits for the jobs of agents.
+    limits for the jobs of agents. ``session_id`` is the session that the run continues, whatever
+    its parameters say; empty for the session that they name.
     """
 
     occurrence: str
@@ -105,6 +109,7 @@ class ClaimRequest:
     max_per_agent: Mapping[str, int] = field(default_factory=dict)
     full: bool = False
     rules: AgentLimits = field(default_factory=AgentLimits)
+    session_id: str = ""
 
 
 @dataclass(frozen=True)

@@ -258,7 +258,9 @@ async def session_busy(claim: Decision) -> ClaimResult | None:
     interleave in one history).
     """
     row = claim.row
-    if row.kind in CONVERSATION_KINDS:
+    if claim.request.session_id:
+        row.session_id = claim.request.session_id
+    elif row.kind in CONVERSATION_KINDS and row.trigger != claim_requests.SESSION_TRIGGER:
         row.session_id = sessions.session_id_of(
             row.parameters, job_id=row.job_id, run_id=row.id, stored=claim.stored
         )

@@ -5,7 +5,9 @@ All of these are written in one transaction (`docs/promise.md` 6).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -136,6 +138,19 @@ async def close_attempt(
     usages = (await session.execute(of_run.order_by(col(AttemptRow.number)))).scalars()
     row.usage = usage.total(usages)
     session.add(row)
+
+
+async def add_usage(session: AsyncSession, run_id: str, used: Mapping[str, Any] | None) -> None:
+    """Add ``used`` to the usage of an ended run and of its last attempt, which budgets count."""
+    row = await session.get(RunRow, run_id)
+    if row is None or used is None:
+        return
+    row.usage = usage.total((row.usage, used))
+    session.add(row)
+    attempt = await session.get(AttemptRow, (row.id, row.attempts))
+    if attempt is not None:
+        attempt.usage = usage.total((attempt.usage, used))
+        session.add(attempt)
 
 
 async def update_job(

@@ -43,6 +43,7 @@ from sqlmodel import col, select
 from daybook import settings
 from daybook.delivery import outbox
 from daybook.jobs import store
+from daybook.jobs.compression import KEPT_MESSAGES
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE, TERMINAL, Delivery
@@ -55,9 +56,10 @@ from daybook.ledger.tables import (
     RevisionRow,
     RunRow,
     SessionRow,
+    SummaryRow,
 )
 from daybook.owners import namespace
-from daybook.runs import chains, claim_requests, outcomes, prefect_ends, sessions
+from daybook.runs import chains, claim_requests, outcomes, prefect_ends
 
 log = logging.getLogger(__name__)
 
@@ -279,7 +281,7 @@ async def sessions_to_prune(ledger: Ledger, keep: RetentionLimits) -> list[str]:
         session_ids = [*(await session.execute(unused)).scalars()]
         session_ids += (await session.execute(old)).scalars()
         if keep.runs is not None:
-            long = grouped.having(span >= max(2 * keep.runs, sessions.MAX_HISTORY_MESSAGES))
+            long = grouped.having(span >= max(2 * keep.runs, KEPT_MESSAGES))
             session_ids += (await session.execute(long)).scalars()
     return list(dict.fromkeys(session_ids))
 
@@ -300,6 +302,8 @@ async def prune_messages(ledger: Ledger, session_id: str, keep: RetentionLimits)
         first, last = (await session.execute(numbers)).one()
         if first is None:
             if whole:
+                of_summaries = col(SummaryRow.session_id) == session_id
+                await session.execute(delete(SummaryRow).where(of_summaries))
                 await session.execute(delete(SessionRow).where(col(SessionRow.id) == session_id))
             return int(whole)
         up_to: int = last if whole else await _max_deletable(session, session_id, keep, since, last)
@@ -308,7 +312,16 @@ async def prune_messages(ledger: Ledger, session_id: str, keep: RetentionLimits)
             await session.execute(
                 delete(MessageRow).where(of_session, col(MessageRow.number) <= up_to)
             )
+            await _delete_replaced_summaries(session, session_id, up_to)
         return max(up_to - int(first) + 1, 0)
+
+
+async def _delete_replaced_summaries(session: AsyncSession, session_id: str, up_to: int) -> None:
+    """Delete the summaries of deleted messages, up to the number ``up_to``, except the newest."""
+    of_session = col(SummaryRow.session_id) == session_id
+    newest = select(func.max(SummaryRow.through)).where(of_session).scalar_subquery()
+    replaced = (col(SummaryRow.through) <= up_to) & (col(SummaryRow.through) < newest)
+    await session.execute(delete(SummaryRow).where(of_session, replaced))
 
 
 async def _max_deletable(
@@ -316,7 +329,7 @@ async def _max_deletable(
 ) -> int:
     """Return the highest `number` of the messages that may be deleted.
 
-    The last `MAX_HISTORY_MESSAGES` are kept, because a model reads them.
+    The last `KEPT_MESSAGES` are kept, because a model reads them.
     """
     old = select(func.max(MessageRow.number)).where(
         col(MessageRow.session_id) == session_id, col(MessageRow.at) < since
@@ -324,7 +337,7 @@ async def _max_deletable(
     up_to: int = (await session.execute(old)).scalar_one() or 0
     if keep.runs is not None:
         up_to = max(up_to, last - 2 * keep.runs)
-    return min(up_to, last - sessions.MAX_HISTORY_MESSAGES)
+    return min(up_to, last - KEPT_MESSAGES)
 
 
 # --- jobs

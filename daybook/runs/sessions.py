@@ -30,6 +30,7 @@ from daybook.delivery import outbox
 from daybook.errors import Ambiguous, NotFound
 from daybook.jobs import store
 from daybook.jobs.actions import AgentPrompt, Heartbeat
+from daybook.jobs.compression import KEPT_MESSAGES
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import JobRow, MessageRow, RunRow, SessionRow
@@ -37,8 +38,8 @@ from daybook.owners import USER
 from daybook.runs import chains, leases, slots
 from daybook.runs.claim_requests import agent_name
 
-MAX_HISTORY_MESSAGES = 20
-"""Maximum number of messages given to a model, the last ones: long sessions do not cost more."""
+MAX_TITLE_LENGTH = 80
+"""Maximum length of a session's title, in characters."""
 
 RETRY_INTERVAL = timedelta(seconds=2)
 """How long a run waits before it claims again if its session is busy."""
@@ -107,7 +108,7 @@ async def busy_reason(session: AsyncSession, row: RunRow, now: datetime) -> str:
 
 
 async def history(
-    session: AsyncSession, session_id: str, limit: int = MAX_HISTORY_MESSAGES
+    session: AsyncSession, session_id: str, limit: int = KEPT_MESSAGES
 ) -> tuple[MessageRow, ...]:
     """Return the last ``limit`` messages of a session, oldest first; empty if it is not stored."""
     newest = (
@@ -136,6 +137,7 @@ async def append(
         stored_session = SessionRow(
             id=row.session_id,
             agent=agent_name(row.parameters),
+            title=title_of(prompt),
             job_id=None if shared else row.job_id,
             created_at=now,
             updated_at=now,
@@ -159,6 +161,21 @@ async def append(
                 at=now,
             )
         )
+
+
+def title_of(text: str) -> str:
+    """Return the first line of ``text`` that is not blank, as the title of a session."""
+    line = next(filter(None, map(str.strip, text.splitlines())), "")
+    line = " ".join(line.split())
+    return line if len(line) <= MAX_TITLE_LENGTH else f"{line[: MAX_TITLE_LENGTH - 2].rstrip()} …"
+
+
+async def set_title(session: AsyncSession, session_id: str, title: str) -> None:
+    """Replace the title of a session, unless the session was deleted."""
+    stored = await session.get(SessionRow, session_id)
+    if stored is not None:
+        stored.title = title
+        session.add(stored)
 
 
 async def _source(session: AsyncSession, row: RunRow) -> dict[str, Any]:

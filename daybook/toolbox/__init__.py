@@ -5,8 +5,9 @@ that a model can act on. `daybook.mcp` serves them, `toolset`, `Skill` and `sche
 them to the agents of programs, and the `agent-prompt` flow to an agent in its run. They act for
 `owners.current_actor()`, through `daybook.api`.
 
-`TOOLS` are the definitions; `call` calls one by name and never raises for invalid names or
-arguments. Importing this package imports neither Prefect nor a database.
+`TOOLS` are the definitions, and `OPERATOR_TOOLS` those that no agent has; `call` calls one by name
+and never raises for invalid names or arguments. Importing this package imports neither Prefect nor
+a database.
 
 To add a tool, write its definition in `tools`, the function that it calls in `calls`, and the text
 of its answer in `text`; `task_tools`, `task_calls` and `task_text` are the same for task sessions.
@@ -18,6 +19,6 @@ tests/e2e/mcp/test_clients.py and tests/unit/mcp/test_http.py, too.
 """
 
 from daybook.toolbox.invocation import NotDone, ToolAnswer
-from daybook.toolbox.tools import BY_NAME, TOOLS, call
+from daybook.toolbox.tools import BY_NAME, OPERATOR_TOOLS, TOOLS, call, tools_of
 
-__all__ = ["BY_NAME", "TOOLS", "NotDone", "ToolAnswer", "call"]
+__all__ = ["BY_NAME", "OPERATOR_TOOLS", "TOOLS", "NotDone", "ToolAnswer", "call", "tools_of"]

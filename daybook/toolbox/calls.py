@@ -1,6 +1,7 @@
-"""Functions of the job tools; each calls operations of `daybook.api` for `owners.current_actor()`.
+"""Functions of the tools for jobs and sessions.
 
-Each takes the parsed arguments that were given, and returns the answer as text.
+Each takes the parsed arguments that were given, calls operations of `daybook.api` for
+`owners.current_actor()`, and returns the answer as text.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from daybook.toolbox.text import hint
 from daybook.validation import unknown_field
 
 if TYPE_CHECKING:
+    from daybook.delivery.views import RunDetails
     from daybook.jobs.views import ListedJob
 
 log = logging.getLogger(__name__)
@@ -226,3 +228,35 @@ async def _worker_note() -> str:
         log.warning("cannot determine whether a worker is online: %r", error)
         return ""
     return "\nnote: no worker is online, so nothing runs until the operator starts `daybook up`"
+
+
+# --- sessions
+
+_SENDING: set[asyncio.Task[RunDetails]] = set()
+"""The calls of `send_to_session` that have not ended yet; the event loop keeps no reference."""
+
+
+async def list_sessions(given: Arguments) -> str:
+    return words.sessions(await api.sessions.list_sessions(given["limit"]))
+
+
+async def show_session(given: Arguments) -> str:
+    return words.session(await api.sessions.show(given["session"], given["limit"]))
+
+
+async def send_to_session(given: Arguments) -> str:
+    """Continue the session, and wait a short time for the answer; a longer run continues."""
+    _use_current_server()
+    sending = asyncio.create_task(api.sessions.send(given["session"], given["prompt"]))
+    _SENDING.add(sending)
+    sending.add_done_callback(_SENDING.discard)
+    done, _ = await asyncio.wait({sending}, timeout=WAIT_TIMEOUT_SECONDS)
+    if done:
+        return words.run(sending.result(), "", "Answered: ")
+    sending.add_done_callback(_log_failure)
+    return "Sent, and not answered yet. session_get shows the answer later."
+
+
+def _log_failure(sending: asyncio.Task[RunDetails]) -> None:
+    if not sending.cancelled() and (error := sending.exception()) is not None:
+        log.warning("a message to a session failed: %s", error, extra={"action": "send_failed"})

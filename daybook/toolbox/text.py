@@ -1,4 +1,6 @@
-"""Answers of the job tools: short texts, with ids, due times in the job's zone, and recipients.
+"""Answers of the tools for jobs and sessions.
+
+They are short texts, with ids, due times in the job's zone, and recipients.
 
 The input is a result of `daybook.api`.
 """
@@ -10,12 +12,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from daybook.jobs.actions import AgentPrompt, ToolCall, Webhook
 from daybook.jobs.views import ChangedJob, DueTimes, JobDetails, ListedJob
 from daybook.ledger.views import Run, utc_text
 from daybook.schedules.descriptions import WEEKDAYS
 from daybook.schedules.zones import zone
+
+if TYPE_CHECKING:
+    from daybook.api.sessions import Session, SessionDetails
 
 MAX_DUE_TIMES = 3
 """Maximum number of due times in the text of a job."""
@@ -151,6 +157,33 @@ def runs(name: str, timezone: str, found: Sequence[Run]) -> str:
         *(run(each, timezone, "- ", MAX_BRIEF_CHARACTERS) for each in rest),
     ]
     return "\n".join([f'Runs of "{name}", newest first:', *parts])
+
+
+def sessions(found: Sequence[Session]) -> str:
+    """Describe sessions, one line for each."""
+    if not found:
+        return "There are no sessions."
+    return "\n".join(
+        f"- {_session_line(each)}, last used {due(each.last_used_at)}" for each in found
+    )
+
+
+def session(found: SessionDetails) -> str:
+    """Describe a session: its summary and its last messages, oldest first."""
+    lines = [f"Session {_session_line(found)}"]
+    if found.summary is not None:
+        content = truncated(found.summary.content, MAX_OUTPUT_CHARACTERS)
+        lines.append(f"summary of the messages up to {found.summary.through}: {content}")
+    lines += [
+        f"{each.number} {each.role}: {truncated(each.content, MAX_OUTPUT_CHARACTERS)}"
+        for each in found.history
+    ]
+    return "\n".join(lines)
+
+
+def _session_line(found: Session) -> str:
+    title = f' "{found.title}"' if found.title else ""
+    return f"{found.id}{title}, {found.messages} messages with {found.agent}"
 
 
 def truncated(text: str, longest: int) -> str:

@@ -1,4 +1,4 @@
-"""The definitions of the job tools; `task_tools` has those for tasks.
+"""The definitions of the tools for jobs and sessions; `task_tools` has those for tasks.
 
 The definitions are part of every session of an agent, so each word costs tokens: the job tools are
 under 12 KB together, the task tools under 5 KB.
@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from daybook import names
+from daybook import names, owners
 from daybook.agents.base import Tool
 from daybook.errors import DaybookError
 from daybook.jobs.model import FIELDS
+from daybook.owners import Actor
 from daybook.schedules import cron, zones
 from daybook.schedules.schedule import SYNTAX_HINT
 from daybook.tasks.model import redact_tokens
@@ -56,7 +57,7 @@ _PARAMS = 'JSON object of the tool\'s arguments, such as {"full": true}.'
 _METHOD = "HTTP method. Default: POST."
 _BODY = "Request body, sent unchanged."
 _TOOL = "name, server.tool, or https://host/path#tool of an MCP server."
-_SESSION = (
+_SESSION_CHOICE = (
     "reuse: all runs continue one session; new: each run starts one; chat: all runs continue "
     "the session of channel and chat_id."
 )
@@ -107,7 +108,7 @@ JOB_TOOLS: tuple[Tool, ...] = (
             "Agent that answers. Default: the agent with your name, or the agent `default`.",
         ),
         Argument("model", "Model to use instead of the agent's own."),
-        Argument("session", _SESSION, "reuse", legal=("reuse", "new", "chat")),
+        Argument("session", _SESSION_CHOICE, "reuse", legal=("reuse", "new", "chat")),
         _OPTIONS,
         _IDEMPOTENCY_KEY,
     ),
@@ -245,7 +246,48 @@ JOB_TOOLS: tuple[Tool, ...] = (
 
 TOOLS: tuple[Tool, ...] = (*JOB_TOOLS, *task_tools.TASK_TOOLS)
 
-BY_NAME = {each.name: each for each in TOOLS}
+_SESSION = Argument(
+    "session",
+    "Session id, unique id prefix or key, or a job for the session that it continues.",
+    None,
+    write="see session_list",
+    longest=2 * _LINE,
+)
+
+OPERATOR_TOOLS: tuple[Tool, ...] = (
+    _tool(
+        "session_list",
+        "List conversations with agents, the last used first: id, title, number of messages.",
+        calls.list_sessions,
+        Argument("limit", "Maximum number of sessions.", 20, most=100),
+        read_only=True,
+    ),
+    _tool(
+        "session_get",
+        "Show the last messages of a conversation, and the summary of the earlier ones.",
+        calls.show_session,
+        _SESSION,
+        Argument("limit", "Maximum number of messages.", 6, most=50),
+        read_only=True,
+    ),
+    _tool(
+        "session_send",
+        "Continue a conversation: its agent answers, and remembers it. Waits up to 15 s; "
+        "session_get shows a later answer.",
+        calls.send_to_session,
+        _SESSION,
+        Argument("prompt", "What to say.", None, write="write what to say"),
+        open_world=True,
+    ),
+)
+"""Tools that only the operator has; a client of an agent neither sees them nor can call them."""
+
+BY_NAME = {each.name: each for each in (*TOOLS, *OPERATOR_TOOLS)}
+
+
+def tools_of(actor: Actor) -> tuple[Tool, ...]:
+    """Return the tools that ``actor`` may call."""
+    return TOOLS if actor.is_agent else (*TOOLS, *OPERATOR_TOOLS)
 
 
 async def call(name: str, given: Mapping[str, Any] | None = None) -> ToolAnswer:
@@ -253,10 +295,11 @@ async def call(name: str, given: Mapping[str, Any] | None = None) -> ToolAnswer:
 
     Never raises for an invalid name or argument.
     """
-    tool = BY_NAME.get(name)
+    known = {each.name: each for each in tools_of(owners.current_actor())}
+    tool = known.get(name)
     if tool is None:
         name = redact_tokens(name)
-        text = f"there is no tool {invocation.loggable(name)} (known: {', '.join(BY_NAME)})"
+        text = f"there is no tool {invocation.loggable(name)} (known: {', '.join(known)})"
         invocation.log_refusal(name, text)
         return ToolAnswer(text, refused=True)
     try:

@@ -54,6 +54,7 @@ class Facts:
     ended: str = ""
     took: dict[str, Any] | None = None
     changed: bool = False
+    summarizing: bool = False
 
 
 @dataclass(eq=False)
@@ -101,8 +102,9 @@ class SupervisedRun:
         """
         if status is None or (status in TERMINAL and self._was_terminal):
             self.stop(StopCause.LOST)
-        # A process that has recorded its outcome may have work left, but for less than an interval.
-        self._was_terminal = status in TERMINAL
+        # A process that has recorded its outcome may have work left, but for less than an interval,
+        # unless it summarizes its session.
+        self._was_terminal = status in TERMINAL and not self.facts.summarizing
 
     def tail(self) -> str:
         """Return the last lines that the process printed."""
@@ -156,6 +158,8 @@ class SupervisedRun:
                 facts.running_since = None
             elif "ended" in fact:
                 facts.ended, facts.running_since = fact["ended"], None
+            elif "summarizing" in fact:
+                facts.summarizing, facts.running_since = True, time.monotonic()
             self._changed.set()
 
     def _stop_times(self) -> dict[StopCause, float]:

@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 import daybook
-from daybook.api import task_client, task_scheduler, tasks
+from daybook.api import session_client, task_client, task_scheduler, tasks
 from daybook.errors import InvalidInput, NotFound, TokenRefused
 from daybook.home import Home
 
@@ -84,6 +84,24 @@ def test_the_task_client_has_a_method_for_each_command() -> None:
     assert names[1] == {"register", "report", "list", "get", "remove"}
     assert names[2] == {"status", "pause", "resume", "drain", "backlog", "cycle", "rebuild"}
     assert [set(public(each)) for each in SYNC] == names
+
+
+async def test_the_clients_of_the_operator_have_the_operations_of_sessions(
+    daybook_home: Home,
+) -> None:
+    client = daybook.Client()
+    assert await client.sessions.list() == []
+    for call in (client.sessions.get("ops"), client.sessions.send("ops", "News?")):
+        with pytest.raises(NotFound, match='session "ops" not found'):
+            await call
+    with pytest.raises(InvalidInput, match="use a client without an agent"):
+        await daybook.Client(agent="eva").sessions.list()
+    operations = set(public(session_client.Sessions))
+    assert operations == {"list", "get", "send"} == set(public(session_client.SyncSessions))
+
+
+def test_the_synchronous_client_has_the_operations_of_sessions(daybook_home: Home) -> None:
+    assert daybook.SyncClient().sessions.list() == []
 
 
 @pytest.mark.parametrize("name", ["add", "heartbeat"])

@@ -14,6 +14,7 @@ from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
+from daybook.ledger.tables import SummaryRow
 from daybook.runs import claim_requests, claims
 from daybook.runs.claim_requests import Granted
 from tests.unit.cli.conftest import MADE
@@ -36,6 +37,17 @@ async def _talk(file: Path) -> str:
             await claims.begin(ledger, granted.run_id, granted.fence)
             outcome = Outcome(Status.SUCCEEDED, output=f"/quit\n{number}", prompt="Any news?")
             await claims.finish(ledger, granted.run_id, granted.fence, outcome)
+        async with ledger.write() as session:
+            session.add(
+                SummaryRow(
+                    session_id=f"default:job:{stored.id}",
+                    through=2,
+                    content="Nothing\nnew.",
+                    agent="small",
+                    run_id=row.id,
+                    at=ledger.now(),
+                )
+            )
         return stored.id
 
 
@@ -50,15 +62,23 @@ def talked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_list_has_one_line_per_session(daybook: Any, talked: str) -> None:
     (found,) = daybook("session", "list", "--json").json
-    assert found.keys() == {"id", "agent", "job", "messages", "created_at", "last_used_at"}
+    assert found.keys() == {
+        *("id", "title", "agent", "job", "messages"),
+        *("created_at", "last_used_at"),
+    }
+    assert found["title"] == "Any news?"
     assert (found["id"], found["agent"]) == (f"default:job:{talked}", "default")
     assert (found["job"], found["messages"]) == ("brief", 6)
     assert found["created_at"] < found["last_used_at"]
     head, line = daybook("session", "list").out.splitlines()
-    assert head.split() == ["SESSION", "AGENT", "JOB", "MESSAGES", "LAST", "USED"]
-    assert re.fullmatch(rf"default:job:{talked} +default +brief +6 +(now|\d s ago)", line)
+    assert head.split() == ["SESSION", "TITLE", "AGENT", "JOB", "MESSAGES", "LAST", "USED"]
+    assert re.fullmatch(
+        rf"default:job:{talked} +Any news\? +default +brief +6 +(now|\d s ago)", line
+    )
     line = daybook("session", "list", "--absolute").out.splitlines()[1]
-    assert re.fullmatch(rf"default:job:{talked} +default +brief +6 +\d{{4}}-\S+ [\d:]+", line)
+    assert re.fullmatch(
+        rf"default:job:{talked} +Any news\? +default +brief +6 +\d{{4}}-\S+ [\d:]+", line
+    )
 
 
 def test_show_json_has_the_last_messages_with_their_source(daybook: Any, talked: str) -> None:
@@ -67,6 +87,12 @@ def test_show_json_has_the_last_messages_with_their_source(daybook: Any, talked:
     prompt, answer = found["history"]
     assert (prompt["number"], prompt["role"], prompt["content"]) == (5, "user", "Any news?")
     assert (answer["number"], answer["role"], answer["content"]) == (6, "assistant", "/quit\n2")
+    summary = found["summary"]
+    assert (summary["through"], summary["content"], summary["agent"]) == (
+        2,
+        "Nothing\nnew.",
+        "small",
+    )
     source = prompt["source"]
     assert (source["job"], source["job_id"], source["trigger"]) == ("brief", talked, "manual")
     assert (source["kind"], source["session"]) == ("agent-prompt", found["id"])
@@ -80,14 +106,17 @@ def test_show_prints_the_author_and_text_of_each_message(
 ) -> None:
     typed = ["session", "show", ref.format(talked), "--limit", "2", "--absolute"]
     lines = daybook(*typed).out.splitlines()
-    assert lines[:2] == [
+    assert lines[:3] == [
         f"default:job:{talked}",
+        "  Any news?",
         "  6 messages with default, last 2 shown",
     ]
-    assert re.fullmatch(r"5 brief, \S+ [\d:]+: due \S+ [\d:]+ \(manual, run \w{8}\)", lines[3])
-    assert lines[4] == "  Any news?"
-    assert re.fullmatch(r"6 default, \S+ [\d:]+", lines[6])
-    assert lines[7:] == ["  /quit", "  2"]
+    assert re.fullmatch(r"Summary of the messages up to 2, small, \S+ [\d:]+", lines[4])
+    assert lines[5:7] == ["  Nothing", "  new."]
+    assert re.fullmatch(r"5 brief, \S+ [\d:]+: due \S+ [\d:]+ \(manual, run \w{8}\)", lines[8])
+    assert lines[9] == "  Any news?"
+    assert re.fullmatch(r"6 default, \S+ [\d:]+", lines[11])
+    assert lines[12:] == ["  /quit", "  2"]
 
 
 def test_an_unknown_session_is_not_found(daybook: Any, talked: str) -> None:

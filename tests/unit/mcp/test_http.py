@@ -16,7 +16,7 @@ from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.mcp import http
-from daybook.toolbox import TOOLS
+from daybook.toolbox import OPERATOR_TOOLS, TOOLS
 from tests.unit.mcp.conftest import HEADERS, Served, served
 
 WRONG = "db_" + "x" * 43
@@ -43,6 +43,18 @@ async def test_a_client_with_a_token_gets_the_list_of_tools(
         "cron_next",
     }
     assert tools[0]["inputSchema"] == TOOLS[0].schema
+
+
+async def test_only_a_token_of_the_operator_has_the_tools_for_sessions(
+    daybook_server: Served, token: str
+) -> None:
+    operator = (await tokens.add("user")).token
+    tools = (await daybook_server.post(operator)).json()["result"]["tools"]
+    assert [each["name"] for each in tools] == [each.name for each in (*TOOLS, *OPERATOR_TOOLS)]
+    assert await daybook_server.call(operator, "session_list") == "There are no sessions."
+    refused = await daybook_server.call(token, "session_list")
+    assert refused.startswith("there is no tool session_list (known: cron_add, ")
+    assert "session_send" not in refused
 
 
 async def test_each_token_sees_only_the_jobs_of_its_owner(

@@ -12,12 +12,21 @@ from sqlmodel import col, select
 
 from daybook.home import Home
 from daybook.jobs import store
+from daybook.jobs.compression import KEPT_MESSAGES
 from daybook.jobs.store import StoredJob
 from daybook.keeper import retention
 from daybook.ledger.states import Status
-from daybook.ledger.tables import AttemptRow, JobRow, MessageRow, RevisionRow, RunRow, SessionRow
+from daybook.ledger.tables import (
+    AttemptRow,
+    JobRow,
+    MessageRow,
+    RevisionRow,
+    RunRow,
+    SessionRow,
+    SummaryRow,
+)
 from daybook.prefect import unmirrored as mirror
-from daybook.runs import audit, claims, prefect_ends, sessions
+from daybook.runs import audit, claims, prefect_ends
 from daybook.runs import retention as book_of
 from daybook.runs.retention import RetentionLimits
 from tests.world import World
@@ -248,7 +257,7 @@ async def test_a_long_session_is_cut_but_keeps_the_messages_that_a_model_receive
     world.clock.move(100 * DAY)
     await retention.prune(world.ledger, RetentionLimits(90 * DAY, 1))
     assert list(await numbers(world, "default:job:1")) == list(range(61, 81))
-    assert len(await numbers(world, "default:job:1")) == sessions.MAX_HISTORY_MESSAGES
+    assert len(await numbers(world, "default:job:1")) == KEPT_MESSAGES
     # This session has no job, and no run has used its key for that long.
     assert await numbers(world, "default:key") == []
     assert await count(world, SessionRow) == 1
@@ -263,6 +272,32 @@ async def test_old_messages_of_a_session_are_deleted(world: World) -> None:
     await retention.prune(world.ledger, DAYS)
 
     assert list(await numbers(world, "default:job:1")) == list(range(41, 71))
+
+
+async def test_the_newest_summary_stays_as_long_as_its_session(world: World) -> None:
+    await talk(world, "default:key", 40)
+    async with world.ledger.write() as session:
+        for through in (10, 30, 60):
+            session.add(
+                SummaryRow(
+                    session_id="default:key",
+                    through=through,
+                    content="short",
+                    agent="default",
+                    run_id="r",
+                    at=world.clock.now(),
+                )
+            )
+
+    await retention.prune(world.ledger, RetentionLimits(None, 25))
+    async with world.ledger.read() as session:
+        kept = select(SummaryRow.through).order_by(col(SummaryRow.through))
+        assert list((await session.execute(kept)).scalars()) == [60]
+    assert list(await numbers(world, "default:key")) == list(range(31, 81))
+
+    world.clock.move(100 * DAY)
+    await retention.prune(world.ledger, DAYS)
+    assert await count(world, SummaryRow) == await count(world, SessionRow) == 0
 
 
 async def test_the_session_of_a_single_run_is_deleted_with_the_run(world: World) -> None:

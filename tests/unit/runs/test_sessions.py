@@ -262,6 +262,34 @@ async def test_the_last_output_is_read_only_if_the_prompt_names_it(world: World)
     ).last_output == ""
 
 
+async def test_a_run_of_a_person_continues_the_given_session_whatever_its_parameters_say(
+    world: World,
+) -> None:
+    stored = await world.jobs.add(every="1h")
+    first = await answered_turn(world, world.runs.claim_request(stored), "one")
+    trigger = claim_requests.SESSION_TRIGGER
+    request = replace(direct(world, "person"), trigger=trigger, session_id=first.session_id)
+    held = await world.runs.running(stored)
+
+    busy = waits(await world.runs.claim(request))
+    assert busy.why.endswith(f"run {held.run_id[:8]} holds it")
+    await world.runs.finish(held, Status.FAILED)
+    world.clock.set(busy.until)
+    # The process that claims again after an attempt knows the session from the row alone.
+    granted = await answered_turn(world, replace(request, session_id=""), "two")
+
+    assert granted.session_id == first.session_id
+    assert [each.content for each in granted.history] == ["What is new?", "one"]
+    sources = [each.source for each in await messages_of(world, first.session_id)]
+    assert [each["trigger"] for each in sources] == ["schedule", "schedule", "session", "session"]
+    assert (await found_title(world, first.session_id)) == "What is new?"
+
+
+async def found_title(world: World, session_id: str) -> str:
+    async with world.ledger.read() as session:
+        return (await sessions.find(session, session_id)).row.title
+
+
 # --- the lock
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from daybook.clock import SYSTEM_CLOCK
+from daybook.jobs.compression import KEPT_MESSAGES
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.runs import claim_requests as offers
@@ -62,7 +63,7 @@ async def test_twenty_waiting_processes_take_turns_in_a_session_by_due_time(
         each.run_id for each in reports for _ in range(2)
     ]
     for turn, each in enumerate(reports, start=1):
-        assert list(each.given) == contents[: 2 * turn][-sessions.MAX_HISTORY_MESSAGES :]
+        assert list(each.given) == contents[: 2 * turn][-KEPT_MESSAGES:]
 
 
 async def test_a_process_killed_while_it_finishes_writes_neither_outcome_nor_messages(

@@ -12,7 +12,8 @@ import pytest
 
 from daybook.agents.base import Tool
 from daybook.mcp.server import _listed
-from daybook.toolbox import TOOLS
+from daybook.owners import Actor
+from daybook.toolbox import OPERATOR_TOOLS, TOOLS, tools_of
 
 CRON_ADD = (
     "prompt",
@@ -29,7 +30,9 @@ CRON_ADD = (
 )
 READ_ONLY = {"cron_list", "cron_get", "cron_runs", "cron_next"}
 
-each_tool = pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
+ALL_TOOLS = (*TOOLS, *OPERATOR_TOOLS)
+
+each_tool = pytest.mark.parametrize("tool", ALL_TOOLS, ids=lambda tool: tool.name)
 
 
 @pytest.mark.floor("E", "The six tools cron_add, cron_list, cron_remove and so on")
@@ -58,8 +61,18 @@ def test_the_toolbox_has_exactly_these_tools() -> None:
     ]
 
 
+def test_only_the_operator_has_the_tools_for_sessions() -> None:
+    names = [tool.name for tool in tools_of(Actor(via="mcp"))]
+    assert names[len(TOOLS) :] == ["session_list", "session_get", "session_send"]
+    assert (
+        tools_of(Actor("agent:eva", via="mcp")) == tools_of(Actor("agent:eva", via="run")) == TOOLS
+    )
+
+
 def test_only_tools_that_change_nothing_are_marked_read_only() -> None:
     assert {tool.name for tool in TOOLS if tool.read_only} == READ_ONLY
+    read_only = {tool.name for tool in OPERATOR_TOOLS if tool.read_only}
+    assert read_only == {"session_list", "session_get"}
 
 
 @pytest.mark.floor("E", "The arguments are flat: one schedule text and a timezone")
@@ -95,11 +108,11 @@ def test_each_tool_has_a_description_that_ends_with_a_period(tool: Tool) -> None
     assert tool.description.endswith(".")
 
 
-@pytest.mark.parametrize(("of", "most"), [("cron_", 12_000), ("task_", 5_000)])
-def test_the_definitions_of_cron_and_task_tools_stay_below_12_and_5_kb(of: str, most: int) -> None:
+@pytest.mark.parametrize(("of", "most"), [("cron_", 12_000), ("task_", 5_000), ("session_", 1_600)])
+def test_the_definitions_of_each_group_of_tools_stay_small(of: str, most: int) -> None:
     definitions: list[dict[str, Any]] = [
         {"name": each.name, "description": each.description, "inputSchema": each.schema}
-        for each in TOOLS
+        for each in ALL_TOOLS
         if each.name.startswith(of)
     ]
     assert len(json.dumps(definitions).encode()) < most
@@ -115,5 +128,5 @@ def test_the_definitions_import_neither_prefect_nor_a_database() -> None:
 
 
 def test_the_tool_definitions_match_the_snapshot(snapshot: Callable[[str, str], None]) -> None:
-    tools = [_listed(each).model_dump(mode="json", exclude_none=True) for each in TOOLS]
+    tools = [_listed(each).model_dump(mode="json", exclude_none=True) for each in ALL_TOOLS]
     snapshot("mcp-tools.json", json.dumps(tools, indent=1))

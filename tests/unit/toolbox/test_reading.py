@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from daybook.api import sessions
+from daybook.delivery.views import RunDetails
 from daybook.jobs import store
 from daybook.ledger.engine import Ledger
-from daybook.toolbox import call, text
+from daybook.ledger.tables import MessageRow, SessionRow, SummaryRow
+from daybook.toolbox import call, calls, text
+from tests.unit.conftest import view
+from tests.unit.toolbox.conftest import MADE
 
 pytestmark = pytest.mark.usefixtures("stored")
 
@@ -115,3 +122,82 @@ async def test_cron_next_lists_the_due_times_of_a_job() -> None:
 async def test_null_and_an_empty_string_count_as_not_given() -> None:
     given = {"schedule": "@daily", "job_id": None, "timezone": "", "count": None}
     assert len((await answered("cron_next", **given)).splitlines()) == 6
+
+
+# --- sessions
+
+
+@pytest.fixture
+async def talked(stored: Path) -> None:
+    """Add a session with two messages and a summary."""
+    async with Ledger(f"sqlite+aiosqlite:///{stored}") as ledger, ledger.write() as session:
+        now, run_id = ledger.now(), "r" * 32
+        fields: dict[str, Any] = {
+            "agent": "poet",
+            "title": "Any news?",
+            "created_at": now,
+            "updated_at": now,
+        }
+        session.add(SessionRow(id="poet:ops", **fields))
+        await session.flush()
+        for number, role, content in ((7, "user", "And now?"), (8, "assistant", "No\nnews.")):
+            given: dict[str, Any] = {
+                "role": role,
+                "content": content,
+                "source": {},
+                "run_id": run_id,
+                "at": now,
+            }
+            session.add(MessageRow(session_id="poet:ops", number=number, **given))
+        given = {"content": "Quiet.", "agent": "small", "run_id": run_id, "at": now}
+        session.add(SummaryRow(session_id="poet:ops", through=6, **given))
+
+
+@pytest.mark.usefixtures("talked")
+async def test_session_list_and_session_get_show_titles_summary_and_messages() -> None:
+    line = 'poet:ops "Any news?", 2 messages with poet'
+    assert (await answered("session_list")).startswith(f"- {line}, last used ")
+    assert (await answered("session_get", session="ops")).splitlines() == [
+        f"Session {line}",
+        "summary of the messages up to 6: Quiet.",
+        "7 user: And now?",
+        "8 assistant: No",
+        "news.",
+    ]
+
+
+async def test_session_send_waits_only_a_short_time_for_the_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release, asked = asyncio.Event(), list[tuple[str, str]]()
+    run = view(
+        RunDetails,
+        id="0123456789",
+        status="succeeded",
+        trigger="session",
+        scheduled_for=MADE,
+        duration_seconds=1.5,
+        reason="",
+        error=None,
+        delivery="not_requested",
+        output="No.",
+    )
+
+    async def send(ref: str, prompt: str) -> RunDetails:
+        asked.append((ref, prompt))
+        await release.wait()
+        return run
+
+    monkeypatch.setattr(sessions, "send", send)
+    monkeypatch.setattr(calls, "_use_current_server", lambda: None)
+    monkeypatch.setattr(calls, "WAIT_TIMEOUT_SECONDS", 0.01)
+    later = await answered("session_send", session="ops", prompt="News?")
+    assert later == "Sent, and not answered yet. session_get shows the answer later."
+    (sending,) = calls._SENDING
+    release.set()
+    assert await sending is run
+    answer = await answered("session_send", session="ops", prompt="Now?")
+    assert answer.splitlines()[0].startswith("Answered: run 01234567: succeeded, requested Monday")
+    assert answer.splitlines()[1:] == ["output: No."]
+    assert asked == [("ops", "News?"), ("ops", "Now?")]
+    assert not calls._SENDING

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "20261123_0003"
+revision = "20261125_0004"
 down_revision = None
 branch_labels = None
 depends_on = None
@@ -309,6 +309,7 @@ def upgrade() -> None:
         "sessions",
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("agent", sa.String(), nullable=False),
+        sa.Column("title", sa.String(), nullable=False),
         sa.Column("job_id", sa.String(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
@@ -392,6 +393,22 @@ def upgrade() -> None:
             ["sessions.id"],
         ),
         sa.PrimaryKeyConstraint("session_id", "number"),
+    )
+    op.create_table(
+        "summaries",
+        sa.Column("session_id", sa.String(), nullable=False),
+        sa.Column("through", sa.Integer(), nullable=False),
+        sa.Column("content", sa.String(), nullable=False),
+        sa.Column("agent", sa.String(), nullable=False),
+        sa.Column("model", sa.String(), nullable=True),
+        sa.Column("usage", sa.JSON(), nullable=True),
+        sa.Column("run_id", sa.String(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["session_id"],
+            ["sessions.id"],
+        ),
+        sa.PrimaryKeyConstraint("session_id", "through"),
     )
     op.create_table(
         "task_events",

@@ -1,0 +1,185 @@
+"""Upkeep of a session after an answer: the title of a new one, and the summary of a long one.
+
+::
+
+    the run has its outcome, and is delivered
+      ├─ the first answer of a session, and a `title_agent` ───────► ask for a title
+      └─ more messages or tokens than the job or its agent allows ─► ask for a summary, in parts
+
+The run's outcome does not depend on it: whatever fails is logged, and if the process dies, nothing
+is half stored. The next run then gets the messages themselves, and asks again after its answer.
+The requests use the run's tokens, and no tools; each takes at most the timeout of an attempt.
+"""
+
+from __future__ import annotations
+
+import logging
+import textwrap
+from typing import Any
+
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+
+from daybook import settings
+from daybook.agents.base import AgentReply, AgentRequest
+from daybook.errors import AgentError, AgentFailed
+from daybook.execution import agent_lookup, conversation, handover
+from daybook.jobs.compression import KEPT_MESSAGES, Compression
+from daybook.jobs.policy import policy_from_parameters
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import Outcome, Status
+from daybook.ledger.tables import MessageRow, SummaryRow
+from daybook.runs import outcomes, sessions, summaries, usage
+from daybook.runs.claim_requests import Granted, agent_name
+from daybook.runs.summaries import MAX_MESSAGE_CHARACTERS, Part
+
+log = logging.getLogger(__name__)
+
+MAX_SUMMARY_CHARACTERS = 8_000
+"""Maximum length of a summary; what is longer is left out."""
+
+_SUMMARIZE = (
+    "Summarize the conversation below, so that you can continue it without reading it again. Keep "
+    "names, numbers, decisions, preferences, open questions and what was promised, newest last. "
+    "Include what is still true of the summary so far, if there is one. Write at most 500 words, "
+    "and nothing else."
+)
+_TITLE = (
+    "Write a title of at most eight words for the conversation below, in its language, and nothing "
+    "else."
+)
+
+
+async def tend(ledger: Ledger, granted: Granted, answered: Outcome) -> None:
+    """Title or compress the session of a run that was answered; log any error."""
+    prompt = answered.prompt
+    if answered.status is not Status.SUCCEEDED or prompt is None or not granted.session_id:
+        return
+    tending = _Upkeep(ledger, granted, usage.tokens(answered.usage))
+    try:
+        if not granted.history and (name := settings.load().title_agent):
+            await tending.title(name, prompt, answered.output or "")
+        if len(granted.history) == KEPT_MESSAGES and (compression := await tending.compression()):
+            await tending.compress(compression)
+    except Exception as error:
+        logger = get_run_logger() if FlowRunContext.get() else log
+        why = str(error) or type(error).__name__
+        logger.warning(
+            "the session %s is not titled or summarized: %s",
+            granted.session_id,
+            why,
+            extra={"action": "session_upkeep_failed"},
+        )
+
+
+class _Upkeep:
+    """The requests after one run; ``used`` tokens of those granted to it are used already."""
+
+    def __init__(self, ledger: Ledger, granted: Granted, used: int) -> None:
+        self._ledger, self._granted, self._used = ledger, granted, used
+        self._policy = policy_from_parameters(granted.parameters)
+        self._agent = str(granted.parameters.get("agent") or agent_name(granted.parameters))
+
+    async def compression(self) -> Compression:
+        """Return when the session is compressed: what the job says, else what its agent says."""
+        if self._policy.compression:
+            return self._policy.compression
+        async with get_client() as client:
+            return (await agent_lookup.find_agent(client, self._agent)).compression
+
+    async def title(self, agent: str, prompt: str, answer: str) -> None:
+        messages = _transcript([("User", prompt), ("Assistant", answer)])
+        reply = await self._ask(agent, "", f"{_TITLE}\n\n{self._data(messages)}", "title")
+        if title := sessions.title_of(reply.text):
+            async with self._ledger.write() as session:
+                await sessions.set_title(session, self._granted.session_id, title)
+
+    async def compress(self, compression: Compression) -> None:
+        """Summarize in parts until the messages without a summary are within the limits."""
+        session_id = self._granted.session_id
+        while True:
+            async with self._ledger.read() as session:
+                part = await summaries.next_part(session, session_id, compression)
+            if part is None or not await self._summarize(part):
+                return
+
+    async def _summarize(self, part: Part) -> bool:
+        own = str(self._granted.parameters.get("model") or "")
+        agent = settings.load().summary_agent
+        model = "" if agent else own
+        reply = await self._ask(
+            agent or self._agent, model, self._summary_prompt(part), f"summary.{part.through}"
+        )
+        text = reply.text.strip()
+        if not text or reply.cut:
+            why = f"is incomplete: {reply.cut}" if reply.cut else "is empty"
+            raise AgentFailed(f"the summary of agent {reply.agent} {why}")
+        async with self._ledger.write() as session:
+            row = SummaryRow(
+                session_id=part.session_id,
+                through=part.through,
+                content=text[:MAX_SUMMARY_CHARACTERS],
+                agent=reply.agent,
+                model=reply.model,
+                usage=reply.usage,
+                run_id=self._granted.run_id,
+                at=self._ledger.now(),
+            )
+            return await summaries.store(session, part, row)
+
+    def _summary_prompt(self, part: Part) -> str:
+        texts = [_SUMMARIZE]
+        if part.summary is not None:
+            so_far, run_id = part.summary.content, self._granted.run_id
+            texts.append(conversation.as_data("the summary so far", so_far, run_id))
+        texts.append(self._data(_transcript([_shortened(each) for each in part.messages])))
+        return "\n\n".join(texts)
+
+    def _data(self, transcript: str) -> str:
+        return conversation.as_data("the conversation", transcript, self._granted.run_id)
+
+    async def _ask(self, name: str, model: str, prompt: str, purpose: str) -> AgentReply:
+        """Ask once, and add the usage to the run's. Raise `AgentError`, and Prefect's errors."""
+        granted = self._granted
+        left = None if granted.tokens is None else granted.tokens - self._used
+        if left is not None and left <= 0:
+            raise AgentFailed("no tokens of the run are left")
+        handover.report(summarizing=True)
+        async with get_client() as client:
+            agent = await agent_lookup.find_agent(client, name)
+        request = AgentRequest(
+            prompt=prompt,
+            timeout=self._policy.timeout.total_seconds(),
+            occurrence=f"{granted.occurrence}#{purpose}",
+            job=granted.job.row.name if granted.job else None,
+            due=granted.due,
+            model=model,
+            tokens=left,
+            once=True,
+        )
+        try:
+            reply = await agent.answer(request)
+        except AgentError as error:
+            await self._add_usage(error.usage)
+            raise
+        await self._add_usage(reply.usage)
+        return reply
+
+    async def _add_usage(self, used: dict[str, Any] | None) -> None:
+        self._used += usage.tokens(used)
+        async with self._ledger.write() as session:
+            await outcomes.add_usage(session, self._granted.run_id, used)
+
+
+def _shortened(message: MessageRow) -> tuple[str, str]:
+    """Return the role and the text of a message, as a request for a summary contains them."""
+    text, left_out = message.content, len(message.content) - MAX_MESSAGE_CHARACTERS
+    if left_out > 0:
+        text = f"{text[:MAX_MESSAGE_CHARACTERS]}\n… ({left_out:,} more characters)"
+    return ("Assistant" if message.role == "assistant" else "User"), text
+
+
+def _transcript(messages: list[tuple[str, str]]) -> str:
+    """Return the messages as text, each indented, so that its end is clear."""
+    return "\n\n".join(f"{who}:\n{textwrap.indent(text, '    ')}" for who, text in messages)

@@ -1,0 +1,142 @@
+"""Summaries of sessions, which a model gets instead of older messages (decision 0062).
+
+::
+
+    messages    1 … through │ through + 1 …                                    last
+    stored      all of them, until retention deletes them
+    a model     the summary │ all, up to twice the limit, and always the last `KEPT_MESSAGES`
+    gets
+
+A summary is written after the answer of a run, and includes the summary before it. Until it is
+stored, which is one transaction, the next run gets the messages themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, func
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.jobs.compression import CHARACTERS_PER_TOKEN, KEPT_MESSAGES, Compression
+from daybook.ledger.tables import MessageRow, SessionRow, SummaryRow
+
+MAX_UNCOMPRESSED = 2
+"""How many times the limit a model gets if a summary is missing, because it failed or is late."""
+
+MAX_PART_CHARACTERS = 20_000 * CHARACTERS_PER_TOKEN
+"""Maximum length of the messages that one request summarizes; a longer history takes several."""
+
+MAX_MESSAGE_CHARACTERS = 20_000
+"""Maximum length of one message in a request for a summary."""
+
+_MAX_MESSAGES = 1_000  # for a limit in tokens only
+
+
+@dataclass(frozen=True)
+class CompressedHistory:
+    """The last messages of a session, oldest first, and the summary of those before, if any."""
+
+    summary: SummaryRow | None
+    messages: tuple[MessageRow, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Messages to summarize, oldest first, and the summary of those before, if any."""
+
+    session_id: str
+    summary: SummaryRow | None
+    messages: tuple[MessageRow, ...]
+
+    @property
+    def through(self) -> int:
+        """The number of the last message."""
+        return self.messages[-1].number
+
+
+async def latest(session: AsyncSession, session_id: str) -> SummaryRow | None:
+    """Return the newest summary of a session, which includes all others; None if it has none."""
+    newest = (
+        select(SummaryRow)
+        .where(col(SummaryRow.session_id) == session_id)
+        .order_by(col(SummaryRow.through).desc())
+        .limit(1)
+    )
+    row: SummaryRow | None = (await session.execute(newest)).scalar_one_or_none()
+    return row
+
+
+async def history(
+    session: AsyncSession, session_id: str, compression: Compression
+) -> CompressedHistory:
+    """Return what a model gets of a session."""
+    summary = await latest(session, session_id)
+    newest = (
+        select(MessageRow)
+        .where(*_after(session_id, summary))
+        .order_by(col(MessageRow.number).desc())
+        .limit(MAX_UNCOMPRESSED * (compression.messages or _MAX_MESSAGES))
+    )
+    messages = list(reversed((await session.execute(newest)).scalars().all()))
+    most = Compression(tokens=MAX_UNCOMPRESSED * compression.tokens)
+    lengths = [len(each.content) for each in messages]
+    first = 0
+    while len(messages) - first > KEPT_MESSAGES and most.is_exceeded(lengths[first:]):
+        first += 2  # a prompt and its answer
+    return CompressedHistory(summary, tuple(messages[first:]))
+
+
+async def next_part(
+    session: AsyncSession, session_id: str, compression: Compression
+) -> Part | None:
+    """Return the oldest messages that no summary covers, if all such messages exceed a limit.
+
+    The last `KEPT_MESSAGES` are never among them. Return None if there is nothing to summarize.
+    """
+    summary = await latest(session, session_id)
+    sizes = (
+        select(MessageRow.number, MessageRow.role, func.length(MessageRow.content))
+        .where(*_after(session_id, summary))
+        .order_by(col(MessageRow.number))
+    )
+    rows = (await session.execute(sizes)).tuples().all()
+    if not compression.is_exceeded([length for _, _, length in rows]):
+        return None
+    through = characters = 0
+    for number, role, length in rows[:-KEPT_MESSAGES]:
+        characters += min(length, MAX_MESSAGE_CHARACTERS)
+        if through and characters > MAX_PART_CHARACTERS:
+            break
+        if role == "assistant":
+            through = number
+    if not through:
+        return None
+    messages = (
+        select(MessageRow)
+        .where(*_after(session_id, summary), col(MessageRow.number) <= through)
+        .order_by(col(MessageRow.number))
+    )
+    return Part(session_id, summary, tuple((await session.execute(messages)).scalars().all()))
+
+
+async def store(session: AsyncSession, part: Part, row: SummaryRow) -> bool:
+    """Store ``row``, the summary of ``part``, once; return whether it was stored.
+
+    It is not stored if another process was faster, or if the session was deleted.
+    """
+    newest = await latest(session, part.session_id)
+    is_outdated = newest is not None and (
+        part.summary is None or newest.through != part.summary.through
+    )
+    if is_outdated or await session.get(SessionRow, part.session_id) is None:
+        return False
+    session.add(row)
+    return True
+
+
+def _after(session_id: str, summary: SummaryRow | None) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions for the messages of a session that ``summary`` does not cover."""
+    of_session = col(MessageRow.session_id) == session_id
+    return (of_session, col(MessageRow.number) > (summary.through if summary else 0))

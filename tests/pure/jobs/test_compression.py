@@ -1,0 +1,58 @@
+"""Limits above which a session's history is compressed, of jobs and of agents."""
+
+from __future__ import annotations
+
+import pytest
+
+from daybook.agents import kinds
+from daybook.errors import InvalidInput
+from daybook.jobs.compression import Compression
+from daybook.jobs.policy import Policy
+from daybook.validation import raising_invalid_input
+
+LIMITS = {"summarize_after_messages": 40, "summarize_after_tokens": 8_000}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("summarize_after_messages", 29, "29 is out of range (use 30 to 1,000, or 0 for never)"),
+        ("summarize_after_messages", 1_001, "1,001 is out of range (use 30 to 1,000, or 0 for"),
+        ("summarize_after_messages", -1, "-1 is out of range"),
+        ("summarize_after_tokens", 999, "999 is out of range (use 1,000 to 1,000,000, or 0 for"),
+    ],
+)
+def test_a_limit_out_of_range_is_refused(field: str, value: int, message: str) -> None:
+    with pytest.raises(InvalidInput) as refused, raising_invalid_input(Policy.model_fields):
+        Policy.model_validate({field: value})
+    assert f"{field}: {message}" in str(refused.value)
+    for kind, least in ((kinds.MODEL, {"model": "openai:x"}), (kinds.COMMAND, {"command": ["x"]})):
+        with pytest.raises(InvalidInput) as refused:
+            kind.validate({**least, field: value})
+        assert message in str(refused.value)
+
+
+def test_a_job_and_an_agent_may_ask_for_compression() -> None:
+    assert not Policy().compression
+    assert Policy.model_validate(LIMITS).compression == Compression(40, 8_000)
+    model = kinds.build(kinds.MODEL.slug, "m", {"model": "openai:x", **LIMITS})
+    program = kinds.build(kinds.COMMAND.slug, "c", {"command": ["x"], **LIMITS})
+    assert model.compression == program.compression == Compression(40, 8_000)
+    assert not kinds.build(kinds.OFFLINE.slug, "o", {}).compression
+
+
+@pytest.mark.parametrize(
+    ("compression", "lengths", "exceeded"),
+    [
+        (Compression(), [10_000] * 1_000, False),
+        (Compression(messages=30), [1] * 30, False),
+        (Compression(messages=30), [1] * 31, True),
+        (Compression(tokens=1_000), [400] * 10, False),
+        (Compression(tokens=1_000), [400] * 9 + [401], True),
+        (Compression(30, 1_000), [400] * 11, True),
+    ],
+)
+def test_either_limit_is_exceeded(
+    compression: Compression, lengths: list[int], exceeded: bool
+) -> None:
+    assert compression.is_exceeded(lengths) is exceeded

@@ -1,0 +1,51 @@
+"""How long a process may run on after it has recorded its outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from daybook.ledger.states import Status
+from daybook.worker.supervision import StopCause, SupervisedRun
+
+pytestmark = pytest.mark.anyio
+
+
+class Reporting:
+    """A process that has ended, with what it reported."""
+
+    def __init__(self, *facts: dict[str, Any]) -> None:
+        self._facts = facts
+
+    async def facts(self) -> AsyncIterator[dict[str, Any]]:
+        for each in self._facts:
+            yield each
+
+    async def ended(self) -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    async def end(self, grace: float) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("facts", "cause"),
+    [
+        ([{"running": 1}, {"ended": "succeeded"}], StopCause.LOST),
+        ([{"running": 1}, {"ended": "succeeded"}, {"summarizing": True}], None),
+    ],
+)
+async def test_only_a_process_that_summarizes_may_run_on_for_two_renewals(
+    facts: list[dict[str, Any]], cause: StopCause | None
+) -> None:
+    watched = SupervisedRun(flow_run=None, running=Reporting(*facts))  # type: ignore[arg-type]
+    await watched._read_facts()
+    for _ in range(2):
+        watched.renewed(Status.SUCCEEDED)
+    assert watched.cause is cause
+    # A summary has the time of an attempt.
+    assert (StopCause.TIMEOUT in watched._stop_times()) is (cause is None)
