@@ -230,6 +230,8 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
     planned.reason = planned.reason or source.disabled_reason
     if planned.reason:
         job = job.model_copy(update={"enabled": False})
+    elif not job.enabled:
+        planned.reason = f"disabled in {system}"
     planned.job = job
 
 

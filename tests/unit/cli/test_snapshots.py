@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from daybook.ledger.states import Status
 from daybook.testing import ManualClock
 from tests.commands import Daybook
 from tests.unit.cli.conftest import TaskCommands
+from tests.unit.imports import files
 from tests.world import World
 
 Snapshot = Callable[[str, str], None]
@@ -73,7 +75,11 @@ JOBS = [
 
 
 def test_the_shapes_of_json_output_match_the_snapshot(
-    daybook: Daybook, daybook_home: Home, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+    daybook: Daybook,
+    daybook_home: Home,
+    snapshot: Snapshot,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     asyncio.run(_fill(daybook_home))
     shapes = {}
@@ -81,6 +87,9 @@ def test_the_shapes_of_json_output_match_the_snapshot(
         result = daybook(*typed.split(), "--json")
         assert result.code == 0, result.err
         shapes[typed] = _shape(result.json)
+    path = str(files.hotplex(tmp_path))
+    imported = daybook("import", "hotplex", path, "--dry-run", "--json")
+    shapes["import --dry-run"] = _shape(imported.json)
     tasks = TaskCommands(daybook_home.path, daybook, monkeypatch)
     claimed = tasks.claimed()
     shapes["task next"] = _shape(claimed)

@@ -219,6 +219,14 @@ def test_a_file_that_ends_in_the_middle_is_refused(system: Any, tmp_path: Path) 
         assert "nothing was imported" in str(refused.value)
 
 
+def test_a_history_that_ends_in_the_middle_refuses_the_jobs_too(tmp_path: Path) -> None:
+    folder = files.hotplex(tmp_path)
+    history = (folder / "runs.json").read_text()
+    (folder / "runs.json").write_text(history[: len(history) // 2])
+    with pytest.raises(InvalidInput, match=r"runs\.json: is not complete JSON"):
+        hotplex.read(folder)
+
+
 def test_a_damaged_page_of_a_database_is_refused(tmp_path: Path) -> None:
     path = valid("picobot", tmp_path)
     content = bytearray(path.read_bytes())

@@ -224,6 +224,13 @@ async def test_literal_secrets_are_left_out_and_the_job_is_disabled(
     assert "headers.Authorization" in report.jobs[0].notes[0]
 
 
+async def test_a_job_that_was_disabled_stays_disabled(world: World, tmp_path: Path) -> None:
+    await write(world, of_omniagent(tmp_path, {"status": "disabled"}))
+    (stored,) = await jobs(world)
+    assert not stored.job.enabled
+    assert stored.row.disabled_reason == "disabled in omniagent"
+
+
 async def test_a_prompt_is_stored_as_it_was(world: World, tmp_path: Path) -> None:
     text = "Hello {{ name }}"
     action = {"type": "send_message", "session_id": "s", "message": text}
