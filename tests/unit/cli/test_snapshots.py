@@ -91,6 +91,9 @@ def test_the_shapes_of_json_output_match_the_snapshot(
     shapes["import --dry-run"] = _shape(
         daybook("import", "hotplex", path, "--dry-run", "--json").json
     )
+    path = str(files.hotplex(tmp_path))
+    imported = daybook("import", "hotplex", path, "--dry-run", "--json")
+    shapes["import --dry-run"] = _shape(imported.json)
     tasks = TaskCommands(daybook_home.path, daybook, monkeypatch)
     claimed = tasks.claimed()
     shapes["task next"] = _shape(claimed)

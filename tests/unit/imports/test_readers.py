@@ -223,7 +223,7 @@ def test_a_history_that_ends_in_the_middle_refuses_the_jobs_too(tmp_path: Path) 
     folder = files.hotplex(tmp_path)
     history = (folder / "runs.json").read_text()
     (folder / "runs.json").write_text(history[: len(history) // 2])
-    with pytest.raises(InvalidInput, match="runs.json: is not complete JSON"):
+    with pytest.raises(InvalidInput, match=r"runs\.json: is not complete JSON"):
         hotplex.read(folder)
 
 
