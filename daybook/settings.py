@@ -403,7 +403,8 @@ def set_ledger_url(file: Path, url: str) -> None:
         before = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         before = ""
-    text = re.sub(r"(?m)^[ \t]*ledger_url[ \t]*=.*\n?", "", before)
+    lines = before.splitlines(keepends=True)
+    text = "".join(line for line in lines if line.partition("=")[0].strip() != "ledger_url")
     if url:
         text = f"ledger_url = {json.dumps(url)}\n{text}"
     expected = {**tomllib.loads(before), "ledger_url": url}

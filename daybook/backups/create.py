@@ -10,11 +10,10 @@ import asyncio
 import fcntl
 import logging
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -41,7 +40,6 @@ FILES = ("config.toml", "ledger-key", "webhook-secret")
 
 NIGHTLY_HOUR = 3
 """The hour, in the zone of the settings, from which on the backup of a day is due."""
-_NIGHTLY = re.compile(r"(?P<ledger>[0-9a-f]+)-\d{4}-\d\d-\d\d\.backup")
 
 
 class Manifest(BaseModel, frozen=True):
@@ -143,15 +141,13 @@ def nightly_folder(loaded: Settings) -> Path:
     return Path(loaded.backup_folder).expanduser()
 
 
-def nightly_files(folder: Path, ledger_id: str) -> list[Path]:
-    """Return the nightly backups of a ledger, oldest first."""
-    matches = ((_NIGHTLY.fullmatch(each.name), each) for each in folder.glob("*.backup"))
-    return sorted(each for match, each in matches if match and match["ledger"] == ledger_id)
-
-
-def night_of(file: Path) -> date:
-    """Return the date of a nightly backup."""
-    return date.fromisoformat(file.stem.partition("-")[2])
+def nightly_files(folder: Path, ledger_id: str) -> dict[date, Path]:
+    """Return the nightly backups of a ledger by their dates, oldest first."""
+    found = {}
+    for file in folder.glob(f"{ledger_id}-*.backup"):
+        with suppress(ValueError):  # a file of the operator
+            found[date.fromisoformat(file.stem.removeprefix(f"{ledger_id}-"))] = file
+    return dict(sorted(found.items()))
 
 
 def last_night(now: datetime, loaded: Settings) -> date:
@@ -162,7 +158,7 @@ def last_night(now: datetime, loaded: Settings) -> date:
 
 def _delete_old(folder: Path, ledger_id: str, keep: int) -> None:
     """Delete all but the newest ``keep`` backups, and the drafts of killed processes."""
-    for old in nightly_files(folder, ledger_id)[:-keep]:
+    for old in list(nightly_files(folder, ledger_id).values())[:-keep]:
         old.unlink(missing_ok=True)
     for draft in folder.glob(f".{ledger_id}-*{archive.DRAFT_SUFFIX}"):
         draft.unlink(missing_ok=True)

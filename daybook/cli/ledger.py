@@ -86,8 +86,8 @@ async def move_(
     url: Annotated[
         str,
         Parameter(
-            help="Address of the new ledger, an empty database; @FILE reads it from a file, @- from "
-            "standard input."
+            help="Address of the new ledger, an empty database; @FILE reads it from a file, @- "
+            "from standard input."
         ),
     ],
     *,

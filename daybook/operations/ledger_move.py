@@ -54,6 +54,8 @@ async def move(url: str) -> LedgerMove:
     if "DAYBOOK_LEDGER_URL" in os.environ:
         hint = f"set ledger_url in {settings.config_file()} instead, and unset the variable"
         raise InvalidInput("DAYBOOK_LEDGER_URL", "is set, so the ledger cannot be switched", hint)
+    if not url:
+        raise InvalidInput("url", "is empty", "use the address of an empty database")
     old, new = settings.load().ledger_address, settings.load(ledger_url=url).ledger_address
     home = current_home()
     if home.running() is not None:

@@ -4,7 +4,7 @@
 
     .restoring/  exists             nothing opens the ledger (`Settings.ledger_address`)
       ├─ files of the backup        decrypted and verified here
-      ├─ ledger.db                  settled here (`backups.settle`)
+      ├─ ledger.db                  where what is uncertain is recorded (`backups.uncertain`)
       └─ target                     the address of the database that the ledger is copied into,
                                     if it is not in the home
     ledger, settings, keys          moved to their places
@@ -26,7 +26,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from daybook import settings
-from daybook.backups import archive, settle
+from daybook.backups import archive, uncertain
 from daybook.backups.create import FILES, LEDGER, MANIFEST, Manifest
 from daybook.clock import SYSTEM_CLOCK, Clock
 from daybook.errors import InvalidInput
@@ -44,7 +44,7 @@ _IGNORED = {"up.lock", "up.json", "up.new", "backup.lock"}
 
 
 class RestoreResult(BaseModel, frozen=True):
-    """The restored home, its ledger, and what was settled in it.
+    """The restored home, its ledger, and what is uncertain in it.
 
     ``missed`` and ``unknown`` are numbers of due times and runs that may have run since the backup,
     ``messages`` of messages that may have been sent, and ``tasks`` of tasks that are paused.
@@ -81,7 +81,7 @@ async def restore(
             names = (MANIFEST, LEDGER, *FILES)
             await asyncio.to_thread(archive.extract, file, staged, names, passphrase)
             target = _choose_target(home, staged, ledger_url)
-            result = await _settle_and_copy(home, staged, file, target, clock)
+            result = await _record_and_copy(home, staged, file, target, clock)
         except BaseException:
             if not (staged / _TARGET).exists():  # else the database may contain the ledger
                 shutil.rmtree(staged)
@@ -139,10 +139,10 @@ def _choose_target(home: Home, staged: Path, given: str) -> str:
     return settings.load(ledger_url=stored).ledger_url or _home_address(home)
 
 
-async def _settle_and_copy(
+async def _record_and_copy(
     home: Home, staged: Path, file: Path, target: str, clock: Clock
 ) -> RestoreResult:
-    """Settle the ledger in the staged file, and copy it into another database if it belongs there.
+    """Record what is uncertain in the staged ledger; copy it into another database if need be.
 
     If an earlier restore into this home was interrupted, that database may contain its ledger,
     which is overwritten.
@@ -154,11 +154,11 @@ async def _settle_and_copy(
         raise InvalidInput("file", problem, "update Daybook, or use another backup") from error
     async with Ledger(transfer.sqlite_address(staged / LEDGER), clock) as ledger:
         if target == _home_address(home):
-            return await _settle(home, ledger, manifest, str(home.path / LEDGER), ledger.now())
+            return await _record(home, ledger, manifest, str(home.path / LEDGER), ledger.now())
         async with Ledger(target) as database:
             # Of two clocks, the later one decides: what it calls past may have run.
             now = max(ledger.now(), database.now())
-            result = await _settle(home, ledger, manifest, database.place, now)
+            result = await _record(home, ledger, manifest, database.place, now)
             marker = staged / _TARGET
             async with ledger.read() as source, database.write() as writing:
                 known = marker.exists() and marker.read_text() == database.place
@@ -175,20 +175,20 @@ def not_empty(field: str, place: str) -> InvalidInput:
     return InvalidInput(field, f"{place} contains a ledger", "use an empty database")
 
 
-async def _settle(
+async def _record(
     home: Home, ledger: Ledger, manifest: Manifest, place: str, now: datetime
 ) -> RestoreResult:
     if now < manifest.at:
         problem = f"it is {utc_text(now)}, before the time of the backup, {utc_text(manifest.at)}"
         raise InvalidInput("clock", problem, "set the clock of this machine")
     async with ledger.write() as session:
-        settled = await settle.settle(session, Restore(backup=manifest.at, at=now))
+        recorded = await uncertain.record(session, Restore(backup=manifest.at, at=now))
     return RestoreResult(
         home=str(home.path),
         ledger=place,
         backup_at=manifest.at,
         restored_at=now,
-        **asdict(settled),
+        **asdict(recorded),
     )
 
 

@@ -9,8 +9,8 @@
 
 A run of the second kind is a request or a chained run: Prefect still has its flow run, and the
 ledger has lost its row. No such run starts (promise 7), because it may have had its effect. The
-restore is one fact in the ledger; `daybook.backups.settle` records it, and ends the runs that the
-ledger does have.
+restore is one fact in the ledger; `daybook.backups.uncertain` records it, and ends the runs that
+the ledger does have.
 """
 
 from __future__ import annotations

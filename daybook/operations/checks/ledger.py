@@ -260,7 +260,7 @@ async def backups() -> list[Finding]:
         due = nightly.last_night(opened.now(), loaded)
     if not found:
         return [findings.warning("backups", f"there is no backup in {folder} yet")]
-    newest = nightly.night_of(found[-1])
+    newest = max(found)
     if newest < due - MAX_BACKUP_AGE:
         fix = f"read the log of the leading keeper, such as {current_home().logs / 'worker.log'}"
         return [problem("backups", f"the newest backup in {folder} is of {newest}", fix)]

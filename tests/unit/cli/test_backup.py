@@ -1,9 +1,10 @@
-"""`daybook backup`, `restore` and `ledger move` as commands: their passphrases, output and errors."""
+"""`daybook backup`, `restore` and `ledger move`: their passphrases, output and errors."""
 
 from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,24 +32,29 @@ def words(tmp_path: Path) -> str:
     return str(file)
 
 
-@pytest.mark.parametrize("source", ["file", "stdin", "variable", "setting"])
-def test_a_passphrase_comes_from_a_file_standard_input_or_the_environment(
+def _from_stdin(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{WORDS}\n"))
+
+
+def _from_variable(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
+    monkeypatch.setenv("DAYBOOK_BACKUP_PASSPHRASE", WORDS)
+
+
+def _from_setting(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
+    (home.path / "config.toml").write_text(f'backup_passphrase = "{WORDS}"\n')
+
+
+@pytest.mark.parametrize("given", [_from_stdin, _from_variable, _from_setting])
+def test_a_passphrase_comes_from_standard_input_the_environment_or_the_settings(
     daybook: Daybook,
     monkeypatch: pytest.MonkeyPatch,
     home: Home,
     tmp_path: Path,
-    words: str,
-    source: str,
+    given: Callable[[pytest.MonkeyPatch, Home], None],
 ) -> None:
-    options = {"file": ("--passphrase-file", words)}
-    if source == "stdin":
-        monkeypatch.setattr(sys, "stdin", io.StringIO(f"{WORDS}\n"))
-    elif source == "variable":
-        monkeypatch.setenv("DAYBOOK_BACKUP_PASSPHRASE", WORDS)
-    elif source == "setting":
-        (home.path / "config.toml").write_text(f'backup_passphrase = "{WORDS}"\n')
+    given(monkeypatch, home)
     file = tmp_path / "a.backup"
-    made = daybook("backup", str(file), *options.get(source, ()), "--json")
+    made = daybook("backup", str(file), "--json")
     assert made.code == 0, made
     assert made.json["bytes"] == file.stat().st_size
     (tmp_path / "out").mkdir()
@@ -108,16 +114,15 @@ def test_two_different_words_at_the_prompts_are_refused(
     assert (result.code, "the two are not equal" in result.err) == (2, True)
 
 
-def test_an_address_with_a_password_can_come_from_standard_input(
-    daybook: Daybook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_address_with_a_password_can_come_from_a_file(daybook: Daybook, tmp_path: Path) -> None:
     address = f"sqlite+aiosqlite:///{tmp_path}/other.db"
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{address}\n"))
-    moved = daybook("ledger", "move", "@-", "--json")
+    (tmp_path / "address.txt").write_text(f"{address}\n")
+    moved = daybook("ledger", "move", f"@{tmp_path}/address.txt", "--json")
     assert moved.code == 0, moved
     assert moved.json["moved_to"] == address
-    refused = daybook("ledger", "move", "mysql://x/y")
-    assert (refused.code, "is not a ledger address" in refused.err) == (2, True)
+    for wrong, why in (("mysql://x/y", "is not a ledger address"), ("", "is empty")):
+        refused = daybook("ledger", "move", wrong)
+        assert (refused.code, why in refused.err) == (2, True), refused
 
 
 @pytest.mark.anyio

@@ -8,7 +8,8 @@ from datetime import timedelta
 import pytest
 from sqlmodel import select
 
-from daybook.backups.settle import Settled, settle
+from daybook.backups import uncertain
+from daybook.backups.uncertain import Recorded
 from daybook.delivery import outbox
 from daybook.errors import FenceRefused, NothingClaimable
 from daybook.ledger.states import Outcome, Status
@@ -26,12 +27,12 @@ HOURLY = "0 * * * *"
 REASON = "restored from a backup of 2026-01-15 12:00:00 UTC"
 
 
-async def _restore(world: World, **later: float) -> Settled:
+async def _restore(world: World, **later: float) -> Recorded:
     """Restore a backup of now after some time; by default, that is three hours."""
     backup = world.clock.now()
     world.passes(**(later or {"hours": 3}))
     async with world.ledger.write() as session:
-        return await settle(session, Restore(backup=backup, at=world.clock.now()))
+        return await uncertain.record(session, Restore(backup=backup, at=world.clock.now()))
 
 
 async def _messages(world: World) -> list[OutboxRow]:
@@ -41,9 +42,9 @@ async def _messages(world: World) -> list[OutboxRow]:
 
 async def test_due_times_up_to_the_restore_are_missed_and_later_ones_run(world: World) -> None:
     stored = await world.jobs.add(cron=HOURLY, catch_up="all")
-    settled = await _restore(world)
+    recorded = await _restore(world)
 
-    assert settled == Settled(missed=3)
+    assert recorded == Recorded(missed=3)
     (row,) = await world.runs.rows()
     assert (row.status, row.reason, row.count) == ("missed", REASON, 3)
     assert (await world.jobs.row(stored.id)).audited_until == world.clock.now()
@@ -79,9 +80,9 @@ async def test_a_one_time_job_does_not_run_again(world: World) -> None:
 async def test_claimed_and_running_runs_are_unknown_and_cannot_be_finished(world: World) -> None:
     running = await world.runs.running(await world.jobs.add("one", every="1h", on_lost="rerun"))
     claimed = await world.runs.claimed(await world.jobs.add("two", every="1h"))
-    settled = await _restore(world, seconds=1)
+    recorded = await _restore(world, seconds=1)
 
-    assert settled.unknown == 2
+    assert recorded.unknown == 2
     for granted in (running, claimed):
         row = await world.runs.row(granted.run_id)
         assert (row.status, row.reason) == ("unknown", f"restored from a backup of {_at(world)}")
@@ -107,9 +108,9 @@ async def test_a_waiting_run_is_missed_and_one_between_two_attempts_is_unknown(
         world.ledger, granted.run_id, granted.fence, Outcome(Status.FAILED), world.at(minutes=5)
     )
     later = await world.runs.request(stored, due=world.at(hours=48), until=world.at(hours=48))
-    settled = await _restore(world, minutes=1)
+    recorded = await _restore(world, minutes=1)
 
-    assert (settled.missed, settled.unknown) == (1, 1)
+    assert (recorded.missed, recorded.unknown) == (1, 1)
     assert (await world.runs.row(waiting)).status == "missed"
     assert (await world.runs.row(granted.run_id)).status == "unknown"
     assert (await world.runs.row(later)).status == "waiting"
@@ -126,8 +127,8 @@ async def test_an_unknown_of_the_restore_starts_no_other_job(world: World) -> No
     first = await world.jobs.add("first")
     await world.jobs.add("second", after="first", on="any")
     await world.runs.running(first)
-    settled = await _restore(world, seconds=1)
-    assert (settled.missed, settled.unknown) == (1, 1)
+    recorded = await _restore(world, seconds=1)
+    assert (recorded.missed, recorded.unknown) == (1, 1)
     assert [row.status for row in await world.runs.rows()] == ["unknown", "missed"]
 
 
@@ -150,9 +151,9 @@ async def test_messages_that_may_have_been_sent_are_failed_and_those_in_the_home
             body="b",
             now=world.clock.now(),
         )
-    settled = await _restore(world, seconds=1)
+    recorded = await _restore(world, seconds=1)
 
-    assert settled.messages == 2  # that of the unknown run too
+    assert recorded.messages == 2  # that of the unknown run too
     rows = await _messages(world)
     assert {row.status for row in rows if row.address == url} == {"failed"}
     assert all("it may have been delivered" in str(r.error) for r in rows if r.address == url)
@@ -165,8 +166,8 @@ async def test_messages_that_may_have_been_sent_are_failed_and_those_in_the_home
 async def test_tasks_wait_for_the_operator(world: World) -> None:
     claimed = await world.tasks.claimed("one")
     queued = await world.tasks.add("sweep")
-    settled = await _restore(world)
-    assert settled.tasks == 2
+    recorded = await _restore(world)
+    assert recorded.tasks == 2
 
     await world.tasks.sweep()
     await world.tasks.register("two")
@@ -231,14 +232,14 @@ async def test_a_crash_that_prefect_reports_of_a_lost_run_does_not_make_it_wait(
         assert await prefect_ends.read_until(session) == world.clock.now()
 
 
-async def test_a_later_restore_settles_what_became_due_meanwhile(world: World) -> None:
+async def test_a_later_restore_records_what_became_due_meanwhile(world: World) -> None:
     await world.jobs.add()
     backup = world.clock.now()
     for hours in (1, 2):
         world.passes(hours=hours)
         async with world.ledger.write() as session:
-            settled = await settle(session, Restore(backup=backup, at=world.clock.now()))
-        assert settled == Settled(missed=hours)
+            recorded = await uncertain.record(session, Restore(backup=backup, at=world.clock.now()))
+        assert recorded == Recorded(missed=hours)
     assert [row.count for row in await world.runs.rows()] == [3]
 
 

@@ -39,7 +39,7 @@ _C, _R = Status.CLAIMED, Status.RUNNING
 
 
 @dataclass(frozen=True)
-class Settled:
+class Recorded:
     """Numbers of due times and runs that are now ``missed`` or ``unknown``, of ``messages`` that
     are now failed, and of ``tasks`` that are now paused.
     """
@@ -50,7 +50,7 @@ class Settled:
     tasks: int = 0
 
 
-async def settle(session: AsyncSession, restore: Restore) -> Settled:
+async def record(session: AsyncSession, restore: Restore) -> Recorded:
     """Apply the rules above to a ledger that was just restored, in a write transaction.
 
     Repeated with a later restore, it applies them to what has become due meanwhile.
@@ -61,7 +61,7 @@ async def settle(session: AsyncSession, restore: Restore) -> Settled:
     missed = await _end_waiting(session, restore)
     for mark in await audit.watermarks(session):
         missed += await audit.miss_until(session, mark.job_id, restore.at, restore.reason)
-    return Settled(
+    return Recorded(
         missed=missed,
         unknown=unknown,
         messages=await _fail_messages(session, restore),
