@@ -46,6 +46,8 @@ class CommonFields(TypedDict, total=False):
     work_dir: str
     tokens_per_run: int
     tokens_per_day: int
+    summarize_after_messages: int
+    summarize_after_tokens: int
     check: Mapping[str, Any]
     events: Sequence[Literal["completed", "failed", "cancelled", "missed"]]
     on_complete: str

@@ -79,7 +79,7 @@ async def test_an_invalid_call_names_the_valid_values_and_stores_nothing(
     with pytest.raises(InvalidInput, match="schedule"):
         await client.add("Read the news", schedule="every day")
     with pytest.raises(InvalidInput, match="promt"):
-        await client.add("Read the news", schedule="@daily", promt="x")
+        await client.add("Read the news", schedule="@daily", promt="x")  # type: ignore[call-arg]
     with pytest.raises(InvalidInput, match='unknown "nobody"'):
         await client.add("Read the news", schedule="@daily", agent="nobody")
     with pytest.raises(InvalidInput, match="use one of: enabled, disabled, "):

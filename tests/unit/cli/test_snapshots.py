@@ -88,10 +88,6 @@ def test_the_shapes_of_json_output_match_the_snapshot(
         assert result.code == 0, result.err
         shapes[typed] = _shape(result.json)
     path = str(files.hotplex(tmp_path))
-    shapes["import --dry-run"] = _shape(
-        daybook("import", "hotplex", path, "--dry-run", "--json").json
-    )
-    path = str(files.hotplex(tmp_path))
     imported = daybook("import", "hotplex", path, "--dry-run", "--json")
     shapes["import --dry-run"] = _shape(imported.json)
     tasks = TaskCommands(daybook_home.path, daybook, monkeypatch)

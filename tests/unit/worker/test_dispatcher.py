@@ -195,6 +195,7 @@ async def test_without_a_ledger_a_run_waits_in_prefect(
 
         (_, waiting) = there.prefect.states
         assert waiting.name == prefect_states.WAITING_NAME
+        assert waiting.state_details.scheduled_time is not None
         assert waiting.state_details.scheduled_time > now
         assert "locked" in (waiting.message or "")
         assert there.starts.tasks == []
