@@ -177,5 +177,5 @@ _HEAD = """\
 
 The [requirements](requirements.md) call five existing schedulers, A to E, the minimum. This page
 lists what they do. A behaviour *works* in Daybook if the named test shows it, or it *differs* on
-purpose, for the given reason. A behaviour that is not built yet is not on this page.
+purpose, for the given reason.
 """

@@ -115,6 +115,7 @@ async def test_a_run_killed_in_the_middle_of_the_summary_leaves_the_history_unco
     assert len(received(agent)) == 2 + 20
 
 
+@pytest.mark.floor("E", "A person continues any session")
 async def test_a_person_continues_the_session_of_a_job_without_running_it(
     world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

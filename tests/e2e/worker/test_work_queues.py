@@ -51,6 +51,7 @@ def class_of(row: RunRow) -> str:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.floor("C", "Light, medium and resource-intensive jobs have queues of their own")
 async def test_sixty_runs_of_three_classes_keep_their_limits_and_none_is_lost(
     world: PrefectWorld,
 ) -> None:

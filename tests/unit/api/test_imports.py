@@ -74,6 +74,7 @@ async def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     assert await names() == []
 
 
+@pytest.mark.floor("A", "jobs.json is migrated once, automatically, and set aside")
 async def test_annas_folder_is_imported_once_and_its_file_set_aside(folder: Path) -> None:
     await jobs.add({"prompt": "Mine", "name": "Email check", "every": "1h"})
 

@@ -96,6 +96,7 @@ class Talk:
 
 
 @pytest.mark.slow  # 200 turns
+@pytest.mark.floor("E", "A long history is compressed by a summary")
 async def test_a_model_gets_a_bounded_part_of_a_session_of_400_messages(
     world: World, agents: Agents
 ) -> None:
@@ -205,6 +206,7 @@ async def test_of_two_processes_that_summarize_one_stores_the_summary(
         assert await summaries.next_part(session, session_id, limit) is None
 
 
+@pytest.mark.floor("E", "A summary keeps the last messages in full")
 async def test_a_limit_in_tokens_keeps_the_last_messages_whatever_their_length(
     world: World, agents: Agents
 ) -> None:
@@ -232,6 +234,7 @@ async def test_the_agents_own_limit_counts_if_the_job_has_none(
     assert [each.through for each in await talk.stored()] == [22]
 
 
+@pytest.mark.floor("E", "A model may write the title")
 async def test_the_operator_chooses_the_agents_of_summaries_and_titles(
     world: World, agents: Agents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +260,7 @@ async def test_the_operator_chooses_the_agents_of_summaries_and_titles(
     assert attempt.usage == row.usage
 
 
+@pytest.mark.floor("E", "A session has a title: the first line of its first prompt")
 async def test_without_a_title_agent_the_title_is_the_first_line_of_the_first_prompt(
     world: World, agents: Agents
 ) -> None:

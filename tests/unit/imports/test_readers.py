@@ -18,6 +18,7 @@ from tests.unit.imports import files
 from tests.unit.imports.files import database, emptied, utc, valid, write_json
 
 
+@pytest.mark.floor("A", "jobs.json, an array of jobs")
 def test_anna_reads_its_file_and_the_folder_of_it(tmp_path: Path) -> None:
     file = write_json(tmp_path / "jobs.json", [files.ANNA])
     (job,) = anna.read(file).jobs
@@ -33,6 +34,7 @@ def test_anna_reads_its_file_and_the_folder_of_it(tmp_path: Path) -> None:
     assert job.anchor == utc("2026-03-01T00:00:00.123456")
 
 
+@pytest.mark.floor("A", "The table scheduler_jobs")
 def test_anna_reads_its_table_with_the_runs(tmp_path: Path) -> None:
     source = anna.read(valid("anna", tmp_path))
     (job,), (run,) = source.jobs, source.runs
@@ -44,6 +46,7 @@ def test_anna_reads_its_table_with_the_runs(tmp_path: Path) -> None:
     assert run.finished_at - run.started_at == timedelta(seconds=5)
 
 
+@pytest.mark.floor("A", "Plugin messages with the prefix __anna_plugin_job__: are decoded")
 def test_a_job_of_a_plugin_is_read_from_its_message_and_from_its_columns(tmp_path: Path) -> None:
     message = "__anna_plugin_job__:" + json.dumps(files.ENVELOPE)
     old = files.ANNA_ROW | {"message": message}
@@ -73,6 +76,8 @@ def test_jobs_of_anna_itself_are_left_out_with_a_note(tmp_path: Path) -> None:
     assert source.notes == ("left out RSS: it is a job of anna's own",)
 
 
+@pytest.mark.floor("B", "Jobs are JSON values under cron:job:<id>")
+@pytest.mark.floor("B", "A duration is a text or integer nanoseconds, and empty is none")
 def test_omniagent_reads_its_actions_and_schedules(tmp_path: Path) -> None:
     hook = {
         "type": "call_webhook",
@@ -121,6 +126,7 @@ def test_omniagent_reads_its_actions_and_schedules(tmp_path: Path) -> None:
     assert numbers.fields["every"] == "90s"
 
 
+@pytest.mark.floor("C", "jobs.json with its version, and runs.json")
 def test_hotplex_reads_jobs_and_runs(tmp_path: Path) -> None:
     source = hotplex.read(files.hotplex(tmp_path))
     (job,) = source.jobs
@@ -153,6 +159,8 @@ def test_runs_of_jobs_that_the_file_does_not_have_are_counted(tmp_path: Path) ->
     assert source.notes == ("left out 3 runs of jobs that are not in the file",)
 
 
+@pytest.mark.floor("E", "The tables scheduled_jobs and job_runs")
+@pytest.mark.floor("E", "every_ms is an interval in milliseconds")
 def test_picobot_reads_the_tables_of_its_plan(tmp_path: Path) -> None:
     path = database(
         tmp_path / "pico.db", scheduled_jobs=[files.PLAN_JOB], job_runs=[files.PLAN_RUN]
@@ -236,6 +244,7 @@ def test_a_damaged_page_of_a_database_is_refused(tmp_path: Path) -> None:
         picobot.read(path)
 
 
+@pytest.mark.floor("C", "A file of a future version is refused")
 def test_files_of_a_future_version_are_refused(tmp_path: Path) -> None:
     def anna_field(where: Path) -> object:
         return anna.read(write_json(where / "jobs.json", [files.ANNA | {"mood": "good"}]))

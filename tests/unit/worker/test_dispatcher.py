@@ -105,6 +105,7 @@ async def test_a_run_counts_as_starting_from_its_claim_until_it_is_supervised(
         assert (seen, there.taker.starting) == ([1], 0)
         assert [watched.run_id for watched in there.watched] == [(await there.row()).id]
         (task,) = there.starts.tasks
+        assert task.handover is not None
         assert (task.mode, task.handover["fence"]) == ("ours", (await there.row()).fence)
 
 
