@@ -122,7 +122,7 @@ async def show(ref: str, limit: int = 20) -> SessionDetails:
 
 
 async def send(ref: str, prompt: str) -> RunDetails:
-    """Continue a session with ``prompt``, whoever began it; return the run with the answer.
+    """Continue any session with ``prompt``; return the run with the answer.
 
     ``ref`` is as for `show`. The session's agent answers in this process, with the model, the work
     directory, and the limits of the session's job or else of its last run. The job itself does not

@@ -138,6 +138,8 @@ async def test_the_form_of_a_command_agent_block_has_exactly_its_settings(
         "output",
         "history",
         "tools",
+        "summarize_after_messages",
+        "summarize_after_tokens",
         "capabilities",
     ]
     assert schema.fields["required"] == ["command"]

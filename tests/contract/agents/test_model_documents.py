@@ -99,6 +99,8 @@ async def test_the_form_of_a_model_agent_block_hides_the_key_and_has_plain_field
         "request_limit",
         "input_price",
         "output_price",
+        "summarize_after_messages",
+        "summarize_after_tokens",
         "capabilities",
     ]
     assert schema.fields["secret_fields"] == ["api_key"]

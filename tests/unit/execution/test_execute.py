@@ -12,7 +12,7 @@ import httpx
 import pytest
 from prefect.exceptions import Abort
 
-from daybook.execution import checks, execute, handover, lease
+from daybook.execution import checks, execute, handover, lease, session_upkeep
 from daybook.execution.checks import Verdict
 from daybook.execution.claim import NO_LEDGER_DELAY
 from daybook.jobs.checks import Check
@@ -159,3 +159,28 @@ async def test_a_run_whose_check_is_stopped_without_a_renewal_gives_its_claim_ba
     else:
         assert (row.status, row.reason) == ("waiting", "its lease could not be renewed")
         assert row.until == world.clock.now() + NO_LEDGER_DELAY
+
+
+@pytest.mark.parametrize("by_worker", [True, False])
+async def test_a_run_whose_summary_is_stopped_by_its_worker_still_returns_its_state(
+    by_worker: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
+
+    async def tend(*_: Any) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(session_upkeep, "tend", tend)
+    run = Run(opens)
+    run.given = run.given if by_worker else None  # type: ignore[assignment]
+    given: Any = (None, run, None, None)
+    tending = asyncio.create_task(execute._tend_session(*given))
+    await asked.wait()
+    tending.cancel()
+    if by_worker:
+        await tending
+        assert tending.cancelling() == 0
+    else:
+        with pytest.raises(asyncio.CancelledError):
+            await tending
