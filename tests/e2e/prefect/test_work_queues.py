@@ -13,6 +13,7 @@ from daybook.operations import worker
 from daybook.prefect import scheduled_runs, work_pool, work_queues
 from daybook.prefect.parameter_schema import WORK_POOL
 from daybook.prefect.work_queues import CLASS_QUEUES, QueuesState
+from tests.waiting import becomes_true
 from tests.world.prefect_world import PrefectWorld
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -171,6 +172,14 @@ async def test_a_queue_is_unserved_until_a_worker_polls_it(world: PrefectWorld) 
     await work_queues.ensure(world.client)
     state = await work_pool.read(world.client, world.ledger.id)
     assert set(CLASS_QUEUES) <= set(state.unserved)
+    poll = world.prefect.ui.get_scheduled_flow_runs_for_work_pool
+    await poll(WORK_POOL, [LIGHT], SYSTEM_CLOCK.now())
+
+    async def served() -> bool:  # Prefect notes a poll in the background
+        return LIGHT not in (await work_pool.read(world.client, world.ledger.id)).unserved
+
+    assert await becomes_true(served, 20.0)
+    assert MEDIUM in (await work_pool.read(world.client, world.ledger.id)).unserved
 
 
 async def test_a_worker_refuses_a_queue_that_does_not_exist(world: PrefectWorld) -> None:
