@@ -63,7 +63,7 @@ from daybook.jobs.model import normal_parameters
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
-from daybook.prefect import occurrence, run_names, states
+from daybook.prefect import occurrence, run_log, run_names, states
 from daybook.prefect.states import suspend_flow_run, terminal_state
 from daybook.processes.ending import wait_shielded
 from daybook.runs import claims
@@ -80,7 +80,8 @@ UNAVAILABLE_ERRORS = (Unreachable, httpx.TransportError)
 _STOPPED_UNBEGUN = Outcome(Status.CANCELLED, "stopped before it began")
 """Outcome of a direct call that was stopped before it began: no other process would claim it."""
 
-_UNBEGUN_STATES = {terminal_state(status, "").name for status in (Status.SKIPPED, Status.MISSED)}
+_UNBEGUN = (Status.SKIPPED, Status.MISSED)
+_UNBEGUN_STATES = {terminal_state(status, "").name for status in _UNBEGUN}
 """Names of the Prefect states of skipped and missed runs, whose effect never started."""
 
 CHECK_GRACE = timedelta(seconds=5)
@@ -151,18 +152,19 @@ async def carry_out(
     run = _Run(flow_run, given, kind, parameters, refused, check, prepare, reconciler, clock)
     if run.is_direct:  # perhaps the only process that knows of listeners
         registry.find_listeners()
-    try:
-        with handover.cancel_on_sigterm() if given is not None else nullcontext():
-            state = await _execute(run)
-    except attempt.STOP_ERRORS as error:
-        if given is None:
-            raise
-        # Prefect must not report a crash, because the worker knows the cause and records it, in the
-        # ledger and in Prefect.
-        raise Abort(f"ended by its worker: {error!r}") from None
-    if not run.is_direct and state.name in _UNBEGUN_STATES:
-        await states.end_flow_run(run.id, state)
-    return state
+    with run_log.without_last_line_after_abort(run.id):
+        try:
+            with handover.cancel_on_sigterm() if given is not None else nullcontext():
+                state = await _execute(run)
+        except attempt.STOP_ERRORS as error:
+            if given is None:
+                raise
+            # Prefect must not report a crash, because the worker knows the cause and records it, in
+            # the ledger and in Prefect.
+            raise Abort(f"ended by its worker: {error!r}") from None
+        if not run.is_direct and state.name in _UNBEGUN_STATES:
+            await states.end_flow_run(run.id, state)
+        return state
 
 
 async def _execute(run: _Run) -> State[Any]:
@@ -476,6 +478,9 @@ async def _decided_elsewhere(
 
 def _state_of_end(answer: Finished, run: _Run) -> State[Any]:
     shown = claiming.end_to_show(answer, run.id)
+    if shown.status in _UNBEGUN and not run.is_direct:  # the engine logs any other state
+        end = run_log.End(run.flow_run.id, shown.status, shown.reason)
+        get_run_logger().log(end.level, "%s", end.line)
     return _state(shown.run_id, Outcome(shown.status, shown.reason, error=shown.error), run)
 
 

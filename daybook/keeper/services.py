@@ -42,6 +42,7 @@ from daybook.keeper import (
     lease_reaper,
     listeners,
     observer,
+    overview,
     retention,
 )
 from daybook.keeper.cost import CpuBudget, CycleCost, MeteredCoroutine
@@ -100,6 +101,7 @@ class Context:
     scheduler: Scheduler
     signals: dict[Signal, asyncio.Event]
     fence: int | None = None
+    read_overview: overview.ReadOverview = overview.read_nothing
     reported_conflict: str = ""
     excluded: Collection[str] = ()
     ends_read: datetime | None = None
@@ -113,6 +115,7 @@ class Context:
     named: run_names.NamingState = field(default_factory=run_names.NamingState)
     unshown: deliveries.DeliveriesState = field(default_factory=deliveries.DeliveriesState)
     watched: alerts.AlertState = field(default_factory=alerts.AlertState)
+    shown: overview.TablesState = field(default_factory=overview.TablesState)
     heard: listeners.ListenersState = field(default_factory=listeners.ListenersState)
 
     def known(self) -> dict[str, datetime]:
@@ -207,7 +210,7 @@ async def _schedule_tasks(context: Context) -> float:
 
 async def _ping(context: Context) -> None:
     if context.observed_at is not None:  # otherwise this leader has not read Prefect yet
-        await alerts.ping(context.watched)
+        await alerts.ping(context.watched, context.read_overview)
 
 
 _DRAIN = Service(
@@ -357,7 +360,20 @@ LOOPS = (
                 lambda context: alerts.queue_alerts(context.ledger, context.watched),
                 required=True,
             ),
-            Service("ping", "requests the operator's URL while no run is overdue", _ping),
+            Service("ping", "requests the operator's URL while all findings are clear", _ping),
+        ),
+    ),
+    Loop(
+        interval=lambda: TIMING.tables_interval,
+        charged=lambda context: True,
+        services=(
+            Service(
+                "tables",
+                "shows what is due next, and what needs attention, as tables in Prefect",
+                lambda context: overview.show_tables(
+                    context.ledger, context.client, context.read_overview, context.shown
+                ),
+            ),
         ),
     ),
     Loop(
@@ -387,7 +403,8 @@ class Keeper:
     """Keeper of one process. ``holder`` is the process's unique name (`leadership.new_holder`).
 
     ``supervised`` returns the ids of the flow runs whose processes this process supervises; it
-    records their ends itself, so the keeper does not.
+    records their ends itself, so the keeper does not. ``read_overview`` returns what
+    `daybook status` finds, for the ping and the tables; a package above this one reads it.
     """
 
     def __init__(
@@ -396,8 +413,10 @@ class Keeper:
         holder: str,
         *,
         supervised: Callable[[], Collection[str]] = tuple,
+        read_overview: overview.ReadOverview = overview.read_nothing,
     ) -> None:
         self._ledger, self._supervised = ledger, supervised
+        self._read_overview = read_overview
         self.leadership = Leadership(ledger, holder, note=self._note)
         self.costs: dict[str, CycleCost] = {}
         self._signals = {each: asyncio.Event() for each in Signal}
@@ -437,6 +456,7 @@ class Keeper:
             self._supervised,
             scheduler,
             self._signals,
+            read_overview=self._read_overview,
         )
 
     async def _on_edit(self, event: Event) -> None:
@@ -474,6 +494,7 @@ class Keeper:
                 process.scheduler,
                 process.signals,
                 fence,
+                process.read_overview,
             )
         return self._term
 

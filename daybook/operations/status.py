@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from daybook import home as homes
+from daybook import settings
 from daybook.api import maintenance as maintenance_api
 from daybook.api.maintenance import MaintenanceWindow
 from daybook.api.overdue import DelayFacts, KeeperStatus, OverdueRun, without_catch_up
@@ -18,17 +19,19 @@ from daybook.errors import PrefectUnreachable
 from daybook.jobs import store as jobs
 from daybook.jobs.views import DueTimes
 from daybook.keeper import leader_lease
+from daybook.keeper.overview import MAX_DUE, Overview, Problem
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import Status
 from daybook.ledger.views import UtcTime
 from daybook.operations import findings, outbox_status
 from daybook.operations.checks import home as home_checks
-from daybook.operations.findings import Finding
+from daybook.operations.findings import Finding, Severity
 from daybook.prefect import instances, work_pool
 from daybook.prefect.work_pool import OnlineWorker
 from daybook.runs import history, maintenance
 from daybook.runs.overdue import find as find_overdue
 from daybook.runs.overdue import first_due_times, unattended
+from daybook.schedules.schedule import zone
 from daybook.tasks import counts as task_counts
 from daybook.tasks.views import TaskTotals
 
@@ -105,6 +108,26 @@ async def status() -> StatusReport:
 
     Never raises for a Prefect that does not answer; raises `LedgerUnreachable`.
     """
+    return (await _read())[0]
+
+
+async def overview() -> Overview:
+    """Return what the keeper needs for its ping and its tables. Raises `LedgerUnreachable`."""
+    report, found = await _read(MAX_DUE)
+    local = zone(settings.load().timezone)
+    return Overview(
+        [
+            (each.job, each.due.astimezone(local).isoformat(" ", "seconds"))
+            for each in report.due_soon
+        ],
+        [
+            Problem(each.check, each.message, each.fix, each.severity is Severity.WARNING)
+            for each in found
+        ],
+    )
+
+
+async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]:
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             now = ledger.now()
@@ -148,7 +171,7 @@ async def status() -> StatusReport:
     found += home_checks.settings() + home_checks.leftovers()
     found += findings.tasks(tasks, now)
     found += findings.late(late)
-    return StatusReport(
+    report = StatusReport(
         ready=online > 0 and not (stored and pool and pool.foreign),
         prefect=prefect,
         worker=WorkersOnline(online=online, workers=workers),
@@ -162,11 +185,12 @@ async def status() -> StatusReport:
         ),
         outbox=outbox.health,
         tasks=TaskTotals.of(tasks, now),
-        due_soon=_due_soon(stored, firsts, now),
+        due_soon=_due_soon(stored, firsts, now, max_due),
         maintenance=maintenance_api.views(windows, now),
         late=late,
         problems=[str(each) for each in found],
     )
+    return report, found
 
 
 async def worker_online() -> bool:
@@ -224,7 +248,7 @@ _LIVE = (Status.WAITING, Status.CLAIMED, Status.RUNNING)
 
 
 def _due_soon(
-    stored: list[jobs.StoredJob], firsts: Mapping[str, datetime | None], now: datetime
+    stored: list[jobs.StoredJob], firsts: Mapping[str, datetime | None], now: datetime, most: int
 ) -> list[DueJob]:
     coming = list[tuple[datetime, str]]()
     for each in stored:
@@ -233,4 +257,4 @@ def _due_soon(
             first = next((due.utc for due in DueTimes.of_job(each, now, 1).due), None)
         if first:
             coming.append((first, each.row.name))
-    return [DueJob(job=name, due=due) for due, name in sorted(coming)[:MAX_LISTED]]
+    return [DueJob(job=name, due=due) for due, name in sorted(coming)[:most]]

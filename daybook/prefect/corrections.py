@@ -32,7 +32,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow
-from daybook.prefect import deployment, flow_runs, projection, states
+from daybook.prefect import deployment, flow_runs, projection, run_log, states
 from daybook.runs import corrections
 from daybook.schedules import due as spec_due
 from daybook.schedules.zones import next_change, zone
@@ -198,4 +198,6 @@ async def _skip_run(client: PrefectClient, run: FlowRun, timezone: str) -> bool:
     if change.surprise:
         # A process holds the run or has ended it; the claim will refuse it anyway.
         log.info("%s was changed in the meantime", run.name, extra={"action": "raced"})
+    elif change.accepted:
+        await run_log.write_ends(client, [run_log.End(run.id, Status.SKIPPED, message)])
     return change.accepted

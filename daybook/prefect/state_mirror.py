@@ -26,6 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State
@@ -36,7 +37,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL
 from daybook.ledger.tables import RunRow
-from daybook.prefect import deployment, flow_runs, run_names, states
+from daybook.prefect import deployment, flow_runs, run_log, run_names, states
 from daybook.prefect import unmirrored as marks
 from daybook.timing import TIMING
 
@@ -169,7 +170,10 @@ async def _make(
         name=run_names.of_row(stored, row),
         state=states.of_row(row),
     )
-    return None if made is None else str(made.id)
+    if made is None:
+        return None
+    await run_log.write_ends(client, [_end(made.id, row)])
+    return str(made.id)
 
 
 async def _is_settled(client: PrefectClient, row: RunRow, run: FlowRun) -> bool:
@@ -191,6 +195,11 @@ async def _is_settled(client: PrefectClient, row: RunRow, run: FlowRun) -> bool:
     )
 
 
+def _end(flow_run_id: UUID, row: RunRow) -> run_log.End:
+    message = states.outcome_message(row.state, row.id, row.error, row.reason, row.output)
+    return run_log.End(flow_run_id, row.state, message)
+
+
 def _agrees(state: State[Any], row: RunRow) -> bool:
     expected = states.terminal_state(row.state, "")
     return (state.type, state.name) == (expected.type, expected.name)
@@ -209,6 +218,7 @@ async def _force(ledger: Ledger, client: PrefectClient, row: RunRow, run: FlowRu
             row.status,
             extra={"action": "mirrored"},
         )
+        await run_log.write_ends(client, [_end(run.id, newest)])
     await _clear_marks(ledger, [row])
     return True
 

@@ -39,7 +39,7 @@ from daybook.jobs import store
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from daybook.prefect import ended_runs, occurrence, run_names, states, unmirrored
+from daybook.prefect import ended_runs, occurrence, run_log, run_names, states, unmirrored
 from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs import claims
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, HeldElsewhere, Waiting
@@ -303,11 +303,10 @@ class Dispatcher:
         shown = claim.end_to_show(answer, str(run.id))
         message = states.outcome_message(shown.status, shown.run_id, shown.error, shown.reason)
         state = states.terminal_state(shown.status, message)
-        if (
-            await self._force_state(run, state)
-            and answer.flow_run_id == str(run.id)
-            and answer.run_id
-        ):
+        if not await self._force_state(run, state):
+            return
+        await run_log.write_ends(self._client, [run_log.End(run.id, shown.status, message)])
+        if answer.flow_run_id == str(run.id) and answer.run_id:
             await unmirrored.clear_mark(self._ledger, answer.run_id, answer.status)
 
     async def _force_state(self, run: FlowRun, state: State[Any]) -> bool:

@@ -20,6 +20,7 @@ from prefect.states import Cancelled, Crashed
 
 from daybook.jobs.model import RESERVED_TAG_PREFIX
 from daybook.ledger.states import Status
+from daybook.prefect import run_log
 from daybook.prefect.states import terminal_state
 from daybook.worker.dispatcher import Dispatcher, ResolveProcessSpec
 from daybook.worker.launcher import Launcher
@@ -60,10 +61,10 @@ async def start(
             return
         is_of_job = any(tag.startswith(RESERVED_TAG_PREFIX) for tag in run.tags)
         if is_of_job and isinstance(error, ObjectNotFound):
-            skipped = terminal_state(
-                Status.SKIPPED, "its deployment was deleted before the run started"
-            )
+            why = "its deployment was deleted before the run started"
+            skipped = terminal_state(Status.SKIPPED, why)
             await client.set_flow_run_state(run.id, skipped, force=True)
+            await run_log.write_ends(client, [run_log.End(run.id, Status.SKIPPED, why)])
             return
         log.exception("cannot start %s", run.name)
         crashed: State[Any] = Crashed(message=f"the worker cannot start it: {error}")

@@ -452,11 +452,15 @@ async def test_prefect_shows_a_run_skipped_by_its_check_as_skipped(
     check = {"command": python("raise SystemExit(1)")}
     job = await world.deploy(prompt=None, tool="acts", on_demand=True, policy={"check": check})
 
-    state = await world.executions.complete(await world.prefect.custom_run(job))
+    run = await world.prefect.custom_run(job)
+    state = await world.executions.complete(run)
 
     row = await world.runs.row()
     assert (state.name, state.type.value, row.status) == ("Skipped", "CANCELLED", "skipped")
     assert "check: " in str(state.message)
+    log = await world.prefect.log(run)
+    assert ("INFO", f"skipped: {row.reason}") in log
+    assert "ERROR" not in {level for level, _ in log}
     assert tools.names == []
 
 

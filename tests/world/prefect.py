@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,10 +16,12 @@ from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
     FlowRunFilter,
+    LogFilter,
+    LogFilterFlowRunId,
 )
 from prefect.client.schemas.objects import Artifact, FlowRun, State
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.schemas.sorting import FlowRunSort
+from prefect.client.schemas.sorting import FlowRunSort, LogSort
 from prefect.states import Cancelling
 
 from daybook.jobs.store import StoredJob
@@ -107,6 +110,12 @@ class Prefect:
     async def states(self, run: Run) -> int:
         """Return how many states the run has had."""
         return len(await self.ui.read_flow_run_states(_id(run)))
+
+    async def log(self, run: Run) -> list[tuple[str, str]]:
+        """Return the level and the message of each line in the run's log, oldest first."""
+        of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[_id(run)]))
+        lines = await self.ui.read_logs(of_run, sort=LogSort.TIMESTAMP_ASC)
+        return [(logging.getLevelName(line.level), line.message) for line in lines]
 
     async def artifact(self, run: Run) -> str:
         """Return the Markdown of that run's artifact."""

@@ -11,12 +11,14 @@ from daybook import settings
 from daybook.backups import archive
 from daybook.backups import create as nightly
 from daybook.errors import (
+    FREE_SPACE,
     AgentMisconfigured,
     InvalidInput,
     LedgerKeyMissing,
     LedgerNewer,
     LedgerReplaced,
     LedgerUnreachable,
+    says_disk_full,
 )
 from daybook.home import current_home
 from daybook.http import secrets as references
@@ -65,6 +67,8 @@ async def ledger() -> list[Finding]:
     except LedgerReplaced as error:
         return [problem("ledger", f"the ledger at {error.place} {error.what}", error.fix)]
     except LedgerUnreachable as error:
+        if says_disk_full(str(error)):
+            return [problem("ledger", str(error), FREE_SPACE)]
         files = home.ledger_files()
         if not files:
             address = shlex.quote(error.place.replace("+asyncpg", ""))

@@ -156,6 +156,7 @@ async def test_wrongly_queued_runs_are_corrected_before_they_are_due(
     for run in await case.queued():
         if run.state is not None and run.state.name == "Skipped":
             assert run.state.message == f"not due: daylight saving time in {given.zone}"
+            assert await world.prefect.log(run) == [("INFO", f"skipped: {run.state.message}")]
 
     # A second pass changes nothing, and a waiting row gets its Prefect run at its due time.
     assert not await case.correct()

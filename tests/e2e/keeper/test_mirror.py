@@ -71,6 +71,8 @@ async def test_each_outcome_is_mirrored_to_prefect_once(
     # An unknown outcome shows the reason, not the error.
     messages = {Status.SUCCEEDED: f"run {row.id[:8]} succeeded", Status.UNKNOWN: "so it was"}
     assert state.message == messages.get(status, "a reason")
+    level = "INFO" if status in (Status.SUCCEEDED, Status.CANCELLED) else "ERROR"
+    assert await world.prefect.log(run) == [(level, f"{status}: {state.message}")]
     assert not (await world.runs.row(row.id)).unmirrored
 
     # From here on a person may change the state.
@@ -278,6 +280,8 @@ async def test_missed_due_times_are_failed_runs_named_by_job_and_due_time(
             run = shown[str(row.flow_run_id)]
             assert run.state is not None
             assert (run.state.type, run.state.name) == ("FAILED", "Missed")
+            log = await world.prefect.log(run)
+            assert log == [("ERROR", f"missed: {run.state.message}")]
             local = row.due.astimezone(ZoneInfo("Asia/Kolkata"))
             assert run.name.startswith(f"{stored.row.name} {local:%Y-%m-%d %H:%M:%S} +05:30")
 

@@ -84,6 +84,9 @@ async def test_a_running_run_can_be_cancelled(working: PrefectWorld) -> None:
         assert await becomes_true(has_artifact, SEEN)
         page = await working.prefect.artifact(row.flow_run_id)
         assert page.startswith(f"# {job.job.name}\n\n**cancelled** · requested ")
+        log = await working.prefect.log(row.flow_run_id)
+        assert ("INFO", "cancelled") in log
+        assert "ERROR" not in {level for level, _ in log}
         assert " · took " in page and f"/deployments/deployment/{job.row.deployment_id})" in page
 
 

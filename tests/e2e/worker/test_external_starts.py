@@ -89,6 +89,7 @@ async def test_a_jobs_run_is_skipped_if_its_deployment_was_deleted_before_the_cl
     state = await world.prefect.state(run)
     shown = (state.type.value, state.name, state.message)
     assert shown == ("CANCELLED", "Skipped", "its deployment was deleted before the run started")
+    assert await world.prefect.log(run) == [("INFO", f"skipped: {state.message}")]
 
 
 async def test_starting_a_run_that_is_deleted_meanwhile_raises_no_error(

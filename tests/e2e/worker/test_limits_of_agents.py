@@ -274,3 +274,5 @@ async def test_a_run_is_skipped_if_the_tokens_of_the_day_are_used(working: Prefe
     assert second.reason.startswith("tokens: 1,000 of 1,000 per day are used; the day ends at 20")
     assert len(fake_provider.requests) == 1
     assert logged(working, second.reason)
+    log = await working.prefect.log(second.flow_run_id)
+    assert log == [("INFO", f"skipped: {second.reason}")]

@@ -22,6 +22,7 @@ from daybook.jobs.model import new_job
 from daybook.keeper import alerts as alarm
 from daybook.keeper import services
 from daybook.keeper.alerts import AlertState
+from daybook.keeper.overview import Overview, Problem
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import OutboxRow, RunRow
@@ -439,6 +440,61 @@ async def test_the_ping_stops_while_a_run_is_overdue(
         assert [(each.method, each.path) for each in server.requests] == [("GET", "/key")]
         await alarm.ping(AlertState(seen={"a due time"}))
         assert len(server.requests) == 1
+
+
+async def test_the_ping_goes_out_only_while_the_findings_that_count_are_clear(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def read() -> Overview:
+        failed = Problem("jobs", "brief failed once", "daybook show brief", is_warning=True)
+        return Overview([], [failed, Problem("pool", "it is paused", "resume it")])
+
+    state = AlertState()
+    caplog.set_level("INFO", "daybook.keeper.alerts")
+    async with serving() as server:
+        pings_to(f"{server.address}/key", monkeypatch)
+        for _ in range(2):
+            await alarm.ping(state, read)
+        assert not server.requests
+        monkeypatch.setenv("DAYBOOK_PING_FINDINGS", "late, prefect")
+        state.seen = {"a due time"}
+        await alarm.ping(state, read)
+        assert not server.requests
+        state.seen = set()
+        await alarm.ping(state, read)
+        assert len(server.requests) == 1
+        monkeypatch.setenv("DAYBOOK_PING_FINDINGS", "prefect")
+        state.seen = {"a due time"}  # which does not count now
+        await alarm.ping(state, read)
+        assert len(server.requests) == 2
+        monkeypatch.setenv("DAYBOOK_PING_FINDINGS", "jobs")  # a warning, but it is named
+        await alarm.ping(state, read)
+        assert len(server.requests) == 2
+    logged = ["no pings: pool: it is paused", "pings again: all findings are clear"]
+    logged.append("no pings: jobs: brief failed once")
+    assert [each.message for each in caplog.records if "ping" in each.message] == logged
+
+
+async def test_the_findings_reach_the_ping_of_a_leader(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def read() -> Overview:
+        return Overview([], [Problem("pool", "it is paused", "resume it")])
+
+    async with serving() as server:
+        pings_to(f"{server.address}/key", monkeypatch)
+        keeper = services.Keeper(world.ledger, "here:1:a", read_overview=read)
+        await keeper.leadership._turn()
+        context = await keeper.leading(keeper.context(cast("Any", None)))
+        context.observed_at = world.clock.now()
+        await services._ping(context)
+        assert not server.requests
+
+
+def test_an_unknown_finding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAYBOOK_PING_FINDINGS", "late, pol")
+    with pytest.raises(InvalidInput, match='DAYBOOK_PING_FINDINGS: "pol" is not a finding; write'):
+        settings.load()
 
 
 async def test_without_a_url_nothing_is_pinged(world: World) -> None:
