@@ -157,5 +157,5 @@ def test_a_telemetry_setting_of_the_user_is_kept(daybook_home: Home) -> None:
 
 def test_a_draft_that_cannot_be_written_is_removed(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
-        write_private_draft(tmp_path / "secret", "é")
+        write_private_draft(tmp_path / "secret", "\ud800")
     assert list(tmp_path.iterdir()) == []
