@@ -6,8 +6,9 @@ from daybook import home
 
 
 def ui_address() -> str | None:
-    """Return the address of Prefect's UI, or None if it is not known."""
+    """Return the address of the pages of Prefect's UI, or None if it is not known."""
     from prefect.settings import get_current_settings
 
-    address = (home.current_home().running() or {}).get("ui_url") or get_current_settings().ui_url
+    running = home.current_home().running() or {}
+    address = running.get("pages_url") or running.get("ui_url") or get_current_settings().ui_url
     return str(address).rstrip("/") if address else None

@@ -58,6 +58,7 @@ class UpRecord:
     started: str
     api_url: str = ""
     ui_url: str = ""
+    pages_url: str = ""
     own_server: bool = False
     web_url: str = ""
     ledger: dict[str, Any] = field(default_factory=dict)
@@ -65,9 +66,13 @@ class UpRecord:
     leftovers: list[ChildEntry] = field(default_factory=list)
     ready_at: str | None = None
 
-    def set_server(self, api_url: str, ui_url: str, *, own: bool) -> None:
-        """Record which Prefect server is used, and whether this `up` started it."""
+    def set_server(self, api_url: str, ui_url: str, *, own: bool, pages_url: str = "") -> None:
+        """Record which Prefect server is used, and whether this `up` started it.
+
+        ``pages_url`` is the address of the pages of its UI (`prefect_selection.pages_url`).
+        """
         self.api_url, self.ui_url, self.own_server = api_url, ui_url, own
+        self.pages_url = pages_url
         self._save()
 
     def set_ledger(self, ledger: InUse) -> None:

@@ -8,18 +8,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 from daybook import home as homes
 from daybook.errors import PrefectUnreachable
 from daybook.home import Home
 from daybook.operations import server
 from daybook.operations.home_lock import UpRecord
+from daybook.operations.host_names import LOOPBACK_NAMES
 from daybook.prefect import client as connection
 from daybook.prefect import private_names
 from daybook.processes.children import Child
 
 MAX_PORT_TRIES = 5
 """Maximum number of starts: another process may take the port between our check and the start."""
+UI_TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ async def find_or_start(
         async with connection.connected() as client:
             await connection.check_connection(client)
         say(f"Prefect: {selected.api_url}, as configured")
-        record.set_server(selected.api_url, selected.ui_url, own=False)
+        pages = await pages_url(selected.ui_url)
+        record.set_server(selected.api_url, selected.ui_url, own=False, pages_url=pages)
         return selected
     selected = await _start(home, record, say, within, progress or say)
     os.environ["PREFECT_API_URL"] = selected.api_url
@@ -86,7 +90,8 @@ async def _start(
                 child=child,
                 progress=lambda waited: progress(f"Waiting for Prefect: {waited:.0f} s"),
             )
-            record.set_server(selected.api_url, selected.ui_url, own=True)
+            pages = await pages_url(selected.ui_url)
+            record.set_server(selected.api_url, selected.ui_url, own=True, pages_url=pages)
             _port_file(home).write_text(f"{port}\n")
         except BaseException as error:  # also Ctrl-C during the start
             port_taken = (
@@ -100,6 +105,25 @@ async def _start(
         say(f"Prefect: {selected.ui_url}, started by this command")
         return selected
     raise PrefectUnreachable(None, f"other processes took {MAX_PORT_TRIES} ports in a row")
+
+
+async def pages_url(ui_url: str) -> str:
+    """Return the address of the version of the UI into which a login at ``ui_url`` leads.
+
+    A server may have two versions: it redirects only its start page to the default one. Return
+    ``ui_url`` if the server does not name it.
+    """
+    import httpx
+
+    is_local = urlsplit(ui_url).hostname in LOOPBACK_NAMES
+    try:
+        async with httpx.AsyncClient(timeout=UI_TIMEOUT_SECONDS, trust_env=not is_local) as client:
+            response = await client.get(f"{ui_url.rstrip('/')}/ui-settings")
+        ui = response.raise_for_status().json()
+        path = ui[f"{ui['default_ui']}_base_url"] or ""
+        return urljoin(f"{ui_url}/", str(path)).rstrip("/")
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError):
+        return ui_url
 
 
 def _port(home: Home, say: Callable[[str], None]) -> int:

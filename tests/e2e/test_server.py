@@ -20,6 +20,7 @@ from websockets import Subprotocol
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from daybook.delivery.ui import ui_address
 from daybook.errors import PrefectUnreachable
 from daybook.home import Home
 from daybook.operations import home_lock, login, prefect_selection, server
@@ -89,6 +90,7 @@ async def test_the_server_takes_another_port_and_says_so_if_4200_is_taken(
             assert running is not None
             assert running["own_server"] is True
             assert running["api_url"] == selected.api_url
+            assert ui_address() == f"{selected.ui_url}/v2"
             assert [c["name"] for c in running["children"]] == ["server"]
             assert os.environ["PREFECT_API_URL"] == selected.api_url
             assert os.environ["PREFECT_API_AUTH_STRING"] == daybook_home.credential()
@@ -120,6 +122,8 @@ async def test_a_configured_server_is_used(daybook_home: Home, prefect_server: A
     assert lines == [f"Prefect: {prefect_server.api_url}, as configured"]
     assert running is not None
     assert running["own_server"] is False
+    # Links lead to the version of the UI to which the server redirects its start page.
+    assert running["pages_url"] == f"{prefect_server.ui_url}/v2"
 
 
 async def test_a_configured_server_that_does_not_answer_is_an_error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -11,6 +12,7 @@ import pytest
 from daybook.home import Home
 from daybook.operations import home_lock, prefect_selection, server
 from daybook.processes import children, proc
+from tests.receiver import answer, serving
 from tests.servers import free_port
 
 
@@ -91,3 +93,23 @@ async def test_a_server_that_cannot_be_recorded_is_ended(
             await prefect_selection._start(daybook_home, record, say, 60.0, say)
     (child,) = started
     assert proc.find(child.pid, child.process.started) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "path"),
+    [
+        ({"default_ui": "v2", "v1_base_url": "/", "v2_base_url": "/v2"}, "/v2"),
+        ({"default_ui": "v1", "v1_base_url": "/", "v2_base_url": "/v2"}, ""),
+        ({"default_ui": "v2", "v1_base_url": "/ui", "v2_base_url": "/ui/v2"}, "/ui/v2"),
+        ({"default_ui": "v2", "v2_base_url": None}, ""),
+        ({"api_url": "/api"}, ""),  # an older server
+        ([], ""),
+    ],
+)
+async def test_links_lead_to_the_default_version_of_the_ui(settings: object, path: str) -> None:
+    async with serving() as web:
+        web.steps = [answer(200, json.dumps(settings).encode())]
+        assert await prefect_selection.pages_url(web.address) == f"{web.address}{path}"
+    assert [each.path for each in web.requests] == ["/ui-settings"]
+    assert await prefect_selection.pages_url(web.address) == web.address  # it has ended
+    assert await prefect_selection.pages_url("") == ""
