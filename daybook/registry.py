@@ -177,13 +177,14 @@ def load_plugins() -> None:
     for module in filter(None, map(str.strip, settings.load().plugins.split(","))):
         if module in _loaded:
             continue
-        _loaded.add(module)
         try:
             import_module(module)
         except (Exception, SystemExit) as error:
             _failed[module] = f"{type(error).__name__}: {error}"
-            message = f"cannot import the plugin {module}: {_failed[module]}"
-            log.warning(message, extra={"action": "plugin"})
+            if module not in _loaded:
+                message = f"cannot import the plugin {module}: {_failed[module]}"
+                log.warning(message, extra={"action": "plugin"})
+        _loaded.add(module)  # afterwards, so that another thread waits for the import
 
 
 def failed_plugins() -> dict[str, str]:

@@ -17,7 +17,7 @@ from daybook.jobs.checks import Check
 from daybook.jobs.model import Job
 from daybook.jobs.notify import CALLBACK_FIELDS, Notify
 from daybook.processes import locations
-from daybook.tools.base import ToolUnreachable
+from daybook.tools.base import PYTHON, ToolUnreachable
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -166,7 +166,24 @@ async def _check_tool(client: PrefectClient | None, action: ToolCall, owner: str
     except ToolUnreachable as error:
         return [f"{error}; so the tool and its parameters are checked only when it is called"]
     catalog.check_params(tool, action.params)
-    return []
+    return await _missing_at_worker(action.tool) if tool.source == PYTHON else []
+
+
+async def _missing_at_worker(tool: str) -> list[str]:
+    """Return a note if a running worker will not find this Python tool."""
+    from daybook.ledger.engine import open_ledger
+    from daybook.tools import worker_tools
+
+    async with open_ledger() as ledger, ledger.read() as session:
+        workers = await worker_tools.workers_without(session, tool, ledger.now())
+    if not workers:
+        return []
+    which = f"the worker {workers[0]} does" if len(workers) == 1 else f"{', '.join(workers)} do"
+    return [
+        f"{which} not have the tool {tool}, so the job would fail there; install its package where "
+        "the worker runs, or name its module in the setting `plugins` there, then restart "
+        "`daybook up` or the worker"
+    ]
 
 
 async def _missing_secrets(client: PrefectClient | None, named_in: Any) -> list[str]:

@@ -38,7 +38,7 @@ from prefect.events import Event
 from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
 from prefect.logging.loggers import flow_run_logger
 
-from daybook.errors import DaybookError, Unreachable
+from daybook.errors import DaybookError, LedgerUnreachable, Unreachable
 from daybook.keeper import event_stream, leadership
 from daybook.keeper.services import Keeper
 from daybook.ledger.engine import Ledger
@@ -46,6 +46,7 @@ from daybook.ledger.tables import RunRow
 from daybook.prefect import ended_runs, scheduled_runs, stale_runs, states
 from daybook.runs import leases
 from daybook.timing import TIMING
+from daybook.tools import worker_tools
 from daybook.worker import exit_handling, external_runs
 from daybook.worker.dispatcher import Dispatcher, ResolveProcessSpec
 from daybook.worker.launcher import Launcher
@@ -128,6 +129,7 @@ class WorkerLoop:
             group.create_task(self.run_queue.poll())
             group.create_task(self._handle_leftovers())
             group.create_task(self.keeper.run())
+            group.create_task(self._record_tools())
             for work in self._upkeep:
                 group.create_task(work())
             if self._config.pool_id is not None:
@@ -374,6 +376,17 @@ class WorkerLoop:
         while True:
             await self._log_errors(self._stop_cancelled())
             await asyncio.sleep(TIMING.cancel_check.total_seconds())
+
+    async def _record_tools(self) -> NoReturn:
+        try:
+            while True:
+                recording = worker_tools.record(self._ledger, self._config.name)
+                await self._log_errors(recording)
+                await asyncio.sleep(TIMING.server_interval.total_seconds())
+        finally:
+            with suppress(TimeoutError, LedgerUnreachable):
+                async with asyncio.timeout(5.0):
+                    await worker_tools.forget(self._ledger, self._config.name)
 
     async def _all_ended(self) -> None:
         while self._exits:

@@ -29,6 +29,7 @@ from daybook.jobs.views import ChangedJob
 from daybook.ledger.tables import Fact, OutboxRow
 from daybook.processes import proc
 from daybook.schedules.schedule import Every
+from daybook.tools import worker_tools
 from tests.conftest import PrefectServer
 from tests.timings import SHORT
 from tests.unit.api.playing import plays
@@ -165,6 +166,11 @@ async def test_a_plugin_job_calls_its_callable_with_its_payload(
     with pytest.raises(InvalidInput, match="key: is blank"):
         await client.plugin_job("feeds", " ", runtime_name="rss", schedule="@daily")
     assert len(await client.list()) == 2
+
+    async with world.ledger.read() as session:
+        now = world.ledger.now()
+        assert await worker_tools.workers_without(session, "feeds", now) == []
+        assert len(await worker_tools.workers_without(session, "feds", now)) == 1
 
 
 def _in_sync() -> ChangedJob:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from daybook.home import Home
+from daybook.ledger.engine import open_ledger
 from daybook.operations import setup
+from daybook.tools import worker_tools
 from daybook.tools.server_blocks import STORE, PrefectServers
 from tests import rows
 from tests.at_prefect import with_client
@@ -123,6 +126,24 @@ def test_a_tool_of_an_unreachable_server_is_accepted_with_a_note(daybook_json: D
     assert (edited["params"], len(edited["notes"])) == ({"n": 2}, 1)
     # An edit of other fields does not check the tool.
     assert daybook_json("edit", job["id"], "--retries", "2")["notes"] == []
+
+
+async def record_worker(name: str) -> None:
+    async with open_ledger() as ledger:
+        await worker_tools.record(ledger, name)
+
+
+def test_a_python_tool_that_the_worker_lacks_is_accepted_with_a_note(
+    prepared: Home, daybook_json: DaybookJson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as worker:  # in another installation, without the tool
+        worker.setattr(sys, "prefix", "/opt/other")
+        worker.setattr(sys, "path", [each for each in sys.path if not each.endswith("/site")])
+        asyncio.run(record_worker("w1"))
+    (note,) = daybook_json("add", "--tool", "reindex", *EVERY)["notes"]
+    assert note.startswith("the worker w1 does not have the tool reindex, so the job would fail")
+    asyncio.run(record_worker("w1"))
+    assert daybook_json("add", "--tool", "reindex", *EVERY)["notes"] == []
 
 
 def test_a_secret_that_does_not_exist_yet_is_accepted_with_a_note(
