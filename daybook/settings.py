@@ -56,6 +56,13 @@ def machine_timezone() -> str:
     return name or "UTC"
 
 
+STATUS_FINDINGS = (
+    *("prefect", "pool", "worker", "clock", "ledger clock", "one prefect", "ledger", "keeper"),
+    *("sync", "jobs", "leases", "outbox", "tasks", "settings", "leftovers", "late"),
+)
+"""Names of the findings of `daybook status`."""
+
+
 def default_limits() -> dict[str, Any]:
     """Return the defaults in docs/guides/limits.md."""
     return {}
@@ -114,7 +121,14 @@ class Settings(BaseSettings):
     ping_url: SecretStr = Field(
         default=SecretStr(""),
         description="URL (http or https) of a dead man's switch, such as healthchecks.io. The "
-        "leading keeper requests it every 30 seconds while no run is overdue. Empty: none.",
+        "leading keeper requests it every 30 seconds while all findings of `daybook status` are "
+        "clear. Empty: none.",
+    )
+    ping_findings: str = Field(
+        default="",
+        description="Findings, comma-separated, that stop the ping: "
+        + ", ".join(f"`{each}`" for each in STATUS_FINDINGS)
+        + ". A named finding stops it even if it is only a warning. Empty: all, without warnings.",
     )
     webhook_secret: SecretStr = Field(
         default=SecretStr(""),
@@ -241,6 +255,15 @@ class Settings(BaseSettings):
         url = value.get_secret_value()
         if url and not url.startswith(("http://", "https://")):
             raise ValueError("is not a URL; write one that starts with https://")
+        return value
+
+    @field_validator("ping_findings")
+    @classmethod
+    def _check_ping_findings(cls, value: str) -> str:
+        for name in entries(value):
+            if name not in STATUS_FINDINGS:
+                known = ", ".join(STATUS_FINDINGS)
+                raise ValueError(f'"{name}" is not a finding; write some of {known}')
         return value
 
     @field_validator("webhook_secret")

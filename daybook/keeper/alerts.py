@@ -21,7 +21,7 @@ overdue for the few seconds that the auditor needs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -58,10 +58,15 @@ OVERDUE_EVENT, ON_TIME_EVENT, PROGRESS_EVENT = "overdue", "on_time", "progress"
 
 @dataclass
 class AlertState:
-    """State between two cycles. ``seen`` are the occurrences that the last cycle found overdue."""
+    """State between two cycles.
+
+    ``seen`` are the occurrences that the last cycle found overdue; ``ping_stopped`` is whether a
+    finding stopped the last ping.
+    """
 
     late: overdue.DueTimeCache = field(default_factory=overdue.DueTimeCache)
     seen: set[str] = field(default_factory=set)
+    ping_stopped: bool = False
 
 
 @dataclass
@@ -85,13 +90,34 @@ async def queue_alerts(ledger: Ledger, memory: AlertState) -> QueuedAlerts:
 # --- the ping
 
 
-async def ping(memory: AlertState) -> None:
-    """Request the operator's `ping_url`, unless the last cycle found a run overdue.
+FindProblems = Callable[[Collection[str]], Awaitable[list[str]]]
+"""Function that returns the findings with these names; without names, all problems."""
 
-    Raises `Unreachable`, without the URL, which may contain a key, unless the answer is a 2xx.
+
+async def no_problems(names: Collection[str]) -> list[str]:
+    """Return no findings; the default of a keeper that cannot read them."""
+    return []
+
+
+async def ping(memory: AlertState, find_problems: FindProblems = no_problems) -> None:
+    """Request the operator's `ping_url` while the findings that count are clear.
+
+    They are those of the setting `ping_findings`; the overdue runs of the last cycle are `late`.
+    Log the first time that a finding stops the ping, and the end of that. Raises `Unreachable`,
+    without the URL, which may contain a key, unless the answer is a 2xx.
     """
-    url = settings.load().ping_url.get_secret_value()
-    if not url or memory.seen:
+    loaded = settings.load()
+    url, names = loaded.ping_url.get_secret_value(), settings.entries(loaded.ping_findings)
+    if not url:
+        return
+    problems = ["late: a run is overdue"] if memory.seen and (not names or "late" in names) else []
+    problems = problems or await find_problems(names)
+    if bool(problems) != memory.ping_stopped:
+        memory.ping_stopped = bool(problems)
+        text = f"no pings: {problems[0]}" if problems else "pings again: all findings are clear"
+        level = logging.WARNING if problems else logging.INFO
+        log.log(level, "%s", text, extra={"action": "ping_stopped" if problems else "pings"})
+    if problems:
         return
     try:
         async with httpx.AsyncClient(timeout=PING_TIMEOUT_SECONDS) as client:

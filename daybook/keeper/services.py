@@ -98,6 +98,7 @@ class Context:
     scheduler: Scheduler
     signals: dict[Signal, asyncio.Event]
     fence: int | None = None
+    find_problems: alerts.FindProblems = alerts.no_problems
     reported_conflict: str = ""
     excluded: Collection[str] = ()
     ends_read: datetime | None = None
@@ -204,7 +205,7 @@ async def _schedule_tasks(context: Context) -> float:
 
 async def _ping(context: Context) -> None:
     if context.observed_at is not None:  # otherwise this leader has not read Prefect yet
-        await alerts.ping(context.watched)
+        await alerts.ping(context.watched, context.find_problems)
 
 
 _DRAIN = Service(
@@ -348,7 +349,7 @@ LOOPS = (
                 lambda context: alerts.queue_alerts(context.ledger, context.watched),
                 required=True,
             ),
-            Service("ping", "requests the operator's URL while no run is overdue", _ping),
+            Service("ping", "requests the operator's URL while all findings are clear", _ping),
         ),
     ),
     Loop(
@@ -368,7 +369,8 @@ class Keeper:
     """Keeper of one process. ``holder`` is the process's unique name (`leadership.new_holder`).
 
     ``supervised`` returns the ids of the flow runs whose processes this process supervises; it
-    records their ends itself, so the keeper does not.
+    records their ends itself, so the keeper does not. ``find_problems`` returns the findings of
+    `daybook status` that stop the ping; a package above this one reads them.
     """
 
     def __init__(
@@ -377,8 +379,10 @@ class Keeper:
         holder: str,
         *,
         supervised: Callable[[], Collection[str]] = tuple,
+        find_problems: alerts.FindProblems = alerts.no_problems,
     ) -> None:
         self._ledger, self._supervised = ledger, supervised
+        self._find_problems = find_problems
         self.leadership = Leadership(ledger, holder, note=self._note)
         self.costs: dict[str, CycleCost] = {}
         self._signals = {each: asyncio.Event() for each in Signal}
@@ -418,6 +422,7 @@ class Keeper:
             self._supervised,
             scheduler,
             self._signals,
+            find_problems=self._find_problems,
         )
 
     async def _on_edit(self, event: Event) -> None:
@@ -455,6 +460,7 @@ class Keeper:
                 process.scheduler,
                 process.signals,
                 fence,
+                process.find_problems,
             )
         return self._term
 

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, suppress
 from daybook.keeper import leadership
 from daybook.keeper.services import Keeper
 from daybook.ledger.engine import open_ledger
+from daybook.operations import status
 from daybook.prefect import client as connection
 from daybook.prefect import private_names, work_pool
 from daybook.prefect.parameter_schema import WORK_POOL
@@ -28,7 +29,7 @@ async def run_keeper(say: Callable[[str], None]) -> None:
         async with connection.connected() as client:
             await connection.check_connection(client)
             await work_pool.check_ledger(client, WORK_POOL, ledger.id)
-        keeper = Keeper(ledger, leadership.new_holder())
+        keeper = Keeper(ledger, leadership.new_holder(), find_problems=status.problems)
         work = asyncio.create_task(keeper.run())
         reporting = asyncio.create_task(_report(keeper, say))
         loop = asyncio.get_running_loop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.views import UtcTime
 from daybook.operations import findings, outbox_status
 from daybook.operations.checks import home as home_checks
-from daybook.operations.findings import Finding
+from daybook.operations.findings import Finding, Severity
 from daybook.prefect import instances, work_pool
 from daybook.prefect.work_pool import OnlineWorker
 from daybook.runs import history, maintenance
@@ -105,6 +105,22 @@ async def status() -> StatusReport:
 
     Never raises for a Prefect that does not answer; raises `LedgerUnreachable`.
     """
+    return (await _read())[0]
+
+
+async def problems(names: Collection[str]) -> list[str]:
+    """Return the findings with these names; without ``names``, all that are not only warnings.
+
+    ``names`` are some of `settings.STATUS_FINDINGS`. Raises `LedgerUnreachable`.
+    """
+    return [
+        f"{each.check}: {each}"
+        for each in (await _read())[1]
+        if (each.check in names if names else each.severity is Severity.PROBLEM)
+    ]
+
+
+async def _read() -> tuple[StatusReport, list[Finding]]:
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             now = ledger.now()
@@ -147,7 +163,7 @@ async def status() -> StatusReport:
     found += home_checks.settings() + home_checks.leftovers()
     found += findings.tasks(tasks, now)
     found += findings.late(late)
-    return StatusReport(
+    report = StatusReport(
         ready=online > 0 and not (stored and pool and pool.foreign),
         prefect=prefect,
         worker=WorkersOnline(online=online, workers=workers),
@@ -166,6 +182,7 @@ async def status() -> StatusReport:
         late=late,
         problems=[str(each) for each in found],
     )
+    return report, found
 
 
 async def worker_online() -> bool:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -119,7 +119,9 @@ class WorkerLoop:
         self._upkeep = (self._renew, self._send_heartbeats, self._poll_cancellations)
         """Upkeep of active runs: leases, heartbeats, and polling for missed cancellations."""
         self.run_queue = RunQueue(client, config.pool, config.queues, self._dispatch)
-        self.keeper = Keeper(ledger, self._holder, supervised=self._watched.keys)
+        self.keeper = Keeper(
+            ledger, self._holder, supervised=self._watched.keys, find_problems=_find_problems
+        )
 
     async def run_until_cancelled(self) -> NoReturn:
         """Run until cancelled. Call `shutdown` afterwards."""
@@ -391,6 +393,12 @@ class WorkerLoop:
     async def _all_ended(self) -> None:
         while self._exits:
             await asyncio.wait(self._exits)
+
+
+async def _find_problems(names: Collection[str]) -> list[str]:
+    from daybook.operations import status  # needed only if the operator has set a ping
+
+    return await status.problems(names)
 
 
 def _stop_lost(runs: Iterable[SupervisedRun]) -> None:

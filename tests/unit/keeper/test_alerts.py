@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -438,6 +438,60 @@ async def test_the_ping_stops_while_a_run_is_overdue(
         assert [(each.method, each.path) for each in server.requests] == [("GET", "/key")]
         await alarm.ping(AlertState(seen={"a due time"}))
         assert len(server.requests) == 1
+
+
+async def test_the_ping_goes_out_only_while_the_findings_that_count_are_clear(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = {"pool": "pool: it is paused"}
+    asked = list[list[str]]()
+
+    async def find_problems(names: Collection[str]) -> list[str]:
+        asked.append(list(names))
+        return [text for name, text in found.items() if not names or name in names]
+
+    state = AlertState()
+    caplog.set_level("INFO", "daybook.keeper.alerts")
+    async with serving() as server:
+        pings_to(f"{server.address}/key", monkeypatch)
+        for _ in range(2):
+            await alarm.ping(state, find_problems)
+        assert (server.requests, asked) == ([], [[], []])
+        monkeypatch.setenv("DAYBOOK_PING_FINDINGS", "late, prefect")
+        state.seen = {"a due time"}
+        await alarm.ping(state, find_problems)
+        assert not server.requests
+        state.seen = set()
+        await alarm.ping(state, find_problems)
+        assert (len(server.requests), asked[2:]) == (1, [["late", "prefect"]])
+        monkeypatch.setenv("DAYBOOK_PING_FINDINGS", "prefect")
+        state.seen = {"a due time"}  # which does not count now
+        await alarm.ping(state, find_problems)
+        assert len(server.requests) == 2
+    logged = ["no pings: pool: it is paused", "pings again: all findings are clear"]
+    assert [each.message for each in caplog.records if "ping" in each.message] == logged
+
+
+async def test_the_findings_reach_the_ping_of_a_leader(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def find_problems(names: Collection[str]) -> list[str]:
+        return ["pool: it is paused"]
+
+    async with serving() as server:
+        pings_to(f"{server.address}/key", monkeypatch)
+        keeper = services.Keeper(world.ledger, "here:1:a", find_problems=find_problems)
+        await keeper.leadership._turn()
+        context = await keeper.leading(keeper.context(cast("Any", None)))
+        context.observed_at = world.clock.now()
+        await services._ping(context)
+        assert not server.requests
+
+
+def test_an_unknown_finding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAYBOOK_PING_FINDINGS", "late, pol")
+    with pytest.raises(InvalidInput, match='DAYBOOK_PING_FINDINGS: "pol" is not a finding; write'):
+        settings.load()
 
 
 async def test_without_a_url_nothing_is_pinged(world: World) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,7 +15,9 @@ from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.operations import status
+from daybook.operations import findings, outbox_status, status
+from daybook.operations.checks import home as home_checks
+from daybook.settings import STATUS_FINDINGS
 
 pytestmark = pytest.mark.anyio
 
@@ -38,6 +42,29 @@ async def test_status_says_how_often_a_job_failed(nowhere: Home, times: int, exp
         connection.execute(failed, (times,))
     found = await status.status()
     assert f"brief failed {expected}: no answer; fix: daybook show brief" in found.problems
+
+
+async def test_problems_are_all_findings_that_are_not_warnings_or_the_named_ones(
+    nowhere: Home,
+) -> None:
+    file = nowhere.path / "ledger.db"
+    async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger, ledger.write() as session:
+        job = new_job(now=ledger.now(), prompt="Hello?", name="brief", on_demand=True)
+        await store.add(session, job, "brief", ledger.now())
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE jobs SET consecutive_failures = 1, sync_pending = 1")
+    names = [each.partition(":")[0] for each in await status.problems([])]
+    assert sorted(set(names)) == ["prefect", "sync"]
+    (found,) = await status.problems(["jobs", "late"])
+    assert found == "jobs: brief failed once; fix: daybook show brief"
+
+
+def test_every_name_of_a_finding_of_status_can_be_chosen_for_the_ping() -> None:
+    sources = [findings, outbox_status, status, home_checks]
+    call = r'\b(?:problem|warning|Finding|clock)\(\s*"([a-z ]+)"'
+    named = {name for each in sources for name in re.findall(call, inspect.getsource(each))}
+    of_doctor = {"home", "modes", "maintenance"}
+    assert named - of_doctor == set(STATUS_FINDINGS)
 
 
 async def test_an_unreachable_prefect_is_reported_with_no_workers(
