@@ -198,6 +198,8 @@ class PrefectUnreachable(Unreachable):
         if address is None:
             problem = f"no Prefect server is known{reason}; start one with `daybook up`"
             super().__init__(f"{problem}, or set PREFECT_API_URL to your server")
+        elif says_disk_full(why):
+            super().__init__(f"Prefect at {address} cannot store anything{reason}; {FREE_SPACE}")
         else:
             problem = f"Prefect at {address} does not answer{reason}; check that it is running"
             super().__init__(f"{problem}, or unset PREFECT_API_URL and run `daybook up`")
@@ -227,6 +229,26 @@ class PrefectRefused(PrefectUnreachable):
         self.args = (f"Prefect at {address} denies access ({status}): {problem}; {fix}",)
 
 
+DISK_FULL = "its disk is full"
+FREE_SPACE = "free space on that disk, then try again"
+"""What to do about a full disk."""
+
+
+def says_disk_full(message: str) -> bool:
+    """Return whether a message of a database or of the system says that a disk is full."""
+    words = message.lower()
+    return any(each in words for each in ("disk is full", "no space left", "quota exceeded"))
+
+
+class DiskFull(DaybookError):
+    """A file cannot be written, because the disk of ``place`` is full."""
+
+    code = "disk_full"
+
+    def __init__(self, place: str) -> None:
+        super().__init__(f"the disk of {place} is full; {FREE_SPACE}")
+
+
 class LedgerUnreachable(Unreachable):
     """The ledger cannot be reached. ``place`` is its address without the password."""
 
@@ -234,10 +256,9 @@ class LedgerUnreachable(Unreachable):
 
     def __init__(self, place: str, why: str) -> None:
         self.place, self.why = place, why
-        super().__init__(
-            f"the ledger at {place} cannot be reached: {why}; check DAYBOOK_HOME and "
-            "DAYBOOK_LEDGER_URL"
-        )
+        hint = "check DAYBOOK_HOME and DAYBOOK_LEDGER_URL"
+        hint = FREE_SPACE if says_disk_full(why) else hint
+        super().__init__(f"the ledger at {place} cannot be reached: {why}; {hint}")
 
 
 class LedgerReplaced(LedgerUnreachable):

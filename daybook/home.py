@@ -30,6 +30,8 @@ from urllib.parse import urlsplit
 
 from daybook.errors import InvalidInput
 
+MIN_FREE_BYTES = 2**20
+"""Free space below which a disk counts as full."""
 CLIENT_CREDENTIAL = "PREFECT_API_AUTH_STRING"
 SERVER_CREDENTIAL = "PREFECT_SERVER_API_AUTH_STRING"
 """Prefect's settings for the credential that a client sends, and that a server requires."""
@@ -154,6 +156,21 @@ class Home:
             return dict(json.loads(self.up_file.read_text()))
         except (FileNotFoundError, ValueError):
             return {}  # running, but its state is not written yet
+
+
+def free_bytes(path: Path) -> int:
+    """Return the free space on the disk of ``path``, which need not exist, in bytes."""
+    nearest = next(each for each in (path, *path.parents) if each.exists())
+    status = os.statvfs(nearest)
+    return status.f_bavail * status.f_frsize
+
+
+def is_disk_full(path: Path) -> bool:
+    """Return whether the disk of ``path`` has too little space for the files of a database."""
+    try:
+        return free_bytes(path) < MIN_FREE_BYTES
+    except OSError:
+        return False
 
 
 def home_path() -> Path:

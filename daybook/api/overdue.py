@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel
 
+from daybook.errors import FREE_SPACE, says_disk_full
 from daybook.keeper import leader_lease
 from daybook.keeper.cost import CycleCost
 from daybook.ledger.engine import open_ledger
@@ -165,8 +166,8 @@ def ledger_write_problem(why: str) -> str:
 
 def ledger_write_fix(why: str) -> str:
     """Return the fix for a ledger that cannot be written."""
-    if "full" in why or "no space" in why.lower():
-        return "free space on its disk"
+    if says_disk_full(why):
+        return FREE_SPACE
     if "locked" in why:
         return "end the process that holds its lock"
     return "check its disk and its permissions"

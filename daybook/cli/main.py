@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Coroutine, Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from daybook import __version__
-from daybook.errors import DaybookError, InvalidInput, NotFound
+from daybook.errors import DaybookError, DiskFull, InvalidInput, NotFound
 
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -248,6 +249,10 @@ def _run_command_line(tokens: list[str]) -> int:
     except (KeyboardInterrupt, BrokenPipeError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            from daybook.home import home_path
+
+            return report_error(DiskFull(str(error.filename or home_path())), tokens)
         if sys.flags.dev_mode:
             raise
         text = " ".join(f"{type(error).__name__}: {error}".split())

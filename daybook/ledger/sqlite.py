@@ -21,7 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from daybook.clock import SYSTEM_CLOCK
-from daybook.errors import LedgerReplaced, LedgerUnreachable
+from daybook.errors import DISK_FULL, LedgerReplaced, LedgerUnreachable
+from daybook.home import is_disk_full
 from daybook.ledger import database, texts
 from daybook.ledger.in_use import InUse
 
@@ -101,7 +102,8 @@ class Sqlite:
             if not os.access(path, os.R_OK | os.W_OK):
                 raise LedgerUnreachable(self.place, "no permission to read and write it") from None
         except OSError as error:
-            raise LedgerUnreachable(self.place, error.strerror or str(error)) from error
+            why = DISK_FULL if is_disk_full(path) else error.strerror or str(error)
+            raise LedgerUnreachable(self.place, why) from error
 
     def reading(self) -> AsyncSession:
         return AsyncSession(self.engine, expire_on_commit=False)
@@ -212,7 +214,9 @@ class Sqlite:
     def why_unreachable(self, error: BaseException) -> str | None:
         # Errors without a subclass: "file is not a database", "disk image is malformed".
         if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
-            return str(error)
+            # On a full disk, SQLite may say "disk I/O error", because it cannot extend an index.
+            is_full = "disk" in str(error) and self._path is not None and is_disk_full(self._path)
+            return DISK_FULL if is_full else str(error)
         return None
 
     def skew(self) -> timedelta:

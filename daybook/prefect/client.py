@@ -12,6 +12,7 @@ import httpx
 
 from daybook import home
 from daybook.errors import (
+    DISK_FULL,
     DaybookError,
     InvalidInput,
     LedgerError,
@@ -141,6 +142,13 @@ async def check_connection(client: PrefectClient) -> None:
 
 
 def _status_text(error: httpx.HTTPStatusError) -> str:
+    is_local = home.is_own_server(str(error.request.url))
+    if (
+        error.response.is_server_error
+        and is_local
+        and home.is_disk_full(home.current_home().prefect)
+    ):
+        return DISK_FULL
     return f"it returned status {describe_refusal(error)}"
 
 

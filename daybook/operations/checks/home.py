@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from daybook import settings as operator_settings
-from daybook.errors import InvalidInput
-from daybook.home import current_home
+from daybook.errors import FREE_SPACE, InvalidInput
+from daybook.home import current_home, is_disk_full
 from daybook.jobs import limits
 from daybook.operations import home_lock
 from daybook.operations.findings import Finding, passed, problem, warning
@@ -42,6 +42,8 @@ def home() -> list[Finding]:
     if not nearest.is_dir():
         move = f"mv {_quoted([nearest])} {_quoted([nearest.with_name(nearest.name + '.old')])}"
         return [problem("home", f"{nearest} is not a folder", f"{move}, or {other_home}")]
+    if is_disk_full(nearest):
+        return [problem("home", f"the disk of {nearest} is full", FREE_SPACE)]
     try:
         if nearest == path:
             with tempfile.TemporaryFile(dir=path):

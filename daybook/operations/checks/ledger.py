@@ -8,12 +8,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from daybook.errors import (
+    FREE_SPACE,
     AgentMisconfigured,
     InvalidInput,
     LedgerKeyMissing,
     LedgerNewer,
     LedgerReplaced,
     LedgerUnreachable,
+    says_disk_full,
 )
 from daybook.home import current_home
 from daybook.http import secrets as references
@@ -60,6 +62,8 @@ async def ledger() -> list[Finding]:
     except LedgerReplaced as error:
         return [problem("ledger", f"the ledger at {error.place} {error.what}", error.fix)]
     except LedgerUnreachable as error:
+        if says_disk_full(str(error)):
+            return [problem("ledger", str(error), FREE_SPACE)]
         files = home.ledger_files()
         if not files:
             address = shlex.quote(error.place.replace("+asyncpg", ""))

@@ -13,8 +13,14 @@ from urllib.parse import urljoin, urlsplit
 
 from daybook.api.overdue import MAX_CLOCK_SKEW
 from daybook.clock import SYSTEM_CLOCK
-from daybook.errors import PrefectRefused, PrefectUnreachable
-from daybook.home import current_home, is_own_server
+from daybook.errors import (
+    DISK_FULL,
+    FREE_SPACE,
+    PrefectRefused,
+    PrefectUnreachable,
+    says_disk_full,
+)
+from daybook.home import current_home, is_disk_full, is_own_server
 from daybook.jobs.actions import ACTIONS
 from daybook.operations import findings
 from daybook.operations.checks import installation, ledger
@@ -247,11 +253,15 @@ def _describe_failure(address: str, error: Exception) -> Finding:
         return _denied(address, code)
     if code < 500:
         return _not_prefect(address, f" ({code})")
+    if is_own_server(address) and is_disk_full(current_home().prefect):
+        return _no_answer(address, DISK_FULL)
     fix = "read the server's log, and restart the server"
     return problem("prefect", f"Prefect at {address} returned status {code}", fix)
 
 
 def _no_answer(address: str, why: str) -> Finding:
+    if says_disk_full(why):
+        return problem("prefect", f"Prefect at {address} cannot store anything: {why}", FREE_SPACE)
     message = f"Prefect at {address} does not answer" + (f": {why}" if why else "")
     fix = f"daybook up; or, to use no other server, {unset_command()}"
     return problem("prefect", message, fix)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 from email.utils import format_datetime
@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from daybook.clock import SYSTEM_CLOCK
+from daybook.home import Home
+from daybook.operations import home_lock
 
 
 @dataclass
@@ -74,6 +76,15 @@ def answers() -> Iterator[Answers]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def running(home: Home, **facts: Any) -> Iterator[None]:
+    """Hold the home as a running `up` that recorded ``facts``."""
+    with home_lock.hold(home):
+        home.up_file.write_text(json.dumps(facts))
+        yield
+    home.up_file.unlink(missing_ok=True)
 
 
 Connect = Callable[..., AbstractAsyncContextManager[Any]]

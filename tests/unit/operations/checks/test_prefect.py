@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from daybook.home import Home
-from daybook.operations import home_lock
 from daybook.operations import server as own
 from daybook.operations.checks import prefect
 from daybook.operations.findings import Severity, passed
 from tests.servers import free_port
-from tests.unit.operations.checks.conftest import Answers, Connect, as_prefect
+from tests.unit.operations.checks.conftest import Answers, Connect, as_prefect, running
 
 pytestmark = pytest.mark.anyio
 
@@ -110,15 +106,6 @@ async def test_the_fix_of_a_server_that_does_not_answer_is_daybook_up(
         problem = await only(prefect.server(client))
     assert problem.message.startswith(f"Prefect at {address} does not answer")
     assert problem.fix.startswith("daybook up")
-
-
-@contextmanager
-def running(home: Home, **facts: Any) -> Iterator[None]:
-    """Hold the home as a running `up` that recorded ``facts``."""
-    with home_lock.hold(home):
-        home.up_file.write_text(json.dumps(facts))
-        yield
-    home.up_file.unlink(missing_ok=True)
 
 
 async def test_a_prefect_address_that_differs_from_that_of_up_is_a_problem(
