@@ -108,6 +108,8 @@ class Timing:
     """Interval at which listeners are called."""
     server_interval: timedelta = timedelta(seconds=60)
     """Interval between two records of the Prefect server that a process uses."""
+    tables_interval: timedelta = timedelta(seconds=60)
+    """Interval at which the tables in Prefect are compared with what `daybook status` finds."""
     retention_interval: timedelta = timedelta(hours=1)
     """Interval at which old rows of the ledger are deleted."""
 

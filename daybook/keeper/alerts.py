@@ -21,7 +21,7 @@ overdue for the few seconds that the auditor needs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -36,6 +36,7 @@ from daybook.errors import Unreachable
 from daybook.jobs import store
 from daybook.jobs.notify import Notify
 from daybook.jobs.store import StoredJob
+from daybook.keeper.overview import ReadOverview, read_nothing
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import OutboxRow, RunRow
@@ -90,16 +91,7 @@ async def queue_alerts(ledger: Ledger, memory: AlertState) -> QueuedAlerts:
 # --- the ping
 
 
-FindProblems = Callable[[Collection[str]], Awaitable[list[str]]]
-"""Function that returns the findings with these names; without names, all problems."""
-
-
-async def no_problems(names: Collection[str]) -> list[str]:
-    """Return no findings; the default of a keeper that cannot read them."""
-    return []
-
-
-async def ping(memory: AlertState, find_problems: FindProblems = no_problems) -> None:
+async def ping(memory: AlertState, read: ReadOverview = read_nothing) -> None:
     """Request the operator's `ping_url` while the findings that count are clear.
 
     They are those of the setting `ping_findings`; the overdue runs of the last cycle are `late`.
@@ -111,7 +103,9 @@ async def ping(memory: AlertState, find_problems: FindProblems = no_problems) ->
     if not url:
         return
     problems = ["late: a run is overdue"] if memory.seen and (not names or "late" in names) else []
-    problems = problems or await find_problems(names)
+    if not problems:
+        found = (await read()).that_count(names)
+        problems = [f"{each.check}: {each.message}" for each in found]
     if bool(problems) != memory.ping_stopped:
         memory.ping_stopped = bool(problems)
         text = f"no pings: {problems[0]}" if problems else "pings again: all findings are clear"

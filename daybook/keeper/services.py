@@ -41,6 +41,7 @@ from daybook.keeper import (
     lease_reaper,
     listeners,
     observer,
+    overview,
     retention,
 )
 from daybook.keeper.cost import CpuBudget, CycleCost, MeteredCoroutine
@@ -98,7 +99,7 @@ class Context:
     scheduler: Scheduler
     signals: dict[Signal, asyncio.Event]
     fence: int | None = None
-    find_problems: alerts.FindProblems = alerts.no_problems
+    read_overview: overview.ReadOverview = overview.read_nothing
     reported_conflict: str = ""
     excluded: Collection[str] = ()
     ends_read: datetime | None = None
@@ -111,6 +112,7 @@ class Context:
     named: run_names.NamingState = field(default_factory=run_names.NamingState)
     unshown: deliveries.DeliveriesState = field(default_factory=deliveries.DeliveriesState)
     watched: alerts.AlertState = field(default_factory=alerts.AlertState)
+    shown: overview.TablesState = field(default_factory=overview.TablesState)
     heard: listeners.ListenersState = field(default_factory=listeners.ListenersState)
 
     def known(self) -> dict[str, datetime]:
@@ -205,7 +207,7 @@ async def _schedule_tasks(context: Context) -> float:
 
 async def _ping(context: Context) -> None:
     if context.observed_at is not None:  # otherwise this leader has not read Prefect yet
-        await alerts.ping(context.watched, context.find_problems)
+        await alerts.ping(context.watched, context.read_overview)
 
 
 _DRAIN = Service(
@@ -353,6 +355,19 @@ LOOPS = (
         ),
     ),
     Loop(
+        interval=lambda: TIMING.tables_interval,
+        charged=lambda context: True,
+        services=(
+            Service(
+                "tables",
+                "shows what is due next, and what needs attention, as tables in Prefect",
+                lambda context: overview.show_tables(
+                    context.ledger, context.client, context.read_overview, context.shown
+                ),
+            ),
+        ),
+    ),
+    Loop(
         interval=lambda: TIMING.retention_interval,
         services=(
             Service("prune", "deletes rows that the retention settings no longer keep", _prune),
@@ -369,8 +384,8 @@ class Keeper:
     """Keeper of one process. ``holder`` is the process's unique name (`leadership.new_holder`).
 
     ``supervised`` returns the ids of the flow runs whose processes this process supervises; it
-    records their ends itself, so the keeper does not. ``find_problems`` returns the findings of
-    `daybook status` that stop the ping; a package above this one reads them.
+    records their ends itself, so the keeper does not. ``read_overview`` returns what
+    `daybook status` finds, for the ping and the tables; a package above this one reads it.
     """
 
     def __init__(
@@ -379,10 +394,10 @@ class Keeper:
         holder: str,
         *,
         supervised: Callable[[], Collection[str]] = tuple,
-        find_problems: alerts.FindProblems = alerts.no_problems,
+        read_overview: overview.ReadOverview = overview.read_nothing,
     ) -> None:
         self._ledger, self._supervised = ledger, supervised
-        self._find_problems = find_problems
+        self._read_overview = read_overview
         self.leadership = Leadership(ledger, holder, note=self._note)
         self.costs: dict[str, CycleCost] = {}
         self._signals = {each: asyncio.Event() for each in Signal}
@@ -422,7 +437,7 @@ class Keeper:
             self._supervised,
             scheduler,
             self._signals,
-            find_problems=self._find_problems,
+            read_overview=self._read_overview,
         )
 
     async def _on_edit(self, event: Event) -> None:
@@ -460,7 +475,7 @@ class Keeper:
                 process.scheduler,
                 process.signals,
                 fence,
-                process.find_problems,
+                process.read_overview,
             )
         return self._term
 

@@ -29,7 +29,7 @@ async def run_keeper(say: Callable[[str], None]) -> None:
         async with connection.connected() as client:
             await connection.check_connection(client)
             await work_pool.check_ledger(client, WORK_POOL, ledger.id)
-        keeper = Keeper(ledger, leadership.new_holder(), find_problems=status.problems)
+        keeper = Keeper(ledger, leadership.new_holder(), read_overview=status.overview)
         work = asyncio.create_task(keeper.run())
         reporting = asyncio.create_task(_report(keeper, say))
         loop = asyncio.get_running_loop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from daybook import home as homes
+from daybook import settings
 from daybook.api import maintenance as maintenance_api
 from daybook.api.maintenance import MaintenanceWindow
 from daybook.api.overdue import DelayFacts, KeeperStatus, OverdueRun
@@ -18,6 +19,7 @@ from daybook.errors import PrefectUnreachable
 from daybook.jobs import store as jobs
 from daybook.jobs.views import DueTimes
 from daybook.keeper import leader_lease
+from daybook.keeper.overview import MAX_DUE, Overview, Problem
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import Status
 from daybook.ledger.views import UtcTime
@@ -29,6 +31,7 @@ from daybook.prefect.work_pool import OnlineWorker
 from daybook.runs import history, maintenance
 from daybook.runs.overdue import find as find_overdue
 from daybook.runs.overdue import first_due_times, unattended
+from daybook.schedules.schedule import zone
 from daybook.tasks import counts as task_counts
 from daybook.tasks.views import TaskTotals
 
@@ -108,19 +111,23 @@ async def status() -> StatusReport:
     return (await _read())[0]
 
 
-async def problems(names: Collection[str]) -> list[str]:
-    """Return the findings with these names; without ``names``, all that are not only warnings.
+async def overview() -> Overview:
+    """Return what the keeper needs for its ping and its tables. Raises `LedgerUnreachable`."""
+    report, found = await _read(MAX_DUE)
+    local = zone(settings.load().timezone)
+    return Overview(
+        [
+            (each.job, each.due.astimezone(local).isoformat(" ", "seconds"))
+            for each in report.due_soon
+        ],
+        [
+            Problem(each.check, each.message, each.fix, each.severity is Severity.WARNING)
+            for each in found
+        ],
+    )
 
-    ``names`` are some of `settings.STATUS_FINDINGS`. Raises `LedgerUnreachable`.
-    """
-    return [
-        f"{each.check}: {each}"
-        for each in (await _read())[1]
-        if (each.check in names if names else each.severity is Severity.PROBLEM)
-    ]
 
-
-async def _read() -> tuple[StatusReport, list[Finding]]:
+async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]:
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             now = ledger.now()
@@ -177,7 +184,7 @@ async def _read() -> tuple[StatusReport, list[Finding]]:
         ),
         outbox=outbox.health,
         tasks=TaskTotals.of(tasks, now),
-        due_soon=_due_soon(stored, firsts, now),
+        due_soon=_due_soon(stored, firsts, now, max_due),
         maintenance=maintenance_api.views(windows, now),
         late=late,
         problems=[str(each) for each in found],
@@ -240,7 +247,7 @@ _LIVE = (Status.WAITING, Status.CLAIMED, Status.RUNNING)
 
 
 def _due_soon(
-    stored: list[jobs.StoredJob], firsts: Mapping[str, datetime | None], now: datetime
+    stored: list[jobs.StoredJob], firsts: Mapping[str, datetime | None], now: datetime, most: int
 ) -> list[DueJob]:
     coming = list[tuple[datetime, str]]()
     for each in stored:
@@ -249,4 +256,4 @@ def _due_soon(
             first = next((due.utc for due in DueTimes.of_job(each, now, 1).due), None)
         if first:
             coming.append((first, each.row.name))
-    return [DueJob(job=name, due=due) for due, name in sorted(coming)[:MAX_LISTED]]
+    return [DueJob(job=name, due=due) for due, name in sorted(coming)[:most]]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -40,6 +40,7 @@ from prefect.logging.loggers import flow_run_logger
 
 from daybook.errors import DaybookError, LedgerUnreachable, Unreachable
 from daybook.keeper import event_stream, leadership
+from daybook.keeper.overview import Overview
 from daybook.keeper.services import Keeper
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
@@ -120,7 +121,7 @@ class WorkerLoop:
         """Upkeep of active runs: leases, heartbeats, and polling for missed cancellations."""
         self.run_queue = RunQueue(client, config.pool, config.queues, self._dispatch)
         self.keeper = Keeper(
-            ledger, self._holder, supervised=self._watched.keys, find_problems=_find_problems
+            ledger, self._holder, supervised=self._watched.keys, read_overview=_read_overview
         )
 
     async def run_until_cancelled(self) -> NoReturn:
@@ -395,10 +396,10 @@ class WorkerLoop:
             await asyncio.wait(self._exits)
 
 
-async def _find_problems(names: Collection[str]) -> list[str]:
-    from daybook.operations import status  # needed only if the operator has set a ping
+async def _read_overview() -> Overview:
+    from daybook.operations import status  # needed only in the worker that leads
 
-    return await status.problems(names)
+    return await status.overview()
 
 
 def _stop_lost(runs: Iterable[SupervisedRun]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +22,7 @@ from daybook.jobs.model import new_job
 from daybook.keeper import alerts as alarm
 from daybook.keeper import services
 from daybook.keeper.alerts import AlertState
+from daybook.keeper.overview import Overview, Problem
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import OutboxRow, RunRow
@@ -443,44 +444,45 @@ async def test_the_ping_stops_while_a_run_is_overdue(
 async def test_the_ping_goes_out_only_while_the_findings_that_count_are_clear(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = {"pool": "pool: it is paused"}
-    asked = list[list[str]]()
-
-    async def find_problems(names: Collection[str]) -> list[str]:
-        asked.append(list(names))
-        return [text for name, text in found.items() if not names or name in names]
+    async def read() -> Overview:
+        failed = Problem("jobs", "brief failed once", "daybook show brief", is_warning=True)
+        return Overview([], [failed, Problem("pool", "it is paused", "resume it")])
 
     state = AlertState()
     caplog.set_level("INFO", "daybook.keeper.alerts")
     async with serving() as server:
         pings_to(f"{server.address}/key", monkeypatch)
         for _ in range(2):
-            await alarm.ping(state, find_problems)
-        assert (server.requests, asked) == ([], [[], []])
+            await alarm.ping(state, read)
+        assert not server.requests
         monkeypatch.setenv("DAYBOOK_PING_FINDINGS", "late, prefect")
         state.seen = {"a due time"}
-        await alarm.ping(state, find_problems)
+        await alarm.ping(state, read)
         assert not server.requests
         state.seen = set()
-        await alarm.ping(state, find_problems)
-        assert (len(server.requests), asked[2:]) == (1, [["late", "prefect"]])
+        await alarm.ping(state, read)
+        assert len(server.requests) == 1
         monkeypatch.setenv("DAYBOOK_PING_FINDINGS", "prefect")
         state.seen = {"a due time"}  # which does not count now
-        await alarm.ping(state, find_problems)
+        await alarm.ping(state, read)
+        assert len(server.requests) == 2
+        monkeypatch.setenv("DAYBOOK_PING_FINDINGS", "jobs")  # a warning, but it is named
+        await alarm.ping(state, read)
         assert len(server.requests) == 2
     logged = ["no pings: pool: it is paused", "pings again: all findings are clear"]
+    logged.append("no pings: jobs: brief failed once")
     assert [each.message for each in caplog.records if "ping" in each.message] == logged
 
 
 async def test_the_findings_reach_the_ping_of_a_leader(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def find_problems(names: Collection[str]) -> list[str]:
-        return ["pool: it is paused"]
+    async def read() -> Overview:
+        return Overview([], [Problem("pool", "it is paused", "resume it")])
 
     async with serving() as server:
         pings_to(f"{server.address}/key", monkeypatch)
-        keeper = services.Keeper(world.ledger, "here:1:a", find_problems=find_problems)
+        keeper = services.Keeper(world.ledger, "here:1:a", read_overview=read)
         await keeper.leadership._turn()
         context = await keeper.leading(keeper.context(cast("Any", None)))
         context.observed_at = world.clock.now()

@@ -14,6 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
+from daybook.keeper.overview import Problem
 from daybook.ledger.engine import Ledger
 from daybook.operations import findings, outbox_status, status
 from daybook.operations.checks import home as home_checks
@@ -44,7 +45,7 @@ async def test_status_says_how_often_a_job_failed(nowhere: Home, times: int, exp
     assert f"brief failed {expected}: no answer; fix: daybook show brief" in found.problems
 
 
-async def test_problems_are_all_findings_that_are_not_warnings_or_the_named_ones(
+async def test_the_findings_that_count_are_all_without_the_warnings_or_the_named_ones(
     nowhere: Home,
 ) -> None:
     file = nowhere.path / "ledger.db"
@@ -53,10 +54,10 @@ async def test_problems_are_all_findings_that_are_not_warnings_or_the_named_ones
         await store.add(session, job, "brief", ledger.now())
     with sqlite3.connect(file) as connection:
         connection.execute("UPDATE jobs SET consecutive_failures = 1, sync_pending = 1")
-    names = [each.partition(":")[0] for each in await status.problems([])]
-    assert sorted(set(names)) == ["prefect", "sync"]
-    (found,) = await status.problems(["jobs", "late"])
-    assert found == "jobs: brief failed once; fix: daybook show brief"
+    overview = await status.overview()
+    assert {each.check for each in overview.that_count([])} == {"prefect", "sync"}
+    (found,) = overview.that_count(["jobs", "late"])
+    assert found == Problem("jobs", "brief failed once", "daybook show brief", is_warning=True)
 
 
 def test_every_name_of_a_finding_of_status_can_be_chosen_for_the_ping() -> None:

@@ -1,0 +1,123 @@
+"""Overview of what is due and what needs attention, as two tables in Prefect's UI.
+
+The findings are those of `daybook status`, in a package above this one: a keeper gets the function
+that reads them. A table is an artifact with a key of this ledger. It is changed in place, and only
+if its content has changed, so it has one row in Prefect's database, however long Daybook runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.exceptions import PrefectHTTPStatusError
+
+from daybook.ledger.engine import Ledger
+
+DUE_NEXT, NEEDS_ATTENTION = "daybook-due-next", "daybook-needs-attention"
+_DESCRIPTIONS = {
+    DUE_NEXT: "The jobs that are due next, as in `daybook status`.",
+    NEEDS_ATTENTION: "The findings of `daybook status`; `daybook doctor` checks more.",
+}
+_NOTHING = {DUE_NEXT: {"job": "no job is due"}, NEEDS_ATTENTION: {"finding": "nothing"}}
+MAX_DUE = 20
+"""Maximum number of jobs in the table of due jobs."""
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A finding of `daybook status`: the name of its check, the problem, and the fix or ""."""
+
+    check: str
+    message: str
+    fix: str
+    is_warning: bool = False
+
+
+@dataclass(frozen=True)
+class Overview:
+    """``due`` has at most `MAX_DUE` jobs' names, each with its local due time, first due first."""
+
+    due: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def that_count(self, names: Collection[str]) -> list[Problem]:
+        """Return the findings with these names; without names, all that are not only warnings."""
+        return [
+            each
+            for each in self.problems
+            if (each.check in names if names else not each.is_warning)
+        ]
+
+
+ReadOverview = Callable[[], Awaitable[Overview]]
+
+
+async def read_nothing() -> Overview:
+    """Return an empty overview; the default of a keeper that cannot read one."""
+    return Overview()
+
+
+@dataclass
+class TablesState:
+    """State between two cycles: the artifact's id and the content of each table, by its key."""
+
+    written: dict[str, tuple[UUID, str]] = field(default_factory=dict)
+
+
+async def show_tables(
+    ledger: Ledger, client: PrefectClient, read: ReadOverview, memory: TablesState
+) -> int:
+    """Write the tables whose content has changed to Prefect; return their number."""
+    overview = await read()
+    tables: dict[str, list[Row]] = {
+        DUE_NEXT: [{"job": job, "due": due} for job, due in overview.due],
+        NEEDS_ATTENTION: [
+            {
+                "finding": each.check,
+                "severity": "warning" if each.is_warning else "problem",
+                "what": each.message,
+                "what to do": each.fix,
+            }
+            for each in overview.problems
+        ],
+    }
+    return sum(
+        [
+            await _write(client, name, f"{name}-{ledger.id[:8]}", rows, memory)
+            for name, rows in tables.items()
+        ]
+    )
+
+
+async def _write(
+    client: PrefectClient, name: str, key: str, rows: list[Row], memory: TablesState
+) -> bool:
+    data = json.dumps(rows or [_NOTHING[name]], ensure_ascii=False)
+    if key not in memory.written:
+        of_key = ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
+        for artifact in await client.read_artifacts(artifact_filter=of_key, limit=1):
+            memory.written[key] = artifact.id, str(artifact.data)
+    artifact_id, shown = memory.written.get(key, (None, None))
+    if shown == data:
+        return False
+    if artifact_id is not None:
+        try:
+            await client.update_artifact(artifact_id, ArtifactUpdate(data=data))
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code != HTTPStatus.NOT_FOUND:
+                raise
+            artifact_id = None  # a user has deleted it
+    if artifact_id is None:
+        made = ArtifactCreate(key=key, type="table", description=_DESCRIPTIONS[name], data=data)
+        artifact_id = (await client.create_artifact(made)).id
+    memory.written[key] = artifact_id, data
+    return True
