@@ -120,7 +120,8 @@ async def pages_url(ui_url: str) -> str:
         async with httpx.AsyncClient(timeout=UI_TIMEOUT_SECONDS, trust_env=not is_local) as client:
             response = await client.get(f"{ui_url.rstrip('/')}/ui-settings")
         ui = response.raise_for_status().json()
-        return urljoin(f"{ui_url}/", ui[f"{ui['default_ui']}_base_url"]).rstrip("/")
+        path = ui[f"{ui['default_ui']}_base_url"] or ""
+        return urljoin(f"{ui_url}/", str(path)).rstrip("/")
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError):
         return ui_url
 

@@ -56,8 +56,7 @@ async def events(world: PrefectWorld, filters: dict[str, Any], trigger: EventTri
     since = (world.ledger.now() - timedelta(days=1)).isoformat()
     body = {"filter": {**filters, "occurred": {"since": since}}}
     response = await world.prefect.request("POST", "/events/filter", body)
-    assert trigger.match_related
-    tag = str(trigger.match_related.model_dump()["prefect.resource.id"])
+    tag = trigger.model_dump(mode="json")["match_related"]["prefect.resource.id"]
     return [
         each["event"]
         for each in response.json()["events"]
