@@ -27,6 +27,7 @@ from daybook.errors import DaybookError, InvalidInput
 from daybook.home import Home, current_home
 from daybook.operations import home_lock
 from daybook.operations.findings import Finding, passed, problem, warning
+from daybook.operations.server import absolute_python_path
 from daybook.operations.service_units import (
     START_TIMEOUT_SECONDS,
     STOP_TIMEOUT_SECONDS,
@@ -95,7 +96,11 @@ def define(*, system: bool, run_as: str = "") -> Service:
     service = Service(
         home,
         sys.executable,
-        {"PATH": environment.search_path(), **environment.select(COPIED_VARIABLES)},
+        {
+            "PATH": environment.search_path(),
+            **environment.select(COPIED_VARIABLES),
+            **absolute_python_path(),
+        },
         tuple(dict.fromkeys(each for each in writable if not Path(each).is_relative_to(home))),
         user,
         given.command_server and not is_macos(),
