@@ -46,8 +46,12 @@ class Home:
     @property
     def worker_name(self) -> str:
         """Name of `up`'s worker in the pool: stable across restarts, different for each home."""
-        mark = hashlib.sha256(str(self.path).encode()).hexdigest()[:6]
-        return f"{socket.gethostname()}-{mark}"
+        return f"{socket.gethostname()}-{self.mark}"
+
+    @property
+    def mark(self) -> str:
+        """Six characters that differ from those of other homes."""
+        return hashlib.sha256(str(self.path).encode()).hexdigest()[:6]
 
     @property
     def prefect(self) -> Path:
@@ -93,6 +97,11 @@ class Home:
     def browser_key_file(self) -> Path:
         """File with the key that signs browser sessions (`daybook.operations.login`)."""
         return self.path / "browser-key"
+
+    @property
+    def service_environment(self) -> Path:
+        """File of the user with variables for the service (`daybook.operations.service`)."""
+        return self.path / "service.env"
 
     def credential(self) -> str:
         """Return the credential in `credential_file`; empty if there is none yet."""

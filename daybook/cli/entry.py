@@ -37,7 +37,7 @@ ACCEPT_TIMEOUT_SECONDS = 2.0
 FORWARDED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 OWN_PROCESS = frozenset(
-    {"up", "open", "down", "env", "worker", "keeper", "web", "mcp", "completion"}
+    {"up", "open", "down", "env", "service", "worker", "keeper", "web", "mcp", "completion"}
 )
 """Commands that always run in their own process.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -37,28 +37,35 @@ async def up_(
     detach: Annotated[
         bool, Parameter(help="Run in the background; return when everything is ready.")
     ] = False,
-    link: Annotated[bool, Parameter(negative="--no-link", show=False)] = True,
+    started_by: Annotated[Literal["", "detach", "service"], Parameter(show=False)] = "",
     as_json: Json = False,
 ) -> int:
     """Start Daybook on this machine, and print the outcome of each run.
 
     Starts a Prefect server (unless one is configured), its UI and a worker; at the first start,
     also runs an example job. The printed link opens the UI once without a password; `daybook open`
-    prints another. Stays in the foreground until Ctrl-C, SIGTERM or `daybook down`. With --json,
-    prints a line `{"ready": …}`, then a line `{"run": …}` for each run that ends.
+    prints another. Stays in the foreground until Ctrl-C, SIGTERM or `daybook down`. If Daybook runs
+    in the background, shows that instead, and Ctrl-C does not stop it. With --json, prints a line
+    `{"ready": …}`, then a line `{"run": …}` for each run that ends.
 
     Example: daybook up --no-browser
     """
+    from daybook.operations import service
     from daybook.operations.checks import installation
 
     installation.require_versions()
+    if started_by == "service":
+        os.environ.update(service.read_environment(homes.current_home()))
     homes.forget_stopped_server()
     prepare_prefect()
     from daybook.operations import up
 
-    reporter = JsonReporter() if as_json else TerminalReporter(browser=browser, detached=detach)
+    reporter = JsonReporter() if as_json else TerminalReporter(browser=browser and not started_by)
     environment.set_search_path()
-    await (up.detach(reporter) if detach else up.up(reporter, link=link and not as_json))
+    if detach:
+        await up.detach(reporter)
+    else:
+        await up.up(reporter, link=not (as_json or started_by), started_by=started_by)
     return 0
 
 
@@ -273,9 +280,8 @@ _CHANGE_WORDS = {
 class TerminalReporter:
     """Terminal output of `daybook up`; implements `daybook.operations.up.UpReporter`."""
 
-    def __init__(self, *, browser: bool, detached: bool = False) -> None:
+    def __init__(self, *, browser: bool) -> None:
         self._browser = browser
-        self._stop_hint = "`daybook down` stops it." if detached else "Ctrl-C stops everything."
         self._program = program_name()
         self._example: str | None = None
         self._model_steps: list[tuple[str, str]] = []
@@ -303,12 +309,14 @@ class TerminalReporter:
         ]
         output.fields([(name, value) for name, value in pairs if value])
         self._example, self._model_steps = facts.example, facts.model_steps
+        is_own = not facts.started_by
+        stop_hint = "Ctrl-C stops everything." if is_own else "`daybook down` stops it."
         if self._example:
-            output.say(f"Running the example job {self._example} now; {self._stop_hint}")
+            output.say(f"Running the example job {self._example} now; {stop_hint}")
         else:
             if facts.jobs <= 1:  # the user has not added a job yet
                 self._print_next_steps()
-            output.say(self._stop_hint)
+            output.say(stop_hint)
         if self._browser:
             open_browser(address)
 

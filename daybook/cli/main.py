@@ -80,6 +80,13 @@ _COMMAND_GROUPS = (
         "maintenance:",
         ("plan", "list", "remove"),
     ),
+    _CommandGroup(
+        "service",
+        "Start Daybook at boot",
+        _OPERATE,
+        "service:",
+        ("install", "status", "logs", "uninstall"),
+    ),
     _CommandGroup("ledger", "Maintain the ledger", _OPERATE, "ledger:", ("prune", "rekey", "move")),
     _CommandGroup(
         "heartbeat",

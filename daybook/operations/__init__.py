@@ -7,6 +7,8 @@
                 prefect_selection  the configured Prefect, or a `server` of our own
                 setup              block types, restored blocks, work pool, agent `default`
                 worker, web        child processes; `supervision` restarts one that ends
+                service            `up` as a service: `service_units` has its texts, and
+                                   `service_manager` the reports of `up` to systemd
                 keeper             a keeper as a process of its own
     reports     findings           the model of a finding, and the diagnoses that reports share
                 status             running processes, due times, and findings

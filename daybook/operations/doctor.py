@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from daybook import home
 from daybook.errors import LedgerError, LedgerUnreachable
+from daybook.operations import service
 from daybook.operations.checks import delivery, installation, late, prefect
 from daybook.operations.checks import home as home_checks
 from daybook.operations.checks import ledger as ledger_checks
@@ -33,6 +34,7 @@ LOCAL_CHECKS: tuple[tuple[str, Check], ...] = (
     ("worker imports", installation.worker_imports),
     ("settings", home_checks.settings),
     ("plugins", installation.plugins),
+    ("service", service.findings),
     ("home", home_checks.home),
     ("modes", home_checks.modes),
     ("leftovers", home_checks.leftovers),

@@ -65,6 +65,8 @@ class UpRecord:
     children: list[ChildEntry] = field(default_factory=list)
     leftovers: list[ChildEntry] = field(default_factory=list)
     ready_at: str | None = None
+    started_by: str = ""
+    """`detach` or `service`; empty for an `up` in the foreground of a terminal."""
 
     def set_server(self, api_url: str, ui_url: str, *, own: bool, pages_url: str = "") -> None:
         """Record which Prefect server is used, and whether this `up` started it.
@@ -132,7 +134,9 @@ def already_running(home: Home) -> InvalidInput:
 
 
 @contextmanager
-def hold(home: Home, patience: float = LOCK_TIMEOUT_SECONDS) -> Iterator[UpRecord]:
+def hold(
+    home: Home, patience: float = LOCK_TIMEOUT_SECONDS, started_by: str = ""
+) -> Iterator[UpRecord]:
     """Hold the lock of ``home`` as its one `daybook up` until the block ends.
 
     Raises `InvalidInput` naming the home if another `up` is running. Deletes `up.json` at the end
@@ -148,6 +152,7 @@ def hold(home: Home, patience: float = LOCK_TIMEOUT_SECONDS) -> Iterator[UpRecor
         record = UpRecord(
             home, os.getpid(), self_process.started if self_process is not None else ""
         )
+        record.started_by = started_by
         record.leftovers = _entries(previous, "leftovers") + _entries(previous, "children")
         record._save()
         try:

@@ -10,6 +10,10 @@
 A child (server, health page, worker, command server) that ends by itself is restarted. Each process
 is recorded in `up.json` when it is started, so that the next `up` or `down` can end the leftovers
 from a killed one.
+
+`up --detach` and the service (`operations.service`) run the same command in the background
+(`service.background_command`). An `up` in a terminal shows the one in the background instead of
+starting another one (`_attach`).
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from httpx import URL
 from pydantic import BaseModel, Field
@@ -45,11 +49,14 @@ from daybook.operations import (
     home_lock,
     prefect_selection,
     server,
+    service,
+    service_units,
     setup,
     supervision,
     web,
     worker,
 )
+from daybook.operations.service_manager import ServiceManager
 from daybook.prefect import client as connection
 from daybook.prefect import reconcile
 from daybook.processes import children
@@ -72,6 +79,10 @@ SYNC_SECONDS = 10.0
 COMMAND_GRACE_SECONDS = 5.0
 """Time for running commands to end when `up` stops."""
 POLL_INTERVAL_SECONDS = 0.5
+BACKGROUND_TIMEOUT_SECONDS = 180.0
+"""How long an `up` in the background may take to start."""
+StartedBy = Literal["", "detach", "service"]
+"""What started an `up` in the background; empty for one in the foreground of a terminal."""
 MAX_POLL_INTERVAL_SECONDS = 30.0
 """Maximum interval between two queries for finished runs, used while the ledger is unreachable."""
 
@@ -83,7 +94,8 @@ class UpFacts(BaseModel, frozen=True):
     address. It is None if no link was requested or made.
     ``web_url`` is None while the health page is not listening. ``example`` is the name of the
     example job if this start runs it for the first time. ``model_steps`` are descriptions and
-    commands with which the agent `default` asks a model; empty if it is not offline.
+    commands with which the agent `default` asks a model; empty if it is not offline. ``started_by``
+    says what started it, if it runs in the background.
     """
 
     api_url: str
@@ -94,6 +106,7 @@ class UpFacts(BaseModel, frozen=True):
     jobs: int
     example: str | None
     model_steps: list[tuple[str, str]] = []
+    started_by: StartedBy = ""
 
 
 class UpReporter(Protocol):
@@ -120,67 +133,173 @@ class UpReporter(Protocol):
         ...
 
 
-async def up(talk: UpReporter, *, link: bool = True) -> None:
+async def up(talk: UpReporter, *, link: bool = True, started_by: StartedBy = "") -> None:
     """Start everything; return when everything has stopped after a stop request.
 
-    With ``link``, create a link that opens Prefect's UI, logged in.
+    With ``link``, create a link that opens Prefect's UI, logged in. If this home's `up` runs in the
+    background, and this one does not, show that one instead, until a stop request or its end.
 
-    Raises `InvalidInput` if this home's `up` is already running or a setting is invalid,
+    Raises `InvalidInput` if this home's `up` is already running otherwise or a setting is invalid,
     `LedgerUnreachable`, and `PrefectUnreachable` for a configured Prefect that does not answer, or
     for a server or worker that does not start.
     """
     limits.load_rules()
     load_policy()
-    home = homes.current_home()
-    with home_lock.hold(home) as record, _stop_requested() as stop:
-        work = asyncio.create_task(_run(home, record, talk, link))
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            talk.say("Stopping")
-            work.cancel()
-        stopping.cancel()
-        try:
-            await work
-        except asyncio.CancelledError:
+    home, manager = homes.current_home(), ServiceManager.take_from_environment()
+    running = home.running() or {}
+    if running.get("started_by") and not started_by:
+        with _stop_requested() as stop:
+            await _until_stopped(_attach(home, running, talk, link), stop)
+        return
+    with home_lock.hold(home, started_by=started_by) as record, _stop_requested() as stop:
+        work = _run(home, record, talk, manager, link)
+        if await _until_stopped(work, stop, partial(_say_stopping, talk, manager)):
             talk.say("Stopped")
 
 
-async def detach(talk: UpReporter, within: float = 180.0) -> None:
+async def _until_stopped(
+    work: Coroutine[Any, Any, None], stop: asyncio.Event, before: Callable[[], None] = lambda: None
+) -> bool:
+    """Run ``work``; at a stop request call ``before``, then cancel. Return whether it was."""
+    task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not task.done():
+        before()
+        task.cancel()
+    stopping.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        return True
+    return False
+
+
+def _say_stopping(talk: UpReporter, manager: ServiceManager) -> None:
+    manager.notify("STOPPING=1")
+    talk.say("Stopping")
+
+
+async def _attach(
+    home: homes.Home, running: Mapping[str, Any], talk: UpReporter, link: bool
+) -> None:
+    """Show the `up` in the background that wrote ``running``, until it ends or is restarted."""
+    what = "a service" if running["started_by"] == "service" else "`daybook up --detach`"
+    talk.say(f"Daybook is already running as {what}: this shows it, and Ctrl-C does not stop it")
+    ready = await _until_ready(home, lambda: home.running() is not None, talk)
+    if ready is None:
+        raise DaybookError("Daybook stopped in the background before it was ready")
+    homes.configure_prefect()
+    async with open_ledger() as ledger:
+        since = ledger.now()
+        talk.ready(await _facts(ledger, ready, example=None, link=link))
+        async with _background(_watch(ledger, talk, since)):
+            await _until_ended(home, ready["pid"])
+    talk.say("Daybook has stopped in the background")
+
+
+async def _until_ended(home: homes.Home, pid: int) -> None:
+    while True:
+        if (home.running() or {}).get("pid") != pid:
+            return
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
+
+
+async def detach(talk: UpReporter, within: float = BACKGROUND_TIMEOUT_SECONDS) -> None:
     """Start `daybook up` in the background, and return when everything is running.
 
-    Its log is `logs/up.log`. If it runs the example job for the first time, show its outcome too.
-    Raises `InvalidInput` if this home's `up` is already running, and `DaybookError` with the end of
-    the log if `up` ends early or takes longer than ``within`` seconds to start.
+    If a service is installed for this home, start the service. Else the log is `logs/up.log`. If
+    `up` runs the example job for the first time, show its outcome too. Raises `InvalidInput` if
+    this home's `up` is already running, and `DaybookError` with the end of the log if `up` ends
+    early or takes longer than ``within`` seconds to start.
     """
     home = homes.current_home().make()
     if home.running() is not None:
         raise home_lock.already_running(home)
+    if (installed := service.find(home)) is not None:
+        talk.say(f"Starting the service {installed.name}")
+        await show_service_start(installed, talk, within)
+        return
     log = home.logs / "up.log"
     talk.say(f"Starting in the background; log: {log}")
-    # -P: do not import another `daybook` from the current folder, such as another checkout.
-    child, log_start = children.start_detached(
-        [sys.executable, "-P", "-m", "daybook", "up", "--no-browser", "--no-link"], log
+    child, log_start = children.start_detached(service_units.background_command("detach"), log)
+    since = SYSTEM_CLOCK.now()
+    running = await _until_ready(
+        home, lambda: child.poll() is None, talk, within, lambda each: each["pid"] == child.pid
     )
-    since, started = SYSTEM_CLOCK.now(), time.monotonic()
-    while child.poll() is None and (waited := time.monotonic() - started) < within:
+    if running is None:
+        if child.poll() is None:
+            child.terminate()
+            child.wait()
+        raise DaybookError(f"`daybook up` did not start:\n{children.read_tail(log, log_start)}")
+    child.returncode = 0  # it outlives this process, which does not wait for it
+    await _show_started(running, talk, since)
+
+
+async def show_service_start(
+    installed: service_units.Service,
+    talk: UpReporter,
+    within: float = BACKGROUND_TIMEOUT_SECONDS,
+    *,
+    restart: bool = False,
+) -> None:
+    """Start, or restart, an installed service, and return when everything is running.
+
+    Raises `DaybookError` with the end of the log if that fails or takes longer than ``within``
+    seconds.
+    """
+    since, home = SYSTEM_CLOCK.now(), homes.Home(installed.home)
+    old_pid = (home.running() or {}).get("pid")
+    starting = asyncio.create_task(asyncio.to_thread(service.start, installed, restart=restart))
+
+    def is_alive() -> bool:
+        if not starting.done():
+            return True
+        return starting.exception() is None and service.is_alive(installed)
+
+    try:
+        running = await _until_ready(
+            home, is_alive, talk, within, lambda each: each["pid"] != old_pid
+        )
+        if starting.done():
+            await starting
+    except DaybookError as error:
+        raise DaybookError(f"{error}\n{service.log_tail(installed)}".rstrip()) from error
+    if running is None:
+        raise DaybookError(f"{installed.name} did not start:\n{service.log_tail(installed)}")
+    await _show_started(running, talk, since)
+
+
+async def _until_ready(
+    home: homes.Home,
+    is_alive: Callable[[], bool],
+    talk: UpReporter,
+    within: float = BACKGROUND_TIMEOUT_SECONDS,
+    is_expected: Callable[[Mapping[str, Any]], bool] = lambda record: True,
+) -> dict[str, Any] | None:
+    """Wait until the `up` in the background is ready; return its record.
+
+    Return None after ``within`` seconds, or as soon as ``is_alive`` returns False. Ignore a record
+    for which ``is_expected`` returns False, such as that of an `up` that is stopping.
+    """
+    started = time.monotonic()
+    while is_alive() and (waited := time.monotonic() - started) < within:
         running = home.running() or {}
-        if running.get("pid") == child.pid and running.get("ready_at"):
-            child.returncode = 0  # it outlives this process, which does not wait for it
-            homes.configure_prefect()
-            async with open_ledger() as ledger:
-                example = await _first_run(ledger, since)
-                name = example[1].name if example else None
-                talk.ready(await _facts(ledger, running, example=name))
-                if example is not None:
-                    await _show_first_run(ledger, talk, since)
-            return
+        if running.get("ready_at") and is_expected(running):
+            return running
         talk.progress(f"Waiting until everything is ready: {waited:.0f} s")
         await asyncio.sleep(POLL_INTERVAL_SECONDS)
-    if child.poll() is None:
-        child.terminate()
-        child.wait()
-    raise DaybookError(f"`daybook up` did not start:\n{children.read_tail(log, log_start)}")
+    return None
+
+
+async def _show_started(running: Mapping[str, Any], talk: UpReporter, since: datetime) -> None:
+    """Show what runs in the background, and the outcome of the example job's first run."""
+    homes.configure_prefect()
+    async with open_ledger() as ledger:
+        example = await _first_run(ledger, since)
+        name = example[1].name if example else None
+        talk.ready(await _facts(ledger, running, example=name))
+        if example is not None:
+            await _show_first_run(ledger, talk, since)
 
 
 async def _first_run(ledger: Ledger, since: datetime) -> tuple[RunRow, JobRow] | None:
@@ -247,7 +366,7 @@ async def _supervised_child(
 
 
 @asynccontextmanager
-async def _background(work: Coroutine[Any, Any, NoReturn]) -> AsyncIterator[None]:
+async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     task = asyncio.create_task(work)
     try:
         yield
@@ -256,7 +375,13 @@ async def _background(work: Coroutine[Any, Any, NoReturn]) -> AsyncIterator[None
         await asyncio.wait({task})
 
 
-async def _run(home: homes.Home, record: home_lock.UpRecord, talk: UpReporter, link: bool) -> None:
+async def _run(
+    home: homes.Home,
+    record: home_lock.UpRecord,
+    talk: UpReporter,
+    manager: ServiceManager,
+    link: bool,
+) -> None:
     for name in await record.end_leftovers():
         talk.say(f"Ended a {name} left over from an earlier `daybook up`")
     async with AsyncExitStack() as stack:
@@ -289,10 +414,14 @@ async def _run(home: homes.Home, record: home_lock.UpRecord, talk: UpReporter, l
             await stack.enter_async_context(supervised)
             await worker.wait_until_online(client, home, child, before=last_heartbeat)
         record.set_ready(SYSTEM_CLOCK.now())
+        manager.notify("READY=1")
+        await stack.enter_async_context(_background(manager.report_alive(ledger)))
         talk.ready(await _facts(ledger, vars(record), example=example, link=link))
         if example is not None:
             await runs.run(example, request_id=EXAMPLE_REQUEST_ID)
-        if settings.load().command_server and sys.platform == "linux":
+        # Beside a service, the command server is a unit of its own, which is less confined.
+        has_unit = record.started_by == "service"
+        if settings.load().command_server and sys.platform == "linux" and not has_unit:
             await stack.enter_async_context(_command_server(home, record, talk))
         await _watch(ledger, talk, since)
 
@@ -347,6 +476,7 @@ async def _facts(
         jobs=count,
         example=example,
         model_steps=model_steps,
+        started_by=running.get("started_by") or "",
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -64,18 +65,20 @@ INNER = ("observed", "left")
 def started(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace `up` by one that is ready at once, reports two outcomes, and ends."""
 
-    async def up(talk: service_up.UpReporter, *, link: bool = True) -> None:
+    async def up(
+        talk: service_up.UpReporter, *, link: bool = True, started_by: service_up.StartedBy = ""
+    ) -> None:
         talk.say("Starting the worker")
         talk.synced(SyncReport.of(SYNCED))
         talk.synced(SyncReport.of(ReconcileReport(unchanged=3)))
-        talk.ready(service_up.UpFacts.model_validate(FACTS))
+        talk.ready(service_up.UpFacts.model_validate({**FACTS, "started_by": started_by}))
         (run,) = await service_runs.history("weekly")
         ended = run.model_copy(update={"status": "succeeded", "output": "Good morning."})
         talk.outcome(ended)
         talk.outcome(ended.model_copy(update={"job": None, "output": "By a script."}))
 
     monkeypatch.setattr(service_up, "up", up)
-    monkeypatch.setattr(service_up, "detach", up)
+    monkeypatch.setattr(service_up, "detach", partial(up, started_by="detach"))
 
 
 @pytest.mark.usefixtures("started")

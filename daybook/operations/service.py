@@ -1,0 +1,417 @@
+"""The service that starts `daybook up` at boot and restarts it: definition, state and findings.
+
+A service belongs to one home, which its name and its definition name. There are two kinds: that of
+a user, and that of the system, which an administrator installs for a user. `service_units` has the
+texts; systemctl, journalctl, loginctl and launchctl do the rest::
+
+    define ──► install ──► start ──► state, log_command ──► uninstall
+    installed ──► find, findings (doctor): have the interpreter, home or settings changed?
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from daybook import settings
+from daybook.errors import DaybookError, InvalidInput
+from daybook.home import Home, current_home
+from daybook.operations import home_lock
+from daybook.operations.findings import Finding, passed, problem, warning
+from daybook.operations.server import absolute_python_path
+from daybook.operations.service_units import (
+    START_TIMEOUT_SECONDS,
+    STOP_TIMEOUT_SECONDS,
+    SYSTEM_HOME,
+    Service,
+    folder,
+    is_macos,
+    parse,
+    texts,
+)
+from daybook.processes import children, environment
+
+LINGER = Path("/var/lib/systemd/linger")
+"""Folder with a file for each user whose services run without a login."""
+TEMPORARY_FOLDERS = (Path("/tmp"), Path("/var/tmp"))
+"""Folders of which the service has its own."""
+COPIED_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Variables of the shell that installs the service which the service gets as well."""
+COMMAND_TIMEOUT_SECONDS = START_TIMEOUT_SECONDS + STOP_TIMEOUT_SECONDS + 10.0
+TAIL_LINES = 20
+
+
+class ServiceState(BaseModel, frozen=True):
+    """State of an installed service, as its manager reports it.
+
+    ``state`` is the manager's word, such as `active (running)`; ``pid`` is None while `up` does not
+    run, ``restarts`` None if the manager does not count them.
+    """
+
+    name: str
+    scope: Literal["user", "system"]
+    file: Path
+    python: str
+    home: Path
+    running: bool
+    state: str
+    enabled: bool
+    pid: int | None
+    restarts: int | None
+    problems: list[str] = []
+
+
+# --- definition
+
+
+def define(*, system: bool, run_as: str = "") -> Service:
+    """Return the service of this home, this interpreter and this shell's PATH.
+
+    ``run_as`` is the user of the system's service: by default the one who called sudo, or this one.
+    Raises `InvalidInput` for an unknown user, and for paths that a service cannot use.
+    """
+    if run_as and not system:
+        raise InvalidInput("run_as", "is only for --system", "add --system, or leave it out")
+    user = (run_as or os.environ.get("SUDO_USER") or user_name()) if system else ""
+    try:
+        user_home = pwd.getpwnam(user).pw_dir if system else os.path.expanduser("~")
+    except KeyError:
+        hint = f"create it, for example with `useradd --create-home {shlex.quote(user)}`"
+        raise InvalidInput("run_as", f"there is no user {user}", hint) from None
+    given = settings.load()
+    writable = [re.sub(r"^~(?=/|$)", user_home, each) for each in given.work_dir_roots]
+    ledger = given.ledger_address.partition(":///")[2].partition("?")[0]
+    if given.ledger_address.startswith("sqlite") and ledger:
+        writable.append(str(Path(ledger).parent))
+    home = current_home().path
+    service = Service(
+        home,
+        sys.executable,
+        {
+            "PATH": environment.search_path(),
+            **environment.select(COPIED_VARIABLES),
+            **absolute_python_path(),
+        },
+        tuple(dict.fromkeys(each for each in writable if not Path(each).is_relative_to(home))),
+        user,
+        given.command_server and not is_macos(),
+    )
+    _check(service)
+    return service
+
+
+def _check(service: Service) -> None:
+    paths = {"home": str(service.home), "interpreter": service.python}
+    values = {**paths, "allowed_work_dirs": " ".join(service.writable), **service.variables}
+    for name, value in values.items():
+        if not value.isprintable():
+            raise InvalidInput(name, f"{value!r} has a control character", "use another path")
+    if is_macos():
+        return
+    if re.search(r"""["'\\]""", service.python):
+        hint = "install Daybook in a folder without quotes and backslashes in its path"
+        raise InvalidInput("interpreter", f"systemd cannot start {service.python}", hint)
+    for name, path in paths.items():
+        if any(Path(path).is_relative_to(each) for each in TEMPORARY_FOLDERS):
+            problem = f"{path} is in a temporary folder, and a service has its own ones"
+            raise InvalidInput(name, problem, "use another folder")
+
+
+def shell_variables() -> list[str]:
+    """Return the names of the shell's variables that `up` uses here and the service will not."""
+    from daybook.agents.providers import DEFAULT_MODELS
+
+    names = [name for name in os.environ if name.startswith(("DAYBOOK_", "PREFECT_"))]
+    names += [name for name in DEFAULT_MODELS if os.environ.get(name)]
+    known = {"DAYBOOK_HOME", "PREFECT_HOME"} | read_environment(current_home()).keys()
+    return sorted(set(names) - known)
+
+
+def read_environment(home: Home) -> dict[str, str]:
+    """Return the variables in the home's `service_environment`; {} if there is no such file.
+
+    A line is `NAME=value`, with or without quotes around the value, a comment after `#`, or blank.
+    Raises `InvalidInput`, which does not repeat the line, because it may be a secret.
+    """
+    file = home.service_environment
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    variables = {}
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line or line.startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name):
+            raise InvalidInput(str(file), f"line {number} is no variable", "write NAME=value")
+        is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+        variables[name] = value[1:-1] if is_quoted else value
+    return variables
+
+
+def installed() -> list[Service]:
+    """Return the services of Daybook that are installed for this user and for the system."""
+    found = []
+    for is_system in (False, True):
+        pattern = "daybook*.plist" if is_macos() else "daybook*.service"
+        for file in sorted(folder(is_system).glob(pattern)):
+            try:
+                service = parse(file.read_text(encoding="utf-8"), is_system=is_system)
+            except (OSError, UnicodeDecodeError):
+                continue
+            if service is not None:
+                found.append(service)
+    return found
+
+
+def find(home: Home, *, system: bool | None = None) -> Service | None:
+    """Return the installed service of ``home``, a user's own first; None if there is none."""
+    for service in installed():
+        if service.home == home.path and system in (None, service.is_system):
+            return service
+    return None
+
+
+# --- the manager
+
+
+def install(service: Service) -> None:
+    """Write the definition of the service, and enable it; `start` starts it.
+
+    Raises `InvalidInput` without the rights, and if an `up` that is no service runs in its home;
+    `DaybookError` if the service manager does not answer.
+    """
+    _require_rights(service, "install")
+    running = Home(service.home).running()
+    if running is not None and running.get("started_by") != "service":
+        raise home_lock.already_running(Home(service.home))
+    version = _version(service)
+    if not service.is_system:
+        Home(service.home).make()
+    elif service.home != SYSTEM_HOME and not service.home.is_dir():
+        owner = shlex.quote(service.user)
+        hint = f"install -d -m 700 -o {owner} {shlex.quote(str(service.home))}"
+        raise InvalidInput("home", f"{service.home} does not exist", hint)
+    if is_macos() and service.file.exists():
+        _run(["launchctl", "bootout", _target(service)], check=False)
+    for path, text in texts(service, version).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".new")
+        draft.write_text(text, encoding="utf-8")
+        draft.chmod(0o644)
+        draft.replace(path)
+    if is_macos():
+        _run(["launchctl", "bootstrap", _domain(service), str(service.file)])
+    else:
+        _systemctl(service, "daemon-reload")
+        _systemctl(service, "enable", f"{service.name}.service")
+
+
+def start(service: Service, *, restart: bool = False) -> None:
+    """Start an installed service, or restart it if it runs; return when its manager has."""
+    if is_macos():  # `install` has ended an older one
+        _run(["launchctl", "kickstart", _target(service)])
+    else:
+        _systemctl(service, "restart" if restart else "start", f"{service.name}.service")
+
+
+def uninstall(service: Service) -> list[Path]:
+    """Stop the service, and remove its definition; return the removed files. The home stays."""
+    _require_rights(service, "uninstall")
+    if is_macos():
+        _run(["launchctl", "bootout", _target(service)], check=False)
+    else:
+        _systemctl(service, "disable", "--now", f"{service.name}.service")
+    files = [path for path in texts(service) if path.exists()]
+    for path in files:
+        path.unlink()
+    if not is_macos():
+        _systemctl(service, "daemon-reload")
+    return files
+
+
+def state(service: Service) -> ServiceState:
+    """Return the state of an installed service. Raises `DaybookError` if its manager is away."""
+    restarts: int | None = None
+    if is_macos():
+        printed = _run(["launchctl", "print", _target(service)], check=False)
+        shown = dict(re.findall(r"^\t(state|pid) = (.*)$", printed, re.MULTILINE))
+        word, enabled = shown.get("state", "not loaded"), bool(printed)
+        pid = int(shown.get("pid", 0)) or None
+        running = pid is not None
+    else:
+        names = "ActiveState,SubState,UnitFileState,MainPID,NRestarts"
+        printed = _systemctl(service, "show", f"{service.name}.service", f"--property={names}")
+        shown = dict(re.findall(r"^(\w+)=(.*)$", printed, re.MULTILINE))
+        word = f"{shown.get('ActiveState', 'unknown')} ({shown.get('SubState', 'unknown')})"
+        enabled = shown.get("UnitFileState") == "enabled"
+        pid, restarts = int(shown.get("MainPID") or 0) or None, int(shown.get("NRestarts") or 0)
+        running = shown.get("ActiveState") == "active"
+    return ServiceState(
+        name=service.name,
+        scope="system" if service.is_system else "user",
+        file=service.file,
+        python=service.python,
+        home=service.home,
+        running=running,
+        state=word,
+        enabled=enabled,
+        pid=pid,
+        restarts=restarts,
+        problems=[str(each) for each in findings_of(service) if each.severity != "ok"],
+    )
+
+
+def is_alive(service: Service) -> bool:
+    """Return whether the manager runs or starts the service."""
+    shown = state(service)
+    return shown.running or shown.state.startswith("activating")
+
+
+def log_command(service: Service, lines: int, *, follow: bool = False) -> list[str]:
+    """Return the command that shows the log of the service."""
+    if is_macos():
+        log = str(Home(service.home).logs / "up.log")
+        return ["tail", "-n", str(lines), *(["-F"] if follow else []), log]
+    scope = [] if service.is_system else ["--user"]
+    words = ["--unit", f"{service.name}.service", "--lines", str(lines)]
+    return ["journalctl", *scope, *words, *(["--follow"] if follow else ["--no-pager"])]
+
+
+def log_tail(service: Service) -> str:
+    """Return the last lines of the log for an error message; empty if it cannot be read."""
+    if is_macos():
+        return children.read_tail(Home(service.home).logs / "up.log", 0, TAIL_LINES)
+    return _run(log_command(service, TAIL_LINES), check=False).rstrip()
+
+
+def lingers(service: Service) -> bool:
+    """Return whether the service runs while its user is not logged in."""
+    return service.is_system or is_macos() or (LINGER / user_name()).exists()
+
+
+def linger_command() -> list[str]:
+    """Return the command that lets this user's services run without a login."""
+    return ["loginctl", "enable-linger", user_name()]
+
+
+def enable_linger() -> None:
+    _run(linger_command())
+
+
+def _require_rights(service: Service, verb: str) -> None:
+    if service.is_system and os.geteuid() != 0:
+        program = shlex.quote(str(Path(sys.executable).with_name("daybook")))
+        hint = f"run it with sudo: `sudo {program} service {verb} --system`"
+        raise InvalidInput("system", "needs an administrator", hint)
+
+
+def _version(service: Service) -> int:
+    """Return the version of the service manager, which has to answer; 0 on macOS."""
+    if is_macos():
+        return 0
+    found = re.search(r"\d+", _systemctl(service, "show", "--property=Version", "--value"))
+    return int(found[0]) if found else 0
+
+
+def _domain(service: Service) -> str:
+    return "system" if service.is_system else f"gui/{os.getuid()}"
+
+
+def _target(service: Service) -> str:
+    return f"{_domain(service)}/{service.name}"
+
+
+def _systemctl(service: Service, *words: str) -> str:
+    return _run(["systemctl", *([] if service.is_system else ["--user"]), *words])
+
+
+def _run(command: Sequence[str], *, check: bool = True) -> str:
+    """Return the output of a command. Raises `DaybookError` with its message if it fails."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_SECONDS,
+            check=False,
+        )
+    except FileNotFoundError:
+        hint = "`daybook service install --print` shows the definition, for another manager"
+        raise DaybookError(f"there is no {command[0]} on this machine; {hint}") from None
+    except subprocess.TimeoutExpired as error:
+        raise DaybookError(f"{shlex.join(command)} took too long") from error
+    if check and done.returncode != 0:
+        raise DaybookError(f"{shlex.join(command)} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def user_name() -> str:
+    return pwd.getpwuid(os.getuid()).pw_name
+
+
+# --- findings
+
+
+def findings() -> list[Finding]:
+    """Check the service of this home, and the services whose home has moved (`doctor`)."""
+    found = []
+    for service in installed():
+        if service.home == current_home().path or _is_gone(service.home):
+            found += findings_of(service)
+    return found
+
+
+def findings_of(service: Service) -> list[Finding]:
+    """Return what has changed since the service was installed."""
+    scope = " --system" if service.is_system else ""
+    again, name = f"daybook service install{scope}", f"the service {service.name}"
+    if _is_gone(service.home) and service.home != SYSTEM_HOME:
+        remove = f"DAYBOOK_HOME={shlex.quote(str(service.home))} daybook service uninstall{scope}"
+        message = f"{name} has the home {service.home}, which no longer exists"
+        return [problem("service", message, f"{remove}, then {again}")]
+    if _is_gone(Path(service.python)):
+        message = f"{name} starts {service.python}, which no longer exists"
+        return [problem("service", message, again)]
+    found = []
+    if service.python != sys.executable:
+        message = f"{name} starts {service.python}, and this command runs in {sys.executable}"
+        found.append(warning("service", message, f"{again}, if the second one is right"))
+    if closed := sorted(set(_wanted_folders(service)) - set(service.writable)):
+        message = f"{name} may not write to {', '.join(closed)}, which the settings allow"
+        found.append(warning("service", message, again))
+    if not lingers(service):
+        message = f"{name} runs only while {user_name()} is logged in"
+        found.append(warning("service", message, shlex.join(linger_command())))
+    return found or [passed("service", f"{service.name}, {service.file}")]
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # it belongs to another user
+        pass
+    return False
+
+
+def _wanted_folders(service: Service) -> tuple[str, ...]:
+    """Return the writable folders by the settings of now; () if they are not known here."""
+    if is_macos() or service.home != current_home().path:
+        return ()
+    try:
+        return define(system=service.is_system, run_as=service.user).writable
+    except InvalidInput:
+        return ()

@@ -1,0 +1,85 @@
+"""Reports of `up` to the service manager that started it (systemd's protocol `sd_notify`).
+
+::
+
+    ready ──► READY=1      every part runs
+    alive ──► WATCHDOG=1   several times per `WatchdogSec`, while the leader's services run
+    stop  ──► STOPPING=1
+
+systemd restarts `up` if it gets no WATCHDOG=1 for `WatchdogSec`: if the event loop of `up` hangs,
+or if no service of the leading keeper has run for `MAX_SILENCE_SECONDS`. Time is measured with this
+machine's monotonic clock, from the moment at which the leader's record has last changed, so neither
+a wrong clock nor a suspended machine looks like a silent leader. A ledger that cannot be read says
+nothing about the leader, and a restart does not repair it, so `up` counts as alive then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Self
+
+from daybook.errors import LedgerUnreachable
+from daybook.keeper import leader_lease
+from daybook.ledger.engine import Ledger
+
+MAX_SILENCE_SECONDS = 120.0
+"""Maximum time without a change in the leader's record; its services run every few seconds."""
+MAX_REPORT_INTERVAL_SECONDS = 10.0
+REPORTS_PER_TIMEOUT = 4
+"""Number of reports in the time after which systemd restarts a silent service."""
+VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+"""Variables that systemd sets for the process that it started, and not for the children of that."""
+
+
+@dataclass(frozen=True)
+class ServiceManager:
+    """The manager that started this process; ``address`` is empty if there is none.
+
+    ``watchdog_seconds`` is the time after which it restarts a silent service; 0 for never.
+    """
+
+    address: str = ""
+    watchdog_seconds: float = 0.0
+
+    @classmethod
+    def take_from_environment(cls) -> Self:
+        """Return the manager that the environment names, and remove its variables from there."""
+        address, microseconds, pid = (os.environ.pop(name, "") for name in VARIABLES)
+        is_watched = microseconds.isdigit() and pid in ("", str(os.getpid()))
+        return cls(address, int(microseconds) / 1e6 if is_watched else 0.0)
+
+    def notify(self, state: str) -> None:
+        """Send a state, such as `READY=1`. Do nothing without a manager, or if it is gone."""
+        if not self.address:
+            return
+        name = "\0" + self.address[1:] if self.address.startswith("@") else self.address
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, suppress(OSError):
+            sender.setblocking(False)
+            sender.sendto(state.encode(), name)
+
+    async def report_alive(self, ledger: Ledger) -> None:
+        """Send WATCHDOG=1 while the leader's services run, until cancelled."""
+        if not (self.address and self.watchdog_seconds):
+            return
+        interval = min(self.watchdog_seconds / REPORTS_PER_TIMEOUT, MAX_REPORT_INTERVAL_SECONDS)
+        seen: dict[str, Any] | None = None
+        changed_at = time.monotonic()
+        while True:
+            try:
+                async with asyncio.timeout(interval):
+                    leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)
+                note = leader.note if leader is not None else {}
+                has_changed = note != seen
+                seen = note
+            except (LedgerUnreachable, TimeoutError):
+                has_changed = True
+            if has_changed:
+                changed_at = time.monotonic()
+            if time.monotonic() - changed_at < MAX_SILENCE_SECONDS:
+                self.notify("WATCHDOG=1")
+            await asyncio.sleep(interval)
