@@ -6,6 +6,7 @@
     ├── InvalidInput             2  names the field and what to write; nothing is stored
     │   ├── UnknownName          2  an option or field names an agent, tool, … that does not exist
     │   ├── OutgoingRefused      2  NonRetryable: a job may not reach this address
+    │   ├── InvalidFiles         2  mistakes in jobs files, each with its line and column
     │   └── Ambiguous            2  a name or id prefix matches more than one job, run, …
     ├── NotFound                 3  the job, run, … that a command names does not exist
     ├── NothingClaimable         3  no task for this task session now, with the reason
@@ -36,7 +37,8 @@ raised. People read ``str(error)``, programs compare ``error.code``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 MAX_ERROR_LENGTH = 2_000
@@ -137,6 +139,45 @@ class Ambiguous(InvalidInput):
     ) -> None:
         problem = problem or f'"{ref}" is ambiguous'
         super().__init__(noun, problem, "use one of " + ", ".join(fits))
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """Position in a text; the first line and the first column are 1."""
+
+    line: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A mistake in a jobs file; ``job`` is the name of the job, empty if it has none."""
+
+    file: str
+    position: Position
+    job: str
+    field: str
+    problem: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.position.line}:{self.position.column}"
+        named = ": ".join(filter(None, (where, self.job, self.field)))
+        return f"{named}: {self.problem}" + (f" ({self.hint})" if self.hint else "")
+
+
+class InvalidFiles(InvalidInput):
+    """Mistakes in jobs files, all of them; nothing was stored."""
+
+    code = "invalid_files"
+
+    def __init__(self, mistakes: Sequence[Mistake]) -> None:
+        self.mistakes = tuple(
+            sorted(set(mistakes), key=lambda each: (each.file, each.position, each.field))
+        )
+        count = "1 mistake" if len(self.mistakes) == 1 else f"{len(self.mistakes)} mistakes"
+        lines = "".join(f"\n{each}" for each in self.mistakes)
+        super().__init__("file", f"{count}, so nothing was stored:{lines}")
 
 
 class NotFound(DaybookError):

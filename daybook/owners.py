@@ -1,12 +1,14 @@
 """Owners of jobs, and the actor that a request is made for.
 
-An owner is `user` (the operator), `plugin` (a program that embeds Daybook), `prefect`
-(created in Prefect), or `agent:<id>`. An agent's jobs are subject to the operator's limits
-(`daybook.jobs.limits`) and the stricter address rule; the operator is responsible for all others.
+An owner is `user` (the operator), `plugin` (a program that embeds Daybook), `prefect` (created in
+Prefect), `file:<set>` (the jobs files that `daybook apply` reads), or `agent:<id>`. An agent's jobs
+are subject to the operator's limits (`daybook.jobs.limits`) and the stricter address rule; the
+operator is responsible for all others.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,14 +21,34 @@ USER = "user"
 PLUGIN = "plugin"
 PREFECT = "prefect"
 AGENT_PREFIX = "agent:"
+FILE_PREFIX = "file:"
 MODEL_INTERFACES = frozenset({"mcp", "run"})
 """Interfaces through which a model creates jobs: values of `Actor.via`, stored as `created_by`."""
 MAX_OWNER_LENGTH = 100
+MAX_SET_LENGTH = 80
+"""Maximum length, in characters, of the name of a set of jobs files."""
+_SET_NAME = re.compile(r"\w[\w.-]*")
 
 
 def is_agent(owner: str) -> bool:
     """Return whether the owner is an agent."""
     return owner.startswith(AGENT_PREFIX)
+
+
+def is_file(owner: str) -> bool:
+    """Return whether the owner is a set of jobs files."""
+    return owner.startswith(FILE_PREFIX)
+
+
+def of_file_set(name: str) -> str:
+    """Return the owner of the jobs of the set ``name``. Raises `InvalidInput` for the field `set`.
+
+    A name is a word of letters, digits, dots, dashes and underscores, so that it needs no quotes.
+    """
+    if not name or len(name) > MAX_SET_LENGTH or not _SET_NAME.fullmatch(name):
+        hint = f"use at most {MAX_SET_LENGTH} letters, digits, dots, dashes and underscores"
+        raise InvalidInput("set", f"{name!r} is not a name of a set", hint)
+    return f"{FILE_PREFIX}{name}"
 
 
 def namespace(owner: str) -> str:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         conflicts as conflicts,
         destinations as destinations,
         due as due,
+        files as files,
         heartbeat as heartbeat,
         imports as imports,
         inbox as inbox,

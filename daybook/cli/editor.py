@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daybook.errors import DaybookError, InvalidInput
+from daybook.files.documents import to_yaml
 from daybook.jobs.model import Job
 from daybook.schedules.schedule import to_text
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from daybook.jobs.views import ListedJob
 
 Fields = dict[str, Any]
-
-_OTHER_LINE_BREAKS = frozenset("\r\x85\u2028\u2029")
 
 _HEAD = """\
 # {name}. Save the file and close the editor to change the job; change nothing to leave it as it is.
@@ -57,7 +56,7 @@ class Edit:
     def __init__(self, job: ListedJob) -> None:
         self._before = document(job)
         self._head = _HEAD.format(name=job.name)
-        self._text = _to_yaml(self._before)
+        self._text = to_yaml(self._before)
 
     def changes(self, problem: str = "") -> Fields:
         """Open the editor and return the changed fields; empty if nothing was changed.
@@ -93,23 +92,6 @@ def _changed(before: Fields, after: Fields) -> Fields:
         for name, value in after.items()
         if name not in before or value != before[name]
     }
-
-
-def _to_yaml(fields: Fields) -> str:
-    import yaml
-
-    class Dumper(yaml.SafeDumper):
-        """Writes a text of several lines as a block, which is easier to edit."""
-
-    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-        style = "|" if "\n" in value else None
-        if not _OTHER_LINE_BREAKS.isdisjoint(value):
-            style = '"'  # PyYAML writes them as they are otherwise, and reads them as spaces
-        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-    Dumper.add_representer(str, text)
-    written: str = yaml.dump(fields, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
-    return written
 
 
 def _from_yaml(text: str) -> Fields:

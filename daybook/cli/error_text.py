@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import takewhile
 from typing import Any
 
@@ -20,7 +21,7 @@ from cyclopts.exceptions import (
 )
 
 from daybook.cli import other_words
-from daybook.errors import DaybookError, InvalidInput, nearest_name
+from daybook.errors import DaybookError, InvalidFiles, InvalidInput, nearest_name
 
 COMMAND_LINE = "command line"
 """The field of an `InvalidInput` that concerns the whole command line."""
@@ -87,6 +88,8 @@ def error_as_json(error: DaybookError, typed: Mapping[str, str]) -> dict[str, An
     body: dict[str, Any] = {"code": error.code, "message": error_message(error, typed)}
     if isinstance(error, InvalidInput):
         body["field"] = error.field
+    if isinstance(error, InvalidFiles):
+        body["mistakes"] = [asdict(each) for each in error.mistakes]
     return {"error": body}
 
 

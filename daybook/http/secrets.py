@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -200,8 +200,7 @@ def refuse_literal_headers(headers: Mapping[str, str]) -> None:
     raises `InvalidInput` if a header with such a name has a misspelt reference.
     """
     for name, value in headers.items():
-        named = _SECRET_HEADER.search(name.lower()) and not references("headers", value)
-        if value.strip() and (named or _SECRET_VALUE.search(value)):
+        if _is_literal_header(name, value):
             raise InvalidInput(
                 "headers", f'the value of "{name}" looks like a secret', STORE_SECRET_HINT
             )
@@ -213,11 +212,43 @@ def refuse_literal_params(params: Any) -> None:
     Such a secret is recognised by its field's name or by its form.
     """
     for path, value in _texts(params):
-        named = _SECRET_PARAM.fullmatch(path.rpartition(".")[2].lower().replace("-", "_"))
-        known = references("params", value)
-        if value and ((named and not known) or _SECRET_VALUE.search(value)):
+        if _is_literal_param(path, value):
             problem = f'the value of "{path or "params"}" looks like a secret'
             raise InvalidInput("params", problem, STORE_SECRET_HINT)
+
+
+def _is_literal_header(name: str, value: str) -> bool:
+    named = _SECRET_HEADER.search(name.lower()) and not references("headers", value)
+    return bool(value.strip() and (named or _SECRET_VALUE.search(value)))
+
+
+def _is_literal_param(path: str, value: str) -> bool:
+    named = _SECRET_PARAM.fullmatch(path.rpartition(".")[2].lower().replace("-", "_"))
+    known = references("params", value)
+    return bool(value and ((named and not known) or _SECRET_VALUE.search(value)))
+
+
+def replace_literals(value: Any, reference: Callable[[str], str], path: str = "") -> Any:
+    """Return headers or params with a reference in place of each literal secret.
+
+    ``reference`` gets the secret's path, such as `auth.token`, and returns its replacement.
+    """
+    match value:
+        case dict():
+            return {
+                name: replace_literals(each, reference, f"{path}.{name}" if path else str(name))
+                for name, each in value.items()
+            }
+        case list():
+            return [replace_literals(each, reference, path) for each in value]
+        case str():
+            try:
+                is_literal = _is_literal_header(path, value) or _is_literal_param(path, value)
+            except InvalidInput:  # a misspelt reference
+                return value
+            return reference(path) if is_literal else value
+        case _:
+            return value
 
 
 def _texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

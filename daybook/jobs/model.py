@@ -51,7 +51,7 @@ from daybook.names import default_name, free_name, validate_name
 from daybook.schedules import bounds
 from daybook.schedules import schedule as schedules
 from daybook.schedules.due import next_due
-from daybook.schedules.schedule import AfterOutcome, Schedule
+from daybook.schedules.schedule import After, AfterOutcome, Schedule
 from daybook.validation import raising_invalid_input, raising_pydantic_error, unknown_field
 
 __all__ = [
@@ -288,6 +288,8 @@ def normal_parameters(kind: str, parameters: Mapping[str, object]) -> dict[str, 
 
 
 def new_job(
+    before: Job | None = None,
+    /,
     *,
     now: datetime,
     default_timezone: str = "UTC",
@@ -303,13 +305,17 @@ def new_job(
     `schedule` is one string (see `schedule.parse`) that replaces `cron`, `every`, `at` and
     `on_demand`; `policy` and `notify` are objects; flat fields such as `timeout` and `channel`
     override their entries. Raises `InvalidInput` naming the field.
+
+    ``before`` is the job that the new one replaces: an equal `every` keeps its phase, an equal `at`
+    its time even if it has passed, and an equal prompt, schedule and policy stay legal.
     """
     given = _known(fields)
     kind = _kind(given)
     action = _action(kind, _action_fields(kind, given))
-    _check_prompt(action, None)
+    _check_prompt(action, before.action if before else None)
     timezone = _text(given, "timezone", default_timezone)
-    schedule = _schedule(given, timezone, now, None)
+    current = before.schedule if before and not isinstance(before.schedule, After) else None
+    schedule = _schedule(given, timezone, now, current)
     if "name" in given:
         name = _unused(validate_name(_text(given, "name", "")), taken)
     else:
@@ -329,7 +335,8 @@ def new_job(
     _check_chat(job.action, job.notify)
     _check_variables(job.action, job.policy)
     _check_size(job)
-    return _bounded(job, now)
+    unchanged = before and (job.schedule, job.policy) == (before.schedule, before.policy)
+    return job if unchanged else _bounded(job, now)
 
 
 def edit(

@@ -160,6 +160,10 @@ class JobRow(SQLModel, table=True):
     # The request that added the job (`daybook.api.jobs.add`), so that its repetition adds no other.
     request_key: str | None = None
 
+    # The fields of a job of a jobs file as it was last applied (`daybook.files.jobs_file.flat`), so
+    # that changes made elsewhere show.
+    applied: dict[str, Any] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
+
 
 class RevisionRow(SQLModel, table=True):
     """A revision of a job: its schedule, action, policy and notifications.

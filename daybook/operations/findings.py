@@ -5,7 +5,8 @@ function, so they never disagree: a function here, unless the table names anothe
 that the caller has read, and reads nothing of the ledger or Prefect::
 
     diagnosis       doctor  status  /health
-    sync, jobs        x       x              not in Prefect, changed on both sides; failed last
+    sync, jobs        x       x              not in Prefect, changed on both sides; failed last;
+                                            changed outside its jobs file
     leases            x       x              a run whose process stopped renewing its lease
     clock             x       x              Prefect's clock, and the ledger's
     pool, worker      x       x              paused, of another Daybook; no worker
@@ -40,6 +41,7 @@ from typing import TYPE_CHECKING
 
 from daybook.api import overdue, task_scheduler
 from daybook.api.overdue import DelayFacts, OverdueRun
+from daybook.files import plan
 from daybook.home import current_home
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
@@ -116,6 +118,19 @@ def sync(stored: Iterable[StoredJob]) -> list[Finding]:
         message = f"changed in both the ledger and Prefect: {join(conflicts)}"
         found.append(problem("sync", message, fix))
     return found
+
+
+def drift(stored: Iterable[StoredJob]) -> list[Finding]:
+    """Report jobs that were changed elsewhere since they were applied from their files."""
+    drifted = [
+        f"{each.row.name} ({', '.join(change.field for change in changes)})"
+        for each in stored
+        if (changes := plan.drift(each))
+    ]
+    if not drifted:
+        return []
+    fix = "daybook diff, then change the file, or daybook apply"
+    return [warning("jobs", f"changed outside their jobs file: {join(drifted)}", fix)]
 
 
 def failing_jobs(stored: Iterable[StoredJob]) -> list[Finding]:

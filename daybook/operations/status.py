@@ -164,6 +164,7 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
         found.append(findings.problem("one prefect", servers, instances.CONFLICT_HINT))
     found += [findings.unwritable(unwritable)] if unwritable else findings.keeper(known)
     found += findings.sync(stored)
+    found += findings.drift(stored)
     found += findings.failing_jobs(stored)
     found += findings.broken_chains(stored)
     found += findings.expired_leases(live, now)

@@ -26,7 +26,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from httpx import URL
@@ -38,6 +37,8 @@ from daybook.api import imports, runs
 from daybook.api.sync import SyncReport
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, PrefectUnreachable
+from daybook.files import jobs_file
+from daybook.files.jobs_file import Source
 from daybook.jobs import limits, store
 from daybook.jobs.model import Job, new_job
 from daybook.ledger.engine import Ledger, open_ledger
@@ -524,7 +525,8 @@ async def _add_example(ledger: Ledger) -> list[Job]:
         if await store.has_jobs(session):
             return []
         jobs, now = list[Job](), ledger.now()
-        for fields in read(repository.root() / EXAMPLE_FILE):
+        path = repository.root() / EXAMPLE_FILE
+        for fields in jobs_file.job_fields(Source(path.name, path.read_text())):
             jobs.append(new_job(now=now, default_timezone=zone, **fields))
             stored = await store.add(session, jobs[-1], jobs[-1].name, now)
             key = claim_requests.request_key(stored.id, EXAMPLE_REQUEST_ID)
@@ -557,29 +559,3 @@ async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:
             talk.outcome(Run.of(row, job))
             until, last_id = row.finished_at or until, row.id
         await asyncio.sleep(POLL_INTERVAL_SECONDS)
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Return the jobs of a file, each as the flat fields of `daybook.jobs.model.new_job`.
-
-    Raise `InvalidInput` if the file is not a jobs file; `new_job` checks the fields.
-    """
-    import yaml
-
-    hint = "write a mapping with `jobs`, a list of jobs"
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InvalidInput(str(path), f"is not YAML: {error}", hint) from error
-    if not isinstance(content, dict) or not isinstance(content.get("jobs"), list):
-        raise InvalidInput(str(path), "is not a jobs file", hint)
-    return [_flat(path, job) for job in content["jobs"]]
-
-
-def _flat(path: Path, job: object) -> dict[str, Any]:
-    if not isinstance(job, dict):
-        raise InvalidInput(str(path), f"{job!r} is not a job", "write a mapping with a schedule")
-    schedule = job.get("schedule")
-    if not isinstance(schedule, dict):
-        return dict(job)
-    return {name: value for name, value in job.items() if name != "schedule"} | schedule

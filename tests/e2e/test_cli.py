@@ -5,9 +5,11 @@ No worker runs here; the tests with `daybook up` cover runs.
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -305,3 +307,25 @@ def test_commands_without_json_print_sentences_only(
     out, err = process("remove", "brief", "--yes")
     assert out.startswith("Removed brief (")
     assert err == ""
+
+
+def test_apply_with_wait_returns_when_prefect_has_the_changes(
+    daybook_json: DaybookJson, tmp_path: Path
+) -> None:
+    file = tmp_path / "team.yaml"
+    jobs = [{"name": name, "prompt": "Sum up.", "cron": "0 9 * * *"} for name in "abc"]
+    file.write_text(json.dumps({"jobs": jobs}))
+    first = daybook_json("apply", "-f", str(file), "--wait")
+    assert (first["pending"], first["failed"], first["notes"]) == ([], {}, [])
+    assert [each["sync"] for each in daybook_json("list")] == ["synced"] * 3
+    assert deployment("agent-prompt/b").parameters["prompt"] == "Sum up."
+
+    file.write_text(json.dumps({"jobs": [{**jobs[0], "prompt": "Hello."}, jobs[2]]}))
+    daybook_json("apply", "-f", str(file), "--wait", "--prune")
+    assert deployment("agent-prompt/a").parameters["prompt"] == "Hello."
+    assert deployment("agent-prompt/b") is None
+
+    file.write_text(json.dumps({"jobs": [{**jobs[0], "agent": "nobody"}, {**jobs[2], "agent": 5}]}))
+    refused = daybook_json("apply", "-f", str(file), "--wait", code=2)
+    found = [(each["job"], each["field"]) for each in refused["error"]["mistakes"]]
+    assert found == [("a", "agent"), ("c", "agent")]

@@ -16,13 +16,14 @@ from prefect.client.orchestration import PrefectClient
 from sqlmodel import select
 
 from daybook import repository
+from daybook.files.jobs_file import Source, job_fields
 from daybook.home import CLIENT_CREDENTIAL, Home
 from daybook.jobs import store as stored
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
-from daybook.operations import server, up
+from daybook.operations import server
 from daybook.prefect import parameter_schema, reconcile
 from daybook.schedules.descriptions import describe
 from tests.servers import free_port, migrate
@@ -199,7 +200,7 @@ def test_every_example_file_is_a_valid_job() -> None:
     folder = repository.root() / "deployments" / "jobs"
     files = sorted(folder.glob("*.yaml"))
     assert [file.name for file in files] == ["example.yaml"]
-    (fields,) = up.read(files[0])
+    (fields,) = job_fields(Source(files[0].name, files[0].read_text()))
     job = new_job(now=SYSTEM_CLOCK.now(), default_timezone="America/New_York", **fields)
     assert job.name == "first-light"
     assert describe(job.schedule) == "at 09:00 every day, America/New_York"

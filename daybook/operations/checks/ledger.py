@@ -113,9 +113,10 @@ async def sync() -> list[Finding]:
 
 
 async def jobs() -> list[Finding]:
-    """Check that no job's last run failed, and that no job runs after a job that is gone."""
+    """Check that no job's last run failed, none runs after a job that is gone, and none drifted."""
     stored = await stored_jobs()
-    return findings.failing_jobs(stored) + findings.broken_chains(stored)
+    found = findings.failing_jobs(stored) + findings.broken_chains(stored)
+    return found + findings.drift(stored)
 
 
 async def leases() -> list[Finding]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from daybook import api
 from daybook.cli import editor, entry
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable
+from daybook.files.documents import to_yaml
 from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.model import Job, new_job
 from daybook.jobs.model import edit as edited
@@ -159,7 +160,7 @@ def test_the_document_of_each_kind_of_job_is_valid_and_means_the_same_job(
 ) -> None:
     job = new_job(now=MADE, **fields)
     shown = editor.document(job)  # type: ignore[arg-type]
-    read = editor._from_yaml(editor._to_yaml(shown))
+    read = editor._from_yaml(to_yaml(shown))
     assert read == shown
     assert edited(job, read, now=MADE) == job
 
@@ -173,11 +174,11 @@ def test_the_document_has_each_field_of_a_job() -> None:
 
 @given(st.text(st.characters(codec="utf-8")))
 def test_any_prompt_survives_the_document(prompt: str) -> None:
-    assert editor._from_yaml(editor._to_yaml({"prompt": prompt})) == {"prompt": prompt}
+    assert editor._from_yaml(to_yaml({"prompt": prompt})) == {"prompt": prompt}
 
 
 def test_a_prompt_of_several_lines_is_written_as_a_block() -> None:
-    assert editor._to_yaml({"prompt": "One.\nTwo.\n"}) == "prompt: |\n  One.\n  Two.\n"
+    assert to_yaml({"prompt": "One.\nTwo.\n"}) == "prompt: |\n  One.\n  Two.\n"
     assert yaml.safe_load("prompt: |\n  One.\n  Two.\n") == {"prompt": "One.\nTwo.\n"}
 
 

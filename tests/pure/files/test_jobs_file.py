@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from daybook.clock import SYSTEM_CLOCK
+from daybook.files.jobs_file import Source, job_fields
 from daybook.jobs.actions import ToolCall, Webhook
 from daybook.jobs.model import new_job
-from daybook.operations import up
 
 FILE = """
 jobs:
@@ -23,10 +21,11 @@ jobs:
 """
 
 
-def test_a_jobs_file_with_a_webhook_and_a_tool_call_is_read(tmp_path: Path) -> None:
-    file = tmp_path / "jobs.yaml"
-    file.write_text(FILE)
-    export, renew = (new_job(now=SYSTEM_CLOCK.now(), **fields) for fields in up.read(file))
+def test_a_jobs_file_with_a_webhook_and_a_tool_call_is_read() -> None:
+    export, renew = (
+        new_job(now=SYSTEM_CLOCK.now(), **fields)
+        for fields in job_fields(Source("jobs.yaml", FILE))
+    )
     assert export.action == Webhook(url="https://api.example.org/export")
     assert renew.name == "renew-index"
     params = {"full": True, "parts": [1, 2.5, None]}

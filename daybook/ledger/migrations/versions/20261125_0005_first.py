@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "20261125_0004"
+revision = "20261125_0005"
 down_revision = None
 branch_labels = None
 depends_on = None
@@ -62,6 +62,7 @@ def upgrade() -> None:
         sa.Column("alert_open", sa.Boolean(), nullable=False),
         sa.Column("runs_after", sa.String(), nullable=True),
         sa.Column("request_key", sa.String(), nullable=True),
+        sa.Column("applied", sa.JSON(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index(

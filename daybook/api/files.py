@@ -1,0 +1,323 @@
+"""Operations on jobs files: apply, drift, export.
+
+`apply` reads everything, plans, and performs the plan in one transaction: after a crash the ledger
+has all changes or none. Prefect follows: the changed jobs are pending until the keeper, or `apply`
+that waits, has reconciled them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from daybook import owners, settings
+from daybook.api import authorization, preflight
+from daybook.errors import InvalidFiles, InvalidInput, Mistake, PrefectUnreachable
+from daybook.files import export as exports
+from daybook.files import jobs_file
+from daybook.files import plan as plans
+from daybook.files.jobs_file import Source
+from daybook.files.plan import Plan, Step, Verb
+from daybook.jobs import store
+from daybook.jobs.views import FieldChange
+from daybook.ledger.engine import Ledger, open_ledger
+from daybook.runs import outcomes
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from daybook.jobs.store import StoredJob
+
+MAX_CONCURRENT_SYNCS = 4
+"""Number of jobs that `apply` reconciles with Prefect at the same time while it waits."""
+MAX_NAMES_IN_NOTE = 3
+
+Progress = Callable[[int, int], None]
+"""Function of the number of reconciled jobs and of all."""
+
+
+class PlannedChange(BaseModel, frozen=True):
+    """A job that is added, changed or removed.
+
+    ``changes`` are the fields with their values before and after, None before for a new job.
+    ``overwrites`` are the changes made outside the file that are lost, from the file's last value
+    to the lost one. ``renamed_from`` is the job's name before, empty if it keeps its name.
+    """
+
+    action: Verb
+    job: str
+    renamed_from: str
+    changes: list[FieldChange]
+    overwrites: list[FieldChange]
+
+    @classmethod
+    def of(cls, step: Step) -> PlannedChange:
+        return cls(
+            action=step.verb,
+            job=step.name,
+            renamed_from=step.renamed_from,
+            changes=list(step.changes),
+            overwrites=list(step.overwrites),
+        )
+
+
+class ApplyReport(BaseModel, frozen=True):
+    """Result of an application, or with ``dry_run`` what it would do.
+
+    ``unchanged`` counts the jobs that already agree. ``pending`` are the changed jobs that are not
+    in Prefect yet, and ``failed`` those that Prefect refuses, with the reason.
+    """
+
+    set: str
+    dry_run: bool
+    changes: list[PlannedChange]
+    unchanged: int
+    pending: list[str]
+    failed: dict[str, str]
+    notes: list[str]
+
+
+class Drift(BaseModel, frozen=True):
+    """A job that was changed since it was applied: its fields, from the file's to its own value."""
+
+    job: str
+    set: str
+    changes: list[FieldChange]
+
+
+async def apply(
+    sources: Sequence[Source],
+    *,
+    set_name: str | None = None,
+    default_set: str = "",
+    dry_run: bool = False,
+    prune: bool = False,
+    adopt: bool = False,
+    wait: bool = False,
+    progress: Progress = lambda _done, _all: None,
+) -> ApplyReport:
+    """Make the ledger's jobs agree with the jobs files: all or nothing.
+
+    The set owns the jobs: ``set_name``, else the name that the files give, else ``default_set``.
+    With ``prune``, jobs of the set that are in no file are removed. With ``adopt``, jobs of others
+    become those of the set. With ``wait``, return when Prefect has the changes.
+
+    Raise `InvalidFiles` with all mistakes, `InvalidInput` for the set and for an agent, and with
+    ``wait`` `PrefectUnreachable` before anything is stored.
+    """
+    if owners.current_actor().is_agent:
+        raise InvalidInput("agent", "cannot apply jobs files", "add the jobs one by one")
+    files = [jobs_file.read_file(each) for each in sources]
+    name, zone = plans.set_name(files, set_name, default_set), settings.load().timezone
+
+    def make(stored: Sequence[StoredJob], now: datetime) -> Plan:
+        return plans.make(files, stored, name, now=now, timezone=zone, prune=prune, adopt=adopt)
+
+    async with open_ledger() as ledger:
+        async with ledger.read() as session:
+            plan = make(await store.all_jobs(session), ledger.now())
+        notes = [*plan.notes, *await _checked(ledger, plan, needs_prefect=wait and not dry_run)]
+        changed: list[StoredJob] = []
+        if not dry_run and (plan.steps or plan.applied):
+            async with ledger.write() as session:
+                now = ledger.now()
+                plan = make(await store.all_jobs(session), now)
+                if plan.mistakes:  # another process has changed jobs meanwhile
+                    raise InvalidFiles(plan.mistakes)
+                changed = await _perform(session, plan, now)
+        failed = await _sync(ledger, changed, progress) if wait and changed else {}
+        async with ledger.read() as session:
+            current = await store.all_jobs(session, [each.id for each in changed])
+        return ApplyReport(
+            set=name,
+            dry_run=dry_run,
+            changes=[PlannedChange.of(each) for each in plan.steps],
+            unchanged=plan.unchanged,
+            pending=[each.row.name for each in current if each.row.sync_pending],
+            failed=failed,
+            notes=notes,
+        )
+
+
+async def drift(refs: Sequence[str] = ()) -> list[Drift]:
+    """Return the jobs, or those of ``refs``, that were changed since they were applied.
+
+    Works without Prefect. Raise `NotFound` and `Ambiguous`.
+    """
+    found = []
+    for each in await _selected(refs):
+        if changes := plans.drift(each):
+            owner = each.row.owner.removeprefix(owners.FILE_PREFIX)
+            found.append(Drift(job=each.row.name, set=owner, changes=changes))
+    return found
+
+
+async def export(refs: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
+    """Return the jobs, or those of ``refs``, as the text and the data of a jobs file.
+
+    Without ``refs``, agents' jobs are left out: no file can own them. Works without Prefect. Raise
+    `NotFound`, `Ambiguous`, and `InvalidInput` for an agent's job.
+    """
+    jobs = await _selected(refs)
+    for each in jobs:
+        if refs and owners.is_agent(each.row.owner):
+            problem = f"{each.row.name} belongs to {each.row.owner}"
+            raise InvalidInput("JOB", problem, "no jobs file can own an agent's job")
+    exported = [each for each in jobs if not owners.is_agent(each.row.owner)]
+    return exports.text(exported), exports.document(exported)
+
+
+async def _selected(refs: Sequence[str]) -> list[StoredJob]:
+    async with open_ledger() as ledger, ledger.read() as session:
+        if not refs:
+            return await authorization.list_jobs(session)
+        found = [await authorization.find_job(session, each) for each in refs]
+    return list({each.id: each for each in found}.values())
+
+
+async def _checked(ledger: Ledger, plan: Plan, *, needs_prefect: bool) -> list[str]:
+    """Check the new and changed jobs as `api.jobs.add` does; return notes for the user.
+
+    Raise `InvalidFiles` with all mistakes of the plan and of these checks.
+    """
+    from daybook.prefect import client as prefect
+
+    notes, mistakes = dict[str, list[str]](), list[Mistake](plan.mistakes)
+    if any(step.job for step in plan.steps):
+        async with prefect.connected_if_reachable() as client:
+            if client is None and needs_prefect:
+                async with prefect.connected() as connected:  # raises why it is unreachable
+                    await prefect.check_connection(connected)
+            known = dict[str, list[str] | InvalidInput]()
+            for step in plan.steps:
+                if step.job is None or step.entry is None:
+                    continue
+                try:
+                    for note in await _preflight(client, step, plan.owner, known):
+                        notes.setdefault(note, []).append(step.name)
+                except InvalidInput as error:
+                    step.entry.add_mistake(error)
+                    mistakes += step.entry.mistakes
+    if mistakes:
+        raise InvalidFiles(mistakes)
+    return [f"{_names(named)}: {note}" for note, named in notes.items()]
+
+
+async def _preflight(
+    client: PrefectClient | None, step: Step, owner: str, known: dict[str, list[str] | InvalidInput]
+) -> list[str]:
+    """Return the notes of the checks that need an external system; ask once for equal fields."""
+    assert step.job is not None
+    changed = {each.field for each in step.changes}
+    is_new = step.before is None
+    action = is_new or not preflight.ACTION_FIELDS.isdisjoint(changed)
+    notify = is_new or not preflight.NOTIFY_FIELDS.isdisjoint(changed)
+    fields = jobs_file.flat(step.job)
+    checked = preflight.ACTION_FIELDS | preflight.NOTIFY_FIELDS | {"kind"}
+    key = json.dumps([action, notify, {name: fields.get(name) for name in sorted(checked)}])
+    if key not in known:
+        try:
+            known[key] = await preflight.check(
+                client, step.job, owner, action=action, notify=notify
+            )
+        except InvalidInput as error:
+            known[key] = error
+    result = known[key]
+    if isinstance(result, InvalidInput):
+        raise result
+    return result
+
+
+def _names(names: Sequence[str]) -> str:
+    more = len(names) - MAX_NAMES_IN_NOTE
+    return ", ".join(names[:MAX_NAMES_IN_NOTE]) + (f" and {more} more" if more > 0 else "")
+
+
+async def _perform(session: AsyncSession, plan: Plan, now: datetime) -> list[StoredJob]:
+    """Perform the plan's steps; return the changed jobs, removed ones included."""
+    actor = owners.current_actor()
+    changed: list[StoredJob] = []
+    has_renames = any(each.renamed_from for each in plan.steps)
+    for step in plan.steps:
+        before = step.before
+        if before is not None and has_renames:  # a rename changes the jobs that name the job
+            before = await store.get(session, before.id)
+        if before is None:
+            assert step.job is not None
+            job = step.job
+            slug = await store.free_slug(session, job, plan.owner)
+            new = await store.add(
+                session,
+                job,
+                slug,
+                now,
+                plan.owner,
+                user_id=actor.user_id,
+                created_by=actor.via,
+                names_are_checked=True,
+            )
+        elif step.job is None:
+            await outcomes.archive_job(session, before, now)
+            changed.append(before)
+            continue
+        else:
+            new = await store.change(
+                session,
+                before,
+                step.job,
+                now,
+                disabled_reason=f"disabled in {plan.owner}" if before.job.enabled else "",
+                writer=actor.writer,
+                names_are_checked=True,
+            )
+        new.row.owner, new.row.applied = plan.owner, step.applied
+        if before is None and not new.job.enabled:
+            new.row.disabled_reason = f"disabled in {plan.owner}"
+        session.add(new.row)
+        changed.append(new)
+    for stored, applied in plan.applied:
+        stored.row.applied = applied
+        session.add(stored.row)
+    return changed
+
+
+async def _sync(ledger: Ledger, changed: list[StoredJob], progress: Progress) -> dict[str, str]:
+    """Reconcile the changed jobs with Prefect; return the refused ones with the reasons.
+
+    Raise `PrefectUnreachable` if Prefect stops answering; the rest is pending then.
+    """
+    from daybook.prefect import client as prefect
+    from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
+    from daybook.prefect.reconcile_job import reconcile_by_id
+
+    report, left, done = ReconcileReport(), list(changed), 0
+
+    async def work(client: PrefectClient) -> None:
+        nonlocal done
+        while left:
+            each = left.pop(0)
+            try:
+                with prefect.raising_daybook_errors(str(client.api_url)):
+                    await reconcile_by_id(ledger, client, each.id, report)
+            except Exception as error:
+                if not prefect.is_job_error(error):
+                    raise
+                report.fail(each.row.name, prefect.describe_error(error))
+            done += 1
+            progress(done, len(changed))
+
+    async with prefect.connected() as client:
+        await delete_leftover_deployments(ledger, client, report)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(MAX_CONCURRENT_SYNCS, len(changed))):
+                    group.create_task(work(client))
+        except* PrefectUnreachable as errors:
+            raise errors.exceptions[0] from None
+    return report.failed

@@ -1,0 +1,255 @@
+"""The `daybook apply`, `diff`, `export` and `schema` commands."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from daybook import api
+from daybook.cli import completion, output
+from daybook.cli.formatting import counted
+from daybook.cli.options import Json, prepare_prefect
+from daybook.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from daybook.api.files import PlannedChange
+    from daybook.files.jobs_file import Source
+    from daybook.jobs.views import FieldChange
+
+EXIT_CHANGES = 5
+"""Exit code of `apply --dry-run` and `diff` if there are changes."""
+SUFFIXES = (".yaml", ".yml", ".json")
+SCHEMA_SUFFIX = ".schema.json"
+MAX_FILE_BYTES = 50_000_000
+MAX_VALUE_LENGTH = 500
+"""Maximum number of characters of a value in a diff."""
+
+_SIGNS = {"add": ("+", "green"), "change": ("~", "yellow"), "remove": ("-", "red")}
+_PAST = {"add": "added", "change": "changed", "remove": "removed"}
+
+_Jobs = Annotated[
+    str,
+    Parameter(
+        name="JOB",
+        help="Job name, id or unique id prefix. Several may be given. [default: all]",
+        completer=completion.jobs,
+    ),
+]
+
+
+async def apply_(
+    *,
+    file: Annotated[
+        list[str],
+        Parameter(
+            alias="-f",
+            allow_leading_hyphen=True,
+            help="Jobs file in YAML or JSON, folder of such files, or - for standard input. "
+            "Repeatable.",
+        ),
+    ],
+    set_: Annotated[
+        str | None,
+        Parameter(
+            name="--set",
+            help="Name of the set that owns the jobs. [default: `set` in the file, else the name "
+            "of the file or folder]",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        Parameter(help="Only show the changes. Exits with 5 if there are any, else with 0."),
+    ] = False,
+    prune: Annotated[
+        bool, Parameter(help="Remove the jobs of the set that are not in the files any more.")
+    ] = False,
+    adopt: Annotated[
+        bool, Parameter(help="Make jobs that exist already, and belong to others, part of the set.")
+    ] = False,
+    wait: Annotated[bool, Parameter(help="Wait until Prefect has the changes.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Add and change jobs so that they are as in the files: all of them, or none.
+
+    Mistakes are reported all at once, with line and column, and then nothing is stored. A job keeps
+    its history under a new name if the file has its earlier name as `renamed_from`. With --wait,
+    exits with 1 if Prefect refuses a job.
+
+    Example: daybook apply -f jobs.yaml --dry-run
+    """
+    prepare_prefect()
+    sources = _sources(file)
+    report = await api.files.apply(
+        sources,
+        set_name=set_,
+        default_set=_default_set(file),
+        dry_run=dry_run,
+        prune=prune,
+        adopt=adopt,
+        wait=wait,
+        progress=lambda done, count: output.progress(f"Prefect: {done} of {counted(count, 'job')}"),
+    )
+    if as_json:
+        output.print_json(report)
+    else:
+        for change in report.changes:
+            _print_change(change)
+        for note in report.notes:
+            output.say(f"! {note}")
+        for name, why in report.failed.items():
+            output.say(f"! {name}: not in Prefect: {why}")
+        output.say(_summary(report.changes, report.unchanged, report.set, dry_run=dry_run))
+        if report.pending and not wait:
+            output.say(f"{counted(len(report.pending), 'job')}: {api.jobs.PENDING_NOTE}")
+    if dry_run:
+        return EXIT_CHANGES if report.changes else 0
+    return 1 if report.failed or (wait and report.pending) else 0
+
+
+async def diff_(*jobs: _Jobs, as_json: Json = False) -> int:
+    """Show the fields that were changed elsewhere since a job was applied from its file.
+
+    The next `daybook apply` overwrites these changes. Exits with 5 if there are any, else with 0.
+    `daybook apply --dry-run` compares with the files themselves. Works without Prefect.
+
+    Example: daybook diff
+    """
+    found = await api.files.drift(jobs)
+    if as_json:
+        output.print_json(found)
+        return EXIT_CHANGES if found else 0
+    for each in found:
+        output.line(f"~ {each.job} (file:{each.set})", style="yellow")
+        _print_fields(each.changes)
+    if not found:
+        output.say("No job that a file owns was changed elsewhere.")
+    return EXIT_CHANGES if found else 0
+
+
+async def export_(*jobs: _Jobs, as_json: Json = False) -> int:
+    """Print jobs as a jobs file, which `daybook apply` reads; applying it changes nothing.
+
+    Fields with their default values are left out. Secrets appear only as references. Works without
+    Prefect.
+
+    Example: daybook export > jobs.yaml
+    """
+    text, document = await api.files.export(jobs)
+    if as_json:
+        output.print_json(document)
+    else:
+        print(text, end="")
+    return 0
+
+
+def schema_() -> int:
+    """Print the JSON schema of a jobs file, for editors.
+
+    Example: daybook schema > jobs.schema.json
+    """
+    from daybook.files.schema import schema
+
+    output.print_json(schema())
+    return 0
+
+
+def _sources(paths: list[str]) -> list[Source]:
+    """Return the texts of the files, and of the files in the folders, sorted by name.
+
+    Raise `InvalidInput` for a file that cannot be read and a folder without a jobs file.
+    """
+    from daybook.files.jobs_file import Source
+
+    found = list[Source]()
+    for path in paths:
+        if path == "-":
+            found.append(Source("standard input", _decode("-", sys.stdin.buffer.read())))
+        elif Path(path).is_dir():
+            names = [each for each in Path(path).iterdir() if _is_jobs_file(each)]
+            if not names:
+                hint = f"its files must end in {', '.join(SUFFIXES)}"
+                raise InvalidInput("file", f"{path} has no jobs file", hint)
+            found += [Source(str(each), _read(each)) for each in sorted(names)]
+        else:
+            found.append(Source(path, _read(Path(path))))
+    return found
+
+
+def _is_jobs_file(path: Path) -> bool:
+    name = path.name.lower()
+    is_hidden = name.startswith(".") or name.endswith(SCHEMA_SUFFIX)
+    return name.endswith(SUFFIXES) and not is_hidden and path.is_file()
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise InvalidInput("file", f"{path} cannot be read: {error.strerror}") from None
+    return _decode(str(path), content)
+
+
+def _decode(name: str, content: bytes) -> str:
+    if len(content) > MAX_FILE_BYTES:
+        hint = f"use at most {MAX_FILE_BYTES:,} bytes, and several files"
+        raise InvalidInput("file", f"{name} is too large", hint)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        problem = f"{name} is not UTF-8 text: line {line}"
+        raise InvalidInput("file", problem, "save it as UTF-8") from None
+
+
+def _default_set(paths: list[str]) -> str:
+    """Return the name of the only file or folder without its suffix; empty for several."""
+    if len(paths) != 1 or paths[0] == "-":
+        return ""
+    path = Path(paths[0])
+    return path.resolve().name if path.is_dir() else path.stem
+
+
+def _summary(changes: list[PlannedChange], unchanged: int, name: str, *, dry_run: bool) -> str:
+    counts = [
+        f"{sum(each.action == action for each in changes)} {f'to {action}' if dry_run else past}"
+        for action, past in _PAST.items()
+    ]
+    return f"Set {name}: {', '.join(counts)}, {unchanged} unchanged."
+
+
+def _print_change(change: PlannedChange) -> None:
+    sign, style = _SIGNS[change.action]
+    renamed = f" (was {change.renamed_from})" if change.renamed_from else ""
+    output.line(f"{sign} {change.job}{renamed}", style=style)
+    if change.overwrites:
+        lost = ", ".join(each.field for each in change.overwrites)
+        output.line(f"    ! overwrites changes made outside the file: {lost}", style="red")
+    _print_fields(change.changes, is_new=change.action == "add")
+
+
+def _print_fields(changes: list[FieldChange], *, is_new: bool = False) -> None:
+    for each in changes:
+        if is_new:
+            output.line(f"    + {each.field}: {_value(each.new)}")
+        elif _is_long(each.old) or _is_long(each.new):
+            output.line(f"    ~ {each.field}:")
+            old, new = (str(value or "").splitlines() for value in (each.old, each.new))
+            for line in list(difflib.unified_diff(old, new, lineterm="", n=1))[2:]:
+                output.line(f"        {line}")
+        else:
+            output.line(f"    ~ {each.field}: {_value(each.old)} → {_value(each.new)}")
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, str) and "\n" in value
+
+
+def _value(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= MAX_VALUE_LENGTH else text[:MAX_VALUE_LENGTH] + "…"

@@ -1,0 +1,10 @@
+"""Jobs as files: reading with positions, the plan of an application, and the text of an export.
+
+::
+
+    text ─► documents.read ─► jobs_file.read ─► plan.make ─► steps (performed by `api.files`)
+    jobs ─► jobs_file.fields_of ─► export.text              jobs_file.schema ─► JSON schema
+
+Everything here is pure. The fields of a job are those of `daybook.jobs.model.FIELDS`: a new field
+of a job needs no change in this package.
+"""

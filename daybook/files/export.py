@@ -1,0 +1,91 @@
+"""Text of an export: what `daybook apply` reads, with comments for what a file cannot say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from daybook import owners
+from daybook.errors import one_line
+from daybook.files.documents import to_yaml
+from daybook.files.jobs_file import JOBS, SET, fields_of
+from daybook.http import secrets
+from daybook.schedules.schedule import Every
+
+if TYPE_CHECKING:
+    from daybook.jobs.store import StoredJob
+
+SCHEMA_FILE = "jobs.schema.json"
+"""Name of the JSON schema in the line for editors, beside the jobs file."""
+DEFAULT_SET = "jobs"
+"""Set of an export whose jobs do not all belong to one set."""
+_NOT_IN_A_NAME = re.compile(r"[^a-z0-9]+")
+
+
+def set_of(jobs: Sequence[StoredJob]) -> str:
+    """Return the name of the set that all jobs belong to, else `DEFAULT_SET`."""
+    names = {each.row.owner for each in jobs}
+    owner = next(iter(names)) if len(names) == 1 else ""
+    return owner.removeprefix(owners.FILE_PREFIX) if owners.is_file(owner) else DEFAULT_SET
+
+
+def document(jobs: Sequence[StoredJob]) -> dict[str, Any]:
+    """Return the jobs as the data of a jobs file."""
+    return {SET: set_of(jobs), JOBS: [_fields(each)[0] for each in jobs]}
+
+
+def text(jobs: Sequence[StoredJob]) -> str:
+    """Return the jobs as YAML."""
+    parts = [
+        f"# yaml-language-server: $schema={SCHEMA_FILE}",
+        f"# `daybook schema > {SCHEMA_FILE}` writes the schema that editors use.",
+        to_yaml({SET: set_of(jobs)}).rstrip(),
+        f"{JOBS}:" if jobs else f"{JOBS}: []",
+    ]
+    for each in jobs:
+        fields, replaced = _fields(each)
+        lines = to_yaml({JOBS: [fields]}).split("\n", 1)[1].rstrip("\n")
+        comments = [f"  # {one_line(line)}" for line in [*_comments(each), *replaced]]
+        parts.append("\n".join([*comments, lines]))
+    return "\n".join(parts) + "\n"
+
+
+def _comments(stored: StoredJob) -> list[str]:
+    """Return what the fields of a file cannot say about a job."""
+    row, found = stored.row, list[str]()
+    if not owners.is_file(row.owner):
+        found.append(f"It belongs to {row.owner}.")
+    if row.user_id:
+        found.append(f"Its user is {row.user_id}.")
+    if row.disabled_reason:
+        found.append(f"It is disabled: {row.disabled_reason}")
+    if isinstance(stored.job.schedule, Every):
+        found.append(f"The interval counts from {stored.job.schedule.anchor.isoformat()}.")
+    if row.snoozed_until is not None:
+        found.append(f"It is snoozed until {row.snoozed_until.isoformat()}.")
+    if row.skips:
+        found.append(f"These due times are skipped: {', '.join(row.skips)}")
+    return found
+
+
+def _fields(stored: StoredJob) -> tuple[dict[str, Any], list[str]]:
+    """Return the fields of a job with its secrets by reference, and a comment for each new one."""
+    comments = list[str]()
+
+    def reference(path: str) -> str:
+        name = _NOT_IN_A_NAME.sub("-", f"{stored.job.name} {path}".lower()).strip("-")
+        comments.append(
+            f"{path} was a literal secret: store it with `daybook secrets add {name} --host HOST`."
+        )
+        return f"{{{{secret:{name}}}}}"
+
+    fields = fields_of(stored.job)
+    for name in ("headers", "params"):
+        if name in fields:
+            fields[name] = secrets.replace_literals(fields[name], reference)
+    check = fields.get("policy", {}).get("check")
+    if check and check.get("params"):
+        params = secrets.replace_literals(check["params"], reference)
+        fields["policy"]["check"] = {**check, "params": params}
+    return fields, comments

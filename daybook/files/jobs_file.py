@@ -1,0 +1,303 @@
+"""Jobs files: the jobs of a document as flat fields, and the fields of a job as a file has them.
+
+A jobs file is a mapping with `jobs`, a list of jobs, and perhaps `set`, the name of the set. Each
+job has the fields of `daybook.jobs.model.FIELDS`; `schedule` may be a mapping of the schedule's
+fields, and `renamed_from` is the job's earlier name. A field that a job does not give has its
+default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from daybook.errors import InvalidFiles, InvalidInput, Mistake, Position
+from daybook.files.documents import Document, Path, read
+from daybook.jobs.model import Job, ScheduleFields, default_fields
+from daybook.schedules import schedule as schedules
+from daybook.schedules.schedule import At, to_text
+from daybook.validation import unknown_field
+
+RENAMED_FROM = "renamed_from"
+SET = "set"
+JOBS = "jobs"
+HINT = "write a mapping with `jobs`, a list of jobs"
+
+_OBJECTS = ("schedule", "policy", "notify")
+_PLACEHOLDERS = {
+    "prompt": "-",
+    "url": "https://example.org",
+    "tool": "-",
+    "schedule": "on demand",
+}
+"""Values for required fields with mistakes, so that the mistakes of other fields are found too."""
+_NEEDS_DUE_TIMES = ("delete_after_run", "start", "until", "exclude", "active_hours", "quiet_hours")
+_MAX_MISTAKES_OF_JOB = 30
+_EARLIER = timedelta(days=400)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Text of a jobs file, and the name of the file in messages."""
+
+    file: str
+    text: str
+
+
+@dataclass
+class Entry:
+    """A job of a file: its flat fields, and where they are.
+
+    ``name`` is empty if the job has no valid name.
+    """
+
+    file: str
+    document: Document
+    path: Path
+    name: str
+    renamed_from: str
+    fields: dict[str, Any]
+    mistakes: list[Mistake] = field(default_factory=list)
+
+    def position(self, field: str, *, of_key: bool = False) -> Position:
+        """Return the position of a field; if the job does not give it, that of the job."""
+        for name in field.split(" and "):
+            for above in ((), *((each,) for each in _OBJECTS), ("policy", "check")):
+                path = (*self.path, *above, name)
+                if path in self.document.values:
+                    return self.document.position(path, of_key=of_key)
+            depth = len(self.path)
+            for path in self.document.keys:  # such as the name of a header
+                if path[:depth] == self.path and path[-1] == name:
+                    return self.document.position(path)
+        return self.document.position(self.path)
+
+    def add_mistake(self, error: InvalidInput) -> None:
+        """Add the mistake of an error that names one of the fields."""
+        of_key = error.problem == "unknown field"
+        position = self.position(error.field, of_key=of_key)
+        found = Mistake(self.file, position, self.name, error.field, error.problem, error.hint)
+        if found not in self.mistakes:
+            self.mistakes.append(found)
+
+
+@dataclass
+class JobsFile:
+    """The jobs of one file, the name of its set if it gives one, and the file's own mistakes."""
+
+    file: str
+    entries: list[Entry]
+    set_name: str = ""
+    mistakes: list[Mistake] = field(default_factory=list)
+
+
+def read_file(source: Source) -> JobsFile:
+    """Return the jobs of a file; mistakes are in the result."""
+    document, found = read(source.text), JobsFile(source.file, [])
+
+    def mistake(position: Position, field: str, problem: str, hint: str, job: str = "") -> None:
+        found.mistakes.append(Mistake(source.file, position, job, field, problem, hint))
+
+    for each in document.problems:
+        mistake(each.position, each.field, each.problem, each.hint)
+    data = document.data
+    if not isinstance(data, dict) or not isinstance(data.get(JOBS), list):
+        if not document.problems:
+            position = document.position((JOBS,) if isinstance(data, dict) else ())
+            mistake(position, JOBS, "is not a jobs file", HINT)
+        return found
+    for name in data.keys() - {JOBS, SET}:
+        error = unknown_field(name, (JOBS, SET))
+        mistake(document.position((name,), of_key=True), name, error.problem, error.hint)
+    if (given := data.get(SET)) is not None:
+        if isinstance(given, str):
+            found.set_name = given
+        else:
+            mistake(document.position((SET,)), SET, f"{given!r} is not a text", "use quotes")
+    for place, job in enumerate(data[JOBS]):
+        path = (JOBS, place)
+        if isinstance(job, dict):
+            found.entries.append(_entry(source.file, document, path, job))
+        else:
+            hint = "write a mapping with a name, a schedule and a prompt"
+            mistake(document.position(path), JOBS, f"{_short(job)} is not a job", hint)
+    return found
+
+
+def job_fields(source: Source) -> list[dict[str, Any]]:
+    """Return the jobs of a file as flat fields of `new_job`; raise `InvalidFiles`."""
+    found = read_file(source)
+    mistakes = [*found.mistakes, *(each for entry in found.entries for each in entry.mistakes)]
+    if mistakes:
+        raise InvalidFiles(mistakes)
+    return [entry.fields for entry in found.entries]
+
+
+def _entry(file: str, document: Document, path: Path, job: dict[str, Any]) -> Entry:
+    name, earlier = job.get("name"), job.get(RENAMED_FROM)
+    fields = {key: value for key, value in job.items() if key != RENAMED_FROM}
+    entry = Entry(
+        file,
+        document,
+        path,
+        name.strip() if isinstance(name, str) else "",
+        earlier.strip() if isinstance(earlier, str) else "",
+        fields,
+    )
+    if name is None or name == "":
+        entry.add_mistake(InvalidInput("name", "is missing", "write the job's unique name"))
+        fields.pop("name", None)
+    if earlier is not None and not isinstance(earlier, str):
+        hint = "write the job's earlier name"
+        entry.add_mistake(InvalidInput(RENAMED_FROM, f"{_short(earlier)} is not a text", hint))
+    if isinstance(schedule := fields.get("schedule"), dict):
+        del fields["schedule"]
+        for key, value in schedule.items():
+            if key not in ScheduleFields.model_fields or key == "schedule":
+                known = ScheduleFields.model_fields.keys() - {"schedule"}
+                entry.add_mistake(unknown_field(key, known))
+            elif key in fields:
+                problem = "is given in the schedule too"
+                entry.add_mistake(InvalidInput(key, problem, "keep one of them"))
+            else:
+                fields[key] = value
+        if not any(key in fields for key in ScheduleFields.model_fields if key != "timezone"):
+            if not entry.mistakes:
+                hint = f"set one of {schedules.FIELD_NAMES}"
+                entry.add_mistake(InvalidInput("schedule", "has no due times", hint))
+            fields["schedule"] = _PLACEHOLDERS["schedule"]
+    return entry
+
+
+def build(entry: Entry, make: Callable[..., Job]) -> Job | None:
+    """Return the job of an entry, which ``make`` makes of its fields; None if it has mistakes.
+
+    ``make`` takes the fields as `daybook.jobs.model.new_job` does. All mistakes of the fields are
+    added to those of the entry: each field with a mistake is left out, and the others are tried
+    again.
+    """
+    fields, left_out = dict(entry.fields), list[str]()
+    for _ in range(_MAX_MISTAKES_OF_JOB):
+        try:
+            job = make(**fields)
+            _check_time(fields, job)
+        except InvalidInput as error:
+            names = error.field.split(" and ")
+            meant = any(each.hint == f"did you mean {error.field}?" for each in entry.mistakes)
+            if not meant and not _is_consequence(error, left_out):
+                entry.add_mistake(error)
+            if not _leave_out(fields, names):
+                return None
+            left_out += names
+        else:
+            return None if entry.mistakes else job
+    return None
+
+
+def _is_consequence(error: InvalidInput, left_out: Iterable[str]) -> bool:
+    """Return whether the error only says that a field is absent which had a mistake of its own."""
+    words = f"{error.field} {error.problem} {error.hint}".replace("_", " ")
+    return any(name.replace("_", " ") in words for name in left_out)
+
+
+def _leave_out(fields: dict[str, Any], names: list[str]) -> bool:
+    """Remove the named fields; return False if that changes nothing."""
+    before = {name: value for name, value in fields.items()}
+    for name in names:
+        fields.pop(name, None)
+        for above in ("policy", "notify"):
+            if isinstance(given := fields.get(above), dict):
+                fields[above] = {key: value for key, value in given.items() if key != name}
+    is_schedule = not ScheduleFields.model_fields.keys().isdisjoint(names)
+    if is_schedule and not any(
+        name in fields for name in ScheduleFields.model_fields if name != "timezone"
+    ):
+        fields["schedule"] = _PLACEHOLDERS["schedule"]
+        _leave_out(fields, list(_NEEDS_DUE_TIMES))
+    for name in names:
+        if name in _PLACEHOLDERS:
+            fields[name] = _PLACEHOLDERS[name]
+    return fields != before
+
+
+def _check_time(fields: dict[str, Any], job: Job) -> None:
+    """Raise `InvalidInput` for one due time that depends on when the file is applied."""
+    if not isinstance(job.schedule, At):
+        return
+    name = "at" if fields.get("at") is not None else "schedule"
+    zone, earlier = job.schedule.timezone, job.schedule.at - _EARLIER
+    again: Callable[..., schedules.Schedule] = (
+        partial(schedules.make, at=fields["at"])
+        if name == "at"
+        else partial(schedules.parse, fields["schedule"])
+    )
+    try:
+        is_same = again(timezone=zone, now=earlier) == job.schedule
+    except InvalidInput:
+        is_same = False
+    if not is_same:
+        problem = f'"{fields[name]}" depends on when the file is applied'
+        raise InvalidInput(name, problem, f"write the time, such as {to_text(job.schedule)[3:]}")
+
+
+def flat(job: Job) -> dict[str, Any]:
+    """Return all fields of a job as a file may have them; the schedule is one text.
+
+    The phase of an interval is not among them: a file cannot say it.
+    """
+    fields = job.model_dump(mode="json", exclude={"schedule"})
+    action, policy, notify = (fields.pop(each) for each in ("action", "policy", "notify"))
+    name, kind = fields.pop("name"), fields.pop("kind")
+    schedule = {"schedule": to_text(job.schedule), "timezone": job.schedule.timezone}
+    return {"name": name, "kind": kind, **schedule, **fields, **action, **policy, **notify}
+
+
+def fields_of(job: Job) -> dict[str, Any]:
+    """Return the fields of a job that differ from their defaults, as an export has them."""
+    defaults = default_fields(job.kind) | {
+        name: field.get_default(call_default_factory=True)
+        for name, field in Job.model_fields.items()
+        if not field.is_required() and name not in (*_OBJECTS, "kind")
+    }
+    plain = job.model_dump(mode="json", exclude={"schedule"})
+    action, policy, notify = (
+        {key: value for key, value in plain.pop(each).items() if value != defaults.get(key, ...)}
+        for each in ("action", "policy", "notify")
+    )
+    own = {
+        key: value
+        for key, value in plain.items()
+        if key in ("name", "kind") or value not in (defaults.get(key), _as_list(defaults.get(key)))
+    }
+    objects = {"policy": policy, "notify": notify}
+    return {
+        "name": own.pop("name"),
+        "kind": own.pop("kind"),
+        "schedule": _schedule(job),
+        **own,
+        **action,
+        **{key: value for key, value in objects.items() if value},
+    }
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _schedule(job: Job) -> dict[str, Any]:
+    schedule = job.schedule.to_json()
+    kind = schedule.pop("kind")
+    renamed = {"expr": "cron", "job": "after"}
+    fields = {renamed.get(key, key): value for key, value in schedule.items() if key != "anchor"}
+    if isinstance(job.schedule, At):
+        fields["at"] = to_text(job.schedule).removeprefix("at ")
+    timezone = {"timezone": fields.pop("timezone")}
+    return {**({"on_demand": True} if kind == "on_demand" else {}), **fields, **timezone}
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:59] + "…"

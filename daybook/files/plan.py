@@ -1,0 +1,308 @@
+"""The plan of an application: what has to be added, changed and removed, so that the ledger agrees.
+
+::
+
+    in the file   in the ledger                 step
+    ───────────   ───────────────────────────   ─────────────────────────────────────────────────
+    yes           no job with this name         add, owned by `file:<set>`
+    yes           owned by the set              change the fields that differ, or nothing
+    yes           owned by somebody else        nothing if no field differs; else a mistake, unless
+                                                the set adopts the job
+    no            owned by the set              remove if pruning, else a note
+    no            owned by somebody else        nothing
+
+`enabled` is compared with the last application and not with the job: a job that a person has
+paused, or that has ended, stays disabled until the file changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from daybook import owners
+from daybook.errors import InvalidInput, Mistake, nearest_name
+from daybook.files.jobs_file import RENAMED_FROM, Entry, JobsFile, build, fields_of, flat
+from daybook.jobs import store
+from daybook.jobs.model import Job, new_job
+from daybook.jobs.views import FieldChange
+
+if TYPE_CHECKING:
+    from daybook.jobs.store import StoredJob
+
+Verb = Literal["add", "change", "remove"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change of a job. ``entry`` and ``job`` are None if the job is removed.
+
+    ``applied`` is the value of `JobRow.applied` to record: the job as the file says it.
+    ``overwrites`` are the changes made outside the file that this one undoes.
+    """
+
+    verb: Verb
+    name: str
+    changes: tuple[FieldChange, ...]
+    job: Job | None = None
+    before: StoredJob | None = None
+    entry: Entry | None = None
+    applied: dict[str, Any] | None = None
+    overwrites: tuple[FieldChange, ...] = ()
+    renamed_from: str = ""
+
+
+@dataclass
+class Plan:
+    """Steps in the order in which they are performed; with mistakes, none is.
+
+    ``applied`` are the jobs of the set that do not change, with the value of `JobRow.applied` to
+    record.
+    """
+
+    owner: str
+    steps: list[Step] = field(default_factory=list)
+    mistakes: list[Mistake] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    applied: list[tuple[StoredJob, dict[str, Any]]] = field(default_factory=list)
+    unchanged: int = 0
+
+
+def set_name(files: Sequence[JobsFile], given: str | None, default: str) -> str:
+    """Return the name of the set: the given one, that of the files, or the default.
+
+    Raises `InvalidInput` if the files disagree, and if there is no name.
+    """
+    names = {each.set_name for each in files if each.set_name}
+    if given is None and len(names) > 1:
+        problem = f"the files name several sets: {', '.join(sorted(names))}"
+        raise InvalidInput("set", problem, "apply them one by one, or add --set NAME")
+    name = given if given is not None else next(iter(names), default)
+    if not name:
+        raise InvalidInput("set", "is missing", "add --set NAME, or a line `set: NAME`")
+    return owners.of_file_set(name).removeprefix(owners.FILE_PREFIX)
+
+
+def make(
+    files: Sequence[JobsFile],
+    stored: Iterable[StoredJob],
+    set_name: str,
+    *,
+    now: datetime,
+    timezone: str,
+    prune: bool = False,
+    adopt: bool = False,
+) -> Plan:
+    """Return the plan of these files for the jobs ``stored``.
+
+    ``timezone`` is that of schedules without one. All mistakes of all files are in the plan.
+    """
+    owner = owners.of_file_set(set_name)
+    named = {each.row.name: each for each in stored if not owners.is_agent(each.row.owner)}
+    entries = [entry for file in files for entry in file.entries]
+    work = _Planner(Plan(owner), named, entries, now, timezone, adopt)
+    work.plan.mistakes += [each for file in files for each in file.mistakes]
+    for entry in entries:
+        work.add(entry)
+    work.add_leftovers(prune)
+    work.check_names()
+    work.plan.steps = _in_order(work.plan.steps)
+    work.plan.mistakes += [each for entry in entries for each in entry.mistakes]
+    return work.plan
+
+
+def drift(stored: StoredJob) -> list[FieldChange]:
+    """Return the fields that were changed since the job was applied from its file.
+
+    Empty for a job that no file owns. Pausing a job is no such change.
+    """
+    applied = stored.row.applied
+    if not owners.is_file(stored.row.owner) or applied is None:
+        return []
+    before = {name: value for name, value in applied.items() if name != "enabled"}
+    return differences(before, flat(stored.job))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[FieldChange]:
+    """Return the fields of ``old`` that have another value in ``new``."""
+    return [
+        FieldChange(field=name, old=value, new=new.get(name))
+        for name, value in old.items()
+        if value != new.get(name)
+    ]
+
+
+@dataclass
+class _Planner:
+    plan: Plan
+    named: dict[str, StoredJob]
+    entries: list[Entry]
+    now: datetime
+    timezone: str
+    adopt: bool
+    desired: dict[str, tuple[Entry, Job]] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
+    """Ids of the stored jobs that the files have."""
+
+    def __post_init__(self) -> None:
+        self.first: dict[str, Entry] = {}
+        for entry in self.entries:
+            if entry.name:
+                self.first.setdefault(entry.name, entry)
+
+    def add(self, entry: Entry) -> None:
+        """Add the step of one job of a file, or its mistakes."""
+        if entry.name and self.first[entry.name] is not entry:
+            first = self.first[entry.name]
+            where = f"{first.file}:{first.position('name').line}"
+            problem = f'"{entry.name}" is in the set twice'
+            entry.add_mistake(InvalidInput("name", problem, f"keep one; the first is {where}"))
+        before = self._before(entry)
+        job = build(
+            entry,
+            partial(
+                new_job,
+                before.job if before else None,
+                now=self.now,
+                default_timezone=self.timezone,
+            ),
+        )
+        if before is not None:
+            self.kept.add(before.id)
+        if job is None:
+            return
+        if before is None:
+            changes = [FieldChange(field=k, old=None, new=v) for k, v in fields_of(job).items()]
+            step = Step("add", job.name, tuple(changes), job, None, entry, flat(job))
+            self.plan.steps.append(step)
+        elif before.job.kind != job.kind:
+            problem = f"cannot be changed from {before.job.kind} to {job.kind}"
+            hint = "give the job another name, or remove it first"
+            entry.add_mistake(InvalidInput("kind", problem, hint))
+            return
+        else:
+            self._change(entry, before, job)
+        self.desired[job.name] = entry, job
+
+    def _before(self, entry: Entry) -> StoredJob | None:
+        """Return the stored job that the entry is about, by its name or its earlier one."""
+        before, earlier = self.named.get(entry.name), entry.renamed_from
+        if not earlier or earlier == entry.name:
+            return before
+        if earlier in self.first:
+            problem = f'"{earlier}" is another job of the set'
+            entry.add_mistake(InvalidInput(RENAMED_FROM, problem, "remove renamed_from"))
+            return before
+        old = self.named.get(earlier)
+        if old is None or before is None:
+            return before or old
+        if old.row.owner == self.plan.owner:
+            problem = f'both "{earlier}" and "{entry.name}" exist'
+            hint = f"remove renamed_from, or the job {earlier}"
+            entry.add_mistake(InvalidInput(RENAMED_FROM, problem, hint))
+        return before
+
+    def _change(self, entry: Entry, before: StoredJob, job: Job) -> None:
+        is_own = before.row.owner == self.plan.owner
+        applied = flat(job)
+        if job.enabled:
+            job = store.enable_again(before, self._with_enabled(entry, before, job))
+        else:
+            job = self._with_enabled(entry, before, job)
+        changes = differences(flat(before.job), flat(job))
+        if not is_own and not self.adopt:
+            if changes:
+                problem = f"the job exists and belongs to {before.row.owner}"
+                fields = ", ".join(each.field for each in changes)
+                hint = f"it differs in {fields}; add --adopt to make it part of the set"
+                entry.add_mistake(InvalidInput("name", problem, hint))
+            else:
+                self.plan.unchanged += 1
+            return
+        if not is_own:
+            owner = FieldChange(field="owner", old=before.row.owner, new=self.plan.owner)
+            changes = [owner, *changes]
+        if changes:
+            changed = {each.field for each in changes}
+            lost = [each for each in drift(before) if each.field in changed]
+            step = Step(
+                "change",
+                job.name,
+                tuple(changes),
+                job,
+                before,
+                entry,
+                applied,
+                overwrites=tuple(lost),
+                renamed_from="" if before.row.name == job.name else before.row.name,
+            )
+            self.plan.steps.append(step)
+            return
+        self.plan.unchanged += 1
+        if before.row.applied != applied:
+            self.plan.applied.append((before, applied))
+
+    def _with_enabled(self, entry: Entry, before: StoredJob, job: Job) -> Job:
+        """Return the job enabled as the file wants it if the file has changed, else as it is."""
+        applied = before.row.applied
+        is_given = entry.fields.get("enabled") is not None
+        last = applied["enabled"] if applied is not None else None
+        is_changed = last != job.enabled if applied is not None else is_given
+        has_ended = job.schedule.has_passed(self.now) or store.has_had_all_runs(before.row, job)
+        if is_changed and not (job.enabled and has_ended):
+            return job
+        return job.model_copy(update={"enabled": before.job.enabled})
+
+    def add_leftovers(self, prune: bool) -> None:
+        """Add the removal of the set's jobs that are in no file, or a note about them."""
+        left = [
+            each
+            for each in self.named.values()
+            if each.row.owner == self.plan.owner and each.id not in self.kept
+        ]
+        if prune:
+            self.plan.steps += [Step("remove", each.row.name, (), before=each) for each in left]
+            for each in left:
+                del self.named[each.row.name]
+        elif left:
+            names = ", ".join(each.row.name for each in left)
+            self.plan.notes.append(f"not in the files any more, and kept without --prune: {names}")
+
+    def check_names(self) -> None:
+        """Add a mistake for each job whose schedule or prompt names a job that does not exist."""
+        gone = {
+            each.before.row.name
+            for each in self.plan.steps
+            if each.before is not None and each.job is not None
+        }
+        live = (self.named.keys() - gone) | self.first.keys()
+        after = {name: store.runs_after(each.job) for name, each in self.named.items()}
+        after |= {name: store.runs_after(job) for name, (_, job) in self.desired.items()}
+        for name, (entry, job) in self.desired.items():
+            given = [("after", after[name]), *(("prompt", x) for x in store.named_outputs(job))]
+            for field_name, other in given:
+                if other is not None and other not in live:
+                    near = nearest_name(other, live)
+                    hint = f'did you mean "{near}"?' if near else "name a job that exists"
+                    entry.add_mistake(InvalidInput(field_name, f'unknown job "{other}"', hint))
+            chain, other = [name], after[name]
+            while other is not None and other not in chain:
+                chain.append(other)
+                other = after.get(other)
+            if other == name:
+                problem = f"the jobs would run in a cycle: {' → '.join([*chain, name])}"
+                hint = "name a job that does not run after this one"
+                entry.add_mistake(InvalidInput("after", problem, hint))
+
+
+def _in_order(steps: list[Step]) -> list[Step]:
+    """Return removals and renames first, so that the names are free when they are taken."""
+    order = {"remove": 0, "change": 2, "add": 3}
+
+    def place(step: Step) -> int:
+        return 1 if step.renamed_from else order[step.verb]
+
+    return sorted(steps, key=place)

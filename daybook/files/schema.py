@@ -1,0 +1,101 @@
+"""JSON schema of a jobs file, derived from the models of a job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema
+
+from daybook.files.jobs_file import JOBS, RENAMED_FROM, SET
+from daybook.jobs.actions import ACTIONS
+from daybook.jobs.model import FIELDS, Job, ScheduleFields
+from daybook.jobs.notify import Notify
+from daybook.jobs.policy import Policy
+
+DIALECT = GenerateJsonSchema.schema_dialect
+_MORE = ("on", "timezone")
+"""Fields of a schedule that say no due time by themselves."""
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a jobs file, as an editor uses it.
+
+    It describes fields, types and choices. What depends on other fields or on the ledger, only
+    `daybook apply` checks.
+    """
+    definitions: dict[str, Any] = {}
+    properties: dict[str, Any] = {}
+    for model in (Job, *ACTIONS.values(), ScheduleFields, Policy, Notify):
+        for name, each in _properties(model, definitions).items():
+            properties.setdefault(name, each)
+    when = _properties(ScheduleFields, definitions)
+    text = when.pop("schedule")
+    properties["schedule"] = {
+        "description": "When the job is due: one text, or the fields of a schedule.",
+        "anyOf": [text, {"type": "object", "properties": when, "additionalProperties": False}],
+    }
+    properties["name"] |= {"description": "Unique name, by which the job is found again."}
+    properties[RENAMED_FROM] = {
+        "type": "string",
+        "description": "Earlier name of the job, which keeps its history.",
+    }
+    job = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["name"],
+        "properties": {
+            name: properties[name] for name in (*FIELDS, RENAMED_FROM) if name in properties
+        },
+        "allOf": [
+            {"anyOf": [_requires(kind, model) for kind, model in ACTIONS.items()]},
+            {"anyOf": [{"required": [name]} for name in ("schedule", *when) if name not in _MORE]},
+        ],
+    }
+    whole = {
+        "$schema": DIALECT,
+        "title": "Jobs of Daybook",
+        "description": "Jobs file of `daybook apply`.",
+        "type": "object",
+        "additionalProperties": False,
+        "required": [JOBS],
+        "properties": {
+            SET: {
+                "type": "string",
+                "description": "Name of the set that owns the jobs. Default: the name of the file "
+                "or folder.",
+            },
+            JOBS: {"type": "array", "items": {"$ref": "#/$defs/Job"}},
+        },
+    }
+    return whole | {"$defs": {"Job": job, **_used(job, definitions)}}
+
+
+def _properties(model: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return the schemas of a model's fields, and add the definitions that they refer to."""
+    found = model.model_json_schema(mode="validation")
+    definitions.update(found.pop("$defs", {}))
+    return dict(found["properties"])
+
+
+def _requires(kind: str, model: type[BaseModel]) -> dict[str, Any]:
+    needed = [name for name, field in model.model_fields.items() if field.is_required()]
+    if needed:
+        return {"required": needed}
+    return {"required": ["kind"], "properties": {"kind": {"const": kind}}}
+
+
+def _used(top: object, definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return the definitions that ``top`` refers to, also indirectly."""
+    found, left = dict[str, Any](), [top]
+    while left:
+        each = left.pop()
+        if isinstance(each, list):
+            left += each
+        elif isinstance(each, dict):
+            left += each.values()
+            name = str(each.get("$ref", "")).rpartition("/")[2]
+            if name and name not in found:
+                found[name] = definitions[name]
+                left.append(definitions[name])
+    return dict(sorted(found.items()))
