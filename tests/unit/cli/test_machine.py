@@ -46,6 +46,7 @@ FACTS = {
     "jobs": 1,
     "example": "first-light",
     "model_steps": [["ask a model", "daybook agents add default --replace --model x"]],
+    "started_by": "",
 }
 
 SYNCED = ReconcileReport(
