@@ -48,7 +48,9 @@ def require_operator() -> None:
     """Raise `InvalidInput` if the actor is an agent."""
     if owners.current_actor().is_agent:
         raise InvalidInput(
-            "agent", "an agent cannot call this operation", "use a client without an agent"
+            "agent",
+            "an agent cannot call this operation",
+            "ask the operator; a program can use a client without an agent",
         )
 
 

@@ -264,9 +264,11 @@ def _run_command_line(tokens: list[str]) -> int:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            from daybook.home import home_path
+            from daybook.home import home_path, is_disk_full
 
-            return report_error(DiskFull(str(error.filename or home_path())), tokens)
+            # Without a file's name, the full disk may be that of the output.
+            if error.filename or is_disk_full(home_path()):
+                return report_error(DiskFull(str(error.filename or home_path())), tokens)
         if sys.flags.dev_mode:
             raise
         text = " ".join(f"{type(error).__name__}: {error}".split())

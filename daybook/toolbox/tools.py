@@ -295,10 +295,9 @@ async def call(name: str, given: Mapping[str, Any] | None = None) -> ToolAnswer:
 
     Never raises for an invalid name or argument.
     """
-    known = {each.name: each for each in tools_of(owners.current_actor())}
-    tool = known.get(name)
-    if tool is None:
-        name = redact_tokens(name)
+    tool, actor = BY_NAME.get(name), owners.current_actor()
+    if tool is None or (tool in OPERATOR_TOOLS and actor.is_agent):
+        name, known = redact_tokens(name), [each.name for each in tools_of(actor)]
         text = f"there is no tool {invocation.loggable(name)} (known: {', '.join(known)})"
         invocation.log_refusal(name, text)
         return ToolAnswer(text, refused=True)

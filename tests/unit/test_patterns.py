@@ -294,6 +294,43 @@ CASES: dict[str, Case] = {
         Text("\n", "DTSTART:20260101T000000"),
         Text("=", "DTSTART:20260101T000000\nRRULE:", "!"),
     ),
+    "daybook/operations/service.py:re.findall('^(\\\\w+)=(.*)$')": case(
+        "findall", "a", "a=", "=", "\n", "a=\n", Text("a", "a=")
+    ),
+    "daybook/operations/service.py:re.findall('^\\\\t(state|pid) = (.*)$')": case(
+        "findall", "\t", "\tstate = ", "\tpid", Text("a", "\tpid = ")
+    ),
+    "daybook/operations/service.py:re.fullmatch('[A-Za-z_]\\\\w*')": case(
+        "fullmatch", "a", Text("a", "", "-")
+    ),
+    "daybook/operations/service.py:re.search('[\"\\'\\\\\\\\]')": case("search", "a", " "),
+    "daybook/operations/service.py:re.search('\\\\d+')": case("search", "a", "1"),
+    "daybook/operations/service.py:re.sub('^~(?=/|$)')": case("sub", "~", "~/", "a"),
+    # --- files and imports
+    "daybook/files/documents.py:_PAIR": case(
+        "sub", "\\", "\\u", "\\ud8", "\\ud800", "\\ud800\\u", "\\ud800\\udc0"
+    ),
+    "daybook/files/documents.py:re.compile('(?:~|null|Null|NULL|)\\\\Z')": case(
+        "match", "~", "null"
+    ),
+    "daybook/files/documents.py:re.compile('(?:true|True|TRUE|false|False|FALSE)\\\\Z')": case(
+        "match", "true", "f"
+    ),
+    "daybook/files/documents.py:re.compile('[-+]?[0-9]+\\\\Z')": case(
+        "match", "1", Text("1", "-", "a")
+    ),
+    "daybook/files/documents.py:re.compile('(?:[-+]?(?:\\\\.[0-9]+|[0-9]+(?:\\\\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\\\\.(?:inf|Inf|INF)|\\\\.(?:nan|NaN|NAN))\\\\Z')": case(  # noqa: E501
+        "match", "1", "1.", Text("1", "1.", "a"), Text("1", "1e", "a"), Text("1", ".", "a"), ".inf"
+    ),
+    "daybook/files/export.py:_NOT_IN_A_NAME": case("sub", "-", "a", "a-"),
+    "daybook/imports/picobot.py:_WEEKDAY": case("sub", "1", "/", "/1", "1/"),
+    "daybook/imports/source.py:_GO_DURATION": case(
+        "findall", "1", "1.", ".", ".1", "1h", Text("1", "1."), "1m1"
+    ),
+    "daybook/imports/source.py:_GO_ZONE": case(
+        "fullmatch", "a", "TZ=", Text("a", "TZ="), Text(" ", "TZ=a"), Text("a ", "TZ=")
+    ),
+    "daybook/owners.py:_SET_NAME": case("fullmatch", "a", "-", "a.", Text("a", "", "/")),
     # --- CLI, repository, settings
     "daybook/cli/output.py:re.sub('[\\x7f-\\x9f]')": case("sub", "a", "\x7f"),
     "daybook/cli/error_text.py:_WORD": case("sub", "a_", "a_a", "a", Text("a_a", "", "1"), "a_a "),

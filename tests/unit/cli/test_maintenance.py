@@ -70,7 +70,7 @@ def test_doctor_warns_of_a_present_window_and_shows_a_planned_one() -> None:
 
 
 def test_an_agent_cannot_plan_maintenance() -> None:
-    with pytest.raises(InvalidInput, match="by an agent"):
+    with pytest.raises(InvalidInput, match="ask the operator"):
         asyncio.run(Client(agent="helper").plan_maintenance(duration="1h"))
 
 

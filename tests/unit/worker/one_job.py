@@ -74,6 +74,9 @@ class OneRunClient:
     async def update_flow_run(self, run_id: UUID, name: str) -> None:
         """Accept any name."""
 
+    async def create_logs(self, logs: Any) -> None:
+        """Accept any log lines."""
+
 
 @dataclass
 class Starts:
