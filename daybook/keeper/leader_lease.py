@@ -32,7 +32,8 @@ LEADERSHIP_NAME = "keeper"
 class Leader:
     """Current or last leader; ``holder`` is empty if it released the leadership.
 
-    ``since`` is when it acquired the leadership; None if that is not recorded.
+    ``since`` is the time from which there was a leader, this one or those before it, without a gap
+    of more than a lease; None if that is not recorded.
     ``note`` is the data that was stored with the last renewal; right after a change of leaders it
     is still the previous leader's. It is {} if none was stored.
     """
@@ -60,6 +61,7 @@ async def acquire(ledger: Ledger, name: str, holder: str) -> int | None:
         return None
     async with ledger.write() as session:
         row, now = await session.get(LeadRow, name), ledger.now()
+        has_gap = row is None or row.until + TIMING.leader_lease < now
         if row is None:
             row = LeadRow(name=name, holder=holder, until=now + TIMING.leader_lease, fence=1)
         elif _is_held(row, holder, now):
@@ -67,7 +69,8 @@ async def acquire(ledger: Ledger, name: str, holder: str) -> int | None:
         else:
             row.holder, row.until, row.fence = holder, now + TIMING.leader_lease, row.fence + 1
         session.add(row)
-        await session.merge(Fact(key=_since(name), value=now.isoformat()))
+        if has_gap:
+            await session.merge(Fact(key=_since(name), value=now.isoformat()))
         return row.fence
 
 

@@ -100,11 +100,12 @@ class SupervisedRun:
 
         The lease was lost if the status is None (refused), or terminal after two renewals in a row.
         """
-        if status is None or (status in TERMINAL and self._was_terminal):
-            self.stop(StopCause.LOST)
         # A process that has recorded its outcome may have work left, but for less than an interval,
         # unless it summarizes its session.
-        self._was_terminal = status in TERMINAL and not self.facts.summarizing
+        is_terminal = status in TERMINAL and not self.facts.summarizing
+        if status is None or (is_terminal and self._was_terminal):
+            self.stop(StopCause.LOST)
+        self._was_terminal = is_terminal
 
     def tail(self) -> str:
         """Return the last lines that the process printed."""

@@ -49,3 +49,13 @@ async def test_only_a_process_that_summarizes_may_run_on_for_two_renewals(
     assert watched.cause is cause
     # A summary has the time of an attempt.
     assert (StopCause.TIMEOUT in watched._stop_times()) is (cause is None)
+
+
+async def test_a_renewal_between_the_answer_and_its_summary_does_not_stop_the_summary() -> None:
+    running = Reporting({"running": 1}, {"ended": "succeeded"})
+    watched = SupervisedRun(flow_run=None, running=running)  # type: ignore[arg-type]
+    await watched._read_facts()
+    watched.renewed(Status.SUCCEEDED)
+    watched.facts.summarizing = True
+    watched.renewed(Status.SUCCEEDED)
+    assert watched.cause is None

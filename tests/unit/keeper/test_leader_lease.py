@@ -40,7 +40,7 @@ async def test_of_many_concurrent_processes_one_leads(world: World) -> None:
     assert sorted(fence for fence in found if fence is not None) == [1]
 
 
-async def test_a_leader_leads_since_its_lease_was_acquired(world: World) -> None:
+async def test_leaders_lead_since_the_last_gap_of_more_than_a_lease(world: World) -> None:
     began = world.clock.now()
     await leader_lease.acquire(world.ledger, NAME, "here:1")
     world.clock.move(timedelta(seconds=10))
@@ -50,7 +50,13 @@ async def test_a_leader_leads_since_its_lease_was_acquired(world: World) -> None
     assert leader.since == began
 
     world.clock.move(TIMING.leader_lease)
-    await leader_lease.acquire(world.ledger, NAME, "there:2")
+    await leader_lease.acquire(world.ledger, NAME, "there:2")  # after no gap
+    leader = await leader_lease.read(world.ledger, NAME)
+    assert leader is not None
+    assert (leader.holder, leader.since) == ("there:2", began)
+
+    world.clock.move(2 * TIMING.leader_lease + MICROSECOND)
+    await leader_lease.acquire(world.ledger, NAME, "there:3")
     leader = await leader_lease.read(world.ledger, NAME)
     assert leader is not None
     assert leader.since == world.clock.now()
@@ -105,6 +111,7 @@ async def test_an_expired_leader_without_a_successor_can_renew_its_lease(world: 
 
 
 async def test_a_leader_with_a_successor_can_neither_renew_nor_release(world: World) -> None:
+    began = world.clock.now()
     await leader_lease.acquire(world.ledger, NAME, "here:1")
     world.clock.move(TIMING.leader_lease)
     await leader_lease.acquire(world.ledger, NAME, "there:2")
@@ -113,8 +120,8 @@ async def test_a_leader_with_a_successor_can_neither_renew_nor_release(world: Wo
     await leader_lease.release(world.ledger, NAME, 1)
 
     leader = await leader_lease.read(world.ledger, NAME)
-    now = world.clock.now()
-    assert leader == leader_lease.Leader("there:2", now + TIMING.leader_lease, {}, now)
+    until = world.clock.now() + TIMING.leader_lease
+    assert leader == leader_lease.Leader("there:2", until, {}, began)
 
 
 async def test_a_released_lease_can_be_acquired_at_once(world: World) -> None:
