@@ -451,7 +451,7 @@ def _print_change(job: ChangedJob, *, show_notifications: bool = False) -> None:
     notifications = (
         [("notifies", formatting.notifications(job.recipients))] if show_notifications else []
     )
-    shown = [each for each in job.changes if each.field not in ("enabled", "schedule")]
+    shown = [each for each in job.changes if each.field != "enabled"]
     changes = [("changed", "\n".join(map(_change, shown)))] if shown else []
     output.fields([*changes, ("next due", _next_due(job)), *notifications])
     _print_notes(job)

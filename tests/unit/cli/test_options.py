@@ -14,6 +14,7 @@ import pytest
 from daybook.api import jobs
 from daybook.cli.job_options import JobOptions
 from daybook.errors import InvalidInput
+from daybook.home import Home
 from daybook.jobs.actions import MAX_BODY_LENGTH
 from daybook.jobs.views import ChangedJob
 
@@ -199,3 +200,10 @@ def test_an_absent_prompt_file_is_named_and_at_signs_are_explained(daybook: Any)
     assert result.code == 2
     expected = "PROMPT: nowhere.md cannot be read: No such file or directory (write @@ for a text"
     assert expected in result.err
+
+
+def test_edit_prints_each_changed_field_old_and_new(daybook: Any, daybook_home: Home) -> None:
+    daybook("add", "every day at 9", "Hi", "--name", "brief", "--tz", "UTC")
+    edited = daybook("edit", "brief", "--cron", "30 8 * * *", "--retries", "5").out
+    assert "schedule: at 09:00 every day, UTC → at 08:30 every day, UTC" in edited
+    assert "retries: 3 → 5" in edited
