@@ -88,7 +88,12 @@ def define(*, system: bool, run_as: str = "") -> Service:
         hint = f"create it, for example with `useradd --create-home {shlex.quote(user)}`"
         raise InvalidInput("run_as", f"there is no user {user}", hint) from None
     given = settings.load()
-    writable = [re.sub(r"^~(?=/|$)", user_home, each) for each in given.work_dir_roots]
+    folders = (*given.work_dir_roots, given.backup_folder, given.anna_folder)
+    writable = [
+        re.sub(r"^~(?=/|$)", lambda _: user_home, each)
+        for each in folders
+        if each.startswith(("/", "~"))
+    ]
     ledger = given.ledger_address.partition(":///")[2].partition("?")[0]
     if given.ledger_address.startswith("sqlite") and ledger:
         writable.append(str(Path(ledger).parent))
@@ -111,7 +116,8 @@ def define(*, system: bool, run_as: str = "") -> Service:
 
 def _check(service: Service) -> None:
     paths = {"home": str(service.home), "interpreter": service.python}
-    values = {**paths, "allowed_work_dirs": " ".join(service.writable), **service.variables}
+    folders = {"allowed_work_dirs, backup_folder or anna_folder": " ".join(service.writable)}
+    values = {**paths, **folders, **service.variables}
     for name, value in values.items():
         if not value.isprintable():
             raise InvalidInput(name, f"{value!r} has a control character", "use another path")
@@ -391,6 +397,11 @@ def findings_of(service: Service) -> list[Finding]:
     if closed := sorted(set(_wanted_folders(service)) - set(service.writable)):
         message = f"{name} may not write to {', '.join(closed)}, which the settings allow"
         found.append(warning("service", message, again))
+    if missing := _missing_backup_folder(service):
+        message = f"{name} cannot create {missing}, the folder of the nightly backups"
+        owner = f"-o {shlex.quote(service.user)} " if service.is_system else ""
+        create = f"install -d -m 700 {owner}{shlex.quote(missing)}"
+        found.append(warning("service", message, f"{create} && {again}"))
     if not lingers(service):
         message = f"{name} runs only while {user_name()} is logged in"
         found.append(warning("service", message, shlex.join(linger_command())))
@@ -405,6 +416,22 @@ def _is_gone(path: Path) -> bool:
     except OSError:  # it belongs to another user
         pass
     return False
+
+
+def _missing_backup_folder(service: Service) -> str:
+    """Return the setting `backup_folder` if a confined service of this home cannot create it."""
+    if is_macos() or service.home != current_home().path:
+        return ""
+    try:
+        folder = settings.load().backup_folder
+    except InvalidInput:
+        return ""
+    if not folder:
+        return ""
+    path = Path(folder).expanduser()
+    writable = [service.home, *map(Path, service.writable)]
+    may_create = any(path.parent.is_relative_to(each) for each in writable)
+    return "" if may_create or not _is_gone(path) else str(path)
 
 
 def _wanted_folders(service: Service) -> tuple[str, ...]:

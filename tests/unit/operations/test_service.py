@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -163,6 +164,37 @@ def test_doctor_reports_what_has_changed_since_the_installation(
     (moved,) = service.findings()
     assert f"the home {daybook_home.path}, which no longer exists" in moved.message
     assert moved.fix.startswith(f"DAYBOOK_HOME={daybook_home.path} daybook service uninstall")
+
+
+def test_the_folders_of_backups_and_of_anna_are_writable(
+    calls: Calls, daybook_home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install()
+    backups, anna = tmp_path / "disk" / "backups", Path("~/anna").expanduser()
+    monkeypatch.setenv("DAYBOOK_BACKUP_FOLDER", str(backups))
+    monkeypatch.setenv("DAYBOOK_ANNA_FOLDER", "~/anna")
+    monkeypatch.setenv("DAYBOOK_ALLOWED_WORK_DIRS", "~")
+    messages = [each.message for each in service.findings()]
+    assert f"may not write to {', '.join(sorted([str(anna), str(backups)]))}," in messages[0]
+    assert f"cannot create {backups}, the folder of the nightly backups" in messages[1]
+
+    defined = install()
+    assert {str(backups), str(anna)} <= set(defined.writable)
+    unit = defined.file.read_text()
+    assert f'ReadWritePaths="-{backups}"' in unit
+    assert f'ReadWritePaths="-{anna}"' in unit
+    assert any("cannot create" in each.message for each in service.findings())
+    backups.mkdir(parents=True)
+    assert not any("disk" in each.message for each in service.findings())
+
+    monkeypatch.setenv("DAYBOOK_BACKUP_FOLDER", "~/backups")  # the service can create it
+    home = pwd.getpwnam("nobody").pw_dir
+    of_other_user = service.define(system=True, run_as="nobody")
+    assert {f"{home}/backups", f"{home}/anna"} <= set(of_other_user.writable)
+    install()
+    assert not any("backups" in each.message for each in service.findings())
+    monkeypatch.setenv("DAYBOOK_ANNA_FOLDER", "anna")  # systemd has no current folder
+    assert not any(each.endswith("anna") for each in service.define(system=False).writable)
 
 
 def test_the_service_gets_variables_from_a_file(
