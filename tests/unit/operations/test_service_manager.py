@@ -156,8 +156,9 @@ async def test_up_is_alive_while_a_restart_repairs_nothing(
     )
     reporting = asyncio.create_task(manager.report_alive(world.ledger))
     try:
-        for (leader, why, expected), trying in rows.each(cases):
+        for (holding, reason, expected), trying in rows.each(cases):
             with trying:
+                leader, why = holding, reason
                 assert await reports() == [expected] * 3
     finally:
         reporting.cancel()
