@@ -16,8 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from daybook import imports, owners, settings
-from daybook.api import preflight
+from daybook import imports, settings
+from daybook.api import authorization, preflight
 from daybook.api.jobs import PENDING_NOTE
 from daybook.errors import InvalidInput
 from daybook.imports import anna, writer
@@ -52,8 +52,7 @@ async def run(
     """
     from daybook.prefect import client as prefect
 
-    if owners.current_actor().is_agent:
-        raise InvalidInput("import", "is for the operator only", "ask the operator to import it")
+    authorization.require_operator()
     reader = imports.READERS.get(system)  # type: ignore[call-overload]
     if reader is None:
         raise InvalidInput("SYSTEM", f"{system!r} is unknown", f"use {', '.join(imports.READERS)}")

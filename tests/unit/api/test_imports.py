@@ -70,7 +70,7 @@ async def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
             with pytest.raises(InvalidInput) as refused:
                 await imports.run(system, given, on_conflict=on_conflict)
             assert refused.value.field == field
-    with acting_as(Actor("agent:cleo")), pytest.raises(InvalidInput, match="operator only"):
+    with acting_as(Actor("agent:cleo")), pytest.raises(InvalidInput, match="agent cannot call"):
         await imports.run("picobot", path)
     assert await names() == []
 
