@@ -17,6 +17,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,7 @@ from pydantic import BaseModel
 
 from daybook import settings
 from daybook.errors import DaybookError, InvalidInput
-from daybook.home import Home, current_home
+from daybook.home import Home, current_home, sync_folder, write_private_draft
 from daybook.operations import home_lock
 from daybook.operations.findings import Finding, passed, problem, warning
 from daybook.operations.server import absolute_python_path
@@ -210,12 +211,17 @@ def install(service: Service) -> None:
         raise InvalidInput("home", f"{service.home} does not exist", hint)
     if is_macos() and service.file.exists():
         _run(["launchctl", "bootout", _target(service)], check=False)
-    for path, text in texts(service, version).items():
+    written = texts(service, version)
+    for path, text in written.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".new")
-        draft.write_text(text, encoding="utf-8")
+        draft = write_private_draft(path, text)
         draft.chmod(0o644)
         draft.replace(path)
+        sync_folder(path.parent)
+    for path in _files(service):
+        if path not in written:  # the command server of an earlier installation
+            _systemctl(service, "stop", path.name, check=False)
+            path.unlink()
     if is_macos():
         _run(["launchctl", "bootstrap", _domain(service), str(service.file)])
     else:
@@ -238,12 +244,18 @@ def uninstall(service: Service) -> list[Path]:
         _run(["launchctl", "bootout", _target(service)], check=False)
     else:
         _systemctl(service, "disable", "--now", f"{service.name}.service")
-    files = [path for path in texts(service) if path.exists()]
+    files = _files(service)
     for path in files:
         path.unlink()
     if not is_macos():
         _systemctl(service, "daemon-reload")
     return files
+
+
+def _files(service: Service) -> list[Path]:
+    """Return the files of the service that exist, also those of an earlier definition."""
+    largest = replace(service, command_server=not is_macos())
+    return [path for path in texts(largest) if path.exists()]
 
 
 def state(service: Service) -> ServiceState:
@@ -338,8 +350,9 @@ def _target(service: Service) -> str:
     return f"{_domain(service)}/{service.name}"
 
 
-def _systemctl(service: Service, *words: str) -> str:
-    return _run(["systemctl", *([] if service.is_system else ["--user"]), *words])
+def _systemctl(service: Service, *words: str, check: bool = True) -> str:
+    scope = [] if service.is_system else ["--user"]
+    return _run(["systemctl", *scope, *words], check=check)
 
 
 def _run(command: Sequence[str], *, check: bool = True) -> str:
