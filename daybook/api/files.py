@@ -111,8 +111,7 @@ async def apply(
     Raise `InvalidFiles` with all mistakes, `InvalidInput` for the set and for an agent, and with
     ``wait`` `PrefectUnreachable` before anything is stored.
     """
-    if owners.current_actor().is_agent:
-        raise InvalidInput("agent", "cannot apply jobs files", "add the jobs one by one")
+    authorization.require_operator()
     files = [jobs_file.read_file(each) for each in sources]
     name, zone = plans.set_name(files, set_name, default_set), settings.load().timezone
 

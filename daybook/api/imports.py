@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from daybook import imports, owners, settings
-from daybook.api import preflight
+from daybook import imports, settings
+from daybook.api import authorization, preflight
 from daybook.api.jobs import PENDING_NOTE
 from daybook.errors import InvalidInput
 from daybook.imports import anna, writer
@@ -50,8 +52,7 @@ async def run(
     """
     from daybook.prefect import client as prefect
 
-    if owners.current_actor().is_agent:
-        raise InvalidInput("import", "is for the operator only", "ask the operator to import it")
+    authorization.require_operator()
     reader = imports.READERS.get(system)  # type: ignore[call-overload]
     if reader is None:
         raise InvalidInput("SYSTEM", f"{system!r} is unknown", f"use {', '.join(imports.READERS)}")
@@ -87,17 +88,18 @@ async def migrate_anna(ledger: Ledger) -> ImportReport | None:
 
     Return None if the setting is empty, there is no file, or the folder was imported before. The
     jobs and the fact that they were imported are one transaction; then the file is renamed, also if
-    an earlier call was killed before that. Raise `InvalidInput` as `run` does.
+    an earlier call was killed before that. Raise `InvalidInput` as `run` does, also for a folder
+    that cannot be read.
     """
     folder = settings.load().anna_folder
     if not folder:
         return None
     file = _file_of(folder)
-    mark = _file_mark(file)
     async with ledger.read() as session:
         is_done = await session.get(Fact, MIGRATED_FACT) is not None
     report = None
-    if not is_done and (source := await asyncio.to_thread(_read_if_there, file)) is not None:
+    if not is_done and (found := await asyncio.to_thread(_read_if_there, file)) is not None:
+        mark, source = found
         async with ledger.write() as session:
             if await session.get(Fact, MIGRATED_FACT) is None:
                 report = await writer.write(
@@ -119,11 +121,18 @@ def _read(reader: Callable[[Path], Source], path: str) -> Source:
 
 
 def _file_of(folder: str) -> Path:
-    return Path(folder).expanduser() / anna.JOBS_FILE
+    return Path(os.path.expanduser(folder)) / anna.JOBS_FILE
 
 
-def _read_if_there(file: Path) -> Source | None:
-    return anna.read(file) if file.exists() else None
+def _read_if_there(file: Path) -> tuple[str, Source] | None:
+    """Return the file's mark and its content; None without a file. Raise `InvalidInput`."""
+    try:
+        mark = _file_mark(file)
+    except OSError as error:
+        problem = f"{file} cannot be read: {error.strerror or error}"
+        hint = "name a folder that this user can read, or leave the setting empty"
+        raise InvalidInput("anna_folder", problem, hint) from None
+    return (mark, anna.read(file)) if mark else None
 
 
 def _file_mark(file: Path) -> str:
@@ -139,8 +148,9 @@ async def _set_aside(ledger: Ledger, file: Path) -> None:
     """Rename the file that was imported. A later file of the same name stays where it is."""
     async with ledger.read() as session:
         fact = await session.get(Fact, MIGRATED_FACT)
-    if fact is not None and fact.value and fact.value == _file_mark(file):
-        _rename(file)
+    with suppress(OSError):  # nobody needs a folder any more that cannot be read now
+        if fact is not None and fact.value and fact.value == _file_mark(file):
+            _rename(file)
 
 
 def _rename(file: Path) -> None:

@@ -99,7 +99,11 @@ class SessionDetails(Session, frozen=True):
 
 
 async def list_sessions(limit: int = 20) -> list[Session]:
-    """Return up to ``limit`` sessions, the most recently used first. Works without Prefect."""
+    """Return up to ``limit`` sessions, the most recently used first. Works without Prefect.
+
+    Raise `InvalidInput` for an agent.
+    """
+    authorization.require_operator()
     async with open_ledger() as ledger, ledger.read() as session:
         return [Session.of(each) for each in await sessions.recent(session, limit)]
 
@@ -108,8 +112,9 @@ async def show(ref: str, limit: int = 20) -> SessionDetails:
     """Return one session with its last ``limit`` messages.
 
     ``ref`` is its id, a unique id prefix, its key, or the job that it belongs to. Works without
-    Prefect. Raise `NotFound`, `Ambiguous`.
+    Prefect. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for an agent.
     """
+    authorization.require_operator()
     async with open_ledger() as ledger, ledger.read() as session:
         listed = await _find(session, ref)
         messages = await sessions.history(session, listed.row.id, limit)

@@ -15,6 +15,7 @@ lost with it: each write of a leader has an idempotency key or is recomputed fro
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -46,6 +47,11 @@ class Leader:
     def leads(self, now: datetime) -> bool:
         """Return whether the lease is valid at ``now`` (ledger time)."""
         return bool(self.holder) and self.until > now
+
+    @property
+    def is_of_this_machine(self) -> bool:
+        """Whether the holder's process is on this machine (`leadership.new_holder` names it)."""
+        return self.holder.startswith(f"{socket.gethostname()}:")
 
 
 async def acquire(ledger: Ledger, name: str, holder: str) -> int | None:

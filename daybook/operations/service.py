@@ -17,6 +17,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,7 @@ from pydantic import BaseModel
 
 from daybook import settings
 from daybook.errors import DaybookError, InvalidInput
-from daybook.home import Home, current_home
+from daybook.home import Home, current_home, sync_folder, write_private_draft
 from daybook.operations import home_lock
 from daybook.operations.findings import Finding, passed, problem, warning
 from daybook.operations.server import absolute_python_path
@@ -88,7 +89,12 @@ def define(*, system: bool, run_as: str = "") -> Service:
         hint = f"create it, for example with `useradd --create-home {shlex.quote(user)}`"
         raise InvalidInput("run_as", f"there is no user {user}", hint) from None
     given = settings.load()
-    writable = [re.sub(r"^~(?=/|$)", user_home, each) for each in given.work_dir_roots]
+    folders = (*given.work_dir_roots, given.backup_folder, given.anna_folder)
+    writable = [
+        re.sub(r"^~(?=/|$)", lambda _: user_home, each)
+        for each in folders
+        if each.startswith(("/", "~"))
+    ]
     ledger = given.ledger_address.partition(":///")[2].partition("?")[0]
     if given.ledger_address.startswith("sqlite") and ledger:
         writable.append(str(Path(ledger).parent))
@@ -111,7 +117,8 @@ def define(*, system: bool, run_as: str = "") -> Service:
 
 def _check(service: Service) -> None:
     paths = {"home": str(service.home), "interpreter": service.python}
-    values = {**paths, "allowed_work_dirs": " ".join(service.writable), **service.variables}
+    folders = {"allowed_work_dirs, backup_folder or anna_folder": " ".join(service.writable)}
+    values = {**paths, **folders, **service.variables}
     for name, value in values.items():
         if not value.isprintable():
             raise InvalidInput(name, f"{value!r} has a control character", "use another path")
@@ -204,12 +211,17 @@ def install(service: Service) -> None:
         raise InvalidInput("home", f"{service.home} does not exist", hint)
     if is_macos() and service.file.exists():
         _run(["launchctl", "bootout", _target(service)], check=False)
-    for path, text in texts(service, version).items():
+    written = texts(service, version)
+    for path, text in written.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".new")
-        draft.write_text(text, encoding="utf-8")
+        draft = write_private_draft(path, text)
         draft.chmod(0o644)
         draft.replace(path)
+        sync_folder(path.parent)
+    for path in _files(service):
+        if path not in written:  # the command server of an earlier installation
+            _systemctl(service, "stop", path.name, check=False)
+            path.unlink()
     if is_macos():
         _run(["launchctl", "bootstrap", _domain(service), str(service.file)])
     else:
@@ -232,12 +244,18 @@ def uninstall(service: Service) -> list[Path]:
         _run(["launchctl", "bootout", _target(service)], check=False)
     else:
         _systemctl(service, "disable", "--now", f"{service.name}.service")
-    files = [path for path in texts(service) if path.exists()]
+    files = _files(service)
     for path in files:
         path.unlink()
     if not is_macos():
         _systemctl(service, "daemon-reload")
     return files
+
+
+def _files(service: Service) -> list[Path]:
+    """Return the files of the service that exist, also those of an earlier definition."""
+    largest = replace(service, command_server=not is_macos())
+    return [path for path in texts(largest) if path.exists()]
 
 
 def state(service: Service) -> ServiceState:
@@ -332,8 +350,9 @@ def _target(service: Service) -> str:
     return f"{_domain(service)}/{service.name}"
 
 
-def _systemctl(service: Service, *words: str) -> str:
-    return _run(["systemctl", *([] if service.is_system else ["--user"]), *words])
+def _systemctl(service: Service, *words: str, check: bool = True) -> str:
+    scope = [] if service.is_system else ["--user"]
+    return _run(["systemctl", *scope, *words], check=check)
 
 
 def _run(command: Sequence[str], *, check: bool = True) -> str:
@@ -391,6 +410,11 @@ def findings_of(service: Service) -> list[Finding]:
     if closed := sorted(set(_wanted_folders(service)) - set(service.writable)):
         message = f"{name} may not write to {', '.join(closed)}, which the settings allow"
         found.append(warning("service", message, again))
+    if missing := _missing_backup_folder(service):
+        message = f"{name} cannot create {missing}, the folder of the nightly backups"
+        owner = f"-o {shlex.quote(service.user)} " if service.is_system else ""
+        create = f"install -d -m 700 {owner}{shlex.quote(missing)}"
+        found.append(warning("service", message, f"{create} && {again}"))
     if not lingers(service):
         message = f"{name} runs only while {user_name()} is logged in"
         found.append(warning("service", message, shlex.join(linger_command())))
@@ -405,6 +429,22 @@ def _is_gone(path: Path) -> bool:
     except OSError:  # it belongs to another user
         pass
     return False
+
+
+def _missing_backup_folder(service: Service) -> str:
+    """Return the setting `backup_folder` if a confined service of this home cannot create it."""
+    if is_macos() or service.home != current_home().path:
+        return ""
+    try:
+        folder = settings.load().backup_folder
+    except InvalidInput:
+        return ""
+    if not folder:
+        return ""
+    path = Path(folder).expanduser()
+    writable = [service.home, *map(Path, service.writable)]
+    may_create = any(path.parent.is_relative_to(each) for each in writable)
+    return "" if may_create or not _is_gone(path) else str(path)
 
 
 def _wanted_folders(service: Service) -> tuple[str, ...]:

@@ -9,8 +9,9 @@
 systemd restarts `up` if it gets no WATCHDOG=1 for `WatchdogSec`: if the event loop of `up` hangs,
 or if no service of the leading keeper has run for `MAX_SILENCE_SECONDS`. Time is measured with this
 machine's monotonic clock, from the moment at which the leader's record has last changed, so neither
-a wrong clock nor a suspended machine looks like a silent leader. A ledger that cannot be read says
-nothing about the leader, and a restart does not repair it, so `up` counts as alive then.
+a wrong clock nor a suspended machine looks like a silent leader. `up` also counts as alive if a
+restart repairs nothing: while the ledger cannot be read or written, because that says nothing about
+the leader, and while a process on another machine leads.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Self
 
 from daybook.errors import LedgerUnreachable
@@ -63,7 +65,7 @@ class ServiceManager:
             sender.sendto(state.encode(), name)
 
     async def report_alive(self, ledger: Ledger) -> None:
-        """Send WATCHDOG=1 while the leader's services run, until cancelled."""
+        """Send WATCHDOG=1 while the leader's services run, or a restart repairs nothing."""
         if not (self.address and self.watchdog_seconds):
             return
         interval = min(self.watchdog_seconds / REPORTS_PER_TIMEOUT, MAX_REPORT_INTERVAL_SECONDS)
@@ -73,13 +75,20 @@ class ServiceManager:
             try:
                 async with asyncio.timeout(interval):
                     leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)
-                note = leader.note if leader is not None else {}
-                has_changed = note != seen
-                seen = note
+                    note = leader.note if leader is not None else {}
+                    is_alive = note != seen or _leads_elsewhere(leader, ledger.now())
+                    seen = note
+                if not is_alive and time.monotonic() - changed_at >= MAX_SILENCE_SECONDS:
+                    async with asyncio.timeout(MAX_REPORT_INTERVAL_SECONDS):
+                        is_alive = bool(await ledger.why_unwritable())
             except (LedgerUnreachable, TimeoutError):
-                has_changed = True
-            if has_changed:
+                is_alive = True
+            if is_alive:
                 changed_at = time.monotonic()
             if time.monotonic() - changed_at < MAX_SILENCE_SECONDS:
                 self.notify("WATCHDOG=1")
             await asyncio.sleep(interval)
+
+
+def _leads_elsewhere(leader: leader_lease.Leader | None, now: datetime) -> bool:
+    return leader is not None and leader.leads(now) and not leader.is_of_this_machine

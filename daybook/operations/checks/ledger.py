@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from datetime import timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from daybook import settings
@@ -43,6 +44,8 @@ WRITE_TIMEOUT = timedelta(seconds=5)
 """Maximum time that a write may wait for other writers; a longer wait is a problem."""
 MAX_BACKUP_AGE = timedelta(days=1)
 """How much older than the last night the newest nightly backup may be: nothing may have run."""
+BACKUP_DURATION = timedelta(hours=1)
+"""Maximum time that the backup of a night takes; without any backup, it is a problem then."""
 _RESTORE_KEY = (
     "copy the file ledger-key (mode 0600) into this home, from the home that wrote the copies or "
     "from its backup; if it is permanently lost: daybook ledger rekey"
@@ -262,11 +265,27 @@ async def backups() -> list[Finding]:
     folder = nightly.nightly_folder(loaded)
     async with open_ledger() as opened:
         found = nightly.nightly_files(folder, opened.id)
-        due = nightly.last_night(opened.now(), loaded)
+        now = opened.now()
+    fix = f"read the log of the leading keeper, such as {current_home().logs / 'worker.log'}"
     if not found:
+        last = nightly.last_night(now - BACKUP_DURATION, loaded)
+        if last > nightly.last_night(_set_up_at() or now, loaded):
+            message = f"there is no backup in {folder}, not even of the night of {last}"
+            return [problem("backups", message, fix)]
         return [findings.warning("backups", f"there is no backup in {folder} yet")]
     newest = max(found)
-    if newest < due - MAX_BACKUP_AGE:
-        fix = f"read the log of the leading keeper, such as {current_home().logs / 'worker.log'}"
+    if newest < nightly.last_night(now, loaded) - MAX_BACKUP_AGE:
         return [problem("backups", f"the newest backup in {folder} is of {newest}", fix)]
     return [passed("backups", f"{len(found)} in {folder}, the newest of {newest}")]
+
+
+def _set_up_at() -> datetime | None:
+    """Return when this home got its key, or its settings were last changed, whichever is later.
+
+    None if neither file exists, as before the first `up` with settings in variables.
+    """
+    times = []
+    for file in (current_home().ledger_key, settings.config_file()):
+        with suppress(FileNotFoundError):
+            times.append(datetime.fromtimestamp(file.stat().st_mtime, UTC))
+    return max(times, default=None)

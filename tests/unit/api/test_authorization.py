@@ -14,7 +14,19 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from daybook.api import authorization, backfill, due, jobs, preflight, preview, runs, skips
+from daybook.api import (
+    authorization,
+    backfill,
+    due,
+    files,
+    imports,
+    jobs,
+    preflight,
+    preview,
+    runs,
+    sessions,
+    skips,
+)
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import Ambiguous, InvalidInput, NotFound
 from daybook.home import Home
@@ -26,6 +38,7 @@ from daybook.ledger.tables import RunRow
 from daybook.owners import Actor, acting_as
 from daybook.runs import claims
 from daybook.runs import outcomes as stored_outcomes
+from tests import rows
 from tests.costs import one_in
 
 pytestmark = pytest.mark.anyio
@@ -265,6 +278,24 @@ async def test_an_agent_cannot_start_a_backfill(there: There) -> None:
         pytest.raises(InvalidInput, match="backfill: is for the operator only"),
     ):
         await backfill.run("mine", "2026-01-01", "2026-01-02")
+
+
+OPERATOR_ONLY: dict[str, Callable[[], Awaitable[Any]]] = {
+    "apply": lambda: files.apply([]),
+    "import": lambda: imports.run("anna", "jobs.json"),
+    "list sessions": sessions.list_sessions,
+    "show session": lambda: sessions.show("default:x"),
+    "send to session": lambda: sessions.send("default:x", "Hello"),
+}
+
+
+async def test_operations_of_the_operator_refuse_an_agent_with_the_same_error(
+    daybook_home: Home,
+) -> None:
+    refused = "agent: an agent cannot call this operation"
+    for call, trying in rows.each(OPERATOR_ONLY.values()):
+        with trying, acting_as(RESEARCHER), pytest.raises(InvalidInput, match=refused):
+            await call()
 
 
 async def test_logs_are_read_with_the_rights_of_the_caller_that_requested_them(

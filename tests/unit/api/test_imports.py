@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,7 +70,7 @@ async def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
             with pytest.raises(InvalidInput) as refused:
                 await imports.run(system, given, on_conflict=on_conflict)
             assert refused.value.field == field
-    with acting_as(Actor("agent:cleo")), pytest.raises(InvalidInput, match="operator only"):
+    with acting_as(Actor("agent:cleo")), pytest.raises(InvalidInput, match="agent cannot call"):
         await imports.run("picobot", path)
     assert await names() == []
 
@@ -122,4 +123,30 @@ async def test_without_the_setting_or_a_file_nothing_is_imported(
     write_json(folder / "jobs.json", [files.ANNA])
     assert await migrate() is not None
     monkeypatch.delenv("DAYBOOK_ANNA_FOLDER")
+    assert await migrate() is None
+
+
+async def test_an_unreadable_folder_of_anna_is_refused_until_it_was_imported(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DAYBOOK_ANNA_FOLDER", str(tmp_path / "file"))
+    with pytest.raises(InvalidInput, match=r"^anna_folder: .*: Not a directory"):
+        await migrate()
+    monkeypatch.setenv("DAYBOOK_ANNA_FOLDER", "~nobody-here/anna")
+    assert await migrate() is None
+    monkeypatch.setenv("DAYBOOK_ANNA_FOLDER", str(folder))
+    stat = Path.stat
+
+    def denied(path: Path, **options: bool) -> os.stat_result:
+        if path.parent == folder:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", denied)
+        with pytest.raises(InvalidInput, match=r"anna_folder: .*: Permission denied"):
+            await migrate()
+    assert await migrate() is not None
+    monkeypatch.setattr(Path, "stat", denied)
     assert await migrate() is None

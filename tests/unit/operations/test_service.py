@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -90,6 +91,46 @@ def test_a_service_is_installed_enabled_started_and_removed(
     assert daybook_home.path.is_dir()
 
 
+def test_the_unit_of_a_command_server_that_was_switched_off_is_removed(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defined = install()
+    commands = defined.file.with_name(f"{defined.name}-commands.service")
+    text = commands.read_text()
+    monkeypatch.setenv("DAYBOOK_COMMAND_SERVER", "false")
+    calls()
+    reduced = install()
+    assert [each.name for each in defined.file.parent.iterdir()] == [defined.file.name]
+    verbs = [line.split(" ", 2)[2] for line in calls()]
+    assert verbs.index(f"stop {commands.name}") < verbs.index("daemon-reload")
+    commands.write_text(text)  # left by an earlier version
+    assert service.uninstall(reduced) == [defined.file, commands]
+    assert list(defined.file.parent.iterdir()) == []
+
+
+def test_the_files_of_a_service_are_synced_and_their_drafts_are_separate(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, fsync = set[int](), os.fsync
+
+    def recorded(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    defined = service.define(system=False)
+    defined.file.parent.mkdir(parents=True)
+    other = defined.file.with_suffix(".new")  # the draft of another process
+    other.write_text("half a unit")
+    service.install(defined)
+    assert other.read_text() == "half a unit"
+    units = list(defined.file.parent.glob("*.service"))
+    assert len(units) == 2
+    assert {each.stat().st_ino for each in [defined.file.parent, *units]} <= synced
+    assert {each.stat().st_mode & 0o777 for each in units} == {0o644}
+    assert len(list(defined.file.parent.iterdir())) == 3
+
+
 def test_nothing_is_written_while_another_up_runs_or_no_manager_answers(
     calls: Calls, daybook_home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -163,6 +204,37 @@ def test_doctor_reports_what_has_changed_since_the_installation(
     (moved,) = service.findings()
     assert f"the home {daybook_home.path}, which no longer exists" in moved.message
     assert moved.fix.startswith(f"DAYBOOK_HOME={daybook_home.path} daybook service uninstall")
+
+
+def test_the_folders_of_backups_and_of_anna_are_writable(
+    calls: Calls, daybook_home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install()
+    backups, anna = tmp_path / "disk" / "backups", Path("~/anna").expanduser()
+    monkeypatch.setenv("DAYBOOK_BACKUP_FOLDER", str(backups))
+    monkeypatch.setenv("DAYBOOK_ANNA_FOLDER", "~/anna")
+    monkeypatch.setenv("DAYBOOK_ALLOWED_WORK_DIRS", "~")
+    messages = [each.message for each in service.findings()]
+    assert f"may not write to {', '.join(sorted([str(anna), str(backups)]))}," in messages[0]
+    assert f"cannot create {backups}, the folder of the nightly backups" in messages[1]
+
+    defined = install()
+    assert {str(backups), str(anna)} <= set(defined.writable)
+    unit = defined.file.read_text()
+    assert f'ReadWritePaths="-{backups}"' in unit
+    assert f'ReadWritePaths="-{anna}"' in unit
+    assert any("cannot create" in each.message for each in service.findings())
+    backups.mkdir(parents=True)
+    assert not any("disk" in each.message for each in service.findings())
+
+    monkeypatch.setenv("DAYBOOK_BACKUP_FOLDER", "~/backups")  # the service can create it
+    home = pwd.getpwnam("nobody").pw_dir
+    of_other_user = service.define(system=True, run_as="nobody")
+    assert {f"{home}/backups", f"{home}/anna"} <= set(of_other_user.writable)
+    install()
+    assert not any("backups" in each.message for each in service.findings())
+    monkeypatch.setenv("DAYBOOK_ANNA_FOLDER", "anna")  # systemd has no current folder
+    assert not any(each.endswith("anna") for each in service.define(system=False).writable)
 
 
 def test_the_service_gets_variables_from_a_file(

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from daybook.errors import LedgerUnreachable
-from daybook.keeper import leader_lease
-from daybook.keeper.leader_lease import LEADERSHIP_NAME
+from daybook.keeper import leader_lease, leadership
+from daybook.keeper.leader_lease import LEADERSHIP_NAME, Leader
 from daybook.operations import service_manager
 from daybook.operations.service_manager import ServiceManager
+from daybook.timing import TIMING
+from tests import rows
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -79,7 +81,7 @@ async def test_up_is_alive_while_the_services_of_the_leader_run(
 ) -> None:
     monkeypatch.setattr(service_manager, "MAX_SILENCE_SECONDS", 0.1)
     manager = ServiceManager(receiver.socket.getsockname(), watchdog_seconds=0.08)
-    fence = await leader_lease.acquire(world.ledger, LEADERSHIP_NAME, "one")
+    fence = await leader_lease.acquire(world.ledger, LEADERSHIP_NAME, leadership.new_holder())
     assert fence is not None
     reads = list[asyncio.Event]()
     read = leader_lease.read
@@ -110,6 +112,54 @@ async def test_up_is_alive_while_the_services_of_the_leader_run(
         monkeypatch.setattr(leader_lease, "read", unreachable)  # a restart would not help
         for _ in range(3):
             assert await receiver.next() == "WATCHDOG=1"
+    finally:
+        reporting.cancel()
+
+
+async def test_up_is_alive_while_a_restart_repairs_nothing(
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restart frees no disk, and does not reach a leader that hangs on another machine."""
+    monkeypatch.setattr(service_manager, "MAX_SILENCE_SECONDS", 0.01)
+    manager = ServiceManager(receiver.socket.getsockname(), watchdog_seconds=0.08)
+    now, cycles = world.ledger.now(), asyncio.Queue[None]()
+    leader, why = Leader("", now, {}), ""
+
+    async def read(*given: object) -> Leader:  # its record never changes
+        cycles.put_nowait(None)
+        return leader
+
+    async def why_unwritable() -> str:
+        return why
+
+    async def reports() -> list[int]:
+        """Return the number of reports in each of three cycles."""
+        async with asyncio.timeout(30):
+            for _ in range(cycles.qsize() + 2):  # the cycles before the test's last change
+                await cycles.get()
+            receiver.waiting()
+            counts = list[int]()
+            for _ in range(3):
+                await cycles.get()
+                counts.append(receiver.waiting())
+        return counts
+
+    monkeypatch.setattr(leader_lease, "read", read)
+    monkeypatch.setattr(world.ledger, "why_unwritable", why_unwritable)
+    later, here = now + TIMING.leader_lease, leadership.new_holder()
+    cases = (
+        (Leader(here, later, {}), "", 0),
+        (Leader(here, later, {}), "database or disk is full", 1),
+        (Leader("elsewhere:1:2a", later, {}), "", 1),
+        (Leader("elsewhere:1:2a", now, {}), "", 0),  # a keeper of this machine should lead now
+        (Leader("", now, {}), "", 0),
+    )
+    reporting = asyncio.create_task(manager.report_alive(world.ledger))
+    try:
+        for (holding, reason, expected), trying in rows.each(cases):
+            with trying:
+                leader, why = holding, reason
+                assert await reports() == [expected] * 3
     finally:
         reporting.cancel()
 

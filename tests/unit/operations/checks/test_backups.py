@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -31,6 +32,16 @@ async def test_nightly_backups_are_checked_for_a_passphrase_and_their_age(
     config.write_text(f'backup_folder = "{folder}"\nbackup_passphrase = "correct horse"\n')
     (none,) = await ledger.backups()
     assert (none.severity, none.message) == ("warning", f"there is no backup in {folder} yet")
+
+    now = SYSTEM_CLOCK.now()
+    os.utime(config, times=(0, (now - timedelta(days=2)).timestamp()))
+    (overdue,) = await ledger.backups()  # a night has passed since
+    assert (overdue.severity, "no backup in" in overdue.message) == ("problem", True)
+    assert "worker.log" in overdue.fix
+    daybook_home.ledger_key.touch()  # the home is new, so no backup was due yet
+    (fresh,) = await ledger.backups()
+    assert fresh.severity == "warning"
+    daybook_home.ledger_key.unlink()
 
     folder.mkdir()
     night = create.last_night(SYSTEM_CLOCK.now(), settings.load())
