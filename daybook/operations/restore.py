@@ -18,7 +18,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sqlite3
 import tomllib
+from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -29,11 +31,11 @@ from daybook import settings
 from daybook.backups import archive, uncertain
 from daybook.backups.create import FILES, LEDGER, MANIFEST, Manifest
 from daybook.clock import SYSTEM_CLOCK, Clock
-from daybook.errors import InvalidInput
+from daybook.errors import InvalidInput, LedgerUnreachable
 from daybook.home import Home, current_home, replace_private_file, sync_folder
 from daybook.ledger import transfer
 from daybook.ledger.engine import Ledger
-from daybook.ledger.sqlite import FILE_SUFFIXES
+from daybook.ledger.sqlite import FILE_SUFFIXES, WAL_SUFFIX
 from daybook.ledger.views import UtcTime, utc_text
 from daybook.operations import home_lock
 from daybook.runs.restored import Restore
@@ -82,6 +84,7 @@ async def restore(
             await asyncio.to_thread(archive.extract, file, staged, names, passphrase)
             target = _choose_target(home, staged, ledger_url)
             result = await _record_and_copy(home, staged, file, target, clock)
+            await asyncio.to_thread(_empty_wal, staged / LEDGER)
         except BaseException:
             if not (staged / _TARGET).exists():  # else the database may contain the ledger
                 shutil.rmtree(staged)
@@ -190,6 +193,22 @@ async def _record(
         restored_at=now,
         **asdict(recorded),
     )
+
+
+def _empty_wal(ledger: Path) -> None:
+    """Move all that was committed into the file itself, which is moved without its WAL.
+
+    Closing the last connection does so too, but reports no failure. Raises `InvalidInput` if
+    another process has the file open, and `LedgerUnreachable`, for example if the disk is full.
+    """
+    try:
+        with closing(sqlite3.connect(ledger, timeout=0)) as connection:
+            (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error as error:
+        raise LedgerUnreachable(str(ledger), str(error)) from error
+    if busy or ledger.with_name(f"{ledger.name}{WAL_SUFFIX}").exists():
+        problem = f"another process has {ledger} open"
+        raise InvalidInput("home", problem, "end it, then run the same `daybook restore` again")
 
 
 def _move_into_place(home: Home, staged: Path, *, in_home: bool) -> None:

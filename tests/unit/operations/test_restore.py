@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from sqlmodel import select
 
 from daybook import settings
-from daybook.backups import archive, create
+from daybook.backups import archive, create, uncertain
 from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
@@ -140,6 +141,25 @@ async def test_a_clock_before_the_time_of_the_backup_is_refused(
     world.passes(seconds=-1)
     with pytest.raises(InvalidInput, match=r"clock: it is .*, before the time of the backup"):
         await restore(backup, WORDS, clock=world.clock)
+    _check_nothing_restored(new)
+
+
+async def test_what_is_uncertain_is_in_the_file_that_is_moved_or_nothing_is_restored(
+    world: World, backup: Path, new: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A reader of the state before: SQLite cannot move the transaction out of the WAL.
+    opened: list[sqlite3.Connection] = []
+    record = uncertain.record
+
+    async def with_a_reader(*given: Any) -> Any:
+        opened.append(sqlite3.connect(new.restoring / "ledger.db"))
+        opened[0].execute("BEGIN").execute("SELECT count(*) FROM facts").fetchall()
+        return await record(*given)
+
+    monkeypatch.setattr(uncertain, "record", with_a_reader)
+    with pytest.raises(InvalidInput, match=r"home: another process has .*ledger\.db open"):
+        await restore(backup, WORDS, clock=_later(world))
+    opened[0].close()
     _check_nothing_restored(new)
 
 
