@@ -106,12 +106,12 @@ def _working_folder(home: Home) -> Iterator[Path]:
             problem = "another process is making a backup of this home"
             raise InvalidInput("home", problem, "wait until it is done") from None
         for left in home.path.glob(".backup-*"):
-            shutil.rmtree(left)
+            shutil.rmtree(left, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=".backup-", dir=home.path))
         try:
             yield folder
-        finally:
-            shutil.rmtree(folder)
+        finally:  # an error here would replace that of the block, which may be a cancellation
+            shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(descriptor)
 
@@ -132,7 +132,8 @@ async def create_nightly(ledger: Ledger) -> Backup | None:
         passphrase = loaded.backup_passphrase.get_secret_value()
         created = await create(ledger, file, passphrase)
         log.info("backup: %s (%d bytes)", created.file, created.bytes, extra={"action": "backup"})
-        await asyncio.to_thread(_delete_old, folder, ledger.id, loaded.keep_backups)
+    # Also if it exists: a thread writes it to the end, even if its cycle was cancelled.
+    await asyncio.to_thread(_delete_old, folder, ledger.id, loaded.keep_backups)
     return created
 
 

@@ -203,6 +203,23 @@ async def test_old_nightly_backups_and_drafts_are_deleted_and_other_files_stay(
     assert await create.create_nightly(world.ledger) is not None
     expected = {*kept, f"{of}-2026-01-02.backup", f"{of}-2026-01-15.backup"}
     assert {each.name for each in folder.iterdir()} == expected
+    # A cycle that was cut off may have written the backup without deleting old ones.
+    (folder / f"{of}-2026-01-03.backup").write_text("x")
+    assert await create.create_nightly(world.ledger) is None
+    expected = {*kept, f"{of}-2026-01-03.backup", f"{of}-2026-01-15.backup"}
+    assert {each.name for each in folder.iterdir()} == expected
+
+
+async def test_a_backup_that_is_cancelled_ends_with_the_cancellation(
+    world: World, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cancelled(ledger: Ledger, file: Path) -> None:
+        file.parent.rmdir()  # its removal fails then
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(transfer, "snapshot", cancelled)
+    with pytest.raises(asyncio.CancelledError):
+        await create.create(world.ledger, tmp_path / "a.backup", WORDS)
 
 
 async def test_a_nightly_backup_needs_a_passphrase(
