@@ -36,6 +36,8 @@ from daybook.tasks import rows as task_rows
 from daybook.tasks.states import LIVE as LIVE_TASKS
 
 _C, _R = Status.CLAIMED, Status.RUNNING
+FENCE_STEP = 1_000_000
+"""How far a restore raises fences: more often than a run was claimed after the backup."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ async def _runs(session: AsyncSession, where: ColumnElement[bool]) -> Sequence[R
 
 
 async def _end(session: AsyncSession, row: RunRow, status: Status, restore: Restore) -> None:
-    row.fence += 1  # a process of the old ledger cannot record a late outcome
+    row.fence += FENCE_STEP  # a process of the old ledger cannot record a late outcome
     row.holder = ""
     await outcomes.record(session, row, Outcome(status, restore.reason), restore.at)
 
@@ -117,7 +119,7 @@ async def _fail_messages(session: AsyncSession, restore: Restore) -> int:
     for row in found:
         row.status, row.finished_at = Delivery.FAILED, restore.at
         row.error = f"{restore.reason}; it may have been delivered before"
-        row.fence, row.holder, row.lease_until = row.fence + 1, "", None
+        row.fence, row.holder, row.lease_until = row.fence + FENCE_STEP, "", None
         session.add(row)
     run_ids = {row.run_id for row in found if row.run_id and row.purpose in outbox.COUNTED_PURPOSES}
     await outbox.refresh_deliveries(session, run_ids)
