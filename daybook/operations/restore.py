@@ -78,6 +78,7 @@ async def restore(
     if not home.restoring.exists():
         _check_empty(home)
     with home_lock.hold(home):
+        repeated = home.restoring.exists()
         staged = _prepare(home)
         try:
             names = (MANIFEST, LEDGER, *FILES)
@@ -86,7 +87,8 @@ async def restore(
             result = await _record_and_copy(home, staged, file, target, clock)
             await asyncio.to_thread(_empty_wal, staged / LEDGER)
         except BaseException:
-            if not (staged / _TARGET).exists():  # else the database may contain the ledger
+            # A restore that was interrupted may have moved files, or copied rows into a database.
+            if not repeated and not (staged / _TARGET).exists():
                 shutil.rmtree(staged)
             raise
         _move_into_place(home, staged, in_home=target == _home_address(home))

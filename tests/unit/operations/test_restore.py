@@ -144,6 +144,17 @@ async def test_a_clock_before_the_time_of_the_backup_is_refused(
     _check_nothing_restored(new)
 
 
+async def test_a_home_that_is_restored_in_part_stays_closed_if_the_repetition_fails(
+    backup: Path, new: Home
+) -> None:
+    new.make().restoring.mkdir()
+    (new.path / "config.toml").write_text("max_concurrent = 3\n")
+    with pytest.raises(InvalidInput, match="passphrase: does not open"):
+        await restore(backup, "wrong words")
+    with pytest.raises(InvalidInput, match="was interrupted"):
+        settings.load().ledger_address  # noqa: B018
+
+
 async def test_what_is_uncertain_is_in_the_file_that_is_moved_or_nothing_is_restored(
     world: World, backup: Path, new: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
