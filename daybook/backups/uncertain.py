@@ -30,7 +30,7 @@ from daybook.ledger.states import HELD, Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.ledger.task_tables import TaskRow, TaskRunRow
 from daybook.owners import current_actor
-from daybook.runs import audit, outcomes, prefect_ends, restored
+from daybook.runs import audit, outcomes, restored
 from daybook.runs.restored import Restore
 from daybook.tasks import rows as task_rows
 from daybook.tasks.states import LIVE as LIVE_TASKS
@@ -58,7 +58,6 @@ async def record(session: AsyncSession, restore: Restore) -> Recorded:
     Repeated with a later restore, it applies them to what has become due meanwhile.
     """
     await restored.write(session, restore)
-    await prefect_ends.skip_to(session, restore.at)
     unknown = await _end_begun(session, restore)
     missed = await _end_waiting(session, restore)
     for mark in await audit.watermarks(session):

@@ -253,8 +253,22 @@ async def test_a_crash_that_prefect_reports_of_a_lost_run_does_not_make_it_wait(
     end = EndInPrefect("old", "CRASHED", "Crashed", "killed", old)
     assert await prefect_ends.apply_end(world.ledger, end) is None
     assert await world.runs.rows() == []
+
+
+async def test_a_future_run_that_was_cancelled_in_prefect_after_the_backup_stays_cancelled(
+    world: World,
+) -> None:
+    stored = await world.jobs.add(cron=HOURLY)
+    backup = world.clock.now()
+    await prefect_ends.advance(world.ledger, backup)
+    await _restore(world, minutes=5)
     async with world.ledger.read() as session:
-        assert await prefect_ends.read_until(session) == world.clock.now()
+        # The keeper reads what ended in Prefect from the backup on.
+        assert await prefect_ends.read_until(session) == backup
+    request = world.runs.claim_request(stored, flow_run_id="next")
+    assert request.due > world.clock.now()
+    end = EndInPrefect("next", "CANCELLED", "Cancelled", "", request)
+    assert await prefect_ends.apply_end(world.ledger, end) is Status.CANCELLED
 
 
 async def test_a_later_restore_records_what_became_due_meanwhile(world: World) -> None:
