@@ -57,6 +57,7 @@ async def move(url: str) -> LedgerMove:
     if not url:
         raise InvalidInput("url", "is empty", "use the address of an empty database")
     old, new = settings.load().ledger_address, settings.load(ledger_url=url).ledger_address
+    settings.with_ledger_url(settings.config_file(), url)  # raises an error if it cannot be written
     home = current_home()
     if home.running() is not None:
         raise home_lock.already_running(home)
