@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel
 
+from daybook.errors import LedgerUnreachable
 from daybook.ledger import task_tables
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
@@ -79,5 +80,8 @@ async def snapshot(ledger: Ledger, file: Path) -> None:
 def _vacuum_into(source: str, file: Path) -> None:
     # Like SQLite's backup API in one step, but the copy has no WAL and no free pages.
     name = f"{Path(source).absolute().as_uri()}?mode=rw"
-    with closing(sqlite3.connect(name, uri=True)) as connection:
-        connection.execute("VACUUM INTO ?", (str(file),))
+    try:
+        with closing(sqlite3.connect(name, uri=True)) as connection:
+            connection.execute("VACUUM INTO ?", (str(file),))
+    except sqlite3.Error as error:
+        raise LedgerUnreachable(source, str(error)) from error

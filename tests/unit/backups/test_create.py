@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import signal
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
 
 from daybook.backups import archive, create
-from daybook.errors import InvalidInput, LedgerKeyMissing
+from daybook.errors import DiskFull, InvalidInput, LedgerKeyMissing, LedgerUnreachable
 from daybook.home import Home
 from daybook.ledger import transfer
 from daybook.ledger.engine import Ledger
@@ -115,6 +118,30 @@ async def test_a_backup_that_nobody_could_restore_is_refused(
         await create.create(world.ledger, tmp_path / "a.backup", WORDS)
     assert _backups(tmp_path) == []
     assert _backups(home.path, ".backup-*") == []
+
+
+def _no_space(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def test_a_full_disk_of_the_home_and_one_of_the_file_are_different_errors(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_text", _no_space)
+        with pytest.raises(DiskFull, match="home"):
+            await create.create(world.ledger, tmp_path / "a.backup", WORDS)
+    monkeypatch.setattr(archive, "write", _no_space)
+    with pytest.raises(InvalidInput, match=r"a\.backup cannot be written: No space left"):
+        await create.create(world.ledger, tmp_path / "a.backup", WORDS)
+
+
+async def test_a_copy_that_sqlite_cannot_write_is_an_error_of_the_ledger(
+    world: World, tmp_path: Path
+) -> None:
+    (tmp_path / "a.db").write_text("no database, and not empty")
+    with pytest.raises(LedgerUnreachable):
+        await transfer.snapshot(world.ledger, tmp_path / "a.db")
 
 
 async def test_an_existing_file_is_not_overwritten(world: World, tmp_path: Path) -> None:
