@@ -61,11 +61,9 @@ async def move(url: str) -> LedgerMove:
     home = current_home()
     if home.running() is not None:
         raise home_lock.already_running(home)
-    if left := home_lock.leftover_children(home):
-        problem = f"a killed `daybook up` left {left[0].name} (pid {left[0].pid}) running"
-        raise InvalidInput("home", problem, "run `daybook down`")
     marker = home.path / ".moving"
-    with home_lock.hold(home):
+    with home_lock.hold(home) as record:
+        record.check_leftovers()
         async with Ledger(old) as source, Ledger(new) as target:
             if source.place == target.place:
                 raise InvalidInput("url", "is that of the present ledger", "use another database")

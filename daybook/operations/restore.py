@@ -28,6 +28,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from daybook import settings
+from daybook.api import authorization
 from daybook.backups import archive, uncertain
 from daybook.backups.create import FILES, LEDGER, MANIFEST, Manifest
 from daybook.clock import SYSTEM_CLOCK, Clock
@@ -70,16 +71,18 @@ async def restore(
     ``ledger_url`` is the database for the ledger, which has to be empty too; by default the one
     that `DAYBOOK_LEDGER_URL` or the settings in the backup name, else `ledger.db` in the home.
     Raises `InvalidInput` for a home or a database in use, for a file that is no backup, a wrong
-    passphrase, and a clock that is behind the backup; then nothing is restored.
+    passphrase, a clock that is behind the backup, and an agent; then nothing is restored.
     """
+    authorization.require_operator()
     home, file = current_home(), archive.absolute(file)
-    if home.running() is not None:
-        raise home_lock.already_running(home)
-    if not home.restoring.exists():
-        _check_empty(home)
-    with home_lock.hold(home):
+    if home.path.exists() and not home.path.is_dir():
+        raise InvalidInput("home", f"{home.path} is not a folder", "set another DAYBOOK_HOME")
+    with home_lock.hold(home) as record:
+        record.check_leftovers()
         repeated = home.restoring.exists()
-        staged = _prepare(home)
+        if not repeated:
+            _check_empty(home)
+        staged = _prepare(home, repeated=repeated)
         try:
             names = (MANIFEST, LEDGER, *FILES)
             await asyncio.to_thread(archive.extract, file, staged, names, passphrase)
@@ -96,11 +99,7 @@ async def restore(
 
 
 def _check_empty(home: Home) -> None:
-    """Raise `InvalidInput` unless the home is missing or contains no files."""
-    if not home.path.exists():
-        return
-    if not home.path.is_dir():
-        raise InvalidInput("home", f"{home.path} is not a folder", "set another DAYBOOK_HOME")
+    """Raise `InvalidInput` unless the home contains no files."""
     files = (each for each in home.path.iterdir() if not each.is_dir() or any(each.iterdir()))
     if found := sorted(each.name for each in files if each.name not in _IGNORED):
         problem = f"{home.path} is not empty: it contains {', '.join(found[:5])}"
@@ -108,16 +107,20 @@ def _check_empty(home: Home) -> None:
         raise InvalidInput("home", problem, hint)
 
 
-def _prepare(home: Home) -> Path:
-    """Create the folder `.restoring`, or empty that of an interrupted restore but for `target`."""
+def _prepare(home: Home, *, repeated: bool) -> Path:
+    """Create the folder `.restoring`.
+
+    If the restore is ``repeated``, delete what the interrupted one left, but for `target`.
+    """
     staged = home.restoring
     staged.mkdir(mode=0o700, exist_ok=True)
     sync_folder(home.path)
-    for left in staged.iterdir():
-        if left.name != _TARGET:
-            left.unlink()
-    for suffix in FILE_SUFFIXES:
-        (home.path / f"{LEDGER}{suffix}").unlink(missing_ok=True)
+    if repeated:
+        for left in staged.iterdir():
+            if left.name != _TARGET:
+                left.unlink()
+        for suffix in FILE_SUFFIXES:
+            (home.path / f"{LEDGER}{suffix}").unlink(missing_ok=True)
     return staged
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlmodel import select
 
-from daybook import settings
+from daybook import owners, settings
 from daybook.backups import archive, create, uncertain
 from daybook.errors import InvalidInput
 from daybook.home import Home
@@ -20,6 +22,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.operations import home_lock
 from daybook.operations.restore import RestoreResult, restore
+from daybook.processes import proc
 from daybook.resources import encryption
 from tests import databases
 from tests.databases import Database
@@ -106,6 +109,44 @@ async def test_a_home_in_use_or_with_files_is_refused(
         "config.toml",
         "up.lock",
     }
+
+
+async def test_a_home_that_is_filled_until_the_lock_is_held_is_refused(
+    world: World, backup: Path, new: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = home_lock.hold
+
+    @contextmanager
+    def after_a_job_was_added(home: Home) -> Iterator[home_lock.UpRecord]:
+        with hold(home) as record:
+            (home.path / "ledger.db").write_text("a job")
+            yield record
+
+    monkeypatch.setattr(home_lock, "hold", after_a_job_was_added)
+    with pytest.raises(InvalidInput, match=r"not empty: it contains ledger\.db"):
+        await restore(backup, WORDS, clock=world.clock)
+    assert (new.path / "ledger.db").read_text() == "a job"
+
+
+async def test_a_home_with_a_child_of_a_killed_up_is_refused(
+    world: World, backup: Path, new: Home
+) -> None:
+    this = proc.find(os.getpid())
+    assert this is not None
+    with home_lock.hold(new.make()) as record:
+        record.children.append(home_lock.ChildEntry("worker", this.pid, this.started))
+        record.set_web_url("")
+    with pytest.raises(InvalidInput, match=r"left worker \(pid \d+\) running"):
+        await restore(backup, WORDS, clock=world.clock)
+
+
+async def test_an_agent_cannot_restore(backup: Path, new: Home) -> None:
+    with (
+        owners.acting_as(owners.Actor("agent:maria", via="mcp")),
+        pytest.raises(InvalidInput, match="ask the operator"),
+    ):
+        await restore(backup, WORDS)
+    assert not new.path.exists()
 
 
 def _damage(file: Path) -> None:
