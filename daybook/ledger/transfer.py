@@ -10,7 +10,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel
@@ -41,6 +41,12 @@ async def is_empty(session: AsyncSession) -> bool:
         if (await session.execute(select(*table.primary_key).limit(1))).first() is not None:
             return False
     return True
+
+
+async def count_rows(session: AsyncSession) -> int:
+    """Return how many rows all tables of the ledger have."""
+    counts = [select(func.count()).select_from(table) for table in TABLES]
+    return sum([(await session.execute(each)).scalar_one() for each in counts])
 
 
 async def copy_rows(source: AsyncSession, target: AsyncSession) -> int:
