@@ -87,14 +87,16 @@ async def restore(
             names = (MANIFEST, LEDGER, *FILES)
             await asyncio.to_thread(archive.extract, file, staged, names, passphrase)
             target = _choose_target(home, staged, ledger_url)
+            in_home = target == _home_address(home)
             result = await _record_and_copy(home, staged, file, target, clock)
-            await asyncio.to_thread(_empty_wal, staged / LEDGER)
+            if in_home:
+                await asyncio.to_thread(_empty_wal, staged / LEDGER)
         except BaseException:
             # A restore that was interrupted may have moved files, or copied rows into a database.
             if not repeated and not (staged / _TARGET).exists():
                 shutil.rmtree(staged)
             raise
-        _move_into_place(home, staged, in_home=target == _home_address(home))
+        _move_into_place(home, staged, in_home=in_home)
     return result
 
 
