@@ -419,8 +419,16 @@ def invalid_setting(key: str, problem: str, hint: str = "") -> InvalidInput:
 def set_ledger_url(file: Path, url: str) -> None:
     """Write the setting `ledger_url` to a settings file, completely or not at all.
 
-    "" removes it. All other lines stay. Raises `InvalidInput` if the file has a form in which this
-    is not possible.
+    Raises the errors of `with_ledger_url`.
+    """
+    replace_private_file(file, with_ledger_url(file, url))
+
+
+def with_ledger_url(file: Path, url: str) -> str:
+    """Return the text of a settings file with another `ledger_url`; "" removes the setting.
+
+    All other lines stay. Raises `InvalidInput`, without the address, which may have a password, if
+    the file has a form in which this is not possible.
     """
     try:
         before = file.read_text(encoding="utf-8")
@@ -430,15 +438,15 @@ def set_ledger_url(file: Path, url: str) -> None:
     text = "".join(line for line in lines if line.partition("=")[0].strip() != "ledger_url")
     if url:
         text = f"ledger_url = {json.dumps(url)}\n{text}"
-    expected = {**tomllib.loads(before), "ledger_url": url}
     try:
+        expected = {**tomllib.loads(before), "ledger_url": url}
         is_right = {"ledger_url": "", **tomllib.loads(text)} == expected
     except tomllib.TOMLDecodeError:
         is_right = False
     if not is_right:
-        hint = f"write it on one line: ledger_url = {json.dumps(url)}"
+        hint = 'write it on one line of its own: ledger_url = "ADDRESS"'
         raise InvalidInput(str(file), "the setting ledger_url cannot be changed", hint)
-    replace_private_file(file, text)
+    return text
 
 
 def _read_file() -> dict[str, Any]:

@@ -7,6 +7,7 @@ A backup contains the ledger, in which the copies of Prefect's blocks are, and t
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
@@ -23,7 +24,7 @@ from pydantic import AwareDatetime, BaseModel
 
 from daybook import __version__, settings
 from daybook.backups import archive
-from daybook.errors import InvalidInput
+from daybook.errors import DiskFull, InvalidInput
 from daybook.home import Home, current_home
 from daybook.ledger import transfer
 from daybook.ledger.engine import Ledger
@@ -66,29 +67,41 @@ async def create(
 
     The file is complete or not there at all. Raises `InvalidInput` if it exists, unless ``replace``
     is true, if it cannot be written, or for a passphrase that is too short, `LedgerKeyMissing` if
-    this home lacks the ledger's key, and `LedgerUnreachable`.
+    this home lacks the ledger's key, `LedgerUnreachable`, and `DiskFull` for the home's disk.
     """
     if len(passphrase) < archive.MIN_PASSPHRASE_LENGTH:
         problem = f"has fewer than {archive.MIN_PASSPHRASE_LENGTH} characters"
         raise InvalidInput("passphrase", problem, "use a longer one, and keep it elsewhere")
     file = archive.new_file(file, replace=replace)
     home = current_home()
-    try:
-        with _working_folder(home) as folder:
-            manifest = Manifest(ledger=ledger.id, at=ledger.now())
-            await transfer.snapshot(ledger, folder / LEDGER)
-            async with ledger.read() as session:
-                await copies.key(session, home)  # raises an error without the key
-            (folder / MANIFEST).write_text(manifest.model_dump_json())
-            present = [home.path / name for name in FILES if (home.path / name).is_file()]
-            contents = [folder / MANIFEST, *present, folder / LEDGER]
+    with _disk_full_translated(home), _working_folder(home) as folder:
+        manifest = Manifest(ledger=ledger.id, at=ledger.now())
+        await transfer.snapshot(ledger, folder / LEDGER)
+        async with ledger.read() as session:
+            await copies.key(session, home)  # raises an error without the key
+        (folder / MANIFEST).write_text(manifest.model_dump_json())
+        present = [home.path / name for name in FILES if (home.path / name).is_file()]
+        contents = [folder / MANIFEST, *present, folder / LEDGER]
+        try:
             size = await asyncio.to_thread(
                 archive.write, file, contents, passphrase, replace=replace
             )
-    except OSError as error:
-        problem = f"{file} cannot be written: {error.strerror or error}"
-        raise InvalidInput("file", problem, "use a folder that exists and has space") from error
+        except OSError as error:
+            problem = f"{file} cannot be written: {error.strerror or error}"
+            hint = "use a folder that exists and has space"
+            raise InvalidInput("file", problem, hint) from error
     return Backup(file=str(file), bytes=size, at=manifest.at)
+
+
+@contextmanager
+def _disk_full_translated(home: Home) -> Iterator[None]:
+    """Raise `DiskFull` instead of an OSError that says so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(str(home.path)) from error
+        raise
 
 
 @contextmanager
@@ -106,12 +119,12 @@ def _working_folder(home: Home) -> Iterator[Path]:
             problem = "another process is making a backup of this home"
             raise InvalidInput("home", problem, "wait until it is done") from None
         for left in home.path.glob(".backup-*"):
-            shutil.rmtree(left)
+            shutil.rmtree(left, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=".backup-", dir=home.path))
         try:
             yield folder
-        finally:
-            shutil.rmtree(folder)
+        finally:  # an error here would replace that of the block, which may be a cancellation
+            shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(descriptor)
 
@@ -132,7 +145,8 @@ async def create_nightly(ledger: Ledger) -> Backup | None:
         passphrase = loaded.backup_passphrase.get_secret_value()
         created = await create(ledger, file, passphrase)
         log.info("backup: %s (%d bytes)", created.file, created.bytes, extra={"action": "backup"})
-        await asyncio.to_thread(_delete_old, folder, ledger.id, loaded.keep_backups)
+    # Also if it exists: a thread writes it to the end, even if its cycle was cancelled.
+    await asyncio.to_thread(_delete_old, folder, ledger.id, loaded.keep_backups)
     return created
 
 

@@ -30,12 +30,14 @@ from daybook.ledger.states import HELD, Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.ledger.task_tables import TaskRow, TaskRunRow
 from daybook.owners import current_actor
-from daybook.runs import audit, outcomes, prefect_ends, restored
+from daybook.runs import audit, outcomes, restored
 from daybook.runs.restored import Restore
 from daybook.tasks import rows as task_rows
 from daybook.tasks.states import LIVE as LIVE_TASKS
 
 _C, _R = Status.CLAIMED, Status.RUNNING
+FENCE_STEP = 1_000_000
+"""How far a restore raises fences: more often than a run was claimed after the backup."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,6 @@ async def record(session: AsyncSession, restore: Restore) -> Recorded:
     Repeated with a later restore, it applies them to what has become due meanwhile.
     """
     await restored.write(session, restore)
-    await prefect_ends.skip_to(session, restore.at)
     unknown = await _end_begun(session, restore)
     missed = await _end_waiting(session, restore)
     for mark in await audit.watermarks(session):
@@ -98,7 +99,7 @@ async def _runs(session: AsyncSession, where: ColumnElement[bool]) -> Sequence[R
 
 
 async def _end(session: AsyncSession, row: RunRow, status: Status, restore: Restore) -> None:
-    row.fence += 1  # a process of the old ledger cannot record a late outcome
+    row.fence += FENCE_STEP  # a process of the old ledger cannot record a late outcome
     row.holder = ""
     await outcomes.record(session, row, Outcome(status, restore.reason), restore.at)
 
@@ -117,7 +118,7 @@ async def _fail_messages(session: AsyncSession, restore: Restore) -> int:
     for row in found:
         row.status, row.finished_at = Delivery.FAILED, restore.at
         row.error = f"{restore.reason}; it may have been delivered before"
-        row.fence, row.holder, row.lease_until = row.fence + 1, "", None
+        row.fence, row.holder, row.lease_until = row.fence + FENCE_STEP, "", None
         session.add(row)
     run_ids = {row.run_id for row in found if row.run_id and row.purpose in outbox.COUNTED_PURPOSES}
     await outbox.refresh_deliveries(session, run_ids)

@@ -55,8 +55,8 @@ async def restore_(
     ledger: Annotated[
         str | None,
         Parameter(
-            help="Address of an empty database for the ledger. [default: as in the backup's "
-            "settings, else ledger.db in the home]"
+            help="Address of an empty database for the ledger; @FILE reads it from a file, @- from "
+            "standard input. [default: as in the backup's settings, else ledger.db in the home]"
         ),
     ] = None,
     as_json: Json = False,
@@ -64,16 +64,20 @@ async def restore_(
     """Restore a backup into an empty home, DAYBOOK_HOME.
 
     First stop every process of the old ledger, also on other machines. Nothing that may have run
-    since the backup runs again: such due times become missed, such runs unknown.
+    since the backup runs again: such due times become missed, such runs unknown. Other processes
+    can read the arguments of a command, so read an address with a password from a file.
 
     Example: DAYBOOK_HOME=~/restored daybook restore /mnt/disk/daybook.backup
     """
     from daybook.operations.restore import restore
 
+    url = text_or_file("ledger", ledger or "").strip()
+    if ledger and not url:
+        raise InvalidInput("ledger", f"{ledger} is empty", "write the address into the file")
     done = await restore(
         file,
         _read_passphrase(passphrase_file, new=False),
-        ledger_url=ledger or "",
+        ledger_url=url,
     )
     if as_json:
         output.print_json(done)

@@ -96,7 +96,7 @@ async def move_(
     """Move the ledger to another database, from SQLite to PostgreSQL or back.
 
     Copies all rows, then writes the address to config.toml. Stop everything first. If the command
-    is interrupted, the old ledger stays in use; run it again. Other processes can read the
+    is interrupted, run it again before you start anything. Other processes can read the
     arguments of a command, so read an address with a password from a file.
 
     Example: daybook ledger move postgresql://daybook@localhost/daybook

@@ -67,7 +67,9 @@ from daybook.timing import TIMING
 log = logging.getLogger(__name__)
 
 CYCLE_TIMEOUT_SECONDS = 120.0
-"""Timeout of one cycle; the writes that it made until then persist."""
+"""Default timeout of one cycle; the writes that it made until then persist."""
+BACKUP_TIMEOUT_SECONDS = 3600.0
+"""Timeout of a nightly backup, which copies the whole ledger."""
 PREFECT_TIMEOUT_SECONDS = 90.0
 """Time without an answer from Prefect after which the leader releases the leadership."""
 REACQUIRE_DELAY_SECONDS = 2 * TIMING.leader_check.total_seconds()
@@ -139,13 +141,14 @@ class Service:
 
     ``run`` runs one cycle. If it returns a `float`, the next cycle starts after that many seconds
     instead of the loop's interval. If a cycle of a ``required`` service fails, the later services
-    of the loop wait for the next cycle.
+    of the loop wait for the next cycle. ``timeout`` is in seconds; None is `CYCLE_TIMEOUT_SECONDS`.
     """
 
     name: str
     does: str
     run: Callable[[Context], Coroutine[Any, Any, object]]
     required: bool = False
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,6 +392,7 @@ LOOPS = (
                 "backup",
                 "makes the nightly backup, if a folder for it is set",
                 lambda context: backups.create_nightly(context.ledger),
+                timeout=BACKUP_TIMEOUT_SECONDS,
             ),
         ),
     ),
@@ -528,10 +532,11 @@ class Keeper:
         The cost of the cycle is recorded, and a failure is logged.
         """
         name, started, request_count, error = service.name, time.monotonic(), [0], ""
+        timeout = CYCLE_TIMEOUT_SECONDS if service.timeout is None else service.timeout
         metered = MeteredCoroutine(service.run(context))
         token = leadership.request_count.set(request_count)
         try:
-            async with asyncio.timeout(CYCLE_TIMEOUT_SECONDS):
+            async with asyncio.timeout(timeout):
                 return True, await metered
         except LeadershipLost as lost:
             error = str(lost)
@@ -540,7 +545,7 @@ class Keeper:
             error = str(unreachable) or type(unreachable).__name__
             log.warning("%s: %s", name, error, extra={"action": "pass_failed"})
         except TimeoutError:
-            error = f"timed out after {CYCLE_TIMEOUT_SECONDS:g} s"
+            error = f"timed out after {timeout:g} s"
             log.warning("%s: %s", name, error, extra={"action": "pass_failed"})
         except Exception as failure:
             error = repr(failure)

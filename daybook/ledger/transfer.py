@@ -10,11 +10,12 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel
 
+from daybook.errors import LedgerUnreachable
 from daybook.ledger import task_tables
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
@@ -40,6 +41,12 @@ async def is_empty(session: AsyncSession) -> bool:
         if (await session.execute(select(*table.primary_key).limit(1))).first() is not None:
             return False
     return True
+
+
+async def count_rows(session: AsyncSession) -> int:
+    """Return how many rows all tables of the ledger have."""
+    counts = [select(func.count()).select_from(table) for table in TABLES]
+    return sum([(await session.execute(each)).scalar_one() for each in counts])
 
 
 async def copy_rows(source: AsyncSession, target: AsyncSession) -> int:
@@ -79,5 +86,8 @@ async def snapshot(ledger: Ledger, file: Path) -> None:
 def _vacuum_into(source: str, file: Path) -> None:
     # Like SQLite's backup API in one step, but the copy has no WAL and no free pages.
     name = f"{Path(source).absolute().as_uri()}?mode=rw"
-    with closing(sqlite3.connect(name, uri=True)) as connection:
-        connection.execute("VACUUM INTO ?", (str(file),))
+    try:
+        with closing(sqlite3.connect(name, uri=True)) as connection:
+            connection.execute("VACUUM INTO ?", (str(file),))
+    except sqlite3.Error as error:
+        raise LedgerUnreachable(source, str(error)) from error

@@ -100,6 +100,13 @@ class UpRecord:
         self.ready_at = at.isoformat()
         self._save()
 
+    def check_leftovers(self) -> None:
+        """Raise `InvalidInput` if a child of a killed `up` is running."""
+        for entry in self.leftovers:
+            if proc.find(entry.pid, entry.started) is not None:
+                problem = f"a killed `daybook up` left {entry.name} (pid {entry.pid}) running"
+                raise InvalidInput("home", problem, "run `daybook down`")
+
     async def end_leftovers(self, grace: float | None = None) -> list[str]:
         """End the leftovers from a killed `up`; return the names of those that were running.
 

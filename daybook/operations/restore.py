@@ -18,7 +18,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sqlite3
 import tomllib
+from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -26,14 +28,15 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from daybook import settings
+from daybook.api import authorization
 from daybook.backups import archive, uncertain
 from daybook.backups.create import FILES, LEDGER, MANIFEST, Manifest
 from daybook.clock import SYSTEM_CLOCK, Clock
-from daybook.errors import InvalidInput
+from daybook.errors import InvalidInput, LedgerUnreachable
 from daybook.home import Home, current_home, replace_private_file, sync_folder
 from daybook.ledger import transfer
 from daybook.ledger.engine import Ledger
-from daybook.ledger.sqlite import FILE_SUFFIXES
+from daybook.ledger.sqlite import FILE_SUFFIXES, WAL_SUFFIX
 from daybook.ledger.views import UtcTime, utc_text
 from daybook.operations import home_lock
 from daybook.runs.restored import Restore
@@ -68,34 +71,37 @@ async def restore(
     ``ledger_url`` is the database for the ledger, which has to be empty too; by default the one
     that `DAYBOOK_LEDGER_URL` or the settings in the backup name, else `ledger.db` in the home.
     Raises `InvalidInput` for a home or a database in use, for a file that is no backup, a wrong
-    passphrase, and a clock that is behind the backup; then nothing is restored.
+    passphrase, a clock that is behind the backup, and an agent; then nothing is restored.
     """
+    authorization.require_operator()
     home, file = current_home(), archive.absolute(file)
-    if home.running() is not None:
-        raise home_lock.already_running(home)
-    if not home.restoring.exists():
-        _check_empty(home)
-    with home_lock.hold(home):
-        staged = _prepare(home)
+    if home.path.exists() and not home.path.is_dir():
+        raise InvalidInput("home", f"{home.path} is not a folder", "set another DAYBOOK_HOME")
+    with home_lock.hold(home) as record:
+        record.check_leftovers()
+        repeated = home.restoring.exists()
+        if not repeated:
+            _check_empty(home)
+        staged = _prepare(home, repeated=repeated)
         try:
             names = (MANIFEST, LEDGER, *FILES)
             await asyncio.to_thread(archive.extract, file, staged, names, passphrase)
             target = _choose_target(home, staged, ledger_url)
+            in_home = target == _home_address(home)
             result = await _record_and_copy(home, staged, file, target, clock)
+            if in_home:
+                await asyncio.to_thread(_empty_wal, staged / LEDGER)
         except BaseException:
-            if not (staged / _TARGET).exists():  # else the database may contain the ledger
+            # A restore that was interrupted may have moved files, or copied rows into a database.
+            if not repeated and not (staged / _TARGET).exists():
                 shutil.rmtree(staged)
             raise
-        _move_into_place(home, staged, in_home=target == _home_address(home))
+        _move_into_place(home, staged, in_home=in_home)
     return result
 
 
 def _check_empty(home: Home) -> None:
-    """Raise `InvalidInput` unless the home is missing or contains no files."""
-    if not home.path.exists():
-        return
-    if not home.path.is_dir():
-        raise InvalidInput("home", f"{home.path} is not a folder", "set another DAYBOOK_HOME")
+    """Raise `InvalidInput` unless the home contains no files."""
     files = (each for each in home.path.iterdir() if not each.is_dir() or any(each.iterdir()))
     if found := sorted(each.name for each in files if each.name not in _IGNORED):
         problem = f"{home.path} is not empty: it contains {', '.join(found[:5])}"
@@ -103,16 +109,20 @@ def _check_empty(home: Home) -> None:
         raise InvalidInput("home", problem, hint)
 
 
-def _prepare(home: Home) -> Path:
-    """Create the folder `.restoring`, or empty that of an interrupted restore but for `target`."""
+def _prepare(home: Home, *, repeated: bool) -> Path:
+    """Create the folder `.restoring`.
+
+    If the restore is ``repeated``, delete what the interrupted one left, but for `target`.
+    """
     staged = home.restoring
     staged.mkdir(mode=0o700, exist_ok=True)
     sync_folder(home.path)
-    for left in staged.iterdir():
-        if left.name != _TARGET:
-            left.unlink()
-    for suffix in FILE_SUFFIXES:
-        (home.path / f"{LEDGER}{suffix}").unlink(missing_ok=True)
+    if repeated:
+        for left in staged.iterdir():
+            if left.name != _TARGET:
+                left.unlink()
+        for suffix in FILE_SUFFIXES:
+            (home.path / f"{LEDGER}{suffix}").unlink(missing_ok=True)
     return staged
 
 
@@ -190,6 +200,22 @@ async def _record(
         restored_at=now,
         **asdict(recorded),
     )
+
+
+def _empty_wal(ledger: Path) -> None:
+    """Move all that was committed into the file itself, which is moved without its WAL.
+
+    Closing the last connection does so too, but reports no failure. Raises `InvalidInput` if
+    another process has the file open, and `LedgerUnreachable`, for example if the disk is full.
+    """
+    try:
+        with closing(sqlite3.connect(ledger, timeout=0)) as connection:
+            (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error as error:
+        raise LedgerUnreachable(str(ledger), str(error)) from error
+    if busy or ledger.with_name(f"{ledger.name}{WAL_SUFFIX}").exists():
+        problem = f"another process has {ledger} open"
+        raise InvalidInput("home", problem, "end it, then run the same `daybook restore` again")
 
 
 def _move_into_place(home: Home, staged: Path, *, in_home: bool) -> None:

@@ -290,11 +290,6 @@ async def advance(ledger: Ledger, to: datetime) -> None:
             session.add(fact)
 
 
-async def skip_to(session: AsyncSession, to: datetime) -> None:
-    """Move the time of `read_until` to ``to`` (UTC), whatever ended in Prefect before."""
-    await session.merge(Fact(key=_KEY, value=to.isoformat()))
-
-
 async def first_job_created_at(session: AsyncSession) -> datetime | None:
     """Return when the first job was created; None if there is no job.
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import signal
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
 
 from daybook.backups import archive, create
-from daybook.errors import InvalidInput, LedgerKeyMissing
+from daybook.errors import DiskFull, InvalidInput, LedgerKeyMissing, LedgerUnreachable
 from daybook.home import Home
 from daybook.ledger import transfer
 from daybook.ledger.engine import Ledger
@@ -117,6 +120,30 @@ async def test_a_backup_that_nobody_could_restore_is_refused(
     assert _backups(home.path, ".backup-*") == []
 
 
+def _no_space(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def test_a_full_disk_of_the_home_and_one_of_the_file_are_different_errors(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_text", _no_space)
+        with pytest.raises(DiskFull, match="home"):
+            await create.create(world.ledger, tmp_path / "a.backup", WORDS)
+    monkeypatch.setattr(archive, "write", _no_space)
+    with pytest.raises(InvalidInput, match=r"a\.backup cannot be written: No space left"):
+        await create.create(world.ledger, tmp_path / "a.backup", WORDS)
+
+
+async def test_a_copy_that_sqlite_cannot_write_is_an_error_of_the_ledger(
+    world: World, tmp_path: Path
+) -> None:
+    (tmp_path / "a.db").write_text("no database, and not empty")
+    with pytest.raises(LedgerUnreachable):
+        await transfer.snapshot(world.ledger, tmp_path / "a.db")
+
+
 async def test_an_existing_file_is_not_overwritten(world: World, tmp_path: Path) -> None:
     file = tmp_path / "a.backup"
     file.write_text("mine")
@@ -203,6 +230,23 @@ async def test_old_nightly_backups_and_drafts_are_deleted_and_other_files_stay(
     assert await create.create_nightly(world.ledger) is not None
     expected = {*kept, f"{of}-2026-01-02.backup", f"{of}-2026-01-15.backup"}
     assert {each.name for each in folder.iterdir()} == expected
+    # A cycle that was cut off may have written the backup without deleting old ones.
+    (folder / f"{of}-2026-01-03.backup").write_text("x")
+    assert await create.create_nightly(world.ledger) is None
+    expected = {*kept, f"{of}-2026-01-03.backup", f"{of}-2026-01-15.backup"}
+    assert {each.name for each in folder.iterdir()} == expected
+
+
+async def test_a_backup_that_is_cancelled_ends_with_the_cancellation(
+    world: World, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cancelled(ledger: Ledger, file: Path) -> None:
+        file.parent.rmdir()  # its removal fails then
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(transfer, "snapshot", cancelled)
+    with pytest.raises(asyncio.CancelledError):
+        await create.create(world.ledger, tmp_path / "a.backup", WORDS)
 
 
 async def test_a_nightly_backup_needs_a_passphrase(

@@ -12,6 +12,8 @@ from daybook.backups import uncertain
 from daybook.backups.uncertain import Recorded
 from daybook.delivery import outbox
 from daybook.errors import FenceRefused, NothingClaimable
+from daybook.execution import outcome_spool
+from daybook.execution.outcome_spool import SpooledOutcome
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import OutboxRow
 from daybook.runs import audit, claims, prefect_ends
@@ -19,7 +21,7 @@ from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, flow_ke
 from daybook.runs.prefect_ends import EndInPrefect
 from daybook.runs.restored import Restore
 from daybook.tasks import queue
-from tests.world import World
+from tests.world import World, copies
 
 pytestmark = pytest.mark.anyio
 
@@ -114,6 +116,29 @@ async def test_a_waiting_run_is_missed_and_one_between_two_attempts_is_unknown(
     assert (await world.runs.row(waiting)).status == "missed"
     assert (await world.runs.row(granted.run_id)).status == "unknown"
     assert (await world.runs.row(later)).status == "waiting"
+
+
+@pytest.mark.parametrize("attempts", [0, 1])
+async def test_a_process_that_claimed_a_run_after_the_backup_cannot_record_its_outcome(
+    world: World, attempts: int
+) -> None:
+    run = await world.runs.request(await world.jobs.add())
+    for _ in range(attempts):
+        first = await world.runs.running(run)
+        failed = Outcome(Status.FAILED)
+        await claims.retry(world.ledger, first.run_id, first.fence, failed, world.clock.now())
+    backup = await copies.copy(world)
+    later = await world.runs.running(run)
+    await backup.restore()
+    await _restore(world, minutes=1)
+
+    # Its process is still alive; another one has spooled the outcome.
+    succeeded = Outcome(Status.SUCCEEDED)
+    with pytest.raises(FenceRefused):
+        await claims.finish(world.ledger, later.run_id, later.fence, succeeded)
+    outcome_spool.put(SpooledOutcome(world.ledger.id, later.run_id, later.fence, succeeded))
+    assert (await outcome_spool.drain(world.ledger)).refused == 1
+    assert (await world.runs.row(later.run_id)).status == ("unknown" if attempts else "missed")
 
 
 async def test_ended_runs_stay_as_they_are(world: World) -> None:
@@ -228,8 +253,22 @@ async def test_a_crash_that_prefect_reports_of_a_lost_run_does_not_make_it_wait(
     end = EndInPrefect("old", "CRASHED", "Crashed", "killed", old)
     assert await prefect_ends.apply_end(world.ledger, end) is None
     assert await world.runs.rows() == []
+
+
+async def test_a_future_run_that_was_cancelled_in_prefect_after_the_backup_stays_cancelled(
+    world: World,
+) -> None:
+    stored = await world.jobs.add(cron=HOURLY)
+    backup = world.clock.now()
+    await prefect_ends.advance(world.ledger, backup)
+    await _restore(world, minutes=5)
     async with world.ledger.read() as session:
-        assert await prefect_ends.read_until(session) == world.clock.now()
+        # The keeper reads what ended in Prefect from the backup on.
+        assert await prefect_ends.read_until(session) == backup
+    request = world.runs.claim_request(stored, flow_run_id="next")
+    assert request.due > world.clock.now()
+    end = EndInPrefect("next", "CANCELLED", "Cancelled", "", request)
+    assert await prefect_ends.apply_end(world.ledger, end) is Status.CANCELLED
 
 
 async def test_a_later_restore_records_what_became_due_meanwhile(world: World) -> None:

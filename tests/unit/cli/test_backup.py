@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from daybook import owners
+from daybook import owners, settings
 from daybook.backups import archive
 from daybook.errors import InvalidInput
 from daybook.home import Home
@@ -123,6 +123,43 @@ def test_an_address_with_a_password_can_come_from_a_file(daybook: Daybook, tmp_p
     for wrong, why in (("mysql://x/y", "is not a ledger address"), ("", "is empty")):
         refused = daybook("ledger", "move", wrong)
         assert (refused.code, why in refused.err) == (2, True), refused
+
+
+def test_a_restore_reads_the_address_of_a_database_from_a_file(
+    daybook: Daybook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str
+) -> None:
+    file = str(tmp_path / "a.backup")
+    assert daybook("backup", file, "--passphrase-file", words).code == 0
+    address, to = tmp_path / "address.txt", f"@{tmp_path}/address.txt"
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path / "new"))
+    address.write_text("\n")
+    refused = daybook("restore", file, "--passphrase-file", words, "--ledger", to)
+    assert (refused.code, "address.txt is empty" in refused.err) == (2, True), refused
+    address.write_text(f"sqlite+aiosqlite:///{tmp_path}/other.db\n")
+    restored = daybook("restore", file, "--passphrase-file", words, "--ledger", to, "--json")
+    assert restored.code == 0, restored
+    assert (tmp_path / "other.db").exists()
+
+
+@pytest.mark.parametrize("content", ['ledger_url = """\\\n"""\n', "= 1\n"])
+def test_an_address_that_cannot_be_written_is_refused_without_its_password(
+    tmp_path: Path, content: str
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(content)
+    with pytest.raises(InvalidInput, match="ledger_url cannot be changed") as refused:
+        settings.set_ledger_url(file, "postgresql://daybook:geheim@localhost/daybook")
+    assert "geheim" not in str(refused.value)
+    assert file.read_text() == content
+
+
+def test_a_move_copies_nothing_if_the_address_cannot_be_written(
+    daybook: Daybook, home: Home, tmp_path: Path
+) -> None:
+    (home.path / "config.toml").write_text('ledger_url = """\\\n"""\n')
+    refused = daybook("ledger", "move", f"sqlite+aiosqlite:///{tmp_path}/other.db")
+    assert (refused.code, "ledger_url cannot be changed" in refused.err) == (2, True), refused
+    assert not (tmp_path / "other.db").exists()
 
 
 @pytest.mark.anyio

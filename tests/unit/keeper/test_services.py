@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -134,6 +135,16 @@ async def test_a_service_can_return_the_delay_of_its_next_cycle(world: World) ->
     keeper, made = Keeper(world.ledger, "here:1:a"), Services()
     assert await keeper.cycle(every(2, made.one("a", 0.5)), NO_CONTEXT) == 0.5
     assert await keeper.cycle(every(2, made.one("a", 3)), NO_CONTEXT) is None  # a number of rows
+
+
+@pytest.mark.anyio
+async def test_a_service_can_have_a_timeout_of_its_own(world: World) -> None:
+    async def run(context: Context) -> object:
+        return await asyncio.Event().wait()
+
+    keeper = Keeper(world.ledger, "here:1:a")
+    await keeper.cycle(every(2, Service("a", "", run, timeout=0.001)), NO_CONTEXT)
+    assert keeper.costs["a"].error == "timed out after 0.001 s"
 
 
 @pytest.mark.floor("D", "WithInterval sets the interval")

@@ -17,7 +17,7 @@ from daybook.keeper import leader_lease
 from daybook.ledger import transfer
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
-from daybook.operations import home_lock
+from daybook.operations import home_lock, ledger_move
 from daybook.operations.ledger_move import move
 from daybook.testing import ManualClock
 from daybook.timing import TIMING
@@ -147,3 +147,57 @@ async def test_a_killed_move_leaves_the_old_ledger_or_the_new_one(
             break
     else:
         raise AssertionError("no move was completed")
+    if (daybook_home.path / ".moving").exists():
+        await move(there.address)
+    assert (await _id(old)).startswith("moved-")
+
+
+@pytest.mark.parametrize("committed", [False, True])
+async def test_a_move_that_was_cut_off_after_the_setting_is_finished_by_a_repeated_one(
+    here: World,
+    there: Database,
+    daybook_home: Home,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    committed: bool,
+) -> None:
+    old, before = here.ledger.address, await _content(here.ledger.address)
+    marker = daybook_home.path / ".moving"
+
+    async def cut_off(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if committed:  # cut off before the file was deleted
+        kept: list[str] = []
+        copy_rows = transfer.copy_rows
+
+        async def keeping(*given: Any) -> int:
+            kept.append(marker.read_text())
+            return await copy_rows(*given)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(transfer, "copy_rows", keeping)
+            await move(there.address)
+        marker.write_text(kept[0])
+    else:
+        with monkeypatch.context() as patched:
+            patched.setattr(ledger_move, "_retire", cut_off)
+            with pytest.raises(KeyboardInterrupt):
+                await move(there.address)
+        assert marker.stat().st_mode & 0o777 == 0o600
+        assert await _id(old) == await _id(there.address)
+
+    moved = await move(there.address)
+
+    assert (moved.moved_from, moved.moved_to) == (_place(old), _place(there.address))
+    assert moved.rows == sum(map(len, before.values())) + 1
+    assert (await _id(old)).startswith("moved-")
+    assert await _id(there.address) == here.ledger.id
+    assert await _content(there.address) == before
+    assert not marker.exists()
+    with pytest.raises(InvalidInput, match="that of the present ledger"):
+        await move(there.address)
+
+
+def _place(address: str) -> str:
+    return Ledger(address).place

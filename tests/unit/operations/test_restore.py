@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlmodel import select
 
-from daybook import settings
-from daybook.backups import archive, create
+from daybook import owners, settings
+from daybook.backups import archive, create, uncertain
 from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
@@ -19,6 +22,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.operations import home_lock
 from daybook.operations.restore import RestoreResult, restore
+from daybook.processes import proc
 from daybook.resources import encryption
 from tests import databases
 from tests.databases import Database
@@ -107,6 +111,44 @@ async def test_a_home_in_use_or_with_files_is_refused(
     }
 
 
+async def test_a_home_that_is_filled_until_the_lock_is_held_is_refused(
+    world: World, backup: Path, new: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = home_lock.hold
+
+    @contextmanager
+    def after_a_job_was_added(home: Home) -> Iterator[home_lock.UpRecord]:
+        with hold(home) as record:
+            (home.path / "ledger.db").write_text("a job")
+            yield record
+
+    monkeypatch.setattr(home_lock, "hold", after_a_job_was_added)
+    with pytest.raises(InvalidInput, match=r"not empty: it contains ledger\.db"):
+        await restore(backup, WORDS, clock=world.clock)
+    assert (new.path / "ledger.db").read_text() == "a job"
+
+
+async def test_a_home_with_a_child_of_a_killed_up_is_refused(
+    world: World, backup: Path, new: Home
+) -> None:
+    this = proc.find(os.getpid())
+    assert this is not None
+    with home_lock.hold(new.make()) as record:
+        record.children.append(home_lock.ChildEntry("worker", this.pid, this.started))
+        record.set_web_url("")
+    with pytest.raises(InvalidInput, match=r"left worker \(pid \d+\) running"):
+        await restore(backup, WORDS, clock=world.clock)
+
+
+async def test_an_agent_cannot_restore(backup: Path, new: Home) -> None:
+    with (
+        owners.acting_as(owners.Actor("agent:maria", via="mcp")),
+        pytest.raises(InvalidInput, match="ask the operator"),
+    ):
+        await restore(backup, WORDS)
+    assert not new.path.exists()
+
+
 def _damage(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
 
@@ -140,6 +182,36 @@ async def test_a_clock_before_the_time_of_the_backup_is_refused(
     world.passes(seconds=-1)
     with pytest.raises(InvalidInput, match=r"clock: it is .*, before the time of the backup"):
         await restore(backup, WORDS, clock=world.clock)
+    _check_nothing_restored(new)
+
+
+async def test_a_home_that_is_restored_in_part_stays_closed_if_the_repetition_fails(
+    backup: Path, new: Home
+) -> None:
+    new.make().restoring.mkdir()
+    (new.path / "config.toml").write_text("max_concurrent = 3\n")
+    with pytest.raises(InvalidInput, match="passphrase: does not open"):
+        await restore(backup, "wrong words")
+    with pytest.raises(InvalidInput, match="was interrupted"):
+        settings.load().ledger_address  # noqa: B018
+
+
+async def test_what_is_uncertain_is_in_the_file_that_is_moved_or_nothing_is_restored(
+    world: World, backup: Path, new: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A reader of the state before: SQLite cannot move the transaction out of the WAL.
+    opened: list[sqlite3.Connection] = []
+    record = uncertain.record
+
+    async def with_a_reader(*given: Any) -> Any:
+        opened.append(sqlite3.connect(new.restoring / "ledger.db"))
+        opened[0].execute("BEGIN").execute("SELECT count(*) FROM facts").fetchall()
+        return await record(*given)
+
+    monkeypatch.setattr(uncertain, "record", with_a_reader)
+    with pytest.raises(InvalidInput, match=r"home: another process has .*ledger\.db open"):
+        await restore(backup, WORDS, clock=_later(world))
+    opened[0].close()
     _check_nothing_restored(new)
 
 
