@@ -42,6 +42,7 @@ class SyncClient:
     resume = blocking(Client.resume)
     remove = blocking(Client.remove)
     run = blocking(Client.run)
+    retry = blocking(Client.retry)
     runs = blocking(Client.runs)
     run_of = blocking(Client.run_of)
     cancel = blocking(Client.cancel)

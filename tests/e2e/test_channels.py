@@ -98,7 +98,7 @@ def test_a_channel_is_in_use_with_and_without_its_type_in_the_reference(
         refused = daybook_json("channels", "remove", removed, code=2)["error"]["message"]
         assert f"used by {job['name']}" in refused
 
-        daybook_json("remove", job["id"])
+        daybook_json("remove", job["id"], "--yes")
         monkeypatch.setenv("DAYBOOK_ALERT_CHANNEL", reference)
         refused = daybook_json("channels", "remove", removed, code=2)["error"]["message"]
         assert "used by DAYBOOK_ALERT_CHANNEL" in refused

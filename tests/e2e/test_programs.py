@@ -6,7 +6,6 @@ A real worker executes their runs.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from typing import Any
 
 import pytest
@@ -135,15 +134,3 @@ async def test_the_sync_client_works_with_and_without_a_running_loop(world: Pref
     values = ["webhook", "POST", "u-1", "PUT", "hook", []]
     assert await asyncio.to_thread(_in_sync) == values
     assert _in_sync() == values
-
-
-def test_the_sync_client_has_each_method_with_its_docstring() -> None:
-    verbs = {name for name in vars(daybook.Client) if not name.startswith("_")}
-    assert verbs == {name for name in vars(daybook.SyncClient) if not name.startswith("_")}
-    for name in verbs:
-        method, twin = getattr(daybook.Client, name), getattr(daybook.SyncClient, name)
-        assert inspect.getdoc(method) and inspect.getdoc(twin) == inspect.getdoc(method)
-        if name == "tasks":  # tests/unit/api/test_task_client.py covers its operations
-            continue
-        assert inspect.signature(twin) == inspect.signature(method)
-        assert not inspect.iscoroutinefunction(twin)

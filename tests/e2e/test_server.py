@@ -180,6 +180,14 @@ async def test_the_ui_requires_a_login_and_refuses_foreign_origins_and_hosts(
     assert (await read(f"{prefect_server.api_url}/health", host="a.b")).status_code == 403
 
 
+async def last_bytes(reader: asyncio.StreamReader) -> bytes:
+    """Return what the server sent before it closed the connection."""
+    try:
+        return await reader.read()
+    except ConnectionResetError:  # closed while bytes of the request were unread
+        return b""
+
+
 async def test_half_open_connections_are_closed_and_do_not_keep_others_out(
     prefect_server: Any,
 ) -> None:
@@ -194,7 +202,7 @@ async def test_half_open_connections_are_closed_and_do_not_keep_others_out(
         writers.append(writer)
     assert (await read(f"{prefect_server.api_url}/health")).json() is True
     async with asyncio.timeout(60):
-        assert {await each.read() for each in readers} == {b""}
+        assert {await last_bytes(each) for each in readers} == {b""}
     for writer in writers:
         writer.close()
 

@@ -173,5 +173,5 @@ def test_a_tool_server_that_an_agent_or_a_job_uses_cannot_be_removed(
     assert (code, '"ours" is used by sums' in error) == (2, True)
     assert "sums" in typed("show", server_name)[1]
     assert "sums" in typed("show", "ours.add")[1]
-    assert main(["remove", "sums"]) == 0
+    assert main(["remove", "sums", "--yes"]) == 0
     assert typed("remove", server_name)[0] == 0

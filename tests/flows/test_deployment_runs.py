@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from datetime import UTC, datetime, timedelta
 
@@ -52,7 +53,8 @@ async def test_a_scheduled_run_starts_at_its_due_time_and_not_before(world: Pref
     assert (state.name, state.message) == ("Completed", "What is new?")
     of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
     logged = [each.message for each in await world.client.read_logs(of_run)]
-    assert f"succeeded · agent {agent.name}\nWhat is new?" in logged
+    pattern = rf"succeeded · agent {agent.name} · [\d.]+ s\nWhat is new\?"
+    assert any(re.fullmatch(pattern, each) for each in logged)
     page = await world.prefect.artifact(row.flow_run_id)
     assert page.startswith(f"# {stored.job.name}\n")
     assert f"**succeeded** · due {due:%F %T} UTC · schedule · " in page

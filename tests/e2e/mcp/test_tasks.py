@@ -36,11 +36,12 @@ from tests.waiting import becomes_true
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
 
 WOKEN = 60.0
-"""Seconds until a matching session is woken: a cycle of 15 s, and a margin for a busy machine."""
+"""Seconds until a matching session is woken: a cycle of 1 s, and a margin for a busy machine."""
 WORKED = 150.0
 """Seconds until a requested worker has completed the task: two more cycles, and a run."""
 
 LADDER = {
+    "interval": "1s",
     "starve_after": "1s",
     "fan_out": 1,
     "request_worker": 2,

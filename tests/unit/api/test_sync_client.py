@@ -1,7 +1,8 @@
-"""Errors of the synchronous client: one traceback instead of a chain."""
+"""The synchronous client: the methods of the other one, and errors with one traceback."""
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from collections.abc import Callable
 
@@ -43,3 +44,15 @@ def test_an_unknown_field_is_an_error_for_the_type_checker_too(daybook_home: Hom
         client.add("Hi", schedule="@daily", overlap="perhaps")  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="tags"):
         client.list(tags=["news"])  # type: ignore[call-arg]
+
+
+def test_the_sync_client_has_each_method_with_its_docstring() -> None:
+    verbs = {name for name in vars(daybook.Client) if not name.startswith("_")}
+    assert verbs == {name for name in vars(daybook.SyncClient) if not name.startswith("_")}
+    for name in verbs:
+        method, twin = getattr(daybook.Client, name), getattr(daybook.SyncClient, name)
+        assert inspect.getdoc(method) and inspect.getdoc(twin) == inspect.getdoc(method)
+        if name in ("tasks", "sessions"):  # test_task_client.py covers their operations
+            continue
+        assert inspect.signature(twin) == inspect.signature(method)
+        assert not inspect.iscoroutinefunction(twin)
