@@ -80,7 +80,9 @@ class ServiceManager:
                     seen = note
                 if not is_alive and time.monotonic() - changed_at >= MAX_SILENCE_SECONDS:
                     async with asyncio.timeout(MAX_REPORT_INTERVAL_SECONDS):
-                        is_alive = bool(await ledger.why_unwritable())
+                        why = await ledger.why_unwritable()
+                        # A lock may be that of a process which hangs, and ends with a restart.
+                        is_alive = bool(why) and "locked" not in why
             except (LedgerUnreachable, TimeoutError):
                 is_alive = True
             if is_alive:

@@ -150,6 +150,7 @@ async def test_up_is_alive_while_a_restart_repairs_nothing(
     cases = (
         (Leader(here, later, {}), "", 0),
         (Leader(here, later, {}), "database or disk is full", 1),
+        (Leader(here, later, {}), "database is locked", 0),
         (Leader("elsewhere:1:2a", later, {}), "", 1),
         (Leader("elsewhere:1:2a", now, {}), "", 0),  # a keeper of this machine should lead now
         (Leader("", now, {}), "", 0),
