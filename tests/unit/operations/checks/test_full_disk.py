@@ -99,6 +99,7 @@ async def test_the_database_of_our_prefect_server(
             assert prefect.unreachable(error.value) == found
 
 
+@pytest.mark.usefixtures("full_disk")
 @pytest.mark.parametrize("file", ["/srv/home/up.json", None])
 def test_a_file_that_a_command_writes(
     daybook_home: Home,
