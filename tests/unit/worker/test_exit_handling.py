@@ -85,10 +85,16 @@ async def row_of(ledger: Ledger, run_id: str) -> RunRow:
 
 
 @pytest.mark.parametrize(
-    ("of", "expected"), [(FIRST, Status.RUNNING), (SECOND, Status.UNKNOWN)], ids=["old", "new"]
+    ("of", "cause", "expected"),
+    [
+        (FIRST, None, Status.RUNNING),
+        (SECOND, None, Status.UNKNOWN),
+        (SECOND, StopCause.LOST, Status.RUNNING),  # the lease reaper ends it
+    ],
+    ids=["old", "new", "lost"],
 )
 async def test_the_exit_of_a_process_ends_only_the_claim_of_its_own_flow_run(
-    tmp_path: Path, of: str, expected: Status
+    tmp_path: Path, of: str, cause: StopCause | None, expected: Status
 ) -> None:
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
         first = await claimed(ledger, FIRST)
@@ -99,7 +105,7 @@ async def test_the_exit_of_a_process_ends_only_the_claim_of_its_own_flow_run(
         await claims.begin(ledger, again.run_id, again.fence)
 
         running = cast(Any, Dead(tmp_path / "nothing"))
-        watched = SupervisedRun(FlowRun(of), running, first.run_id, HERE, exit_code=-9)
+        watched = SupervisedRun(FlowRun(of), running, first.run_id, HERE, exit_code=-9, cause=cause)
         await exit_handling.handle_exit(ledger, cast(Any, UnreachableLedger()), watched)
 
         row = await row_of(ledger, first.run_id)
