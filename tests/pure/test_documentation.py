@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -15,6 +16,7 @@ PAGES = [
     *OUTSIDE,
     *sorted(str(p.relative_to(REPOSITORY)) for p in (REPOSITORY / "docs").rglob("*.md")),
 ]
+PLACE_IN_CODE = re.compile(r"`([\w/]+\.py):([\w.]+)`")
 FENCE = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
 
 
@@ -49,3 +51,34 @@ def test_no_paragraph_appears_twice() -> None:
 
 def test_readme_is_short() -> None:
     assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 130
+
+
+def _defined_names(path: Path) -> set[str]:
+    """Return the names of a module's functions, classes and methods, as `Class.method`."""
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, definitions):
+            names.add(node.name)
+            if isinstance(node, ast.ClassDef):
+                names |= {
+                    f"{node.name}.{each.name}"
+                    for each in node.body
+                    if isinstance(each, definitions)
+                }
+    return names
+
+
+def test_the_functions_that_the_pages_name_exist() -> None:
+    places = {
+        place
+        for name in PAGES
+        if not name.startswith("docs/decisions/")  # a decision is true on its date
+        for place in PLACE_IN_CODE.findall((REPOSITORY / name).read_text())
+    }
+    assert ("runs/claims.py", "claim") in places
+    for module, name in places:
+        inside, outside = REPOSITORY / "daybook" / module, REPOSITORY / module
+        path = inside if inside.exists() else outside
+        assert path.exists(), module
+        assert name in _defined_names(path), f"{module}:{name}"
