@@ -18,6 +18,7 @@ from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Pe
 from daybook.keeper import lease_reaper
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
+from daybook.ledger.tables import RunRow
 from daybook.prefect import links as records
 from daybook.prefect import scheduled_runs, state_mirror
 from daybook.runs import claims
@@ -476,6 +477,21 @@ async def test_a_free_slot_goes_to_the_earliest_due_time(world: PrefectWorld) ->
     assert isinstance(await claims.claim(world.ledger, claim_request), Waiting)
     await world.runs.claimed(await world.runs.row(early.id))
     assert await scheduled_runs.wake(world.ledger, world.client, 1) == []
+
+
+async def test_a_run_that_the_worker_has_at_hand_is_woken_without_prefect(
+    world: PrefectWorld,
+) -> None:
+    until, offered = world.at(seconds=30), list[str]()
+    row, run = await world.waiting_run(await world.deploy(), until=until, waits_for="slot")
+
+    def at_hand(row: RunRow) -> bool:
+        offered.append(row.id)
+        return True
+
+    assert await scheduled_runs.wake(world.ledger, world.client, 1, at_hand=at_hand) == []
+    assert offered == [row.id]
+    assert await world.prefect.start(run) == until
 
 
 @pytest.mark.slow
