@@ -97,9 +97,10 @@ def usage_error(error: CycloptsError) -> InvalidInput:
     """Return the `InvalidInput` for a command line that cannot be parsed."""
     if isinstance(error, UnusedCliTokensError):
         extra = " ".join(error.unused_tokens or [])
-        return InvalidInput(
-            COMMAND_LINE, f'unexpected argument "{extra}"', "quote arguments with spaces"
-        )
+        problem = f'unexpected argument "{extra}"'
+        if instead := other_words.INSTEAD_OF_ARGUMENTS.get(" ".join(error.command_chain or ())):
+            return InvalidInput(COMMAND_LINE, f"{problem}: {other_words.sentence(instead)}")
+        return InvalidInput(COMMAND_LINE, problem, "quote arguments with spaces")
     problem = str(error).partition(" Available commands")[0].strip().removesuffix(".")
     if isinstance(error, MissingArgumentError) and "--" in problem:
         return InvalidInput(

@@ -90,6 +90,9 @@ COMMANDS = {
 }
 """Commands of one or two words."""
 
+INSTEAD_OF_ARGUMENTS = {"status": "`daybook show JOB`"}
+"""Commands without arguments, and what to type instead of the command with a job."""
+
 INSTEAD_OF_JOBS = {"run list": "`daybook runs`"}
 """Commands with a word of another program where Daybook reads the name of a job."""
 
