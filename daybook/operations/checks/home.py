@@ -95,7 +95,7 @@ def ledger_address() -> str:
 
 
 def leftovers() -> list[Finding]:
-    """Check that a killed `up` left no process running, and that no move of the ledger was killed."""
+    """Check that a killed `up` left no process running, and that no `ledger move` was killed."""
     found, running = list[Finding](), current_home().running()
     if left := home_lock.leftover_children(current_home()):
         names = ", ".join(f"{each.name} (pid {each.pid})" for each in left)
