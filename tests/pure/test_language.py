@@ -9,7 +9,7 @@ from tests import rows
 from tests.conftest import REPOSITORY
 
 REPLACED = (
-    "the keeper mends it; a warm nursery; the zygote; it is told; who is told of it; whoever comes; "
+    "the keeper mends it; a nursery; the zygote; it is told; who is told of it; whoever comes; "
     "it brings them into agreement; an idle session; the ladder; it climbs; the lead; it led; "
     "the book; this room; a door; it looks after them; it puts off a run; it is to be had; "
     "take it away or it takes away; let go of it; what became of it; it settles; the storm; "

@@ -18,8 +18,8 @@ from daybook.delivery.channels import apprise_plugins, threads
 from daybook.delivery.channels.base import Message, NotDelivered
 from daybook.delivery.channels.prefect_blocks import secret_texts
 from daybook.errors import InvalidInput
-from daybook.resources.store import BlockStore
 from daybook.redaction import redact
+from daybook.resources.store import BlockStore
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient

@@ -72,6 +72,8 @@ def test_each_answer_names_commands_and_options_that_exist() -> None:
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [
+        ("list --job weekly", 'there is no option "--job": use `--name`'),
+        ("list weekly", '"weekly": `daybook show JOB`, or `daybook list --name TEXT`'),
         ("status weekly", 'unexpected argument "weekly": use `daybook show JOB`'),
         ("agents delete x", 'there is no command "delete": use `daybook agents remove`'),
         ("list -a", "`daybook list` and `daybook runs` show paused and failed ones too"),
