@@ -122,7 +122,7 @@ def _unknown_word(error: UnknownOptionError | UnknownCommandError) -> InvalidInp
     else:
         word, kind = (error.token.keyword or error.token.value).partition("=")[0], "option"
         names = [name for each in error.argument_collection for name in each.names]
-        instead = other_words.OPTIONS_OF.get((*group, word), "")
+        instead = other_words.OPTIONS_OF.get(" ".join([*group, word]), "")
         instead = instead or other_words.instead_of_option(word, names)
         if not group:
             instead = other_words.COMMANDS.get(word, instead)

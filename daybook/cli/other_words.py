@@ -142,7 +142,7 @@ OPTIONS = {
 }
 """Options of any command."""
 
-OPTIONS_OF = {("list", "--job"): "`--name`"}
+OPTIONS_OF = {"list --job": "`--name`"}
 """Options of one command."""
 
 

@@ -18,7 +18,7 @@ from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.views import Run
-from daybook.operations import home_lock, setup, up
+from daybook.operations import home_lock, prefect_selection, setup, up
 from daybook.operations.service_manager import ServiceManager
 from daybook.prefect import reconcile
 from daybook.prefect.report import ReconcileReport
@@ -192,7 +192,7 @@ async def test_up_reports_an_interrupted_move_of_the_ledger(
     async def fail(*_: object, **__: object) -> None:
         raise DaybookError("no Prefect")
 
-    monkeypatch.setattr(up.prefect_selection, "find_or_start", fail)
+    monkeypatch.setattr(prefect_selection, "find_or_start", fail)
     daybook_home.moving.write_text('{"old": "sqlite+aiosqlite:///old.db", "new": "elsewhere"}')
     talk = Talk()
     with home_lock.hold(daybook_home) as record, pytest.raises(DaybookError, match="no Prefect"):
