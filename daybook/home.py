@@ -139,6 +139,11 @@ class Home:
         return self.path / ".restoring"
 
     @property
+    def moving(self) -> Path:
+        """File that exists from the begin of a `daybook ledger move` until it is complete."""
+        return self.path / ".moving"
+
+    @property
     def ledger_key(self) -> Path:
         """File with the key for the ledger's encrypted copies (`daybook.resources.encryption`)."""
         return self.path / "ledger-key"

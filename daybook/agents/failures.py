@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from daybook.errors import AgentError, AgentFailed, AgentMisconfigured, AgentTemporary, AgentTimeout
+from daybook.redaction import redact
 
 if TYPE_CHECKING:
     from pydantic_ai.exceptions import ModelAPIError, ModelConnectionError
@@ -161,15 +162,14 @@ class _Messages:
             "provider": model.system,
             "address": _address(model),
         }
-        self._secrets = sorted(secrets, key=len, reverse=True)  # one may contain another
+        self._secrets = dict.fromkeys(secrets, "[key]")
 
     def say(self, sentence: str, error: BaseException | str | None = None) -> str:
         """Return ``sentence`` with the names filled in, followed by the provider's message."""
         message = sentence.format_map(self._names)
         quoted = _provider_message(error) if isinstance(error, BaseException) else error or ""
         quoted = " ".join(quoted.split())
-        for secret in self._secrets:
-            message, quoted = message.replace(secret, "[key]"), quoted.replace(secret, "[key]")
+        message, quoted = redact(message, self._secrets), redact(quoted, self._secrets)
         return f"{message}: {quoted[:_MAX_QUOTED_CHARACTERS]}" if quoted else message
 
 

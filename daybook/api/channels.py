@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from pydantic import BaseModel
@@ -50,6 +51,16 @@ class ChannelTest(BaseModel, frozen=True):
     channel: str
     seconds: float
     problem: str | None
+
+
+async def names(within: float) -> dict[str, str]:
+    """Return the kind of each channel, by name (`Channel.kind`).
+
+    Raises `TimeoutError` if Prefect has not answered ``within`` seconds.
+    """
+    # The timeout starts after the import of Prefect, which takes a second.
+    async with prefect.connected() as client, asyncio.timeout(within):
+        return await registry.names(client)
 
 
 async def list_channels() -> list[ListedChannel]:

@@ -219,7 +219,7 @@ class Client:
     async def retry(
         self, run: str, *, wait: bool = False, request_id: str | None = None
     ) -> RunDetails:
-        """Repeat a run that has ended, or a job's last run, with what it was told then.
+        """Repeat a run that has ended, or a job's last run, with the parameters that it had.
 
         Return the new run; the arguments are as for `run`.
         """

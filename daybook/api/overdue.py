@@ -28,7 +28,7 @@ MAX_CLOCK_SKEW = timedelta(seconds=1)
 MAX_OBSERVATION_AGE = timedelta(minutes=10)
 """Maximum age of the last observation of Prefect; each observation takes some time itself."""
 CATCH_UP_GRACE = timedelta(minutes=2)
-"""Time that a new leader has to read Prefect and to judge what became due before it led."""
+"""Time that a new leader has to read Prefect and to judge what became due before that."""
 NO_KEEPER = "no keeper leads, so nothing is reconciled, audited or delivered"
 
 NOTHING_RUNS = "no worker is running, so no job starts; start `daybook up`"

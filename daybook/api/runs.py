@@ -105,7 +105,7 @@ async def retry(
     request_id: str | None = None,
     talk: WaitObserver | None = None,
 ) -> RunDetails:
-    """Repeat a run that has ended, with what it was told then; return the new run.
+    """Repeat a run that has ended, with the parameters that it had; return the new run.
 
     ``ref`` is a run, or a job for its last run. The other arguments and the errors are as for
     `run`; also raise `InvalidInput` for a run that has not ended, or has no job any more.

@@ -19,6 +19,8 @@ from daybook.cli import output
 if TYPE_CHECKING:
     from cyclopts.completion import CompletionContext
 
+    from daybook.api.document_names import Documents
+
 _T = TypeVar("_T")
 _RUNS_OFFERED = 20
 PREFECT_TIMEOUT_SECONDS = 2.0
@@ -92,47 +94,29 @@ def jobs_and_runs(context: CompletionContext) -> Names:
 
 
 def agents(context: CompletionContext) -> Names:
-    from daybook.agents import kinds
-
-    return _with_copies(*(each.slug for each in kinds.KINDS.values()))
+    return _documents("agents")
 
 
 def secrets(context: CompletionContext) -> Names:
-    from daybook.resources.secrets import STORE
-
-    return _with_copies(STORE.slug)
+    return _documents("secrets")
 
 
 def tool_servers(context: CompletionContext) -> Names:
-    from daybook.tools.server_blocks import STORE
-
-    return _with_copies(STORE.slug)
+    return _documents("tool servers")
 
 
 def destinations(context: CompletionContext) -> Names:
-    from daybook.delivery.destinations import STORE
-
-    return _with_copies(STORE.slug)
+    return _documents("destinations")
 
 
 def channels(context: CompletionContext) -> Names:
-    import asyncio
-
-    from daybook import home
-    from daybook.delivery.channels import registry
-    from daybook.prefect import client as prefect
+    from daybook import api, home
     from daybook.processes import proc
 
     # As `daybook.cli.options.prepare_prefect` does; that module imports this one.
     proc.deny_inspection()
     home.configure_prefect()
-
-    async def read() -> dict[str, str]:
-        # The timeout starts after the import of Prefect, which takes a second.
-        async with prefect.connected() as client, asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
-            return await registry.names(client)
-
-    return list(_result(read()).items())
+    return list(_result(api.channels.names(PREFECT_TIMEOUT_SECONDS)).items())
 
 
 def tokens(context: CompletionContext) -> Names:
@@ -143,18 +127,10 @@ def tokens(context: CompletionContext) -> Names:
     return [(each.name, each.owner) for each in _result(api.tokens.list_tokens())]
 
 
-def _with_copies(*slugs: str) -> Names:
-    """Return the names of the documents of these block types of which the ledger has copies."""
-    if not _has_ledger():
-        return []
-    from daybook.ledger.engine import open_ledger
-    from daybook.resources import copies
+def _documents(kind: Documents) -> Names:
+    from daybook import api
 
-    async def read() -> list[str]:
-        async with open_ledger() as ledger, ledger.read() as session:
-            return await copies.names(session, slugs)
-
-    return [(name, "") for name in _result(read())]
+    return [(name, "") for name in _result(api.document_names.names(kind))] if _has_ledger() else []
 
 
 def _has_ledger() -> bool:

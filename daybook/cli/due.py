@@ -37,7 +37,10 @@ def next_(
     ] = None,
     count: Annotated[
         int | None,
-        Parameter(help="Number of due times. [default: 5; without a job or a schedule, all jobs]"),
+        Parameter(
+            alias="-n",
+            help="Number of due times. [default: 5; without a job or a schedule, all jobs]",
+        ),
     ] = None,
     absolute: Absolute = False,
     as_json: Json = False,

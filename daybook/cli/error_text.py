@@ -97,9 +97,10 @@ def usage_error(error: CycloptsError) -> InvalidInput:
     """Return the `InvalidInput` for a command line that cannot be parsed."""
     if isinstance(error, UnusedCliTokensError):
         extra = " ".join(error.unused_tokens or [])
-        return InvalidInput(
-            COMMAND_LINE, f'unexpected argument "{extra}"', "quote arguments with spaces"
-        )
+        problem = f'unexpected argument "{extra}"'
+        if instead := other_words.INSTEAD_OF_ARGUMENTS.get(" ".join(error.command_chain or ())):
+            return InvalidInput(COMMAND_LINE, f"{problem}: {other_words.sentence(instead)}")
+        return InvalidInput(COMMAND_LINE, problem, "quote arguments with spaces")
     problem = str(error).partition(" Available commands")[0].strip().removesuffix(".")
     if isinstance(error, MissingArgumentError) and "--" in problem:
         return InvalidInput(
@@ -121,7 +122,8 @@ def _unknown_word(error: UnknownOptionError | UnknownCommandError) -> InvalidInp
     else:
         word, kind = (error.token.keyword or error.token.value).partition("=")[0], "option"
         names = [name for each in error.argument_collection for name in each.names]
-        instead = other_words.instead_of_option(word, names)
+        instead = other_words.OPTIONS_OF.get(" ".join([*group, word]), "")
+        instead = instead or other_words.instead_of_option(word, names)
         if not group:
             instead = other_words.COMMANDS.get(word, instead)
     problem = f'there is no {kind} "{word}"'

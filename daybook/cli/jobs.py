@@ -151,7 +151,9 @@ def _action_in_brief(job: ListedJob) -> tuple[str, str]:
 async def list_(
     *,
     filters: Annotated[JobFilters, Parameter(name="*")] = _NO_FILTERS,
-    limit: Annotated[int | None, Parameter(help="Maximum number to show. [default: all]")] = None,
+    limit: Annotated[
+        int | None, Parameter(alias="-n", help="Maximum number to show. [default: all]")
+    ] = None,
     absolute: Absolute = False,
     watch: Watch = False,
     as_json: Json = False,

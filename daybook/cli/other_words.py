@@ -38,6 +38,7 @@ COMMANDS = {
     "jobs": "`daybook list`",
     "job": "`daybook list`",
     "job list": "`daybook list`",
+    "jobs prune": "`daybook ledger prune --disabled-for 30d`",
     "job add": "`daybook add SCHEDULE PROMPT`",
     "cron": "`daybook add SCHEDULE PROMPT`, `daybook list`, `daybook status`",
     "cron add": "`daybook add SCHEDULE PROMPT`",
@@ -90,6 +91,12 @@ COMMANDS = {
 }
 """Commands of one or two words."""
 
+INSTEAD_OF_ARGUMENTS = {
+    "list": "`daybook show JOB`, or `daybook list --name TEXT`",
+    "status": "`daybook show JOB`",
+}
+"""Commands without arguments, and what to type instead of the command with a job."""
+
 INSTEAD_OF_JOBS = {"run list": "`daybook runs`"}
 """Commands with a word of another program where Daybook reads the name of a job."""
 
@@ -134,6 +141,9 @@ OPTIONS = {
     "--fix": "each finding names its fix",
 }
 """Options of any command."""
+
+OPTIONS_OF = {"list --job": "`--name`"}
+"""Options of one command."""
 
 
 def instead_of_command(words: Sequence[str], group: Sequence[str], names: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 ::
 
-    claim ──► OutboxRow, held by a lease and a fence       one transaction, many rows
+    claim ──► OutboxRow, with lease and fencing token      one transaction, many rows
       │ send                                               no transaction at all
       ▼
     record ──► delivered                                   fenced, one transaction, many rows

@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from daybook.errors import InvalidInput
 from daybook.http.addresses import DEFAULT_PORTS
 from daybook.jobs.secret_references import SECRET
+from daybook.redaction import HIDDEN, redact
 
 if TYPE_CHECKING:
     import httpx
-
-HIDDEN = "********"
-"""The replacement for a hidden secret."""
 
 STORE_SECRET_HINT = (
     "store it with `daybook secrets add NAME --host HOST` and write {{secret:name}} instead"
@@ -109,13 +107,10 @@ class FilledSecrets:
     def hide(self, text: str) -> str:
         """Return ``text`` with each secret of at least 4 characters replaced.
 
-        A server may echo a secret that it was sent. Hide before truncating: a part of a secret is
-        not found.
+        A server may echo a secret that it was sent.
         """
         hidden = [value for value in self.values if len(value) >= _MIN_HIDDEN_LENGTH]
-        for written in sorted({each for v in hidden for each in _written(v)}, key=len)[::-1]:
-            text = text.replace(written, HIDDEN)
-        return text
+        return redact(text, dict.fromkeys((each for v in hidden for each in _written(v)), HIDDEN))
 
 
 def _written(value: str) -> Iterator[str]:

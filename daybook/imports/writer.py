@@ -245,27 +245,19 @@ def _has_foreign_variable(prompt: str) -> bool:
 
 def _leave_out_secrets(planned: _Planned, fields: dict[str, Any]) -> None:
     """Remove literal secrets from ``fields``: Daybook stores them only by reference."""
-    left_out = [
-        *_without_secrets(fields, "headers", secrets.refuse_literal_headers),
-        *_without_secrets(fields, "params", secrets.refuse_literal_params),
-    ]
+    left_out = list[str]()
+    for name in ("headers", "params"):
+        given = fields.get(name, {})
+        replaced = secrets.replace_literals(given, lambda _: "")
+        left_out += [f"{name}.{key}" for key in given if replaced[key] != given[key]]
+        if given:
+            fields[name] = {k: v for k, v in given.items() if replaced[k] == v}
     if left_out:
         planned.reason = SECRET_REASON
         planned.notes.append(
             f"left out {', '.join(left_out)}, which looks like a secret, so it is disabled; "
             + secrets.STORE_SECRET_HINT
         )
-
-
-def _without_secrets(fields: dict[str, Any], name: str, refuse: Any) -> list[str]:
-    left_out = []
-    for key, value in dict(fields.get(name, {})).items():
-        try:
-            refuse({key: value})
-        except InvalidInput:
-            fields[name] = {k: v for k, v in fields[name].items() if k != key}
-            left_out.append(f"{name}.{key}")
-    return left_out
 
 
 async def _plan_runs(session: AsyncSession, source: Source, plan: list[_Planned]) -> None:

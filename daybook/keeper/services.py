@@ -124,7 +124,7 @@ class Context:
         """Return, by job id, the instant up to which the ledger has Prefect's edits and ends.
 
         Empty until the ends have been read in this term. The ends matter, because a run that was
-        cancelled in advance in Prefect while no keeper led must not be caught up.
+        cancelled in advance in Prefect while no keeper was the leader must not be caught up.
         """
         read_to = self.ends_read
         if read_to is None:

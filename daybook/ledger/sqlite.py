@@ -6,6 +6,7 @@ waits for its turn, and no other can write until it ends: that is the claim lock
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sqlite3
@@ -15,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -49,7 +51,7 @@ class Sqlite:
             url,
             json_serializer=texts.to_json,
             hide_parameters=True,
-            connect_args={"factory": _Connection},
+            connect_args={"factory": _Connection, "async_creator_fn": _connect},
         )
         named = url.database
         self._path = Path(named).absolute() if named and named != ":memory:" else None
@@ -95,8 +97,6 @@ class Sqlite:
             # this process holds on it, and another process could then delete the WAL in use.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:
-            # Check before connecting: a failed connection leaves a thread of the driver behind,
-            # which writes an error to the terminal when the loop is closed.
             if not path.is_file():
                 raise LedgerUnreachable(self.place, "it is not a file") from None
             if not os.access(path, os.R_OK | os.W_OK):
@@ -248,6 +248,21 @@ class _Connection(sqlite3.Connection):
         with suppress(sqlite3.Error):
             self.rollback()
         super().close()
+
+
+async def _connect(*arguments: Any, **options: Any) -> aiosqlite.Connection:
+    """Return an open connection. If it cannot be opened, wait for the end of the driver's thread.
+
+    That thread uses the loop once more, and would write an error to the terminal if the loop were
+    closed by then.
+    """
+    connection = aiosqlite.connect(*arguments, **options)
+    connection._thread.daemon = True  # as SQLAlchemy sets it, if it creates the connection
+    try:
+        return await connection
+    except BaseException:
+        await asyncio.to_thread(connection._thread.join)
+        raise
 
 
 def _prepare(connection: Any, busy: timedelta) -> None:

@@ -132,6 +132,6 @@ class TaskEventRow(SQLModel, table=True):
     session_id: str | None = None
     session: str = ""
     outbox_id: str | None = None
-    # Of a claim with an idempotency key: the key, and the fence of the run after it.
+    # Of a claim with an idempotency key: the key, and the fencing token of the run after it.
     claim_key: str | None = None
     fence: int | None = None

@@ -27,6 +27,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, cast
 
@@ -150,6 +151,8 @@ class SlowClientProtocol(H11Protocol):
             self.transport.abort()
 
     def _make_room(self) -> None:
+        if len(self.connections) <= self.waiting:
+            return
         waiting = [
             each
             for each in self.connections
@@ -171,7 +174,11 @@ class SlowClientProtocol(H11Protocol):
 
 def peer_key(client: tuple[str, int] | None) -> str:
     """Return the key of a client: its IPv4 address, or its IPv6 network of 64 bits."""
-    host = client[0] if client else ""
+    return _network_of(client[0] if client else "")
+
+
+@lru_cache(maxsize=1024)
+def _network_of(host: str) -> str:
     try:
         address = ip_address(host)
     except ValueError:

@@ -75,12 +75,11 @@ async def move(url: str) -> LedgerMove:
     home = current_home()
     if home.running() is not None:
         raise home_lock.already_running(home)
-    file = home.path / ".moving"
     with home_lock.hold(home) as record:
         record.check_leftovers()
-        marker = _read(file)
+        marker = _read(home.moving)
         if marker is not None and (finished := await _finish_interrupted(marker, old)) is not None:
-            file.unlink()
+            home.moving.unlink()
             if Ledger(new).place == finished.moved_to:
                 return finished
         async with Ledger(old) as source, Ledger(new) as target:
@@ -96,12 +95,22 @@ async def move(url: str) -> LedgerMove:
                         problem = f"{target.place} contains a ledger"
                         raise InvalidInput("url", problem, "use an empty database")
                     written = _Marker(old=old, new=target.place)
-                    replace_private_file(file, written.model_dump_json())
+                    replace_private_file(home.moving, written.model_dump_json())
                     rows = await transfer.copy_rows(reading, writing)
                 settings.set_ledger_url(settings.config_file(), url)
                 await _retire(reading)
-        file.unlink()
+        home.moving.unlink()
     return LedgerMove(moved_from=source.place, moved_to=target.place, rows=rows)
+
+
+def interrupted() -> tuple[str, bool] | None:
+    """Return the place to which an interrupted move copies, and whether the settings name it.
+
+    If they do, both ledgers have one id until the move is repeated. None if none was interrupted.
+    """
+    if (marker := _read(current_home().moving)) is None:
+        return None
+    return marker.new, Ledger(settings.load().ledger_address).place == marker.new
 
 
 def _read(file: Path) -> _Marker | None:

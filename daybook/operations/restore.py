@@ -77,6 +77,10 @@ async def restore(
     home, file = current_home(), archive.absolute(file)
     if home.path.exists() and not home.path.is_dir():
         raise InvalidInput("home", f"{home.path} is not a folder", "set another DAYBOOK_HOME")
+    if home.running() is not None:
+        raise home_lock.already_running(home)
+    if home.path.exists() and not home.restoring.exists():
+        _check_empty(home)  # before the lock, which creates files
     with home_lock.hold(home) as record:
         record.check_leftovers()
         repeated = home.restoring.exists()

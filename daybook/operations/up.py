@@ -57,6 +57,7 @@ from daybook.operations import (
     web,
     worker,
 )
+from daybook.operations.checks import home as home_checks
 from daybook.operations.service_manager import ServiceManager
 from daybook.prefect import client as connection
 from daybook.prefect import reconcile
@@ -385,6 +386,8 @@ async def _run(
 ) -> None:
     for name in await record.end_leftovers():
         talk.say(f"Ended a {name} left over from an earlier `daybook up`")
+    for each in home_checks.interrupted_move():
+        talk.say(f"! {each}")
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_background(children.keep_logs_short(home.logs, talk.say)))
         ledger = await stack.enter_async_context(open_ledger())

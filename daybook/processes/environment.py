@@ -11,6 +11,8 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 
+from daybook.redaction import redact
+
 DEFAULT_NAMES = (
     "PATH",
     "HOME",
@@ -108,8 +110,6 @@ def redact_secrets(text: str, environment: Mapping[str, str]) -> str:
 
 
 def _redacted(text: str, values: Mapping[str, str]) -> str:
-    # Longest first: one value may contain another. Replacing short values would break up words.
-    for name, value in sorted(values.items(), key=lambda item: -len(item[1])):
-        if len(value) >= _MIN_SECRET_LENGTH:
-            text = text.replace(value, f"[{name}]")
-    return text
+    # Replacing short values would break up words.
+    long = {v: f"[{k}]" for k, v in values.items() if len(v) >= _MIN_SECRET_LENGTH}
+    return redact(text, long)

@@ -25,6 +25,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from daybook import home, settings
 from daybook.errors import InvalidInput, LedgerKeyMissing, NotFound, UnknownName
 from daybook.ledger.engine import Ledger
+from daybook.redaction import HIDDEN
 from daybook.resources import copies
 
 if TYPE_CHECKING:
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=BaseModel)
-
-SECRET_PLACEHOLDER = "********"
-"""Text shown in place of a secret."""
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?\Z")
 
@@ -110,7 +108,7 @@ class BlockStore(Generic[Model]):
         secret = {name for name, each in fields.items() if each.annotation is SecretStr}
         shown = data if settings is None else block_data(settings)
         return {
-            name: (SECRET_PLACEHOLDER if value else "") if name in secret else value
+            name: (HIDDEN if value else "") if name in secret else value
             for name, value in shown.items()
         }, problem
 

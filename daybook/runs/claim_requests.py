@@ -152,7 +152,7 @@ class Waiting:
     until they have ended. ``free`` is True if a slot is free but reserved for runs that were due
     earlier: the worker that gets this result wakes them. ``run_id`` is None if no row of the run
     waits: there is none yet, or an earlier process of the same Prefect run may still hold it.
-    ``fence`` is the fence of the waiting row.
+    ``fence`` is the fencing token of the waiting row.
     """
 
     until: datetime

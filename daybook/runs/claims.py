@@ -14,7 +14,7 @@
     holder_died ─► instead of finish: the process is gone and recorded no outcome
 
 `daybook.runs.decision` decides a claim; `daybook.runs.claim_requests` defines requests and results.
-Every later write of a holder is one transaction and carries the fence (`leases.renew_all` compares
+Every later write of a holder is one transaction and carries the token (`leases.renew_all` compares
 the holder and the flow run instead): a process that is killed between two of them leaves a held
 row, whose lease expires.
 """
@@ -129,7 +129,7 @@ async def finish(
 
 
 def _refusal(row: RunRow, fence: int, new: Status) -> FenceRefused | IllegalTransition | None:
-    """Return the error if the fence is not the current one or the run has an outcome, else None."""
+    """Return the error if the token is not the current one or the run has an outcome, else None."""
     if row.fence != fence:
         return FenceRefused(row.id, fence, row.fence)
     if row.state in TERMINAL - {Status.UNKNOWN}:

@@ -2,10 +2,10 @@
 
 ::
 
-    claimed ──holder lost──► waiting   nothing has started, so it may run again; the fence rises
+    claimed ──holder lost──► waiting   nothing has started, so it may run again; the token rises
     running ──holder lost─┬► unknown   the effect may have happened, so it is never repeated; the
-                          │            fence stays, and its holder may still record the outcome late
-                          └► waiting   only with `on_lost: rerun` and a rerun left; the fence rises
+                          │            token stays, and its holder may still record the outcome late
+                          └► waiting   only with `on_lost: rerun` and a rerun left; the token rises
 
 A holder is lost if its process group is known to be gone (`claims.holder_died`), if its Prefect run
 has ended (`prefect_ends`), or if it is judged lost after its lease has expired. A lease lasts
@@ -160,7 +160,7 @@ async def release_lost(
     """
     unknown = Outcome(Status.UNKNOWN, why, error=error, usage=usage)
     if row.state is Status.CLAIMED:
-        grants = (row.fence + 1) // 2  # each grant raises the fence, and so does each release
+        grants = (row.fence + 1) // 2  # each grant raises the token, and so does each release
         return_to_waiting(row, now + start_delay(grants), unknown.reason)
         session.add(row)
         return

@@ -144,6 +144,8 @@ class Dispatcher:
         match answer:
             case Granted():
                 try:
+                    # Before its process starts, whose first log line has the name.
+                    await self._name_run(run, request.job_id)
                     await self._start_claimed(run, answer, request.kind)
                 finally:
                     self.starting -= 1
@@ -160,7 +162,7 @@ class Dispatcher:
                 await self._end_in_prefect(run, answer)
             case HeldElsewhere() if answer.flow_run_id != str(run.id):
                 await self._end_in_prefect(run, claim.end_of_duplicate(answer))
-        if not isinstance(answer, Granted):  # the process of a granted run sets the run's name
+        if not isinstance(answer, Granted):
             await self._name_run(run, request.job_id)
         return True
 

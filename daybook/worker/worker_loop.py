@@ -212,8 +212,10 @@ class WorkerLoop:
             return
         tail = watched.tail()
         if tail:
+            is_error = watched.cause is not StopCause.CANCEL  # which a person has asked for
             logger = flow_run_logger(watched.flow_run)
-            logger.error("Last lines of the process output:\n%s", tail)
+            level = logging.ERROR if is_error else logging.INFO
+            logger.log(level, "Last lines of the process output:\n%s", tail)
 
     async def _fill_slot(self) -> None:
         """Give free slots to the waiting runs with the earliest due times (promise.md 12).

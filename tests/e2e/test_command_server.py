@@ -248,6 +248,7 @@ def _every_command() -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # it runs about 200 commands
 def test_every_command_has_the_same_answer_or_error_in_both_processes(server: Server) -> None:
     commands = [typed.split() for typed in _every_command()]
     own_processes, served = (

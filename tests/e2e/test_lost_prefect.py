@@ -71,7 +71,7 @@ class Running:
 
     async def passed(self) -> None:
         """Wait until the keeper has compared the documents once more."""
-        since = datetime.now(UTC)  # noqa: TID251 - the keeper's pass uses this clock
+        since = datetime.now(UTC)  # noqa: TID251 - the keeper's cycle uses this clock
 
         async def done() -> bool:
             passes = ((await self.daybook_json("status"))["keeper"] or {}).get("passes") or {}

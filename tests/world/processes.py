@@ -1,7 +1,8 @@
 """Living processes, and signals to them.
 
 The processes of a test are found by its folder, which is in the environment or the command line of
-all child processes of its workers. The product's own search for a process family is not used.
+all child processes of its workers, and by their parents: a process that is ending has lost both
+texts some time before it is a zombie. The product's own search for a process family is not used.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import Callable, Container
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,24 +21,49 @@ from daybook.clock import SYSTEM_CLOCK
 
 
 def living(root: Path, without: Container[int]) -> dict[int, str]:
-    """Return the command line of every living process of the test with that folder, by pid."""
-    mark, found = f"{root}/".encode(), {}
+    """Return the command line of every living process of the test with that folder, by pid.
+
+    That of a process that is ending is empty.
+    """
+    mark, found = f"{root}/".encode(), dict[int, str]()
+    ending = list[int]()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid() or int(entry.name) in without:
             continue
-        with suppress(OSError):
-            line = (entry / "cmdline").read_bytes()
-            if mark in line or mark in (entry / "environ").read_bytes():
-                found[int(entry.name)] = line.replace(b"\0", b" ").decode(errors="replace")
+        line, environment = (_read_bytes(entry / name) for name in ("cmdline", "environ"))
+        if mark in line or mark in environment:
+            found[int(entry.name)] = line.replace(b"\0", b" ").decode(errors="replace")
+        elif not environment:
+            ending.append(int(entry.name))
+    for pid in ending:
+        parent = parent_of_living(pid)
+        while parent in ending:
+            parent = parent_of_living(parent)
+        if parent in found:
+            found[pid] = ""
     return found
+
+
+def _read_bytes(file: Path) -> bytes:
+    """Return the content of a file of `/proc`; empty if its process is ending."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
+def parent_of_living(pid: int) -> int:
+    """Return the pid of a process's parent; 0 if the process has ended or is a zombie."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except (FileNotFoundError, ProcessLookupError):  # the second one: ended since it was opened
+        return 0
+    return 0 if state in "ZX" else int(parent)
 
 
 def alive(pid: int) -> bool:
     """Return whether the process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):  # the second one: ended since it was opened
-        return False
+    return parent_of_living(pid) != 0
 
 
 async def stand_still(pid: int, free: Callable[[], bool]) -> None:

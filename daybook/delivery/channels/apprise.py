@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from daybook.delivery.channels import apprise_plugins, threads
 from daybook.delivery.channels.base import Message, NotDelivered
-from daybook.delivery.channels.prefect_blocks import redact, secret_texts
+from daybook.delivery.channels.prefect_blocks import secret_texts
 from daybook.errors import InvalidInput
+from daybook.redaction import redact
 from daybook.resources.store import BlockStore
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from daybook.delivery.channels import apprise_plugins, threads
 from daybook.delivery.channels.apprise_plugins import MessageFormat
 from daybook.delivery.channels.base import UNBOUNDED, Message, NotDelivered
 from daybook.errors import InvalidInput, UnknownName
+from daybook.redaction import redact
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -84,7 +85,7 @@ class PrefectBlock:
     needs_chat_id = False
 
     def __init__(
-        self, slug: str, name: str, block: Any, secret: Sequence[str], logged: Sequence[str]
+        self, slug: str, name: str, block: Any, secret: Mapping[str, str], logged: Sequence[str]
     ) -> None:
         self._what = f'the block "{name}" ({slug})'
         self._block = block
@@ -138,8 +139,8 @@ def _error_text(error: Exception) -> str:
 # --- secrets
 
 
-def secret_texts(data: Mapping[str, Any], fields: Sequence[str]) -> list[str]:
-    """Return the secret strings in a block's data and the parts of secret URLs, longest first.
+def secret_texts(data: Mapping[str, Any], fields: Sequence[str]) -> dict[str, str]:
+    """Return the secret strings in a block's data and the parts of secret URLs, for `redact`.
 
     Strings shorter than `_MIN_SECRET_LENGTH` characters are omitted.
     """
@@ -147,16 +148,7 @@ def secret_texts(data: Mapping[str, Any], fields: Sequence[str]) -> list[str]:
     for field in fields:
         for value in _texts(data.get(field.partition(".")[0])):
             texts |= {value, *_parts(value)}
-    return sorted(
-        (each for each in texts if len(each) >= _MIN_SECRET_LENGTH), key=len, reverse=True
-    )
-
-
-def redact(words: str, secret: Sequence[str]) -> str:
-    """Return ``words`` with each secret replaced."""
-    for each in secret:
-        words = words.replace(each, "…")
-    return words
+    return dict.fromkeys((each for each in texts if len(each) >= _MIN_SECRET_LENGTH), "…")
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Checks of the home: settings, write access, file modes, leftovers from a killed `up`."""
+"""Checks of the home: settings, write access, file modes, leftovers from killed commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from daybook import settings as operator_settings
 from daybook.errors import FREE_SPACE, InvalidInput
 from daybook.home import current_home, is_disk_full
 from daybook.jobs import limits
-from daybook.operations import home_lock
+from daybook.operations import home_lock, ledger_move
 from daybook.operations.findings import Finding, passed, problem, warning
 from daybook.tasks.policy import load_policy
 
@@ -95,13 +95,35 @@ def ledger_address() -> str:
 
 
 def leftovers() -> list[Finding]:
-    """Check that no process left over from a killed `up` is still running."""
-    left = home_lock.leftover_children(current_home())
-    if not left:
+    """Check that a killed `up` left no process running, and that no `ledger move` was killed."""
+    found, running = list[Finding](), current_home().running()
+    if left := home_lock.leftover_children(current_home()):
+        names = ", ".join(f"{each.name} (pid {each.pid})" for each in left)
+        message = f"`daybook up` was killed, and what it started is still running: {names}"
+        fix = "daybook up, which replaces it; or daybook down"
+        found.append(problem("leftovers", message, fix))
+    # A move holds the lock of the home, as `up` does.
+    if running is None or running.get("ready_at"):
+        found += interrupted_move()
+    return found
+
+
+def interrupted_move() -> list[Finding]:
+    """Check that no `daybook ledger move` was killed, if none is running."""
+    try:
+        move = ledger_move.interrupted()
+    except InvalidInput:  # the check of the settings reports it
         return []
-    names = ", ".join(f"{each.name} (pid {each.pid})" for each in left)
-    message = f"`daybook up` was killed, and what it started is still running: {names}"
-    return [problem("leftovers", message, "daybook up, which replaces it; or daybook down")]
+    if move is None:
+        return []
+    place, moved = move
+    message = f"a `daybook ledger move` to {place} was interrupted"
+    fix = "daybook down, then the same `daybook ledger move` again"
+    if moved:
+        message += ", and the old ledger still has the same id"
+    else:
+        fix += f", or rm {_quoted([current_home().moving])}"
+    return [warning("leftovers", message, fix)]
 
 
 def _open_to_others(path: Path) -> bool:

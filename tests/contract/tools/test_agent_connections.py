@@ -12,8 +12,9 @@ import pytest
 from daybook.agents.base import Tool
 from daybook.errors import AgentMisconfigured, AgentTemporary, DaybookError
 from daybook.execution import agent_tools
-from daybook.http.secrets import HIDDEN, Secret
+from daybook.http.secrets import Secret
 from daybook.owners import Actor
+from daybook.redaction import HIDDEN
 from tests.contract.tools.conftest import OCCURRENCE, Caller, Saved, runs
 from tests.toolbox import nobody_there
 

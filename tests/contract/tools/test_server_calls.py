@@ -12,8 +12,9 @@ import pytest
 
 from daybook.errors import InvalidInput, UnknownName
 from daybook.http.guard import Guard, Rule
-from daybook.http.secrets import HIDDEN, Secret
+from daybook.http.secrets import Secret
 from daybook.ledger.states import Status
+from daybook.redaction import HIDDEN
 from daybook.tools import catalog
 from tests.contract.tools.conftest import OCCURRENCE, Caller, runs
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.http.secrets import HIDDEN, FilledSecrets
+from daybook.http.secrets import FilledSecrets
+from daybook.redaction import HIDDEN
 from daybook.tools import schemas
 from daybook.tools.base import PYTHON, ToolInfo
 

@@ -147,12 +147,12 @@ async def test_a_run_queued_again_during_its_dispatch_is_dispatched_once_more() 
         taken.append(run.id)
         await released.wait()
 
-    intake = RunQueue(cast(Any, None), "pool", [], take)
+    queue = RunQueue(cast(Any, None), "pool", [], take)
     run = FlowRun(id=uuid4(), flow_id=uuid4())
-    intake.hand_out_now(run)
+    queue.hand_out_now(run)
     for _ in range(2):
-        intake.hand_out_now(run)
+        queue.hand_out_now(run)
     released.set()
-    await intake.wait_until_dispatched()
+    await queue.wait_until_dispatched()
 
     assert taken == [run.id] * 2

@@ -27,7 +27,7 @@ from tests.timings import expire_timeout
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.skipif(
-        not Path("/proc").exists(), reason="only /proc tells zombies from the living"
+        not Path("/proc").exists(), reason="only /proc distinguishes zombies from the living"
     ),
 ]
 

@@ -34,7 +34,7 @@ class Weather:
 
     @property
     def tool(self) -> Tool:
-        return Tool("weather", "Tells the weather.", SCHEMA, self.call)
+        return Tool("weather", "Returns the weather.", SCHEMA, self.call)
 
 
 def calling(city: str = "Rome", **given: Any) -> Answer:

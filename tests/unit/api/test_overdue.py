@@ -84,7 +84,7 @@ AFAR = timedelta(seconds=90)
     ],
     ids=[
         "away", "paused", "no worker", "other queue", "queue", "clock", "ledger",
-        "never led", "not led", "unseen", "well"
+        "never a leader", "no leader", "unseen", "well"
     ],
 )  # fmt: skip
 async def test_delay_reason_names_the_cause_of_an_unclaimed_due_time(

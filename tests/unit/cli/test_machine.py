@@ -59,7 +59,7 @@ SYNCED = ReconcileReport(
 
 
 INNER = ("observed", "left")
-"""What a report tells the keeper, and nobody else."""
+"""What a report says to the keeper, and to nobody else."""
 
 
 @pytest.fixture

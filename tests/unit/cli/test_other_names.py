@@ -54,7 +54,8 @@ def _options(command: App) -> set[str]:
 def test_each_answer_names_commands_and_options_that_exist() -> None:
     common = ("add", "edit", "list", "pause", "remove", "runs", "up")
     all_options = set[str]().union(*(_options(app[name]) for name in common))
-    table = [*other_words.COMMANDS.items(), *other_words.OPTIONS.items()]
+    tables = (other_words.COMMANDS, other_words.INSTEAD_OF_ARGUMENTS, other_words.OPTIONS)
+    table = [row for each in tables for row in each.items()]
     for (_, instead), trying in rows.each(table):
         with trying:
             for typed in re.findall("`([^`]+)`", instead):
@@ -71,6 +72,9 @@ def test_each_answer_names_commands_and_options_that_exist() -> None:
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [
+        ("list --job weekly", 'there is no option "--job": use `--name`'),
+        ("list weekly", '"weekly": `daybook show JOB`, or `daybook list --name TEXT`'),
+        ("status weekly", 'unexpected argument "weekly": use `daybook show JOB`'),
         ("agents delete x", 'there is no command "delete": use `daybook agents remove`'),
         ("list -a", "`daybook list` and `daybook runs` show paused and failed ones too"),
         ("list -o json", 'there is no option "-o": use `--json`'),
@@ -102,5 +106,6 @@ def test_a_word_that_is_not_near_any_command_has_no_suggestion(daybook: Callable
 def test_the_number_to_show_and_the_confirmation_have_short_options(
     daybook: Callable[..., Any],
 ) -> None:
-    assert len(daybook("runs", "-n", "1", "--json").json) == 1
+    for command in ("runs", "list", "next"):
+        assert len(daybook(command, "-n", "1", "--json").json) == 1
     assert daybook("remove", "nothing", "-y") == daybook("remove", "nothing", "--yes")

@@ -10,7 +10,7 @@ from daybook.delivery import backoff
 from tests.unit.delivery.rows import NOON, callback
 
 SECONDS = [5, 30, 120, 600, 1800, 3600, 7200, 14400, 21600, 36000]
-"""As docs/guides/callbacks.md tells it."""
+"""As docs/guides/callbacks.md says."""
 
 
 def _pause(made: int, asked: float | None = None, tries: int = 11) -> float | None:

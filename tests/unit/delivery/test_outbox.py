@@ -561,8 +561,8 @@ async def test_an_empty_or_silent_answer_is_suppressed(world: World, answer: str
 
 async def test_an_answer_that_only_mentions_silent_is_delivered(world: World) -> None:
     stored = await hourly(world, channel="team")
-    await world.runs.finished(stored, Status.SUCCEEDED, output="I was told to say [SILENT].")
-    assert (await the(world, "message")).body == "I was told to say [SILENT]."
+    await world.runs.finished(stored, Status.SUCCEEDED, output="I was asked to say [SILENT].")
+    assert (await the(world, "message")).body == "I was asked to say [SILENT]."
 
 
 async def test_a_silent_answer_still_goes_to_the_callback(world: World) -> None:

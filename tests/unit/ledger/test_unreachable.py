@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, closing, contextmanager
@@ -64,6 +65,19 @@ async def test_a_file_in_place_of_the_ledgers_folder_makes_it_unreachable(tmp_pa
     (tmp_path / "home").write_text("")
     with pytest.raises(LedgerUnreachable):
         await _open(tmp_path / "home" / "ledger.db")
+
+
+def test_a_failed_connection_leaves_no_thread_that_needs_the_loop(tmp_path: Path) -> None:
+    # A renewal does not enter the ledger, so nothing is checked before it connects.
+    async def write() -> set[threading.Thread]:
+        ledger, before = Ledger(_address(tmp_path)), set(threading.enumerate())
+        with pytest.raises(LedgerUnreachable, match="unable to open"):
+            async with ledger.write():
+                pass
+        return {each for each in threading.enumerate() if "worker_thread" in each.name} - before
+
+    for _ in range(20):  # without the wait, the thread has often ended by itself
+        assert asyncio.run(write()) == set()
 
 
 def test_an_unreachable_ledger_prints_nothing_to_stderr(tmp_path: Path) -> None:

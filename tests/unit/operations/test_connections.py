@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import httpx
 import pytest
@@ -185,3 +186,16 @@ def test_an_ipv6_network_of_64_bits_counts_as_one_peer(address: str, counts_as: 
 
 def test_connections_without_an_address_count_as_one_peer() -> None:
     assert connections.peer_key(None) == ""
+
+
+def test_the_address_of_a_peer_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each new connection beyond the limit compares the addresses of all that wait.
+    parsed = list[str]()
+
+    def parse(host: str) -> IPv4Address | IPv6Address:
+        parsed.append(host)
+        return ip_address(host)
+
+    monkeypatch.setattr(connections, "ip_address", parse)
+    keys = {connections.peer_key(("198.51.100.7", port)) for port in range(100)}
+    assert (keys, parsed) == ({"198.51.100.7"}, ["198.51.100.7"])

@@ -37,7 +37,7 @@ EXPIRED = Leader("here:1:a", NOW - timedelta(minutes=7), OBSERVED)
         replace(WELL, leader=EXPIRED, pool=None),
         replace(WELL, leader=EXPIRED, pool=replace(POOL, workers=[])),
     ],
-    ids=["leads", "never led", "just expired", "no Prefect", "no worker"],
+    ids=["leads", "never a leader", "just expired", "no Prefect", "no worker"],
 )
 def test_a_missing_keeper_is_reported_only_if_a_worker_is_online(known: DelayFacts) -> None:
     assert findings.keeper(known) == []

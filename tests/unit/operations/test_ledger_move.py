@@ -18,6 +18,7 @@ from daybook.ledger import transfer
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.operations import home_lock, ledger_move
+from daybook.operations.checks import home as home_checks
 from daybook.operations.ledger_move import move
 from daybook.testing import ManualClock
 from daybook.timing import TIMING
@@ -147,9 +148,28 @@ async def test_a_killed_move_leaves_the_old_ledger_or_the_new_one(
             break
     else:
         raise AssertionError("no move was completed")
-    if (daybook_home.path / ".moving").exists():
+    if (daybook_home.moving).exists():
         await move(there.address)
     assert (await _id(old)).startswith("moved-")
+
+
+async def test_a_move_that_was_cut_off_before_the_setting_is_reported(
+    here: World, there: Database, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cut_off(*_: Any) -> int:
+        assert home_checks.leftovers() == []  # it is not interrupted yet
+        raise KeyboardInterrupt
+
+    assert home_checks.leftovers() == []
+    monkeypatch.setattr(transfer, "copy_rows", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        await move(there.address)
+    (found,) = home_checks.leftovers()
+    message = f"a `daybook ledger move` to {_place(there.address)} was interrupted"
+    assert (found.severity, found.message) == ("warning", message)
+    assert found.fix.endswith(f"or rm {daybook_home.moving}")
+    daybook_home.moving.unlink()
+    assert home_checks.leftovers() == []
 
 
 @pytest.mark.parametrize("committed", [False, True])
@@ -162,7 +182,7 @@ async def test_a_move_that_was_cut_off_after_the_setting_is_finished_by_a_repeat
     committed: bool,
 ) -> None:
     old, before = here.ledger.address, await _content(here.ledger.address)
-    marker = daybook_home.path / ".moving"
+    marker = daybook_home.moving
 
     async def cut_off(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -185,6 +205,8 @@ async def test_a_move_that_was_cut_off_after_the_setting_is_finished_by_a_repeat
             with pytest.raises(KeyboardInterrupt):
                 await move(there.address)
         assert marker.stat().st_mode & 0o777 == 0o600
+        (found,) = home_checks.leftovers()
+        assert "the old ledger still has the same id" in found.message
         assert await _id(old) == await _id(there.address)
 
     moved = await move(there.address)

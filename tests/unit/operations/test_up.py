@@ -12,12 +12,14 @@ from sqlalchemy import AsyncAdaptedQueuePool
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from daybook.api.sync import SyncReport
+from daybook.errors import DaybookError
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.views import Run
-from daybook.operations import setup, up
+from daybook.operations import home_lock, prefect_selection, setup, up
+from daybook.operations.service_manager import ServiceManager
 from daybook.prefect import reconcile
 from daybook.prefect.report import ReconcileReport
 from daybook.runs import claims
@@ -182,3 +184,17 @@ async def test_a_long_first_sync_is_left_to_the_keeper(
     assert limits == [up.SYNC_SECONDS]
     expected = "The keeper syncs 1990 more jobs with Prefect in the background"
     assert talk.shown_lines.get_nowait() == expected
+
+
+async def test_up_reports_an_interrupted_move_of_the_ledger(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise DaybookError("no Prefect")
+
+    monkeypatch.setattr(prefect_selection, "find_or_start", fail)
+    daybook_home.moving.write_text('{"old": "sqlite+aiosqlite:///old.db", "new": "elsewhere"}')
+    talk = Talk()
+    with home_lock.hold(daybook_home) as record, pytest.raises(DaybookError, match="no Prefect"):
+        await up._run(daybook_home, record, talk, ServiceManager.take_from_environment(), False)
+    assert "`daybook ledger move` to elsewhere was interrupted" in talk.shown_lines.get_nowait()

@@ -116,7 +116,7 @@ async def test_the_tokens_of_a_check_that_skips_its_run_count(world: World) -> N
 
 
 UNTOLD = {"input_tokens": None, "output_tokens": None, "cost_usd": None, "requests": 1}
-"""Of a model whose provider does not tell."""
+"""Of a model whose provider does not say it."""
 
 
 async def test_the_tokens_of_a_check_count_if_the_answer_reports_no_usage(world: World) -> None:

@@ -62,7 +62,7 @@ def test_check_transition_accepts_exactly_the_legal_transitions() -> None:
 
 
 async def _bring(world: World, state: str) -> tuple[ClaimRequest, RunRow | None]:
-    """Return the request and row of a run that the real functions brought into ``state``."""
+    """Return the request and row of a run that the real functions put into ``state``."""
     stored = await world.jobs.add()
     claim_request = world.runs.claim_request(stored)
     match state:

@@ -237,7 +237,7 @@ async def test_a_protocol_error_from_the_server_is_a_failure_that_is_not_retried
 
 
 CODES = "-32000, -32001, -32600, -32603, -32700"
-"""Those by which the library tells that a connection broke, or that there is no answer."""
+"""Those by which the library reports that a connection broke, or that there is no answer."""
 
 UNANSWERED: dict[str, Handler] = {
     "a part of a body that holds these codes": raw(

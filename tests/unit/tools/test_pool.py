@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 Opens = Callable[..., AbstractAsyncContextManager[PooledSession]]
 
 CLOSED = -32000
-"""The code by which the protocol's library tells a connection that broke; servers send it, too."""
+"""The protocol's library reports a connection that broke by this code; servers send it, too."""
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import pytest
 
 from daybook.errors import InvalidInput, UnknownName
 from daybook.http.guard import Guard, Rule
-from daybook.http.secrets import HIDDEN, Secret
+from daybook.http.secrets import Secret
 from daybook.ledger.states import Status
+from daybook.redaction import HIDDEN
 from daybook.tools import answers, calls, catalog, python_tools
 from daybook.tools.base import CallResult
 from tests.contract.tools.conftest import Saved

@@ -16,8 +16,9 @@ import pytest
 
 from daybook.errors import InvalidInput, ToolUnreachable
 from daybook.http.guard import Guard, Rule
-from daybook.http.secrets import HIDDEN, Secret
+from daybook.http.secrets import Secret
 from daybook.ledger.states import Status
+from daybook.redaction import HIDDEN
 from daybook.tools import calls, catalog, stdio
 from daybook.tools.base import CallResult
 from daybook.tools.connection import Connection

@@ -21,7 +21,7 @@ from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from daybook.prefect import links, occurrence
+from daybook.prefect import links, occurrence, run_names
 from daybook.prefect import states as prefect_states
 from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs.claim_requests import ClaimRequest, HeldElsewhere
@@ -200,3 +200,13 @@ async def test_without_a_ledger_a_run_waits_in_prefect(
         assert waiting.state_details.scheduled_time > now
         assert "locked" in (waiting.message or "")
         assert there.starts.tasks == []
+
+
+async def test_a_run_has_its_name_before_its_process_starts(tmp_path: Path) -> None:
+    async with one_job(tmp_path, most=2) as there:
+        assert not run_names.is_own_name(there.run.name)
+
+        assert await there.taker.dispatch(there.run)
+
+        (task,) = there.starts.tasks
+        assert run_names.is_own_name(task.flow_run["name"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -160,3 +161,17 @@ async def test_a_worker_that_waits_for_its_runs_to_end_renews_their_leases(
         at_work._exits.add(asyncio.create_task(ends_after_its_renewal()))
         await at_work.shutdown()
     assert (run.stopped, run.statuses) == ([], [Status.RUNNING])
+
+
+@pytest.mark.parametrize(
+    ("cause", "level"), [(StopCause.CANCEL, logging.INFO), (StopCause.TIMEOUT, logging.ERROR)]
+)
+def test_only_an_end_that_no_person_asked_for_is_logged_as_an_error(
+    monkeypatch: pytest.MonkeyPatch, cause: StopCause, level: int
+) -> None:
+    logged = list[int]()
+    logger = SimpleNamespace(log=lambda level, *_: logged.append(level))
+    monkeypatch.setattr(worker_loop, "flow_run_logger", lambda _: logger)
+    ended = SimpleNamespace(exit_code=-15, cause=cause, flow_run=None, tail=lambda: "the output")
+    WorkerLoop._log_tail(cast(Any, None), cast(SupervisedRun, ended))
+    assert logged == [level]

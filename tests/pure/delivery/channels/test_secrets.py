@@ -7,7 +7,8 @@ from urllib.parse import quote
 
 import pytest
 
-from daybook.delivery.channels.prefect_blocks import redact, secret_texts
+from daybook.delivery.channels.prefect_blocks import secret_texts
+from daybook.redaction import redact
 
 SECRET = "a1B2c3D4e5"
 
@@ -71,4 +72,4 @@ def test_secret_fields_are_redacted_at_any_depth(data: dict[str, Any], fields: l
 
 
 def test_public_fields_and_empty_secret_fields_give_no_secret_texts() -> None:
-    assert secret_texts({"host": "chat.example.org", "token": None}, ["token"]) == []
+    assert secret_texts({"host": "chat.example.org", "token": None}, ["token"]) == {}

@@ -27,7 +27,7 @@ class Answers:
     paths: dict[str, tuple[int, Any]] = field(default_factory=dict)
     ahead: timedelta = timedelta()
     stale: list[timedelta] = field(default_factory=list)
-    """By how much the first answers tell an older time than that."""
+    """How much older than that the time in the first answers is."""
 
     def date(self) -> str:
         stale = self.stale.pop(0) if self.stale else timedelta()
