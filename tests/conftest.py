@@ -31,6 +31,7 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from daybook.home import CLIENT_CREDENTIAL, SERVER_CREDENTIAL, Home
 from daybook.operations import server
+from daybook.processes import garbage
 from daybook.processes.children import Child
 from tests import costs
 from tests.servers import free_port, migrated
@@ -280,7 +281,6 @@ def _is_chosen(nodeid: str, share: int) -> bool:
 AT_PREFECT = (
     "tests/e2e/",
     "tests/flows/",
-    "tests/chaos/test_kills.py",
     "tests/contract/agents/test_documents.py",
     "tests/contract/agents/test_model_documents.py",
     "tests/contract/channels/",
@@ -310,10 +310,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OnePref
     return OnePrefect(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
-def pytest_collection_finish() -> None:
-    """Exclude all existing objects from garbage collection: 9,000 test items make it slow."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect no garbage while tests are collected, and never examine 9,000 test items later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        garbage.collect_rarely()
+        gc.enable()
 
 
 def pytest_sessionfinish() -> None:
