@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import certifi
 import pytest
@@ -88,8 +88,16 @@ def _trust_one_authority() -> None:
     first, _, _ = Path(certifi.where()).read_text().partition(end)
     one = SESSION_HOME / "authority.pem"
     one.write_text(first + end)
-    certifi.where = lambda: str(one)
+    public = {certifi.where(), os.environ.get("SSL_CERT_FILE", certifi.where())}
+    create = ssl.create_default_context
+
+    def create_default_context(*given: Any, **named: Any) -> ssl.SSLContext:
+        if named.get("cafile") in public:
+            named["cafile"] = str(one)
+        return create(*given, **named)
+
     paths = ssl.get_default_verify_paths()._replace(openssl_cafile=str(one), openssl_capath="")
+    ssl.create_default_context = create_default_context
     ssl.get_default_verify_paths = lambda: paths
 
 
