@@ -293,6 +293,7 @@ class SharedLedger(Ledger):
         super().__init__(f"sqlite+aiosqlite:///{path}")
         self.database = Sqlite(path)
         self._beside = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._beside.execute(_NO_SYNC)
 
     def begin(self, clock: Clock) -> None:
         """Make it a new ledger, whose time is ``clock``."""

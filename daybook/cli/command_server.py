@@ -44,7 +44,7 @@ from sqlalchemy.orm import configure_mappers
 import daybook
 from daybook import home as homes
 from daybook.cli import entry
-from daybook.processes import forked, proc
+from daybook.processes import forked, garbage, proc
 
 _BACKLOG = 64
 _REQUEST_TIMEOUT_SECONDS = 10.0
@@ -69,6 +69,7 @@ _RIGHTS = (
 def main() -> NoReturn:
     """Serve commands until SIGTERM."""
     proc.deny_inspection()  # a command has the credential of Prefect
+    garbage.collect_rarely()
     homes.configure_prefect()
     package = Path(daybook.__file__).parent
     code_version = code_fingerprint(package)

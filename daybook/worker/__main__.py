@@ -7,9 +7,10 @@ the active runs at once.
 from __future__ import annotations
 
 from daybook import home
-from daybook.processes import proc
+from daybook.processes import garbage, proc
 
 proc.deny_inspection()
+garbage.collect_rarely()
 home.configure_prefect()  # before Prefect is imported: it reads its environment once
 
 import argparse

@@ -43,7 +43,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from daybook.processes import forked, proc
+from daybook.processes import forked, garbage, proc
 from daybook.worker import child_setup
 from daybook.worker.messages import FrameDecoder, LaunchRequest, frame
 
@@ -411,6 +411,7 @@ def _reap(pid: int) -> bool:
 def main(arguments: list[str]) -> None:
     """Run the parent process until the worker has exited and no child is left."""
     proc.deny_inspection()
+    garbage.collect_rarely()
     os.environ.update(child_setup.read_unnamed_file(int(arguments[2])))
     worker = socket.socket(fileno=int(arguments[0]))
     worker.set_inheritable(False)

@@ -18,25 +18,6 @@ from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 
-@pytest.mark.journey
-async def test_a_running_run_whose_process_is_killed_is_unknown(working: PrefectWorld) -> None:
-    agent = await working.agents.add(WORKS)
-    job = await working.deploy(on_demand=True, agent=agent.name)
-    (worker,) = working.workers.all
-    await working.prefect.custom_run(job)
-    pid = await agent.says("running")
-    (head,) = worker.heads()
-    assert pid in {each.pid for each in proc.process_tree(head)}
-    os.kill(head.pid, signal.SIGKILL)
-    row = await working.wait_for_end(job, "unknown", within=SEEN)
-    assert row.reason == "its process was ended by SIGKILL"
-    await working.workers.idle(within=SEEN)
-    assert not alive(pid)
-    assert agent.effect_count == 1
-    (attempt,) = await working.runs.attempts(row)
-    assert attempt.status == "unknown"
-
-
 async def test_a_claimed_run_whose_process_is_killed_is_claimed_again(
     working: PrefectWorld,
 ) -> None:

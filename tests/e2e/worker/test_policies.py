@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from uuid import UUID
 
 import pytest
 from prefect.client.schemas.objects import FlowRun
-from prefect.exceptions import ObjectNotFound
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.ledger.tables import RunRow
@@ -105,28 +103,6 @@ async def test_a_backfill_runs_oldest_first_and_one_at_a_time(working: PrefectWo
     for row in rows:
         await working.wait_for_end(row, "succeeded", within=SEEN)
     assert [each.due for each in rows] == due
-
-
-@pytest.mark.journey
-async def test_delete_after_run_deletes_the_deployment_of_a_one_time_job(
-    working: PrefectWorld,
-) -> None:
-    agent = await working.agents.add('had(); print("done")\n')
-    at = (SYSTEM_CLOCK.now() + timedelta(seconds=8)).replace(microsecond=0)
-    job = await working.deploy(agent=agent.name, at=at.isoformat(), delete_after_run=True)
-
-    row = await working.wait_for_status(job, "succeeded", within=60.0)
-
-    async def has_exited() -> bool:
-        try:
-            await working.client.read_deployment(UUID(str(job.row.deployment_id)))
-        except ObjectNotFound:
-            return True
-        return False
-
-    assert await becomes_true(has_exited, SEEN), working.workers.logs()
-    assert (row.status, agent.effect_count) == ("succeeded", 1)
-    await working.shows(row.flow_run_id, "COMPLETED", "Completed", within=SEEN)
 
 
 async def test_pause_after_failures_also_pauses_the_deployment(working: PrefectWorld) -> None:

@@ -22,25 +22,6 @@ from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 
-@pytest.mark.journey
-async def test_a_retry_in_prefects_ui_is_a_run_of_its_own(working: PrefectWorld) -> None:
-    agent = await working.agents.add(WORKS)
-    job = await working.deploy(on_demand=True, agent=agent.name)
-    asked = await working.prefect.custom_run(job)
-    agent.release(2)
-    first = await working.wait_for_end(job, "succeeded", within=30.0)
-    await working.client.set_flow_run_state(asked.id, Scheduled(), force=True)
-    await agent.says("running")
-    await agent.says("running")
-    rows = await working.runs.rows(job)
-    assert [each.occurrence for each in rows] == [f"flow:{asked.id}", f"flow:{asked.id}:1"]
-    again = await working.wait_for_end(rows[1], "succeeded", within=SEEN)
-    assert (again.trigger, again.retry_of, again.flow_run_id) == ("retry", first.id, str(asked.id))
-    before = await working.runs.row(first)
-    assert (before.finished_at, before.status) == (first.finished_at, "succeeded")
-    assert agent.effect_count == 2
-
-
 async def test_a_run_cancelled_before_it_began_can_be_retried(working: PrefectWorld) -> None:
     agent = await working.agents.add(WORKS)
     job = await working.deploy(on_demand=True, agent=agent.name)

@@ -17,7 +17,7 @@ from daybook.api import runs
 from daybook.jobs.store import StoredJob
 from daybook.timing import TIMING
 from tests.conftest import PrefectServer
-from tests.toolbox import install, served
+from tests.toolbox import served
 from tests.world.agents import Agent
 from tests.world.home import with_worker
 from tests.world.prefect_world import PrefectWorld
@@ -49,13 +49,9 @@ GRACE = replace(TIMING, stop_grace=timedelta(seconds=3))
 async def module_world(
     anyio_backend: str, prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[PrefectWorld]:
-    """Yield a home with one worker, in whose environment the tool `shout` is installed."""
-    site = tmp_path_factory.mktemp("site")
-    install(site, "def shout(text: str) -> str:\n    return text.upper()\n", "shout")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ['PYTHONPATH']}")
-        async with with_worker(tmp_path_factory.mktemp("working"), prefect_server, GRACE) as world:
-            yield world
+    """Yield a home with one worker, which ends processes soon."""
+    async with with_worker(tmp_path_factory.mktemp("working"), prefect_server, GRACE) as world:
+        yield world
 
 
 @pytest.fixture
@@ -74,19 +70,6 @@ async def at_work(world: PrefectWorld, server: Agent, stored: StoredJob) -> list
     pid, child = await server.word()
     await world.wait_for_status(stored, "running")
     return [pid, int(child)]
-
-
-@pytest.mark.floor("A", "SetOnJob: a callable executes the job")
-@pytest.mark.floor("B", "A handler executes the action")
-@pytest.mark.journey
-async def test_a_worker_calls_an_installed_python_tool(working: PrefectWorld) -> None:
-    stored = await job(working, "shout", params={"text": "aloud"})
-
-    await working.prefect.custom_run(stored)
-
-    row = await working.wait_for_end(stored, "succeeded", within=SEEN)
-    assert row.output == "ALOUD"
-    assert row.result == {"tool_name": "shout", "params": {"text": "aloud"}, "result": "ALOUD"}
 
 
 async def test_a_worker_calls_and_ends_a_stdio_tool_server(
