@@ -75,6 +75,7 @@ async def test_a_service_restarts_on_the_version_that_pip_installs_and_finishes_
         command("agents", "add", "slow", "--command", f"cat {fifo}")
         command("add", "Wait.", "--name", "long", "--on-demand", "--agent", "slow")
         command("run", "long")
+        writer = os.open(fifo, os.O_WRONLY)  # returns when the run's program reads
 
         install(python, new_wheel)
         started.until_logged(rf"Daybook {NEW_VERSION} was installed", within=120)
@@ -82,7 +83,8 @@ async def test_a_service_restarts_on_the_version_that_pip_installs_and_finishes_
         refused = run("runs")
         assert refused.returncode == 4
         assert "restarts within minutes" in refused.stderr
-        fifo.write_text("done")
+        os.write(writer, b"done")
+        os.close(writer)
 
         started.until("READY=1", within=240)
         started.until("WATCHDOG=1", within=30)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -182,3 +183,32 @@ async def test_a_long_first_sync_is_left_to_the_keeper(
     assert limits == [up.SYNC_SECONDS]
     expected = "The keeper syncs 1990 more jobs with Prefect in the background"
     assert talk.shown_lines.get_nowait() == expected
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+async def test_up_restarts_on_another_version_unless_it_is_stopped_meanwhile(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_stopped: bool
+) -> None:
+    stop, ended = asyncio.Event(), []
+
+    @contextmanager
+    def stop_requested() -> Iterator[asyncio.Event]:
+        yield stop
+
+    async def run(*_: object, upgraded: asyncio.Event, **__: object) -> None:
+        try:
+            upgraded.set()
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.to_thread(ended.append, "ended")
+            if is_stopped:
+                stop.set()
+
+    monkeypatch.setattr(up, "_stop_requested", stop_requested)
+    monkeypatch.setattr(up, "_run", run)
+    talk = Talk()
+
+    assert await up.up(talk) is not is_stopped
+    assert ended == ["ended"]
+    assert talk.shown_lines.get_nowait() == "Restarting"
+    assert daybook_home.running() is None
