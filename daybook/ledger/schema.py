@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,17 @@ def head() -> str:
     """Return the newest known version.
 
     It is kept in a file, so that two migrations written at the same time cause a merge conflict.
+    The file is read once: a process keeps its schema if another version is installed meanwhile.
     """
-    return (MIGRATIONS / "HEAD").read_text().split()[0]
+    return _read_head(MIGRATIONS)
+
+
+@cache
+def _read_head(folder: Path) -> str:
+    return (folder / "HEAD").read_text().split()[0]
+
+
+head()
 
 
 def current(connection: Connection) -> str | None:

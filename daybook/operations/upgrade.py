@@ -36,7 +36,7 @@ CHECK_INTERVAL_SECONDS = 10.0
 QUIET_TIMEOUT_SECONDS = 300.0
 """How long a restart waits for a moment without active runs; then they get what `down` gives."""
 QUIET_POLL_INTERVAL_SECONDS = 1.0
-TRIAL_TIMEOUT_SECONDS = 60.0
+TRIAL_TIMEOUT_SECONDS = 300.0
 _IMPORTED = ("daybook.operations.up", "daybook.worker.prefect_worker", "daybook.cli.main")
 """Modules that the new version has to be able to import."""
 

@@ -282,6 +282,16 @@ async def _rows(address: str) -> dict[str, list[tuple[Any, ...]]]:
         }
 
 
+def test_a_process_keeps_its_schema_if_another_version_is_installed(
+    next_schema: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "MIGRATIONS", next_schema)
+    assert schema.head() == NEXT
+    (next_schema / "HEAD").write_text("29991231_0003\n")
+
+    assert schema.head() == NEXT
+
+
 async def test_without_a_copy_the_ledger_is_not_migrated(
     database: Database, daybook_home: Home, next_schema: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
