@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -64,7 +63,7 @@ async def until_installed(ledger: Ledger, running: str, say: Callable[[str], Non
         is_settled, last_seen = found == last_seen, found
         if found in (running, refused) or not is_settled:
             continue
-        version, why = await asyncio.to_thread(_try_new_version)
+        version, why = await _try_new_version()
         if not why:
             break
         refused = found
@@ -77,22 +76,32 @@ async def until_installed(ledger: Ledger, running: str, say: Callable[[str], Non
     await _until_quiet(ledger)
 
 
-def _try_new_version() -> tuple[str, str]:
+async def _try_new_version() -> tuple[str, str]:
     """Return the version that this interpreter starts now, and why it does not start, if so."""
+    command = [sys.executable, "-P", "-m", "daybook.operations.upgrade", schema.head()]
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "daybook.operations.upgrade", schema.head()],
+        trial = await asyncio.create_subprocess_exec(
+            *command,
             env={**os.environ, **absolute_python_path()},
-            capture_output=True,
-            text=True,
-            timeout=TRIAL_TIMEOUT_SECONDS,
-            check=False,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
         return "", str(error)
-    if done.returncode == 0:
-        return done.stdout.strip(), ""
-    return "", (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    try:
+        async with asyncio.timeout(TRIAL_TIMEOUT_SECONDS):
+            output, errors = await trial.communicate()
+    except TimeoutError:
+        return "", f"it takes more than {TRIAL_TIMEOUT_SECONDS:.0f} s"
+    finally:
+        if trial.returncode is None:
+            trial.kill()
+            await trial.wait()
+    if trial.returncode == 0:
+        return output.decode().strip(), ""
+    lines = errors.decode(errors="replace").strip().splitlines()
+    return "", (lines or [f"exit code {trial.returncode}"])[-1]
 
 
 async def _until_quiet(ledger: Ledger) -> None:

@@ -61,7 +61,7 @@ async def test_a_service_restarts_on_the_version_that_pip_installs_and_finishes_
     os.mkfifo(fifo)
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        line = [python, "-P", "-m", "daybook", *words]
+        line = [str(python), "-P", "-m", "daybook", *words]
         return subprocess.run(line, env=variables, capture_output=True, text=True, check=False)
 
     def command(*words: str) -> str:
@@ -95,8 +95,8 @@ async def test_a_service_restarts_on_the_version_that_pip_installs_and_finishes_
         assert not {each["pid"] for each in after["children"]} & {
             each["pid"] for each in before["children"]
         }
-        (run,) = json.loads(command("runs", "long", "--json"))
-        assert (run["status"], run["attempts"], run["output"]) == ("succeeded", 1, "done")
+        (ended,) = json.loads(command("runs", "long", "--json"))
+        assert (ended["status"], ended["attempts"], ended["output"]) == ("succeeded", 1, "done")
         assert re.search(rf"prefect-daybook {NEW_VERSION}", command("doctor", "-v"))
         command("down")
         assert started.process.wait(60) == 0

@@ -40,7 +40,7 @@ class Installed:
         self.now = self._seen.pop(0) if len(self._seen) > 1 else self._seen[0]
         return self.now
 
-    def _try(self) -> tuple[str, str]:
+    async def _try(self) -> tuple[str, str]:
         self.trials.append(self.now)
         return self.now, self.why if self.now == "broken" else ""
 
@@ -106,15 +106,21 @@ async def test_a_restart_waits_no_longer_than_its_limit(
     await Installed(monkeypatch, "new").until_restart(world.ledger)
 
 
+async def test_a_trial_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upgrade, "TRIAL_TIMEOUT_SECONDS", 0.0)
+
+    assert await upgrade._try_new_version() == ("", "it takes more than 0 s")
+
+
 @pytest.mark.slow
-def test_this_version_starts_with_its_own_schema_and_not_with_an_unknown_one(
+async def test_this_version_starts_with_its_own_schema_and_not_with_an_unknown_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert upgrade._try_new_version() == (__version__, "")
+    assert await upgrade._try_new_version() == (__version__, "")
 
     monkeypatch.setattr(schema, "head", lambda: "29991231_0001")
-    version, why = upgrade._try_new_version()
+    version, why = await upgrade._try_new_version()
     assert version == ""
     assert "29991231_0001" in why
 
@@ -123,10 +129,16 @@ def test_the_new_version_gets_the_command_and_the_variables_of_this_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     started = list[object]()
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-P", "/opt/bin/daybook", "up"])
-    monkeypatch.setattr(os, "execve", lambda *given: started.extend(given))
 
-    upgrade.restart({"NOTIFY_SOCKET": "/run/notify"})
+    def execve(*given: object) -> None:
+        started.extend(given)
+        raise SystemExit  # as an `exec`, it does not return
+
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-P", "/opt/bin/daybook", "up"])
+    monkeypatch.setattr(os, "execve", execve)
+
+    with pytest.raises(SystemExit):
+        upgrade.restart({"NOTIFY_SOCKET": "/run/notify"})
 
     command = [sys.executable, "-P", "/opt/bin/daybook", "up"]
     assert started == [sys.executable, command, {"NOTIFY_SOCKET": "/run/notify"}]
