@@ -415,7 +415,7 @@ async def test_an_upgrade_that_is_killed_at_any_step_leaves_the_old_ledger_or_th
     rows, old = await _rows(original.address), schema.head()
     copy = _copy(daybook_home, ledger_id)
     folder = copy.parent
-    ends = []
+    ends = list[tuple[str, bool]]()
     while True:
         shutil.rmtree(folder, ignore_errors=True)
         database = databases.Sqlite(tmp_path / f"ledger-{len(ends)}.db")

@@ -189,7 +189,7 @@ async def test_a_long_first_sync_is_left_to_the_keeper(
 async def test_up_restarts_on_another_version_unless_it_is_stopped_meanwhile(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_stopped: bool
 ) -> None:
-    stop, ended = asyncio.Event(), []
+    stop, ended = asyncio.Event(), list[str]()
 
     @contextmanager
     def stop_requested() -> Iterator[asyncio.Event]:
