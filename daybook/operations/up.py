@@ -168,8 +168,9 @@ async def up(talk: UpReporter, *, link: bool = True, started_by: StartedBy = "")
         work = _run(home, record, talk, manager, link=link, upgraded=upgraded)
         is_busy = lambda: not record.ready_at or upgraded.is_set()  # noqa: E731
         async with _background(manager.report_busy(is_busy)):
-            if await _until_requested(work, stop, upgraded, before=say_stopping):
-                talk.say("Stopped")
+            was_cancelled = await _until_requested(work, stop, upgraded, before=say_stopping)
+        if was_cancelled and stop.is_set():
+            talk.say("Stopped")
     return upgraded.is_set() and not stop.is_set()
 
 

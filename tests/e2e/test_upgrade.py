@@ -55,7 +55,7 @@ async def test_a_service_restarts_on_the_version_that_pip_installs_and_finishes_
     new_wheel = _new_wheel(built.sdist, tmp_path / "source")
     python = build_environment(tmp_path / "venv", built.wheel)
     home = Home(tmp_path / "home").make()
-    variables = environment(home.path)
+    variables = environment(home.path) | {"PYTHONPATH": ""}  # nothing of the checkout
     unit = service_units.systemd_units(service_units.Service(home.path, str(python)))
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

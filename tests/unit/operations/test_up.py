@@ -211,4 +211,5 @@ async def test_up_restarts_on_another_version_unless_it_is_stopped_meanwhile(
     assert await up.up(talk) is not is_stopped
     assert ended == ["ended"]
     assert talk.shown_lines.get_nowait() == "Restarting"
+    assert talk.shown_lines.empty() is not is_stopped
     assert daybook_home.running() is None
