@@ -15,7 +15,8 @@
     │   ├── PrefectUnreachable   4
     │   │   └── PrefectRefused   4  Prefect answers and denies access (401, 403)
     │   └── LedgerUnreachable    4
-    │       └── LedgerReplaced   4  the database was deleted or replaced while it was in use
+    │       ├── LedgerReplaced   4  the database was deleted or replaced while it was in use
+    │       └── LedgerOlder      4  the `daybook up` that uses it is older than this program
     ├── LedgerError              1
     │   ├── LedgerNewer          2  a newer program wrote the ledger
     │   ├── LedgerKeyMissing     1  this home has no key for the ledger's encrypted copies
@@ -313,6 +314,19 @@ class LedgerReplaced(LedgerUnreachable):
         self.args = (f"the ledger at {place} {what}; {fix}",)
 
 
+class LedgerOlder(LedgerUnreachable):
+    """The ledger has an earlier schema, and the running `daybook up` still uses that."""
+
+    code = "ledger_older"
+
+    def __init__(self, place: str) -> None:
+        super().__init__(place, "it has an earlier schema")
+        self.args = (
+            f"the ledger at {place} is in use by an older `daybook up`, which restarts within "
+            "minutes after an upgrade; to restart it now, run `daybook down`, then `daybook up`",
+        )
+
+
 class LedgerError(DaybookError):
     """The ledger refused an operation."""
 
@@ -327,8 +341,9 @@ class LedgerNewer(LedgerError):
 
     def __init__(self, found: str, known: str) -> None:
         super().__init__(
-            f"the ledger has schema {found}, but this program only knows {known}; use the Daybook "
-            "version that wrote it, or create a new ledger"
+            f"the ledger has schema {found}, but this program only knows {known}; install the "
+            "Daybook version that wrote it, or a newer one (`pip install -U prefect-daybook`), or "
+            "go back to the copy from before the upgrade, in `backups` in the home"
         )
 
 

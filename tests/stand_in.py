@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import subprocess
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -50,6 +51,8 @@ class StandIn:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self._environment["NOTIFY_SOCKET"])
         self._log = folder / "journal"
+        self.received = list[str]()
+        """All reports so far."""
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
@@ -88,3 +91,12 @@ class StandIn:
             except TimeoutError:
                 journal = self._log.read_text()
                 raise AssertionError(f"no {state}, only {received[-9:]}\n{journal}") from None
+            self.received.append(received[-1])
+
+    def until_logged(self, pattern: str, within: float) -> None:
+        """Wait until the service's log contains the pattern; each report is a time to look."""
+        end = time.monotonic() + within
+        while not re.search(pattern, self._log.read_text()):
+            assert time.monotonic() < end, self._log.read_text()
+            self._socket.settimeout(within)
+            self.received.append(self._socket.recv(4096).decode())

@@ -30,7 +30,7 @@ from typing import Any
 
 from daybook import __version__
 from daybook.home import current_home
-from daybook.processes import garbage
+from daybook.processes import garbage, init
 
 GO = b"g"
 ACCEPT_TIMEOUT_SECONDS = 2.0
@@ -48,6 +48,7 @@ Most are servers, or start or end processes; `completion` looks at its parent, t
 
 def main() -> int:
     """Run the command line in `sys.argv` and return its exit code."""
+    init.fork_if_first()
     garbage.collect_rarely()
     arguments = sys.argv[1:]
     if _is_servable(arguments):

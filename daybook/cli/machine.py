@@ -53,19 +53,20 @@ async def up_(
     from daybook.operations import service
     from daybook.operations.checks import installation
 
+    inherited = dict(os.environ)
     installation.require_versions()
     if started_by == "service":
         os.environ.update(service.read_environment(homes.current_home()))
     homes.forget_stopped_server()
     prepare_prefect()
-    from daybook.operations import up
+    from daybook.operations import up, upgrade
 
     reporter = JsonReporter() if as_json else TerminalReporter(browser=browser and not started_by)
     environment.set_search_path()
     if detach:
         await up.detach(reporter)
-    else:
-        await up.up(reporter, link=not (as_json or started_by), started_by=started_by)
+    elif await up.up(reporter, link=not (as_json or started_by), started_by=started_by):
+        upgrade.restart(inherited)
     return 0
 
 

@@ -22,8 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook import settings
 from daybook.clock import Clock
-from daybook.errors import LedgerUnreachable
-from daybook.ledger import database, in_use, schema, texts
+from daybook.errors import LedgerOlder, LedgerUnreachable
+from daybook.ledger import database, in_use, migration_copies, schema, texts
 from daybook.ledger.in_use import InUse
 from daybook.ledger.tables import Fact
 from daybook.timing import TIMING
@@ -180,8 +180,9 @@ class Ledger:
     async def _migrate(self, in_use: InUse | None) -> str:
         """Migrate if needed and return the ledger's id.
 
-        Raises `LedgerNewer`, and `LedgerReplaced` if the ledger is not the one that a running
-        `daybook up` has ``in_use``.
+        A ledger with an earlier schema is copied first. Raises `LedgerNewer`, and if this home's
+        running `daybook up` has a ledger ``in_use``, `LedgerReplaced` for another one and
+        `LedgerOlder` if it would have to be migrated.
         """
         async with self.read() as session:
             if in_use is not None:
@@ -193,6 +194,11 @@ class Ledger:
                 return await connection.run_sync(schema.ledger_id)
         async with schema.exclusive(), self.write() as session:
             connection = await session.connection()
+            earlier = await connection.run_sync(schema.earlier_version)
+            if earlier is not None:
+                if in_use is not None:
+                    raise LedgerOlder(self.place)
+                await migration_copies.create(session, self.address, self.place, earlier)
             return await connection.run_sync(schema.upgrade)
 
     def skew(self) -> timedelta:

@@ -10,7 +10,9 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -18,6 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from daybook.errors import LedgerNewer, LedgerReplaced
 from daybook.ledger import database
 from daybook.ledger.tables import new_id
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 VERSION_TABLE = "daybook_version"
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -32,8 +37,17 @@ def head() -> str:
     """Return the newest known version.
 
     It is kept in a file, so that two migrations written at the same time cause a merge conflict.
+    The file is read once: a process keeps its schema if another version is installed meanwhile.
     """
-    return (MIGRATIONS / "HEAD").read_text().split()[0]
+    return _read_head(MIGRATIONS)
+
+
+@cache
+def _read_head(folder: Path) -> str:
+    return (folder / "HEAD").read_text().split()[0]
+
+
+head()
 
 
 def current(connection: Connection) -> str | None:
@@ -47,20 +61,49 @@ def ledger_id(connection: Connection) -> str:
     return str(connection.execute(_ID).scalar_one())
 
 
-def upgrade(connection: Connection) -> str:
-    from alembic import command
-    from alembic.config import Config
+def check_known(version: str) -> None:
+    """Raise `LedgerNewer` for a version of the schema that this program does not know."""
     from alembic.script import ScriptDirectory
 
+    scripts = ScriptDirectory.from_config(_config())
+    if version not in {script.revision for script in scripts.walk_revisions()}:
+        raise LedgerNewer(version, head())
+
+
+def earlier_version(connection: Connection) -> str | None:
+    """Return the version that `upgrade` would migrate from; None for a new or a current ledger.
+
+    Raises `LedgerNewer`.
+    """
     version = current(connection)
-    if version != head():
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
-        config.attributes["connection"] = connection
-        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-        if version is not None and version not in known:
-            raise LedgerNewer(version, head())
-        command.upgrade(config, "head")
+    if version is None or version == head():
+        return None
+    check_known(version)
+    return version
+
+
+def migrate(connection: Connection, version: str) -> None:
+    """Migrate to a ``version`` of the schema, in the transaction of ``connection``."""
+    from alembic import command
+
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, version)
+
+
+def _config() -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return config
+
+
+def upgrade(connection: Connection) -> str:
+    """Migrate to the newest version, and return the ledger's id. Raises `LedgerNewer`."""
+    earlier_version(connection)
+    if current(connection) != head():
+        migrate(connection, head())
     parameters = {"id": new_id()[:12]}
     connection.execute(
         text("INSERT INTO facts (key, value) VALUES ('id', :id) ON CONFLICT (key) DO NOTHING"),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 from sqlalchemy import delete, func, insert, select
@@ -16,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel
 
 from daybook.errors import LedgerUnreachable
-from daybook.ledger import task_tables
+from daybook.ledger import migration_copies, task_tables
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
 
@@ -73,7 +72,10 @@ async def snapshot(ledger: Ledger, file: Path) -> None:
     url = make_url(ledger.address)
     if url.get_backend_name() == "sqlite":
         async with ledger.read():  # raises an error if the file is not that of the ledger
-            await asyncio.to_thread(_vacuum_into, str(url.database), file)
+            try:
+                await asyncio.to_thread(migration_copies.vacuum_into, Path(str(url.database)), file)
+            except sqlite3.Error as error:
+                raise LedgerUnreachable(ledger.place, str(error)) from error
         return
     async with (
         ledger.read() as source,
@@ -81,13 +83,3 @@ async def snapshot(ledger: Ledger, file: Path) -> None:
         copy.write() as target,
     ):
         await copy_rows(source, target)
-
-
-def _vacuum_into(source: str, file: Path) -> None:
-    # Like SQLite's backup API in one step, but the copy has no WAL and no free pages.
-    name = f"{Path(source).absolute().as_uri()}?mode=rw"
-    try:
-        with closing(sqlite3.connect(name, uri=True)) as connection:
-            connection.execute("VACUUM INTO ?", (str(file),))
-    except sqlite3.Error as error:
-        raise LedgerUnreachable(source, str(error)) from error

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import os
 import resource
 import socket
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from daybook import home as homes
 from daybook import settings
@@ -81,6 +83,7 @@ def environment(home: Home, port: int) -> dict[str, str]:
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_COLORS": "false",
         **_retention(),
+        **_ui_folder(home),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     }
     fixed = {
@@ -109,6 +112,19 @@ def _retention() -> dict[str, str]:
         f"{vacuum}_ENABLED": "events,flow_runs",
         f"{vacuum}_RETENTION_PERIOD": str(days * DAY_SECONDS),
     }
+
+
+def _ui_folder(home: Home) -> dict[str, str]:
+    """Return a folder in the home for the UI's files if Prefect cannot write them beside its code.
+
+    It writes them at the first start. Without them there is no UI, and if they belong to another
+    user, who ran a server with this interpreter, the server does not start.
+    """
+    spec = importlib.util.find_spec("prefect")
+    folder = Path(spec.origin).parent / "server" if spec and spec.origin else None
+    if folder is None or os.access(folder, os.W_OK):
+        return {}
+    return {"PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home.prefect / "ui")}
 
 
 def absolute_python_path() -> dict[str, str]:

@@ -3,7 +3,8 @@
 ::
 
     ready ──► READY=1      every part runs
-    alive ──► WATCHDOG=1   several times per `WatchdogSec`, while the leader's services run
+    alive ──► WATCHDOG=1   several times per `WatchdogSec`, while the leader's services run, and
+                           during a restart on another version, in which the process stays
     stop  ──► STOPPING=1
 
 systemd restarts `up` if it gets no WATCHDOG=1 for `WatchdogSec`: if the event loop of `up` hangs,
@@ -20,6 +21,7 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +33,8 @@ from daybook.ledger.engine import Ledger
 
 MAX_SILENCE_SECONDS = 120.0
 """Maximum time without a change in the leader's record; its services run every few seconds."""
+MAX_BUSY_SECONDS = 300.0
+"""Maximum time of a start, or of the stop before a restart on another version."""
 MAX_REPORT_INTERVAL_SECONDS = 10.0
 REPORTS_PER_TIMEOUT = 4
 """Number of reports in the time after which systemd restarts a silent service."""
@@ -68,12 +72,11 @@ class ServiceManager:
         """Send WATCHDOG=1 while the leader's services run, or a restart repairs nothing."""
         if not (self.address and self.watchdog_seconds):
             return
-        interval = min(self.watchdog_seconds / REPORTS_PER_TIMEOUT, MAX_REPORT_INTERVAL_SECONDS)
         seen: dict[str, Any] | None = None
         changed_at = time.monotonic()
         while True:
             try:
-                async with asyncio.timeout(interval):
+                async with asyncio.timeout(self._interval_seconds):
                     leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)
                     note = leader.note if leader is not None else {}
                     is_alive = note != seen or _leads_elsewhere(leader, ledger.now())
@@ -89,7 +92,26 @@ class ServiceManager:
                 changed_at = time.monotonic()
             if time.monotonic() - changed_at < MAX_SILENCE_SECONDS:
                 self.notify("WATCHDOG=1")
-            await asyncio.sleep(interval)
+            await asyncio.sleep(self._interval_seconds)
+
+    async def report_busy(self, is_busy: Callable[[], bool]) -> None:
+        """Send WATCHDOG=1 during a start or a restart on another version, while ``is_busy``.
+
+        After `MAX_BUSY_SECONDS` without an end it sends nothing more.
+        """
+        if not (self.address and self.watchdog_seconds):
+            return
+        began = time.monotonic()
+        while True:
+            if not is_busy():
+                began = time.monotonic()
+            elif time.monotonic() - began < MAX_BUSY_SECONDS:
+                self.notify("WATCHDOG=1")
+            await asyncio.sleep(self._interval_seconds)
+
+    @property
+    def _interval_seconds(self) -> float:
+        return min(self.watchdog_seconds / REPORTS_PER_TIMEOUT, MAX_REPORT_INTERVAL_SECONDS)
 
 
 def _leads_elsewhere(leader: leader_lease.Leader | None, now: datetime) -> bool:

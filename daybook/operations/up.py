@@ -5,7 +5,8 @@
     lock ─► leftovers ─► ledger ─► Prefect ─► health page ─► blocks, pool, agent ─► example
          ─► sync ─► worker ─► command server
 
-    stop: in the reverse order, the lock last ◄── SIGINT, SIGTERM (as from `down`), SIGHUP
+    stop: in the reverse order, the lock last ◄── SIGINT, SIGTERM (as from `down`), SIGHUP,
+                                                  another version was installed (`upgrade`)
 
 A child (server, health page, worker, command server) that ends by itself is restarted. Each process
 is recorded in `up.json` when it is started, so that the next `up` or `down` can end the leftovers
@@ -54,6 +55,7 @@ from daybook.operations import (
     service_units,
     setup,
     supervision,
+    upgrade,
     web,
     worker,
 )
@@ -135,8 +137,11 @@ class UpReporter(Protocol):
         ...
 
 
-async def up(talk: UpReporter, *, link: bool = True, started_by: StartedBy = "") -> None:
-    """Start everything; return when everything has stopped after a stop request.
+async def up(talk: UpReporter, *, link: bool = True, started_by: StartedBy = "") -> bool:
+    """Start everything; return when everything has stopped.
+
+    Return False after a stop request, and True if another version was installed meanwhile: the
+    caller then calls `upgrade.restart`.
 
     With ``link``, create a link that opens Prefect's UI, logged in. If this home's `up` runs in the
     background, and this one does not, show that one instead, until a stop request or its end.
@@ -151,34 +156,44 @@ async def up(talk: UpReporter, *, link: bool = True, started_by: StartedBy = "")
     running = home.running() or {}
     if running.get("started_by") and not started_by:
         with _stop_requested() as stop:
-            await _until_stopped(_attach(home, running, talk, link), stop)
-        return
+            await _until_requested(_attach(home, running, talk, link), stop)
+        return False
+    upgraded = asyncio.Event()
+
+    def say_stopping() -> None:
+        if stop.is_set():
+            manager.notify("STOPPING=1")
+        talk.say("Stopping" if stop.is_set() else "Restarting")
+
     with home_lock.hold(home, started_by=started_by) as record, _stop_requested() as stop:
-        work = _run(home, record, talk, manager, link)
-        if await _until_stopped(work, stop, partial(_say_stopping, talk, manager)):
+        work = _run(home, record, talk, manager, link=link, upgraded=upgraded)
+        is_busy = lambda: not record.ready_at or upgraded.is_set()  # noqa: E731
+        async with _background(manager.report_busy(is_busy)):
+            was_cancelled = await _until_requested(work, stop, upgraded, before=say_stopping)
+        if was_cancelled and stop.is_set():
             talk.say("Stopped")
+    return upgraded.is_set() and not stop.is_set()
 
 
-async def _until_stopped(
-    work: Coroutine[Any, Any, None], stop: asyncio.Event, before: Callable[[], None] = lambda: None
+async def _until_requested(
+    work: Coroutine[Any, Any, None],
+    *requests: asyncio.Event,
+    before: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Run ``work``; at a stop request call ``before``, then cancel. Return whether it was."""
-    task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    """Run ``work``; at the first request call ``before``, then cancel. Return whether it was."""
+    task = asyncio.create_task(work)
+    waiting = [asyncio.create_task(each.wait()) for each in requests]
+    await asyncio.wait({task, *waiting}, return_when=asyncio.FIRST_COMPLETED)
     if not task.done():
         before()
         task.cancel()
-    stopping.cancel()
+    for each in waiting:
+        each.cancel()
     try:
         await task
     except asyncio.CancelledError:
         return True
     return False
-
-
-def _say_stopping(talk: UpReporter, manager: ServiceManager) -> None:
-    manager.notify("STOPPING=1")
-    talk.say("Stopping")
 
 
 async def _attach(
@@ -195,13 +210,13 @@ async def _attach(
         since = ledger.now()
         talk.ready(await _facts(ledger, ready, example=None, link=link))
         async with _background(_watch(ledger, talk, since)):
-            await _until_ended(home, ready["pid"])
-    talk.say("Daybook has stopped in the background")
+            await _until_ended(home, ready["ready_at"])
+    talk.say("Daybook has stopped, or restarts, in the background")
 
 
-async def _until_ended(home: homes.Home, pid: int) -> None:
+async def _until_ended(home: homes.Home, ready_at: str) -> None:
     while True:
-        if (home.running() or {}).get("pid") != pid:
+        if (home.running() or {}).get("ready_at") != ready_at:
             return
         await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
@@ -382,8 +397,12 @@ async def _run(
     record: home_lock.UpRecord,
     talk: UpReporter,
     manager: ServiceManager,
+    *,
     link: bool,
+    upgraded: asyncio.Event,
 ) -> None:
+    """Run everything until cancelled; set ``upgraded`` if another version should run instead."""
+    running_version = upgrade.installed()
     for name in await record.end_leftovers():
         talk.say(f"Ended a {name} left over from an earlier `daybook up`")
     for each in home_checks.interrupted_move():
@@ -427,7 +446,16 @@ async def _run(
         has_unit = record.started_by == "service"
         if settings.load().command_server and sys.platform == "linux" and not has_unit:
             await stack.enter_async_context(_command_server(home, record, talk))
+        new_version = _set_after(
+            upgrade.until_installed(ledger, running_version, talk.say), upgraded
+        )
+        await stack.enter_async_context(_background(new_version))
         await _watch(ledger, talk, since)
+
+
+async def _set_after(work: Awaitable[None], event: asyncio.Event) -> None:
+    await work
+    event.set()
 
 
 @asynccontextmanager

@@ -47,9 +47,6 @@ PAGES = [*FIRST, *sorted(OTHERS - set(FIRST))]
 # Replacements by whole command: steps that this module's setup or another test runs.
 DONE_ELSEWHERE = {
     "make up": 'ln -s "$PREPARED_VENV" .venv',  # the `up` of this module; CI runs `make up`
-    "daybook up": "true",  # tests/e2e/test_wheel.py
-    "python3 -m venv somewhere && source somewhere/bin/activate": "true",
-    "pip install prefect_daybook-0.1.0-py3-none-any.whl": "true",
 }
 # These end at Ctrl-C, which the test sends after the command has printed an address.
 UNTIL_INTERRUPTED = ("daybook mcp --http", "daybook web")

@@ -46,17 +46,26 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 @pytest.fixture(scope="module")
 def python(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the interpreter of an environment with the wheel and the locked dependencies."""
-    place = tmp_path_factory.mktemp("installed") / "venv"
+    return build_environment(tmp_path_factory.mktemp("installed") / "venv", built.wheel)
+
+
+def build_environment(place: Path, wheel: Path) -> Path:
+    """Create an environment with the wheel and the locked dependencies; return its interpreter."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
     interpreter = place / "bin" / "python"
-    uv, offline = str(Path(sys.executable).parent / "uv"), ["--offline", "--no-index", "--no-deps"]
-    install = [uv, "pip", "install", "--quiet", "--python", str(interpreter), *offline]
-    subprocess.run([*install, str(built.wheel)], check=True, capture_output=True)
+    install(interpreter, wheel)
     # Add the rest of the tests' environment after the wheel. Python reads no .pth file in a folder
     # that a .pth file names, so the editable install of the checkout there has no effect.
     (folder,) = (place / "lib").glob("python*/site-packages")
     (folder / "rest.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return interpreter
+
+
+def install(python: Path, wheel: Path) -> None:
+    """Install the wheel, instead of an earlier version, into the environment of ``python``."""
+    uv, offline = str(Path(sys.executable).parent / "uv"), ["--offline", "--no-index", "--no-deps"]
+    command = [uv, "pip", "install", "--quiet", "--python", str(python), *offline]
+    subprocess.run([*command, str(wheel)], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import stat
 from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -18,18 +19,26 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine, event, select
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 
-from daybook.errors import LedgerNewer
-from daybook.ledger import schema, task_tables  # noqa: F401 - tables to be compared
+from daybook.errors import LedgerNewer, LedgerOlder, LedgerUnreachable
+from daybook.home import Home
+from daybook.ledger import (
+    migration_copies,
+    schema,
+    task_tables,  # noqa: F401 - tables to be compared
+    transfer,
+)
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
+from daybook.operations import home_lock
 from daybook.testing import ManualClock
 from tests import databases
 from tests.costs import one_in
 from tests.databases import Database, id_of, server_of, version_of
+from tests.side_by_side import CONTEXT
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
@@ -236,9 +245,10 @@ async def test_a_start_with_a_later_schema_migrates_the_ledger_and_keeps_its_dat
     database: Database,
     stored_rows: dict[str, str],
     next_schema: Path,
+    daybook_home: Home,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = await id_of(database.address)
+    before, rows_before = await id_of(database.address), await _rows(database.address)
     monkeypatch.setattr(schema, "MIGRATIONS", next_schema)
 
     assert await id_of(database.address) == before
@@ -250,6 +260,84 @@ async def test_a_start_with_a_later_schema_migrates_the_ledger_and_keeps_its_dat
     monkeypatch.undo()
     with pytest.raises(LedgerNewer, match=NEXT):
         await id_of(database.address)
+    # It can use the copy from before the migration, which only its owner can read.
+    copy = _copy(daybook_home, before)
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    assert stat.S_IMODE(copy.parent.stat().st_mode) == 0o700
+    assert list(copy.parent.iterdir()) == [copy]
+    assert await _rows(transfer.sqlite_address(copy)) == rows_before
+
+
+def _copy(home: Home, ledger_id: str) -> Path:
+    """Return the file of the copy that a migration from this schema to the next one makes."""
+    return home.path / "backups" / f"{ledger_id}-{schema.head()}.db"
+
+
+async def _rows(address: str) -> dict[str, list[tuple[Any, ...]]]:
+    """Return all rows of a ledger of this schema, by table."""
+    async with Ledger(address) as ledger, ledger.read() as session:
+        return {
+            table.name: sorted(map(tuple, await session.execute(select(table))), key=repr)
+            for table in transfer.TABLES
+        }
+
+
+def test_a_process_keeps_its_schema_if_another_version_is_installed(
+    next_schema: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "MIGRATIONS", next_schema)
+    assert schema.head() == NEXT
+    (next_schema / "HEAD").write_text("29991231_0003\n")
+
+    assert schema.head() == NEXT
+
+
+async def test_without_a_copy_the_ledger_is_not_migrated(
+    database: Database, daybook_home: Home, next_schema: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await id_of(database.address)
+    before, old = database.tables(), schema.head()
+    (daybook_home.path / "backups").touch()
+    monkeypatch.setattr(schema, "MIGRATIONS", next_schema)
+
+    with pytest.raises(LedgerUnreachable, match="copy before the migration cannot be written"):
+        await id_of(database.address)
+
+    assert (database.tables(), version_of(database)) == (before, [(old,)])
+
+
+async def test_only_up_itself_migrates_the_ledger_that_it_uses(
+    database: Database, daybook_home: Home, next_schema: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with home_lock.hold(daybook_home) as record:
+        async with Ledger(database.address) as ledger:
+            record.set_ledger(ledger.identity())
+            before = database.tables()
+            monkeypatch.setattr(schema, "MIGRATIONS", next_schema)
+            with pytest.raises(LedgerOlder, match="restarts within minutes") as refused:
+                await id_of(database.address)
+            assert refused.value.exit_code == 4
+            assert database.tables() == before
+    with home_lock.hold(daybook_home):  # the next `up`
+        await id_of(database.address)
+    assert version_of(database) == [(NEXT,)]
+
+
+async def test_the_newest_copies_of_a_ledger_stay(
+    tmp_path: Path, daybook_home: Home, next_schema: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = transfer.sqlite_address(tmp_path / "ledger.db")
+    ledger_id, folder = await id_of(address), daybook_home.path / "backups"
+    folder.mkdir()
+    names = [f"{ledger_id}-20260101_000{number}.db" for number in (1, 2, 3)]
+    for name in [*names, "another.db"]:
+        (folder / name).touch()
+    new = _copy(daybook_home, ledger_id).name
+    monkeypatch.setattr(schema, "MIGRATIONS", next_schema)
+
+    await id_of(address)
+
+    assert {each.name for each in folder.iterdir()} == {*names[1:], new, "another.db"}
 
 
 def _killed_at_the_index(address: str, folder: Path) -> None:
@@ -273,6 +361,89 @@ async def test_a_killed_upgrade_is_rolled_back_and_the_next_start_succeeds(
     monkeypatch.setattr(schema, "MIGRATIONS", next_schema)
     await id_of(database.address)
     assert version_of(database) == [(NEXT,)]
+
+
+class _Steps:
+    """Counts the steps of this process, and kills it at the step ``last``."""
+
+    def __init__(self, last: int) -> None:
+        self.count, self._last = 0, last
+
+    def __call__(self, *_: object) -> None:
+        if self.count == self._last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.count += 1
+
+    def around(self, owner: object, name: str) -> None:
+        """Make the beginning and the end of a function steps."""
+        function = getattr(owner, name)
+
+        def call(*given: Any, **options: Any) -> Any:
+            self()
+            result = function(*given, **options)
+            self()
+            return result
+
+        setattr(owner, name, call)
+
+
+def _killed_at(address: str, folder: Path, home: str, last: int, pipe: Pipe) -> None:
+    """Migrate, and die by SIGKILL at a step; if the last one is passed, send their number."""
+    os.environ["DAYBOOK_HOME"] = home
+    schema.MIGRATIONS, schema.upgrade = folder, databases.migrate
+    step = _Steps(last)
+    event.listen(Engine, "before_cursor_execute", step)
+    event.listen(Engine, "commit", step)
+    for owner, name in [
+        *((migration_copies, name) for name in ("vacuum_into", "_sync", "sync_folder")),
+        (Path, "replace"),
+        (Path, "unlink"),
+    ]:
+        step.around(owner, name)
+    asyncio.run(id_of(address))
+    step()
+    pipe.send(step.count)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_an_upgrade_that_is_killed_at_any_step_leaves_the_old_ledger_or_the_new_one(
+    tmp_path: Path, next_schema: Path, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = databases.Sqlite(tmp_path / "original.db")
+    ledger_id = await id_of(original.address)
+    rows, old = await _rows(original.address), schema.head()
+    copy = _copy(daybook_home, ledger_id)
+    folder = copy.parent
+    ends = list[tuple[str, bool]]()
+    while True:
+        shutil.rmtree(folder, ignore_errors=True)
+        database = databases.Sqlite(tmp_path / f"ledger-{len(ends)}.db")
+        shutil.copyfile(original.path, database.path)
+        ours, theirs = CONTEXT.Pipe()
+        given = (database.address, next_schema, str(daybook_home.path), len(ends), theirs)
+        child = CONTEXT.Process(target=_killed_at, args=given)
+        child.start()
+        child.join(60)
+        if child.exitcode == 0:
+            assert ours.recv() == len(ends)
+            break
+        assert child.exitcode == -signal.SIGKILL
+        ((version,),) = version_of(database)
+        ends.append((version, copy.exists()))
+        if version == old:
+            assert database.tables() == original.tables()
+        if copy.exists():
+            assert await _rows(transfer.sqlite_address(copy)) == rows
+        with monkeypatch.context() as patched:
+            patched.setattr(schema, "MIGRATIONS", next_schema)
+            assert await id_of(database.address) == ledger_id
+        assert version_of(database) == [(NEXT,)]
+        assert [each.name for each in folder.glob("*.db")] == [copy.name]
+        assert await _rows(transfer.sqlite_address(copy)) == rows
+    # The copy comes first, and the migration is one transaction.
+    assert ends == sorted(ends, key=[(old, False), (old, True), (NEXT, True)].index)
+    assert len(ends) > 20
 
 
 def test_alembics_own_commands_fail_without_the_ledgers_connection() -> None:

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import prefect
 import pytest
 
 from daybook.errors import PrefectUnreachable
@@ -120,6 +121,21 @@ def test_prefect_keeps_flow_runs_as_long_as_the_ledger_keeps_runs(
 
     assert given[f"{vacuum}_ENABLED"] == enabled
     assert int(given.get(f"{vacuum}_RETENTION_PERIOD", 0)) == seconds
+
+
+@pytest.mark.parametrize("may_write", [True, False])
+def test_the_ui_is_in_the_home_if_prefects_own_folder_cannot_be_written(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch, may_write: bool
+) -> None:
+    folder, access = Path(prefect.__file__).parent / "server", os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: may_write if path == folder else access(path, mode)
+    )
+
+    given = server.environment(daybook_home, 4217)
+
+    expected = None if may_write else str(daybook_home.prefect / "ui")
+    assert given.get("PREFECT_SERVER_UI_STATIC_DIRECTORY") == expected
 
 
 async def test_waiting_for_a_server_that_never_answers_ends_with_an_error(

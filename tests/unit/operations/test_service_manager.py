@@ -169,3 +169,38 @@ async def test_without_a_watchdog_nothing_is_reported(world: World, receiver: Re
     async with asyncio.timeout(5):
         await ServiceManager(receiver.socket.getsockname()).report_alive(world.ledger)
     assert receiver.waiting() == 0
+
+
+async def test_a_start_and_a_restart_count_as_alive_but_not_for_ever(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_manager, "REPORTS_PER_TIMEOUT", 10_000)
+    is_busy = True
+    asked = asyncio.Event()
+
+    def ask() -> bool:
+        asked.set()
+        return is_busy
+
+    reporting = asyncio.create_task(ServiceManager(str(tmp_path / "notify"), 1.0).report_busy(ask))
+    try:
+        assert await receiver.next() == "WATCHDOG=1"
+        monkeypatch.setattr(service_manager, "MAX_BUSY_SECONDS", 0.0)  # it takes too long
+        await _asked_twice(asked)
+        receiver.waiting()
+        await _asked_twice(asked)
+        assert receiver.waiting() == 0
+        is_busy = False
+        monkeypatch.setattr(service_manager, "MAX_BUSY_SECONDS", 60.0)
+        await _asked_twice(asked)
+        assert receiver.waiting() == 0
+        is_busy = True  # the next restart
+        assert await receiver.next() == "WATCHDOG=1"
+    finally:
+        reporting.cancel()
+
+
+async def _asked_twice(asked: asyncio.Event) -> None:
+    for _ in range(2):
+        asked.clear()
+        await asked.wait()

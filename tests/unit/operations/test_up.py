@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -196,5 +197,42 @@ async def test_up_reports_an_interrupted_move_of_the_ledger(
     daybook_home.moving.write_text('{"old": "sqlite+aiosqlite:///old.db", "new": "elsewhere"}')
     talk = Talk()
     with home_lock.hold(daybook_home) as record, pytest.raises(DaybookError, match="no Prefect"):
-        await up._run(daybook_home, record, talk, ServiceManager.take_from_environment(), False)
+        await up._run(
+            daybook_home,
+            record,
+            talk,
+            ServiceManager.take_from_environment(),
+            link=False,
+            upgraded=asyncio.Event(),
+        )
     assert "`daybook ledger move` to elsewhere was interrupted" in talk.shown_lines.get_nowait()
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+async def test_up_restarts_on_another_version_unless_it_is_stopped_meanwhile(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_stopped: bool
+) -> None:
+    stop, ended = asyncio.Event(), list[str]()
+
+    @contextmanager
+    def stop_requested() -> Iterator[asyncio.Event]:
+        yield stop
+
+    async def run(*_: object, upgraded: asyncio.Event, **__: object) -> None:
+        try:
+            upgraded.set()
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.to_thread(ended.append, "ended")
+            if is_stopped:
+                stop.set()
+
+    monkeypatch.setattr(up, "_stop_requested", stop_requested)
+    monkeypatch.setattr(up, "_run", run)
+    talk = Talk()
+
+    assert await up.up(talk) is not is_stopped
+    assert ended == ["ended"]
+    assert talk.shown_lines.get_nowait() == "Restarting"
+    assert talk.shown_lines.empty() is not is_stopped
+    assert daybook_home.running() is None

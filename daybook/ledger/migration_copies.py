@@ -1,0 +1,122 @@
+"""Copies of a ledger from before its migration, so that an operator can go back.
+
+A copy is a SQLite file of the earlier schema, whichever database the ledger is in, as in a backup:
+`backups/<ledger id>-<schema>.db` in the home. It is written under the claim lock, complete or not
+at all, and the migration does not begin without it. `KEPT_COPIES` of each ledger stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import JSON, Connection, create_engine, inspect
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from daybook.errors import LedgerUnreachable
+from daybook.home import current_home, sync_folder
+from daybook.ledger import schema
+
+KEPT_COPIES = 3
+_BATCH_SIZE = 500
+
+
+async def create(session: AsyncSession, address: str, place: str, version: str) -> Path:
+    """Write the copy of a ledger with the schema ``version``; return its path.
+
+    ``session`` is one of `Ledger.write` that has changed nothing yet. Replaces the copy of an
+    earlier try. Raises `LedgerUnreachable` if it cannot be written.
+    """
+    connection = await session.connection()
+    ledger_id = await connection.run_sync(schema.ledger_id)
+    file = current_home().path / "backups" / f"{ledger_id}-{version}.db"
+    draft = file.with_suffix(".draft")
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft.unlink(missing_ok=True)
+        os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        url = make_url(address)
+        if url.get_backend_name() == "sqlite":
+            await asyncio.to_thread(vacuum_into, Path(str(url.database)), draft)
+        else:
+            await connection.run_sync(_copy_rows, draft, version)
+        _sync(draft)
+        draft.replace(file)
+        sync_folder(file.parent)
+    except (OSError, sqlite3.Error) as error:
+        why = f"its copy before the migration cannot be written to {file}: {error}"
+        raise LedgerUnreachable(place, why) from error
+    for old in sorted(file.parent.glob(f"{ledger_id}-*.db"))[:-KEPT_COPIES]:
+        old.unlink(missing_ok=True)
+    return file
+
+
+def vacuum_into(source: Path, file: Path) -> None:
+    """Write the committed state of a SQLite ledger to ``file``, which is missing or empty.
+
+    Other processes may read and write meanwhile. Raises `sqlite3.Error`.
+    """
+    # Like SQLite's backup API in one step, but the copy has no WAL and no free pages.
+    name = f"{source.absolute().as_uri()}?mode=rw"
+    with closing(sqlite3.connect(name, uri=True)) as connection:
+        connection.execute("VACUUM INTO ?", (str(file),))
+
+
+def _copy_rows(source: Connection, file: Path, version: str) -> None:
+    """Copy the rows of a PostgreSQL ledger of this schema, of which there are no models now."""
+    engine = create_engine(f"sqlite:///{file}")
+    try:
+        with engine.begin() as target:
+            schema.migrate(target, version)
+            for table in inspect(target).get_table_names():
+                if table == schema.VERSION_TABLE:
+                    continue
+                columns = inspect(source).get_columns(table)
+                names = ", ".join(f'"{each["name"]}"' for each in columns)
+                read = ", ".join(
+                    f'CAST("{each["name"]}" AS TEXT)'
+                    if isinstance(each["type"], JSON)
+                    else f'"{each["name"]}"'
+                    for each in columns
+                )
+                places = ", ".join("?" * len(columns))
+                for batch in _batches(source, table, read):
+                    target.exec_driver_sql(
+                        f'INSERT INTO "{table}" ({names}) VALUES ({places})', batch
+                    )
+    finally:
+        engine.dispose()
+
+
+def _batches(source: Connection, table: str, columns: str) -> Iterator[list[tuple[Any, ...]]]:
+    # A cursor that the driver opens stays open until the end of the transaction, and a table with
+    # an open cursor cannot be altered. The driver prepares each text once, so a cursor's name is
+    # its table's.
+    cursor = f'"copy_{table}"'
+    query = f'SELECT {columns} FROM "{table}"'
+    source.exec_driver_sql(f"DECLARE {cursor} NO SCROLL CURSOR FOR {query}")
+    while batch := source.exec_driver_sql(f"FETCH {_BATCH_SIZE} FROM {cursor}").all():
+        yield [tuple(map(_stored, row)) for row in batch]
+    source.exec_driver_sql(f"CLOSE {cursor}")
+
+
+def _stored(value: Any) -> Any:
+    """Return the value as a SQLite ledger stores it."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+    return value
+
+
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,143 @@
+"""Restart of `daybook up` on another version that was installed while it runs (decision 0074).
+
+::
+
+    pip install -U ──► the list of the distribution's files differs, twice in a row
+                   ──► the new version starts, and knows the ledger's schema       else: report it
+                   ──► no run is active, at the latest after `QUIET_TIMEOUT_SECONDS`
+                   ──► everything stops as for `daybook down`
+                   ──► `up` replaces its process by the new version, which migrates the ledger
+
+The process keeps its pid, so a service manager, a terminal and a container see no end. `python -m
+daybook.operations.upgrade SCHEMA` is the check that the new version makes of itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import NoReturn
+
+from daybook import __version__, repository
+from daybook.errors import DaybookError, LedgerUnreachable
+from daybook.ledger import schema
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import HELD
+from daybook.operations.server import absolute_python_path
+from daybook.runs import history
+
+CHECK_INTERVAL_SECONDS = 10.0
+QUIET_TIMEOUT_SECONDS = 300.0
+"""How long a restart waits for a moment without active runs; then they get what `down` gives."""
+QUIET_POLL_INTERVAL_SECONDS = 1.0
+TRIAL_TIMEOUT_SECONDS = 300.0
+_IMPORTED = ("daybook.operations.up", "daybook.worker.prefect_worker", "daybook.cli.main")
+"""Modules that the new version has to be able to import."""
+
+
+def installed() -> str:
+    """Return the list of the installed files with their hashes, which differs by installation.
+
+    Return "" while an installer is at work, and if Daybook runs from source.
+    """
+    try:
+        return metadata.distribution(repository.DISTRIBUTION).read_text("RECORD") or ""
+    except (metadata.PackageNotFoundError, OSError, ValueError):
+        return ""
+
+
+async def until_installed(ledger: Ledger, running: str, say: Callable[[str], None]) -> None:
+    """Return when this `up` should restart on another version than the ``running`` one.
+
+    ``running`` is the result of `installed` when this process was started.
+    """
+    last_seen = refused = running
+    while True:
+        await asyncio.sleep(CHECK_INTERVAL_SECONDS)
+        found = await asyncio.to_thread(installed)
+        is_settled, last_seen = found == last_seen, found
+        if found in (running, refused) or not is_settled:
+            continue
+        version, why = await _try_new_version()
+        if not why:
+            break
+        refused = found
+        say(f"Another version was installed, but does not start, so this one continues: {why}")
+    minutes = QUIET_TIMEOUT_SECONDS / 60
+    say(
+        f"Daybook {version} was installed: restarting when no run is active, at the latest in "
+        f"{minutes:g} minutes"
+    )
+    await _until_quiet(ledger)
+
+
+async def _try_new_version() -> tuple[str, str]:
+    """Return the version that this interpreter starts now, and why it does not start, if so."""
+    command = [sys.executable, "-P", "-m", "daybook.operations.upgrade", schema.head()]
+    try:
+        trial = await asyncio.create_subprocess_exec(
+            *command,
+            env={**os.environ, **absolute_python_path()},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except OSError as error:
+        return "", str(error)
+    try:
+        async with asyncio.timeout(TRIAL_TIMEOUT_SECONDS):
+            output, errors = await trial.communicate()
+    except TimeoutError:
+        return "", f"it takes more than {TRIAL_TIMEOUT_SECONDS:.0f} s"
+    finally:
+        if trial.returncode is None:
+            trial.kill()
+            await trial.wait()
+    if trial.returncode == 0:
+        return output.decode().strip(), ""
+    lines = errors.decode(errors="replace").strip().splitlines()
+    return "", (lines or [f"exit code {trial.returncode}"])[-1]
+
+
+async def _until_quiet(ledger: Ledger) -> None:
+    end = time.monotonic() + QUIET_TIMEOUT_SECONDS
+    while time.monotonic() < end:
+        try:
+            async with ledger.read() as session:
+                if not any(run.state in HELD for run in await history.live(session)):
+                    return
+        except LedgerUnreachable:
+            pass
+        await asyncio.sleep(QUIET_POLL_INTERVAL_SECONDS)
+
+
+def restart(environment: Mapping[str, str]) -> NoReturn:
+    """Replace this process by the same command of the installed version."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], dict(environment))
+
+
+def main() -> int:
+    """Check this installation for a ledger with the schema in the argument."""
+    from daybook.operations.checks import installation
+
+    try:
+        installation.require_versions()
+        schema.check_known(sys.argv[1])
+    except DaybookError as error:
+        print(str(error).replace("\n", " "), file=sys.stderr)
+        return error.exit_code
+    for name in _IMPORTED:
+        importlib.import_module(name)
+    print(__version__)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
