@@ -115,6 +115,12 @@ def destinations(context: CompletionContext) -> Names:
     return _with_copies(STORE.slug)
 
 
+def hooks(context: CompletionContext) -> Names:
+    from daybook.hooks.documents import STORE
+
+    return _with_copies(STORE.slug)
+
+
 def channels(context: CompletionContext) -> Names:
     import asyncio
 
