@@ -195,7 +195,8 @@ async def test_a_delivery_without_a_usable_id_is_refused(
 ) -> None:
     assert (await sender.send("x" * 101)).status_code == 400
     await save(world, daybook_home, job, scheme="stripe", secret=LINE)
-    for payload in (PAYLOAD, [], PAYLOAD | {"id": 7}):
+    payloads: list[Any] = [PAYLOAD, [], PAYLOAD | {"id": 7}]
+    for payload in payloads:
         assert (await sender.send(payload=payload, scheme="stripe", secret=LINE)).status_code == 400
     assert await world.runs.rows() == []
 
