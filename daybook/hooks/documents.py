@@ -145,10 +145,13 @@ async def save(
 
 
 def secret_for(scheme: SchemeName, given: str | None) -> str:
-    """Return the secret ``given``, or a new one. Raise `InvalidInput` if it is invalid or missing.
+    """Return the secret ``given``, or a new one.
 
-    It is missing if the sender makes the secrets of the scheme.
+    Raise `InvalidInput` for an unknown scheme, and for a secret that is invalid, or that is missing
+    although the sender makes the secrets of the scheme.
     """
+    if scheme not in SCHEMES:
+        raise InvalidInput("scheme", f'"{scheme}" is unknown', f"known: {', '.join(SCHEMES)}")
     if given is None and SCHEMES[scheme].brings_secret:
         problem = f"is missing: the sender makes the secrets of the scheme {scheme}"
         raise InvalidInput("secret", problem, "pass it on standard input")

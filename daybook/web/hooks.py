@@ -208,7 +208,7 @@ class HookReceiver:
         wait = answer.content.pop("retry_after", 1.0)
         if answer.status in (429, 503):
             headers["retry-after"] = str(math.ceil(wait))
-        if answer.status in (408, 413, 503):  # perhaps before the whole body was read
+        if answer.result in ("too_slow", "too_large", "busy"):  # the body may not be read
             headers["connection"] = "close"
         if answer.status >= 400:
             self._log_refusal(answer, request.client.host if request.client else "")
