@@ -13,12 +13,12 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import commands, report, start, testbed
+from benchmarks import commands, hooks, report, start, testbed
 from daybook import repository
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
 
-PARTS = ("start", "commands", "worker", "jobs", "backlog", "observe", "outbox")
+PARTS = ("start", "commands", "worker", "jobs", "backlog", "observe", "outbox", "hooks")
 
 
 def main(arguments: list[str]) -> int:
@@ -38,7 +38,12 @@ def main(arguments: list[str]) -> int:
         timed = commands.measure()
         print(commands.table(timed), flush=True)
         missed += commands.missed(timed)
-    if set(options.only) - {"start", "commands"}:
+    if "hooks" in options.only and sys.platform == "linux":
+        loads = asyncio.run(hooks.measure())
+        print("\n## Requests to hooks\n")
+        print(hooks.table(loads), flush=True)
+        missed += hooks.missed(loads)
+    if set(options.only) - {"start", "commands", "hooks"}:
         if sys.platform == "linux":
             with testbed.temporary_home() as home:
                 try:

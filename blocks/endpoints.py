@@ -1,4 +1,4 @@
-"""Prefect blocks of secrets, each bound to its hosts, and of the destinations of callbacks."""
+"""Prefect blocks of secrets, each bound to its hosts, of callback destinations and hooks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from prefect.blocks.core import Block
 
 from daybook.delivery import destinations
 from daybook.delivery.destinations import Destination, DestinationSettings
+from daybook.hooks import documents as hooks
+from daybook.hooks.documents import Hook, HookSettings
 from daybook.http.secrets import Secret
 from daybook.resources import secrets
 from daybook.resources.secrets import SecretSettings
@@ -43,3 +45,19 @@ await made.asave("BLOCK_NAME")
     def get_destination(self) -> Destination:
         """Return the destination; raise `InvalidInput` if its settings are invalid."""
         return destinations.build(*destinations.STORE.read_block(self))
+
+
+class HookBlock(HookSettings, Block):
+    """Signed requests that start a job: the job's id, the secret, and which requests start it."""
+
+    _block_type_name = hooks.STORE.title
+    _block_type_slug = hooks.STORE.slug
+    _code_example = """```python
+from blocks.endpoints import HookBlock
+
+await HookBlock(job="id of the job", secret="whsec_…").asave("BLOCK_NAME")
+```"""
+
+    def get_hook(self) -> Hook:
+        """Return the hook; raise `InvalidInput` if its settings are invalid."""
+        return hooks.build(*hooks.STORE.read_block(self))

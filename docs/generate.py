@@ -399,13 +399,15 @@ def http() -> str:
     """Return the page of the HTTP endpoints and metrics, from the web application."""
     from daybook.operations.health import HealthMonitor
     from daybook.web.app import application
+    from daybook.web.hooks import HookReceiver
 
-    routes = [route.path for route in application(HealthMonitor.__new__(HealthMonitor)).routes]  # type: ignore[attr-defined]
-    if routes != list(_ENDPOINTS):
+    pages = application(HealthMonitor.__new__(HealthMonitor), HookReceiver(""))
+    routes = [route.path for route in pages.routes]  # type: ignore[attr-defined]
+    if routes != [each.partition(" ")[2] for each in _ENDPOINTS]:
         raise ValueError(f"the routes are {routes}; describe them in `_ENDPOINTS`")
     lines = [NOTE.format(source="`daybook/web` and `tests/snapshots/metrics.txt`") + _HTTP]
     lines += ["| path | answer |", "|---|---|"]
-    lines += [f"| `GET {path}` | {answer} |" for path, answer in _ENDPOINTS.items()]
+    lines += [f"| `{endpoint}` | {answer} |" for endpoint, answer in _ENDPOINTS.items()]
     lines += [_HTTP_REST, "| metric | type | labels | meaning |", "|---|---|---|---|"]
     text = (SNAPSHOTS / "metrics.txt").read_text()
     types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
@@ -421,13 +423,15 @@ _HTTP = """\
 
 ## Endpoints
 
-`daybook up` serves these two on `127.0.0.1:4280`, and `daybook web` on any address.
+`daybook up` serves these on `127.0.0.1:4280`, and `daybook web` on any address.
 """
 
 _ENDPOINTS = {
-    "/health": "200 if all is well, else 503 with the reasons, as JSON: see "
+    "GET /health": "200 if all is well, else 503 with the reasons, as JSON: see "
     "[Monitoring](../operations/monitoring.md#health)",
-    "/metrics": "the metrics below, in the text format of Prometheus or as OpenMetrics",
+    "GET /metrics": "the metrics below, in the text format of Prometheus or as OpenMetrics",
+    "POST /hooks/{name}": "a signed request that starts a job: see "
+    "[Hooks](../guides/hooks.md#the-answer)",
 }
 
 _HTTP_REST = """
@@ -435,8 +439,8 @@ _HTTP_REST = """
 |---|---|
 | 403 | the `Host` or the `Origin` is not allowed |
 | 404 | the path does not exist |
-| 405 | the method is neither `GET` nor `HEAD` |
-| 413 | the request has a body |
+| 405 | the method is neither `GET` nor `HEAD`, or at a hook not `POST` |
+| 413 | the request has a body, or at a hook too large a one |
 | 503 | too many requests are in progress |
 
 `daybook mcp --http` serves `/mcp` on `127.0.0.1:4281`, described in

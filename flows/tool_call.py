@@ -27,6 +27,7 @@ from daybook.execution.attempt import Act, AttemptResult, requested_delay
 from daybook.execution.execute import carry_out
 from daybook.jobs.actions import ToolCall
 from daybook.jobs.model import read_parameters
+from daybook.jobs.payloads import PAYLOAD
 from daybook.jobs.policy import Policy
 from daybook.prefect.parameter_schema import takes_parameters_of
 from daybook.prefect.reconcile import PrefectReconciler
@@ -77,5 +78,6 @@ async def _prepare(granted: Granted) -> Act:
             PrefectServers(client),
             PrefectSecretStore(client),
             guard,
+            payload=granted.found.get(PAYLOAD),
         )
     return _Call(prepared, policy)

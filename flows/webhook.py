@@ -28,6 +28,7 @@ from daybook.execution.execute import carry_out
 from daybook.http.httpx_transport import HttpxTransport
 from daybook.jobs.actions import Webhook
 from daybook.jobs.model import read_parameters
+from daybook.jobs.payloads import PAYLOAD
 from daybook.prefect.parameter_schema import takes_parameters_of
 from daybook.prefect.reconcile import PrefectReconciler
 from daybook.resources.secrets import PrefectSecretStore
@@ -50,7 +51,11 @@ async def _prepare(granted: Granted) -> Act:
     guard = guard_of(granted)
     async with get_client() as client:
         prepared = await request.prepare(
-            action, granted.occurrence, guard, PrefectSecretStore(client)
+            action,
+            granted.occurrence,
+            guard,
+            PrefectSecretStore(client),
+            granted.found.get(PAYLOAD),
         )
 
     async def send() -> AttemptResult:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         due as due,
         files as files,
         heartbeat as heartbeat,
+        hooks as hooks,
         imports as imports,
         inbox as inbox,
         jobs as jobs,

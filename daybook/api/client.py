@@ -13,6 +13,7 @@ from daybook.api.filters import JobFilters, RunFilters
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from daybook.api.hook_client import Hooks
     from daybook.api.job_fields import (
         AllFields,
         CallFields,
@@ -331,6 +332,18 @@ class Client:
         from daybook.api.session_client import Sessions
 
         return Sessions(self._as_actor)
+
+    # --- hooks
+
+    @cached_property
+    def hooks(self) -> Hooks:
+        """The operations of `daybook hooks`: signed requests from outside that start a job.
+
+        Results are the models of `daybook.api.hooks`.
+        """
+        from daybook.api.hook_client import Hooks
+
+        return Hooks(self._as_actor)
 
     # --- internals
 

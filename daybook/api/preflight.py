@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from daybook import owners, settings
 from daybook.errors import AgentMisconfigured, Ambiguous, InvalidInput, UnknownName
 from daybook.http import secrets
-from daybook.jobs import limits
+from daybook.jobs import limits, payloads
 from daybook.jobs.actions import Action, AgentPrompt, Heartbeat, ToolCall, Webhook
 from daybook.jobs.checks import Check
 from daybook.jobs.model import Job
@@ -165,7 +165,8 @@ async def _check_tool(client: PrefectClient | None, action: ToolCall, owner: str
         tool = await catalog.find(action.tool, PrefectServers(client), _guard(owner))
     except ToolUnreachable as error:
         return [f"{error}; so the tool and its parameters are checked only when it is called"]
-    catalog.check_params(tool, action.params)
+    if not payloads.is_used(action.params):  # else only a run has the values
+        catalog.check_params(tool, action.params)
     return await _missing_at_worker(action.tool) if tool.source == PYTHON else []
 
 

@@ -13,6 +13,7 @@ from daybook.api.blocking import blocking
 from daybook.api.client import Client
 
 if TYPE_CHECKING:
+    from daybook.api.hook_client import SyncHooks
     from daybook.api.session_client import SyncSessions
     from daybook.api.task_client import SyncTasks
 
@@ -70,3 +71,13 @@ class SyncClient:
         from daybook.api.session_client import SyncSessions
 
         return SyncSessions(self.client.sessions)
+
+    @cached_property
+    def hooks(self) -> SyncHooks:
+        """The operations of `daybook hooks`: signed requests from outside that start a job.
+
+        Results are the models of `daybook.api.hooks`.
+        """
+        from daybook.api.hook_client import SyncHooks
+
+        return SyncHooks(self.client.hooks)

@@ -109,6 +109,12 @@ def destinations(context: CompletionContext) -> Names:
     return _documents("destinations")
 
 
+def hooks(context: CompletionContext) -> Names:
+    from daybook.hooks.documents import STORE
+
+    return _with_copies(STORE.slug)
+
+
 def channels(context: CompletionContext) -> Names:
     from daybook import api, home
     from daybook.processes import proc

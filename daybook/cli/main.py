@@ -111,6 +111,13 @@ _COMMAND_GROUPS = (
         ("add", "list", "rotate", "test", "remove"),
     ),
     _CommandGroup(
+        "hooks",
+        "Manage signed requests that start a job",
+        _MORE,
+        "hooks:",
+        ("add", "list", "show", "rotate", "test", "remove"),
+    ),
+    _CommandGroup(
         "session",
         "Show and continue stored sessions with agents",
         _MORE,

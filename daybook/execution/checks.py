@@ -45,6 +45,7 @@ from daybook.http.guard import origin
 from daybook.jobs import policy, provenance
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.checks import Check
+from daybook.jobs.payloads import PAYLOAD
 from daybook.ledger.states import Status
 from daybook.ledger.texts import sanitize
 from daybook.processes import environment, group, locations
@@ -61,8 +62,8 @@ RUN_EXIT_CODE, SKIP_EXIT_CODE = 0, 1
 MAX_QUOTED_CHARACTERS = 100
 """Maximum length of an invalid answer in the error."""
 MAX_REASON_CHARACTERS = 500
-MAX_FOUND_CHARACTERS = 100_000
-"""Maximum length of the content of a watch, and of what a prompt gets of a check's result."""
+MAX_WATCHED_CHARACTERS = conversation.MAX_DATA_CHARACTERS
+"""Maximum length of the content of a watch."""
 
 _ANSWER = (
     "Decide whether there is anything to do. Call no tool and do none of it yourself. Answer with "
@@ -82,7 +83,7 @@ class Verdict:
     opens: bool
     reason: str = ""
     usage: dict[str, Any] | None = None
-    found: Mapping[str, str] | None = field(default=None, repr=False)
+    found: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def apply(self, granted: Granted) -> Granted:
         """Return ``granted`` with what the check found, and minus its tokens.
@@ -90,7 +91,7 @@ class Verdict:
         Raise `CheckFailed` if it used them up.
         """
         if self.found:
-            granted = replace(granted, found=self.found)
+            granted = replace(granted, found={**granted.found, **self.found})
         if granted.tokens is None:
             return granted
         used = usage.tokens(self.usage)
@@ -259,6 +260,7 @@ async def _tool(check: Check, granted: Granted, seconds: float) -> Verdict:
             PrefectServers(client),
             PrefectSecretStore(client),
             guard,
+            payload=granted.found.get(PAYLOAD),
         )
     outcome = (await calls.call(prepared, timeout=seconds)).outcome
     if outcome.status is not Status.SUCCEEDED:
@@ -266,7 +268,7 @@ async def _tool(check: Check, granted: Granted, seconds: float) -> Verdict:
     result = outcome.result["result"] if isinstance(outcome.result, Mapping) else None
     text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
     verdict = _verdict_of_result(result, f"the tool {check.tool}")
-    return replace(verdict, found={"check": _shorten(text)})
+    return replace(verdict, found={"check": conversation.shorten(text)})
 
 
 def _verdict_of_result(value: Any, whose: str) -> Verdict:
@@ -296,7 +298,7 @@ async def _command(check: Check, granted: Granted, seconds: float) -> Verdict:
     ended = await _run_program(check.command, granted, seconds, (RUN_EXIT_CODE, SKIP_EXIT_CODE))
     printed = ended.output.decode(errors="replace").strip()
     why = printed.partition("\n")[0] or f"{check.command[0]} exited with code {ended.code}"
-    return Verdict(ended.code == RUN_EXIT_CODE, why, found={"check": _shorten(printed)})
+    return Verdict(ended.code == RUN_EXIT_CODE, why, found={"check": conversation.shorten(printed)})
 
 
 async def _run_program(
@@ -349,8 +351,8 @@ async def _watch(check: Check, granted: Granted, seconds: float) -> Verdict:
         content = ended.output.decode(errors="replace").strip()
         whose = f"the output of {check.watch_command[0]}"
     content = sanitize(content)
-    if len(content) > MAX_FOUND_CHARACTERS:
-        limit = f"more than the {MAX_FOUND_CHARACTERS:,} that can be compared"
+    if len(content) > MAX_WATCHED_CHARACTERS:
+        limit = f"more than the {MAX_WATCHED_CHARACTERS:,} that can be compared"
         raise CheckFailed(f"{whose} has {len(content):,} characters, {limit}")
     looked_at = SYSTEM_CLOCK.now().isoformat()
     found = {"check": content, "source": watched.source_of(check), "at": looked_at}
@@ -359,14 +361,5 @@ async def _watch(check: Check, granted: Granted, seconds: float) -> Verdict:
         return Verdict(opens=False, reason=why, found=found)
     if granted.seen == content:
         return Verdict(opens=False, reason=f"{whose} has not changed")
-    found["change"] = _shorten(watches.difference(granted.seen, content))
+    found["change"] = conversation.shorten(watches.difference(granted.seen, content))
     return Verdict(opens=True, reason=f"{whose} has changed", found=found)
-
-
-def _shorten(text: str) -> str:
-    """Return ``text`` as the ledger stores it, so that each attempt has the same prompt."""
-    text = sanitize(text)
-    left_out = len(text) - MAX_FOUND_CHARACTERS
-    if left_out <= 0:
-        return text
-    return f"{text[:MAX_FOUND_CHARACTERS]}\n… ({left_out:,} more characters)"

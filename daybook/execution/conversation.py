@@ -11,15 +11,19 @@ from dataclasses import dataclass
 from daybook import settings
 from daybook.agents.base import Message
 from daybook.errors import InvalidInput
-from daybook.jobs import prompts
+from daybook.jobs import payloads, prompts
 from daybook.jobs.compression import Compression
 from daybook.jobs.policy import policy_from_parameters
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import MessageRow
+from daybook.ledger.texts import sanitize
 from daybook.processes import locations
 from daybook.runs import summaries
 from daybook.runs.claim_requests import Granted
 from daybook.schedules.schedule import zone
+
+MAX_DATA_CHARACTERS = 100_000
+"""Maximum length of what a prompt gets of an external text."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,10 @@ async def compressed_history(granted: Granted, compression: Compression) -> tupl
 
 def render_prompt(granted: Granted, prompt: str) -> str:
     """Return ``prompt`` with this run's variables filled in."""
-    return prompts.render(prompt, _values(granted))
+    return prompts.render(prompt, _values(granted, prompt))
 
 
-def _values(granted: Granted) -> dict[str, str]:
+def _values(granted: Granted, prompt: str) -> dict[str, str]:
     """Return the variables' values. The due time has the offset of the job's (or default) zone."""
     job = granted.job
     timezone = job.job.schedule.timezone if job else settings.load().timezone
@@ -98,7 +102,28 @@ def _values(granted: Granted) -> dict[str, str]:
             prompts.output_of(job): as_data(f"the answer of {job}", output or "", granted.run_id)
             for job, output in granted.outputs.items()
         },
+        **_payload_values(granted, prompt),
     }
+
+
+def _payload_values(granted: Granted, prompt: str) -> dict[str, str]:
+    payload, values = granted.found.get(payloads.PAYLOAD), {}
+    for name in prompts.payload_variables(prompt):
+        text = shorten(payloads.as_text(payloads.value_at(payload, name)))
+        values[name] = as_data(name, text, granted.run_id)
+    return values
+
+
+def shorten(text: str) -> str:
+    """Return an external text cut to `MAX_DATA_CHARACTERS`, as the ledger stores it.
+
+    So each attempt has the same prompt.
+    """
+    text = sanitize(text)
+    left_out = len(text) - MAX_DATA_CHARACTERS
+    if left_out <= 0:
+        return text
+    return f"{text[:MAX_DATA_CHARACTERS]}\n… ({left_out:,} more characters)"
 
 
 def as_data(what: str, text: str, run_id: str) -> str:

@@ -30,11 +30,15 @@ from daybook.http.guard import Guard, origin
 from daybook.http.httpx_transport import HttpxTransport
 from daybook.http.request import NoResponse, Response
 from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
+from daybook.jobs import payloads
 from daybook.ledger.states import Outcome, Status
 
 
 class Action(Protocol):
-    """Request of a job. Headers may contain ``{{secret:name}}``; ``body`` is sent as UTF-8."""
+    """Request of a job. Headers may contain ``{{secret:name}}``, and the body ``{{payload}}``.
+
+    The body is sent as UTF-8.
+    """
 
     @property
     def url(self) -> str: ...
@@ -82,16 +86,23 @@ def check(action: Action, guard: Guard) -> None:
     for name, value in action.headers.items():
         if name.lower() == request.IDEMPOTENCY_KEY.lower():
             raise InvalidInput("headers", f'"{name}" is set by Daybook', "remove it")
+        if payloads.is_used(value):
+            raise InvalidInput(
+                "headers", f'"{name}" contains {{{{payload}}}}', "use it in the body"
+            )
         secrets.references("headers", value)
     secrets.refuse_literal_headers(action.headers)
+    types = [value for name, value in action.headers.items() if name.lower() == "content-type"]
+    payloads.check_body(action.body or "", "".join(types))
 
 
 async def prepare(
-    action: Action, occurrence: str, guard: Guard, source: SecretStore
+    action: Action, occurrence: str, guard: Guard, source: SecretStore, payload: Any = None
 ) -> PreparedWebhook:
     """Prepare everything except the sending, between claim and begin.
 
-    Raise `InvalidInput`, and the errors of an unreachable ``source``.
+    ``payload`` is that of the run (`daybook.jobs.payloads`), for the body. Raise `InvalidInput`,
+    and the errors of an unreachable ``source``.
     """
     check(action, guard)
     destination = SecretDestination.of_url(guard.check(action.url))
@@ -104,7 +115,7 @@ async def prepare(
         name.lower() for name, value in action.headers.items() if secrets.references("", value)
     }
     headers[request.IDEMPOTENCY_KEY] = request.idempotency_key(occurrence)
-    body = (action.body or "").encode("utf-8", errors="replace")
+    body = payloads.fill_body(action.body or "", payload).encode("utf-8", errors="replace")
     if body and not any(name.lower() == "content-type" for name in headers):
         headers["Content-Type"] = "application/json"
     request.check(action.method, headers)

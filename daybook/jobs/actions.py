@@ -247,8 +247,8 @@ class Webhook(BaseModel):
         default="",
         max_length=MAX_BODY_LENGTH,
         title="Body",
-        description="Request body, sent unchanged; its type is JSON unless a Content-Type header "
-        "says otherwise.",
+        description="Request body; its type is JSON unless a Content-Type header says otherwise. "
+        "{{payload}} is what the request to a hook sent.",
     )
 
 
@@ -337,7 +337,8 @@ class ToolCall(BaseModel):
     params: Annotated[dict[str, Any], AfterValidator(_params)] = Field(
         default_factory=dict,
         title="Parameters",
-        description="Arguments of the tool. Refer to a secret as {{secret:name}}.",
+        description="Arguments of the tool. Refer to a secret as {{secret:name}}, and to what the "
+        "request to a hook sent as {{payload}}.",
     )
 
 

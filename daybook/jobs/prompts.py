@@ -7,6 +7,7 @@
 `{{work_dir}}`    absolute path of the job's work directory
 `{{check}}`       what the job's check returned or printed
 `{{change}}`      what has changed, if the check is a watch: a unified diff
+`{{payload}}`     what the request to a hook sent, in JSON; `{{payload.action}}` is one value of it
 `{{output:JOB}}`  answer of another job: of the run that this one follows, else of the last success
 ================  ==================================================================
 
@@ -22,12 +23,13 @@ import re
 from collections.abc import Mapping, Sequence
 
 from daybook.errors import InvalidInput
+from daybook.jobs import payloads
 
 JOB_VARIABLES = ("due", "job", "last_output", "work_dir")
 """Variables that the prompt of a check may use too."""
 CHECK_VARIABLES = ("check", "change")
 """Variables that a job's check sets."""
-VARIABLES = JOB_VARIABLES + CHECK_VARIABLES
+VARIABLES = (*JOB_VARIABLES, *CHECK_VARIABLES, payloads.PAYLOAD)
 
 _OUTPUT = "output:"
 _NAMED = re.compile(r"\{\{\s*+(output:[^{}]*+|[\w.:-]+)\s*\}\}")
@@ -39,6 +41,8 @@ def check(prompt: str, known: Sequence[str] = VARIABLES, field: str = "prompt") 
         if found[1].startswith(_OUTPUT) and known is VARIABLES:
             if not found[1].removeprefix(_OUTPUT).strip():
                 raise InvalidInput(field, f"{found[0]} names no job", "write {{output:<job>}}")
+        elif payloads.is_payload(found[1]) and payloads.PAYLOAD in known:
+            pass
         elif found[1] not in known:
             matches = difflib.get_close_matches(found[1].lower(), known, n=1)
             hint = f"did you mean {{{{{matches[0]}}}}}? " if matches else ""
@@ -72,6 +76,12 @@ def outputs(prompt: str) -> list[str]:
     found = (each[1] for each in _NAMED.finditer(prompt))
     names = (name.removeprefix(_OUTPUT).strip() for name in found if name.startswith(_OUTPUT))
     return list(dict.fromkeys(names))
+
+
+def payload_variables(prompt: str) -> list[str]:
+    """Return the variables of the payload that the prompt uses, each once."""
+    found = (each[1] for each in _NAMED.finditer(prompt))
+    return list(dict.fromkeys(name for name in found if payloads.is_payload(name)))
 
 
 def rename_output(prompt: str, old: str, new: str) -> str:

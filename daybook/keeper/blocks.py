@@ -1,7 +1,8 @@
 """Reconciliation of Prefect's block documents with their copies in the ledger.
 
-Agents, secrets, tool servers, channels and destinations are block documents of Prefect. Prefect
-emits no event when one is edited, so each cycle lists them all (`daybook.resources.mirror`).
+Agents, secrets, tool servers, channels, destinations and hooks are block documents of Prefect.
+Prefect emits no event when one is edited, so each cycle lists them all
+(`daybook.resources.mirror`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from daybook.agents import kinds
 from daybook.delivery import destinations
 from daybook.delivery.channels import apprise
+from daybook.hooks import documents as hooks
 from daybook.ledger.engine import Ledger
 from daybook.resources import mirror, secrets
 from daybook.resources.mirror import ComparisonCache, MirrorReport
@@ -29,6 +31,7 @@ BLOCK_TYPES: tuple[BlockStore[Any], ...] = (
     server_blocks.STORE,
     apprise.STORE,
     destinations.STORE,
+    hooks.STORE,
 )
 """The stores of all Daybook block types. The ledger has copies of their documents."""
 

@@ -276,8 +276,9 @@ class RunRow(SQLModel, table=True):
     usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
 
     # What its check found, until its outcome is known: {"check": text, "change": text, "source":
-    # what is watched, "at": when}; the last three only for a watch (`daybook.runs.watched`).
-    found: dict[str, str] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
+    # what is watched, "at": when}; the last three only for a watch (`daybook.runs.watched`). With
+    # the outcome stays {"payload": JSON}, which the request to a hook sent (`daybook.hooks`).
+    found: dict[str, Any] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
 
     # The delivery status of its callbacks and messages: `daybook.delivery.outbox`.
     delivery: str = Delivery.NOT_REQUESTED.value

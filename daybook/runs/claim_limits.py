@@ -31,11 +31,11 @@ _NOT_RUN = (Status.SKIPPED, Status.MISSED)
 
 
 def switched_off(row: RunRow, stored: StoredJob, rules: AgentLimits) -> str:
-    """Return why a scheduled run may not start because user jobs are disabled; empty if it may.
+    """Return why an automatic run may not start because user jobs are disabled; empty if it may.
 
     Exempt are a plugin's jobs, heartbeats, and a run that has had an attempt.
     """
-    if rules.user_jobs or row.attempts or row.trigger not in claim_requests.BY_SCHEDULE:
+    if rules.user_jobs or row.attempts or row.trigger not in claim_requests.AUTOMATIC:
         return ""
     is_exempt = stored.row.owner == owners.PLUGIN or stored.row.kind == "heartbeat"
     return "" if is_exempt else USER_JOBS_OFF_REASON

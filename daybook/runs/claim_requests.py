@@ -34,6 +34,19 @@ BY_SCHEDULE = ("schedule", "catch_up", "after")
 """The triggers of runs that a schedule started."""
 
 
+HOOK = "hook"
+"""The trigger of a run that a request to a hook started (`daybook.hooks`)."""
+
+BY_EVENT = ("after", HOOK)
+"""The triggers of runs that follow another job's outcome, or a request to a hook.
+
+Nobody started them by hand, and no later due time makes up for one that is skipped.
+"""
+
+AUTOMATIC = (*BY_SCHEDULE, HOOK)
+"""The triggers of runs that nobody started by hand."""
+
+
 def due_key(job_id: str, instant: datetime) -> str:
     """Return the key of a due time: whole seconds, in UTC."""
     return f"{_DUE_PREFIX}{job_id}:{instant.astimezone(UTC).strftime('%Y-%m-%dT%H:%M:%SZ')}"
@@ -120,7 +133,7 @@ class Granted:
     session, locked for the caller, and ``history`` its last messages, oldest first. ``last_output``
     is the answer of the job's last succeeded run; it is empty if no prompt of the run can use it.
     ``outputs`` are the answers of the other jobs that the prompt names, None for a missing job.
-    ``found`` is what the run's check found, with the keys of `RunRow.found`, and ``seen`` the
+    ``found`` is `RunRow.found`: what the run's check found, and its payload; ``seen`` is the
     content that the job's watch saw last, None if there is none. ``attempts`` is how many attempts
     the run had before. ``tokens`` is how many tokens it may still use, None if nothing limits them.
     """
@@ -136,7 +149,7 @@ class Granted:
     history: tuple[MessageRow, ...] = ()
     last_output: str = ""
     outputs: Mapping[str, str | None] = field(default_factory=dict, repr=False)
-    found: Mapping[str, str] = field(default_factory=dict, repr=False)
+    found: Mapping[str, Any] = field(default_factory=dict, repr=False)
     seen: str | None = field(default=None, repr=False)
     attempts: int = 0
     tokens: int | None = None

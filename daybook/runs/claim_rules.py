@@ -193,7 +193,7 @@ async def in_maintenance(claim: Decision) -> ClaimResult | None:
     maintenance window.
     """
     row, stored = claim.row, claim.stored
-    by_hand = row.trigger not in (*claim_requests.BY_SCHEDULE, slots.BACKFILL)
+    by_hand = row.trigger not in (*claim_requests.AUTOMATIC, slots.BACKFILL)
     if stored is None or row.attempts or (by_hand and not claim.is_automatic):
         return None
     end = (await claim.windows()).end_at(claim.now)

@@ -67,7 +67,7 @@ async def begin(
     fence: int,
     *,
     usage: dict[str, Any] | None = None,
-    found: Mapping[str, str] | None = None,
+    found: Mapping[str, Any] | None = None,
 ) -> int:
     """Write `running`, immediately before the effect; return the attempt's number.
 
@@ -84,7 +84,7 @@ async def begin(
         row.attempts += 1
         row.started_at = row.started_at or now
         row.lease_until, row.suspected_at = now + TIMING.run_lease, None
-        row.found = row.found if found is None else dict(found)
+        row.found = _with_found(row, found)
         session.add(row)
         session.add(
             AttemptRow(run_id=row.id, number=row.attempts, fence=fence, started_at=now, usage=usage)
@@ -98,7 +98,7 @@ async def finish(
     fence: int,
     outcome: Outcome,
     *,
-    found: Mapping[str, str] | None = None,
+    found: Mapping[str, Any] | None = None,
 ) -> Status:
     """Record the outcome; return the status that the run has now.
 
@@ -118,7 +118,7 @@ async def finish(
             _keep_evidence(session, row, fence, outcome, ledger.now())
         else:
             await overlap.skip_runs_awaiting_holder(session, row, ledger.now())
-            row.found = row.found if found is None else dict(found)
+            row.found = _with_found(row, found)
             await outcomes.record(session, row, outcome, ledger.now())
             if outcome.status is Status.SUCCEEDED and outcome.prompt is not None:
                 answer = outcome.output or ""
@@ -126,6 +126,11 @@ async def finish(
     if refusal is not None:
         raise refusal
     return outcome.status
+
+
+def _with_found(row: RunRow, found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the row's payload with what its check found; ``found`` is None if no check ran."""
+    return row.found if found is None else {**(rows.payload_of(row) or {}), **found}
 
 
 def _refusal(row: RunRow, fence: int, new: Status) -> FenceRefused | IllegalTransition | None:
@@ -256,11 +261,13 @@ async def request(
     *,
     parameters: dict[str, Any] | None = None,
     retry_of: str | None = None,
+    found: dict[str, Any] | None = None,
 ) -> RunRow:
     """Request a run now; a repeated request with the same id returns the same run.
 
     Its ``parameters`` are by default those of the job. ``retry_of`` is the id of the run that it
-    repeats. Raises `InvalidInput` for an id that is too long to be a key.
+    repeats, also with its payload; else ``found`` is the row's. Raises `InvalidInput` for an id
+    that is too long to be a key.
     """
     if len(request_id) > MAX_REQUEST_ID_LENGTH:
         hint = f"use at most {MAX_REQUEST_ID_LENGTH}"
@@ -273,7 +280,9 @@ async def request(
             return existing
         now = ledger.now()
         row = new_requested_row(stored, key, trigger, now, now)
-        row.retry_of = retry_of
+        row.retry_of, row.found = retry_of, found
+        if retry_of and (repeated := await session.get(RunRow, retry_of)) is not None:
+            row.found = rows.payload_of(repeated)
         if parameters:
             row.parameters = parameters
             row.agent = claim_requests.agent_of(parameters)

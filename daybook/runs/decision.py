@@ -20,7 +20,6 @@ from daybook.ledger import states
 from daybook.ledger.states import HELD, TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import (
-    chains,
     claim_limits,
     claim_requests,
     corrections,
@@ -102,8 +101,8 @@ class Decision:
 
     @property
     def is_automatic(self) -> bool:
-        """Whether a schedule, and no person, started the run: a due time or a chain."""
-        return self.is_timed or self.row.trigger == chains.AFTER
+        """Whether nobody started the run by hand: a due time, a chain or a hook did."""
+        return self.is_timed or self.row.trigger in claim_requests.BY_EVENT
 
     async def newest(self) -> StoredJob | None:
         """Return the job in its newest revision; None for a run without a job."""
@@ -192,6 +191,7 @@ class Decision:
         row = rows.of_request(self.request, f"{base}:{number}", "retry", stored, self.now)
         row.due, row.retry_of = self.now, ended.id
         row.parameters = ended.parameters or self.request.parameters
+        row.found = rows.payload_of(ended)
         if self._carries(ended):
             ended.unmirrored = False  # from here on the flow run's state belongs to the new row
             self.session.add(ended)

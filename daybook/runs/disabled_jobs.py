@@ -20,7 +20,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import JobRow, RevisionRow, RunRow
-from daybook.runs import chains, claim_requests, corrections, eligibility, outcomes, slots
+from daybook.runs import claim_requests, corrections, eligibility, outcomes, slots
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ async def _waiting_ids(session: AsyncSession, now: datetime, limit: int) -> Sequ
             col(RunRow.status) == Status.WAITING,
             or_(
                 claim_requests.HAS_DUE_KEY,
-                col(RunRow.trigger).in_((chains.AFTER, slots.BACKFILL)),
+                col(RunRow.trigger).in_((*claim_requests.BY_EVENT, slots.BACKFILL)),
             ),
             # A run that is not due yet may be due after its job is enabled again.
             col(RunRow.waits_for) != corrections.UNTIL_DUE,

@@ -22,7 +22,7 @@ from daybook.jobs.model import Job
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import chains, claim_requests, leases, outcomes, slots
+from daybook.runs import claim_requests, leases, outcomes, slots
 
 
 def skip_reason(
@@ -40,7 +40,7 @@ def skip_reason(
 def needs_enabled_job(row: RunRow) -> bool:
     """Return whether the run is skipped if its job is disabled: nobody has started it by hand."""
     is_timed = row.job_id is not None and claim_requests.is_due_key(row.occurrence)
-    return is_timed or row.trigger in (chains.AFTER, slots.BACKFILL)
+    return is_timed or row.trigger in (*claim_requests.BY_EVENT, slots.BACKFILL)
 
 
 def off_reason(newest: StoredJob, row: RunRow) -> str:

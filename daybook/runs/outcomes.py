@@ -20,7 +20,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger import states
 from daybook.ledger.states import FAILURES, TERMINAL, Outcome, Status
 from daybook.ledger.tables import AttemptRow, JobRow, RevisionRow, RunRow
-from daybook.runs import chains, claim_requests, slots, usage, watched
+from daybook.runs import chains, claim_requests, rows, slots, usage, watched
 
 MAX_OUTPUT_CHARACTERS = 8_000
 """Maximum length of an answer in the ledger, in characters; Prefect's artifact has the full text.
@@ -80,7 +80,7 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
         # Without an attempt, only a watch that saw its source for the first time found something.
         await watched.record(session, row, stored.job.policy.check)
     if outcome.status is not Status.UNKNOWN:  # which may be corrected
-        row.found = None
+        row.found = rows.payload_of(row)  # which a retry needs
     paused = await update_job(session, row, stored, now, late=late)
     await outbox.enqueue(session, row, outcome, stored, now, late=late, paused=paused)
     await listeners.enqueue(session, row, stored, now, late=late)

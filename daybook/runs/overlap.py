@@ -45,7 +45,6 @@ from daybook.jobs import policy, upcoming
 from daybook.ledger.states import HELD, LIVE, Outcome, Status
 from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.runs import claim_requests, corrections, leases, outcomes, slots
-from daybook.runs.chains import AFTER
 from daybook.timing import TIMING
 
 RETRY_INTERVAL = timedelta(seconds=30)
@@ -258,10 +257,10 @@ def _overlap_policy(row: RunRow) -> policy.Overlap:
     configured = policy.policy_from_parameters(row.parameters).overlap
     if row.trigger == slots.BACKFILL and configured == "allow":
         return configured
-    # Due times to catch up on run oldest first, one after the other, and so does what follows each
-    # outcome of another job: it would otherwise be lost.
-    is_chained = row.trigger == AFTER and configured == "skip"
-    return "queue_all" if is_chained or _is_catch_up(row) else configured
+    # Due times to catch up on run oldest first, one after the other, and so do the runs of events:
+    # they would otherwise be lost.
+    is_event = row.trigger in claim_requests.BY_EVENT and configured == "skip"
+    return "queue_all" if is_event or _is_catch_up(row) else configured
 
 
 def _is_catch_up(row: RunRow) -> bool:

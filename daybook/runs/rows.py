@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import FenceRefused, NotFound
-from daybook.jobs import store
+from daybook.jobs import payloads, store
 from daybook.jobs.store import StoredJob
 from daybook.ledger import states
 from daybook.ledger.states import HELD, LIVE, TERMINAL, Status
@@ -123,6 +123,12 @@ def wait(row: RunRow, until: datetime, why: str, waits_for: str = "") -> RunRow:
     row.status, row.waits_for = Status.WAITING, waits_for
     row.until, row.reason = until, why
     return row
+
+
+def payload_of(row: RunRow) -> dict[str, Any] | None:
+    """Return what `RunRow.found` keeps with the outcome: the payload, if a hook started the run."""
+    found = row.found or {}
+    return {payloads.PAYLOAD: found[payloads.PAYLOAD]} if payloads.PAYLOAD in found else None
 
 
 def use_revision(row: RunRow, stored: StoredJob) -> None:

@@ -27,6 +27,7 @@ from daybook.errors import ToolUnreachable
 from daybook.http import secrets as references
 from daybook.http.guard import Guard
 from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
+from daybook.jobs import payloads
 from daybook.ledger.states import Outcome, Status
 from daybook.tools import answers, catalog, connection, python_tools
 from daybook.tools.base import CallResult
@@ -71,12 +72,15 @@ async def prepare(  # noqa: PLR0917
     servers: ToolServers,
     secrets: SecretStore,
     guard: Guard,
+    *,
+    payload: Any = None,
 ) -> PreparedCall:
     """Prepare everything except the call itself, between claim and begin.
 
-    Raises `InvalidInput`, including for a literal secret in the params, and Prefect client errors
-    if Prefect cannot be reached. If the tool's server cannot be reached, this raises nothing, and
-    `call` returns a failed result that may be retried.
+    ``payload`` is that of the run (`daybook.jobs.payloads`), for the params. Raises `InvalidInput`,
+    including for a literal secret in the params, and Prefect client errors if Prefect cannot be
+    reached. If the tool's server cannot be reached, this raises nothing, and `call` returns a
+    failed result that may be retried.
     """
     references.refuse_literal_params(params)
     location = await catalog.locate(name, servers, guard)
@@ -86,6 +90,7 @@ async def prepare(  # noqa: PLR0917
     else:
         destination = SecretDestination.of_url(location.guard.check(location.settings.url))
     values = await references.fill_params(params, destination, secrets, filled)
+    values = payloads.fill(values, payload)  # last, so that it cannot name a secret
     hide = filled.hide
     prepared = PreparedCall(name, name, params, occurrence, values, filled)
     if location is None:

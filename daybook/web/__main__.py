@@ -12,6 +12,7 @@ from daybook.operations import web
 from daybook.operations.health import HealthMonitor
 from daybook.processes import proc
 from daybook.web.app import Guard, application, build_server
+from daybook.web.hooks import HookReceiver
 
 
 def run(listener: socket.socket, host: str, names: list[str]) -> None:
@@ -19,8 +20,9 @@ def run(listener: socket.socket, host: str, names: list[str]) -> None:
     proc.deny_inspection()
     is_reachable = not web.is_local(host)
     names = [*names, host, *([socket.gethostname()] if is_reachable else [])]
-    watch = HealthMonitor(settings.load().ledger_address)
-    guarded = Guard(application(watch), names, any_address=is_reachable)
+    ledger_address = settings.load().ledger_address
+    pages = application(HealthMonitor(ledger_address), HookReceiver(ledger_address))
+    guarded = Guard(pages, names, any_address=is_reachable)
     address = web.url(host, listener.getsockname()[1])
     print(f"Health: {address}/health", file=sys.stderr, flush=True)
     build_server(guarded).run(sockets=[listener])

@@ -1,4 +1,4 @@
-"""The ASGI application with the pages `/health` and `/metrics`, its guard, and its server."""
+"""The ASGI application with `/health`, `/metrics` and the hooks, its guard, and its server."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from daybook.api.hooks import PATH
 from daybook.errors import DaybookError
 from daybook.operations import connections
 from daybook.operations.health import HealthMonitor
 from daybook.operations.host_names import AllowedNames
 from daybook.web import metrics
+from daybook.web.hooks import HookReceiver
 
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
-def application(watch: HealthMonitor) -> Starlette:
-    """Return the application, which starts and closes ``watch``; wrap it in `Guard`."""
+def application(watch: HealthMonitor, receiver: HookReceiver) -> Starlette:
+    """Return the application, which starts ``watch``, and closes both; wrap it in `Guard`."""
 
     async def health(request: Request) -> Response:
         report = await watch.health()
@@ -34,11 +36,14 @@ def application(watch: HealthMonitor) -> Starlette:
             snapshot = await watch.snapshot()
         except DaybookError:
             snapshot = None  # a failed scrape would not show the cause
-        text, content_type = metrics.page(snapshot, request.headers.get("accept", ""))
+        accept = request.headers.get("accept", "")
+        text, content_type = metrics.page(snapshot, accept, receiver.counts)
         return Response(text, 200, _HEADERS | {"content-type": content_type})
 
     async def not_found(request: Request, error: Exception) -> Response:
-        return PlainTextResponse("not found; use /health or /metrics\n", 404, _HEADERS)
+        return PlainTextResponse(
+            "not found; use /health, /metrics or /hooks/<name>\n", 404, _HEADERS
+        )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -46,10 +51,11 @@ def application(watch: HealthMonitor) -> Starlette:
         try:
             yield
         finally:
+            await receiver.close()
             await watch.close()
 
     return Starlette(
-        routes=[Route("/health", health), Route("/metrics", prometheus)],
+        routes=[Route("/health", health), Route("/metrics", prometheus), receiver.route],
         exception_handlers={404: not_found},
         lifespan=lifespan,
     )
@@ -66,7 +72,8 @@ _CLOSE = {"connection": "close"}
 class Guard:
     """ASGI middleware that refuses other hosts, methods other than GET and HEAD, and bodies.
 
-    It ignores web sockets. `AllowedNames` documents ``names`` and ``any_address``.
+    Only a POST to a hook is let through, whose body `daybook.web.hooks` limits. It ignores web
+    sockets. `AllowedNames` documents ``names`` and ``any_address``.
     """
 
     def __init__(
@@ -84,6 +91,8 @@ class Guard:
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         if why := self._names.refusal(scope):
             return PlainTextResponse(f"{why}\n", 403, _CLOSE)
+        if scope["path"].startswith(PATH) and scope["method"] == "POST":
+            return None
         if scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse("use GET or HEAD\n", 405, {"allow": "GET, HEAD"} | _CLOSE)
         headers = {name.lower(): value for name, value in scope["headers"]}

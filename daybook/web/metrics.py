@@ -9,8 +9,9 @@ outbox is a field of `delivery.views.OutboxHealth`, set in `delivery.sending.hea
 `status --json` shows that field, too. `make docs` finds the metric in the snapshot of the tests. A
 metric whose value is unknown has no sample, but is on the page.
 
-A gauge is the current state. The only counter, `daybook_ended_runs_total`, counts from the start of
-the process. The totals in the ledger cannot be a counter, because retention removes runs.
+A gauge is the current state. The counters, `daybook_ended_runs_total` and
+`daybook_hook_requests_total`, count from the start of the process. The totals in the ledger cannot
+be a counter, because retention removes runs.
 """
 
 from __future__ import annotations
@@ -29,20 +30,21 @@ from daybook.ledger.states import LIVE, TERMINAL
 from daybook.operations.health import HealthSnapshot
 
 
-def page(found: HealthSnapshot | None, accept: str) -> tuple[bytes, str]:
+def page(found: HealthSnapshot | None, accept: str, hooks: Mapping[str, int]) -> tuple[bytes, str]:
     """Return the page in the format that ``accept`` requests, and its content type.
 
-    If ``found`` is None, the ledger does not answer, and the page only reports that.
+    ``hooks`` are the numbers of requests to hooks by result (`daybook.web.hooks`). If ``found`` is
+    None, the ledger does not answer, and the page only reports that.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_MetricsCollector(found))
+    registry.register(_MetricsCollector(found, hooks))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
 
 
 class _MetricsCollector(Collector):
-    def __init__(self, snapshot: HealthSnapshot | None) -> None:
-        self._snapshot = snapshot
+    def __init__(self, snapshot: HealthSnapshot | None, hooks: Mapping[str, int]) -> None:
+        self._snapshot, self._hooks = snapshot, hooks
 
     def collect(self) -> Iterator[Metric]:
         yield _gauge("ledger_up", "Whether the ledger answers.", self._snapshot is not None)
@@ -53,6 +55,7 @@ class _MetricsCollector(Collector):
             yield from _keeper(self._snapshot)
             yield from _outbox(self._snapshot)
             yield from _tasks(self._snapshot)
+            yield _hook_requests(self._hooks)
 
 
 def _info(snapshot: HealthSnapshot) -> Iterator[Metric]:
@@ -168,6 +171,17 @@ def _tasks(snapshot: HealthSnapshot) -> Iterator[Metric]:
     yield _labelled_gauge(
         "tasks_ended_last_day", "Runs of tasks that ended in the last 24 hours.", "status", day
     )
+
+
+def _hook_requests(hooks: Mapping[str, int]) -> Metric:
+    requests = CounterMetricFamily(
+        "daybook_hook_requests",
+        "Requests to hooks since this process started, by result.",
+        labels=["result"],
+    )
+    for result, count in hooks.items():
+        requests.add_metric([result], count)
+    return requests
 
 
 def _gauge(name: str, help_text: str, value: float | timedelta | None) -> Metric:

@@ -109,6 +109,18 @@ CASES: dict[str, Case] = {
         "match", "1", "at", "1at", " at", Text("at", "1"), Text(" a", "1 ")
     ),
     "daybook/jobs/notify.py:re.match('https?://')": case("match", "http", "https:/"),
+    "daybook/jobs/payloads.py:_VARIABLE": case(
+        "search",
+        "{",
+        "{{",
+        "{{ ",
+        "{{payload",
+        "{{payload.a",
+        Text(" ", "{{"),
+        Text(" ", "{{payload"),
+        Text(".a", "{{payload", "!"),
+        Text("a", "{{payload."),
+    ),
     "daybook/jobs/prompts.py:_NAMED": case(
         "finditer",
         "{",

@@ -30,7 +30,7 @@ def test_only_known_variables_are_filled_in(prompt: str, rendered: str | None) -
     assert prompts.render(prompt, VALUES) == (prompt if rendered is None else rendered)
 
 
-LEGAL = "known: {{due}}, {{job}}, {{last_output}}, {{work_dir}}, {{check}}, {{change}}"
+LEGAL = "known: {{due}}, {{job}}, {{last_output}}, {{work_dir}}, {{check}}, {{change}}, {{payload}}"
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ COPIES = [
     ("daybook-secret", "ops-token"),
     ("daybook-tool-server", "time"),
     ("daybook-destination", "ops"),
+    ("daybook-hook", "pulls"),
 ]
 
 
@@ -90,6 +91,10 @@ def with_documents(daybook_home: Home) -> Home:
         ("callbacks destinations test", {"ops"}),
         ("callbacks destinations remove", {"ops"}),
         ("callbacks destinations add --token", {"ops-token"}),
+        ("hooks show", {"pulls"}),
+        ("hooks rotate", {"pulls"}),
+        ("hooks test", {"pulls"}),
+        ("hooks remove", {"pulls"}),
     ],
 )
 def test_tab_offers_names_of_documents_without_prefect(

@@ -91,6 +91,28 @@ async def test_a_body_is_sent_as_json_unless_a_content_type_is_set(server: Recei
     assert (second.method, second.headers["content-type"]) == ("PUT", "text/plain")
 
 
+async def test_a_payload_is_sent_as_data_in_the_body() -> None:
+    hook = Hook("https://api.example.org/", body='{"text": "New: {{payload.title}}"}')
+    payload = {"title": '", "admin": true, "x": "{{secret:ops}}'}
+    guard = Guard(Rule.OPERATOR)
+    prepared = await webhook.prepare(hook, OCCURRENCE, guard, OneSecret(), payload)
+    assert json.loads(prepared.body) == {"text": f"New: {payload['title']}"}
+
+
+@pytest.mark.parametrize(
+    ("hook", "refusal"),
+    [
+        (Hook("https://api.example.org/", body='{"n": {{payload.n}}}'), "body: contains"),
+        (Hook("https://api.example.org/", headers={"X-Name": "{{payload.n}}"}), "headers: "),
+        (Hook("https://api.example.org/{{payload.n}}"), "url: contains"),
+    ],
+    ids=["body", "header", "url"],
+)
+def test_a_payload_is_refused_where_it_could_be_more_than_data(hook: Hook, refusal: str) -> None:
+    with pytest.raises(InvalidInput, match=refusal):
+        webhook.check(hook, Guard(Rule.OPERATOR))
+
+
 @pytest.mark.floor("B", "A webhook without a body has no Content-Type")
 @pytest.mark.parametrize("body", [None, ""])
 async def test_without_a_body_there_is_no_content_type(server: Receiver, body: str | None) -> None:

@@ -365,3 +365,14 @@ async def test_a_tool_that_cannot_be_imported_does_not_hide_the_others(install: 
     assert "add" in {each.name for each in found}
     assert "ModuleNotFoundError" in absent["broken"]
     assert set(python_tools.names()) >= {"add", "broken"}
+
+
+async def test_a_payload_is_filled_into_params_after_the_secrets() -> None:
+    saved = Saved(stored_secrets={"ops": Secret("ops", "s3cr3t", ("tool:anything",))})
+    params = {"n": "{{payload.n}}", "text": "<{{payload.text}}>", "key": "{{secret:ops}}"}
+    payload = {"n": 7, "text": "{{secret:ops}} ghp_0123456789abcdefghij0123456789"}
+    prepared = await calls.prepare(
+        "anything", params, "request:x:1", saved, saved, Guard(Rule.AGENT), payload=payload
+    )
+    assert prepared.values == {"n": 7, "text": f"<{payload['text']}>", "key": "s3cr3t"}
+    assert prepared.params == params

@@ -14,6 +14,7 @@ from daybook.home import Home
 from daybook.operations import web
 from daybook.operations.health import HealthMonitor
 from daybook.web.app import Guard, application, build_server
+from daybook.web.hooks import HookReceiver
 from tests.world import World
 
 Served = AbstractAsyncContextManager[httpx.AsyncClient]
@@ -35,7 +36,8 @@ async def served(
     from failing the tests: the pages wait for the ledger's answer.
     """
     watch = HealthMonitor(address, clock=clock, fresh=fresh, patience=patience)
-    guarded = Guard(application(watch), names, any_address=any_address)
+    receiver = HookReceiver(address, clock)
+    guarded = Guard(application(watch, receiver), names, any_address=any_address)
     listener, server = web.listen("127.0.0.1", 0), build_server(guarded)
     running = asyncio.create_task(server.serve([listener]))
     url = web.url(*listener.getsockname())

@@ -1,0 +1,292 @@
+"""Operations on hooks: add, list, show, rotate, test, remove, and the delivery of a request.
+
+Only `add` and `rotate` return a secret, once: the sender needs it to sign requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from pydantic import BaseModel, Field
+
+from daybook import settings
+from daybook.api import authorization
+from daybook.clock import SYSTEM_CLOCK
+from daybook.delivery.home_secret import ROTATION_GRACE
+from daybook.errors import InvalidInput, NotFound
+from daybook.hooks import documents
+from daybook.hooks.documents import STORE, Hook
+from daybook.hooks.signatures import SchemeName
+from daybook.jobs import payloads, store
+from daybook.jobs.actions import AgentPrompt, ToolCall, Webhook
+from daybook.jobs.store import StoredJob
+from daybook.ledger.engine import Ledger, open_ledger
+from daybook.ledger.views import UtcTime
+from daybook.prefect import client as prefect
+from daybook.runs import claim_requests, claims, rows
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+PATH = "/hooks/"
+"""The path of the hooks at the web server, before a hook's name."""
+
+TEST_PAYLOAD = {"test": True}
+"""The payload of a test without one."""
+
+NO_PAYLOAD_NOTE = "the job does not use {{payload}}, so its runs do not get what a request sends"
+
+
+class HookDetails(BaseModel, frozen=True):
+    """A hook, without its secrets.
+
+    ``job`` is the name of its job, and None if the job was removed. If ``problem`` says that the
+    stored block is invalid, the other fields are whatever JSON values it has. The previous secret
+    is also valid until ``rotating_until``, which is None if no rotation is in progress.
+    """
+
+    name: str
+    path: str
+    job: str | None
+    job_id: Any
+    scheme: Any
+    filters: Any
+    rate: Any
+    rotating_until: UtcTime | None
+    problem: str | None
+
+
+class SavedHook(HookDetails, frozen=True):
+    """A hook that was stored.
+
+    ``secret`` is None unless it was created now; ``notes`` are hints for the user.
+    """
+
+    secret: str | None = Field(repr=False)
+    notes: list[str]
+
+
+class RotatedHookSecret(BaseModel, frozen=True):
+    """A new secret of a hook; ``secret`` is None if it was given.
+
+    The old secret is also valid until ``rotating_until``; None if it ended at once.
+    """
+
+    name: str
+    secret: str | None = Field(repr=False)
+    rotating_until: UtcTime | None
+
+
+class HookTest(BaseModel, frozen=True):
+    """Result of a test: the answer of the web server, and the run that the request started."""
+
+    id: str
+    url: str
+    ok: bool
+    status_code: int | None
+    run_id: str | None
+    answer: str
+
+
+class DeliveredRun(BaseModel, frozen=True):
+    """The run of a delivery; ``repeated`` if an earlier request with its id started the run."""
+
+    run_id: str
+    repeated: bool
+
+
+async def add(
+    name: str,
+    job: str,
+    *,
+    scheme: SchemeName = "standard",
+    secret: str | None = None,
+    filters: Sequence[str] = (),
+    rate: int = documents.DEFAULT_RATE,
+    replace: bool = False,
+) -> SavedHook:
+    """Store a hook that starts ``job``, with a new secret unless one is given.
+
+    With ``replace``, overwrite the hook of this name; without ``secret``, it keeps its own. Raise
+    `NotFound` for the job, and `InvalidInput` for the name, a secret that is invalid or that the
+    sender has to make, a filter, or the rate.
+    """
+    STORE.check_name(name)
+    async with open_ledger() as ledger, ledger.read() as session:
+        stored = await authorization.find_job(session, job)
+    async with prefect.connected() as client:
+        await prefect.check_connection(client)
+        kept = await _kept_secrets(client, name, scheme) if replace and secret is None else {}
+        settings = kept or {"secret": documents.secret_for(scheme, secret)}
+        settings |= {"job": stored.id, "scheme": scheme, "filters": list(filters), "rate": rate}
+        made = await documents.save(client, name, settings, replace=replace)
+    notes = [] if _uses_payload(stored) else [NO_PAYLOAD_NOTE]
+    details = _details(made.name, settings, stored.row.name)
+    created = None if kept or secret else made.secret
+    return SavedHook(**dict(details), secret=created, notes=notes)
+
+
+async def _kept_secrets(client: PrefectClient, name: str, scheme: SchemeName) -> dict[str, Any]:
+    """Return the secrets of the hook, if it exists and they are valid for the scheme; else {}."""
+    with suppress(NotFound, InvalidInput):
+        old = await documents.read(client, name)
+        documents.check_secret(scheme, old.secret)
+        until = old.rotating_until(SYSTEM_CLOCK.now())
+        if until is None:
+            return {"secret": old.secret}
+        documents.check_secret(scheme, old.previous_secret)
+        rotation = {"previous_secret": old.previous_secret, "previous_until": until.isoformat()}
+        return {"secret": old.secret, **rotation}
+    return {}
+
+
+async def list_hooks() -> list[HookDetails]:
+    """Return all hooks, sorted by name."""
+    async with prefect.connected() as client:
+        await prefect.check_connection(client)
+        found = [(str(each.name), dict(each.data)) for each in await STORE.documents(client)]
+    jobs = await _job_names([data.get("job") for _, data in found])
+    return [_details(name, data, jobs.get(str(data.get("job")))) for name, data in found]
+
+
+async def show(name: str) -> HookDetails:
+    """Return a hook. Raise `NotFound`."""
+    async with prefect.connected() as client:
+        await prefect.check_connection(client)
+        document = await STORE.find(client, name)
+        if document is None:
+            raise NotFound(STORE.noun, name, known=await STORE.names(client))
+    data = dict(document.data)
+    return _details(name, data, (await _job_names([data.get("job")])).get(str(data.get("job"))))
+
+
+async def rotate(
+    name: str, *, secret: str | None = None, at_once: bool = False
+) -> RotatedHookSecret:
+    """Give a hook a new secret, by default a created one; the old one stays valid for a day.
+
+    With ``at_once``, the old one ends now. Raise `NotFound`, and `InvalidInput` for the secret, for
+    invalid stored settings, and during an earlier rotation unless ``at_once`` is true.
+    """
+    now, keep = SYSTEM_CLOCK.now(), timedelta() if at_once else ROTATION_GRACE
+    async with prefect.connected() as client:
+        await prefect.check_connection(client)
+        made = await documents.rotate(client, name, now, secret=secret, keep=keep)
+    return RotatedHookSecret(
+        name=name, secret=None if secret else made.secret, rotating_until=made.rotating_until(now)
+    )
+
+
+async def remove(name: str) -> None:
+    """Delete a hook; its requests are refused from then on. Raise `NotFound`."""
+    async with prefect.connected() as client:
+        await prefect.check_connection(client)
+        await STORE.remove(client, name)
+
+
+async def test(
+    name: str, payload: Any = None, *, url: str = "", delivery_id: str | None = None
+) -> HookTest:
+    """Send a signed request to a hook, as its sender would; the run that it starts is a real one.
+
+    ``payload`` is any JSON value but null, by default `{"test": true}`. ``url`` is the address of
+    the web server, by default that of this machine. Raise `NotFound`, and `InvalidInput` for
+    invalid stored settings.
+    """
+    import httpx
+
+    async with prefect.connected() as client:
+        await prefect.check_connection(client)
+        hook = await documents.read(client, name)
+    sent_id = delivery_id or f"msg_{uuid4().hex}"
+    payload = TEST_PAYLOAD if payload is None else payload
+    if isinstance(payload, dict) and hook.scheme.id_in({"id": sent_id}) is not None:
+        payload = {"id": sent_id, **payload}
+    body = payloads.as_body(payload)
+    address = f"{url.rstrip('/') or f'http://127.0.0.1:{settings.load().web_port}'}{PATH}{name}"
+    headers = hook.scheme.sign(hook.secret, sent_id, body, SYSTEM_CLOCK.now())
+    headers["content-type"] = "application/json"
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=30.0) as http:
+            answer = await http.post(address, content=body, headers=headers)
+    except httpx.HTTPError as error:
+        why = f"{address} does not answer ({type(error).__name__}); start `daybook up`"
+        return HookTest(
+            id=sent_id, url=address, ok=False, status_code=None, run_id=None, answer=why
+        )
+    run_id = None
+    with suppress(ValueError, AttributeError):
+        run_id = answer.json().get("run_id")
+    return HookTest(
+        id=sent_id,
+        url=address,
+        ok=answer.is_success,
+        status_code=answer.status_code,
+        run_id=run_id,
+        answer=answer.text.strip(),
+    )
+
+
+async def deliver(ledger: Ledger, hook: Hook, delivery_id: str, payload: Any) -> DeliveredRun:
+    """Request the run of a delivery; a repeated delivery gets the run of the first one.
+
+    Raise `NotFound` if the job was removed, and `LedgerUnreachable`.
+    """
+    request_id = f"{claim_requests.HOOK}/{hook.name}/{delivery_id}"
+    async with ledger.read() as session:
+        stored = await store.get(session, hook.job)
+        if stored is None or stored.row.archived_at is not None:
+            raise NotFound("job", hook.job, f"the job of the hook {hook.name} was removed")
+        key = claim_requests.request_key(stored.id, request_id)
+        known = await rows.find(session, None, key)
+    if known is not None:  # without the lock, so that repetitions are cheap
+        return DeliveredRun(run_id=known.id, repeated=True)
+    row = await claims.request(
+        ledger, stored, request_id, claim_requests.HOOK, found={payloads.PAYLOAD: payload}
+    )
+    return DeliveredRun(run_id=row.id, repeated=False)
+
+
+async def _job_names(ids: Sequence[Any]) -> dict[str, str]:
+    """Return the names of the jobs with these ids that have not been removed."""
+    names = {}
+    async with open_ledger() as ledger, ledger.read() as session:
+        for each in {each for each in ids if isinstance(each, str)}:
+            stored = await store.get(session, each)
+            if stored is not None and stored.row.archived_at is None:
+                names[each] = stored.row.name
+    return names
+
+
+def _details(name: str, data: dict[str, Any], job: str | None) -> HookDetails:
+    stored, problem = STORE.check(data)
+    now, until = SYSTEM_CLOCK.now(), stored.previous_until if stored else None
+    return HookDetails(
+        name=name,
+        path=f"{PATH}{name}",
+        job=job,
+        job_id=data.get("job"),
+        scheme=data.get("scheme", "standard"),
+        filters=data.get("filters", []),
+        rate=data.get("rate", documents.DEFAULT_RATE),
+        rotating_until=until if until and now < until else None,
+        problem=problem,
+    )
+
+
+def _uses_payload(stored: StoredJob) -> bool:
+    check = stored.job.policy.check
+    match stored.job.action:
+        case AgentPrompt(prompt=prompt):
+            used: Any = prompt
+        case Webhook(body=body):
+            used = body
+        case ToolCall(params=params):
+            used = params
+        case _:
+            return True  # a heartbeat's file may use it
+    return payloads.is_used([used, check.params])

@@ -1,0 +1,239 @@
+"""The `daybook hooks` commands: signed requests from outside that start a job."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from daybook import api
+from daybook import home as homes
+from daybook.cli import completion, documents, formatting, output
+from daybook.cli.options import Json, parse_json_object, prepare_prefect
+from daybook.errors import InvalidInput
+from daybook.hooks.signatures import SchemeName
+
+if TYPE_CHECKING:
+    from daybook.api.hooks import HookDetails
+
+HookName = Annotated[str, Parameter(help="The hook's name.", completer=completion.hooks)]
+SecretFromStdin = Annotated[
+    bool, Parameter(help="Read the secret from standard input instead of creating one.")
+]
+TypedSecret = Annotated[str | None, Parameter(name="--secret", show=False)]
+
+
+async def add_(
+    name: documents.NewName,
+    /,
+    *,
+    job: Annotated[str, Parameter(help="Job that a request starts.", completer=completion.jobs)],
+    scheme: Annotated[
+        SchemeName,
+        Parameter(
+            help="How requests are signed: as in Standard Webhooks, by GitHub or by Stripe.",
+            show_default=True,
+        ),
+    ] = "standard",
+    filters: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--filter",
+            help="Condition on the payload, such as 'action == opened'. If it does not fit, no run "
+            "starts. Repeatable.",
+        ),
+    ] = None,
+    rate: Annotated[
+        int, Parameter(help="Maximum number of signed requests per minute.", show_default=True)
+    ] = 600,
+    secret_from_stdin: SecretFromStdin = False,
+    replace: Annotated[
+        bool, Parameter(help="Replace the existing hook of this name; its secret is kept.")
+    ] = False,
+    typed: TypedSecret = None,
+    as_json: Json = False,
+) -> int:
+    """Add a hook: a signed `POST /hooks/NAME` starts the job.
+
+    A new secret is printed only once. The sender needs it to sign its requests.
+
+    Example: daybook hooks add pull-requests --job review --filter 'action == opened'
+    """
+    secret = _secret(secret_from_stdin, typed)
+    prepare_prefect()
+
+    hook = await api.hooks.add(
+        name,
+        job,
+        scheme=scheme,
+        secret=secret,
+        filters=filters or (),
+        rate=rate,
+        replace=replace,
+    )
+    if as_json:
+        output.print_json(hook)
+        return 0
+    output.line(f"Saved the hook {name} for {hook.job}")
+    if hook.secret:
+        _print_secret_once(hook.secret)
+    for note in hook.notes:
+        output.say(f"! {note}")
+    output.say(f"Its address on this machine: {_web_url()}{hook.path}")
+    output.say(f"Try it: daybook hooks test {name}")
+    return 0
+
+
+def _secret(from_stdin: bool, typed: str | None) -> str | None:
+    if typed is not None:  # the error must not repeat the secret
+        raise InvalidInput(
+            "secret", "cannot be passed on the command line", "use --secret-from-stdin"
+        )
+    return documents.read_hidden_value("secret", "Secret", "secret.txt") if from_stdin else None
+
+
+def _web_url() -> str:
+    """Return the address of the web server of `daybook up`, or the one that it would have."""
+    from daybook import settings
+
+    running = homes.current_home().running() or {}
+    return running.get("web_url") or f"http://127.0.0.1:{settings.load().web_port}"
+
+
+def _print_hooks(listed: list[HookDetails]) -> None:
+    rows = [
+        (
+            each.name,
+            each.problem or each.job or "(removed)",
+            str(each.scheme),
+            _filters(each),
+            f"{each.rate}/min",
+            formatting.signing_secret_state(each.rotating_until),
+        )
+        for each in listed
+    ]
+    if rows:
+        headers = ("NAME", "JOB", "SCHEME", "FILTERS", "RATE", "SECRET")
+        output.table(headers, rows, whole=("NAME",))
+    else:
+        output.say("No hooks; add one with `daybook hooks add`.")
+
+
+def _filters(hook: HookDetails) -> str:
+    return ", ".join(map(str, hook.filters)) if isinstance(hook.filters, list) else "-"
+
+
+def _print_hook(hook: HookDetails) -> None:
+    output.line(hook.name, style="bold")
+    pairs = [
+        ("address", f"{_web_url()}{hook.path}"),
+        ("job", hook.job or "(removed)"),
+        ("scheme", str(hook.scheme)),
+        ("filters", _filters(hook)),
+        ("rate", f"{hook.rate} per minute"),
+        ("secret", formatting.signing_secret_state(hook.rotating_until)),
+        ("problem", hook.problem or ""),
+    ]
+    output.fields([(name, value) for name, value in pairs if value])
+
+
+list_ = documents.list_command(
+    "hooks",
+    """List hooks with their jobs, without their secrets.
+
+    Example: daybook hooks list
+    """,
+    _print_hooks,
+)
+show_ = documents.show_command(
+    "hooks",
+    "hook",
+    """Show a hook and its address on this machine, without its secrets.
+
+    Example: daybook hooks show pull-requests
+    """,
+    _print_hook,
+    name_help="The hook's name.",
+    completer=completion.hooks,
+)
+remove_ = documents.remove_command(
+    "hooks",
+    "hook",
+    """Remove a hook; its requests are refused from then on. Its runs stay.
+
+    Example: daybook hooks remove pull-requests
+    """,
+    completion.hooks,
+)
+
+
+async def rotate_(
+    name: HookName,
+    /,
+    *,
+    secret_from_stdin: SecretFromStdin = False,
+    at_once: Annotated[
+        bool,
+        Parameter(name="--now", help="End the old secrets at once, for example after a leak."),
+    ] = False,
+    typed: TypedSecret = None,
+    as_json: Json = False,
+) -> int:
+    """Give a hook a new secret, and print it once if it was created.
+
+    For 24 hours the old secret is valid as well, so that the sender can switch.
+
+    Example: daybook hooks rotate pull-requests
+    """
+    secret = _secret(secret_from_stdin, typed)
+    prepare_prefect()
+
+    rotated = await api.hooks.rotate(name, secret=secret, at_once=at_once)
+    if as_json:
+        output.print_json(rotated)
+        return 0
+    output.line(f"The hook {name} has a new secret")
+    if rotated.secret:
+        _print_secret_once(rotated.secret)
+    if until := rotated.rotating_until:
+        output.say(f"The old secret is also valid until {formatting.local_time(until)}.")
+    return 0
+
+
+async def test_(
+    name: HookName,
+    /,
+    *,
+    payload: Annotated[
+        str | None,
+        Parameter(help='JSON object to send, or @file. [default: {"test": true}]'),
+    ] = None,
+    url: Annotated[
+        str,
+        Parameter(help="Address of the web server. [default: that of this machine]"),
+    ] = "",
+    as_json: Json = False,
+) -> int:
+    """Send a signed request to a hook, as its sender would; exit with 1 if it is refused.
+
+    The run that it starts is a real one.
+
+    Example: daybook hooks test pull-requests --payload '{"action": "opened"}'
+    """
+    given = None if payload is None else parse_json_object("payload", payload)
+    prepare_prefect()
+
+    result = await api.hooks.test(name, given, url=url or _web_url())
+    if as_json:
+        output.print_json(result)
+    else:
+        answer = f"{result.status_code or 'no answer'} {result.answer}"
+        output.line(f"{result.url}: {answer}", style="green" if result.ok else "red")
+        if result.run_id:
+            output.say(f"Follow its run: daybook show {result.run_id[:12]}")
+    return 0 if result.ok else 1
+
+
+def _print_secret_once(secret: str) -> None:
+    output.fields([("secret", secret)])
+    output.say("Store it at the sender now. It will not be shown again.")

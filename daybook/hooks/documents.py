@@ -1,0 +1,188 @@
+"""Hooks as settings documents: their job, secret, scheme, filters and rate.
+
+A hook is a block document of Daybook's own type, whose secrets Prefect encrypts, with an encrypted
+copy in the ledger. Functions that take Prefect's async client let its connection errors propagate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from daybook.delivery.home_secret import ROTATION_GRACE, check_rotation, new_secret
+from daybook.errors import InvalidInput, NotFound
+from daybook.hooks.filters import Filter
+from daybook.hooks.signatures import MIN_SECRET_LENGTH, SCHEMES, Scheme, SchemeName
+from daybook.resources.store import BlockStore, block_data
+from daybook.settings import SIGNING_SECRET_FORMAT
+from daybook.validation import raising_pydantic_error
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+DEFAULT_RATE = 600
+MAX_RATE = 100_000
+MAX_FILTERS = 20
+
+
+class HookSettings(BaseModel):
+    """Settings of a hook."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    job: str = Field(min_length=1, description="Id of the job that a request starts.")
+    scheme: SchemeName = Field(
+        default="standard",
+        description="How requests are signed: standard (Standard Webhooks), github or stripe.",
+    )
+    secret: SecretStr = Field(description="Secret that signs the requests.")
+    previous_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="Previous secret, which is also valid during a rotation.",
+    )
+    previous_until: AwareDatetime | None = Field(
+        default=None, description="End of the rotation. Empty: no rotation."
+    )
+    filters: list[str] = Field(
+        default_factory=list,
+        max_length=MAX_FILTERS,
+        description="Conditions such as action == opened. If the payload does not fit one of them, "
+        "no run starts.",
+    )
+    rate: int = Field(
+        default=DEFAULT_RATE,
+        ge=1,
+        le=MAX_RATE,
+        description="Maximum number of signed requests per minute.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        with raising_pydantic_error():
+            for each in self.filters:
+                Filter.parse(each)
+            for secret in (self.secret, self.previous_secret):
+                check_secret(self.scheme, secret.get_secret_value())
+        return self
+
+
+def check_secret(scheme: SchemeName, secret: str) -> None:
+    """Raise `InvalidInput` if a hook of this scheme cannot have the secret."""
+    # A list of documents shows asterisks instead of the secret.
+    if not secret.strip("*") or SCHEMES[scheme].is_secret(secret):
+        return
+    own = f"use one line of at least {MIN_SECRET_LENGTH} characters"
+    hint = SIGNING_SECRET_FORMAT if scheme == "standard" else own
+    raise InvalidInput("secret", f"is not a secret of the scheme {scheme}", hint)
+
+
+STORE = BlockStore(slug="daybook-hook", title="Daybook hook", noun="hook", model=HookSettings)
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A validated hook. ``job`` is the id of its job, ``rate`` in requests per minute."""
+
+    name: str
+    job: str
+    scheme_name: SchemeName
+    filters: tuple[str, ...]
+    rate: int
+    secret: str = field(repr=False)
+    previous_secret: str = field(repr=False)
+    previous_until: datetime | None
+
+    @property
+    def scheme(self) -> Scheme:
+        return SCHEMES[self.scheme_name]
+
+    def secrets(self, now: datetime) -> list[str]:
+        """Return the secrets that are valid at ``now``, newest first."""
+        return [self.secret, *([self.previous_secret] if self.rotating_until(now) else [])]
+
+    def rotating_until(self, now: datetime) -> datetime | None:
+        """Return until when the previous secret is valid; None if it is not."""
+        until = self.previous_until
+        return until if self.previous_secret and until and now < until else None
+
+
+def build(name: str, data: Mapping[str, Any]) -> Hook:
+    """Return the hook of stored settings; raise `InvalidInput` if they are invalid."""
+    stored = STORE.parse(name, data)
+    if not stored.secret.get_secret_value():
+        raise InvalidInput("hook", f'"{name}" has no secret', "edit the block in Prefect's UI")
+    return Hook(
+        name=name,
+        job=stored.job,
+        scheme_name=stored.scheme,
+        filters=tuple(stored.filters),
+        rate=stored.rate,
+        secret=stored.secret.get_secret_value(),
+        previous_secret=stored.previous_secret.get_secret_value(),
+        previous_until=stored.previous_until,
+    )
+
+
+async def read(client: PrefectClient, name: str) -> Hook:
+    """Return a hook. Raise `NotFound`, and `InvalidInput` for bad settings."""
+    document = await STORE.find(client, name, include_secrets=True)
+    if document is None:
+        raise NotFound(STORE.noun, name, known=await STORE.names(client))
+    return build(name, dict(document.data))
+
+
+async def save(
+    client: PrefectClient, name: str, data: Mapping[str, Any], *, replace: bool = False
+) -> Hook:
+    """Save and return a hook. Raise the errors of `BlockStore.save`, and for bad settings."""
+    settings = STORE.validate(data)
+    await STORE.save(client, name, settings, replace=replace)
+    return build(name, block_data(settings))
+
+
+def secret_for(scheme: SchemeName, given: str | None) -> str:
+    """Return the secret ``given``, or a new one.
+
+    Raise `InvalidInput` for an unknown scheme, and for a secret that is invalid, or that is missing
+    although the sender makes the secrets of the scheme.
+    """
+    if scheme not in SCHEMES:
+        raise InvalidInput("scheme", f'"{scheme}" is unknown', f"known: {', '.join(SCHEMES)}")
+    if given is None and SCHEMES[scheme].brings_secret:
+        problem = f"is missing: the sender makes the secrets of the scheme {scheme}"
+        raise InvalidInput("secret", problem, "pass it on standard input")
+    if given is not None and not given.strip("*"):
+        raise InvalidInput("secret", "is blank")
+    secret = new_secret() if given is None else given
+    check_secret(scheme, secret)
+    return secret
+
+
+async def rotate(
+    client: PrefectClient,
+    name: str,
+    now: datetime,
+    *,
+    secret: str | None = None,
+    keep: timedelta = ROTATION_GRACE,
+) -> Hook:
+    """Give the hook a new secret; the old one is also valid until ``keep`` has passed.
+
+    Raises `NotFound`, and `InvalidInput` if the stored settings are invalid, for the new
+    ``secret``, or if another rotation is in progress and ``keep`` is not zero.
+    """
+    document = await STORE.find(client, name, include_secrets=True)
+    if document is None:
+        raise NotFound(STORE.noun, name, known=await STORE.names(client))
+    old = build(name, dict(document.data))
+    check_rotation(old.secrets(now), keep)
+    changed: dict[str, Any] = {
+        "secret": secret_for(old.scheme_name, secret),
+        "previous_secret": old.secret if keep else "",
+        "previous_until": (now + keep).isoformat() if keep else None,
+    }
+    return await save(client, name, document.data | changed, replace=True)

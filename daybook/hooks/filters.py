@@ -1,0 +1,54 @@
+"""Filters of a hook: ``field == value``, where the field is a path in the payload.
+
+The value is JSON; anything that is not JSON is a string, so `action == opened` needs no quotes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Self
+
+from daybook.errors import InvalidInput
+from daybook.jobs import payloads
+
+MAX_FILTER_LENGTH = 500
+_FORM = "write it as: repository.full_name == acme/shop"
+
+
+@dataclass(frozen=True)
+class Filter:
+    """One condition: the value at ``field``, null if there is none, equals ``value``."""
+
+    field: str
+    value: Any
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the filter that is written as ``text``. Raise `InvalidInput`."""
+        field, operator, written = (each.strip() for each in text.partition("=="))
+        keys = field.split(".")
+        if not operator or not written or len(text) > MAX_FILTER_LENGTH:
+            raise InvalidInput("filters", f'"{text}" is not a filter', _FORM)
+        if not all(each.isdigit() or each.replace("-", "_").isidentifier() for each in keys):
+            raise InvalidInput("filters", f'"{field}" is not a path', _FORM)
+        try:
+            value = json.loads(written)
+        except (ValueError, RecursionError):
+            value = written
+        return cls(field, value)
+
+    def accepts(self, payload: Any) -> bool:
+        """Return whether the payload has the value; unlike in Python, `true` is not 1."""
+        found = payloads.value_at(payload, f"{payloads.PAYLOAD}.{self.field}")
+        return _canonical(found) == _canonical(self.value)
+
+
+def first_mismatch(filters: Iterable[str], payload: Any) -> str:
+    """Return the first of ``filters`` that the payload does not fit; empty if it fits all."""
+    return next((each for each in filters if not Filter.parse(each).accepts(payload)), "")
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

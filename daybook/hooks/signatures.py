@@ -1,0 +1,211 @@
+"""Signatures of requests to hooks: Standard Webhooks, and the schemes of GitHub and Stripe.
+
+==========  ============================================  =====================================
+scheme      what is signed                                id of the delivery
+==========  ============================================  =====================================
+standard    `webhook-id`.`webhook-timestamp`.body         `webhook-id`
+github      the body (`X-Hub-Signature-256`)              `X-GitHub-Delivery`
+stripe      t.body (`Stripe-Signature: t=…,v1=…`)         `id` of the event in the body
+==========  ============================================  =====================================
+
+All are HMAC-SHA256, compared in constant time. GitHub signs neither a time nor the id, so somebody
+who has read a delivery could send it again under another id.
+
+To add a scheme, write its class here and list it in `SCHEMES` and `SchemeName`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal, get_args
+
+from daybook import settings
+
+TOLERANCE = timedelta(minutes=5)
+"""How far a signed timestamp may be from the present, in both directions."""
+MAX_ID_LENGTH = 100
+"""Maximum length of a delivery's id in characters: it is a part of the run's key."""
+MIN_SECRET_LENGTH = 16
+"""Minimum length of a secret of GitHub or Stripe in characters."""
+
+SchemeName = Literal["standard", "github", "stripe"]
+"""Name of a scheme."""
+
+_MAX_TIMESTAMP_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A request whose signature is valid: its id, and when it was signed, in seconds since 1970.
+
+    ``id`` is None if the body contains it, and ``at`` is None if the scheme signs no time.
+    """
+
+    id: str | None
+    at: int | None
+
+    def is_current(self, now: datetime) -> bool:
+        """Return whether the request was signed at most `TOLERANCE` before or after ``now``."""
+        if self.at is None:
+            return True
+        return abs(now.timestamp() - self.at) <= TOLERANCE.total_seconds()
+
+
+class Scheme(ABC):
+    """A way to sign requests. Names of headers are in lower case; ``secrets`` are valid ones."""
+
+    brings_secret = False
+    """Whether the sender makes the secret."""
+
+    @abstractmethod
+    def is_secret(self, secret: str) -> bool:
+        """Return whether ``secret`` has the form of the scheme's secrets."""
+
+    @abstractmethod
+    def verify(
+        self, secrets: Sequence[str], headers: Mapping[str, str], body: bytes
+    ) -> Signed | None:
+        """Return the signed id and time; None unless one of ``secrets`` signed the request."""
+
+    @abstractmethod
+    def sign(self, secret: str, delivery_id: str, body: bytes, now: datetime) -> dict[str, str]:
+        """Return the headers of a request of this scheme."""
+
+    def id_in(self, payload: Any) -> Any:
+        """Return the delivery's id in the payload; None if the scheme has it in a header."""
+        return None
+
+    def is_probe(self, headers: Mapping[str, str]) -> bool:
+        """Return whether the request only tests the connection."""
+        return False
+
+
+class Standard(Scheme):
+    """Standard Webhooks; the secret is `whsec_` and a key in base64."""
+
+    def is_secret(self, secret: str) -> bool:
+        return bool(settings.signing_key(secret))
+
+    def verify(
+        self, secrets: Sequence[str], headers: Mapping[str, str], body: bytes
+    ) -> Signed | None:
+        delivery_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
+        sent = [
+            signature
+            for each in headers.get("webhook-signature", "").split(" ")
+            if each.startswith("v1,") and (signature := each.removeprefix("v1,"))
+        ]
+        made = [self._signature(secret, delivery_id, timestamp, body) for secret in secrets]
+        at = _seconds(timestamp)
+        return Signed(delivery_id, at) if _match(made, sent) and at is not None else None
+
+    def sign(self, secret: str, delivery_id: str, body: bytes, now: datetime) -> dict[str, str]:
+        timestamp = str(int(now.timestamp()))
+        return {
+            "webhook-id": delivery_id,
+            "webhook-timestamp": timestamp,
+            "webhook-signature": f"v1,{self._signature(secret, delivery_id, timestamp, body)}",
+        }
+
+    @staticmethod
+    def _signature(secret: str, delivery_id: str, timestamp: str, body: bytes) -> str:
+        content = f"{delivery_id}.{timestamp}.".encode("latin-1", "replace") + body
+        made = hmac.digest(settings.signing_key(secret), content, hashlib.sha256)
+        return base64.b64encode(made).decode()
+
+
+class GitHub(Scheme):
+    """Webhooks of GitHub; the secret is any text."""
+
+    def is_secret(self, secret: str) -> bool:
+        return _is_line(secret)
+
+    def verify(
+        self, secrets: Sequence[str], headers: Mapping[str, str], body: bytes
+    ) -> Signed | None:
+        made = [f"sha256={_hex(secret, body)}" for secret in secrets]
+        is_valid = _match(made, [headers.get("x-hub-signature-256", "")])
+        return Signed(headers.get("x-github-delivery", ""), None) if is_valid else None
+
+    def sign(self, secret: str, delivery_id: str, body: bytes, now: datetime) -> dict[str, str]:
+        return {
+            "x-github-delivery": delivery_id,
+            "x-hub-signature-256": f"sha256={_hex(secret, body)}",
+        }
+
+    def is_probe(self, headers: Mapping[str, str]) -> bool:
+        return headers.get("x-github-event") == "ping"  # sent when the webhook is created
+
+
+class Stripe(Scheme):
+    """Events of Stripe, which makes the secret of each endpoint."""
+
+    brings_secret = True
+
+    def is_secret(self, secret: str) -> bool:
+        return _is_line(secret)
+
+    def verify(
+        self, secrets: Sequence[str], headers: Mapping[str, str], body: bytes
+    ) -> Signed | None:
+        pairs = [each.partition("=") for each in headers.get("stripe-signature", "").split(",")]
+        timestamp = next((value for name, _, value in pairs if name.strip() == "t"), "")
+        sent = [value for name, _, value in pairs if name.strip() == "v1"]
+        content = f"{timestamp}.".encode("latin-1", "replace") + body
+        at = _seconds(timestamp)
+        is_valid = _match([_hex(secret, content) for secret in secrets], sent)
+        return Signed(None, at) if is_valid and at is not None else None
+
+    def sign(self, secret: str, delivery_id: str, body: bytes, now: datetime) -> dict[str, str]:
+        timestamp = str(int(now.timestamp()))
+        signature = _hex(secret, f"{timestamp}.".encode() + body)
+        return {"stripe-signature": f"t={timestamp},v1={signature}"}
+
+    def id_in(self, payload: Any) -> Any:
+        return payload.get("id") if isinstance(payload, dict) else None
+
+
+SCHEMES: dict[SchemeName, Scheme] = {
+    "standard": Standard(),
+    "github": GitHub(),
+    "stripe": Stripe(),
+}
+"""The schemes by name."""
+assert tuple(SCHEMES) == get_args(SchemeName)
+
+
+def is_id(delivery_id: object) -> bool:
+    """Return whether a delivery may have this id: `MAX_ID_LENGTH` visible ASCII characters."""
+    return (
+        isinstance(delivery_id, str)
+        and 0 < len(delivery_id) <= MAX_ID_LENGTH
+        and all("!" <= each <= "~" for each in delivery_id)
+    )
+
+
+def _match(made: Iterable[str], sent: Sequence[str]) -> bool:
+    """Return whether a signature was sent that was made; the time tells nothing about either."""
+    found = False
+    for each in made:
+        for other in sent:
+            found |= hmac.compare_digest(each.encode(), other.encode("latin-1", "replace"))
+    return found
+
+
+def _hex(secret: str, content: bytes) -> str:
+    return hmac.digest(secret.encode(), content, hashlib.sha256).hex()
+
+
+def _seconds(timestamp: str) -> int | None:
+    is_number = timestamp.isascii() and timestamp.isdigit()
+    return int(timestamp) if is_number and len(timestamp) <= _MAX_TIMESTAMP_DIGITS else None
+
+
+def _is_line(secret: str) -> bool:
+    return len(secret) >= MIN_SECRET_LENGTH and secret.isprintable() and secret == secret.strip()

@@ -1,0 +1,145 @@
+"""Payload of a request to a hook: JSON from outside, which a run uses as data.
+
+``{{payload}}`` is all of it, ``{{payload.pull_request.title}}`` the value at a path of keys and, in
+lists, of positions. `fill` puts values into the strings of a JSON template only, so a payload can
+change neither the form of a body nor the names of parameters. What it puts in is never read for
+variables or secrets again. `daybook.jobs.prompts` has the variables in prompts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from daybook.errors import InvalidInput
+
+PAYLOAD = "payload"
+"""The variable, and the key of the payload in `daybook.ledger.tables.RunRow.found`."""
+
+MAX_DEPTH = 100
+"""Maximum number of nesting levels of a payload."""
+
+_VARIABLE = re.compile(r"\{\{\s*+(payload(?:\.[\w-]+)*+)\s*+\}\}")
+
+
+def is_payload(variable: str) -> bool:
+    """Return whether the variable is `payload`, or a path in it."""
+    return variable == PAYLOAD or variable.startswith(f"{PAYLOAD}.")
+
+
+def value_at(payload: Any, variable: str) -> Any:
+    """Return the value of a variable such as `payload.commits.0.id`; None if there is none."""
+    value = payload
+    for key in variable.split(".")[1:]:
+        match value:
+            case dict():
+                value = value.get(key)
+            case list() if key.isascii() and key.isdigit() and len(key) < 10:
+                value = value[int(key)] if int(key) < len(value) else None
+            case _:
+                return None
+    return value
+
+
+def as_text(value: Any) -> str:
+    """Return a string as it is, nothing for None, and any other value as JSON."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def is_used(template: Any) -> bool:
+    """Return whether a string of the JSON value contains a variable of the payload."""
+    match template:
+        case str():
+            return _VARIABLE.search(template) is not None
+        case dict():
+            return any(map(is_used, template.values()))
+        case list():
+            return any(map(is_used, template))
+        case _:
+            return False
+
+
+def fill(template: Any, payload: Any) -> Any:
+    """Return the JSON value with the variables in its strings replaced; keys stay unchanged.
+
+    A string that is one variable becomes the value itself, null if there is none.
+    """
+    match template:
+        case str():
+            if alone := _VARIABLE.fullmatch(template):
+                return value_at(payload, alone[1])
+            return _VARIABLE.sub(lambda found: as_text(value_at(payload, found[1])), template)
+        case dict():
+            return {name: fill(each, payload) for name, each in template.items()}
+        case list():
+            return [fill(each, payload) for each in template]
+        case _:
+            return template
+
+
+def check_body(body: str, content_type: str) -> None:
+    """Raise `InvalidInput` if the variables of a webhook's body could change its form.
+
+    A body with variables is JSON, `{{payload}}` alone, or text (``content_type`` is `text/…`).
+    """
+    is_text = content_type.strip().lower().startswith("text/")
+    if is_text or not is_used(body) or _VARIABLE.fullmatch(body.strip()) or _as_json(body):
+        return
+    raise InvalidInput(
+        "body",
+        "contains {{payload}}, but is not JSON",
+        "write JSON with the variable in a string, {{payload}} alone, or a Content-Type: text/plain"
+        " header",
+    )
+
+
+def fill_body(body: str, payload: Any) -> str:
+    """Return a body that `check_body` accepts, with its variables replaced."""
+    if not is_used(body):
+        return body
+    if (template := _as_json(body)) is not None:
+        return json.dumps(fill(template, payload), ensure_ascii=False)
+    return _VARIABLE.sub(lambda found: as_text(value_at(payload, found[1])), body)
+
+
+def read(body: bytes) -> Any:
+    """Return the payload in the body of a request. Raise `InvalidInput` if it is not JSON."""
+    try:
+        payload = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        is_flat = _is_flat(payload, MAX_DEPTH)
+    except (ValueError, RecursionError):
+        raise InvalidInput("body", "is not JSON", "send JSON in UTF-8") from None
+    if not is_flat:
+        raise InvalidInput("body", "is nested too deeply", f"use at most {MAX_DEPTH} levels")
+    return payload
+
+
+def as_body(payload: Any) -> bytes:
+    """Return the body of a request with this payload."""
+    return json.dumps(payload, ensure_ascii=False).encode()
+
+
+def _no_constant(_: str) -> None:
+    raise ValueError
+
+
+def _is_flat(value: Any, levels: int) -> bool:
+    match value:
+        case dict():
+            return levels > 0 and all(_is_flat(each, levels - 1) for each in value.values())
+        case list():
+            return levels > 0 and all(_is_flat(each, levels - 1) for each in value)
+        case _:
+            return True
+
+
+def _as_json(body: str) -> Any:
+    """Return the object or list that ``body`` is in JSON, or None."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict | list) else None

@@ -1,0 +1,137 @@
+"""Hooks in a real Prefect: stored, replaced, rotated and removed, secrets never shown."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import PrefectClient
+from pydantic import SecretStr
+
+import blocks
+from daybook import home as homes
+from daybook.api import hooks
+from daybook.clock import SYSTEM_CLOCK
+from daybook.delivery.home_secret import ROTATION_GRACE
+from daybook.errors import InvalidInput, NotFound
+from daybook.home import Home
+from daybook.hooks import documents
+from daybook.hooks.documents import STORE, Hook
+from daybook.hooks.index import HookIndex
+from daybook.ledger.engine import open_ledger
+from daybook.settings import signing_key
+from tests.at_prefect import knowing_our_blocks
+from tests.world.jobs import Jobs
+
+pytestmark = pytest.mark.anyio
+
+LINE = "a secret of some length"
+
+
+@pytest.fixture
+async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[PrefectClient]:
+    """Yield a client of a Prefect without hooks; the ledger has the job `review`."""
+    async with open_ledger() as ledger:
+        await Jobs(ledger).add("review", on_demand=True)
+    async with knowing_our_blocks(STORE.slug) as client:
+        yield client
+
+
+async def indexed(name: str = "pulls") -> Hook | None:
+    """Return the hook as the web server reads it, without Prefect."""
+    async with open_ledger() as ledger:
+        return await HookIndex(homes.current_home()).find(ledger, name)
+
+
+async def test_a_hook_is_added_listed_and_removed(client: PrefectClient) -> None:
+    made = await hooks.add("pulls", "review", filters=["action == opened"], rate=60)
+    assert made.secret is not None and len(signing_key(made.secret)) == 32
+    assert made.notes == [hooks.NO_PAYLOAD_NOTE]
+    assert made.secret not in repr(made)
+    stored = await indexed()
+    assert stored is not None
+    assert (stored.secret, stored.filters, stored.rate) == (made.secret, ("action == opened",), 60)
+    document = await STORE.find(client, "pulls")
+    assert document is not None and made.secret not in str(document.data)
+
+    assert [await hooks.show("pulls")] == await hooks.list_hooks()
+    async with open_ledger() as ledger:
+        await Jobs(ledger).edit("review", name="check")
+        assert (await hooks.show("pulls")).job == "check"
+        await Jobs(ledger).archive("check")
+    assert (await hooks.show("pulls")).job is None
+
+    await hooks.remove("pulls")
+    assert await indexed() is None
+    for verb in (hooks.remove("pulls"), hooks.show("pulls"), hooks.rotate("pulls")):
+        with pytest.raises(NotFound, match='hook "pulls" not found'):
+            await verb
+
+
+async def test_a_replaced_hook_keeps_its_secrets_if_they_fit(client: PrefectClient) -> None:
+    made = await hooks.add("pulls", "review")
+    with pytest.raises(InvalidInput, match='"pulls" is taken'):
+        await hooks.add("pulls", "review")
+    rotated = await hooks.rotate("pulls")
+    replaced = await hooks.add("pulls", "review", rate=7, scheme="github", replace=True)
+    assert (replaced.secret, replaced.rotating_until) == (None, rotated.rotating_until)
+    stored = await indexed()
+    assert stored is not None
+    now = SYSTEM_CLOCK.now()
+    assert (stored.rate, stored.secrets(now)) == (7, [rotated.secret, made.secret])
+
+    await hooks.add("pulls", "review", scheme="github", secret=LINE, replace=True)
+    again = await hooks.add("pulls", "review", replace=True)  # no secret of Standard Webhooks
+    assert again.secret is not None and signing_key(again.secret)
+
+
+async def test_a_rotated_secret_is_valid_for_a_day(client: PrefectClient) -> None:
+    made, before = await hooks.add("pulls", "review"), SYSTEM_CLOCK.now()
+    rotated = await hooks.rotate("pulls")
+    until = rotated.rotating_until
+    assert until is not None and timedelta() <= until - before - ROTATION_GRACE < timedelta(hours=1)
+    stored = await indexed()
+    assert stored is not None
+    assert stored.secrets(before) == [rotated.secret, made.secret]
+    assert stored.secrets(until) == [rotated.secret]
+    with pytest.raises(InvalidInput, match="the previous secret is still valid"):
+        await hooks.rotate("pulls")
+    leaked = await hooks.rotate("pulls", at_once=True)
+    stored = await indexed()
+    assert stored is not None and stored.secrets(before) == [leaked.secret]
+
+
+async def test_invalid_hooks_are_refused_and_nothing_is_stored(client: PrefectClient) -> None:
+    with pytest.raises(NotFound, match='did you mean "review"'):
+        await hooks.add("pulls", "reviews")
+    refused: list[tuple[str, dict[str, Any]]] = [
+        ("secret: is missing", {"scheme": "stripe"}),
+        ("secret: is not a secret", {"secret": LINE}),
+        ("secret: is not a secret", {"secret": "short", "scheme": "github"}),
+        ("secret: is blank", {"secret": "", "scheme": "github"}),
+        ("filters: ", {"filters": ["action"]}),
+        ("rate: ", {"rate": 0}),
+        ("scheme: ", {"scheme": "gitlab"}),
+    ]
+    for problem, fields in refused:
+        with pytest.raises(InvalidInput, match=problem) as caught:
+            await hooks.add("pulls", "review", **fields)
+        assert LINE not in str(caught.value)
+    with pytest.raises(InvalidInput, match="cannot be the name of a hook"):
+        await hooks.add("Pulls", "review")
+    assert await hooks.list_hooks() == []
+
+
+async def test_a_hook_made_in_prefect_is_shown_with_its_problem(client: PrefectClient) -> None:
+    block: Any = blocks.HookBlock(job="x", secret=SecretStr(LINE), scheme="github")
+    await block.asave("pulls", client=client)
+    assert block.get_hook().secret == LINE
+    assert LINE not in repr(block)
+    document = await STORE.find(client, "pulls", include_secrets=True)
+    assert document is not None
+    with pytest.raises(InvalidInput, match=r"the hook .* is invalid: .*secret: is not a secret"):
+        documents.build("pulls", document.data | {"scheme": "standard"})
+    shown = await hooks.show("pulls")
+    assert (shown.job, shown.job_id, shown.problem) == (None, "x", None)
