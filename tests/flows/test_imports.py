@@ -39,7 +39,9 @@ async def test_imported_jobs_are_deployed_with_a_note_on_an_unknown_agent(
 async def test_the_import_of_a_crontab_makes_the_agent_that_runs_its_commands(
     world: PrefectWorld, tmp_path: Path
 ) -> None:
-    path = files.crontab(tmp_path, "@yearly cat; echo done%some%input\n@yearly exit 3\n@yearly true\n")
+    path = files.crontab(
+        tmp_path, "@yearly cat; echo done%some%input\n@yearly exit 3\n@yearly true\n"
+    )
 
     report = await imports.run("crontab", str(path))
 
@@ -58,7 +60,7 @@ async def test_the_import_of_a_crontab_makes_the_agent_that_runs_its_commands(
         ends.append((ended.status, ended.output, ended.error))
         await jobs.remove(job.name)
     assert ends[0] == ("succeeded", "some\ninput\ndone", None)
-    assert ends[2] == ("succeeded", "", None)
+    assert (ends[2][0], ends[2][1] or "") == ("succeeded", "")
     assert ends[1][0] == "failed"
     assert "sh exited with code 3" in str(ends[1][2])
 
