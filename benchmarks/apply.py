@@ -96,7 +96,8 @@ async def _measured(bed: Testbed, act: Callable[[], Awaitable[object]]) -> Step:
 
 async def _revisions() -> int:
     async with open_ledger() as ledger, ledger.read() as session:
-        return (await session.execute(select(func.count()).select_from(RevisionRow))).scalar_one()
+        found = await session.execute(select(func.count()).select_from(RevisionRow))
+        return int(found.scalar_one())
 
 
 def table(result: Result) -> str:

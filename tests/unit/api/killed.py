@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.side_by_side import CONTEXT
 
 
-def _apply(variables: Mapping[str, str], path: str, moment: int, counted: str) -> None:
+def _apply(
+    variables: Mapping[str, str], path: str, options: Sequence[str], moment: int, counted: str
+) -> None:
     os.environ.update(variables)
     from sqlalchemy import Engine, event
 
@@ -26,20 +28,24 @@ def _apply(variables: Mapping[str, str], path: str, moment: int, counted: str) -
 
     for name in ("before_cursor_execute", "after_cursor_execute", "commit"):
         event.listen(Engine, name, pass_moment)
-    code = main(["apply", "-f", path, "--set", "team", "--prune"])
+    code = main(["apply", "-f", path, "--set", "team", *options])
     Path(counted).write_text(str(passed))
     os._exit(code)
 
 
 def killed_apply(
-    variables: Mapping[str, str], path: Path, counted: Path, moment: int = 0
+    variables: Mapping[str, str],
+    path: Path,
+    counted: Path,
+    moment: int = 0,
+    options: Sequence[str] = ("--prune",),
 ) -> int | None:
     """Run the command until it has exited, and return its exit code.
 
     It is killed at the ``moment``-th of the moments before and after a statement, and before a
     commit. If it ends, ``counted`` has the number of its moments.
     """
-    given = (dict(variables), str(path), moment, str(counted))
+    given = (dict(variables), str(path), tuple(options), moment, str(counted))
     child = CONTEXT.Process(target=_apply, args=given)
     child.start()
     child.join(60)
