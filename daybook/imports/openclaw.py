@@ -41,6 +41,7 @@ from daybook.imports.source import (
     read_tables,
     versioned,
 )
+from daybook.ledger.states import Status
 
 JOBS_FILE, STATE_SUFFIX, RUNS_FOLDER, VERSION = "jobs.json", "-state.json", "runs", 1
 _JOBS_TABLE, _RUNS_TABLE = "cron_jobs", "cron_run_logs"
@@ -317,7 +318,7 @@ def _run(record: Record) -> SourceRun | None:
         started_at=started,
         finished_at=max(started, finished),
         due=started,
-        status=record.status("status"),
+        status=record.status("status") if record.value("status") else Status.UNKNOWN,
         output=record.text("summary"),
         error=record.text("error"),
     )

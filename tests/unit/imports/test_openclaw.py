@@ -161,10 +161,16 @@ def test_jobs_that_only_openclaw_can_run(tmp_path: Path) -> None:
     )
 
 
-def test_entries_of_the_history_that_are_no_runs(tmp_path: Path) -> None:
-    other = [{"ts": 1, "jobId": "7d1c", "action": "started"}, files.OPENCLAW_RUNS[0] | {"new": 1}]
-    source = openclaw.read(files.openclaw(tmp_path, runs=[*other, files.OPENCLAW_RUNS[0]]))
-    assert [run.id for run in source.runs] == [str(files.OPENCLAW_RUNS[0]["ts"])]
+def test_entries_of_the_history_that_are_no_runs_or_have_no_status(tmp_path: Path) -> None:
+    started = {"ts": 1, "jobId": "7d1c", "action": "started"}
+    first, second, _ = files.OPENCLAW_RUNS
+    without = {name: value for name, value in second.items() if name != "status"}
+    runs = [started, first | {"new": 1}, first, without]
+    source = openclaw.read(files.openclaw(tmp_path, runs=runs))
+    assert [(run.id, run.status) for run in source.runs] == [
+        (str(first["ts"]), Status.SUCCEEDED),
+        (str(second["ts"]), Status.UNKNOWN),
+    ]
 
 
 def test_broken_and_future_files(tmp_path: Path) -> None:
