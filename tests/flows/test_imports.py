@@ -55,7 +55,7 @@ async def test_the_import_of_a_crontab_makes_the_agent_that_runs_its_commands(
         requested = await runs.run(job.name)
         assert requested.flow_run_id is not None
         flow_run = await world.client.read_flow_run(UUID(requested.flow_run_id))
-        await world.executions.complete_here(flow_run)
+        await world.executions.complete(flow_run)
         ended = await runs.show(requested.id)
         ends.append((ended.status, ended.output, ended.error))
         await jobs.remove(job.name)
