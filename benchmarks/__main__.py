@@ -18,7 +18,7 @@ from daybook import repository
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
 
-PARTS = ("start", "commands", "worker", "jobs", "backlog", "observe", "outbox", "hooks")
+PARTS = ("start", "commands", "worker", "jobs", "backlog", "observe", "outbox", "hooks", "apply")
 
 
 def main(arguments: list[str]) -> int:
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
 async def _measure_on_server(home: Home, options: argparse.Namespace) -> list[str]:
     """Measure the parts that need a Prefect server; return the missed targets."""
     # These modules import Prefect, which must not read its environment before now.
-    from benchmarks import backlog, jobs, observe, outbox, worker
+    from benchmarks import apply, backlog, jobs, observe, outbox, worker
 
     missed, task = list[str](), asyncio.current_task()
     assert task is not None
@@ -96,6 +96,11 @@ async def _measure_on_server(home: Home, options: argparse.Namespace) -> list[st
             print("\n## Dispatching the outbox\n")
             print(outbox.table(sent), flush=True)
             missed += outbox.missed(sent)
+        if "apply" in options.only:
+            applied = await apply.measure(bed, options.applied)
+            print("\n## Applying a file of jobs\n")
+            print(apply.table(applied), flush=True)
+            missed += apply.missed(applied)
     return missed
 
 
@@ -134,6 +139,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--minutes", float, 5.0, "jobs: minutes of scheduled jobs with --long")
     add("--backlog", int, 200, "backlog: runs in the backlog")
     add("--callbacks", int, 10_000, "outbox: callbacks to send")
+    add("--applied", int, 1000, "apply: jobs in the file")
     options = parser.parse_args(arguments)
     options.only = getattr(options, "only", list(PARTS))
     options.long = getattr(options, "long", False)

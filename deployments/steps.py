@@ -29,6 +29,35 @@ async def prepare() -> dict[str, str]:
         return {"ledger": ledger.place}
 
 
+async def apply_jobs(
+    folder: str = "jobs", set_name: str = "deployments", *, prune: bool = False
+) -> dict[str, int]:
+    """Apply the jobs files of a folder beside this file, as `daybook apply` does, and wait.
+
+    The file of the example job is left out, because `daybook up` adds that job, once. In
+    `prefect.yaml`, after `prepare`: ``- deployments.steps.apply_jobs: {}``. The options are those
+    of `daybook apply`. Returns the number of ``jobs`` in the files. Raises
+    `daybook.errors.InvalidFiles` with all mistakes; then nothing was stored.
+    """
+    from daybook import api
+    from daybook.files import sources
+    from daybook.operations.up import EXAMPLE_FILE
+
+    path = Path(__file__).parent / folder
+    example = Path(EXAMPLE_FILE).name
+    found = [each for each in sources.of_paths([str(path)]) if Path(each.file).name != example]
+    if not found:
+        return {"jobs": 0}
+    report = await api.files.apply(found, set_name=set_name, prune=prune, wait=True)
+    for each in report.changes:
+        print(f"{each.action} job {each.job}")
+    for note in report.notes:
+        print(note)
+    for name, why in report.failed.items():
+        print(f"{name}: not in Prefect: {why}")
+    return {"jobs": report.unchanged + sum(each.action != "remove" for each in report.changes)}
+
+
 def make_pool_when_deploying() -> None:
     """Create the work pool if this process is `prefect deploy`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Unpack
 
 from daybook import api, owners
@@ -13,6 +14,7 @@ from daybook.api.filters import JobFilters, RunFilters
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from daybook.api.files import ApplyReport, Drift
     from daybook.api.hook_client import Hooks
     from daybook.api.job_fields import (
         AllFields,
@@ -32,14 +34,16 @@ if TYPE_CHECKING:
     Runs = list[ListedRun]
     DueTimeList = list[DueTime]
     MaintenanceWindows = list[MaintenanceWindow]
+    Drifts = list[Drift]
 
 
 class Client:
     """Client for jobs and runs: add, change and run jobs, and read their results.
 
     It uses this process's home (`DAYBOOK_HOME`); the `daybook up` of that home executes the jobs.
-    Methods that only read (`list`, `get`, `runs`, `run_of`, `next`) work without Prefect. A program
-    needs only one client, which keeps nothing open and can be shared by asyncio tasks::
+    Methods that only read (`list`, `get`, `runs`, `run_of`, `next`, `diff`, `export`) work without
+    Prefect. A program needs only one client, which keeps nothing open and can be shared by asyncio
+    tasks::
 
         client = daybook.Client()
         job = await client.add("Summarise open pull requests", schedule="0 9 * * 1-5")
@@ -308,6 +312,52 @@ class Client:
         """Remove a planned window, or end the present one now. Return the window."""
         with self._as_actor():
             return await api.maintenance.remove(window)
+
+    # --- jobs files
+
+    async def apply(
+        self,
+        jobs: str | PathLike[str],
+        *,
+        set_name: str | None = None,
+        dry_run: bool = False,
+        prune: bool = False,
+        adopt: bool = False,
+        wait: bool = False,
+    ) -> ApplyReport:
+        """Make the jobs agree with a jobs file: all or nothing. Return what was changed.
+
+        ``jobs`` is the text of the file in YAML or JSON, or a `pathlib.Path` of a file or folder.
+        The options are those of `daybook apply`; a text needs ``set_name``, or `set` in it. Raise
+        `InvalidFiles`, whose `mistakes` have their line and column.
+        """
+        from daybook.files import sources
+        from daybook.files.jobs_file import Source
+
+        is_text = isinstance(jobs, str)
+        paths = [] if is_text else [fspath(jobs)]
+        texts = [Source("text", str(jobs))] if is_text else sources.of_paths(paths)
+        with self._as_actor():
+            return await api.files.apply(
+                texts,
+                set_name=set_name,
+                default_set=sources.default_set(paths),
+                dry_run=dry_run,
+                prune=prune,
+                adopt=adopt,
+                wait=wait,
+            )
+
+    async def diff(self, *jobs: str) -> Drifts:
+        """Return the jobs, by default all, that were changed since their file was applied."""
+        with self._as_actor():
+            return await api.files.drift(jobs)
+
+    async def export(self, *jobs: str) -> str:
+        """Return jobs, by default all, as the text of a jobs file, which `apply` reads."""
+        with self._as_actor():
+            text, _ = await api.files.export(jobs)
+        return text
 
     # --- tasks
 

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from daybook import imports, settings
+from daybook.agents import documents, kinds
 from daybook.api import authorization, preflight
 from daybook.api.jobs import PENDING_NOTE
-from daybook.errors import InvalidInput
-from daybook.imports import anna, writer
+from daybook.errors import AgentMisconfigured, InvalidInput, UnknownName
+from daybook.imports import anna, crontab, shell, writer
 from daybook.imports.source import Source, System
 from daybook.imports.writer import ImportedJob, ImportReport, OnConflict
 from daybook.jobs import store
@@ -39,9 +40,17 @@ _logger = logging.getLogger(__name__)
 
 
 async def run(
-    system: str, path: str, *, dry_run: bool = False, on_conflict: str = "skip"
+    system: str,
+    path: str,
+    *,
+    content: bytes | None = None,
+    dry_run: bool = False,
+    on_conflict: str = "skip",
 ) -> ImportReport:
     """Import the jobs and runs of a file of ``system`` in one transaction; return what was done.
+
+    ``content`` is a crontab that was read from standard input, for the path `-`. If a job runs a
+    command, the agent `imports.shell.AGENT` is made before the transaction.
 
     A job that was imported before is left as it is, and gets the new runs of its history. For a job
     whose name another job has, ``on_conflict`` decides: `skip` it, `rename` it, or `replace` the
@@ -55,11 +64,12 @@ async def run(
     authorization.require_operator()
     reader = imports.READERS.get(system)  # type: ignore[call-overload]
     if reader is None:
-        raise InvalidInput("SYSTEM", f"{system!r} is unknown", f"use {', '.join(imports.READERS)}")
+        fix = f"did you mean {near}?" if (near := imports.OTHER_NAMES.get(system.lower())) else ""
+        raise UnknownName("SYSTEM", system, imports.READERS, fix)
     if on_conflict not in get_args(OnConflict):
         hint = f"use {', '.join(get_args(OnConflict))}"
         raise InvalidInput("on_conflict", f"{on_conflict!r} is unknown", hint)
-    source = await asyncio.to_thread(_read, reader, path)
+    source = await asyncio.to_thread(_read, reader, path, content)
     async with open_ledger() as ledger:
         if dry_run:
             async with ledger.read() as session:
@@ -71,15 +81,17 @@ async def run(
                     on_conflict=on_conflict,  # type: ignore[arg-type]
                     dry_run=True,
                 )
-        async with ledger.write() as session:
-            report = await writer.write(
-                session,
-                source,
-                ledger.now(),
-                default_timezone=settings.load().timezone,
-                on_conflict=on_conflict,  # type: ignore[arg-type]
-            )
         async with prefect.connected_if_reachable() as client:
+            notes = await _prepare_shell(client, source)
+            async with ledger.write() as session:
+                report = await writer.write(
+                    session,
+                    source,
+                    ledger.now(),
+                    default_timezone=settings.load().timezone,
+                    on_conflict=on_conflict,  # type: ignore[arg-type]
+                )
+            report = report.model_copy(update={"notes": [*report.notes, *notes]})
             return await _deploy(ledger, client, report)
 
 
@@ -116,8 +128,38 @@ async def migrate_anna(ledger: Ledger) -> ImportReport | None:
     return report
 
 
-def _read(reader: Callable[[Path], Source], path: str) -> Source:
-    return reader(Path(path).expanduser())
+def _read(reader: Callable[[Path], Source], path: str, content: bytes | None) -> Source:
+    if content is None:
+        return reader(Path(path).expanduser())
+    if reader is not crontab.read:
+        raise InvalidInput("path", "only a crontab is read from standard input", "name the file")
+    return crontab.read_text(crontab.STANDARD_INPUT, content)
+
+
+async def _prepare_shell(client: PrefectClient | None, source: Source) -> list[str]:
+    """Make the agent of commands if a job needs it and there is none; return notes.
+
+    Raise `InvalidInput` if another agent has its name.
+    """
+    if all(job.fields.get("agent") != shell.AGENT for job in source.jobs):
+        return []
+    try:
+        known = await documents.names(client) if client else None
+    except AgentMisconfigured:  # `daybook up` has not registered the blocks yet
+        known = None
+    if client is None or known is None:
+        return [f'make the agent "{shell.AGENT}" before the jobs are due: {shell.ADD_COMMAND}']
+    if shell.AGENT not in known:
+        await documents.add(client, shell.AGENT, kinds.COMMAND.slug, shell.SETTINGS)
+        return []
+    agent = await documents.describe(client, documents.matches(known, shell.AGENT)[0])
+    if len(known[shell.AGENT]) > 1 or agent.settings.get("command") != shell.SETTINGS["command"]:
+        problem = f'the agent "{shell.AGENT}" is not the program {shell.PROGRAM}'
+        hint = (
+            f"the import needs the name for commands; remove it, or: {shell.ADD_COMMAND} --replace"
+        )
+        raise InvalidInput("agent", problem, hint)
+    return []
 
 
 def _file_of(folder: str) -> Path:

@@ -51,6 +51,9 @@ class SyncClient:
     plan_maintenance = blocking(Client.plan_maintenance)
     maintenance = blocking(Client.maintenance)
     remove_maintenance = blocking(Client.remove_maintenance)
+    apply = blocking(Client.apply)
+    diff = blocking(Client.diff)
+    export = blocking(Client.export)
 
     @cached_property
     def tasks(self) -> SyncTasks:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -14,18 +13,14 @@ from daybook import api
 from daybook.cli import completion, output
 from daybook.cli.formatting import counted
 from daybook.cli.options import Json, prepare_prefect
-from daybook.errors import InvalidInput
+from daybook.files import sources
 
 if TYPE_CHECKING:
     from daybook.api.files import PlannedChange
-    from daybook.files.jobs_file import Source
     from daybook.jobs.views import FieldChange
 
 EXIT_CHANGES = 5
 """Exit code of `apply --dry-run` and `diff` if there are changes."""
-SUFFIXES = (".yaml", ".yml", ".json")
-SCHEMA_SUFFIX = ".schema.json"
-MAX_FILE_BYTES = 50_000_000
 MAX_VALUE_LENGTH = 500
 """Maximum number of characters of a value in a diff."""
 
@@ -83,11 +78,10 @@ async def apply_(
     Example: daybook apply -f jobs.yaml --dry-run
     """
     prepare_prefect()
-    sources = _sources(file)
     report = await api.files.apply(
-        sources,
+        sources.of_paths(file, sys.stdin.buffer.read),
         set_name=set_,
-        default_set=_default_set(file),
+        default_set=sources.default_set(file),
         dry_run=dry_run,
         prune=prune,
         adopt=adopt,
@@ -156,63 +150,6 @@ def schema_() -> int:
 
     output.print_json(schema())
     return 0
-
-
-def _sources(paths: list[str]) -> list[Source]:
-    """Return the texts of the files, and of the files in the folders, sorted by name.
-
-    Raise `InvalidInput` for a file that cannot be read and a folder without a jobs file.
-    """
-    from daybook.files.jobs_file import Source
-
-    found = list[Source]()
-    for path in paths:
-        if path == "-":
-            found.append(Source("standard input", _decode("-", sys.stdin.buffer.read())))
-        elif Path(path).is_dir():
-            names = [each for each in Path(path).iterdir() if _is_jobs_file(each)]
-            if not names:
-                hint = f"its files must end in {', '.join(SUFFIXES)}"
-                raise InvalidInput("file", f"{path} has no jobs file", hint)
-            found += [Source(str(each), _read(each)) for each in sorted(names)]
-        else:
-            found.append(Source(path, _read(Path(path))))
-    return found
-
-
-def _is_jobs_file(path: Path) -> bool:
-    name = path.name.lower()
-    is_hidden = name.startswith(".") or name.endswith(SCHEMA_SUFFIX)
-    return name.endswith(SUFFIXES) and not is_hidden and path.is_file()
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise InvalidInput("file", f"{path} cannot be read: {error.strerror}") from None
-    return _decode(str(path), content)
-
-
-def _decode(name: str, content: bytes) -> str:
-    if len(content) > MAX_FILE_BYTES:
-        hint = f"use at most {MAX_FILE_BYTES:,} bytes, and several files"
-        raise InvalidInput("file", f"{name} is too large", hint)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        problem = f"{name} is not UTF-8 text: line {line}"
-        raise InvalidInput("file", problem, "save it as UTF-8") from None
-
-
-def _default_set(paths: list[str]) -> str:
-    """Return the name of the only file or folder without its suffix; empty for several."""
-    if len(paths) != 1 or paths[0] == "-":
-        return ""
-    path = Path(paths[0])
-    return path.resolve().name if path.is_dir() else path.stem
 
 
 def _summary(changes: list[PlannedChange], unchanged: int, name: str, *, dry_run: bool) -> str:

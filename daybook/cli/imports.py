@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -16,9 +17,20 @@ if TYPE_CHECKING:
 
 async def import_(
     system: Annotated[
-        str, Parameter(name="SYSTEM", help="`anna`, `omniagent`, `hotplex` or `picobot`.")
+        str,
+        Parameter(
+            name="SYSTEM",
+            help="`openclaw`, `hermes`, `crontab`, `anna`, `omniagent`, `hotplex` or `picobot`.",
+        ),
     ],
-    path: Annotated[str, Parameter(name="PATH", help="Its file, or the folder of its files.")],
+    path: Annotated[
+        str,
+        Parameter(
+            name="PATH",
+            allow_leading_hyphen=True,
+            help="Its file, or the folder of its files; `-` for a crontab on standard input.",
+        ),
+    ],
     /,
     *,
     dry_run: Annotated[bool, Parameter(help="Show what would be imported.")] = False,
@@ -37,11 +49,16 @@ async def import_(
     Repeating the command adds only what is new. Due times in the past are never run. Works without
     Prefect.
 
-    Example: daybook import anna ~/.anna/workspace/cron --dry-run
+    Example: daybook import openclaw ~/.openclaw/cron --dry-run
+
+    Example: crontab -l | daybook import crontab -
     """
     prepare_prefect()
 
-    report = await api.imports.run(system, path, dry_run=dry_run, on_conflict=on_conflict)
+    content = sys.stdin.buffer.read() if path == "-" else None
+    report = await api.imports.run(
+        system, path, content=content, dry_run=dry_run, on_conflict=on_conflict
+    )
     if as_json:
         output.print_json(report)
         return 0

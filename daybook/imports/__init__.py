@@ -1,7 +1,7 @@
 """Imports: readers of other schedulers' files, and the one writer of what they found.
 
-Each reader (`anna`, `omniagent`, `hotplex`, `picobot`) turns a file into a `source.Source`; it
-writes nothing and knows no ledger. `writer.write` stores a source in one transaction.
+Each reader (a module with the name of its system) turns a file into a `source.Source`; it writes
+nothing and knows no ledger. `writer.write` stores a source in one transaction.
 
 To add a system: a module here with `read(path)`, its name in `source.System` and in `READERS`, and
 its table in `docs/guides/imports.md`.
@@ -10,7 +10,7 @@ its table in `docs/guides/imports.md`.
 from collections.abc import Callable
 from pathlib import Path
 
-from daybook.imports import anna, hotplex, omniagent, picobot
+from daybook.imports import anna, crontab, hermes, hotplex, omniagent, openclaw, picobot
 from daybook.imports.source import Source, System
 
 READERS: dict[System, Callable[[Path], Source]] = {
@@ -18,5 +18,19 @@ READERS: dict[System, Callable[[Path], Source]] = {
     "omniagent": omniagent.read,
     "hotplex": hotplex.read,
     "picobot": picobot.read,
+    "openclaw": openclaw.read,
+    "hermes": hermes.read,
+    "crontab": crontab.read,
 }
 """The function that reads a system's file. It raises `InvalidInput` naming what is wrong."""
+
+OTHER_NAMES: dict[str, System] = {
+    "clawdbot": "openclaw",
+    "moltbot": "openclaw",
+    "claw": "openclaw",
+    "hermes-agent": "hermes",
+    "cron": "crontab",
+    "crontabs": "crontab",
+    "cronie": "crontab",
+}
+"""Names that people type for a system: an error proposes the right one."""

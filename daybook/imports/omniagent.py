@@ -21,11 +21,11 @@ from daybook.imports.source import (
     go_duration,
     interval,
     is_sqlite,
+    key_of_session,
     phase,
     read_json,
     read_tables,
 )
-from daybook.jobs.actions import MAX_KEY_LENGTH, RESERVED_KEY_PREFIXES
 
 KEY_PREFIX = "cron:job:"
 
@@ -116,12 +116,10 @@ def _action(record: Record, notes: list[str]) -> dict[str, Any]:
     if kind not in _ACTIONS:
         record.fail(f"type is {kind!r}, which Daybook does not know", UPDATE_HINT)
     if kind == "send_message":
-        fields: dict[str, Any] = {"prompt": record.needed("message")}
-        key = record.text("session_id").strip()
-        if len(key) > MAX_KEY_LENGTH or key.startswith(RESERVED_KEY_PREFIXES):
-            notes.append(f"its session {key!r} is no name in Daybook; it has one of its own")
-        elif key:
-            fields["session_key"] = key
+        fields: dict[str, Any] = {
+            "prompt": record.needed("message"),
+            **key_of_session(record.text("session_id"), notes),
+        }
     elif kind == "call_webhook":
         fields = {
             "url": record.needed("webhook_url"),

@@ -20,9 +20,10 @@ from typing import Any, Literal, NoReturn
 
 from daybook import owners
 from daybook.errors import InvalidInput
+from daybook.jobs.actions import MAX_KEY_LENGTH, RESERVED_KEY_PREFIXES
 from daybook.ledger.states import Status
 
-System = Literal["anna", "omniagent", "hotplex", "picobot"]
+System = Literal["anna", "omniagent", "hotplex", "picobot", "openclaw", "hermes", "crontab"]
 """A scheduler whose jobs can be imported."""
 
 COPY_HINT = "nothing was imported; stop the other system, copy its file again, and import the copy"
@@ -364,6 +365,15 @@ def go_duration(record: Record, field_name: str, value: object) -> Fraction:
         if value == "0":
             return Fraction(0)
     record.fail(f"{field_name} is {value!r} and not a duration such as 1h30m")
+
+
+def key_of_session(key: str, notes: list[str]) -> dict[str, str]:
+    """Return the field of a session that has a name; without one, a note says so."""
+    key = key.strip()
+    if len(key) > MAX_KEY_LENGTH or key.startswith(RESERVED_KEY_PREFIXES):
+        notes.append(f"its session {key!r} is no name in Daybook; it has one of its own")
+        return {}
+    return {"session_key": key} if key else {}
 
 
 def interval(record: Record, field_name: str, seconds: Fraction) -> str:

@@ -24,6 +24,7 @@ from sqlmodel import col, select
 from daybook import owners
 from daybook.errors import InvalidInput
 from daybook.http import secrets
+from daybook.imports.shell import SECRET_REASON
 from daybook.imports.source import Source, SourceJob, SourceRun, System
 from daybook.jobs import prompts, store
 from daybook.jobs.actions import AgentPrompt
@@ -41,7 +42,6 @@ IMPORTED = "imported"
 CREATED_BY = "import"
 
 PASSED_REASON = "imported after its due time"
-SECRET_REASON = "imported without its secrets"
 UNKNOWN_REASON = "it had not ended when it was imported"
 CHOSEN_NAME = "imported"
 """Name of a job whose own name and prompt have no letter that a name may have."""

@@ -82,13 +82,18 @@ def select(names: Iterable[str], given: Mapping[str, str] | None = None) -> dict
     return {name: source[name] for name in names if name in source}
 
 
+def may_be_secret(name: str) -> bool:
+    """Return whether the name of a variable says that its value is a secret."""
+    return name in _SECRET_NAMES or _SECRET.search(name) is not None
+
+
 def split_secrets(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Return the variables without secrets, and those that may contain one.
 
     A process may get the former at its start, when other processes of this user can still read its
     environment. It must get the latter only after `daybook.processes.proc.deny_inspection`.
     """
-    secret = {k: v for k, v in given.items() if k in _SECRET_NAMES or _SECRET.search(k)}
+    secret = {k: v for k, v in given.items() if may_be_secret(k)}
     return {k: v for k, v in given.items() if k not in secret}, secret
 
 

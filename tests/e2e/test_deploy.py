@@ -31,6 +31,12 @@ from tests.servers import free_port, migrate
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow]
 
 TREE = ("daybook", "flows", "blocks", "deployments", "prefect.yaml", "pyproject.toml")
+TEAM = """\
+jobs:
+  - name: standup
+    prompt: Summarise yesterday.
+    schedule: {cron: "45 8 * * 1-5", timezone: Europe/Berlin}
+"""
 
 
 @dataclass
@@ -159,7 +165,9 @@ async def test_a_deployment_with_a_prompt_is_adopted_and_stays_the_same_job(
         }
     )
     file.write_text(yaml.safe_dump(content))
-    await machine.deploy()
+    team = machine.clone / "deployments" / "jobs" / "team.yaml"
+    team.write_text(TEAM)
+    assert "add job standup" in await machine.deploy()
     address = f"sqlite+aiosqlite:///{machine.home.path / 'ledger.db'}"
     async with Ledger(address) as ledger, machine.client() as client:
         report = await reconcile.reconcile_all(ledger, client)
@@ -167,20 +175,30 @@ async def test_a_deployment_with_a_prompt_is_adopted_and_stays_the_same_job(
         kinds = ("agent-prompt", "heartbeat", "tool-call", "webhook")
         assert sorted(report.foreign) == [f"{kind}/on-demand" for kind in kinds]
         async with ledger.read() as session:
-            (before,) = await stored.all_jobs(session)
+            before, applied = sorted(await stored.all_jobs(session), key=lambda each: each.row.name)
+        assert (applied.row.owner, applied.row.sync_pending) == ("file:deployments", False)
+        standup = await client.read_deployment_by_name("agent-prompt/standup")
+        assert standup.parameters["prompt"] == "Summarise yesterday."
         tag = f"daybook:{ledger.id}"
         assert (before.row.owner, before.row.tags) == ("prefect", ["team"])
         assert tag in (await client.read_deployment_by_name("agent-prompt/morning")).tags
 
-        await machine.deploy()  # which resets all fields to the file's, the ledger's tag too
+        # It resets all fields to the file's, the ledger's tag too, and changes no applied job.
+        assert "job standup" not in await machine.deploy()
+        same = await client.read_deployment_by_name("agent-prompt/standup")
+        assert same.updated == standup.updated
         assert (await client.read_deployment_by_name("agent-prompt/morning")).tags == ["team"]
         report = await reconcile.reconcile_all(ledger, client)
         assert (report.adopted, report.failed, report.refused) == ([], {}, {})
         async with ledger.read() as session:
-            (after,) = await stored.all_jobs(session)
+            after, _ = sorted(await stored.all_jobs(session), key=lambda each: each.row.name)
         assert (after.id, after.job) == (before.id, before.job)
         assert tag in (await client.read_deployment_by_name("agent-prompt/morning")).tags
         assert (await reconcile.reconcile_all(ledger, client)).writes == 0
+
+        team.write_text(TEAM.replace("prompt:", "promt:"))
+        with pytest.raises(AssertionError, match=r"team\.yaml:3:5: standup: promt: unknown field"):
+            await machine.deploy()
 
 
 def test_prefect_yaml_has_the_same_execution_fields_as_sync() -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import UUID
 
-from daybook.api import imports, jobs
+import pytest
+
+from daybook.api import agents, imports, jobs, runs
+from daybook.errors import InvalidInput
 from tests.unit.imports import files
 from tests.world.prefect_world import PrefectWorld
 
@@ -29,3 +33,46 @@ async def test_imported_jobs_are_deployed_with_a_note_on_an_unknown_agent(
         deployment = await world.deployments.get(shown.deployment.partition("/")[2])
         assert deployment.parameters["prompt"] == "Summarise the news"
         await jobs.remove(job.name)
+
+
+@pytest.mark.slow
+async def test_the_import_of_a_crontab_makes_the_agent_that_runs_its_commands(
+    world: PrefectWorld, tmp_path: Path
+) -> None:
+    path = files.crontab(
+        tmp_path, "@yearly cat; echo done%some%input\n@yearly exit 3\n@yearly true\n"
+    )
+
+    report = await imports.run("crontab", str(path))
+
+    assert report.notes == []
+    assert [job.notes for job in report.jobs] == [[], [], []]
+    agent = await agents.show("shell")
+    assert (agent.kind, agent.settings["command"]) == ("command", ["/bin/sh"])
+    assert agent.settings["history"] == "none"
+    ends = []
+    for job in report.jobs:
+        requested = await runs.run(job.name)
+        assert requested.flow_run_id is not None
+        flow_run = await world.client.read_flow_run(UUID(requested.flow_run_id))
+        await world.executions.complete(flow_run)
+        ended = await runs.show(requested.id)
+        ends.append((ended.status, ended.output, ended.error))
+        await jobs.remove(job.name)
+    assert ends[0] == ("succeeded", "some\ninput\ndone", None)
+    assert (ends[2][0], ends[2][1] or "") == ("succeeded", "")
+    assert ends[1][0] == "failed"
+    assert "sh exited with code 3" in str(ends[1][2])
+
+    repeated = await imports.run("crontab", str(path))
+    assert [job.result for job in repeated.jobs] == ["unchanged"] * 3
+
+
+async def test_another_agent_with_the_name_of_the_shell_refuses_the_import(
+    world: PrefectWorld, tmp_path: Path
+) -> None:
+    await agents.add("shell", "command", {"command": ["cat"]}, replace=True)
+    with pytest.raises(InvalidInput, match='the agent "shell" is not the program /bin/sh'):
+        await imports.run("crontab", str(files.crontab(tmp_path, "@hourly refused\n")))
+    assert not [job for job in await jobs.list_jobs() if job.name == "refused"]
+    await agents.remove("shell")

@@ -335,6 +335,10 @@ CASES: dict[str, Case] = {
         "match", "1", "1.", Text("1", "1.", "a"), Text("1", "1e", "a"), Text("1", ".", "a"), ".inf"
     ),
     "daybook/files/export.py:_NOT_IN_A_NAME": case("sub", "-", "a", "a-"),
+    "daybook/imports/crontab.py:_VARIABLE": case(
+        "fullmatch", "a", Text(" ", "a"), Text('a"', '"'), Text("=", "a"), Text("'", "'", "="), " a"
+    ),
+    "daybook/imports/crontab.py:_NAME": case("fullmatch", "a", Text("a", "", "-"), "1"),
     "daybook/imports/picobot.py:_WEEKDAY": case("sub", "1", "/", "/1", "1/"),
     "daybook/imports/source.py:_GO_DURATION": case(
         "findall", "1", "1.", ".", ".1", "1h", Text("1", "1."), "1m1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlmodel import col, select, update
 
+from daybook import Client
 from daybook.api import files, jobs
 from daybook.errors import InvalidFiles, InvalidInput, PrefectUnreachable
 from daybook.files.documents import read, to_yaml
@@ -354,3 +356,32 @@ async def test_a_b_a_ends_where_it_began_and_applying_an_export_changes_nothing(
     assert (report.set, report.changes, report.unchanged) == ("team", [], len(first))
     assert await writes() == before
     assert await files.drift() == []
+
+
+async def test_the_clients_apply_compare_and_export(tmp_path: Path) -> None:
+    client = Client()
+    report = await client.apply(to_yaml({"jobs": [BRIEF]}), set_name="team")
+    assert changes(report) == [("add", "brief")]
+    assert await client.diff() == []
+    await client.update("brief", prompt="Mine.")
+    (drift,) = await client.diff("brief")
+    assert [each.field for each in drift.changes] == ["prompt"]
+
+    folder = tmp_path / "team"
+    folder.mkdir()
+    (folder / "jobs.yaml").write_text(await client.export("brief"))
+    (folder / "jobs.schema.json").write_text("{}")
+    assert (await client.apply(folder, dry_run=True)).changes == []
+    (folder / "more.yaml").write_text(to_yaml({"jobs": [AFTER]}))
+    assert changes(await client.apply(folder)) == [("add", "check")]
+
+    with pytest.raises(InvalidFiles) as refused:
+        await client.apply("jobs:\n  - {name: a, prompt: Hi, every: 5}\n", set_name="team")
+    (mistake,) = refused.value.mistakes
+    assert (mistake.position.line, mistake.position.column, mistake.field) == (2, 34, "every")
+    with pytest.raises(InvalidInput, match="add --set NAME"):
+        await client.apply("jobs: []\n")
+    with pytest.raises(InvalidInput, match=r"none\.yaml cannot be read"):
+        await client.apply(tmp_path / "none.yaml")
+    with pytest.raises(InvalidInput, match="agent"):
+        await Client(agent="cleo").apply(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +41,44 @@ def test_a_file_that_is_not_complete_exits_with_2(daybook: Any, tmp_path: Path) 
     assert result.code == 2
     assert "jobs.json: is not complete JSON" in result.err
     assert "nothing was imported" in result.err
+
+
+def test_a_crontab_on_standard_input_makes_jobs_of_the_shell(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crontab(text: str, *options: str) -> Any:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+            return daybook("import", "crontab", "-", *options)
+
+    done = crontab(files.CRONTAB)
+    assert "added bin-report.sh-team-team-for-all" in done.out
+    assert 'make the agent "shell" before the jobs are due: daybook agents add shell' in done.out
+    assert "note: cron mailed what the commands print to ops@example.org" in done.out
+    (job,) = daybook("list", "--json").json
+    assert (job["agent"], job["schedule"]["expr"]) == ("shell", "0 9 * * 1-5")
+
+    assert "unchanged bin-report.sh" in crontab(files.CRONTAB).out
+
+    refused = crontab("@daily a\n@reboot b\n")
+    assert refused.code == 2
+    assert "standard input, line 2: @reboot is no due time" in refused.err
+    assert "systemctl --user enable" in refused.err
+    assert len(daybook("list", "--json").json) == 1
+
+
+def test_only_a_crontab_is_read_from_standard_input(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"{}")))
+    result = daybook("import", "hermes", "-")
+    assert result.code == 2
+    assert "only a crontab is read from standard input" in result.err
+
+
+def test_other_names_of_the_systems(daybook: Any, tmp_path: Path) -> None:
+    for typed, meant in (("clawdbot", "openclaw"), ("cron", "crontab"), ("hotplx", "hotplex")):
+        result = daybook("import", typed, str(tmp_path))
+        assert result.code == 2
+        assert "did you mean" in result.err
+        assert meant in result.err.partition("did you mean")[2].partition("\n")[0]

@@ -180,6 +180,110 @@ EXECUTION = {
     "execution_time_ms": 9000,
 }
 
+OPENCLAW: dict[str, Any] = {
+    "id": "7d1c",
+    "agentId": "main",
+    "sessionKey": "agent:main:telegram:dm:42",
+    "name": "Morning brief",
+    "description": "What is new",
+    "enabled": True,
+    "createdAtMs": 1_772_000_000_000,
+    "updatedAtMs": 1_772_000_500_000,
+    "schedule": {"kind": "cron", "expr": "0 7 * * *", "tz": "Europe/Berlin", "staggerMs": 300_000},
+    "sessionTarget": "isolated",
+    "wakeMode": "now",
+    "payload": {
+        "kind": "agentTurn",
+        "message": "Summarise the night",
+        "model": "anthropic/claude-opus-4-6",
+        "thinking": "low",
+        "timeoutSeconds": 600,
+        "lightContext": True,
+    },
+    "delivery": {"mode": "announce", "channel": "telegram", "to": "42", "bestEffort": True},
+    "failureAlert": False,
+    "state": {
+        "nextRunAtMs": 1_772_100_000_000,
+        "lastRunAtMs": 1_772_013_600_000,
+        "lastRunStatus": "error",
+        "lastStatus": "error",
+        "lastError": "no answer",
+        "lastDurationMs": 9000,
+        "consecutiveErrors": 2,
+        "lastDeliveryStatus": "not-delivered",
+    },
+}
+OPENCLAW_RUNS: list[dict[str, Any]] = [
+    {
+        "ts": 1_772_013_609_000 + number * 86_400_000,
+        "jobId": "7d1c",
+        "action": "finished",
+        "status": status,
+        "error": error,
+        "summary": summary,
+        "delivered": False,
+        "deliveryStatus": "not-requested",
+        "sessionId": "s-1",
+        "sessionKey": "agent:main:cron:7d1c",
+        "runAtMs": 1_772_013_600_000 + number * 86_400_000,
+        "durationMs": 9000,
+        "nextRunAtMs": 1_772_100_000_000,
+        "model": "claude-opus-4-6",
+        "provider": "anthropic",
+        "usage": {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15},
+    }
+    for number, (status, summary, error) in enumerate(
+        (("ok", "All is well", None), ("error", None, "no answer"), ("skipped", None, "disabled"))
+    )
+]
+HERMES: dict[str, Any] = {
+    "id": "a1b2c3d4e5f6",
+    "name": "Standup",
+    "prompt": "Ask for the standup",
+    "skills": [],
+    "skill": None,
+    "model": None,
+    "provider": None,
+    "provider_snapshot": "anthropic",
+    "model_snapshot": "claude-opus-4-6",
+    "base_url": None,
+    "script": None,
+    "no_agent": False,
+    "monitor_script": None,
+    "monitor_url": None,
+    "monitor_state": None,
+    "context_from": None,
+    "schedule": {"kind": "cron", "expr": "0 9 * * 1-5", "display": "every weekday at 9am"},
+    "schedule_display": "every weekday at 9am",
+    "repeat": {"times": 10, "completed": 3},
+    "enabled": True,
+    "state": "scheduled",
+    "paused_at": None,
+    "paused_reason": None,
+    "created_at": "2026-03-01T08:00:00+01:00",
+    "next_run_at": "2026-03-10T09:00:00+01:00",
+    "last_run_at": "2026-03-09T09:00:12+01:00",
+    "last_status": "ok",
+    "last_error": None,
+    "last_delivery_error": None,
+    "last_delivery_unverified": None,
+    "failure_streak": 0,
+    "deliver": "local",
+    "origin": None,
+    "enabled_toolsets": None,
+    "workdir": None,
+    "run_claim": None,
+    "fire_claim": None,
+}
+CRONTAB = """\
+# Edit this file to introduce tasks to be run by cron.
+MAILTO="ops@example.org"
+CRON_TZ=Europe/Berlin
+GREETING = 'good morning'
+
+0 9 * * 1-5 ~/bin/report.sh --team "$TEAM"  # for all
+"""
+
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -222,6 +326,52 @@ def hotplex(
     return folder
 
 
+def openclaw(
+    folder: Path,
+    jobs: Rows = (OPENCLAW,),
+    runs: Rows = OPENCLAW_RUNS,
+    version: int = 1,
+) -> Path:
+    """Write the files of 2026.5: the jobs with their state, and one line of JSON for each run."""
+    write_json(folder / "jobs.json", {"version": version, "jobs": list(jobs)})
+    (folder / "runs").mkdir(exist_ok=True)
+    for job_id in {str(run["jobId"]) for run in runs}:
+        lines = [json.dumps(run) + "\n" for run in runs if run["jobId"] == job_id]
+        (folder / "runs" / f"{job_id}.jsonl").write_text("".join(lines))
+    return folder
+
+
+def openclaw_database(path: Path) -> Path:
+    """Write the tables of 2026.6, where the JSON of a job has no state."""
+    job = {**OPENCLAW, "state": {}}
+    del job["updatedAtMs"]
+    row = {
+        "store_key": "/home/u/.openclaw/cron/jobs.json",
+        "job_id": "7d1c",
+        "name": "Morning brief",
+        "enabled": 0,
+        "job_json": json.dumps(job),
+        "state_json": json.dumps(OPENCLAW["state"]),
+        "sort_order": 0,
+    }
+    runs = [
+        {"job_id": "7d1c", "seq": number, "ts": run["ts"], "entry_json": json.dumps(run)}
+        for number, run in enumerate(OPENCLAW_RUNS)
+    ]
+    return database(path, version=5, cron_jobs=[row], cron_run_logs=runs)
+
+
+def hermes(folder: Path, *jobs: Mapping[str, Any]) -> Path:
+    content = {"jobs": list(jobs or (HERMES,)), "updated_at": "2026-03-09T09:00:12+01:00"}
+    return write_json(folder / "jobs.json", content)
+
+
+def crontab(folder: Path, text: str = CRONTAB) -> Path:
+    path = folder / "crontab.txt"
+    path.write_text(text)
+    return path
+
+
 def valid(system: System, folder: Path) -> Path:
     """Write a valid file of the system, with a history if it has one; return the path to import."""
     match system:
@@ -233,6 +383,12 @@ def valid(system: System, folder: Path) -> Path:
             return write_json(folder / "kv.json", {"cron:job:m1": OMNIAGENT, "other": 1})
         case "hotplex":
             return hotplex(folder)
+        case "openclaw":
+            return openclaw(folder)
+        case "hermes":
+            return hermes(folder)
+        case "crontab":
+            return crontab(folder)
         case "picobot":
             return database(
                 folder / "picobot.db", schedules=[SCHEDULE], schedule_executions=[EXECUTION]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.imports import READERS, omniagent, writer
+from daybook.imports import READERS, omniagent, shell, writer
 from daybook.imports.source import Source, System
 from daybook.imports.writer import ImportReport, OnConflict
 from daybook.jobs import store
@@ -220,7 +220,7 @@ async def test_literal_secrets_are_left_out_and_the_job_is_disabled(
     assert getattr(second.job.action, "params", None) == {"q": "x"}
     for stored in (first, second):
         assert not stored.job.enabled
-        assert stored.row.disabled_reason == writer.SECRET_REASON
+        assert stored.row.disabled_reason == shell.SECRET_REASON
     assert "headers.Authorization" in report.jobs[0].notes[0]
 
 

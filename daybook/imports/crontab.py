@@ -1,0 +1,188 @@
+"""Reader of crontabs of users, as Vixie's cron, cronie and Debian's cron read them.
+
+A line is a comment, a variable, or a schedule with a command::
+
+    CRON_TZ=Europe/Berlin
+    0 9 * * 1-5  report.sh --to team  # not a comment: the shell gets the whole line
+    @daily       mail me%Dear me,%all is well\\%
+
+An unescaped `%` ends the command; the rest is its standard input, with a line break for each `%`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from daybook.imports import shell
+from daybook.imports.source import COPY_HINT, Source, SourceJob, broken, read_bytes
+from daybook.names import default_name
+from daybook.schedules.cron import ALIASES
+
+STANDARD_INPUT = "standard input"
+
+_VARIABLE = re.compile(r"""("[^"]*"|'[^']*'|[^\s"'=]+)[ \t]*=[ \t]*(.*)""")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ZONE, _MAIL = "CRON_TZ", "MAILTO"
+_OF_CRON = (
+    *("MAILFROM", "CONTENT_TYPE", "CONTENT_TRANSFER_ENCODING"),
+    *("RANDOM_DELAY", "START_HOURS_RANGE"),
+)
+"""Other variables that cron itself reads."""
+_FIELDS = 5
+
+REBOOT_HINT = (
+    "nothing was imported; a job here has due times: let systemd start the command "
+    "(`systemctl --user enable`), and import the rest: "
+    "crontab -l | grep -v '^@reboot' | daybook import crontab -"
+)
+_SYSTEM_HINT = "import the crontab of each user: crontab -l -u USER | daybook import crontab -"
+_LINE_HINT = "nothing was imported; correct the line, or put # before it"
+
+
+def read(path: Path) -> Source:
+    """Return the jobs of a file that is a user's crontab."""
+    if path.resolve() == Path("/etc/crontab") or path.resolve().parent == Path("/etc/cron.d"):
+        raise broken(path.name, "is a crontab of the system: its lines name users", _SYSTEM_HINT)
+    return read_text(path.name, read_bytes(path))
+
+
+def read_text(name: str, content: bytes) -> Source:
+    """Return the jobs of a crontab; ``name`` is that of its file, for errors."""
+    text = _decoded(name, content)
+    zone, variables, mail = "", dict[str, str](), ""
+    jobs, counts = list[SourceJob](), Counter[str]()
+    for number, written in enumerate(text.split("\n"), 1):
+        line, where = written.strip(" \t\r"), f"{name}, line {number}"
+        if not line or line.startswith("#"):
+            continue
+        if (found := _VARIABLE.fullmatch(line)) is None:
+            expr, command = _split(where, line)
+            job_id = _id(zone, expr, command, counts)
+            jobs.append(_job(SourceJob(job_id, "", where, {}), expr, command, zone, variables))
+            continue
+        key, value = _unquoted(found[1]), _unquoted(found[2].strip())
+        if not _NAME.fullmatch(key):
+            raise broken(where, f"{key!r} is not the name of a variable", _LINE_HINT)
+        if key == _ZONE:
+            zone = value
+        elif key == _MAIL:
+            mail = value
+        elif key not in _OF_CRON:
+            variables[key] = value
+    notes = [f"cron mailed what the commands print to {mail}: set --channel"] if mail else []
+    return Source.of("crontab", jobs, notes=notes)
+
+
+def _decoded(name: str, content: bytes) -> str:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        number = content[: error.start].count(b"\n") + 1
+        raise broken(f"{name}, line {number}", "is not UTF-8 text", _LINE_HINT) from None
+    if not text.strip():
+        raise broken(name, "is empty", "nothing was imported; `crontab -l` prints a crontab")
+    if "\0" in text:
+        raise broken(name, "is not a text", COPY_HINT)
+    if not text.endswith("\n"):
+        raise broken(name, "is not complete: its last line does not end", COPY_HINT)
+    return text
+
+
+def _unquoted(text: str) -> str:
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return text[1:-1]
+    return text
+
+
+def _split(where: str, line: str) -> tuple[str, str]:
+    """Return the schedule and the command of a line."""
+    if line.startswith("@"):
+        expr, *rest = line.split(maxsplit=1)
+        if expr.lower() == "@reboot":
+            raise broken(where, "@reboot is no due time", REBOOT_HINT)
+        if expr.lower() not in ALIASES:
+            known = f"use one of {' '.join(ALIASES)}; {_LINE_HINT}"
+            raise broken(where, f"{expr} is unknown", known)
+    else:
+        *fields, command = (line.split(maxsplit=_FIELDS) + [""] * _FIELDS)[: _FIELDS + 1]
+        expr, rest = " ".join(fields).strip(), [command] if command else []
+    if not rest:
+        raise broken(where, "has no command after its schedule", _LINE_HINT)
+    return expr, rest[0]
+
+
+def _id(zone: str, expr: str, line: str, counts: Counter[str]) -> str:
+    """Return an id by which a line is recognised, also elsewhere and with other variables."""
+    digest = hashlib.sha256(f"{zone}\n{expr}\n{line}".encode()).hexdigest()[:12]
+    counts[digest] += 1
+    return digest if counts[digest] == 1 else f"{digest}-{counts[digest]}"
+
+
+def _job(
+    known: SourceJob, expr: str, line: str, zone: str, variables: Mapping[str, str]
+) -> SourceJob:
+    """Return the job of a line, with the id and the place of ``known``."""
+    command, stdin = _command(line)
+    name, notes = default_name(command), list[str]()
+    given, reason = shell.without_secrets(variables, notes)
+    program = given.pop("SHELL", shell.PROGRAM)
+    if program not in (shell.PROGRAM, "sh"):
+        command = f"exec {shlex.quote(program)} -c {shlex.quote(command)}"
+    if unlike := _unlike_cron(expr):
+        reason = reason or f"imported: {unlike}"
+        notes.append(f"it is disabled, because no schedule here is the same as {expr!r}")
+    fields: dict[str, Any] = {
+        **shell.fields(command, variables=given, folder=given.get("HOME", ""), stdin=stdin),
+        "cron": expr,
+        "timeout": shell.TIMEOUT,
+        "retries": 0,
+        "catch_up": "none",
+        "enabled": True,
+    }
+    if zone:
+        fields["timezone"] = zone
+    return replace(known, name=name, fields=fields, disabled_reason=reason, notes=tuple(notes))
+
+
+def _unlike_cron(expr: str) -> str:
+    """Return how Daybook's reading of the days differs from cron's; empty if it does not.
+
+    Cron joins day of month and weekday by AND if one of them begins with `*`, Daybook only if one
+    is `*`.
+    """
+    if expr.startswith("@"):
+        return ""
+    day, weekday = expr.split()[2], expr.split()[4]
+    joined = any(each.startswith("*") for each in (day, weekday)) and "*" not in (day, weekday)
+    return "due only if both day of the month and weekday match" if joined else ""
+
+
+def _command(line: str) -> tuple[str, str | None]:
+    """Return the command, and its standard input; None if the line has none."""
+    command, rest = list[str](), iter(line)
+    for letter in rest:
+        if letter == "%":
+            return "".join(command).rstrip(), _input("".join(rest)) or None
+        following = next(rest, "") if letter == "\\" else ""
+        command.append("%" if following == "%" else letter + following)
+    return "".join(command), None
+
+
+def _input(text: str) -> str:
+    lines, rest = list[str](), iter(text)
+    for letter in rest:
+        following = next(rest, "") if letter == "\\" else ""
+        if following == "%":
+            lines.append("%")
+        elif letter == "%":
+            lines.append("\n")
+        else:
+            lines.append(letter + following)
+    return "".join(lines)

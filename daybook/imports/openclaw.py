@@ -1,0 +1,324 @@
+"""Reader of OpenClaw: `cron/jobs.json` with its state and run history, or its database.
+
+===========  ========================================  ===========================================
+until        jobs                                      history
+===========  ========================================  ===========================================
+2026.5       `jobs.json`, with the state of each job   `runs/<job>.jsonl`
+             in it or in `jobs-state.json`
+since then   `cron_jobs`: `job_json`, `state_json`     `cron_run_logs`: `entry_json`
+===========  ========================================  ===========================================
+
+Fields of a state and of a run that Daybook does not know are ignored, because they do not change
+what a job does.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable
+from datetime import timedelta
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from daybook.imports import shell
+from daybook.imports.source import (
+    COPY_HINT,
+    UPDATE_HINT,
+    Record,
+    Source,
+    SourceJob,
+    SourceRun,
+    broken,
+    file_in,
+    interval,
+    is_sqlite,
+    key_of_session,
+    phase,
+    read_bytes,
+    read_json,
+    read_tables,
+    versioned,
+)
+from daybook.ledger.states import Status
+
+JOBS_FILE, STATE_SUFFIX, RUNS_FOLDER, VERSION = "jobs.json", "-state.json", "runs", 1
+_JOBS_TABLE, _RUNS_TABLE = "cron_jobs", "cron_run_logs"
+
+MAIN_AGENT = "main"
+"""OpenClaw's agent of jobs that name none."""
+
+_WITHOUT_DUE_TIMES = ("on-exit", "stream")
+_PROGRAMS_OF_OPENCLAW = ("script", "heartbeat", "skillCollectionReview")
+_MEANINGLESS = (
+    *("wakeMode", "suspendWake", "updatedAtMs", "declarationKey", "displayName", "owner"),
+    *("scheduledToolPolicy", "failureAlert", "isolation", "notify"),
+)
+_OF_PAYLOADS = (
+    *("thinking", "fallbacks", "lightContext", "allowUnsafeExternalContent", "toolsAllow"),
+    *("externalContentSource", "toolsAllowIsDefault", "noOutputTimeoutSeconds", "outputMaxBytes"),
+    *("deliver", "bestEffortDeliver", "channel", "to", "provider"),
+)
+_DESTINATIONS = {"completionDestination": "on_complete", "failureDestination": "on_fail"}
+
+
+def read(path: Path) -> Source:
+    """Return the jobs and runs of `jobs.json`, of the folder that contains it, or of a database."""
+    file = file_in(path, JOBS_FILE)
+    if is_sqlite(file):
+        return _of_database(file)
+    states = _states(file.with_name(file.name.removesuffix(".json") + STATE_SUFFIX))
+    records = [
+        Record(f"{file.name}, job {number}", values)
+        for number, values in enumerate(versioned(file, VERSION, "jobs"), 1)
+    ]
+    runs = [
+        run for each in sorted(file.parent.glob(f"{RUNS_FOLDER}/*.jsonl")) for run in _lines(each)
+    ]
+    return _source(records, states, runs)
+
+
+def _states(file: Path) -> dict[str, Any]:
+    """Return the states in `jobs-state.json` by the jobs' ids, if there is such a file."""
+    if not file.exists():
+        return {}
+    content = Record(file.name, read_json(file))
+    if (found := content.value("version")) != VERSION:
+        content.fail(f"has the version {found!r}, and Daybook knows {VERSION}", UPDATE_HINT)
+    return {
+        job_id: Record(f"{file.name}, {job_id}", entry).mapping("state")
+        for job_id, entry in content.mapping("jobs").items()
+    }
+
+
+def _lines(file: Path) -> Iterable[Record]:
+    where = f"{RUNS_FOLDER}/{file.name}"
+    for number, line in enumerate(read_bytes(file).splitlines(), 1):
+        if line.strip():
+            yield Record(f"{where}, line {number}", _json(f"{where}, line {number}", line))
+
+
+def _json(where: str, text: object) -> Any:
+    try:
+        return json.loads(text if isinstance(text, str | bytes) else "")
+    except ValueError as error:  # includes UnicodeDecodeError
+        raise broken(where, f"is not complete JSON: {error}", COPY_HINT) from None
+
+
+def _of_database(file: Path) -> Source:
+    tables = read_tables(file, (_JOBS_TABLE, _RUNS_TABLE))
+    if _JOBS_TABLE not in tables:
+        raise broken(file.name, f"has no table {_JOBS_TABLE}", COPY_HINT)
+    records, states = list[Record](), dict[str, Any]()
+    for number, row in enumerate(tables[_JOBS_TABLE], 1):
+        where = f"{_JOBS_TABLE}, row {number}"
+        values = _json(f"{where}, job_json", row.get("job_json"))
+        record = Record(where, values)
+        if isinstance(enabled := row.get("enabled"), int):  # newer than the text
+            record = Record(where, {**values, "enabled": bool(enabled)})
+        states[record.needed("id", "jobId")] = _json(
+            f"{where}, state_json", row.get("state_json") or "{}"
+        )
+        records.append(record)
+    runs = []
+    for number, row in enumerate(tables.get(_RUNS_TABLE, []), 1):
+        where = f"{_RUNS_TABLE}, row {number}"
+        runs.append(Record(where, _json(f"{where}, entry_json", row.get("entry_json"))))
+    return _source(records, states, runs)
+
+
+def _source(records: list[Record], states: dict[str, Any], runs: Iterable[Record]) -> Source:
+    jobs, notes = list[SourceJob](), list[str]()
+    for record in records:
+        job_id = record.needed("id", "jobId")
+        record.where += f" ({job_id})"
+        own = record.mapping("state")
+        state = Record(f"{record.where}, state", {**own, **states.get(job_id, {})})
+        if (kind := record.record("schedule").needed("kind")) in _WITHOUT_DUE_TIMES:
+            notes.append(f"left out {job_id}: a schedule {kind!r} has no due times")
+        elif (kind := record.record("payload").needed("kind")) in _PROGRAMS_OF_OPENCLAW:
+            notes.append(f"left out {job_id}: only OpenClaw runs a {kind!r}")
+        else:
+            jobs.append(_job(record, state))
+    found = {(run.job_id, run.id): run for each in runs if (run := _run(each)) is not None}
+    return Source.of("openclaw", jobs, found.values(), notes)
+
+
+def _job(record: Record, state: Record) -> SourceJob:
+    notes, kept = list[str](), dict[str, Any]()
+    created = record.instant("createdAtMs")
+    last_run, next_run = state.instant("lastRunAtMs"), state.instant("nextRunAtMs")
+    if state.instant("runningAtMs"):
+        notes.append("it was running; the end of that run is not known to Daybook")
+    payload = record.record("payload")
+    fields = _payload(payload, notes, kept)
+    reason = fields.pop("disabled", "")
+    if fields.get("agent") != shell.AGENT:
+        fields |= _session(record, notes)
+        if (agent := record.text("agentId")) and agent != MAIN_AGENT:
+            fields["agent"] = agent
+    record.ignore("sessionTarget", "agentId")
+    schedule = record.record("schedule")
+    anchor = schedule.instant("anchorMs")
+    fields |= _schedule(schedule, record, notes) | _delivery(record, notes, kept)
+    fields["description"] = record.text("description")
+    fields["enabled"] = record.value("enabled") is None or record.flag("enabled")
+    if record.mapping("trigger"):
+        reason = reason or "imported without its trigger script"
+        notes.append("a script decided whether it runs, so it is disabled: see `--check`")
+    if record.mapping("pacing"):
+        notes.append("its agent chose the next due time; here the schedule alone does")
+    if session_key := record.text("sessionKey"):
+        kept["session_key"] = session_key
+    if created:
+        kept["created_at"] = created.isoformat()
+    record.ignore(*_MEANINGLESS)
+    job = SourceJob(
+        id=record.needed("id", "jobId"),
+        name=record.text("name").strip() or "job",
+        where=record.where,
+        fields=fields,
+        anchor=phase(fields.get("every"), None if anchor else next_run, anchor, last_run, created),
+        disabled_reason=reason,
+        consecutive_failures=state.integer("consecutiveErrors"),
+        last_run_at=last_run,
+        last_error=state.text("lastError"),
+        kept=kept,
+        notes=tuple(notes),
+    )
+    record.close()
+    return job
+
+
+def _session(record: Record, notes: list[str]) -> dict[str, Any]:
+    target = record.text("sessionTarget") or MAIN_AGENT
+    if target == "isolated":
+        return {"session": "new"}
+    if target in (MAIN_AGENT, "current"):
+        return {"session": "reuse"}
+    prefix, colon, key = target.partition(":")
+    if prefix != "session" or not colon:
+        record.fail(f"sessionTarget is {target!r}, which Daybook does not know", UPDATE_HINT)
+    return key_of_session(key, notes)
+
+
+def _schedule(schedule: Record, record: Record, notes: list[str]) -> dict[str, Any]:
+    kind, fields = schedule.needed("kind"), dict[str, Any]()
+    if kind == "at":
+        if (moment := schedule.instant("at", "atMs")) is None:
+            schedule.fail("at is missing")
+        fields = {"at": moment.replace(microsecond=0).isoformat()}
+        if record.flag("deleteAfterRun"):
+            fields["delete_after_run"] = True
+    elif kind == "every":
+        every = Fraction(schedule.integer("everyMs"), 1000)
+        fields = {"every": interval(schedule, "everyMs", every)}
+    elif kind == "cron":
+        fields = {"cron": schedule.needed("expr", "cron")}
+        if zone := schedule.text("tz"):
+            fields["timezone"] = zone
+        if stagger := schedule.integer("staggerMs"):
+            fields["stagger"] = f"{max(1, stagger // 1000)}s"
+    else:
+        schedule.fail(f"kind is {kind!r}, which Daybook does not know", UPDATE_HINT)
+    schedule.ignore("anchorMs")
+    record.ignore("deleteAfterRun")
+    schedule.close()
+    return fields
+
+
+def _payload(payload: Record, notes: list[str], kept: dict[str, Any]) -> dict[str, Any]:
+    kind = payload.needed("kind")
+    if kind == "systemEvent":
+        fields: dict[str, Any] = {"prompt": payload.needed("text", "message")}
+    elif kind == "agentTurn":
+        fields = {"prompt": payload.needed("message", "text")}
+    elif kind == "command":
+        fields = _command(payload, notes)
+    else:
+        payload.fail(f"kind is {kind!r}, which Daybook does not know", UPDATE_HINT)
+    seconds = payload.integer("timeoutSeconds")
+    if seconds:
+        fields["timeout"] = f"{seconds}s"
+    if model := payload.text("model"):
+        kept["model"] = model
+        notes.append(f"it used the model {model}: choose an agent with it, or set --model")
+    for name in ("thinking", "fallbacks", "toolsAllow"):
+        if value := payload.value(name):
+            kept[name] = value
+    if payload.value("toolsAllow"):
+        notes.append("its list of tools is not imported: the agent's own tools apply")
+    payload.ignore(*_OF_PAYLOADS)
+    payload.close()
+    return fields
+
+
+def _command(payload: Record, notes: list[str]) -> dict[str, Any]:
+    """Return the fields of a command; `disabled` says why it cannot run."""
+    argv = payload.value("argv")
+    if not isinstance(argv, list) or not argv or not all(isinstance(each, str) for each in argv):
+        payload.fail("argv is not a list of texts")
+    variables = {name: str(value) for name, value in payload.mapping("env").items()}
+    kept, reason = shell.without_secrets(variables, notes)
+    fields = shell.fields(
+        shlex.join(argv),
+        variables=kept,
+        folder=payload.text("cwd"),
+        stdin=payload.text("input") or None,
+    )
+    return fields | {"retries": 0, "disabled": reason}
+
+
+def _delivery(record: Record, notes: list[str], kept: dict[str, Any]) -> dict[str, Any]:
+    fields = dict[str, Any]()
+    if record.value("delivery") is None:
+        return fields
+    delivery = record.record("delivery")
+    mode, to = delivery.text("mode") or "none", delivery.text("to")
+    if mode not in ("none", "announce", "webhook"):
+        delivery.fail(f"mode is {mode!r}, which Daybook does not know", UPDATE_HINT)
+    if mode == "webhook" and to:
+        fields["on_complete"] = to
+    elif mode == "announce":
+        kept |= {
+            name: str(value)
+            for name in ("channel", "to", "threadId", "accountId")
+            if (value := delivery.value(name)) is not None
+        }
+        notes.append("its answers go to no chat yet: set --channel and --chat-id")
+    for name, callback in (
+        ("completionDestination", "on_complete"),
+        ("failureDestination", "on_fail"),
+    ):
+        destination = delivery.mapping(name)
+        if destination.get("mode") == "webhook" and destination.get("to"):
+            fields[callback] = destination["to"]
+        elif destination:
+            notes.append(f"its {name} is not imported: set --channel")
+    if fields:
+        notes.append("its webhook gets the callbacks of Daybook, with another body")
+    delivery.ignore("channel", "to", "threadId", "accountId", "bestEffort")
+    delivery.close()
+    return fields
+
+
+def _run(record: Record) -> SourceRun | None:
+    """Return a run; None for an entry that is not about the end of one."""
+    if record.text("action") not in ("", "finished"):
+        return None
+    finished = record.instant("ts")
+    if finished is None:
+        record.fail("ts is missing")
+    duration = timedelta(milliseconds=record.integer("durationMs"))
+    started = record.instant("runAtMs") or finished - duration
+    return SourceRun(
+        id=str(record.integer("ts")),
+        job_id=record.needed("jobId"),
+        started_at=started,
+        finished_at=max(started, finished),
+        due=started,
+        status=record.status("status") if record.value("status") else Status.UNKNOWN,
+        output=record.text("summary"),
+        error=record.text("error"),
+    )

@@ -1,0 +1,93 @@
+"""The agent of imported commands: a shell, which reads the job's prompt as its script.
+
+A job that runs a command becomes a job of this one agent, and its prompt is the command, so that it
+can be read and edited. The agent is made by the import (`api.imports`).
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from daybook.errors import InvalidInput
+from daybook.http import secrets
+from daybook.processes import environment
+
+AGENT = "shell"
+"""Name of the agent."""
+PROGRAM = "/bin/sh"
+SETTINGS: dict[str, Any] = {"command": [PROGRAM], "work_dir": "~", "history": "none"}
+"""Settings of the agent, a command: no transcript may get into the script."""
+ADD_COMMAND = f"daybook agents add {AGENT} --work-dir '~' --history none --command {PROGRAM}"
+
+SECRET_REASON = "imported without its secrets"
+TIMEOUT = "24h"
+"""Timeout of a job whose command had none."""
+
+_END = "END"
+
+
+def fields(
+    command: str,
+    *,
+    variables: Mapping[str, str] | None = None,
+    folder: str = "",
+    stdin: str | None = None,
+) -> dict[str, Any]:
+    """Return the fields of a job that runs a shell command in ``folder``, else in the home.
+
+    Without ``stdin`` the command's input is empty.
+    """
+    return {
+        "agent": AGENT,
+        "session": "new",
+        "prompt": script(command, variables=variables, folder=folder, stdin=stdin),
+    }
+
+
+def script(
+    command: str,
+    *,
+    variables: Mapping[str, str] | None = None,
+    folder: str = "",
+    stdin: str | None = None,
+) -> str:
+    """Return the text that the shell reads. The command is its last line, or has ``stdin``."""
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in (variables or {}).items()]
+    if folder:
+        lines.append(f"cd {shlex.quote(folder)} || exit 1")
+    if stdin is None:
+        lines.append(command)
+    else:
+        end = _END
+        while end in stdin.splitlines():
+            end += "_"
+        lines += [f"{{ {command}", f"}} <<'{end}'", stdin.removesuffix("\n"), end]
+    return "\n".join(lines)
+
+
+def without_secrets(variables: Mapping[str, str], notes: list[str]) -> tuple[dict[str, str], str]:
+    """Return the variables that a prompt may contain, and why the job is disabled, else empty.
+
+    A note says which variables were left out.
+    """
+    kept = {name: value for name, value in variables.items() if not _is_secret(name, value)}
+    left_out = [name for name in variables if name not in kept]
+    if not left_out:
+        return kept, ""
+    notes.append(
+        f"left out {', '.join(left_out)}, which looks like a secret, so it is disabled; set it "
+        f"where `daybook up` starts, and run: {ADD_COMMAND} --replace --env {left_out[0]}"
+    )
+    return kept, SECRET_REASON
+
+
+def _is_secret(name: str, value: str) -> bool:
+    if environment.may_be_secret(name):
+        return bool(value)
+    try:
+        secrets.refuse_literal_params({name: value})
+    except InvalidInput:
+        return True
+    return False
