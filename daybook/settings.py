@@ -59,7 +59,8 @@ def machine_timezone() -> str:
 
 STATUS_FINDINGS = (
     *("prefect", "pool", "worker", "clock", "ledger clock", "one prefect", "ledger", "keeper"),
-    *("sync", "jobs", "leases", "outbox", "tasks", "settings", "leftovers", "late"),
+    *("sync", "jobs", "leases", "outbox", "tasks", "settings", "leftovers", "processes"),
+    "late",
 )
 """Names of the findings of `daybook status`."""
 
@@ -213,6 +214,14 @@ class Settings(BaseSettings):
         default=True,
         description="Whether `daybook up` keeps a process that has imported everything, so that "
         "commands answer at once.",
+    )
+
+    max_process_memory: int = Field(
+        default=4096,
+        ge=0,
+        description="Maximum of the resident memory of a process of `daybook up`, in MB. The Prefect "
+        "server, the health page and the parent process of the runs are replaced above it, and the "
+        "worker restarts as soon as no run is active. 0: no limit.",
     )
 
     keep_days: int = Field(

@@ -38,6 +38,7 @@ LOCAL_CHECKS: tuple[tuple[str, Check], ...] = (
     ("home", home_checks.home),
     ("modes", home_checks.modes),
     ("leftovers", home_checks.leftovers),
+    ("processes", home_checks.processes),
     ("outcomes", late.outcomes),
 )
 LEDGER_CHECKS: tuple[tuple[str, Check], ...] = (

@@ -16,6 +16,7 @@ that the caller has read, and reads nothing of the ledger or Prefect::
     tasks             x       x              paused scheduler, tasks that need attention
     maintenance       x                      the present window, or the next one
     backups           x                      no passphrase, or no recent nightly backup
+    processes         x       x              restarts by `up` in the last hour (`checks.home`)
     one prefect       x       x              `prefect.instances.conflict`
     prefect           x       x        x     it does not answer; `checks.prefect` says why
     late              x       x        x     overdue runs (`runs.overdue`, as the keeper's alerts)

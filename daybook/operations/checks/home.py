@@ -1,4 +1,4 @@
-"""Checks of the home: settings, write access, file modes, leftovers from a killed `up`."""
+"""Checks of the home: settings, write access, file modes, and the processes of `up`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,24 @@ import shlex
 import stat
 import tempfile
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from daybook import settings as operator_settings
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import FREE_SPACE, InvalidInput
 from daybook.home import current_home, is_disk_full
 from daybook.jobs import limits
 from daybook.operations import home_lock
 from daybook.operations.findings import Finding, passed, problem, warning
+from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks.policy import load_policy
+
+
+RECENT = timedelta(hours=1)
+"""Age up to which a restart is reported."""
+LOG_NAMES = {"command server": "commands"}
+"""Names of the logs of children whose names differ from them."""
 
 
 def settings() -> list[Finding]:
@@ -102,6 +111,22 @@ def leftovers() -> list[Finding]:
     names = ", ".join(f"{each.name} (pid {each.pid})" for each in left)
     message = f"`daybook up` was killed, and what it started is still running: {names}"
     return [problem("leftovers", message, "daybook up, which replaces it; or daybook down")]
+
+
+def processes() -> list[Finding]:
+    """Warn about processes that `up` has restarted in the last hour."""
+    now, home, found = SYSTEM_CLOCK.now(), current_home(), list[Finding]()
+    by_name = dict[str, list[home_lock.Restart]]()
+    for each in home_lock.restarts(home, now - RECENT):
+        by_name.setdefault(each.name, []).append(each)
+    for name, restarts in by_name.items():
+        times = "once" if len(restarts) == 1 else f"{len(restarts)} times"
+        last = restarts[-1]
+        ago = duration_in_words(max(now - datetime.fromisoformat(last.at), timedelta(seconds=1)))
+        message = f"the {name} was restarted {times} in the last hour: {ago} ago it {last.why}"
+        logs = home.logs / f"{LOG_NAMES.get(name, name)}.log"
+        found.append(warning("processes", message, f"if it happens again, read {logs}"))
+    return found
 
 
 def _open_to_others(path: Path) -> bool:

@@ -51,6 +51,7 @@ async def test_doctor_lists_every_check_and_a_passed_one_has_no_fix(nowhere: Hom
         "home",
         "modes",
         "leftovers",
+        "processes",
         "outcomes",
         "ledger",
         "ledger key",
