@@ -57,9 +57,11 @@ def machine_timezone() -> str:
     return name or "UTC"
 
 
+MIN_PROCESS_MEMORY = 512
+"""Minimum of the setting `max_process_memory`, in MB: some processes use half of it at rest."""
 STATUS_FINDINGS = (
-    *("prefect", "pool", "worker", "clock", "ledger clock", "one prefect", "ledger", "keeper"),
-    *("sync", "jobs", "leases", "outbox", "tasks", "settings", "leftovers", "processes"),
+    *("prefect", "pool", "worker", "clock", "ledger clock", "one prefect", "ledger", "disk"),
+    *("keeper", "sync", "jobs", "leases", "outbox", "tasks", "settings", "leftovers", "processes"),
     "late",
 )
 """Names of the findings of `daybook status`."""
@@ -219,9 +221,9 @@ class Settings(BaseSettings):
     max_process_memory: int = Field(
         default=4096,
         ge=0,
-        description="Maximum of the resident memory of a process of `daybook up`, in MB. The Prefect "
-        "server, the health page and the parent process of the runs are replaced above it, and the "
-        "worker restarts as soon as no run is active. 0: no limit.",
+        description="Maximum of the resident memory of each process of `daybook up`, in MB, at least "
+        f"{MIN_PROCESS_MEMORY}. One that exceeds it is replaced; the worker when no run is active, "
+        "and the parent process of the runs without ending them. 0: no limit.",
     )
 
     keep_days: int = Field(
@@ -256,6 +258,29 @@ class Settings(BaseSettings):
         description="Number of newest runs to keep for each job, and of newest prompts with their "
         "answers for each session. 0: all.",
     )
+
+    @property
+    def data_folders(self) -> list[Path]:
+        """The existing folders of Daybook's databases, spool and logs."""
+        home, address = self.home, self.ledger_address
+        folders = [home, home / "prefect", home / "spool", home / "logs"]
+        if address.startswith("sqlite"):
+            folders.append(Path(address.partition(":///")[2].partition("?")[0]).parent)
+        return [each for each in folders if each.is_dir()]
+
+    @property
+    def max_memory(self) -> int:
+        """`max_process_memory` in bytes."""
+        return self.max_process_memory * 10**6
+
+    @field_validator("max_process_memory")
+    @classmethod
+    def _check_max_process_memory(cls, value: int) -> int:
+        if 0 < value < MIN_PROCESS_MEMORY:
+            raise ValueError(
+                f"is less than a process needs; use at least {MIN_PROCESS_MEMORY}, or 0 for no limit"
+            )
+        return value
 
     @field_validator("timezone")
     @classmethod

@@ -36,6 +36,7 @@ LOCAL_CHECKS: tuple[tuple[str, Check], ...] = (
     ("plugins", installation.plugins),
     ("service", service.findings),
     ("home", home_checks.home),
+    ("disk", home_checks.disk),
     ("modes", home_checks.modes),
     ("leftovers", home_checks.leftovers),
     ("processes", home_checks.processes),

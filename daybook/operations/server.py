@@ -25,7 +25,7 @@ from daybook.home import Home
 from daybook.operations.host_names import SameOriginGuard
 from daybook.operations.login import BrowserLogin
 from daybook.prefect import private_names
-from daybook.processes import children, group, proc
+from daybook.processes import children, group, output, proc
 
 HOST = "127.0.0.1"
 PORT = 4200
@@ -216,6 +216,7 @@ def run(port: int) -> None:
     Exits with `EXIT_PORT_TAKEN` and the reason if ``port`` cannot be used, and with
     `EXIT_UNGUARDED`, the reason and the fix if this Prefect cannot reject other web pages.
     """
+    output.survive_full_disk()
     _raise_file_limit()
     listener = listen(port)  # before the slow imports, so that others see the port as taken
     os.umask(0o077)  # Prefect makes its database readable for all users

@@ -23,19 +23,18 @@ MAX_RESTART_DELAY_SECONDS = 60.0
 MEMORY_CHECK_INTERVAL_SECONDS = 10.0
 SILENT_GRACE_SECONDS = 5.0
 """Time from SIGTERM to SIGKILL of a child that does not answer."""
-BYTES_PER_MB = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
     """What a child is watched for, besides its end.
 
-    ``probe`` says whether it answers (`liveness`); None if it is not asked. ``max_memory_mb`` is
-    the maximum of its resident memory; 0 for none.
+    ``probe`` says whether it answers (`liveness`); None if it is not asked. ``max_memory`` is
+    the maximum of its resident memory in bytes; 0 for none.
     """
 
     probe: liveness.Probe | None = None
-    max_memory_mb: int = 0
+    max_memory: int = 0
 
 
 async def supervise(
@@ -93,8 +92,8 @@ async def _until_ended(child: Child, watch: Watch, say: Callable[[str], None]) -
     waits: dict[asyncio.Task[str], float | None] = {}  # to the grace of the child that is ended
     if watch.probe is not None:
         waits[asyncio.create_task(_silence(child, watch.probe))] = SILENT_GRACE_SECONDS
-    if watch.max_memory_mb:
-        waits[asyncio.create_task(_excess(child, watch.max_memory_mb))] = None
+    if watch.max_memory:
+        waits[asyncio.create_task(_excess(child, watch.max_memory))] = None
     try:
         await asyncio.wait({ended, *waits}, return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
@@ -114,10 +113,10 @@ async def _silence(child: Child, probe: liveness.Probe) -> str:
     return f"did not answer for {seconds:.0f} s"
 
 
-async def _excess(child: Child, max_mb: int) -> str:
-    while (used := proc.memory(child.pid) / BYTES_PER_MB) <= max_mb:
+async def _excess(child: Child, max_bytes: int) -> str:
+    while (used := proc.memory(child.pid)) <= max_bytes:
         await asyncio.sleep(MEMORY_CHECK_INTERVAL_SECONDS)
-    return f"used {used:,.0f} MB of memory, more than DAYBOOK_MAX_PROCESS_MEMORY"
+    return f"used {used / 10**6:,.0f} MB of memory, more than DAYBOOK_MAX_PROCESS_MEMORY allows"
 
 
 async def record_or_end(record: UpRecord, child: Child) -> None:

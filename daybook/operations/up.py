@@ -400,7 +400,7 @@ async def _run(
             port = URL(prefect.api_url).port or server.PORT
             watch = supervision.Watch(
                 probe=liveness.http_probe(server.HOST, port, "/api/health"),
-                max_memory_mb=settings.load().max_process_memory,
+                max_memory=settings.load().max_memory,
             )
             supervised = _supervised_child(
                 server_child, partial(server.start, home, port), record, talk, watch

@@ -109,7 +109,7 @@ async def supervise(
                 say(f"Health: {address}/health, metrics: {address}/metrics")
                 watch = supervision.Watch(
                     probe=liveness.http_probe(server.HOST, port, "/health"),
-                    max_memory_mb=settings.load().max_process_memory,
+                    max_memory=settings.load().max_memory,
                 )
                 await supervision.supervise(
                     child, partial(start, home, listener), record, say, watch=watch

@@ -10,16 +10,18 @@ from daybook import settings
 from daybook.errors import DaybookError
 from daybook.operations import web
 from daybook.operations.health import HealthMonitor
-from daybook.processes import proc
+from daybook.processes import output, proc
 from daybook.web.app import Guard, application, build_server
 
 
 def run(listener: socket.socket, host: str, names: list[str]) -> None:
     """Serve on ``listener``, bound to ``host``; ``names`` are additional host names to accept."""
     proc.deny_inspection()
+    output.survive_full_disk()
     is_reachable = not web.is_local(host)
     names = [*names, host, *([socket.gethostname()] if is_reachable else [])]
-    watch = HealthMonitor(settings.load().ledger_address)
+    configured = settings.load()
+    watch = HealthMonitor(configured.ledger_address, folders=configured.data_folders)
     guarded = Guard(application(watch), names, any_address=is_reachable)
     address = web.url(host, listener.getsockname()[1])
     print(f"Health: {address}/health", file=sys.stderr, flush=True)

@@ -9,9 +9,10 @@ the active runs at once.
 from __future__ import annotations
 
 from daybook import home
-from daybook.processes import proc
+from daybook.processes import output, proc
 
 proc.deny_inspection()
+output.survive_full_disk()
 home.configure_prefect()  # before Prefect is imported: it reads its environment once
 
 import argparse
@@ -60,6 +61,7 @@ def main(arguments: list[str]) -> int:
     worker = DaybookWorker(
         work_pool_name=given.pool, work_queues=given.queue, name=given.name, limit=given.limit
     )
+    worker.is_restarted = given.pulse is not None
     try:
         asyncio.run(_work(worker, given.once, given.pulse))
     except DaybookError as error:

@@ -111,6 +111,11 @@ class ParentConnection:
             with suppress(OSError):
                 await self._send({"import": unknown})
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the parent has no children, and starts none."""
+        return not (self._pending or self._children)
+
     async def close(self) -> None:
         """End the parent, whose children must have ended."""
         with suppress(OSError):

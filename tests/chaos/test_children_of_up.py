@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from datetime import timedelta
 
 import pytest
 
-from daybook.processes import proc
 from daybook.timing import TIMING
 from tests.e2e.first_light import Up
 from tests.servers import free_port
@@ -22,9 +16,7 @@ from tests.servers import free_port
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(400)]
 
 PATIENCE_SECONDS = 120.0
-WATCHFUL = replace(
-    TIMING, probe_interval=timedelta(seconds=2), max_silence=timedelta(seconds=15)
-)
+WATCHFUL = replace(TIMING, probe_interval=timedelta(seconds=2), max_silence=timedelta(seconds=15))
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,12 @@ from pathlib import Path
 from daybook import settings as operator_settings
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import FREE_SPACE, InvalidInput
-from daybook.home import current_home, is_disk_full
+from daybook.home import current_home, full_disk, is_disk_full
 from daybook.jobs import limits
-from daybook.operations import home_lock
+from daybook.operations import findings, home_lock
 from daybook.operations.findings import Finding, passed, problem, warning
 from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks.policy import load_policy
-
 
 RECENT = timedelta(hours=1)
 """Age up to which a restart is reported."""
@@ -111,6 +110,14 @@ def leftovers() -> list[Finding]:
     names = ", ".join(f"{each.name} (pid {each.pid})" for each in left)
     message = f"`daybook up` was killed, and what it started is still running: {names}"
     return [problem("leftovers", message, "daybook up, which replaces it; or daybook down")]
+
+
+def disk() -> list[Finding]:
+    """Check that no disk of Daybook's folders is full; the result is [] with invalid settings."""
+    try:
+        return findings.full_disk(full_disk(operator_settings.load().data_folders))
+    except InvalidInput:
+        return []  # `settings` reports it
 
 
 def processes() -> list[Finding]:
