@@ -62,7 +62,7 @@ MIN_PROCESS_MEMORY = 512
 STATUS_FINDINGS = (
     *("prefect", "pool", "worker", "clock", "ledger clock", "one prefect", "ledger", "disk"),
     *("keeper", "sync", "jobs", "leases", "outbox", "tasks", "settings", "leftovers", "processes"),
-    "late",
+    *("prefect database", "late"),
 )
 """Names of the findings of `daybook status`."""
 
@@ -221,9 +221,9 @@ class Settings(BaseSettings):
     max_process_memory: int = Field(
         default=4096,
         ge=0,
-        description="Maximum of the resident memory of each process of `daybook up`, in MB, at least "
-        f"{MIN_PROCESS_MEMORY}. One that exceeds it is replaced; the worker when no run is active, "
-        "and the parent process of the runs without ending them. 0: no limit.",
+        description="Maximum of the resident memory of each process of `daybook up`, in MB, at "
+        f"least {MIN_PROCESS_MEMORY}. One that exceeds it is replaced; the worker when no run is "
+        "active, and the parent process of the runs without ending them. 0: no limit.",
     )
 
     keep_days: int = Field(
@@ -277,9 +277,8 @@ class Settings(BaseSettings):
     @classmethod
     def _check_max_process_memory(cls, value: int) -> int:
         if 0 < value < MIN_PROCESS_MEMORY:
-            raise ValueError(
-                f"is less than a process needs; use at least {MIN_PROCESS_MEMORY}, or 0 for no limit"
-            )
+            least = f"use at least {MIN_PROCESS_MEMORY}, or 0 for no limit"
+            raise ValueError(f"is less than a process needs; {least}")
         return value
 
     @field_validator("timezone")

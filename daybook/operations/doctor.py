@@ -37,6 +37,7 @@ LOCAL_CHECKS: tuple[tuple[str, Check], ...] = (
     ("service", service.findings),
     ("home", home_checks.home),
     ("disk", home_checks.disk),
+    ("prefect database", home_checks.prefect_size),
     ("modes", home_checks.modes),
     ("leftovers", home_checks.leftovers),
     ("processes", home_checks.processes),

@@ -270,7 +270,8 @@ class HealthMonitor:
 
     The ledger need not answer when the monitor starts: queries try to open it until it does. Call
     `close` at the end. ``fresh`` is the maximum age in seconds of a snapshot that is reused,
-    ``patience`` the maximum time in seconds that a request waits; ``clock`` is as in `Ledger`. ``folders`` are those in which Daybook stores data.
+    ``patience`` the maximum time in seconds that a request waits; ``clock`` is as in `Ledger`.
+    ``folders`` are those in which Daybook stores data.
     """
 
     def __init__(

@@ -22,6 +22,7 @@ from daybook import home as homes
 from daybook import settings
 from daybook.errors import PrefectUnreachable
 from daybook.home import Home
+from daybook.operations import prefect_database
 from daybook.operations.host_names import SameOriginGuard
 from daybook.operations.login import BrowserLogin
 from daybook.prefect import private_names
@@ -104,9 +105,9 @@ def _retention() -> dict[str, str]:
     vacuum = "PREFECT_SERVER_SERVICES_DB_VACUUM"
     days = settings.load().keep_days
     if not days:
-        return {f"{vacuum}_ENABLED": "events"}
+        return {f"{vacuum}_ENABLED": "events,orphans"}
     return {
-        f"{vacuum}_ENABLED": "events,flow_runs",
+        f"{vacuum}_ENABLED": "events,flow_runs,orphans",
         f"{vacuum}_RETENTION_PERIOD": str(days * DAY_SECONDS),
     }
 
@@ -222,6 +223,7 @@ def run(port: int) -> None:
     os.umask(0o077)  # Prefect makes its database readable for all users
     proc.deny_inspection()
     home = homes.current_home()
+    prefect_database.compact(prefect_database.path(home))
     credential = home.ensure_credential()
     os.environ[homes.SERVER_CREDENTIAL] = os.environ[homes.CLIENT_CREDENTIAL] = credential
 

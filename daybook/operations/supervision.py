@@ -114,9 +114,12 @@ async def _silence(child: Child, probe: liveness.Probe) -> str:
 
 
 async def _excess(child: Child, max_bytes: int) -> str:
-    while (used := proc.memory(child.pid)) <= max_bytes:
+    while True:
+        used = proc.memory(child.pid)
+        if used > max_bytes:
+            mb = f"{used / 10**6:,.0f} MB"
+            return f"used {mb} of memory, more than DAYBOOK_MAX_PROCESS_MEMORY allows"
         await asyncio.sleep(MEMORY_CHECK_INTERVAL_SECONDS)
-    return f"used {used / 10**6:,.0f} MB of memory, more than DAYBOOK_MAX_PROCESS_MEMORY allows"
 
 
 async def record_or_end(record: UpRecord, child: Child) -> None:

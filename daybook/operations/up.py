@@ -8,8 +8,8 @@
     stop: in the reverse order, the lock last ◄── SIGINT, SIGTERM (as from `down`), SIGHUP
 
 A child (server, health page, worker, command server) that ends by itself or does not answer is
-restarted (`operations.supervision`). Each process is recorded in `up.json` when it is started, so that the next `up` or `down` can end the leftovers
-from a killed one.
+restarted (`operations.supervision`). Each process is recorded in `up.json` when it is started, so
+that the next `up` or `down` can end the leftovers from a killed one.
 
 `up --detach` and the service (`operations.service`) run the same command in the background
 (`service.background_command`). An `up` in a terminal shows the one in the background instead of

@@ -2,9 +2,9 @@
 
 The parent dies before the worker only if something kills it. Its children then continue, and the
 worker watches them by pid and start time; their exit codes are lost. The next task starts a new
-parent. It also does so if the parent uses more than ``max_memory`` bytes; the old one ends after its
-children. A task that the parent did not confirm has not run, because `child_setup.setup_child` makes
-a child exit if the parent dies before it has reported the child.
+parent. It also does so if the parent uses more than ``max_memory`` bytes; the old one ends after
+its children. A task that the parent did not confirm has not run, because `child_setup.setup_child`
+makes a child exit if the parent dies before it has reported the child.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ from daybook.worker.run_process import RunProcess
 log = logging.getLogger(__name__)
 
 DEFAULT_PROGRAM = "daybook.worker.child"
-RETIRED_CHECK_SECONDS = 1.0
-"""Interval between two checks whether the children of a replaced parent have ended."""
 
 
 class Launcher:
@@ -189,8 +187,7 @@ class Launcher:
         tick_task, self._connection, self._tick_task = self._tick_task, None, None
 
         async def end() -> None:
-            while not (connection.gone or connection.is_idle):
-                await asyncio.sleep(RETIRED_CHECK_SECONDS)
+            await connection.wait_until_idle()
             if tick_task is not None:
                 tick_task.cancel()
             await connection.close()

@@ -76,7 +76,8 @@ class WorkerConfig:
     ``queues`` are the pool's queues to poll; if empty, all. ``limit`` is the maximum number of runs
     in this worker, or None; ``most`` is the maximum number of active runs in the ledger.
     ``heartbeat`` is the interval of the worker's heartbeats to Prefect, in seconds. A worker that
-    uses more than ``max_memory`` bytes stops as soon as no run is active; 0 for no limit. ``folders`` are those in which Daybook stores data.
+    uses more than ``max_memory`` bytes stops as soon as no run is active; 0 for no limit.
+    ``folders`` are those in which Daybook stores data.
     """
 
     name: str

@@ -15,7 +15,7 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import FREE_SPACE, InvalidInput
 from daybook.home import current_home, full_disk, is_disk_full
 from daybook.jobs import limits
-from daybook.operations import findings, home_lock
+from daybook.operations import findings, home_lock, prefect_database
 from daybook.operations.findings import Finding, passed, problem, warning
 from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks.policy import load_policy
@@ -118,6 +118,11 @@ def disk() -> list[Finding]:
         return findings.full_disk(full_disk(operator_settings.load().data_folders))
     except InvalidInput:
         return []  # `settings` reports it
+
+
+def prefect_size() -> list[Finding]:
+    """Warn about a large database of Daybook's own Prefect server."""
+    return prefect_database.findings(current_home())
 
 
 def processes() -> list[Finding]:

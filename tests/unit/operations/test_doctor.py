@@ -50,6 +50,7 @@ async def test_doctor_lists_every_check_and_a_passed_one_has_no_fix(nowhere: Hom
         "service",
         "home",
         "disk",
+        "prefect database",
         "modes",
         "leftovers",
         "processes",
