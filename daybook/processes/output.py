@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import stat
 import sys
 from typing import Any, TextIO
 
@@ -23,20 +22,18 @@ class _LossyFile(io.FileIO):
 
 
 def survive_full_disk() -> None:
-    """Make this process's stdout and stderr, if they are files, drop what a full disk cannot store.
+    """Make this process's stdout and stderr drop what a full disk cannot store.
 
     Call it before other modules keep references to these streams, as handlers of logs do.
     """
-    sys.stdout, sys.stderr = _lossy(sys.stdout), _lossy(sys.stderr)
+    sys.stdout, sys.stderr = _lossy(sys.stdout, 1), _lossy(sys.stderr, 2)
 
 
-def _lossy(stream: TextIO) -> TextIO:
+def _lossy(stream: TextIO, number: int) -> TextIO:
     try:
-        number = stream.fileno()
-        is_file = stat.S_ISREG(os.fstat(number).st_mode)
-    except (OSError, ValueError, AttributeError):  # not a file
-        return stream
-    if not is_file or number not in (1, 2):
+        if stream.fileno() != number or os.isatty(number):
+            return stream
+    except (OSError, ValueError, AttributeError):  # not a file, or closed
         return stream
     stream.flush()
     lossy = io.BufferedWriter(_LossyFile(number, "wb", closefd=False))

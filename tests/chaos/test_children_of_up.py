@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,40 +11,72 @@ from datetime import timedelta
 
 import pytest
 
+from daybook.processes import proc
 from daybook.timing import TIMING
-from tests.e2e.first_light import Up
+from tests.chaos.jobs_of_up import PATIENCE_SECONDS, CountedUp
 from tests.servers import free_port
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
-PATIENCE_SECONDS = 120.0
 WATCHFUL = replace(TIMING, probe_interval=timedelta(seconds=2), max_silence=timedelta(seconds=15))
+CHILDREN = {"server", "web", "worker", "command server"}
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CountedUp]:
     variables = WATCHFUL.environment() | {"DAYBOOK_WEB_PORT": str(free_port())}
-    running = Up(
-        tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("empty"), variables=variables
-    )
+    home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("empty")
+    running = CountedUp(home, folder, home / "ledger.db", variables)
     try:
-        running.until(lambda lines: lines[-1:] == ["Ready."] or "Ready" in str(lines), within=180)
+        running.begin()
         yield running
     finally:
         running.end()
 
 
-def children(up: Up) -> dict[str, int]:
-    """Return the pids of the children in `up.json`."""
+def pids(up: CountedUp) -> dict[str, int]:
     return {each["name"]: each["pid"] for each in up.facts()["children"]}
 
 
-def wait_for(up: Up, line: str) -> None:
-    up.until(lambda lines: any(line in each for each in lines), within=PATIENCE_SECONDS)
-
-
-def replaced(up: Up, name: str, pid: int) -> None:
+def until_replaced(up: CountedUp, old: dict[str, int]) -> None:
     end = time.monotonic() + PATIENCE_SECONDS
-    while children(up).get(name, pid) == pid:
-        assert time.monotonic() < end, f"the {name} was not started again"
-        up.process.poll()
+    while pids(up).keys() != CHILDREN or set(pids(up).items()) & set(old.items()):
+        assert time.monotonic() < end, (old, pids(up))
+        up.passes(0.2)
+
+
+def test_children_that_are_stopped_are_replaced(up: CountedUp) -> None:
+    until_replaced(up, {})
+    before = pids(up)
+    for pid in before.values():
+        os.kill(pid, signal.SIGSTOP)
+    for name in before:
+        up.until_said(f"The {name} did not answer for")
+    until_replaced(up, before)
+    up.until_a_run_succeeds()
+    found = up.problems()
+    for name in before:
+        assert any(f"the {name} was restarted" in each for each in found), found
+
+
+def test_children_that_are_killed_in_turn_come_back(up: CountedUp) -> None:
+    for name, pid in pids(up).items():
+        os.kill(pid, signal.SIGKILL)
+        up.until_said(f"The {name} was ended by SIGKILL")
+        until_replaced(up, {name: pid})
+    up.until_a_run_succeeds()
+
+
+def test_after_a_suspension_nothing_is_replaced_and_each_due_time_has_one_outcome(
+    up: CountedUp,
+) -> None:
+    before = pids(up)
+    head = proc.find(up.process.pid)
+    assert head is not None
+    everything = proc.process_tree(head)
+    proc.send_signal(everything, signal.SIGSTOP)
+    up.passes(75.0)  # longer than a silence, and than the time for which a run is on time
+    proc.send_signal(everything, signal.SIGCONT)
+    up.until_a_run_succeeds()
+    assert pids(up) == before
+    up.check_outcomes()
