@@ -78,9 +78,9 @@ class CountedUp(Up):
         due = [datetime.fromisoformat(row[0]) + n * STEP for row in rows for n in range(row[1])]
         first, count = min(due), round((max(due) - min(due)) / STEP) + 1
         # The last minute is still open: a due time may not have been claimed yet.
-        settled = [each for each in due if each < max(due) - timedelta(minutes=1)]
+        closed = [each for each in due if each < max(due) - timedelta(minutes=1)]
         expected = (first + number * STEP for number in range(count))
-        assert Counter(settled) == Counter(each for each in expected if each <= max(settled))
+        assert Counter(closed) == Counter(each for each in expected if each <= max(closed))
         succeeded = sum(row[1] for row in rows if row[2] == "succeeded")
         undecided = sum(row[1] for row in rows if row[2] in ("unknown", "running", "claimed"))
         assert succeeded <= self.effects() <= succeeded + undecided

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CountedUp]:
             disk.mkdir(mode=0o700)
             options = f"size={size}m,mode=700"
             subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], check=True)
-            stack.callback(subprocess.run, ["umount", "--lazy", disk], check=True)
+            stack.callback(partial(subprocess.run, ["umount", "--lazy", disk], check=True))
         migrate(Home(home))
         variables = {"DAYBOOK_WEB_PORT": str(free_port())}
         running = CountedUp(home, folder, home / "book" / "ledger.db", variables)
