@@ -12,7 +12,7 @@ that the caller has read, and reads nothing of the ledger or Prefect::
     pool, worker      x       x              paused, of another Daybook; no worker
     ledger            x       x        x     it cannot be written
     disk              x       x        x     one of Daybook's folders is on a full disk
-    prefect database  x       x              its size (`prefect_database`)
+    prefect database  x       x              its size (`checks.home`)
     keeper            x       x        x     none leads; /health reports that without delay
     outbox            x       x              `outbox_status.OutboxStatus.findings`
     tasks             x       x              paused scheduler, tasks that need attention

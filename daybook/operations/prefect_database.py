@@ -13,10 +13,9 @@ from pathlib import Path
 
 from daybook import home as homes
 from daybook.home import Home
-from daybook.operations.findings import Finding, warning
 
 MAX_BYTES = 4 * 2**30
-"""Size of the database above which it is reported."""
+"""Size of the database above which `daybook status` warns."""
 MIN_FREE_SHARE = 0.25
 MIN_FREE_BYTES = 64 * 2**20
 """Free part of a file that is worth compacting."""
@@ -55,14 +54,9 @@ def compact(file: Path) -> bool:
     return True
 
 
-def findings(home: Home) -> list[Finding]:
-    """Warn about a database that is larger than `MAX_BYTES`."""
+def size(home: Home) -> int:
+    """Return the size of the database in bytes; 0 if there is none."""
     try:
-        size = path(home).stat().st_size
+        return path(home).stat().st_size
     except OSError:
-        return []
-    if size <= MAX_BYTES:
-        return []
-    message = f"Prefect's database has {size / 2**30:.1f} GiB: {path(home)}"
-    fix = "set DAYBOOK_KEEP_DAYS to fewer days, then daybook down and daybook up"
-    return [warning("prefect database", message, fix)]
+        return 0

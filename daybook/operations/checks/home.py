@@ -122,7 +122,12 @@ def disk() -> list[Finding]:
 
 def prefect_size() -> list[Finding]:
     """Warn about a large database of Daybook's own Prefect server."""
-    return prefect_database.findings(current_home())
+    place, size = prefect_database.path(current_home()), prefect_database.size(current_home())
+    if size <= prefect_database.MAX_BYTES:
+        return []
+    message = f"Prefect's database has {size / 2**30:.1f} GiB: {place}"
+    fix = "set DAYBOOK_KEEP_DAYS to fewer days, then daybook down and daybook up"
+    return [warning("prefect database", message, fix)]
 
 
 def processes() -> list[Finding]:

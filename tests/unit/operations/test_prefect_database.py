@@ -12,6 +12,7 @@ import pytest
 from daybook import home as homes
 from daybook.home import Home
 from daybook.operations import prefect_database
+from daybook.operations.checks import home as home_checks
 
 KEPT = 20
 
@@ -71,12 +72,12 @@ def test_nothing_is_done_without_need_or_space(
 
 
 def test_a_large_database_is_reported(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert prefect_database.findings(daybook_home) == []
+    assert home_checks.prefect_size() == []
     daybook_home.prefect.mkdir(exist_ok=True)
     prefect_database.path(daybook_home).write_bytes(b"x" * 2048)
     monkeypatch.setattr(prefect_database, "MAX_BYTES", 2048)
-    assert prefect_database.findings(daybook_home) == []
+    assert home_checks.prefect_size() == []
     monkeypatch.setattr(prefect_database, "MAX_BYTES", 2047)
-    (found,) = prefect_database.findings(daybook_home)
+    (found,) = home_checks.prefect_size()
     assert (found.check, found.severity) == ("prefect database", "warning")
     assert "DAYBOOK_KEEP_DAYS" in found.fix

@@ -102,9 +102,9 @@ def test_the_environment_of_the_prefect_server_is_set_from_the_home(
 @pytest.mark.parametrize(
     ("days", "enabled", "seconds"),
     [
-        ("", "events,flow_runs", 7_776_000),
-        ("30", "events,flow_runs", 2_592_000),
-        ("0", "events", 0),
+        ("", "events,flow_runs,orphans", 7_776_000),
+        ("30", "events,flow_runs,orphans", 2_592_000),
+        ("0", "events,orphans", 0),
     ],
 )
 def test_prefect_keeps_flow_runs_as_long_as_the_ledger_keeps_runs(
