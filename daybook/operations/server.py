@@ -31,6 +31,8 @@ from daybook.processes import children, group, output, proc
 HOST = "127.0.0.1"
 PORT = 4200
 DAY_SECONDS = 24 * 60 * 60
+EVENT_DAYS = 2
+"""Days to keep events; Prefect's default is a week. Those of one run have about 50 KB."""
 POLL_INTERVAL_SECONDS = 0.1
 PROGRESS_INTERVAL_SECONDS = 1.0
 """Interval between two progress reports; `cli.output` shows fewer unless on a terminal."""
@@ -81,6 +83,7 @@ def environment(home: Home, port: int) -> dict[str, str]:
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{ui_url(port)},http://localhost:{port}",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_COLORS": "false",
+        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"P{EVENT_DAYS}D",
         **_retention(),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     }

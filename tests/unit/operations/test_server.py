@@ -119,6 +119,7 @@ def test_prefect_keeps_flow_runs_as_long_as_the_ledger_keeps_runs(
     given = server.environment(daybook_home, 4217)
 
     assert given[f"{vacuum}_ENABLED"] == enabled
+    assert given["PREFECT_SERVER_EVENTS_RETENTION_PERIOD"] == "P2D"
     assert int(given.get(f"{vacuum}_RETENTION_PERIOD", 0)) == seconds
 
 
