@@ -21,7 +21,7 @@ import secrets
 import socket
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,6 +190,11 @@ def is_disk_full(path: Path) -> bool:
         return free_bytes(path) < MIN_FREE_BYTES
     except OSError:
         return False
+
+
+def full_disk(folders: Iterable[Path]) -> Path | None:
+    """Return the first of these folders whose disk is full."""
+    return next((each for each in folders if is_disk_full(each)), None)
 
 
 def home_path() -> Path:

@@ -57,9 +57,12 @@ def machine_timezone() -> str:
     return name or "UTC"
 
 
+MIN_PROCESS_MEMORY = 512
+"""Minimum of the setting `max_process_memory`, in MB: some processes use half of it at rest."""
 STATUS_FINDINGS = (
-    *("prefect", "pool", "worker", "clock", "ledger clock", "one prefect", "ledger", "keeper"),
-    *("sync", "jobs", "leases", "outbox", "tasks", "settings", "leftovers", "late"),
+    *("prefect", "pool", "worker", "clock", "ledger clock", "one prefect", "ledger", "disk"),
+    *("keeper", "sync", "jobs", "leases", "outbox", "tasks", "settings", "leftovers", "processes"),
+    *("prefect database", "late"),
 )
 """Names of the findings of `daybook status`."""
 
@@ -215,6 +218,14 @@ class Settings(BaseSettings):
         "commands answer at once.",
     )
 
+    max_process_memory: int = Field(
+        default=4096,
+        ge=0,
+        description="Maximum of the resident memory of each process of `daybook up`, in MB, at "
+        f"least {MIN_PROCESS_MEMORY}. One that exceeds it is replaced; the worker when no run is "
+        "active, and the parent process of the runs without ending them. 0: no limit.",
+    )
+
     keep_days: int = Field(
         default=90,
         ge=0,
@@ -247,6 +258,28 @@ class Settings(BaseSettings):
         description="Number of newest runs to keep for each job, and of newest prompts with their "
         "answers for each session. 0: all.",
     )
+
+    @property
+    def data_folders(self) -> list[Path]:
+        """The existing folders of Daybook's databases, spool and logs."""
+        home, address = self.home, self.ledger_address
+        folders = [home, home / "prefect", home / "spool", home / "logs"]
+        if address.startswith("sqlite"):
+            folders.append(Path(address.partition(":///")[2].partition("?")[0]).parent)
+        return [each for each in folders if each.is_dir()]
+
+    @property
+    def max_memory(self) -> int:
+        """`max_process_memory` in bytes."""
+        return self.max_process_memory * 10**6
+
+    @field_validator("max_process_memory")
+    @classmethod
+    def _check_max_process_memory(cls, value: int) -> int:
+        if 0 < value < MIN_PROCESS_MEMORY:
+            least = f"use at least {MIN_PROCESS_MEMORY}, or 0 for no limit"
+            raise ValueError(f"is less than a process needs; {least}")
+        return value
 
     @field_validator("timezone")
     @classmethod

@@ -116,6 +116,18 @@ class Timing:
     backup_interval: timedelta = timedelta(minutes=5)
     """Interval between two checks whether the nightly backup is due."""
 
+    # --- the children of `daybook up`
+
+    probe_interval: timedelta = timedelta(seconds=10)
+    """Pause between two probes whether a child answers, and the time that it has for an answer."""
+    max_silence: timedelta = timedelta(seconds=120)
+    """How long a child may give no answer before it is restarted.
+
+    A child that is merely busy answers in this time.
+    """
+    max_start: timedelta = timedelta(minutes=15)
+    """How long a child may take from its start to its first answer; a migration may be slow."""
+
     # --- when the keeper takes over from another process
 
     start_limit: timedelta = timedelta(seconds=60)
@@ -141,6 +153,8 @@ class Timing:
             raise ValueError("run_lease ends before a renewal counts as missed")
         if self.rerun_stop <= self.run_lease_renewal:
             raise ValueError("stop_grace leaves no time to renew run_lease")
+        if self.max_silence < 4 * self.probe_interval:
+            raise ValueError("max_silence is shorter than two probes without an answer")
         if self.worker_signal >= self.run_lease / 2:
             raise ValueError("worker_signal is not shorter than half of run_lease")
 

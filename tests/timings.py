@@ -31,6 +31,8 @@ SHORT = Timing(
         stop_grace=2,
         runs_interval=1,
         jobs_interval=2,
+        probe_interval=2,
+        max_silence=15,
     )
 )
 """For processes whose leases a test lets expire (`SHORT.environment()`). Long enough for renewals

@@ -44,7 +44,7 @@ from sqlalchemy.orm import configure_mappers
 import daybook
 from daybook import home as homes
 from daybook.cli import entry
-from daybook.processes import forked, garbage, proc
+from daybook.processes import forked, garbage, output, proc
 
 _BACKLOG = 64
 _REQUEST_TIMEOUT_SECONDS = 10.0
@@ -68,6 +68,7 @@ _RIGHTS = (
 
 def main() -> NoReturn:
     """Serve commands until SIGTERM."""
+    output.survive_full_disk()
     proc.deny_inspection()  # a command has the credential of Prefect
     garbage.collect_rarely()
     homes.configure_prefect()

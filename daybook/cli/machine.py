@@ -16,6 +16,7 @@ from daybook.cli.runs import print_run
 from daybook.operations import browser as browsers
 from daybook.prefect import address as prefect_address
 from daybook.processes import environment
+from daybook.processes import output as log_output
 
 if TYPE_CHECKING:
     from daybook.api.overdue import KeeperStatus
@@ -63,6 +64,7 @@ async def up_(
 
     reporter = JsonReporter() if as_json else TerminalReporter(browser=browser and not started_by)
     environment.set_search_path()
+    log_output.survive_full_disk()
     if detach:
         await up.detach(reporter)
     elif await up.up(reporter, link=not (as_json or started_by), started_by=started_by):

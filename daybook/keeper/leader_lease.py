@@ -135,7 +135,10 @@ async def read(ledger: Ledger, name: str) -> Leader | None:
 
 
 def _is_held(row: LeadRow, by_another_than: str, now: datetime) -> bool:
-    return row.until > now and row.holder != by_another_than
+    # A lease that ends later than one that begins now is older than the moment at which the clock
+    # was set back: nobody knows whether its holder is alive. The margin is between two processes.
+    latest = now + TIMING.leader_lease + TIMING.leader_lease_renewal
+    return now < row.until <= latest and row.holder != by_another_than
 
 
 def _note(name: str) -> str:

@@ -36,8 +36,11 @@ LOCAL_CHECKS: tuple[tuple[str, Check], ...] = (
     ("plugins", installation.plugins),
     ("service", service.findings),
     ("home", home_checks.home),
+    ("disk", home_checks.disk),
+    ("prefect database", home_checks.prefect_size),
     ("modes", home_checks.modes),
     ("leftovers", home_checks.leftovers),
+    ("processes", home_checks.processes),
     ("outcomes", late.outcomes),
 )
 LEDGER_CHECKS: tuple[tuple[str, Check], ...] = (

@@ -11,11 +11,14 @@ that the caller has read, and reads nothing of the ledger or Prefect::
     clock             x       x              Prefect's clock, and the ledger's
     pool, worker      x       x              paused, of another Daybook; no worker
     ledger            x       x        x     it cannot be written
+    disk              x       x        x     one of Daybook's folders is on a full disk
+    prefect database  x       x              its size (`checks.home`)
     keeper            x       x        x     none leads; /health reports that without delay
     outbox            x       x              `outbox_status.OutboxStatus.findings`
     tasks             x       x              paused scheduler, tasks that need attention
     maintenance       x                      the present window, or the next one
     backups           x                      no passphrase, or no recent nightly backup
+    processes         x       x              restarts by `up` in the last hour (`checks.home`)
     one prefect       x       x              `prefect.instances.conflict`
     prefect           x       x        x     it does not answer; `checks.prefect` says why
     late              x       x        x     overdue runs (`runs.overdue`, as the keeper's alerts)
@@ -37,10 +40,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daybook.api import overdue, task_scheduler
 from daybook.api.overdue import DelayFacts, OverdueRun
+from daybook.errors import FREE_SPACE
 from daybook.files import plan
 from daybook.home import current_home
 from daybook.jobs import store
@@ -220,6 +225,13 @@ def unwritable(why: str) -> Finding:
     """Report a ledger that cannot be written, so that no keeper can lead."""
     message = f"the ledger is not writable: {why}"
     return problem("ledger", message, overdue.ledger_write_fix(why))
+
+
+def full_disk(folder: Path | None) -> list[Finding]:
+    """Report the full disk of one of Daybook's folders; the worker starts no run meanwhile."""
+    if folder is None:
+        return []
+    return [problem("disk", f"the disk of {folder} is full, so no job starts", FREE_SPACE)]
 
 
 def keeper(known: DelayFacts) -> list[Finding]:

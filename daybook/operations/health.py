@@ -28,6 +28,7 @@ from collections.abc import Collection, Iterable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
@@ -101,6 +102,8 @@ class HealthSnapshot:
     tasks: TaskCounts
     unwritable: str
     """Reason why the ledger cannot be written; checked only while no keeper leads."""
+    full_disk: Path | None = None
+    """Folder of Daybook whose disk is full."""
 
     @property
     def overdue(self) -> list[Overdue]:
@@ -268,6 +271,7 @@ class HealthMonitor:
     The ledger need not answer when the monitor starts: queries try to open it until it does. Call
     `close` at the end. ``fresh`` is the maximum age in seconds of a snapshot that is reused,
     ``patience`` the maximum time in seconds that a request waits; ``clock`` is as in `Ledger`.
+    ``folders`` are those in which Daybook stores data.
     """
 
     def __init__(
@@ -277,7 +281,9 @@ class HealthMonitor:
         clock: Clock | None = None,
         fresh: float = MAX_AGE_SECONDS,
         patience: float = ANSWER_TIMEOUT_SECONDS,
+        folders: Collection[Path] = (),
     ) -> None:
+        self._folders = folders
         self._open_ledger: Ledger | None = None
         self._patience = patience
         self._address, self._clock, self._stack = address, clock, AsyncExitStack()
@@ -385,6 +391,7 @@ class HealthMonitor:
                 leader=leader,
                 tasks=await task_counts.read_counts(session, now),
                 unwritable=unwritable,
+                full_disk=homes.full_disk(self._folders),
             )
 
 
@@ -400,6 +407,7 @@ def findings_of(snapshot: HealthSnapshot) -> list[Finding]:
             found.append(findings.unwritable(snapshot.unwritable))
         else:
             found.append(findings.no_keeper(snapshot.leader, snapshot.at))
+    found += findings.full_disk(snapshot.full_disk)
     known = DelayFacts(
         snapshot.at,
         ledger_ahead=snapshot.ahead,

@@ -38,6 +38,8 @@ CHILD_GRACE_SECONDS = {"worker": 40.0}
 LOCK_TIMEOUT_SECONDS = 1.0
 """Maximum time to wait for the lock, which `Home.running` holds for a moment."""
 POLL_INTERVAL_SECONDS = 0.1
+MAX_RESTARTS = 50
+"""Number of restarts that are recorded."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,21 @@ class ChildEntry:
     started: str
 
 
+@dataclass(frozen=True)
+class Restart:
+    """A restart of a child by `up`: the instant ``at`` (RFC 3339, UTC), and ``why`` it had ended.
+
+    ``why`` is a predicate, such as "exited with code 1".
+    """
+
+    name: str
+    at: str
+    why: str
+
+
 @dataclass
 class UpRecord:
-    """Record of the processes of one `daybook up`; each method writes its change to the file."""
+    """Record of the processes of one `daybook up`; methods write their changes to the file."""
 
     home: Home
     pid: int
@@ -64,6 +78,8 @@ class UpRecord:
     ledger: dict[str, Any] = field(default_factory=dict)
     children: list[ChildEntry] = field(default_factory=list)
     leftovers: list[ChildEntry] = field(default_factory=list)
+    restarts: list[Restart] = field(default_factory=list)
+    """The last `MAX_RESTARTS`, oldest first."""
     ready_at: str | None = None
     started_by: str = ""
     """`detach` or `service`; empty for an `up` in the foreground of a terminal."""
@@ -94,6 +110,10 @@ class UpRecord:
     def remove_child(self, child: Child) -> None:
         self.children = [entry for entry in self.children if entry.pid != child.pid]
         self._save()
+
+    def add_restart(self, name: str, at: datetime, why: str) -> None:
+        """Record that a child is restarted at ``at`` (UTC); the next change writes it."""
+        self.restarts = [*self.restarts, Restart(name, at.isoformat(), why)][-MAX_RESTARTS:]
 
     def set_ready(self, at: datetime) -> None:
         """Record that everything has been running since ``at`` (UTC)."""
@@ -179,6 +199,15 @@ def leftover_children(home: Home) -> list[ChildEntry]:
     content = _load(home)
     entries = _entries(content, "children") + _entries(content, "leftovers")
     return [entry for entry in entries if proc.find(entry.pid, entry.started) is not None]
+
+
+def restarts(home: Home, since: datetime) -> list[Restart]:
+    """Return the restarts of children of the running `up` at ``since`` (UTC) or later."""
+    return [
+        Restart(entry["name"], entry["at"], entry["why"])
+        for entry in (home.running() or {}).get("restarts", [])
+        if datetime.fromisoformat(entry["at"]) >= since
+    ]
 
 
 async def stop_running(home: Home, within: float = 60.0) -> bool:

@@ -24,14 +24,17 @@ from daybook import home as homes
 from daybook import settings
 from daybook.errors import PrefectUnreachable
 from daybook.home import Home
+from daybook.operations import prefect_database
 from daybook.operations.host_names import SameOriginGuard
 from daybook.operations.login import BrowserLogin
 from daybook.prefect import private_names
-from daybook.processes import children, garbage, group, proc
+from daybook.processes import children, garbage, group, output, proc
 
 HOST = "127.0.0.1"
 PORT = 4200
 DAY_SECONDS = 24 * 60 * 60
+EVENT_DAYS = 2
+"""Days to keep events; Prefect's default is a week. Those of one run have about 50 KB."""
 POLL_INTERVAL_SECONDS = 0.1
 PROGRESS_INTERVAL_SECONDS = 1.0
 """Interval between two progress reports; `cli.output` shows fewer unless on a terminal."""
@@ -82,6 +85,7 @@ def environment(home: Home, port: int) -> dict[str, str]:
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{ui_url(port)},http://localhost:{port}",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_COLORS": "false",
+        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"P{EVENT_DAYS}D",
         **_retention(),
         **_ui_folder(home),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -107,9 +111,9 @@ def _retention() -> dict[str, str]:
     vacuum = "PREFECT_SERVER_SERVICES_DB_VACUUM"
     days = settings.load().keep_days
     if not days:
-        return {f"{vacuum}_ENABLED": "events"}
+        return {f"{vacuum}_ENABLED": "events,orphans"}
     return {
-        f"{vacuum}_ENABLED": "events,flow_runs",
+        f"{vacuum}_ENABLED": "events,flow_runs,orphans",
         f"{vacuum}_RETENTION_PERIOD": str(days * DAY_SECONDS),
     }
 
@@ -232,12 +236,14 @@ def run(port: int) -> None:
     Exits with `EXIT_PORT_TAKEN` and the reason if ``port`` cannot be used, and with
     `EXIT_UNGUARDED`, the reason and the fix if this Prefect cannot reject other web pages.
     """
+    output.survive_full_disk()
     garbage.collect_rarely()
     _raise_file_limit()
     listener = listen(port)  # before the slow imports, so that others see the port as taken
     os.umask(0o077)  # Prefect makes its database readable for all users
     proc.deny_inspection()
     home = homes.current_home()
+    prefect_database.compact(prefect_database.path(home))
     credential = home.ensure_credential()
     os.environ[homes.SERVER_CREDENTIAL] = os.environ[homes.CLIENT_CREDENTIAL] = credential
 

@@ -9,8 +9,9 @@
 
 systemd restarts `up` if it gets no WATCHDOG=1 for `WatchdogSec`: if the event loop of `up` hangs,
 or if no service of the leading keeper has run for `MAX_SILENCE_SECONDS`. Time is measured with this
-machine's monotonic clock, from the moment at which the leader's record has last changed, so neither
-a wrong clock nor a suspended machine looks like a silent leader. `up` also counts as alive if a
+machine's monotonic clock, from the moment at which the leader's record has last changed, and begins
+again after `up` itself was suspended (`liveness.Silence`), so neither a wrong clock nor a suspended
+machine looks like a silent leader. `up` also counts as alive if a
 restart repairs nothing: while the ledger cannot be read or written, because that says nothing about
 the leader, and while a process on another machine leads.
 """
@@ -30,6 +31,7 @@ from typing import Any, Self
 from daybook.errors import LedgerUnreachable
 from daybook.keeper import leader_lease
 from daybook.ledger.engine import Ledger
+from daybook.operations import liveness
 
 MAX_SILENCE_SECONDS = 120.0
 """Maximum time without a change in the leader's record; its services run every few seconds."""
@@ -73,7 +75,8 @@ class ServiceManager:
         if not (self.address and self.watchdog_seconds):
             return
         seen: dict[str, Any] | None = None
-        changed_at = time.monotonic()
+        silence = liveness.Silence(2 * interval + MAX_REPORT_INTERVAL_SECONDS)
+        began = time.monotonic()
         while True:
             try:
                 async with asyncio.timeout(self._interval_seconds):
@@ -81,16 +84,16 @@ class ServiceManager:
                     note = leader.note if leader is not None else {}
                     is_alive = note != seen or _leads_elsewhere(leader, ledger.now())
                     seen = note
-                if not is_alive and time.monotonic() - changed_at >= MAX_SILENCE_SECONDS:
+                silent_seconds = silence.seconds + time.monotonic() - began
+                if not is_alive and silent_seconds >= MAX_SILENCE_SECONDS:
                     async with asyncio.timeout(MAX_REPORT_INTERVAL_SECONDS):
                         why = await ledger.why_unwritable()
                         # A lock may be that of a process which hangs, and ends with a restart.
                         is_alive = bool(why) and "locked" not in why
             except (LedgerUnreachable, TimeoutError):
                 is_alive = True
-            if is_alive:
-                changed_at = time.monotonic()
-            if time.monotonic() - changed_at < MAX_SILENCE_SECONDS:
+            seconds, began = time.monotonic() - began, time.monotonic()
+            if silence.add(answered=is_alive, seconds=seconds) < MAX_SILENCE_SECONDS:
                 self.notify("WATCHDOG=1")
             await asyncio.sleep(self._interval_seconds)
 

@@ -1,18 +1,40 @@
-"""Supervision of a child: restart it if it ends by itself, and end it when cancelled."""
+"""Supervision of a child of `up`.
+
+A child is restarted if it ends by itself, if it does not answer (`operations.liveness`), or if it
+uses too much memory; it is ended when its supervision is cancelled.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import NoReturn
 
+from daybook.clock import SYSTEM_CLOCK
+from daybook.operations import liveness
 from daybook.operations.home_lock import UpRecord
-from daybook.processes import group
+from daybook.processes import group, proc
 from daybook.processes.children import Child
 
 MAX_RESTART_DELAY_SECONDS = 60.0
 """Maximum delay before a restart; a child that has run for this long resets the delay."""
+MEMORY_CHECK_INTERVAL_SECONDS = 10.0
+SILENT_GRACE_SECONDS = 5.0
+"""Time from SIGTERM to SIGKILL of a child that does not answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What a child is watched for, besides its end.
+
+    ``probe`` says whether it answers (`liveness`); None if it is not asked. ``max_memory`` is
+    the maximum of its resident memory in bytes; 0 for none.
+    """
+
+    probe: liveness.Probe | None = None
+    max_memory: int = 0
 
 
 async def supervise(
@@ -21,6 +43,7 @@ async def supervise(
     record: UpRecord,
     say: Callable[[str], None],
     *,
+    watch: Watch | None = None,
     pause: float = 1.0,
 ) -> NoReturn:
     """Keep ``child``, which is already in ``record``, running until this task is cancelled.
@@ -28,19 +51,21 @@ async def supervise(
     When the child ends, ``say`` gets a message with the end of its log, and ``again`` starts the
     next one after ``pause`` seconds, doubled each time up to `MAX_RESTART_DELAY_SECONDS`. A start
     that fails is reported and tried again in the same way, so a full disk or a full process table
-    does not end the supervision. When cancelled, end the child if it is running, and wait until all
-    processes that it started have ended.
+    does not end the supervision. A child that does not pass ``watch`` is ended first. When
+    cancelled, end the child if it is running, and wait until all processes that it started have
+    ended.
     """
     wait = pause
     try:
         while True:
             started = time.monotonic()
-            code = await child.wait()
+            why = await _until_ended(child, watch or Watch(), say)
             _record_change(record.remove_child, child, say)
+            record.add_restart(child.name, SYSTEM_CLOCK.now(), why)
             if time.monotonic() - started >= MAX_RESTART_DELAY_SECONDS:
                 wait = pause
             say(
-                f"The {child.name} {group.describe_exit(code)}; restarting it in {wait:g} s; its "
+                f"The {child.name} {why}; restarting it in {wait:g} s; its "
                 f"log is {child.log}\n{child.tail(5)}".rstrip()
             )
             restarted: Child | None = None
@@ -56,6 +81,45 @@ async def supervise(
     finally:
         await child.terminate()
         _record_change(record.remove_child, child, say)
+
+
+async def _until_ended(child: Child, watch: Watch, say: Callable[[str], None]) -> str:
+    """Wait until the child has ended, and end it if it does not pass ``watch``.
+
+    Return why it ended, as a predicate such as "exited with code 1".
+    """
+    ended = asyncio.create_task(child.wait())
+    waits: dict[asyncio.Task[str], float | None] = {}  # to the grace of the child that is ended
+    if watch.probe is not None:
+        waits[asyncio.create_task(_silence(child, watch.probe))] = SILENT_GRACE_SECONDS
+    if watch.max_memory:
+        waits[asyncio.create_task(_excess(child, watch.max_memory))] = None
+    try:
+        await asyncio.wait({ended, *waits}, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            return group.describe_exit(ended.result())
+        failed, grace = next((task, grace) for task, grace in waits.items() if task.done())
+        say(f"The {child.name} {failed.result()}; ending it")
+        await child.terminate(grace)
+        return failed.result()
+    finally:
+        for task in (ended, *waits):
+            task.cancel()
+        await asyncio.wait({ended, *waits})
+
+
+async def _silence(child: Child, probe: liveness.Probe) -> str:
+    seconds = await liveness.wait_until_silent(child, probe)
+    return f"did not answer for {seconds:.0f} s"
+
+
+async def _excess(child: Child, max_bytes: int) -> str:
+    while True:
+        used = proc.memory(child.pid)
+        if used > max_bytes:
+            mb = f"{used / 10**6:,.0f} MB"
+            return f"used {mb} of memory, more than DAYBOOK_MAX_PROCESS_MEMORY allows"
+        await asyncio.sleep(MEMORY_CHECK_INTERVAL_SECONDS)
 
 
 async def record_or_end(record: UpRecord, child: Child) -> None:

@@ -8,9 +8,9 @@
     stop: in the reverse order, the lock last ◄── SIGINT, SIGTERM (as from `down`), SIGHUP,
                                                   another version was installed (`upgrade`)
 
-A child (server, health page, worker, command server) that ends by itself is restarted. Each process
-is recorded in `up.json` when it is started, so that the next `up` or `down` can end the leftovers
-from a killed one.
+A child (server, health page, worker, command server) that ends by itself or does not answer is
+restarted (`operations.supervision`). Each process is recorded in `up.json` when it is started, so
+that the next `up` or `down` can end the leftovers from a killed one.
 
 `up --detach` and the service (`operations.service`) run the same command in the background
 (`service.background_command`). An `up` in a terminal shows the one in the background instead of
@@ -49,6 +49,7 @@ from daybook.ledger.views import Run
 from daybook.operations import (
     browser,
     home_lock,
+    liveness,
     prefect_selection,
     server,
     service,
@@ -376,9 +377,10 @@ async def _supervised_child(
     again: Callable[[], Awaitable[Child]],
     record: home_lock.UpRecord,
     talk: UpReporter,
+    watch: supervision.Watch,
 ) -> AsyncIterator[None]:
     """Keep a child running while the block runs, and end it at the end of the block."""
-    async with _background(supervision.supervise(child, again, record, talk.say)):
+    async with _background(supervision.supervise(child, again, record, talk.say, watch=watch)):
         yield
 
 
@@ -418,8 +420,12 @@ async def _run(
         )
         if (server_child := prefect.child) is not None:
             port = URL(prefect.api_url).port or server.PORT
+            watch = supervision.Watch(
+                probe=liveness.http_probe(server.HOST, port, "/api/health"),
+                max_memory=settings.load().max_memory,
+            )
             supervised = _supervised_child(
-                server_child, partial(server.start, home, port), record, talk
+                server_child, partial(server.start, home, port), record, talk, watch
             )
             await stack.enter_async_context(supervised)
         if port := settings.load().web_port:
@@ -431,8 +437,10 @@ async def _run(
             last_heartbeat = await worker.last_heartbeat(client, home)
             child = await worker.start(home, prefect)
             await supervision.record_or_end(record, child)
+            # The worker limits its own memory, because it knows when no run is active.
+            watch = supervision.Watch(probe=liveness.has_pulse)
             supervised = _supervised_child(
-                child, partial(worker.start, home, prefect), record, talk
+                child, partial(worker.start, home, prefect), record, talk, watch
             )
             await stack.enter_async_context(supervised)
             await worker.wait_until_online(client, home, child, before=last_heartbeat)
@@ -470,7 +478,9 @@ async def _command_server(
         talk.say(f"The command server did not start: {error}")
         yield
         return
-    async with _supervised_child(child, partial(_start_command_server, home), record, talk):
+    watch = supervision.Watch(probe=liveness.socket_probe(home.command_socket))
+    again = partial(_start_command_server, home)
+    async with _supervised_child(child, again, record, talk, watch):
         yield
 
 

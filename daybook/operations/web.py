@@ -17,9 +17,10 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import NoReturn
 
+from daybook import settings
 from daybook.errors import DaybookError, InvalidInput
 from daybook.home import Home
-from daybook.operations import server, supervision
+from daybook.operations import liveness, server, supervision
 from daybook.operations.home_lock import UpRecord
 from daybook.processes import children
 
@@ -106,7 +107,13 @@ async def supervise(
                 address = url(server.HOST, port)
                 child = await _start_answering(home, listener, record)
                 say(f"Health: {address}/health, metrics: {address}/metrics")
-                await supervision.supervise(child, partial(start, home, listener), record, say)
+                watch = supervision.Watch(
+                    probe=liveness.http_probe(server.HOST, port, "/health"),
+                    max_memory=settings.load().max_memory,
+                )
+                await supervision.supervise(
+                    child, partial(start, home, listener), record, say, watch=watch
+                )
         except (DaybookError, OSError) as error:
             say(f"The health page did not start: {error}; retrying in {pause:g} s")
             await asyncio.sleep(pause)

@@ -116,14 +116,24 @@ async def ensure_pool(client: PrefectClient) -> None:
 async def start(home: Home, here: SelectedPrefect) -> children.Child:
     """Start the worker; its log is `logs/worker.log`."""
     home.make()
-    return await children.start(
-        "worker",
-        command(home, name=home.worker_name),
-        environment=environment(home, here),
-        log=home.logs / "worker.log",
-        folder=home.path,
-        grace=GRACE_SECONDS,
-    )
+    reader, writer = os.pipe()
+    try:
+        child = await children.start(
+            "worker",
+            [*command(home, name=home.worker_name), "--pulse", str(writer)],
+            environment=environment(home, here),
+            log=home.logs / "worker.log",
+            folder=home.path,
+            grace=GRACE_SECONDS,
+            descriptors=[writer],
+        )
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    child.pulse = children.Pulse(reader)
+    return child
 
 
 async def last_heartbeat(client: PrefectClient, home: Home) -> datetime | None:

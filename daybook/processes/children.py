@@ -14,11 +14,13 @@ import signal
 import subprocess
 from asyncio.subprocess import Process as Running
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
 from daybook.processes import proc
+from daybook.timing import TIMING
 
 MAX_LOG_BYTES = 5_000_000
 KEPT_LOG_BYTES = 1_000_000
@@ -27,11 +29,44 @@ LOG_CHECK_INTERVAL_SECONDS = 10.0
 """Interval between two checks of the logs' sizes."""
 
 
+class Pulse:
+    """Read end of a pipe to which a child writes a byte every few seconds (`report_pulse`)."""
+
+    def __init__(self, descriptor: int) -> None:
+        os.set_blocking(descriptor, False)
+        self._descriptor = descriptor
+
+    def beats(self) -> bool:
+        """Return whether the child has written since the last call."""
+        written = False
+        with suppress(BlockingIOError):
+            while self._descriptor >= 0 and os.read(self._descriptor, 4096):
+                written = True
+        return written
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+
+async def report_pulse(descriptor: int) -> None:
+    """Write to the pipe of this process's `Pulse`, until cancelled or nothing can read it."""
+    os.set_blocking(descriptor, False)
+    os.set_inheritable(descriptor, False)
+    with suppress(BrokenPipeError):
+        while True:
+            with suppress(BlockingIOError):  # the reader is stopped
+                os.write(descriptor, b".")
+            await asyncio.sleep(TIMING.probe_interval.total_seconds() / 2)
+
+
 @dataclass(eq=False)
 class Child:
     """Child process, created by `start`.
 
-    ``grace`` is the time in seconds that the child has to end after SIGTERM.
+    ``grace`` is the time in seconds that the child has to end after SIGTERM. ``pulse`` is the pipe
+    of a child that reports through one that it is alive; it is closed when the child has ended.
     """
 
     name: str
@@ -40,6 +75,7 @@ class Child:
     _running: Running
     _log_from: int = field(default=0)
     grace: float = 10.0
+    pulse: Pulse | None = None
 
     @property
     def pid(self) -> int:
@@ -52,7 +88,10 @@ class Child:
 
     async def wait(self) -> int:
         """Wait until the child ends; return its exit code."""
-        return await self._running.wait()
+        code = await self._running.wait()
+        if self.pulse is not None:
+            self.pulse.close()
+        return code
 
     async def terminate(self, grace: float | None = None, last: float = 3.0) -> int:
         """End the child and all its descendants; return its exit code.
@@ -64,7 +103,7 @@ class Child:
         another process now.
         """
         if self.exit_code is not None:
-            return self.exit_code
+            return await self.wait()
         family = proc.process_tree(self.process)
         proc.send_signal([p for p in family if p.group == self.pid], signal.SIGTERM)
         if not await self._ends(self.grace if grace is None else grace):

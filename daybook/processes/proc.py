@@ -76,6 +76,19 @@ def find(pid: int, started: str | None = None) -> Process | None:
     return process
 
 
+def memory(pid: int) -> int:
+    """Return the resident memory of a process in bytes; 0 if it has ended."""
+    if sys.platform != "linux":
+        command = ["ps", "-p", str(pid), "-o", "rss="]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        return int(answer.stdout.strip() or 0) * 1024
+    try:
+        pages = (PROC / str(pid) / "statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
 def process_tree(head: Process) -> list[Process]:
     """Return ``head``, first, with its descendants and the group that it leads; [] if it has ended.
 

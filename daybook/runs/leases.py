@@ -85,8 +85,19 @@ async def renew_all(
 
 
 def is_expired(row: RunRow, now: datetime) -> bool:
-    """Return whether the lease on ``row`` has expired; that alone does not make its holder lost."""
-    return row.state in HELD and row.lease_until is not None and row.lease_until <= now
+    """Return whether the lease on ``row`` has expired; that alone does not make its holder lost.
+
+    A lease that ends later than one that begins now has expired too: the clock was set back since.
+    A living holder renews it.
+    """
+    if row.state not in HELD or row.lease_until is None:
+        return False
+    return row.lease_until <= now or row.lease_until > _latest_end(now)
+
+
+def _latest_end(now: datetime) -> datetime:
+    """Return the end of a lease that begins now, with a margin between the clocks of processes."""
+    return now + TIMING.run_lease + TIMING.run_lease_renewal
 
 
 async def check_lease(session: AsyncSession, row: RunRow, now: datetime) -> bool:
@@ -97,7 +108,7 @@ async def check_lease(session: AsyncSession, row: RunRow, now: datetime) -> bool
     """
     if not is_expired(row, now):
         return False
-    if row.suspected_at is None:
+    if row.suspected_at is None or row.suspected_at > now:
         row.suspected_at = now
         session.add(row)
         return False
@@ -269,8 +280,8 @@ async def _expired_ids(session: AsyncSession, now: datetime, limit: int) -> list
         select(RunRow.id)
         .where(
             col(RunRow.status).in_(HELD),
-            col(RunRow.lease_until) <= now,
-            or_(suspected.is_(None), suspected <= now - TIMING.run_lease),
+            or_(col(RunRow.lease_until) <= now, col(RunRow.lease_until) > _latest_end(now)),
+            or_(suspected.is_(None), suspected <= now - TIMING.run_lease, suspected > now),
         )
         .order_by(col(RunRow.lease_until))
         .limit(limit)

@@ -10,7 +10,7 @@ from daybook import settings
 from daybook.errors import DaybookError
 from daybook.operations import web
 from daybook.operations.health import HealthMonitor
-from daybook.processes import proc
+from daybook.processes import output, proc
 from daybook.web.app import Guard, application, build_server
 from daybook.web.hooks import HookReceiver
 
@@ -18,10 +18,12 @@ from daybook.web.hooks import HookReceiver
 def run(listener: socket.socket, host: str, names: list[str]) -> None:
     """Serve on ``listener``, bound to ``host``; ``names`` are additional host names to accept."""
     proc.deny_inspection()
+    output.survive_full_disk()
     is_reachable = not web.is_local(host)
     names = [*names, host, *([socket.gethostname()] if is_reachable else [])]
-    ledger_address = settings.load().ledger_address
-    pages = application(HealthMonitor(ledger_address), HookReceiver(ledger_address))
+    configured = settings.load()
+    watch = HealthMonitor(configured.ledger_address, folders=configured.data_folders)
+    pages = application(watch, HookReceiver(configured.ledger_address))
     guarded = Guard(pages, names, any_address=is_reachable)
     address = web.url(host, listener.getsockname()[1])
     print(f"Health: {address}/health", file=sys.stderr, flush=True)

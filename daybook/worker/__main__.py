@@ -1,5 +1,7 @@
 """Entry point of ``python -m daybook.worker``, the worker of `daybook worker` and `daybook up`.
 
+To the descriptor ``--pulse`` it writes while its event loop runs (`processes.children.Pulse`).
+
 The first SIGINT or SIGTERM stops the worker gracefully (`Timing.shutdown_wait`); a second one ends
 the active runs at once.
 """
@@ -7,9 +9,10 @@ the active runs at once.
 from __future__ import annotations
 
 from daybook import home
-from daybook.processes import garbage, proc
+from daybook.processes import garbage, output, proc
 
 proc.deny_inspection()
+output.survive_full_disk()
 garbage.collect_rarely()
 home.configure_prefect()  # before Prefect is imported: it reads its environment once
 
@@ -20,12 +23,13 @@ import sys
 from contextlib import suppress
 
 from daybook.errors import DaybookError
-from daybook.processes import environment
+from daybook.processes import children, environment
 from daybook.worker.prefect_worker import DaybookWorker
 
 
-async def _work(worker: DaybookWorker, once: bool) -> None:
+async def _work(worker: DaybookWorker, once: bool, pulse: int | None) -> None:
     loop = asyncio.get_running_loop()
+    reporting = None if pulse is None else asyncio.create_task(children.report_pulse(pulse))
     working = asyncio.create_task(worker.start(run_once=once))
     signals = 0
 
@@ -41,6 +45,8 @@ async def _work(worker: DaybookWorker, once: bool) -> None:
         loop.add_signal_handler(number, stop)
     with suppress(asyncio.CancelledError):
         await working
+    if reporting is not None:
+        reporting.cancel()
 
 
 def main(arguments: list[str]) -> int:
@@ -50,13 +56,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--queue", action="append", default=[])
     parser.add_argument("--limit", type=int)
     parser.add_argument("--once", action="store_true")
+    parser.add_argument("--pulse", type=int)
     given = parser.parse_args(arguments)
     environment.set_search_path()
     worker = DaybookWorker(
         work_pool_name=given.pool, work_queues=given.queue, name=given.name, limit=given.limit
     )
+    worker.is_restarted = given.pulse is not None
     try:
-        asyncio.run(_work(worker, given.once))
+        asyncio.run(_work(worker, given.once, given.pulse))
     except DaybookError as error:
         print(error, file=sys.stderr)
         return error.exit_code

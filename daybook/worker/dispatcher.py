@@ -17,11 +17,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -31,8 +32,9 @@ from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Pending
 
+from daybook import home
 from daybook.clock import SYSTEM_CLOCK
-from daybook.errors import FenceRefused, IllegalTransition, LedgerNewer, Unreachable
+from daybook.errors import DiskFull, FenceRefused, IllegalTransition, LedgerNewer, Unreachable
 from daybook.execution import claim
 from daybook.jobs import policy as policies
 from daybook.jobs import store
@@ -61,7 +63,7 @@ MAX_REMEMBERED_RUNS = 500
 """
 ResolveProcessSpec = Callable[[FlowRun], Awaitable[ProcessSpec]]
 """Function that returns a flow run's process settings, from the work pool and the deployment."""
-UNAVAILABLE_ERRORS = (Unreachable, LedgerNewer, httpx.HTTPError)
+UNAVAILABLE_ERRORS = (Unreachable, LedgerNewer, DiskFull, httpx.HTTPError)
 
 
 class Dispatcher:
@@ -70,7 +72,8 @@ class Dispatcher:
     ``holder`` names the worker in its leases; ``most`` is the maximum number of active runs in
     the ledger. ``free`` returns whether the worker has a free slot. The dispatcher calls ``watch``
     with each started process, and ``fill_slot`` when a run has to wait although a slot is free:
-    then the runs that were due earlier have to claim at once.
+    then the runs that were due earlier have to claim at once. ``folders`` are those in which
+    Daybook stores data.
     """
 
     def __init__(
@@ -84,10 +87,11 @@ class Dispatcher:
         free: Callable[[], bool],
         watch: Callable[[SupervisedRun], None],
         fill_slot: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        folders: Collection[Path] = (),
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._holder, self._max_active, self._free, self._watch = holder, most, free, watch
-        self._fill_slot = fill_slot
+        self._fill_slot, self._folders = fill_slot, folders
         self._reconciler = PrefectReconciler()
         # One claim at a time, in the order of due times, because SQLite grants its own lock in no
         # particular order.
@@ -100,12 +104,17 @@ class Dispatcher:
     async def dispatch(self, run: FlowRun) -> bool:
         """Claim the run; then start its process, or reschedule or end it in Prefect.
 
+        While one of ``folders`` is on a full disk, reschedule it: what an active run still has to
+        record needs the rest of the space, and a new run could not record anything.
+
         Return False for an external run, which belongs to no job (see `start`). Ignore a run of
         another ledger.
         """
         if occurrence.belongs_to_other_ledger(run, self._ledger.id):
             return True  # that ledger's own worker fetches it
         try:
+            if (full := home.full_disk(self._folders)) is not None:
+                raise DiskFull(str(full))
             return await self._claim_and_start(run)
         except UNAVAILABLE_ERRORS as error:
             # No ledger, no effect (promise.md 7): the run has no claim, so it is rescheduled.

@@ -2,8 +2,9 @@
 
 The parent dies before the worker only if something kills it. Its children then continue, and the
 worker watches them by pid and start time; their exit codes are lost. The next task starts a new
-parent. A task that the parent did not confirm has not run, because `child_setup.setup_child` makes
-a child exit if the parent dies before it has reported the child.
+parent. It also does so if the parent uses more than ``max_memory`` bytes; the old one ends after
+its children. A task that the parent did not confirm has not run, because `child_setup.setup_child`
+makes a child exit if the parent dies before it has reported the child.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from daybook.processes import proc
 from daybook.timing import TIMING
 from daybook.worker import parent
 from daybook.worker.messages import LaunchRequest
@@ -44,7 +46,8 @@ class Launcher:
     process. ``program`` is the module that a child runs (`child_setup.Program`). The other
     arguments are in seconds: ``tick`` is the interval of messages to the parent; after ``silence``
     without a message the parent ends the runs; ``grace`` is the time from SIGTERM to SIGKILL for
-    processes that the parent ends, or that still run when the context ends.
+    processes that the parent ends, or that still run when the context ends. ``max_memory`` is the
+    maximum of the parent's resident memory in bytes; 0 for none.
     """
 
     def __init__(
@@ -57,14 +60,16 @@ class Launcher:
         tick: float = TIMING.worker_signal.total_seconds(),
         silence: float = TIMING.run_lease.total_seconds(),
         grace: float = TIMING.stop_grace.total_seconds(),
+        max_memory: int = 0,
     ) -> None:
-        self._folder = folder
+        self._folder, self._max_memory = folder, max_memory
         self.preload = preload
         self._environment = {**(os.environ if environment is None else environment)}
         self._config = parent.ParentConfig(program, preload, silence, grace)
         self._tick = tick
         self._connection: ParentConnection | None = None
         self._tick_task: asyncio.Task[None] | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
         self._opening = asyncio.Lock()
         self._closed = False
         self._beginning: set[asyncio.Task[RunProcess]] = set()
@@ -103,6 +108,7 @@ class Launcher:
             await asyncio.gather(*(each.end(self._config.grace) for each in self._running))
         async with self._opening:
             await self._close()
+        await asyncio.gather(*self._retiring)
 
     async def start(self, task: LaunchRequest) -> RunProcess:
         """Start a process for ``task``. If the caller is cancelled, the process is ended.
@@ -156,12 +162,39 @@ class Launcher:
                     extra={"action": "parent_again"},
                 )
                 await self._close()
+            elif self._connection is not None and self._is_too_large(self._connection):
+                self._retire(self._connection)
             if self._connection is None:
                 self._connection = await open_connection(
                     self._config, self._folder, self._environment
                 )
                 self._tick_task = asyncio.create_task(self._connection.tick(self._tick))
             return self._connection
+
+    def _is_too_large(self, connection: ParentConnection) -> bool:
+        used = proc.memory(connection.child.pid)
+        if not 0 < self._max_memory < used:
+            return False
+        log.warning(
+            "the parent process of the runs uses %d MB; starting a new one",
+            used // 10**6,
+            extra={"action": "parent_again"},
+        )
+        return True
+
+    def _retire(self, connection: ParentConnection) -> None:
+        """Start no more children in this parent, and end it when its last one has ended."""
+        tick_task, self._connection, self._tick_task = self._tick_task, None, None
+
+        async def end() -> None:
+            await connection.wait_until_idle()
+            if tick_task is not None:
+                tick_task.cancel()
+            await connection.close()
+
+        ending = asyncio.create_task(end())
+        self._retiring.add(ending)
+        ending.add_done_callback(self._retiring.discard)
 
     async def _close(self) -> None:
         if self._tick_task is not None:
@@ -179,6 +212,7 @@ async def open_launcher(
     environment: Mapping[str, str] | None = None,
     program: str = DEFAULT_PROGRAM,
     platform: str = sys.platform,
+    max_memory: int = 0,
 ) -> AsyncIterator[Launcher]:
     """Open the launcher for this machine; see `Launcher` for the arguments.
 
@@ -186,7 +220,11 @@ async def open_launcher(
     other systems, system libraries may run threads that cannot be counted.
     """
     async with AsyncExitStack() as stack:
-        options: dict[str, Any] = {"environment": environment, "program": program}
+        options: dict[str, Any] = {
+            "environment": environment,
+            "program": program,
+            "max_memory": max_memory,
+        }
         why, launcher = f"the platform is {platform}", None
         if platform == "linux":
             try:

@@ -50,6 +50,9 @@ from daybook.worker.messages import FrameDecoder, LaunchRequest, frame
 _KILL_CHECK_SECONDS = 0.02
 """Interval between two checks of killed processes that have not ended yet."""
 _HANDSHAKE_SECONDS = 10.0
+_MAX_CHECK_SECONDS = 5.0
+_MAX_DELAY_SECONDS = 5.0
+"""How much later than planned a check may come before this process counts as suspended."""
 _DESCRIPTORS_PER_TASK = 2
 _NOT_RECEIVED = -1
 """Placeholder for a descriptor that the kernel dropped because this process had no free one."""
@@ -130,7 +133,12 @@ class Parent:
         self._last_message = time.monotonic()
         self._send({"ready": thread_count()})
         while not (self._gone and not self._unreaped):
-            for key, events in self._selector.select(self._seconds_to_next_check()):
+            timeout, began = self._seconds_to_next_check(), time.monotonic()
+            ready = self._selector.select(timeout)
+            if timeout is not None and time.monotonic() - began > timeout + _MAX_DELAY_SECONDS:
+                # This process was suspended, and so may have been the worker.
+                self._last_message = time.monotonic()
+            for key, events in ready:
                 if key.fileobj is self._bell:
                     with suppress(BlockingIOError):
                         self._bell.recv(4096)
@@ -362,7 +370,9 @@ class Parent:
         times = [child.kill_at for child in self._unreaped.values() if child.kill_at is not None]
         if not self._gone and not self._silent:
             times.append(self._last_message + self._config.silence)
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        if not times:
+            return None
+        return min(max(0.0, min(times) - time.monotonic()), _MAX_CHECK_SECONDS)
 
 
 def _children() -> set[int]:

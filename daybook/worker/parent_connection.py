@@ -54,6 +54,7 @@ class ParentConnection:
         self._request_numbers, self._learned = count(1), set[str]()
         self.ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.gone = False
+        self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.reading = asyncio.create_task(self._read())
 
@@ -110,6 +111,12 @@ class ParentConnection:
             self._learned |= set(unknown)
             with suppress(OSError):
                 await self._send({"import": unknown})
+
+    async def wait_until_idle(self) -> None:
+        """Wait until the parent has ended, or has no children and starts none."""
+        while not self.gone and (self._pending or self._children):
+            self._changed.clear()
+            await self._changed.wait()
 
     async def close(self) -> None:
         """End the parent, whose children must have ended."""
@@ -185,7 +192,9 @@ class ParentConnection:
             while data := await loop.sock_recv(self._socket, 1 << 16):
                 for message in self._frames.feed(data):
                     self._handle(message)
+                self._changed.set()
         self.gone = True
+        self._changed.set()
         self._socket.close()
         code = await self.child.wait()
         lost = ParentLost(f"the parent process ended with {code}")

@@ -69,6 +69,8 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
     _documentation_url = ""
     _logo_url = ""
 
+    is_restarted = False
+    """Whether `daybook up` starts this worker again after its end."""
     _work: WorkerLoop | None = None
     _environment: dict[str, str]
     """Environment of the runs' processes, set by `start`."""
@@ -112,7 +114,9 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 **await child_settings(self.client),
             }
             launcher = await stack.enter_async_context(
-                open_launcher(folder, environment=self._environment)
+                open_launcher(
+                    folder, environment=self._environment, max_memory=settings.load().max_memory
+                )
             )
             config = WorkerConfig(
                 name=self.name,
@@ -122,6 +126,8 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 limit=self._limit,
                 most=settings.load().max_concurrent,
                 heartbeat=self.heartbeat_interval_seconds,
+                max_memory=settings.load().max_memory if self.is_restarted else 0,
+                folders=settings.load().data_folders,
             )
             work = self._work = WorkerLoop(
                 ledger,

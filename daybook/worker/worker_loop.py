@@ -17,11 +17,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -45,6 +48,7 @@ from daybook.keeper.services import Keeper
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
 from daybook.prefect import ended_runs, scheduled_runs, stale_runs, states
+from daybook.processes import proc
 from daybook.runs import leases
 from daybook.timing import TIMING
 from daybook.tools import worker_tools
@@ -59,6 +63,11 @@ log = logging.getLogger(__name__)
 EXTERNAL_END_TIMEOUT_SECONDS = external_runs.HOOKS_TIMEOUT_SECONDS + 30.0
 """Timeout for reporting an external run's end to Prefect, including the flow's hooks."""
 
+MEMORY_CHECK_INTERVAL_SECONDS = 10.0
+DRAIN_SECONDS = 45.0
+"""How long a worker that uses too much memory waits for the end of its active runs."""
+DRAIN_PAUSE_SECONDS = 600.0
+
 
 @dataclass(frozen=True)
 class WorkerConfig:
@@ -66,7 +75,9 @@ class WorkerConfig:
 
     ``queues`` are the pool's queues to poll; if empty, all. ``limit`` is the maximum number of runs
     in this worker, or None; ``most`` is the maximum number of active runs in the ledger.
-    ``heartbeat`` is the interval of the worker's heartbeats to Prefect, in seconds.
+    ``heartbeat`` is the interval of the worker's heartbeats to Prefect, in seconds. A worker that
+    uses more than ``max_memory`` bytes stops as soon as no run is active; 0 for no limit.
+    ``folders`` are those in which Daybook stores data.
     """
 
     name: str
@@ -76,6 +87,8 @@ class WorkerConfig:
     limit: int | None
     most: int
     heartbeat: float
+    max_memory: int = 0
+    folders: Sequence[Path] = ()
 
 
 class WorkerLoop:
@@ -104,7 +117,7 @@ class WorkerLoop:
         self._dispatching: dict[str, bool] = {}
         """Flow runs that are being started, mapped to whether each was cancelled meanwhile."""
         self._refused_external = False
-        self._running, self._stopping = False, False
+        self._running, self._stopping, self._draining = False, False, False
         self._waking = self._wake_again = False
         self._force_stop = asyncio.Event()
         self._dispatcher = Dispatcher(
@@ -116,6 +129,7 @@ class WorkerLoop:
             free=self._has_room,
             watch=self._watch,
             fill_slot=self._fill_slot,
+            folders=config.folders,
         )
         self._upkeep = (self._renew, self._send_heartbeats, self._poll_cancellations)
         """Upkeep of active runs: leases, heartbeats, and polling for missed cancellations."""
@@ -133,6 +147,8 @@ class WorkerLoop:
             group.create_task(self._handle_leftovers())
             group.create_task(self.keeper.run())
             group.create_task(self._record_tools())
+            if self._config.max_memory:
+                group.create_task(self._limit_memory())
             for work in self._upkeep:
                 group.create_task(work())
             if self._config.pool_id is not None:
@@ -150,7 +166,37 @@ class WorkerLoop:
             await self.run_queue.wait_until_dispatched()
             await self._all_ended()
 
+    async def _limit_memory(self) -> NoReturn:
+        """Stop this worker, as SIGTERM does, if it uses too much memory and no run is active.
+
+        To get there, start no run for at most `DRAIN_SECONDS`, so that none becomes late. If runs
+        are still active then, try again `DRAIN_PAUSE_SECONDS` later.
+        """
+        while True:
+            await asyncio.sleep(MEMORY_CHECK_INTERVAL_SECONDS)
+            used = proc.memory(os.getpid())
+            if used <= self._config.max_memory:
+                continue
+            log.warning(
+                "this worker uses %d MB; it stops when no run is active",
+                used // 10**6,
+                extra={"action": "too_much_memory"},
+            )
+            self._draining = True
+            try:
+                async with asyncio.timeout(DRAIN_SECONDS):
+                    await self.run_queue.wait_until_dispatched()
+                    await self._all_ended()
+            except TimeoutError:
+                self._draining = False
+                await self._fill_slot()
+                await asyncio.sleep(DRAIN_PAUSE_SECONDS)
+            else:
+                os.kill(os.getpid(), signal.SIGTERM)
+
     def _has_room(self) -> bool:
+        if self._draining:
+            return False
         at_work = len(self._watched) + self._dispatcher.starting
         return self._config.limit is None or at_work < self._config.limit
 

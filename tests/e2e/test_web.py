@@ -63,7 +63,7 @@ async def test_health_is_503_without_a_leader_or_without_prefect(up: Up) -> None
     status = up.daybook_json("status")
     assert view["ledger"]["id"] == status["ledger"]["id"]
 
-    # `up` does not replace a suspended worker; it starts a new one when the worker is dead.
+    # `up` replaces a suspended worker after two minutes only, and a dead one at once.
     worker, lease = child(up, "worker"), TIMING.leader_lease.total_seconds()
     os.kill(worker, signal.SIGSTOP)
     view = await wait_for_code(url, 503, within=lease + 10)

@@ -1,4 +1,4 @@
-"""Checks of the home: settings, write access, file modes, leftovers from killed commands."""
+"""Checks of the home: settings, write access, file modes, leftovers, and the processes of `up`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,23 @@ import shlex
 import stat
 import tempfile
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from daybook import settings as operator_settings
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import FREE_SPACE, InvalidInput
-from daybook.home import current_home, is_disk_full
+from daybook.home import current_home, full_disk, is_disk_full
 from daybook.jobs import limits
-from daybook.operations import home_lock, ledger_move
+from daybook.operations import findings, home_lock, ledger_move, prefect_database
 from daybook.operations.findings import Finding, passed, problem, warning
+from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks.policy import load_policy
+
+RECENT = timedelta(hours=1)
+"""Age up to which a restart is reported."""
+LOG_NAMES = {"command server": "commands"}
+"""Names of the logs of children whose names differ from them."""
 
 
 def settings() -> list[Finding]:
@@ -124,6 +132,40 @@ def interrupted_move() -> list[Finding]:
     else:
         fix += f", or rm {_quoted([current_home().moving])}"
     return [warning("leftovers", message, fix)]
+
+
+def disk() -> list[Finding]:
+    """Check that no disk of Daybook's folders is full; the result is [] with invalid settings."""
+    try:
+        return findings.full_disk(full_disk(operator_settings.load().data_folders))
+    except InvalidInput:
+        return []  # `settings` reports it
+
+
+def prefect_size() -> list[Finding]:
+    """Warn about a large database of Daybook's own Prefect server."""
+    place, size = prefect_database.path(current_home()), prefect_database.size(current_home())
+    if size <= prefect_database.MAX_BYTES:
+        return []
+    message = f"Prefect's database has {size / 2**30:.1f} GiB: {place}"
+    fix = "set DAYBOOK_KEEP_DAYS to fewer days, then daybook down and daybook up"
+    return [warning("prefect database", message, fix)]
+
+
+def processes() -> list[Finding]:
+    """Warn about processes that `up` has restarted in the last hour."""
+    now, home, found = SYSTEM_CLOCK.now(), current_home(), list[Finding]()
+    by_name = dict[str, list[home_lock.Restart]]()
+    for each in home_lock.restarts(home, now - RECENT):
+        by_name.setdefault(each.name, []).append(each)
+    for name, restarts in by_name.items():
+        times = "once" if len(restarts) == 1 else f"{len(restarts)} times"
+        last = restarts[-1]
+        ago = duration_in_words(max(now - datetime.fromisoformat(last.at), timedelta(seconds=1)))
+        message = f"the {name} was restarted {times} in the last hour: {ago} ago it {last.why}"
+        logs = home.logs / f"{LOG_NAMES.get(name, name)}.log"
+        found.append(warning("processes", message, f"if it happens again, read {logs}"))
+    return found
 
 
 def _open_to_others(path: Path) -> bool:

@@ -186,3 +186,22 @@ async def test_the_runs_of_a_stopped_worker_end(adapter: str, tmp_path: Path) ->
             assert living([parent]) == [parent]
         finally:
             os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_parent_that_uses_too_much_memory_is_replaced_and_its_children_continue(
+    make: Callable[..., Launcher], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make() as launcher:
+        launching, parent = Launching(launcher, tmp_path / "output"), launcher.pid
+        assert parent is not None
+        first = await launching.start("waits")
+        await launching.until(first, "ready")
+        launcher._max_memory = 1
+        second = await launching.start("end_normally")
+        assert await second.ended() == 0
+        assert launcher.pid not in {None, parent}
+        assert living([parent, first.pid]) == [parent, first.pid]
+        os.kill(first.pid, signal.SIGKILL)
+        assert await first.ended() == -signal.SIGKILL  # from the old parent
+        await wait_until(lambda: living([parent]) == [])
+        assert actions(caplog) == ["parent_again"]

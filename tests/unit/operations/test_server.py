@@ -103,9 +103,9 @@ def test_the_environment_of_the_prefect_server_is_set_from_the_home(
 @pytest.mark.parametrize(
     ("days", "enabled", "seconds"),
     [
-        ("", "events,flow_runs", 7_776_000),
-        ("30", "events,flow_runs", 2_592_000),
-        ("0", "events", 0),
+        ("", "events,flow_runs,orphans", 7_776_000),
+        ("30", "events,flow_runs,orphans", 2_592_000),
+        ("0", "events,orphans", 0),
     ],
 )
 def test_prefect_keeps_flow_runs_as_long_as_the_ledger_keeps_runs(
@@ -120,6 +120,7 @@ def test_prefect_keeps_flow_runs_as_long_as_the_ledger_keeps_runs(
     given = server.environment(daybook_home, 4217)
 
     assert given[f"{vacuum}_ENABLED"] == enabled
+    assert given["PREFECT_SERVER_EVENTS_RETENTION_PERIOD"] == "P2D"
     assert int(given.get(f"{vacuum}_RETENTION_PERIOD", 0)) == seconds
 
 

@@ -4,12 +4,18 @@ import asyncio
 import contextlib
 import os
 import sys
+from datetime import timedelta
 
 import pytest
+from anyio.lowlevel import checkpoint
 
+from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
-from daybook.operations import home_lock, supervision
+from daybook.operations import home_lock, liveness, supervision
+from daybook.operations.checks import home as home_checks
+from daybook.operations.supervision import Watch
 from daybook.processes import children, proc
+from tests import timings
 
 pytestmark = pytest.mark.anyio
 
@@ -134,3 +140,96 @@ async def test_supervision_continues_if_the_up_file_cannot_be_written(daybook_ho
             await care
     assert proc.find(started[0].pid, started[0].process.started) is None
     assert sum("Could not record" in line for line in lines) == 2
+
+
+PAUSES = "import signal; signal.pause()"
+
+
+@pytest.mark.parametrize("excess", [True, False], ids=["memory", "silence"])
+async def test_a_child_that_fails_its_watch_is_restarted_and_reported(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch, excess: bool
+) -> None:
+    timings.change(monkeypatch, liveness, probe_interval=0.01, max_silence=0.05)
+    lines, asked, enough = list[str](), list[children.Child](), asyncio.Event()
+    second: children.Child | None = None
+
+    async def answers_once(child: children.Child) -> bool:
+        asked.append(child)
+        return asked.count(child) == 1 or child is second
+
+    async def again() -> children.Child:
+        nonlocal second
+        second = await begin(daybook_home, PAUSES)
+        asyncio.get_running_loop().call_soon(enough.set)
+        return second
+
+    watch = Watch(max_memory=1) if excess else Watch(probe=answers_once)
+    why = "MB of memory" if excess else "did not answer for"
+    with home_lock.hold(daybook_home) as lock:
+        first = await begin(daybook_home, PAUSES)
+        lock.add_child(first)
+        care = asyncio.create_task(
+            supervision.supervise(first, again, lock, lines.append, watch=watch, pause=0.01)
+        )
+        async with asyncio.timeout(30):
+            await enough.wait()
+        assert first.exit_code == -15
+        assert why in lines[0]
+        (found,) = home_checks.processes()
+        assert (found.check, found.severity) == ("processes", "warning")
+        assert found.message.startswith("the worker was restarted once in the last hour: ")
+        assert why in found.message
+        care.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await care
+
+
+async def test_a_child_that_has_not_answered_since_its_start_has_more_time(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timings.change(monkeypatch, liveness, probe_interval=0.005, max_silence=0.02, max_start=0.2)
+    child = await begin(daybook_home, PAUSES)
+    answers = list[bool]()
+
+    async def never(child: children.Child) -> bool:
+        return False
+
+    async def once(child: children.Child) -> bool:
+        answers.append(not answers)
+        return answers[-1]
+
+    try:
+        assert await liveness.wait_until_silent(child, never) >= 0.2
+        assert await liveness.wait_until_silent(child, once) < 0.2
+    finally:
+        await child.terminate()
+
+
+def test_only_restarts_of_the_last_hour_are_reported(daybook_home: Home) -> None:
+    now = SYSTEM_CLOCK.now()
+    with home_lock.hold(daybook_home) as lock:
+        lock.add_restart("server", now - timedelta(minutes=61), "exited with code 1")
+        for minutes in (30, 10):
+            lock.add_restart("web", now - timedelta(minutes=minutes), "was ended by SIGKILL")
+        lock.set_ready(now)
+        (found,) = home_checks.processes()
+        assert found.message == (
+            "the web was restarted 2 times in the last hour: 10 minutes ago it was ended by SIGKILL"
+        )
+        assert str(daybook_home.logs / "web.log") in found.fix
+    assert home_checks.processes() == []  # `up` has stopped
+
+
+async def test_a_pulse_beats_while_the_child_writes(daybook_home: Home) -> None:
+    reader, writer = os.pipe()
+    child = await begin(daybook_home, PAUSES)
+    child.pulse = children.Pulse(reader)
+    assert not await liveness.has_pulse(child)
+    reporting = asyncio.create_task(children.report_pulse(writer))
+    await checkpoint()
+    assert await liveness.has_pulse(child)
+    assert not await liveness.has_pulse(child)
+    await child.terminate()
+    assert not child.pulse.beats()  # closed
+    reporting.cancel()
+    os.close(writer)

@@ -14,6 +14,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from sqlmodel import select
 
+from daybook import home
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import LedgerUnreachable
 from daybook.jobs import store
@@ -210,3 +211,22 @@ async def test_a_run_has_its_name_before_its_process_starts(tmp_path: Path) -> N
 
         (task,) = there.starts.tasks
         assert run_names.is_own_name(task.flow_run["name"])
+
+
+async def test_no_run_starts_while_a_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = tmp_path / "full"
+    monkeypatch.setattr(home, "free_bytes", lambda path: 4096 if path == full else 2**30)
+    async with one_job(tmp_path, most=2) as there:
+        there.taker._folders = (tmp_path, full)
+        assert await there.taker.dispatch(there.run)
+
+        (_, waiting) = there.prefect.states
+        assert waiting.name == prefect_states.WAITING_NAME
+        assert f"the disk of {full} is full" in (waiting.message or "")
+        assert there.starts.tasks == []
+
+        there.taker._folders = (tmp_path,)
+        await there.taker.dispatch(there.run)
+        assert len(there.starts.tasks) == 1

@@ -1,12 +1,14 @@
-"""Lease renewal for the runs of a worker."""
+"""Lease renewal for the runs of a worker, and the limit of its memory."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -175,3 +177,51 @@ def test_only_an_end_that_no_person_asked_for_is_logged_as_an_error(
     ended = SimpleNamespace(exit_code=-15, cause=cause, flow_run=None, tail=lambda: "the output")
     WorkerLoop._log_tail(cast(Any, None), cast(SupervisedRun, ended))
     assert logged == [level]
+
+
+async def test_a_worker_that_uses_too_much_memory_stops_when_no_run_is_active(
+    at_work: WorkerLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_loop, "MEMORY_CHECK_INTERVAL_SECONDS", 0.01)
+    stopped = asyncio.Event()
+    monkeypatch.setattr(os, "kill", lambda pid, number: stopped.set())
+    at_work._config = replace(at_work._config, max_memory=1)
+    ends = asyncio.Event()
+    run = asyncio.create_task(ends.wait())
+    at_work._exits.add(cast(Any, run))
+    run.add_done_callback(cast(Any, at_work._exits.discard))
+    limiting = asyncio.create_task(at_work._limit_memory())
+    try:
+        await until(lambda: not at_work._has_room())  # no further run starts
+        assert not stopped.is_set()
+        ends.set()
+        async with asyncio.timeout(30):
+            await stopped.wait()
+    finally:
+        limiting.cancel()
+        await asyncio.wait({limiting})
+
+
+async def test_a_worker_that_uses_too_much_memory_starts_runs_again_if_one_does_not_end(
+    at_work: WorkerLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_loop, "MEMORY_CHECK_INTERVAL_SECONDS", 0.01)
+    monkeypatch.setattr(worker_loop, "DRAIN_SECONDS", 0.01)
+    filled = asyncio.Event()
+
+    async def fill_slot() -> None:
+        filled.set()
+
+    monkeypatch.setattr(at_work, "_fill_slot", fill_slot)
+    at_work._config = replace(at_work._config, max_memory=1)
+    endless = asyncio.create_task(asyncio.Event().wait())
+    at_work._exits.add(cast(Any, endless))
+    limiting = asyncio.create_task(at_work._limit_memory())
+    try:
+        async with asyncio.timeout(30):
+            await filled.wait()
+        assert at_work._has_room()
+    finally:
+        for task in (limiting, endless):
+            task.cancel()
+        await asyncio.wait({limiting, endless})

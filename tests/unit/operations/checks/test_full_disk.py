@@ -6,6 +6,7 @@ import errno
 import os
 import sqlite3
 from datetime import timedelta
+from pathlib import Path
 from typing import NoReturn
 
 import httpx
@@ -114,3 +115,21 @@ def test_a_file_that_a_command_writes(
     assert main.main(["list"]) == 1
     place = file or daybook_home.path
     assert capsys.readouterr().err == f"daybook: the disk of {place} is full; {FREE_SPACE}\n"
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_each_folder_with_data(daybook_home: Home) -> None:
+    (found,) = home_checks.disk()
+    message = f"the disk of {daybook_home.path} is full, so no job starts"
+    assert found == problem("disk", message, FREE_SPACE)
+
+
+def test_the_folder_of_the_ledger_counts(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DAYBOOK_LEDGER_URL", f"sqlite+aiosqlite:///{tmp_path}/ledger.db")
+    monkeypatch.setattr(home, "free_bytes", lambda path: 0 if path == tmp_path else 2**30)
+    (found,) = home_checks.disk()
+    assert str(tmp_path) in found.message
+    monkeypatch.setattr(home, "free_bytes", lambda path: 2**30)
+    assert home_checks.disk() == []

@@ -1,0 +1,217 @@
+"""Memory, descriptors and file sizes of a running `daybook up`, over time.
+
+::
+
+    python -m benchmarks.soak FOLDER --minutes 360 --per-minute 20
+
+`up` gets a home in ``FOLDER``, and jobs that are due so often in each minute. The results are
+``FOLDER/soak.csv``, with one line per `INTERVAL_SECONDS`, and ``FOLDER/soak.svg``. A table with the
+first and the last values, and the number of due times by outcome, is printed. Needs /proc (Linux).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report, usage
+from daybook.clock import SYSTEM_CLOCK
+from daybook.processes import proc
+
+INTERVAL_SECONDS = 15.0
+START_TIMEOUT_SECONDS = 300.0
+WARM_UP_SECONDS = 120.0
+"""Time after the start that is not part of the table's first values."""
+PANELS = (("memory_mb", "memory, MB"), ("descriptors", "descriptors"), ("file_mb", "files, MB"))
+"""Kinds of values: the beginning of their names, and the titles of their plots."""
+WIDTH, HEIGHT, MARGIN = 900, 240, 60
+COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf")
+
+Sample = Mapping[str, float]
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parse(arguments)
+    folder: Path = options.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"Measured on: {report.machine()}  ")
+    print(f"Started: {SYSTEM_CLOCK.now():%Y-%m-%d %H:%M} UTC, load {os.getloadavg()[0]:.1f}\n")
+    home = (folder / "home").absolute()
+    with _up(home, folder) as variables:
+        _add_jobs(variables, options.per_minute)
+        samples = list(_record(home, folder / "soak.csv", 60 * options.minutes))
+        (folder / "soak.svg").write_text(plot(samples))
+        print(table(samples))
+        _print_outcomes(home / "ledger.db")
+    print(f"\nFinished: {SYSTEM_CLOCK.now():%Y-%m-%d %H:%M} UTC, load {os.getloadavg()[0]:.1f}")
+    return 0
+
+
+@contextmanager
+def _up(home: Path, folder: Path) -> Iterator[dict[str, str]]:
+    """Run `daybook up`; yield the environment of commands."""
+    kept = {name: each for name, each in os.environ.items() if not name.startswith("PREFECT_")}
+    variables = kept | {"DAYBOOK_HOME": str(home), "DAYBOOK_TIMEZONE": "UTC"}
+    with (folder / "up.log").open("wb") as log:
+        command = [sys.executable, "-m", "daybook", "up", "--no-browser"]
+        up = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
+        try:
+            end = time.monotonic() + START_TIMEOUT_SECONDS
+            while not _record_of_up(home).get("ready_at"):
+                if up.poll() is not None or time.monotonic() >= end:
+                    raise SystemExit(f"`daybook up` did not start: {folder / 'up.log'}")
+                time.sleep(0.5)
+            yield variables
+        finally:
+            up.send_signal(signal.SIGINT)
+            up.wait()
+
+
+def _record_of_up(home: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((home / "up.json").read_text()))
+    except FileNotFoundError:
+        return {}
+
+
+def _add_jobs(variables: Mapping[str, str], per_minute: int) -> None:
+    """Add jobs whose runs are spread over each minute."""
+    daybook = [sys.executable, "-m", "daybook"]
+
+    def run(*words: str) -> None:
+        subprocess.run([*daybook, *words], env=dict(variables), check=True, capture_output=True)
+
+    run("agents", "add", "nothing", "--command", "echo done")
+    for number in range(per_minute):
+        second = number * 60 // per_minute
+        cron = f"{second} * * * * *"
+        run("add", "--cron", cron, "Go", "--agent", "nothing", "--name", f"soak-{number}")
+
+
+def _record(home: Path, file: Path, seconds: float) -> Iterator[Sample]:
+    """Yield samples for so many seconds, and write them to ``file``."""
+    began, names = time.monotonic(), list[str]()
+    with file.open("w", newline="") as out:
+        writer = csv.writer(out)
+        while (at := time.monotonic() - began) < seconds:
+            sample = {"minutes": round(at / 60, 2), **_sample(home)}
+            if not names:
+                names = list(sample)
+                writer.writerow(names)
+            writer.writerow([sample.get(name, "") for name in names])
+            out.flush()
+            yield sample
+            time.sleep(INTERVAL_SECONDS)
+
+
+def _sample(home: Path) -> dict[str, float]:
+    found = dict[str, float]()
+    record = _record_of_up(home)
+    pids = {"up": record["pid"]} | {each["name"]: each["pid"] for each in record["children"]}
+    pids["parent of the runs"] = min(proc.child_pids(pids["worker"]), default=0)
+    for name, pid in pids.items():
+        found[f"memory_mb {name}"] = round(proc.memory(pid) / 1e6, 1)
+        try:
+            found[f"descriptors {name}"] = len(os.listdir(f"/proc/{pid}/fd"))
+        except OSError:
+            continue  # it has just ended
+    found["memory_mb all (PSS)"] = round(usage.memory(record["pid"]) / 1e6, 1)
+    for name, pattern in (
+        ("ledger", "ledger.db*"),
+        ("Prefect", "prefect/prefect.db*"),
+        ("logs", "logs/*"),
+        ("spool", "spool/*"),
+        ("outputs", "runs/*/*"),
+    ):
+        sizes = [each.stat().st_size for each in home.glob(pattern) if each.exists()]
+        found[f"file_mb {name}"] = round(sum(sizes) / 1e6, 2)
+    return found
+
+
+def table(samples: Sequence[Sample]) -> str:
+    """Return a Markdown table: each value after the warm-up, halfway, at the end, and its peak."""
+    warm = [each for each in samples if each["minutes"] * 60 >= WARM_UP_SECONDS] or samples
+    times = [warm[0], warm[len(warm) // 2], warm[-1]]
+    heads = [f"{each['minutes']:.0f} min" for each in times]
+    lines = [report.header("what", *heads, "peak")]
+    for name in warm[-1]:
+        if name != "minutes":
+            values = [each[name] for each in warm if name in each]
+            shown = [f"{each[name]:,.6g}" if name in each else "–" for each in times]
+            lines.append(report.row(name.replace("_mb", " MB,"), *shown, f"{max(values):,.6g}"))
+    return "\n".join(lines)
+
+
+def plot(samples: Sequence[Sample]) -> str:
+    """Return an SVG with one panel for each of `PANELS`."""
+    last = max(samples[-1]["minutes"], 0.1)
+    parts = list[str]()
+    for index, (kind, title) in enumerate(PANELS):
+        top = MARGIN / 2 + index * (HEIGHT + MARGIN)
+        names = [name for name in samples[-1] if name.startswith(f"{kind} ")]
+        most = max((each.get(name, 0.0) for each in samples for name in names), default=0) or 1.0
+        parts.append(f'<text x="{MARGIN}" y="{top - 8:.0f}" font-weight="bold">{title}</text>')
+        parts.append(
+            f'<path d="M{MARGIN} {top:.0f}v{HEIGHT}h{WIDTH}" stroke="#888" fill="none"/>'
+            f'<text x="{MARGIN - 6}" y="{top + 10:.0f}" text-anchor="end">{most:,.0f}</text>'
+            f'<text x="{MARGIN - 6}" y="{top + HEIGHT:.0f}" text-anchor="end">0</text>'
+            f'<text x="{MARGIN + WIDTH}" y="{top + HEIGHT + 16:.0f}" text-anchor="end">'
+            f"{last:.0f} minutes</text>"
+        )
+        for number, name in enumerate(names):
+            color = COLORS[number % len(COLORS)]
+            points = " ".join(
+                f"{MARGIN + each['minutes'] / last * WIDTH:.1f},"
+                f"{top + HEIGHT * (1 - each[name] / most):.1f}"
+                for each in samples
+                if name in each
+            )
+            parts.append(f'<polyline points="{points}" stroke="{color}" fill="none"/>')
+            parts.append(
+                f'<text x="{MARGIN + WIDTH + 8}" y="{top + 14 + 16 * number:.0f}" fill="{color}">'
+                f"{name.removeprefix(kind).strip()}</text>"
+            )
+    xmlns = 'xmlns="http://www.w3.org/2000/svg"'
+    size = f'width="{WIDTH + 4 * MARGIN}" height="{len(PANELS) * (HEIGHT + MARGIN) + MARGIN}"'
+    style = 'font-family="sans-serif" font-size="12"'
+    body = "\n".join(parts)
+    background = '<rect width="100%" height="100%" fill="white"/>'
+    return f"<svg {xmlns} {size} {style}>\n{background}\n{body}\n</svg>\n"
+
+
+def _print_outcomes(ledger: Path) -> None:
+    """Print the number of due times by outcome, and of those with two rows."""
+    with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as connection:
+        rows = connection.execute(
+            "SELECT status, count, occurrence FROM runs WHERE occurrence LIKE 'due:%'"
+        ).fetchall()
+    counts = Counter[str]()
+    for status, count, _ in rows:
+        counts[status] += count
+    twice = len(rows) - len({each[2] for each in rows})
+    shown = ", ".join(f"{count:,} {status}" for status, count in sorted(counts.items()))
+    print(f"\nDue times: {shown}; with two rows: {twice}")
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--per-minute", type=int, default=20)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,118 @@
+"""Liveness of the children of `up`: which child is running but does not answer.
+
+::
+
+    server, web       a response to an HTTP request, with any status
+    worker            a byte through a pipe, which its event loop writes every few seconds
+    command server    the end of a connection on which nothing was requested
+
+A child is silent while it does not answer these probes, for instance because it is stopped or in a
+deadlock. Only the time in which this process was awake counts: if a probe and the pause after it
+take much longer than they should, this process was suspended or hardly got the processor, so the
+child may have been as well, and the count begins again. Only the monotonic clock is used, so a
+clock that jumps is no silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from daybook.processes.children import Child
+from daybook.timing import TIMING
+
+MAX_DELAY_SECONDS = 5.0
+"""How much longer than planned a probe and its pause may take if this process is awake."""
+
+Probe = Callable[[Child], Awaitable[bool]]
+"""Function that returns whether the child answers; it may raise OSError if it does not."""
+
+
+class Silence:
+    """Silence of one process, from probes that take at most ``max_seconds`` each."""
+
+    def __init__(self, max_seconds: float) -> None:
+        self._max_seconds = max_seconds
+        self.seconds = 0.0
+
+    def add(self, *, answered: bool, seconds: float) -> float:
+        """Add a probe that took ``seconds``; return the seconds of silence so far."""
+        if answered or seconds > self._max_seconds:
+            self.seconds = 0.0
+        else:
+            self.seconds += seconds
+        return self.seconds
+
+
+async def wait_until_silent(child: Child, probe: Probe) -> float:
+    """Return when ``child`` has given no answer for too long; return the seconds of its silence.
+
+    That is `Timing.max_silence`, or `Timing.max_start` if it has not answered since its start.
+    """
+    interval = TIMING.probe_interval.total_seconds()
+    silence, max_seconds = Silence(2 * interval + MAX_DELAY_SECONDS), TIMING.max_start
+    while True:
+        began = time.monotonic()
+        if answered := await _answers(child, probe):
+            max_seconds = TIMING.max_silence
+        await asyncio.sleep(interval)
+        seconds = silence.add(answered=answered, seconds=time.monotonic() - began)
+        if seconds >= max_seconds.total_seconds():
+            return seconds
+
+
+async def _answers(child: Child, probe: Probe) -> bool:
+    try:
+        async with asyncio.timeout(TIMING.probe_interval.total_seconds()):
+            return await probe(child)
+    except OSError:  # also a timeout
+        return False
+
+
+def http_probe(host: str, port: int, path: str) -> Probe:
+    """Return a probe that requests ``path``; any response is an answer."""
+
+    async def probe(child: Child) -> bool:
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            writer.write(f"GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\n\r\n".encode())
+            return bool(await reader.read(1))
+        finally:
+            writer.close()
+
+    return probe
+
+
+async def has_pulse(child: Child) -> bool:
+    """Return whether the child has written to its pipe since the last call."""
+    return child.pulse is None or child.pulse.beats()
+
+
+def socket_probe(path: Path) -> Probe:
+    """Return a probe that connects to the Unix socket ``path`` (Linux) and sends nothing.
+
+    The answer is that the child closes the connection. A child that does not listen is starting, or
+    serves nothing, because the file system has no sockets.
+    """
+
+    async def probe(child: Child) -> bool:
+        # The address of a Unix socket has at most about 100 characters, but the path may have more.
+        folder = os.open(path.parent, os.O_PATH) if sys.platform == "linux" else -1
+        try:
+            name = f"/proc/self/fd/{folder}/{path.name}"
+            reader, writer = await asyncio.open_unix_connection(name)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return True
+        finally:
+            os.close(folder)
+        try:
+            writer.write_eof()
+            return not await reader.read()
+        finally:
+            writer.close()
+
+    return probe

@@ -1,0 +1,42 @@
+"""Output of processes that must not end because the disk of their log is full."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from typing import Any, TextIO
+
+
+class _LossyFile(io.FileIO):
+    """File that drops what a full disk cannot store, instead of raising an error."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return memoryview(data).nbytes
+
+
+def survive_full_disk() -> None:
+    """Make this process's stdout and stderr drop what a full disk cannot store.
+
+    Call it before other modules keep references to these streams, as handlers of logs do.
+    """
+    sys.stdout, sys.stderr = _lossy(sys.stdout, 1), _lossy(sys.stderr, 2)
+
+
+def _lossy(stream: TextIO, number: int) -> TextIO:
+    try:
+        if stream.fileno() != number or os.isatty(number):
+            return stream
+    except (OSError, ValueError, AttributeError):  # not a file, or closed
+        return stream
+    stream.flush()
+    lossy = io.BufferedWriter(_LossyFile(number, "wb", closefd=False))
+    return io.TextIOWrapper(
+        lossy, stream.encoding, stream.errors, line_buffering=True, write_through=True
+    )
