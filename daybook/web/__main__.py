@@ -11,17 +11,33 @@ from daybook.errors import DaybookError
 from daybook.operations import web
 from daybook.operations.health import HealthMonitor
 from daybook.processes import proc
+from daybook.web import login, pages
 from daybook.web.app import Guard, application, build_server
 
 
-def run(listener: socket.socket, host: str, names: list[str]) -> None:
-    """Serve on ``listener``, bound to ``host``; ``names`` are additional host names to accept."""
+def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool = False) -> None:
+    """Serve on ``listener``, bound to ``host``; ``names`` are additional host names to accept.
+
+    Print a one-time link to the pages, unless this ``is_child`` of `daybook up`, which prints one.
+    """
     proc.deny_inspection()
     is_reachable = not web.is_local(host)
     names = [*names, host, *([socket.gethostname()] if is_reachable else [])]
     watch = HealthMonitor(settings.load().ledger_address)
-    guarded = Guard(application(watch), names, any_address=is_reachable)
-    address = web.url(host, listener.getsockname()[1])
+    port = listener.getsockname()[1]
+    # No cookie and no answer of a model belongs on a network without encryption.
+    site = pages.application(watch)
+    browser_pages = None if is_reachable else login.protect(site, port)
+    guarded = Guard(
+        application(watch, browser_pages, site.state.site.close),
+        names,
+        any_address=is_reachable,
+        accepts_writes=login.accepts_writes if browser_pages else lambda path: False,
+    )
+    address = web.url(host, port)
+    if browser_pages and not is_child:
+        link = browser_pages.new_link()
+        print(f"Open: {address}{link}", file=sys.stderr, flush=True)
     print(f"Health: {address}/health", file=sys.stderr, flush=True)
     build_server(guarded).run(sockets=[listener])
 
@@ -39,7 +55,7 @@ def main(arguments: list[str]) -> int:
             listener = web.listen(options.host, options.port, "DAYBOOK_WEB_PORT")
         else:
             listener = socket.socket(fileno=options.descriptor)
-        run(listener, options.host, options.name)
+        run(listener, options.host, options.name, is_child=options.descriptor is not None)
     except DaybookError as error:
         print(f"daybook: {error}", file=sys.stderr)
         return error.exit_code
