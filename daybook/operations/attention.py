@@ -152,7 +152,7 @@ async def _outbox(ledger: Ledger, jobs: Sequence[JobSummary]) -> list[Need]:
     failing = {each.name for each in jobs if each.consecutive_failures}
     return [
         Need(
-            kind="outbox",
+            kind="inbox" if each.fix.startswith("daybook inbox") else "outbox",
             severity="failed" if each.severity == "problem" else "missed",
             title=_sentence(each.message),
             fix=each.fix,

@@ -136,7 +136,7 @@ def axis(within: Timeline, text: TimeText, hours: int = 6) -> Markup:
             if label == "00:00":
                 label = text(at, "day")
             where = place(at, within.start, within.end)
-            if 20 < where < 960:
+            if 20 < where < 960 and abs(where - 500) > (80 if " " in label else 45):
                 parts.append(f'<span class="p{where}">{escape(label)}</span>')
         at += timedelta(hours=1)
     return Markup("".join(parts))
@@ -169,7 +169,7 @@ def strip(days: Sequence[DayStrip]) -> Markup:
 
 def bars(values: Sequence[tuple[str, float]], label: str, shown: Callable[[float], str]) -> Markup:
     """Return a bar chart of named values; ``shown`` is how a value is written."""
-    width, height, base = 600, 120, 96
+    width, height, base = 380, 112, 92
     top = max((value for _, value in values), default=0.0)
     if top <= 0:
         return Markup("")
@@ -196,7 +196,7 @@ def bars(values: Sequence[tuple[str, float]], label: str, shown: Callable[[float
 
 def durations(points: Sequence[tuple[datetime, float, str]], label: str, text: TimeText) -> Markup:
     """Return a dot for each run, oldest first: its due time, duration in seconds, and status."""
-    width, height, base = 600, 120, 96
+    width, height, base = 380, 112, 92
     if not points:
         return Markup("")
     top = max(*(seconds for _, seconds, _ in points), 0.1)

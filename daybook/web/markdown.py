@@ -24,7 +24,7 @@ def render(text: str | None) -> Markup:
     """Return the HTML of a text; of a long one, the text itself."""
     text = text or ""
     if len(text) > MAX_RENDERED_CHARACTERS:
-        return Markup('<pre class="text">{}</pre>').format(text)
+        return Markup('<pre tabindex="0" class="text">{}</pre>').format(text)
     return Markup(_renderer().render(text))
 
 

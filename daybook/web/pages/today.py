@@ -45,8 +45,7 @@ def _of_the_scheduler(report: HealthReport | None) -> list[Need]:
     found = list[Need]()
     for each in problems:
         message, _, fix = each.partition("; fix: ")
-        title = message[:1].upper() + message[1:]
-        found.append(Need(kind="scheduler", severity="failed", title=title, fix=fix))
+        found.append(Need(kind="scheduler", severity="failed", title=message, fix=fix))
     return found
 
 
