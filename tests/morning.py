@@ -73,10 +73,10 @@ DAYS = 20
 _COSTS = {"writer": 0.021, "coder": 0.034, "research": 0.012, "default": 0.0031}
 
 
-async def fill(ledger: Ledger) -> None:
-    """Write the jobs, runs, messages and tasks into an empty ledger."""
+async def fill(ledger: Ledger, days: int = DAYS) -> None:
+    """Write the jobs, runs, messages and tasks into an empty ledger, with runs of ``days``."""
     dice, now = random.Random(7), ledger.now()
-    start = now - timedelta(days=DAYS)
+    start = now - timedelta(days=days)
     jobs: dict[str, StoredJob] = {}
     async with ledger.write() as session:
         for name, fields in JOBS:

@@ -26,7 +26,7 @@ def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool 
     watch = HealthMonitor(settings.load().ledger_address)
     port = listener.getsockname()[1]
     # No cookie and no answer of a model belongs on a network without encryption.
-    site = pages.application(watch)
+    site = pages.application(watch.health)
     browser_pages = None if is_reachable else login.protect(site, port)
     guarded = Guard(
         application(watch, browser_pages, site.state.site.close),

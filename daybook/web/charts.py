@@ -167,9 +167,17 @@ def strip(days: Sequence[DayStrip]) -> Markup:
     )
 
 
-def bars(values: Sequence[tuple[str, float]], label: str, shown: Callable[[float], str]) -> Markup:
-    """Return a bar chart of named values; ``shown`` is how a value is written."""
-    width, height, base = 380, 112, 92
+def bars(
+    values: Sequence[tuple[str, float]],
+    label: str,
+    shown: Callable[[float], str],
+    width: int = 380,
+) -> Markup:
+    """Return a bar chart of named values, ``width`` pixels wide if there is space.
+
+    ``shown`` is how a value is written.
+    """
+    height, base = 112, 92
     top = max((value for _, value in values), default=0.0)
     if top <= 0:
         return Markup("")

@@ -22,11 +22,13 @@ none. Positions are classes (`assets.POSITIONS`), charts are SVG (`daybook.web.c
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from starlette.applications import Starlette
 from starlette.routing import Route
 
 from daybook.ledger.engine import Ledger
-from daybook.operations.health import HealthMonitor
+from daybook.operations.health import HealthReport
 from daybook.web.pages import (
     agents,
     assets,
@@ -44,12 +46,15 @@ from daybook.web.pages.site import Site
 MODULES = (today, jobs, runs, inbox, callbacks, tasks, sessions, agents, spend)
 
 
-def application(watch: HealthMonitor, ledger: Ledger | None = None) -> Starlette:
+def application(
+    health: Callable[[], Awaitable[HealthReport]], ledger: Ledger | None = None
+) -> Starlette:
     """Return the application of all pages; its ``state.site`` has to be closed.
 
-    It opens the ledger of the settings at the first request, unless it gets one.
+    ``health`` returns the report that Today shows. The application opens the ledger of the settings
+    at the first request, unless it gets a ``ledger``.
     """
-    site = Site(watch, ledger)
+    site = Site(health, ledger)
     routes = [
         Route(each.path, site.handle(each.handler), methods=[each.method])
         for module in MODULES

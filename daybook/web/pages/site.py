@@ -23,7 +23,7 @@ from daybook import settings
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, NotFound, Unreachable
 from daybook.ledger.engine import Ledger, sharing
-from daybook.operations.health import HealthMonitor, HealthReport
+from daybook.operations.health import HealthReport
 from daybook.runs.daily import DailyTotals, Total
 from daybook.schedules.zones import zone
 from daybook.web import charts, formatting, markdown
@@ -61,10 +61,15 @@ class Page:
 
 
 class Site:
-    """The pages of one ledger. ``ledger`` is None for the one that the settings name."""
+    """The pages of one ledger. ``ledger`` is None for the one that the settings name.
 
-    def __init__(self, watch: HealthMonitor, ledger: Ledger | None = None) -> None:
-        self._watch, self._given = watch, ledger
+    ``health`` returns the report that Today shows; it may be slow.
+    """
+
+    def __init__(
+        self, health: Callable[[], Awaitable[HealthReport]], ledger: Ledger | None = None
+    ) -> None:
+        self._read_health, self._given = health, ledger
         self._opened: Ledger | None = None
         self._lock = asyncio.Lock()
         self._totals: DailyTotals | None = None
@@ -169,7 +174,7 @@ class Site:
 
     async def _ask_health(self) -> None:
         try:
-            self._health = time.monotonic(), await self._watch.health()
+            self._health = time.monotonic(), await self._read_health()
         except Exception:
             log.warning("cannot read the health", exc_info=True)
         finally:
