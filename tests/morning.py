@@ -1,7 +1,7 @@
 """A ledger as a person finds it in the morning: thirty days of jobs, failures, messages, tasks.
 
-Rows are written directly, because the pages show what is stored, whoever stored it. Times are
-relative to ``now``; random choices are the same in each call.
+Rows are written directly: the pages show every row that is stored. Times are relative to the
+ledger's time; random choices are the same in each call.
 """
 
 from __future__ import annotations
@@ -73,8 +73,11 @@ DAYS = 20
 _COSTS = {"writer": 0.021, "coder": 0.034, "research": 0.012, "default": 0.0031}
 
 
-async def fill(ledger: Ledger, days: int = DAYS) -> None:
-    """Write the jobs, runs, messages and tasks into an empty ledger, with runs of ``days``."""
+async def fill(ledger: Ledger, days: int = DAYS, *, attacks: bool = True) -> None:
+    """Write the jobs, runs, messages and tasks into an empty ledger, with runs of ``days``.
+
+    With ``attacks``, some of their texts are HTML and scripts.
+    """
     dice, now = random.Random(7), ledger.now()
     start = now - timedelta(days=days)
     jobs: dict[str, StoredJob] = {}
@@ -89,6 +92,8 @@ async def fill(ledger: Ledger, days: int = DAYS) -> None:
         await _history(ledger, stored, start, now, dice)
     await _trouble(ledger, jobs, now)
     await _messages(ledger, jobs, now)
+    if attacks:
+        await _attack(ledger, now)
     await queue.add(ledger, "Review the open pull requests", instructions="Start with 412.")
     await queue.add(ledger, "Translate the release notes", capabilities=["german"], priority="high")
     await sessions.register(ledger, "maria-desk", agent="coder", capabilities=["python"])
@@ -217,14 +222,18 @@ async def _trouble(ledger: Ledger, jobs: dict[str, StoredJob], now: datetime) ->
         prompt = "Summarise the pull requests opened since yesterday.\nName the reviewers."
         changed = edit(stored.job, {"prompt": prompt, "cron": "30 7 * * *"}, now=now)
         await store.change(session, stored, changed, now - timedelta(days=3), source="prefect")
+
+
+async def _attack(ledger: Ledger, now: datetime) -> None:
+    """Add a job and a run whose texts are HTML and scripts."""
+    dice = random.Random(9)
+    async with ledger.write() as session:
         attacked = new_job(
             now=now, default_timezone="UTC", name=f"attack {ATTACK}", every="6h", prompt=ATTACK
         )
         stored = await store.add(session, attacked, "attack", now - timedelta(days=1))
-        bad = run(stored, now - 90 * minute, "failed", dice)
-        bad.output = bad.error = bad.reason = (
-            f"{ATTACK}\n\n[x](javascript:alert(1)) ![y](http://192.0.2.1/y.png)"
-        )
+        bad = run(stored, now - timedelta(minutes=90), "failed", dice)
+        bad.output = bad.error = bad.reason = f"{ATTACK}\n\n{ATTACKING_LINKS}"
         bad.agent = bad.model = ATTACK
         session.add(bad)
         await session.flush()
