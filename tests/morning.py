@@ -104,6 +104,7 @@ async def _history(
 ) -> None:
     job = stored.job
     last: RunRow | None = None
+    count = 0
     async with ledger.write() as session:
         for due in between(job.schedule, job.policy, start, now - timedelta(minutes=5)):
             status = dice.choices(
@@ -111,7 +112,7 @@ async def _history(
             )[0]
             row = run(stored, due, status, dice)
             session.add(row)
-            last = row
+            last, count = row, count + 1
             if row.attempts:
                 await session.flush()
                 session.add(attempt(row))
@@ -120,7 +121,7 @@ async def _history(
             assert found is not None
             found.last_run_id, found.last_run_at = last.id, last.due
             found.last_status, found.last_error = last.status, last.error
-            found.run_count = 40
+            found.run_count = count
             session.add(found)
 
 
@@ -183,7 +184,9 @@ async def _trouble(ledger: Ledger, jobs: dict[str, StoredJob], now: datetime) ->
     minute = timedelta(minutes=1)
     async with ledger.write() as session:
         failed = run(jobs["flaky-tests"], now - 20 * minute, "failed", dice)
-        failed.attempts, failed.reason = 3, ""
+        failed.attempts = 3
+        failed.started_at = failed.due + timedelta(seconds=40)
+        failed.finished_at = failed.due + timedelta(seconds=129)
         failed.error = "AgentTemporary: the provider returned status 529: overloaded, try later"
         failed.delivery = "failed"
         session.add(failed)
