@@ -43,30 +43,14 @@ class JobSummary:
     tokens_per_day: int
 
 
-_COLUMNS = (
-    JobRow.id,
-    JobRow.name,
-    JobRow.kind,
-    JobRow.owner,
-    JobRow.tags,
-    RevisionRow.enabled,
-    JobRow.disabled_reason,
-    JobRow.runs_after,
-    JobRow.revision,
-    JobRow.last_run_id,
-    JobRow.last_run_at,
-    JobRow.last_status,
-    JobRow.last_error,
-    JobRow.consecutive_failures,
-    JobRow.sync_pending,
-    JobRow.conflict,
-    JobRow.snoozed_until,
-)
-
-
 async def read(session: AsyncSession, owner: str | None = None) -> list[JobSummary]:
     """Return all live jobs, sorted by name; with ``owner``, only those of that owner."""
-    columns: dict[str, Any] = {each.key: each for each in map(col, _COLUMNS)}
+    columns: dict[str, Any] = {
+        each.name: col(getattr(table, each.name))
+        for table in (RevisionRow, JobRow)
+        for each in fields(JobSummary)
+        if hasattr(table, each.name)
+    }
     columns["agent"] = func.coalesce(col(RevisionRow.action)["agent"].as_string(), "")
     tokens = col(RevisionRow.policy)["tokens_per_day"].as_integer()
     columns["tokens_per_day"] = func.coalesce(tokens, 0)

@@ -15,8 +15,17 @@ from daybook.web import charts, formatting
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")
-WITHIN = Timeline.model_construct(
-    start=NOW - timedelta(hours=24), now=NOW, end=NOW + timedelta(hours=24), rows=[]
+WITHIN = Timeline(
+    start=NOW - timedelta(hours=24),
+    now=NOW,
+    end=NOW + timedelta(hours=24),
+    rows=[],
+    number=1,
+    pages=1,
+    matching=0,
+    total=0,
+    ended={},
+    live={},
 )
 
 
@@ -42,7 +51,16 @@ def mark(hours: float, status: str, **fields: object) -> Mark:
 
 
 def row(*marks: Mark, upcoming: tuple[datetime, ...] = (), more: bool = False) -> Row:
-    return Row.model_construct(marks=list(marks), upcoming=list(upcoming), more=more)
+    return Row(
+        job_id="job",
+        name="job",
+        words="every hour",
+        enabled=True,
+        last_status=None,
+        marks=list(marks),
+        upcoming=list(upcoming),
+        more=more,
+    )
 
 
 def test_a_mark_is_where_its_due_time_is_and_links_to_its_run() -> None:
