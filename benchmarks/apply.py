@@ -1,8 +1,8 @@
 """`daybook apply` of a thousand jobs: first, again, with one change; and the way to Prefect.
 
-The first application stores the jobs in the ledger. The keeper then reconciles them with Prefect, or
-the application itself does that if it waits (`--wait`). Half of the jobs are applied and reconciled by
-the keeper's function, and then all of them are applied in one step that waits.
+The first application stores the jobs in the ledger. The keeper then reconciles them with Prefect,
+or the application itself does that if it waits (`--wait`). Half of the jobs are applied and
+reconciled by the keeper's function, and then all of them are applied in one step that waits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The ASGI application: `/health`, `/metrics`, the hooks and the pages, its guard, and its server."""
+"""The ASGI application: `/health`, `/metrics`, hooks and pages, its guard, and its server."""
 
 from __future__ import annotations
 
