@@ -8,7 +8,7 @@
     Action.do ──► await api.….…
       │ an error ──► the action's page, with what was typed, and the error at its field or on top
       ▼
-    303 to the page that `do` names, with one of `MESSAGES`
+    303 to the page that `do` names, with one of `forms.MESSAGES`
 
 To add an action, write ``async def verb(ref: str, form: Form) -> Done`` in the module of its noun,
 and add an `Action` to that module's `ACTIONS`; its form is `ui.action` in the template of its page.
@@ -21,7 +21,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -31,57 +30,15 @@ from daybook import home as homes
 from daybook import owners
 from daybook.errors import DaybookError, InvalidInput, NotFound, Unreachable
 from daybook.web.login import read_form
-
-if TYPE_CHECKING:
-    from daybook.web.pages.site import Handler, Site
+from daybook.web.pages.forms import Form, Mistake
+from daybook.web.pages.site import Handler, Site
 
 ACTOR = owners.Actor(via="web")
-
-MESSAGES = {
-    "requested": "The run was requested.",
-    "paused": "The job is paused.",
-    "resumed": "The job is enabled.",
-    "skipped": "The next due time is skipped.",
-    "unskipped": "No coming due time is skipped any more.",
-    "snoozed": "The job is snoozed.",
-    "unsnoozed": "The snooze has ended.",
-    "removed": "The job was removed. Its history is kept.",
-    "resolved": "The conflict is resolved.",
-    "added": "The job was added.",
-    "cancelled": "The run is cancelled.",
-    "cancelling": "Its worker was asked to end the run.",
-    "retried": "It is sent again now.",
-    "read": "Marked as read.",
-    "queued": "The task is queued again.",
-    "task-cancelled": "The task is cancelled.",
-}
-"""What a page says after an action, by the value of `done` in its address.
-
-An address is not a text that the page shows: anybody can write one.
-"""
-
-
-class Form:
-    """The fields of a submitted form; each may occur more than once."""
-
-    def __init__(self, fields: dict[str, list[str]]) -> None:
-        # Browsers send each line break of a text as CR LF.
-        self._fields = {
-            name: [each.replace("\r\n", "\n") for each in values] for name, values in fields.items()
-        }
-
-    def get(self, name: str, default: str = "") -> str:
-        """Return the first value of a field, ``default`` if the form has none."""
-        return (self._fields.get(name) or [default])[0]
-
-    def all(self, name: str) -> list[str]:
-        """Return all values of a field."""
-        return self._fields.get(name, [])
 
 
 @dataclass(frozen=True)
 class Done:
-    """The address of the page to continue with, and the key of its message in `MESSAGES`."""
+    """The address of the page to continue with, and the key of its message in `forms.MESSAGES`."""
 
     address: str
     message: str
@@ -101,20 +58,6 @@ class Action:
     page: Handler
     fields: tuple[str, ...] = ()
     uses_prefect: bool = False
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """Why an action changed nothing; ``field`` is empty unless the form has the field."""
-
-    text: str
-    field: str = ""
-
-    @classmethod
-    def of(cls, error: DaybookError, fields: tuple[str, ...]) -> Mistake:
-        """Return the mistake of a form with these fields."""
-        field = error.field if isinstance(error, InvalidInput) else ""
-        return cls(str(error), field if field in fields else "")
 
 
 def perform(site: Site, action: Action) -> Callable[[Request], Awaitable[Response]]:

@@ -20,8 +20,9 @@ from daybook.errors import DaybookError, InvalidInput
 from daybook.jobs.views import DueTimes, ListedJob
 from daybook.runs import daily
 from daybook.web import formatting
-from daybook.web.pages.actions import Action, Done, Form
-from daybook.web.pages.site import Page, Site, typed
+from daybook.web.pages.actions import Action, Done
+from daybook.web.pages.forms import Form, typed
+from daybook.web.pages.site import Page, Site
 
 HISTORY = 100
 """Number of runs in the charts and the history of a job."""

@@ -13,7 +13,8 @@ from daybook.api.filters import RunFilters
 from daybook.api.run_life import RunLife
 from daybook.errors import DaybookError
 from daybook.ledger.states import LIVE, TERMINAL, Status
-from daybook.web.pages.actions import Action, Done, Form, load_prefect
+from daybook.web.pages.actions import Action, Done, load_prefect
+from daybook.web.pages.forms import Form
 from daybook.web.pages.site import Page, Site
 
 PER_PAGE = 50

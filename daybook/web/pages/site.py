@@ -30,7 +30,7 @@ from daybook.schedules.zones import zone
 from daybook.web import charts, formatting, markdown
 from daybook.web.login import CSRF_FIELD, csrf_token
 from daybook.web.pages import assets
-from daybook.web.pages.actions import MESSAGES, Form
+from daybook.web.pages.forms import MESSAGES, typed
 
 log = logging.getLogger(__name__)
 
@@ -209,12 +209,6 @@ class Site:
             "zone_name": self.tz.key,
         }
         return environment
-
-
-def typed(request: Request) -> Form:
-    """Return the form that this page shows again; an empty one if it was not submitted."""
-    found: Form = getattr(request.state, "typed", Form({}))
-    return found
 
 
 def _csrf_field(request: Request) -> Markup:

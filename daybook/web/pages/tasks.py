@@ -7,7 +7,8 @@ from starlette.responses import Response
 
 from daybook import api
 from daybook.tasks.states import LIVE, RETRYABLE, Status
-from daybook.web.pages.actions import Action, Done, Form
+from daybook.web.pages.actions import Action, Done
+from daybook.web.pages.forms import Form
 from daybook.web.pages.site import Page, Site
 
 PER_PAGE = 50

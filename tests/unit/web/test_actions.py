@@ -26,7 +26,7 @@ from daybook.prefect import client as connection
 from daybook.prefect import reconcile
 from daybook.prefect.reconcile import ReconcileReport
 from daybook.web.login import CSRF_FIELD, PageLogin
-from daybook.web.pages.actions import MESSAGES
+from daybook.web.pages.forms import MESSAGES
 from tests.unit.web.conftest import OWN, client
 from tests.world import World
 
@@ -204,9 +204,7 @@ async def message(world: World, key: str) -> str:
 
 async def delivery(world: World, ref: str) -> OutboxRow:
     async with world.ledger.read() as session:
-        query = select(OutboxRow)
-        rows = {str(each.id): each for each in (await session.execute(query)).scalars()}
-    return rows[ref]
+        return await session.get_one(OutboxRow, ref)
 
 
 async def test_run_now_requests_one_run_even_if_the_form_is_sent_twice(
@@ -489,8 +487,8 @@ async def test_no_write_is_done_without_the_token_the_origin_and_the_session(
     async with client(server) as stranger, client(server) as other:
         await other.get(server.new_link())
         (form,) = Forms((await other.get("/jobs/new")).text).forms
-        anothers = dict(form.fields)[CSRF_FIELD]
-        assert anothers != token
+        foreign = dict(form.fields)[CSRF_FIELD]
+        assert foreign != token
         for path in writes:
             address = path.replace("{ref}", refs[path.split("/")[1]])
             assert "{" not in address
@@ -498,7 +496,7 @@ async def test_no_write_is_done_without_the_token_the_origin_and_the_session(
                 (browser, None, own),
                 (browser, "", own),
                 (browser, "x" + token[1:] if token[0] != "x" else "y", own),
-                (browser, anothers, own),
+                (browser, foreign, own),
                 (browser, token, {"origin": "http://evil.example"}),
                 (browser, token, {"origin": "http://127.0.0.1:9999"}),
                 (browser, token, {"origin": "null"}),
