@@ -13,12 +13,12 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import commands, report, start, testbed
+from benchmarks import commands, pages, report, start, testbed
 from daybook import repository
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
 
-PARTS = ("start", "commands", "worker", "jobs", "backlog", "observe", "outbox")
+PARTS = ("start", "commands", "pages", "worker", "jobs", "backlog", "observe", "outbox")
 
 
 def main(arguments: list[str]) -> int:
@@ -38,7 +38,12 @@ def main(arguments: list[str]) -> int:
         timed = commands.measure()
         print(commands.table(timed), flush=True)
         missed += commands.missed(timed)
-    if set(options.only) - {"start", "commands"}:
+    if "pages" in options.only:
+        print("\n## Pages with 1,000 jobs and 200,000 runs: server time\n")
+        shown = pages.measure()
+        print(pages.table(shown), flush=True)
+        missed += pages.missed(shown)
+    if set(options.only) - {"start", "commands", "pages"}:
         if sys.platform == "linux":
             with testbed.temporary_home() as home:
                 try:
@@ -46,7 +51,7 @@ def main(arguments: list[str]) -> int:
                 except asyncio.CancelledError:
                     missed.append("the benchmark was stopped before its end")
         else:
-            print("without /proc, only the parts start and commands run", file=sys.stderr)
+            print("without /proc, only the parts start, commands and pages run", file=sys.stderr)
     print(f"\nFinished: {SYSTEM_CLOCK.now():%Y-%m-%d %H:%M} UTC, load {_load()}")
     for line in missed:
         print(f"target missed: {line}", file=sys.stderr)

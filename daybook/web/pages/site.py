@@ -1,4 +1,4 @@
-"""What all pages share: the ledger, the templates, the totals, and pages for errors."""
+"""What all pages share: the ledger, the templates, the totals of 30 days, and pages for errors."""
 
 from __future__ import annotations
 
