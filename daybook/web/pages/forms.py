@@ -20,7 +20,7 @@ MESSAGES = {
     "resolved": "The conflict is resolved.",
     "added": "The job was added.",
     "cancelled": "The run is cancelled.",
-    "cancelling": "Its worker was asked to end the run.",
+    "cancelling": "The run has not ended yet. Reload the page to see whether its worker ended it.",
     "retried": "It is sent again now.",
     "read": "Marked as read.",
     "queued": "The task is queued again.",

@@ -334,6 +334,24 @@ async def test_a_waiting_run_is_cancelled(world: World, browser: httpx.AsyncClie
     assert [each.action for each in after.forms] == [f"/runs/{run.id}/retry"]
 
 
+async def test_a_run_in_progress_is_left_to_its_worker(
+    world: World, browser: httpx.AsyncClient
+) -> None:
+    run_id = (await world.runs.running(await world.jobs.add("brief"))).run_id
+    _, after = await submit(browser, f"/runs/{run_id}", f"/runs/{run_id}/cancel")
+    assert after.status == MESSAGES["cancelling"]
+    (row,) = await world.runs.rows()
+    assert row.status == "running"
+
+
+async def test_an_action_on_what_does_not_exist_has_a_page(browser: httpx.AsyncClient) -> None:
+    (form,) = Forms((await browser.get("/jobs/new")).text).forms
+    for path in ("/jobs/no/pause", "/runs/no/cancel", "/callbacks/no/retry", "/inbox/no/read"):
+        answer = await post(browser, path, form.fields)
+        assert answer.status_code == 404, path
+        assert "<main" in answer.text
+
+
 async def test_an_ended_run_is_retried(
     world: World, browser: httpx.AsyncClient, runs_are_requested_only: None
 ) -> None:
