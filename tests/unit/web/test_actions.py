@@ -334,14 +334,15 @@ async def test_a_waiting_run_is_cancelled(world: World, browser: httpx.AsyncClie
     assert [each.action for each in after.forms] == [f"/runs/{run.id}/retry"]
 
 
-async def test_a_run_in_progress_is_left_to_its_worker(
+async def test_a_run_in_progress_is_not_cancelled_while_prefect_is_away(
     world: World, browser: httpx.AsyncClient
 ) -> None:
     run_id = (await world.runs.running(await world.jobs.add("brief"))).run_id
-    _, after = await submit(browser, f"/runs/{run_id}", f"/runs/{run_id}/cancel")
-    assert after.status == MESSAGES["cancelling"]
-    (row,) = await world.runs.rows()
-    assert row.status == "running"
+    before = await everything(world)
+    answer, after = await submit(browser, f"/runs/{run_id}", f"/runs/{run_id}/cancel")
+    assert answer.status_code == 503
+    assert "127.0.0.1:9" in after.problems[""]
+    assert await everything(world) == before
 
 
 async def test_an_action_on_what_does_not_exist_has_a_page(browser: httpx.AsyncClient) -> None:
