@@ -91,10 +91,10 @@ def validate_user_id(user_id: str) -> str:
 
 @dataclass(frozen=True)
 class Actor:
-    """The owner that makes a request, and its interface, ``via``: `cli`, `mcp`, `api` or `run`.
+    """The owner that makes a request, and its interface, ``via``.
 
-    The interface `run` means the tools of a run. ``user_id`` is the id that an agent or a program
-    has for its user, or "".
+    It is `cli`, `web`, `mcp`, `api` or `run`; the last one means the tools of a run. ``user_id`` is
+    the id that an agent or a program has for its user, or "".
     """
 
     owner: str = USER

@@ -214,7 +214,8 @@ async def _trouble(ledger: Ledger, jobs: dict[str, StoredJob], now: datetime) ->
         session.add(attempt(active, status="running", finished_at=None))
         disputed = await session.get(JobRow, jobs["support-digest"].id)
         assert disputed is not None
-        disputed.conflict = {"at": now.isoformat(), "fields": {"prompt": "Summarise the tickets."}}
+        theirs = {**jobs["support-digest"].job.parameters(), "prompt": "Summarise the tickets."}
+        disputed.conflict = {"at": now.isoformat(), "fields": {"parameters": theirs}}
         session.add(disputed)
     async with ledger.write() as session:
         stored = await store.find(session, "invoice-reminder")

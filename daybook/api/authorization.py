@@ -28,7 +28,7 @@ from daybook.runs.history import RunAndJob
 
 log = logging.getLogger(__name__)
 
-TRIGGERS = {"cli": "manual", "api": "api", "mcp": "mcp", "run": "mcp"}
+TRIGGERS = {"cli": "manual", "web": "manual", "api": "api", "mcp": "mcp", "run": "mcp"}
 """The trigger of a requested run, by `Actor.via`. Requests by the tools of a run count as `mcp`."""
 
 

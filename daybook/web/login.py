@@ -123,7 +123,8 @@ async def read_form(request: Request) -> dict[str, list[str]]:
     """
     import hmac
 
-    fields = parse_qs((await request.body()).decode(), keep_blank_values=True)
+    text = (await request.body()).decode(errors="replace")
+    fields = parse_qs(text, keep_blank_values=True)
     given = request.headers.get(CSRF_HEADER) or (fields.pop(CSRF_FIELD, None) or [""])[0]
     if not hmac.compare_digest(given.encode(), csrf_token(request).encode()):
         raise InvalidInput("form", "it is not of this session", "reload the page and try again")

@@ -150,6 +150,7 @@ def details(watched: Watched) -> list[str]:
     for path, link in (
         ("/jobs", "td.name > a"),
         ("/jobs?q=morning", "td.name > a"),
+        ("/jobs?state=conflict", "td.name > a"),
         ("/runs?status=failed", "td > a[href^='/runs/']"),
         ("/runs?job=morning-brief", "td > a[href^='/runs/']"),
         ("/callbacks", "td.name > a"),
@@ -161,7 +162,7 @@ def details(watched: Watched) -> list[str]:
         first = watched.page.locator(link).first.get_attribute("href")
         assert first is not None
         found.append(first)
-    return [*found, "/nothing"]
+    return [*found, "/jobs/new", "/nothing"]
 
 
 @pytest.mark.parametrize(
@@ -186,6 +187,9 @@ def test_every_page_is_accessible_fits_and_stays_on_this_machine(
                 watched.page.goto(served.url + path)  # its status is an error of the console
             else:
                 watched.open(path)
+            watched.page.evaluate(
+                "document.querySelectorAll('details').forEach(d => d.open = true)"
+            )
             content = watched.page.evaluate("document.documentElement.scrollWidth")
             assert content <= width, (path, content)
             watched.page.evaluate(axe)
@@ -244,3 +248,34 @@ def test_lists_and_pages_work_without_javascript(
         assert watched.page.locator("td.name > a").all_inner_texts() == ["log-review"]
         watched.page.get_by_role("link", name="log-review").click()
         assert "at 05:45 every day" in watched.page.content()
+
+
+def test_actions_work_without_javascript_and_by_keyboard(
+    served: Served, chromium: Browser, session: Any
+) -> None:
+    with chromium.new_context(storage_state=session, java_script_enabled=False) as context:
+        watched = Watched(context, served.url)
+        page = watched.page
+        watched.open("/jobs/new")
+        page.get_by_label("Name").fill("from-the-page")
+        page.get_by_label("Schedule").fill("every weekday at 9:00")
+        page.get_by_label("Prompt").fill("What is new?")
+        page.get_by_role("button", name="Preview").click()
+        assert page.get_by_role("status").locator("li").count() == 5
+        page.get_by_role("button", name="Add the job").click()
+        assert page.get_by_role("status").inner_text() == "The job was added."
+        assert page.get_by_role("heading", level=1).inner_text() == "from-the-page"
+        pause = page.get_by_text("Pause…")
+        pause.focus()
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        page.keyboard.type("on holiday")
+        page.keyboard.press("Enter")
+        page.wait_for_load_state("networkidle")
+        assert "Disabled: paused: on holiday" in page.content()
+        page.get_by_role("button", name="Resume").press("Enter")
+        assert page.get_by_role("status").inner_text() == "The job is enabled."
+        page.get_by_text("Remove…").click()
+        page.get_by_role("button", name="Remove from-the-page").click()
+        assert page.url == f"{served.url}/jobs?done=removed"
+        assert not watched.problems

@@ -11,10 +11,8 @@ To add a page: write ``async def name(site: Site, request: Request) -> Response`
 its noun, add it to that module's `ROUTES`, and write its template. To add a noun, add its module to
 `MODULES`, and its link to `site.NAVIGATION`.
 
-A handler that writes is a ROUTE with the method POST. It reads its form with
-`daybook.web.login.read_form`, which checks the CSRF token; its form has `{{ csrf_field() }}`. The
-errors of `daybook.api` become pages (`Site.handle`); a form that shows an `InvalidInput` beside its
-field catches it.
+What changes something is an `Action` in its module's `ACTIONS`; `daybook.web.pages.actions` checks
+the CSRF token and shows errors. Other errors of `daybook.api` become pages (`Site.handle`).
 
 No template has a script, a style or an event handler of its own: the policy (`login.POLICY`) runs
 none. Positions are classes (`assets.POSITIONS`), charts are SVG (`daybook.web.charts`).
@@ -41,6 +39,7 @@ from daybook.web.pages import (
     tasks,
     today,
 )
+from daybook.web.pages.actions import perform
 from daybook.web.pages.site import Site
 
 MODULES = (today, jobs, runs, inbox, callbacks, tasks, sessions, agents, spend)
@@ -56,9 +55,14 @@ def application(
     """
     site = Site(health, ledger)
     routes = [
-        Route(each.path, site.handle(each.handler), methods=[each.method])
+        Route(each.path, site.handle(each.handler), methods=["GET"])
         for module in MODULES
         for each in module.ROUTES
+    ]
+    routes += [
+        Route(each.path, perform(site, each), methods=["POST"])
+        for module in MODULES
+        for each in getattr(module, "ACTIONS", ())
     ]
     app = Starlette(routes=[*assets.ROUTES, *routes], exception_handlers={404: site.not_found})
     app.state.site = site

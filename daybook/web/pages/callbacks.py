@@ -6,6 +6,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from daybook import api
+from daybook.ledger.states import Delivery
+from daybook.web.pages.actions import Action, Done
+from daybook.web.pages.forms import Form
 from daybook.web.pages.site import Page, Site
 
 PER_PAGE = 50
@@ -24,7 +27,25 @@ async def index(site: Site, request: Request) -> Response:
 async def show(site: Site, request: Request) -> Response:
     """Show one delivery with its content and its tries."""
     found = await api.callbacks.show(request.path_params["ref"])
-    return site.render(request, "callback.html", found=found)
+    can_retry = found.status in (Delivery.PENDING, Delivery.FAILED)
+    return site.render(request, "callback.html", found=found, can_retry=can_retry)
+
+
+async def retry(ref: str, form: Form) -> Done:
+    """Retry one delivery now."""
+    await api.callbacks.retry([ref])
+    return Done(f"/callbacks/{(await api.callbacks.show(ref)).id}", "retried")
+
+
+async def retry_failed(ref: str, form: Form) -> Done:
+    """Retry all failed deliveries now."""
+    await api.callbacks.retry(failed=True)
+    return Done("/callbacks", "retried")
 
 
 ROUTES = (Page("/callbacks", index), Page("/callbacks/{ref}", show))
+
+ACTIONS = (
+    Action("/callbacks/{ref}/retry", retry, show),
+    Action("/callbacks/retry", retry_failed, index),
+)

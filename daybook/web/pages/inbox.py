@@ -6,6 +6,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from daybook import api
+from daybook.errors import InvalidInput
+from daybook.web.pages.actions import Action, Done
+from daybook.web.pages.forms import Form
 from daybook.web.pages.site import Page, Site
 
 PER_PAGE = 50
@@ -24,4 +27,24 @@ async def show(site: Site, request: Request) -> Response:
     return site.render(request, "message.html", message=message)
 
 
+async def read(ref: str, form: Form) -> Done:
+    """Mark one message as read."""
+    await api.inbox.mark_read([ref])
+    return Done("/inbox", "read")
+
+
+async def read_shown(ref: str, form: Form) -> Done:
+    """Mark the messages of the list as read, and none that has arrived since it was shown."""
+    shown = form.all("message")
+    if not shown:  # the verb marks all messages if it gets none
+        raise InvalidInput("message", "is missing", "reload the page and try again")
+    await api.inbox.mark_read(shown)
+    return Done("/inbox", "read")
+
+
 ROUTES = (Page("/inbox", index), Page("/inbox/{ref}", show))
+
+ACTIONS = (
+    Action("/inbox/{ref}/read", read, show),
+    Action("/inbox/read", read_shown, index),
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date
 from typing import Any
 
@@ -13,15 +14,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from daybook import api
+from daybook.api.conflicts import Conflict
 from daybook.api.job_pages import STATES, Choice, DayStrip
-from daybook.errors import DaybookError
+from daybook.errors import DaybookError, InvalidInput
+from daybook.jobs.views import DueTimes, ListedJob
 from daybook.runs import daily
 from daybook.web import formatting
+from daybook.web.pages.actions import Action, Done
+from daybook.web.pages.forms import Form, typed
 from daybook.web.pages.site import Page, Site
 
 HISTORY = 100
 """Number of runs in the charts and the history of a job."""
 DUE_TIMES = 10
+PREVIEWED = 5
+NEW_JOB_FIELDS = ("name", "schedule", "prompt", "agent", "timezone")
 
 
 def choice_of(request: Request) -> Choice:
@@ -103,7 +110,13 @@ async def show(site: Site, request: Request) -> Response:
         text=text,
         money=formatting.money,
         prefect=_prefect_link(site, await api.job_pages.deployment_id(job.id)),
+        conflict=await _conflict(job.id) if job.conflicts and job.removed_at is None else None,
     )
+
+
+async def _conflict(job_id: str) -> Conflict | None:
+    listed = await api.conflicts.list_conflicts()
+    return next((each for each in listed if each.id == job_id), None)
 
 
 def _day(day: date) -> str:
@@ -150,4 +163,105 @@ def _lines(value: Any) -> list[str]:
     return [*lines[:MAX_COMPARED_LINES], f"… {more} more lines"] if more > 0 else lines
 
 
-ROUTES = (Page("/jobs", index), Page("/jobs/{ref}", show))
+async def run(ref: str, form: Form) -> Done:
+    """Run a job now."""
+    asked = await api.runs.run(ref, request_id=form.get("request_id") or None)
+    return Done(f"/runs/{asked.id}", "requested")
+
+
+async def pause(ref: str, form: Form) -> Done:
+    """Pause a job, with a note."""
+    return _done(await api.jobs.pause(ref, form.get("note")), "paused")
+
+
+async def resume(ref: str, form: Form) -> Done:
+    """Enable a job and end its snooze."""
+    return _done(await api.jobs.resume(ref), "resumed")
+
+
+async def skip(ref: str, form: Form) -> Done:
+    """Skip the next due time of a job."""
+    return _done(await api.skips.skip(ref), "skipped")
+
+
+async def unskip(ref: str, form: Form) -> Done:
+    """Skip none of the coming due times any more."""
+    return _done(await api.skips.skip(ref, undo=True), "unskipped")
+
+
+async def snooze(ref: str, form: Form) -> Done:
+    """Skip all due times until a time."""
+    return _done(await api.skips.snooze(ref, form.get("until")), "snoozed")
+
+
+async def unsnooze(ref: str, form: Form) -> Done:
+    """End a snooze."""
+    return _done(await api.skips.snooze(ref, None), "unsnoozed")
+
+
+async def remove(ref: str, form: Form) -> Done:
+    """Remove a job; its history is kept."""
+    await api.jobs.remove(ref)
+    return Done("/jobs", "removed")
+
+
+async def resolve(ref: str, form: Form) -> Done:
+    """Resolve a conflict in favour of the ledger or of Prefect."""
+    job = await api.jobs.show(ref)
+    await api.sync.sync(form.get("prefer"), job.id)
+    return _done(job, "resolved")
+
+
+async def new(site: Site, request: Request) -> Response:
+    """Show the form of a new job; after a preview, with its next due times."""
+    given = new_job_fields(typed(request))
+    preview = None
+    if given.get("schedule"):
+        with suppress(InvalidInput):  # the form shows it
+            preview = _preview(given)
+    return site.render(request, "new_job.html", preview=preview, zone_name=site.tz.key)
+
+
+async def preview(ref: str, form: Form) -> None:
+    """Check the schedule of a new job; store nothing."""
+    _preview(new_job_fields(form))
+
+
+def _preview(given: dict[str, str]) -> DueTimes:
+    return api.due.of_schedule(
+        schedule=given.get("schedule", ""), timezone=given.get("timezone"), count=PREVIEWED
+    )
+
+
+async def add(ref: str, form: Form) -> Done:
+    """Add a job; the same form sent twice adds one."""
+    given: dict[str, Any] = dict(new_job_fields(form))
+    if request_id := form.get("request_id"):
+        given["idempotency_key"] = request_id
+    return _done(await api.jobs.add(given), "added")
+
+
+def new_job_fields(form: Form) -> dict[str, str]:
+    """Return the fields of a new job that are not blank."""
+    given = {name: form.get(name).strip() for name in NEW_JOB_FIELDS}
+    return {name: value for name, value in given.items() if value}
+
+
+def _done(job: ListedJob, message: str) -> Done:
+    return Done(f"/jobs/{job.id}", message)
+
+
+ROUTES = (Page("/jobs", index), Page("/jobs/new", new), Page("/jobs/{ref}", show))
+ACTIONS = (
+    Action("/jobs/new", add, new, fields=NEW_JOB_FIELDS, uses_prefect=True),
+    Action("/jobs/new/preview", preview, new, fields=NEW_JOB_FIELDS),
+    Action("/jobs/{ref}/run", run, show, uses_prefect=True),
+    Action("/jobs/{ref}/pause", pause, show, fields=("note",), uses_prefect=True),
+    Action("/jobs/{ref}/resume", resume, show, uses_prefect=True),
+    Action("/jobs/{ref}/skip", skip, show),
+    Action("/jobs/{ref}/unskip", unskip, show),
+    Action("/jobs/{ref}/snooze", snooze, show, fields=("until",)),
+    Action("/jobs/{ref}/unsnooze", unsnooze, show),
+    Action("/jobs/{ref}/remove", remove, show, uses_prefect=True),
+    Action("/jobs/{ref}/resolve", resolve, show, uses_prefect=True),
+)

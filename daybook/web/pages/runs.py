@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,15 +9,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from daybook import api
-from daybook import home as homes
 from daybook.api.filters import RunFilters
 from daybook.api.run_life import RunLife
 from daybook.errors import DaybookError
-from daybook.ledger.states import Status
+from daybook.ledger.states import LIVE, TERMINAL, Status
+from daybook.web.pages.actions import Action, Done, load_prefect
+from daybook.web.pages.forms import Form
 from daybook.web.pages.site import Page, Site
 
 PER_PAGE = 50
 MAX_LOG_LINES = 2_000
+CANCEL_PATIENCE_SECONDS = 5.0
+"""How long a browser waits for a worker to end a cancelled run."""
 
 
 async def index(site: Site, request: Request) -> Response:
@@ -41,6 +42,8 @@ async def show(site: Site, request: Request) -> Response:
         sent=sent(life),
         usage=life.run.usage or {},
         prefect=_prefect_link(site, life.run.flow_run_id),
+        can_cancel=life.run.status in LIVE,
+        can_retry=life.run.status in TERMINAL and life.run.job_id and not life.run.job_removed,
     )
 
 
@@ -49,7 +52,7 @@ async def log(site: Site, request: Request) -> Response:
     ref = request.path_params["ref"]
     lines, problem, more = list[Any](), "", False
     try:
-        await _load_prefect()
+        await load_prefect()
         async for line in api.runs.logs(ref):
             if len(lines) == MAX_LOG_LINES:
                 more = True
@@ -64,10 +67,17 @@ async def log(site: Site, request: Request) -> Response:
     )
 
 
-async def _load_prefect() -> None:
-    """Import Prefect's client, which takes seconds, in a thread: other pages answer meanwhile."""
-    homes.configure_prefect()
-    await asyncio.to_thread(import_module, "prefect.client.orchestration")
+async def cancel(ref: str, form: Form) -> Done:
+    """Cancel a run."""
+    run = await api.runs.cancel(ref, within=CANCEL_PATIENCE_SECONDS)
+    ended = run.status == Status.CANCELLED
+    return Done(f"/runs/{run.id}", "cancelled" if ended else "cancelling")
+
+
+async def retry(ref: str, form: Form) -> Done:
+    """Repeat a run that has ended."""
+    run = await api.runs.retry(ref, request_id=form.get("request_id") or None)
+    return Done(f"/runs/{run.id}", "requested")
 
 
 def sent(life: RunLife) -> list[tuple[str, str]]:
@@ -99,4 +109,9 @@ ROUTES = (
     Page("/runs", index),
     Page("/runs/{ref}", show),
     Page("/runs/{ref}/log", log),
+)
+
+ACTIONS = (
+    Action("/runs/{ref}/cancel", cancel, show, uses_prefect=True),
+    Action("/runs/{ref}/retry", retry, show, uses_prefect=True),
 )

@@ -23,12 +23,14 @@ from daybook import settings
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, NotFound, Unreachable
 from daybook.ledger.engine import Ledger, sharing
+from daybook.ledger.tables import new_id
 from daybook.operations.health import HealthReport
 from daybook.runs.daily import DailyTotals, Total
 from daybook.schedules.zones import zone
 from daybook.web import charts, formatting, markdown
 from daybook.web.login import CSRF_FIELD, csrf_token
 from daybook.web.pages import assets
+from daybook.web.pages.forms import MESSAGES, typed
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +55,10 @@ Handler = Callable[["Site", Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Page:
-    """A path with its handler; one that writes has the method POST."""
+    """A path with its handler, which changes nothing; `actions.Action` does."""
 
     path: str
     handler: Handler
-    method: str = "GET"
 
 
 class Site:
@@ -145,6 +146,10 @@ class Site:
             path=request.url.path,
             csrf_field=lambda: _csrf_field(request),
             query=lambda **changes: _query(request, changes),
+            new_id=new_id,
+            done=MESSAGES.get(request.query_params.get("done", ""), ""),
+            mistake=getattr(request.state, "mistake", None),
+            typed=typed(request),
             **context,
         )
         return HTMLResponse(text, code)
@@ -213,6 +218,6 @@ def _csrf_field(request: Request) -> Markup:
 
 def _query(request: Request, changes: dict[str, Any]) -> str:
     """Return this page's path with changed query parameters; an empty one is left out."""
-    merged = {**request.query_params, **changes}
+    merged = {**request.query_params, "done": None, **changes}
     kept = {name: str(value) for name, value in merged.items() if value not in ("", None)}
     return request.url.path + (f"?{urlencode(kept)}" if kept else "")

@@ -6,7 +6,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from daybook import api
-from daybook.tasks.states import Status
+from daybook.tasks.states import LIVE, RETRYABLE, Status
+from daybook.web.pages.actions import Action, Done
+from daybook.web.pages.forms import Form
 from daybook.web.pages.site import Page, Site
 
 PER_PAGE = 50
@@ -29,7 +31,28 @@ async def index(site: Site, request: Request) -> Response:
 async def show(site: Site, request: Request) -> Response:
     """Show one task with its runs and events."""
     task = await api.tasks.show(request.path_params["ref"])
-    return site.render(request, "task.html", task=task)
+    return site.render(
+        request,
+        "task.html",
+        task=task,
+        can_cancel=task.status in LIVE,
+        can_retry=task.status in RETRYABLE,
+    )
+
+
+async def retry(ref: str, form: Form) -> Done:
+    """Queue another run of a task."""
+    return Done(f"/tasks/{(await api.tasks.retry(ref)).id}", "queued")
+
+
+async def cancel(ref: str, form: Form) -> Done:
+    """Cancel the live run of a task."""
+    return Done(f"/tasks/{(await api.tasks.cancel(ref, form.get('reason'))).id}", "task-cancelled")
 
 
 ROUTES = (Page("/tasks", index), Page("/tasks/{ref}", show))
+
+ACTIONS = (
+    Action("/tasks/{ref}/retry", retry, show),
+    Action("/tasks/{ref}/cancel", cancel, show, fields=("reason",)),
+)

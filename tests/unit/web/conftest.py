@@ -1,4 +1,4 @@
-"""Fixtures that serve the health pages of a ledger over HTTP with the real server."""
+"""Fixtures: the health pages over HTTP with the real server, and Daybook's pages in process."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import httpx
 import pytest
 
 from daybook.clock import Clock
+from daybook.errors import DaybookError
 from daybook.home import Home
-from daybook.operations import web
-from daybook.operations.health import HealthMonitor
+from daybook.operations import peers, web
+from daybook.operations.health import HealthMonitor, HealthReport
+from daybook.web import login
+from daybook.web import pages as site
 from daybook.web.app import Guard, application, build_server
 from daybook.web.hooks import HookReceiver
+from daybook.web.login import PageLogin
 from tests.world import World
 
 Served = AbstractAsyncContextManager[httpx.AsyncClient]
@@ -56,3 +60,37 @@ def pages(
     """Return a function that serves the pages of the test's ledger, without a reachable Prefect."""
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     return lambda: served(world.ledger.address, world.clock)
+
+
+OWN = "http://127.0.0.1:4280"
+
+
+async def no_health() -> HealthReport:
+    raise DaybookError("not read in this test")
+
+
+def client(server: PageLogin) -> httpx.AsyncClient:
+    """Return a browser of Daybook's pages that is not logged in."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(server), base_url=OWN)
+
+
+@pytest.fixture
+def of_this_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Treat each request as from this user: there are no sockets to check."""
+    monkeypatch.setattr(peers, "is_another_user", lambda scope: False)
+
+
+@pytest.fixture
+async def server(world: World, daybook_home: Home, of_this_user: None) -> AsyncIterator[PageLogin]:
+    """Yield Daybook's pages."""
+    application = site.application(no_health, world.ledger)
+    yield login.protect(application, 4280)
+    await application.state.site.close()
+
+
+@pytest.fixture
+async def browser(server: PageLogin) -> AsyncIterator[httpx.AsyncClient]:
+    """Yield a logged-in browser."""
+    async with client(server) as found:
+        assert (await found.get(server.new_link())).status_code == 200
+        yield found

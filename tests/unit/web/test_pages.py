@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import AsyncIterator
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -13,50 +12,18 @@ import httpx
 import pytest
 from sqlmodel import select
 
-from daybook.errors import DaybookError
 from daybook.home import Home
 from daybook.ledger.tables import OutboxRow, RunRow
-from daybook.operations import peers
-from daybook.operations.health import HealthReport
 from daybook.web import login, pages
 from daybook.web.login import PageLogin
 from tests import morning
+from tests.unit.web.conftest import OWN, client, no_health
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
-OWN = "http://127.0.0.1:4280"
 MAX_PAGES_OF_A_KIND = 3
 LISTS = ("/", "/jobs", "/runs", "/inbox", "/callbacks", "/tasks", "/sessions", "/agents", "/spend")
-
-
-async def _no_health() -> HealthReport:
-    raise DaybookError("not read in this test")
-
-
-@pytest.fixture(autouse=True)
-def of_this_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Treat each request as from this user: these tests open no sockets to check."""
-    monkeypatch.setattr(peers, "is_another_user", lambda scope: False)
-
-
-@pytest.fixture
-async def server(world: World, daybook_home: Home) -> AsyncIterator[PageLogin]:
-    application = pages.application(_no_health, world.ledger)
-    yield login.protect(application, 4280)
-    await application.state.site.close()
-
-
-def client(server: PageLogin) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(server), base_url=OWN)
-
-
-@pytest.fixture
-async def browser(server: PageLogin) -> AsyncIterator[httpx.AsyncClient]:
-    """Yield a logged-in browser."""
-    async with client(server) as found:
-        assert (await found.get(server.new_link())).status_code == 200
-        yield found
 
 
 class Page(HTMLParser):
@@ -181,7 +148,7 @@ async def test_a_link_of_another_site_leads_to_the_page_but_a_request_of_one_is_
 @pytest.mark.parametrize(
     ("headers", "code"),
     [
-        ({"origin": OWN}, 405),  # no page accepts a form yet, but the request gets that far
+        ({"origin": OWN}, 405),  # the list accepts no form, but the request gets that far
         ({"origin": "http://127.0.0.1:9999"}, 403),
         ({"origin": "http://evil.example"}, 403),
         ({"origin": OWN, "sec-fetch-site": "same-site"}, 403),
@@ -225,11 +192,11 @@ async def test_unknown_things_and_filters_have_a_page(browser: httpx.AsyncClient
 
 
 async def test_a_ledger_that_cannot_be_opened_has_a_page(
-    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+    daybook_home: Home, of_this_user: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_LEDGER_URL", f"sqlite+aiosqlite:///{daybook_home.path}/no/l.db")
     (daybook_home.path / "no").write_text("a file, not a folder")
-    application = pages.application(_no_health)
+    application = pages.application(no_health)
     server = login.protect(application, 4280)
     async with client(server) as browser:
         await browser.get(server.new_link())

@@ -1,0 +1,101 @@
+"""Actions: forms that change something, each by the verb of `daybook.api` that a command calls.
+
+::
+
+    POST, past web.login (session, origin)
+      │ no token of the session ──► 403
+      ▼
+    Action.do ──► await api.….…
+      │ an error ──► the action's page, with what was typed, and the error at its field or on top
+      ▼
+    303 to the page that `do` names, with one of `forms.MESSAGES`
+
+To add an action, write ``async def verb(ref: str, form: Form) -> Done`` in the module of its noun,
+and add an `Action` to that module's `ACTIONS`; its form is `ui.action` in the template of its page.
+The CSRF token is checked here, so no action can forget it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib import import_module
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from daybook import home as homes
+from daybook import owners
+from daybook.errors import DaybookError, InvalidInput, NotFound, Unreachable
+from daybook.web.login import read_form
+from daybook.web.pages.forms import Form, Mistake
+from daybook.web.pages.site import Handler, Site
+
+ACTOR = owners.Actor(via="web")
+
+
+@dataclass(frozen=True)
+class Done:
+    """The address of the page to continue with, and the key of its message in `forms.MESSAGES`."""
+
+    address: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Action:
+    """A path with a verb; ``page`` shows its errors, those of ``fields`` at the field.
+
+    ``path`` begins with the path of ``page``, so both have the same parameters. If ``do`` returns
+    None, the page is shown with what was typed: for a form that changes nothing. A verb that
+    ``uses_prefect`` imports Prefect's client, which takes seconds: first a thread does.
+    """
+
+    path: str
+    do: Callable[[str, Form], Awaitable[Done | None]]
+    page: Handler
+    fields: tuple[str, ...] = ()
+    uses_prefect: bool = False
+
+
+def perform(site: Site, action: Action) -> Callable[[Request], Awaitable[Response]]:
+    """Return the endpoint of an action."""
+
+    async def handler(site: Site, request: Request) -> Response:
+        try:
+            form = Form(await read_form(request))
+        except InvalidInput as error:
+            return site.failed(request, 403, "This form is out of date", error)
+        try:
+            if action.uses_prefect:
+                await load_prefect()
+            with owners.acting_as(ACTOR):
+                done = await action.do(request.path_params.get("ref", ""), form)
+        except DaybookError as error:
+            request.state.mistake = Mistake.of(error, action.fields)
+            request.state.typed = form
+            response = await action.page(site, request)
+            response.status_code = status_of(error)
+            return response
+        if done is None:
+            request.state.typed = form
+            return await action.page(site, request)
+        return RedirectResponse(f"{done.address}?{urlencode({'done': done.message})}", 303)
+
+    return site.handle(handler)
+
+
+def status_of(error: DaybookError) -> int:
+    """Return the status code of a page about an error."""
+    for kind, code in ((NotFound, 404), (InvalidInput, 400), (Unreachable, 503)):
+        if isinstance(error, kind):
+            return code
+    return 500
+
+
+async def load_prefect() -> None:
+    """Import Prefect's client, which takes seconds, in a thread: other pages answer meanwhile."""
+    homes.configure_prefect()
+    await asyncio.to_thread(import_module, "prefect.client.orchestration")

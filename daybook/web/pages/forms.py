@@ -1,0 +1,70 @@
+"""Submitted forms: their fields, their mistakes, and what a page says after an action."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from daybook.errors import DaybookError, InvalidInput
+
+MESSAGES = {
+    "requested": "The run was requested.",
+    "paused": "The job is paused.",
+    "resumed": "The job is enabled.",
+    "skipped": "The next due time is skipped.",
+    "unskipped": "No coming due time is skipped any more.",
+    "snoozed": "The job is snoozed.",
+    "unsnoozed": "The snooze has ended.",
+    "removed": "The job was removed. Its history is kept.",
+    "resolved": "The conflict is resolved.",
+    "added": "The job was added.",
+    "cancelled": "The run is cancelled.",
+    "cancelling": "The run has not ended yet. Reload the page to see whether its worker ended it.",
+    "retried": "It is sent again now.",
+    "read": "Marked as read.",
+    "queued": "The task is queued again.",
+    "task-cancelled": "The task is cancelled.",
+}
+"""What a page says after an action, by the value of `done` in its address.
+
+An address is not a text that the page shows: anybody can write one.
+"""
+
+
+class Form:
+    """The fields of a submitted form; each may occur more than once."""
+
+    def __init__(self, fields: dict[str, list[str]]) -> None:
+        # Browsers send each line break of a text as CR LF.
+        self._fields = {
+            name: [each.replace("\r\n", "\n") for each in values] for name, values in fields.items()
+        }
+
+    def get(self, name: str, default: str = "") -> str:
+        """Return the first value of a field, ``default`` if the form has none."""
+        return (self._fields.get(name) or [default])[0]
+
+    def all(self, name: str) -> list[str]:
+        """Return all values of a field."""
+        return self._fields.get(name, [])
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """Why an action changed nothing; ``field`` is empty unless the form has the field."""
+
+    text: str
+    field: str = ""
+
+    @classmethod
+    def of(cls, error: DaybookError, fields: tuple[str, ...]) -> Mistake:
+        """Return the mistake of a form with these fields."""
+        field = error.field if isinstance(error, InvalidInput) else ""
+        return cls(str(error), field if field in fields else "")
+
+
+def typed(request: Request) -> Form:
+    """Return the form that this page shows again; an empty one if it was not submitted."""
+    found: Form = getattr(request.state, "typed", Form({}))
+    return found
