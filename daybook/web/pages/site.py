@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -23,7 +24,6 @@ from daybook import settings
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, NotFound, Unreachable
 from daybook.ledger.engine import Ledger, sharing
-from daybook.ledger.tables import new_id
 from daybook.operations.health import HealthReport
 from daybook.runs.daily import DailyTotals, Total
 from daybook.schedules.zones import zone
@@ -146,7 +146,7 @@ class Site:
             path=request.url.path,
             csrf_field=lambda: _csrf_field(request),
             query=lambda **changes: _query(request, changes),
-            new_id=new_id,
+            new_id=lambda: secrets.token_hex(16),
             done=MESSAGES.get(request.query_params.get("done", ""), ""),
             mistake=getattr(request.state, "mistake", None),
             typed=typed(request),
