@@ -21,11 +21,9 @@ from __future__ import annotations
 
 import gc
 import hmac
-import importlib
 import json
 import logging
 import os
-import pkgutil
 import secrets
 import signal
 import socket
@@ -39,26 +37,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from sqlalchemy.orm import configure_mappers
-
 import daybook
 from daybook import home as homes
 from daybook.cli import entry
+from daybook.operations import preload
 from daybook.processes import forked, proc
 
 _BACKLOG = 64
 _REQUEST_TIMEOUT_SECONDS = 10.0
-_PACKAGES = ("cli", "api", "operations", "delivery", "prefect")
-"""Packages of daybook whose modules are imported, with all that they import, before a command."""
-_LATE_IMPORTS = (
-    "anyio._backends._asyncio",
-    "daybook.ledger.postgresql",
-    "daybook.ledger.sqlite",
-    "prefect.main",
-    "rich.markdown",
-    "tzlocal",
-)
-"""Modules that are otherwise imported only when they are used."""
 _RIGHTS = (
     *("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"),
     *("NoNewPrivs", "Seccomp", "Seccomp_filters"),
@@ -73,12 +59,7 @@ def main() -> NoReturn:
     package = Path(daybook.__file__).parent
     code_version = code_fingerprint(package)
     listener = _bind()
-    for name in _PACKAGES:
-        for module in pkgutil.walk_packages([str(package / name)], f"daybook.{name}."):
-            importlib.import_module(module.name)
-    for name in _LATE_IMPORTS:
-        importlib.import_module(name)
-    configure_mappers()
+    preload.import_commands()
     logging.root.handlers.clear()  # Prefect's handler, which writes to this process's stderr
     gc.collect()
     gc.freeze()

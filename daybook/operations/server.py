@@ -25,7 +25,7 @@ from daybook.home import Home
 from daybook.operations.host_names import SameOriginGuard
 from daybook.operations.login import BrowserLogin
 from daybook.prefect import private_names
-from daybook.processes import children, group, proc
+from daybook.processes import children, group, image, proc
 
 HOST = "127.0.0.1"
 PORT = 4200
@@ -129,7 +129,9 @@ def child_environment(home: Home) -> dict[str, str]:
     }
 
 
-async def start(home: Home, port: int) -> children.Child:
+async def start(
+    home: Home, port: int, forked_from: image.Image | None = None
+) -> children.Child:
     """Start a server on ``port`` as a child; `wait_until_healthy` waits for it.
 
     Its log is `logs/server.log`. Its credential is `PREFECT_SERVER_API_AUTH_STRING` if that is set,
@@ -139,10 +141,11 @@ async def start(home: Home, port: int) -> children.Child:
     home.ensure_credential(os.environ.get(homes.SERVER_CREDENTIAL, ""))
     return await children.start(
         "server",
-        [sys.executable, "-m", "daybook.operations.server", "--port", str(port)],
+        [*image.PYTHON_MODULE, "daybook.operations.server", "--port", str(port)],
         environment=environment(home, port),
         log=home.logs / "server.log",
         folder=home.path,
+        forked_from=forked_from,
     )
 
 
@@ -226,6 +229,7 @@ def run(port: int) -> None:
 
     from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, get_current_settings
 
+    private_names.reload_settings()  # a fork of the image has imported them before
     private_names.begin_writes_immediately(PREFECT_API_DATABASE_CONNECTION_URL.value())
     private_names.cache_time_zones()
     application = private_names.server_application()

@@ -60,7 +60,7 @@ from daybook.operations import (
 from daybook.operations.service_manager import ServiceManager
 from daybook.prefect import client as connection
 from daybook.prefect import reconcile
-from daybook.processes import children
+from daybook.processes import children, image
 from daybook.processes.children import Child
 from daybook.runs import claim_requests, claims, history
 from daybook.schedules.descriptions import describe
@@ -134,11 +134,18 @@ class UpReporter(Protocol):
         ...
 
 
-async def up(talk: UpReporter, *, link: bool = True, started_by: StartedBy = "") -> None:
+async def up(
+    talk: UpReporter,
+    *,
+    link: bool = True,
+    started_by: StartedBy = "",
+    forked_from: image.Image | None = None,
+) -> None:
     """Start everything; return when everything has stopped after a stop request.
 
-    With ``link``, create a link that opens Prefect's UI, logged in. If this home's `up` runs in the
-    background, and this one does not, show that one instead, until a stop request or its end.
+    With ``link``, create a link that opens Prefect's UI, logged in. The children are
+    ``forked_from`` the image, if there is one. If this home's `up` runs in the background, and this
+    one does not, show that one instead, until a stop request or its end.
 
     Raises `InvalidInput` if this home's `up` is already running otherwise or a setting is invalid,
     `LedgerUnreachable`, and `PrefectUnreachable` for a configured Prefect that does not answer, or
@@ -153,7 +160,7 @@ async def up(talk: UpReporter, *, link: bool = True, started_by: StartedBy = "")
             await _until_stopped(_attach(home, running, talk, link), stop)
         return
     with home_lock.hold(home, started_by=started_by) as record, _stop_requested() as stop:
-        work = _run(home, record, talk, manager, link)
+        work = _run(home, record, talk, manager, link, forked_from)
         if await _until_stopped(work, stop, partial(_say_stopping, talk, manager)):
             talk.say("Stopped")
 
@@ -382,6 +389,7 @@ async def _run(
     talk: UpReporter,
     manager: ServiceManager,
     link: bool,
+    forked_from: image.Image | None,
 ) -> None:
     for name in await record.end_leftovers():
         talk.say(f"Ended a {name} left over from an earlier `daybook up`")
@@ -392,25 +400,25 @@ async def _run(
         talk.say(f"Ledger: {ledger.place}")
         since = ledger.now()
         prefect = await prefect_selection.find_or_start(
-            home, record, talk.say, progress=talk.progress
+            home, record, talk.say, progress=talk.progress, forked_from=forked_from
         )
         if (server_child := prefect.child) is not None:
             port = URL(prefect.api_url).port or server.PORT
             supervised = _supervised_child(
-                server_child, partial(server.start, home, port), record, talk
+                server_child, partial(server.start, home, port, forked_from), record, talk
             )
             await stack.enter_async_context(supervised)
         if port := settings.load().web_port:
-            health_page = _background(web.supervise(home, port, record, talk.say))
+            health_page = _background(web.supervise(home, port, record, talk.say, forked_from))
             await stack.enter_async_context(health_page)
         async with connection.connected() as client:
             example = await _prepare(ledger, client, talk)
             talk.say("Starting the worker")
             last_heartbeat = await worker.last_heartbeat(client, home)
-            child = await worker.start(home, prefect)
+            child = await worker.start(home, prefect, forked_from)
             await supervision.record_or_end(record, child)
             supervised = _supervised_child(
-                child, partial(worker.start, home, prefect), record, talk
+                child, partial(worker.start, home, prefect, forked_from), record, talk
             )
             await stack.enter_async_context(supervised)
             await worker.wait_until_online(client, home, child, before=last_heartbeat)
@@ -423,36 +431,42 @@ async def _run(
         # Beside a service, the command server is a unit of its own, which is less confined.
         has_unit = record.started_by == "service"
         if settings.load().command_server and sys.platform == "linux" and not has_unit:
-            await stack.enter_async_context(_command_server(home, record, talk))
+            await stack.enter_async_context(_command_server(home, record, talk, forked_from))
         await _watch(ledger, talk, since)
 
 
 @asynccontextmanager
 async def _command_server(
-    home: homes.Home, record: home_lock.UpRecord, talk: UpReporter
+    home: homes.Home,
+    record: home_lock.UpRecord,
+    talk: UpReporter,
+    forked_from: image.Image | None,
 ) -> AsyncIterator[None]:
     """Keep the command server running; without it, commands run in processes of their own."""
+    again = partial(_start_command_server, home, forked_from)
     try:
-        child = await _start_command_server(home)
+        child = await again()
         await supervision.record_or_end(record, child)
     except OSError as error:
         talk.say(f"The command server did not start: {error}")
         yield
         return
-    async with _supervised_child(child, partial(_start_command_server, home), record, talk):
+    async with _supervised_child(child, again, record, talk):
         yield
 
 
-async def _start_command_server(home: homes.Home) -> Child:
+async def _start_command_server(
+    home: homes.Home, forked_from: image.Image | None
+) -> Child:
     """Start the server in which the commands of this home run; its log is `logs/commands.log`."""
-    # -P: do not import another `daybook` from the current folder, such as another checkout.
     return await children.start(
         "command server",
-        [sys.executable, "-P", "-m", "daybook.cli.command_server"],
+        [*image.PYTHON_MODULE, "daybook.cli.command_server"],
         environment=server.child_environment(home),
         log=home.logs / "commands.log",
         folder=home.path,
         grace=COMMAND_GRACE_SECONDS,
+        forked_from=forked_from,
     )
 
 

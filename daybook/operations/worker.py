@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
 from collections.abc import Iterable
 from datetime import datetime
@@ -20,7 +19,7 @@ from daybook.operations import home_lock
 from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.operations.server import absolute_python_path
 from daybook.prefect import parameter_schema, work_queues
-from daybook.processes import children, group
+from daybook.processes import children, group, image
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -48,8 +47,7 @@ def command(
     once: bool = False,
 ) -> list[str]:
     """Return the command line of a worker; its default name differs from that of `up`'s worker."""
-    # -P: do not import another `daybook` from the current folder, such as another checkout.
-    arguments = [sys.executable, "-P", "-m", "daybook.worker", "--pool", pool]
+    arguments = [*image.PYTHON_MODULE, "daybook.worker", "--pool", pool]
     arguments += ["--name", name or f"{home.worker_name}-{os.getpid()}"]
     arguments += [f"--queue={each}" for each in queues]
     arguments += [] if limit is None else ["--limit", str(limit)]
@@ -113,7 +111,9 @@ async def ensure_pool(client: PrefectClient) -> None:
     await work_queues.ensure(client)
 
 
-async def start(home: Home, here: SelectedPrefect) -> children.Child:
+async def start(
+    home: Home, here: SelectedPrefect, forked_from: image.Image | None = None
+) -> children.Child:
     """Start the worker; its log is `logs/worker.log`."""
     home.make()
     return await children.start(
@@ -123,6 +123,7 @@ async def start(home: Home, here: SelectedPrefect) -> children.Child:
         log=home.logs / "worker.log",
         folder=home.path,
         grace=GRACE_SECONDS,
+        forked_from=forked_from,
     )
 
 

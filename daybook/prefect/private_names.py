@@ -81,6 +81,20 @@ def reload_settings() -> None:
     refresh_global_settings_context()
 
 
+def reload_logging() -> None:
+    """Make an already imported Prefect configure its loggers again, for the current settings.
+
+    Fallback: the loggers stay as they are, and write to the streams that they had.
+    """
+    try:
+        from prefect.logging import configuration
+
+        configuration.PROCESS_LOGGING_CONFIG.clear()
+        configuration.setup_logging()
+    except (ImportError, AttributeError) as error:
+        logger.warning("cannot make Prefect configure its loggers again: %s", error)
+
+
 def worker_healthcheck(polling: Callable[[], bool]) -> AbstractContextManager[Any]:
     """Return Prefect's health check server; ``polling`` returns whether the worker is healthy.
 

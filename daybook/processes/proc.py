@@ -40,6 +40,20 @@ def deny_inspection() -> None:
             ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
+def set_title(title: str) -> None:
+    """Replace this process's command line in process listings by ``title`` (Linux).
+
+    It is cut to the length of the original one. On other systems, do nothing.
+    """
+    if sys.platform != "linux":
+        return
+    with suppress(OSError, ValueError, IndexError):
+        fields = (PROC / "self" / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end
+        if 0 < start < end:
+            ctypes.memmove(start, title.encode()[: end - start - 1].ljust(end - start, b"\0"), end - start)
+
+
 @dataclass(frozen=True)
 class Process:
     """A process. ``started`` is an opaque text that differs for a later process with its pid."""

@@ -19,7 +19,7 @@ import sys
 from contextlib import suppress
 
 from daybook.errors import DaybookError
-from daybook.processes import environment
+from daybook.processes import environment, image
 from daybook.worker.prefect_worker import DaybookWorker
 
 
@@ -51,9 +51,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--once", action="store_true")
     given = parser.parse_args(arguments)
     environment.set_search_path()
+    forked_from = image.fork_again()  # before there is an event loop or a thread
     worker = DaybookWorker(
         work_pool_name=given.pool, work_queues=given.queue, name=given.name, limit=given.limit
     )
+    worker.image = forked_from
     try:
         asyncio.run(_work(worker, given.once))
     except DaybookError as error:

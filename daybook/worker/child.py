@@ -241,7 +241,7 @@ def _as_if_fresh(fresh: bool) -> None:
     Unless this is a ``fresh`` interpreter, also update Prefect's settings, and unload Daybook's
     entry points, because the flow's project may have packages called ``flows`` or ``blocks``.
     """
-    sys.path[:] = [os.getcwd(), *_search_path[1:]]
+    sys.path[:] = [os.getcwd(), *_search_path]
     importlib.invalidate_caches()
     if fresh:
         return

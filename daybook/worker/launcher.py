@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from daybook.processes import image
 from daybook.timing import TIMING
 from daybook.worker import parent
 from daybook.worker.messages import LaunchRequest
@@ -57,12 +58,13 @@ class Launcher:
         tick: float = TIMING.worker_signal.total_seconds(),
         silence: float = TIMING.run_lease.total_seconds(),
         grace: float = TIMING.stop_grace.total_seconds(),
+        forked_from: image.Image | None = None,
     ) -> None:
         self._folder = folder
         self.preload = preload
         self._environment = {**(os.environ if environment is None else environment)}
         self._config = parent.ParentConfig(program, preload, silence, grace)
-        self._tick = tick
+        self._tick, self._forked_from = tick, forked_from
         self._connection: ParentConnection | None = None
         self._tick_task: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
@@ -158,7 +160,7 @@ class Launcher:
                 await self._close()
             if self._connection is None:
                 self._connection = await open_connection(
-                    self._config, self._folder, self._environment
+                    self._config, self._folder, self._environment, self._forked_from
                 )
                 self._tick_task = asyncio.create_task(self._connection.tick(self._tick))
             return self._connection
@@ -179,6 +181,7 @@ async def open_launcher(
     environment: Mapping[str, str] | None = None,
     program: str = DEFAULT_PROGRAM,
     platform: str = sys.platform,
+    forked_from: image.Image | None = None,
 ) -> AsyncIterator[Launcher]:
     """Open the launcher for this machine; see `Launcher` for the arguments.
 
@@ -191,7 +194,7 @@ async def open_launcher(
         if platform == "linux":
             try:
                 launcher = await stack.enter_async_context(
-                    Launcher(folder, preload=True, **options)
+                    Launcher(folder, preload=True, forked_from=forked_from, **options)
                 )
                 why = f"{launcher.threads} threads run after the imports"
             except OSError as error:

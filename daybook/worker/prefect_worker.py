@@ -33,6 +33,7 @@ from daybook.ledger.engine import Ledger
 from daybook.prefect import private_names, work_queues
 from daybook.prefect import work_pool as pools
 from daybook.processes import proc
+from daybook.processes.image import Image
 from daybook.processes.ending import wait_shielded
 from daybook.tasks.policy import load_policy
 from daybook.worker.launcher import open_launcher
@@ -69,6 +70,8 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
     _documentation_url = ""
     _logo_url = ""
 
+    image: Image | None = None
+    """Image that forks the parent of the runs, if this process was forked from one itself."""
     _work: WorkerLoop | None = None
     _environment: dict[str, str]
     """Environment of the runs' processes, set by `start`."""
@@ -112,7 +115,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 **await child_settings(self.client),
             }
             launcher = await stack.enter_async_context(
-                open_launcher(folder, environment=self._environment)
+                open_launcher(folder, environment=self._environment, forked_from=self.image)
             )
             config = WorkerConfig(
                 name=self.name,

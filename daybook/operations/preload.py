@@ -1,0 +1,68 @@
+"""Modules that the processes of `daybook up` share: imported once, before a fork.
+
+`daybook.processes.image` forks; the command server forks for commands.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+
+import daybook
+from daybook import home as homes
+from daybook.processes import image
+
+_PACKAGES = ("cli", "api", "operations", "delivery", "prefect")
+"""Packages of daybook whose modules are imported, with all that they import."""
+_LATE_IMPORTS = (
+    "anyio._backends._asyncio",
+    "daybook.ledger.postgresql",
+    "daybook.ledger.sqlite",
+    "prefect.main",
+    "rich.markdown",
+    "tzlocal",
+)
+"""Modules that are otherwise imported only when they are used."""
+_OF_OTHER_PROCESSES = (
+    "daybook.execution.execute",
+    "daybook.web.app",
+    "daybook.worker.parent",
+    "daybook.worker.prefect_worker",
+    "prefect.deployments.steps",
+    "prefect.flow_engine",
+)
+"""Modules of the worker, the parent of its runs, and the health page."""
+
+
+def import_commands() -> None:
+    """Import all that a command may need. Prefect must be configured (`home.configure_prefect`)."""
+    from sqlalchemy.orm import configure_mappers
+
+    package = Path(daybook.__file__).parent
+    for name in _PACKAGES:
+        for module in pkgutil.walk_packages([str(package / name)], f"daybook.{name}."):
+            importlib.import_module(module.name)
+    for name in _LATE_IMPORTS:
+        importlib.import_module(name)
+    configure_mappers()
+
+
+def fork_image() -> image.Image | None:
+    """Import all that the processes of `up` need, and fork an image of this process.
+
+    Return None if this system cannot fork it; then each process imports what it needs.
+    """
+    import_commands()
+    for name in _OF_OTHER_PROCESSES:
+        importlib.import_module(name)
+    return image.fork(_after_fork)
+
+
+def _after_fork() -> None:
+    """Make Prefect read the environment of this process, into which it was forked."""
+    from daybook.prefect import private_names
+
+    homes.set_prefect_variables()
+    private_names.reload_settings()
+    private_names.reload_logging()

@@ -1,0 +1,304 @@
+"""Image: a process that has imported everything, and forks other processes of Daybook (Linux).
+
+A forked process shares the memory of the imported modules with the image and with all others, and
+starts at once. The image is a fork of the process that uses it (`fork`), which has imported the
+modules. It has one thread, and does nothing but fork and reap::
+
+    client (`Image.start`)                       image
+    descriptors: reply, request, output, …  ──►  fork; the child waits
+                                            ◄──  the child's pid and a newline, or `refused`
+    GO                                      ──►  (the child) run the module as `python -m` does
+                                            ◄──  the exit code and a newline, once it has ended
+
+If the client dies or gives up before GO, the child ends without doing anything. The image ends when
+its client has ended. If the image dies, its children continue, but nobody learns their exit codes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import gc
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from daybook.processes import forked, proc
+
+# -P: do not import another `daybook` from the current folder, such as another checkout.
+PYTHON_MODULE = (sys.executable, "-P", "-m")
+"""Beginning of the command of a Python module; an image can start only such commands."""
+UNKNOWN_EXIT_CODE = 1
+"""Exit code of a process whose image died before it."""
+GO = b"g"
+MAX_DESCRIPTORS = 32
+_FIRST_FREE = 256
+"""Descriptors of a new child are moved to this number and above, before all others are closed."""
+_REFUSED = b"refused\n"
+_GONE_CHECK_SECONDS = 0.5
+
+
+class Running(Protocol):
+    """A started process: `asyncio.subprocess.Process`, or a fork of an image."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code; None while it runs, -N if signal N ended it."""
+        ...
+
+    async def wait(self) -> int:
+        """Wait until the process has ended; return its exit code."""
+        ...
+
+    def kill(self) -> None:
+        """Send SIGKILL; raise `ProcessLookupError` if the process has ended."""
+        ...
+
+
+class _Fork:
+    """A process that an image forked; implements `Running`."""
+
+    def __init__(self, process: proc.Process, reader: asyncio.StreamReader) -> None:
+        self.pid = process.pid
+        self._process = process
+        self._end = asyncio.create_task(self._read_code(reader))
+
+    @property
+    def returncode(self) -> int | None:
+        return self._end.result() if self._end.done() else None
+
+    async def wait(self) -> int:
+        return await asyncio.shield(self._end)
+
+    def kill(self) -> None:
+        if proc.find(self._process.pid, self._process.started) is None:
+            raise ProcessLookupError(self.pid)
+        os.kill(self.pid, signal.SIGKILL)
+
+    async def _read_code(self, reader: asyncio.StreamReader) -> int:
+        with suppress(OSError):
+            if line := await reader.readline():
+                return int(line)
+        while proc.find(self._process.pid, self._process.started) is not None:
+            await asyncio.sleep(_GONE_CHECK_SECONDS)
+        return UNKNOWN_EXIT_CODE
+
+
+class Image:
+    """An image of this process, created by `fork`."""
+
+    def __init__(self, requests: socket.socket, pid: int) -> None:
+        self._requests, self.pid = requests, pid
+
+    async def start(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        folder: Path,
+        output: int,
+        descriptors: Sequence[int] = (),
+    ) -> Running:
+        """Start ``command``, which begins with `PYTHON_MODULE`, in a session of its own.
+
+        ``output`` is the descriptor for stdout and stderr; ``descriptors`` are inherited under the
+        same numbers. Raises OSError if no process was started, and none will be.
+        """
+        request = {
+            "arguments": list(command[len(PYTHON_MODULE) :]),
+            "environment": dict(environment),
+            "folder": str(folder),
+            "descriptors": list(descriptors),
+        }
+        here, there = socket.socketpair()
+        with there, tempfile.TemporaryFile() as file:
+            file.write(json.dumps(request).encode())
+            file.flush()
+            numbers = [there.fileno(), file.fileno(), output, *descriptors]
+            try:
+                socket.send_fds(self._requests, [GO], numbers)
+            except OSError:
+                here.close()
+                raise
+        reader, writer = await asyncio.open_connection(sock=here)
+        try:
+            line = await reader.readline()
+            if not line or line == _REFUSED:
+                raise OSError("the image could not fork" if line else "the image has ended")
+            pid = int(line)
+            process = proc.find(pid) or proc.Process(pid, "ended")
+            writer.write(GO)
+            await writer.drain()
+        except BaseException:
+            writer.close()
+            raise
+        return _Fork(process, reader)
+
+    def close(self) -> None:
+        """End the image, and reap it; its children continue."""
+        self._requests.close()
+        os.kill(self.pid, signal.SIGKILL)  # not reaped yet, so the pid is its own
+        os.waitpid(self.pid, 0)
+
+
+def fork(after_fork: Callable[[], None]) -> Image | None:
+    """Fork an image of this process; return None if that is not safe, or not possible.
+
+    This process must have imported what the children need. Each child calls ``after_fork`` once it
+    has its own environment, to update what the modules have read from the old one.
+    """
+    if sys.platform != "linux" or len(os.listdir("/proc/self/task")) > 1:
+        return None
+    gc.collect()
+    gc.freeze()
+    # Each message is read as a whole, and the other end is read as closed when this one is.
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    forked.flush_output()
+    try:
+        pid = os.fork()
+    except OSError:
+        return None
+    if pid:
+        there.close()
+        return Image(here, pid)
+    forked.exit_with(lambda: _serve(here, there, after_fork))
+
+
+def _serve(
+    client: socket.socket, requests: socket.socket, after_fork: Callable[[], None]
+) -> NoReturn:
+    """Fork children until the client has ended."""
+    client.close()
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    proc.set_title("daybook image")
+    bell, ringer = socket.socketpair()
+    bell.setblocking(False)
+    ringer.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.set_wakeup_fd(ringer.fileno(), warn_on_full_buffer=False)
+    replies: dict[int, socket.socket] = {}
+    with selectors.DefaultSelector() as selector:
+        selector.register(requests, selectors.EVENT_READ)
+        selector.register(bell, selectors.EVENT_READ)
+        while True:
+            ready = {key.fileobj for key, _ in selector.select()}
+            if bell in ready:
+                with suppress(BlockingIOError):
+                    bell.recv(4096)
+                _report_ends(replies)
+            if requests in ready:
+                data, descriptors, _, _ = socket.recv_fds(requests, 16, MAX_DESCRIPTORS)
+                if not data:
+                    os._exit(0)
+                _start(descriptors, replies, after_fork)
+
+
+def _report_ends(replies: dict[int, socket.socket]) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        if reply := replies.pop(pid, None):
+            with reply, suppress(OSError):
+                reply.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+
+
+def _start(
+    descriptors: list[int], replies: dict[int, socket.socket], after_fork: Callable[[], None]
+) -> None:
+    reply = socket.socket(fileno=descriptors[0])
+    # No signal may reach a child that still has this process's handlers.
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+    except OSError:
+        pid = -1
+    if pid == 0:
+        forked.exit_with(lambda: _run(reply, descriptors[1:], after_fork))
+    signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
+    for descriptor in descriptors[1:]:
+        os.close(descriptor)
+    with suppress(OSError):
+        reply.sendall(_REFUSED if pid < 0 else b"%d\n" % pid)
+    if pid > 0:
+        replies[pid] = reply
+    else:
+        reply.close()
+
+
+def _run(reply: socket.socket, descriptors: list[int], after_fork: Callable[[], None]) -> int:
+    """Become the requested process, in a child that was just forked."""
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if reply.recv(1) != GO:
+        return 0
+    request = _take_descriptors(descriptors)
+    sys.stdin = open(0, closefd=False)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = open(number, "w", buffering=1, errors="backslashreplace", closefd=False)
+        setattr(sys, name, stream)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    time.tzset()
+    os.chdir(request["folder"])
+    module = request["arguments"][0]
+    proc.set_title(module)
+    sys.argv = request["arguments"]
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the folder of the program that forked the image
+    _current.append(after_fork)
+    after_fork()
+    # The image may have imported the module.
+    warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return 0
+
+
+def _take_descriptors(received: list[int]) -> dict[str, Any]:
+    """Take over the descriptors of a request, and close all others; return the request."""
+    with open(received[0], "rb") as file:
+        file.seek(0)
+        request: dict[str, Any] = json.load(file)
+    wanted = [1, *request["descriptors"]]
+    moved = [fcntl.fcntl(each, fcntl.F_DUPFD, _FIRST_FREE) for each in received[1:]]
+    os.closerange(3, _FIRST_FREE)
+    for number, descriptor in zip(wanted, moved, strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.dup2(1, 2)
+    null = os.open(os.devnull, os.O_RDONLY)
+    if null:
+        os.dup2(null, 0)
+        os.close(null)
+    return request
+
+
+_current: list[Callable[[], None]] = []
+
+
+def fork_again() -> Image | None:
+    """Fork an image of a process that an image has forked; None in any other process."""
+    return fork(_current[0]) if _current else None
