@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from pathlib import Path
 
@@ -56,7 +57,16 @@ def fork_image() -> image.Image | None:
     import_commands()
     for name in _OF_OTHER_PROCESSES:
         importlib.import_module(name)
+    _read_by_prefect.update(_prefect_variables())
     return image.fork(_after_fork)
+
+
+_read_by_prefect: dict[str, str] = {}
+"""Variables from which this process's Prefect has read its settings."""
+
+
+def _prefect_variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
 
 
 def _after_fork() -> None:
@@ -64,5 +74,10 @@ def _after_fork() -> None:
     from daybook.prefect import private_names
 
     homes.set_prefect_variables()
-    private_names.reload_settings()
-    private_names.reload_logging()
+    before, now = _read_by_prefect.items(), _prefect_variables().items()
+    if changed := {name for name, _ in before ^ now}:
+        private_names.reload_settings()
+        if any("_LOGGING_" in name for name in changed):
+            private_names.reload_logging()
+        _read_by_prefect.clear()
+        _read_by_prefect.update(now)

@@ -232,6 +232,7 @@ def run(port: int) -> None:
     private_names.reload_settings()  # a fork of the image has imported them before
     private_names.begin_writes_immediately(PREFECT_API_DATABASE_CONNECTION_URL.value())
     private_names.cache_time_zones()
+    _prepare_database()
     application = private_names.server_application()
     if application is None:
         # A client with write access to the API can make a worker run any program.
@@ -262,6 +263,25 @@ _UNGUARDED_MESSAGE = """\
 Daybook does not start this version of Prefect, because it cannot protect it from other web pages.
 Install the versions in requirements.lock (in a clone: make install), or run
 `prefect server start` yourself, without that guard, and set PREFECT_API_URL={api_url}"""
+
+
+def _prepare_database() -> None:
+    """Migrate Prefect's database and register its block types, in a process that ends afterwards.
+
+    What they import and allocate is a quarter of the server's memory otherwise. If that fails, this
+    process tries the same, and reports the error.
+    """
+    if sys.platform != "linux" or len(os.listdir("/proc/self/task")) > 1:
+        return
+    if (pid := os.fork()) == 0:
+        try:
+            proc.end_with_parent()
+            private_names.prepare_database()
+        finally:
+            os._exit(1)
+    if os.waitpid(pid, 0)[1] == 0:
+        os.environ |= dict.fromkeys(private_names.DATABASE_PREPARATIONS, "false")
+        private_names.reload_settings()
 
 
 def _raise_file_limit() -> None:

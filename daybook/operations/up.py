@@ -402,6 +402,9 @@ async def _run(
         prefect = await prefect_selection.find_or_start(
             home, record, talk.say, progress=talk.progress, forked_from=forked_from
         )
+        if forked_from is not None:
+            with suppress(OSError):  # it has ended, so the children are new interpreters
+                await forked_from.adopt(server.child_environment(home))
         if (server_child := prefect.child) is not None:
             port = URL(prefect.api_url).port or server.PORT
             supervised = _supervised_child(

@@ -33,8 +33,9 @@ GRACE_SECONDS = home_lock.CHILD_GRACE_SECONDS["worker"]
 In this time runs may end by themselves; then the worker ends or kills the rest and records the
 outcomes.
 """
-HEARTBEAT_INTERVAL_SECONDS = 10
-"""Interval between two heartbeats; after three missed ones, Prefect considers the worker lost."""
+HEARTBEAT_VARIABLE = "PREFECT_WORKER_HEARTBEAT_SECONDS"
+HEARTBEAT_SECONDS = 10
+"""Default interval between two heartbeats; after three missed ones, Prefect considers the worker lost."""
 
 
 def command(
@@ -59,10 +60,6 @@ def environment(home: Home, here: SelectedPrefect) -> dict[str, str]:
 
     The worker reads the credential of Daybook's own server from the home.
     """
-    preferred = {
-        "PREFECT_WORKER_HEARTBEAT_SECONDS": str(HEARTBEAT_INTERVAL_SECONDS),
-        "PREFECT_LOGGING_COLORS": "false",
-    }
     fixed = {
         "DAYBOOK_HOME": str(home.path),
         "PREFECT_API_URL": here.api_url,
@@ -75,7 +72,7 @@ def environment(home: Home, here: SelectedPrefect) -> dict[str, str]:
         fixed["PREFECT_HOME"] = str(home.prefect)
         for profile in ("PREFECT_PROFILE", "PREFECT_PROFILES_PATH"):
             inherited.pop(profile, None)
-    return {**preferred, **inherited, **fixed}
+    return {**inherited, **fixed}
 
 
 async def ensure_pool(client: PrefectClient) -> None:

@@ -9,6 +9,7 @@ docstring names the fallback: Prefect's own behaviour, a missing feature, or no 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import os
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,36 @@ def begin_writes_immediately(connection_url: str) -> bool:
         logger.warning("Prefect's SQLite keeps deferred transactions: %s", error)
         return False
     return True
+
+
+DATABASE_PREPARATIONS = (
+    "PREFECT_API_DATABASE_MIGRATE_ON_START",
+    "PREFECT_API_BLOCKS_REGISTER_ON_START",
+    "PREFECT_MEMOIZE_BLOCK_AUTO_REGISTRATION",
+)
+"""Settings with which Prefect's server prepares its database whenever it starts."""
+
+
+def prepare_database() -> NoReturn:
+    """Prepare the database as a server does that starts with the settings of this process.
+
+    Ends this process, with 0: its connections have threads that do not end, and the services of a
+    server that has just started do not always stop. Fallback: it ends with 1.
+    """
+    try:
+        from prefect.server.api.server import create_app
+
+        application = create_app(webserver_only=True)
+    except (ImportError, TypeError) as error:
+        logger.warning("cannot prepare the database in a process of its own: %s", error)
+        os._exit(1)
+
+    async def start() -> None:
+        async with application.router.lifespan_context(application):
+            os._exit(0)
+
+    asyncio.run(start())
+    os._exit(1)
 
 
 def server_application() -> Any | None:

@@ -124,12 +124,34 @@ class Image:
             "folder": str(folder),
             "descriptors": list(descriptors),
         }
+        line, reader, writer = await self._send(request, [output, *descriptors])
+        process = proc.find(int(line)) or proc.Process(int(line), "ended")
+        try:
+            writer.write(GO)
+            await writer.drain()
+        except BaseException:
+            writer.close()
+            raise
+        return _Fork(process, reader)
+
+    async def adopt(self, environment: Mapping[str, str]) -> None:
+        """Give the image the environment that most of its next children have.
+
+        Each child with another one has to update what the modules have read from it. Raises OSError
+        if the image has ended.
+        """
+        await self._send({"adopt": dict(environment)}, [])
+
+    async def _send(
+        self, request: dict[str, Any], descriptors: Sequence[int]
+    ) -> tuple[bytes, asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return the line that answers ``request``, and the stream that it came from."""
         here, there = socket.socketpair()
         with there, tempfile.TemporaryFile() as file:
             file.write(json.dumps(request).encode())
             file.flush()
-            numbers = [there.fileno(), file.fileno(), output, *descriptors]
             try:
+                numbers = [there.fileno(), file.fileno(), *descriptors]
                 socket.send_fds(self._requests, [GO], numbers)
             except OSError:
                 here.close()
@@ -139,14 +161,10 @@ class Image:
             line = await reader.readline()
             if not line or line == _REFUSED:
                 raise OSError("the image could not fork" if line else "the image has ended")
-            pid = int(line)
-            process = proc.find(pid) or proc.Process(pid, "ended")
-            writer.write(GO)
-            await writer.drain()
         except BaseException:
             writer.close()
             raise
-        return _Fork(process, reader)
+        return line, reader, writer
 
     def close(self) -> None:
         """End the image, and reap it; its children continue."""
@@ -158,8 +176,9 @@ class Image:
 def fork(after_fork: Callable[[], None]) -> Image | None:
     """Fork an image of this process; return None if that is not safe, or not possible.
 
-    This process must have imported what the children need. Each child calls ``after_fork`` once it
-    has its own environment, to update what the modules have read from the old one.
+    This process must have imported what the children need. ``after_fork`` is called in each
+    child, and in an image that adopts an environment, to update what the modules have read from the
+    old one.
     """
     if sys.platform != "linux" or len(os.listdir("/proc/self/task")) > 1:
         return None
@@ -206,7 +225,7 @@ def _serve(
                 data, descriptors, _, _ = socket.recv_fds(requests, 16, MAX_DESCRIPTORS)
                 if not data:
                     os._exit(0)
-                _start(descriptors, replies, after_fork)
+                _handle(descriptors, replies, after_fork)
 
 
 def _report_ends(replies: dict[int, socket.socket]) -> None:
@@ -222,10 +241,18 @@ def _report_ends(replies: dict[int, socket.socket]) -> None:
                 reply.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
 
 
-def _start(
+def _handle(
     descriptors: list[int], replies: dict[int, socket.socket], after_fork: Callable[[], None]
 ) -> None:
     reply = socket.socket(fileno=descriptors[0])
+    with open(descriptors[1], "rb") as file:
+        file.seek(0)
+        request: dict[str, Any] = json.load(file)
+    if "adopt" in request:
+        _set_environment(request["adopt"], after_fork)
+        with reply, suppress(OSError):
+            reply.sendall(b"adopted\n")
+        return
     # No signal may reach a child that still has this process's handlers.
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
@@ -233,9 +260,9 @@ def _start(
     except OSError:
         pid = -1
     if pid == 0:
-        forked.exit_with(lambda: _run(reply, descriptors[1:], after_fork))
+        forked.exit_with(lambda: _run(request, reply, descriptors[2:], after_fork))
     signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
-    for descriptor in descriptors[1:]:
+    for descriptor in descriptors[2:]:
         os.close(descriptor)
     with suppress(OSError):
         reply.sendall(_REFUSED if pid < 0 else b"%d\n" % pid)
@@ -245,7 +272,12 @@ def _start(
         reply.close()
 
 
-def _run(reply: socket.socket, descriptors: list[int], after_fork: Callable[[], None]) -> int:
+def _run(
+    request: dict[str, Any],
+    reply: socket.socket,
+    descriptors: list[int],
+    after_fork: Callable[[], None],
+) -> int:
     """Become the requested process, in a child that was just forked."""
     os.setsid()
     signal.set_wakeup_fd(-1)
@@ -255,14 +287,11 @@ def _run(reply: socket.socket, descriptors: list[int], after_fork: Callable[[], 
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if reply.recv(1) != GO:
         return 0
-    request = _take_descriptors(descriptors)
+    _take_descriptors(descriptors, [1, *request["descriptors"]])
     sys.stdin = open(0, closefd=False)
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = open(number, "w", buffering=1, errors="backslashreplace", closefd=False)
         setattr(sys, name, stream)
-    os.environ.clear()
-    os.environ.update(request["environment"])
-    time.tzset()
     os.chdir(request["folder"])
     module = request["arguments"][0]
     proc.set_title(module)
@@ -270,22 +299,25 @@ def _run(reply: socket.socket, descriptors: list[int], after_fork: Callable[[], 
     if not sys.flags.safe_path:
         del sys.path[0]  # the folder of the program that forked the image
     _current.append(after_fork)
-    after_fork()
+    _set_environment(request["environment"], after_fork)
     # The image may have imported the module.
     warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0
 
 
-def _take_descriptors(received: list[int]) -> dict[str, Any]:
-    """Take over the descriptors of a request, and close all others; return the request."""
-    with open(received[0], "rb") as file:
-        file.seek(0)
-        request: dict[str, Any] = json.load(file)
-    wanted = [1, *request["descriptors"]]
-    moved = [fcntl.fcntl(each, fcntl.F_DUPFD, _FIRST_FREE) for each in received[1:]]
+def _set_environment(environment: dict[str, str], after_fork: Callable[[], None]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    time.tzset()
+    after_fork()
+
+
+def _take_descriptors(received: list[int], numbers: list[int]) -> None:
+    """Move the received descriptors to these numbers, and close all others."""
+    moved = [fcntl.fcntl(each, fcntl.F_DUPFD, _FIRST_FREE) for each in received]
     os.closerange(3, _FIRST_FREE)
-    for number, descriptor in zip(wanted, moved, strict=True):
+    for number, descriptor in zip(numbers, moved, strict=True):
         os.dup2(descriptor, number)
         os.close(descriptor)
     os.dup2(1, 2)
@@ -293,7 +325,6 @@ def _take_descriptors(received: list[int]) -> dict[str, Any]:
     if null:
         os.dup2(null, 0)
         os.close(null)
-    return request
 
 
 _current: list[Callable[[], None]] = []

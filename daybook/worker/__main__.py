@@ -14,11 +14,13 @@ home.configure_prefect()  # before Prefect is imported: it reads its environment
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from contextlib import suppress
 
 from daybook.errors import DaybookError
+from daybook.operations.worker import HEARTBEAT_SECONDS, HEARTBEAT_VARIABLE
 from daybook.processes import environment, image
 from daybook.worker.prefect_worker import DaybookWorker
 
@@ -53,7 +55,11 @@ def main(arguments: list[str]) -> int:
     environment.set_search_path()
     forked_from = image.fork_again()  # before there is an event loop or a thread
     worker = DaybookWorker(
-        work_pool_name=given.pool, work_queues=given.queue, name=given.name, limit=given.limit
+        work_pool_name=given.pool,
+        work_queues=given.queue,
+        name=given.name,
+        limit=given.limit,
+        heartbeat_interval_seconds=None if HEARTBEAT_VARIABLE in os.environ else HEARTBEAT_SECONDS,
     )
     worker.image = forked_from
     try:
