@@ -12,6 +12,7 @@ from pathlib import Path
 
 import daybook
 from daybook import home as homes
+from daybook import repository
 from daybook.processes import image
 
 _PACKAGES = ("cli", "api", "operations", "delivery", "prefect")
@@ -26,14 +27,24 @@ _LATE_IMPORTS = (
 )
 """Modules that are otherwise imported only when they are used."""
 _OF_OTHER_PROCESSES = (
+    "aiosqlite",
+    "cryptography.hazmat.primitives.ciphers.aead",
+    "daybook.execution.agent_request",
     "daybook.execution.execute",
+    "daybook.execution.fallback",
+    "daybook.execution.webhook",
     "daybook.web.app",
     "daybook.worker.parent",
     "daybook.worker.prefect_worker",
     "prefect.deployments.steps",
+    "encodings.idna",
+    "prefect._vendor.croniter",
     "prefect.flow_engine",
+    "pydantic.v1",
+    "rich._emoji_codes",
+    "sqlalchemy.dialects.sqlite.aiosqlite",
 )
-"""Modules of the worker, the parent of its runs, and the health page."""
+"""Modules of the worker, the parent of its runs, the health page and Prefect's server."""
 
 
 def import_commands() -> None:
@@ -57,6 +68,7 @@ def fork_image() -> image.Image | None:
     import_commands()
     for name in _OF_OTHER_PROCESSES:
         importlib.import_module(name)
+    repository.load_flows()
     _read_by_prefect.update(_prefect_variables())
     return image.fork(_after_fork)
 

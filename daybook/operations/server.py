@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 from daybook import home as homes
 from daybook import settings
@@ -30,6 +31,8 @@ from daybook.processes import children, group, image, proc
 HOST = "127.0.0.1"
 PORT = 4200
 DAY_SECONDS = 24 * 60 * 60
+BACKGROUND_INTERVAL = timedelta(seconds=1)
+"""Interval at which the server looks for background tasks that have become due."""
 POLL_INTERVAL_SECONDS = 0.1
 PROGRESS_INTERVAL_SECONDS = 1.0
 """Interval between two progress reports; `cli.output` shows fewer unless on a terminal."""
@@ -41,6 +44,14 @@ BACKLOG = 2048
 MAX_WAITING_CONNECTIONS = 500
 """Maximum number of connections that wait for the head of a request; all are of this machine."""
 MAX_OPEN_FILES = 65_536
+SLOWER_SERVICES = {
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "60",
+    "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "30",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "15",
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "30",
+    "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "30",
+}
+"""Intervals of services on which no rule of Daybook depends; by default, most run every 5 s."""
 SHUTDOWN_GRACE_SECONDS = 5
 """Maximum time that a shutdown waits for open requests, such as the UI's websockets."""
 
@@ -80,6 +91,7 @@ def environment(home: Home, port: int) -> dict[str, str]:
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{ui_url(port)},http://localhost:{port}",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_COLORS": "false",
+        **SLOWER_SERVICES,
         **_retention(),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     }
@@ -232,6 +244,7 @@ def run(port: int) -> None:
     private_names.reload_settings()  # a fork of the image has imported them before
     private_names.begin_writes_immediately(PREFECT_API_DATABASE_CONNECTION_URL.value())
     private_names.cache_time_zones()
+    private_names.slow_down_background_tasks(BACKGROUND_INTERVAL)
     _prepare_database()
     application = private_names.server_application()
     if application is None:

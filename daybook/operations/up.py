@@ -84,6 +84,8 @@ BACKGROUND_TIMEOUT_SECONDS = 180.0
 """How long an `up` in the background may take to start."""
 StartedBy = Literal["", "detach", "service"]
 """What started an `up` in the background; empty for one in the foreground of a terminal."""
+MAX_IDLE_INTERVAL_SECONDS = 3.0
+"""Maximum interval between two queries for finished runs, reached while none ends."""
 MAX_POLL_INTERVAL_SECONDS = 30.0
 """Maximum interval between two queries for finished runs, used while the ledger is unreachable."""
 
@@ -558,21 +560,22 @@ async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:
     meantime.
     """
     until, last_id = since, ""  # of the last run that was shown
-    pause = POLL_INTERVAL_SECONDS
+    pause, is_reachable = POLL_INTERVAL_SECONDS, True
     while True:
         try:
             async with ledger.read() as session:
                 ended = await history.ended_since(session, until, last_id)
         except LedgerUnreachable as error:
-            if pause == POLL_INTERVAL_SECONDS:
+            if is_reachable:
                 talk.say(f"Cannot show outcomes now: {error}")
-            pause = min(2 * pause, MAX_POLL_INTERVAL_SECONDS)
+            is_reachable, pause = False, min(2 * pause, MAX_POLL_INTERVAL_SECONDS)
             await asyncio.sleep(pause)
             continue
-        if pause != POLL_INTERVAL_SECONDS:
+        if not is_reachable:
             talk.say("Showing outcomes again")
-            pause = POLL_INTERVAL_SECONDS
+            is_reachable, pause = True, POLL_INTERVAL_SECONDS
         for row, job in ended:
             talk.outcome(Run.of(row, job))
             until, last_id = row.finished_at or until, row.id
-        await asyncio.sleep(POLL_INTERVAL_SECONDS)
+        pause = POLL_INTERVAL_SECONDS if ended else min(1.2 * pause, MAX_IDLE_INTERVAL_SECONDS)
+        await asyncio.sleep(pause)
