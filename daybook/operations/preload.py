@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import pkgutil
 from pathlib import Path
 
 import daybook
 from daybook import home as homes
-from daybook import repository
+from daybook import repository, settings
+from daybook.operations import server
 from daybook.processes import image
 
 _PACKAGES = ("cli", "api", "operations", "delivery", "prefect")
 """Packages of daybook whose modules are imported, with all that they import."""
 _LATE_IMPORTS = (
     "anyio._backends._asyncio",
-    "daybook.ledger.postgresql",
-    "daybook.ledger.sqlite",
     "prefect.main",
     "rich.markdown",
     "tzlocal",
@@ -51,12 +51,15 @@ def import_commands() -> None:
     """Import all that a command may need. Prefect must be configured (`home.configure_prefect`)."""
     from sqlalchemy.orm import configure_mappers
 
+    from daybook.ledger.engine import Ledger
+
     package = Path(daybook.__file__).parent
     for name in _PACKAGES:
         for module in pkgutil.walk_packages([str(package / name)], f"daybook.{name}."):
             importlib.import_module(module.name)
     for name in _LATE_IMPORTS:
         importlib.import_module(name)
+    Ledger(settings.load().ledger_address)  # imports the driver of its database
     configure_mappers()
 
 
@@ -82,8 +85,14 @@ def _prefect_variables() -> dict[str, str]:
 
 
 def _after_fork() -> None:
-    """Make Prefect read the environment of this process, into which it was forked."""
+    """Make Prefect read the environment of this process, into which it was forked.
+
+    Prefect's server does that itself, because it changes its environment again.
+    """
     from daybook.prefect import private_names
+
+    if sys.argv[0] == server.MODULE:
+        return
 
     homes.set_prefect_variables()
     before, now = _read_by_prefect.items(), _prefect_variables().items()

@@ -28,6 +28,8 @@ from daybook.operations.login import BrowserLogin
 from daybook.prefect import private_names
 from daybook.processes import children, group, image, proc
 
+MODULE = "daybook.operations.server"
+"""This module, whose name is `__main__` in the server's process."""
 HOST = "127.0.0.1"
 PORT = 4200
 DAY_SECONDS = 24 * 60 * 60
@@ -153,7 +155,7 @@ async def start(
     home.ensure_credential(os.environ.get(homes.SERVER_CREDENTIAL, ""))
     return await children.start(
         "server",
-        [*image.PYTHON_MODULE, "daybook.operations.server", "--port", str(port)],
+        [*image.PYTHON_MODULE, MODULE, "--port", str(port)],
         environment=environment(home, port),
         log=home.logs / "server.log",
         folder=home.path,
@@ -241,11 +243,11 @@ def run(port: int) -> None:
 
     from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, get_current_settings
 
+    _prepare_database()
     private_names.reload_settings()  # a fork of the image has imported them before
     private_names.begin_writes_immediately(PREFECT_API_DATABASE_CONNECTION_URL.value())
     private_names.cache_time_zones()
     private_names.slow_down_background_tasks(BACKGROUND_INTERVAL)
-    _prepare_database()
     application = private_names.server_application()
     if application is None:
         # A client with write access to the API can make a worker run any program.
@@ -289,12 +291,12 @@ def _prepare_database() -> None:
     if (pid := os.fork()) == 0:
         try:
             proc.end_with_parent()
+            private_names.reload_settings()
             private_names.prepare_database()
         finally:
             os._exit(1)
     if os.waitpid(pid, 0)[1] == 0:
         os.environ |= dict.fromkeys(private_names.DATABASE_PREPARATIONS, "false")
-        private_names.reload_settings()
 
 
 def _raise_file_limit() -> None:

@@ -108,7 +108,6 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 await work_queues.check(self.client, self._work_pool_name, queues)
             folder = stack.enter_context(output_folder(home.current_home().make().path / "runs"))
             self._environment = {
-                "PREFECT_LOGGING_COLORS": "false",
                 **os.environ,
                 # Prefect passes these settings with each run. If they equal those of the child, it
                 # need not read them again.
