@@ -13,12 +13,12 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import commands, report, start, testbed
+from benchmarks import commands, idle, report, start, testbed
 from daybook import repository
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
 
-PARTS = ("start", "commands", "worker", "jobs", "backlog", "observe", "outbox")
+PARTS = ("start", "commands", "idle", "worker", "jobs", "backlog", "observe", "outbox")
 
 
 def main(arguments: list[str]) -> int:
@@ -38,7 +38,12 @@ def main(arguments: list[str]) -> int:
         timed = commands.measure()
         print(commands.table(timed), flush=True)
         missed += commands.missed(timed)
-    if set(options.only) - {"start", "commands"}:
+    if "idle" in options.only and sys.platform == "linux":
+        print("\n## All of `daybook up`, idle\n")
+        processes = idle.measure(3 * options.idle)
+        print(idle.table(processes), flush=True)
+        missed += idle.missed(processes)
+    if set(options.only) - {"start", "commands", "idle"}:
         if sys.platform == "linux":
             with testbed.temporary_home() as home:
                 try:

@@ -82,9 +82,7 @@ async def _up(
         await up.detach(reporter)
         return 0
     try:
-        await up.up(
-            reporter, link=not without_link, started_by=started_by, forked_from=forked_from
-        )
+        await up.up(reporter, link=not without_link, started_by=started_by, forked_from=forked_from)
     finally:
         if forked_from is not None:
             forked_from.close()

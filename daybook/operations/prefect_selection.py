@@ -64,7 +64,9 @@ async def find_or_start(
         pages = await pages_url(selected.ui_url)
         record.set_server(selected.api_url, selected.ui_url, own=False, pages_url=pages)
         return selected
-    selected = await _start(home, record, say, within, progress or say, forked_from)
+    selected = await _start(
+        home, record, say, within, progress=progress or say, forked_from=forked_from
+    )
     os.environ["PREFECT_API_URL"] = selected.api_url
     os.environ[homes.CLIENT_CREDENTIAL] = home.credential()
     if "prefect" in sys.modules:
@@ -77,6 +79,7 @@ async def _start(
     record: UpRecord,
     say: Callable[[str], None],
     within: float,
+    *,
     progress: Callable[[str], None],
     forked_from: image.Image | None,
 ) -> SelectedPrefect:

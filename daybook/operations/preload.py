@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 import pkgutil
+import sys
+import sysconfig
 from pathlib import Path
 
 import daybook
@@ -17,6 +18,7 @@ from daybook import repository, settings
 from daybook.operations import server
 from daybook.processes import image
 
+PACKAGE = Path(daybook.__file__).parent
 _PACKAGES = ("cli", "api", "operations", "delivery", "prefect")
 """Packages of daybook whose modules are imported, with all that they import."""
 _LATE_IMPORTS = (
@@ -47,15 +49,36 @@ _OF_OTHER_PROCESSES = (
 """Modules of the worker, the parent of its runs, the health page and Prefect's server."""
 
 
+def code_fingerprint(package: Path = PACKAGE) -> list[int]:
+    """Return numbers that change with the package's Python files and the installed packages.
+
+    They are the newest time of change of a file, the number of files, and the time of change of the
+    folder of installed packages; times are in nanoseconds. A file that disappears during the call
+    counts as a change.
+    """
+    newest, count, folders = 0, 0, [str(package)]
+    try:
+        while folders:
+            with os.scandir(folders.pop()) as entries:
+                for each in entries:
+                    if each.name.endswith(".py"):
+                        newest, count = max(newest, each.stat().st_mtime_ns), count + 1
+                    elif each.is_dir() and each.name != "__pycache__":
+                        folders.append(each.path)
+        # Installing or removing a distribution changes this folder.
+        return [newest, count, os.stat(sysconfig.get_path("purelib")).st_mtime_ns]
+    except FileNotFoundError:
+        return []
+
+
 def import_commands() -> None:
     """Import all that a command may need. Prefect must be configured (`home.configure_prefect`)."""
     from sqlalchemy.orm import configure_mappers
 
     from daybook.ledger.engine import Ledger
 
-    package = Path(daybook.__file__).parent
     for name in _PACKAGES:
-        for module in pkgutil.walk_packages([str(package / name)], f"daybook.{name}."):
+        for module in pkgutil.walk_packages([str(PACKAGE / name)], f"daybook.{name}."):
             importlib.import_module(module.name)
     for name in _LATE_IMPORTS:
         importlib.import_module(name)
@@ -66,14 +89,16 @@ def import_commands() -> None:
 def fork_image() -> image.Image | None:
     """Import all that the processes of `up` need, and fork an image of this process.
 
-    Return None if this system cannot fork it; then each process imports what it needs.
+    Return None if this system cannot fork it; then each process imports what it needs. The image
+    forks nothing once the package, or an installed one, has changed.
     """
+    version = code_fingerprint()
     import_commands()
     for name in _OF_OTHER_PROCESSES:
         importlib.import_module(name)
     repository.load_flows()
     _read_by_prefect.update(_prefect_variables())
-    return image.fork(_after_fork)
+    return image.fork(_after_fork, lambda: code_fingerprint() == version)
 
 
 _read_by_prefect: dict[str, str] = {}

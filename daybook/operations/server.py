@@ -143,9 +143,7 @@ def child_environment(home: Home) -> dict[str, str]:
     }
 
 
-async def start(
-    home: Home, port: int, forked_from: image.Image | None = None
-) -> children.Child:
+async def start(home: Home, port: int, forked_from: image.Image | None = None) -> children.Child:
     """Start a server on ``port`` as a child; `wait_until_healthy` waits for it.
 
     Its log is `logs/server.log`. Its credential is `PREFECT_SERVER_API_AUTH_STRING` if that is set,

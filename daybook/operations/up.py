@@ -162,7 +162,7 @@ async def up(
             await _until_stopped(_attach(home, running, talk, link), stop)
         return
     with home_lock.hold(home, started_by=started_by) as record, _stop_requested() as stop:
-        work = _run(home, record, talk, manager, link, forked_from)
+        work = _run(home, record, talk, manager, link=link, forked_from=forked_from)
         if await _until_stopped(work, stop, partial(_say_stopping, talk, manager)):
             talk.say("Stopped")
 
@@ -390,6 +390,7 @@ async def _run(
     record: home_lock.UpRecord,
     talk: UpReporter,
     manager: ServiceManager,
+    *,
     link: bool,
     forked_from: image.Image | None,
 ) -> None:
@@ -460,9 +461,7 @@ async def _command_server(
         yield
 
 
-async def _start_command_server(
-    home: homes.Home, forked_from: image.Image | None
-) -> Child:
+async def _start_command_server(home: homes.Home, forked_from: image.Image | None) -> Child:
     """Start the server in which the commands of this home run; its log is `logs/commands.log`."""
     return await children.start(
         "command server",

@@ -35,7 +35,10 @@ outcomes.
 """
 HEARTBEAT_VARIABLE = "PREFECT_WORKER_HEARTBEAT_SECONDS"
 HEARTBEAT_SECONDS = 10
-"""Default interval between two heartbeats; after three missed ones, Prefect considers the worker lost."""
+"""Default interval between two heartbeats.
+
+After three missed ones, Prefect considers the worker lost.
+"""
 
 
 def command(

@@ -31,6 +31,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -72,10 +73,15 @@ class Running(Protocol):
 class _Fork:
     """A process that an image forked; implements `Running`."""
 
-    def __init__(self, process: proc.Process, reader: asyncio.StreamReader) -> None:
+    def __init__(
+        self,
+        process: proc.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
         self.pid = process.pid
         self._process = process
-        self._end = asyncio.create_task(self._read_code(reader))
+        self._end = asyncio.create_task(self._read_code(reader, writer))
 
     @property
     def returncode(self) -> int | None:
@@ -89,13 +95,17 @@ class _Fork:
             raise ProcessLookupError(self.pid)
         os.kill(self.pid, signal.SIGKILL)
 
-    async def _read_code(self, reader: asyncio.StreamReader) -> int:
+    async def _read_code(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
+        line = b""
         with suppress(OSError):
-            if line := await reader.readline():
-                return int(line)
-        while proc.find(self._process.pid, self._process.started) is not None:
+            line = await reader.readline()
+        writer.close()
+        if line:
+            return int(line)
+        while True:
+            if proc.find(self._process.pid, self._process.started) is None:
+                return UNKNOWN_EXIT_CODE
             await asyncio.sleep(_GONE_CHECK_SECONDS)
-        return UNKNOWN_EXIT_CODE
 
 
 class Image:
@@ -132,7 +142,7 @@ class Image:
         except BaseException:
             writer.close()
             raise
-        return _Fork(process, reader)
+        return _Fork(process, reader, writer)
 
     async def adopt(self, environment: Mapping[str, str]) -> None:
         """Give the image the environment that most of its next children have.
@@ -160,7 +170,7 @@ class Image:
         try:
             line = await reader.readline()
             if not line or line == _REFUSED:
-                raise OSError("the image could not fork" if line else "the image has ended")
+                raise OSError("the image does not fork" if line else "the image has ended")
         except BaseException:
             writer.close()
             raise
@@ -173,12 +183,20 @@ class Image:
         os.waitpid(self.pid, 0)
 
 
-def fork(after_fork: Callable[[], None]) -> Image | None:
+@dataclass(frozen=True)
+class _Hooks:
+    after_fork: Callable[[], None]
+    is_current: Callable[[], bool]
+
+
+def fork(
+    after_fork: Callable[[], None], is_current: Callable[[], bool] = lambda: True
+) -> Image | None:
     """Fork an image of this process; return None if that is not safe, or not possible.
 
     This process must have imported what the children need. ``after_fork`` is called in each
     child, and in an image that adopts an environment, to update what the modules have read from the
-    old one.
+    old one. The image refuses a request unless ``is_current`` returns True.
     """
     if sys.platform != "linux" or len(os.listdir("/proc/self/task")) > 1:
         return None
@@ -194,12 +212,10 @@ def fork(after_fork: Callable[[], None]) -> Image | None:
     if pid:
         there.close()
         return Image(here, pid)
-    forked.exit_with(lambda: _serve(here, there, after_fork))
+    forked.exit_with(lambda: _serve(here, there, _Hooks(after_fork, is_current)))
 
 
-def _serve(
-    client: socket.socket, requests: socket.socket, after_fork: Callable[[], None]
-) -> NoReturn:
+def _serve(client: socket.socket, requests: socket.socket, hooks: _Hooks) -> NoReturn:
     """Fork children until the client has ended."""
     client.close()
     os.setsid()
@@ -225,7 +241,7 @@ def _serve(
                 data, descriptors, _, _ = socket.recv_fds(requests, 16, MAX_DESCRIPTORS)
                 if not data:
                     os._exit(0)
-                _handle(descriptors, replies, after_fork)
+                _handle(descriptors, replies, hooks)
 
 
 def _report_ends(replies: dict[int, socket.socket]) -> None:
@@ -241,26 +257,24 @@ def _report_ends(replies: dict[int, socket.socket]) -> None:
                 reply.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
 
 
-def _handle(
-    descriptors: list[int], replies: dict[int, socket.socket], after_fork: Callable[[], None]
-) -> None:
+def _handle(descriptors: list[int], replies: dict[int, socket.socket], hooks: _Hooks) -> None:
     reply = socket.socket(fileno=descriptors[0])
     with open(descriptors[1], "rb") as file:
         file.seek(0)
         request: dict[str, Any] = json.load(file)
     if "adopt" in request:
-        _set_environment(request["adopt"], after_fork)
+        _set_environment(request["adopt"], hooks)
         with reply, suppress(OSError):
             reply.sendall(b"adopted\n")
         return
     # No signal may reach a child that still has this process's handlers.
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        pid = os.fork()
+        pid = os.fork() if hooks.is_current() else -1
     except OSError:
         pid = -1
     if pid == 0:
-        forked.exit_with(lambda: _run(request, reply, descriptors[2:], after_fork))
+        forked.exit_with(lambda: _run(request, reply, descriptors[2:], hooks))
     signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
     for descriptor in descriptors[2:]:
         os.close(descriptor)
@@ -276,7 +290,7 @@ def _run(
     request: dict[str, Any],
     reply: socket.socket,
     descriptors: list[int],
-    after_fork: Callable[[], None],
+    hooks: _Hooks,
 ) -> int:
     """Become the requested process, in a child that was just forked."""
     os.setsid()
@@ -288,9 +302,11 @@ def _run(
     if reply.recv(1) != GO:
         return 0
     _take_descriptors(descriptors, [1, *request["descriptors"]])
-    sys.stdin = open(0, closefd=False)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
     for name, number in (("stdout", 1), ("stderr", 2)):
-        stream = open(number, "w", buffering=1, errors="backslashreplace", closefd=False)
+        stream = open(  # noqa: SIM115
+            number, "w", buffering=1, errors="backslashreplace", closefd=False
+        )
         setattr(sys, name, stream)
     os.chdir(request["folder"])
     module = request["arguments"][0]
@@ -298,19 +314,19 @@ def _run(
     sys.argv = request["arguments"]
     if not sys.flags.safe_path:
         del sys.path[0]  # the folder of the program that forked the image
-    _current.append(after_fork)
-    _set_environment(request["environment"], after_fork)
+    _current.append(hooks)
+    _set_environment(request["environment"], hooks)
     # The image may have imported the module.
     warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0
 
 
-def _set_environment(environment: dict[str, str], after_fork: Callable[[], None]) -> None:
+def _set_environment(environment: dict[str, str], hooks: _Hooks) -> None:
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
-    after_fork()
+    hooks.after_fork()
 
 
 def _take_descriptors(received: list[int], numbers: list[int]) -> None:
@@ -327,9 +343,9 @@ def _take_descriptors(received: list[int], numbers: list[int]) -> None:
         os.close(null)
 
 
-_current: list[Callable[[], None]] = []
+_current: list[_Hooks] = []
 
 
 def fork_again() -> Image | None:
     """Fork an image of a process that an image has forked; None in any other process."""
-    return fork(_current[0]) if _current else None
+    return fork(_current[0].after_fork, _current[0].is_current) if _current else None

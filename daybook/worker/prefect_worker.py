@@ -33,8 +33,8 @@ from daybook.ledger.engine import Ledger
 from daybook.prefect import private_names, work_queues
 from daybook.prefect import work_pool as pools
 from daybook.processes import proc
-from daybook.processes.image import Image
 from daybook.processes.ending import wait_shielded
+from daybook.processes.image import Image
 from daybook.tasks.policy import load_policy
 from daybook.worker.launcher import open_launcher
 from daybook.worker.messages import ProcessSpec
