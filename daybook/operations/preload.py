@@ -10,11 +10,13 @@ import os
 import pkgutil
 import sys
 import sysconfig
+from contextlib import suppress
 from pathlib import Path
 
 import daybook
 from daybook import home as homes
 from daybook import repository, settings
+from daybook.errors import DaybookError
 from daybook.operations import server
 from daybook.processes import image
 
@@ -82,7 +84,8 @@ def import_commands() -> None:
             importlib.import_module(module.name)
     for name in _LATE_IMPORTS:
         importlib.import_module(name)
-    Ledger(settings.load().ledger_address)  # imports the driver of its database
+    with suppress(DaybookError):  # the command itself reports invalid settings
+        Ledger(settings.load().ledger_address)  # imports the driver of its database
     configure_mappers()
 
 

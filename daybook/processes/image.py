@@ -303,9 +303,9 @@ def _run(
         return 0
     _take_descriptors(descriptors, [1, *request["descriptors"]])
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
-    for name, number in (("stdout", 1), ("stderr", 2)):
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = open(  # noqa: SIM115
-            number, "w", buffering=1, errors="backslashreplace", closefd=False
+            descriptor, "w", buffering=1, errors="backslashreplace", closefd=False
         )
         setattr(sys, name, stream)
     os.chdir(request["folder"])

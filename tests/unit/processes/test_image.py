@@ -52,7 +52,7 @@ match sys.argv[1]:
 """
 
 
-def run(folder: Path, program: str) -> tuple[Any, list[dict[str, Any]]]:
+def run(folder: Path, program: str) -> tuple[Any, list[Any]]:
     """Run a client; return what it prints as JSON, and what its children printed."""
     (folder / "started.py").write_text(STARTED)
     package = Path(__file__).parents[3]
