@@ -110,9 +110,7 @@ def destinations(context: CompletionContext) -> Names:
 
 
 def hooks(context: CompletionContext) -> Names:
-    from daybook.hooks.documents import STORE
-
-    return _with_copies(STORE.slug)
+    return _documents("hooks")
 
 
 def channels(context: CompletionContext) -> Names:

@@ -75,7 +75,7 @@ class ServiceManager:
         if not (self.address and self.watchdog_seconds):
             return
         seen: dict[str, Any] | None = None
-        silence = liveness.Silence(2 * interval + MAX_REPORT_INTERVAL_SECONDS)
+        silence = liveness.Silence(2 * self._interval_seconds + MAX_REPORT_INTERVAL_SECONDS)
         began = time.monotonic()
         while True:
             try:

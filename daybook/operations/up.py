@@ -413,7 +413,7 @@ async def _run(
     *,
     link: bool,
     upgraded: asyncio.Event,
-    forked_from: image.Image | None,
+    forked_from: image.Image | None = None,
 ) -> None:
     """Run everything until cancelled; set ``upgraded`` if another version should run instead."""
     running_version = upgrade.installed()
