@@ -13,14 +13,23 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import commands, hooks, idle, report, start, testbed
+from benchmarks import commands, hooks, idle, pages, report, start, testbed
 from daybook import repository
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
 
 PARTS = (
-    *("start", "commands", "idle", "worker", "jobs", "backlog", "observe", "outbox"),
-    *("hooks", "apply"),
+    "start",
+    "commands",
+    "idle",
+    "pages",
+    "hooks",
+    "worker",
+    "jobs",
+    "backlog",
+    "observe",
+    "outbox",
+    "apply",
 )
 
 
@@ -41,6 +50,11 @@ def main(arguments: list[str]) -> int:
         timed = commands.measure()
         print(commands.table(timed), flush=True)
         missed += commands.missed(timed)
+    if "pages" in options.only:
+        print("\n## Pages with 1,000 jobs and 200,000 runs: server time\n")
+        shown = pages.measure()
+        print(pages.table(shown), flush=True)
+        missed += pages.missed(shown)
     if "hooks" in options.only and sys.platform == "linux":
         loads = asyncio.run(hooks.measure())
         print("\n## Requests to hooks\n")
@@ -51,7 +65,7 @@ def main(arguments: list[str]) -> int:
         processes = idle.measure(3 * options.idle)
         print(idle.table(processes), flush=True)
         missed += idle.missed(processes)
-    if set(options.only) - {"start", "commands", "hooks", "idle"}:
+    if set(options.only) - {"start", "commands", "pages", "hooks", "idle"}:
         if sys.platform == "linux":
             with testbed.temporary_home() as home:
                 try:
@@ -59,7 +73,7 @@ def main(arguments: list[str]) -> int:
                 except asyncio.CancelledError:
                     missed.append("the benchmark was stopped before its end")
         else:
-            print("without /proc, only the parts start and commands run", file=sys.stderr)
+            print("without /proc, only the parts start, commands and pages run", file=sys.stderr)
     print(f"\nFinished: {SYSTEM_CLOCK.now():%Y-%m-%d %H:%M} UTC, load {_load()}")
     for line in missed:
         print(f"target missed: {line}", file=sys.stderr)

@@ -1,8 +1,8 @@
 """`daybook apply` of a thousand jobs: first, again, with one change; and the way to Prefect.
 
-The first application stores the jobs in the ledger. The keeper then brings them to Prefect, or the
-application itself does that if it waits (`--wait`). Half of the jobs are applied and brought by the
-keeper's function, and then all of them are applied in one step that waits.
+The first application stores the jobs in the ledger. The keeper then reconciles them with Prefect,
+or the application itself does that if it waits (`--wait`). Half of the jobs are applied and
+reconciled by the keeper's function, and then all of them are applied in one step that waits.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Result:
 
     jobs: int
     stored: Step
-    brought: Step
+    reconciled: Step
     first: Step
     again: Step
     one_change: Step
@@ -57,7 +57,7 @@ async def measure(bed: Testbed, jobs: int = 1000) -> Result:
     progress(f"apply: {jobs} jobs, then the keeper")
     stored = await _measured(bed, lambda: _apply(_text(jobs)))
     async with open_ledger() as ledger:
-        brought = await _measured(bed, lambda: reconcile.reconcile_all(ledger, bed.client))
+        reconciled = await _measured(bed, lambda: reconcile.reconcile_all(ledger, bed.client))
     await _apply(_text(0), prune=True, wait=True)
 
     progress(f"apply: {jobs} jobs, waiting for Prefect")
@@ -66,7 +66,7 @@ async def measure(bed: Testbed, jobs: int = 1000) -> Result:
     again = await _measured(bed, lambda: _apply(_text(jobs), wait=True))
     writes = await _revisions() - before
     one_change = await _measured(bed, lambda: _apply(_text(jobs, changed=jobs // 2), wait=True))
-    return Result(jobs, stored, brought, first, again, one_change, writes)
+    return Result(jobs, stored, reconciled, first, again, one_change, writes)
 
 
 def _text(count: int, changed: int = -1) -> str:
@@ -104,7 +104,7 @@ def table(result: Result) -> str:
     jobs = f"{result.jobs:,} jobs"
     steps = [
         (f"{jobs} stored in the ledger", result.stored, ""),
-        ("… brought to Prefect by the keeper's function", result.brought, ""),
+        ("… reconciled with Prefect by the keeper's function", result.reconciled, ""),
         (f"first `apply --wait` of {jobs}", result.first, f"≤ {FIRST_SECONDS:g} s"),
         ("second one, no change", result.again, f"≤ {AGAIN_SECONDS:g} s"),
         ("one changed job", result.one_change, f"≤ {AGAIN_SECONDS:g} s"),

@@ -12,6 +12,7 @@
     ├── NothingClaimable         3  no task for this task session now, with the reason
     ├── TokenRefused             2  a token does not hold its task run, or no longer does
     ├── Unreachable              4
+    │   ├── PageUnreachable      4  no web server with Daybook's pages
     │   ├── PrefectUnreachable   4
     │   │   └── PrefectRefused   4  Prefect answers and denies access (401, 403)
     │   └── LedgerUnreachable    4
@@ -227,6 +228,23 @@ class Unreachable(DaybookError):
 
     code = "unreachable"
     exit_code = 4
+
+
+class PageUnreachable(Unreachable):
+    """Daybook's pages cannot be opened; ``address`` is None if no web server runs for this home."""
+
+    code = "page_unreachable"
+
+    def __init__(self, address: str | None, why: str = "") -> None:
+        self.address = address
+        problem = f"Daybook's pages at {address} do not answer" if address else _NO_PAGE
+        super().__init__(problem + (f": {why}" if why else ""))
+
+
+_NO_PAGE = (
+    "no web server with Daybook's pages runs for this home; start `daybook up`, with "
+    "DAYBOOK_WEB_PORT not 0 (`daybook open --prefect` opens Prefect's UI)"
+)
 
 
 class PrefectUnreachable(Unreachable):

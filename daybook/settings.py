@@ -207,9 +207,9 @@ class Settings(BaseSettings):
         default=4280,
         ge=0,
         lt=2**16,
-        description="Port on which `daybook up` serves `/health` and `/metrics`, for this machine "
-        "only. If the port is in use, `daybook up` chooses a free one and prints it. 0: no server. "
-        "Use `daybook web --host` to serve other machines.",
+        description="Port on which `daybook up` serves its pages, `/health` and `/metrics`, for "
+        "this machine only. If the port is in use, `daybook up` chooses a free one and prints it. "
+        "0: no server. `daybook web --host` serves `/health` and `/metrics` to other machines.",
     )
 
     command_server: bool = Field(

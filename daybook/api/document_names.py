@@ -6,11 +6,12 @@ from typing import Literal
 
 from daybook.agents import kinds
 from daybook.delivery import destinations
+from daybook.hooks import documents as hooks
 from daybook.ledger.engine import open_ledger
 from daybook.resources import copies, secrets
 from daybook.tools import server_blocks
 
-Documents = Literal["agents", "secrets", "tool servers", "destinations"]
+Documents = Literal["agents", "secrets", "tool servers", "destinations", "hooks"]
 
 
 async def names(documents: Documents) -> list[str]:
@@ -20,6 +21,7 @@ async def names(documents: Documents) -> list[str]:
         "secrets": [secrets.STORE.slug],
         "tool servers": [server_blocks.STORE.slug],
         "destinations": [destinations.STORE.slug],
+        "hooks": [hooks.STORE.slug],
     }[documents]
     async with open_ledger() as ledger, ledger.read() as session:
         return await copies.names(session, slugs)

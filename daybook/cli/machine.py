@@ -36,7 +36,7 @@ def up_(
     *,
     browser: Annotated[
         bool,
-        Parameter(negative="--no-browser", help="Open the Prefect UI when everything is ready."),
+        Parameter(negative="--no-browser", help="Open Daybook's pages when everything is ready."),
     ] = True,
     detach: Annotated[
         bool, Parameter(help="Run in the background; return when everything is ready.")
@@ -46,11 +46,11 @@ def up_(
 ) -> Coroutine[Any, Any, int]:
     """Start Daybook on this machine, and print the outcome of each run.
 
-    Starts a Prefect server (unless one is configured), its UI and a worker; at the first start,
-    also runs an example job. The printed link opens the UI once without a password; `daybook open`
-    prints another. Stays in the foreground until Ctrl-C, SIGTERM or `daybook down`. If Daybook runs
-    in the background, shows that instead, and Ctrl-C does not stop it. With --json, prints a line
-    `{"ready": …}`, then a line `{"run": …}` for each run that ends.
+    Starts a Prefect server (unless one is configured), Daybook's pages and a worker; at the first
+    start, also runs an example job. The printed links open the pages and Prefect's UI once without
+    a password; `daybook open` prints another. Stays in the foreground until Ctrl-C, SIGTERM or
+    `daybook down`. If Daybook runs in the background, shows that instead, and Ctrl-C does not stop
+    it. With --json, prints a line `{"ready": …}`, then a line `{"run": …}` for each run that ends.
 
     Example: daybook up --no-browser
     """
@@ -109,9 +109,10 @@ async def open_(
     browser: Annotated[
         bool, Parameter(negative="--no-browser", help="Open the link in a browser.")
     ] = True,
+    prefect: Annotated[bool, Parameter(help="Open Prefect's UI instead.", negative=())] = False,
     as_json: Json = False,
 ) -> int:
-    """Open Prefect's UI, logged in.
+    """Open Daybook's pages, or Prefect's UI, logged in.
 
     Prints a link that works once, within ten minutes, and opens it if there is a display. The
     browser stays logged in for a week.
@@ -120,7 +121,7 @@ async def open_(
     """
     prepare_prefect()
 
-    link = await browsers.link()
+    link = await (browsers.prefect_link() if prefect else browsers.link())
     if as_json:
         output.print_json(link)
         return 0
@@ -334,9 +335,9 @@ class TerminalReporter:
         output.line("Ready.", style="bold green")
         jobs = f"{facts.jobs} (`daybook list` shows them)"
         health = f"{facts.web_url}/health" if facts.web_url else ""
-        address = ui_address(facts)
         pairs = [
-            ("Prefect UI", address),
+            ("open", facts.open_url or ""),
+            ("Prefect UI", facts.prefect_open_url or facts.ui_url),
             ("jobs", jobs),
             ("ledger", facts.ledger),
             ("health", health),
@@ -353,7 +354,7 @@ class TerminalReporter:
                 self._print_next_steps()
             output.say(stop_hint)
         if self._browser:
-            open_browser(address)
+            open_browser(ui_address(facts))
 
     def outcome(self, run: Run) -> None:
         print_run(run)
@@ -400,8 +401,8 @@ NEXT_STEPS = (
 
 
 def ui_address(facts: UpFacts) -> str:
-    """Return the address at which a user opens the UI; empty if there is none."""
-    return facts.open_url or facts.ui_url
+    """Return the address that a user opens: Daybook's pages, else Prefect's UI; else empty."""
+    return facts.open_url or facts.prefect_open_url or facts.ui_url
 
 
 def program_name() -> str:

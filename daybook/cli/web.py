@@ -1,4 +1,4 @@
-"""The `daybook web` command: the health page and the metrics, without `daybook up`."""
+"""The `daybook web` command: the pages, `/health` and the metrics, without `daybook up`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ def web_(
         Parameter(help="Additional host name that clients may use. Repeatable."),
     ] = None,
 ) -> int:
-    """Serve `/health`, and `/metrics` for Prometheus, until Ctrl-C or SIGTERM.
+    """Serve the pages, `/health`, and `/metrics` for Prometheus, until Ctrl-C or SIGTERM.
 
-    `daybook up` serves both pages too. Every client that can connect can read the names of late and
-    failing jobs. docs/operations/monitoring.md describes the pages and gives alert rules.
+    `daybook up` serves them too. Prints a link that opens the pages once; with --host, there are
+    none. Every client that can connect can read the names of late and failing jobs in `/health`.
+    docs/operations/monitoring.md describes both endpoints and gives alert rules.
 
     Example: daybook web --port 4290
     """

@@ -190,7 +190,7 @@ def is_id(delivery_id: object) -> bool:
 
 
 def _match(made: Iterable[str], sent: Sequence[str]) -> bool:
-    """Return whether a signature was sent that was made; the time tells nothing about either."""
+    """Return whether a signature was sent that was made; the time shows nothing about either."""
     found = False
     for each in made:
         for other in sent:

@@ -172,6 +172,13 @@ async def live_names(session: AsyncSession, owner: str | None = None) -> list[st
     return list((await session.execute(query)).scalars())
 
 
+async def all_names(session: AsyncSession, owner: str | None = None) -> dict[str, str]:
+    """Return the names of all jobs, also of archived ones, by id; with ``owner``, of its jobs."""
+    condition = true() if owner is None else col(JobRow.owner) == owner
+    rows = await session.execute(select(JobRow.id, JobRow.name).where(condition))
+    return dict(rows.tuples().all())
+
+
 async def taken_slugs(session: AsyncSession, kind: str) -> set[str]:
     """Return the deployment names of the live jobs of this kind."""
     live = (col(JobRow.kind) == kind, col(JobRow.archived_at).is_(None))

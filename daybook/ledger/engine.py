@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any
@@ -218,11 +219,30 @@ def _database_at(address: str, busy: timedelta) -> database.Database:
     return Postgresql(url, busy)
 
 
+_shared: ContextVar[Ledger | None] = ContextVar("shared_ledger", default=None)
+
+
+@contextmanager
+def sharing(ledger: Ledger) -> Iterator[None]:
+    """Let `open_ledger` return ``ledger``, which stays open, in the block and the tasks it starts.
+
+    Opening a ledger takes milliseconds, which is much for a server that does it for each request.
+    """
+    token = _shared.set(ledger)
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
 @asynccontextmanager
 async def open_ledger() -> AsyncIterator[Ledger]:
-    """Open the ledger that the settings name.
+    """Open the ledger that the settings name; inside `sharing`, return that one.
 
     Raises `InvalidInput` for an invalid setting, `LedgerUnreachable`, and `LedgerNewer`.
     """
+    if (shared := _shared.get()) is not None:
+        yield shared
+        return
     async with Ledger(settings.load().ledger_address) as ledger:
         yield ledger

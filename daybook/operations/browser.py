@@ -1,4 +1,4 @@
-"""Login links, which log a browser in to the Prefect server of this home's `daybook up`."""
+"""Login links, which log a browser in to the servers of this home's `daybook up`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import base64
 from pydantic import BaseModel, Field
 
 from daybook import home as homes
-from daybook.errors import PrefectUnreachable
+from daybook.errors import PageUnreachable, PrefectUnreachable
 from daybook.home import Home
 from daybook.operations import login
 
@@ -15,9 +15,9 @@ TIMEOUT_SECONDS = 10.0
 
 
 class LoginLink(BaseModel, frozen=True):
-    """A link to Prefect's UI that works once.
+    """A link to Daybook's pages or to Prefect's UI that works once.
 
-    For a server that `daybook up` did not start, it is the UI's plain address, and
+    For a Prefect server that `daybook up` did not start, it is the UI's plain address, and
     ``expires_in_seconds`` is None.
     """
 
@@ -26,12 +26,27 @@ class LoginLink(BaseModel, frozen=True):
 
 
 async def link(home: Home | None = None) -> LoginLink:
+    """Return a link to Daybook's pages. Raises `PageUnreachable`."""
+    home = home or homes.current_home()
+    address = str((home.running() or {}).get("web_url") or "")
+    if not address:
+        raise PageUnreachable(None)
+    made = await _one_time(home, address)
+    if isinstance(made, str):
+        raise PageUnreachable(address, made)
+    return made
+
+
+async def prefect_link(home: Home | None = None) -> LoginLink:
     """Return a link to Prefect's UI. Raises `PrefectUnreachable`."""
     home = home or homes.current_home()
     running = home.running() or {}
     ui_url, api_url = str(running.get("ui_url") or ""), str(running.get("api_url") or "")
     if running.get("own_server") and api_url:
-        return await _one_time(home, ui_url, api_url)
+        made = await _one_time(home, ui_url)
+        if isinstance(made, str):
+            raise PrefectUnreachable(api_url, made)
+        return made
     if not ui_url:
         from prefect.settings import get_current_settings
 
@@ -42,23 +57,21 @@ async def link(home: Home | None = None) -> LoginLink:
     return LoginLink(url=ui_url, expires_in_seconds=None)
 
 
-async def _one_time(home: Home, ui_url: str, api_url: str) -> LoginLink:
+async def _one_time(home: Home, address: str) -> LoginLink | str:
+    """Return a one-time link to the server at ``address``, or why it gives none."""
     import httpx
 
     basic = base64.b64encode(home.credential().encode()).decode()
     headers = {"Authorization": f"Basic {basic}"}
     try:
         async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
-            response = await client.post(f"{ui_url}{login.LINKS_PATH}", headers=headers)
+            response = await client.post(f"{address}{login.LINKS_PATH}", headers=headers)
         created = response.json() if response.status_code == httpx.codes.CREATED else None
     except (httpx.TransportError, ValueError) as error:
-        raise PrefectUnreachable(api_url, str(error) or type(error).__name__) from error
+        return str(error) or type(error).__name__
     if response.status_code == httpx.codes.UNAUTHORIZED:
-        changed = (
-            f"{home.credential_file} has changed since `daybook up` started; restart `daybook up`"
-        )
-        raise PrefectUnreachable(api_url, changed)
+        return f"{home.credential_file} has changed since `daybook up` started; restart it"
     if created is None:
-        raise PrefectUnreachable(api_url, f"it returned status {response.status_code}")
-    url = f"{ui_url}{login.LOGIN_PATH}?token={created['token']}"
+        return f"it returned status {response.status_code}"
+    url = f"{address}{login.LOGIN_PATH}?token={created['token']}"
     return LoginLink(url=url, expires_in_seconds=created["expires_in"])

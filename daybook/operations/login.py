@@ -1,20 +1,22 @@
-"""Browser login for the Prefect server that we start: a one-time link, then a session cookie.
+"""Browser login for the servers of this home, `daybook.web` and `up`'s Prefect: link, then cookie.
 
-The server requires the home's credential. A browser has none, and users should not have to type it:
+The servers require the home's credential. A browser has none, and users should not have to type it:
 a holder of the credential requests a link, and the browser that opens it gets a cookie, which
-counts as the credential for requests of this server's own pages.
+counts for requests of this server's own pages.
 
 ::
 
     POST /daybook/links, with the credential ─► {"token", "expires_in"}
-    GET  /daybook/login?token=…              ─► cookie, then the UI; the token is used up
+    GET  /daybook/login?token=…              ─► cookie, then the pages; the token is used up
     POST /daybook/login, password=…          ─► the same for a user who types the credential
-    /api/…       with the cookie             ─► Prefect, with the credential
-    /ui-settings with the cookie             ─► Prefect's, changed not to ask for a password
+    any other path                           ─► `forward`, which checks `session`
+
+`BrowserLogin` is what both servers share. `prefect_login.PrefectLogin` is that of Prefect, and
+`daybook.web.login.PageLogin` that of Daybook's own pages.
 
 Tokens are kept as hashes, in memory. A cookie is signed and not stored, so it outlives a restart;
 it becomes invalid when it expires, or when the server restarts after the credential was changed or
-the file `browser-key` was deleted.
+the file `browser-key` was deleted. It is valid for one server: the port is part of the signature.
 
 A browser sends a cookie to each port of this machine, also with requests of other pages. So the
 cookie counts only if the browser says that a page of this very server sent the request (`Origin`,
@@ -30,11 +32,12 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from html import escape
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
-from daybook.operations.host_names import LOOPBACK_NAMES, Application, Receive, Scope, Send
-from daybook.operations.peers import is_another_user
+from daybook.operations import peers
+from daybook.operations.host_names import Application, Receive, Scope, Send
 
 LINKS_PATH = "/daybook/links"
 LOGIN_PATH = "/daybook/login"
@@ -44,22 +47,21 @@ MAX_LINKS = 32
 MAX_PASSWORD_BYTES = 4096
 """Maximum size of the body of a request with a typed password."""
 
-_POLICY = "connect-src 'self' {}".format(
-    " ".join(
-        f"{scheme}://{name}:*" for scheme in ("http", "ws") for name in ("127.0.0.1", "localhost")
-    )
-)
-"""Policy for Prefect's pages, whose analytics send requests to the Internet despite all settings.
-"""
-
-_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_NOT_LOGGED_IN = "This browser is not logged in."
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class BrowserLogin:
-    """ASGI middleware around Prefect's application; ``port`` distinguishes cookies of two homes.
+    """ASGI middleware that lets only logged-in browsers reach ``application``.
 
-    ``clock`` returns seconds since the epoch.
+    ``port`` distinguishes cookies of two servers. ``clock`` returns seconds since the epoch. A
+    subclass decides about all paths but those of the login (`forward`), and names the ``site`` and
+    the ``command`` that opens it. With ``has_password``, a user may type the credential.
     """
+
+    site: ClassVar[str] = "Daybook"
+    command: ClassVar[str] = "daybook open"
+    has_password: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -69,62 +71,69 @@ class BrowserLogin:
         port: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._application, self._credential, self._clock = application, credential, clock
-        self._key = hashlib.sha256(f"{key}\n{credential}".encode()).digest()
+        self.application, self.credential, self._clock = application, credential, clock
+        self._key = hashlib.sha256(f"{key}\n{credential}\n{port}".encode()).digest()
         self._cookie = f"daybook-session-{port}"
-        self._basic = b"Basic " + base64.b64encode(credential.encode())
+        self.basic = b"Basic " + base64.b64encode(credential.encode())
         self._links: dict[bytes, float] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
-            await self._application(scope, receive, send)
+            await self.application(scope, receive, send)
             return
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if scope["type"] == "websocket":
-            if self._has_session(scope, headers) and _from_own_page(headers, safe=False):
-                receive = self._inject_credential(receive)
-            await self._application(scope, receive, send)
+            await self.forward_websocket(scope, headers, receive, send)
         elif scope["path"] == LINKS_PATH:
-            await self._new_link(scope, headers, send)
+            await self._send_link(scope, headers, send)
         elif scope["path"] == LOGIN_PATH:
             await self._login(scope, headers, receive, send)
         else:
-            await self._forward(scope, headers, receive, send)
+            await self.forward(scope, headers, receive, send)
 
-    async def _forward(
+    async def forward(
         self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
     ) -> None:
-        path, session = scope["path"], self._has_session(scope, headers)
-        trusted = session and _from_own_page(headers, safe=scope["method"] in _SAFE_METHODS)
-        if path == "/api" or path.startswith("/api/"):
-            if trusted:
-                scope = _with_header(scope, b"authorization", self._basic)
-                receive = _only_from_this_user(receive, scope)
-        elif path.endswith("/ui-settings"):
-            if trusted:
-                scope = _with_header(scope, b"accept-encoding", b"identity")
-                send = _without_password(send, headers.get(b"host", ""))
-        elif not session and scope["method"] == "GET" and "text/html" in headers.get(b"accept", ""):
-            await _page(send, 401, "This browser is not logged in.")
-            return
-        else:
-            send = _with_policy(send)
-        await self._application(scope, receive, send)
+        """Answer a request that is not about the login."""
+        raise NotImplementedError
+
+    async def forward_websocket(
+        self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
+    ) -> None:
+        """Answer a websocket; the default refuses it."""
+        await receive()
+        await send({"type": "websocket.close", "code": 1008})
+
+    async def refuse(self, send: Send, status: int = 401, problem: str = _NOT_LOGGED_IN) -> None:
+        """Send a page that says how to log in."""
+        form = _PASSWORD_FORM.format(login=LOGIN_PATH) if self.has_password else ""
+        text = _PAGE.format(
+            style=_STYLE, site=self.site, problem=escape(problem), command=self.command, form=form
+        )
+        await _html(send, status, text)
 
     # Links.
 
-    async def _new_link(self, scope: Scope, headers: Mapping[bytes, str], send: Send) -> None:
+    async def _send_link(self, scope: Scope, headers: Mapping[bytes, str], send: Send) -> None:
         authorization = headers.get(b"authorization", "").encode()
-        if not hmac.compare_digest(authorization, self._basic):
+        if not hmac.compare_digest(authorization, self.basic):
             await _answer(send, 401, {"error": "the credential of this server is required"})
         elif scope["method"] != "POST":
             await _answer(send, 405, {"error": "use POST"})
         else:
-            token, now = secrets.token_urlsafe(32), self._clock()
-            valid = [each for each in self._links.items() if now < each[1]]
-            self._links = dict(valid[1 - MAX_LINKS :])
-            self._links[_hash(token)] = now + LINK_LIFETIME_SECONDS
+            token = self._new_token()
             await _answer(send, 201, {"token": token, "expires_in": LINK_LIFETIME_SECONDS})
+
+    def new_link(self) -> str:
+        """Return the path of a link that logs a browser in once."""
+        return f"{LOGIN_PATH}?token={self._new_token()}"
+
+    def _new_token(self) -> str:
+        token, now = secrets.token_urlsafe(32), self._clock()
+        valid = [each for each in self._links.items() if now < each[1]]
+        self._links = dict(valid[1 - MAX_LINKS :])
+        self._links[_hash(token)] = now + LINK_LIFETIME_SECONDS
+        return token
 
     async def _login(
         self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
@@ -132,25 +141,31 @@ class BrowserLogin:
         if scope["method"] == "GET":
             token = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
             # The link may be an argument of a browser's process, and all users can read arguments.
-            if is_another_user(scope):
-                await _page(send, 403, "This link was created for another user of this machine.")
+            if peers.is_another_user(scope):
+                await self.refuse(
+                    send, 403, "This link was created for another user of this machine."
+                )
                 return
             if not self._use_up(token):
-                await _page(send, 403, "This link has been used, or has expired.")
+                await self.refuse(send, 403, "This link has been used, or has expired.")
                 return
-        elif scope["method"] == "POST" and _from_own_page(headers, safe=False):
+        elif (
+            self.has_password
+            and scope["method"] == "POST"
+            and is_from_own_page(headers, safe=False)
+        ):
             typed = parse_qs((await _body(receive)).decode("latin-1")).get("password", [""])[0]
-            if not hmac.compare_digest(typed.encode(), self._credential.encode()):
-                await _page(send, 403, "Wrong password.")
+            if not hmac.compare_digest(typed.encode(), self.credential.encode()):
+                await self.refuse(send, 403, "Wrong password.")
                 return
         else:
-            await _page(send, 403, "Use this page to log in.")
+            await self.refuse(send, 403, "Use this page to log in.")
             return
         content = f"{int(self._clock()) + SESSION_LIFETIME_SECONDS}.{secrets.token_hex(8)}"
         session = f"{content}.{self._signature(content)}"
         cookie = f"{self._cookie}={session}; HttpOnly; SameSite=Strict; Path=/"
         head = ((b"set-cookie", f"{cookie}; Max-Age={SESSION_LIFETIME_SECONDS}".encode()),)
-        await _html(send, 200, _LOGGED_IN_PAGE, head)
+        await _html(send, 200, _LOGGED_IN_PAGE.format(site=self.site), head)
 
     def _use_up(self, token: str) -> bool:
         """Return whether ``token`` belongs to a valid link, and invalidate it."""
@@ -163,10 +178,11 @@ class BrowserLogin:
 
     # Sessions.
 
-    def _has_session(self, scope: Scope, headers: Mapping[bytes, str]) -> bool:
-        """Return whether a logged-in browser sent the request, not another user who has its cookie.
+    def session(self, scope: Scope, headers: Mapping[bytes, str]) -> str:
+        """Return the session of the logged-in browser that sent the request; else an empty string.
 
-        A browser sends the cookie to each port of this machine, so also to servers of other users.
+        A browser sends the cookie to each port of this machine, so also to servers of other users:
+        a cookie that another user sends does not count.
         """
         # `SimpleCookie` is not used: a single cookie of another port that it cannot parse hides all
         # others.
@@ -174,28 +190,19 @@ class BrowserLogin:
         value = next((value for name, _, value in cookies if name == self._cookie), "")
         content, _, signature = value.rpartition(".")
         if not hmac.compare_digest(signature.encode(), self._signature(content).encode()):
-            return False
-        return self._clock() < int(content.partition(".")[0]) and not is_another_user(scope)
+            return ""
+        is_valid = self._clock() < int(content.partition(".")[0])
+        return content if is_valid and not peers.is_another_user(scope) else ""
+
+    def csrf_token(self, session: str) -> str:
+        """Return the token with which the forms of ``session`` prove that they are its pages'."""
+        return self._signature(f"csrf {session}")
 
     def _signature(self, content: str) -> str:
         return hmac.new(self._key, content.encode(), hashlib.sha256).hexdigest()
 
-    def _inject_credential(self, receive: Receive) -> Receive:
-        """Wrap ``receive``: put the credential into the message with which a page logs in."""
-        first = True
 
-        async def received() -> Any:
-            nonlocal first
-            message = await receive()
-            if first and message["type"] == "websocket.receive":
-                first = False
-                message = _with_credential(message, self._credential)
-            return message
-
-        return received
-
-
-def _from_own_page(headers: Mapping[bytes, str], *, safe: bool) -> bool:
+def is_from_own_page(headers: Mapping[bytes, str], *, safe: bool) -> bool:
     """Return whether a page of this very server sent the request.
 
     If the method is ``safe``, the request may lack both `Origin` and `Sec-Fetch-Site`.
@@ -217,86 +224,6 @@ def _hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def _with_header(scope: Scope, name: bytes, value: bytes) -> Scope:
-    others = [each for each in scope["headers"] if each[0].lower() != name]
-    return {**scope, "headers": [*others, (name, value)]}
-
-
-def _only_from_this_user(receive: Receive, scope: Scope) -> Receive:
-    """Wrap ``receive``: end a request whose connection is another user's when its body is complete.
-
-    While the body arrives, a client can close its connection, and another one can take its port.
-    """
-
-    async def received() -> Any:
-        message = await receive()
-        complete = message["type"] == "http.request" and not message.get("more_body")
-        if complete and is_another_user(scope):
-            return {"type": "http.disconnect"}
-        return message
-
-    return received
-
-
-def _with_credential(message: Any, credential: str) -> Any:
-    try:
-        content = json.loads(message.get("text") or message.get("bytes") or "")
-    except ValueError:
-        return message
-    if not isinstance(content, dict) or content.get("type") != "auth":
-        return message
-    return {"type": message["type"], "text": json.dumps({**content, "token": credential})}
-
-
-def _with_policy(send: Send) -> Send:
-    """Wrap ``send`` so that the page of the response may connect to this machine only."""
-
-    async def changed(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            policy = (b"content-security-policy", _POLICY.encode())
-            message = {**message, "headers": [*message["headers"], policy]}
-        await send(message)
-
-    return changed
-
-
-def _without_password(send: Send, host: str) -> Send:
-    """Wrap ``send`` for Prefect's response about its UI, so that the UI asks for no password.
-
-    The response also names the API by ``host`` if that is this machine: the cookie is valid only
-    for that name.
-    """
-    start: dict[str, Any] = {}
-    body = bytearray()
-
-    async def changed(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            start.update(message)
-            return
-        body.extend(message.get("body", b""))
-        if message.get("more_body"):
-            return
-        text = _without_auth(bytes(body), host)
-        head = [each for each in start["headers"] if each[0].lower() != b"content-length"]
-        start["headers"] = [*head, (b"content-length", str(len(text)).encode())]
-        await send(start)
-        await send({"type": "http.response.body", "body": text})
-
-    return changed
-
-
-def _without_auth(body: bytes, host: str) -> bytes:
-    try:
-        settings = json.loads(body)
-        api = urlsplit(settings["api_url"])
-    except (ValueError, TypeError, KeyError):
-        return body
-    settings["auth"] = None
-    if urlsplit(f"//{host}").hostname in LOOPBACK_NAMES:
-        settings["api_url"] = api._replace(netloc=host).geturl()
-    return json.dumps(settings).encode()
-
-
 async def _body(receive: Receive) -> bytes:
     """Return the body if it has at most `MAX_PASSWORD_BYTES`; else an empty one."""
     body = bytearray()
@@ -308,11 +235,22 @@ async def _body(receive: Receive) -> bytes:
     return bytes(body) if len(body) <= MAX_PASSWORD_BYTES else b""
 
 
+_STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:34em;margin:4em auto;padding:0 1em}
+code{background:#8882;padding:.1em .3em}
+:root{color-scheme:light dark}
+"""
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _PRIVATE = (
     (b"cache-control", b"no-store"),
     (b"referrer-policy", b"same-origin"),
+    (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
-    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),
+    (
+        b"content-security-policy",
+        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'".encode(),
+    ),
 )
 
 # Not a redirect: a browser that comes from another site would not send a strict cookie with it.
@@ -320,26 +258,30 @@ _LOGGED_IN_PAGE = """\
 <!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Daybook: logged in</title>
 <meta http-equiv="refresh" content="0;url=/"></head>
-<body><p>Logged in. <a href="/">Open Prefect's UI</a></p></body></html>
+<body><p>Logged in. <a href="/">Open {site}</a></p></body></html>
 """
 
 _PAGE = """\
 <!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Daybook: log in</title>
-<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:34em;margin:4em auto;padding:0 1em}}
-code{{background:#eee;padding:.1em .3em}}</style></head><body>
-<h1>Daybook: log in to Prefect</h1>
+<meta name="viewport" content="width=device-width"><style>{style}</style></head><body>
+<h1>Log in to {site}</h1>
 <p><strong>{problem}</strong></p>
-<p>Run <code>daybook open</code> in a terminal on this machine: it opens the UI, logged in.</p>
+<p>Run <code>{command}</code> in a terminal on this machine: it opens {site}, logged in.</p>
+{form}</body></html>
+"""
+
+_PASSWORD_FORM = """\
 <form method="post" action="{login}">
 <p>Or enter what <code>daybook env</code> shows as <code>PREFECT_API_AUTH_STRING</code>:<br>
 <input type="password" name="password" autocomplete="off" aria-label="PREFECT_API_AUTH_STRING">
-<button>Log in</button></p></form></body></html>
+<button>Log in</button></p></form>
 """
 
 
-async def _page(send: Send, status: int, problem: str) -> None:
-    await _html(send, status, _PAGE.format(problem=problem, login=LOGIN_PATH))
+async def send_page(send: Send, status: int, text: str) -> None:
+    """Send a page of HTML that no cache keeps and that runs nothing."""
+    await _html(send, status, text)
 
 
 async def _html(

@@ -39,6 +39,8 @@ _OF_OTHER_PROCESSES = (
     "daybook.execution.webhook",
     "daybook.web.app",
     "daybook.web.hooks",
+    "daybook.web.login",
+    "daybook.web.pages",
     "daybook.worker.parent",
     "daybook.worker.prefect_worker",
     "prefect.deployments.steps",

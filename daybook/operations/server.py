@@ -3,8 +3,8 @@
 `python -m daybook.operations.server --port 4200` runs it in the foreground; `start` runs that as a
 child. It listens on 127.0.0.1, sends no analytics, and deletes flow runs at the age at which the
 ledger deletes runs. It requires the home's credential, or the cookie of a logged-in browser
-(`login.BrowserLogin`), and accepts no web page but its own UI (`host_names.SameOriginGuard`): a
-Prefect version that cannot be guarded this way is not started.
+(`prefect_login.PrefectLogin`), and accepts no web page but its own UI
+(`host_names.SameOriginGuard`): a Prefect version that cannot be guarded this way is not started.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from daybook.errors import PrefectUnreachable
 from daybook.home import Home
 from daybook.operations import prefect_database
 from daybook.operations.host_names import SameOriginGuard
-from daybook.operations.login import BrowserLogin
+from daybook.operations.prefect_login import PrefectLogin
 from daybook.prefect import private_names
 from daybook.processes import children, garbage, group, image, output, proc
 
@@ -280,7 +280,7 @@ def run(port: int) -> None:
     from daybook.operations import connections
 
     settings = get_current_settings().server
-    login = BrowserLogin(application, credential, home.browser_key(), port)
+    login = PrefectLogin(application, credential, home.browser_key(), port)
     config = uvicorn.Config(
         SameOriginGuard(login, settings.api.cors_allowed_origins.split(",")),
         http=connections.limited_protocol(waiting=MAX_WAITING_CONNECTIONS),

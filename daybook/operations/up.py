@@ -2,13 +2,13 @@
 
 ::
 
-    lock ─► leftovers ─► ledger ─► Prefect ─► health page ─► blocks, pool, agent ─► example
+    lock ─► leftovers ─► ledger ─► Prefect ─► web server ─► blocks, pool, agent ─► example
          ─► sync ─► worker ─► command server
 
     stop: in the reverse order, the lock last ◄── SIGINT, SIGTERM (as from `down`), SIGHUP,
                                                   another version was installed (`upgrade`)
 
-A child (server, health page, worker, command server) that ends by itself or does not answer is
+A child (server, web server, worker, command server) that ends by itself or does not answer is
 restarted (`operations.supervision`). Each process is recorded in `up.json` when it is started, so
 that the next `up` or `down` can end the leftovers from a killed one.
 
@@ -37,7 +37,13 @@ from daybook import repository, settings
 from daybook.api import imports, runs
 from daybook.api.sync import SyncReport
 from daybook.clock import SYSTEM_CLOCK
-from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, PrefectUnreachable
+from daybook.errors import (
+    DaybookError,
+    InvalidInput,
+    LedgerUnreachable,
+    PageUnreachable,
+    PrefectUnreachable,
+)
 from daybook.files import jobs_file
 from daybook.files.jobs_file import Source
 from daybook.jobs import limits, store
@@ -83,6 +89,8 @@ SYNC_SECONDS = 10.0
 """Time after which the start leaves the rest of the first sync to the keeper."""
 COMMAND_GRACE_SECONDS = 5.0
 """Time for running commands to end when `up` stops."""
+PAGES_TIMEOUT_SECONDS = 10.0
+"""How long the start waits for the web server, so that it can print a link to the pages."""
 POLL_INTERVAL_SECONDS = 0.5
 BACKGROUND_TIMEOUT_SECONDS = 180.0
 """How long an `up` in the background may take to start."""
@@ -97,9 +105,10 @@ MAX_POLL_INTERVAL_SECONDS = 30.0
 class UpFacts(BaseModel, frozen=True):
     """What is running after the start: addresses, and the number of ``jobs`` in the ledger.
 
-    ``open_url`` is a link to the UI: a one-time login link for our own server, else the plain
-    address. It is None if no link was requested or made.
-    ``web_url`` is None while the health page is not listening. ``example`` is the name of the
+    ``open_url`` is a one-time link to Daybook's pages, and ``prefect_open_url`` one to Prefect's
+    UI: for a server that is not our own, its plain address. Each is None if no link was requested
+    or made. ``web_url`` is the address of Daybook's pages and of `/health`; it is None while they
+    are not served. ``example`` is the name of the
     example job if this start runs it for the first time. ``model_steps`` are descriptions and
     commands with which the agent `default` asks a model; empty if it is not offline. ``started_by``
     says what started it, if it runs in the background.
@@ -108,6 +117,7 @@ class UpFacts(BaseModel, frozen=True):
     api_url: str
     ui_url: str
     open_url: str | None = Field(repr=False)
+    prefect_open_url: str | None = Field(repr=False)
     web_url: str | None
     ledger: str
     jobs: int
@@ -152,9 +162,9 @@ async def up(
     Return False after a stop request, and True if another version was installed meanwhile: the
     caller then calls `upgrade.restart`.
 
-    With ``link``, create a link that opens Prefect's UI, logged in. The children are
-    ``forked_from`` the image, if there is one. If this home's `up` runs in the background, and this
-    one does not, show that one instead, until a stop request or its end.
+    With ``link``, create links that open Daybook's pages and Prefect's UI, logged in. The children
+    are ``forked_from`` the image, if there is one. If this home's `up` runs in the background, and
+    this one does not, show that one instead, until a stop request or its end.
 
     Raises `InvalidInput` if this home's `up` is already running otherwise or a setting is invalid,
     `LedgerUnreachable`, and `PrefectUnreachable` for a configured Prefect that does not answer, or
@@ -448,8 +458,8 @@ async def _run(
             )
             await stack.enter_async_context(supervised)
         if port := settings.load().web_port:
-            health_page = _background(web.supervise(home, port, record, talk.say, forked_from))
-            await stack.enter_async_context(health_page)
+            pages = _background(web.supervise(home, port, record, talk.say, forked_from))
+            await stack.enter_async_context(pages)
         async with connection.connected() as client:
             example = await _prepare(ledger, client, talk)
             talk.say("Starting the worker")
@@ -525,9 +535,14 @@ async def _facts(
     """Return the facts about the `up` whose `home_lock.UpRecord` has the fields ``running``."""
     async with ledger.read() as session:
         count = len(await store.all_jobs(session))
-    open_url, model_steps = None, list[tuple[str, str]]()
-    with suppress(PrefectUnreachable):  # `daybook open` creates another link
-        open_url = (await browser.link()).url if link else None
+    open_url = prefect_open_url = None
+    model_steps = list[tuple[str, str]]()
+    if link:
+        await _until_pages_answer(running)
+        with suppress(PageUnreachable):  # `daybook open` creates another link
+            open_url = (await browser.link()).url
+        with suppress(PrefectUnreachable):
+            prefect_open_url = (await browser.prefect_link()).url
     with suppress(PrefectUnreachable):
         async with connection.connected() as client:
             model_steps = await setup.model_steps(client)
@@ -535,6 +550,7 @@ async def _facts(
         api_url=running["api_url"],
         ui_url=running["ui_url"],
         open_url=open_url,
+        prefect_open_url=prefect_open_url,
         web_url=running.get("web_url") or None,
         ledger=ledger.place,
         jobs=count,
@@ -542,6 +558,18 @@ async def _facts(
         model_steps=model_steps,
         started_by=running.get("started_by") or "",
     )
+
+
+async def _until_pages_answer(running: Mapping[str, Any]) -> None:
+    """Wait until the web server answers, at most `PAGES_TIMEOUT_SECONDS`.
+
+    It starts at the same time as the worker, and usually answers first.
+    """
+    started = time.monotonic()
+    while settings.load().web_port and not running.get("web_url"):
+        if time.monotonic() - started > PAGES_TIMEOUT_SECONDS:
+            return
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
 
 async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpReporter) -> str | None:

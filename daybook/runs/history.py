@@ -56,8 +56,11 @@ async def find(session: AsyncSession, ref: str, *, owner: str | None = None) -> 
 
     Here and below, ``owner`` restricts the search to the runs of that owner's jobs.
     """
-    prefixed = _runs(owner).where(col(RunRow.id).startswith(ref, autoescape=True)).limit(5)
-    matches = await _all(session, prefixed) if ref else []
+    # No id is a prefix of another one, and the index finds a whole id without a scan.
+    matches = await _all(session, _runs(owner).where(col(RunRow.id) == ref))
+    if not matches and ref:
+        prefixed = col(RunRow.id).startswith(ref, autoescape=True)
+        matches = await _all(session, _runs(owner).where(prefixed).limit(5))
     if len(matches) > 1:
         raise Ambiguous("run", ref, [row.id[:12] for row, _ in matches])
     if not matches:

@@ -11,21 +11,38 @@ from daybook.errors import DaybookError
 from daybook.operations import web
 from daybook.operations.health import HealthMonitor
 from daybook.processes import output, proc
+from daybook.web import login, pages
 from daybook.web.app import Guard, application, build_server
 from daybook.web.hooks import HookReceiver
 
 
-def run(listener: socket.socket, host: str, names: list[str]) -> None:
-    """Serve on ``listener``, bound to ``host``; ``names`` are additional host names to accept."""
+def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool = False) -> None:
+    """Serve on ``listener``, bound to ``host``; ``names`` are additional host names to accept.
+
+    Print a one-time link to the pages, unless this ``is_child`` of `daybook up`, which prints one.
+    """
     proc.deny_inspection()
     output.survive_full_disk()
     is_reachable = not web.is_local(host)
     names = [*names, host, *([socket.gethostname()] if is_reachable else [])]
     configured = settings.load()
     watch = HealthMonitor(configured.ledger_address, folders=configured.data_folders)
-    pages = application(watch, HookReceiver(configured.ledger_address))
-    guarded = Guard(pages, names, any_address=is_reachable)
-    address = web.url(host, listener.getsockname()[1])
+    port = listener.getsockname()[1]
+    # No cookie and no answer of a model belongs on a network without encryption.
+    site = pages.application(watch.health)
+    browser_pages = None if is_reachable else login.protect(site, port)
+    guarded = Guard(
+        application(
+            watch, HookReceiver(configured.ledger_address), browser_pages, site.state.site.close
+        ),
+        names,
+        any_address=is_reachable,
+        accepts_writes=login.accepts_writes if browser_pages else lambda path: False,
+    )
+    address = web.url(host, port)
+    if browser_pages and not is_child:
+        link = browser_pages.new_link()
+        print(f"Open: {address}{link}", file=sys.stderr, flush=True)
     print(f"Health: {address}/health", file=sys.stderr, flush=True)
     build_server(guarded).run(sockets=[listener])
 
@@ -43,7 +60,7 @@ def main(arguments: list[str]) -> int:
             listener = web.listen(options.host, options.port, "DAYBOOK_WEB_PORT")
         else:
             listener = socket.socket(fileno=options.descriptor)
-        run(listener, options.host, options.name)
+        run(listener, options.host, options.name, is_child=options.descriptor is not None)
     except DaybookError as error:
         print(f"daybook: {error}", file=sys.stderr)
         return error.exit_code

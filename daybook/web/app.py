@@ -1,15 +1,15 @@
-"""The ASGI application with `/health`, `/metrics` and the hooks, its guard, and its server."""
+"""The ASGI application: `/health`, `/metrics`, hooks and pages, its guard, and its server."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from daybook.api.hooks import PATH
@@ -23,8 +23,16 @@ from daybook.web.hooks import HookReceiver
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
-def application(watch: HealthMonitor, receiver: HookReceiver) -> Starlette:
-    """Return the application, which starts ``watch``, and closes both; wrap it in `Guard`."""
+def application(
+    watch: HealthMonitor,
+    receiver: HookReceiver,
+    pages: ASGIApp | None = None,
+    on_close: Callable[[], Awaitable[None]] | None = None,
+) -> Starlette:
+    """Return the application, which starts ``watch``, and closes both; wrap it in `Guard`.
+
+    ``pages`` answers every path but those of the endpoints; ``on_close`` is called at the end.
+    """
 
     async def health(request: Request) -> Response:
         report = await watch.health()
@@ -53,9 +61,16 @@ def application(watch: HealthMonitor, receiver: HookReceiver) -> Starlette:
         finally:
             await receiver.close()
             await watch.close()
+            if on_close is not None:
+                await on_close()
 
     return Starlette(
-        routes=[Route("/health", health), Route("/metrics", prometheus), receiver.route],
+        routes=[
+            Route("/health", health),
+            Route("/metrics", prometheus),
+            receiver.route,
+            *([Mount("/", pages)] if pages is not None else []),
+        ],
         exception_handlers={404: not_found},
         lifespan=lifespan,
     )
@@ -74,15 +89,22 @@ _CLOSE = {"connection": "close"}
 class Guard:
     """ASGI middleware that refuses other hosts, methods other than GET and HEAD, and bodies.
 
-    Only a POST to a hook is let through, whose body `daybook.web.hooks` limits. It ignores web
-    sockets. `AllowedNames` documents ``names`` and ``any_address``.
+    It ignores web sockets. `AllowedNames` documents ``names`` and ``any_address``. A POST to a hook
+    is let through, whose body `daybook.web.hooks` limits. A path for which ``accepts_writes``
+    returns True may have any method and a body: its application limits both.
     """
 
     def __init__(
-        self, application: ASGIApp, names: Iterable[str] = (), *, any_address: bool = False
+        self,
+        application: ASGIApp,
+        names: Iterable[str] = (),
+        *,
+        any_address: bool = False,
+        accepts_writes: Callable[[str], bool] = lambda path: False,
     ) -> None:
         self._application = application
         self._names = AllowedNames(names, any_address=any_address)
+        self._accepts_writes = accepts_writes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (response := self._refusal(scope)) is not None:
@@ -93,7 +115,8 @@ class Guard:
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         if why := self._names.refusal(scope):
             return PlainTextResponse(f"{why}\n", 403, _CLOSE)
-        if scope["path"].startswith(PATH) and scope["method"] == "POST":
+        is_for_hook = scope["path"].startswith(PATH) and scope["method"] == "POST"
+        if is_for_hook or self._accepts_writes(scope["path"]):
             return None
         if scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse("use GET or HEAD\n", 405, {"allow": "GET, HEAD"} | _CLOSE)

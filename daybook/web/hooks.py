@@ -183,7 +183,7 @@ class HookReceiver:
         """Return what one of the hook's secrets signed.
 
         As many signatures are computed for every hook, and for one that does not exist, so that
-        the time does not tell whether it exists.
+        the time does not show whether it exists.
         """
         valid = [] if hook is None else hook.secrets(now)
         scheme = SCHEMES["standard"] if hook is None else hook.scheme

@@ -178,14 +178,20 @@ def test_prefects_ui_shows_the_job_its_schedule_and_its_run(up: Up) -> None:
         page = browser.new_page()
         asked = set[str]()
         page.on("request", lambda request: asked.add(urlsplit(request.url).hostname or ""))
-        # The link that `up` printed logs one browser in without a password, and a second one not.
-        link = next(word for line in up.lines for word in line.split() if "?token=" in word)
+        # The links that `up` printed log one browser in without a password, and a second one not.
+        words = [word for line in up.lines for word in line.split()]
+        own_link, link = [word for word in words if "?token=" in word]
+        page.goto(own_link)
+        expect(page.get_by_role("heading", name="Today")).to_be_visible()
+        page.goto(f"{up.facts()['web_url']}/runs/{run['id']}")
+        page.get_by_role("link", name="Show the log").click()
+        expect(page.locator("ol.log")).to_contain_text("succeeded", timeout=60_000)
         page.goto(link)
         expect(page.get_by_role("link", name="Deployments").first).to_be_visible(timeout=30_000)
         other = browser.new_context().new_page()
         other.goto(link)
         expect(other.get_by_text("This link has been used")).to_be_visible()
-        other.goto(up.daybook_json("open", "--no-browser")["url"])
+        other.goto(up.daybook_json("open", "--prefect", "--no-browser")["url"])
         expect(other.get_by_role("link", name="Deployments").first).to_be_visible(timeout=30_000)
         page.goto(f"{ui}/deployments/deployment/{deployment['id']}")
         expect(page.get_by_text("At 09:00 AM every day").first).to_be_visible(timeout=30_000)

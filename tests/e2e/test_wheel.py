@@ -121,6 +121,8 @@ def test_the_wheel_contains_only_the_package_and_its_entry_points(built: Built) 
     assert modules == versioned("daybook") | {f"daybook/_repo/{door}" for door in doors}
     assert {name.split("/")[0] for name in found - modules} == {"prefect_daybook-" + version(built)}
     assert {"daybook/py.typed", "daybook/ledger/migrations/HEAD"} <= modules
+    pages = {"templates/today.html", "static/daybook.css", "static/htmx.LICENSE.txt"}
+    assert {f"daybook/web/{each}" for each in pages} <= modules
     assert {name.split("/")[2] for name in modules if name.startswith("daybook/_repo/")} == {
         "flows",
         "blocks",

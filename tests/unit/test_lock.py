@@ -50,7 +50,7 @@ def test_only_the_development_lock_has_the_sdks_of_the_extras() -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('"aiosqlite>=0.20"', '"aiosqlite>=0.21"'),
+        ('"aiosqlite>=0.22"', '"aiosqlite>=0.23"'),
         ('"ruff>=0.8"', '"ruff>=0.9"'),
         ('"pydantic-ai-slim[google]"', '"pydantic-ai-slim[google,groq]"'),
         ('"hatchling>=1.27"]', '"hatchling>=1.28"]'),

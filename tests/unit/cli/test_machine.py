@@ -40,7 +40,8 @@ pytestmark = pytest.mark.usefixtures("stored")
 FACTS = {
     "api_url": "http://127.0.0.1:4200/api",
     "ui_url": "http://127.0.0.1:4200",
-    "open_url": "http://127.0.0.1:4200/daybook/login?token=once",
+    "open_url": "http://127.0.0.1:4280/daybook/login?token=once",
+    "prefect_open_url": "http://127.0.0.1:4200/daybook/login?token=once",
     "web_url": "http://127.0.0.1:4280",
     "ledger": "sqlite+aiosqlite:////home/ledger.db",
     "jobs": 1,

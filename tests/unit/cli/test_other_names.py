@@ -65,7 +65,7 @@ def test_each_answer_names_commands_and_options_that_exist() -> None:
                 elif program == "daybook" and words != ["--version"]:
                     chain, apps, _ = app.parse_commands(words)
                     assert chain
-                    options = {each for each in words if each.startswith("-")}
+                    options = {each for each in words if each.startswith("-") and each != "-"}
                     assert options <= _options(apps[-1])
 
 

@@ -17,18 +17,20 @@ import pytest
 
 from daybook.operations import login, peers
 from daybook.operations.host_names import Receive, Scope, Send
-from daybook.operations.login import BrowserLogin
+from daybook.operations.prefect_login import PrefectLogin
 
 CREDENTIAL = "daybook:secret"
 BASIC = f"Basic {base64.b64encode(CREDENTIAL.encode()).decode()}"
 OWN = "http://127.0.0.1:4200"
+is_another_user = peers.is_another_user
+"""The function itself, which these tests replace."""
 SETTINGS = {"api_url": f"{OWN}/api", "auth": "BASIC", "flags": []}
 
 
 @pytest.fixture(autouse=True)
 def asked_by_this_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """Treat each request as from this user: these tests open no sockets to check."""
-    monkeypatch.setattr(login, "is_another_user", lambda scope: False)
+    monkeypatch.setattr(peers, "is_another_user", lambda scope: False)
 
 
 class FakeServer:
@@ -57,7 +59,7 @@ class Site:
     def __init__(self, key: str = "key", credential: str = CREDENTIAL) -> None:
         self.now = 1_000_000.0
         self.prefect = FakeServer()
-        self.login = BrowserLogin(self.prefect, credential, key, 4200, lambda: self.now)
+        self.login = PrefectLogin(self.prefect, credential, key, 4200, lambda: self.now)
         transport = httpx.ASGITransport(self.login)
         self.browser = httpx.AsyncClient(transport=transport, base_url=OWN)
 
@@ -137,9 +139,9 @@ async def test_a_link_opened_by_another_user_is_refused_and_not_used_up(
 ) -> None:
     site = Site()
     token = await site.token()
-    monkeypatch.setattr(login, "is_another_user", lambda scope: True)
+    monkeypatch.setattr(peers, "is_another_user", lambda scope: True)
     assert (await site.open(token)).status_code == 403
-    monkeypatch.setattr(login, "is_another_user", lambda scope: False)
+    monkeypatch.setattr(peers, "is_another_user", lambda scope: False)
     assert (await site.open(token)).status_code == 200  # the refused attempt did not use it up
 
 
@@ -161,10 +163,10 @@ def test_the_user_of_a_connection_is_determined(
         with accepted:
             scope = {"client": peer, "server": accepted.getsockname()}
             assert peers.uid_of(peer, accepted.getsockname()) == os.getuid()
-            assert not peers.is_another_user(scope)
+            assert not is_another_user(scope)
             monkeypatch.setattr(os, "getuid", lambda: 1234567)
             monkeypatch.setattr(peers, "_ROOT", -1)
-            assert peers.is_another_user(scope)
+            assert is_another_user(scope)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux lists sockets with their users")
@@ -178,7 +180,7 @@ def test_a_closed_socket_is_not_taken_for_one_of_root() -> None:
             assert accepted.recv(10) == b"POST"
             assert accepted.recv(10) == b""  # the system lists the closed socket as root's
             assert peers.uid_of(peer, accepted.getsockname()) is None
-            assert peers.is_another_user({"client": peer, "server": accepted.getsockname()})
+            assert is_another_user({"client": peer, "server": accepted.getsockname()})
 
 
 def test_a_connection_that_the_system_does_not_list_is_of_another_user(
@@ -186,11 +188,11 @@ def test_a_connection_that_the_system_does_not_list_is_of_another_user(
 ) -> None:
     monkeypatch.setattr(peers, "SOCKET_TABLES", tmp_path)
     scope = {"client": ("127.0.0.1", 40001), "server": ("127.0.0.1", 4200)}
-    assert not peers.is_another_user(scope)  # the system has no socket tables
+    assert not is_another_user(scope)  # the system has no socket tables
     (tmp_path / "tcp").write_text("  sl  local_address rem_address   st tx_queue\n")
-    assert peers.is_another_user(scope)
-    assert peers.is_another_user(scope | {"client": ("10.0.0.1", 40001)})
-    assert not peers.is_another_user({"client": None, "server": None})
+    assert is_another_user(scope)
+    assert is_another_user(scope | {"client": ("10.0.0.1", 40001)})
+    assert not is_another_user({"client": None, "server": None})
 
 
 async def test_another_user_cannot_use_a_stolen_login_cookie(
@@ -200,7 +202,7 @@ async def test_another_user_cannot_use_a_stolen_login_cookie(
     page = {"Sec-Fetch-Site": "same-origin"}
     await site.browser.get("/api/flows", headers=page)
     assert site.prefect.authorization == BASIC
-    monkeypatch.setattr(login, "is_another_user", lambda scope: True)
+    monkeypatch.setattr(peers, "is_another_user", lambda scope: True)
     await site.browser.get("/api/flows", headers=page)
     assert site.prefect.authorization is None
 
@@ -214,7 +216,7 @@ async def test_a_request_whose_connection_becomes_another_users_has_no_complete_
     async def prefect(scope: Scope, receive: Receive, send: Send) -> None:
         assert dict(scope["headers"])[b"authorization"].decode() == BASIC
         received.append(await receive())
-        monkeypatch.setattr(login, "is_another_user", lambda scope: True)
+        monkeypatch.setattr(peers, "is_another_user", lambda scope: True)
         received.extend([await receive(), await receive()])
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
@@ -223,7 +225,7 @@ async def test_a_request_whose_connection_becomes_another_users_has_no_complete_
         yield b"first"
         yield b"second"
 
-    site.login = BrowserLogin(prefect, CREDENTIAL, "key", 4200, lambda: site.now)
+    site.login = PrefectLogin(prefect, CREDENTIAL, "key", 4200, lambda: site.now)
     transport = httpx.ASGITransport(site.login)
     headers = {"Sec-Fetch-Site": "same-origin"}
     async with httpx.AsyncClient(

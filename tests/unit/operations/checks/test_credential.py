@@ -131,7 +131,7 @@ async def test_a_login_link_is_requested_only_from_the_server_of_up(
     with home_lock.hold(daybook_home):
         daybook_home.up_file.write_text(json.dumps(facts))
         with pytest.raises(PrefectUnreachable):  # the fake server has no path for login links
-            await browser.link()
+            await browser.prefect_link()
         daybook_home.up_file.write_text(json.dumps({**facts, "own_server": False}))
-        made = await browser.link()
+        made = await browser.prefect_link()
     assert (made.url, made.expires_in_seconds) == (answers.address, None)

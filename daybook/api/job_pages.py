@@ -1,0 +1,203 @@
+"""Lists and histories of jobs with the totals of their last 30 days, in few queries.
+
+`JobPage` is one page of a filtered list: only the jobs on it are read in full, so a list of a
+thousand jobs is as fast as one of fifty.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any
+
+from pydantic import BaseModel
+
+from daybook.api import authorization
+from daybook.jobs import store, summaries
+from daybook.jobs.store import StoredJob
+from daybook.jobs.summaries import JobSummary
+from daybook.jobs.views import FieldChange, ListedJob, changes_between
+from daybook.ledger.engine import open_ledger
+from daybook.ledger.views import Spending, UtcTime
+from daybook.runs import daily, history
+from daybook.runs.daily import Total
+
+PER_PAGE = 50
+STATES = ("enabled", "paused", "failing", "running", "conflict", "pending")
+"""States by which a list of jobs can be filtered."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Filters of a list of jobs; an empty one selects all. ``text`` is searched in the names."""
+
+    text: str = ""
+    tag: str = ""
+    state: str = ""
+    owner: str = ""
+    agent: str = ""
+
+
+@dataclass(frozen=True)
+class JobPage:
+    """Page ``number`` (from 1) of ``pages``, with the jobs of all pages counted in ``matching``.
+
+    ``tags``, ``owners`` and ``agents`` are those of all jobs.
+    """
+
+    jobs: list[ListedJob]
+    number: int
+    pages: int
+    matching: int
+    total: int
+    tags: list[str]
+    owners: list[str]
+    agents: list[str]
+
+
+@dataclass
+class DayStrip:
+    """The outcomes of a job on one day, by status, and the known cost in US dollars."""
+
+    day: date
+    counts: dict[str, int] = field(default_factory=dict)
+    cost_usd: float = 0.0
+
+
+class Revision(BaseModel, frozen=True):
+    """A revision of a job, who made it, and what it changed; the first one changed nothing."""
+
+    number: int
+    effective_from: UtcTime
+    author: str
+    enabled: bool
+    changes: list[FieldChange]
+
+
+async def list_page(choice: Choice, number: int = 1) -> JobPage:
+    """Return one page of the jobs that match ``choice``, by name; the last one if there are fewer.
+
+    Works without Prefect.
+    """
+    async with open_ledger() as ledger, ledger.read() as session:
+        now = ledger.now()
+        listed = await summaries.read(session, authorization.visible_owner())
+        running = await history.running_jobs(session)
+        matching = [each for each in listed if matches(each, choice, running)]
+        pages = max(1, -(-len(matching) // PER_PAGE))
+        number = min(max(1, number), pages)
+        shown = matching[(number - 1) * PER_PAGE : number * PER_PAGE]
+        stored = await store.all_jobs(session, [each.id for each in shown]) if shown else []
+        jobs = [ListedJob.of(each, now, running=each.id in running, due_times=1) for each in stored]
+    return JobPage(
+        jobs=jobs,
+        number=number,
+        pages=pages,
+        matching=len(matching),
+        total=len(listed),
+        tags=sorted({tag for each in listed for tag in each.tags}),
+        owners=sorted({each.owner for each in listed}),
+        agents=sorted({each.agent for each in listed if each.agent}),
+    )
+
+
+def matches(job: JobSummary, choice: Choice, running: Iterable[str | None]) -> bool:
+    """Return whether a job matches all filters; ``running`` are the ids of running jobs."""
+    states = {
+        "": True,
+        "enabled": job.enabled,
+        "paused": not job.enabled,
+        "failing": job.consecutive_failures > 0,
+        "running": job.id in running,
+        "conflict": job.conflict is not None,
+        "pending": job.sync_pending,
+    }
+    return (
+        choice.text.casefold() in job.name.casefold()
+        and choice.tag in ("", *job.tags)
+        and choice.owner in ("", job.owner)
+        and choice.agent in ("", job.agent)
+        and states.get(choice.state, False)
+    )
+
+
+def strips(totals: Iterable[Total], days: Sequence[date]) -> dict[str | None, list[DayStrip]]:
+    """Return the outcomes of each of ``days`` for every job that has totals, by job id."""
+    position = {day: number for number, day in enumerate(days)}
+    found: dict[str | None, list[DayStrip]] = {}
+    for each in totals:
+        if each.day not in position:
+            continue
+        if (strip := found.get(each.job_id)) is None:
+            strip = found[each.job_id] = [DayStrip(day) for day in days]
+        at = strip[position[each.day]]
+        at.counts[each.status] = at.counts.get(each.status, 0) + each.count
+        at.cost_usd += each.cost_usd
+    return found
+
+
+def spending(totals: Iterable[Total]) -> Spending:
+    """Return the sum of ``totals``."""
+    listed = list(totals)
+    priced = any(each.cost_usd or each.runs > each.unpriced for each in listed)
+    return Spending(
+        cost_usd=daily.cost(listed) if priced else None,
+        input_tokens=sum(each.input_tokens for each in listed),
+        output_tokens=sum(each.output_tokens for each in listed),
+        unpriced_runs=sum(each.unpriced for each in listed),
+    )
+
+
+async def names() -> dict[str, str]:
+    """Return the name of every job, also of removed ones, by its id. Works without Prefect."""
+    async with open_ledger() as ledger, ledger.read() as session:
+        return await store.all_names(session, authorization.visible_owner())
+
+
+async def jobs_by_agent() -> dict[str, int]:
+    """Return how many live jobs name each agent. Works without Prefect."""
+    async with open_ledger() as ledger, ledger.read() as session:
+        listed = await summaries.read(session, authorization.visible_owner())
+    return Counter(each.agent for each in listed if each.agent)
+
+
+async def deployment_id(ref: str) -> str | None:
+    """Return the id of the job's deployment in Prefect; None if it has none (yet)."""
+    async with open_ledger() as ledger, ledger.read() as session:
+        return (await authorization.find_job(session, ref, archived=True)).row.deployment_id
+
+
+async def revisions(ref: str) -> list[Revision]:
+    """Return the revisions of one job, even a removed one, newest first. Works without Prefect.
+
+    Raise `NotFound`, `Ambiguous`.
+    """
+    async with open_ledger() as ledger, ledger.read() as session:
+        stored = await authorization.find_job(session, ref, archived=True)
+        beginning = datetime.min.replace(tzinfo=UTC)
+        found = await store.revisions_since(session, stored.id, beginning)
+    pairs = zip([None, *found], found, strict=False)
+    return [_revision(before, after) for before, after in pairs][::-1]
+
+
+def _revision(before: StoredJob | None, after: StoredJob) -> Revision:
+    return Revision(
+        number=after.revision.number,
+        effective_from=after.revision.effective_from,
+        author=_author(before, after),
+        enabled=after.job.enabled,
+        changes=[] if before is None else changes_between(before.job, after.job),
+    )
+
+
+def _author(before: StoredJob | None, after: StoredJob) -> str:
+    """Return who made a revision: Prefect's UI, the creator, or the writer of a changed target."""
+    if before is None:
+        return after.row.created_by
+    if after.revision.source != "ledger":
+        return f"{after.revision.source.capitalize()}'s UI"
+    old: Mapping[str, Any] = before.revision.written_by
+    wrote = {who for part, who in after.revision.written_by.items() if who and old.get(part) != who}
+    return ", ".join(sorted(wrote)) or after.row.owner

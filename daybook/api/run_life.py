@@ -1,0 +1,148 @@
+"""The life of one run: attempts, deliveries with their tries, and all its events in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+from pydantic import BaseModel, Field
+from sqlmodel import col, select
+
+from daybook.api import authorization
+from daybook.delivery import history as deliveries
+from daybook.delivery.views import NotificationDetails
+from daybook.ledger.engine import open_ledger
+from daybook.ledger.states import LIVE
+from daybook.ledger.tables import AttemptRow, RunRow
+from daybook.ledger.views import Run, UtcTime, columns
+from daybook.runs.claim_requests import BY_SCHEDULE
+
+
+class Attempt(BaseModel, frozen=True):
+    """One attempt at the effect; ``usage`` is as in `daybook.ledger.views.Run`."""
+
+    number: int
+    status: str
+    started_at: UtcTime
+    finished_at: UtcTime | None
+    duration_seconds: float | None
+    error: str | None
+    usage: Any
+
+    @classmethod
+    def of(cls, row: AttemptRow) -> Self:
+        took = (row.finished_at - row.started_at).total_seconds() if row.finished_at else None
+        return cls.model_validate(columns(cls, row) | {"duration_seconds": took})
+
+
+class RunEvent(BaseModel, frozen=True):
+    """Something that happened to a run; ``kind`` is a status, or `event` for anything else."""
+
+    at: UtcTime
+    kind: str
+    what: str
+    detail: str = ""
+
+
+class RunLife(BaseModel, frozen=True):
+    """A run with what its job asked for, its attempts, its deliveries, and its events in order.
+
+    ``parameters`` are those with which the run was claimed. ``evidence`` are outcomes of writers
+    that had lost their claim.
+    """
+
+    run: Run
+    parameters: dict[str, Any] = Field(repr=False)
+    deployment_id: str | None
+    tokens: int | None
+    attempts: list[Attempt]
+    deliveries: list[NotificationDetails]
+    events: list[RunEvent]
+    evidence: list[dict[str, Any]]
+
+
+async def show(ref: str) -> RunLife:
+    """Return the life of one run, by id or unique id prefix. Works without Prefect.
+
+    Raise `NotFound`, `Ambiguous`.
+    """
+    async with open_ledger() as ledger, ledger.read() as session:
+        row, job = await authorization.find_run(session, ref)
+        of_run = select(AttemptRow).where(col(AttemptRow.run_id) == row.id)
+        found = await session.execute(of_run.order_by(col(AttemptRow.number)))
+        attempts = [Attempt.of(each) for each in found.scalars()]
+        rows = await deliveries.list_for_run(session, row.id)
+        sent = [NotificationDetails.of(each, job, paused_until=None) for each in rows]
+    return RunLife(
+        run=Run.of(row, job),
+        parameters=row.parameters,
+        deployment_id=job.deployment_id if job else None,
+        tokens=row.tokens,
+        attempts=attempts,
+        deliveries=sent,
+        events=events_of(row, attempts, sent),
+        evidence=row.evidence,
+    )
+
+
+def events_of(
+    row: RunRow, attempts: Sequence[Attempt], sent: Sequence[NotificationDetails]
+) -> list[RunEvent]:
+    """Return what happened to a run, in the order of time."""
+    found = [
+        *_until_the_effect(row),
+        *_of_attempts(attempts),
+        *_outcome(row),
+        *_of_deliveries(sent),
+    ]
+    order = {id(each): number for number, each in enumerate(found)}
+    return sorted(found, key=lambda each: (each.at, order[id(each)]))
+
+
+def _until_the_effect(row: RunRow) -> Iterator[RunEvent]:
+    is_scheduled = row.trigger in BY_SCHEDULE
+    if is_scheduled:
+        yield RunEvent(at=row.due, kind="event", what="Due")
+        if row.queued_at > row.due:
+            yield RunEvent(at=row.queued_at, kind="event", what="Recorded in the ledger")
+    else:
+        trigger = "by hand" if row.trigger == "manual" else row.trigger.replace("_", " ")
+        yield RunEvent(at=row.queued_at, kind="event", what="Requested", detail=trigger)
+        if row.due > row.queued_at:
+            yield RunEvent(at=row.due, kind="event", what="Due")
+    if row.suspected_at is not None:
+        what = "The process stopped renewing its lease"
+        yield RunEvent(at=row.suspected_at, kind="event", what=what, detail=row.holder)
+    if row.state in LIVE and row.until is not None:
+        why = row.reason or row.waits_for
+        yield RunEvent(at=row.until, kind=row.status, what="Waits until then", detail=why)
+
+
+def _outcome(row: RunRow) -> Iterator[RunEvent]:
+    if row.finished_at is not None:
+        yield RunEvent(
+            at=row.finished_at, kind=row.status, what="Outcome recorded", detail=row.reason
+        )
+
+
+def _of_attempts(attempts: Sequence[Attempt]) -> Iterator[RunEvent]:
+    for each in attempts:
+        name = "Attempt" if len(attempts) == 1 else f"Attempt {each.number}"
+        yield RunEvent(at=each.started_at, kind="running", what=f"{name} started")
+        if each.finished_at is not None:
+            what, error = f"{name} {each.status.replace('_', ' ')}", each.error or ""
+            yield RunEvent(at=each.finished_at, kind=each.status, what=what, detail=error)
+
+
+def _of_deliveries(sent: Sequence[NotificationDetails]) -> Iterator[RunEvent]:
+    for each in sent:
+        what = f"{each.purpose} to {each.to}"
+        yield RunEvent(at=each.created_at, kind="event", what=f"Queued {what}", detail=each.event)
+        for number, tried in enumerate(each.tries, 1):
+            failed = tried.error is not None
+            yield RunEvent(
+                at=tried.at,
+                kind="failed" if failed else "succeeded",
+                what=f"{'Tried' if failed else 'Delivered'} {what}",
+                detail=tried.error or (f"try {number}" if number > 1 else ""),
+            )

@@ -1,0 +1,69 @@
+"""Summaries of all jobs in one query, for lists that show a part of each job.
+
+Reading a job as a `Job` validates all its fields. With a thousand jobs this takes half a second, of
+which a list of names, states and schedules needs almost nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from daybook.ledger.tables import JobRow, RevisionRow
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """A live job as its rows store it, in UTC; ``tokens_per_day`` is 0 if it is unlimited."""
+
+    id: str
+    name: str
+    kind: str
+    owner: str
+    tags: list[str]
+    enabled: bool
+    disabled_reason: str
+    agent: str
+    runs_after: str | None
+    revision: int
+    last_run_id: str | None
+    last_run_at: datetime | None
+    last_status: str | None
+    last_error: str | None
+    consecutive_failures: int
+    sync_pending: bool
+    conflict: dict[str, Any] | None
+    snoozed_until: datetime | None
+    tokens_per_day: int
+
+
+async def read(session: AsyncSession, owner: str | None = None) -> list[JobSummary]:
+    """Return all live jobs, sorted by name; with ``owner``, only those of that owner."""
+    columns: dict[str, Any] = {
+        each.name: col(getattr(table, each.name))
+        for table in (RevisionRow, JobRow)
+        for each in fields(JobSummary)
+        if hasattr(table, each.name)
+    }
+    columns["agent"] = func.coalesce(col(RevisionRow.action)["agent"].as_string(), "")
+    tokens = col(RevisionRow.policy)["tokens_per_day"].as_integer()
+    columns["tokens_per_day"] = func.coalesce(tokens, 0)
+    query = (
+        sqlalchemy.select(*(columns[each.name] for each in fields(JobSummary)))
+        .join(
+            RevisionRow,
+            (col(RevisionRow.job_id) == col(JobRow.id))
+            & (col(RevisionRow.number) == col(JobRow.revision)),
+        )
+        .where(col(JobRow.archived_at).is_(None))
+        .order_by(func.lower(col(JobRow.name)), col(JobRow.name))
+    )
+    if owner is not None:
+        query = query.where(col(JobRow.owner) == owner)
+    return [JobSummary(*row) for row in (await session.execute(query)).all()]

@@ -1,0 +1,260 @@
+"""What needs a person now: failures, missed due times, undelivered messages, conflicts and more.
+
+Each `Need` names its cause and the command or the page that helps. The facts are those of the
+ledger, in few queries, whatever the number of jobs; what is wrong with the scheduler itself is in
+the health report (`operations.health`), which the caller adds.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+import sqlalchemy
+from pydantic import BaseModel
+from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from daybook.api import authorization, task_scheduler
+from daybook.errors import one_line
+from daybook.jobs import store, summaries
+from daybook.jobs.summaries import JobSummary
+from daybook.ledger.engine import Ledger, open_ledger
+from daybook.ledger.states import Status
+from daybook.ledger.tables import RunRow
+from daybook.operations import outbox_status
+from daybook.runs import usage
+from daybook.schedules.descriptions import duration_in_words
+from daybook.schedules.zones import to_instant, wall_time
+from daybook.tasks import counts as task_counts
+
+PERIOD = timedelta(hours=24)
+NEARLY_SPENT = 0.8
+"""Share of a daily budget from which it is reported."""
+MAX_OF_A_KIND = 12
+"""Maximum number of needs of one kind; one more need counts the others."""
+MAX_WHY = 240
+"""Maximum number of characters of an error."""
+_CANNOT_RUN = (Status.MISSED, Status.UNKNOWN)
+
+
+class Need(BaseModel, frozen=True):
+    """Something that a person has to decide or fix.
+
+    ``severity`` is a status, whose colour and shape it gets. ``job_id`` and ``run_id`` are what it
+    is about, None if it is about neither; ``fix`` is a command, or empty.
+    """
+
+    kind: str
+    severity: str
+    title: str
+    why: str = ""
+    fix: str = ""
+    job_id: str | None = None
+    run_id: str | None = None
+
+
+async def read(tz: ZoneInfo) -> list[Need]:
+    """Return what needs a person, the most urgent first; days of budgets are those of ``tz``."""
+    async with open_ledger() as ledger:
+        async with ledger.read() as session:
+            now = ledger.now()
+            jobs = await summaries.read(session, authorization.visible_owner())
+            names = {each.id: each.name for each in jobs}
+            lost = await _lost(session, now, names)
+            budgets = await _budgets(session, jobs, now, tz)
+            tasks = task_scheduler.problems(await task_counts.read_counts(session, now), now)
+        outbox = await _outbox(ledger, jobs)
+    found = [_few(_failing(jobs), "failing"), _few(lost, "missed"), outbox]
+    found += [_few(_conflicts(jobs), "conflict"), _few(budgets, "budget")]
+    found.append(
+        [
+            Need(kind="task", severity="missed", title=_sentence(each.what), fix=each.command)
+            for each in tasks
+        ]
+    )
+    found += [_few(_chains(jobs), "chain"), _few(_pending(jobs), "pending")]
+    found.append(_few(_paused(jobs), "paused"))
+    return [need for needs in found for need in needs]
+
+
+def _few(found: Iterator[Need] | Sequence[Need], state: str) -> list[Need]:
+    """Return the first needs, and one that counts the others."""
+    listed = list(found)
+    more = len(listed) - MAX_OF_A_KIND
+    if more <= 1:
+        return listed
+    first = listed[0]
+    title = f"{more + 1:,} more like this"
+    rest = Need(kind=first.kind, severity=first.severity, title=title, why=f"State: {state}")
+    return [*listed[: MAX_OF_A_KIND - 1], rest]
+
+
+def _failing(jobs: Sequence[JobSummary]) -> Iterator[Need]:
+    for job in sorted(jobs, key=lambda each: -each.consecutive_failures):
+        if count := job.consecutive_failures:
+            times = "failed" if count == 1 else f"failed {count} times in a row"
+            yield Need(
+                kind="failing",
+                severity=job.last_status or "failed",
+                title=f"{job.name} {times}",
+                why=one_line(job.last_error or "", MAX_WHY),
+                fix=f"daybook run {shlex.quote(job.name)} --wait",
+                job_id=job.id,
+                run_id=job.last_run_id,
+            )
+
+
+async def _lost(session: AsyncSession, now: datetime, names: dict[str, str]) -> list[Need]:
+    """Return a need for each job with due times of unknown outcome, or missed, in `PERIOD`."""
+    run = RunRow
+    query = (
+        sqlalchemy.select(
+            col(run.job_id),
+            col(run.status),
+            func.sum(col(run.count)),
+            func.max(col(run.id)),
+            func.max(col(run.reason)),
+        )
+        .where(col(run.finished_at) >= now - PERIOD, col(run.status).in_(_CANNOT_RUN))
+        .group_by(col(run.job_id), col(run.status))
+    )
+    found = list[Need]()
+    for job_id, status, count, run_id, reason in (await session.execute(query)).all():
+        name = names.get(job_id)
+        if name is None:
+            continue  # a removed job, or a direct call
+        times = "a due time" if count == 1 else f"{count:,} due times"
+        title = f"{name} missed {times}"
+        if status == Status.UNKNOWN:
+            runs = "A run" if count == 1 else f"{count:,} runs"
+            title = f"{runs} of {name} may have had an effect: the outcome is unknown"
+        found.append(
+            Need(
+                kind="missed",
+                severity=status,
+                title=title,
+                why=one_line(reason, MAX_WHY),
+                fix=f"daybook run {shlex.quote(name)}",
+                job_id=job_id,
+                run_id=run_id,
+            )
+        )
+    return sorted(found, key=lambda each: (each.severity != Status.UNKNOWN, each.title.casefold()))
+
+
+async def _outbox(ledger: Ledger, jobs: Sequence[JobSummary]) -> list[Need]:
+    """Return what `daybook status` says about the outbox, without the failures of jobs."""
+    status = await outbox_status.read_status(ledger)
+    failing = {each.name for each in jobs if each.consecutive_failures}
+    return [
+        Need(
+            kind="inbox" if each.fix.startswith("daybook inbox") else "outbox",
+            severity="failed" if each.severity == "problem" else "missed",
+            title=_sentence(each.message),
+            fix=each.fix,
+        )
+        for each in status.findings(failing)
+    ]
+
+
+def _conflicts(jobs: Sequence[JobSummary]) -> Iterator[Need]:
+    for job in jobs:
+        if job.conflict is not None:
+            fields = ", ".join(sorted(job.conflict.get("fields", {})))
+            yield Need(
+                kind="conflict",
+                severity="missed",
+                title=f"{job.name} was changed in both the ledger and Prefect",
+                why=fields,
+                fix=f"daybook sync {shlex.quote(job.name)} --prefer ledger (or prefect)",
+                job_id=job.id,
+            )
+
+
+def _chains(jobs: Sequence[JobSummary]) -> Iterator[Need]:
+    names = {each.name for each in jobs}
+    for job in jobs:
+        if job.enabled and job.runs_after and job.runs_after not in names:
+            yield Need(
+                kind="chain",
+                severity="missed",
+                title=f"{job.name} runs after {job.runs_after}, which does not exist",
+                fix=f"daybook edit {shlex.quote(job.name)} --after JOB",
+                job_id=job.id,
+            )
+
+
+def _pending(jobs: Sequence[JobSummary]) -> Iterator[Need]:
+    if waiting := [each.name for each in jobs if each.sync_pending]:
+        names = ", ".join(waiting[:5]) + (f" and {len(waiting) - 5} more" * (len(waiting) > 5))
+        count = "A job has a change" if len(waiting) == 1 else f"{len(waiting):,} jobs have changes"
+        yield Need(
+            kind="pending",
+            severity="waiting",
+            title=f"{count} that Prefect does not have yet",
+            why=names,
+            fix="daybook sync",
+        )
+
+
+def _paused(jobs: Sequence[JobSummary]) -> Iterator[Need]:
+    for job in jobs:
+        if not job.enabled and not job.disabled_reason.startswith(_FINISHED):
+            yield Need(
+                kind="paused",
+                severity="skipped",
+                title=f"{job.name} is paused",
+                why=one_line(job.disabled_reason, MAX_WHY),
+                fix=f"daybook resume {shlex.quote(job.name)}",
+                job_id=job.id,
+            )
+
+
+_FINISHED = (store.FIRED_REASON, store.MAX_RUNS_REASON)
+"""Beginnings of the reasons for which a job is disabled because it is done."""
+
+
+async def _budgets(
+    session: AsyncSession, jobs: Sequence[JobSummary], now: datetime, tz: ZoneInfo
+) -> list[Need]:
+    """Return a need for each job that has used most of its tokens of today.
+
+    The claim decides by the attempts of the day in the job's own zone (`runs.budget`); this adds up
+    the runs that were due today in ``tz``.
+    """
+    limited = {each.id: each for each in jobs if each.tokens_per_day}
+    if not limited:
+        return []
+    today = datetime.combine(wall_time(now, tz).date(), time())
+    begin = to_instant(today, tz).astimezone(UTC)
+    used = dict.fromkeys(limited, 0)
+    ids = list(limited)
+    for first in range(0, len(ids), store.MAX_IDS_PER_QUERY):
+        some = ids[first : first + store.MAX_IDS_PER_QUERY]
+        query = sqlalchemy.select(col(RunRow.job_id), col(RunRow.usage)).where(
+            col(RunRow.job_id).in_(some), col(RunRow.due) >= begin, col(RunRow.usage).is_not(None)
+        )
+        for job_id, spent in (await session.execute(query)).all():
+            used[job_id] += usage.tokens(spent)
+    left = to_instant(today + timedelta(days=1), tz) - now
+    return [
+        Need(
+            kind="budget",
+            severity="missed",
+            title=f"{job.name} has used {used[job.id] / job.tokens_per_day:.0%} of its tokens",
+            why=f"{used[job.id]:,} of {job.tokens_per_day:,}; the day ends in "
+            f"{duration_in_words(timedelta(minutes=left // timedelta(minutes=1)))}",
+            fix=f"daybook edit {shlex.quote(job.name)} --tokens-per-day N",
+            job_id=job.id,
+        )
+        for job in limited.values()
+        if used[job.id] >= NEARLY_SPENT * job.tokens_per_day
+    ]
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

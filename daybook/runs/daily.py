@@ -1,0 +1,119 @@
+"""Totals of the ended runs of each day: outcomes, cost and tokens.
+
+A day of a thousand jobs has seven thousand runs, so a month takes a second to add up. `DailyTotals`
+therefore keeps the totals of past days; only today and yesterday are added up for each reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time as monotonic_time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+import sqlalchemy
+from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import LIVE
+from daybook.ledger.tables import RunRow
+from daybook.schedules.zones import to_instant, wall_time
+
+DAYS = 30
+KEEP_SECONDS = 15 * 60
+"""How long the totals of a past day are kept: a late outcome or retention can change them."""
+OPEN_DAYS = 2
+"""Number of last days whose totals are not kept."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """The runs of one job that ended on ``day`` with one outcome, agent and model.
+
+    ``count`` counts due times, ``runs`` the runs. ``cost_usd`` is the sum of the known costs, and
+    ``unpriced`` counts the runs with usage at an unknown price.
+    """
+
+    day: date
+    job_id: str | None
+    status: str
+    agent: str
+    model: str
+    count: int
+    runs: int
+    cost_usd: float
+    unpriced: int
+    input_tokens: int
+    output_tokens: int
+
+
+class DailyTotals:
+    """The totals of the last `DAYS` days in the zone ``tz``, kept in memory for past days."""
+
+    def __init__(self, ledger: Ledger, tz: ZoneInfo) -> None:
+        self._ledger, self._tz = ledger, tz
+        self._kept: dict[date, tuple[float, list[Total]]] = {}
+        self._lock = asyncio.Lock()
+
+    async def read(self) -> list[Total]:
+        """Return the totals of all days; the days are those of `days`."""
+        async with self._lock, self._ledger.read() as session:
+            wanted = days(self._ledger.now(), self._tz)
+            self._kept = {day: kept for day, kept in self._kept.items() if day in wanted}
+            now = monotonic_time.monotonic()
+            for number, day in enumerate(reversed(wanted)):
+                kept = self._kept.get(day)
+                # Days expire one after the other, so that no reader adds up all of them.
+                is_kept = kept is not None and now - kept[0] < KEEP_SECONDS + 20 * number
+                if number < OPEN_DAYS or not is_kept:
+                    self._kept[day] = now, await _add_up(session, day, self._tz)
+            return [total for day in wanted for total in self._kept[day][1]]
+
+
+def days(now: datetime, tz: ZoneInfo) -> list[date]:
+    """Return the last `DAYS` days in ``tz`` up to today, oldest first."""
+    today = wall_time(now, tz).date()
+    return [today - timedelta(days=number) for number in reversed(range(DAYS))]
+
+
+async def _add_up(session: AsyncSession, day: date, tz: ZoneInfo) -> list[Total]:
+    begin, end = (
+        to_instant(datetime.combine(each, time()), tz).astimezone(UTC)
+        for each in (day, day + timedelta(days=1))
+    )
+    usage = col(RunRow.usage)
+    cost = usage["cost_usd"].as_float()
+    key = (
+        col(RunRow.job_id),
+        col(RunRow.status),
+        func.coalesce(col(RunRow.agent), ""),
+        func.coalesce(col(RunRow.model), ""),
+    )
+    has_usage = sqlalchemy.case((usage.is_not(None) & cost.is_(None), 1), else_=0)
+    query = (
+        sqlalchemy.select(
+            *key,
+            func.sum(col(RunRow.count)),
+            func.count(),
+            func.coalesce(func.sum(cost), 0.0),
+            func.sum(has_usage),
+            func.coalesce(func.sum(usage["input_tokens"].as_integer()), 0),
+            func.coalesce(func.sum(usage["output_tokens"].as_integer()), 0),
+        )
+        .where(
+            col(RunRow.finished_at) >= begin,
+            col(RunRow.finished_at) < end,
+            col(RunRow.status).not_in(LIVE),
+        )
+        .group_by(*key)
+    )
+    return [Total(day, *row) for row in (await session.execute(query)).all()]
+
+
+def cost(totals: Iterable[Total]) -> float:
+    """Return the sum of the known costs, in US dollars."""
+    return sum(each.cost_usd for each in totals)

@@ -1,0 +1,228 @@
+"""Marks and charts as HTML and SVG, made on the server.
+
+Every status has a colour and a shape, so that it is known without the colour. The symbols are in
+`templates/symbols.svg`, the colours in `static/daybook.css` (classes `s-<status>`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+
+from markupsafe import Markup, escape
+
+from daybook.api.job_pages import DayStrip
+from daybook.api.timeline import Mark, Row, Timeline
+from daybook.ledger.states import FAILURES, LIVE, Status
+from daybook.web import formatting
+
+_ORDER = (
+    Status.SKIPPED,
+    Status.CANCELLED,
+    Status.SUCCEEDED,
+    Status.WAITING,
+    Status.CLAIMED,
+    Status.RUNNING,
+    Status.MISSED,
+    Status.UNKNOWN,
+    Status.TIMED_OUT,
+    Status.FAILED,
+)
+_SEVERITY = {str(status): number for number, status in enumerate(_ORDER)}
+"""Order of the statuses: a mark of several due times shows the last one."""
+GROUP = timedelta(hours=1)
+MAX_SINGLE_MARKS = 48
+"""Maximum number of marks of one row; of a row with more, those of one hour become one."""
+
+TimeText = Callable[[datetime, str], str]
+"""Function that shows an instant in the zone of the page, in a form of `formatting.text_of`."""
+
+
+def symbol(status: str) -> Markup:
+    """Return the symbol of a status, without a name: the text beside it names it."""
+    shape = "running" if status == Status.CLAIMED else status
+    return Markup('<svg class="sym s-{0}" aria-hidden="true"><use href="#i-{1}"/></svg>').format(
+        status, shape
+    )
+
+
+def place(instant: datetime, start: datetime, end: datetime) -> int:
+    """Return how many thousandths of the timeline are before ``instant``."""
+    share = (instant - start) / (end - start)
+    return min(1_000, max(0, round(share * 1_000)))
+
+
+def marks(row: Row, within: Timeline, text: TimeText) -> Markup:
+    """Return the marks of one job on the timeline: links to runs, and future due times."""
+    start, end = within.start, within.end
+    groups = _groups(row.marks)
+    parts = [_mark(each, place(each[0].due, start, end), row, text) for each in groups]
+    if row.more:
+        first = place(row.upcoming[0], start, end) if row.upcoming else 500
+        parts.append(f'<i class="band p{first}" title="due many times"></i>')
+    else:
+        for due in row.upcoming:
+            title = escape(f"due {text(due, 'full')}")
+            parts.append(f'<i class="due p{place(due, start, end)}" title="{title}"></i>')
+    return Markup("".join(parts))
+
+
+def _groups(found: Sequence[Mark]) -> list[list[Mark]]:
+    """Return the marks to draw, earliest first; each has the runs that it stands for."""
+    ordered = sorted(found, key=lambda each: each.due)
+    if len(ordered) <= MAX_SINGLE_MARKS:
+        return [[each] for each in ordered]
+    by_hour: dict[tuple[float, bool], list[Mark]] = {}
+    for each in ordered:
+        hour = each.due.timestamp() // GROUP.total_seconds()
+        by_hour.setdefault((hour, each.status in LIVE), []).append(each)
+    return list(by_hour.values())
+
+
+def _mark(group: Sequence[Mark], at: int, row: Row, text: TimeText) -> str:
+    worst = max(group, key=lambda each: _SEVERITY.get(each.status, 0))
+    shape = "running" if worst.status == Status.CLAIMED else worst.status
+    side = " tip-left" if at > 600 else ""
+    href = f"/runs/{worst.run_id}"
+    if len(group) > 1:
+        lines = [f"{len(group)} runs from {text(group[0].due, 'full')}", _tally(group)]
+    else:
+        lines = describe(worst, text)
+    tip = "".join(f"<span>{escape(line)}</span> " for line in lines)
+    return (
+        f'<a class="mark s-{worst.status} p{at}{side}" href="{href}">'
+        f'<svg aria-hidden="true"><use href="#i-{shape}"/></svg>'
+        f'<span class="tip">{tip}</span></a>'
+    )
+
+
+def _tally(group: Iterable[Mark]) -> str:
+    counts: dict[str, int] = {}
+    for each in group:
+        counts[each.status] = counts.get(each.status, 0) + each.count
+    return ", ".join(
+        f"{count} {formatting.status_word(status)}" for status, count in sorted(counts.items())
+    )
+
+
+def describe(mark: Mark, text: TimeText) -> list[str]:
+    """Return what is known of a due time, one fact a line."""
+    word = formatting.status_word(mark.status)
+    due = f"due {text(mark.due, 'second')}"
+    if mark.due_to is not None:
+        due = f"{mark.count} due times, {text(mark.due, 'full')} to {text(mark.due_to, 'full')}"
+    lines = [word, due]
+    if mark.started_at is not None:
+        took = mark.duration_seconds
+        started = f"started {text(mark.started_at, 'second')}"
+        lines.append(started + (f", took {formatting.duration(took)}" if took is not None else ""))
+    if mark.reason:
+        lines.append(mark.reason)
+    if mark.cost_usd is not None:
+        lines.append(formatting.money(mark.cost_usd))
+    if mark.delivery != "not_requested":
+        lines.append(f"delivery {formatting.status_word(mark.delivery)}")
+    return lines
+
+
+def axis(within: Timeline, text: TimeText, hours: int = 6) -> Markup:
+    """Return labels of full hours along the timeline."""
+    first = within.start.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+    parts = list[str]()
+    at = first
+    while at < within.end:
+        if int(text(at, "clock")[:2]) % hours == 0 and text(at, "clock").endswith(":00"):
+            label = text(at, "clock")
+            if label == "00:00":
+                label = text(at, "day")
+            where = place(at, within.start, within.end)
+            if 20 < where < 960 and abs(where - 500) > (80 if " " in label else 45):
+                parts.append(f'<span class="p{where}">{escape(label)}</span>')
+        at += timedelta(hours=1)
+    return Markup("".join(parts))
+
+
+def strip(days: Sequence[DayStrip]) -> Markup:
+    """Return one bar for each day: full height, or short for a day without an end."""
+    width, height = 4, 20
+    bars = list[str]()
+    good = bad = 0
+    for number, each in enumerate(days):
+        status = max(each.counts, key=lambda name: _SEVERITY.get(name, 0), default="")
+        for name, count in each.counts.items():
+            if name in FAILURES or name == Status.MISSED:
+                bad += count
+            elif name == Status.SUCCEEDED:
+                good += count
+        tall = height if status else 3
+        bars.append(
+            f'<rect x="{number * (width + 1)}" y="{height - tall}" width="{width}" '
+            f'height="{tall}" rx="1" class="f-{status or "none"}"/>'
+        )
+    label = f"Last {len(days)} days: {good} succeeded, {bad} failed or missed"
+    size = f'width="{len(days) * (width + 1)}" height="{height}"'
+    return Markup(
+        f'<svg class="strip" {size} role="img" aria-label="{label}"><title>{label}</title>'
+        f"{''.join(bars)}</svg>"
+    )
+
+
+def bars(
+    values: Sequence[tuple[str, float]],
+    label: str,
+    shown: Callable[[float], str],
+    width: int = 380,
+) -> Markup:
+    """Return a bar chart of named values, ``width`` pixels wide if there is space.
+
+    ``shown`` is how a value is written.
+    """
+    height, base = 112, 92
+    top = max((value for _, value in values), default=0.0)
+    if top <= 0:
+        return Markup("")
+    step = width / len(values)
+    parts = list[str]()
+    for number, (name, value) in enumerate(values):
+        tall = value / top * (base - 16)
+        parts.append(
+            f'<rect x="{number * step + 1:.1f}" y="{base - tall:.1f}" width="{step - 2:.1f}" '
+            f'height="{tall:.1f}" rx="1.5"><title>{escape(name)}: {escape(shown(value))}</title>'
+            "</rect>"
+        )
+    first, last = values[0][0], values[-1][0]
+    return Markup(
+        f'<svg class="chart bars" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(label)}">'
+        f'<line x1="0" x2="{width}" y1="16" y2="16"/><line x1="0" x2="{width}" y1="{base}" '
+        f'y2="{base}"/>{"".join(parts)}'
+        f'<text x="0" y="11">{escape(shown(top))}</text>'
+        f'<text x="0" y="{height - 8}">{escape(first)}</text>'
+        f'<text x="{width}" y="{height - 8}" class="end">{escape(last)}</text></svg>'
+    )
+
+
+def durations(points: Sequence[tuple[datetime, float, str]], label: str, text: TimeText) -> Markup:
+    """Return a dot for each run, oldest first: its due time, duration in seconds, and status."""
+    width, height, base = 380, 112, 92
+    if not points:
+        return Markup("")
+    top = max(*(seconds for _, seconds, _ in points), 0.1)
+    first, last = text(points[0][0], "day"), text(points[-1][0], "day")
+    step = width / len(points)
+    dots = "".join(
+        f'<circle cx="{number * step + step / 2:.1f}" '
+        f'cy="{base - seconds / top * (base - 20):.1f}" r="3" class="f-{escape(status)}">'
+        f"<title>{escape(text(due, 'full'))}: {escape(formatting.duration(seconds))}, "
+        f"{escape(formatting.status_word(status))}</title></circle>"
+        for number, (due, seconds, status) in enumerate(points)
+    )
+    return Markup(
+        f'<svg class="chart dots" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(label)}">'
+        f'<line x1="0" x2="{width}" y1="16" y2="16"/><line x1="0" x2="{width}" y1="{base}" '
+        f'y2="{base}"/>{dots}<text x="0" y="11">{formatting.duration(top)}</text>'
+        f'<text x="0" y="{height - 8}">{escape(first)}</text>'
+        f'<text x="{width}" y="{height - 8}" class="end">{escape(last)}</text>'
+        "</svg>"
+    )

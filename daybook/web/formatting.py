@@ -1,0 +1,115 @@
+"""Instants, durations, money and numbers as the pages show them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from markupsafe import Markup
+
+NONE = "–"
+STATUS_WORDS = {"timed_out": "timed out", "not_requested": "none"}
+
+
+def filters(tz: ZoneInfo, now: Callable[[], datetime]) -> dict[str, Callable[..., Any]]:
+    """Return the filters of the templates; instants are shown in ``tz``."""
+
+    def when(instant: datetime | None, form: str = "full") -> Markup:
+        return time_element(instant, tz, now(), form)
+
+    def ago(instant: datetime | None) -> str:
+        return distance(instant, now())
+
+    return {
+        "when": when,
+        "ago": ago,
+        "duration": duration,
+        "money": money,
+        "number": number,
+        "status_word": status_word,
+        "local": lambda instant, form: instant.astimezone(tz).strftime(form),
+    }
+
+
+def text_of(instant: datetime, tz: ZoneInfo, now: datetime, form: str = "full") -> str:
+    """Return an instant as text in ``tz``; ``form`` is `full`, `second`, `clock` or `day`.
+
+    The year is left out if it is that of ``now``.
+    """
+    local = instant.astimezone(tz)
+    if form == "clock":
+        return f"{local:%H:%M}"
+    if form == "day":
+        return f"{local:%a} {local.day} {local:%b}"
+    year = f" {local.year}" if local.year != now.astimezone(tz).year else ""
+    clock = "%H:%M:%S" if form == "second" else "%H:%M"
+    return f"{local:%a} {local.day} {local:%b}{year}, {local.strftime(clock)}"
+
+
+def time_element(
+    instant: datetime | None, tz: ZoneInfo, now: datetime, form: str = "full"
+) -> Markup:
+    """Return a `time` element; its title is the instant in UTC. A dash for None."""
+    if instant is None:
+        return Markup(NONE)
+    utc = instant.astimezone(UTC)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        utc.isoformat(), f"{utc:%Y-%m-%d %H:%M:%S} UTC", text_of(instant, tz, now, form)
+    )
+
+
+def distance(instant: datetime | None, now: datetime) -> str:
+    """Return the distance of an instant from ``now``: `3 min ago`, `in 2 h`."""
+    if instant is None:
+        return NONE
+    length = now - instant
+    words = short(abs(length))
+    return f"{words} ago" if length >= timedelta(0) else f"in {words}"
+
+
+def short(length: timedelta) -> str:
+    """Return a length in its largest unit: `45 s`, `3 min`, `2 h`, `4 d`."""
+    seconds = int(length.total_seconds())
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size * (2 if unit == "d" else 1):
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration: `0.4 s`, `12 s`, `3 min 4 s`, `2 h 5 min`; a dash for None."""
+    if seconds is None:
+        return NONE
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3_600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours:,} h {minutes} min" if minutes else f"{hours:,} h"
+
+
+def money(dollars: float | None) -> str:
+    """Return US dollars: `$0`, `$0.0042`, `$1.23`, `$1,234`; a dash for None."""
+    if dollars is None:
+        return NONE
+    if dollars == 0:
+        return "$0"
+    if dollars < 0.0001:
+        return "< $0.0001"
+    if dollars < 0.1:
+        return f"${dollars:.4f}"
+    return f"${dollars:,.2f}" if dollars < 1_000 else f"${dollars:,.0f}"
+
+
+def number(value: float | None) -> str:
+    return NONE if value is None else f"{value:,}"
+
+
+def status_word(status: str | None) -> str:
+    """Return a status as words."""
+    return STATUS_WORDS.get(status or "", (status or NONE).replace("_", " "))

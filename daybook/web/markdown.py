@@ -1,0 +1,54 @@
+"""Markdown that a model wrote, as HTML that runs and loads nothing.
+
+HTML in the text is shown as text, images are shown as links, and links with a scheme that could run
+a program (`javascript:`, `data:`) are shown as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markdown_it.utils import OptionsDict
+from markupsafe import Markup
+
+MAX_RENDERED_CHARACTERS = 40_000
+"""Maximum length of a text that is rendered: the parser takes quadratic time for some texts."""
+
+
+def render(text: str | None) -> Markup:
+    """Return the HTML of a text; of a long one, the text itself."""
+    text = text or ""
+    if len(text) > MAX_RENDERED_CHARACTERS:
+        return Markup('<pre tabindex="0" class="text">{}</pre>').format(text)
+    return Markup(_renderer().render(text))
+
+
+@cache
+def _renderer() -> MarkdownIt:
+    # Without `image`, `![x](y)` is an exclamation mark and a link.
+    found = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    found.add_render_rule("heading_open", _heading)
+    found.add_render_rule("heading_close", _heading)
+    found.add_render_rule("link_open", _link)
+    return found
+
+
+def _heading(
+    self: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any
+) -> str:
+    """Render a heading below those of the page."""
+    token = tokens[index]
+    token.tag = f"h{min(int(token.tag[1]) + 2, 6)}"
+    return self.renderToken(tokens, index, options, env)
+
+
+def _link(
+    self: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any
+) -> str:
+    tokens[index].attrSet("rel", "noopener noreferrer nofollow")
+    return self.renderToken(tokens, index, options, env)

@@ -1,0 +1,65 @@
+"""Daybook's pages: one module for each noun, which reads through `daybook.api` and renders.
+
+::
+
+    request ──► web.login (session, origin, CSRF) ──► Site.handle ──► a handler of a noun's module
+                                                        │                 │ await api.….…
+                                                        │ shares a ledger ▼
+                                                        └──────────── site.render("….html", …)
+
+To add a page: write ``async def name(site: Site, request: Request) -> Response`` in the module of
+its noun, add it to that module's `ROUTES`, and write its template. To add a noun, add its module to
+`MODULES`, and its link to `site.NAVIGATION`.
+
+A handler that writes is a ROUTE with the method POST. It reads its form with
+`daybook.web.login.read_form`, which checks the CSRF token; its form has `{{ csrf_field() }}`. The
+errors of `daybook.api` become pages (`Site.handle`); a form that shows an `InvalidInput` beside its
+field catches it.
+
+No template has a script, a style or an event handler of its own: the policy (`login.POLICY`) runs
+none. Positions are classes (`assets.POSITIONS`), charts are SVG (`daybook.web.charts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from daybook.ledger.engine import Ledger
+from daybook.operations.health import HealthReport
+from daybook.web.pages import (
+    agents,
+    assets,
+    callbacks,
+    inbox,
+    jobs,
+    runs,
+    sessions,
+    spend,
+    tasks,
+    today,
+)
+from daybook.web.pages.site import Site
+
+MODULES = (today, jobs, runs, inbox, callbacks, tasks, sessions, agents, spend)
+
+
+def application(
+    health: Callable[[], Awaitable[HealthReport]], ledger: Ledger | None = None
+) -> Starlette:
+    """Return the application of all pages; its ``state.site`` has to be closed.
+
+    ``health`` returns the report that Today shows. The application opens the ledger of the settings
+    at the first request, unless it gets a ``ledger``.
+    """
+    site = Site(health, ledger)
+    routes = [
+        Route(each.path, site.handle(each.handler), methods=[each.method])
+        for module in MODULES
+        for each in module.ROUTES
+    ]
+    app = Starlette(routes=[*assets.ROUTES, *routes], exception_handlers={404: site.not_found})
+    app.state.site = site
+    return app

@@ -1,0 +1,49 @@
+"""Static files: the style sheet, htmx, and the classes of positions."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.resources import files
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+FOLDER = files("daybook.web") / "static"
+TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript", "svg": "image/svg+xml"}
+POSITIONS = "positions.css"
+"""Style sheet with the classes `p0` … `p1000`: so many thousandths from the left. The policy of the
+pages permits no `style` attribute.
+"""
+
+
+@cache
+def _content(name: str) -> bytes | None:
+    if name == POSITIONS:
+        return "".join(f".p{each}{{left:{each / 10:g}%}}" for each in range(1001)).encode()
+    if "/" in name or name.startswith("."):
+        return None
+    try:
+        return (FOLDER / name).read_bytes()
+    except OSError:
+        return None
+
+
+@cache
+def url(name: str) -> str:
+    """Return the address of a static file; it changes with the file, so browsers may keep it."""
+    return f"/static/{name}?v={hashlib.sha256(_content(name) or b'').hexdigest()[:12]}"
+
+
+async def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    kind = TYPES.get(name.rpartition(".")[2])
+    content = _content(name) if kind else None
+    if content is None:
+        return Response("not found\n", 404, media_type="text/plain")
+    headers = {"cache-control": "public, max-age=31536000, immutable"}
+    return Response(content, headers=headers, media_type=kind)
+
+
+ROUTES = (Route("/static/{name}", _static),)

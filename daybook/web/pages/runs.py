@@ -1,0 +1,102 @@
+"""The pages of runs: the list, one run with its life, and its log."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib import import_module
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from daybook import api
+from daybook import home as homes
+from daybook.api.filters import RunFilters
+from daybook.api.run_life import RunLife
+from daybook.errors import DaybookError
+from daybook.ledger.states import Status
+from daybook.web.pages.site import Page, Site
+
+PER_PAGE = 50
+MAX_LOG_LINES = 2_000
+
+
+async def index(site: Site, request: Request) -> Response:
+    """List the last runs of all jobs or of one, with filters."""
+    given = {name: request.query_params.get(name, "").strip() for name in ("job", "status")}
+    filters = RunFilters(status=[given["status"]] if given["status"] else [])
+    runs = await api.run_lists.recent(given["job"] or None, PER_PAGE, filters)
+    return site.render(request, "runs.html", runs=runs, given=given, statuses=list(Status))
+
+
+async def show(site: Site, request: Request) -> Response:
+    """Show one run."""
+    life = await api.run_life.show(request.path_params["ref"])
+    return site.render(
+        request,
+        "run.html",
+        life=life,
+        run=life.run,
+        sent=sent(life),
+        usage=life.run.usage or {},
+        prefect=_prefect_link(site, life.run.flow_run_id),
+    )
+
+
+async def log(site: Site, request: Request) -> Response:
+    """Show the log of one run, which is in Prefect."""
+    ref = request.path_params["ref"]
+    lines, problem, more = list[Any](), "", False
+    try:
+        await _load_prefect()
+        async for line in api.runs.logs(ref):
+            if len(lines) == MAX_LOG_LINES:
+                more = True
+                break
+            lines.append(line)
+    except DaybookError as error:
+        problem = str(error)
+    is_fragment = "hx-request" in request.headers
+    template = "run_log_lines.html" if is_fragment else "run_log.html"
+    return site.render(
+        request, template, ref=ref, lines=lines, problem=problem, more=more, most=MAX_LOG_LINES
+    )
+
+
+async def _load_prefect() -> None:
+    """Import Prefect's client, which takes seconds, in a thread: other pages answer meanwhile."""
+    homes.configure_prefect()
+    await asyncio.to_thread(import_module, "prefect.client.orchestration")
+
+
+def sent(life: RunLife) -> list[tuple[str, str]]:
+    """Return what the run sent to its agent, tool or URL, as named texts."""
+    given = life.parameters
+    found = [("Prompt", str(given["prompt"]))] if given.get("prompt") else []
+    if url := given.get("url"):
+        # Without the query, which may contain a token.
+        address = urlsplit(str(url))._replace(query="", fragment="").geturl()
+        found.append(("Request", f"{given.get('method', 'POST')} {address}"))
+        if given.get("body"):
+            found.append(("Body", str(given["body"])))
+    if tool := given.get("tool"):
+        found.append(("Tool", str(tool)))
+        if given.get("params"):
+            import json
+
+            found.append(("Parameters", json.dumps(given["params"], indent=2, ensure_ascii=False)))
+    return found
+
+
+def _prefect_link(site: Site, flow_run_id: str | None) -> str:
+    if not flow_run_id or not site.prefect_ui:
+        return ""
+    return f"{site.prefect_ui}/runs/flow-run/{flow_run_id}"
+
+
+ROUTES = (
+    Page("/runs", index),
+    Page("/runs/{ref}", show),
+    Page("/runs/{ref}/log", log),
+)

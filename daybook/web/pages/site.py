@@ -1,0 +1,218 @@
+"""What all pages share: the ledger, the templates, the totals of 30 days, and pages for errors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+from urllib.parse import urlencode
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from daybook import home as homes
+from daybook import settings
+from daybook.clock import SYSTEM_CLOCK
+from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, NotFound, Unreachable
+from daybook.ledger.engine import Ledger, sharing
+from daybook.operations.health import HealthReport
+from daybook.runs.daily import DailyTotals, Total
+from daybook.schedules.zones import zone
+from daybook.web import charts, formatting, markdown
+from daybook.web.login import CSRF_FIELD, csrf_token
+from daybook.web.pages import assets
+
+log = logging.getLogger(__name__)
+
+HEALTH_MAX_AGE_SECONDS = 5.0
+HEALTH_PATIENCE_SECONDS = 0.05
+"""How long a page waits for the health: with many jobs, it takes longer than the page."""
+
+NAVIGATION = (
+    ("/", "Today"),
+    ("/jobs", "Jobs"),
+    ("/runs", "Runs"),
+    ("/inbox", "Inbox"),
+    ("/callbacks", "Callbacks"),
+    ("/tasks", "Tasks"),
+    ("/sessions", "Sessions"),
+    ("/agents", "Agents"),
+    ("/spend", "Spend"),
+)
+
+Handler = Callable[["Site", Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A path with its handler; one that writes has the method POST."""
+
+    path: str
+    handler: Handler
+    method: str = "GET"
+
+
+class Site:
+    """The pages of one ledger. ``ledger`` is None for the one that the settings name.
+
+    ``health`` returns the report that Today shows; it may be slow.
+    """
+
+    def __init__(
+        self, health: Callable[[], Awaitable[HealthReport]], ledger: Ledger | None = None
+    ) -> None:
+        self._read_health, self._given = health, ledger
+        self._opened: Ledger | None = None
+        self._lock = asyncio.Lock()
+        self._totals: DailyTotals | None = None
+        self._health: tuple[float, HealthReport] | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._warming: asyncio.Task[None] | None = None
+        self.tz = zone(settings.load().timezone)
+
+    async def close(self) -> None:
+        """Close the ledger that this object opened."""
+        for task in (self._asking, self._warming):
+            if task is not None:
+                task.cancel()
+        opened, self._opened, self._totals = self._opened, None, None
+        if opened is not None:
+            await opened.close()
+
+    async def ledger(self) -> Ledger:
+        """Return the open ledger. Raises `LedgerUnreachable`."""
+        if self._given is not None:
+            return self._given
+        async with self._lock:
+            if self._opened is None:
+                self._opened = await Ledger(settings.load().ledger_address).__aenter__()
+                # A month takes a second to add up: begin before the first page needs it.
+                self._warming = asyncio.create_task(self._add_up())
+        return self._opened
+
+    def now(self) -> datetime:
+        """Return the ledger's time, or this machine's while no ledger is open."""
+        ledger = self._given or self._opened
+        return ledger.now() if ledger is not None else SYSTEM_CLOCK.now()
+
+    def handle(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        """Return an endpoint that calls ``handler`` with the ledger shared, and shows its errors.
+
+        They are 400 for `InvalidInput`, 404 for `NotFound`, 503 for a service that does not answer.
+        """
+
+        async def endpoint(request: Request) -> Response:
+            try:
+                with sharing(await self.ledger()):
+                    return await handler(self, request)
+            except NotFound as error:
+                return self.failed(request, 404, "Not found", error)
+            except InvalidInput as error:
+                return self.failed(request, 400, "This cannot be shown", error)
+            except Unreachable as error:
+                if isinstance(error, LedgerUnreachable):
+                    with suppress(DaybookError):
+                        await self.close()  # the next request opens it again
+                return self.failed(request, 503, "A service does not answer", error)
+            except DaybookError as error:
+                return self.failed(request, 500, "This failed", error)
+
+        return endpoint
+
+    def failed(self, request: Request, code: int, title: str, error: Exception) -> Response:
+        """Return a page about an error."""
+        return self.render(request, "error.html", code=code, title=title, problem=str(error))
+
+    async def not_found(self, request: Request, error: Exception) -> Response:
+        """Return the page for a path that does not exist."""
+        problem = NotFound("page", request.url.path)
+        return self.failed(request, 404, "Not found", problem)
+
+    def render(
+        self, request: Request, template: str, *, code: int = 200, **context: Any
+    ) -> Response:
+        """Return a page made of a template; a fragment, if htmx asks for one."""
+        text = self._templates.get_template(template).render(
+            request=request,
+            path=request.url.path,
+            csrf_field=lambda: _csrf_field(request),
+            query=lambda **changes: _query(request, changes),
+            **context,
+        )
+        return HTMLResponse(text, code)
+
+    async def _add_up(self) -> None:
+        with suppress(DaybookError):
+            await self.totals()
+
+    async def totals(self) -> list[Total]:
+        """Return the totals of the last 30 days."""
+        if self._totals is None:
+            ledger = self._given or self._opened
+            if ledger is None:
+                raise LedgerUnreachable(settings.load().ledger_address, "it was closed")
+            self._totals = DailyTotals(ledger, self.tz)
+        return await self._totals.read()
+
+    async def health(self) -> HealthReport | None:
+        """Return the last health report, at most a few seconds old; None if it is not known yet."""
+        if self._asking is None and (
+            self._health is None or time.monotonic() - self._health[0] > HEALTH_MAX_AGE_SECONDS
+        ):
+            self._asking = asyncio.create_task(self._ask_health())
+        if self._asking is not None:
+            await asyncio.wait({self._asking}, timeout=HEALTH_PATIENCE_SECONDS)
+        return self._health[1] if self._health else None
+
+    async def _ask_health(self) -> None:
+        try:
+            self._health = time.monotonic(), await self._read_health()
+        except Exception:
+            log.warning("cannot read the health", exc_info=True)
+        finally:
+            self._asking = None
+
+    @property
+    def prefect_ui(self) -> str:
+        """The address of Prefect's UI; empty if it is not known."""
+        running = homes.current_home().running() or {}
+        return str(running.get("pages_url") or running.get("ui_url") or "").rstrip("/")
+
+    @cached_property
+    def _templates(self) -> Environment:
+        environment = Environment(
+            loader=PackageLoader("daybook.web"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        environment.filters |= formatting.filters(self.tz, self.now) | {"markdown": markdown.render}
+        environment.globals |= {
+            "navigation": NAVIGATION,
+            "asset": assets.url,
+            "charts": charts,
+            "zone_name": self.tz.key,
+        }
+        return environment
+
+
+def _csrf_field(request: Request) -> Markup:
+    field = '<input type="hidden" name="{}" value="{}">'
+    return Markup(field).format(CSRF_FIELD, csrf_token(request))
+
+
+def _query(request: Request, changes: dict[str, Any]) -> str:
+    """Return this page's path with changed query parameters; an empty one is left out."""
+    merged = {**request.query_params, **changes}
+    kept = {name: str(value) for name, value in merged.items() if value not in ("", None)}
+    return request.url.path + (f"?{urlencode(kept)}" if kept else "")

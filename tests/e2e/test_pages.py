@@ -1,0 +1,246 @@
+"""Daybook's pages in a real browser: both themes, a desk and a phone, keyboard, accessibility."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from daybook.ledger.engine import Ledger
+from tests import morning
+from tests.servers import free_port
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+CHROMIUM = "/usr/bin/chromium"
+AXE = "axe-core@4.14.1"
+THEMES = ("light", "dark")
+SIZES = ((1440, 900), (375, 812))
+LISTS = ("/", "/jobs", "/runs", "/inbox", "/callbacks", "/tasks", "/sessions", "/agents", "/spend")
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(shutil.which(CHROMIUM) is None, reason="service absent: chromium"),
+]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A web server of a ledger as found in the morning, and its one-time link."""
+
+    url: str
+    link: str
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    home = tmp_path_factory.mktemp("home")
+
+    async def fill() -> None:
+        async with Ledger(f"sqlite+aiosqlite:///{home}/ledger.db") as ledger:
+            await morning.fill(ledger, days=2)
+
+    asyncio.run(fill())
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-P", "-m", "daybook.web", "--host", "127.0.0.1", "--port"]
+    variables = {"DAYBOOK_HOME": str(home), "DAYBOOK_TIMEZONE": "Europe/Berlin", "PATH": "/usr/bin"}
+    with subprocess.Popen(
+        [*command, str(port)], stderr=subprocess.PIPE, text=True, env=variables, cwd=home
+    ) as process:
+        assert process.stderr is not None
+        try:
+            link = ""
+            for line in process.stderr:
+                word, _, rest = line.strip().partition(" ")
+                link = rest if word == "Open:" else link
+                if word == "Health:":
+                    break
+            assert link, "the server did not start"
+            yield Served(url, link)
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def session(served: Served, chromium: Browser) -> Any:
+    """Return the cookies of a browser that opened the link, which works once."""
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(served.link)
+    page.wait_for_url(f"{served.url}/")
+    assert page.title() == "Today · Daybook"
+    other = chromium.new_context().new_page()
+    other.goto(served.link)
+    assert "has been used" in other.content()
+    other.goto(served.url)
+    assert "not logged in" in other.content()
+    state = context.storage_state()
+    context.close()
+    return state
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the program that checks accessibility."""
+    npm, folder = shutil.which("npm"), tmp_path_factory.mktemp("axe")
+    if npm is None:
+        pytest.skip("service absent: npm (it is not installed)")
+    words = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", AXE]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"service absent: npm ({' '.join(done.stderr.split())[-200:]})")
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
+
+class Watched:
+    """A page that notes what must not happen: errors, and requests to other hosts."""
+
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        self.page: Page = context.new_page()
+        self.url, self.host = url, urlsplit(url).netloc
+        self.problems: list[str] = []
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda error: self.problems.append(f"page error: {error}"))
+        self.page.on("request", lambda request: self._request(request.url))
+        self.page.on("dialog", self._dialog)
+
+    def open(self, path: str) -> None:
+        self.page.goto(self.url + path)
+        self.page.wait_for_load_state("networkidle")
+        assert not self.problems, (path, self.problems)
+        assert self.page.title() != "owned", path  # the stored attack did not run
+
+    def _console(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.problems.append(f"console: {message.text}")
+
+    def _request(self, url: str) -> None:
+        if urlsplit(url).netloc != self.host:
+            self.problems.append(f"request to {url}")
+
+    def _dialog(self, dialog: Any) -> None:
+        self.problems.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+
+def details(watched: Watched) -> list[str]:
+    """Return one page of each kind that a list leads to, and those of the attack."""
+    found = list[str]()
+    for path, link in (
+        ("/jobs", "td.name > a"),
+        ("/jobs?q=morning", "td.name > a"),
+        ("/runs?status=failed", "td > a[href^='/runs/']"),
+        ("/runs?job=morning-brief", "td > a[href^='/runs/']"),
+        ("/callbacks", "td.name > a"),
+        ("/inbox", "td.name > a"),
+        ("/tasks", "td.name > a"),
+        ("/sessions", "td.name > a"),
+    ):
+        watched.open(path)
+        first = watched.page.locator(link).first.get_attribute("href")
+        assert first is not None
+        found.append(first)
+    return [*found, "/nothing"]
+
+
+@pytest.mark.parametrize(
+    "theme_and_size",
+    [(theme, size) for theme in THEMES for size in SIZES],
+    ids=["desk-light", "phone-light", "desk-dark", "phone-dark"],
+)
+def test_every_page_is_accessible_fits_and_stays_on_this_machine(
+    served: Served,
+    chromium: Browser,
+    session: Any,
+    axe: str,
+    theme_and_size: tuple[Any, tuple[int, int]],
+) -> None:
+    theme, (width, height) = theme_and_size
+    with chromium.new_context(
+        storage_state=session, color_scheme=theme, viewport={"width": width, "height": height}
+    ) as context:
+        watched = Watched(context, served.url)
+        for path in (*LISTS, *details(watched)):
+            if path == "/nothing":
+                watched.page.goto(served.url + path)  # its status is an error of the console
+            else:
+                watched.open(path)
+            content = watched.page.evaluate("document.documentElement.scrollWidth")
+            assert content <= width, (path, content)
+            watched.page.evaluate(axe)
+            found = watched.page.evaluate("axe.run()")["violations"]
+            serious = [
+                (each["id"], [node["html"] for node in each["nodes"]][:3])
+                for each in found
+                if each["impact"] in ("serious", "critical")
+            ]
+            assert not serious, (path, serious)
+
+
+def test_the_timeline_is_used_by_keyboard_and_by_pointer(
+    served: Served, chromium: Browser, session: Any
+) -> None:
+    from playwright.sync_api import expect
+
+    with chromium.new_context(storage_state=session) as context:
+        watched = Watched(context, served.url)
+        watched.open("/")
+        page = watched.page
+        page.keyboard.press("Tab")
+        expect(page.get_by_text("Skip to the content")).to_be_focused()
+        page.keyboard.press("Enter")
+        marks = page.locator("a.mark")
+        while "/runs/" not in (page.evaluate("document.activeElement.href") or ""):
+            page.keyboard.press("Tab")
+        mark = page.locator("a.mark:focus")
+        if not mark.count():  # a failed run of the list above
+            marks.first.focus()
+            mark = page.locator("a.mark:focus")
+        tip = mark.locator(".tip")
+        expect(tip).to_be_visible()
+        box = tip.bounding_box()
+        assert box is not None
+        assert box["width"] > 40
+        assert "due " in tip.inner_text()
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/runs/*")
+        page.go_back()
+        marks.last.hover()
+        assert "due " in marks.last.locator(".tip").inner_text()
+        box = marks.last.locator(".tip").bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+
+
+def test_lists_and_pages_work_without_javascript(
+    served: Served, chromium: Browser, session: Any
+) -> None:
+    with chromium.new_context(storage_state=session, java_script_enabled=False) as context:
+        watched = Watched(context, served.url)
+        watched.open("/jobs")
+        watched.page.get_by_label("Name").fill("log-rev")
+        watched.page.get_by_role("button", name="Filter").click()
+        assert watched.page.locator("td.name > a").all_inner_texts() == ["log-review"]
+        watched.page.get_by_role("link", name="log-review").click()
+        assert "at 05:45 every day" in watched.page.content()

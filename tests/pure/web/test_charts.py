@@ -1,0 +1,152 @@
+"""Marks of the timeline, and texts of the pages."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from daybook.api.job_pages import DayStrip
+from daybook.api.timeline import Mark, Row, Timeline
+from daybook.runs import daily
+from daybook.web import charts, formatting
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+BERLIN = ZoneInfo("Europe/Berlin")
+WITHIN = Timeline(
+    start=NOW - timedelta(hours=24),
+    now=NOW,
+    end=NOW + timedelta(hours=24),
+    rows=[],
+    number=1,
+    pages=1,
+    matching=0,
+    total=0,
+    ended={},
+    live={},
+)
+
+
+def text(instant: datetime, form: str = "full") -> str:
+    return formatting.text_of(instant, BERLIN, NOW, form)
+
+
+def mark(hours: float, status: str, **fields: object) -> Mark:
+    given = {
+        "run_id": f"run{hours}",
+        "due": NOW - timedelta(hours=hours),
+        "due_to": None,
+        "count": 1,
+        "status": status,
+        "trigger": "schedule",
+        "reason": "",
+        "started_at": None,
+        "finished_at": None,
+        "delivery": "not_requested",
+        "cost_usd": None,
+    }
+    return Mark.model_validate(given | fields)
+
+
+def row(*marks: Mark, upcoming: tuple[datetime, ...] = (), more: bool = False) -> Row:
+    return Row(
+        job_id="job",
+        name="job",
+        words="every hour",
+        enabled=True,
+        last_status=None,
+        marks=list(marks),
+        upcoming=list(upcoming),
+        more=more,
+    )
+
+
+def test_a_mark_is_where_its_due_time_is_and_links_to_its_run() -> None:
+    started = NOW - timedelta(hours=12) + timedelta(seconds=2)
+    found = charts.marks(
+        row(
+            mark(
+                12,
+                "failed",
+                started_at=started,
+                finished_at=started + timedelta(seconds=12),
+                cost_usd=0.25,
+                delivery="delivered",
+                reason="<b>",
+            ),
+            upcoming=(NOW + timedelta(hours=12),),
+        ),
+        WITHIN,
+        text,
+    )
+    assert '<a class="mark s-failed p250" href="/runs/run12">' in found
+    assert '<use href="#i-failed"/>' in found
+    for part in ("took 12 s", "$0.25", "delivery delivered", "&lt;b&gt;", "due Thu 26 Nov, 01:00"):
+        assert part in found
+    assert '<i class="due p750" title="due Fri 27 Nov, 01:00">' in found
+
+
+def test_many_marks_become_one_an_hour_that_shows_the_worst() -> None:
+    marks = [mark(number / 4, "succeeded") for number in range(1, 80)]
+    marks.append(mark(10.1, "failed"))
+    found = charts.marks(row(*marks), WITHIN, text)
+    assert 19 <= found.count('class="mark') <= 22
+    (failed,) = re.findall(r'<a class="mark s-failed.*?</a>', found)
+    assert 'href="/runs/run10.1"' in failed
+    assert "1 failed, 4 succeeded" in failed
+
+
+def test_more_due_times_than_can_be_shown_are_a_band() -> None:
+    found = charts.marks(row(upcoming=(NOW + timedelta(hours=6),), more=True), WITHIN, text)
+    assert 'class="band p625"' in found
+
+
+def test_a_strip_has_a_bar_for_each_day_and_says_the_counts() -> None:
+    days = [DayStrip(date(2026, 11, day)) for day in (1, 2, 3)]
+    days[1].counts = {"succeeded": 3, "failed": 1}
+    found = charts.strip(days)
+    assert found.count("<rect") == 3
+    assert found.count("f-failed") == 1
+    assert "3 succeeded, 1 failed or missed" in found
+
+
+def test_the_axis_names_full_hours_and_new_days_of_the_zone() -> None:
+    found = charts.axis(WITHIN, text)
+    assert "18:00" in found
+    assert "Fri 27 Nov" in found
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(None, "–"), (0.04, "0.0 s"), (9.96, "10 s"), (75, "1 min 15 s"), (7_260, "2 h 1 min")],
+)
+def test_durations(seconds: float | None, shown: str) -> None:
+    assert formatting.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("dollars", "shown"),
+    [(None, "–"), (0, "$0"), (0.00001, "< $0.0001"), (0.0123, "$0.0123"), (1_234.5, "$1,234")],
+)
+def test_money(dollars: float | None, shown: str) -> None:
+    assert formatting.money(dollars) == shown
+
+
+def test_distances() -> None:
+    assert formatting.distance(NOW - timedelta(minutes=3), NOW) == "3 min ago"
+    assert formatting.distance(NOW + timedelta(hours=30), NOW) == "in 30 h"
+    assert formatting.distance(NOW - timedelta(days=3), NOW) == "3 d ago"
+
+
+def test_a_year_is_named_only_if_it_is_another_one() -> None:
+    assert text(NOW) == "Thu 26 Nov, 13:00"
+    assert text(datetime(2027, 1, 1, tzinfo=UTC)) == "Fri 1 Jan 2027, 01:00"
+
+
+def test_the_days_end_today_in_the_zone() -> None:
+    late = datetime(2026, 11, 26, 23, 30, tzinfo=UTC)
+    days = daily.days(late, ZoneInfo("Asia/Tokyo"))
+    assert days[-1] == date(2026, 11, 27)
+    assert len(days) == daily.DAYS == len(set(days))

@@ -1,0 +1,105 @@
+"""What needs a person, as Today shows it."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from daybook.ledger import engine
+from daybook.ledger.states import Status
+from daybook.ledger.tables import JobRow
+from daybook.operations import attention
+from tests.world import World
+
+pytestmark = pytest.mark.anyio
+UTC = ZoneInfo("UTC")
+
+
+@pytest.fixture(autouse=True)
+def shared(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the operations use the test's ledger: a test does not run in its fixtures' context."""
+    monkeypatch.setattr(engine, "_shared", ContextVar("shared", default=world.ledger))
+
+
+async def change(world: World, job_id: str, **fields: Any) -> None:
+    async with world.ledger.write() as session:
+        row = await session.get_one(JobRow, job_id)
+        row.sqlmodel_update(fields)
+        session.add(row)
+
+
+async def needs(world: World) -> list[tuple[str, str]]:
+    """Return kind and title of what needs a person; the changes of new jobs are synced."""
+    for job_id in (await world.jobs.ids()).values():
+        await change(world, job_id, sync_pending=False)
+    return [(each.kind, each.title) for each in await attention.read(UTC)]
+
+
+async def test_a_healthy_ledger_needs_nobody(world: World) -> None:
+    job = await world.jobs.add("fine")
+    await world.runs.finished(job, Status.SUCCEEDED)
+    assert await needs(world) == []
+
+
+async def test_failures_missed_due_times_and_paused_jobs_are_listed_with_a_fix(
+    world: World,
+) -> None:
+    failing = await world.jobs.add("my failing job", prompt="x", cron="0 * * * *")
+    await world.runs.finished(failing, Status.FAILED, error="out\nof luck")
+    missing = await world.jobs.add("missing")
+    row = await world.runs.request(missing)
+    now = world.ledger.now()
+    await world.runs.set_row(row, status="missed", finished_at=now, count=3, until=None)
+    await world.jobs.add("resting")
+    await world.jobs.edit("resting", enabled=False, reason="paused: holiday")
+    await world.jobs.add("done")
+    await world.jobs.edit("done", enabled=False, reason="fired at its due time")
+    found = await needs(world)
+    assert found == [
+        ("failing", "my failing job failed"),
+        ("missed", "missing missed 3 due times"),
+        ("inbox", "1 unread alert"),
+        ("paused", "resting is paused"),
+    ]
+    first = (await attention.read(UTC))[0]
+    assert (first.why, first.fix) == ("out of luck", "daybook run 'my failing job' --wait")
+    assert first.job_id == failing.id
+
+
+async def test_conflicts_pending_changes_and_broken_chains_are_listed(world: World) -> None:
+    disputed = await world.jobs.add("disputed")
+    await world.jobs.add("second", prompt="x", after="disputed")
+    assert ("chain", "second runs after gone, which does not exist") not in await needs(world)
+    conflict = {"at": world.ledger.now().isoformat(), "fields": {"prompt": "y"}}
+    await change(world, disputed.id, conflict=conflict)
+    await change(world, (await world.jobs.ids())["second"], runs_after="gone")
+    assert await needs(world) == [
+        ("conflict", "disputed was changed in both the ledger and Prefect"),
+        ("chain", "second runs after gone, which does not exist"),
+    ]
+    await change(world, disputed.id, sync_pending=True)
+    titles = [each.title for each in await attention.read(UTC)]
+    assert "A job has a change that Prefect does not have yet" in titles
+
+
+async def test_a_budget_is_reported_from_four_fifths_on(world: World) -> None:
+    job = await world.jobs.add("costly", prompt="x", cron="0 * * * *", tokens_per_day=1_000)
+    await world.runs.finished(job, Status.SUCCEEDED, usage={"input_tokens": 700})
+    assert await needs(world) == []
+    world.passes(minutes=1)
+    await world.runs.finished(job, Status.SUCCEEDED, usage={"output_tokens": 150})
+    assert await needs(world) == [("budget", "costly has used 85% of its tokens")]
+    world.passes(days=1)
+    assert await needs(world) == []
+
+
+async def test_many_of_a_kind_are_counted(world: World) -> None:
+    for number in range(attention.MAX_OF_A_KIND + 5):
+        await world.jobs.add(f"job {number:02}")
+        await world.jobs.edit(f"job {number:02}", enabled=False, reason="paused")
+    found = await needs(world)
+    assert len(found) == attention.MAX_OF_A_KIND
+    assert found[-1] == ("paused", "6 more like this")

@@ -1,0 +1,283 @@
+"""Daybook's pages in process: each page, what it shows, and what it does not run."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import AsyncIterator
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+import pytest
+from sqlmodel import select
+
+from daybook.errors import DaybookError
+from daybook.home import Home
+from daybook.ledger.tables import OutboxRow, RunRow
+from daybook.operations import peers
+from daybook.operations.health import HealthReport
+from daybook.web import login, pages
+from daybook.web.login import PageLogin
+from tests import morning
+from tests.world import World
+
+pytestmark = pytest.mark.anyio
+
+OWN = "http://127.0.0.1:4280"
+MAX_PAGES_OF_A_KIND = 3
+LISTS = ("/", "/jobs", "/runs", "/inbox", "/callbacks", "/tasks", "/sessions", "/agents", "/spend")
+
+
+async def _no_health() -> HealthReport:
+    raise DaybookError("not read in this test")
+
+
+@pytest.fixture(autouse=True)
+def of_this_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Treat each request as from this user: these tests open no sockets to check."""
+    monkeypatch.setattr(peers, "is_another_user", lambda scope: False)
+
+
+@pytest.fixture
+async def server(world: World, daybook_home: Home) -> AsyncIterator[PageLogin]:
+    application = pages.application(_no_health, world.ledger)
+    yield login.protect(application, 4280)
+    await application.state.site.close()
+
+
+def client(server: PageLogin) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(server), base_url=OWN)
+
+
+@pytest.fixture
+async def browser(server: PageLogin) -> AsyncIterator[httpx.AsyncClient]:
+    """Yield a logged-in browser."""
+    async with client(server) as found:
+        assert (await found.get(server.new_link())).status_code == 200
+        yield found
+
+
+class Page(HTMLParser):
+    """The elements and links of a page, and what its policy would have to stop."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.loads: list[str] = []
+        self.inline: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        given = dict(attrs)
+        if tag == "a":
+            self.links.append(given.get("href") or "")
+        if (tag == "script" and "src" not in given) or tag == "style":
+            self.inline.append(tag)
+        self.inline += [name for name in given if name == "style" or name.startswith("on")]
+        self.loads += [given[name] or "" for name in ("src", "srcset", "data") if name in given]
+        if tag == "link":
+            self.loads.append(given.get("href") or "")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def kind_of(path: str) -> str:
+    return re.sub(r"(?<=/)[^/]*[0-9a-f]{8,}[^/]*", "ID", path)
+
+
+@pytest.mark.dialect
+async def test_every_page_answers_and_shows_what_is_stored_as_text(
+    world: World, browser: httpx.AsyncClient
+) -> None:
+    await morning.fill(world.ledger, days=1)
+    seen, waiting, kinds = set[str](), ["/"], Counter[str]()
+    shown = ""
+    while waiting:
+        path = waiting.pop(0)
+        kind = kind_of(urlsplit(path).path)
+        if path in seen or kinds[kind] >= MAX_PAGES_OF_A_KIND:
+            continue
+        seen.add(path)
+        kinds[kind] += 1
+        answer = await browser.get(path)
+        page = Page(answer.text)
+        # The run of a session's messages is gone: sessions outlive their runs.
+        assert answer.status_code == (404 if "0" * 32 in path else 200), (path, page.text)
+        assert not page.inline, path
+        assert page.tags["img"] == 0, path  # the only images are those of the attack
+        for each in page.loads:
+            assert each.startswith("/static/"), (path, each)
+        for each in page.links:
+            parts = urlsplit(urljoin(OWN + path, each))
+            assert parts.scheme in ("http", "https"), (path, each)
+            if parts.netloc == urlsplit(OWN).netloc and not each.startswith("#"):
+                waiting.append(parts.path + (f"?{parts.query}" if parts.query else ""))
+        shown += page.text
+    assert {"/jobs/ID", "/runs/ID", "/callbacks/ID", "/inbox/ID", "/tasks/ID"} <= set(kinds)
+    assert "/sessions/writer%3Ateam" in kinds or "/sessions/writer:team" in kinds
+    assert morning.ATTACK in shown
+    assert morning.ATTACKING_LINKS in shown  # neither a link nor an image: the text itself
+
+
+@pytest.mark.parametrize("path", LISTS)
+async def test_an_empty_list_says_what_to_do_next(browser: httpx.AsyncClient, path: str) -> None:
+    answer = await browser.get(path)
+    assert answer.status_code == 200
+    assert 'class="empty"' in answer.text
+
+
+async def test_a_browser_that_is_not_logged_in_sees_nothing(
+    world: World, server: PageLogin
+) -> None:
+    job = await world.jobs.add("secret-plan")
+    async with client(server) as stranger:
+        for path in (*LISTS, f"/jobs/{job.id}", "/runs/x/log", "/nothing"):
+            answer = await stranger.get(path)
+            assert answer.status_code == 401
+            assert "daybook open" in answer.text
+            assert "secret-plan" not in answer.text
+
+
+async def test_a_link_works_once_and_its_cookie_is_strict(server: PageLogin) -> None:
+    link = server.new_link()
+    async with client(server) as first, client(server) as second:
+        answer = await first.get(link)
+        for word in ("HttpOnly", "SameSite=Strict", "Path=/"):
+            assert word in answer.headers["set-cookie"]
+        assert (await first.get("/")).status_code == 200
+        assert (await second.get(link)).status_code == 403
+        assert (await second.get("/")).status_code == 401
+
+
+async def test_a_page_may_load_only_from_its_server_and_is_not_cached(
+    browser: httpx.AsyncClient,
+) -> None:
+    for path in ("/", "/nothing"):
+        headers = (await browser.get(path)).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+        assert headers["cache-control"] == "no-store"
+
+
+async def test_a_link_of_another_site_leads_to_the_page_but_a_request_of_one_is_refused(
+    browser: httpx.AsyncClient,
+) -> None:
+    followed = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    answer = await browser.get("/jobs?q=%22%3E%3Cb%3E", headers=followed)
+    assert 'content="0;url=/jobs?q=%22%3E%3Cb%3E"' in answer.text
+    for mode in ("no-cors", "cors"):
+        headers = {"sec-fetch-site": "same-site", "sec-fetch-mode": mode}
+        assert (await browser.get("/jobs", headers=headers)).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"origin": OWN}, 405),  # no page accepts a form yet, but the request gets that far
+        ({"origin": "http://127.0.0.1:9999"}, 403),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": OWN, "sec-fetch-site": "same-site"}, 403),
+        ({}, 403),
+    ],
+)
+async def test_a_write_is_accepted_from_own_pages_only(
+    browser: httpx.AsyncClient, headers: dict[str, str], code: int
+) -> None:
+    assert (await browser.post("/jobs", headers=headers)).status_code == code
+
+
+async def test_a_large_form_is_refused(browser: httpx.AsyncClient) -> None:
+    body = b"x" * (login.MAX_FORM_BYTES + 1)
+    assert (await browser.post("/jobs", headers={"origin": OWN}, content=body)).status_code == 413
+
+
+async def test_static_files_are_kept_by_browsers_and_nothing_else_is_served(
+    server: PageLogin,
+) -> None:
+    async with client(server) as stranger:
+        style = await stranger.get("/static/daybook.css")
+        assert style.headers["content-type"].startswith("text/css")
+        assert "immutable" in style.headers["cache-control"]
+        assert ".p1000{left:100%}" in (await stranger.get("/static/positions.css")).text
+        for path in ("/static/htmx.LICENSE.txt", "/static/..%2Fapp.py", "/static/none.css"):
+            assert (await stranger.get(path)).status_code == 404
+
+
+async def test_unknown_things_and_filters_have_a_page(browser: httpx.AsyncClient) -> None:
+    for path, code in (
+        ("/jobs/nothing", 404),
+        ("/runs/nothing", 404),
+        ("/callbacks?status=maybe", 400),
+        ("/runs?status=maybe", 400),
+        ("/jobs?page=999999999999", 200),
+    ):
+        answer = await browser.get(path)
+        assert answer.status_code == code
+        assert "<main" in answer.text
+
+
+async def test_a_ledger_that_cannot_be_opened_has_a_page(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_LEDGER_URL", f"sqlite+aiosqlite:///{daybook_home.path}/no/l.db")
+    (daybook_home.path / "no").write_text("a file, not a folder")
+    application = pages.application(_no_health)
+    server = login.protect(application, 4280)
+    async with client(server) as browser:
+        await browser.get(server.new_link())
+        answer = await browser.get("/jobs")
+        assert answer.status_code == 503
+        assert "does not answer" in answer.text
+    await application.state.site.close()
+
+
+async def test_a_run_shows_its_prompt_answer_attempts_tries_and_events(
+    world: World, browser: httpx.AsyncClient
+) -> None:
+    await morning.fill(world.ledger, days=1)
+    async with world.ledger.read() as session:
+        sent = (await session.execute(select(OutboxRow).where(OutboxRow.attempts == 3))).scalars()
+        run_id = next(iter(sent)).run_id
+    page = Page((await browser.get(f"/runs/{run_id}")).text)
+    for part in (
+        "Which tests failed and then passed on main?",
+        "the provider returned status 529",
+        "Attempt 3 failed",
+        "Tried callback to https://ops.example.org/hook",
+        "status 502",
+        "Outcome recorded",
+    ):
+        assert part in page.text
+    async with world.ledger.read() as session:
+        answered = select(RunRow).where(RunRow.output == morning.ANSWER)
+        run_id = next(iter((await session.execute(answered)).scalars())).id
+    text = (await browser.get(f"/runs/{run_id}")).text
+    assert "<td>412 Retry budget</td>" in text
+    assert "<code>checks failed</code>" in text
+
+
+async def test_the_filters_of_the_jobs_are_those_of_the_address(
+    world: World, browser: httpx.AsyncClient
+) -> None:
+    await world.jobs.add("brief", prompt="x", agent="writer", cron="0 8 * * *", tags=["team"])
+    await world.jobs.add("export", prompt="y", every="1h")
+    await world.jobs.edit("export", enabled=False)
+
+    async def names(query: str) -> set[Any]:
+        page = (await browser.get(f"/jobs?{query}")).text
+        return set(re.findall(r'<td class="name"><a href="/jobs/\w+">(.*?)</a>', page))
+
+    assert await names("") == {"brief", "export"}
+    assert await names("q=BRI") == {"brief"}
+    assert await names("tag=team") == {"brief"}
+    assert await names("agent=writer") == {"brief"}
+    assert await names("state=paused") == {"export"}
+    assert await names("state=enabled&tag=none") == set()
