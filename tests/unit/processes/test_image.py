@@ -79,7 +79,7 @@ async def main():
     exits = await start("exit", 7)
     killed = await start("kill")
     waits = await start("wait", reader, descriptors=[reader])
-    new = await start("exit", 7, function=children.start_session)
+    new = await start("exit", 8, function=children.start_session)
     codes = [await exits.wait(), await killed.wait(), waits.returncode, await new.wait()]
     os.write(writer, b"x")
     codes.append(await waits.wait())
@@ -88,7 +88,7 @@ asyncio.run(main())
 """,
     )
 
-    assert codes == [7, -9, None, 7, 0]
+    assert codes == [7, -9, None, 8, 0]
     forked = next(each for each in printed if each["arguments"] == ["exit", "7"])
     expected = {"who": "child", "own": None, "folder": "/", "leads": True, "module": "__main__"}
     assert {name: forked[name] for name in expected} == expected
@@ -96,7 +96,7 @@ asyncio.run(main())
     waiting = next(each for each in printed if each["arguments"][0] == "wait")
     assert waiting["open"] == [0, 1, 2, int(waiting["arguments"][1])]
     fresh = [each for each in printed if not each["inherited"]]
-    assert len(fresh) == 1 and fresh[0]["arguments"] == ["exit", "7"]
+    assert len(fresh) == 1 and fresh[0]["arguments"] == ["exit", "8"]
 
 
 def test_the_modules_are_updated_in_a_child_and_in_an_image_that_adopts(tmp_path: Path) -> None:
