@@ -13,7 +13,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import commands, hooks, pages, report, start, testbed
+from benchmarks import commands, hooks, idle, pages, report, start, testbed
 from daybook import repository
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
@@ -21,6 +21,7 @@ from daybook.home import Home
 PARTS = (
     "start",
     "commands",
+    "idle",
     "pages",
     "hooks",
     "worker",
@@ -59,7 +60,12 @@ def main(arguments: list[str]) -> int:
         print("\n## Requests to hooks\n")
         print(hooks.table(loads), flush=True)
         missed += hooks.missed(loads)
-    if set(options.only) - {"start", "commands", "pages", "hooks"}:
+    if "idle" in options.only and sys.platform == "linux":
+        print("\n## All of `daybook up`, idle\n")
+        processes = idle.measure(3 * options.idle)
+        print(idle.table(processes), flush=True)
+        missed += idle.missed(processes)
+    if set(options.only) - {"start", "commands", "pages", "hooks", "idle"}:
         if sys.platform == "linux":
             with testbed.temporary_home() as home:
                 try:

@@ -41,6 +41,19 @@ def cpu(pid: int) -> float:
     return sum(each.seconds for each in _tree(pid).values())
 
 
+def each_cpu(pid: int) -> dict[int, float]:
+    """Return the CPU seconds of ``pid`` and of each descendant, by pid."""
+    return {each: stat.seconds for each, stat in _tree(pid).items()}
+
+
+def title(pid: int) -> str:
+    """Return what a process runs, as process listings show it, without the interpreter."""
+    words = (_PROC / str(pid) / "cmdline").read_bytes().rstrip(b"\0").decode().split("\0")
+    if "-m" in words:
+        words = words[words.index("-m") + 1 :]
+    return " ".join(words)
+
+
 def machine_cpu() -> float:
     """Return the CPU seconds of the kernel and all processes since the machine started."""
     # user, nice, system, idle, iowait, irq, softirq, steal (after the word "cpu")
@@ -50,7 +63,7 @@ def machine_cpu() -> float:
 
 def memory(pid: int) -> int:
     """Return the memory of ``pid`` and its descendants in bytes (PSS)."""
-    return sum(_pss(each) for each in process_tree(pid))
+    return sum(own_memory(each) for each in process_tree(pid))
 
 
 class Peak:
@@ -100,7 +113,8 @@ def _all_processes() -> dict[int, _Stat]:
     return found
 
 
-def _pss(pid: int) -> int:
+def own_memory(pid: int) -> int:
+    """Return the memory of one process in bytes (PSS); 0 if it has exited."""
     with suppress(OSError):
         for line in (_PROC / str(pid) / "smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):

@@ -72,6 +72,13 @@ def enter() -> dict[str, str]:
     return {"directory": directory}
 
 
+def load_flows() -> None:
+    """Import all flows. Raises `DaybookError` if the installation lacks them."""
+    for file in sorted((root() / "flows").glob("*.py")):
+        if file.name != "__init__.py":
+            load_entry_point(f"flows/{file.name}")
+
+
 def load_entry_point(relative: str) -> ModuleType:
     """Import a Prefect entry point by its path from the root, such as ``blocks/__init__.py``.
 
@@ -81,11 +88,13 @@ def load_entry_point(relative: str) -> ModuleType:
     import.
     """
     path = root() / relative
+    name = "daybook_entry_point_" + re.sub(r"\W", "_", relative.removesuffix(".py"))
+    if (loaded := sys.modules.get(name)) is not None and loaded.__file__ == str(path):
+        return loaded  # a look at all modules would copy their pages in a forked process
     for module in list(sys.modules.values()):
         # Not getattr: some lazy modules import something on attribute access.
         if getattr(module, "__dict__", {}).get("__file__") == str(path):
             return module
-    name = "daybook_entry_point_" + re.sub(r"\W", "_", relative.removesuffix(".py"))
     package = [str(path.parent)] if path.name == "__init__.py" else None
     spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=package)
     if spec is None or spec.loader is None or not path.is_file():

@@ -21,16 +21,13 @@ from __future__ import annotations
 
 import gc
 import hmac
-import importlib
 import json
 import logging
 import os
-import pkgutil
 import secrets
 import signal
 import socket
 import sys
-import sysconfig
 import threading
 import time
 from contextlib import suppress
@@ -39,26 +36,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from sqlalchemy.orm import configure_mappers
-
-import daybook
 from daybook import home as homes
 from daybook.cli import entry
+from daybook.operations import preload
 from daybook.processes import forked, garbage, output, proc
 
 _BACKLOG = 64
 _REQUEST_TIMEOUT_SECONDS = 10.0
-_PACKAGES = ("cli", "api", "operations", "delivery", "prefect")
-"""Packages of daybook whose modules are imported, with all that they import, before a command."""
-_LATE_IMPORTS = (
-    "anyio._backends._asyncio",
-    "daybook.ledger.postgresql",
-    "daybook.ledger.sqlite",
-    "prefect.main",
-    "rich.markdown",
-    "tzlocal",
-)
-"""Modules that are otherwise imported only when they are used."""
 _RIGHTS = (
     *("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"),
     *("NoNewPrivs", "Seccomp", "Seccomp_filters"),
@@ -72,15 +56,9 @@ def main() -> NoReturn:
     proc.deny_inspection()  # a command has the credential of Prefect
     garbage.collect_rarely()
     homes.configure_prefect()
-    package = Path(daybook.__file__).parent
-    code_version = code_fingerprint(package)
+    code_version = preload.code_fingerprint()
     listener = _bind()
-    for name in _PACKAGES:
-        for module in pkgutil.walk_packages([str(package / name)], f"daybook.{name}."):
-            importlib.import_module(module.name)
-    for name in _LATE_IMPORTS:
-        importlib.import_module(name)
-    configure_mappers()
+    preload.import_commands()
     logging.root.handlers.clear()  # Prefect's handler, which writes to this process's stderr
     gc.collect()
     gc.freeze()
@@ -93,7 +71,7 @@ def main() -> NoReturn:
     print(f"Ready for commands on {homes.current_home().command_socket}", flush=True)
     while True:
         connection, _ = listener.accept()
-        if code_fingerprint(package) != code_version:
+        if preload.code_fingerprint() != code_version:
             break
         with connection, suppress(OSError):  # a failed fork closes the connection
             _fork(listener, connection, key)
@@ -124,28 +102,6 @@ def _bind() -> socket.socket:
     finally:
         os.umask(umask)
     return listener
-
-
-def code_fingerprint(package: Path) -> list[int]:
-    """Return numbers that change with the package's Python files and the installed packages.
-
-    They are the newest time of change of a file, the number of files, and the time of change of the
-    folder of installed packages; times are in nanoseconds. A file that disappears during the call
-    counts as a change.
-    """
-    newest, count, folders = 0, 0, [str(package)]
-    try:
-        while folders:
-            with os.scandir(folders.pop()) as entries:
-                for each in entries:
-                    if each.name.endswith(".py"):
-                        newest, count = max(newest, each.stat().st_mtime_ns), count + 1
-                    elif each.is_dir() and each.name != "__pycache__":
-                        folders.append(each.path)
-        # Installing or removing a distribution changes this folder.
-        return [newest, count, os.stat(sysconfig.get_path("purelib")).st_mtime_ns]
-    except FileNotFoundError:
-        return []
 
 
 def _wait_for_children(number: int, frame: FrameType | None) -> NoReturn:

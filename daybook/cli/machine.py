@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -14,6 +15,7 @@ from daybook.cli import output, sync
 from daybook.cli.options import Absolute, Json, Watch, check_limit, prepare_prefect
 from daybook.cli.runs import print_run
 from daybook.operations import browser as browsers
+from daybook.operations import preload
 from daybook.prefect import address as prefect_address
 from daybook.processes import environment
 from daybook.processes import output as log_output
@@ -24,12 +26,13 @@ if TYPE_CHECKING:
     from daybook.delivery.views import OutboxHealth
     from daybook.ledger.views import Run
     from daybook.operations.status import StatusReport
-    from daybook.operations.up import UpFacts
+    from daybook.operations.up import StartedBy, UpFacts, UpReporter
     from daybook.prefect.work_pool import OnlineWorker
+    from daybook.processes import image
     from daybook.tasks.views import TaskTotals
 
 
-async def up_(
+def up_(
     *,
     browser: Annotated[
         bool,
@@ -40,7 +43,7 @@ async def up_(
     ] = False,
     started_by: Annotated[Literal["", "detach", "service"], Parameter(show=False)] = "",
     as_json: Json = False,
-) -> int:
+) -> Coroutine[Any, Any, int]:
     """Start Daybook on this machine, and print the outcome of each run.
 
     Starts a Prefect server (unless one is configured), Daybook's pages and a worker; at the first
@@ -60,14 +63,43 @@ async def up_(
         os.environ.update(service.read_environment(homes.current_home()))
     homes.forget_stopped_server()
     prepare_prefect()
+    environment.set_search_path()
+    reporter = JsonReporter() if as_json else TerminalReporter(browser=browser and not started_by)
+    log_output.survive_full_disk()  # before Prefect's import, whose log handlers keep the stream
+    if detach:
+        return _detach(reporter)
+    # Before there is an event loop, because a fork would share its descriptors.
+    is_shown = bool(homes.current_home().running()) and not started_by
+    forked_from = None if is_shown else preload.fork_image()
+    with_link = not (as_json or started_by)
+    return _up(reporter, inherited, link=with_link, started_by=started_by, forked_from=forked_from)
+
+
+async def _detach(reporter: UpReporter) -> int:
+    from daybook.operations import up
+
+    await up.detach(reporter)
+    return 0
+
+
+async def _up(
+    reporter: UpReporter,
+    inherited: dict[str, str],
+    *,
+    link: bool,
+    started_by: StartedBy,
+    forked_from: image.Image | None,
+) -> int:
     from daybook.operations import up, upgrade
 
-    reporter = JsonReporter() if as_json else TerminalReporter(browser=browser and not started_by)
-    environment.set_search_path()
-    log_output.survive_full_disk()
-    if detach:
-        await up.detach(reporter)
-    elif await up.up(reporter, link=not (as_json or started_by), started_by=started_by):
+    try:
+        is_upgraded = await up.up(
+            reporter, link=link, started_by=started_by, forked_from=forked_from
+        )
+    finally:
+        if forked_from is not None:
+            forked_from.close()
+    if is_upgraded:
         upgrade.restart(inherited)
     return 0
 

@@ -18,6 +18,7 @@ from daybook.operations.home_lock import UpRecord
 from daybook.operations.host_names import LOOPBACK_NAMES
 from daybook.prefect import client as connection
 from daybook.prefect import private_names
+from daybook.processes import image
 from daybook.processes.children import Child
 
 MAX_PORT_TRIES = 5
@@ -41,6 +42,7 @@ async def find_or_start(
     within: float = 120.0,
     *,
     progress: Callable[[str], None] | None = None,
+    forked_from: image.Image | None = None,
 ) -> SelectedPrefect:
     """Return the Prefect server that the user's settings name; without one, start our own.
 
@@ -62,7 +64,9 @@ async def find_or_start(
         pages = await pages_url(selected.ui_url)
         record.set_server(selected.api_url, selected.ui_url, own=False, pages_url=pages)
         return selected
-    selected = await _start(home, record, say, within, progress or say)
+    selected = await _start(
+        home, record, say, within, progress=progress or say, forked_from=forked_from
+    )
     os.environ["PREFECT_API_URL"] = selected.api_url
     os.environ[homes.CLIENT_CREDENTIAL] = home.credential()
     if "prefect" in sys.modules:
@@ -75,12 +79,14 @@ async def _start(
     record: UpRecord,
     say: Callable[[str], None],
     within: float,
+    *,
     progress: Callable[[str], None],
+    forked_from: image.Image | None,
 ) -> SelectedPrefect:
     for _ in range(MAX_PORT_TRIES):
         port = _port(home, say)
         say(f"Starting a Prefect server on {server.ui_url(port)}; the first start takes longer")
-        child = await server.start(home, port)
+        child = await server.start(home, port, forked_from)
         selected = SelectedPrefect(server.api_url(port), server.ui_url(port), child)
         try:
             record.add_child(child)

@@ -18,6 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 from daybook import home as homes
@@ -28,13 +29,17 @@ from daybook.operations import prefect_database
 from daybook.operations.host_names import SameOriginGuard
 from daybook.operations.prefect_login import PrefectLogin
 from daybook.prefect import private_names
-from daybook.processes import children, garbage, group, output, proc
+from daybook.processes import children, garbage, group, image, output, proc
 
+MODULE = "daybook.operations.server"
+"""This module, whose name is `__main__` in the server's process."""
 HOST = "127.0.0.1"
 PORT = 4200
 DAY_SECONDS = 24 * 60 * 60
 EVENT_DAYS = 2
 """Days to keep events; Prefect's default is a week. Those of one run have about 50 KB."""
+BACKGROUND_INTERVAL = timedelta(seconds=1)
+"""Interval at which the server looks for background tasks that have become due."""
 POLL_INTERVAL_SECONDS = 0.1
 PROGRESS_INTERVAL_SECONDS = 1.0
 """Interval between two progress reports; `cli.output` shows fewer unless on a terminal."""
@@ -46,6 +51,14 @@ BACKLOG = 2048
 MAX_WAITING_CONNECTIONS = 500
 """Maximum number of connections that wait for the head of a request; all are of this machine."""
 MAX_OPEN_FILES = 65_536
+SLOWER_SERVICES = {
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "60",
+    "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "30",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "15",
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "30",
+    "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "30",
+}
+"""Intervals of services on which no rule of Daybook depends; by default, most run every 5 s."""
 SHUTDOWN_GRACE_SECONDS = 5
 """Maximum time that a shutdown waits for open requests, such as the UI's websockets."""
 
@@ -86,6 +99,7 @@ def environment(home: Home, port: int) -> dict[str, str]:
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_COLORS": "false",
         "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"P{EVENT_DAYS}D",
+        **SLOWER_SERVICES,
         **_retention(),
         **_ui_folder(home),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -149,7 +163,7 @@ def child_environment(home: Home) -> dict[str, str]:
     }
 
 
-async def start(home: Home, port: int) -> children.Child:
+async def start(home: Home, port: int, forked_from: image.Image | None = None) -> children.Child:
     """Start a server on ``port`` as a child; `wait_until_healthy` waits for it.
 
     Its log is `logs/server.log`. Its credential is `PREFECT_SERVER_API_AUTH_STRING` if that is set,
@@ -159,10 +173,11 @@ async def start(home: Home, port: int) -> children.Child:
     home.ensure_credential(os.environ.get(homes.SERVER_CREDENTIAL, ""))
     return await children.start(
         "server",
-        [sys.executable, "-m", "daybook.operations.server", "--port", str(port)],
+        [*image.PYTHON_MODULE, MODULE, "--port", str(port)],
         environment=environment(home, port),
         log=home.logs / "server.log",
         folder=home.path,
+        forked_from=forked_from,
     )
 
 
@@ -249,8 +264,11 @@ def run(port: int) -> None:
 
     from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, get_current_settings
 
+    _prepare_database()
+    private_names.reload_settings()  # a fork of the image has imported them before
     private_names.begin_writes_immediately(PREFECT_API_DATABASE_CONNECTION_URL.value())
     private_names.cache_time_zones()
+    private_names.slow_down_background_tasks(BACKGROUND_INTERVAL)
     application = private_names.server_application()
     if application is None:
         # A client with write access to the API can make a worker run any program.
@@ -281,6 +299,25 @@ _UNGUARDED_MESSAGE = """\
 Daybook does not start this version of Prefect, because it cannot protect it from other web pages.
 Install the versions in requirements.lock (in a clone: make install), or run
 `prefect server start` yourself, without that guard, and set PREFECT_API_URL={api_url}"""
+
+
+def _prepare_database() -> None:
+    """Migrate Prefect's database and register its block types, in a process that ends afterwards.
+
+    What they import and allocate is a quarter of the server's memory otherwise. If that fails, this
+    process tries the same, and reports the error.
+    """
+    if sys.platform != "linux" or len(os.listdir("/proc/self/task")) > 1:
+        return
+    if (pid := os.fork()) == 0:
+        try:
+            proc.end_with_parent()
+            private_names.reload_settings()
+            private_names.prepare_database()
+        finally:
+            os._exit(1)
+    if os.waitpid(pid, 0)[1] == 0:
+        os.environ |= dict.fromkeys(private_names.DATABASE_PREPARATIONS, "false")
 
 
 def _raise_file_limit() -> None:

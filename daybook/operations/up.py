@@ -70,7 +70,7 @@ from daybook.operations.checks import home as home_checks
 from daybook.operations.service_manager import ServiceManager
 from daybook.prefect import client as connection
 from daybook.prefect import reconcile
-from daybook.processes import children
+from daybook.processes import children, image
 from daybook.processes.children import Child
 from daybook.runs import claim_requests, claims, history
 from daybook.schedules.descriptions import describe
@@ -96,6 +96,8 @@ BACKGROUND_TIMEOUT_SECONDS = 180.0
 """How long an `up` in the background may take to start."""
 StartedBy = Literal["", "detach", "service"]
 """What started an `up` in the background; empty for one in the foreground of a terminal."""
+MAX_IDLE_INTERVAL_SECONDS = 3.0
+"""Maximum interval between two queries for finished runs, reached while none ends."""
 MAX_POLL_INTERVAL_SECONDS = 30.0
 """Maximum interval between two queries for finished runs, used while the ledger is unreachable."""
 
@@ -148,15 +150,21 @@ class UpReporter(Protocol):
         ...
 
 
-async def up(talk: UpReporter, *, link: bool = True, started_by: StartedBy = "") -> bool:
+async def up(
+    talk: UpReporter,
+    *,
+    link: bool = True,
+    started_by: StartedBy = "",
+    forked_from: image.Image | None = None,
+) -> bool:
     """Start everything; return when everything has stopped.
 
     Return False after a stop request, and True if another version was installed meanwhile: the
     caller then calls `upgrade.restart`.
 
-    With ``link``, create links that open Daybook's pages and Prefect's UI, logged in. If this
-    home's `up` runs in the background, and this one does not, show that one instead, until a stop
-    request or its end.
+    With ``link``, create links that open Daybook's pages and Prefect's UI, logged in. The children
+    are ``forked_from`` the image, if there is one. If this home's `up` runs in the background, and
+    this one does not, show that one instead, until a stop request or its end.
 
     Raises `InvalidInput` if this home's `up` is already running otherwise or a setting is invalid,
     `LedgerUnreachable`, and `PrefectUnreachable` for a configured Prefect that does not answer, or
@@ -178,7 +186,9 @@ async def up(talk: UpReporter, *, link: bool = True, started_by: StartedBy = "")
         talk.say("Stopping" if stop.is_set() else "Restarting")
 
     with home_lock.hold(home, started_by=started_by) as record, _stop_requested() as stop:
-        work = _run(home, record, talk, manager, link=link, upgraded=upgraded)
+        work = _run(
+            home, record, talk, manager, link=link, upgraded=upgraded, forked_from=forked_from
+        )
         is_busy = lambda: not record.ready_at or upgraded.is_set()  # noqa: E731
         async with _background(manager.report_busy(is_busy)):
             was_cancelled = await _until_requested(work, stop, upgraded, before=say_stopping)
@@ -413,6 +423,7 @@ async def _run(
     *,
     link: bool,
     upgraded: asyncio.Event,
+    forked_from: image.Image | None = None,
 ) -> None:
     """Run everything until cancelled; set ``upgraded`` if another version should run instead."""
     running_version = upgrade.installed()
@@ -427,8 +438,11 @@ async def _run(
         talk.say(f"Ledger: {ledger.place}")
         since = ledger.now()
         prefect = await prefect_selection.find_or_start(
-            home, record, talk.say, progress=talk.progress
+            home, record, talk.say, progress=talk.progress, forked_from=forked_from
         )
+        if forked_from is not None:
+            with suppress(OSError):  # it has ended, so the children are new interpreters
+                await forked_from.adopt(server.child_environment(home))
         if (server_child := prefect.child) is not None:
             port = URL(prefect.api_url).port or server.PORT
             watch = supervision.Watch(
@@ -436,22 +450,26 @@ async def _run(
                 max_memory=settings.load().max_memory,
             )
             supervised = _supervised_child(
-                server_child, partial(server.start, home, port), record, talk, watch
+                server_child,
+                partial(server.start, home, port, forked_from),
+                record,
+                talk,
+                watch,
             )
             await stack.enter_async_context(supervised)
         if port := settings.load().web_port:
-            pages = _background(web.supervise(home, port, record, talk.say))
+            pages = _background(web.supervise(home, port, record, talk.say, forked_from))
             await stack.enter_async_context(pages)
         async with connection.connected() as client:
             example = await _prepare(ledger, client, talk)
             talk.say("Starting the worker")
             last_heartbeat = await worker.last_heartbeat(client, home)
-            child = await worker.start(home, prefect)
+            child = await worker.start(home, prefect, forked_from)
             await supervision.record_or_end(record, child)
             # The worker limits its own memory, because it knows when no run is active.
             watch = supervision.Watch(probe=liveness.has_pulse)
             supervised = _supervised_child(
-                child, partial(worker.start, home, prefect), record, talk, watch
+                child, partial(worker.start, home, prefect, forked_from), record, talk, watch
             )
             await stack.enter_async_context(supervised)
             await worker.wait_until_online(client, home, child, before=last_heartbeat)
@@ -464,7 +482,7 @@ async def _run(
         # Beside a service, the command server is a unit of its own, which is less confined.
         has_unit = record.started_by == "service"
         if settings.load().command_server and sys.platform == "linux" and not has_unit:
-            await stack.enter_async_context(_command_server(home, record, talk))
+            await stack.enter_async_context(_command_server(home, record, talk, forked_from))
         new_version = _set_after(
             upgrade.until_installed(ledger, running_version, talk.say), upgraded
         )
@@ -479,32 +497,35 @@ async def _set_after(work: Awaitable[None], event: asyncio.Event) -> None:
 
 @asynccontextmanager
 async def _command_server(
-    home: homes.Home, record: home_lock.UpRecord, talk: UpReporter
+    home: homes.Home,
+    record: home_lock.UpRecord,
+    talk: UpReporter,
+    forked_from: image.Image | None,
 ) -> AsyncIterator[None]:
     """Keep the command server running; without it, commands run in processes of their own."""
+    again = partial(_start_command_server, home, forked_from)
     try:
-        child = await _start_command_server(home)
+        child = await again()
         await supervision.record_or_end(record, child)
     except OSError as error:
         talk.say(f"The command server did not start: {error}")
         yield
         return
     watch = supervision.Watch(probe=liveness.socket_probe(home.command_socket))
-    again = partial(_start_command_server, home)
     async with _supervised_child(child, again, record, talk, watch):
         yield
 
 
-async def _start_command_server(home: homes.Home) -> Child:
+async def _start_command_server(home: homes.Home, forked_from: image.Image | None) -> Child:
     """Start the server in which the commands of this home run; its log is `logs/commands.log`."""
-    # -P: do not import another `daybook` from the current folder, such as another checkout.
     return await children.start(
         "command server",
-        [sys.executable, "-P", "-m", "daybook.cli.command_server"],
+        [*image.PYTHON_MODULE, "daybook.cli.command_server"],
         environment=server.child_environment(home),
         log=home.logs / "commands.log",
         folder=home.path,
         grace=COMMAND_GRACE_SECONDS,
+        forked_from=forked_from,
     )
 
 
@@ -611,21 +632,22 @@ async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:
     meantime.
     """
     until, last_id = since, ""  # of the last run that was shown
-    pause = POLL_INTERVAL_SECONDS
+    pause, is_reachable = POLL_INTERVAL_SECONDS, True
     while True:
         try:
             async with ledger.read() as session:
                 ended = await history.ended_since(session, until, last_id)
         except LedgerUnreachable as error:
-            if pause == POLL_INTERVAL_SECONDS:
+            if is_reachable:
                 talk.say(f"Cannot show outcomes now: {error}")
-            pause = min(2 * pause, MAX_POLL_INTERVAL_SECONDS)
+            is_reachable, pause = False, min(2 * pause, MAX_POLL_INTERVAL_SECONDS)
             await asyncio.sleep(pause)
             continue
-        if pause != POLL_INTERVAL_SECONDS:
+        if not is_reachable:
             talk.say("Showing outcomes again")
-            pause = POLL_INTERVAL_SECONDS
+            is_reachable, pause = True, POLL_INTERVAL_SECONDS
         for row, job in ended:
             talk.outcome(Run.of(row, job))
             until, last_id = row.finished_at or until, row.id
-        await asyncio.sleep(POLL_INTERVAL_SECONDS)
+        pause = POLL_INTERVAL_SECONDS if ended else min(1.2 * pause, MAX_IDLE_INTERVAL_SECONDS)
+        await asyncio.sleep(pause)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
@@ -22,7 +21,7 @@ from daybook.errors import DaybookError, InvalidInput
 from daybook.home import Home
 from daybook.operations import liveness, server, supervision
 from daybook.operations.home_lock import UpRecord
-from daybook.processes import children
+from daybook.processes import children, image
 
 START_TIMEOUT_SECONDS = 30.0
 """Maximum time from the start of a child to its first response."""
@@ -43,8 +42,7 @@ def is_local(host: str) -> bool:
         return False
 
 
-# -P: do not import another `daybook` from the current folder, such as another checkout.
-_COMMAND = [sys.executable, "-P", "-m", "daybook.web", "--host"]
+_COMMAND = [*image.PYTHON_MODULE, "daybook.web", "--host"]
 
 
 def command(host: str, port: int, names: Sequence[str] = ()) -> list[str]:
@@ -74,7 +72,9 @@ def listen(host: str, port: int, setting: str = "") -> socket.socket:
     return listener
 
 
-async def start(home: Home, listener: socket.socket) -> children.Child:
+async def start(
+    home: Home, listener: socket.socket, forked_from: image.Image | None = None
+) -> children.Child:
     """Start a child that serves ``listener``; its log is `logs/web.log`.
 
     The child inherits the socket. If it only got the port number, another process could listen
@@ -89,11 +89,16 @@ async def start(home: Home, listener: socket.socket) -> children.Child:
         log=home.logs / "web.log",
         folder=home.path,
         descriptors=[descriptor],
+        forked_from=forked_from,
     )
 
 
 async def supervise(
-    home: Home, configured: int, record: UpRecord, say: Callable[[str], None]
+    home: Home,
+    configured: int,
+    record: UpRecord,
+    say: Callable[[str], None],
+    forked_from: image.Image | None = None,
 ) -> NoReturn:
     """Keep the health page running until cancelled; report errors, which stop nothing else."""
     pause = 1.0
@@ -105,23 +110,24 @@ async def supervise(
                     say(f"Port {configured} is taken; the health page uses port {port}")
                 _port_file(home).write_text(f"{configured} {port}\n")
                 address = url(server.HOST, port)
-                child = await _start_answering(home, listener, record)
+                again = partial(start, home, listener, forked_from)
+                child = await _start_answering(again, listener, record)
                 say(f"Health: {address}/health, metrics: {address}/metrics")
                 watch = supervision.Watch(
                     probe=liveness.http_probe(server.HOST, port, "/health"),
                     max_memory=settings.load().max_memory,
                 )
-                await supervision.supervise(
-                    child, partial(start, home, listener), record, say, watch=watch
-                )
+                await supervision.supervise(child, again, record, say, watch=watch)
         except (DaybookError, OSError) as error:
             say(f"The health page did not start: {error}; retrying in {pause:g} s")
             await asyncio.sleep(pause)
             pause = min(2 * pause, supervision.MAX_RESTART_DELAY_SECONDS)
 
 
-async def _start_answering(home: Home, listener: socket.socket, record: UpRecord) -> children.Child:
-    child = await start(home, listener)
+async def _start_answering(
+    start: Callable[[], Awaitable[children.Child]], listener: socket.socket, record: UpRecord
+) -> children.Child:
+    child = await start()
     try:
         record.add_child(child)
         port = listener.getsockname()[1]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
 from collections.abc import Iterable
 from datetime import datetime
@@ -20,7 +19,7 @@ from daybook.operations import home_lock
 from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.operations.server import absolute_python_path
 from daybook.prefect import parameter_schema, work_queues
-from daybook.processes import children, group
+from daybook.processes import children, group, image
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -34,8 +33,12 @@ GRACE_SECONDS = home_lock.CHILD_GRACE_SECONDS["worker"]
 In this time runs may end by themselves; then the worker ends or kills the rest and records the
 outcomes.
 """
-HEARTBEAT_INTERVAL_SECONDS = 10
-"""Interval between two heartbeats; after three missed ones, Prefect considers the worker lost."""
+HEARTBEAT_VARIABLE = "PREFECT_WORKER_HEARTBEAT_SECONDS"
+HEARTBEAT_SECONDS = 10
+"""Default interval between two heartbeats.
+
+After three missed ones, Prefect considers the worker lost.
+"""
 
 
 def command(
@@ -48,8 +51,7 @@ def command(
     once: bool = False,
 ) -> list[str]:
     """Return the command line of a worker; its default name differs from that of `up`'s worker."""
-    # -P: do not import another `daybook` from the current folder, such as another checkout.
-    arguments = [sys.executable, "-P", "-m", "daybook.worker", "--pool", pool]
+    arguments = [*image.PYTHON_MODULE, "daybook.worker", "--pool", pool]
     arguments += ["--name", name or f"{home.worker_name}-{os.getpid()}"]
     arguments += [f"--queue={each}" for each in queues]
     arguments += [] if limit is None else ["--limit", str(limit)]
@@ -61,10 +63,6 @@ def environment(home: Home, here: SelectedPrefect) -> dict[str, str]:
 
     The worker reads the credential of Daybook's own server from the home.
     """
-    preferred = {
-        "PREFECT_WORKER_HEARTBEAT_SECONDS": str(HEARTBEAT_INTERVAL_SECONDS),
-        "PREFECT_LOGGING_COLORS": "false",
-    }
     fixed = {
         "DAYBOOK_HOME": str(home.path),
         "PREFECT_API_URL": here.api_url,
@@ -77,7 +75,7 @@ def environment(home: Home, here: SelectedPrefect) -> dict[str, str]:
         fixed["PREFECT_HOME"] = str(home.prefect)
         for profile in ("PREFECT_PROFILE", "PREFECT_PROFILES_PATH"):
             inherited.pop(profile, None)
-    return {**preferred, **inherited, **fixed}
+    return {**inherited, **fixed}
 
 
 async def ensure_pool(client: PrefectClient) -> None:
@@ -113,7 +111,9 @@ async def ensure_pool(client: PrefectClient) -> None:
     await work_queues.ensure(client)
 
 
-async def start(home: Home, here: SelectedPrefect) -> children.Child:
+async def start(
+    home: Home, here: SelectedPrefect, forked_from: image.Image | None = None
+) -> children.Child:
     """Start the worker; its log is `logs/worker.log`."""
     home.make()
     reader, writer = os.pipe()
@@ -126,6 +126,7 @@ async def start(home: Home, here: SelectedPrefect) -> children.Child:
             folder=home.path,
             grace=GRACE_SECONDS,
             descriptors=[writer],
+            forked_from=forked_from,
         )
     except BaseException:
         os.close(reader)

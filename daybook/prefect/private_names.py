@@ -9,6 +9,7 @@ docstring names the fallback: Prefect's own behaviour, a missing feature, or no 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import os
@@ -16,9 +17,10 @@ import ssl
 import zoneinfo
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from datetime import timedelta
+from functools import cache, partial
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,58 @@ def begin_writes_immediately(connection_url: str) -> bool:
     return True
 
 
+DATABASE_PREPARATIONS = (
+    "PREFECT_API_DATABASE_MIGRATE_ON_START",
+    "PREFECT_API_BLOCKS_REGISTER_ON_START",
+    "PREFECT_MEMOIZE_BLOCK_AUTO_REGISTRATION",
+)
+"""Settings with which Prefect's server prepares its database whenever it starts."""
+
+
+def prepare_database() -> NoReturn:
+    """Prepare the database as a server does that starts with the settings of this process.
+
+    Ends this process, with 0: its connections have threads that do not end, and the services of a
+    server that has just started do not always stop. Fallback: it ends with 1.
+    """
+    try:
+        from prefect.server.api.server import create_app
+
+        application = create_app(webserver_only=True)
+    except (ImportError, TypeError) as error:
+        logger.warning("cannot prepare the database in a process of its own: %s", error)
+        os._exit(1)
+
+    async def start() -> None:
+        async with application.router.lifespan_context(application):
+            os._exit(0)
+
+    asyncio.run(start())
+    os._exit(1)
+
+
+def slow_down_background_tasks(interval: timedelta) -> bool:
+    """Make this process's server look for due background tasks once in ``interval``.
+
+    It looks four times a second, and for new ones ten times, which takes one percent of a core. New
+    tasks still start at once. Returns whether this succeeded. Fallback: Prefect's own behaviour.
+    """
+    try:
+        from prefect.server.api import background_workers
+
+        module: Any = background_workers
+        parameters = inspect.signature(module.Worker).parameters
+        if not {"minimum_check_interval", "scheduling_resolution"} <= parameters.keys():
+            raise LookupError("its worker has no such intervals")
+        module.Worker = partial(
+            module.Worker, minimum_check_interval=interval, scheduling_resolution=interval
+        )
+    except (ImportError, AttributeError, LookupError, TypeError, ValueError) as error:
+        logger.warning("Prefect's server looks for background tasks often: %s", error)
+        return False
+    return True
+
+
 def server_application() -> Any | None:
     """Return Prefect's server as an ASGI application: API, UI and services.
 
@@ -79,6 +133,20 @@ def reload_settings() -> None:
         logger.warning("cannot make Prefect reread its environment: %s", error)
         return
     refresh_global_settings_context()
+
+
+def reload_logging() -> None:
+    """Make an already imported Prefect configure its loggers again, for the current settings.
+
+    Fallback: the loggers stay as they are, and write to the streams that they had.
+    """
+    try:
+        from prefect.logging import configuration
+
+        configuration.PROCESS_LOGGING_CONFIG.clear()
+        configuration.setup_logging()
+    except (ImportError, AttributeError) as error:
+        logger.warning("cannot make Prefect configure its loggers again: %s", error)
 
 
 def worker_healthcheck(polling: Callable[[], bool]) -> AbstractContextManager[Any]:

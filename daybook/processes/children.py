@@ -12,14 +12,13 @@ import asyncio
 import os
 import signal
 import subprocess
-from asyncio.subprocess import Process as Running
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from daybook.processes import proc
+from daybook.processes import image, proc
 from daybook.timing import TIMING
 
 MAX_LOG_BYTES = 5_000_000
@@ -72,7 +71,7 @@ class Child:
     name: str
     log: Path
     process: proc.Process
-    _running: Running
+    _running: image.Running
     _log_from: int = field(default=0)
     grace: float = 10.0
     pulse: Pulse | None = None
@@ -172,25 +171,25 @@ async def start(
     folder: Path,
     grace: float = 10.0,
     descriptors: Sequence[int] = (),
+    forked_from: image.Image | None = None,
 ) -> Child:
     """Start ``command`` in ``folder`` with only ``environment``; append its output to ``log``.
 
-    The child inherits the file ``descriptors`` under the same numbers.
+    The child inherits the file ``descriptors`` under the same numbers. With ``forked_from``, it is
+    a fork of that image if possible; then ``command`` must begin with `image.PYTHON_MODULE`.
     """
     trim_log(log)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         os.fchmod(descriptor, 0o600)
         begins = os.fstat(descriptor).st_size
-        running = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=descriptor,
-            stderr=descriptor,
-            env=dict(environment),
-            cwd=folder,
-            start_new_session=True,
-            pass_fds=descriptors,
+        running = await start_session(
+            command,
+            environment=environment,
+            output=descriptor,
+            folder=folder,
+            descriptors=descriptors,
+            forked_from=forked_from,
         )
     finally:
         os.close(descriptor)
@@ -198,6 +197,40 @@ async def start(
     if process is None:  # it has ended already; this start time matches no process
         process = proc.Process(running.pid, "ended")
     return Child(name, log, process, running, begins, grace)
+
+
+async def start_session(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    output: int,
+    folder: Path,
+    descriptors: Sequence[int] = (),
+    forked_from: image.Image | None = None,
+) -> image.Running:
+    """Start ``command`` in a session of its own; see `start`. Raises OSError.
+
+    ``output`` is the descriptor for stdout and stderr.
+    """
+    if forked_from is not None:
+        with suppress(OSError):  # the image has ended, or cannot fork
+            return await forked_from.start(
+                command,
+                environment=environment,
+                folder=folder,
+                output=output,
+                descriptors=descriptors,
+            )
+    return await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=dict(environment),
+        cwd=folder,
+        start_new_session=True,
+        pass_fds=descriptors,
+    )
 
 
 def trim_log(log: Path, limit: int = MAX_LOG_BYTES, keep_bytes: int = KEPT_LOG_BYTES) -> None:

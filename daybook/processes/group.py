@@ -36,6 +36,9 @@ TERM_GRACE_SECONDS = 3.0
 TEMPORARY_ERRNOS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 """Errors of a start that may succeed if it is tried again."""
 
+UNKNOWN_EXIT_CODE = 1000
+"""Exit code of a process that has ended unobserved; no system has such a code or signal."""
+
 _KILL_TIMEOUT_SECONDS = 10.0  # seconds for the kernel to remove killed processes
 _MAX_POLL_INTERVAL_SECONDS = 0.05  # seconds between two checks of a group that is ending
 _PROC = Path("/proc")
@@ -133,6 +136,8 @@ class Group:
 
 def describe_exit(code: int) -> str:
     """Return how a program ended; code -N means that signal N ended it, as in `subprocess`."""
+    if code == UNKNOWN_EXIT_CODE:
+        return "ended with an unknown exit code"
     if code >= 0:
         return f"exited with code {code}"
     try:

@@ -25,6 +25,7 @@ PROC = Path("/proc")
 POLL_INTERVAL_SECONDS = 0.05
 """Interval between two checks whether processes have ended."""
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 
 
@@ -38,6 +39,28 @@ def deny_inspection() -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def end_with_parent() -> None:
+    """Kill this process as soon as the thread that forked it ends (Linux)."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def set_title(title: str) -> None:
+    """Replace this process's command line in process listings by ``title`` (Linux).
+
+    It is cut to the length of the original one. On other systems, do nothing.
+    """
+    if sys.platform != "linux":
+        return
+    with suppress(OSError, ValueError, IndexError):
+        fields = (PROC / "self" / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end
+        if 0 < start < end:
+            text = title.encode()[: end - start - 1].ljust(end - start, b"\0")
+        ctypes.memmove(start, text, end - start)
 
 
 @dataclass(frozen=True)

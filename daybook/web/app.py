@@ -78,7 +78,9 @@ def application(
 
 def build_server(guarded: ASGIApp) -> uvicorn.Server:
     """Return the HTTP server for the guarded application."""
-    return uvicorn.Server(connections.server_config(guarded, graceful=1, log_level="warning"))
+    return uvicorn.Server(
+        connections.server_config(guarded, graceful=1, log_level="warning", log_config=None)
+    )
 
 
 _CLOSE = {"connection": "close"}

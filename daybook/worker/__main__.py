@@ -18,12 +18,14 @@ home.configure_prefect()  # before Prefect is imported: it reads its environment
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from contextlib import suppress
 
 from daybook.errors import DaybookError
-from daybook.processes import children, environment
+from daybook.operations.worker import HEARTBEAT_SECONDS, HEARTBEAT_VARIABLE
+from daybook.processes import children, environment, image
 from daybook.worker.prefect_worker import DaybookWorker
 
 
@@ -59,10 +61,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--pulse", type=int)
     given = parser.parse_args(arguments)
     environment.set_search_path()
+    forked_from = image.fork_again()  # before there is an event loop or a thread
     worker = DaybookWorker(
-        work_pool_name=given.pool, work_queues=given.queue, name=given.name, limit=given.limit
+        work_pool_name=given.pool,
+        work_queues=given.queue,
+        name=given.name,
+        limit=given.limit,
+        heartbeat_interval_seconds=None if HEARTBEAT_VARIABLE in os.environ else HEARTBEAT_SECONDS,
     )
-    worker.is_restarted = given.pulse is not None
+    worker.is_restarted, worker.image = given.pulse is not None, forked_from
     try:
         asyncio.run(_work(worker, given.once, given.pulse))
     except DaybookError as error:

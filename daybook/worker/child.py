@@ -82,9 +82,7 @@ def prepare() -> None:
     _import_environment.update(os.environ)
     for name in ("prefect.engine", "prefect.flow_engine", *PRELOADED_MODULES):
         importlib.import_module(name)
-    for file in sorted((repository.root() / "flows").glob("*.py")):
-        if file.name != "__init__.py":
-            repository.load_entry_point(f"flows/{file.name}")
+    repository.load_flows()
     configure_mappers()  # otherwise each child would do this at its first query
     private_names.share_tls_contexts()
     _preloaded.update(sys.modules)
@@ -241,7 +239,7 @@ def _as_if_fresh(fresh: bool) -> None:
     Unless this is a ``fresh`` interpreter, also update Prefect's settings, and unload Daybook's
     entry points, because the flow's project may have packages called ``flows`` or ``blocks``.
     """
-    sys.path[:] = [os.getcwd(), *_search_path[1:]]
+    sys.path[:] = [os.getcwd(), *_search_path]
     importlib.invalidate_caches()
     if fresh:
         return

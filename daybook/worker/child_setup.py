@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, cast
 
-from daybook.processes import forked
+from daybook.processes import forked, image
 from daybook.processes.environment import split_secrets
 from daybook.processes.proc import deny_inspection
 from daybook.worker.messages import LaunchRequest
@@ -122,7 +122,7 @@ def exec_fresh(module: str, task: LaunchRequest, status: int) -> NoReturn:
         os.set_inheritable(descriptor, True)
     arguments = [module, str(file), str(status)]
     os.execve(
-        sys.executable, [sys.executable, "-m", "daybook.worker.child_setup", *arguments], public
+        sys.executable, [*image.PYTHON_MODULE, "daybook.worker.child_setup", *arguments], public
     )
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from daybook.processes import proc
+from daybook.processes import image, proc
 from daybook.timing import TIMING
 from daybook.worker import parent
 from daybook.worker.messages import LaunchRequest
@@ -61,12 +61,13 @@ class Launcher:
         silence: float = TIMING.run_lease.total_seconds(),
         grace: float = TIMING.stop_grace.total_seconds(),
         max_memory: int = 0,
+        forked_from: image.Image | None = None,
     ) -> None:
         self._folder, self._max_memory = folder, max_memory
         self.preload = preload
         self._environment = {**(os.environ if environment is None else environment)}
         self._config = parent.ParentConfig(program, preload, silence, grace)
-        self._tick = tick
+        self._tick, self._forked_from = tick, forked_from
         self._connection: ParentConnection | None = None
         self._tick_task: asyncio.Task[None] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
@@ -166,7 +167,7 @@ class Launcher:
                 self._retire(self._connection)
             if self._connection is None:
                 self._connection = await open_connection(
-                    self._config, self._folder, self._environment
+                    self._config, self._folder, self._environment, self._forked_from
                 )
                 self._tick_task = asyncio.create_task(self._connection.tick(self._tick))
             return self._connection
@@ -213,6 +214,7 @@ async def open_launcher(
     program: str = DEFAULT_PROGRAM,
     platform: str = sys.platform,
     max_memory: int = 0,
+    forked_from: image.Image | None = None,
 ) -> AsyncIterator[Launcher]:
     """Open the launcher for this machine; see `Launcher` for the arguments.
 
@@ -229,7 +231,7 @@ async def open_launcher(
         if platform == "linux":
             try:
                 launcher = await stack.enter_async_context(
-                    Launcher(folder, preload=True, **options)
+                    Launcher(folder, preload=True, forked_from=forked_from, **options)
                 )
                 why = f"{launcher.threads} threads run after the imports"
             except OSError as error:

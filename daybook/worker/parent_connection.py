@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import socket
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from daybook.processes import children, group, image
 from daybook.processes.environment import split_secrets
 from daybook.processes.proc import Process
 from daybook.worker import parent
@@ -46,7 +46,7 @@ class _PendingStart:
 class ParentConnection:
     """Parent process, and the socket to it. Created by `open_connection`."""
 
-    def __init__(self, child: asyncio.subprocess.Process, here: socket.socket, printed: Path):
+    def __init__(self, child: image.Running, here: socket.socket, printed: Path):
         self.child, self._socket, self._printed = child, here, printed
         self._frames, self._sending = FrameDecoder(), asyncio.Lock()
         self._pending: dict[int, _PendingStart] = {}
@@ -197,7 +197,7 @@ class ParentConnection:
         self._changed.set()
         self._socket.close()
         code = await self.child.wait()
-        lost = ParentLost(f"the parent process ended with {code}")
+        lost = ParentLost(f"the parent process {group.describe_exit(code)}")
         if not self.ready.done():
             self.ready.set_exception(lost)
         for number in list(self._pending):
@@ -255,7 +255,10 @@ class ParentConnection:
 
 
 async def open_connection(
-    config: parent.ParentConfig, folder: Path, environment: Mapping[str, str]
+    config: parent.ParentConfig,
+    folder: Path,
+    environment: Mapping[str, str],
+    forked_from: image.Image | None = None,
 ) -> ParentConnection:
     """Start a parent process, and wait until it is ready.
 
@@ -267,18 +270,18 @@ async def open_connection(
     secrets = write_unnamed_file(secret, folder)
     descriptor, name = tempfile.mkstemp(prefix="parent-", suffix=".log", dir=folder)
     try:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "daybook.worker.parent", str(parent_end.fileno())),
-            *(config.as_arguments(), str(secrets), str(folder)),
-            stdin=asyncio.subprocess.DEVNULL,
-            # Not a terminal, so that imported modules do not colour the children's output.
-            stdout=descriptor,
-            stderr=descriptor,
-            env=public,
-            cwd=folder,
-            pass_fds=[parent_end.fileno(), secrets],
-            start_new_session=True,  # Ctrl-C in a terminal is for the worker alone
+        # Its output is not a terminal, so that imported modules do not colour the children's
+        # output. It has a session of its own, because Ctrl-C in a terminal is for the worker alone.
+        child = await children.start_session(
+            [
+                *(*image.PYTHON_MODULE, "daybook.worker.parent", str(parent_end.fileno())),
+                *(config.as_arguments(), str(secrets), str(folder)),
+            ],
+            environment=public,
+            output=descriptor,
+            folder=folder,
+            descriptors=[parent_end.fileno(), secrets],
+            forked_from=forked_from,
         )
     except BaseException:
         own_end.close()

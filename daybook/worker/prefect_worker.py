@@ -34,6 +34,7 @@ from daybook.prefect import private_names, work_queues
 from daybook.prefect import work_pool as pools
 from daybook.processes import proc
 from daybook.processes.ending import wait_shielded
+from daybook.processes.image import Image
 from daybook.tasks.policy import load_policy
 from daybook.worker.launcher import open_launcher
 from daybook.worker.messages import ProcessSpec
@@ -71,6 +72,8 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
 
     is_restarted = False
     """Whether `daybook up` starts this worker again after its end."""
+    image: Image | None = None
+    """Image that forks the parent of the runs, if this process was forked from one itself."""
     _work: WorkerLoop | None = None
     _environment: dict[str, str]
     """Environment of the runs' processes, set by `start`."""
@@ -115,7 +118,10 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
             }
             launcher = await stack.enter_async_context(
                 open_launcher(
-                    folder, environment=self._environment, max_memory=settings.load().max_memory
+                    folder,
+                    environment=self._environment,
+                    max_memory=settings.load().max_memory,
+                    forked_from=self.image,
                 )
             )
             config = WorkerConfig(

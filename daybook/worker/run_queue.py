@@ -73,18 +73,20 @@ class RunQueue:
         self._poll_now.set()
 
     async def poll(self) -> NoReturn:
-        """Poll until cancelled; poll less often while polling fails."""
-        wait = TIMING.poll.total_seconds()
+        """Poll until cancelled; poll less often while polling fails, or nothing is upcoming."""
+        wait = shortest = TIMING.poll.total_seconds()
         while True:
             try:
                 async with asyncio.timeout(wait):
                     await self._poll_now.wait()
+                wait = shortest
             except TimeoutError:
                 pass
             self._poll_now.clear()
             try:
                 await self.fetch()
-                wait = TIMING.poll.total_seconds()
+                idle = min(wait * 2, FETCH_AHEAD_INTERVAL.total_seconds() / 2)
+                wait = shortest if self._upcoming or self._dispatching else max(idle, shortest)
             except (httpx.HTTPError, ObjectNotFound) as error:
                 wait = min(wait * 2, MAX_POLL_INTERVAL_SECONDS)
                 log.warning("cannot poll Prefect: %s", error, extra={"action": "poll_failed"})

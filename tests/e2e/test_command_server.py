@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 
-from daybook.cli import command_server, entry
+from daybook.cli import entry
 from daybook.home import Home
+from daybook.operations import preload
 from tests import rows
 from tests.costs import one_in
 from tests.e2e.first_light import environment
@@ -35,6 +36,7 @@ pytestmark = [
 CLIENT = """
 import signal, sys
 from daybook.cli import entry
+from daybook.operations import preload
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored if `nohup` runs the tests
 sys.exit(entry.main())
 """
@@ -44,6 +46,7 @@ SERVED = """
 import signal, sys
 sys.modules["cyclopts"] = None
 from daybook.cli import entry
+from daybook.operations import preload
 entry.ACCEPT_TIMEOUT_SECONDS = 50.0
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.exit(entry.main())
@@ -51,6 +54,7 @@ sys.exit(entry.main())
 CONFINED = """
 import ctypes, os, struct, sys
 from daybook.cli import entry
+from daybook.operations import preload
 libc = ctypes.CDLL(None, use_errno=True)
 if sys.argv.pop(1) == "no new privileges":
     assert libc.prctl(38, 1, 0, 0, 0) == 0
@@ -505,16 +509,16 @@ def test_a_change_of_any_python_file_is_seen(tmp_path: Path) -> None:
     (tmp_path / "inner" / "__pycache__").mkdir(parents=True)
     for name in ("inner/module.py", "inner/__pycache__/module.py", "text.md"):
         (tmp_path / name).touch()
-    before = command_server.code_fingerprint(tmp_path)
+    before = preload.code_fingerprint(tmp_path)
     os.utime(tmp_path / "inner/__pycache__/module.py")
     os.utime(tmp_path / "text.md")
-    assert command_server.code_fingerprint(tmp_path) == before
+    assert preload.code_fingerprint(tmp_path) == before
     os.utime(tmp_path / "inner/module.py")
-    changed = command_server.code_fingerprint(tmp_path)
+    changed = preload.code_fingerprint(tmp_path)
     assert changed != before
     (tmp_path / "inner/older.py").touch()
     os.utime(tmp_path / "inner/older.py", ns=(1, 1))
-    assert command_server.code_fingerprint(tmp_path) != changed
+    assert preload.code_fingerprint(tmp_path) != changed
 
 
 @pytest.mark.slow

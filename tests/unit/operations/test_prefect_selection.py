@@ -73,7 +73,7 @@ async def test_a_server_that_cannot_be_recorded_is_ended(
 ) -> None:
     started: list[children.Child] = []
 
-    async def start(home: Home, port: int) -> children.Child:
+    async def start(home: Home, port: int, forked_from: object) -> children.Child:
         forever = [sys.executable, "-c", "import signal; signal.pause()"]
         log = home.logs / "server.log"
         started.append(
@@ -90,7 +90,9 @@ async def test_a_server_that_cannot_be_recorded_is_ended(
             ".new"
         ).mkdir()  # the file is written under this name first
         with pytest.raises(IsADirectoryError):
-            await prefect_selection._start(daybook_home, record, say, 60.0, say)
+            await prefect_selection._start(
+                daybook_home, record, say, 60.0, progress=say, forked_from=None
+            )
     (child,) = started
     assert proc.find(child.pid, child.process.started) is None
 

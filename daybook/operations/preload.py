@@ -1,0 +1,135 @@
+"""Modules that the processes of `daybook up` share: imported once, before a fork.
+
+`daybook.processes.image` forks; the command server forks for commands.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import sys
+import sysconfig
+from contextlib import suppress
+from pathlib import Path
+
+import daybook
+from daybook import home as homes
+from daybook import repository, settings
+from daybook.errors import DaybookError
+from daybook.operations import server
+from daybook.processes import image
+
+PACKAGE = Path(daybook.__file__).parent
+_PACKAGES = ("cli", "api", "operations", "delivery", "prefect")
+"""Packages of daybook whose modules are imported, with all that they import."""
+_LATE_IMPORTS = (
+    "anyio._backends._asyncio",
+    "prefect.main",
+    "rich.markdown",
+    "tzlocal",
+)
+"""Modules that are otherwise imported only when they are used."""
+_OF_OTHER_PROCESSES = (
+    "aiosqlite",
+    "cryptography.hazmat.primitives.ciphers.aead",
+    "daybook.execution.agent_request",
+    "daybook.execution.execute",
+    "daybook.execution.fallback",
+    "daybook.execution.webhook",
+    "daybook.web.app",
+    "daybook.web.hooks",
+    "daybook.web.login",
+    "daybook.web.pages",
+    "daybook.worker.parent",
+    "daybook.worker.prefect_worker",
+    "prefect.deployments.steps",
+    "encodings.idna",
+    "prefect._vendor.croniter",
+    "prefect.flow_engine",
+    "pydantic.v1",
+    "rich._emoji_codes",
+    "sqlalchemy.dialects.sqlite.aiosqlite",
+)
+"""Modules of the worker, the parent of its runs, the health page and Prefect's server."""
+
+
+def code_fingerprint(package: Path = PACKAGE) -> list[int]:
+    """Return numbers that change with the package's Python files and the installed packages.
+
+    They are the newest time of change of a file, the number of files, and the time of change of the
+    folder of installed packages; times are in nanoseconds. A file that disappears during the call
+    counts as a change.
+    """
+    newest, count, folders = 0, 0, [str(package)]
+    try:
+        while folders:
+            with os.scandir(folders.pop()) as entries:
+                for each in entries:
+                    if each.name.endswith(".py"):
+                        newest, count = max(newest, each.stat().st_mtime_ns), count + 1
+                    elif each.is_dir() and each.name != "__pycache__":
+                        folders.append(each.path)
+        # Installing or removing a distribution changes this folder.
+        return [newest, count, os.stat(sysconfig.get_path("purelib")).st_mtime_ns]
+    except FileNotFoundError:
+        return []
+
+
+def import_commands() -> None:
+    """Import all that a command may need. Prefect must be configured (`home.configure_prefect`)."""
+    from sqlalchemy.orm import configure_mappers
+
+    from daybook.ledger.engine import Ledger
+
+    for name in _PACKAGES:
+        for module in pkgutil.walk_packages([str(PACKAGE / name)], f"daybook.{name}."):
+            importlib.import_module(module.name)
+    for name in _LATE_IMPORTS:
+        importlib.import_module(name)
+    with suppress(DaybookError):  # the command itself reports invalid settings
+        Ledger(settings.load().ledger_address)  # imports the driver of its database
+    configure_mappers()
+
+
+def fork_image() -> image.Image | None:
+    """Import all that the processes of `up` need, and fork an image of this process.
+
+    Return None if this system cannot fork it; then each process imports what it needs. The image
+    forks nothing once the package, or an installed one, has changed.
+    """
+    version = code_fingerprint()
+    import_commands()
+    for name in _OF_OTHER_PROCESSES:
+        importlib.import_module(name)
+    repository.load_flows()
+    _read_by_prefect.update(_prefect_variables())
+    return image.fork(_after_fork, lambda: code_fingerprint() == version)
+
+
+_read_by_prefect: dict[str, str] = {}
+"""Variables from which this process's Prefect has read its settings."""
+
+
+def _prefect_variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
+
+
+def _after_fork() -> None:
+    """Make Prefect read the environment of this process, into which it was forked.
+
+    Prefect's server does that itself, because it changes its environment again.
+    """
+    from daybook.prefect import private_names
+
+    if sys.argv[0] == server.MODULE:
+        return
+
+    homes.set_prefect_variables()
+    before, now = _read_by_prefect.items(), _prefect_variables().items()
+    if changed := {name for name, _ in before ^ now}:
+        private_names.reload_settings()
+        if any("_LOGGING_" in name for name in changed):
+            private_names.reload_logging()
+        _read_by_prefect.clear()
+        _read_by_prefect.update(now)
