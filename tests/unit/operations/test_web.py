@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,10 @@ def listens(pid: int, port: int) -> bool:
     """Return whether the process listens on ``port`` of 127.0.0.1."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     inodes = {row[9] for row in rows if row[1] == f"0100007F:{port:04X}" and row[3] == "0A"}
-    held = {os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()}
+    held = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            held.add(os.readlink(each))
     return any(f"socket:[{inode}]" in held for inode in inodes)
 
 
