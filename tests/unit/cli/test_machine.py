@@ -25,6 +25,7 @@ from daybook.delivery.views import RunDetails
 from daybook.ledger.views import Run
 from daybook.operations import doctor as service_doctor
 from daybook.operations import keeper as service_keeper
+from daybook.operations import preload
 from daybook.operations import status as service_status
 from daybook.operations import up as service_up
 from daybook.operations.doctor import CheckResult
@@ -32,6 +33,7 @@ from daybook.operations.findings import Finding, Severity
 from daybook.prefect import client as connection
 from daybook.prefect import reconcile
 from daybook.prefect.report import ReconcileReport
+from daybook.processes.image import Image
 from tests.unit.cli.conftest import MADE
 from tests.unit.conftest import view
 
@@ -68,7 +70,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace `up` by one that is ready at once, reports two outcomes, and ends."""
 
     async def up(
-        talk: service_up.UpReporter, *, link: bool = True, started_by: service_up.StartedBy = ""
+        talk: service_up.UpReporter,
+        *,
+        link: bool = True,
+        started_by: service_up.StartedBy = "",
+        forked_from: Image | None = None,
     ) -> None:
         talk.say("Starting the worker")
         talk.synced(SyncReport.of(SYNCED))
@@ -80,6 +86,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> None:
         talk.outcome(ended.model_copy(update={"job": None, "output": "By a script."}))
 
     monkeypatch.setattr(service_up, "up", up)
+    monkeypatch.setattr(preload, "fork_image", lambda: None)
     monkeypatch.setattr(service_up, "detach", partial(up, started_by="detach"))
 
 
