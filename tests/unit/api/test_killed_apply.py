@@ -44,9 +44,11 @@ def variables(
     found = {
         "DAYBOOK_HOME": str(daybook_home.path),
         "DAYBOOK_LEDGER_URL": database.address,
+        "DAYBOOK_TIMEZONE": "Etc/UTC",
         "PREFECT_API_URL": UNREACHABLE,
     }
-    monkeypatch.setenv("DAYBOOK_LEDGER_URL", database.address)
+    for name in ("DAYBOOK_LEDGER_URL", "DAYBOOK_TIMEZONE"):
+        monkeypatch.setenv(name, found[name])
     with temporary_settings({PREFECT_API_URL: UNREACHABLE}):
         yield found
 
