@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from starlette.requests import Request
 
@@ -100,8 +100,10 @@ class PageLogin(BrowserLogin):
         elif headers.get(b"sec-fetch-site") in ("cross-site", "same-site"):
             if headers.get(b"sec-fetch-mode") == "navigate":
                 query = scope["query_string"].decode("latin-1")
-                url = scope["path"] + (f"?{query}" if query else "")
-                await send_page(send, 200, _CONTINUE_PAGE.format(url=escape("/" + url.lstrip("/"))))
+                # Quoted, because a browser reads a backslash as a slash and leaves a tab out, and
+                # an address that begins with two slashes is of another site.
+                url = quote("/" + scope["path"].lstrip("/")) + (f"?{query}" if query else "")
+                await send_page(send, 200, _CONTINUE_PAGE.format(url=escape(url)))
             else:
                 await self.refuse(send, 403, "This request did not come from a page of Daybook.")
         elif not session or not is_from_own_page(headers, safe=True):

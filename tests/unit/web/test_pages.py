@@ -140,6 +140,9 @@ async def test_a_link_of_another_site_leads_to_the_page_but_a_request_of_one_is_
     followed = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
     answer = await browser.get("/jobs?q=%22%3E%3Cb%3E", headers=followed)
     assert 'content="0;url=/jobs?q=%22%3E%3Cb%3E"' in answer.text
+    for path in ("/%5Cevil.example", "/%09/evil.example", "/%2F/evil.example"):
+        leading = (await browser.get(path, headers=followed)).text.partition('content="0;url=/')[2]
+        assert leading[0] not in "\\/\t"
     for mode in ("no-cors", "cors"):
         headers = {"sec-fetch-site": "same-site", "sec-fetch-mode": mode}
         assert (await browser.get("/jobs", headers=headers)).status_code == 403
