@@ -11,13 +11,14 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import JSON, Connection, create_engine, inspect
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.errors import LedgerUnreachable
@@ -50,11 +51,14 @@ async def create(session: AsyncSession, address: str, place: str, version: str) 
         _sync(draft)
         draft.replace(file)
         sync_folder(file.parent)
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, sqlite3.Error, DBAPIError) as error:
+        with suppress(OSError):  # `backups` itself may be no folder
+            draft.unlink(missing_ok=True)
         why = f"its copy before the migration cannot be written to {file}: {error}"
         raise LedgerUnreachable(place, why) from error
     for old in sorted(file.parent.glob(f"{ledger_id}-*.db"))[:-KEPT_COPIES]:
-        old.unlink(missing_ok=True)
+        if old != file:  # of an older schema than the others, after an operator went back
+            old.unlink(missing_ok=True)
     return file
 
 
@@ -71,7 +75,7 @@ def vacuum_into(source: Path, file: Path) -> None:
 
 def _copy_rows(source: Connection, file: Path, version: str) -> None:
     """Copy the rows of a PostgreSQL ledger of this schema, of which there are no models now."""
-    engine = create_engine(f"sqlite:///{file}")
+    engine = create_engine(f"sqlite:///{file}", hide_parameters=True)
     try:
         with engine.begin() as target:
             schema.migrate(target, version)

@@ -101,8 +101,10 @@ def _config() -> Config:
 
 def upgrade(connection: Connection) -> str:
     """Migrate to the newest version, and return the ledger's id. Raises `LedgerNewer`."""
-    earlier_version(connection)
-    if current(connection) != head():
+    version = current(connection)
+    if version != head():
+        if version is not None:
+            check_known(version)
         migrate(connection, head())
     parameters = {"id": new_id()[:12]}
     connection.execute(

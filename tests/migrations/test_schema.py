@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import multiprocessing
 import os
 import shutil
@@ -19,7 +20,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, event, select
+from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 
@@ -304,6 +305,31 @@ async def test_without_a_copy_the_ledger_is_not_migrated(
         await id_of(database.address)
 
     assert (database.tables(), version_of(database)) == (before, [(old,)])
+
+
+async def test_a_copy_that_does_not_fit_on_the_disk_leaves_nothing_there(
+    database: Database, daybook_home: Home, next_schema: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On PostgreSQL, the rows are inserted, and the error must not repeat them."""
+    await id_of(database.address)
+    monkeypatch.setattr(schema, "MIGRATIONS", next_schema)
+
+    def create_small(*arguments: Any, **options: Any) -> Engine:
+        engine = create_engine(*arguments, **options)
+        limit = "PRAGMA max_page_count = 2"
+        event.listen(engine, "connect", lambda connection, _: connection.execute(limit))
+        return engine
+
+    def fail(file: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(migration_copies, "create_engine", create_small)
+    monkeypatch.setattr(migration_copies, "_sync", fail)
+    with pytest.raises(LedgerUnreachable, match="copy before the migration") as refused:
+        await id_of(database.address)
+
+    assert "parameters" not in str(refused.value)
+    assert list((daybook_home.path / "backups").iterdir()) == []
 
 
 async def test_only_up_itself_migrates_the_ledger_that_it_uses(
