@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -174,6 +174,8 @@ async def _marks(
 
 _cache: dict[tuple[str, int, datetime], tuple[datetime, ...]] = {}
 _MAX_CACHED = 4_096
+_MAX_KEPT = MAX_UPCOMING + 62
+"""Maximum number of due times that are kept of a job: enough for an hour of one due each minute."""
 
 
 def _upcoming(stored: StoredJob, now: datetime, end: datetime) -> list[datetime]:
@@ -184,15 +186,16 @@ def _upcoming(stored: StoredJob, now: datetime, end: datetime) -> list[datetime]
         if len(_cache) >= _MAX_CACHED:
             _cache.clear()
         job = stored.job
-        # Up to one hour's due times of the list pass before it is replaced.
-        limit = MAX_UPCOMING + 62
         coming = between(job.schedule, job.policy, hour, hour + PERIOD + timedelta(hours=1))
-        known = _cache[key] = tuple(islice(coming, limit))
+        known = _cache[key] = tuple(islice(coming, _MAX_KEPT))
     start = max(now, stored.row.snoozed_until or now)
-    skips = stored.row.skips
-    found = [
-        each
-        for each in known
-        if start < each <= end and (not skips or each.isoformat() not in skips)
-    ]
-    return found[: MAX_UPCOMING + 1]
+
+    def first(coming: Iterable[datetime]) -> list[datetime]:
+        skips = stored.row.skips
+        found = (each for each in coming if start < each <= end and each.isoformat() not in skips)
+        return list(islice(found, MAX_UPCOMING + 1))
+
+    found = first(known)
+    if len(known) == _MAX_KEPT and len(found) <= MAX_UPCOMING:  # the rest was cut off
+        found = first(between(stored.job.schedule, stored.job.policy, start, end))
+    return found

@@ -117,9 +117,7 @@ def _of_database(file: Path) -> Source:
         record = Record(where, values)
         if isinstance(enabled := row.get("enabled"), int):  # newer than the text
             record = Record(where, {**values, "enabled": bool(enabled)})
-        states[record.needed("id", "jobId")] = _json(
-            f"{where}, state_json", row.get("state_json") or "{}"
-        )
+        states[record.needed("id", "jobId")] = Record(where, row).json_mapping("state_json")
         records.append(record)
     runs = []
     for number, row in enumerate(tables.get(_RUNS_TABLE, []), 1):
@@ -287,10 +285,7 @@ def _delivery(record: Record, notes: list[str], kept: dict[str, Any]) -> dict[st
             if (value := delivery.value(name)) is not None
         }
         notes.append("its answers go to no chat yet: set --channel and --chat-id")
-    for name, callback in (
-        ("completionDestination", "on_complete"),
-        ("failureDestination", "on_fail"),
-    ):
+    for name, callback in _DESTINATIONS.items():
         destination = delivery.mapping(name)
         if destination.get("mode") == "webhook" and destination.get("to"):
             fields[callback] = destination["to"]

@@ -267,9 +267,10 @@ def _kind(value: object) -> str:
     return names.get(type(value), "null" if value is None else "a number")
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, limit: int = -1) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(limit)
     except OSError as error:
         problem = f"{path}: cannot be read: {error.strerror or error}"
         raise InvalidInput("path", problem, "name the file or folder of the other system") from None
@@ -277,7 +278,7 @@ def read_bytes(path: Path) -> bytes:
 
 def is_sqlite(path: Path) -> bool:
     """Return whether the file is an SQLite database. Raise `InvalidInput` if it cannot be read."""
-    return read_bytes(path).startswith(_SQLITE_HEADER)
+    return read_bytes(path, len(_SQLITE_HEADER)) == _SQLITE_HEADER
 
 
 def read_json(path: Path) -> Any:

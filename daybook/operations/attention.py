@@ -111,17 +111,20 @@ def _failing(jobs: Sequence[JobSummary]) -> Iterator[Need]:
 async def _lost(session: AsyncSession, now: datetime, names: dict[str, str]) -> list[Need]:
     """Return a need for each job with due times of unknown outcome, or missed, in `PERIOD`."""
     run = RunRow
-    query = (
+    group = (col(run.job_id), col(run.status))
+    newest_first = (col(run.finished_at).desc(), col(run.id))
+    ranked = (
         sqlalchemy.select(
-            col(run.job_id),
-            col(run.status),
-            func.sum(col(run.count)),
-            func.max(col(run.id)),
-            func.max(col(run.reason)),
+            *group,
+            func.sum(col(run.count)).over(partition_by=group).label("total"),
+            col(run.id),
+            col(run.reason),
+            func.row_number().over(partition_by=group, order_by=newest_first).label("rank"),
         )
         .where(col(run.finished_at) >= now - PERIOD, col(run.status).in_(_CANNOT_RUN))
-        .group_by(col(run.job_id), col(run.status))
+        .subquery()
     )
+    query = sqlalchemy.select(*list(ranked.c)[:5]).where(ranked.c.rank == 1)
     found = list[Need]()
     for job_id, status, count, run_id, reason in (await session.execute(query)).all():
         name = names.get(job_id)

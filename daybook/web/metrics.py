@@ -55,7 +55,7 @@ class _MetricsCollector(Collector):
             yield from _keeper(self._snapshot)
             yield from _outbox(self._snapshot)
             yield from _tasks(self._snapshot)
-            yield _hook_requests(self._hooks)
+        yield _hook_requests(self._hooks)
 
 
 def _info(snapshot: HealthSnapshot) -> Iterator[Metric]:

@@ -78,6 +78,17 @@ async def test_a_job_with_many_due_times_shows_the_first_and_says_that_there_are
     assert row.more
 
 
+async def test_a_job_that_is_due_every_few_seconds_shows_due_times_all_the_time(
+    world: World,
+) -> None:
+    await world.jobs.add("often", prompt="x", every="10s")
+    for _ in range(6):
+        world.passes(minutes=9)
+        (row,) = (await api.timeline.read(Choice())).rows
+        assert len(row.upcoming) == api.timeline.MAX_UPCOMING
+        assert row.more
+
+
 async def test_failing_jobs_are_first_and_paused_ones_last(world: World) -> None:
     for name in ("a", "b", "c"):
         await world.jobs.add(name, prompt="x", cron="0 * * * *")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -67,6 +68,19 @@ async def test_failures_missed_due_times_and_paused_jobs_are_listed_with_a_fix(
     first = (await attention.read(UTC))[0]
     assert (first.why, first.fix) == ("out of luck", "daybook run 'my failing job' --wait")
     assert first.job_id == failing.id
+
+
+async def test_of_several_missed_due_times_the_newest_is_shown(world: World) -> None:
+    job, now = await world.jobs.add("missing"), world.ledger.now()
+    newest = ""
+    for number, reason in enumerate(("z: the oldest", "m", "a: the newest")):
+        row = await world.runs.request(job)
+        at = now + timedelta(seconds=number)
+        await world.runs.set_row(row, status="missed", finished_at=at, reason=reason, until=None)
+        newest = row.id
+    (need,) = [each for each in await attention.read(UTC) if each.kind == "missed"]
+    assert (need.title, need.why) == ("missing missed 3 due times", "a: the newest")
+    assert need.run_id == newest
 
 
 async def test_conflicts_pending_changes_and_broken_chains_are_listed(world: World) -> None:

@@ -170,11 +170,6 @@ async def everything(world: World) -> dict[str, list[Any]]:
         }
 
 
-async def row_of(world: World, stored: StoredJob) -> JobRow:
-    async with world.ledger.read() as session:
-        return await session.get_one(JobRow, stored.id)
-
-
 async def send(world: World, key: str, status: str, **fields: Any) -> str:
     """Add a delivery; return its id."""
     now = world.ledger.now()
@@ -270,24 +265,24 @@ async def test_skip_next_and_its_undo(world: World, browser: httpx.AsyncClient) 
     await submit(browser, page, f"{page}/skip")
     now = world.ledger.now()
     following = now.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
-    skips = (await row_of(world, job)).skips
+    skips = (await world.jobs.row(job.id)).skips
     assert [datetime.fromisoformat(each) for each in skips] == [following]
     await submit(browser, page, f"{page}/unskip")
-    assert (await row_of(world, job)).skips == []
+    assert (await world.jobs.row(job.id)).skips == []
 
 
 async def test_snooze_and_its_end(world: World, browser: httpx.AsyncClient) -> None:
     job = await world.jobs.add("brief")
     page = f"/jobs/{job.id}"
     await submit(browser, page, f"{page}/snooze", until="2h")
-    snoozed_until = (await row_of(world, job)).snoozed_until
+    snoozed_until = (await world.jobs.row(job.id)).snoozed_until
     assert snoozed_until is not None
     assert timedelta() <= snoozed_until - world.at(hours=2) < timedelta(seconds=1)
     answer, after = await submit(browser, page, f"{page}/snooze", until="yesterday")
     assert (answer.status_code, after.invalid) == (400, ["until"])
-    assert (await row_of(world, job)).snoozed_until == snoozed_until
+    assert (await world.jobs.row(job.id)).snoozed_until == snoozed_until
     await submit(browser, page, f"{page}/unsnooze")
-    assert (await row_of(world, job)).snoozed_until is None
+    assert (await world.jobs.row(job.id)).snoozed_until is None
 
 
 async def test_remove_archives_the_job_and_its_page_offers_nothing_more(
@@ -297,7 +292,7 @@ async def test_remove_archives_the_job_and_its_page_offers_nothing_more(
     answer, after = await submit(browser, f"/jobs/{job.id}", f"/jobs/{job.id}/remove")
     assert urlsplit(answer.headers["location"]).path == "/jobs"
     assert after.status == MESSAGES["removed"]
-    assert (await row_of(world, job)).archived_at == world.ledger.now()
+    assert (await world.jobs.row(job.id)).archived_at == world.ledger.now()
     assert Forms((await browser.get(f"/jobs/{job.id}")).text).forms == []
 
 
@@ -313,7 +308,7 @@ async def test_a_conflict_is_resolved_for_either_side(
     assert "Theirs" in text
     _, after = await submit(browser, page, f"{page}/resolve", choice=prefer)
     assert after.status == MESSAGES["resolved"]
-    row = await row_of(world, job)
+    row = await world.jobs.row(job.id)
     assert row.conflict is None
     assert (await world.jobs.get("brief")).job.parameters()["prompt"] == prompt
 

@@ -201,7 +201,7 @@ async def test_a_ledger_that_hangs_is_reported_in_time_and_queried_once(
     assert duration < 21 * limit / 2  # the requests share one query
     for view in (*views, again):
         assert "no answer within 0.5 s" in str(view["problems"])
-    assert metrics.text.splitlines()[-1] == "daybook_ledger_up 0.0"
+    assert "daybook_ledger_up 0.0" in metrics.text.splitlines()
     assert asked == 1
 
 
