@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from daybook import api
-from daybook import home as homes
 from daybook.cli import completion, documents, formatting, output
 from daybook.cli.options import Json, parse_json_object, prepare_prefect
 from daybook.errors import InvalidInput
@@ -79,7 +78,7 @@ async def add_(
         _print_secret_once(hook.secret)
     for note in hook.notes:
         output.say(f"! {note}")
-    output.say(f"Its address on this machine: {_web_url()}{hook.path}")
+    output.say(f"Its address on this machine: {api.hooks.web_url()}{hook.path}")
     output.say(f"Try it: daybook hooks test {name}")
     return 0
 
@@ -90,14 +89,6 @@ def _secret(from_stdin: bool, typed: str | None) -> str | None:
             "secret", "cannot be passed on the command line", "use --secret-from-stdin"
         )
     return documents.read_hidden_value("secret", "Secret", "secret.txt") if from_stdin else None
-
-
-def _web_url() -> str:
-    """Return the address of the web server of `daybook up`, or the one that it would have."""
-    from daybook import settings
-
-    running = homes.current_home().running() or {}
-    return running.get("web_url") or f"http://127.0.0.1:{settings.load().web_port}"
 
 
 def _print_hooks(listed: list[HookDetails]) -> None:
@@ -126,7 +117,7 @@ def _filters(hook: HookDetails) -> str:
 def _print_hook(hook: HookDetails) -> None:
     output.line(hook.name, style="bold")
     pairs = [
-        ("address", f"{_web_url()}{hook.path}"),
+        ("address", f"{api.hooks.web_url()}{hook.path}"),
         ("job", hook.job or "(removed)"),
         ("scheme", str(hook.scheme)),
         ("filters", _filters(hook)),
@@ -223,7 +214,7 @@ async def test_(
     given = None if payload is None else parse_json_object("payload", payload)
     prepare_prefect()
 
-    result = await api.hooks.test(name, given, url=url or _web_url())
+    result = await api.hooks.test(name, given, url=url)
     if as_json:
         output.print_json(result)
     else:

@@ -29,7 +29,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, fie
 from daybook import settings
 from daybook.delivery import backoff
 from daybook.delivery.home_secret import ROTATION_GRACE, check_rotation, new_secret
-from daybook.errors import InvalidInput, NotFound
+from daybook.errors import InvalidInput
 from daybook.http.addresses import DEFAULT_PORTS
 from daybook.http.guard import Guard, Rule
 from daybook.ledger.views import UtcTime
@@ -303,9 +303,7 @@ async def rotate(
     `NotFound`, and `InvalidInput` if the stored settings are invalid, or if another rotation is in
     progress and ``keep`` is not zero.
     """
-    document = await STORE.find(client, name, include_secrets=True)
-    if document is None:
-        raise NotFound(STORE.noun, name, known=await STORE.names(client))
+    document = await STORE.get(client, name, include_secrets=True)
     old = build(name, dict(document.data))
     check_rotation(old.secrets(now), keep)
     changed: dict[str, Any] = {

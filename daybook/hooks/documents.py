@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from daybook.delivery.home_secret import ROTATION_GRACE, check_rotation, new_secret
-from daybook.errors import InvalidInput, NotFound
+from daybook.errors import InvalidInput
 from daybook.hooks.filters import Filter
 from daybook.hooks.signatures import MIN_SECRET_LENGTH, SCHEMES, Scheme, SchemeName
 from daybook.resources.store import BlockStore, block_data
@@ -129,9 +129,7 @@ def build(name: str, data: Mapping[str, Any]) -> Hook:
 
 async def read(client: PrefectClient, name: str) -> Hook:
     """Return a hook. Raise `NotFound`, and `InvalidInput` for bad settings."""
-    document = await STORE.find(client, name, include_secrets=True)
-    if document is None:
-        raise NotFound(STORE.noun, name, known=await STORE.names(client))
+    document = await STORE.get(client, name, include_secrets=True)
     return build(name, dict(document.data))
 
 
@@ -175,9 +173,7 @@ async def rotate(
     Raises `NotFound`, and `InvalidInput` if the stored settings are invalid, for the new
     ``secret``, or if another rotation is in progress and ``keep`` is not zero.
     """
-    document = await STORE.find(client, name, include_secrets=True)
-    if document is None:
-        raise NotFound(STORE.noun, name, known=await STORE.names(client))
+    document = await STORE.get(client, name, include_secrets=True)
     old = build(name, dict(document.data))
     check_rotation(old.secrets(now), keep)
     changed: dict[str, Any] = {

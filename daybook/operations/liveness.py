@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -101,7 +100,7 @@ def socket_probe(path: Path) -> Probe:
 
     async def probe(child: Child) -> bool:
         # The address of a Unix socket has at most about 100 characters, but the path may have more.
-        folder = os.open(path.parent, os.O_PATH) if sys.platform == "linux" else -1
+        folder = os.open(path.parent, os.O_PATH)
         try:
             name = f"/proc/self/fd/{folder}/{path.name}"
             reader, writer = await asyncio.open_unix_connection(name)

@@ -31,6 +31,7 @@ import hmac
 import json
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from typing import Any, ClassVar
@@ -51,7 +52,7 @@ _NOT_LOGGED_IN = "This browser is not logged in."
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
-class BrowserLogin:
+class BrowserLogin(ABC):
     """ASGI middleware that lets only logged-in browsers reach ``application``.
 
     ``port`` distinguishes cookies of two servers. ``clock`` returns seconds since the epoch. A
@@ -91,11 +92,11 @@ class BrowserLogin:
         else:
             await self.forward(scope, headers, receive, send)
 
+    @abstractmethod
     async def forward(
         self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
     ) -> None:
         """Answer a request that is not about the login."""
-        raise NotImplementedError
 
     async def forward_websocket(
         self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send

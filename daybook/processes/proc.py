@@ -60,7 +60,7 @@ def set_title(title: str) -> None:
         start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end
         if 0 < start < end:
             text = title.encode()[: end - start - 1].ljust(end - start, b"\0")
-        ctypes.memmove(start, text, end - start)
+            ctypes.memmove(start, text, end - start)
 
 
 @dataclass(frozen=True)

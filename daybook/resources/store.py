@@ -176,6 +176,15 @@ class BlockStore(Generic[Model]):
         except ObjectNotFound:
             return None
 
+    async def get(
+        self, client: PrefectClient, name: str, *, include_secrets: bool = False
+    ) -> BlockDocument:
+        """Return the document that a command names; raise `NotFound` if there is none."""
+        document = await self.find(client, name, include_secrets=include_secrets)
+        if document is None:
+            raise NotFound(self.noun, name, known=await self.names(client))
+        return document
+
     async def read(
         self, client: PrefectClient, name: str, *, include_secrets: bool = False, fix: str = ""
     ) -> BlockDocument:
