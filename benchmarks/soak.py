@@ -62,7 +62,8 @@ def main(arguments: Sequence[str]) -> int:
 @contextmanager
 def _up(home: Path, folder: Path) -> Iterator[dict[str, str]]:
     """Run `daybook up`; yield the environment of commands."""
-    kept = {name: each for name, each in os.environ.items() if not name.startswith("PREFECT_")}
+    private = ("PREFECT_", "DAYBOOK_")
+    kept = {name: each for name, each in os.environ.items() if not name.startswith(private)}
     variables = kept | {"DAYBOOK_HOME": str(home), "DAYBOOK_TIMEZONE": "UTC"}
     with (folder / "up.log").open("wb") as log:
         command = [sys.executable, "-m", "daybook", "up", "--no-browser"]

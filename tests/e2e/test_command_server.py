@@ -36,7 +36,6 @@ pytestmark = [
 CLIENT = """
 import signal, sys
 from daybook.cli import entry
-from daybook.operations import preload
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored if `nohup` runs the tests
 sys.exit(entry.main())
 """
@@ -46,7 +45,6 @@ SERVED = """
 import signal, sys
 sys.modules["cyclopts"] = None
 from daybook.cli import entry
-from daybook.operations import preload
 entry.ACCEPT_TIMEOUT_SECONDS = 50.0
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.exit(entry.main())
@@ -54,7 +52,6 @@ sys.exit(entry.main())
 CONFINED = """
 import ctypes, os, struct, sys
 from daybook.cli import entry
-from daybook.operations import preload
 libc = ctypes.CDLL(None, use_errno=True)
 if sys.argv.pop(1) == "no new privileges":
     assert libc.prctl(38, 1, 0, 0, 0) == 0

@@ -178,4 +178,7 @@ def test_a_container_that_was_killed_continues_with_its_volume(tmp_path: Path) -
 def test_a_container_ends_with_the_exit_code_of_its_command(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     container = Container(tmp_path, ["show", "absent"])
-    assert container._unshare.wait(60) == 3
+    try:
+        assert container._unshare.wait(60) == 3
+    finally:
+        container.end()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -108,8 +110,16 @@ async def test_a_restart_waits_no_longer_than_its_limit(
 
 async def test_a_trial_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upgrade, "TRIAL_TIMEOUT_SECONDS", 0.0)
+    started, create = list[asyncio.subprocess.Process](), asyncio.create_subprocess_exec
 
+    async def create_and_keep(*arguments: Any, **options: Any) -> asyncio.subprocess.Process:
+        started.append(await create(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", create_and_keep)
     assert await upgrade._try_new_version() == ("", "it takes more than 0 s")
+    (trial,) = started
+    assert trial.returncode == -signal.SIGKILL
 
 
 @pytest.mark.slow

@@ -55,7 +55,6 @@ if os.fork() == 0:          # this process ends, and so makes its child an orpha
 os.wait()
 orphan = max(int(each) for each in os.listdir("/proc") if each.isdigit())
 assert open(f"/proc/{orphan}/stat").read().split()[3] == "1"
-watched = os.pidfd_open(orphan)
 os.write(writing, b"x")
 while os.path.exists(f"/proc/{orphan}"):
     pass
@@ -63,4 +62,7 @@ os.kill(1, signal.SIGTERM)
 signal.pause()
 """
     with _start(program) as process:
-        assert process.wait(30) == 7
+        try:
+            assert process.wait(30) == 7
+        finally:
+            process.kill()  # `--kill-child` ends the namespace too
