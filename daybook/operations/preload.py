@@ -10,7 +10,9 @@ import os
 import pkgutil
 import sys
 import sysconfig
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import chdir, suppress
+from functools import cache
 from pathlib import Path
 
 import daybook
@@ -18,7 +20,8 @@ from daybook import home as homes
 from daybook import repository, settings
 from daybook.errors import DaybookError
 from daybook.operations import server
-from daybook.processes import image
+from daybook.prefect import private_names
+from daybook.processes import garbage, image
 
 PACKAGE = Path(daybook.__file__).parent
 _PACKAGES = ("cli", "api", "operations", "delivery", "prefect")
@@ -51,7 +54,9 @@ _OF_OTHER_PROCESSES = (
     "rich._emoji_codes",
     "sqlalchemy.dialects.sqlite.aiosqlite",
 )
-"""Modules of the worker, the parent of its runs, the health page and Prefect's server."""
+"""Modules of the worker, the parent of its runs, and the health page."""
+_OF_THE_SERVER = ("prefect.server.api.server",)
+"""Modules of Prefect's server, with all that they import."""
 
 
 def code_fingerprint(package: Path = PACKAGE) -> list[int]:
@@ -76,8 +81,12 @@ def code_fingerprint(package: Path = PACKAGE) -> list[int]:
         return []
 
 
+@cache
 def import_commands() -> None:
-    """Import all that a command may need. Prefect must be configured (`home.configure_prefect`)."""
+    """Import all that a command may need. Prefect must be configured (`home.configure_prefect`).
+
+    Does nothing in a fork of a process that has done it: even a repeated import copies memory.
+    """
     from sqlalchemy.orm import configure_mappers
 
     from daybook.ledger.engine import Ledger
@@ -99,12 +108,47 @@ def fork_image() -> image.Image | None:
     forks nothing once the package, or an installed one, has changed.
     """
     version = code_fingerprint()
+    garbage.use_one_arena()
     import_commands()
     for name in _OF_OTHER_PROCESSES:
         importlib.import_module(name)
     repository.load_flows()
+    with suppress(DaybookError):  # the start reports invalid settings
+        _import_server()
+    private_names.share_tls_contexts()
     _read_by_prefect.update(_prefect_variables())
     return image.fork(_after_fork, lambda: code_fingerprint() == version)
+
+
+def _import_server() -> None:
+    """Import Prefect's server, unless the user has configured another one.
+
+    Its process would otherwise copy 40 MB of shared memory during these imports. Some modules read
+    settings when they are imported, so this process has the server's environment and folder
+    meanwhile.
+    """
+    from prefect.settings import get_current_settings
+    from sqlalchemy.orm import configure_mappers
+
+    if get_current_settings().api.url is not None:
+        return
+    home, before = homes.current_home().make(), dict(os.environ)
+    environment = server.environment(home, server.PORT)
+    with chdir(home.path):
+        try:
+            _set_environment(environment)
+            private_names.reload_settings()
+            for name in _OF_THE_SERVER:
+                importlib.import_module(name)
+            configure_mappers()
+        finally:
+            _set_environment(before)
+    private_names.reload_settings()
+
+
+def _set_environment(environment: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 _read_by_prefect: dict[str, str] = {}
@@ -120,8 +164,6 @@ def _after_fork() -> None:
 
     Prefect's server does that itself, because it changes its environment again.
     """
-    from daybook.prefect import private_names
-
     if sys.argv[0] == server.MODULE:
         return
 

@@ -56,6 +56,7 @@ from daybook.operations import (
     browser,
     home_lock,
     liveness,
+    migration,
     prefect_selection,
     server,
     service,
@@ -70,7 +71,7 @@ from daybook.operations.checks import home as home_checks
 from daybook.operations.service_manager import ServiceManager
 from daybook.prefect import client as connection
 from daybook.prefect import reconcile
-from daybook.processes import children, image
+from daybook.processes import children, garbage, image
 from daybook.processes.children import Child
 from daybook.runs import claim_requests, claims, history
 from daybook.schedules.descriptions import describe
@@ -433,6 +434,8 @@ async def _run(
         talk.say(f"! {each}")
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_background(children.keep_logs_short(home.logs, talk.say)))
+        if forked_from is not None:
+            await migration.migrate(home, forked_from)
         ledger = await stack.enter_async_context(open_ledger())
         record.set_ledger(ledger.identity())
         talk.say(f"Ledger: {ledger.place}")
@@ -477,6 +480,7 @@ async def _run(
         manager.notify("READY=1")
         await stack.enter_async_context(_background(manager.report_alive(ledger)))
         talk.ready(await _facts(ledger, vars(record), example=example, link=link))
+        garbage.settle_soon()
         if example is not None:
             await runs.run(example, request_id=EXAMPLE_REQUEST_ID)
         # Beside a service, the command server is a unit of its own, which is less confined.

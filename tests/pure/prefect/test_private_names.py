@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import zoneinfo
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
+from burner_redis import BurnerRedis
+from burner_redis.pubsub import PubSub
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.types import _datetime
 from pydantic import ValidationError
@@ -50,3 +54,21 @@ def test_a_prefect_version_with_another_function_is_not_patched(
     monkeypatch.setattr(_datetime, "available_timezones", other)
     assert not private_names.cache_time_zones()
     assert vars(_datetime)["available_timezones"] is other
+
+
+@pytest.mark.anyio
+async def test_a_message_ends_a_long_wait_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("__init__", "_queue_get"):  # restored after the test
+        monkeypatch.setattr(PubSub, name, getattr(PubSub, name))
+    assert private_names.wait_for_messages(timedelta(hours=1))
+    broker = BurnerRedis()
+    subscriber = broker.pubsub()
+    await subscriber.psubscribe("cancel:*")
+    assert (await subscriber.get_message(timeout=0.1))["type"] == "psubscribe"
+    assert await subscriber.get_message(timeout=0.0) is None
+
+    waiting = asyncio.create_task(subscriber.get_message(timeout=0.001))
+    await asyncio.wait({waiting}, timeout=0.05)
+    assert not waiting.done()
+    await broker.publish("cancel:one", b"task")
+    assert (await waiting)["data"] == b"task"
