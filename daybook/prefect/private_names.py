@@ -143,7 +143,7 @@ def wait_for_messages(interval: timedelta) -> bool:
     behaviour.
     """
     try:
-        from burner_redis import pubsub
+        from burner_redis import pubsub  # type: ignore[import-untyped]
 
         subscriber: Any = pubsub.PubSub
         initialize, poll = subscriber.__init__, subscriber._queue_get

@@ -10,6 +10,8 @@ from contextlib import suppress
 
 THRESHOLD = 50_000
 """Number of new objects after which Python collects cyclic garbage; its default is 700."""
+SETTLED_THRESHOLD = 2_000
+"""The same after the start, when most new objects are garbage soon: 50,000 have several MB."""
 SETTLE_SECONDS = 20.0
 """Time after which the work of a process's start has ended, and so what it allocated is free."""
 _M_ARENA_MAX = -8
@@ -35,7 +37,11 @@ def use_one_arena() -> None:
 
 
 def settle() -> None:
-    """Collect the garbage of this process, and return its free memory to the system (glibc)."""
+    """Collect the garbage of this process, and return its free memory to the system (glibc).
+
+    From now on, collect garbage more often again.
+    """
+    gc.set_threshold(SETTLED_THRESHOLD)
     gc.collect()
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from burner_redis import BurnerRedis
-from burner_redis.pubsub import PubSub
+from burner_redis import BurnerRedis  # type: ignore[import-untyped]
+from burner_redis.pubsub import PubSub  # type: ignore[import-untyped]
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.types import _datetime
 from pydantic import ValidationError

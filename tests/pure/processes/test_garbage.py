@@ -34,6 +34,8 @@ def test_a_command_collects_garbage_less_often_than_python_by_default(
 async def test_a_process_that_has_started_collects_its_garbage(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(garbage, "SETTLED_THRESHOLD", gc.get_threshold()[0])
+
     class Node:
         own: Any = None
 
