@@ -10,8 +10,7 @@ import os
 import pkgutil
 import sys
 import sysconfig
-from collections.abc import Mapping
-from contextlib import chdir, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -54,9 +53,7 @@ _OF_OTHER_PROCESSES = (
     "rich._emoji_codes",
     "sqlalchemy.dialects.sqlite.aiosqlite",
 )
-"""Modules of the worker, the parent of its runs, and the health page."""
-_OF_THE_SERVER = ("prefect.server.api.server",)
-"""Modules of Prefect's server, with all that they import."""
+"""Modules of the worker, the parent of its runs, the health page and Prefect's server."""
 
 
 def code_fingerprint(package: Path = PACKAGE) -> list[int]:
@@ -113,42 +110,9 @@ def fork_image() -> image.Image | None:
     for name in _OF_OTHER_PROCESSES:
         importlib.import_module(name)
     repository.load_flows()
-    with suppress(DaybookError):  # the start reports invalid settings
-        _import_server()
     private_names.share_tls_contexts()
     _read_by_prefect.update(_prefect_variables())
     return image.fork(_after_fork, lambda: code_fingerprint() == version)
-
-
-def _import_server() -> None:
-    """Import Prefect's server, unless the user has configured another one.
-
-    Its process would otherwise copy 40 MB of shared memory during these imports. Some modules read
-    settings when they are imported, so this process has the server's environment and folder
-    meanwhile.
-    """
-    from prefect.settings import get_current_settings
-    from sqlalchemy.orm import configure_mappers
-
-    if get_current_settings().api.url is not None:
-        return
-    home, before = homes.current_home().make(), dict(os.environ)
-    environment = server.environment(home, server.PORT)
-    with chdir(home.path):
-        try:
-            _set_environment(environment)
-            private_names.reload_settings()
-            for name in _OF_THE_SERVER:
-                importlib.import_module(name)
-            configure_mappers()
-        finally:
-            _set_environment(before)
-    private_names.reload_settings()
-
-
-def _set_environment(environment: Mapping[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
 
 
 _read_by_prefect: dict[str, str] = {}

@@ -56,7 +56,6 @@ from daybook.operations import (
     browser,
     home_lock,
     liveness,
-    migration,
     prefect_selection,
     server,
     service,
@@ -434,8 +433,6 @@ async def _run(
         talk.say(f"! {each}")
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_background(children.keep_logs_short(home.logs, talk.say)))
-        if forked_from is not None:
-            await migration.migrate(home, forked_from)
         ledger = await stack.enter_async_context(open_ledger())
         record.set_ledger(ledger.identity())
         talk.say(f"Ledger: {ledger.place}")
