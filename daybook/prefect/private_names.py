@@ -212,12 +212,13 @@ def worker_healthcheck(polling: Callable[[], bool]) -> AbstractContextManager[An
         return nullcontext()
 
 
+@cache
 def share_tls_contexts() -> bool:
     """Make Prefect's clients of this process, and of processes forked from it, share TLS contexts.
 
     Each client loads all CA certificates, which takes 40 ms, three times in a run. This loads them
-    once, and again if their file changes. Returns whether this succeeded. Fallback: Prefect's own
-    behaviour.
+    once, and again if their file changes; a repeated call does nothing. Returns whether this
+    succeeded. Fallback: Prefect's own behaviour.
     """
     try:
         from prefect.client import orchestration

@@ -78,7 +78,7 @@ def application(
 
 def build_server(guarded: ASGIApp) -> uvicorn.Server:
     """Return the HTTP server for the guarded application."""
-    return uvicorn.Server(
+    return connections.Server(
         connections.server_config(guarded, graceful=1, log_level="warning", log_config=None)
     )
 
