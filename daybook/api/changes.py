@@ -1,6 +1,6 @@
-"""What tells that something changed which the pages show: one query, for `daybook.web.live`.
+"""The query that detects changes of what the pages show, for `daybook.web.live`.
 
-A change of the ledger's file would tell it too, but the keeper writes every few seconds: leases,
+The file of the ledger changes too, but the keeper writes every few seconds: leases,
 leadership, the watermarks of the audit. So the query reads counts, sums and newest times of what
 the pages show, each from an index or from rows that are few: live runs, jobs, pending deliveries,
 tasks in the queue. A change that it does not see, such as one more due time in a row that was

@@ -45,7 +45,7 @@ LINGER_SECONDS = 5.0
 """How long the poller continues without a viewer, such as between two pages of one browser."""
 MAX_STREAMS = 60
 MAX_STREAMS_PER_SESSION = 10
-MAX_SHARED_PAGES = 100
+MAX_SHARED_PAGES = MAX_STREAMS
 
 _HEAD = (
     (b"content-type", b"text/event-stream"),
@@ -84,6 +84,7 @@ class LiveUpdates:
         self._last_text = ""
         self._is_closing = False
         self.version = ""
+        self.shared = SharedPages()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         stream = _Stream(scope["daybook"])
@@ -150,6 +151,7 @@ class LiveUpdates:
                 await asyncio.sleep(POLL_INTERVAL_SECONDS)
         finally:
             self._poller, self.version = None, ""
+            self.shared.clear()
 
     def _publish(self, viewers: frozenset[str] | None) -> None:
         minute = int(self._clock() // 60)
@@ -183,10 +185,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 class SharedPages:
-    """Pages of the current version, each rendered once for all viewers.
-
-    A page contains `CSRF` and `REQUEST_ID` instead of what differs between viewers.
-    """
+    """Pages of the current version, each rendered once for all viewers."""
 
     def __init__(self) -> None:
         self._version = ""
@@ -201,7 +200,14 @@ class SharedPages:
         task = self._pages.get(key)
         if task is None:
             task = self._pages[key] = asyncio.ensure_future(render())
-        response = await asyncio.shield(task)
-        if response.status_code != 200 and self._pages.get(key) is task:
-            del self._pages[key]
-        return response
+        response: Response | None = None
+        try:
+            response = await asyncio.shield(task)  # others may wait for it
+            return response
+        finally:
+            is_wrong = task.done() and (response is None or response.status_code != 200)
+            if is_wrong and self._pages.get(key) is task:
+                del self._pages[key]
+
+    def clear(self) -> None:
+        self._pages = {}

@@ -30,7 +30,7 @@ from daybook.operations.health import HealthReport
 from daybook.runs.daily import DailyTotals, Total
 from daybook.schedules.zones import zone
 from daybook.web import charts, formatting, markdown
-from daybook.web.live import HEADER, LiveUpdates, SharedPages
+from daybook.web.live import HEADER, LiveUpdates
 from daybook.web.login import CSRF_FIELD, LOGOUT_PATH, admitted, csrf_token
 from daybook.web.pages import assets
 from daybook.web.pages.forms import MESSAGES, typed
@@ -98,7 +98,7 @@ class Site:
         self._asking: asyncio.Task[None] | None = None
         self._warming: asyncio.Task[None] | None = None
         self.tz = zone(settings.load().timezone)
-        self.live, self._shared = LiveUpdates(self._read_changes), SharedPages()
+        self.live = LiveUpdates(self._read_changes)
 
     async def close(self) -> None:
         """Close the ledger that this object opened."""
@@ -164,7 +164,7 @@ class Site:
         session = admitted(request).session
         request.state.shared = True
         key = (f"{request.url.path}?{request.url.query}", bool(session.viewer))
-        page = await self._shared.get(
+        page = await self.live.shared.get(
             self.live.version, key, lambda: self._answer(handler, request)
         )
         text = bytes(page.body).decode().replace(_CSRF, session.csrf)

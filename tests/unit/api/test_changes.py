@@ -1,4 +1,4 @@
-"""What tells that the pages have changed: what they show, and nothing else."""
+"""The query that detects changes of the pages: what they show, and nothing else."""
 
 from __future__ import annotations
 
