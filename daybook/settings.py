@@ -35,7 +35,8 @@ _POSTGRESQL = re.compile(
 )
 
 _PUBLIC_URL = re.compile(
-    r"https?://([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}(:(?P<port>\d{1,5}))?/?\Z", re.IGNORECASE
+    r"https?://(?P<host>([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63})(:(?P<port>\d{1,5}))?/?\Z",
+    re.IGNORECASE,
 )
 
 SIGNING_SECRET_FORMAT = "use whsec_ followed by 24 to 64 bytes in base64 (Standard Webhooks)"
@@ -339,6 +340,8 @@ class Settings(BaseSettings):
                 "is not the address of a site; write a scheme and a name, and a port if it is not "
                 "the scheme's, but no path, such as https://daybook.example.org"
             )
+        if match is not None and match["host"].lower() in ("localhost", "127.0.0.1"):
+            raise ValueError("is an address of this machine itself; those need no setting")
         # As browsers write it in `Host` and `Origin`.
         value = value.lower().removesuffix("/")
         standard = ":443" if value.startswith("https:") else ":80"

@@ -41,6 +41,7 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 from daybook.api.web_address import LOGIN_PATH
+from daybook.errors import DaybookError
 from daybook.operations import peers
 from daybook.operations.host_names import Application, Receive, Scope, Send
 
@@ -130,7 +131,10 @@ class BrowserLogin(ABC):
         return False
 
     async def viewer_of(self, token: str) -> str:
-        """Return the id of the token of a shared link; the default knows none."""
+        """Return the id of the token of a shared link; the default knows none.
+
+        Raises `DaybookError` if that cannot be found out.
+        """
         return ""
 
     async def forward_websocket(
@@ -186,7 +190,11 @@ class BrowserLogin(ABC):
                 )
                 return
             if not self._use_up(token, is_public=is_public):
-                viewer = await self.viewer_of(token)
+                try:
+                    viewer = await self.viewer_of(token)
+                except DaybookError as error:
+                    await self.refuse(send, 503, str(error))
+                    return
                 if not viewer:
                     await self.refuse(send, 403, "This link has been used, or has expired.")
                     return

@@ -182,6 +182,8 @@ class Site:
 
     async def viewer_of(self, token: str) -> str:
         """Return the id of the token of a shared link; empty if it is none."""
+        if not token.startswith(api.tokens.VIEWER_PREFIX):
+            return ""  # without the ledger
         with sharing(await self.ledger()):
             return await api.tokens.viewer_of(token)
 

@@ -203,6 +203,14 @@ def test_a_public_url_that_is_no_site_is_refused(url: str, monkeypatch: pytest.M
     assert refused.value.field == "DAYBOOK_PUBLIC_URL"
 
 
+@pytest.mark.parametrize("url", ["http://localhost", "https://LOCALHOST:8443", "http://127.0.0.1"])
+def test_a_public_url_of_this_machine_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its requests would not be checked for other users of the machine."""
+    monkeypatch.setenv("DAYBOOK_PUBLIC_URL", url)
+    with pytest.raises(InvalidInput, match="this machine itself"):
+        settings.load()
+
+
 @pytest.mark.parametrize(
     ("given", "meant"),
     [
