@@ -56,7 +56,7 @@ def _query() -> CompoundSelect[Any]:
         _part(_VIEWER, TokenRow.id).where(col(TokenRow.owner) == owners.VIEWER),
         _part(
             "live runs",
-            func.count(runs.id),
+            func.count(col(runs.id)),
             func.sum(_one_if(col(runs.status) == Status.RUNNING)),
             func.sum(_one_if(col(runs.status) == Status.WAITING)),
             func.sum(runs.fence),
@@ -70,21 +70,21 @@ def _query() -> CompoundSelect[Any]:
             func.max(jobs.updated_at),
             func.sum(jobs.revision),
             func.sum(jobs.run_count),
-            func.count(jobs.conflict),
+            func.count(col(jobs.conflict)),
             func.sum(_one_if(col(jobs.sync_pending))),
             func.max(jobs.snoozed_until),
             func.sum(func.length(cast(jobs.skips, String))),
         ),
         _part("deliveries", func.max(sent.created_at)),
-        _part("pending", func.count(sent.id), func.min(sent.next_at), func.max(sent.next_at)).where(
-            outbox.PENDING
-        ),
-        _part("failed", func.count(sent.id), func.max(sent.finished_at)).where(failed),
-        _part("unread", func.count(sent.id)).where(outbox.UNREAD),
-        _part("destinations", func.count(LaneRow.lane), func.max(LaneRow.paused_until)),
+        _part(
+            "pending", func.count(col(sent.id)), func.min(sent.next_at), func.max(sent.next_at)
+        ).where(outbox.PENDING),
+        _part("failed", func.count(col(sent.id)), func.max(sent.finished_at)).where(failed),
+        _part("unread", func.count(col(sent.id))).where(outbox.UNREAD),
+        _part("destinations", func.count(col(LaneRow.lane)), func.max(LaneRow.paused_until)),
         _part(
             "queued tasks",
-            func.count(tasks.id),
+            func.count(col(tasks.id)),
             func.count(tasks.session_id),
             func.sum(tasks.fence),
             func.sum(tasks.expiries),
@@ -97,7 +97,7 @@ def _query() -> CompoundSelect[Any]:
         _part("ended tasks", func.max(tasks.finished_at)),
         _part(
             "task sessions",
-            func.count(TaskSessionRow.id),
+            func.count(col(TaskSessionRow.id)),
             func.max(TaskSessionRow.registered_at),
             func.max(TaskSessionRow.idle_since),
             func.sum(_one_if(col(TaskSessionRow.prompting))),

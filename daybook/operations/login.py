@@ -40,12 +40,13 @@ from html import escape
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
-from daybook.api.web_address import LOGIN_PATH
+from daybook.api import web_address
 from daybook.errors import DaybookError
 from daybook.operations import peers
 from daybook.operations.host_names import Application, Receive, Scope, Send
 
 LINKS_PATH = "/daybook/links"
+LOGIN_PATH = web_address.LOGIN_PATH
 LINK_LIFETIME_SECONDS = 10 * 60
 SESSION_LIFETIME_SECONDS = 7 * 24 * 60 * 60
 VIEWER_LIFETIME_SECONDS = 365 * 24 * 60 * 60

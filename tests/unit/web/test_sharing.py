@@ -18,6 +18,7 @@ from daybook.web.login import CSRF_FIELD, PageLogin
 from daybook.web.pages.site import Site
 from tests.unit.web.conftest import OWN, client
 from tests.unit.web.test_actions import NEW, Forms, everything, post
+from tests.waiting import becomes_true
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -137,9 +138,11 @@ async def test_a_revoked_link_shows_nothing_any_more_and_ends_its_streams(
     monkeypatch.setattr(live, "POLL_INTERVAL_SECONDS", 0.01)
     stream = asyncio.create_task(display.get(live.PATH))  # the answer comes when it has ended
     site: Site = server.application.state.site  # type: ignore[attr-defined]
-    async with asyncio.timeout(20.0):
-        while not site.live.version:
-            await display.get("/static/live.js")
+
+    async def is_shown() -> bool:
+        return site.live.version != ""
+
+    assert await becomes_true(is_shown, 20.0)
     with sharing(world.ledger):
         await tokens.remove("hall")
     assert (await stream).text.startswith(":\n\ndata: ")
