@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,9 @@ class Machine:
                 with sharing(ledger):
                     return await what(ledger)
 
-        return asyncio.run(changed())
+        # In a thread: playwright has the event loop of this one.
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(lambda: asyncio.run(changed())).result()
 
     def add_job(self, name: str) -> str:
         """Add a job; return its id."""
