@@ -23,6 +23,7 @@ from daybook.cli import machine, runs
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.views import RunDetails
 from daybook.ledger.views import Run
+from daybook.operations import browser as browsers
 from daybook.operations import doctor as service_doctor
 from daybook.operations import keeper as service_keeper
 from daybook.operations import preload
@@ -262,8 +263,13 @@ def test_open_opens_a_link_of_this_machine_and_prints_one_for_the_public_url(
         return LoginLink(url="http://127.0.0.1:4280/daybook/login?token=x", expires_in_seconds=600)
 
     monkeypatch.setenv("DAYBOOK_PUBLIC_URL", public_url)
-    monkeypatch.setattr(machine.browsers, "link", link)
-    monkeypatch.setattr(webbrowser, "open", lambda url: urls.append(url) or True)
+
+    def opened(url: str) -> bool:
+        urls.append(url)
+        return True
+
+    monkeypatch.setattr(browsers, "link", link)
+    monkeypatch.setattr(webbrowser, "open", opened)
     monkeypatch.setattr(machine, "display_likely", lambda: "display" in there)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: "terminal" in there)
     assert daybook(*typed).code == 0

@@ -55,11 +55,11 @@ def as_this_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def browser_of(server: PageLogin, url: str = PUBLIC) -> httpx.AsyncClient:
     guarded = Guard(
-        server,  # type: ignore[arg-type]
+        server,
         public_names(settings.load()),
         accepts_writes=login.accepts_writes,
     )
-    transport = httpx.ASGITransport(guarded)  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(guarded)
     headers = FORWARDED if url == PUBLIC else {}
     return httpx.AsyncClient(transport=transport, base_url=url, headers=headers)
 
