@@ -13,9 +13,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, Field
 
-from daybook import home as homes
-from daybook import settings
-from daybook.api import authorization
+from daybook.api import authorization, web_address
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.home_secret import ROTATION_GRACE
 from daybook.errors import InvalidInput, NotFound
@@ -161,12 +159,6 @@ async def list_hooks() -> list[HookDetails]:
     return [_details(name, data, jobs.get(str(data.get("job")))) for name, data in found]
 
 
-def web_url() -> str:
-    """Return the address of the web server of `daybook up`, or the one that it would have."""
-    running = homes.current_home().running() or {}
-    return running.get("web_url") or f"http://127.0.0.1:{settings.load().web_port}"
-
-
 async def show(name: str) -> HookDetails:
     """Return a hook. Raise `NotFound`."""
     async with prefect.connected() as client:
@@ -206,7 +198,7 @@ async def test(
     """Send a signed request to a hook, as its sender would; the run that it starts is a real one.
 
     ``payload`` is any JSON value but null, by default `{"test": true}`. ``url`` is the address of
-    the web server, by default `web_url`. Raise `NotFound`, and `InvalidInput` for
+    the web server, by default that on this machine. Raise `NotFound`, and `InvalidInput` for
     invalid stored settings.
     """
     import httpx
@@ -219,7 +211,7 @@ async def test(
     if isinstance(payload, dict) and hook.scheme.id_in({"id": sent_id}) is not None:
         payload = {"id": sent_id, **payload}
     body = payloads.as_body(payload)
-    address = f"{(url or web_url()).rstrip('/')}{PATH}{name}"
+    address = f"{(url or web_address.local_url()).rstrip('/')}{PATH}{name}"
     headers = hook.scheme.sign(hook.secret, sent_id, body, SYSTEM_CLOCK.now())
     headers["content-type"] = "application/json"
     try:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -219,15 +219,23 @@ class RequestSlots:
 
 
 class RequestLimit:
-    """ASGI middleware: at most `MAX_REQUESTS` at once, `MAX_REQUESTS_PER_PEER` from one peer."""
+    """ASGI middleware: at most `MAX_REQUESTS` at once, `MAX_REQUESTS_PER_PEER` from one peer.
+
+    Requests for ``others``, paths with a limit of their own, do not count.
+    """
 
     def __init__(
-        self, application: ASGIApp, most: int = MAX_REQUESTS, share: int = MAX_REQUESTS_PER_PEER
+        self,
+        application: ASGIApp,
+        most: int = MAX_REQUESTS,
+        share: int = MAX_REQUESTS_PER_PEER,
+        others: Container[str] = (),
     ) -> None:
         self._application, self._slots = application, RequestSlots(most, share)
+        self._others = others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in self._others:
             await self._application(scope, receive, send)
             return
         with self._slots.slot(peer_key(scope.get("client"))) as free:
@@ -260,11 +268,15 @@ def server_config(
     body: float = BODY_TIMEOUT_SECONDS,
     waiting: int = MAX_WAITING_CONNECTIONS,
     graceful: int,
+    others: Container[str] = (),
     **more: Any,
 ) -> uvicorn.Config:
-    """Return the configuration of a server with these limits; it writes no access log."""
+    """Return the configuration of a server with these limits; it writes no access log.
+
+    `RequestLimit` documents ``others``.
+    """
     return uvicorn.Config(
-        RequestLimit(application, most, min(most, MAX_REQUESTS_PER_PEER)),
+        RequestLimit(application, most, min(most, MAX_REQUESTS_PER_PEER), others),
         http=limited_protocol(head, body, waiting),
         ws="none",
         access_log=False,
