@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,17 +23,20 @@ from daybook import home as homes
 from daybook import settings
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, NotFound, Unreachable
+from daybook.jobs.views import FieldChange
 from daybook.ledger.engine import Ledger, sharing
 from daybook.operations.health import HealthReport
 from daybook.runs.daily import DailyTotals, Total
 from daybook.schedules.zones import zone
 from daybook.web import charts, formatting, markdown
 from daybook.web.login import CSRF_FIELD, csrf_token
-from daybook.web.pages import assets
+from daybook.web.pages import assets, changes
 from daybook.web.pages.forms import MESSAGES, typed
 
 log = logging.getLogger(__name__)
 
+MAX_KEPT_CHANGES = 20
+"""Of how many edits the changes are kept: the page that follows an edit shows them."""
 HEALTH_MAX_AGE_SECONDS = 5.0
 HEALTH_PATIENCE_SECONDS = 0.05
 """How long a page waits for the health: with many jobs, it takes longer than the page."""
@@ -77,6 +80,7 @@ class Site:
         self._health: tuple[float, HealthReport] | None = None
         self._asking: asyncio.Task[None] | None = None
         self._warming: asyncio.Task[None] | None = None
+        self._changes: dict[str, Sequence[FieldChange]] = {}
         self.tz = zone(settings.load().timezone)
 
     async def close(self) -> None:
@@ -119,14 +123,21 @@ class Site:
             except InvalidInput as error:
                 return self.failed(request, 400, "This cannot be shown", error)
             except Unreachable as error:
-                if isinstance(error, LedgerUnreachable):
-                    with suppress(DaybookError):
-                        await self.close()  # the next request opens it again
+                # The ledger stays open: other requests use it, and it answers again as soon as its
+                # database does. Of a ledger that was replaced, the error says what to do.
                 return self.failed(request, 503, "A service does not answer", error)
             except DaybookError as error:
                 return self.failed(request, 500, "This failed", error)
 
         return endpoint
+
+    def keep(self, changes: Sequence[FieldChange]) -> str:
+        """Keep changes for the page that follows an action; return the key for its address."""
+        key = secrets.token_hex(16)
+        self._changes[key] = changes
+        if len(self._changes) > MAX_KEPT_CHANGES:
+            del self._changes[next(iter(self._changes))]
+        return key
 
     def failed(self, request: Request, code: int, title: str, error: Exception) -> Response:
         """Return a page about an error."""
@@ -150,6 +161,8 @@ class Site:
             done=MESSAGES.get(request.query_params.get("done", ""), ""),
             mistake=getattr(request.state, "mistake", None),
             typed=typed(request),
+            changes=self._changes.get(request.query_params.get("changes", ""), ()),
+            change=changes.markup,
             **context,
         )
         return HTMLResponse(text, code)
@@ -218,6 +231,6 @@ def _csrf_field(request: Request) -> Markup:
 
 def _query(request: Request, changes: dict[str, Any]) -> str:
     """Return this page's path with changed query parameters; an empty one is left out."""
-    merged = {**request.query_params, "done": None, **changes}
+    merged = {**request.query_params, "done": None, "changes": None, **changes}
     kept = {name: str(value) for name, value in merged.items() if value not in ("", None)}
     return request.url.path + (f"?{urlencode(kept)}" if kept else "")
