@@ -18,6 +18,9 @@ from daybook.web.pages.forms import Form, typed
 from daybook.web.pages.site import Page, Site
 
 
+REPLACE_HELP = "Its settings are not kept, and its key, if it has one, is deleted."
+
+
 @dataclass
 class Agent:
     """An agent with the number of jobs that name it, and its runs of the last 30 days."""
@@ -63,7 +66,7 @@ async def new(site: Site, request: Request) -> Response:
         first=[each for each in fields if each.name in _first(kind)],
         more=[each for each in fields if each.name not in _first(kind)],
         name=Field("name", "Name", "", "line"),
-        replace=Field("replace", "Replace the agent with this name", "", "switch"),
+        replace=Field("replace", "Replace the agent with this name", REPLACE_HELP, "switch"),
         values={
             each.name: each.read(form) if form.has(each.name) else defaults[each.name]
             for each in fields

@@ -69,11 +69,11 @@ def groups_of(kind: str) -> list[Group]:
     described = [name for name in Job.model_fields if name not in ("name", "kind", "enabled")]
     found = (
         Group("", fields_of(FIELDS, ("name", *_WHEN, *first))),
-        Group(KINDS[kind], fields_of(action, [name for name in action if name not in first])),
+        Group("More settings", fields_of(action, [name for name in action if name not in first])),
         Group("Bounds of the schedule", fields_of(policies.FIELDS, _BOUNDS)),
         Group("Limits, retries and overlap", fields_of(policies.FIELDS, execution)),
         Group("Notifications", fields_of(Notify.model_fields)),
-        Group("Description", fields_of(Job.model_fields, described)),
+        Group("Description and tags", fields_of(Job.model_fields, described)),
     )
     return [each for each in found if each.fields]
 

@@ -116,9 +116,24 @@ async def test_a_form_that_is_saved_as_it_is_changes_nothing(
         "once": {"prompt": "x", "at": "2031-01-15T14:30:00+01:00", "delete_after_run": True},
         "later": {"prompt": "x", "after": "once", "on": "any", "deadline": "2h", "stagger": "5m"},
         "by-hand": {"prompt": "x", "on_demand": True, "session_key": "s", "events": ["missed"]},
-        "call": {"url": "https://example.org/a?b=c", "headers": {"x": "y"}, "cron": "@daily"},
-        "tool": {"tool": "search.reindex", "params": {"a": 1}, "cron": "0 9 * * 1-5"},
-        "beat": {"kind": "heartbeat", "every": "30m", "active_hours": "09:00-17:00"},
+        "call": {
+            "prompt": None,
+            "url": "https://example.org/a?b=c",
+            "headers": {"x": "y"},
+            "cron": "@daily",
+        },
+        "tool": {
+            "prompt": None,
+            "tool": "search.reindex",
+            "params": {"a": 1},
+            "cron": "0 9 * * 1-5",
+        },
+        "beat": {
+            "prompt": None,
+            "kind": "heartbeat",
+            "every": "30m",
+            "active_hours": "09:00-17:00",
+        },
     }
     jobs = {name: await world.jobs.add(name, **given) for name, given in texts.items()}
     before = await everything(world)
@@ -133,6 +148,7 @@ async def test_headers_parameters_and_variables_are_not_in_the_form_and_are_kept
 ) -> None:
     job = await world.jobs.add(
         "call",
+        prompt=None,
         url="https://example.org/a",
         cron="0 9 * * *",
         headers={"authorization": "Bearer s3cr3t-token"},
@@ -223,7 +239,7 @@ async def test_a_preview_of_an_edit_respects_its_bounds_and_stores_nothing(
     job = await world.jobs.add("brief", prompt="x", cron="0 8 * * *")
     before = await everything(world)
     page = f"/jobs/{job.id}/edit"
-    typed = {"schedule": "every hour", "active_hours": "09:00-11:00", "prompt": "z"}
+    typed = {"schedule": "0 * * * *", "active_hours": "09:00-11:00", "prompt": "z"}
     answer, after = await submit(browser, page, f"{page}/preview", **typed)
     assert answer.status_code == 200
     assert answer.text.count(", 09:00:00") + answer.text.count(", 10:00:00") == 5
