@@ -36,7 +36,8 @@ STATIC_PATH = "/static/"
 CSRF_FIELD = "csrf"
 """Name of the form field with the token of `csrf_token`."""
 CSRF_HEADER = "x-csrf-token"
-MAX_FORM_BYTES = 256 * 1024
+MAX_FORM_BYTES = 2 * 1024 * 1024
+"""A job may have half a million bytes, and a browser may send three characters for each."""
 
 # Pages load only what this server serves, and no script, style or frame is inline.
 POLICY = (
