@@ -17,7 +17,6 @@ from daybook.web.pages.fields import Field, fields_of, text_of
 from daybook.web.pages.forms import Form, typed
 from daybook.web.pages.site import Page, Site
 
-
 REPLACE_HELP = "Its settings are not kept, and its key, if it has one, is deleted."
 
 
