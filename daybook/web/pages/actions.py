@@ -41,12 +41,13 @@ ACTOR = owners.Actor(via="web")
 class Done:
     """The address of the page to continue with, and the key of its message in `forms.MESSAGES`.
 
-    The page shows the ``changes`` too, once.
+    The page shows the ``changes`` and ``notes`` too.
     """
 
     address: str
     message: str
     changes: Sequence[FieldChange] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ def perform(site: Site, action: Action) -> Callable[[Request], Awaitable[Respons
             request.state.typed = form
             return await action.page(site, request)
         query = {"done": done.message}
-        if done.changes:
-            query["changes"] = site.keep(done.changes)
+        if done.changes or done.notes:
+            query["kept"] = site.keep(done.changes, done.notes)
         return RedirectResponse(f"{done.address}?{urlencode(query)}", 303)
 
     return site.handle(handler)

@@ -110,10 +110,9 @@ async def add(ref: str, form: Form) -> Done:
         text = each.read(form) if form.has(each.name) else defaults[each.name]
         if text.strip() != defaults[each.name].strip():
             given[each.name] = each.value(text)
-    await api.agents.add(
-        form.get("name").strip(), kind, given, replace="true" in form.all("replace")
-    )
-    return Done("/agents", "agent-added")
+    replace = "true" in form.all("replace")
+    added = await api.agents.add(form.get("name").strip(), kind, given, replace=replace)
+    return Done("/agents", "agent-added", notes=added.notes)
 
 
 _ALL = ("name", *{each.name: None for kind in api.agents.KINDS for each in _fields(kind)})

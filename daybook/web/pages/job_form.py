@@ -30,7 +30,7 @@ from daybook.jobs import actions
 from daybook.jobs import policy as policies
 from daybook.jobs.model import FIELDS, Job, ScheduleFields, default_fields
 from daybook.jobs.notify import Notify
-from daybook.jobs.views import DueTimes, FieldChange, ListedJob
+from daybook.jobs.views import ChangedJob, DueTimes, FieldChange, ListedJob
 from daybook.schedules import bounds
 from daybook.schedules.schedule import to_text
 from daybook.web.pages.actions import Action, Done
@@ -97,7 +97,7 @@ def texts_of(job: ListedJob) -> dict[str, str]:
     return {each.name: each.show(values[each.name]) for each in _fields(job.kind)}
 
 
-def kept_of(job: ListedJob) -> list[str]:
+def hidden_of(job: ListedJob) -> list[str]:
     """Return the fields of a job that are set, and that the form cannot show."""
     defaults, shown = default_fields(job.kind), texts_of(job).keys()
     values = _values(job) | {"metadata": job.metadata}
@@ -253,7 +253,13 @@ async def add(ref: str, form: Form) -> Done:
     given = _changes_of_new(form)
     if request_id := form.get("request_id"):
         given["idempotency_key"] = request_id
-    return Done(f"/jobs/{(await api.jobs.add(given)).id}", "added")
+    added = await api.jobs.add(given)
+    return Done(f"/jobs/{added.id}", "added", notes=_notes(added))
+
+
+def _notes(changed: ChangedJob) -> list[str]:
+    """Return the hints for the user, without the one that the job's page always shows."""
+    return [each for each in changed.notes if each != api.jobs.PENDING_NOTE]
 
 
 async def show_edit(site: Site, request: Request) -> Response:
@@ -287,7 +293,7 @@ async def show_edit(site: Site, request: Request) -> Response:
         agents=await api.agents.stored_names(),
         shown=shown,
         updated_at=updated_at,
-        kept=kept_of(job),
+        hidden=hidden_of(job),
         meanwhile=meanwhile,
         is_stale=form.has("shown") and submitted.is_stale,
         of_file=job.owner.removeprefix(owners.FILE_PREFIX) if owners.is_file(job.owner) else "",
@@ -322,7 +328,7 @@ async def edit(ref: str, form: Form) -> Done:
     if not (changes := submitted.changes()):
         return Done(f"/jobs/{job.id}", "unchanged")
     edited = await api.jobs.edit_job(job.id, changes, base=submitted.updated_at)
-    return Done(f"/jobs/{job.id}", "edited", edited.changes)
+    return Done(f"/jobs/{job.id}", "edited", edited.changes, _notes(edited))
 
 
 ROUTES = (Page("/jobs/new", new), Page("/jobs/{ref}/edit", show_edit))

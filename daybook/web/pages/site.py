@@ -35,8 +35,8 @@ from daybook.web.pages.forms import MESSAGES, typed
 
 log = logging.getLogger(__name__)
 
-MAX_KEPT_CHANGES = 20
-"""Of how many edits the changes are kept: the page that follows an edit shows them."""
+MAX_KEPT = 20
+"""Of how many actions the changes and notes are kept, which the page after the action shows."""
 HEALTH_MAX_AGE_SECONDS = 5.0
 HEALTH_PATIENCE_SECONDS = 0.05
 """How long a page waits for the health: with many jobs, it takes longer than the page."""
@@ -80,7 +80,7 @@ class Site:
         self._health: tuple[float, HealthReport] | None = None
         self._asking: asyncio.Task[None] | None = None
         self._warming: asyncio.Task[None] | None = None
-        self._changes: dict[str, Sequence[FieldChange]] = {}
+        self._kept: dict[str, tuple[Sequence[FieldChange], Sequence[str]]] = {}
         self.tz = zone(settings.load().timezone)
 
     async def close(self) -> None:
@@ -131,12 +131,12 @@ class Site:
 
         return endpoint
 
-    def keep(self, changes: Sequence[FieldChange]) -> str:
-        """Keep changes for the page that follows an action; return the key for its address."""
+    def keep(self, changes: Sequence[FieldChange], notes: Sequence[str]) -> str:
+        """Keep them for the page that follows an action; return the key for its address."""
         key = secrets.token_hex(16)
-        self._changes[key] = changes
-        if len(self._changes) > MAX_KEPT_CHANGES:
-            del self._changes[next(iter(self._changes))]
+        self._kept[key] = changes, notes
+        if len(self._kept) > MAX_KEPT:
+            del self._kept[next(iter(self._kept))]
         return key
 
     def failed(self, request: Request, code: int, title: str, error: Exception) -> Response:
@@ -161,7 +161,7 @@ class Site:
             done=MESSAGES.get(request.query_params.get("done", ""), ""),
             mistake=getattr(request.state, "mistake", None),
             typed=typed(request),
-            changes=self._changes.get(request.query_params.get("changes", ""), ()),
+            kept=self._kept.get(request.query_params.get("kept", ""), ((), ())),
             change=changes.markup,
             **context,
         )
@@ -231,6 +231,6 @@ def _csrf_field(request: Request) -> Markup:
 
 def _query(request: Request, changes: dict[str, Any]) -> str:
     """Return this page's path with changed query parameters; an empty one is left out."""
-    merged = {**request.query_params, "done": None, "changes": None, **changes}
+    merged = {**request.query_params, "done": None, "kept": None, **changes}
     kept = {name: str(value) for name, value in merged.items() if value not in ("", None)}
     return request.url.path + (f"?{urlencode(kept)}" if kept else "")
