@@ -1,7 +1,7 @@
 """A ledger in which every text that a page shows is HTML with a script.
 
-Each place has a text of its own (`payload`), so a test can tell which places a page has shown. Rows
-are written directly: the pages show every row that is stored, whoever wrote it.
+Each place has a text of its own (`payload`), so a test knows which places a page has shown. Rows
+are written directly: the pages show every stored row.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,8 @@ def serving(home: Path, fill: Callable[[Ledger], Awaitable[object]]) -> Iterator
         async with Ledger(f"sqlite+aiosqlite:///{home}/ledger.db") as ledger:
             await fill(ledger)
 
-    asyncio.run(filled())
+    with ThreadPoolExecutor(1) as pool:  # Playwright has a running event loop in this thread
+        pool.submit(lambda: asyncio.run(filled())).result()
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-P", "-m", "daybook.web", "--host", "127.0.0.1", "--port"]

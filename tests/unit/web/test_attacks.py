@@ -15,6 +15,7 @@ import httpx
 import pytest
 from starlette.routing import BaseRoute, Mount, Route
 
+from daybook import api
 from daybook.operations.health import HealthMonitor
 from daybook.operations.login import LINKS_PATH, LOGIN_PATH
 from daybook.web import app, login
@@ -200,7 +201,7 @@ async def test_stored_texts_are_shown_as_text_wherever_they_come_from(
     world: World, browser: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored = await attack.store(world.ledger)
-    monkeypatch.setattr(site.runs.api.runs, "logs", attack.log)
+    monkeypatch.setattr(api.runs, "logs", attack.log)
     monkeypatch.setattr(site.runs, "load_prefect", attack.no_prefect)
     shown = ""
     for path in stored.pages:
