@@ -13,7 +13,7 @@ from daybook.web import live
 from daybook.web.login import CSRF_FIELD, PageLogin
 from daybook.web.pages.site import Site
 from tests.unit.web.conftest import client
-from tests.unit.web.test_actions import Forms, post, submit
+from tests.unit.web.submitting import Forms, post, submit
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
