@@ -66,7 +66,7 @@ def _query() -> CompoundSelect[Any]:
         _part("ended runs", func.max(runs.finished_at)).where(col(runs.finished_at).is_not(None)),
         _part(
             "jobs",
-            func.count(jobs.archived_at),
+            func.count(col(jobs.archived_at)),
             func.max(jobs.updated_at),
             func.sum(jobs.revision),
             func.sum(jobs.run_count),
@@ -85,7 +85,7 @@ def _query() -> CompoundSelect[Any]:
         _part(
             "queued tasks",
             func.count(col(tasks.id)),
-            func.count(tasks.session_id),
+            func.count(col(tasks.session_id)),
             func.sum(tasks.fence),
             func.sum(tasks.expiries),
             func.max(tasks.queued_at),

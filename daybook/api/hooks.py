@@ -109,8 +109,8 @@ async def add(
     """Store a hook that starts ``job``, with a new secret unless one is given.
 
     With ``replace``, overwrite the hook of this name; without ``secret``, it keeps its own. Raise
-    `NotFound` for the job, and `InvalidInput` for the name, a secret that is invalid or that the
-    sender has to make, a filter, or the rate.
+    `NotFound` for the job, and `InvalidInput` for the name, a secret that is invalid, that the
+    sender has to make, or that the scheme does not let the hook keep, a filter, or the rate.
     """
     STORE.check_name(name)
     async with open_ledger() as ledger, ledger.read() as session:
@@ -128,17 +128,26 @@ async def add(
 
 
 async def _kept_secrets(client: PrefectClient, name: str, scheme: SchemeName) -> dict[str, Any]:
-    """Return the secrets of the hook, if it exists and they are valid for the scheme; else {}."""
-    with suppress(NotFound, InvalidInput):
-        old = await documents.read(client, name)
-        documents.check_secret(scheme, old.secret)
-        until = old.rotating_until(SYSTEM_CLOCK.now())
-        if until is None:
-            return {"secret": old.secret}
-        documents.check_secret(scheme, old.previous_secret)
-        rotation = {"previous_secret": old.previous_secret, "previous_until": until.isoformat()}
-        return {"secret": old.secret, **rotation}
-    return {}
+    """Return the secrets of the hook of this name; {} if there is none.
+
+    Raise `InvalidInput` if a hook of the scheme cannot have them: a new secret would be a surprise
+    for the sender, who knows the old one.
+    """
+    document = await STORE.find(client, name, include_secrets=True)
+    stored = {} if document is None else dict(document.data)
+    kept = {each: stored[each] for each in documents.SECRET_FIELDS if stored.get(each)}
+    if "secret" not in kept:
+        return {}
+    try:
+        old = documents.build(name, {"job": "any", "scheme": scheme, **kept})
+    except InvalidInput as error:
+        raise InvalidInput(
+            "secret",
+            f'of the hook "{name}" cannot be kept: {error.problem}',
+            "pass the one of the sender, or remove the hook first",
+        ) from None
+    rotates = old.rotating_until(SYSTEM_CLOCK.now()) is not None
+    return kept if rotates else {"secret": old.secret}
 
 
 async def list_hooks() -> list[HookDetails]:

@@ -37,6 +37,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from daybook.processes import garbage
+
 HEAD_TIMEOUT_SECONDS = 10.0
 """Maximum time to receive a head, from the start of the connection or the head's first byte."""
 BODY_TIMEOUT_SECONDS = 30.0
@@ -54,6 +56,14 @@ MAX_REQUESTS = 100
 """Maximum number of concurrent requests; further ones get a 503."""
 MAX_REQUESTS_PER_PEER = 75
 """Maximum number of concurrent requests of one address; further ones get a 503."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, in a process of its own: after the start it returns unused memory."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        garbage.settle_soon()
 
 
 class SlowClientProtocol(H11Protocol):

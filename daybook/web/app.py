@@ -6,7 +6,6 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -77,7 +76,7 @@ def application(
     )
 
 
-class Server(uvicorn.Server):
+class Server(connections.Server):
     """HTTP server that calls ``on_stop`` when it begins to stop, so that streams can end."""
 
     on_stop: Callable[[], None] | None = None
