@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, Field
 
+from daybook.agents.journal import Journal
 from daybook.errors import AgentMisconfigured
 from daybook.jobs.compression import Compression
 from daybook.tasks import model as task_model
@@ -83,7 +84,8 @@ class AgentRequest:
     that is a program, which gets no ``tools``. ``work_dir`` is the real path of the job's work
     directory, in which a program runs instead of its own; empty without one. ``once``: the agent
     sends the model one request only, even if the model calls a tool. The agent calls ``took``
-    before each call to a tool, with the usage so far in the format of `AgentReply.usage`.
+    before each call to a tool, with the usage so far in the format of `AgentReply.usage`. The agent
+    passes each of its steps to ``journal``, if there is one.
     """
 
     prompt: str
@@ -102,6 +104,7 @@ class AgentRequest:
     servers: McpServers | None = None
     work_dir: str = ""
     once: bool = False
+    journal: Journal | None = field(default=None, compare=False, repr=False)
 
     def idempotency_key(self, step: int = 1) -> str:
         """Return the idempotency key of an outgoing request for this question.
