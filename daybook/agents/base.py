@@ -32,7 +32,8 @@ class Tool:
 
     ``schema`` is the JSON schema of its arguments, an object; ``call`` takes the arguments and
     returns its answer as text. ``call`` raises `DaybookError`, whose message the model or the
-    client reads, so the message says what to do instead.
+    client reads, so the message says what to do instead. ``skipped`` is called in place of
+    ``call``, with the arguments, if the call is not made because an earlier attempt has made it.
 
     The flags describe a call: ``read_only`` changes nothing in any system; ``destructive``
     overwrites or removes something; ``idempotent`` changes nothing more if it is repeated;
@@ -49,6 +50,12 @@ class Tool:
     idempotent: bool = False
     open_world: bool = False
     may_wait: bool = False
+    skipped: Callable[[dict[str, Any]], None] = field(default=lambda _: None, compare=False)
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether a repeated call has no second effect."""
+        return self.read_only or self.idempotent
 
 
 @dataclass(frozen=True)

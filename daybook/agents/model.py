@@ -16,6 +16,7 @@ from daybook.errors import (
     AgentError,
     AgentFailed,
     AgentMisconfigured,
+    AgentTemporary,
     AgentTimeout,
     LedgerError,
 )
@@ -85,7 +86,9 @@ class ModelAgent:
                 error, model, request
             )
         if usage.requests:
-            failed.usage = self._usage(usage, request)
+            failed.usage = self._usage(usage, request, steps)
+        if steps is not None and isinstance(failed, AgentTemporary):
+            await steps.reject_last(str(failed))
         raise failed from None
 
     def _model(self, wanted: str) -> Model:
@@ -127,9 +130,15 @@ class ModelAgent:
 
         def report_usage() -> None:
             if request.took is not None:
-                request.took(self._usage(usage, request))
+                request.took(self._usage(usage, request, steps))
 
-        return OfferedTools(request.tools, self._limit(request) - 1, report_usage, steps)
+        return OfferedTools(
+            request.tools,
+            self._limit(request) - 1,
+            report_usage,
+            steps,
+            repeatable=request.repeatable,
+        )
 
     def _journaled(self, model: Model, request: AgentRequest, steps: Steps | None) -> Model:
         """Return the model to ask, which records its requests if the request has a journal."""
@@ -202,7 +211,7 @@ class ModelAgent:
             text=text,
             agent=self.name,
             model=response.model_name or model.model_name,
-            usage=self._usage(usage, request),
+            usage=self._usage(usage, request, steps),
             cut=_CUT if reason == "length" else "",
         )
 
@@ -229,16 +238,24 @@ class ModelAgent:
 
         return sent
 
-    def _usage(self, usage: RunUsage, request: AgentRequest) -> dict[str, Any]:
-        """Return the usage as `AgentReply` describes it; unreported token counts are None."""
+    def _usage(
+        self, usage: RunUsage, request: AgentRequest, steps: Steps | None = None
+    ) -> dict[str, Any]:
+        """Return the usage as `AgentReply` describes it; unreported token counts are None.
+
+        What an earlier attempt has used, whose ``steps`` were replayed, is not included.
+        """
         known = not usage.unmeasured_requests
         result: dict[str, Any] = {
-            "requests": usage.requests,
+            "requests": usage.requests - (steps.replayed_requests if steps else 0),
             "input_tokens": usage.input_tokens if known else None,
             "output_tokens": usage.output_tokens if known else None,
         }
         for name in ("cache_read_tokens", "cache_write_tokens", "tool_calls"):
-            if count := getattr(usage, name):
+            count = getattr(usage, name)
+            if name == "tool_calls" and steps is not None:
+                count -= steps.replayed_calls
+            if count > 0:
                 result[name] = count
         return result | {"cost_usd": self._cost_usd(usage, request) if known else None}
 

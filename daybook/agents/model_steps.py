@@ -7,8 +7,11 @@ This module imports pydantic-ai when it is imported.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from pydantic_ai.messages import (
@@ -22,6 +25,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
+from pydantic_ai.usage import RequestUsage
 
 from daybook.agents.base import AgentRequest
 from daybook.agents.journal import Journal, Position, Step, StepReply, digest_of
@@ -32,6 +36,8 @@ _PER_ATTEMPT_SETTINGS = ("timeout", "max_retries", "extra_headers")
 
 _PER_ATTEMPT_FIELDS = ("timestamp", "run_id", "conversation_id", "instructions")
 """Fields of a message that may differ between two attempts, or are a fact of their own."""
+
+_REJECT_TIMEOUT_SECONDS = 10.0
 
 Priced = Callable[[ModelResponse], Mapping[str, Any]]
 """Function that returns the usage of a response, as in `AgentReply`."""
@@ -47,6 +53,10 @@ class Steps:
         self._agent, self._question = request.fallback, request.question
         self._requests = 0
         self._calls: list[str] = []
+        self.replayed_requests = self.replayed_calls = 0
+        """Numbers of requests and successful calls that an earlier attempt made and paid for."""
+        self.last_answered: tuple[Step, StepReply] | None = None
+        """The request that was answered last, unless a tool was called since, and its reply."""
 
     def next_request(self) -> Position:
         """Return the position of the next request."""
@@ -64,6 +74,15 @@ class Steps:
         if index < len(self._calls):
             self._calls[index] = ""  # of two calls with one id, the next is the second
         return Position(self._agent, self._question, self._requests, index + 1)
+
+    async def reject_last(self, error: str) -> None:
+        """Record that the last response was useless, so that the next attempt asks again."""
+        if self.last_answered is None:
+            return
+        step, reply = self.last_answered
+        with suppress(TimeoutError):  # the ledger is unreachable
+            async with asyncio.timeout(_REJECT_TIMEOUT_SECONDS):
+                await self.journal.finish(step, replace(reply, error=error, value=None))
 
 
 class JournaledModel(WrapperModel):
@@ -90,16 +109,36 @@ class JournaledModel(WrapperModel):
         }
         text = _text_of(messages[-1])
         step = Step(position, "request", self.model_name, facts, text, repeatable=True)
-        await journal.start(step)
+        recorded = await journal.start(step)
+        if recorded is not None:
+            self._steps.replayed_requests += 1
+            response = _decoded(recorded.value)
+            self._steps.answered(response)
+            return response
         try:
             response = await super().request(messages, model_settings, model_request_parameters)
         except Exception as error:
             await journal.finish(step, StepReply(error=str(self._translate(error))))
             raise
         self._steps.answered(response)
-        reply = StepReply(_text_of(response), usage=self._priced(response))
+        reply = StepReply(
+            _text_of(response), usage=self._priced(response), value=_encoded(response)
+        )
         await journal.finish(step, reply)
+        self._steps.last_answered = step, reply
         return response
+
+
+def _encoded(response: ModelResponse) -> Any:
+    return ModelMessagesTypeAdapter.dump_python([response], mode="json")
+
+
+def _decoded(value: Any) -> ModelResponse:
+    """Return a response of an earlier attempt, which has paid for it: its usage is zero."""
+    (response,) = ModelMessagesTypeAdapter.validate_python(value)
+    assert isinstance(response, ModelResponse)
+    response.usage = RequestUsage()
+    return response
 
 
 def _tool_digests(parameters: ModelRequestParameters) -> dict[str, str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic_ai.exceptions import ToolFailed
@@ -33,7 +34,8 @@ class OfferedTools(AbstractToolset[Any]):
 
     ``at_work`` is the tool that is being called, or empty. ``again`` is how often the model may
     retry a call whose arguments are not an object; ``before`` is called before each call to a tool.
-    ``steps`` are those of the answer, if they are recorded.
+    ``steps`` are those of the answer, if they are recorded; ``repeatable`` says that every call may
+    be repeated.
     """
 
     def __init__(
@@ -42,9 +44,11 @@ class OfferedTools(AbstractToolset[Any]):
         again: int,
         before: Callable[[], None] = lambda: None,
         steps: Steps | None = None,
+        *,
+        repeatable: bool = False,
     ) -> None:
         self.at_work = ""
-        self._before, self._steps = before, steps
+        self._before, self._steps, self._repeatable = before, steps, repeatable
         self._tools = {tool.name: tool for tool in tools}
         self._again = again
 
@@ -71,16 +75,28 @@ class OfferedTools(AbstractToolset[Any]):
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
     ) -> Any:
-        step = None
-        if self._steps is not None:
-            step = self._step(self._steps, name, tool_args, ctx)
-            await self._steps.journal.start(step)
-        reply = await self._call(name, tool_args)
-        if self._steps is not None and step is not None:
-            await self._steps.journal.finish(step, reply)
+        if self._steps is None:
+            reply = await self._call(name, tool_args)
+        else:
+            reply = await self._call_once(self._steps, name, tool_args, ctx)
         if reply.error:
             raise ToolFailed(reply.error)
         return reply.output
+
+    async def _call_once(
+        self, steps: Steps, name: str, arguments: dict[str, Any], ctx: RunContext[Any]
+    ) -> StepReply:
+        """Call the tool, or return the reply of an earlier attempt; record the call."""
+        step = self._step(steps, name, arguments, ctx)
+        recorded = await steps.journal.start(step)
+        if recorded is not None:
+            steps.replayed_calls += 0 if recorded.error else 1
+            self._tools[name].skipped(arguments)
+            return replace(recorded, output=recorded.value)
+        reply = await self._call(name, arguments)
+        await steps.journal.finish(step, replace(reply, value=reply.error or reply.output))
+        steps.last_answered = None
+        return reply
 
     async def _call(self, name: str, arguments: dict[str, Any]) -> StepReply:
         self.at_work = name
@@ -88,7 +104,7 @@ class OfferedTools(AbstractToolset[Any]):
         try:
             reply = StepReply(await self._tools[name].call(arguments))
         except DaybookError as error:
-            reply = StepReply(error=str(error))
+            reply = StepReply(error=str(error) or type(error).__name__)
         except Exception as error:
             log.exception("the tool %s failed", name, extra={"action": "tool_failed"})
             kind = type(error).__name__
@@ -106,5 +122,5 @@ class OfferedTools(AbstractToolset[Any]):
             name,
             {"tool": name, "arguments": arguments},
             arguments_text(arguments),
-            repeatable=tool.read_only or tool.idempotent,
+            repeatable=tool.is_repeatable or self._repeatable,
         )

@@ -438,11 +438,12 @@ def _print_steps(steps: Sequence[Step]) -> None:
         [
             (
                 *((str(step.attempt),) if has_attempts else ()),
-                *(step.position, step.kind, step.name, step.status),
+                *(step.position, step.kind, step.name),
+                f"{step.status}, replaced" if step.replaced else step.status,
                 formatting.duration(step.duration_seconds),
                 formatting.short_tokens(step.usage),
                 formatting.short_cost(step.usage),
-                formatting.first_line(step.error or step.output),
+                formatting.first_line(step.error or step.diverged or step.output),
             )
             for step in steps
         ],

@@ -189,8 +189,10 @@ def _step_line(step: StepRow) -> str:
     if step.usage and step.usage.get("input_tokens") is not None:
         out = step.usage.get("output_tokens") or 0
         parts.append(f"{step.usage['input_tokens']:,} tokens in, {out:,} out")
-    line = ", ".join(parts)
-    return f"{line}; {sanitize_markdown(one_line(step.error))}" if step.error else line
+    if step.replaced:
+        parts.append("replaced")
+    texts = [sanitize_markdown(one_line(each)) for each in (step.diverged, step.error) if each]
+    return "; ".join([", ".join(parts), *texts])
 
 
 def _utc_text(instant: datetime) -> str:

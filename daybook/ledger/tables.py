@@ -312,7 +312,8 @@ class StepRow(SQLModel, table=True):
 
     ``number`` rises by one within the run, in the order of the starts. ``position`` is the place of
     the step in the agent's work, the same in each attempt (`daybook.agents.journal.Position`). The
-    status is `running` until the outcome is known: succeeded, failed or unknown.
+    status is `running` until the outcome is known: succeeded, failed or unknown. A later attempt
+    that asks for something else at a position replaces the steps from there on.
     """
 
     __tablename__ = "steps"
@@ -337,6 +338,14 @@ class StepRow(SQLModel, table=True):
     # The beginnings of what was asked for and of what came back, for people.
     input: str = Field(default="", repr=False)
     output: str | None = Field(default=None, repr=False)
+    # Why an earlier attempt is not continued from this step on, and whether this step is one of
+    # those that are not.
+    diverged: str = ""
+    replaced: bool = False
+
+    # Must stay last: SQLite is slow to read columns that follow a long one. What a later attempt
+    # needs: {"facts": what was asked for, "value": the complete reply}. Removed with the outcome.
+    reply: dict[str, Any] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
 
 
 class OutboxRow(SQLModel, table=True):

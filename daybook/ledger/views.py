@@ -80,7 +80,8 @@ class Step(BaseModel, frozen=True):
     ``position`` is its place in the agent's work, the same in each attempt: `3.2` is the second
     call of the third response. ``status`` is `running`, succeeded, failed or unknown. ``digest`` is
     the SHA-256 of what was asked for. ``input`` and ``output`` are cut after 2,000 characters.
-    ``usage`` is as in `Run`; the usage of a tool is empty.
+    ``usage`` is as in `Run`; the usage of a tool is empty. ``diverged`` says why an earlier attempt
+    is not continued from this step on; ``replaced`` marks the steps that were not continued.
     """
 
     number: int
@@ -98,6 +99,8 @@ class Step(BaseModel, frozen=True):
     error: str | None
     input: str = Field(repr=False)
     output: str | None = Field(repr=False)
+    diverged: str
+    replaced: bool
 
     @classmethod
     def of(cls, row: StepRow) -> Self:

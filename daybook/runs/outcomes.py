@@ -75,6 +75,7 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
         await close_attempt(session, row, outcome, now)
     elif outcome.usage:  # usage of a check that skipped the run, or failed
         row.usage = usage.total((row.usage, outcome.usage))
+    await steps.forget(session, row)
     stored = await store.get(session, row.job_id) if row.job_id else None
     if stored is not None and (outcome.status is Status.SUCCEEDED or not row.attempts):
         # Without an attempt, only a watch that saw its source for the first time found something.

@@ -5,6 +5,9 @@
     start ──► `running` ──► the request, the call ──► finish ──► `succeeded`, `failed`
                   └── the attempt ended without a reply: `close` ──► `unknown`
 
+A further attempt of the run continues from these rows (`daybook.execution.journal`). `forget` ends
+that: the outcome removes the complete replies.
+
 Each write is one transaction and carries the run's fencing token: a process that lost its claim can
 neither record a step nor, as it has to record the start first, go on to the effect. A start is
 committed before the step happens, so a step without a row did not happen, and one that is `running`
@@ -13,7 +16,7 @@ after the end of its attempt may have happened.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -43,7 +46,7 @@ _START = insert(_TABLE).from_select(
         exists().where(_HELD), ~exists().where(_STEP)
     ),
 )
-_FINISHED = ("status", "finished_at", "usage", "error", "output")
+_FINISHED = ("status", "finished_at", "usage", "error", "output", "reply")
 _FINISH = (
     update(_TABLE)
     .where(_STEP, exists().where(_HELD))
@@ -51,8 +54,10 @@ _FINISH = (
 )
 
 
-async def start(ledger: Ledger, fence: int, step: StepRow) -> None:
+async def start(ledger: Ledger, fence: int, step: StepRow, replaced: Collection[int] = ()) -> None:
     """Record the start of ``step``, before it happens; set its time.
+
+    It replaces the steps with the numbers ``replaced``, which are not repeated any more.
 
     Raise `NotFound`, and `FenceRefused` if the claim was lost: then the step must not happen.
     Calling this again after a commit whose answer was lost changes nothing.
@@ -63,6 +68,9 @@ async def start(ledger: Ledger, fence: int, step: StepRow) -> None:
         done = await session.execute(_START, values | _where(step.run_id, step.number, fence))
         if not _changed(done):
             await _check_held(session, step.run_id, fence)
+        if replaced:
+            of_run = (_TABLE.c.run_id == step.run_id) & _TABLE.c.number.in_(replaced)
+            await session.execute(update(_TABLE).where(of_run).values(replaced=True))
 
 
 async def finish(
@@ -75,9 +83,11 @@ async def finish(
     usage: Mapping[str, Any] | None = None,
     error: str | None = None,
     output: str | None = None,
+    reply: dict[str, Any] | None = None,
 ) -> None:
     """Record the outcome of a step, succeeded or failed.
 
+    A reply that turned out to be useless is recorded as failed after it was recorded as succeeded.
     Raise `NotFound`, and `FenceRefused` if the claim was lost.
     """
     async with ledger.write() as session:
@@ -87,6 +97,7 @@ async def finish(
             "usage": usage,
             "error": error,
             "output": output,
+            "reply": reply,
         }
         given = {f"new_{name}": value for name, value in values.items()}
         done = await session.execute(_FINISH, given | _where(run_id, number, fence))
@@ -109,6 +120,16 @@ async def close(session: AsyncSession, row: RunRow, now: datetime) -> None:
         .where(_TABLE.c.run_id == row.id, _TABLE.c.status == Status.RUNNING)
         .values(status=Status.UNKNOWN.value, finished_at=now)
     )
+
+
+async def forget(session: AsyncSession, row: RunRow) -> None:
+    """Remove the complete replies of a run that has its outcome, so has no further attempt."""
+    if row.kind in CONVERSATION_KINDS and row.attempts:
+        await session.execute(
+            update(_TABLE)
+            .where(_TABLE.c.run_id == row.id, _TABLE.c.reply.is_not(None))
+            .values(reply=None)
+        )
 
 
 def _where(run_id: str, number: int, fence: int) -> dict[str, Any]:

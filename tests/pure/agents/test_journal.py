@@ -10,7 +10,10 @@ from daybook.agents.model_steps import Steps
 
 
 class NoJournal:
-    async def start(self, step: Step) -> None:
+    async def start(self, step: Step) -> StepReply | None:
+        raise AssertionError
+
+    async def acting_agent(self) -> int | None:
         raise AssertionError
 
     async def finish(self, step: Step, reply: StepReply) -> None:
@@ -36,4 +39,4 @@ def test_positions_are_in_the_order_of_the_work() -> None:
     order = [(0, 1, 1, 0), (0, 1, 1, 1), (0, 1, 2, 0), (0, 1, 10, 0), (0, 2, 1, 0), (1, 1, 1, 0)]
     positions = [Position(*each) for each in order]
     assert sorted(positions, reverse=True) == positions[::-1]
-    assert len(set(map(str, positions))) == len(positions)
+    assert [Position.parse(str(each)) for each in positions] == positions

@@ -25,7 +25,7 @@ from daybook.cli.jobs import _failures as failed
 from daybook.cli.runs import print_run, print_run_details
 from daybook.delivery.views import RunWithSteps
 from daybook.jobs.views import JobDetails
-from daybook.ledger.views import Run
+from daybook.ledger.views import Run, Step
 from tests.costs import one_in
 from tests.unit.cli.conftest import MADE, fill
 from tests.unit.conftest import view
@@ -342,14 +342,16 @@ def test_show_lists_the_steps_of_a_run_with_their_results(
         **{"status": "succeeded", "started_at": at, "finished_at": at, "duration_seconds": 2.5},
         **{"digest": "0" * 64, "repeatable": True, "error": None, "input": "Hello"},
         **{"usage": {"input_tokens": 100, "output_tokens": 20}, "output": "Hi\nthere"},
+        **{"diverged": "", "replaced": False},
     }
     call = {"number": 2, "position": "1.1", "attempt": 2, "kind": "tool", "name": "mail"}
-    failed = {"status": "failed", "usage": {}, "error": "no such address"}
-    print_run_details(RunWithSteps(**run, deliveries=[], steps=[step, step | call | failed]))
+    failed = {"status": "failed", "usage": {}, "error": "no such address", "replaced": True}
+    steps = [Step.model_validate(each) for each in (step, step | call | failed)]
+    print_run_details(RunWithSteps(**run, deliveries=[], steps=steps))
     head, first, second = capsys.readouterr().out.splitlines()[-3:]
     assert head.split()[:5] == ["ATTEMPT", "STEP", "KIND", "NAME", "STATUS"]
     assert re.fullmatch(r"1 +1 +request +gpt-6-luna +succeeded +2\.5 s .* Hi", first)
-    assert re.fullmatch(r"2 +1\.1 +tool +mail +failed +2\.5 s +.*no such address", second)
+    assert re.fullmatch(r"2 +1\.1 +tool +mail +failed, replaced +2\.5 s +.*no such address", second)
 
 
 def test_show_prints_all_details_of_a_run_of_a_model_agent(

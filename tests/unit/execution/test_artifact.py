@@ -379,12 +379,14 @@ def test_the_steps_have_a_line_each_without_their_texts_and_sanitized() -> None:
         output="the output",
     )
     call = {"position": "1.1", "kind": "tool", "name": "mail", "status": "failed"}
-    failed = StepRow(**step.model_dump() | call | {"usage": None, "error": "no\n<b>address"})
+    failed = StepRow(
+        **step.model_dump() | call | {"usage": None, "error": "no\n<b>address", "replaced": True}
+    )
     shown = artifact.render(granted, DONE, steps=[step, failed])
     lines = shown.partition("## Steps\n\n")[2].splitlines()
     assert lines == [
         f"- 1 asked [image: gpt]({EVIL}): **succeeded**, 2.0 s, 1,234 tokens in, 5 out",
-        "- 1.1 called mail: **failed**, 2.0 s; no &lt;b>address",
+        "- 1.1 called mail: **failed**, 2.0 s, replaced; no &lt;b>address",
     ]
     assert "the input" not in shown and "the output" not in shown
 

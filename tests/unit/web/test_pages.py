@@ -109,8 +109,15 @@ async def test_a_run_shows_its_steps_as_text(world: World, browser: httpx.AsyncC
         input=morning.ATTACK,
     )
     await steps.start(world.ledger, granted.fence, step)
-    given = {"error": "no such address", "output": "Hm."}
-    await steps.finish(world.ledger, granted.fence, granted.run_id, 1, Status.FAILED, **given)
+    await steps.finish(
+        world.ledger,
+        granted.fence,
+        granted.run_id,
+        1,
+        Status.FAILED,
+        error="no such address",
+        output="Hm.",
+    )
     page = Page((await browser.get(f"/runs/{granted.run_id}")).text)
     for shown in (morning.ATTACK, "Called", "mail", "1.1", "no such address", "Hm."):
         assert shown in page.text

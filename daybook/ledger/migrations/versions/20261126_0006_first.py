@@ -16,7 +16,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-TABLES = "9f20c2ba2c78"
+TABLES = "2ce2cce6bced"
 """Digest of the snapshots of the tables; a test fails if the tables change and this does not."""
 
 __all__ = ["tables", "task_tables"]  # imported for their models
