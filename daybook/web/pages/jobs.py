@@ -251,7 +251,11 @@ def _done(job: ListedJob, message: str) -> Done:
     return Done(f"/jobs/{job.id}", message)
 
 
-ROUTES = (Page("/jobs", index), Page("/jobs/new", new), Page("/jobs/{ref}", show))
+ROUTES = (
+    Page("/jobs", index, live=True),
+    Page("/jobs/new", new),
+    Page("/jobs/{ref}", show, live=True),
+)
 ACTIONS = (
     Action("/jobs/new", add, new, fields=NEW_JOB_FIELDS, uses_prefect=True),
     Action("/jobs/new/preview", preview, new, fields=NEW_JOB_FIELDS),
