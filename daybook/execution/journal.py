@@ -24,8 +24,9 @@ calls of a job whose policy is `idempotent` count as idempotent.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -37,6 +38,7 @@ from daybook.errors import AgentFailed, LedgerUnreachable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import StepRow
+from daybook.processes.ending import wait_shielded
 from daybook.runs import steps
 from daybook.runs.claim_requests import Granted
 from daybook.tasks.model import redact_tokens
@@ -219,11 +221,14 @@ class RunJournal:
         await self._retry(lambda: steps.start(self._ledger, self._granted.fence, row, replaced))
         self._numbers[step.position] = number
 
-    async def _retry(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Repeat ``work`` until the ledger is reachable; the attempt's timeout ends this."""
+    async def _retry(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Repeat ``work`` until the ledger is reachable; the attempt's timeout ends this.
+
+        It ends between two tries: a transaction that is cancelled costs its connection.
+        """
         while True:
             try:
-                return await work()
+                return await wait_shielded(asyncio.create_task(work()))
             except LedgerUnreachable as error:
                 log.warning(
                     "a step is not recorded yet: %s", error, extra={"action": "step_not_recorded"}

@@ -51,7 +51,7 @@ async def answer(
     active: ActiveRun, fake_provider: Provider, *tools: Tool, attempt: int = 1, **given: Any
 ) -> AgentReply:
     with journal.recording(active.ledger, active.granted, attempt, SYSTEM_CLOCK):
-        asked = request(tools=tools, journal=journal.current(), **given)
+        asked = request(tools=tools, journal=journal.current(), timeout=100.0, **given)
         return await agent(fake_provider).answer(asked)
 
 

@@ -47,7 +47,8 @@ async def attempted(
     """Make one attempt with this script."""
     fake_provider.script = list(script)
     with journal.recording(active.ledger, active.granted, number, SYSTEM_CLOCK):
-        asked = request(tools=tools, repeatable=repeatable, journal=journal.current())
+        current = journal.current()
+        asked = request(tools=tools, repeatable=repeatable, journal=current, timeout=100.0)
         return await agent(fake_provider, protocol, **settings).answer(asked)
 
 
@@ -132,7 +133,7 @@ async def test_the_agent_that_made_calls_continues_and_no_other_openclaw_43482(
 
         def prepared(name: str, fake_provider: Provider, position: int) -> PreparedRequest:
             made = ModelAgent(name, agent(fake_provider).settings)
-            asked = replace(request(), fallback=position)
+            asked = request(timeout=100.0, fallback=position)
             return PreparedRequest(made, asked, ToolSelection(name, own=(mail.tool,)), Actor())
 
         agents = PreparedAgents({"a": prepared("a", first, 0), "b": prepared("b", second, 1)})
