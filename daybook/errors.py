@@ -452,13 +452,16 @@ class AgentError(DaybookError):
     """The agent failed.
 
     ``usage`` is the usage of the failed answer, as in `AgentReply`, if known. ``final`` forbids
-    every retry and every fallback, whatever the error is, because the agent's tools may have had
-    effects. ``answered``: the agent failed when it was asked to repair an answer that it had given.
+    every retry and every fallback, whatever the error is, because a call of a tool that may have
+    had an effect got no reply. ``acted`` forbids every fallback, because another agent could repeat
+    the effects of calls; a retry continues after them. ``answered``: the agent failed when it was
+    asked to repair an answer that it had given.
     """
 
     code = "agent"
     usage: dict[str, Any] | None = None
     final: bool = False
+    acted: bool = False
     answered: bool = False
 
     @property
@@ -474,7 +477,7 @@ class AgentError(DaybookError):
         was started raises neither of these errors, unless it had ``answered``.
         """
         unavailable = isinstance(self, AgentTemporary | AgentMisconfigured)
-        return unavailable and not (self.final or self.answered)
+        return unavailable and not (self.final or self.acted or self.answered)
 
 
 class AgentMisconfigured(NonRetryable, AgentError):
