@@ -81,7 +81,8 @@ def test_a_new_user_adds_a_job_sees_it_run_breaks_it_finds_out_why_and_fixes_it(
         page.get_by_label("Name", exact=True).fill("counter")
         page.get_by_label("Command").fill(f"/usr/bin/env\npython3\n{program}")
         page.get_by_text("More settings").click()
-        page.locator("select[name=history]").select_option("none")  # the earlier prompts are not its input
+        # The earlier prompts are not its input.
+        page.locator("select[name=history]").select_option("none")
         page.get_by_role("button", name="Add the agent").click()
         assert "The agent was added." in page.get_by_role("status").inner_text()
 
