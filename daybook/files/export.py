@@ -1,4 +1,4 @@
-"""Text of an export: what `daybook apply` reads, with comments for what a file cannot say."""
+"""Text of an export: a file for `daybook apply`, with comments on facts that have no field."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def text(jobs: Sequence[StoredJob]) -> str:
 
 
 def _comments(stored: StoredJob) -> list[str]:
-    """Return what the fields of a file cannot say about a job."""
+    """Return comments on the facts about a job that have no field in a file."""
     row, found = stored.row, list[str]()
     if not owners.is_file(row.owner):
         found.append(f"It belongs to {row.owner}.")
@@ -81,11 +81,11 @@ def _fields(stored: StoredJob) -> tuple[dict[str, Any], list[str]]:
         return f"{{{{secret:{name}}}}}"
 
     fields = fields_of(stored.job)
-    for name in ("headers", "params"):
+    for name in secrets.FIELDS:
         if name in fields:
-            fields[name] = secrets.replace_literals(fields[name], reference)
+            fields[name] = secrets.replace_literals(name, fields[name], reference)
     check = fields.get("policy", {}).get("check")
     if check and check.get("params"):
-        params = secrets.replace_literals(check["params"], reference)
+        params = secrets.replace_literals("params", check["params"], reference)
         fields["policy"]["check"] = {**check, "params": params}
     return fields, comments

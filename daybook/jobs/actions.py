@@ -1,6 +1,6 @@
 """Actions of jobs: an agent prompt, a webhook, a tool call or a heartbeat, one model per kind.
 
-An action answers what others ask of it: whom and what its runs use, and how it is shown
+Each action says which agents, tools, URLs and secrets its runs use, and how it is shown
 (`BaseAction`). A new kind needs its model here (in `Kind`, `Action`, `ACTIONS` and
 `DEFAULT_POLICIES`), its words in `jobs.model`, and its flow `flows/<kind>.py`.
 """
@@ -154,7 +154,7 @@ Facts: TypeAlias = list[tuple[str, str]]
 
 
 class BaseAction(BaseModel):
-    """What others ask of an action: what its runs use, and how it is shown."""
+    """Base class of actions: the agents, tools and URLs that its runs use, and its display."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -161,7 +161,7 @@ def _done(job: ListedJob, message: str) -> Done:
     return Done(f"/jobs/{job.id}", message)
 
 
-ROUTES = (Page("/jobs", index), Page("/jobs/{ref}", show))
+ROUTES = (Page("/jobs", index, live=True), Page("/jobs/{ref}", show, live=True))
 ACTIONS = (
     Action("/jobs/{ref}/run", run, show, uses_prefect=True),
     Action("/jobs/{ref}/pause", pause, show, fields=("note",), uses_prefect=True),

@@ -94,7 +94,8 @@ def of_this_user(monkeypatch: pytest.MonkeyPatch) -> None:
 async def server(world: World, daybook_home: Home, of_this_user: None) -> AsyncIterator[PageLogin]:
     """Yield Daybook's pages."""
     application = site.application(no_health, world.ledger)
-    yield login.protect(application, 4280)
+    yield login.protect(application, 4280, application.state.site)
+    application.state.site.live.close()
     await application.state.site.close()
 
 
