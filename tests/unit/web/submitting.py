@@ -64,7 +64,7 @@ class Forms(HTMLParser):
             self._form.fields.append((self._name, given["value"]))
         elif tag == "button" and self._form is not None:
             self._form.buttons.append(given.get("formaction", self._form.action))
-        if given.get("role") in ("alert", "status"):
+        if given.get("role") in ("alert", "status") and "hidden" not in given:
             self._read = given.get("id", "") if given["role"] == "alert" else "status"
 
     def handle_endtag(self, tag: str) -> None:
