@@ -217,7 +217,7 @@ async def new(site: Site, request: Request) -> Response:
         due=due,
         here="/jobs/new",
         placeholders={"name": "morning-brief", "schedule": EXAMPLE, "timezone": site.tz.key},
-        is_fragment="hx-request" in request.headers,
+        is_preview="hx-request" in request.headers,
         agents=await api.agents.stored_names(),
     )
 
@@ -289,7 +289,7 @@ async def show_edit(site: Site, request: Request) -> Response:
         due=due or await api.due.of_job(job.id, count=PREVIEWED),
         here=f"/jobs/{job.id}/edit",
         placeholders={"schedule": EXAMPLE},
-        is_fragment="hx-request" in request.headers,
+        is_preview="hx-request" in request.headers,
         agents=await api.agents.stored_names(),
         shown=shown,
         updated_at=updated_at,
