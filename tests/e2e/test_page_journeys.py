@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from daybook.home import Home
+from daybook.operations.login import LOGIN_PATH
 from tests import attack
 from tests.e2e.browsers import NEEDS_CHROMIUM, Watched, serving
 from tests.e2e.first_light import Up
@@ -56,7 +57,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
     home = migrate(Home(tmp_path / "home"))
     running = Up(home.path, tmp_path)
     try:
-        running.until(lambda lines: any(line.startswith("Health: ") for line in lines), 240)
+        running.until(lambda lines: any(LOGIN_PATH in line for line in lines), 240)
         yield running
     finally:
         running.end()
@@ -68,8 +69,8 @@ def test_a_new_user_adds_a_job_sees_it_run_breaks_it_finds_out_why_and_fixes_it(
     """Nothing is typed in a terminal after `daybook up`."""
     program = tmp_path / "count.py"
     program.write_text(PROGRAM)
-    link = next(line for line in up.lines if "/daybook/login" in line).split()[-1]
-    url = link.partition("/daybook/login")[0]
+    link = next(line for line in up.lines if LOGIN_PATH in line).split()[-1]
+    url = link.partition(LOGIN_PATH)[0]
     with chromium.new_context() as context:
         watched = Watched(context, url)
         page = watched.page
@@ -81,9 +82,8 @@ def test_a_new_user_adds_a_job_sees_it_run_breaks_it_finds_out_why_and_fixes_it(
         page.get_by_label("Name", exact=True).fill("counter")
         page.get_by_label("Command").fill(f"/usr/bin/env\npython3\n{program}")
         page.get_by_text("More settings").click()
-        page.locator("select[name=history]").select_option(
-            "none"
-        )  # the earlier prompts are not its input
+        # The earlier prompts are not its input.
+        page.locator("select[name=history]").select_option("none")
         page.get_by_role("button", name="Add the agent").click()
         assert "The agent was added." in page.get_by_role("status").inner_text()
 
