@@ -7,6 +7,7 @@
     │   ├── UnknownName          2  an option or field names an agent, tool, … that does not exist
     │   ├── OutgoingRefused      2  NonRetryable: a job may not reach this address
     │   ├── InvalidFiles         2  mistakes in jobs files, each with its line and column
+    │   ├── ChangedMeanwhile     2  somebody changed the job after the caller had read it
     │   └── Ambiguous            2  a name or id prefix matches more than one job, run, …
     ├── NotFound                 3  the job, run, … that a command names does not exist
     ├── NothingClaimable         3  no task for this task session now, with the reason
@@ -129,6 +130,15 @@ class OutgoingRefused(NonRetryable, InvalidInput):
         self.address = address
         self.rule = rule
         super().__init__("url", f"{address} is refused: {why}", hint)
+
+
+class ChangedMeanwhile(InvalidInput):
+    """The job was changed after the caller had read it; nothing was changed now."""
+
+    code = "changed_meanwhile"
+
+    def __init__(self, job: str) -> None:
+        super().__init__("job", f"{job} was changed meanwhile", "compare, then save again")
 
 
 class Ambiguous(InvalidInput):

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from daybook import owners, settings
 from daybook.api import authorization, preflight
-from daybook.errors import InvalidFiles, InvalidInput, Mistake, PrefectUnreachable
+from daybook.errors import DaybookError, InvalidFiles, InvalidInput, Mistake, PrefectUnreachable
 from daybook.files import export as exports
 from daybook.files import jobs_file
 from daybook.files import plan as plans
@@ -164,12 +164,23 @@ async def export(refs: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
     `NotFound`, `Ambiguous`, and `InvalidInput` for an agent's job.
     """
     jobs = await _selected(refs)
-    for each in jobs:
-        if refs and owners.is_agent(each.row.owner):
-            problem = f"{each.row.name} belongs to {each.row.owner}"
-            raise InvalidInput("JOB", problem, "no jobs file can own an agent's job")
-    exported = [each for each in jobs if not owners.is_agent(each.row.owner)]
+    exported = [_exportable(each) for each in jobs if refs or not owners.is_agent(each.row.owner)]
     return exports.text(exported), exports.document(exported)
+
+
+def definition(stored: StoredJob) -> str:
+    """Return the job as the text of a jobs file; as a comment, why no file can contain it."""
+    try:
+        return exports.text([_exportable(stored)])
+    except DaybookError as error:
+        return f"# {error}"
+
+
+def _exportable(stored: StoredJob) -> StoredJob:
+    if owners.is_agent(stored.row.owner):
+        problem = f"{stored.row.name} belongs to {stored.row.owner}"
+        raise InvalidInput("JOB", problem, "no jobs file can own an agent's job")
+    return stored
 
 
 async def _selected(refs: Sequence[str]) -> list[StoredJob]:

@@ -62,6 +62,11 @@ class RunLife(BaseModel, frozen=True):
     events: list[RunEvent]
     evidence: list[dict[str, Any]]
 
+    @property
+    def is_scheduled(self) -> bool:
+        """Return whether a schedule started the run, so that it has a due time."""
+        return self.run.trigger in BY_SCHEDULE
+
 
 async def show(ref: str) -> RunLife:
     """Return the life of one run, by id or unique id prefix. Works without Prefect.

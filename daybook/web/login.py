@@ -48,7 +48,8 @@ LOGOUT_PATH = "/daybook/logout"
 CSRF_FIELD = "csrf"
 """Name of the form field with the token of `csrf_token`."""
 CSRF_HEADER = "x-csrf-token"
-MAX_FORM_BYTES = 256 * 1024
+MAX_FORM_BYTES = 2 * 1024 * 1024
+"""A job may have half a million bytes, and a browser may send three characters for each."""
 MAX_LOGGED_OUT = 1_000
 """Number of the last sessions that logged out, whose cookies a running server refuses."""
 _FORWARDED = frozenset(

@@ -17,7 +17,7 @@ from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger, sharing
 from daybook.runs import claims
-from tests.e2e.test_pages import CHROMIUM, Watched
+from tests.e2e.browsers import NEEDS_CHROMIUM, Watched, started_chromium
 from tests.servers import free_port
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="service absent: chromium"),
+    NEEDS_CHROMIUM,
 ]
 
 
@@ -106,12 +106,8 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    with started_chromium() as chromium:
+        yield chromium
 
 
 SLOW_MS = 60_000

@@ -40,6 +40,7 @@ from daybook.web.pages import (
     assets,
     callbacks,
     inbox,
+    job_form,
     jobs,
     runs,
     sessions,
@@ -50,7 +51,7 @@ from daybook.web.pages import (
 from daybook.web.pages.actions import perform
 from daybook.web.pages.site import Site
 
-MODULES = (today, jobs, runs, inbox, callbacks, tasks, sessions, agents, spend)
+MODULES = (today, job_form, jobs, runs, inbox, callbacks, tasks, sessions, agents, spend)
 
 
 def application(

@@ -7,7 +7,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +25,7 @@ from daybook import home as homes
 from daybook.api.changes import Changes
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, NotFound, Unreachable
+from daybook.jobs.views import FieldChange
 from daybook.ledger.engine import Ledger, sharing
 from daybook.operations.health import HealthReport
 from daybook.runs.daily import DailyTotals, Total
@@ -32,11 +33,13 @@ from daybook.schedules.zones import zone
 from daybook.web import charts, formatting, markdown
 from daybook.web.live import HEADER, LiveUpdates
 from daybook.web.login import CSRF_FIELD, LOGOUT_PATH, admitted, csrf_token
-from daybook.web.pages import assets
+from daybook.web.pages import assets, changes
 from daybook.web.pages.forms import MESSAGES, typed
 
 log = logging.getLogger(__name__)
 
+MAX_KEPT = 20
+"""Of how many actions the changes and notes are kept, which the page after the action shows."""
 HEALTH_MAX_AGE_SECONDS = 5.0
 HEALTH_PATIENCE_SECONDS = 0.05
 """How long a page waits for the health: with many jobs, it takes longer than the page."""
@@ -97,6 +100,7 @@ class Site:
         self._health: tuple[float, HealthReport] | None = None
         self._asking: asyncio.Task[None] | None = None
         self._warming: asyncio.Task[None] | None = None
+        self._kept: dict[str, tuple[Sequence[FieldChange], Sequence[str]]] = {}
         self.tz = zone(settings.load().timezone)
         self.live = LiveUpdates(self._read_changes)
 
@@ -152,9 +156,8 @@ class Site:
         except OnlyShown as error:
             return self.failed(request, 403, "Nothing can be changed here", error)
         except Unreachable as error:
-            if isinstance(error, LedgerUnreachable):
-                with suppress(DaybookError):
-                    await self.close()  # the next request opens it again
+            # The ledger stays open: other requests use it, and it answers again as soon as its
+            # database does. Of a ledger that was replaced, the error says what to do.
             return self.failed(request, 503, "A service does not answer", error)
         except DaybookError as error:
             return self.failed(request, 500, "This failed", error)
@@ -172,13 +175,8 @@ class Site:
         return HTMLResponse(text, page.status_code)
 
     async def _read_changes(self) -> Changes:
-        try:
-            with sharing(await self.ledger()):
-                return await api.changes.read()
-        except LedgerUnreachable:
-            with suppress(DaybookError):
-                await self.close()
-            raise
+        with sharing(await self.ledger()):
+            return await api.changes.read()
 
     async def viewer_of(self, token: str) -> str:
         """Return the id of the token of a shared link; empty if it is none."""
@@ -191,6 +189,14 @@ class Site:
         """Return whether the token of a shared link has not been removed."""
         with sharing(await self.ledger()):
             return await api.tokens.is_viewer(token_id)
+
+    def keep(self, changes: Sequence[FieldChange], notes: Sequence[str]) -> str:
+        """Keep them for the page that follows an action; return the key for its address."""
+        key = secrets.token_hex(16)
+        self._kept[key] = changes, notes
+        if len(self._kept) > MAX_KEPT:
+            del self._kept[next(iter(self._kept))]
+        return key
 
     def failed(self, request: Request, code: int, title: str, error: Exception) -> Response:
         """Return a page about an error."""
@@ -218,6 +224,8 @@ class Site:
             done=MESSAGES.get(request.query_params.get("done", ""), ""),
             mistake=getattr(request.state, "mistake", None),
             typed=typed(request),
+            kept=self._kept.get(request.query_params.get("kept", ""), ((), ())),
+            change=changes.markup,
             **context,
         )
         return HTMLResponse(text, code)
@@ -294,6 +302,6 @@ def _csrf_field(request: Request) -> Markup:
 
 def _query(request: Request, changes: dict[str, Any]) -> str:
     """Return this page's path with changed query parameters; an empty one is left out."""
-    merged = {**request.query_params, "done": None, **changes}
+    merged = {**request.query_params, "done": None, "kept": None, **changes}
     kept = {name: str(value) for name, value in merged.items() if value not in ("", None)}
     return request.url.path + (f"?{urlencode(kept)}" if kept else "")

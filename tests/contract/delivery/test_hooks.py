@@ -89,8 +89,13 @@ async def test_a_replaced_hook_keeps_its_secrets(client: PrefectClient) -> None:
     with pytest.raises(InvalidInput, match=r"cannot be kept: .* scheme standard") as refused:
         await hooks.add("pulls", "review", rate=9, replace=True)
     assert LINE not in str(refused.value)
-    unchanged = {"secret": LINE, "previous_secret": "", "rate": documents.DEFAULT_RATE}
-    assert await indexed() == replace(stored, **unchanged, previous_until=None)
+    assert await indexed() == replace(
+        stored,
+        secret=LINE,
+        previous_secret="",
+        previous_until=None,
+        rate=documents.DEFAULT_RATE,
+    )
 
 
 async def test_a_replacement_fixes_a_hook_with_invalid_settings(client: PrefectClient) -> None:

@@ -84,7 +84,8 @@ async def statements() -> list[Any]:
 async def test_a_statement_is_passed_to_the_thread_of_sqlite_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    passed, own = list[str](), aiosqlite.Connection._execute
+    passed = list[str]()
+    own: Any = aiosqlite.Connection._execute
 
     async def counted(connection: Any, function: Any, *given: Any, **named: Any) -> Any:
         passed.append(function.__name__)

@@ -13,7 +13,7 @@ from daybook.web import live
 from daybook.web.login import CSRF_FIELD, PageLogin
 from daybook.web.pages.site import Site
 from tests.unit.web.conftest import client
-from tests.unit.web.test_actions import Forms, post, submit
+from tests.unit.web.submitting import Forms, post, submit
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -53,15 +53,15 @@ async def test_a_page_is_rendered_once_for_all_viewers_each_with_its_own_forms(
     world: World, server: PageLogin, browser: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = await world.jobs.add("brief")
-    path, site, shown = f"/jobs/{job.id}", site_of(server), api.jobs.show
+    path, site, read = f"/jobs/{job.id}", site_of(server), api.job_pages.overview
     rendered = 0
 
-    async def counted(ref: str) -> Any:
+    async def counted(ref: str, **limits: int) -> Any:
         nonlocal rendered
         rendered += 1
-        return await shown(ref)
+        return await read(ref, **limits)
 
-    monkeypatch.setattr(api.jobs, "show", counted)
+    monkeypatch.setattr(api.job_pages, "overview", counted)
     async with client(server) as other:
         await other.get(server.new_link())
         await browser.get(path, headers=ASKS)

@@ -18,7 +18,7 @@ from daybook.web.pages.site import Site
 from tests.unit.web.conftest import no_health
 from tests.world import World
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 WITHIN = 60.0
 

@@ -283,3 +283,25 @@ async def test_the_filters_of_the_jobs_are_those_of_the_address(
     assert await names("agent=writer") == {"brief"}
     assert await names("state=paused") == {"export"}
     assert await names("state=enabled&tag=none") == set()
+
+
+async def test_a_ledger_that_was_moved_away_is_used_again_when_it_is_back(
+    daybook_home: Home, of_this_user: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = daybook_home.path / "of-the-page.db"
+    monkeypatch.setenv("DAYBOOK_LEDGER_URL", f"sqlite+aiosqlite:///{file}")
+    application = pages.application(no_health)
+    server = login.protect(application, 4280)
+    async with client(server) as browser:
+        await browser.get(server.new_link())
+        assert (await browser.get("/jobs")).status_code == 200
+        opened = await application.state.site.ledger()
+        moved = file.rename(file.with_suffix(".away"))
+        answer = await browser.get("/jobs")
+        assert answer.status_code == 503
+        assert "move the file back to continue" in answer.text
+        assert not file.exists()  # no page creates a new, empty ledger
+        moved.rename(file)
+        assert (await browser.get("/jobs")).status_code == 200
+        assert await application.state.site.ledger() is opened
+    await application.state.site.close()

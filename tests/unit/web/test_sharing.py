@@ -17,7 +17,8 @@ from daybook.web import live, login
 from daybook.web.login import CSRF_FIELD, PageLogin
 from daybook.web.pages.site import Site
 from tests.unit.web.conftest import OWN, client
-from tests.unit.web.test_actions import NEW, Forms, everything, post
+from tests.unit.web.submitting import Forms, everything, post
+from tests.unit.web.test_job_form import NEW
 from tests.waiting import becomes_true
 from tests.world import World
 
