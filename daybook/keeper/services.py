@@ -299,7 +299,7 @@ JOBS = Loop(
     ),
 )
 
-# Apart from the other services for runs, because there may be much to read after a long absence, and
+# Apart from the other services for runs: there may be much to read after a long absence, and
 # seldom otherwise: Prefect reports the ends of runs with events as well.
 ENDS = Loop(
     interval=lambda: TIMING.jobs_interval,
