@@ -75,7 +75,7 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
 
 
 class DaybookError(Exception):
-    """Root of the tree. ``exit_code`` is the exit code of the command line."""
+    """Base class of these errors. ``exit_code`` is the exit code of the command line."""
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from keyword import iskeyword
 from pathlib import Path
+from textwrap import wrap
 from types import ModuleType, NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -29,7 +30,7 @@ from pydantic.fields import FieldInfo
 
 from daybook.schedules.durations import to_text
 from daybook.settings import Settings
-from docs import floor
+from docs import floor, picture
 
 if TYPE_CHECKING:
     from tests.unit.runs.ten_due_times import Became, Case
@@ -63,18 +64,22 @@ def _summary(thing: object) -> str:
 
 def _kind(field: FieldInfo) -> str:
     annotation = field.annotation
+    if get_origin(annotation) is dict:
+        return "table"
     return annotation.__name__ if inspect.isclass(annotation) else str(annotation)
 
 
 def _default(field: FieldInfo) -> str:
     """Return the default as text: for a default factory, the summary of its docstring."""
+    if field.default_factory is dict:
+        return "empty"
     if field.default_factory is not None:
         described = _summary(field.default_factory)
         if not described:
             raise ValueError(
                 f"{field.default_factory} needs a docstring, which describes the default"
             )
-        return described
+        return described.removeprefix("Return ")
     default = field.default
     if isinstance(default, SecretStr):
         default = default.get_secret_value()
@@ -158,14 +163,26 @@ def policies() -> str:
 
 def design() -> str:
     """Return the page of the design with a current table of packages."""
+    lines = ["| | contains |", "|---|---|"]
+    for name in (name for layer in _layers() for name in layer.split(" | ")):
+        module = importlib.import_module(f"daybook.{name}")
+        lines.append(f"| `{name}` | {_cell(_summary(module))} |")
+    return _between("design.md", lines)
+
+
+def contributing() -> str:
+    """Return CONTRIBUTING with the current layers, from low to high."""
+    text = " → ".join(reversed(_layers()))
+    lines = wrap(text, 100, initial_indent="    ", subsequent_indent="    ")
+    return _between("../CONTRIBUTING.md", lines)
+
+
+def _layers() -> list[str]:
+    """Return the layers of the package from high to low, as the import contract has them."""
     project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = {each["id"]: each for each in project["tool"]["importlinter"]["contracts"]}
-    lines = ["| | contains |", "|---|---|"]
-    for layer in contracts["packages"]["layers"]:
-        for name in layer.split(" | "):
-            module = importlib.import_module(f"daybook.{name.strip()}")
-            lines.append(f"| `{name.strip()}` | {_cell(_summary(module))} |")
-    return _between("design.md", lines)
+    layers: list[str] = contracts["packages"]["layers"]
+    return layers
 
 
 def running() -> str:
@@ -563,10 +580,17 @@ def _quoted(value: str) -> str:
 
 def decisions() -> str:
     """Return the page that lists the decision notes."""
-    lines = [NOTE.format(source="the notes in this folder") + _DECISIONS]
+    entries = {}
     for path in sorted((FOLDER / "decisions").glob("0*.md")):
         number, _, title = path.read_text(encoding="utf-8").partition("\n")[0][2:].partition(" ")
-        lines.append(f"- {number} [{title}]({path.name})")
+        entries[number] = f"- {number} [{title}]({path.name})"
+    lines = [
+        NOTE.format(source="the notes in this folder") + _DECISIONS,
+        "## Ten decisions that bind every change\n",
+        *(entries[number] for number in _BINDING),
+        "\n## All decisions\n",
+        *entries.values(),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -577,12 +601,17 @@ Each note records one decision: its context, the decision and the consequences. 
 overturned names its successor at its top.
 """
 
+_BINDING = ["0001", "0002", "0009", "0013", "0014", "0018", "0022", "0026", "0038", "0044"]
+"""The numbers of the decisions that a change of the code is most likely to touch."""
+
 
 PAGES: dict[str, Callable[[], str]] = {
     "../daybook/api/job_fields.py": client_fields,
     "design.md": design,
     "decisions/index.md": decisions,
     "floor.md": floor.page,
+    "pictures/processes.svg": picture.processes,
+    "../CONTRIBUTING.md": contributing,
     "concepts/states.md": states,
     "guides/limits.md": limits,
     "guides/tasks.md": tasks,

@@ -31,7 +31,6 @@ from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.model import read_parameters
 from daybook.ledger.states import Outcome
 from daybook.prefect.parameter_schema import takes_parameters_of
-from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs.claim_requests import Granted
 
 repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
@@ -44,7 +43,7 @@ repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 @takes_parameters_of("agent-prompt")
 async def agent_prompt(**parameters: Any) -> State[Any]:
     """Send one prompt to one agent, or to a fallback agent if that one is unavailable."""
-    return await carry_out("agent-prompt", parameters, _prepare, PrefectReconciler())
+    return await carry_out("agent-prompt", parameters, _prepare)
 
 
 def _own() -> Sequence[Tool]:

@@ -34,7 +34,6 @@ from daybook.execution.execute import carry_out
 from daybook.jobs.actions import Heartbeat
 from daybook.jobs.model import read_parameters
 from daybook.prefect.parameter_schema import takes_parameters_of
-from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs.claim_requests import Granted
 
 repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
@@ -44,7 +43,7 @@ repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 @takes_parameters_of("heartbeat")
 async def heartbeat(**parameters: Any) -> State[Any]:
     """Ask an agent whether standing orders require anything now; if so, have the agent do it."""
-    return await carry_out("heartbeat", parameters, _prepare, PrefectReconciler(), check=beat.check)
+    return await carry_out("heartbeat", parameters, _prepare, check=beat.check)
 
 
 async def _prepare(granted: Granted) -> Act:

@@ -30,7 +30,6 @@ from daybook.jobs.model import read_parameters
 from daybook.jobs.payloads import PAYLOAD
 from daybook.jobs.policy import Policy
 from daybook.prefect.parameter_schema import takes_parameters_of
-from daybook.prefect.reconcile import PrefectReconciler
 from daybook.resources.secrets import PrefectSecretStore
 from daybook.runs.claim_requests import Granted
 from daybook.tools import calls
@@ -43,7 +42,7 @@ repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 @takes_parameters_of("tool-call")
 async def tool_call(**parameters: Any) -> State[Any]:
     """Call one tool."""
-    return await carry_out("tool-call", parameters, _prepare, PrefectReconciler())
+    return await carry_out("tool-call", parameters, _prepare)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,6 @@ from daybook.jobs.actions import Webhook
 from daybook.jobs.model import read_parameters
 from daybook.jobs.payloads import PAYLOAD
 from daybook.prefect.parameter_schema import takes_parameters_of
-from daybook.prefect.reconcile import PrefectReconciler
 from daybook.resources.secrets import PrefectSecretStore
 from daybook.runs.claim_requests import Granted
 
@@ -41,7 +40,7 @@ repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 @takes_parameters_of("webhook")
 async def webhook(**parameters: Any) -> State[Any]:
     """Send one HTTP request."""
-    return await carry_out("webhook", parameters, _prepare, PrefectReconciler())
+    return await carry_out("webhook", parameters, _prepare)
 
 
 async def _prepare(granted: Granted) -> Act:

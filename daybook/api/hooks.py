@@ -23,8 +23,6 @@ from daybook.hooks import documents
 from daybook.hooks.documents import STORE, Hook
 from daybook.hooks.signatures import SchemeName
 from daybook.jobs import payloads, store
-from daybook.jobs.actions import AgentPrompt, ToolCall, Webhook
-from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.views import UtcTime
 from daybook.prefect import client as prefect
@@ -125,7 +123,7 @@ async def add(
         settings = kept or {"secret": documents.secret_for(scheme, secret)}
         settings |= {"job": stored.id, "scheme": scheme, "filters": list(filters), "rate": rate}
         made = await documents.save(client, name, settings, replace=replace)
-    notes = [] if _uses_payload(stored) else [NO_PAYLOAD_NOTE]
+    notes = [] if stored.job.uses_payload() else [NO_PAYLOAD_NOTE]
     details = _details(made.name, settings, stored.row.name)
     created = None if kept or secret else made.secret
     return SavedHook(**dict(details), secret=created, notes=notes)
@@ -281,17 +279,3 @@ def _details(name: str, data: dict[str, Any], job: str | None) -> HookDetails:
         rotating_until=until if until and now < until else None,
         problem=problem,
     )
-
-
-def _uses_payload(stored: StoredJob) -> bool:
-    check = stored.job.policy.check
-    match stored.job.action:
-        case AgentPrompt(prompt=prompt):
-            used: Any = prompt
-        case Webhook(body=body):
-            used = body
-        case ToolCall(params=params):
-            used = params
-        case _:
-            return True  # a heartbeat's file may use it
-    return payloads.is_used([used, check.params])

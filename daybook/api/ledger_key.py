@@ -11,7 +11,7 @@ from daybook.resources import copies, encryption, mirror
 
 
 class KeyRenewal(BaseModel, frozen=True):
-    """Blocks, such as `secret ops`: those ``copied`` again, and those permanently ``discarded``."""
+    """Names of the blocks, such as `secret ops`, ``copied`` again or permanently ``discarded``."""
 
     copied: list[str]
     discarded: list[str]

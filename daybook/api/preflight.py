@@ -12,7 +12,7 @@ from daybook import owners, settings
 from daybook.errors import AgentMisconfigured, Ambiguous, InvalidInput, UnknownName
 from daybook.http import secrets
 from daybook.jobs import limits, payloads
-from daybook.jobs.actions import Action, AgentPrompt, Heartbeat, ToolCall, Webhook
+from daybook.jobs.actions import Action, ToolCall, Webhook
 from daybook.jobs.checks import Check
 from daybook.jobs.model import Job
 from daybook.jobs.notify import CALLBACK_FIELDS, Notify
@@ -62,13 +62,10 @@ def _unchecked_names(job: Job, *, action: bool, notify: bool) -> list[str]:
     """Return which of the names in a job cannot be checked without Prefect."""
     from daybook.delivery.outbox import BUILTIN_CHANNELS
 
-    target, precondition = job.action, job.policy.check
     given = {
-        "agents": action
-        and (isinstance(target, AgentPrompt | Heartbeat) or bool(precondition.agent)),
-        "tools": action and (isinstance(target, ToolCall) or bool(precondition.tool)),
-        "secrets": action
-        and bool(secrets.referenced_names([target.model_dump(mode="json"), precondition.params])),
+        "agents": action and bool(job.action.agents() or job.policy.check.agent),
+        "tools": action and bool(job.tools()),
+        "secrets": action and bool(secrets.referenced_names(job.values_with_secrets())),
         "channels": notify and job.notify.channel not in {"", *BUILTIN_CHANNELS},
     }
     return [f"the {name}" for name, is_named in given.items() if is_named]
@@ -99,23 +96,17 @@ def _check_work_dir(work_dir: str) -> list[str]:
 
 
 async def _check_target(client: PrefectClient | None, action: Action, owner: str) -> list[str]:
-    match action:
-        case Webhook():
-            from daybook.execution import webhook
+    notes = []
+    if isinstance(action, Webhook):
+        from daybook.execution import webhook
 
-            webhook.check(action, _guard(owner))
-            return await _missing_secrets(client, action.headers)
-        case ToolCall():
-            notes = await _check_tool(client, action, owner)
-            return notes + await _missing_secrets(client, action.params)
-        case AgentPrompt():
-            await _check_agent(client, action)
-            return []
-        case Heartbeat():
-            await _check_agent(client, action)
-            if action.gate_agent:
-                await _require_agent(client, action.gate_agent, "gate_agent")
-            return []
+        webhook.check(action, _guard(owner))
+    if isinstance(action, ToolCall):
+        notes = await _check_tool(client, action, owner)
+    for field, name in action.agents():
+        await _require_agent(client, name, field)
+    await _check_model(client, action)
+    return notes + await _missing_secrets(client, action.values_with_secrets())
 
 
 async def _check_precondition(client: PrefectClient | None, check: Check, owner: str) -> list[str]:
@@ -227,16 +218,15 @@ async def _require_agent(client: PrefectClient | None, name: str, field: str) ->
         raise Ambiguous(field, name, matches)
 
 
-async def _check_agent(client: PrefectClient | None, action: AgentPrompt | Heartbeat) -> None:
+async def _check_model(client: PrefectClient | None, action: Action) -> None:
+    """Raise `InvalidInput` if the action's agent cannot use its model."""
     from daybook.agents import documents
 
-    await _require_agent(client, action.agent, "agent")
-    for name in action.fallback_agents:
-        await _require_agent(client, name, "fallback_agents")
-    if not action.model or client is None:
+    model = getattr(action, "model", "")
+    if not model or client is None:
         return
     try:
-        (await documents.get(client, action.agent)).check_model(action.model)
+        (await documents.get(client, action.agents()[0][1])).check_model(model)
     except AgentMisconfigured as error:
         raise InvalidInput("model", str(error)) from None
 

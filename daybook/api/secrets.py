@@ -83,7 +83,7 @@ async def remove(name: str) -> None:
 async def _jobs() -> dict[str, list[str]]:
     """Return the names of the jobs that refer to each secret, by the secret's name."""
     return _by_secret(
-        (each.row.name, each.job.fields_with_secrets()) for each in await stored_jobs()
+        (each.row.name, each.job.values_with_secrets()) for each in await stored_jobs()
     )
 
 

@@ -33,7 +33,7 @@ class Operations:
 def operation_method(
     operation: Callable[P, Awaitable[R]], *, operator_only: bool = True
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
-    """Return a method of a class of `Operations` that calls ``operation`` for its actor."""
+    """Return a method for a subclass of `Operations` that calls ``operation`` as its actor."""
 
     async def call(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with self._acting_as():

@@ -179,7 +179,7 @@ _MAX_KEPT = MAX_UPCOMING + 62
 
 
 def _upcoming(stored: StoredJob, now: datetime, end: datetime) -> list[datetime]:
-    """Return up to `MAX_UPCOMING` + 1 due times in (now, end], none skipped or snoozed."""
+    """Return up to `MAX_UPCOMING` + 1 due times in (now, end] that are not skipped or snoozed."""
     hour = now.replace(minute=0, second=0, microsecond=0)
     key = stored.id, stored.revision.number, hour
     if (known := _cache.get(key)) is None:

@@ -71,7 +71,7 @@ async def record(session: AsyncSession, restore: Restore) -> Recorded:
 
 
 async def _end_begun(session: AsyncSession, restore: Restore) -> int:
-    """End the runs that had an attempt, or a process that could begin one, as unknown."""
+    """Record as unknown the runs that had an attempt, or a process that could begin one."""
     retrying = (col(RunRow.status) == Status.WAITING) & (col(RunRow.attempts) > 0)
     found = await _runs(session, col(RunRow.status).in_(HELD) | retrying)
     for row in found:
@@ -84,7 +84,7 @@ async def _end_begun(session: AsyncSession, restore: Restore) -> int:
 
 
 async def _end_waiting(session: AsyncSession, restore: Restore) -> int:
-    """End the runs that waited, and those that outcomes of this restore have started, as missed."""
+    """Record as missed the runs that waited, and those that outcomes of this restore requested."""
     waiting = (col(RunRow.status) == Status.WAITING) & (col(RunRow.due) <= restore.at)
     found = await _runs(session, waiting)
     for row in found:

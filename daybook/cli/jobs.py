@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +28,6 @@ from daybook.cli.runs import print_run_details
 from daybook.cli.selection import NO_FILTERS, Which, act_on_each, check_names_or_all
 from daybook.cli.skips import skip_fields
 from daybook.errors import DaybookError, InvalidInput, NotFound
-from daybook.jobs.actions import Heartbeat, ToolCall, Webhook
 from daybook.jobs.model import FIELDS, ScheduleFields
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
@@ -37,7 +35,6 @@ from daybook.schedules.schedule import is_schedule
 
 if TYPE_CHECKING:
     from daybook.delivery.views import RunDetails
-    from daybook.jobs.actions import AgentPrompt
     from daybook.jobs.views import ChangedJob, FieldChange, JobDetails, ListedJob
 
 MAX_ANSWER_LINES = 20
@@ -81,7 +78,7 @@ async def add_(
         [
             ("schedule", job.words),
             ("next due", _next_due(job)),
-            _action_in_brief(job),
+            job.action.brief(),
             (
                 "answer",
                 f"in the ledger (`daybook runs {name}`)\n"
@@ -133,19 +130,6 @@ def _new_job_fields(
         **given,
         **({} if schedule is None else {"schedule": schedule}),
     }
-
-
-def _action_in_brief(job: ListedJob) -> tuple[str, str]:
-    """Return the label and a short description of a job's action."""
-    match job.action:
-        case Webhook(method=method, url=url):
-            return "calls", f"{method} {url}"
-        case ToolCall(tool=tool):
-            return "calls", f"the tool {tool}"
-        case Heartbeat(file=file):
-            return "orders", file
-        case asked:
-            return "asks", f"the agent {asked.agent}"
 
 
 async def list_(
@@ -479,7 +463,7 @@ def _print_job(job: JobDetails, absolute: bool) -> None:
         ("last run", formatting.run_summary(last, when) if last else "none yet"),
         ("failures", _failures(job)),
         ("spent", f"{spent}, in the last 30 days" if spent else ""),
-        *_action(job),
+        *job.action.facts(),
         ("check", formatting.check_summary(job.policy.check)),
         ("notifies", formatting.notifications(job.recipients)),
         ("policy", _policy(job.policy)),
@@ -501,29 +485,6 @@ def _print_job(job: JobDetails, absolute: bool) -> None:
             output.line(f"  … `daybook show {last.id[:8]}` shows the whole answer")
 
 
-def _action(job: ListedJob) -> list[tuple[str, str]]:
-    action = job.action
-    if isinstance(action, Webhook):
-        names = ", ".join(action.headers)
-        return [
-            ("calls", f"{action.method} {action.url}"),
-            ("headers", names),
-            ("body", action.body),
-        ]
-    if isinstance(action, ToolCall):
-        params = formatting.field_text(action.params) if action.params else ""
-        return [("tool", action.tool), ("params", params)]
-    asked = [
-        ("agent", action.agent),
-        ("fallback agents", ", ".join(action.fallback_agents)),
-        ("model", action.model),
-        ("session", action.session_key or action.session),
-    ]
-    if isinstance(action, Heartbeat):
-        return [("orders", action.file), ("gate", action.gate_agent), *asked]
-    return [("prompt", action.prompt), *asked, ("answer", _answer_format(action))]
-
-
 def _failures(job: JobDetails) -> str:
     count, error, last = job.consecutive_failures, job.last_error, job.last_run
     is_shown = last is not None and error in (last.reason, last.error)  # with "last run" above
@@ -532,14 +493,6 @@ def _failures(job: JobDetails) -> str:
         "" if is_shown else f"last error: {error}",
     ]
     return ", ".join(filter(None, parts)) if count else ""
-
-
-def _answer_format(action: AgentPrompt) -> str:
-    """Return the required format of the answer; empty for plain text."""
-    if action.output_format == "text":
-        return ""
-    schema = f", {json.dumps(action.output_schema)}" if action.output_schema else ""
-    return f"{action.output_format}{schema}"
 
 
 _ALWAYS_SHOWN = ("timeout", "retries", "retry_delay", "overlap", "catch_up")

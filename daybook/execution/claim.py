@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import Protocol
 
 from prefect.exceptions import Abort
 
@@ -17,7 +16,7 @@ from daybook.clock import Clock
 from daybook.jobs import limits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
-from daybook.prefect.occurrence import Recogniser
+from daybook.prefect import reconcile
 from daybook.prefect.states import request_cancellation, suspend_flow_run
 from daybook.runs.claim_requests import (
     ClaimRequest,
@@ -39,25 +38,9 @@ MAX_IN_PROCESS_WAIT = timedelta(seconds=30)
 """Longest wait inside the process; for a longer wait, the run is rescheduled."""
 
 
-class Reconciler(Recogniser, Protocol):
-    """Reconciliation of one job, which the flow passes in."""
-
-    async def compare(self, job_id: str, deployment_id: str) -> frozenset[str]:
-        """Import the edits of this job from Prefect into the ledger.
-
-        Return the ids of the schedules that a job cannot express, which exist only in Prefect.
-        """
-        ...
-
-    async def push(self, job_id: str) -> None:
-        """Apply the changes of this job in the ledger to Prefect."""
-        ...
-
-
 async def wait_for_claim(
     ledger: Ledger,
     request: ClaimRequest,
-    reconciler: Reconciler,
     clock: Clock,
     *,
     deployment_id: str | None = None,
@@ -72,9 +55,7 @@ async def wait_for_claim(
     id of the Prefect run's creator, which for an auto-scheduled run is its schedule.
     """
     while True:
-        answer = await decide(
-            ledger, request, reconciler, deployment_id=deployment_id, made_by=made_by
-        )
+        answer = await decide(ledger, request, deployment_id=deployment_id, made_by=made_by)
         match answer:
             case Granted() | Finished():
                 return answer
@@ -112,7 +93,6 @@ def end_of_duplicate(answer: HeldElsewhere) -> Finished:
 async def decide(
     ledger: Ledger,
     request: ClaimRequest,
-    reconciler: Reconciler,
     *,
     deployment_id: str | None = None,
     made_by: str | None = None,
@@ -131,7 +111,7 @@ async def decide(
             await request_cancellation(answer.cancel, answer.why)
         if not isinstance(answer, NeedsReconcile):
             return answer
-        prefect_schedules = await reconciler.compare(answer.job_id, str(deployment_id))
+        prefect_schedules = await reconcile.compare(answer.job_id, str(deployment_id))
         request = replace(request, compared=True)
         if made_by in prefect_schedules:
             # The job cannot express this schedule, so its runs are no due times of the job.

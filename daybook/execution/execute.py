@@ -55,7 +55,7 @@ from daybook.execution import (
 )
 from daybook.execution import claim as claiming
 from daybook.execution.attempt import Act, Prepare, RetryAt
-from daybook.execution.claim import MAX_IN_PROCESS_WAIT, NO_LEDGER_DELAY, Reconciler
+from daybook.execution.claim import MAX_IN_PROCESS_WAIT, NO_LEDGER_DELAY
 from daybook.execution.handover import Handover
 from daybook.execution.recording import OutcomeUnwritten
 from daybook.jobs import policy as policies
@@ -63,7 +63,7 @@ from daybook.jobs.model import normal_parameters
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
-from daybook.prefect import occurrence, run_log, run_names, states
+from daybook.prefect import occurrence, reconcile, run_log, run_names, states
 from daybook.prefect.states import suspend_flow_run, terminal_state
 from daybook.processes.ending import wait_shielded
 from daybook.runs import claims
@@ -106,7 +106,6 @@ class _Run:
     refused: str
     check: checks.CheckCallable
     prepare: Prepare
-    reconciler: Reconciler
     clock: Clock
 
     @property
@@ -123,7 +122,6 @@ async def carry_out(
     kind: str,
     parameters: dict[str, Any],
     prepare: Prepare,
-    reconciler: Reconciler,
     *,
     check: checks.CheckCallable = checks.check_job,
     clock: Clock = SYSTEM_CLOCK,
@@ -149,7 +147,7 @@ async def carry_out(
         if flow_run.deployment_id is None:
             raise
         refused = str(error)
-    run = _Run(flow_run, given, kind, parameters, refused, check, prepare, reconciler, clock)
+    run = _Run(flow_run, given, kind, parameters, refused, check, prepare, clock)
     if run.is_direct:  # perhaps the only process that knows of listeners
         registry.find_listeners()
     with run_log.without_last_line_after_abort(run.id):
@@ -207,7 +205,7 @@ async def _execute(run: _Run) -> State[Any]:
         get_run_logger().log(level, "%s", artifact.log_lines(granted, outcome, number, seconds))
         await artifact.publish(granted, outcome, number, rows, seconds)
         if granted.job is not None:
-            await _push(run.reconciler, granted.job.id)
+            await _push(granted.job.id)
         await _tend_session(ledger, run, granted, answered)
     return _state(granted.run_id, outcome, run)
 
@@ -243,7 +241,6 @@ async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act
         ledger,
         flow_run,
         run.parameters,
-        run.reconciler,
         kind=run.kind,
         holder=given.holder if given else occurrence.current_holder(),
         starts=flow_run.run_count,
@@ -255,7 +252,6 @@ async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act
         answer = await claiming.wait_for_claim(
             ledger,
             request,
-            run.reconciler,
             run.clock,
             deployment_id=deployment_id,
             made_by=str(flow_run.created_by.id) if flow_run.created_by else None,
@@ -263,7 +259,7 @@ async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act
         )
         if isinstance(answer, Finished):
             if request.job_id is not None and answer.run_id is not None:
-                await _push(run.reconciler, request.job_id)
+                await _push(request.job_id)
             return answer
         if given is not None:
             given.report(claimed=answer.fence)
@@ -413,7 +409,7 @@ async def _end_unbegun(
         run.given.report(ended=outcome.status)
     await delivery.send_pending(ledger, granted.run_id, alone=run.is_direct)
     if granted.job is not None:
-        await _push(run.reconciler, granted.job.id)
+        await _push(granted.job.id)
     return Finished(outcome.status, outcome.reason, granted.run_id, run.id, outcome.error)
 
 
@@ -484,9 +480,9 @@ def _state_of_end(answer: Finished, run: _Run) -> State[Any]:
     return _state(shown.run_id, Outcome(shown.status, shown.reason, error=shown.error), run)
 
 
-async def _push(reconciler: Reconciler, job_id: str) -> None:
+async def _push(job_id: str) -> None:
     try:
-        await reconciler.push(job_id)
+        await reconcile.push(job_id)
     except (DaybookError, httpx.HTTPError) as error:
         # The job stays marked as pending, and the next reconciliation applies it.
         log.warning("the job is not reconciled yet: %s", error, extra={"action": "push_failed"})

@@ -1,4 +1,4 @@
-"""Text of an export: what `daybook apply` reads, with comments for what a file cannot say."""
+"""Text of an export: a file for `daybook apply`, with comments on facts that have no field."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def text(jobs: Sequence[StoredJob]) -> str:
 
 
 def _comments(stored: StoredJob) -> list[str]:
-    """Return what the fields of a file cannot say about a job."""
+    """Return comments on the facts about a job that have no field in a file."""
     row, found = stored.row, list[str]()
     if not owners.is_file(row.owner):
         found.append(f"It belongs to {row.owner}.")

@@ -1,8 +1,8 @@
 """Actions of jobs: an agent prompt, a webhook, a tool call or a heartbeat, one model per kind.
 
-A new kind needs its model here (in `Kind`, `Action`, `ACTIONS`, `DEFAULT_POLICIES` and `subject`),
-its words in `jobs.model`, and its flow `flows/<kind>.py`. Agents may own jobs of that kind only if
-`jobs.limits` checks it.
+Each action says which agents, tools, URLs and secrets its runs use, and how it is shown
+(`BaseAction`). A new kind needs its model here (in `Kind`, `Action`, `ACTIONS` and
+`DEFAULT_POLICIES`), its words in `jobs.model`, and its flow `flows/<kind>.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from daybook.errors import InvalidInput
-from daybook.jobs import answer_schema, prompts
+from daybook.jobs import answer_schema, payloads, prompts
 from daybook.names import validate_line
 from daybook.validation import raising_pydantic_error
 
@@ -48,9 +48,6 @@ MAX_DEPTH = 100
 """Maximum number of nesting levels of JSON in a field, such as a tool's parameters."""
 
 Kind = Literal["agent-prompt", "webhook", "tool-call", "heartbeat"]
-
-CONVERSATION_KINDS = ("agent-prompt", "heartbeat")
-"""Kinds whose runs ask an agent and continue a session."""
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 """HTTP methods of a webhook."""
@@ -149,10 +146,56 @@ OutputFormat = Literal["text", "json", "structured"]
 """Required format of an answer."""
 
 
-class AgentPrompt(BaseModel):
-    """Action of an `agent-prompt` job: ask an agent. The prompt is stored as it was written."""
+Uses: TypeAlias = list[tuple[str, str]]
+"""Names or URLs that an action or a check uses, each after the name of its field."""
+
+Facts: TypeAlias = list[tuple[str, str]]
+"""Labels and values; an empty value is not shown."""
+
+
+class BaseAction(BaseModel):
+    """Base class of actions: the agents, tools and URLs that its runs use, and its display."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    may_be_agents: ClassVar[bool] = True
+    """Whether agents may own jobs of this kind; `jobs.limits` checks all that the action uses."""
+
+    def agents(self) -> Uses:
+        """Return the agents that the job's runs may ask."""
+        return []
+
+    def tools(self) -> Uses:
+        """Return the tools that the job's runs call themselves."""
+        return []
+
+    def urls(self) -> Uses:
+        """Return the URLs that the job's runs request."""
+        return []
+
+    def values_with_secrets(self) -> list[object]:
+        """Return the values in which a reference to a secret is replaced when the job runs."""
+        return []
+
+    def uses_payload(self) -> bool:
+        """Return whether a run uses the payload of the hook that requests it."""
+        return False
+
+    def subject(self) -> str:
+        """Return the source of the job's default name."""
+        raise NotImplementedError
+
+    def brief(self) -> tuple[str, str]:
+        """Return a label and a short description, such as ``calls``, ``POST https://…``."""
+        raise NotImplementedError
+
+    def facts(self) -> Facts:
+        """Return all of the action for `daybook show`, in the order in which it is read."""
+        raise NotImplementedError
+
+
+class AgentPrompt(BaseAction):
+    """Action of an `agent-prompt` job: ask an agent. The prompt is stored as it was written."""
 
     prompt: Annotated[str, AfterValidator(_not_blank)] = Field(
         title="Prompt",
@@ -187,6 +230,37 @@ class AgentPrompt(BaseModel):
             if self.output_format == "structured":
                 answer_schema.check(self.output_schema)
         return self
+
+    def agents(self) -> Uses:
+        return _asked_agents(self)
+
+    def uses_payload(self) -> bool:
+        return payloads.is_used(self.prompt)
+
+    def subject(self) -> str:
+        return self.prompt
+
+    def brief(self) -> tuple[str, str]:
+        return "asks", f"the agent {self.agent}"
+
+    def facts(self) -> Facts:
+        schema = f", {json.dumps(self.output_schema)}" if self.output_schema else ""
+        answer = "" if self.output_format == "text" else f"{self.output_format}{schema}"
+        return [("prompt", self.prompt), *_asked_facts(self), ("answer", answer)]
+
+
+def _asked_agents(action: AgentPrompt | Heartbeat) -> Uses:
+    fallbacks = [("fallback_agents", name) for name in action.fallback_agents]
+    return [("agent", action.agent), *fallbacks]
+
+
+def _asked_facts(action: AgentPrompt | Heartbeat) -> Facts:
+    return [
+        ("agent", action.agent),
+        ("fallback agents", ", ".join(action.fallback_agents)),
+        ("model", action.model),
+        ("session", action.session_key or action.session),
+    ]
 
 
 def _check_session(session: Session, key: str) -> None:
@@ -227,10 +301,8 @@ def _upper_case(method: object) -> object:
     return method.upper() if isinstance(method, str) else method
 
 
-class Webhook(BaseModel):
+class Webhook(BaseAction):
     """Action of a `webhook` job: one HTTP request. A 2xx response is success."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: Annotated[str, AfterValidator(_url)] = Field(
         title="URL", description="URL to call; a 2xx response counts as success."
@@ -250,6 +322,24 @@ class Webhook(BaseModel):
         description="Request body; its type is JSON unless a Content-Type header says otherwise. "
         "{{payload}} is what the request to a hook sent.",
     )
+
+    def urls(self) -> Uses:
+        return [("url", self.url)]
+
+    def values_with_secrets(self) -> list[object]:
+        return [self.headers]
+
+    def uses_payload(self) -> bool:
+        return payloads.is_used(self.body)
+
+    def subject(self) -> str:
+        return urlsplit(self.url).hostname or self.url
+
+    def brief(self) -> tuple[str, str]:
+        return "calls", f"{self.method} {self.url}"
+
+    def facts(self) -> Facts:
+        return [self.brief(), ("headers", ", ".join(self.headers)), ("body", self.body)]
 
 
 def _tool(name: str) -> str:
@@ -324,10 +414,8 @@ def _check_json(value: object, field: str, depth: int) -> None:
             )
 
 
-class ToolCall(BaseModel):
+class ToolCall(BaseAction):
     """Action of a `tool-call` job: call a tool once, with exactly these parameters."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tool: Annotated[str, AfterValidator(_tool)] = Field(
         title="Tool",
@@ -341,6 +429,25 @@ class ToolCall(BaseModel):
         "request to a hook sent as {{payload}}.",
     )
 
+    def tools(self) -> Uses:
+        return [("tool", self.tool)]
+
+    def values_with_secrets(self) -> list[object]:
+        return [self.params]
+
+    def uses_payload(self) -> bool:
+        return payloads.is_used(self.params)
+
+    def subject(self) -> str:
+        return self.tool.rpartition("#")[2] if is_address(self.tool) else self.tool
+
+    def brief(self) -> tuple[str, str]:
+        return "calls", f"the tool {self.tool}"
+
+    def facts(self) -> Facts:
+        params = json.dumps(self.params, ensure_ascii=False) if self.params else ""
+        return [("tool", self.tool), ("params", params)]
+
 
 def _file(file: str) -> str:
     file = file.strip()
@@ -352,13 +459,13 @@ def _file(file: str) -> str:
     return file
 
 
-class Heartbeat(BaseModel):
+class Heartbeat(BaseAction):
     """Action of a `heartbeat` job: ask an agent to carry out a file of standing orders.
 
     The agent is asked only if the file has text and the gate decides that there is something to do.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    may_be_agents = False  # only the operator may write the file
 
     file: Annotated[str, AfterValidator(_file)] = Field(
         default=DEFAULT_ORDERS_FILE,
@@ -385,6 +492,22 @@ class Heartbeat(BaseModel):
             _check_session(self.session, self.session_key)
         return self
 
+    def agents(self) -> Uses:
+        gate = [("gate_agent", self.gate_agent)] if self.gate_agent else []
+        return [*_asked_agents(self), *gate]
+
+    def uses_payload(self) -> bool:
+        return True  # its file may
+
+    def subject(self) -> str:
+        return "heartbeat"
+
+    def brief(self) -> tuple[str, str]:
+        return "orders", self.file
+
+    def facts(self) -> Facts:
+        return [self.brief(), ("gate", self.gate_agent), *_asked_facts(self)]
+
 
 Action: TypeAlias = AgentPrompt | Webhook | ToolCall | Heartbeat
 ACTIONS: dict[str, type[AgentPrompt | Webhook | ToolCall | Heartbeat]] = {
@@ -394,6 +517,11 @@ ACTIONS: dict[str, type[AgentPrompt | Webhook | ToolCall | Heartbeat]] = {
     "heartbeat": Heartbeat,
 }
 """Action model of each kind of job."""
+
+CONVERSATION_KINDS = tuple(
+    kind for kind, model in ACTIONS.items() if "session" in model.model_fields
+)
+"""Kinds whose runs ask an agent and continue a session."""
 
 DEFAULT_POLICIES: dict[str, dict[str, object]] = {
     "agent-prompt": {},
@@ -413,16 +541,3 @@ KIND_ALIASES = {
     "call_tool": "tool-call",
 }
 """Names of kinds in other schedulers, which `jobs.model.new_job` and `edit` also accept."""
-
-
-def subject(action: Action) -> str:
-    """Return the source of a job's default name: prompt, host, tool, or `heartbeat`."""
-    match action:
-        case AgentPrompt():
-            return action.prompt
-        case Webhook():
-            return urlsplit(action.url).hostname or action.url
-        case ToolCall():
-            return action.tool.rpartition("#")[2] if is_address(action.tool) else action.tool
-        case Heartbeat():
-            return "heartbeat"

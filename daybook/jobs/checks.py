@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from daybook.errors import InvalidInput
 from daybook.jobs import prompts
+from daybook.jobs.actions import DEFAULT_AGENT, Action, Uses
 from daybook.validation import raising_pydantic_error
 
 KINDS = ("tool", "prompt", "command", "watch_url", "watch_command")
@@ -88,6 +89,18 @@ class Check(BaseModel):
     def __bool__(self) -> bool:
         """Return whether there is a check at all."""
         return any(getattr(self, name) for name in KINDS)
+
+    def tools(self) -> Uses:
+        """Return the tool that decides, after the name of its field."""
+        return [("tool", self.tool)] if self.tool else []
+
+    def urls(self) -> Uses:
+        """Return the watched page, after the name of its field."""
+        return [("watch_url", self.watch_url)] if self.watch_url else []
+
+    def agent_of(self, action: Action) -> str:
+        """Return the agent that the prompt is for, or an empty string if there is no prompt."""
+        return (self.agent or getattr(action, "agent", DEFAULT_AGENT)) if self.prompt else ""
 
     @property
     def is_watch(self) -> bool:

@@ -36,10 +36,6 @@ from daybook import owners
 from daybook.errors import InvalidInput
 from daybook.jobs.actions import (
     ACTIONS,
-    DEFAULT_AGENT,
-    AgentPrompt,
-    ToolCall,
-    Webhook,
     is_address,
 )
 from daybook.jobs.model import Job
@@ -278,21 +274,20 @@ def _smallest(schedule: Schedule, since: date, enough: timedelta) -> timedelta |
 
 
 def _check_action(job: Job, owner: str, limits: Limits) -> None:
-    match job.action:
-        case AgentPrompt():
-            _check_agent("agent", job.action.agent, owner, limits)
-            for name in job.action.fallback_agents:
-                _check_agent("fallback_agents", name, owner, limits)
-            if job.action.model and not matches_any(job.action.model, limits.models):
-                raise _not_allowed("model", job.action.model, limits.models)
-            _check_session(job.action.session_key, owner)
-        case ToolCall():
-            _check_tool("tool", job.action.tool, limits)
-        case Webhook():
-            check_host(job.action.url, "url", limits)
-        case _:
-            problem = f"only the operator can add a job of the kind {job.kind}"
-            raise InvalidInput("kind", problem, "use another kind")
+    action = job.action
+    if not action.may_be_agents:
+        problem = f"only the operator can add a job of the kind {job.kind}"
+        raise InvalidInput("kind", problem, "use another kind")
+    for of, name in action.agents():
+        _check_agent(of, name, owner, limits)
+    model = getattr(action, "model", "")
+    if model and not matches_any(model, limits.models):
+        raise _not_allowed("model", model, limits.models)
+    _check_session(getattr(action, "session_key", ""), owner)
+    for of, name in action.tools():
+        _check_tool(of, name, limits)
+    for of, url in action.urls():
+        check_host(url, of, limits)
 
 
 def _check_session(key: str, owner: str) -> None:
@@ -316,9 +311,8 @@ def _check_chat(job: Job, limits: Limits) -> None:
 
 
 def _check_secrets(job: Job, limits: Limits) -> None:
-    fields = job.action.model_dump(mode="json")
-    if isinstance(job.action, AgentPrompt):
-        fields = {}
+    # A prompt is text; in every other action a reference is meant as one.
+    fields = {} if job.action.agents() else job.action.model_dump(mode="json")
     for name in sorted(secrets_in([fields, job.policy.check.params])):
         if not matches_any(name, limits.secrets):
             raise _not_allowed("secret", name, limits.secrets)
@@ -327,13 +321,12 @@ def _check_secrets(job: Job, limits: Limits) -> None:
 def _check_precondition(job: Job, owner: str, limits: Limits) -> None:
     job.policy.refuse_operator_fields()
     precondition = job.policy.check
-    if precondition.tool:
-        _check_tool("check", precondition.tool, limits)
-    if precondition.watch_url:
-        check_host(precondition.watch_url, "check", limits)
-    if precondition.prompt:
-        own = getattr(job.action, "agent", DEFAULT_AGENT)
-        _check_agent("check", precondition.agent or own, owner, limits)
+    for _, tool in precondition.tools():
+        _check_tool("check", tool, limits)
+    for _, url in precondition.urls():
+        check_host(url, "check", limits)
+    if agent := precondition.agent_of(job.action):
+        _check_agent("check", agent, owner, limits)
 
 
 def _check_agent(field: str, name: str, owner: str, limits: Limits) -> None:

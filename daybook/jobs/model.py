@@ -42,9 +42,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from daybook.errors import InvalidInput
-from daybook.jobs import actions, checks, prompts, upcoming
+from daybook.jobs import actions, checks, payloads, prompts, upcoming
 from daybook.jobs import policy as policies
-from daybook.jobs.actions import ACTIONS, DEFAULT_AGENT, Action, AgentPrompt, Heartbeat, Kind
+from daybook.jobs.actions import ACTIONS, Action, AgentPrompt, Kind
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
 from daybook.names import default_name, free_name, validate_name
@@ -173,22 +173,21 @@ class Job(BaseModel):
 
     def agents(self) -> list[str]:
         """Return the agents that the job's runs may ask, also for its gate and its check."""
-        found = [getattr(self.action, name, "") for name in ("agent", "gate_agent")]
-        found += getattr(self.action, "fallback_agents", ())
-        check = self.policy.check
-        if check.prompt:
-            found.append(check.agent or found[0] or DEFAULT_AGENT)
-        return list(dict.fromkeys(filter(None, found)))
+        found = [name for _, name in self.action.agents()]
+        return list(dict.fromkeys(filter(None, [*found, self.policy.check.agent_of(self.action)])))
 
     def tools(self) -> list[str]:
         """Return the tools that the job's runs call themselves, including that of its check."""
-        found = [getattr(self.action, "tool", ""), self.policy.check.tool]
-        return list(dict.fromkeys(filter(None, found)))
+        found = [*self.action.tools(), *self.policy.check.tools()]
+        return list(dict.fromkeys(name for _, name in found))
 
-    def fields_with_secrets(self) -> list[object]:
+    def values_with_secrets(self) -> list[object]:
         """Return the values in which a reference to a secret is replaced when the job runs."""
-        found = [getattr(self.action, name, None) for name in ("headers", "params")]
-        return [*found, self.policy.check.params]
+        return [*self.action.values_with_secrets(), self.policy.check.params]
+
+    def uses_payload(self) -> bool:
+        """Return whether a run uses the payload of the hook that requests it."""
+        return self.action.uses_payload() or payloads.is_used(self.policy.check.params)
 
     def with_parameters(self, parameters: Mapping[str, object]) -> Self:
         """Return the job with these parameters. Raises `InvalidInput`."""
@@ -319,7 +318,7 @@ def new_job(
     if "name" in given:
         name = _unused(validate_name(_text(given, "name", "")), taken)
     else:
-        name = free_name(default_name(actions.subject(action)), taken)
+        name = free_name(default_name(action.subject()), taken)
     with raising_invalid_input(FIELDS):
         job = Job.model_validate(
             {
@@ -438,7 +437,7 @@ def _check_variables(action: Action, policy: Policy) -> None:
 
     Also raise it for a work directory in which nothing would run.
     """
-    asks, check = isinstance(action, AgentPrompt | Heartbeat), policy.check
+    asks, check = action.agents(), policy.check
     if policy.work_dir and not (asks or check.prompt or check.command or check.watch_command):
         problem = "applies only to agents and to the commands of checks, and this job has neither"
         raise InvalidInput("work_dir", problem, "leave it out")
@@ -553,9 +552,7 @@ def _notify(base: object, given: Mapping[str, object]) -> Notify:
 
 def _check_chat(action: Action, notify: Notify) -> None:
     """Raise `InvalidInput` if the session is `chat` and there is no channel to continue."""
-    if not isinstance(action, (AgentPrompt, Heartbeat)):
-        return
-    if action.session == "chat" and not notify.channel:
+    if getattr(action, "session", "") == "chat" and not notify.channel:
         raise InvalidInput("session", "chat needs a channel", "set the channel too")
 
 

@@ -76,7 +76,7 @@ class DueTimes(BaseModel, frozen=True):
 
     @classmethod
     def of_job(cls, stored: StoredJob, after: datetime, count: int) -> Self:
-        """Return up to ``count`` due times of the job after ``after``, none skipped or snoozed."""
+        """Return up to ``count`` due times after ``after`` that are not skipped or snoozed."""
         snoozed = stored.row.snoozed_until
         start = after if snoozed is None else max(after, snoozed - ONE_MICROSECOND)
         return cls.of(stored.job.schedule, start, count, stored.job.policy, stored.row.skips)

@@ -1,4 +1,4 @@
-"""Overview of what is due and what needs attention, as two tables in Prefect's UI.
+"""Overview of the next due jobs and of the findings that need attention: two tables in Prefect.
 
 The findings are those of `daybook status`, in a package above this one: a keeper gets the function
 that reads them. A table is an artifact with a key of this ledger. It is changed in place, and only

@@ -142,7 +142,7 @@ def _application(sessions: SessionResources) -> ASGIApp:
 
 
 def _actor_of(context: Context) -> Actor:
-    """Return the actor of the token, which `BearerGuard` has put into the request's scope."""
+    """Return the actor that `BearerGuard` has put into the request's scope for its token."""
     actor = context.request.scope[_ACTOR] if context.request is not None else None
     assert isinstance(actor, Actor)
     return actor

@@ -38,7 +38,6 @@ from daybook.ledger.states import HELD, TERMINAL, Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import flow_runs, occurrence, state_mirror, states
 from daybook.prefect.projection import ledger_tag
-from daybook.prefect.reconcile import PrefectReconciler
 from daybook.prefect.states import is_skipped, terminal_state
 from daybook.runs import leases, prefect_ends, waiting_runs
 from daybook.runs.claim_requests import ClaimRequest
@@ -294,6 +293,6 @@ async def _claim_request(ledger: Ledger, run: FlowRun) -> ClaimRequest | None:
     if run.deployment_id is None or ledger_tag(ledger.id) not in run.tags:
         return None
     request = await occurrence.build_claim_request(
-        ledger, run, dict(run.parameters), PrefectReconciler(), holder="", starts=run.run_count
+        ledger, run, dict(run.parameters), holder="", starts=run.run_count
     )
     return None if request.job_id is None else request

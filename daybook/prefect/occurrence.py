@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
@@ -21,18 +21,9 @@ from daybook.errors import InvalidInput
 from daybook.jobs import store
 from daybook.jobs.model import normal_parameters
 from daybook.ledger.engine import Ledger
-from daybook.prefect import flow_runs, links
+from daybook.prefect import flow_runs, links, reconcile
 from daybook.runs import claim_requests, rows
 from daybook.runs.claim_requests import ClaimRequest
-
-
-class Recogniser(Protocol):
-    """The part of reconciliation that this module uses."""
-
-    async def recognise(self, deployment_id: str) -> None:
-        """Record which job one of our deployments belongs to."""
-        ...
-
 
 _CONTINUED: ContextVar[str] = ContextVar("daybook_continued_session", default="")
 
@@ -93,7 +84,6 @@ async def build_claim_request(
     ledger: Ledger,
     run: FlowRun,
     parameters: dict[str, Any],
-    reconciler: Recogniser,
     *,
     holder: str,
     starts: int,
@@ -115,7 +105,7 @@ async def build_claim_request(
     job_id = await _job_of(ledger, run)
     if job_id is None and f"daybook:{ledger.id}" in run.tags:
         # Our deployment, but a crash kept its id from being recorded.
-        await reconciler.recognise(str(run.deployment_id))
+        await reconcile.recognise(str(run.deployment_id))
         job_id = await _job_of(ledger, run)
     if kind is None:
         kind, parameters, refused = await _read_parameters(ledger, job_id, parameters)

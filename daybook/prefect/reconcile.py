@@ -36,9 +36,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 __all__ = [
-    "PrefectReconciler",
     "ReconcileReport",
+    "compare",
     "delete_leftover_deployments",
+    "push",
+    "recognise",
     "reconcile_all",
     "reconcile_job",
 ]
@@ -156,56 +158,55 @@ class _Reconciler:
         return True
 
 
-class PrefectReconciler:
-    """Implementation of `daybook.execution.claim.Reconciler`: operations on one job for a run."""
+async def compare(job_id: str, deployment_id: str) -> frozenset[str]:
+    """Reconcile one job, so that the ledger has the edits that were made in Prefect.
 
-    async def compare(self, job_id: str, deployment_id: str) -> frozenset[str]:
-        """Reconcile one job, so that the ledger has the edits that were made in Prefect.
+    Returns the ids of the deployment's schedules that stay Prefect's own; empty if there is no
+    deployment. A refused write is only logged. Errors of an unreachable Prefect or ledger
+    propagate.
+    """
+    from prefect.exceptions import PrefectHTTPStatusError
 
-        Returns the ids of the deployment's schedules that stay Prefect's own; empty if there is no
-        deployment. A refused write is only logged. Errors of an unreachable Prefect or ledger
-        propagate.
-        """
-        from prefect.exceptions import PrefectHTTPStatusError
+    async with Ledger(settings.load().ledger_address) as ledger, prefect.connected() as client:
+        try:
+            await reconcile_by_id(ledger, client, job_id, ReconcileReport())
+        except PrefectHTTPStatusError as error:
+            # The edits are imported. A refused write must not cost a due time; the next
+            # reconciliation reports it.
+            log.warning(
+                "cannot update a deployment: %s",
+                prefect.describe_refusal(error),
+                extra={"action": "push_failed"},
+            )
+        existing = await deployment.read(client, deployment_id)
+        return projection.unmanaged_schedule_ids(existing) if existing else frozenset()
 
-        async with Ledger(settings.load().ledger_address) as ledger, prefect.connected() as client:
-            try:
+
+async def recognise(deployment_id: str) -> None:
+    """Record the id of a deployment of this ledger that a crash kept from being recorded.
+
+    Do nothing if the deployment does not exist, or is not of this ledger.
+    """
+    async with Ledger(settings.load().ledger_address) as ledger, prefect.connected() as client:
+        existing = await deployment.read(client, deployment_id)
+        if existing is None or not deployment.is_ours(existing, ledger.id):
+            return
+        kinds = {parameter_schema.entrypoint(kind): kind for kind in ACTIONS}
+        async with ledger.write() as session:
+            kind = kinds[str(existing.entrypoint)]
+            await records.record_deployment_id(session, kind, existing.name, str(existing.id))
+
+
+async def push(job_id: str) -> None:
+    """Send one job's changes in the ledger to Prefect; do nothing if there are none.
+
+    If the job has been removed, delete its deployment and those of other archived jobs.
+    """
+    async with Ledger(settings.load().ledger_address) as ledger:
+        async with ledger.read() as session:
+            stored = await store.get(session, job_id)
+        if stored is not None and stored.row.sync_pending:
+            async with prefect.connected() as client:
+                if stored.row.archived_at is not None:
+                    await delete_leftover_deployments(ledger, client, ReconcileReport())
                 await reconcile_by_id(ledger, client, job_id, ReconcileReport())
-            except PrefectHTTPStatusError as error:
-                # The edits are imported. A refused write must not cost a due time; the next
-                # reconciliation reports it.
-                log.warning(
-                    "cannot update a deployment: %s",
-                    prefect.describe_refusal(error),
-                    extra={"action": "push_failed"},
-                )
-            existing = await deployment.read(client, deployment_id)
-            return projection.unmanaged_schedule_ids(existing) if existing else frozenset()
-
-    async def recognise(self, deployment_id: str) -> None:
-        """Record the id of a deployment of this ledger that a crash kept from being recorded.
-
-        Do nothing if the deployment does not exist, or is not of this ledger.
-        """
-        async with Ledger(settings.load().ledger_address) as ledger, prefect.connected() as client:
-            existing = await deployment.read(client, deployment_id)
-            if existing is None or not deployment.is_ours(existing, ledger.id):
-                return
-            kinds = {parameter_schema.entrypoint(kind): kind for kind in ACTIONS}
-            async with ledger.write() as session:
-                kind = kinds[str(existing.entrypoint)]
-                await records.record_deployment_id(session, kind, existing.name, str(existing.id))
-
-    async def push(self, job_id: str) -> None:
-        """Send one job's changes in the ledger to Prefect; do nothing if there are none.
-
-        If the job has been removed, delete its deployment and those of other archived jobs.
-        """
-        async with Ledger(settings.load().ledger_address) as ledger:
-            async with ledger.read() as session:
-                stored = await store.get(session, job_id)
-            if stored is not None and stored.row.sync_pending:
-                async with prefect.connected() as client:
-                    if stored.row.archived_at is not None:
-                        await delete_leftover_deployments(ledger, client, ReconcileReport())
-                    await reconcile_by_id(ledger, client, job_id, ReconcileReport())

@@ -61,7 +61,7 @@ def of_row(stored: StoredJob, row: RunRow) -> str:
 
 
 def of_call(kind: str, at: datetime, timezone: str) -> str:
-    """Return the name of a flow run without a job, which was called directly."""
+    """Return the name of the flow run of a direct call, which belongs to no job."""
     return f"{kind} {_local(at, timezone)}"
 
 

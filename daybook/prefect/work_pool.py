@@ -41,8 +41,8 @@ class WorkPool:
     """State of the work pool, with the workers that are online.
 
     ``type`` is empty if there is no pool. ``has_ours`` is True if jobs of this ledger are in it;
-    ``others`` are the ids of the other ledgers with jobs in it. ``paused`` names what is paused in
-    Prefect: the pool, or any of its queues; ``unserved`` are the queues that no worker polls.
+    ``others`` are the ids of the other ledgers with jobs in it. ``paused`` names the pool and its
+    queues, as far as they are paused in Prefect; ``unserved`` are the queues that no worker polls.
     """
 
     type: str

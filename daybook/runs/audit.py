@@ -345,8 +345,8 @@ class _Audit:
     async def _write(self, row: RunRow, status: Status, reason: str) -> None:
         """Write the outcome, and mark the row for the state mirror even if it has no Prefect run.
 
-        The state mirror creates that run. For a removed job, only rows with a Prefect run are
-        marked.
+        The state mirror creates the Prefect run. For a removed job, only rows with a Prefect run
+        are marked.
         """
         await outcomes.record(self.session, row, Outcome(status, reason), self.now)
         if self.newest.row.archived_at is None:

@@ -266,8 +266,8 @@ async def request(
     """Request a run now; a repeated request with the same id returns the same run.
 
     Its ``parameters`` are by default those of the job. ``retry_of`` is the id of the run that it
-    repeats, also with its payload; else ``found`` is the row's. Raises `InvalidInput` for an id
-    that is too long to be a key.
+    repeats, with the same payload; without it, ``found`` becomes that of the row. Raises
+    `InvalidInput` for an id that is too long to be a key.
     """
     if len(request_id) > MAX_REQUEST_ID_LENGTH:
         hint = f"use at most {MAX_REQUEST_ID_LENGTH}"

@@ -73,7 +73,7 @@ class OverlapDecision:
 async def decide(
     session: AsyncSession, row: RunRow, job_id: str, now: datetime, claimant: str
 ) -> OverlapDecision | None:
-    """Return what keeps ``row`` from beginning; None if no run of its job does.
+    """Return why ``row`` may not begin now; None if no other run of its job prevents it.
 
     Judges the expired leases of the job first. With `cancel_running`, ends unheld runs immediately.
     ``claimant`` is the claiming process: a run that it holds is known to be in progress.

@@ -126,7 +126,7 @@ def wait(row: RunRow, until: datetime, why: str, waits_for: str = "") -> RunRow:
 
 
 def payload_of(row: RunRow) -> dict[str, Any] | None:
-    """Return what `RunRow.found` keeps with the outcome: the payload, if a hook started the run."""
+    """Return the part of `RunRow.found` to keep with the outcome: a hook's payload, or None."""
     found = row.found or {}
     return {payloads.PAYLOAD: found[payloads.PAYLOAD]} if payloads.PAYLOAD in found else None
 

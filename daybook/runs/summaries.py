@@ -71,7 +71,7 @@ async def latest(session: AsyncSession, session_id: str) -> SummaryRow | None:
 async def history(
     session: AsyncSession, session_id: str, compression: Compression
 ) -> CompressedHistory:
-    """Return what a model gets of a session."""
+    """Return the newest summary of a session, and the messages that a model gets with it."""
     summary = await latest(session, session_id)
     newest = (
         select(MessageRow)

@@ -1,4 +1,4 @@
-"""What a job's watch saw when the job last succeeded: the base of the next comparison.
+"""Content that a job's watch saw when the job last succeeded: the base of the next comparison.
 
 A change counts as seen only when the run that it started has succeeded. So a run that fails, or
 whose process dies, does not lose the change: the next due time, or a Retry, finds it again.
@@ -16,7 +16,7 @@ from daybook.ledger.tables import RunRow, WatchRow
 
 
 def source_of(check: Check) -> str:
-    """Return what the check watches, as text; empty if the check is not a watch."""
+    """Return the source that the check watches, as text; empty if the check is not a watch."""
     return check.watch_url or (json.dumps(check.watch_command) if check.watch_command else "")
 
 

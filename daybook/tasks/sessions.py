@@ -140,7 +140,7 @@ async def set_connected(ledger: Ledger, ids: Collection[str], until: datetime) -
 async def disconnected(
     session: AsyncSession, ids: Collection[str], now: datetime
 ) -> frozenset[str]:
-    """Return the ids of those of these sessions to which no MCP server holds a connection."""
+    """Return the given ids of sessions to which no MCP server holds a connection."""
     until = col(TaskSessionRow.connected_until)
     query = select(TaskSessionRow.id).where(
         col(TaskSessionRow.id).in_(ids), until.is_(None) | (until <= now)

@@ -41,8 +41,15 @@ from daybook.jobs import store
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from daybook.prefect import ended_runs, occurrence, run_log, run_names, states, unmirrored
-from daybook.prefect.reconcile import PrefectReconciler
+from daybook.prefect import (
+    ended_runs,
+    occurrence,
+    reconcile,
+    run_log,
+    run_names,
+    states,
+    unmirrored,
+)
 from daybook.runs import claims
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, HeldElsewhere, Waiting
 from daybook.worker.launcher import Launcher
@@ -92,7 +99,6 @@ class Dispatcher:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._holder, self._max_active, self._free, self._watch = holder, most, free, watch
         self._fill_slot, self._folders = fill_slot, folders
-        self._reconciler = PrefectReconciler()
         # One claim at a time, in the order of due times, because SQLite grants its own lock in no
         # particular order.
         self._claim_lock = EarliestFirstLock()
@@ -133,7 +139,6 @@ class Dispatcher:
                 self._ledger,
                 run,
                 dict(run.parameters),
-                self._reconciler,
                 holder=self._holder,
                 starts=run.run_count + 1,
                 most=self._max_active,
@@ -203,7 +208,6 @@ class Dispatcher:
         answer = await claim.decide(
             self._ledger,
             replace(request, full=not self._free()),
-            self._reconciler,
             deployment_id=str(run.deployment_id),
             made_by=str(run.created_by.id) if run.created_by else None,
         )
@@ -270,7 +274,7 @@ class Dispatcher:
             await claims.postpone(self._ledger, granted.run_id, granted.fence, until, why)
             if granted.job is not None:
                 # The job may be paused or deleted in Prefect; the next claim needs to know that.
-                await self._reconciler.compare(granted.job.id, str(run.deployment_id))
+                await reconcile.compare(granted.job.id, str(run.deployment_id))
             await ended_runs.record_end(self._ledger, self._client, str(run.id))
         except (FenceRefused, IllegalTransition, *UNAVAILABLE_ERRORS) as error:
             log.warning("%s", error, extra={"action": "give_back_failed"})

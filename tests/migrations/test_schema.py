@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import multiprocessing
 import os
 import shutil
@@ -20,7 +21,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, select
+from sqlalchemy import Connection, Engine, Table, create_engine, event, select
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 
@@ -126,6 +127,19 @@ def test_the_head_file_names_the_newest_migration() -> None:
     assert {"_".join(name.split("_")[:2]) for name in named} == known
 
 
+def test_changed_tables_have_a_new_revision() -> None:
+    """Otherwise, a ledger with the tables of before would pass for a current one."""
+    scripts = ScriptDirectory.from_config(_config())
+    (first,) = (each for each in scripts.walk_revisions() if each.down_revision is None)
+    files = sorted((Path(__file__).parents[1] / "snapshots").glob("ledger-*.txt"))
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+    assert len(files) == 2
+    assert digest == first.module.TABLES, (
+        f"the tables have changed: give {first.path} a new revision, and TABLES = {digest!r}"
+    )
+
+
 async def test_a_second_start_changes_nothing(database: Database) -> None:
     first = await id_of(database.address)
     before = database.tables()
@@ -176,14 +190,12 @@ async def test_two_processes_that_start_at_once_create_one_ledger(database: Data
 
 def _killed(address: str, after: str) -> None:
     """Migrate, and die by SIGKILL as soon as the table ``after`` is created."""
-    made = op.create_table
 
-    def create_table(name: str, *columns: object) -> None:
-        made(name, *columns)  # type: ignore[arg-type]
-        if name == after:
+    def die(table: Table, connection: Connection, **options: object) -> None:
+        if table.name == after:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    op.create_table = create_table  # type: ignore[assignment]
+    event.listen(Table, "after_create", die)
     asyncio.run(id_of(address))
 
 

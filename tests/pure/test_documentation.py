@@ -54,11 +54,15 @@ def test_readme_is_short() -> None:
 
 
 def _defined_names(path: Path) -> set[str]:
-    """Return the names of a module's functions, classes and methods, as `Class.method`."""
+    """Return a module's functions, classes, constants, and methods as `Class.method`."""
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     names = set()
     for node in ast.parse(path.read_text()).body:
-        if isinstance(node, definitions):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+        elif isinstance(node, ast.Assign):
+            names |= {each.id for each in node.targets if isinstance(each, ast.Name)}
+        elif isinstance(node, definitions):
             names.add(node.name)
             if isinstance(node, ast.ClassDef):
                 names |= {

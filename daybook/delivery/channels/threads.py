@@ -47,7 +47,7 @@ _CAPTURE_FILTER = _CaptureFilter()
 
 @contextmanager
 def capture_logs() -> Iterator[list[str]]:
-    """Capture what the block logs to `_LOGGERS` in this thread; yield the list of its warnings."""
+    """Capture this thread's log lines of `_LOGGERS` until the end; yield the list of warnings."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_CAPTURE_FILTER)  # adding it again has no effect
     captured: list[str] = []

@@ -24,7 +24,6 @@ from daybook.errors import (
 from daybook.home import current_home
 from daybook.http import secrets as references
 from daybook.jobs import store
-from daybook.jobs.actions import ToolCall
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import open_ledger
 from daybook.operations import findings
@@ -217,13 +216,9 @@ async def tools(client: PrefectClient) -> list[Finding]:
     servers, guard = PrefectServers(client), Guard.from_settings(Rule.OPERATOR)
     problems = []
     for each in await stored_jobs():
-        action = each.job.action
-        called = {"--check-tool": each.job.policy.check.tool}
-        if isinstance(action, ToolCall):
-            called["--tool"] = action.tool
-        for option, tool in called.items():
-            if not tool:
-                continue
+        called = [("--check-tool", tool) for _, tool in each.job.policy.check.tools()]
+        called += [(f"--{field}", tool) for field, tool in each.job.action.tools()]
+        for option, tool in called:
             try:
                 await catalog.locate(tool, servers, guard)
             except InvalidInput as error:
@@ -240,7 +235,7 @@ async def secrets(client: PrefectClient) -> list[Finding]:
 
     known = {each.name: each.problem for each in await secret_blocks.list_secrets(client)}
     users: list[tuple[str, Any]] = [
-        (each.row.name, each.job.fields_with_secrets()) for each in await stored_jobs()
+        (each.row.name, each.job.values_with_secrets()) for each in await stored_jobs()
     ]
     for server in await PrefectServers(client).every():
         users.append((f"the tool server {server.name}", server.settings.get("headers")))

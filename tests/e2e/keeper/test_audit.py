@@ -18,7 +18,6 @@ from daybook.keeper import auditor
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import occurrence, scheduled_runs
-from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs import claims
 from daybook.runs.claim_requests import Finished, Granted, HeldElsewhere, Waiting
 from tests.world.prefect_world import PrefectWorld
@@ -41,14 +40,11 @@ async def offered(world: PrefectWorld, run: FlowRun) -> object:
         world.ledger,
         run,
         dict(run.parameters),
-        PrefectReconciler(),
         holder="here:1",
         starts=1,
         started=False,
     )
-    answer = await claim.decide(
-        world.ledger, found, PrefectReconciler(), deployment_id=str(run.deployment_id)
-    )
+    answer = await claim.decide(world.ledger, found, deployment_id=str(run.deployment_id))
     if isinstance(answer, Granted):
         await claims.begin(world.ledger, answer.run_id, answer.fence)
         done = Outcome(Status.SUCCEEDED)

@@ -11,7 +11,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import Fact, RevisionRow, RunRow
 from daybook.prefect import links as records
 from daybook.prefect import reconcile
-from daybook.prefect.reconcile import PrefectReconciler, ReconcileReport
+from daybook.prefect.reconcile import ReconcileReport
 from daybook.runs import claims
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -103,7 +103,7 @@ async def test_the_comparison_of_a_claim_notices_a_deletion_too(world: Any) -> N
     await world.sync()
     again = await world.deployments.get("a-job")
     await world.prefect.request("DELETE", f"/deployments/{again.id}")
-    assert await PrefectReconciler().compare(job.id, str(again.id)) == frozenset()
+    assert await reconcile.compare(job.id, str(again.id)) == frozenset()
     assert (await world.jobs.get("a-job")).row.disabled_reason == records.DELETED_REASON
     assert str(again.id) != old
 

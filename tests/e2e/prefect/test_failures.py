@@ -28,7 +28,7 @@ from daybook.prefect import deployments as listing
 from daybook.prefect import links as records
 from daybook.prefect.adoption import adopt_deployments
 from daybook.prefect.fingerprints import Fingerprints
-from daybook.prefect.reconcile import PrefectReconciler, ReconcileReport
+from daybook.prefect.reconcile import ReconcileReport
 from tests.at_prefect import basic
 from tests.servers import free_port
 from tests.world.prefect_world import PrefectWorld
@@ -157,7 +157,7 @@ async def test_a_removed_job_with_an_unrecorded_deployment_is_not_adopted_again(
 
 async def test_a_run_of_an_unrecorded_deployment_belongs_to_the_removed_job(world: Any) -> None:
     made = await unwritten(world)
-    await PrefectReconciler().recognise(made)
+    await reconcile.recognise(made)
     async with world.ledger.read() as session:
         removed = (await store.find(session, "a-job", archived=True)).id
         assert await records.job_of_deployment(session, made) == removed
@@ -201,8 +201,8 @@ async def test_a_run_of_an_unrecorded_deployment_finds_its_job(world: Any) -> No
     answer = await world.prefect.request("POST", "/deployments/", copy | {"name": "other"})
     await world.jobs.add("other", every="1h")
     await forget_deployment(world, "a-job")
-    await PrefectReconciler().recognise(answer.json()["id"])  # a duplicate belongs to no job
-    await PrefectReconciler().recognise(str(made.id))
+    await reconcile.recognise(answer.json()["id"])  # a duplicate belongs to no job
+    await reconcile.recognise(str(made.id))
     async with world.ledger.read() as session:
         assert await records.job_of_deployment(session, answer.json()["id"]) is None
         assert (
@@ -214,19 +214,19 @@ async def test_a_run_of_an_unrecorded_deployment_finds_its_job(world: Any) -> No
 async def test_compare_imports_one_jobs_edits_and_push_applies_its_changes(world: Any) -> None:
     job_id = (await world.jobs.add("a-job", every="1h")).id
     assert (await world.jobs.get("a-job")).row.sync_pending
-    await PrefectReconciler().push(job_id)
+    await reconcile.push(job_id)
     assert not (await world.jobs.get("a-job")).row.sync_pending
     schedule = {"cron": "0 9 * * *", "timezone": "UTC", "day_or": True}
     edited = await world.deployments.edit_schedule("a-job", active=True, schedule=schedule)
-    await PrefectReconciler().push(job_id)  # nothing changed in the ledger
+    await reconcile.push(job_id)  # nothing changed in the ledger
     assert (await world.jobs.get("a-job")).revision.number == 1
     deployment_id = str((await world.deployments.get("a-job")).id)
-    assert await PrefectReconciler().compare(job_id, deployment_id) == frozenset()
+    assert await reconcile.compare(job_id, deployment_id) == frozenset()
     assert (await world.jobs.get("a-job")).revision.effective_from == edited
     await world.jobs.archive("a-job")
-    await PrefectReconciler().compare(job_id, deployment_id)
+    await reconcile.compare(job_id, deployment_id)
     assert await deployment.read(world.client, deployment_id) is not None
-    await PrefectReconciler().push(job_id)  # as for a job that its own run removed
+    await reconcile.push(job_id)  # as for a job that its own run removed
     assert await deployment.read(world.client, deployment_id) is None
     assert (await world.sync()).removed == []
 

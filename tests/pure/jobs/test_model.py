@@ -416,8 +416,8 @@ def test_the_agents_tools_and_secrets_of_a_job_include_those_of_its_check() -> N
     assert make(**hook, check={"prompt": "Is there mail?", "agent": "fast"}).agents() == ["fast"]
     called = make(check={"tool": "mail.unread", "params": {"key": "{{secret:mail}}"}})
     assert (called.agents(), called.tools()) == (["default"], ["mail.unread"])
-    assert {"key": "{{secret:mail}}"} in called.fields_with_secrets()
-    assert {"X": "{{secret:hook}}"} in asked.fields_with_secrets()
+    assert {"key": "{{secret:mail}}"} in called.values_with_secrets()
+    assert {"X": "{{secret:hook}}"} in asked.values_with_secrets()
 
 
 def test_fields_that_prefect_would_refuse_for_their_size_are_refused_by_name() -> None:

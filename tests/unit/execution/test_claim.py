@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
+from daybook.prefect import reconcile
 from daybook.runs import claim_requests, claims, history, leases, sessions
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted
 from daybook.testing import ManualClock
@@ -25,22 +26,25 @@ from daybook.testing import ManualClock
 pytestmark = pytest.mark.anyio
 
 
-class FakeReconciler:
-    """Reconciler that only records the jobs it is asked to compare."""
+@dataclass
+class Compared:
+    """What the claim asks of Prefect: the compared jobs, and the schedules that stay Prefect's."""
 
-    def __init__(self, foreign: str = "") -> None:
-        self.compared: list[str] = []
-        self.foreign = frozenset({foreign} - {""})
+    jobs: list[str] = field(default_factory=list)
+    prefect_schedules: frozenset[str] = frozenset()
 
-    async def compare(self, job_id: str, deployment_id: str) -> frozenset[str]:
-        self.compared.append(job_id)
-        return self.foreign
 
-    async def recognise(self, deployment_id: str) -> None:
-        raise AssertionError
+@pytest.fixture(autouse=True)
+def compared(monkeypatch: pytest.MonkeyPatch) -> Compared:
+    """Compare no job with a real Prefect."""
+    there = Compared()
 
-    async def push(self, job_id: str) -> None:
-        raise AssertionError
+    async def compare(job_id: str, deployment_id: str) -> frozenset[str]:
+        there.jobs.append(job_id)
+        return there.prefect_schedules
+
+    monkeypatch.setattr(reconcile, "compare", compare)
+    return there
 
 
 @pytest.fixture
@@ -73,9 +77,7 @@ async def test_a_run_that_starts_early_waits_for_its_due_time(
     claim_request = await _hourly(ledger)
     clock.set(claim_request.due - early)
 
-    answer = await claim.wait_for_claim(
-        ledger, claim_request, FakeReconciler(), clock, deployment_id="d"
-    )
+    answer = await claim.wait_for_claim(ledger, claim_request, clock, deployment_id="d")
 
     assert isinstance(answer, Granted)
     assert clock.waits == [claim_request.due]
@@ -104,9 +106,7 @@ async def test_a_process_whose_clock_is_ahead_waits_once(
     clock.set(claim_request.due - timedelta(seconds=3))
     machines = Fast(clock)
 
-    assert isinstance(
-        await claim.wait_for_claim(ledger, claim_request, FakeReconciler(), machines), Granted
-    )
+    assert isinstance(await claim.wait_for_claim(ledger, claim_request, machines), Granted)
     assert machines.waits == [claim_request.due + timedelta(seconds=5)]
     assert clock.now() == claim_request.due
 
@@ -119,22 +119,21 @@ async def test_a_run_without_a_deployment_waits_in_its_process_for_two_days(
         claim_requests.flow_key("f"), "agent-prompt", "direct", due, "here:1", flow_run_id="f"
     )
 
-    assert isinstance(
-        await claim.wait_for_claim(ledger, claim_request, FakeReconciler(), clock), Granted
-    )
+    assert isinstance(await claim.wait_for_claim(ledger, claim_request, clock), Granted)
     assert clock.waits == [due]
 
 
-async def test_a_claim_reconciles_its_job_only_once(ledger: Ledger, clock: ManualClock) -> None:
+async def test_a_claim_reconciles_its_job_only_once(
+    ledger: Ledger, clock: ManualClock, compared: Compared
+) -> None:
     claim_request = replace(await _hourly(ledger), parameters={"prompt": "Edited in Prefect"})
     clock.set(claim_request.due)
-    prefect = FakeReconciler()
 
-    answer = await claim.wait_for_claim(ledger, claim_request, prefect, clock, deployment_id="d")
+    answer = await claim.wait_for_claim(ledger, claim_request, clock, deployment_id="d")
 
     assert isinstance(answer, Granted)
     assert answer.parameters["prompt"] == "What is new?"
-    assert prefect.compared == [claim_request.job_id]
+    assert compared.jobs == [claim_request.job_id]
 
 
 async def test_a_run_that_is_not_due_after_reconciling_is_skipped(
@@ -149,16 +148,15 @@ async def test_a_run_that_is_not_due_after_reconciling_is_skipped(
         occurrence=claim_requests.due_key(str(claim_request.job_id), wrong),
     )
 
-    answer = await claim.wait_for_claim(
-        ledger, claim_request, FakeReconciler(), clock, deployment_id="d"
-    )
+    answer = await claim.wait_for_claim(ledger, claim_request, clock, deployment_id="d")
 
     assert answer == Finished(Status.SKIPPED, "not due")
 
 
 async def test_a_run_of_an_external_schedule_is_claimed_by_its_flow_key(
-    ledger: Ledger, clock: ManualClock
+    ledger: Ledger, clock: ManualClock, compared: Compared
 ) -> None:
+    compared.prefect_schedules = frozenset({"s"})
     claim_request = await _hourly(ledger)
     wrong = claim_request.due + timedelta(minutes=1)
     clock.set(wrong)
@@ -169,7 +167,7 @@ async def test_a_run_of_an_external_schedule_is_claimed_by_its_flow_key(
     )
 
     answer = await claim.wait_for_claim(
-        ledger, claim_request, FakeReconciler("s"), clock, deployment_id="d", made_by="s"
+        ledger, claim_request, clock, deployment_id="d", made_by="s"
     )
 
     assert isinstance(answer, Granted)
@@ -181,13 +179,11 @@ async def test_an_occurrence_held_by_another_flow_run_is_skipped(
 ) -> None:
     claim_request = await _hourly(ledger)
     clock.set(claim_request.due)
-    held = await claim.wait_for_claim(
-        ledger, claim_request, FakeReconciler(), clock, deployment_id="d"
-    )
+    held = await claim.wait_for_claim(ledger, claim_request, clock, deployment_id="d")
     assert isinstance(held, Granted)
 
     other = replace(claim_request, flow_run_id="g")
-    answer = await claim.wait_for_claim(ledger, other, FakeReconciler(), clock, deployment_id="d")
+    answer = await claim.wait_for_claim(ledger, other, clock, deployment_id="d")
 
     assert isinstance(answer, Finished)
     assert (answer.status, answer.run_id) == (Status.SKIPPED, held.run_id)
@@ -199,11 +195,11 @@ async def test_a_process_aborts_if_another_one_holds_its_flow_run(
 ) -> None:
     claim_request = await _hourly(ledger)
     clock.set(claim_request.due)
-    await claim.wait_for_claim(ledger, claim_request, FakeReconciler(), clock, deployment_id="d")
+    await claim.wait_for_claim(ledger, claim_request, clock, deployment_id="d")
 
     with pytest.raises(Abort, match="is held by here:1"):
         again = replace(claim_request, holder="here:2")
-        await claim.wait_for_claim(ledger, again, FakeReconciler(), clock, deployment_id="d")
+        await claim.wait_for_claim(ledger, again, clock, deployment_id="d")
 
 
 async def test_a_run_whose_session_is_busy_retries_its_claim_until_it_is_free(
@@ -214,7 +210,7 @@ async def test_a_run_whose_session_is_busy_retries_its_claim_until_it_is_free(
         claim_requests.flow_key("one"), "agent-prompt", "direct", clock.now(), "h", parameters
     )
     two = replace(one, occurrence=claim_requests.flow_key("two"))
-    held = await claim.wait_for_claim(ledger, one, FakeReconciler(), clock)
+    held = await claim.wait_for_claim(ledger, one, clock)
     assert isinstance(held, Granted)
     await claims.begin(ledger, held.run_id, held.fence)
 
@@ -234,7 +230,7 @@ async def test_a_run_whose_session_is_busy_retries_its_claim_until_it_is_free(
             return clock.now()
 
     start = clock.now()
-    answer = await claim.wait_for_claim(ledger, two, FakeReconciler(), Watched(), deployment_id="d")
+    answer = await claim.wait_for_claim(ledger, two, Watched(), deployment_id="d")
 
     assert isinstance(answer, Granted)
     assert [each.content for each in answer.history] == ["What is new?", "Fine."]
@@ -249,7 +245,7 @@ async def test_cancelling_a_process_that_waits_for_its_session_keeps_the_run_wai
     claim_request = ClaimRequest(
         claim_requests.flow_key("one"), "agent-prompt", "direct", clock.now(), "h", parameters
     )
-    await claim.wait_for_claim(ledger, claim_request, FakeReconciler(), clock)
+    await claim.wait_for_claim(ledger, claim_request, clock)
     waits = asyncio.Event()
 
     class Stopped(ManualClock):
@@ -259,9 +255,7 @@ async def test_cancelling_a_process_that_waits_for_its_session_keeps_the_run_wai
 
     second = replace(claim_request, occurrence=claim_requests.flow_key("two"))
     task = asyncio.create_task(
-        claim.wait_for_claim(
-            ledger, second, FakeReconciler(), Stopped(clock.now()), deployment_id="d"
-        )
+        claim.wait_for_claim(ledger, second, Stopped(clock.now()), deployment_id="d")
     )
     await waits.wait()
     task.cancel()
@@ -283,8 +277,8 @@ async def test_the_operators_limits_are_read_at_each_claim(
     file = daybook_home.path / "config.toml"
     file.write_text("[limits]\nbudget = 3\n")
     with pytest.raises(InvalidInput, match=r"config.toml: limits: limits.budget: unknown field"):
-        await claim.decide(ledger, claim_request, FakeReconciler())
+        await claim.decide(ledger, claim_request)
     file.write_text("user_jobs = false\n")
-    answer = await claim.decide(ledger, claim_request, FakeReconciler())
+    answer = await claim.decide(ledger, claim_request)
     assert isinstance(answer, Finished)
     assert answer.reason == "user jobs are disabled"

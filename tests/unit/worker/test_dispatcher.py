@@ -22,9 +22,8 @@ from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from daybook.prefect import links, occurrence, run_names
+from daybook.prefect import links, occurrence, reconcile, run_names
 from daybook.prefect import states as prefect_states
-from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs.claim_requests import ClaimRequest, HeldElsewhere
 from daybook.worker.dispatcher import Dispatcher
 from tests.unit.worker.one_job import DEPLOYMENT, OneJob, one_job
@@ -133,11 +132,11 @@ async def test_a_run_that_cannot_start_gives_its_claim_back(
 ) -> None:
     compared = list[str]()
 
-    async def compare(_: object, job_id: str, deployment_id: str) -> frozenset[str]:
+    async def compare(job_id: str, deployment_id: str) -> frozenset[str]:
         compared.append(deployment_id)
         return frozenset()
 
-    monkeypatch.setattr(PrefectReconciler, "compare", compare)
+    monkeypatch.setattr(reconcile, "compare", compare)
     async with one_job(tmp_path, most=2) as there:
         make_fail(there)
 

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 from anyio.lowlevel import checkpoint
@@ -20,7 +19,6 @@ from daybook.execution import claim
 from daybook.ledger.states import Status
 from daybook.prefect import occurrence, unmirrored
 from daybook.prefect import states as prefect_states
-from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs import claims, slots
 from tests.unit.worker.one_job import DEPLOYMENT, one_job
 
@@ -95,12 +93,12 @@ async def test_an_end_set_in_prefect_while_the_run_is_set_back_stays(
             assert await there.taker.dispatch(there.run)
         else:
             monkeypatch.setattr(prefect_states, "get_client", lambda: nullcontext(there.prefect))
-            run, nothing = there.run, PrefectReconciler()
+            run = there.run
             claim_request = await occurrence.build_claim_request(
-                there.ledger, run, run.parameters, nothing, holder="here:2", starts=1, most=1
+                there.ledger, run, run.parameters, holder="here:2", starts=1, most=1
             )
             entering = claim.wait_for_claim(
-                *(there.ledger, claim_request, cast(Any, None), SYSTEM_CLOCK),
+                *(there.ledger, claim_request, SYSTEM_CLOCK),
                 deployment_id=str(DEPLOYMENT),
                 patience=timedelta(0),
             )
