@@ -52,9 +52,12 @@ def main(arguments: list[str]) -> int:
         missed += commands.missed(timed)
     if "pages" in options.only:
         print("\n## Pages with 1,000 jobs and 200,000 runs: server time\n")
-        shown = pages.measure()
+        shown, watched = pages.measure()
         print(pages.table(shown), flush=True)
-        missed += pages.missed(shown)
+        if watched is not None:
+            print("\n## Viewers of Today while nothing changes: CPU of the server\n")
+            print(pages.viewers_table(watched), flush=True)
+        missed += pages.missed(shown, watched)
     if "hooks" in options.only and sys.platform == "linux":
         loads = asyncio.run(hooks.measure())
         print("\n## Requests to hooks\n")

@@ -81,7 +81,7 @@ async def measure() -> list[Load]:
     loads = []
     with tempfile.TemporaryDirectory(prefix="daybook-bench-") as folder:
         await _fill(Path(folder), secret)
-        async with _served(Path(folder)) as (port, pid):
+        async with served(Path(folder)) as (port, pid):
             for label, make in kinds.items():
                 loads.append(await _send(Load(label), port, pid, make))
                 loads[-1].runs = await _count(Path(folder))
@@ -125,7 +125,7 @@ async def _count(folder: Path) -> int:
 
 
 @asynccontextmanager
-async def _served(folder: Path) -> AsyncIterator[tuple[int, int]]:
+async def served(folder: Path) -> AsyncIterator[tuple[int, int]]:
     """Run the web server; yield its port and its pid."""
     from daybook.operations import web
 

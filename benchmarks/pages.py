@@ -3,6 +3,9 @@
 The pages answer in this process, behind their login, without a network: the time is that of the
 server. Each page is requested once before it counts, so the totals of past days are known, as they
 are in a server that has run for a minute.
+
+Then a server in a process of its own has twenty viewers of Today, each with a session, a stream and
+the requests that its browser sends after each event, while nothing changes but the minute.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sys
 import tempfile
 import time
 import uuid
@@ -22,7 +26,8 @@ from typing import Any
 import httpx
 import sqlalchemy
 
-from benchmarks.report import header, progress, row
+from benchmarks import hooks, usage
+from benchmarks.report import header, progress, row, short
 from daybook.errors import DaybookError
 from daybook.jobs import store
 from daybook.jobs.model import new_job
@@ -34,6 +39,10 @@ JOB_COUNT = 1_000
 RUN_COUNT = 200_000
 ROWS_PER_WRITE = 10_000
 TURNS = 7
+VIEWERS = 20
+WATCHED_SECONDS = 60.0
+MAX_SHARE_OF_VIEWERS = 0.05
+"""Target: the share of a core that the viewers cost, without that of the server itself."""
 _CRONS = ("0 * * * *", "*/30 * * * *", "0 8 * * 1-5", "15 6 * * *", "0 */6 * * *")
 _STATUSES = ("succeeded", "failed", "missed", "skipped", "timed_out")
 
@@ -47,8 +56,20 @@ class Measured:
     target: float
 
 
-def measure(turns: int = TURNS) -> list[Measured]:
-    """Fill a ledger and return the times of the pages."""
+@dataclass(frozen=True)
+class Watched:
+    """The share of a core that the server uses without viewers and with them.
+
+    ``requests`` is the number of pages that the viewers requested meanwhile.
+    """
+
+    without: float
+    with_viewers: float
+    requests: int
+
+
+def measure(turns: int = TURNS) -> tuple[list[Measured], Watched | None]:
+    """Fill a ledger; return the times of the pages, and the cost of viewers (on Linux)."""
     with tempfile.TemporaryDirectory(prefix="daybook-bench-") as folder:
         before = dict(os.environ)
         os.environ |= {"DAYBOOK_HOME": folder, "DAYBOOK_TIMEZONE": "Europe/Berlin"}
@@ -59,13 +80,30 @@ def measure(turns: int = TURNS) -> list[Measured]:
             os.environ.update(before)
 
 
-def missed(measured: list[Measured]) -> list[str]:
+def missed(measured: list[Measured], watched: Watched | None) -> list[str]:
     """Return the missed targets."""
-    return [
+    found = [
         f"{each.label}: {median(each.seconds):.2f} s, target ≤ {each.target:g} s"
         for each in measured
         if median(each.seconds) > each.target
     ]
+    if watched is not None and (share := _cost(watched)) > MAX_SHARE_OF_VIEWERS:
+        found.append(
+            f"{VIEWERS} viewers: {share:.1%} of a core, target ≤ {MAX_SHARE_OF_VIEWERS:.0%}"
+        )
+    return found
+
+
+def _cost(watched: Watched) -> float:
+    return watched.with_viewers - watched.without
+
+
+def viewers_table(watched: Watched) -> str:
+    names = ("without viewers", f"with {VIEWERS}", "cost", "target", "pages requested")
+    cells = (f"{watched.without:.1%}", f"{watched.with_viewers:.1%}", f"{_cost(watched):.1%}")
+    target = f"≤ {MAX_SHARE_OF_VIEWERS:.0%} of a core"
+    seconds = f"{watched.requests} in {short(WATCHED_SECONDS)} s"
+    return "\n".join([header(*names), row(*cells, target, seconds)])
 
 
 def table(measured: list[Measured]) -> str:
@@ -82,7 +120,7 @@ def table(measured: list[Measured]) -> str:
     return "\n".join(lines)
 
 
-async def _measure(home: Path, turns: int) -> list[Measured]:
+async def _measure(home: Path, turns: int) -> tuple[list[Measured], Watched | None]:
     # Not at the top: they read the home of the environment.
     from daybook.web import login, pages
 
@@ -108,7 +146,64 @@ async def _measure(home: Path, turns: int) -> list[Measured]:
                 )
             ]
         await application.state.site.close()
-    return found
+    return found, await _watch(home) if sys.platform == "linux" else None
+
+
+async def _watch(home: Path) -> Watched:
+    from daybook.home import Home
+    from daybook.operations.login import LINKS_PATH, LOGIN_PATH
+
+    user, _, password = Home(home).credential().partition(":")
+    async with hooks.served(home) as (port, pid):
+        address = f"http://127.0.0.1:{port}"
+        progress("pages: the server without viewers")
+        without, _ = await _share(pid, [])
+        viewers = [_Viewer(address) for _ in range(VIEWERS)]
+        for each in viewers:
+            made = await each.client.post(LINKS_PATH, auth=(user, password))
+            token = made.raise_for_status().json()["token"]
+            await each.client.get(LOGIN_PATH, params={"token": token})
+        tasks = [asyncio.create_task(each.follow()) for each in viewers]
+        for each in viewers:
+            await each.has_shown.wait()
+        progress(f"pages: the server with {VIEWERS} viewers")
+        with_viewers, requests = await _share(pid, viewers)
+        for task in tasks:
+            assert not task.done()
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return Watched(without, with_viewers, requests)
+
+
+async def _share(pid: int, viewers: list[_Viewer]) -> tuple[float, int]:
+    """Return the share of a core that ``pid`` uses, and the number of requests meanwhile."""
+    before, requests = usage.cpu(pid), sum(each.requests for each in viewers)
+    start = time.monotonic()
+    await asyncio.sleep(WATCHED_SECONDS)
+    used = usage.cpu(pid) - before
+    requests = sum(each.requests for each in viewers) - requests
+    return used / (time.monotonic() - start), requests
+
+
+class _Viewer:
+    """What a browser does that shows Today: a stream, and the page after each event."""
+
+    def __init__(self, address: str) -> None:
+        self.client = httpx.AsyncClient(base_url=address, timeout=60.0, trust_env=False)
+        self.requests, self.has_shown = 0, asyncio.Event()
+
+    async def follow(self) -> None:
+        from daybook.web import live
+
+        async with self.client, self.client.stream("GET", live.PATH) as stream:
+            stream.raise_for_status()
+            async for line in stream.aiter_lines():
+                if line.startswith("data: "):
+                    page = await self.client.get("/", headers={live.HEADER: "1"})
+                    page.raise_for_status()
+                    self.requests += 1
+                    self.has_shown.set()
+        raise AssertionError("the stream ended")
 
 
 async def _no_health() -> HealthReport:

@@ -7,6 +7,7 @@
     │   ├── UnknownName          2  an option or field names an agent, tool, … that does not exist
     │   ├── OutgoingRefused      2  NonRetryable: a job may not reach this address
     │   ├── InvalidFiles         2  mistakes in jobs files, each with its line and column
+    │   ├── ChangedMeanwhile     2  somebody changed the job after the caller had read it
     │   └── Ambiguous            2  a name or id prefix matches more than one job, run, …
     ├── NotFound                 3  the job, run, … that a command names does not exist
     ├── NothingClaimable         3  no task for this task session now, with the reason
@@ -129,6 +130,15 @@ class OutgoingRefused(NonRetryable, InvalidInput):
         self.address = address
         self.rule = rule
         super().__init__("url", f"{address} is refused: {why}", hint)
+
+
+class ChangedMeanwhile(InvalidInput):
+    """The job was changed after the caller had read it; nothing was changed now."""
+
+    code = "changed_meanwhile"
+
+    def __init__(self, job: str) -> None:
+        super().__init__("job", f"{job} was changed meanwhile", "compare, then save again")
 
 
 class Ambiguous(InvalidInput):
@@ -442,13 +452,16 @@ class AgentError(DaybookError):
     """The agent failed.
 
     ``usage`` is the usage of the failed answer, as in `AgentReply`, if known. ``final`` forbids
-    every retry and every fallback, whatever the error is, because the agent's tools may have had
-    effects. ``answered``: the agent failed when it was asked to repair an answer that it had given.
+    every retry and every fallback, whatever the error is, because a call of a tool that may have
+    had an effect got no reply. ``acted`` forbids every fallback, because another agent could repeat
+    the effects of calls; a retry continues after them. ``answered``: the agent failed when it was
+    asked to repair an answer that it had given.
     """
 
     code = "agent"
     usage: dict[str, Any] | None = None
     final: bool = False
+    acted: bool = False
     answered: bool = False
 
     @property
@@ -464,7 +477,7 @@ class AgentError(DaybookError):
         was started raises neither of these errors, unless it had ``answered``.
         """
         unavailable = isinstance(self, AgentTemporary | AgentMisconfigured)
-        return unavailable and not (self.final or self.answered)
+        return unavailable and not (self.final or self.acted or self.answered)
 
 
 class AgentMisconfigured(NonRetryable, AgentError):

@@ -20,6 +20,8 @@ from daybook.names import validate_line
 USER = "user"
 PLUGIN = "plugin"
 PREFECT = "prefect"
+VIEWER = "viewer"
+"""Owner of the tokens of shared links, which show the pages; it owns no job."""
 AGENT_PREFIX = "agent:"
 FILE_PREFIX = "file:"
 MODEL_INTERFACES = frozenset({"mcp", "run"})

@@ -38,6 +38,7 @@ MAX_NAME_LENGTH = 200
 F = TypeVar("F", bound=Callable[..., Any])
 
 _registered: dict[str, dict[str, Callable[..., Any]]] = {TOOLS: {}, LISTENERS: {}}
+_idempotent: set[str] = set()
 _failed: dict[str, str] = {}
 _loaded: set[str] = set()
 _looked_up: set[str] = set()
@@ -47,7 +48,7 @@ class UnusableFunction(Exception):
     """A registered or installed function cannot be called; the message says why."""
 
 
-def tool(name: str) -> Callable[[F], F]:
+def tool(name: str, *, idempotent: bool = False) -> Callable[[F], F]:
     """Register a function as a tool that jobs call by this name::
 
         @daybook.tool("reindex")
@@ -56,13 +57,15 @@ def tool(name: str) -> Callable[[F], F]:
 
     The function gets the job's `params` as keyword arguments of the annotated types. Its docstring
     is the tool's description; its return value is the answer, and an exception is the run's error.
-    It is called where jobs run, so add its module to the `plugins` setting there. The decorator
-    raises `InvalidInput` for an invalid name, for the name of another tool, and for an object that
-    is not a function.
+    It is called where jobs run, so add its module to the `plugins` setting there. ``idempotent``
+    says that a repeated call with the same arguments changes nothing more: an agent's run may then
+    repeat a call that got no reply. The decorator raises `InvalidInput` for an invalid name, for
+    the name of another tool, and for an object that is not a function.
     """
 
     def register(function: F) -> F:
         _register(TOOLS, "tool", name, function)
+        (_idempotent.add if idempotent else _idempotent.discard)(name)
         return function
 
     return register
@@ -128,6 +131,11 @@ def _register(group: str, field: str, name: str, function: Any) -> None:
     _registered[group][name] = function  # perhaps the same function again: its module was reloaded
 
 
+def is_idempotent(name: str) -> bool:
+    """Return whether the tool of this name is registered as idempotent."""
+    return name in _idempotent
+
+
 def installed(group: str) -> dict[str, tuple[EntryPoint, ...]]:
     """Return a mapping of each name in a group to its entry points.
 
@@ -150,6 +158,7 @@ def isolated() -> Iterator[None]:
     """Empty the registry inside the context, and restore the previous one afterwards; for tests."""
     before = {group: dict(functions) for group, functions in _registered.items()}
     loaded, looked_up, failed = set(_loaded), set(_looked_up), dict(_failed)
+    idempotent = set(_idempotent)
     for functions in _registered.values():
         functions.clear()
     _loaded.clear()
@@ -161,7 +170,11 @@ def isolated() -> Iterator[None]:
         for group, functions in _registered.items():
             functions.clear()
             functions.update(before[group])
-        for names, previous in ((_loaded, loaded), (_looked_up, looked_up)):
+        for names, previous in (
+            (_loaded, loaded),
+            (_looked_up, looked_up),
+            (_idempotent, idempotent),
+        ):
             names.clear()
             names.update(previous)
         _failed.clear()

@@ -34,6 +34,10 @@ _POSTGRESQL = re.compile(
     r"postgres(?:ql(?:\+asyncpg)?)?://(?P<place>[^/?#]*/[^/?#]+)(?P<query>\?[^#]*)?\Z"
 )
 
+_PUBLIC_URL = re.compile(
+    r"https?://(?P<host>([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63})(:(?P<port>\d{1,5}))?/?\Z",
+    re.IGNORECASE,
+)
 
 SIGNING_SECRET_FORMAT = "use whsec_ followed by 24 to 64 bytes in base64 (Standard Webhooks)"
 """Format of a signing secret, for error messages; `signing_key` parses such a secret."""
@@ -211,6 +215,12 @@ class Settings(BaseSettings):
         "this machine only. If the port is in use, `daybook up` chooses a free one and prints it. "
         "0: no server. `daybook web --host` serves `/health` and `/metrics` to other machines.",
     )
+    public_url: str = Field(
+        default="",
+        description="Address under which a reverse proxy serves the pages and hooks, such as "
+        "`https://daybook.example.org`, without a path. The proxy has to keep the `Host` header. "
+        "Empty: the pages answer only at this machine's own names.",
+    )
 
     command_server: bool = Field(
         default=True,
@@ -320,6 +330,22 @@ class Settings(BaseSettings):
         if url and not url.startswith(("http://", "https://")):
             raise ValueError("is not a URL; write one that starts with https://")
         return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str) -> str:
+        match = _PUBLIC_URL.match(value)
+        if value and (match is None or int(match["port"] or 1) not in range(1, 2**16)):
+            raise ValueError(
+                "is not the address of a site; write a scheme and a name, and a port if it is not "
+                "the scheme's, but no path, such as https://daybook.example.org"
+            )
+        if match is not None and match["host"].lower() in ("localhost", "127.0.0.1"):
+            raise ValueError("is an address of this machine itself; those need no setting")
+        # As browsers write it in `Host` and `Origin`.
+        value = value.lower().removesuffix("/")
+        standard = ":443" if value.startswith("https:") else ":80"
+        return value.removesuffix(standard)
 
     @field_validator("ping_findings")
     @classmethod

@@ -34,9 +34,10 @@ async def apply_jobs(
 ) -> dict[str, int]:
     """Apply the jobs files of a folder beside this file, as `daybook apply` does, and wait.
 
-    The file of the example job is left out, because `daybook up` adds that job, once. In
-    `prefect.yaml`, after `prepare`: ``- deployments.steps.apply_jobs: {}``. The options are those
-    of `daybook apply`. Returns the number of ``jobs`` in the files. Raises
+    The file of the example job is left out, because `daybook up` adds that job, once. A folder with
+    no other file is an empty set, so ``prune`` removes all its jobs. In `prefect.yaml`, after
+    `prepare`: ``- deployments.steps.apply_jobs: {}``. The options are those of `daybook apply`.
+    Returns the number of ``jobs`` in the files. Raises
     `daybook.errors.InvalidFiles` with all mistakes; then nothing was stored.
     """
     from daybook import api
@@ -46,8 +47,6 @@ async def apply_jobs(
     path = Path(__file__).parent / folder
     example = Path(EXAMPLE_FILE).name
     found = [each for each in sources.of_paths([str(path)]) if Path(each.file).name != example]
-    if not found:
-        return {"jobs": 0}
     report = await api.files.apply(found, set_name=set_name, prune=prune, wait=True)
     for each in report.changes:
         print(f"{each.action} job {each.job}")

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, Field
 
+from daybook.agents.journal import Journal
 from daybook.errors import AgentMisconfigured
 from daybook.jobs.compression import Compression
 from daybook.tasks import model as task_model
@@ -31,7 +32,8 @@ class Tool:
 
     ``schema`` is the JSON schema of its arguments, an object; ``call`` takes the arguments and
     returns its answer as text. ``call`` raises `DaybookError`, whose message the model or the
-    client reads, so the message says what to do instead.
+    client reads, so the message says what to do instead. ``skipped`` is called in place of
+    ``call``, with the arguments, if the call is not made because an earlier attempt has made it.
 
     The flags describe a call: ``read_only`` changes nothing in any system; ``destructive``
     overwrites or removes something; ``idempotent`` changes nothing more if it is repeated;
@@ -48,6 +50,12 @@ class Tool:
     idempotent: bool = False
     open_world: bool = False
     may_wait: bool = False
+    skipped: Callable[[dict[str, Any]], None] = field(default=lambda _: None, compare=False)
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether a repeated call has no second effect."""
+        return self.read_only or self.idempotent
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,8 @@ class AgentRequest:
     that is a program, which gets no ``tools``. ``work_dir`` is the real path of the job's work
     directory, in which a program runs instead of its own; empty without one. ``once``: the agent
     sends the model one request only, even if the model calls a tool. The agent calls ``took``
-    before each call to a tool, with the usage so far in the format of `AgentReply.usage`.
+    before each call to a tool, with the usage so far in the format of `AgentReply.usage`. The agent
+    passes each of its steps to ``journal``, if there is one.
     """
 
     prompt: str
@@ -102,6 +111,7 @@ class AgentRequest:
     servers: McpServers | None = None
     work_dir: str = ""
     once: bool = False
+    journal: Journal | None = field(default=None, compare=False, repr=False)
 
     def idempotency_key(self, step: int = 1) -> str:
         """Return the idempotency key of an outgoing request for this question.

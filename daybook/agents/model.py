@@ -5,21 +5,30 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from daybook.agents import failures, providers
 from daybook.agents.base import AgentReply, AgentRequest
 from daybook.agents.model_settings import ModelSettings
-from daybook.errors import AgentError, AgentFailed, AgentMisconfigured, AgentTimeout
+from daybook.errors import (
+    AgentError,
+    AgentFailed,
+    AgentMisconfigured,
+    AgentTemporary,
+    AgentTimeout,
+    LedgerError,
+)
 from daybook.jobs.compression import Compression
 
 if TYPE_CHECKING:
     from pydantic_ai import RunUsage
-    from pydantic_ai.messages import ModelMessage
+    from pydantic_ai.messages import ModelMessage, ModelResponse
     from pydantic_ai.models import Model
     from pydantic_ai.settings import ModelSettings as Sent
 
+    from daybook.agents.model_steps import Steps
     from daybook.agents.model_tools import OfferedTools
 
 # The client's own timeout is longer, so that the attempt's timeout ends the request.
@@ -62,19 +71,24 @@ class ModelAgent:
         from pydantic_ai import RunUsage
 
         model, usage = self._model(request.model), RunUsage()
-        toolset = self._toolset(request, usage)
+        steps = self._steps(request)
+        toolset = self._toolset(request, usage, steps)
         try:
             async with asyncio.timeout(request.timeout):
-                return await self._ask(model, request, usage, toolset)
+                return await self._ask(model, request, usage, toolset, steps)
         except TimeoutError:
             tool = toolset.at_work if toolset else ""
             failed: AgentError = AgentTimeout(request.timeout, tool=tool)
+        except LedgerError:  # the run was taken over, so its journal takes no further step
+            raise
         except Exception as error:
             failed = _as_token_limit_error(error, request, usage) or self._translate_error(
                 error, model, request
             )
         if usage.requests:
-            failed.usage = self._usage(usage, request)
+            failed.usage = self._usage(usage, request, steps)
+        if steps is not None and isinstance(failed, AgentTemporary):
+            await steps.reject_last(str(failed))
         raise failed from None
 
     def _model(self, wanted: str) -> Model:
@@ -100,19 +114,52 @@ class ModelAgent:
             return 1
         return self.settings.request_limit or (MAX_REQUESTS_WITH_TOOLS if request.tools else 1)
 
-    def _toolset(self, request: AgentRequest, usage: RunUsage) -> OfferedTools | None:
+    def _steps(self, request: AgentRequest) -> Steps | None:
+        if request.journal is None:
+            return None
+        from daybook.agents.model_steps import Steps
+
+        return Steps(request.journal, request)
+
+    def _toolset(
+        self, request: AgentRequest, usage: RunUsage, steps: Steps | None
+    ) -> OfferedTools | None:
         if not request.tools:
             return None
         from daybook.agents.model_tools import OfferedTools
 
         def report_usage() -> None:
             if request.took is not None:
-                request.took(self._usage(usage, request))
+                request.took(self._usage(usage, request, steps))
 
-        return OfferedTools(request.tools, self._limit(request) - 1, report_usage)
+        return OfferedTools(
+            request.tools,
+            self._limit(request) - 1,
+            report_usage,
+            steps,
+            repeatable=request.repeatable,
+        )
+
+    def _journaled(self, model: Model, request: AgentRequest, steps: Steps | None) -> Model:
+        """Return the model to ask, which records its requests if the request has a journal."""
+        if steps is None:
+            return model
+        from daybook.agents.model_steps import JournaledModel
+
+        return JournaledModel(
+            model,
+            steps,
+            lambda response: self._usage_of(response, request),
+            lambda error: self._translate_error(error, model, request),
+        )
 
     async def _ask(
-        self, model: Model, request: AgentRequest, usage: RunUsage, toolset: OfferedTools | None
+        self,
+        model: Model,
+        request: AgentRequest,
+        usage: RunUsage,
+        toolset: OfferedTools | None,
+        steps: Steps | None,
     ) -> AgentReply:
         from pydantic_ai import Agent, UsageLimits, capture_run_messages
         from pydantic_ai.exceptions import UnexpectedModelBehavior, UsageLimitUnavailableWarning
@@ -121,7 +168,7 @@ class ModelAgent:
         warnings.simplefilter("ignore", UsageLimitUnavailableWarning)
         limit = self._limit(request)
         agent: Agent[object, str | None] = Agent(
-            model,
+            self._journaled(model, request, steps),
             name=self.name,
             output_type=[str, type(None)],  # an empty answer is valid: do not ask again
             instructions=self.settings.system_prompt or None,
@@ -164,7 +211,7 @@ class ModelAgent:
             text=text,
             agent=self.name,
             model=response.model_name or model.model_name,
-            usage=self._usage(usage, request),
+            usage=self._usage(usage, request, steps),
             cut=_CUT if reason == "length" else "",
         )
 
@@ -191,18 +238,37 @@ class ModelAgent:
 
         return sent
 
-    def _usage(self, usage: RunUsage, request: AgentRequest) -> dict[str, Any]:
-        """Return the usage as `AgentReply` describes it; unreported token counts are None."""
+    def _usage(
+        self, usage: RunUsage, request: AgentRequest, steps: Steps | None = None
+    ) -> dict[str, Any]:
+        """Return the usage as `AgentReply` describes it; unreported token counts are None.
+
+        What an earlier attempt has used, whose ``steps`` were replayed, is not included.
+        """
         known = not usage.unmeasured_requests
         result: dict[str, Any] = {
-            "requests": usage.requests,
+            "requests": usage.requests - (steps.replayed_requests if steps else 0),
             "input_tokens": usage.input_tokens if known else None,
             "output_tokens": usage.output_tokens if known else None,
         }
         for name in ("cache_read_tokens", "cache_write_tokens", "tool_calls"):
-            if count := getattr(usage, name):
+            count = getattr(usage, name)
+            if name == "tool_calls" and steps is not None:
+                count -= steps.replayed_calls
+            if count > 0:
                 result[name] = count
         return result | {"cost_usd": self._cost_usd(usage, request) if known else None}
+
+    def _usage_of(self, response: ModelResponse, request: AgentRequest) -> dict[str, Any]:
+        """Return the usage of one response, with its cost."""
+        from pydantic_ai import RunUsage
+
+        usage = RunUsage(requests=1)
+        usage.incr(response.usage)
+        if usage.cost is None:
+            with suppress(Exception):  # the price is unknown
+                usage.cost = response.cost().total_price
+        return self._usage(usage, request)
 
     def _cost_usd(self, usage: RunUsage, request: AgentRequest) -> float | None:
         """Return the cost in US dollars; None if the price is unknown.

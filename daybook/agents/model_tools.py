@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic_ai.exceptions import ToolFailed
@@ -19,6 +20,8 @@ from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
 
 from daybook.agents.base import Tool
+from daybook.agents.journal import Step, StepReply
+from daybook.agents.model_steps import Steps, arguments_text
 from daybook.errors import DaybookError
 
 log = logging.getLogger(__name__)
@@ -31,13 +34,21 @@ class OfferedTools(AbstractToolset[Any]):
 
     ``at_work`` is the tool that is being called, or empty. ``again`` is how often the model may
     retry a call whose arguments are not an object; ``before`` is called before each call to a tool.
+    ``steps`` are those of the answer, if they are recorded; ``repeatable`` says that every call may
+    be repeated.
     """
 
     def __init__(
-        self, tools: Sequence[Tool], again: int, before: Callable[[], None] = lambda: None
+        self,
+        tools: Sequence[Tool],
+        again: int,
+        before: Callable[[], None] = lambda: None,
+        steps: Steps | None = None,
+        *,
+        repeatable: bool = False,
     ) -> None:
         self.at_work = ""
-        self._before = before
+        self._before, self._steps, self._repeatable = before, steps, repeatable
         self._tools = {tool.name: tool for tool in tools}
         self._again = again
 
@@ -64,18 +75,52 @@ class OfferedTools(AbstractToolset[Any]):
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
     ) -> Any:
+        if self._steps is None:
+            reply = await self._call(name, tool_args)
+        else:
+            reply = await self._call_once(self._steps, name, tool_args, ctx)
+        if reply.error:
+            raise ToolFailed(reply.error)
+        return reply.output
+
+    async def _call_once(
+        self, steps: Steps, name: str, arguments: dict[str, Any], ctx: RunContext[Any]
+    ) -> StepReply:
+        """Call the tool, or return the reply of an earlier attempt; record the call."""
+        step = self._step(steps, name, arguments, ctx)
+        recorded = await steps.journal.start(step)
+        if recorded is not None:
+            steps.replayed_calls += 0 if recorded.error else 1
+            self._tools[name].skipped(arguments)
+            return replace(recorded, output=recorded.value)
+        reply = await self._call(name, arguments)
+        await steps.journal.finish(step, replace(reply, value=reply.error or reply.output))
+        steps.last_answered = None
+        return reply
+
+    async def _call(self, name: str, arguments: dict[str, Any]) -> StepReply:
         self.at_work = name
         self._before()
         try:
-            text = await self._tools[name].call(tool_args)
+            reply = StepReply(await self._tools[name].call(arguments))
         except DaybookError as error:
-            text, failed = str(error), True
+            reply = StepReply(error=str(error) or type(error).__name__)
         except Exception as error:
             log.exception("the tool %s failed", name, extra={"action": "tool_failed"})
-            text, failed = f"the tool failed with an internal error ({type(error).__name__})", True
-        else:
-            failed = False
+            kind = type(error).__name__
+            reply = StepReply(error=f"the tool failed with an internal error ({kind})")
         self.at_work = ""  # not after a cancellation, so that the error can name the tool
-        if failed:
-            raise ToolFailed(text)
-        return text
+        return reply
+
+    def _step(
+        self, steps: Steps, name: str, arguments: dict[str, Any], ctx: RunContext[Any]
+    ) -> Step:
+        tool = self._tools[name]
+        return Step(
+            steps.next_call(ctx.tool_call_id),
+            "tool",
+            name,
+            {"tool": name, "arguments": arguments},
+            arguments_text(arguments),
+            repeatable=tool.is_repeatable or self._repeatable,
+        )

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         backfill as backfill,
         backups as backups,
         callbacks as callbacks,
+        changes as changes,
         channels as channels,
         conflicts as conflicts,
         destinations as destinations,
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
         timeline as timeline,
         tokens as tokens,
         tools as tools,
+        web_address as web_address,
     )
 
 else:  # hidden from mypy, which would accept any name

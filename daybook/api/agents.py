@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
 
 from daybook.agents import documents, kinds, providers
 from daybook.agents.base import AgentRequest
@@ -16,15 +17,19 @@ from daybook.api.document_users import refuse_if_used, stored_jobs
 from daybook.errors import AgentMisconfigured, InvalidInput
 from daybook.execution import agent_tools, mcp_config
 from daybook.jobs.store import StoredJob
+from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import new_id
 from daybook.ledger.texts import sanitize
 from daybook.prefect import client as prefect
 from daybook.processes import locations
+from daybook.resources import copies
 from daybook.tools.server_blocks import PrefectServers
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
+KINDS = (kinds.MODEL.word, kinds.COMMAND.word)
+"""Kinds of agents that a form offers: those that ask a model or a program."""
 TEST_PROMPT = "Say in one sentence that you are ready."
 
 
@@ -73,6 +78,18 @@ async def add(
         await documents.add(client, name, kind, fields, replace=replace)
         added = await documents.describe(client, name)
     return AddedAgent(**dict(added), notes=notes)
+
+
+def settings_of(kind: str) -> dict[str, FieldInfo]:
+    """Return the fields of a kind's settings, without those that hold a secret."""
+    fields = kinds.find_kind(kind).model.model_fields
+    return {name: field for name, field in fields.items() if field.annotation is not SecretStr}
+
+
+async def stored_names() -> list[str]:
+    """Return the names of the agents that the ledger has a copy of. Works without Prefect."""
+    async with open_ledger() as ledger, ledger.read() as session:
+        return await copies.names(session, kinds.KINDS)
 
 
 async def list_agents() -> list[AgentDetails]:

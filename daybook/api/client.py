@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from daybook.api.maintenance import MaintenanceWindow
     from daybook.api.session_client import Sessions
     from daybook.api.task_client import Tasks
-    from daybook.delivery.views import ListedRun, RunDetails
+    from daybook.delivery.views import ListedRun, RunDetails, RunWithSteps
     from daybook.jobs.views import ChangedJob, DueTime, JobDetails, ListedJob
 
     # Inside the class `list` is a method.
@@ -242,12 +242,13 @@ class Client:
         with self._as_actor():
             return await api.runs.history(job, limit, where)
 
-    async def run_of(self, run: str) -> RunDetails:
+    async def run_of(self, run: str) -> RunWithSteps:
         """Return one run, by its id or a unique id prefix.
 
         Its fields include `status` (`waiting`, `claimed`, `running`, or the outcome), `reason`,
-        `output`, `result`, `error`, `attempts`, `usage`, `delivery`, and `deliveries`: the
-        callbacks, messages, alerts and listener calls about the run, each with its delivery status.
+        `output`, `result`, `error`, `attempts`, `usage`, `delivery`, `deliveries`: the callbacks,
+        messages, alerts and listener calls about the run, each with its delivery status, and
+        `steps`: the requests to models and the tool calls of its agent.
         """
         with self._as_actor():
             return await api.runs.show(run)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from daybook import api
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
 from daybook.jobs.views import DUE_TIMES_SHOWN, DueTimes
+from daybook.schedules import bounds
 from daybook.schedules.schedule import Every, make, parse, zone
 
 MAX_COUNT = 1_000
@@ -45,6 +47,29 @@ def of_schedule(
         if isinstance(found, Every):
             found = parse(schedule, timezone=name, now=start)
     return DueTimes.of(found, start, _valid_count(count))
+
+
+async def of_changes(
+    changes: Mapping[str, object], ref: str | None = None, count: int = DUE_TIMES_SHOWN
+) -> DueTimes:
+    """Return up to ``count`` due times of a job with these changes, or of a new one; store nothing.
+
+    Of the changes only those of the schedule and its bounds matter. Raise `NotFound`, `Ambiguous`,
+    `InvalidInput`.
+    """
+    from daybook.jobs.model import ScheduleFields, edit, new_job
+    from daybook.ledger.engine import open_ledger
+
+    when = {*ScheduleFields.model_fields, *bounds.FIELDS}
+    given = {name: value for name, value in changes.items() if name in when}
+    async with open_ledger() as ledger, ledger.read() as session:
+        now = ledger.now()
+        if ref is None:
+            job = new_job(now=now, default_timezone=_default_zone(), prompt="-", on_demand=True)
+        else:
+            job = (await api.authorization.find_job(session, ref)).job
+    edited = edit(job, given, now=now)
+    return DueTimes.of(edited.schedule, now, _valid_count(count), edited.policy)
 
 
 async def of_job(ref: str, *, after: str | None = None, count: int = DUE_TIMES_SHOWN) -> DueTimes:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from daybook import owners, settings
 from daybook.api import authorization, preflight
-from daybook.errors import InvalidFiles, InvalidInput, Mistake, PrefectUnreachable
+from daybook.errors import DaybookError, InvalidFiles, InvalidInput, Mistake, PrefectUnreachable
 from daybook.files import export as exports
 from daybook.files import jobs_file
 from daybook.files import plan as plans
@@ -164,12 +164,23 @@ async def export(refs: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
     `NotFound`, `Ambiguous`, and `InvalidInput` for an agent's job.
     """
     jobs = await _selected(refs)
-    for each in jobs:
-        if refs and owners.is_agent(each.row.owner):
-            problem = f"{each.row.name} belongs to {each.row.owner}"
-            raise InvalidInput("JOB", problem, "no jobs file can own an agent's job")
-    exported = [each for each in jobs if not owners.is_agent(each.row.owner)]
+    exported = [_exportable(each) for each in jobs if refs or not owners.is_agent(each.row.owner)]
     return exports.text(exported), exports.document(exported)
+
+
+def definition(stored: StoredJob) -> str:
+    """Return the job as the text of a jobs file; as a comment, why no file can contain it."""
+    try:
+        return exports.text([_exportable(stored)])
+    except DaybookError as error:
+        return f"# {error}"
+
+
+def _exportable(stored: StoredJob) -> StoredJob:
+    if owners.is_agent(stored.row.owner):
+        problem = f"{stored.row.name} belongs to {stored.row.owner}"
+        raise InvalidInput("JOB", problem, "no jobs file can own an agent's job")
+    return stored
 
 
 async def _selected(refs: Sequence[str]) -> list[StoredJob]:
@@ -292,18 +303,22 @@ async def _sync(ledger: Ledger, changed: list[StoredJob], progress: Progress) ->
     Raise `PrefectUnreachable` if Prefect stops answering; the rest is pending then.
     """
     from daybook.prefect import client as prefect
+    from daybook.prefect import deployment, private_names
     from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
     from daybook.prefect.reconcile_job import reconcile_by_id
 
-    report, left, done = ReconcileReport(), list(changed), 0
+    private_names.cache_time_zones()
+    report, done = ReconcileReport(), 0
 
-    async def work(client: PrefectClient) -> None:
+    async def work(client: PrefectClient, left: list[StoredJob], free: set[str]) -> None:
         nonlocal done
         while left:
-            each = left.pop(0)
+            each = left.pop()
             try:
                 with prefect.raising_daybook_errors(str(client.api_url)):
-                    await reconcile_by_id(ledger, client, each.id, report)
+                    await reconcile_by_id(
+                        ledger, client, each.id, report, name_is_free=each.id in free
+                    )
             except Exception as error:
                 if not prefect.is_job_error(error):
                     raise
@@ -313,10 +328,24 @@ async def _sync(ledger: Ledger, changed: list[StoredJob], progress: Progress) ->
 
     async with prefect.connected() as client:
         await delete_leftover_deployments(ledger, client, report)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(MAX_CONCURRENT_SYNCS, len(changed))):
-                    group.create_task(work(client))
-        except* PrefectUnreachable as errors:
-            raise errors.exceptions[0] from None
+        # From the end, because a keeper that sees the changes meanwhile begins at the start.
+        for end in range(len(changed), 0, -deployment.MAX_NAMES):
+            part = changed[max(0, end - deployment.MAX_NAMES) : end]
+            try:
+                with prefect.raising_daybook_errors(str(client.api_url)):
+                    free = await _free_names(client, part)
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(MAX_CONCURRENT_SYNCS, len(part))):
+                        group.create_task(work(client, part, free))
+            except* PrefectUnreachable as errors:
+                raise errors.exceptions[0] from None
     return report.failed
+
+
+async def _free_names(client: PrefectClient, jobs: Sequence[StoredJob]) -> set[str]:
+    """Return the ids of the new jobs whose names no deployment has: one request for all."""
+    from daybook.prefect import deployment
+
+    names = {each.id: (each.row.kind, each.row.slug) for each in jobs if not each.row.deployment_id}
+    taken = await deployment.taken_names(client, names.values()) if names else set()
+    return {each for each, name in names.items() if name not in taken}

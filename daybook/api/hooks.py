@@ -13,9 +13,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, Field
 
-from daybook import home as homes
-from daybook import settings
-from daybook.api import authorization
+from daybook.api import authorization, web_address
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.home_secret import ROTATION_GRACE
 from daybook.errors import InvalidInput, NotFound
@@ -111,8 +109,8 @@ async def add(
     """Store a hook that starts ``job``, with a new secret unless one is given.
 
     With ``replace``, overwrite the hook of this name; without ``secret``, it keeps its own. Raise
-    `NotFound` for the job, and `InvalidInput` for the name, a secret that is invalid or that the
-    sender has to make, a filter, or the rate.
+    `NotFound` for the job, and `InvalidInput` for the name, a secret that is invalid, that the
+    sender has to make, or that the scheme does not let the hook keep, a filter, or the rate.
     """
     STORE.check_name(name)
     async with open_ledger() as ledger, ledger.read() as session:
@@ -130,17 +128,26 @@ async def add(
 
 
 async def _kept_secrets(client: PrefectClient, name: str, scheme: SchemeName) -> dict[str, Any]:
-    """Return the secrets of the hook, if it exists and they are valid for the scheme; else {}."""
-    with suppress(NotFound, InvalidInput):
-        old = await documents.read(client, name)
-        documents.check_secret(scheme, old.secret)
-        until = old.rotating_until(SYSTEM_CLOCK.now())
-        if until is None:
-            return {"secret": old.secret}
-        documents.check_secret(scheme, old.previous_secret)
-        rotation = {"previous_secret": old.previous_secret, "previous_until": until.isoformat()}
-        return {"secret": old.secret, **rotation}
-    return {}
+    """Return the secrets of the hook of this name; {} if there is none.
+
+    Raise `InvalidInput` if a hook of the scheme cannot have them: a new secret would be a surprise
+    for the sender, who knows the old one.
+    """
+    document = await STORE.find(client, name, include_secrets=True)
+    stored = {} if document is None else dict(document.data)
+    kept = {each: stored[each] for each in documents.SECRET_FIELDS if stored.get(each)}
+    if "secret" not in kept:
+        return {}
+    try:
+        old = documents.build(name, {"job": "any", "scheme": scheme, **kept})
+    except InvalidInput as error:
+        raise InvalidInput(
+            "secret",
+            f'of the hook "{name}" cannot be kept: {error.problem}',
+            "pass the one of the sender, or remove the hook first",
+        ) from None
+    rotates = old.rotating_until(SYSTEM_CLOCK.now()) is not None
+    return kept if rotates else {"secret": old.secret}
 
 
 async def list_hooks() -> list[HookDetails]:
@@ -150,12 +157,6 @@ async def list_hooks() -> list[HookDetails]:
         found = [(str(each.name), dict(each.data)) for each in await STORE.documents(client)]
     jobs = await _job_names([data.get("job") for _, data in found])
     return [_details(name, data, jobs.get(str(data.get("job")))) for name, data in found]
-
-
-def web_url() -> str:
-    """Return the address of the web server of `daybook up`, or the one that it would have."""
-    running = homes.current_home().running() or {}
-    return running.get("web_url") or f"http://127.0.0.1:{settings.load().web_port}"
 
 
 async def show(name: str) -> HookDetails:
@@ -197,7 +198,7 @@ async def test(
     """Send a signed request to a hook, as its sender would; the run that it starts is a real one.
 
     ``payload`` is any JSON value but null, by default `{"test": true}`. ``url`` is the address of
-    the web server, by default `web_url`. Raise `NotFound`, and `InvalidInput` for
+    the web server, by default that on this machine. Raise `NotFound`, and `InvalidInput` for
     invalid stored settings.
     """
     import httpx
@@ -210,7 +211,7 @@ async def test(
     if isinstance(payload, dict) and hook.scheme.id_in({"id": sent_id}) is not None:
         payload = {"id": sent_id, **payload}
     body = payloads.as_body(payload)
-    address = f"{(url or web_url()).rstrip('/')}{PATH}{name}"
+    address = f"{(url or web_address.local_url()).rstrip('/')}{PATH}{name}"
     headers = hook.scheme.sign(hook.secret, sent_id, body, SYSTEM_CLOCK.now())
     headers["content-type"] = "application/json"
     try:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from daybook import imports, settings
 from daybook.agents import documents, kinds
@@ -70,27 +70,19 @@ async def run(
         hint = f"use {', '.join(get_args(OnConflict))}"
         raise InvalidInput("on_conflict", f"{on_conflict!r} is unknown", hint)
     source = await asyncio.to_thread(_read, reader, path, content)
+    options: dict[str, Any] = {
+        "default_timezone": settings.load().timezone,
+        "on_conflict": on_conflict,
+    }
     async with open_ledger() as ledger:
+        async with ledger.read() as session:  # an import that is refused makes no agent
+            report = await writer.write(session, source, ledger.now(), **options, dry_run=True)
         if dry_run:
-            async with ledger.read() as session:
-                return await writer.write(
-                    session,
-                    source,
-                    ledger.now(),
-                    default_timezone=settings.load().timezone,
-                    on_conflict=on_conflict,  # type: ignore[arg-type]
-                    dry_run=True,
-                )
+            return report
         async with prefect.connected_if_reachable() as client:
             notes = await _prepare_shell(client, source)
             async with ledger.write() as session:
-                report = await writer.write(
-                    session,
-                    source,
-                    ledger.now(),
-                    default_timezone=settings.load().timezone,
-                    on_conflict=on_conflict,  # type: ignore[arg-type]
-                )
+                report = await writer.write(session, source, ledger.now(), **options)
             report = report.model_copy(update={"notes": [*report.notes, *notes]})
             return await _deploy(ledger, client, report)
 

@@ -13,14 +13,18 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from daybook.api import authorization
+from daybook import settings
+from daybook.api import authorization, files, run_lists
+from daybook.api.conflicts import Conflict
+from daybook.delivery.views import recipients
 from daybook.jobs import store, summaries
 from daybook.jobs.store import StoredJob
 from daybook.jobs.summaries import JobSummary
-from daybook.jobs.views import FieldChange, ListedJob, changes_between
+from daybook.jobs.views import DueTime, DueTimes, FieldChange, ListedJob, changes_between
 from daybook.ledger.engine import open_ledger
-from daybook.ledger.views import Spending, UtcTime
+from daybook.ledger.views import Run, Spending, UtcTime
 from daybook.runs import daily, history
 from daybook.runs.daily import Total
 
@@ -74,6 +78,25 @@ class Revision(BaseModel, frozen=True):
     author: str
     enabled: bool
     changes: list[FieldChange]
+
+
+@dataclass(frozen=True)
+class JobOverview:
+    """What the page of one job shows, of one moment.
+
+    ``runs`` and ``revisions`` are newest first; ``recipients`` are as in `ChangedJob`.
+    ``definition`` is the job as a jobs file, or why no file can contain it. ``deployment_id`` is
+    that of its deployment in Prefect; None if it has none (yet).
+    """
+
+    job: ListedJob
+    recipients: dict[str, list[str]]
+    due: list[DueTime]
+    runs: list[Run]
+    revisions: list[Revision]
+    definition: str
+    deployment_id: str | None
+    conflict: Conflict | None
 
 
 async def list_page(choice: Choice, number: int = 1) -> JobPage:
@@ -163,21 +186,31 @@ async def jobs_by_agent() -> dict[str, int]:
     return Counter(each.agent for each in listed if each.agent)
 
 
-async def deployment_id(ref: str) -> str | None:
-    """Return the id of the job's deployment in Prefect; None if it has none (yet)."""
-    async with open_ledger() as ledger, ledger.read() as session:
-        return (await authorization.find_job(session, ref, archived=True)).row.deployment_id
+async def overview(ref: str, *, runs: int, due_times: int) -> JobOverview:
+    """Return what the page of one job shows, even of a removed one. Works without Prefect.
 
-
-async def revisions(ref: str) -> list[Revision]:
-    """Return the revisions of one job, even a removed one, newest first. Works without Prefect.
-
-    Raise `NotFound`, `Ambiguous`.
+    ``runs`` and ``due_times`` are the maximum numbers of both. Raise `NotFound`, `Ambiguous`.
     """
     async with open_ledger() as ledger, ledger.read() as session:
-        stored = await authorization.find_job(session, ref, archived=True)
-        beginning = datetime.min.replace(tzinfo=UTC)
-        found = await store.revisions_since(session, stored.id, beginning)
+        now, stored = ledger.now(), await authorization.find_job(session, ref, archived=True)
+        row = stored.row
+        running = await history.running_jobs(session)
+        has_future = stored.job.enabled and row.archived_at is None
+        has_conflict = row.conflict is not None and row.archived_at is None
+        return JobOverview(
+            job=ListedJob.of(stored, now, running=row.id in running, due_times=1),
+            recipients=recipients(stored.job.notify, settings.load().alert_channel),
+            due=DueTimes.of_job(stored, now, due_times).due if has_future else [],
+            runs=await run_lists.of_job(session, row.id, runs),
+            revisions=await _revisions(session, row.id),
+            definition=files.definition(stored),
+            deployment_id=row.deployment_id,
+            conflict=Conflict.of(stored, row.conflict or {}, ledger.id) if has_conflict else None,
+        )
+
+
+async def _revisions(session: AsyncSession, job_id: str) -> list[Revision]:
+    found = await store.revisions_since(session, job_id, datetime.min.replace(tzinfo=UTC))
     pairs = zip([None, *found], found, strict=False)
     return [_revision(before, after) for before, after in pairs][::-1]
 

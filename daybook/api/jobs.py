@@ -18,7 +18,13 @@ from daybook import names, owners, settings
 from daybook.api import authorization, preflight
 from daybook.api.filters import JobFilters
 from daybook.delivery.views import recipients
-from daybook.errors import InvalidInput, NotFound, PrefectRefused, PrefectUnreachable
+from daybook.errors import (
+    ChangedMeanwhile,
+    InvalidInput,
+    NotFound,
+    PrefectRefused,
+    PrefectUnreachable,
+)
 from daybook.jobs import store
 from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.model import Job, edit, new_job
@@ -143,16 +149,21 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
         return await _changed(ledger, stored.id, [*notes, *_frequency_notes(draft, ledger.now())])
 
 
-async def edit_job(ref: str, changes: Mapping[str, object]) -> ChangedJob:
+async def edit_job(
+    ref: str, changes: Mapping[str, object], *, base: datetime | None = None
+) -> ChangedJob:
     """Change only the given fields. Return the job.
 
     A job that was disabled because it had finished is enabled if it now has more to run. If Prefect
     is unreachable, the job's `sync` is `pending`, and the keeper changes Prefect later; the same
-    holds for `pause` and `resume`. Raise `InvalidInput`, `NotFound` and `Unreachable`; then nothing
-    was changed.
+    holds for `pause` and `resume`. ``base`` is the `updated_at` of the job that the caller has
+    read: if the job was changed since then, raise `ChangedMeanwhile`. Raise `InvalidInput`,
+    `NotFound` and `Unreachable`; then nothing was changed.
     """
 
     def changed(stored: StoredJob, taken: Collection[str], now: datetime) -> Job:
+        if base is not None and stored.row.updated_at != base:
+            raise ChangedMeanwhile(stored.row.name)
         job = edit(stored.job, changes, now=now, taken=taken)
         return job if "enabled" in changes else store.enable_again(stored, job)
 

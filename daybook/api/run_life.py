@@ -14,7 +14,8 @@ from daybook.delivery.views import NotificationDetails
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import AttemptRow, RunRow
-from daybook.ledger.views import Run, UtcTime, columns
+from daybook.ledger.views import Run, Step, UtcTime, columns
+from daybook.runs import steps
 from daybook.runs.claim_requests import BY_SCHEDULE
 
 
@@ -47,8 +48,8 @@ class RunEvent(BaseModel, frozen=True):
 class RunLife(BaseModel, frozen=True):
     """A run with what its job asked for, its attempts, its deliveries, and its events in order.
 
-    ``parameters`` are those with which the run was claimed. ``evidence`` are outcomes of writers
-    that had lost their claim.
+    ``steps`` are those of its agent; ``parameters`` are those with which the run was claimed.
+    ``evidence`` are outcomes of writers that had lost their claim.
     """
 
     run: Run
@@ -56,9 +57,15 @@ class RunLife(BaseModel, frozen=True):
     deployment_id: str | None
     tokens: int | None
     attempts: list[Attempt]
+    steps: list[Step]
     deliveries: list[NotificationDetails]
     events: list[RunEvent]
     evidence: list[dict[str, Any]]
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Return whether a schedule started the run, so that it has a due time."""
+        return self.run.trigger in BY_SCHEDULE
 
 
 async def show(ref: str) -> RunLife:
@@ -71,6 +78,7 @@ async def show(ref: str) -> RunLife:
         of_run = select(AttemptRow).where(col(AttemptRow.run_id) == row.id)
         found = await session.execute(of_run.order_by(col(AttemptRow.number)))
         attempts = [Attempt.of(each) for each in found.scalars()]
+        made = [Step.of(each) for each in await steps.of_run(session, row.id)]
         rows = await deliveries.list_for_run(session, row.id)
         sent = [NotificationDetails.of(each, job, paused_until=None) for each in rows]
     return RunLife(
@@ -79,6 +87,7 @@ async def show(ref: str) -> RunLife:
         deployment_id=job.deployment_id if job else None,
         tokens=row.tokens,
         attempts=attempts,
+        steps=made,
         deliveries=sent,
         events=events_of(row, attempts, sent),
         evidence=row.evidence,

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.api import authorization
@@ -27,16 +32,29 @@ async def recent(job: str | None = None, limit: int = 50, filters: RunFilters = 
             conditions.append(col(RunRow.job_id) == stored.id)
         if (owner := authorization.visible_owner()) is not None:
             conditions.append(col(JobRow.owner) == owner)
-        runs = (
-            select(RunRow, JobRow)
-            .outerjoin(JobRow, col(JobRow.id) == col(RunRow.job_id))
-            .where(*conditions)
-            .limit(limit)
-        )
-        live = runs.where(col(RunRow.status).in_(LIVE)).order_by(col(RunRow.due).desc())
-        ended = runs.where(col(RunRow.finished_at).is_not(None), col(RunRow.status).not_in(LIVE))
-        ended = ended.order_by(
-            col(RunRow.due).desc() if job else col(RunRow.finished_at).desc(), col(RunRow.id)
-        )
-        found = [*(await session.execute(live)).tuples(), *(await session.execute(ended)).tuples()]
-        return [Run.of(row, of_job) for row, of_job in found[:limit]]
+        last = col(RunRow.due).desc() if job else col(RunRow.finished_at).desc()
+        return await _recent(session, limit, conditions, last)
+
+
+async def of_job(session: AsyncSession, job_id: str, limit: int) -> list[Run]:
+    """Return up to ``limit`` runs of one job, as `recent` does."""
+    return await _recent(session, limit, [col(RunRow.job_id) == job_id], col(RunRow.due).desc())
+
+
+async def _recent(
+    session: AsyncSession,
+    limit: int,
+    conditions: Sequence[ColumnElement[bool]],
+    last: ColumnElement[Any],
+) -> list[Run]:
+    runs = (
+        select(RunRow, JobRow)
+        .outerjoin(JobRow, col(JobRow.id) == col(RunRow.job_id))
+        .where(*conditions)
+        .limit(limit)
+    )
+    live = runs.where(col(RunRow.status).in_(LIVE)).order_by(col(RunRow.due).desc())
+    ended = runs.where(col(RunRow.finished_at).is_not(None), col(RunRow.status).not_in(LIVE))
+    ended = ended.order_by(last, col(RunRow.id))
+    found = [*(await session.execute(live)).tuples(), *(await session.execute(ended)).tuples()]
+    return [Run.of(row, of_job) for row, of_job in found[:limit]]

@@ -15,7 +15,7 @@ from daybook import owners, repository
 from daybook.api import authorization
 from daybook.api.filters import RunFilters
 from daybook.delivery import history as deliveries
-from daybook.delivery.views import ListedRun, Notification, RunDetails
+from daybook.delivery.views import ListedRun, Notification, RunDetails, RunWithSteps
 from daybook.errors import DaybookError, InvalidInput, NotFound, PrefectUnreachable
 from daybook.jobs import store
 from daybook.jobs.actions import DEFAULT_AGENT
@@ -23,10 +23,10 @@ from daybook.jobs.model import edit, read_parameters
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import LIVE, TERMINAL, Status
 from daybook.ledger.tables import JobRow, RunRow, new_id
-from daybook.ledger.views import Run, UtcTime
+from daybook.ledger.views import Run, Step, UtcTime
 from daybook.owners import Actor
 from daybook.prefect import work_pool
-from daybook.runs import claim_requests, claims, rows
+from daybook.runs import claim_requests, claims, rows, steps
 from daybook.runs import history as past
 
 if TYPE_CHECKING:
@@ -253,13 +253,16 @@ async def cancel(ref: str, within: float = 30.0) -> RunDetails:
         return await _view(ledger, row.id)
 
 
-async def show(ref: str) -> RunDetails:
+async def show(ref: str) -> RunWithSteps:
     """Return one run, by id or unique id prefix. Works without Prefect.
 
     Raise `NotFound`, `Ambiguous`.
     """
     async with open_ledger() as ledger, ledger.read() as session:
-        return await _full_view(session, *await authorization.find_run(session, ref))
+        row, job = await authorization.find_run(session, ref)
+        view = await _full_view(session, row, job)
+        found = await steps.of_run(session, row.id)
+    return RunWithSteps(**dict(view), steps=[Step.of(each) for each in found])
 
 
 async def find_logged(ref: str) -> Run:

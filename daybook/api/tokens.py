@@ -1,6 +1,7 @@
-"""Operations on the tokens of MCP clients over HTTP: add, list, remove, authenticate.
+"""Operations on tokens: of MCP clients over HTTP, and of links that show the pages.
 
-Only `add` returns the token itself.
+Only `add` and `share` return the token itself. The tokens of links have the owner `owners.VIEWER`,
+and authenticate no MCP client.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Self
 from pydantic import BaseModel, Field
 
 from daybook import owners
+from daybook.api import web_address
 from daybook.errors import LedgerUnreachable
 from daybook.ledger import tokens
 from daybook.ledger.engine import Ledger, open_ledger
@@ -22,6 +24,9 @@ from daybook.owners import Actor
 
 PREFIX = "db_"
 """Prefix of each token, so that secret scanners can find a leaked one."""
+
+VIEWER_PREFIX = "dbview_"
+"""Prefix of the token of a shared link."""
 
 TOKEN_BITS = 256
 
@@ -50,6 +55,15 @@ class AddedToken(TokenInfo, frozen=True):
     token: str = Field(repr=False)
 
 
+class SharedLink(TokenInfo, frozen=True):
+    """A link that shows the pages and changes nothing, with its ``url``, which is shown only now.
+
+    It works until its token is removed.
+    """
+
+    url: str = Field(repr=False)
+
+
 async def add(owner: str, name: str | None = None, user_id: str = "") -> AddedToken:
     """Create a token whose bearer acts for ``owner``, on behalf of the user ``user_id``.
 
@@ -62,6 +76,42 @@ async def add(owner: str, name: str | None = None, user_id: str = "") -> AddedTo
             session, token, owner=owner, user_id=user_id, name=name, now=ledger.now()
         )
         return AddedToken(**dict(TokenInfo.of(row)), token=token)
+
+
+async def share(name: str) -> SharedLink:
+    """Create a link that shows the pages, and permits no change; `remove` revokes it.
+
+    Raise `InvalidInput` for an invalid name, and for one that is taken.
+    """
+    token = VIEWER_PREFIX + secrets.token_urlsafe(TOKEN_BITS // 8)
+    name = validate_name(name)
+    async with open_ledger() as ledger, ledger.write() as session:
+        row = await tokens.add(
+            session, token, owner=owners.VIEWER, user_id="", name=name, now=ledger.now()
+        )
+        url = f"{web_address.url()}{web_address.LOGIN_PATH}?token={token}"
+        return SharedLink(**dict(TokenInfo.of(row)), url=url)
+
+
+async def viewer_of(token: str) -> str:
+    """Return the id of the token of a shared link; empty if it is none. Record the use.
+
+    Raise `LedgerUnreachable`.
+    """
+    async with open_ledger() as ledger:
+        async with ledger.read() as session:
+            row = await tokens.find(session, token)
+        if row is None or row.owner != owners.VIEWER:
+            return ""
+        await _record_use(ledger, row)
+        return row.id
+
+
+async def is_viewer(token_id: str) -> bool:
+    """Return whether there is a shared link whose token has this id. Raise `LedgerUnreachable`."""
+    async with open_ledger() as ledger, ledger.read() as session:
+        row = await session.get(TokenRow, token_id)
+        return row is not None and row.owner == owners.VIEWER
 
 
 async def list_tokens() -> list[TokenInfo]:
@@ -80,16 +130,20 @@ async def remove(ref: str) -> TokenInfo:
 
 
 async def authenticate(ledger: Ledger, token: str) -> Actor | None:
-    """Return the actor that ``token`` authenticates; None for an unknown token.
+    """Return the actor that ``token`` authenticates; None for an unknown token, or for a link's.
 
     Raise `LedgerUnreachable`.
     """
     async with ledger.read() as session:
         row = await tokens.find(session, token)
-    if row is None:
+    if row is None or row.owner == owners.VIEWER:
         return None
+    await _record_use(ledger, row)
+    return Actor(row.owner, row.user_id, via="mcp")
+
+
+async def _record_use(ledger: Ledger, row: TokenRow) -> None:
     if tokens.is_use_due(row, now := ledger.now()):
         with suppress(LedgerUnreachable):  # a busy ledger must not make a valid token fail
             async with ledger.write() as session:
                 await tokens.record_use(session, row.id, now)
-    return Actor(row.owner, row.user_id, via="mcp")

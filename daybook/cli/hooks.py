@@ -78,7 +78,7 @@ async def add_(
         _print_secret_once(hook.secret)
     for note in hook.notes:
         output.say(f"! {note}")
-    output.say(f"Its address on this machine: {api.hooks.web_url()}{hook.path}")
+    output.say(f"Its address: {api.web_address.url()}{hook.path}")
     output.say(f"Try it: daybook hooks test {name}")
     return 0
 
@@ -117,7 +117,7 @@ def _filters(hook: HookDetails) -> str:
 def _print_hook(hook: HookDetails) -> None:
     output.line(hook.name, style="bold")
     pairs = [
-        ("address", f"{api.hooks.web_url()}{hook.path}"),
+        ("address", f"{api.web_address.url()}{hook.path}"),
         ("job", hook.job or "(removed)"),
         ("scheme", str(hook.scheme)),
         ("filters", _filters(hook)),
@@ -139,7 +139,7 @@ list_ = documents.list_command(
 show_ = documents.show_command(
     "hooks",
     "hook",
-    """Show a hook and its address on this machine, without its secrets.
+    """Show a hook and its address, without its secrets.
 
     Example: daybook hooks show pull-requests
     """,

@@ -34,7 +34,7 @@ from daybook.jobs.policy import Policy
 from daybook.schedules.schedule import is_schedule
 
 if TYPE_CHECKING:
-    from daybook.delivery.views import RunDetails
+    from daybook.delivery.views import RunWithSteps
     from daybook.jobs.views import ChangedJob, FieldChange, JobDetails, ListedJob
 
 MAX_ANSWER_LINES = 20
@@ -216,16 +216,16 @@ async def show_(
     """
     if not refs:
         raise InvalidInput("job", "is missing", "name at least one")
-    from daybook.delivery.views import RunDetails
+    from daybook.delivery.views import RunWithSteps
 
     shown = 0
 
-    def show(found: JobDetails | RunDetails) -> None:
+    def show(found: JobDetails | RunWithSteps) -> None:
         nonlocal shown
         if shown:
             output.line("")
         shown += 1
-        if isinstance(found, RunDetails):
+        if isinstance(found, RunWithSteps):
             print_run_details(found, absolute)
         else:
             _print_job(found, absolute)
@@ -233,7 +233,7 @@ async def show_(
     return await act_on_each(refs, _find_job_or_run, show, as_json=as_json)
 
 
-async def _find_job_or_run(ref: str) -> JobDetails | RunDetails:
+async def _find_job_or_run(ref: str) -> JobDetails | RunWithSteps:
     try:
         return await api.jobs.show(ref)
     except NotFound as no_job:

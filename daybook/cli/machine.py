@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from daybook import api, settings
 from daybook import home as homes
 from daybook.cli import formatting as words
 from daybook.cli import output, sync
 from daybook.cli.options import Absolute, Json, Watch, check_limit, prepare_prefect
 from daybook.cli.runs import print_run
+from daybook.errors import InvalidInput
 from daybook.operations import browser as browsers
 from daybook.operations import preload
 from daybook.prefect import address as prefect_address
@@ -110,25 +112,53 @@ async def open_(
         bool, Parameter(negative="--no-browser", help="Open the link in a browser.")
     ] = True,
     prefect: Annotated[bool, Parameter(help="Open Prefect's UI instead.", negative=())] = False,
+    share: Annotated[
+        str | None,
+        Parameter(help="Print a lasting link that only shows the pages, with this name."),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Open Daybook's pages, or Prefect's UI, logged in.
 
     Prints a link that works once, within ten minutes, and opens it if there is a display. The
-    browser stays logged in for a week.
+    browser stays logged in for a week. If no browser opens, the link is for DAYBOOK_PUBLIC_URL, if
+    that is set.
+
+    With --share, prints a link for others, such as a wall display. It permits no change, and works
+    until `daybook tokens remove NAME`.
 
     Example: daybook open --no-browser
     """
+    if share is not None:
+        if prefect:
+            raise InvalidInput("share", "is not possible for Prefect's UI", "omit --prefect")
+        return await _share(share, as_json)
     prepare_prefect()
 
-    link = await (browsers.prefect_link() if prefect else browsers.link())
+    is_public = not prefect and bool(settings.load().public_url)
+    is_public &= as_json or not browser or not sees_browser()
+    link = await (browsers.prefect_link() if prefect else browsers.link(is_public=is_public))
     if as_json:
         output.print_json(link)
         return 0
     output.line(link.url)
     if not (browser and open_browser(link.url)) and link.expires_in_seconds:
         minutes = link.expires_in_seconds // 60
-        output.say(f"Open it in a browser on this machine within {minutes} minutes. It works once.")
+        where = "" if is_public else " on this machine"
+        output.say(f"Open it in a browser{where} within {minutes} minutes. It works once.")
+    return 0
+
+
+async def _share(name: str, as_json: bool) -> int:
+    link = await api.tokens.share(name)
+    if as_json:
+        output.print_json(link)
+        return 0
+    output.line(link.url)
+    output.say(
+        f"Created the link {link.name}. It will not be shown again. It only shows the pages."
+    )
+    output.say(f"`daybook tokens remove {link.name}` revokes it.")
     return 0
 
 
@@ -423,13 +453,18 @@ def open_browser(url: str) -> bool:
     (`daybook.operations.peers`); elsewhere, for a link with a query, the browser opens a file in
     the home that redirects to the link.
     """
-    if not url or not sys.stdout.isatty() or not display_likely():
+    if not url or not sees_browser():
         return False
     import webbrowser
 
     if sys.platform != "linux" and "?" in url:
         url = homes.current_home().write_redirect_page(url).as_uri()
     return webbrowser.open(url)
+
+
+def sees_browser() -> bool:
+    """Return whether this command has a terminal whose user would see a browser."""
+    return sys.stdout.isatty() and display_likely()
 
 
 def display_likely() -> bool:

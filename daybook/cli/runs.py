@@ -31,8 +31,8 @@ from daybook.ledger.states import LIVE, Status
 if TYPE_CHECKING:
     from daybook.api.preview import Preview
     from daybook.api.runs import LogLine
-    from daybook.delivery.views import ListedRun, Notification, RunDetails
-    from daybook.ledger.views import Run
+    from daybook.delivery.views import ListedRun, Notification, RunDetails, RunWithSteps
+    from daybook.ledger.views import Run, Step
 
 _NO_FILTERS = RunFilters()
 _UNLIMITED = 1_000_000
@@ -401,8 +401,8 @@ def print_run(run: Run, deliveries: Sequence[Notification] = ()) -> None:
     _print_texts(run)
 
 
-def print_run_details(run: RunDetails, absolute: bool = False) -> None:
-    """Print a run in full: also its times, attempts, agent, session and ids."""
+def print_run_details(run: RunWithSteps, absolute: bool = False) -> None:
+    """Print a run in full: also its times, attempts, steps, agent, session and ids."""
     when = formatting.time_format(absolute)
     output.line(f"{formatting.job_label(run, run.kind)}: {run.status}", style="bold")
     usage = run.usage
@@ -426,6 +426,33 @@ def print_run_details(run: RunDetails, absolute: bool = False) -> None:
     ]
     output.fields([(name, value) for name, value in pairs if value])
     _print_texts(run)
+    if run.steps:
+        _print_steps(run.steps)
+
+
+def _print_steps(steps: Sequence[Step]) -> None:
+    has_attempts = steps[-1].attempt > 1
+    output.line("")
+    output.table(
+        (*(("ATTEMPT",) if has_attempts else ()), *("STEP", "KIND", "NAME", "STATUS"), *_OF_STEPS),
+        [
+            (
+                *((str(step.attempt),) if has_attempts else ()),
+                *(step.position, step.kind, step.name),
+                f"{step.status}, replaced" if step.replaced else step.status,
+                formatting.duration(step.duration_seconds),
+                formatting.short_tokens(step.usage),
+                formatting.short_cost(step.usage),
+                formatting.first_line(step.error or step.diverged or step.output),
+            )
+            for step in steps
+        ],
+        whole=("STEP", "KIND", "STATUS"),
+        cut=True,
+    )
+
+
+_OF_STEPS = ("TOOK", "TOKENS", "COST", "RESULT")
 
 
 def _print_texts(run: Run) -> None:

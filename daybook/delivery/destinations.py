@@ -28,7 +28,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, fie
 
 from daybook import settings
 from daybook.delivery import backoff
-from daybook.delivery.home_secret import ROTATION_GRACE, check_rotation, new_secret
+from daybook.delivery.home_secret import ROTATION_GRACE, new_secret, rotated
 from daybook.errors import InvalidInput
 from daybook.http.addresses import DEFAULT_PORTS
 from daybook.http.guard import Guard, Rule
@@ -305,15 +305,7 @@ async def rotate(
     """
     document = await STORE.get(client, name, include_secrets=True)
     old = build(name, dict(document.data))
-    check_rotation(old.secrets(now), keep)
-    changed: dict[str, Any] = {
-        "secret": new_secret(),
-        "previous_secret": "",
-        "previous_until": None,
-    }
-    if keep:
-        until = (now + keep).isoformat()
-        changed |= {"previous_secret": old.secret, "previous_until": until}
+    changed = rotated(old.secrets(now), new_secret(), now, keep)
     return await _save(client, name, STORE.validate(document.data | changed), replace=True)
 
 

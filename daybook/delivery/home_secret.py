@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from daybook import settings
 from daybook.errors import InvalidInput
@@ -95,6 +96,20 @@ def check_rotation(valid: list[str], keep: timedelta) -> None:
             "the previous secret is still valid, and a receiver may know only that one",
             "wait until its 24 hours are over, or revoke all old secrets with --now",
         )
+
+
+def rotated(valid: list[str], new: str, now: datetime, keep: timedelta) -> dict[str, Any]:
+    """Return the changed fields of a settings document that gets the secret ``new``.
+
+    ``valid`` are its secrets that are valid now, newest first; that one is valid until ``keep`` has
+    passed. Raises the error of `check_rotation`.
+    """
+    check_rotation(valid, keep)
+    return {
+        "secret": new,
+        "previous_secret": valid[0] if keep else "",
+        "previous_until": (now + keep).isoformat() if keep else None,
+    }
 
 
 def _read(file: Path) -> list[SigningSecret] | None:

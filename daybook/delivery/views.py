@@ -14,7 +14,7 @@ from daybook.delivery.outbox import CALLBACK, WAKE, queue_of_url
 from daybook.jobs.notify import CALLBACK_FIELDS, EVENTS, Notify
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import JobRow, LaneRow, OutboxRow
-from daybook.ledger.views import Run, UtcTime, columns
+from daybook.ledger.views import Run, Step, UtcTime, columns
 
 
 class Notification(BaseModel, frozen=True):
@@ -149,6 +149,12 @@ class RunDetails(ListedRun, frozen=True):
     """A run with the callbacks, messages and listener calls about it."""
 
     deliveries: list[Notification]
+
+
+class RunWithSteps(RunDetails, frozen=True):
+    """A run in full: also with the steps of its agent."""
+
+    steps: list[Step]
 
 
 def recipients(notify: Notify, alert_channel: str) -> dict[str, list[str]]:

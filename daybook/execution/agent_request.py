@@ -25,6 +25,7 @@ from daybook.execution import (
     answers,
     conversation,
     handover,
+    journal,
     mcp_config,
 )
 from daybook.execution.agent_tools import OwnTools, ToolSelection
@@ -57,7 +58,7 @@ class PreparedRequest:
         end = loop.time() + timeout
         tools = agent_tools.open_tools(self.selection, self.request.occurrence, self.actor, timeout)
         async with tools as opened:
-            request = replace(self.request, tools=opened)
+            request = replace(self.request, tools=opened, journal=journal.current())
             if opened:
                 request = replace(request, timeout=max(end - loop.time(), 0.0))
             try:

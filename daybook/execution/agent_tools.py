@@ -223,7 +223,15 @@ def _server_tool(server: PooledSession, name: str, calls: _Calls) -> Tool:
         key = calls.key(f"{server.name}.{name}", arguments)
         return await server.call(name, arguments, key, calls.left())
 
-    return Tool(name, described.description, described.schema, call, described.read_only)
+    return Tool(
+        name,
+        described.description,
+        described.schema,
+        call,
+        read_only=described.read_only,
+        idempotent=described.idempotent,
+        skipped=lambda arguments: calls.skip(f"{server.name}.{name}", arguments),
+    )
 
 
 def _python_tool(info: ToolInfo, calls: _Calls) -> Tool:
@@ -235,7 +243,14 @@ def _python_tool(info: ToolInfo, calls: _Calls) -> Tool:
             raise CallFailed(pool.truncate(outcome.error or outcome.reason))
         return pool.truncate(outcome.output or "")
 
-    return Tool(info.name, info.description, info.schema, call)
+    return Tool(
+        info.name,
+        info.description,
+        info.schema,
+        call,
+        idempotent=info.idempotent,
+        skipped=lambda arguments: calls.skip(info.name, arguments),
+    )
 
 
 def _acting_for(tool: Tool, actor: Actor) -> Tool:
@@ -271,6 +286,10 @@ class _Calls:
         self._key_counts[digest] += 1
         repeat = f".{self._key_counts[digest]}" if self._key_counts[digest] > 1 else ""
         return f"{self._occurrence}/{digest}{repeat}"
+
+    def skip(self, tool: str, arguments: dict[str, Any]) -> None:
+        """Use up the key of a call that an earlier attempt has made."""
+        self.key(tool, arguments)
 
 
 def legal_names(full: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:

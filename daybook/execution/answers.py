@@ -12,9 +12,10 @@ up. The second prompt contains all that it refers to, because not every agent ge
 prompt describes the format in words, which every agent understands; the answer is validated against
 the schema itself. Text around the JSON is accepted (`daybook.agents.json_text`).
 
-Tools that change something are not called twice for one answer: the second request gets only the
-read-only tools, and after a call of a tool that is not read-only, a temporary error is final.
-Neither restriction applies if the request is repeatable.
+Tools that change something are not called twice for one answer. The second request gets only the
+read-only tools. After a call of a tool that may not be repeated, no other agent is asked; the next
+attempt continues after the call (`execution.journal`), but if the call got no reply, or if no
+journal has it, a temporary error is final. No restriction applies if the request is repeatable.
 
 An agent's output is stored in many places. So tokens of claims on tasks (`daybook.tasks`) are
 removed from the output first.
@@ -73,12 +74,15 @@ async def ask(
     Raise the errors of `Agent.answer`, and `AgentFailed` if the second answer does not match
     either. The result or the error has the ``usage`` of both requests.
     """
-    acted: list[str] = []
-    request = replace(request, tools=tuple(_logged(tool, acted) for tool in request.tools))
+    calls = _Calls()
+    request = replace(request, tools=tuple(calls.logged(tool) for tool in request.tools))
     try:
         answer = await _ask_agent(agent, request, form, schema)
     except AgentError as error:
-        error.final = error.final or (bool(acted) and not request.repeatable)
+        if not request.repeatable:
+            error.acted = error.acted or calls.acted
+            is_open = calls.unanswered if request.journal else calls.acted
+            error.final = error.final or is_open
         error.args = tuple(map(_without_tokens, error.args))
         if isinstance(error, AgentFailed | AgentTimeout):
             error.output = redact_tokens(error.output)
@@ -112,22 +116,46 @@ def usage_adder(
     return report
 
 
-def _logged(tool: Tool, acted: list[str]) -> Tool:
-    """Wrap ``tool`` to log its calls and, unless it only reads, add its name to ``acted``.
+class _Calls:
+    """The calls of tools that may not be repeated.
 
-    A call that is added to ``acted`` is also reported to the worker, so that the worker does not
-    retry the attempt if it has to end this process.
+    ``acted``: there was one, perhaps in an earlier attempt; ``unanswered``: one got no reply.
     """
 
-    async def call(arguments: dict[str, Any]) -> str:
-        # Without the arguments, which may contain anything.
-        log.info("the agent calls %s", tool.name, extra={"action": "agent_tool_called"})
-        if not tool.read_only:
-            acted.append(tool.name)
-            handover.report(changed=tool.name)  # before the call, in which the process may die
-        return await tool.call(arguments)
+    def __init__(self) -> None:
+        self.acted = self.unanswered = False
 
-    return replace(tool, call=call)
+    def logged(self, tool: Tool) -> Tool:
+        """Wrap ``tool`` to log its calls, and to record those that may not be repeated.
+
+        They are also reported to the worker, so that the worker does not retry the attempt if it
+        has to end this process during the call.
+        """
+
+        async def call(arguments: dict[str, Any]) -> str:
+            # Without the arguments, which may contain anything.
+            log.info("the agent calls %s", tool.name, extra={"action": "agent_tool_called"})
+            if tool.is_repeatable:
+                return await tool.call(arguments)
+            self.acted = self.unanswered = True
+            handover.report(changed=tool.name)  # before the call, in which the process may die
+            try:
+                text = await tool.call(arguments)
+            except Exception:  # an error is a reply, a cancellation is not
+                self._replied()
+                raise
+            self._replied()
+            return text
+
+        def skipped(arguments: dict[str, Any]) -> None:
+            self.acted = self.acted or not tool.is_repeatable
+            tool.skipped(arguments)
+
+        return replace(tool, call=call, skipped=skipped)
+
+    def _replied(self) -> None:
+        self.unanswered = False
+        handover.report(changed="")
 
 
 async def _ask_agent(

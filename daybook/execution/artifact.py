@@ -16,9 +16,10 @@ from slugify import slugify
 from daybook import names
 from daybook.delivery.outbox import CALLBACK
 from daybook.delivery.ui import ui_address
+from daybook.errors import one_line
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Delivery, Outcome, Status
-from daybook.ledger.tables import OutboxRow, RunRow
+from daybook.ledger.tables import OutboxRow, RunRow, StepRow
 from daybook.runs.claim_requests import BY_SCHEDULE, Granted
 from daybook.runs.slots import BACKFILL
 from daybook.schedules.descriptions import duration_in_words
@@ -34,6 +35,9 @@ _CODE = re.compile(r"`|~~~")
 
 MAX_PARSED_CHARACTERS = 40_000
 """Maximum length of an answer that is parsed for code; in a longer one, code is escaped too."""
+
+MAX_STEPS = 100
+"""Maximum number of steps in an artifact."""
 
 MAX_LOGGED_LINES = 10
 MAX_LOGGED_CHARACTERS = 1_000
@@ -170,6 +174,27 @@ def render_delivery(title: str, run: RunRow, rows: Sequence[OutboxRow]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def step_lines(steps: Sequence[StepRow]) -> list[str]:
+    """Return one line of Markdown for each step, without its input and output."""
+    shown = [f"- {_step_line(step)}" for step in steps[:MAX_STEPS]]
+    left_out = len(steps) - MAX_STEPS
+    return [*shown, f"- … {left_out:,} more"] if left_out > 0 else shown
+
+
+def _step_line(step: StepRow) -> str:
+    verb = "asked" if step.kind == "request" else "called"
+    parts = [f"{step.position} {verb} {sanitize_markdown(step.name)}: **{step.status}**"]
+    if step.finished_at is not None:
+        parts.append(_duration(max((step.finished_at - step.started_at).total_seconds(), 0.0)))
+    if step.usage and step.usage.get("input_tokens") is not None:
+        out = step.usage.get("output_tokens") or 0
+        parts.append(f"{step.usage['input_tokens']:,} tokens in, {out:,} out")
+    if step.replaced:
+        parts.append("replaced")
+    texts = [sanitize_markdown(one_line(each)) for each in (step.diverged, step.error) if each]
+    return "; ".join([", ".join(parts), *texts])
+
+
 def _utc_text(instant: datetime) -> str:
     return instant.strftime("%Y-%m-%d %H:%M:%S UTC")
 
@@ -180,11 +205,13 @@ def render(
     attempts: int = 0,
     rows: Sequence[OutboxRow] = (),
     seconds: float | None = None,
+    *,
+    steps: Sequence[StepRow] = (),
 ) -> str:
     """Return the Markdown of a run's artifact.
 
     ``attempts`` is the number of attempts, 0 if unknown; ``rows`` are the run's outbox rows to
-    list; ``seconds`` is the run's duration, None if unknown.
+    list; ``seconds`` is the run's duration, None if unknown; ``steps`` are those of its agent.
     """
     job = granted.job
     title = job.row.name if job else "direct call"
@@ -220,6 +247,8 @@ def render(
         )
     if sent:
         lines += [f"## {heading}", fenced_block(sent)]
+    if steps:
+        lines += ["## Steps", "\n".join(step_lines(steps))]
     if rows:
         lines += ["## Delivery", "\n".join(delivery_lines(rows))]
     return "\n\n".join(lines) + "\n"
@@ -283,6 +312,8 @@ async def publish(
     attempts: int = 0,
     rows: Sequence[OutboxRow] = (),
     seconds: float | None = None,
+    *,
+    steps: Sequence[StepRow] = (),
 ) -> None:
     """Create the artifact of this process's run; the optional arguments are as in `render`.
 
@@ -290,7 +321,7 @@ async def publish(
     """
     try:
         await acreate_markdown_artifact(
-            markdown=render(granted, outcome, attempts, rows, seconds),
+            markdown=render(granted, outcome, attempts, rows, seconds, steps=steps),
             key=key(granted),
             description=description(granted, outcome),
         )

@@ -38,8 +38,8 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
 
 from daybook.clock import Clock
-from daybook.errors import AgentTemporary, AgentTimeout, DaybookError
-from daybook.execution import lease, recording
+from daybook.errors import AgentTemporary, AgentTimeout, DaybookError, FenceRefused
+from daybook.execution import journal, lease, recording
 from daybook.execution.handover import Handover
 from daybook.jobs.policy import MAX_REQUESTED_DELAY, Policy
 from daybook.ledger.engine import Ledger
@@ -118,7 +118,8 @@ async def run_attempt(
     keeping = nullcontext() if given else lease.keep_lease(ledger.address, granted, every)
     try:
         async with keeping:
-            tried = await _try(granted, act)
+            with journal.recording(ledger, granted, attempt, clock):
+                tried = await _try(granted, act)
     except lease.LeaseNotRenewed:
         if tried is None:
             raise
@@ -176,6 +177,8 @@ async def _try(granted: Granted, act: Act) -> AttemptResult:
         delay = requested_delay(error.retry_after)
         failed = Outcome(Status.FAILED, error=str(error), usage=error.usage)
         return AttemptResult(failed, temporary=error.allows_retry, asked=delay)
+    except FenceRefused:  # a step was refused: another process decides the run's end
+        raise
     except DaybookError as error:
         output = getattr(error, "output", "") or None
         usage = getattr(error, "usage", None)

@@ -41,6 +41,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery, Outcome
 from daybook.ledger.tables import JobRow, OutboxRow, RunRow
 from daybook.prefect import occurrence
+from daybook.runs import steps
 from daybook.runs.claim_requests import Granted
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ async def publish_artifact(ledger: Ledger, client: PrefectClient, run_id: str) -
         async with ledger.read() as session:
             row = await session.get(RunRow, run_id)
             job = await store.get(session, row.job_id) if row and row.job_id else None
+            made_steps = await steps.of_run(session, run_id)
         if row is None or row.flow_run_id is None:
             return
         granted = Granted(
@@ -169,7 +171,7 @@ async def publish_artifact(ledger: Ledger, client: PrefectClient, run_id: str) -
             key=artifact.key(granted),
             type="markdown",
             description=artifact.description(granted, outcome),
-            data=artifact.render(granted, outcome, row.attempts, rows, seconds),
+            data=artifact.render(granted, outcome, row.attempts, rows, seconds, steps=made_steps),
             flow_run_id=UUID(row.flow_run_id),
         )
         await client.create_artifact(made)

@@ -59,14 +59,15 @@ from daybook.execution.claim import MAX_IN_PROCESS_WAIT, NO_LEDGER_DELAY
 from daybook.execution.handover import Handover
 from daybook.execution.recording import OutcomeUnwritten
 from daybook.jobs import policy as policies
+from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.jobs.model import normal_parameters
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
-from daybook.ledger.tables import RunRow
+from daybook.ledger.tables import RunRow, StepRow
 from daybook.prefect import occurrence, reconcile, run_log, run_names, states
 from daybook.prefect.states import suspend_flow_run, terminal_state
 from daybook.processes.ending import wait_shielded
-from daybook.runs import claims
+from daybook.runs import claims, steps
 from daybook.runs.claim_requests import Finished, Granted
 from daybook.schedules.durations import to_text
 from daybook.timing import TIMING
@@ -196,14 +197,14 @@ async def _execute(run: _Run) -> State[Any]:
                 if outcome.until - clock.now() <= MAX_IN_PROCESS_WAIT:
                     await clock.wait_until(outcome.until)
         answered = outcome
-        outcome, seconds = await _recorded(ledger, granted, outcome, number)
+        outcome, seconds, made_steps = await _recorded(ledger, run, granted, outcome, number)
         if given is not None:
             given.report(ended=outcome.status)
         rows = await delivery.send_pending(ledger, granted.run_id, alone=run.is_direct)
         is_failure = outcome.status not in {Status.SUCCEEDED, Status.CANCELLED}
         level = logging.ERROR if is_failure else logging.INFO
         get_run_logger().log(level, "%s", artifact.log_lines(granted, outcome, number, seconds))
-        await artifact.publish(granted, outcome, number, rows, seconds)
+        await artifact.publish(granted, outcome, number, rows, seconds, steps=made_steps)
         if granted.job is not None:
             await _push(granted.job.id)
         await _tend_session(ledger, run, granted, answered)
@@ -414,21 +415,24 @@ async def _end_unbegun(
 
 
 async def _recorded(
-    ledger: Ledger, granted: Granted, outcome: Outcome, number: int
-) -> tuple[Outcome, float | None]:
-    """Return the outcome with the usage of all attempts, and the run's duration in seconds.
+    ledger: Ledger, run: _Run, granted: Granted, outcome: Outcome, number: int
+) -> tuple[Outcome, float | None, list[StepRow]]:
+    """Return the outcome with the usage of all attempts, the run's duration in seconds, its steps.
 
-    Both are those in the ledger; if it is unreachable, return the outcome as it is, and None. Also
-    write the spooled outcomes of other runs, whose workers may have exited.
+    They are those in the ledger; if it is unreachable, return the outcome as it is, None and no
+    steps. Also write the spooled outcomes of other runs, whose workers may have exited.
     """
     with suppress(LedgerUnreachable):
         await outcome_spool.drain(ledger)
+        found = list[StepRow]()
         async with ledger.read() as session:
             row = await session.get(RunRow, granted.run_id)
+            if run.kind in CONVERSATION_KINDS:
+                found = await steps.of_run(session, granted.run_id)
         if row is not None:
             usage = row.usage if number > 1 else outcome.usage
-            return replace(outcome, usage=usage), artifact.duration_seconds(row)
-    return outcome, None
+            return replace(outcome, usage=usage), artifact.duration_seconds(row), found
+    return outcome, None, []
 
 
 def _state_of_unwritten(granted: Granted, run: _Run, error: OutcomeUnwritten) -> State[Any]:

@@ -7,6 +7,9 @@
                                                       ├─► unavailable: the next agent
                                                       └─► any other error: no agent is asked
 
+An attempt that continues an earlier one asks only the agent that made calls which may have had
+effects (`execution.journal`), if there is one: another agent could repeat them.
+
 All agents together are one attempt: they share its timeout and its token limit, and their usage is
 added up. `AgentError.allows_fallback` decides whether an agent counts as unavailable: nothing that
 it did can have an effect, so the next agent repeats nothing (promise 4).
@@ -25,7 +28,7 @@ from prefect.logging import get_run_logger
 
 from daybook.agents.base import Message
 from daybook.errors import AgentError, AgentMisconfigured, InvalidInput
-from daybook.execution import answers
+from daybook.execution import answers, journal
 from daybook.execution.agent_request import PreparedRequest, prepare_request
 from daybook.execution.agent_tools import OwnTools
 from daybook.execution.answers import AgentAnswer
@@ -53,11 +56,15 @@ class PreparedAgents:
         loop = asyncio.get_running_loop()
         start = loop.time()
         failures: dict[str, AgentError] = {}
-        for name, agent in self.agents.items():
+        steps = journal.current()
+        acting = None if steps is None else await steps.acting_agent()
+        for position, (name, agent) in enumerate(self.agents.items()):
+            if acting is not None and position != acting:
+                continue
             try:
                 if isinstance(agent, AgentMisconfigured):
                     raise agent
-                if not failures:
+                if not position:
                     return await agent.ask(form, schema)
                 spent = usage.total(each.usage for each in failures.values())
                 rest = _with_rest(agent, loop.time() - start, spent)

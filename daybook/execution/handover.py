@@ -14,7 +14,8 @@ know when an attempt starts.
     {"running": attempt}                      started, immediately before the effect
     {"waiting": "<until>"}                    the attempt ended; the next one begins at that time
     {"took": usage}                           usage of the attempt so far, in case a call is cut off
-    {"changed": tool}                         a tool that changes something is being called
+    {"changed": tool}                         a tool that changes something is being called;
+                                              an empty name: it has replied
     {"ended": status}                         the outcome is in the ledger
     {"summarizing": true}                     an agent is asked once more, for the session, which
                                               may take as long as an attempt

@@ -81,11 +81,11 @@ def _fields(stored: StoredJob) -> tuple[dict[str, Any], list[str]]:
         return f"{{{{secret:{name}}}}}"
 
     fields = fields_of(stored.job)
-    for name in ("headers", "params"):
+    for name in secrets.FIELDS:
         if name in fields:
-            fields[name] = secrets.replace_literals(fields[name], reference)
+            fields[name] = secrets.replace_literals(name, fields[name], reference)
     check = fields.get("policy", {}).get("check")
     if check and check.get("params"):
-        params = secrets.replace_literals(check["params"], reference)
+        params = secrets.replace_literals("params", check["params"], reference)
         fields["policy"]["check"] = {**check, "params": params}
     return fields, comments

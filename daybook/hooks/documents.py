@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from daybook.delivery.home_secret import ROTATION_GRACE, check_rotation, new_secret
+from daybook.delivery.home_secret import ROTATION_GRACE, new_secret, rotated
 from daybook.errors import InvalidInput
 from daybook.hooks.filters import Filter
 from daybook.hooks.signatures import MIN_SECRET_LENGTH, SCHEMES, Scheme, SchemeName
@@ -79,6 +79,9 @@ def check_secret(scheme: SchemeName, secret: str) -> None:
     hint = SIGNING_SECRET_FORMAT if scheme == "standard" else own
     raise InvalidInput("secret", f"is not a secret of the scheme {scheme}", hint)
 
+
+SECRET_FIELDS = ("secret", "previous_secret", "previous_until")
+"""The fields that a hook keeps if it is replaced."""
 
 STORE = BlockStore(slug="daybook-hook", title="Daybook hook", noun="hook", model=HookSettings)
 
@@ -175,10 +178,5 @@ async def rotate(
     """
     document = await STORE.get(client, name, include_secrets=True)
     old = build(name, dict(document.data))
-    check_rotation(old.secrets(now), keep)
-    changed: dict[str, Any] = {
-        "secret": secret_for(old.scheme_name, secret),
-        "previous_secret": old.secret if keep else "",
-        "previous_until": (now + keep).isoformat() if keep else None,
-    }
+    changed = rotated(old.secrets(now), secret_for(old.scheme_name, secret), now, keep)
     return await save(client, name, document.data | changed, replace=True)

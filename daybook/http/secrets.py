@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from daybook.errors import InvalidInput
 from daybook.http.addresses import DEFAULT_PORTS
@@ -20,6 +20,10 @@ from daybook.redaction import HIDDEN, redact
 
 if TYPE_CHECKING:
     import httpx
+
+SecretField = Literal["headers", "params"]
+FIELDS: tuple[SecretField, ...] = ("headers", "params")
+"""Fields of a job in which a secret stands by reference."""
 
 STORE_SECRET_HINT = (
     "store it with `daybook secrets add NAME --host HOST` and write {{secret:name}} instead"
@@ -223,27 +227,41 @@ def _is_literal_param(path: str, value: str) -> bool:
     return bool(value and ((named and not known) or _SECRET_VALUE.search(value)))
 
 
-def replace_literals(value: Any, reference: Callable[[str], str], path: str = "") -> Any:
+def replace_literals(
+    field: SecretField,
+    value: Any,
+    reference: Callable[[str], str],
+    path: str = "",
+) -> Any:
     """Return headers or params with a reference in place of each literal secret.
 
-    ``reference`` gets the secret's path, such as `auth.token`, and returns its replacement.
+    They are those that `refuse_literal_headers` or `refuse_literal_params` refuses. ``reference``
+    gets the secret's path, such as `auth.token`, and returns its replacement.
     """
     match value:
         case dict():
             return {
-                name: replace_literals(each, reference, f"{path}.{name}" if path else str(name))
+                name: replace_literals(
+                    field, each, reference, f"{path}.{name}" if path else str(name)
+                )
                 for name, each in value.items()
             }
         case list():
-            return [replace_literals(each, reference, path) for each in value]
+            return [replace_literals(field, each, reference, path) for each in value]
         case str():
             try:
-                is_literal = _is_literal_header(path, value) or _is_literal_param(path, value)
+                is_literal = _LITERAL[field](path, value)
             except InvalidInput:  # a misspelt reference
                 return value
             return reference(path) if is_literal else value
         case _:
             return value
+
+
+_LITERAL: dict[SecretField, Callable[[str, str], bool]] = {
+    "headers": _is_literal_header,
+    "params": _is_literal_param,
+}
 
 
 def _texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

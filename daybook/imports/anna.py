@@ -6,7 +6,6 @@ object; a newer one has columns for the plugin.
 
 from __future__ import annotations
 
-import json
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from daybook.imports.source import (
     go_duration,
     interval,
     is_sqlite,
+    parse_json,
     phase,
     read_json,
     read_tables,
@@ -100,9 +100,10 @@ def _job(record: Record, schedule: Record) -> SourceJob:
         anchor=phase(fields.get("every"), None, last_run, created),
         owner=owners.PLUGIN if plugin is not None else owners.USER,
         user_id=record.text("user_id"),
+        created_at=created,
         last_run_at=last_run,
         last_error=record.text("last_error"),
-        kept=kept | ({"created_at": created.isoformat()} if created else {}),
+        kept=kept,
     )
     record.ignore("updated_at", "session_mode", *_PLUGIN_COLUMNS)
     if schedule is not record:
@@ -124,11 +125,8 @@ def _plugin(record: Record, message: str, payload: Any) -> dict[str, Any] | None
         payload = record.json_mapping("payload")
     source = record
     if message.startswith(PLUGIN_PREFIX):
-        try:
-            envelope = json.loads(message.removeprefix(PLUGIN_PREFIX))
-        except ValueError as error:
-            record.fail(f"message is not a complete plugin job: {error}", COPY_HINT)
-        source = Record(f"{record.where}, message", envelope)
+        where = f"{record.where}, message"
+        source = Record(where, parse_json(where, message.removeprefix(PLUGIN_PREFIX)))
         payload = source.mapping("payload")
     elif record.text("owner_kind") != owners.PLUGIN:
         return None

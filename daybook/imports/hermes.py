@@ -1,7 +1,9 @@
 """Reader of Hermes agent: `cron/jobs.json`, which has no version.
 
 The file is an object with the list `jobs`; older files are the list itself, or an object of jobs by
-their ids. Times are in the time zone of Hermes' settings, which the file does not contain.
+their ids. A cron expression is in the time zone of Hermes' settings, which the file does not
+contain, and a time without an offset, from an old version, in that of its machine. Daybook reads
+both in its own default zone.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ import shlex
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
+from daybook import settings
 from daybook.imports import shell
 from daybook.imports.source import (
     UPDATE_HINT,
@@ -42,18 +46,22 @@ _MEANINGLESS = (
 )
 _KEPT = ("provider", "model", "deliver", "origin", "skills", "context_from", "enabled_toolsets")
 _KEPT_TOO = ("reasoning_effort", "script", "monitor_script", "monitor_url")
-_ZONE_NOTE = "times are in the time zone of DAYBOOK_TIMEZONE: compare it with that of Hermes"
+_ZONE_NOTE = (
+    "cron expressions, and times without an offset, are in the time zone of DAYBOOK_TIMEZONE: "
+    "compare it with that of Hermes"
+)
 
 
 def read(path: Path) -> Source:
     """Return the jobs of `jobs.json`, or of the folder that contains it. It has no history."""
     file = file_in(path, JOBS_FILE)
     scripts = file.resolve().parent.parent / SCRIPTS_FOLDER
+    zone = ZoneInfo(settings.load().timezone)
     jobs = [
-        _job(Record(f"{file.name}, job {number}", values), scripts)
+        _job(Record(f"{file.name}, job {number}", values, zone), scripts)
         for number, values in enumerate(_jobs(file), 1)
     ]
-    notes = [_ZONE_NOTE] if any("cron" in job.fields for job in jobs) else []
+    notes = [_ZONE_NOTE] if any({"cron", "at"} & job.fields.keys() for job in jobs) else []
     return Source.of("hermes", jobs, notes=notes)
 
 
@@ -101,8 +109,6 @@ def _job(record: Record, scripts: Path) -> SourceJob:
     kept = {name: value for name in (*_KEPT, *_KEPT_TOO) if (value := record.value(name))}
     if str(kept.get("deliver", "local")) != "local":
         notes.append("its answers go to no chat yet: set --channel and --chat-id")
-    if created:
-        kept["created_at"] = created.isoformat()
     record.ignore(*_OF_RUNS, *_MEANINGLESS)
     job = SourceJob(
         id=job_id,
@@ -112,6 +118,7 @@ def _job(record: Record, scripts: Path) -> SourceJob:
         anchor=phase(fields.get("every"), next_run, last_run, created),
         disabled_reason=reason,
         run_count=completed,
+        created_at=created,
         consecutive_failures=record.integer("failure_streak"),
         last_run_at=last_run,
         last_error=record.text("last_error"),

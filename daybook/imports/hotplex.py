@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from daybook.errors import InvalidInput
 from daybook.imports.source import (
     Record,
     Source,
@@ -14,6 +15,7 @@ from daybook.imports.source import (
     file_in,
     go_cron,
     go_duration,
+    parse_json,
     phase,
     versioned,
 )
@@ -65,8 +67,6 @@ def _job(record: Record) -> SourceJob:
     created = record.instant("created_at")
     last_run, next_run = record.instant("last_run"), record.instant("next_run")
     kept = {"created_by": by} if (by := record.text("created_by")) else {}
-    if created:
-        kept["created_at"] = created.isoformat()
     job = SourceJob(
         id=job_id,
         name=default_name(prompt),
@@ -74,6 +74,7 @@ def _job(record: Record) -> SourceJob:
         fields=fields,
         anchor=phase(fields.get("every"), next_run, last_run, created),
         run_count=record.integer("run_count"),
+        created_at=created,
         last_run_at=last_run,
         last_error=record.text("last_error"),
         kept=kept,
@@ -109,10 +110,9 @@ def _output(record: Record, notes: list[str]) -> dict[str, Any]:
         if schema:
             notes.append("its output schema had no effect there, and was left out")
         return {"output_format": output_format}
-    try:
-        wanted = json.loads(schema) if schema.strip() else None
-    except ValueError:
-        wanted = None
+    wanted = None
+    with suppress(InvalidInput):
+        wanted = parse_json("output_schema", schema)
     if not isinstance(wanted, dict) or not wanted:
         notes.append("its output schema is not a JSON object, so any JSON is accepted")
         return {"output_format": "json"}

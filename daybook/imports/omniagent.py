@@ -6,7 +6,6 @@ where a value is an object or its JSON text. Other keys belong to other parts of
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from daybook.imports.source import (
     interval,
     is_sqlite,
     key_of_session,
+    parse_json,
     phase,
     read_json,
     read_tables,
@@ -38,10 +38,7 @@ def read(path: Path) -> Source:
     jobs = []
     for key, value in _entries(path):
         where = f"{path.name}, {key}"
-        try:
-            values = json.loads(value) if isinstance(value, bytes | str) else value
-        except ValueError as error:
-            raise broken(where, f"is not complete JSON: {error}", COPY_HINT) from None
+        values = parse_json(where, value) if isinstance(value, bytes | str) else value
         jobs.append(_job(Record(where, values), key.removeprefix(KEY_PREFIX)))
     return Source.of("omniagent", jobs)
 
@@ -80,8 +77,6 @@ def _job(record: Record, id_in_key: str) -> SourceJob:
     fields["metadata"] = record.mapping("metadata")
     fields["enabled"] = status != "disabled"
     kept = {"owner_principal": owner} if (owner := record.text("owner_principal")) else {}
-    if created:
-        kept["created_at"] = created.isoformat()
     job = SourceJob(
         id=job_id,
         name=record.needed("name"),
@@ -89,6 +84,7 @@ def _job(record: Record, id_in_key: str) -> SourceJob:
         fields=fields,
         anchor=phase(fields.get("every"), next_run, last_run, updated, created),
         run_count=record.integer("run_count"),
+        created_at=created,
         last_run_at=last_run,
         last_error=record.text("last_error"),
         kept=kept,

@@ -14,7 +14,6 @@ what a job does.
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable
 from datetime import timedelta
@@ -35,6 +34,7 @@ from daybook.imports.source import (
     interval,
     is_sqlite,
     key_of_session,
+    parse_json,
     phase,
     read_bytes,
     read_json,
@@ -100,10 +100,7 @@ def _lines(file: Path) -> Iterable[Record]:
 
 
 def _json(where: str, text: object) -> Any:
-    try:
-        return json.loads(text if isinstance(text, str | bytes) else "")
-    except ValueError as error:  # includes UnicodeDecodeError
-        raise broken(where, f"is not complete JSON: {error}", COPY_HINT) from None
+    return parse_json(where, text if isinstance(text, str | bytes) else "")
 
 
 def _of_database(file: Path) -> Source:
@@ -169,8 +166,6 @@ def _job(record: Record, state: Record) -> SourceJob:
         notes.append("its agent chose the next due time; here the schedule alone does")
     if session_key := record.text("sessionKey"):
         kept["session_key"] = session_key
-    if created:
-        kept["created_at"] = created.isoformat()
     record.ignore(*_MEANINGLESS)
     job = SourceJob(
         id=record.needed("id", "jobId"),
@@ -180,6 +175,7 @@ def _job(record: Record, state: Record) -> SourceJob:
         anchor=phase(fields.get("every"), None if anchor else next_run, anchor, last_run, created),
         disabled_reason=reason,
         consecutive_failures=state.integer("consecutiveErrors"),
+        created_at=created,
         last_run_at=last_run,
         last_error=state.text("lastError"),
         kept=kept,

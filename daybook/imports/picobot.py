@@ -80,8 +80,6 @@ def _job(record: Record) -> SourceJob:
     }
     if principal := record.json_mapping("creator_principal", "creator"):
         kept["creator"] = principal
-    if created:
-        kept["created_at"] = created.isoformat()
     if any(name in kept for name in ("channel", "channel_id", "chat_id")):
         notes.append("its answers go to no chat yet: set --channel and --chat-id")
     if record.text("capabilities_json", "capabilities") not in ("", "[]", "{}", "null"):
@@ -97,6 +95,7 @@ def _job(record: Record) -> SourceJob:
         disabled_reason=disabled,
         run_count=record.integer("execution_count", "run_count"),
         consecutive_failures=record.integer("consecutive_failures"),
+        created_at=created,
         last_run_at=last_run,
         last_error=record.text("last_error"),
         kept=kept,

@@ -13,13 +13,14 @@ import sqlite3
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from daybook import owners
 from daybook.errors import InvalidInput
+from daybook.files.documents import MAX_DEPTH
 from daybook.jobs.actions import MAX_KEY_LENGTH, RESERVED_KEY_PREFIXES
 from daybook.ledger.states import Status
 
@@ -77,6 +78,7 @@ class SourceJob:
     disabled_reason: str = ""
     run_count: int = 0
     consecutive_failures: int = 0
+    created_at: datetime | None = None
     last_run_at: datetime | None = None
     last_error: str = ""
     kept: dict[str, Any] = field(default_factory=dict)
@@ -149,13 +151,15 @@ class Record:
     """One object of a file, whose fields are read by name.
 
     Each method takes several names for a field that has had several, and returns the type's empty
-    value if the field is missing or null. `close` refuses fields that were not read.
+    value if the field is missing or null. `close` refuses fields that were not read. A time without
+    an offset is in ``zone``.
     """
 
-    def __init__(self, where: str, values: object) -> None:
+    def __init__(self, where: str, values: object, zone: tzinfo = UTC) -> None:
         if not isinstance(values, Mapping):
             raise broken(where, f"is {_kind(values)} and not an object")
         self.where, self._values, self._read = where, values, set[str]()
+        self._zone = zone
 
     def fail(self, problem: str, hint: str = FIX_HINT) -> NoReturn:
         raise broken(self.where, problem, hint)
@@ -207,8 +211,10 @@ class Record:
         try:
             if isinstance(found, str):
                 moment = datetime.fromisoformat(found.strip())
-                moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-                return None if moment.year == 1 else moment.astimezone(UTC)
+                if moment.year == 1:
+                    return None
+                moment = moment if moment.tzinfo else moment.replace(tzinfo=self._zone)
+                return moment.astimezone(UTC)
             if isinstance(found, int) and not isinstance(found, bool):
                 return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=found)
         except (ValueError, OverflowError):
@@ -224,10 +230,7 @@ class Record:
     def json_mapping(self, *names: str) -> dict[str, Any]:
         """Return an object that is stored as JSON text."""
         found = self.text(*names)
-        try:
-            values = json.loads(found) if found.strip() else {}
-        except ValueError as error:
-            self.fail(f"{names[0]} is not complete JSON: {error}", COPY_HINT)
+        values = parse_json(f"{self.where}: {names[0]}", found) if found.strip() else {}
         if values is not None and not isinstance(values, dict):
             self.fail(f"{names[0]} is {_kind(values)} and not an object")
         return values or {}
@@ -236,7 +239,7 @@ class Record:
         found = self.value(*names)
         if found is None:
             self.fail(f"{names[0]} is missing")
-        return Record(f"{self.where}, {names[0]}", found)
+        return Record(f"{self.where}, {names[0]}", found, self._zone)
 
     def status(self, *names: str) -> Status:
         found = self.needed(*names)
@@ -284,13 +287,39 @@ def is_sqlite(path: Path) -> bool:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file. Raise `InvalidInput` if it is not complete."""
     content = read_bytes(path)
+    if not content.strip():
+        raise broken(path.name, "is empty", COPY_HINT)
+    return parse_json(path.name, content)
+
+
+def parse_json(where: str, text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raise `InvalidInput` if it is not complete, or is nested more deeply than a job's fields may be.
+    """
+    too_deep = broken(where, f"is nested too deeply: Daybook reads {MAX_DEPTH} levels")
     try:
-        return json.loads(content.decode())
+        value = json.loads(text.decode() if isinstance(text, bytes) else text)
     except ValueError as error:  # includes UnicodeDecodeError
-        problem = "is empty" if not content.strip() else f"is not complete JSON: {error}"
-        raise broken(path.name, problem, COPY_HINT) from None
+        raise broken(where, f"is not complete JSON: {error}", COPY_HINT) from None
     except RecursionError:
-        raise broken(path.name, "is nested too deeply", COPY_HINT) from None
+        raise too_deep from None
+    if _has_depth(value, MAX_DEPTH + 1):
+        raise too_deep
+    return value
+
+
+def _has_depth(value: Any, depth: int) -> bool:
+    """Return whether the value has arrays and objects in each other, ``depth`` levels or more."""
+    level = [value]
+    for _ in range(depth):
+        level = [each for each in level if isinstance(each, dict | list)]
+        if not level:
+            return False
+        level = [
+            inner for each in level for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return True
 
 
 def array(where: str, found: object) -> list[Any]:

@@ -208,6 +208,8 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
             "its prompt has {{…}} that Daybook does not replace; it is sent as it is"
         )
     origin = {"system": system, "id": source.id, **source.kept}
+    if source.created_at is not None:
+        origin["created_at"] = source.created_at.isoformat()
     fields["metadata"] = {**fields.get("metadata", {}), "imported_from": origin}
     created = (source.anchor or now).replace(microsecond=0)
     passed = "at" in fields and datetime.fromisoformat(fields["at"]) <= now
@@ -246,9 +248,9 @@ def _has_foreign_variable(prompt: str) -> bool:
 def _leave_out_secrets(planned: _Planned, fields: dict[str, Any]) -> None:
     """Remove literal secrets from ``fields``: Daybook stores them only by reference."""
     left_out = list[str]()
-    for name in ("headers", "params"):
+    for name in secrets.FIELDS:
         given = fields.get(name, {})
-        replaced = secrets.replace_literals(given, lambda _: "")
+        replaced = secrets.replace_literals(name, given, lambda _: "")
         left_out += [f"{name}.{key}" for key in given if replaced[key] != given[key]]
         if given:
             fields[name] = {k: v for k, v in given.items() if replaced[k] == v}

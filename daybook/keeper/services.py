@@ -72,6 +72,8 @@ BACKUP_TIMEOUT_SECONDS = 3600.0
 """Timeout of a nightly backup, which copies the whole ledger."""
 PREFECT_TIMEOUT_SECONDS = 90.0
 """Time without an answer from Prefect after which the leader releases the leadership."""
+IDLE_NAMING_FACTOR = 3
+"""How much longer the pause is after a cycle that found no run to name."""
 REACQUIRE_DELAY_SECONDS = 2 * TIMING.leader_check.total_seconds()
 """How long a process that released the leadership waits before it competes for it again."""
 _EDITS = EventFilter(
@@ -196,6 +198,12 @@ async def _observe(context: Context) -> None:
     context.signals[Signal.OBSERVED].set()
 
 
+async def _name_runs(context: Context) -> float | None:
+    sent = await run_names.name_runs(context.ledger, context.client, context.named)
+    # Prefect's scheduler inserts runs every minute.
+    return None if sent else IDLE_NAMING_FACTOR * TIMING.jobs_interval.total_seconds()
+
+
 async def _audit(context: Context) -> float | None:
     report = await auditor.audit(context.ledger, context.known(), memory=context.audited)
     return TIMING.runs_interval.total_seconds() if report.left else None
@@ -260,8 +268,6 @@ RUNS = Loop(
             "shows the outcomes of finished runs in Prefect",
             lambda context: state_mirror.mirror(context.ledger, context.client),
         ),
-        # Last, because there may be much to read after a long absence, and nothing here needs it.
-        Service("unread", "records other runs that have ended in Prefect", _read_ends),
     ),
 )
 
@@ -303,17 +309,17 @@ LOOPS = (
         ),
     ),
     RUNS,
+    # Apart from the other services for runs, because there may be much to read after a long
+    # absence, and seldom otherwise: Prefect reports the ends of runs with events as well.
+    Loop(
+        interval=lambda: TIMING.jobs_interval,
+        services=(Service("unread", "records other runs that have ended in Prefect", _read_ends),),
+    ),
     JOBS,
     Loop(
         interval=lambda: TIMING.jobs_interval,
         charged=lambda context: True,
-        services=(
-            Service(
-                "naming",
-                "names new Prefect runs",
-                lambda context: run_names.name_runs(context.ledger, context.client, context.named),
-            ),
-        ),
+        services=(Service("naming", "names new Prefect runs", _name_runs),),
     ),
     Loop(
         interval=lambda: TIMING.jobs_interval,
@@ -518,7 +524,7 @@ class Keeper:
                     pause = TIMING.runs_interval.total_seconds()
                 if service.required:
                     break
-        # A slow answer counts too, and `unread` sends a request in every cycle.
+        # A slow answer counts too, and `unread` sends a request every ten seconds.
         answered = self.leadership.last_answer_at
         if loop.checks_prefect and time.monotonic() - answered > PREFECT_TIMEOUT_SECONDS:
             self.leadership.last_answer_at = time.monotonic()

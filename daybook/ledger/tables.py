@@ -307,6 +307,47 @@ class AttemptRow(SQLModel, table=True):
     usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
 
 
+class StepRow(SQLModel, table=True):
+    """One step of an agent's run: a request to a model, or a call of a tool (`daybook.runs.steps`).
+
+    ``number`` rises by one within the run, in the order of the starts. ``position`` is the place of
+    the step in the agent's work, the same in each attempt (`daybook.agents.journal.Position`). The
+    status is `running` until the outcome is known: succeeded, failed or unknown. A later attempt
+    that asks for something else at a position replaces the steps from there on.
+    """
+
+    __tablename__ = "steps"
+
+    run_id: str = Field(primary_key=True, foreign_key="runs.id")
+    number: int = Field(primary_key=True)
+    position: str
+    attempt: int
+    kind: str
+    # The model, or the tool by the name that the model uses.
+    name: str
+    # SHA-256 of what is asked for, in hexadecimal digits.
+    digest: str
+    # Whether it may be repeated without a second effect.
+    repeatable: bool
+    status: str = Status.RUNNING.value
+    started_at: datetime = Field(sa_type=Instant)
+    finished_at: datetime | None = Field(default=None, sa_type=Instant)
+    # As in `AttemptRow`; None for a tool.
+    usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
+    error: str | None = None
+    # The beginnings of what was asked for and of what came back, for people.
+    input: str = Field(default="", repr=False)
+    output: str | None = Field(default=None, repr=False)
+    # Why an earlier attempt is not continued from this step on, and whether this step is one of
+    # those that are not.
+    diverged: str = ""
+    replaced: bool = False
+
+    # Must stay last: SQLite is slow to read columns that follow a long one. What a later attempt
+    # needs: {"facts": what was asked for, "value": the complete reply}. Removed with the outcome.
+    reply: dict[str, Any] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
+
+
 class OutboxRow(SQLModel, table=True):
     """One callback, message, alert, listener call or wake: `daybook.delivery.outbox`.
 

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, Field, PlainSerializer
 if TYPE_CHECKING:
     from sqlmodel import SQLModel
 
-    from daybook.ledger.tables import JobRow, RunRow
+    from daybook.ledger.tables import JobRow, RunRow, StepRow
 
 
 def utc_text(instant: datetime | None) -> str | None:
@@ -72,6 +72,43 @@ class Spending(BaseModel, frozen=True):
             output_tokens=int(sum(known("output_tokens"))),
             unpriced_runs=len(used) - len(costs),
         )
+
+
+class Step(BaseModel, frozen=True):
+    """A step of an agent's run: a request to a model (`request`), or the call of a `tool`.
+
+    ``position`` is its place in the agent's work, the same in each attempt: `3.2` is the second
+    call of the third response. ``status`` is `running`, succeeded, failed or unknown. ``digest`` is
+    the SHA-256 of what was asked for. ``input`` and ``output`` are cut after 2,000 characters.
+    ``usage`` is as in `Run`; the usage of a tool is empty. ``diverged`` says why an earlier attempt
+    is not continued from this step on; ``replaced`` marks the steps that were not continued.
+    """
+
+    number: int
+    position: str
+    attempt: int
+    kind: str
+    name: str
+    status: str
+    started_at: UtcTime
+    finished_at: UtcTime | None
+    duration_seconds: float | None
+    digest: str
+    repeatable: bool
+    usage: Any
+    error: str | None
+    input: str = Field(repr=False)
+    output: str | None = Field(repr=False)
+    diverged: str
+    replaced: bool
+
+    @classmethod
+    def of(cls, row: StepRow) -> Self:
+        took = None
+        if row.finished_at is not None:  # the clock may have been set back meanwhile
+            took = max((row.finished_at - row.started_at).total_seconds(), 0.0)
+        more = {"duration_seconds": took, "usage": row.usage or {}}
+        return cls.model_validate(columns(cls, row) | more)
 
 
 class Run(BaseModel, frozen=True):

@@ -7,6 +7,7 @@ import base64
 from pydantic import BaseModel, Field
 
 from daybook import home as homes
+from daybook import settings
 from daybook.errors import PageUnreachable, PrefectUnreachable
 from daybook.home import Home
 from daybook.operations import login
@@ -25,13 +26,17 @@ class LoginLink(BaseModel, frozen=True):
     expires_in_seconds: int | None
 
 
-async def link(home: Home | None = None) -> LoginLink:
-    """Return a link to Daybook's pages. Raises `PageUnreachable`."""
+async def link(home: Home | None = None, *, is_public: bool = False) -> LoginLink:
+    """Return a link to Daybook's pages. Raises `PageUnreachable`.
+
+    With ``is_public``, the link is for the public URL, if the settings have one. Such a link must
+    be no argument of a process, because its user is not checked.
+    """
     home = home or homes.current_home()
     address = str((home.running() or {}).get("web_url") or "")
     if not address:
         raise PageUnreachable(None)
-    made = await _one_time(home, address)
+    made = await _one_time(home, address, settings.load().public_url if is_public else "")
     if isinstance(made, str):
         raise PageUnreachable(address, made)
     return made
@@ -50,14 +55,14 @@ async def prefect_link(home: Home | None = None) -> LoginLink:
     if not ui_url:
         from prefect.settings import get_current_settings
 
-        settings = get_current_settings()
-        if settings.api.url is None:
+        of_prefect = get_current_settings()
+        if of_prefect.api.url is None:
             raise PrefectUnreachable(None)
-        ui_url = settings.ui_url or settings.api.url.removesuffix("/api")
+        ui_url = of_prefect.ui_url or of_prefect.api.url.removesuffix("/api")
     return LoginLink(url=ui_url, expires_in_seconds=None)
 
 
-async def _one_time(home: Home, address: str) -> LoginLink | str:
+async def _one_time(home: Home, address: str, public_url: str = "") -> LoginLink | str:
     """Return a one-time link to the server at ``address``, or why it gives none."""
     import httpx
 
@@ -65,7 +70,8 @@ async def _one_time(home: Home, address: str) -> LoginLink | str:
     headers = {"Authorization": f"Basic {basic}"}
     try:
         async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
-            response = await client.post(f"{address}{login.LINKS_PATH}", headers=headers)
+            place = f"?{login.PUBLIC}" if public_url else ""
+            response = await client.post(f"{address}{login.LINKS_PATH}{place}", headers=headers)
         created = response.json() if response.status_code == httpx.codes.CREATED else None
     except (httpx.TransportError, ValueError) as error:
         return str(error) or type(error).__name__
@@ -73,5 +79,5 @@ async def _one_time(home: Home, address: str) -> LoginLink | str:
         return f"{home.credential_file} has changed since `daybook up` started; restart it"
     if created is None:
         return f"it returned status {response.status_code}"
-    url = f"{address}{login.LOGIN_PATH}?token={created['token']}"
+    url = f"{public_url or address}{login.LOGIN_PATH}?token={created['token']}"
     return LoginLink(url=url, expires_in_seconds=created["expires_in"])

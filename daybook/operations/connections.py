@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -36,6 +36,8 @@ import uvicorn
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from daybook.processes import garbage
 
 HEAD_TIMEOUT_SECONDS = 10.0
 """Maximum time to receive a head, from the start of the connection or the head's first byte."""
@@ -54,6 +56,14 @@ MAX_REQUESTS = 100
 """Maximum number of concurrent requests; further ones get a 503."""
 MAX_REQUESTS_PER_PEER = 75
 """Maximum number of concurrent requests of one address; further ones get a 503."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, in a process of its own: after the start it returns unused memory."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        garbage.settle_soon()
 
 
 class SlowClientProtocol(H11Protocol):
@@ -209,15 +219,23 @@ class RequestSlots:
 
 
 class RequestLimit:
-    """ASGI middleware: at most `MAX_REQUESTS` at once, `MAX_REQUESTS_PER_PEER` from one peer."""
+    """ASGI middleware: at most `MAX_REQUESTS` at once, `MAX_REQUESTS_PER_PEER` from one peer.
+
+    Requests for ``others``, paths with a limit of their own, do not count.
+    """
 
     def __init__(
-        self, application: ASGIApp, most: int = MAX_REQUESTS, share: int = MAX_REQUESTS_PER_PEER
+        self,
+        application: ASGIApp,
+        most: int = MAX_REQUESTS,
+        share: int = MAX_REQUESTS_PER_PEER,
+        others: Container[str] = (),
     ) -> None:
         self._application, self._slots = application, RequestSlots(most, share)
+        self._others = others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in self._others:
             await self._application(scope, receive, send)
             return
         with self._slots.slot(peer_key(scope.get("client"))) as free:
@@ -250,11 +268,15 @@ def server_config(
     body: float = BODY_TIMEOUT_SECONDS,
     waiting: int = MAX_WAITING_CONNECTIONS,
     graceful: int,
+    others: Container[str] = (),
     **more: Any,
 ) -> uvicorn.Config:
-    """Return the configuration of a server with these limits; it writes no access log."""
+    """Return the configuration of a server with these limits; it writes no access log.
+
+    `RequestLimit` documents ``others``.
+    """
     return uvicorn.Config(
-        RequestLimit(application, most, min(most, MAX_REQUESTS_PER_PEER)),
+        RequestLimit(application, most, min(most, MAX_REQUESTS_PER_PEER), others),
         http=limited_protocol(head, body, waiting),
         ws="none",
         access_log=False,

@@ -2,6 +2,7 @@
 
 ::
 
+    (at the same time) imports of the worker
     installation ─► home ─► ledger ─► Prefect answers? ─┬─ yes ─► clock, UI, pool, worker, agents …
                                                         └─ no ──► these checks are skipped
 
@@ -31,7 +32,6 @@ Check = Callable[..., list[Finding] | Awaitable[list[Finding]]]
 LOCAL_CHECKS: tuple[tuple[str, Check], ...] = (
     ("versions", installation.versions),
     ("entry points", installation.entry_points),
-    ("worker imports", installation.worker_imports),
     ("settings", home_checks.settings),
     ("plugins", installation.plugins),
     ("service", service.findings),
@@ -43,6 +43,8 @@ LOCAL_CHECKS: tuple[tuple[str, Check], ...] = (
     ("processes", home_checks.processes),
     ("outcomes", late.outcomes),
 )
+SLOW_CHECKS: tuple[tuple[str, Check], ...] = (("worker imports", installation.worker_imports),)
+"""Checks that run at the same time as all others, because they start an interpreter."""
 LEDGER_CHECKS: tuple[tuple[str, Check], ...] = (
     ("ledger", ledger_checks.ledger),
     ("ledger key", ledger_checks.ledger_key),
@@ -119,6 +121,15 @@ async def find() -> list[Finding]:
 
 
 async def _find() -> list[Finding]:
+    slow = asyncio.create_task(_run_checks(SLOW_CHECKS))
+    try:
+        others = await _run_groups()
+        return await slow + others
+    finally:
+        slow.cancel()
+
+
+async def _run_groups() -> list[Finding]:
     found = await _run_checks(LOCAL_CHECKS)
     ledger = await _run_checks(LEDGER_CHECKS[:1])
     found += ledger

@@ -17,6 +17,8 @@ counts for requests of this server's own pages.
 Tokens are kept as hashes, in memory. A cookie is signed and not stored, so it outlives a restart;
 it becomes invalid when it expires, or when the server restarts after the credential was changed or
 the file `browser-key` was deleted. It is valid for one server: the port is part of the signature.
+A subclass may have a public URL, where a proxy forwards requests (`is_public`): links and cookies
+of this machine's own names are not valid there, nor the other way round.
 
 A browser sends a cookie to each port of this machine, also with requests of other pages. So the
 cookie counts only if the browser says that a page of this very server sent the request (`Origin`,
@@ -33,23 +35,45 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
+from daybook.api import web_address
+from daybook.errors import DaybookError
 from daybook.operations import peers
 from daybook.operations.host_names import Application, Receive, Scope, Send
 
 LINKS_PATH = "/daybook/links"
-LOGIN_PATH = "/daybook/login"
+LOGIN_PATH = web_address.LOGIN_PATH
 LINK_LIFETIME_SECONDS = 10 * 60
 SESSION_LIFETIME_SECONDS = 7 * 24 * 60 * 60
+VIEWER_LIFETIME_SECONDS = 365 * 24 * 60 * 60
+"""Lifetime of the cookie of a shared link, which is valid only while its token exists."""
 MAX_LINKS = 32
 MAX_PASSWORD_BYTES = 4096
 """Maximum size of the body of a request with a typed password."""
 
+LOCAL, PUBLIC = "local", "public"
+"""Where a cookie is valid: at this machine's own names, or at the public URL."""
+
 _NOT_LOGGED_IN = "This browser is not logged in."
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+@dataclass(frozen=True)
+class Session:
+    """The session of a logged-in browser.
+
+    ``viewer`` is the id of the token of a shared link, which permits to read; it is empty for the
+    operator. ``csrf`` is the token with which forms prove that they are of this session's pages.
+    """
+
+    content: str
+    expires_at: int
+    viewer: str = ""
+    csrf: str = field(default="", repr=False)
 
 
 class BrowserLogin(ABC):
@@ -76,7 +100,7 @@ class BrowserLogin(ABC):
         self._key = hashlib.sha256(f"{key}\n{credential}\n{port}".encode()).digest()
         self._cookie = f"daybook-session-{port}"
         self.basic = b"Basic " + base64.b64encode(credential.encode())
-        self._links: dict[bytes, float] = {}
+        self._links: dict[bytes, tuple[float, bool]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -97,6 +121,22 @@ class BrowserLogin(ABC):
         self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
     ) -> None:
         """Answer a request that is not about the login."""
+
+    def is_public(self, headers: Mapping[bytes, str]) -> bool:
+        """Return whether a request is for the public URL; the default has none."""
+        return False
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether the public URL has TLS, so that its cookie is never sent without."""
+        return False
+
+    async def viewer_of(self, token: str) -> str:
+        """Return the id of the token of a shared link; the default knows none.
+
+        Raises `DaybookError` if that cannot be found out.
+        """
+        return ""
 
     async def forward_websocket(
         self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
@@ -122,34 +162,43 @@ class BrowserLogin(ABC):
         elif scope["method"] != "POST":
             await _answer(send, 405, {"error": "use POST"})
         else:
-            token = self._new_token()
+            is_public = scope["query_string"] == PUBLIC.encode()
+            token = self._new_token(is_public=is_public)
             await _answer(send, 201, {"token": token, "expires_in": LINK_LIFETIME_SECONDS})
 
-    def new_link(self) -> str:
+    def new_link(self, *, is_public: bool = False) -> str:
         """Return the path of a link that logs a browser in once."""
-        return f"{LOGIN_PATH}?token={self._new_token()}"
+        return f"{LOGIN_PATH}?token={self._new_token(is_public=is_public)}"
 
-    def _new_token(self) -> str:
+    def _new_token(self, *, is_public: bool) -> str:
         token, now = secrets.token_urlsafe(32), self._clock()
-        valid = [each for each in self._links.items() if now < each[1]]
+        valid = [each for each in self._links.items() if now < each[1][0]]
         self._links = dict(valid[1 - MAX_LINKS :])
-        self._links[_hash(token)] = now + LINK_LIFETIME_SECONDS
+        self._links[_hash(token)] = now + LINK_LIFETIME_SECONDS, is_public
         return token
 
     async def _login(
         self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
     ) -> None:
+        is_public, viewer = self.is_public(headers), ""
         if scope["method"] == "GET":
             token = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
             # The link may be an argument of a browser's process, and all users can read arguments.
-            if peers.is_another_user(scope):
+            # That of the public URL is none; its requests come from the proxy's user.
+            if not is_public and peers.is_another_user(scope):
                 await self.refuse(
                     send, 403, "This link was created for another user of this machine."
                 )
                 return
-            if not self._use_up(token):
-                await self.refuse(send, 403, "This link has been used, or has expired.")
-                return
+            if not self._use_up(token, is_public=is_public):
+                try:
+                    viewer = await self.viewer_of(token)
+                except DaybookError as error:
+                    await self.refuse(send, 503, str(error))
+                    return
+                if not viewer:
+                    await self.refuse(send, 403, "This link has been used, or has expired.")
+                    return
         elif (
             self.has_password
             and scope["method"] == "POST"
@@ -162,42 +211,65 @@ class BrowserLogin(ABC):
         else:
             await self.refuse(send, 403, "Use this page to log in.")
             return
-        content = f"{int(self._clock()) + SESSION_LIFETIME_SECONDS}.{secrets.token_hex(8)}"
-        session = f"{content}.{self._signature(content)}"
-        cookie = f"{self._cookie}={session}; HttpOnly; SameSite=Strict; Path=/"
-        head = ((b"set-cookie", f"{cookie}; Max-Age={SESSION_LIFETIME_SECONDS}".encode()),)
-        await _html(send, 200, _LOGGED_IN_PAGE.format(site=self.site), head)
+        lifetime = VIEWER_LIFETIME_SECONDS if viewer else SESSION_LIFETIME_SECONDS
+        place = PUBLIC if is_public else LOCAL
+        expires_at = int(self._clock()) + lifetime
+        content = f"{expires_at}.{secrets.token_hex(8)}.{place}.{viewer}"
+        value = f"{content}.{self._signature(content)}"
+        cookie = self.cookie(headers, value, lifetime)
+        await _html(send, 200, _LOGGED_IN_PAGE.format(site=self.site), [cookie])
 
-    def _use_up(self, token: str) -> bool:
-        """Return whether ``token`` belongs to a valid link, and invalidate it."""
+    def cookie(
+        self, headers: Mapping[bytes, str], value: str, lifetime: int
+    ) -> tuple[bytes, bytes]:
+        """Return the header that sets the cookie for the host of the request."""
+        secure = "; Secure" if self.is_public(headers) and self.is_secure else ""
+        text = f"{self._cookie_name(headers)}={value}; HttpOnly; SameSite=Strict; Path=/{secure}"
+        return b"set-cookie", f"{text}; Max-Age={lifetime}".encode()
+
+    def _cookie_name(self, headers: Mapping[bytes, str]) -> str:
+        # A browser accepts a cookie with this prefix only from a server with TLS.
+        prefix = "__Host-" if self.is_public(headers) and self.is_secure else ""
+        return prefix + self._cookie
+
+    def _use_up(self, token: str, *, is_public: bool) -> bool:
+        """Return whether ``token`` belongs to a valid link of this place, and invalidate it."""
         hashed, now = _hash(token), self._clock()
-        for known, until in list(self._links.items()):
-            if hmac.compare_digest(known, hashed):
+        for known, (until, for_public) in list(self._links.items()):
+            if hmac.compare_digest(known, hashed) and for_public == is_public:
                 del self._links[known]
                 return now < until
         return False
 
     # Sessions.
 
-    def session(self, scope: Scope, headers: Mapping[bytes, str]) -> str:
-        """Return the session of the logged-in browser that sent the request; else an empty string.
+    def session(self, scope: Scope, headers: Mapping[bytes, str]) -> Session | None:
+        """Return the session of the logged-in browser that sent the request; else None.
 
         A browser sends the cookie to each port of this machine, so also to servers of other users:
-        a cookie that another user sends does not count.
+        a cookie that another user sends does not count. At the public URL all requests come from
+        the proxy's user; the cookies of this machine's own names are not valid there.
         """
         # `SimpleCookie` is not used: a single cookie of another port that it cannot parse hides all
         # others.
         cookies = (each.strip().partition("=") for each in headers.get(b"cookie", "").split(";"))
-        value = next((value for name, _, value in cookies if name == self._cookie), "")
+        name_sought, is_public = self._cookie_name(headers), self.is_public(headers)
+        value = next((value for name, _, value in cookies if name == name_sought), "")
         content, _, signature = value.rpartition(".")
         if not hmac.compare_digest(signature.encode(), self._signature(content).encode()):
-            return ""
-        is_valid = self._clock() < int(content.partition(".")[0])
-        return content if is_valid and not peers.is_another_user(scope) else ""
+            return None
+        parts = content.split(".")
+        if len(parts) != 4 or parts[2] != (PUBLIC if is_public else LOCAL):
+            return None
+        csrf = self._signature(f"csrf {content}")
+        found = Session(content, int(parts[0]), viewer=parts[3], csrf=csrf)
+        if not self.is_current(found) or (not is_public and peers.is_another_user(scope)):
+            return None
+        return found
 
-    def csrf_token(self, session: str) -> str:
-        """Return the token with which the forms of ``session`` prove that they are its pages'."""
-        return self._signature(f"csrf {session}")
+    def is_current(self, session: Session) -> bool:
+        """Return whether ``session`` has not expired; its token may have been removed."""
+        return self._clock() < session.expires_at
 
     def _signature(self, content: str) -> str:
         return hmac.new(self._key, content.encode(), hashlib.sha256).hexdigest()
@@ -280,9 +352,11 @@ _PASSWORD_FORM = """\
 """
 
 
-async def send_page(send: Send, status: int, text: str) -> None:
+async def send_page(
+    send: Send, status: int, text: str, headers: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
     """Send a page of HTML that no cache keeps and that runs nothing."""
-    await _html(send, status, text)
+    await _html(send, status, text, headers)
 
 
 async def _html(

@@ -11,6 +11,7 @@ import pkgutil
 import sys
 import sysconfig
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import daybook
@@ -18,7 +19,8 @@ from daybook import home as homes
 from daybook import repository, settings
 from daybook.errors import DaybookError
 from daybook.operations import server
-from daybook.processes import image
+from daybook.prefect import private_names
+from daybook.processes import garbage, image
 
 PACKAGE = Path(daybook.__file__).parent
 _PACKAGES = ("cli", "api", "operations", "delivery", "prefect")
@@ -76,8 +78,12 @@ def code_fingerprint(package: Path = PACKAGE) -> list[int]:
         return []
 
 
+@cache
 def import_commands() -> None:
-    """Import all that a command may need. Prefect must be configured (`home.configure_prefect`)."""
+    """Import all that a command may need. Prefect must be configured (`home.configure_prefect`).
+
+    Does nothing in a fork of a process that has done it: even a repeated import copies memory.
+    """
     from sqlalchemy.orm import configure_mappers
 
     from daybook.ledger.engine import Ledger
@@ -99,10 +105,12 @@ def fork_image() -> image.Image | None:
     forks nothing once the package, or an installed one, has changed.
     """
     version = code_fingerprint()
+    garbage.use_one_arena()
     import_commands()
     for name in _OF_OTHER_PROCESSES:
         importlib.import_module(name)
     repository.load_flows()
+    private_names.share_tls_contexts()
     _read_by_prefect.update(_prefect_variables())
     return image.fork(_after_fork, lambda: code_fingerprint() == version)
 
@@ -120,8 +128,6 @@ def _after_fork() -> None:
 
     Prefect's server does that itself, because it changes its environment again.
     """
-    from daybook.prefect import private_names
-
     if sys.argv[0] == server.MODULE:
         return
 

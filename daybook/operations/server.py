@@ -53,6 +53,7 @@ MAX_WAITING_CONNECTIONS = 500
 """Maximum number of connections that wait for the head of a request; all are of this machine."""
 MAX_OPEN_FILES = 65_536
 SLOWER_SERVICES = {
+    "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT15S",
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "60",
     "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "30",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "15",
@@ -272,6 +273,7 @@ def run(port: int) -> None:
     ).start()
     private_names.reload_settings()  # a fork of the image has imported them before
     private_names.begin_writes_immediately(PREFECT_API_DATABASE_CONNECTION_URL.value())
+    private_names.execute_in_one_step()
     private_names.cache_time_zones()
     private_names.slow_down_background_tasks(BACKGROUND_INTERVAL)
     application = private_names.server_application()
@@ -297,7 +299,7 @@ def run(port: int) -> None:
         access_log=False,
         server_header=False,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    connections.Server(config).run(sockets=[listener])
 
 
 _UNGUARDED_MESSAGE = """\

@@ -70,7 +70,7 @@ from daybook.operations.checks import home as home_checks
 from daybook.operations.service_manager import ServiceManager
 from daybook.prefect import client as connection
 from daybook.prefect import reconcile
-from daybook.processes import children, image
+from daybook.processes import children, garbage, image
 from daybook.processes.children import Child
 from daybook.runs import claim_requests, claims, history
 from daybook.schedules.descriptions import describe
@@ -477,6 +477,7 @@ async def _run(
         manager.notify("READY=1")
         await stack.enter_async_context(_background(manager.report_alive(ledger)))
         talk.ready(await _facts(ledger, vars(record), example=example, link=link))
+        garbage.settle_soon()
         if example is not None:
             await runs.run(example, request_id=EXAMPLE_REQUEST_ID)
         # Beside a service, the command server is a unit of its own, which is less confined.

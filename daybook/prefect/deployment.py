@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 from slugify import slugify
 
@@ -30,8 +31,12 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.client.schemas.responses import DeploymentResponse
 
+MAX_NAMES = 20
+"""Maximum number of names of one check: a deployment that a user creates after it is not seen."""
 _TICK = timedelta(microseconds=1)
 _ROUTING_FIELDS = ("work_pool_name", "work_queue_name")
+_flow_ids: WeakKeyDictionary[PrefectClient, dict[str, str]] = WeakKeyDictionary()
+"""Ids of Daybook's flows by the client that asked for them."""
 
 
 async def read(client: PrefectClient, deployment_id: str) -> DeploymentResponse | None:
@@ -52,6 +57,27 @@ async def read_by_name(client: PrefectClient, kind: str, slug: str) -> Deploymen
         return await client.read_deployment_by_name(f"{kind}/{slug}")
     except ObjectNotFound:
         return None
+
+
+async def taken_names(
+    client: PrefectClient, names: Collection[tuple[str, str]]
+) -> set[tuple[str, str]]:
+    """Return those of the ``names``, pairs of flow and slug, that a deployment may have.
+
+    One request answers for up to `MAX_NAMES`; each name counts with each of the flows.
+    """
+    assert len(names) <= MAX_NAMES
+    slugs = sorted({slug for _, slug in names})
+    response = await client.request(
+        "POST",
+        "/deployments/filter",
+        json={
+            "flows": {"name": {"any_": sorted({kind for kind, _ in names})}},
+            "deployments": {"name": {"any_": slugs}},
+        },
+    )
+    found = {str(each["name"]) for each in response.json()}
+    return {(kind, slug) for kind, slug in names if slug in found}
 
 
 def is_ours(found: DeploymentResponse, ledger_id: str) -> bool:
@@ -168,6 +194,8 @@ async def _create(
     Fields that the request omits stay as they are. That is why this does not use the client's own
     method, which sends all fields.
     """
+    from prefect.exceptions import PrefectHTTPStatusError
+
     ours = projection.own_schedule(existing) if existing else None
     kept_fields = {"schedule", "active", "parameters", "slug"}
     other_schedules = [
@@ -177,7 +205,7 @@ async def _create(
     ]
     body: dict[str, Any] = {
         "name": stored.row.slug,
-        "flow_id": str(await client.create_flow_from_name(stored.row.kind)),
+        "flow_id": await _flow_id(client, stored.row.kind),
         "schedules": [_schedule_body(stored, target, slug=bool(other_schedules))]
         if target.schedule
         else [],
@@ -188,8 +216,24 @@ async def _create(
         **_execution_fields(stored, existing),
     }
     body["schedules"] += other_schedules
-    response = await client.request("POST", "/deployments/", json=body)
+    try:
+        response = await client.request("POST", "/deployments/", json=body)
+    except PrefectHTTPStatusError as error:
+        # Prefect refuses the id of a flow that was deleted, or that was in an earlier database.
+        if error.response.status_code != HTTPStatus.CONFLICT:
+            raise
+        _flow_ids.pop(client, None)
+        body["flow_id"] = await _flow_id(client, stored.row.kind)
+        response = await client.request("POST", "/deployments/", json=body)
     return str(response.json()["id"])
+
+
+async def _flow_id(client: PrefectClient, kind: str) -> str:
+    """Return the id of a flow of Daybook; Prefect creates the flow if it does not exist."""
+    known = _flow_ids.setdefault(client, {})
+    if kind not in known:
+        known[kind] = str(await client.create_flow_from_name(kind))
+    return known[kind]
 
 
 async def _update(

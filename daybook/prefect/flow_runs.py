@@ -123,20 +123,14 @@ class _EndedPage:
 
 async def read_started(client: PrefectClient, pool: str) -> list[FlowRun]:
     """Return the pending, running and cancelling flow runs of a work pool."""
-    query = FlowRunFilter.model_validate({"state": {"type": {"any_": list(STARTED_TYPES)}}})
-    runs: dict[UUID, FlowRun] = {}
-    offset, page = 0, list[FlowRun]()
-    while not offset or len(page) == PAGE_SIZE:
-        page = await client.read_flow_runs(
-            flow_run_filter=query,
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
-            sort=FlowRunSort.ID_DESC,
-            limit=PAGE_SIZE,
-            offset=offset,
-        )
-        offset += PAGE_SIZE
-        runs |= {run.id: run for run in page}
-    return list(runs.values())
+    return await _read_all(
+        client,
+        flow_run_filter=FlowRunFilter.model_validate(
+            {"state": {"type": {"any_": list(STARTED_TYPES)}}}
+        ),
+        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
+        sort=FlowRunSort.ID_DESC,
+    )
 
 
 async def read_queued(client: PrefectClient, deployment_id: str, after: datetime) -> list[FlowRun]:
@@ -148,15 +142,15 @@ async def read_queued(client: PrefectClient, deployment_id: str, after: datetime
             "expected_start_time": {"after_": after},
         }
     )
+    return await _read_all(client, flow_run_filter=query, sort=FlowRunSort.EXPECTED_START_TIME_ASC)
+
+
+async def _read_all(client: PrefectClient, **query: Any) -> list[FlowRun]:
+    """Return the flow runs of all pages, each once."""
     runs: dict[UUID, FlowRun] = {}
     offset, page = 0, list[FlowRun]()
     while not offset or len(page) == PAGE_SIZE:
-        page = await client.read_flow_runs(
-            flow_run_filter=query,
-            sort=FlowRunSort.EXPECTED_START_TIME_ASC,
-            limit=PAGE_SIZE,
-            offset=offset,
-        )
+        page = await client.read_flow_runs(**query, limit=PAGE_SIZE, offset=offset)
         offset += PAGE_SIZE
         runs |= {run.id: run for run in page}
     return list(runs.values())

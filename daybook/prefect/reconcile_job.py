@@ -48,21 +48,25 @@ async def reconcile_job(
     *,
     needed: bool = False,
     again: bool = True,
+    name_is_free: bool = False,
 ) -> StoredJob:
     """Reconcile one job that is not archived; return it as it is now.
 
     ``found`` is its deployment as Prefect holds it now; without ``found``, the deployment is
-    searched for, and created if necessary. It is not created if the job is disabled because its
-    deployment was deleted in Prefect, unless the deployment is ``needed``. If Prefect no longer has
-    the deployment when it is written, the job is compared ``again``, once. Raises
-    `PrefectHTTPStatusError` if Prefect refuses a write; imported edits persist.
+    searched for, by its name unless ``name_is_free``, and created if necessary. It is not created
+    if the job is disabled because its deployment was deleted in Prefect, unless the deployment is
+    ``needed``. If Prefect no longer has the deployment when it is written, the job is compared
+    ``again``, once. Raises `PrefectHTTPStatusError` if Prefect refuses a write; imported edits
+    persist.
     """
     from prefect.exceptions import PrefectHTTPStatusError
 
     if found is not None and projection.belongs_to_other_ledger(found.tags, ledger.id):
         return await _record_lost(ledger, stored, records.TAKEN_REASON, report)
     if found is None:
-        result = await _find_deployment(ledger, client, stored, report, needed=needed)
+        result = await _find_deployment(
+            ledger, client, stored, report, needed=needed, name_is_free=name_is_free
+        )
         if isinstance(result, StoredJob):
             report.observed.add(stored.id)
             return result
@@ -165,6 +169,7 @@ async def _find_deployment(
     report: ReconcileReport,
     *,
     needed: bool,
+    name_is_free: bool,
 ) -> tuple[StoredJob, DeploymentResponse | None] | StoredJob:
     """Return the job and its deployment, or only the job if it should have none.
 
@@ -182,7 +187,9 @@ async def _find_deployment(
             if row.deployment_id is None:
                 return stored
             return await _record_lost(ledger, stored, records.DELETED_REASON, report)
-    await delete_leftover_deployments(ledger, client, report)  # one of them may have had this name
+    if name_is_free or await deployment.read_by_name(client, row.kind, row.slug) is None:
+        return stored, None
+    await delete_leftover_deployments(ledger, client, report)  # one of them may have the name
     base, tried = row.slug, set[str]()
     while True:
         existing = await deployment.read_by_name(client, row.kind, stored.row.slug)
@@ -253,6 +260,7 @@ async def reconcile_by_id(
     *,
     needed: bool = False,
     again: bool = True,
+    name_is_free: bool = False,
 ) -> StoredJob | None:
     """Reconcile one job by its id; return it as it is now, or None if it does not exist.
 
@@ -264,7 +272,16 @@ async def reconcile_by_id(
         return stored
     deployment_id = stored.row.deployment_id
     existing = await deployment.read(client, deployment_id) if deployment_id else None
-    return await reconcile_job(ledger, client, stored, existing, report, needed=needed, again=again)
+    return await reconcile_job(
+        ledger,
+        client,
+        stored,
+        existing,
+        report,
+        needed=needed,
+        again=again,
+        name_is_free=name_is_free,
+    )
 
 
 async def delete_leftover_deployments(

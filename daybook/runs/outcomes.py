@@ -20,7 +20,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger import states
 from daybook.ledger.states import FAILURES, TERMINAL, Outcome, Status
 from daybook.ledger.tables import AttemptRow, JobRow, RevisionRow, RunRow
-from daybook.runs import chains, claim_requests, rows, slots, usage, watched
+from daybook.runs import chains, claim_requests, rows, slots, steps, usage, watched
 
 MAX_OUTPUT_CHARACTERS = 8_000
 """Maximum length of an answer in the ledger, in characters; Prefect's artifact has the full text.
@@ -75,6 +75,7 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
         await close_attempt(session, row, outcome, now)
     elif outcome.usage:  # usage of a check that skipped the run, or failed
         row.usage = usage.total((row.usage, outcome.usage))
+    await steps.forget(session, row)
     stored = await store.get(session, row.job_id) if row.job_id else None
     if stored is not None and (outcome.status is Status.SUCCEEDED or not row.attempts):
         # Without an attempt, only a watch that saw its source for the first time found something.
@@ -134,6 +135,7 @@ async def close_attempt(
     attempt.usage = usage.total((attempt.usage, outcome.usage))
     session.add(attempt)
     await session.flush()
+    await steps.close(session, row, now)
     of_run = select(AttemptRow.usage).where(col(AttemptRow.run_id) == row.id)
     usages = (await session.execute(of_run.order_by(col(AttemptRow.number)))).scalars()
     row.usage = usage.total(usages)

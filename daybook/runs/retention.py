@@ -56,6 +56,7 @@ from daybook.ledger.tables import (
     RevisionRow,
     RunRow,
     SessionRow,
+    StepRow,
     SummaryRow,
 )
 from daybook.owners import namespace
@@ -130,7 +131,8 @@ async def prune_runs(ledger: Ledger, job_id: str | None, keep: RetentionLimits) 
             )
             deleted = await session.execute(delete_outbox)
             deliveries = int(deleted.rowcount)  # type: ignore[attr-defined]
-            await session.execute(delete(AttemptRow).where(col(AttemptRow.run_id).in_(run_ids)))
+            for table in (AttemptRow, StepRow):
+                await session.execute(delete(table).where(col(table.run_id).in_(run_ids)))
             await session.execute(delete(RunRow).where(col(RunRow.id).in_(run_ids)))
         return len(run_ids), deliveries
 

@@ -62,7 +62,8 @@ def define_tool(
 ) -> Tool:
     """Return a tool that takes these arguments; ``flags`` are those of `Tool`."""
     call = guarded(name, takes, does)
-    return Tool(name, description, arguments.schema(takes), call, **flags)
+    schema = arguments.schema(takes)
+    return Tool(name, description, schema, call, **flags)  # type: ignore[arg-type]  # `skipped`
 
 
 def _error_text(error: DaybookError) -> str:

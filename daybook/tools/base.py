@@ -19,13 +19,15 @@ class ToolInfo:
     """Description of a tool.
 
     ``name`` is its name in a job; ``schema`` is the JSON schema of its params; ``source`` is
-    `PYTHON`, the name of a saved server, or the address of a server.
+    `PYTHON`, the name of a saved server, or the address of a server. ``idempotent`` says of a
+    Python tool that a repeated call changes nothing more.
     """
 
     name: str
     description: str
     schema: dict[str, Any] = field(hash=False)
     source: str
+    idempotent: bool = False
 
 
 @dataclass(frozen=True)

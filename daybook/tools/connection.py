@@ -72,12 +72,14 @@ class ToolLocation:
 class ToolDescription:
     """A tool as its server describes it, without characters that a terminal would interpret.
 
-    ``read_only`` is True if the server says that the tool changes nothing.
+    ``read_only`` is True if the server says that the tool changes nothing, and ``idempotent`` if it
+    says that a repeated call changes nothing more.
     """
 
     description: str
     schema: dict[str, Any] = field(hash=False)
     read_only: bool = False
+    idempotent: bool = False
 
 
 class CallUnanswered(DaybookError):
@@ -246,7 +248,10 @@ class Connection:
                     description = _printable(tool.description or tool.title or "")
                     hints = tool.annotations
                     read_only = hints is not None and hints.read_only_hint is True
-                    described = ToolDescription(description, tool.input_schema, read_only)
+                    idempotent = hints is not None and hints.idempotent_hint is True
+                    described = ToolDescription(
+                        description, tool.input_schema, read_only, idempotent
+                    )
                     self.tools[tool.name] = described
             cursor = page.next_cursor
             if cursor is None:

@@ -52,7 +52,8 @@ def info(name: str) -> ToolInfo:
         raise _unusable(name, f"its arguments have no schema: {error}") from None
     if schema.get("type") != "object":
         raise _unusable(name, "it has an argument that cannot be passed by name")
-    return ToolInfo(name, inspect.getdoc(function) or "", schema, PYTHON)
+    idempotent = registry.is_idempotent(name)
+    return ToolInfo(name, inspect.getdoc(function) or "", schema, PYTHON, idempotent)
 
 
 async def call(

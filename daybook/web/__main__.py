@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
+from urllib.parse import urlsplit
 
 from daybook import settings
 from daybook.errors import DaybookError
@@ -14,6 +15,7 @@ from daybook.processes import output, proc
 from daybook.web import login, pages
 from daybook.web.app import Guard, application, build_server
 from daybook.web.hooks import HookReceiver
+from daybook.web.pages.site import Site
 
 
 def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool = False) -> None:
@@ -24,17 +26,17 @@ def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool 
     proc.deny_inspection()
     output.survive_full_disk()
     is_reachable = not web.is_local(host)
-    names = [*names, host, *([socket.gethostname()] if is_reachable else [])]
     configured = settings.load()
+    names = [*names, host, *([socket.gethostname()] if is_reachable else [])]
+    names += public_names(configured)
     watch = HealthMonitor(configured.ledger_address, folders=configured.data_folders)
     port = listener.getsockname()[1]
     # No cookie and no answer of a model belongs on a network without encryption.
-    site = pages.application(watch.health)
-    browser_pages = None if is_reachable else login.protect(site, port)
+    application_of_pages = pages.application(watch.health)
+    site: Site = application_of_pages.state.site
+    browser_pages = None if is_reachable else login.protect(application_of_pages, port, site)
     guarded = Guard(
-        application(
-            watch, HookReceiver(configured.ledger_address), browser_pages, site.state.site.close
-        ),
+        application(watch, HookReceiver(configured.ledger_address), browser_pages, site.close),
         names,
         any_address=is_reachable,
         accepts_writes=login.accepts_writes if browser_pages else lambda path: False,
@@ -44,7 +46,13 @@ def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool 
         link = browser_pages.new_link()
         print(f"Open: {address}{link}", file=sys.stderr, flush=True)
     print(f"Health: {address}/health", file=sys.stderr, flush=True)
-    build_server(guarded).run(sockets=[listener])
+    build_server(guarded, site.live.close).run(sockets=[listener])
+
+
+def public_names(configured: settings.Settings) -> list[str]:
+    """Return the host name of the public URL, if there is one."""
+    name = urlsplit(configured.public_url).hostname
+    return [name] if name else []
 
 
 def main(arguments: list[str]) -> int:

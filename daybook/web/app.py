@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -17,7 +17,7 @@ from daybook.errors import DaybookError
 from daybook.operations import connections
 from daybook.operations.health import HealthMonitor
 from daybook.operations.host_names import AllowedNames
-from daybook.web import metrics
+from daybook.web import live, metrics
 from daybook.web.hooks import HookReceiver
 
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
@@ -76,11 +76,26 @@ def application(
     )
 
 
-def build_server(guarded: ASGIApp) -> uvicorn.Server:
+class Server(connections.Server):
+    """HTTP server that calls ``on_stop`` when it begins to stop, so that streams can end."""
+
+    on_stop: Callable[[], None] | None = None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Call ``on_stop``, and wait for the requests."""
+        if self.on_stop is not None:
+            self.on_stop()
+        await super().shutdown(sockets)
+
+
+def build_server(guarded: ASGIApp, on_stop: Callable[[], None] | None = None) -> Server:
     """Return the HTTP server for the guarded application."""
-    return uvicorn.Server(
-        connections.server_config(guarded, graceful=1, log_level="warning", log_config=None)
+    config = connections.server_config(
+        guarded, graceful=1, others=(live.PATH,), log_level="warning", log_config=None
     )
+    server = Server(config)
+    server.on_stop = on_stop
+    return server
 
 
 _CLOSE = {"connection": "close"}

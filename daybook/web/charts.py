@@ -90,7 +90,7 @@ def _mark(group: Sequence[Mark], at: int, row: Row, text: TimeText) -> str:
         lines = describe(worst, text)
     tip = "".join(f"<span>{escape(line)}</span> " for line in lines)
     return (
-        f'<a class="mark s-{worst.status} p{at}{side}" href="{href}">'
+        f'<a class="mark s-{worst.status} p{at}{side}" id="d-{worst.run_id}" href="{href}">'
         f'<svg aria-hidden="true"><use href="#i-{shape}"/></svg>'
         f'<span class="tip">{tip}</span></a>'
     )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 NONE = "–"
+_BACKTICKS = re.compile(r"`([^`]+)`")
 STATUS_WORDS = {"timed_out": "timed out", "not_requested": "none"}
 
 
@@ -29,6 +32,8 @@ def filters(tz: ZoneInfo, now: Callable[[], datetime]) -> dict[str, Callable[...
         "money": money,
         "number": number,
         "status_word": status_word,
+        "code": code,
+        "json": json_text,
         "local": lambda instant, form: instant.astimezone(tz).strftime(form),
     }
 
@@ -108,6 +113,16 @@ def money(dollars: float | None) -> str:
 
 def number(value: float | None) -> str:
     return NONE if value is None else f"{value:,}"
+
+
+def json_text(value: Any) -> str:
+    """Return a JSON value as text of several lines."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def code(text: str) -> Markup:
+    """Return a text with the words between backticks as code."""
+    return Markup(_BACKTICKS.sub(r"<code>\1</code>", str(escape(text))))
 
 
 def status_word(status: str | None) -> str:

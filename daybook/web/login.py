@@ -7,36 +7,62 @@
     a page, from a link of another site   ─► a page that leads to it, which the cookie is sent to
     a page, without a session             ─► how to log in (401)
     a write, from a page of this server,
-      with a session and its CSRF token   ─► the write
+      with a session and its CSRF token   ─► the write; with the session of a shared link 403
     everything else                       ─► 403
+
+A request counts as of the public URL (`DAYBOOK_PUBLIC_URL`) if its `Host` says so; then its
+`Origin`, if any, has to be exactly that URL. A request that a proxy forwarded to another name of
+this server is refused: there, the cookie would not be bound to TLS.
+
+The token of a shared link is looked up in the ledger for each page, so that its removal counts at
+once. `daybook.web.live` ends the streams of its sessions, and of those that have logged out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from html import escape
-from urllib.parse import parse_qs, quote
+from typing import Any, Protocol
+from urllib.parse import parse_qs, quote, urlsplit
 
 from starlette.requests import Request
 
 from daybook import home as homes
-from daybook.errors import InvalidInput
+from daybook import settings
+from daybook.errors import DaybookError, InvalidInput
 from daybook.operations.host_names import Application, Receive, Scope, Send
 from daybook.operations.login import (
     LINKS_PATH,
     LOGIN_PATH,
     SAFE_METHODS,
     BrowserLogin,
+    Session,
     is_from_own_page,
     send_page,
 )
 
 ENDPOINTS = ("/health", "/metrics")
 STATIC_PATH = "/static/"
+LOGOUT_PATH = "/daybook/logout"
 CSRF_FIELD = "csrf"
 """Name of the form field with the token of `csrf_token`."""
 CSRF_HEADER = "x-csrf-token"
-MAX_FORM_BYTES = 256 * 1024
+MAX_FORM_BYTES = 2 * 1024 * 1024
+"""A job may have half a million bytes, and a browser may send three characters for each."""
+MAX_LOGGED_OUT = 1_000
+"""Number of the last sessions that logged out, whose cookies a running server refuses."""
+_FORWARDED = frozenset(
+    (b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto")
+)
+"""Headers that proxies add."""
+
+_NOT_OWN = "This request did not come from a page of Daybook."
+_NOT_FORWARDED = (
+    "A proxy forwarded this request. Set DAYBOOK_PUBLIC_URL to the address that the browser shows, "
+    "and let the proxy keep the Host header."
+)
+_ONLY_SHOWN = "This link shows the pages. It cannot change anything."
 
 # Pages load only what this server serves, and no script, style or frame is inline.
 POLICY = (
@@ -60,20 +86,96 @@ _CONTINUE_PAGE = """\
 <body><p><a href="{url}">Continue to Daybook</a></p></body></html>
 """
 
+_LOGGED_OUT_PAGE = """\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Daybook: logged out</title></head>
+<body><p>Logged out. <code>daybook open</code> logs in again.</p></body></html>
+"""
+
 
 def accepts_writes(path: str) -> bool:
     """Return whether `PageLogin` checks the methods and bodies of requests for ``path``."""
     return path not in ENDPOINTS
 
 
-def protect(application: Application, port: int) -> PageLogin:
+class Viewers(Protocol):
+    """The tokens of shared links."""
+
+    async def viewer_of(self, token: str) -> str:
+        """Return the id of a token; empty if there is none. Raises `DaybookError`."""
+        ...
+
+    async def is_viewer(self, token_id: str) -> bool:
+        """Return whether the token has not been removed. Raises `DaybookError`."""
+        ...
+
+
+def protect(application: Application, port: int, viewers: Viewers | None = None) -> PageLogin:
     """Return ``application`` behind the login of this home's server on ``port``."""
     home = homes.current_home().make()
-    return PageLogin(application, home.ensure_credential(), home.browser_key(), port)
+    server = PageLogin(application, home.ensure_credential(), home.browser_key(), port)
+    server.public_url, server.viewers = settings.load().public_url, viewers
+    return server
 
 
 class PageLogin(BrowserLogin):
     """ASGI middleware around Daybook's pages; the arguments are those of `BrowserLogin`."""
+
+    public_url = ""
+    viewers: Viewers | None = None
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self._logged_out: dict[str, None] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+            is_public = self.is_public(headers)
+            if not is_public and not _FORWARDED.isdisjoint(headers):
+                await self.refuse(send, 403, _NOT_FORWARDED)
+                return
+            if is_public and scope["path"] == LINKS_PATH:
+                await self.refuse(send, 403, "Links are made on the machine itself.")
+                return
+        await super().__call__(scope, receive, send)
+
+    @property
+    def is_secure(self) -> bool:
+        return self.public_url.startswith("https:")
+
+    def is_public(self, headers: Mapping[bytes, str]) -> bool:
+        host = headers.get(b"host", "").lower()
+        standard = ":443" if self.is_secure else ":80"
+        return host != "" and host.removesuffix(standard) == urlsplit(self.public_url).netloc
+
+    async def viewer_of(self, token: str) -> str:
+        return "" if self.viewers is None else await self.viewers.viewer_of(token)
+
+    def is_current(self, session: Session) -> bool:
+        return super().is_current(session) and session.content not in self._logged_out
+
+    def _is_from_own_page(self, headers: Mapping[bytes, str], *, safe: bool) -> bool:
+        """Return whether a page of this server, under the same name, sent the request."""
+        if not is_from_own_page(headers, safe=safe):
+            return False
+        origin = headers.get(b"origin")
+        if origin is None or not self.is_public(headers):
+            return True
+        return origin.lower() == self.public_url
+
+    async def _is_admitted(self, session: Session, send: Send) -> bool:
+        """Return whether the token of the session's link, if any, exists; else send a page."""
+        if not session.viewer:
+            return True
+        try:
+            if self.viewers is not None and await self.viewers.is_viewer(session.viewer):
+                return True
+        except DaybookError as error:
+            await self.refuse(send, 503, str(error))
+        else:
+            await self.refuse(send, 401, "This link was revoked.")
+        return False
 
     async def forward(
         self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
@@ -83,21 +185,25 @@ class PageLogin(BrowserLogin):
             await self._show(scope, headers, receive, send)
             return
         session = self.session(scope, headers)
-        if not session or not is_from_own_page(headers, safe=False):
-            await self.refuse(send, 403, "This request did not come from a page of Daybook.")
+        if session is None or not self._is_from_own_page(headers, safe=False):
+            await self.refuse(send, 403, _NOT_OWN)
+        elif session.viewer:
+            await self.refuse(send, 403, _ONLY_SHOWN)
         elif headers.get(b"transfer-encoding") or not _is_short(headers):
             await self.refuse(send, 413, "The form is too large.")
+        elif scope["path"] == LOGOUT_PATH:
+            await self._log_out(session, headers, send)
         else:
-            scope["daybook"] = {"session": session, "csrf": self.csrf_token(session)}
-            await self.application(scope, receive, send)
+            await self._forward(session, scope, receive, send)
 
     async def _show(
         self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
     ) -> None:
-        session = self.session(scope, headers)
         if scope["path"].startswith(STATIC_PATH):
             await self.application(scope, receive, send)
-        elif headers.get(b"sec-fetch-site") in ("cross-site", "same-site"):
+            return
+        session = self.session(scope, headers)
+        if headers.get(b"sec-fetch-site") in ("cross-site", "same-site"):
             if headers.get(b"sec-fetch-mode") == "navigate":
                 query = scope["query_string"].decode("latin-1")
                 # Quoted, because a browser reads a backslash as a slash and leaves a tab out, and
@@ -105,17 +211,41 @@ class PageLogin(BrowserLogin):
                 url = quote("/" + scope["path"].lstrip("/")) + (f"?{query}" if query else "")
                 await send_page(send, 200, _CONTINUE_PAGE.format(url=escape(url)))
             else:
-                await self.refuse(send, 403, "This request did not come from a page of Daybook.")
-        elif not session or not is_from_own_page(headers, safe=True):
+                await self.refuse(send, 403, _NOT_OWN)
+        elif session is None or not self._is_from_own_page(headers, safe=True):
             await self.refuse(send)
-        else:
-            scope["daybook"] = {"session": session, "csrf": self.csrf_token(session)}
-            await self.application(scope, receive, send)
+        elif await self._is_admitted(session, send):
+            await self._forward(session, scope, receive, send)
+
+    async def _forward(self, session: Session, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["daybook"] = Admitted(session, lambda: self.is_current(session))
+        await self.application(scope, receive, send)
+
+    async def _log_out(self, session: Session, headers: Mapping[bytes, str], send: Send) -> None:
+        """End the session in this browser, and refuse its cookie until this server ends."""
+        self._logged_out[session.content] = None
+        if len(self._logged_out) > MAX_LOGGED_OUT:
+            del self._logged_out[next(iter(self._logged_out))]
+        await send_page(send, 200, _LOGGED_OUT_PAGE, [self.cookie(headers, "", 0)])
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """The session of a request to the pages, and whether it has not ended meanwhile."""
+
+    session: Session
+    is_current: Callable[[], bool]
+
+
+def admitted(request: Request) -> Admitted:
+    """Return the session of a request to the pages."""
+    found: Admitted = request.scope["daybook"]
+    return found
 
 
 def csrf_token(request: Request) -> str:
     """Return the token that each form of this session's pages has to send back."""
-    return str(request.scope["daybook"]["csrf"])
+    return admitted(request).session.csrf
 
 
 async def read_form(request: Request) -> dict[str, list[str]]:

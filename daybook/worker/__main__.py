@@ -31,6 +31,7 @@ from daybook.worker.prefect_worker import DaybookWorker
 
 async def _work(worker: DaybookWorker, once: bool, pulse: int | None) -> None:
     loop = asyncio.get_running_loop()
+    garbage.settle_soon()
     reporting = None if pulse is None else asyncio.create_task(children.report_pulse(pulse))
     working = asyncio.create_task(worker.start(run_once=once))
     signals = 0

@@ -11,7 +11,7 @@ run's state and the cause of the stop decide (promise.md 3: a lease lost before 
                                     was stopped or failed
     claimed, running ─ CANCEL       cancelled
                      ─ TIMEOUT      claimed: timed_out; running: waiting while attempts are left
-                                    (webhooks, tools, and agents that have called a tool which
+                                    (webhooks, tools, and agents that are calling a tool which
                                     changes something: only if the job is idempotent), else
                                     timed_out
                      ─ DEADLINE     timed_out
@@ -151,8 +151,8 @@ async def _record_end(
             outcome = Outcome(
                 Status.TIMED_OUT, reason, error=_with_tail(reason, watched), usage=usage
             )
-            # The call may have had its effect. So without `idempotent`, only an agent that has
-            # called no tool which changes something is tried again.
+            # The call may have had its effect. So without `idempotent`, only an agent that is
+            # calling no tool which changes something is tried again.
             repeatable_agent = row.kind in CONVERSATION_KINDS and not watched.facts.changed
             may_retry = repeatable_agent or policy.idempotent
             if may_retry and row.state is Status.RUNNING and row.attempts <= policy.retries:

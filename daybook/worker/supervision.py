@@ -152,7 +152,7 @@ class SupervisedRun:
             elif "took" in fact:
                 facts.took = fact["took"]
             elif "changed" in fact:
-                facts.changed = True
+                facts.changed = bool(fact["changed"])
             elif "checking" in fact:  # the time of a check is limited like that of an attempt
                 facts.running_since = time.monotonic()
             elif "waiting" in fact or "claimed" in fact:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,6 +11,16 @@ from daybook.home import Home
 from daybook.operations import setup
 from tests.at_prefect import with_client
 from tests.commands import DaybookJson, json_commands
+from tests.e2e.browsers import started_chromium
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with started_chromium() as browser:
+        yield browser
 
 
 @pytest.fixture

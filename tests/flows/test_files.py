@@ -11,8 +11,12 @@ import pytest
 
 from daybook.api import files, jobs
 from daybook.files.documents import to_yaml
+from daybook.files.jobs_file import Source
 from daybook.keeper.observer import observe
+from daybook.operations.up import EXAMPLE_FILE
+from daybook.prefect import deployment
 from daybook.prefect.fingerprints import Fingerprints
+from deployments import steps
 from tests.unit.api.killed import killed_apply
 from tests.world.prefect_world import PrefectWorld
 
@@ -60,3 +64,47 @@ async def test_the_keeper_finishes_an_apply_that_was_killed_while_it_waited(
             assert job.sync == "synced"
             _, _, slug = job.deployment.partition("/")
             assert (await world.deployments.get(slug)).parameters["prompt"] == prompt
+
+
+async def test_the_deploy_step_prunes_all_jobs_if_only_the_example_is_left(
+    world: PrefectWorld, tmp_path: Path
+) -> None:
+    (tmp_path / Path(EXAMPLE_FILE).name).write_text(to_yaml({"jobs": [{"name": "example"}]}))
+    own = tmp_path / "team.yaml"
+    own.write_text(text("First."))
+    assert await steps.apply_jobs(str(tmp_path), prune=True) == {"jobs": len(NAMES)}
+    own.unlink()
+    assert await steps.apply_jobs(str(tmp_path)) == {"jobs": 0}
+    assert {job.name for job in await jobs.list_jobs()} == set(NAMES)
+    assert await steps.apply_jobs(str(tmp_path), prune=True) == {"jobs": 0}
+    assert await jobs.list_jobs() == []
+
+
+async def test_a_users_deployment_with_the_name_of_a_new_job_is_not_overwritten(
+    world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployment, "MAX_NAMES", 2)  # two checks
+    flow = await world.client.create_flow_from_name("agent-prompt")
+    theirs = await world.client.create_deployment(flow, "two", tags=["mine"])
+
+    report = await files.apply([Source("x.yaml", text("First."))], set_name="team", wait=True)
+
+    assert (report.failed, report.pending) == ({}, [])
+    slugs = {job.name: job.deployment.partition("/")[2] for job in await jobs.list_jobs()}
+    assert slugs == {"one": "one", "two": "two-2", "three": "three"}
+    found = await world.client.read_deployment(theirs)
+    assert (found.name, found.tags, found.parameters) == ("two", ["mine"], {})
+    await world.client.delete_deployment(theirs)
+
+
+async def test_a_flow_that_was_deleted_in_prefect_is_created_again(world: PrefectWorld) -> None:
+    await world.jobs.add("one", every="1h")
+    await world.sync()
+    flow = (await world.deployments.get("one")).flow_id
+    await world.prefect.request("DELETE", f"/flows/{flow}")
+    await world.jobs.add("two", every="1h")
+
+    report = await world.sync()
+
+    assert (report.created, report.failed) == (["two"], {})
+    assert (await world.deployments.get("two")).flow_id != flow

@@ -68,6 +68,17 @@ async def test_the_import_of_a_crontab_makes_the_agent_that_runs_its_commands(
     assert [job.result for job in repeated.jobs] == ["unchanged"] * 3
 
 
+async def test_an_import_that_is_refused_makes_no_agent(
+    world: PrefectWorld, tmp_path: Path
+) -> None:
+    for agent in await agents.list_agents():
+        if agent.name == "shell":
+            await agents.remove("shell")
+    with pytest.raises(InvalidInput, match=r"line 2: cron"):
+        await imports.run("crontab", str(files.crontab(tmp_path, "@daily true\n99 * * * * no\n")))
+    assert "shell" not in {each.name for each in await agents.list_agents()}
+
+
 async def test_another_agent_with_the_name_of_the_shell_refuses_the_import(
     world: PrefectWorld, tmp_path: Path
 ) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import pytest
 from pydantic import BaseModel
 
+from daybook.ledger import engine
 from daybook.testing import ManualClock
 from tests import databases
 from tests.world import World, in_database
@@ -31,3 +33,9 @@ def clock() -> ManualClock:
 async def world(request: pytest.FixtureRequest, clock: ManualClock) -> AsyncIterator[World]:
     async with in_database(request, clock) as world:
         yield world
+
+
+@pytest.fixture
+def shared_ledger(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the operations use the test's ledger: a test does not run in its fixtures' context."""
+    monkeypatch.setattr(engine, "_shared", ContextVar("shared", default=world.ledger))

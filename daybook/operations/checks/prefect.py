@@ -130,8 +130,12 @@ async def ui(client: PrefectClient) -> list[Finding]:
     if not address or _is_cloud(client):
         return []
     is_remote = urlsplit(address).hostname not in ("127.0.0.1", "localhost", "::1")
+    # Without TLS, do not load the certificates of all authorities, which takes 20 ms.
+    has_tls = urlsplit(address).scheme == "https"
     # As in a browser, no proxy of the environment is used for this machine.
-    async with httpx.AsyncClient(timeout=UI_TIMEOUT_SECONDS, trust_env=is_remote) as browser:
+    async with httpx.AsyncClient(
+        timeout=UI_TIMEOUT_SECONDS, trust_env=is_remote, verify=has_tls
+    ) as browser:
         try:
             response = (await browser.get(f"{address.rstrip('/')}/ui-settings")).raise_for_status()
             api_url = urljoin(f"{address.rstrip('/')}/", str(response.json()["api_url"]))

@@ -14,6 +14,10 @@ its noun, add it to that module's `ROUTES`, and write its template. To add a nou
 What changes something is an `Action` in its module's `ACTIONS`; `daybook.web.pages.actions` checks
 the CSRF token and shows errors. Other errors of `daybook.api` become pages (`Site.handle`).
 
+A ``live`` page updates itself (`daybook.web.live`). `api.changes` has to read what it shows; its
+rows and groups have an ``id``, by which htmx finds them again, and a part that must not change
+under a reader has ``hx-morph-skip``.
+
 No template has a script, a style or an event handler of its own: the policy (`login.POLICY`) runs
 none. Positions are classes (`assets.POSITIONS`), charts are SVG (`daybook.web.charts`).
 """
@@ -23,15 +27,20 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from daybook.ledger.engine import Ledger
 from daybook.operations.health import HealthReport
+from daybook.web import live
+from daybook.web.login import LOGOUT_PATH
 from daybook.web.pages import (
     agents,
     assets,
     callbacks,
     inbox,
+    job_form,
     jobs,
     runs,
     sessions,
@@ -42,7 +51,7 @@ from daybook.web.pages import (
 from daybook.web.pages.actions import perform
 from daybook.web.pages.site import Site
 
-MODULES = (today, jobs, runs, inbox, callbacks, tasks, sessions, agents, spend)
+MODULES = (today, job_form, jobs, runs, inbox, callbacks, tasks, sessions, agents, spend)
 
 
 def application(
@@ -55,7 +64,7 @@ def application(
     """
     site = Site(health, ledger)
     routes = [
-        Route(each.path, site.handle(each.handler), methods=["GET"])
+        Route(each.path, site.handle(each.handler, live=each.live), methods=["GET"])
         for module in MODULES
         for each in module.ROUTES
     ]
@@ -64,6 +73,15 @@ def application(
         for module in MODULES
         for each in getattr(module, "ACTIONS", ())
     ]
+    routes += [
+        Route(live.PATH, site.live, methods=["GET"]),
+        Route(LOGOUT_PATH, site.handle(_log_out), methods=["GET"]),
+    ]
     app = Starlette(routes=[*assets.ROUTES, *routes], exception_handlers={404: site.not_found})
     app.state.site = site
     return app
+
+
+async def _log_out(site: Site, request: Request) -> Response:
+    """Show the form that ends the session, which `web.login` does."""
+    return site.render(request, "logout.html")

@@ -18,8 +18,8 @@ The CSRF token is checked here, so no action can forget it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from urllib.parse import urlencode
 
@@ -29,6 +29,7 @@ from starlette.responses import RedirectResponse, Response
 from daybook import home as homes
 from daybook import owners
 from daybook.errors import DaybookError, InvalidInput, NotFound, Unreachable
+from daybook.jobs.views import FieldChange
 from daybook.web.login import read_form
 from daybook.web.pages.forms import Form, Mistake
 from daybook.web.pages.site import Handler, Site
@@ -38,17 +39,23 @@ ACTOR = owners.Actor(via="web")
 
 @dataclass(frozen=True)
 class Done:
-    """The address of the page to continue with, and the key of its message in `forms.MESSAGES`."""
+    """The address of the page to continue with, and the key of its message in `forms.MESSAGES`.
+
+    The page shows the ``changes`` and ``notes`` too.
+    """
 
     address: str
     message: str
+    changes: Sequence[FieldChange] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Action:
     """A path with a verb; ``page`` shows its errors, those of ``fields`` at the field.
 
-    ``path`` begins with the path of ``page``, so both have the same parameters. If ``do`` returns
+    ``path`` begins with the path of ``page``, so both have the same parameters. ``aliases`` maps
+    names in errors to ``fields``. If ``do`` returns
     None, the page is shown with what was typed: for a form that changes nothing. A verb that
     ``uses_prefect`` imports Prefect's client, which takes seconds: first a thread does.
     """
@@ -57,6 +64,7 @@ class Action:
     do: Callable[[str, Form], Awaitable[Done | None]]
     page: Handler
     fields: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
     uses_prefect: bool = False
 
 
@@ -74,7 +82,7 @@ def perform(site: Site, action: Action) -> Callable[[Request], Awaitable[Respons
             with owners.acting_as(ACTOR):
                 done = await action.do(request.path_params.get("ref", ""), form)
         except DaybookError as error:
-            request.state.mistake = Mistake.of(error, action.fields)
+            request.state.mistake = Mistake.of(error, action.fields, action.aliases)
             request.state.typed = form
             response = await action.page(site, request)
             response.status_code = status_of(error)
@@ -82,7 +90,10 @@ def perform(site: Site, action: Action) -> Callable[[Request], Awaitable[Respons
         if done is None:
             request.state.typed = form
             return await action.page(site, request)
-        return RedirectResponse(f"{done.address}?{urlencode({'done': done.message})}", 303)
+        query = {"done": done.message}
+        if done.changes or done.notes:
+            query["kept"] = site.keep(done.changes, done.notes)
+        return RedirectResponse(f"{done.address}?{urlencode(query)}", 303)
 
     return site.handle(handler)
 

@@ -46,4 +46,4 @@ async def _static(request: Request) -> Response:
     return Response(content, headers=headers, media_type=kind)
 
 
-ROUTES = (Route("/static/{name}", _static),)
+ROUTES = (Route("/static/{name:path}", _static),)

@@ -43,7 +43,7 @@ async def retry_failed(ref: str, form: Form) -> Done:
     return Done("/callbacks", "retried")
 
 
-ROUTES = (Page("/callbacks", index), Page("/callbacks/{ref}", show))
+ROUTES = (Page("/callbacks", index, live=True), Page("/callbacks/{ref}", show, live=True))
 
 ACTIONS = (
     Action("/callbacks/{ref}/retry", retry, show),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from starlette.requests import Request
 
@@ -19,6 +21,9 @@ MESSAGES = {
     "removed": "The job was removed. Its history is kept.",
     "resolved": "The conflict is resolved.",
     "added": "The job was added.",
+    "agent-added": "The agent was added. Jobs can name it now.",
+    "edited": "The job was changed.",
+    "unchanged": "Nothing was changed.",
     "cancelled": "The run is cancelled.",
     "cancelling": "The run has not ended yet. Reload the page to see whether its worker ended it.",
     "retried": "It is sent again now.",
@@ -45,6 +50,10 @@ class Form:
         """Return the first value of a field, ``default`` if the form has none."""
         return (self._fields.get(name) or [default])[0]
 
+    def has(self, name: str) -> bool:
+        """Return whether the form has the field, even if it is empty."""
+        return name in self._fields
+
     def all(self, name: str) -> list[str]:
         """Return all values of a field."""
         return self._fields.get(name, [])
@@ -58,10 +67,19 @@ class Mistake:
     field: str = ""
 
     @classmethod
-    def of(cls, error: DaybookError, fields: tuple[str, ...]) -> Mistake:
-        """Return the mistake of a form with these fields."""
-        field = error.field if isinstance(error, InvalidInput) else ""
-        return cls(str(error), field if field in fields else "")
+    def of(
+        cls,
+        error: DaybookError,
+        fields: Collection[str],
+        aliases: Mapping[str, str] = MappingProxyType({}),
+    ) -> Mistake:
+        """Return the mistake of a form with these fields.
+
+        ``aliases`` maps names in errors to fields; an error about several fields is at the first.
+        """
+        named = error.field.split(" and ") if isinstance(error, InvalidInput) else []
+        found = (aliases.get(each, each) for each in named)
+        return cls(str(error), next((each for each in found if each in fields), ""))
 
 
 def typed(request: Request) -> Form:

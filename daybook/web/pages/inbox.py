@@ -42,7 +42,7 @@ async def read_shown(ref: str, form: Form) -> Done:
     return Done("/inbox", "read")
 
 
-ROUTES = (Page("/inbox", index), Page("/inbox/{ref}", show))
+ROUTES = (Page("/inbox", index, live=True), Page("/inbox/{ref}", show, live=True))
 
 ACTIONS = (
     Action("/inbox/{ref}/read", read, show),

@@ -106,8 +106,8 @@ def _prefect_link(site: Site, flow_run_id: str | None) -> str:
 
 
 ROUTES = (
-    Page("/runs", index),
-    Page("/runs/{ref}", show),
+    Page("/runs", index, live=True),
+    Page("/runs/{ref}", show, live=True),
     Page("/runs/{ref}/log", log),
 )
 

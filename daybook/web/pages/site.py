@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,21 +20,26 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from daybook import api, settings
 from daybook import home as homes
-from daybook import settings
+from daybook.api.changes import Changes
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, NotFound, Unreachable
+from daybook.jobs.views import FieldChange
 from daybook.ledger.engine import Ledger, sharing
 from daybook.operations.health import HealthReport
 from daybook.runs.daily import DailyTotals, Total
 from daybook.schedules.zones import zone
 from daybook.web import charts, formatting, markdown
-from daybook.web.login import CSRF_FIELD, csrf_token
-from daybook.web.pages import assets
+from daybook.web.live import HEADER, LiveUpdates
+from daybook.web.login import CSRF_FIELD, LOGOUT_PATH, admitted, csrf_token
+from daybook.web.pages import assets, changes
 from daybook.web.pages.forms import MESSAGES, typed
 
 log = logging.getLogger(__name__)
 
+MAX_KEPT = 20
+"""Of how many actions the changes and notes are kept, which the page after the action shows."""
 HEALTH_MAX_AGE_SECONDS = 5.0
 HEALTH_PATIENCE_SECONDS = 0.05
 """How long a page waits for the health: with many jobs, it takes longer than the page."""
@@ -52,13 +58,30 @@ NAVIGATION = (
 
 Handler = Callable[["Site", Request], Awaitable[Response]]
 
+_CSRF, _NEW_ID = secrets.token_hex(16), secrets.token_hex(16)
+"""What a page that is rendered for several viewers contains instead of a token and a new id.
+
+They are random, so that nothing that is stored can contain them.
+"""
+
+
+class OnlyShown(DaybookError):
+    """A form was requested with a link that only shows the pages."""
+
+    def __init__(self) -> None:
+        super().__init__("this link shows the pages; it cannot change anything")
+
 
 @dataclass(frozen=True)
 class Page:
-    """A path with its handler, which changes nothing; `actions.Action` does."""
+    """A path with its handler, which changes nothing; `actions.Action` does.
+
+    A ``live`` page updates itself when the ledger changes (`daybook.web.live`).
+    """
 
     path: str
     handler: Handler
+    live: bool = False
 
 
 class Site:
@@ -77,7 +100,9 @@ class Site:
         self._health: tuple[float, HealthReport] | None = None
         self._asking: asyncio.Task[None] | None = None
         self._warming: asyncio.Task[None] | None = None
+        self._kept: dict[str, tuple[Sequence[FieldChange], Sequence[str]]] = {}
         self.tz = zone(settings.load().timezone)
+        self.live = LiveUpdates(self._read_changes)
 
     async def close(self) -> None:
         """Close the ledger that this object opened."""
@@ -104,29 +129,74 @@ class Site:
         ledger = self._given or self._opened
         return ledger.now() if ledger is not None else SYSTEM_CLOCK.now()
 
-    def handle(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    def handle(
+        self, handler: Handler, *, live: bool = False
+    ) -> Callable[[Request], Awaitable[Response]]:
         """Return an endpoint that calls ``handler`` with the ledger shared, and shows its errors.
 
         They are 400 for `InvalidInput`, 404 for `NotFound`, 503 for a service that does not answer.
         """
 
         async def endpoint(request: Request) -> Response:
-            try:
-                with sharing(await self.ledger()):
-                    return await handler(self, request)
-            except NotFound as error:
-                return self.failed(request, 404, "Not found", error)
-            except InvalidInput as error:
-                return self.failed(request, 400, "This cannot be shown", error)
-            except Unreachable as error:
-                if isinstance(error, LedgerUnreachable):
-                    with suppress(DaybookError):
-                        await self.close()  # the next request opens it again
-                return self.failed(request, 503, "A service does not answer", error)
-            except DaybookError as error:
-                return self.failed(request, 500, "This failed", error)
+            request.state.live = live
+            if live and HEADER in request.headers and self.live.version:
+                return await self._answer_shared(handler, request)
+            return await self._answer(handler, request)
 
         return endpoint
+
+    async def _answer(self, handler: Handler, request: Request) -> Response:
+        try:
+            with sharing(await self.ledger()):
+                return await handler(self, request)
+        except NotFound as error:
+            return self.failed(request, 404, "Not found", error)
+        except InvalidInput as error:
+            return self.failed(request, 400, "This cannot be shown", error)
+        except OnlyShown as error:
+            return self.failed(request, 403, "Nothing can be changed here", error)
+        except Unreachable as error:
+            # The ledger stays open: other requests use it, and it answers again as soon as its
+            # database does. Of a ledger that was replaced, the error says what to do.
+            return self.failed(request, 503, "A service does not answer", error)
+        except DaybookError as error:
+            return self.failed(request, 500, "This failed", error)
+
+    async def _answer_shared(self, handler: Handler, request: Request) -> Response:
+        """Answer with the page that was rendered after the last change, for all viewers once."""
+        session = admitted(request).session
+        request.state.shared = True
+        key = (f"{request.url.path}?{request.url.query}", bool(session.viewer))
+        page = await self.live.shared.get(
+            self.live.version, key, lambda: self._answer(handler, request)
+        )
+        text = bytes(page.body).decode().replace(_CSRF, session.csrf)
+        text = re.sub(_NEW_ID, lambda _: secrets.token_hex(16), text)
+        return HTMLResponse(text, page.status_code)
+
+    async def _read_changes(self) -> Changes:
+        with sharing(await self.ledger()):
+            return await api.changes.read()
+
+    async def viewer_of(self, token: str) -> str:
+        """Return the id of the token of a shared link; empty if it is none."""
+        if not token.startswith(api.tokens.VIEWER_PREFIX):
+            return ""  # without the ledger
+        with sharing(await self.ledger()):
+            return await api.tokens.viewer_of(token)
+
+    async def is_viewer(self, token_id: str) -> bool:
+        """Return whether the token of a shared link has not been removed."""
+        with sharing(await self.ledger()):
+            return await api.tokens.is_viewer(token_id)
+
+    def keep(self, changes: Sequence[FieldChange], notes: Sequence[str]) -> str:
+        """Keep them for the page that follows an action; return the key for its address."""
+        key = secrets.token_hex(16)
+        self._kept[key] = changes, notes
+        if len(self._kept) > MAX_KEPT:
+            del self._kept[next(iter(self._kept))]
+        return key
 
     def failed(self, request: Request, code: int, title: str, error: Exception) -> Response:
         """Return a page about an error."""
@@ -146,10 +216,16 @@ class Site:
             path=request.url.path,
             csrf_field=lambda: _csrf_field(request),
             query=lambda **changes: _query(request, changes),
-            new_id=lambda: secrets.token_hex(16),
+            new_id=lambda: _NEW_ID if _is_shared(request) else secrets.token_hex(16),
+            read_only=bool(admitted(request).session.viewer),
+            live=request.method == "GET" and getattr(request.state, "live", False),
+            version=self.live.version,
+            logout=LOGOUT_PATH,
             done=MESSAGES.get(request.query_params.get("done", ""), ""),
             mistake=getattr(request.state, "mistake", None),
             typed=typed(request),
+            kept=self._kept.get(request.query_params.get("kept", ""), ((), ())),
+            change=changes.markup,
             **context,
         )
         return HTMLResponse(text, code)
@@ -211,13 +287,21 @@ class Site:
         return environment
 
 
+def _is_shared(request: Request) -> bool:
+    return getattr(request.state, "shared", False)
+
+
 def _csrf_field(request: Request) -> Markup:
+    """Return the hidden field of a form that writes. Raises `OnlyShown` for a shared link."""
+    if admitted(request).session.viewer:
+        raise OnlyShown
     field = '<input type="hidden" name="{}" value="{}">'
-    return Markup(field).format(CSRF_FIELD, csrf_token(request))
+    token = _CSRF if _is_shared(request) else csrf_token(request)
+    return Markup(field).format(CSRF_FIELD, token)
 
 
 def _query(request: Request, changes: dict[str, Any]) -> str:
     """Return this page's path with changed query parameters; an empty one is left out."""
-    merged = {**request.query_params, "done": None, **changes}
+    merged = {**request.query_params, "done": None, "kept": None, **changes}
     kept = {name: str(value) for name, value in merged.items() if value not in ("", None)}
     return request.url.path + (f"?{urlencode(kept)}" if kept else "")

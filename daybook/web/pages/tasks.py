@@ -50,7 +50,7 @@ async def cancel(ref: str, form: Form) -> Done:
     return Done(f"/tasks/{(await api.tasks.cancel(ref, form.get('reason'))).id}", "task-cancelled")
 
 
-ROUTES = (Page("/tasks", index), Page("/tasks/{ref}", show))
+ROUTES = (Page("/tasks", index, live=True), Page("/tasks/{ref}", show, live=True))
 
 ACTIONS = (
     Action("/tasks/{ref}/retry", retry, show),

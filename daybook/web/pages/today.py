@@ -49,4 +49,4 @@ def _of_the_scheduler(report: HealthReport | None) -> list[Need]:
     return found
 
 
-ROUTES = (Page("/", show),)
+ROUTES = (Page("/", show, live=True),)

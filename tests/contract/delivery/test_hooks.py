@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import BlockDocumentUpdate
 from pydantic import SecretStr
 
 import blocks
@@ -70,7 +72,7 @@ async def test_a_hook_is_added_listed_and_removed(client: PrefectClient) -> None
             await verb
 
 
-async def test_a_replaced_hook_keeps_its_secrets_if_they_fit(client: PrefectClient) -> None:
+async def test_a_replaced_hook_keeps_its_secrets(client: PrefectClient) -> None:
     made = await hooks.add("pulls", "review")
     with pytest.raises(InvalidInput, match='"pulls" is taken'):
         await hooks.add("pulls", "review")
@@ -83,8 +85,33 @@ async def test_a_replaced_hook_keeps_its_secrets_if_they_fit(client: PrefectClie
     assert (stored.rate, stored.secrets(now)) == (7, [rotated.secret, made.secret])
 
     await hooks.add("pulls", "review", scheme="github", secret=LINE, replace=True)
-    again = await hooks.add("pulls", "review", replace=True)  # no secret of Standard Webhooks
-    assert again.secret is not None and signing_key(again.secret)
+    assert (await hooks.add("pulls", "review", scheme="github", replace=True)).secret is None
+    with pytest.raises(InvalidInput, match=r"cannot be kept: .* scheme standard") as refused:
+        await hooks.add("pulls", "review", rate=9, replace=True)
+    assert LINE not in str(refused.value)
+    assert await indexed() == replace(
+        stored,
+        secret=LINE,
+        previous_secret="",
+        previous_until=None,
+        rate=documents.DEFAULT_RATE,
+    )
+
+
+async def test_a_replacement_fixes_a_hook_with_invalid_settings(client: PrefectClient) -> None:
+    secret = (await hooks.add("pulls", "review")).secret
+    document = await STORE.find(client, "pulls", include_secrets=True)
+    assert document is not None
+    for broken, is_kept in (({"rate": 0}, True), ({"secret": ""}, False)):
+        data = {**document.data, **broken}
+        await client.update_block_document(
+            document.id, BlockDocumentUpdate(data=data, merge_existing_data=False)
+        )
+        assert (await hooks.show("pulls")).problem is not None or not is_kept
+        fixed = await hooks.add("pulls", "review", replace=True)
+        stored = await indexed()
+        assert stored is not None and stored.secret == (fixed.secret or secret)
+        assert (fixed.secret is None) is is_kept
 
 
 async def test_a_rotated_secret_is_valid_for_a_day(client: PrefectClient) -> None:

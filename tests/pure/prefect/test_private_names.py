@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import zoneinfo
 from collections.abc import Callable
+from typing import Any
 
+import aiosqlite
 import pytest
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.types import _datetime
 from pydantic import ValidationError
+from sqlalchemy import text
+from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_cursor
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from daybook.prefect import private_names
 
@@ -50,3 +56,56 @@ def test_a_prefect_version_with_another_function_is_not_patched(
     monkeypatch.setattr(_datetime, "available_timezones", other)
     assert not private_names.cache_time_zones()
     assert vars(_datetime)["available_timezones"] is other
+
+
+async def statements() -> list[Any]:
+    """Return what statements of each kind answer."""
+    engine, found = create_async_engine("sqlite+aiosqlite://"), list[Any]()
+    async with engine.begin() as connection:
+
+        async def run(statement: str, **parameters: Any) -> None:
+            result = await connection.execute(text(statement), parameters)
+            rows = result.all() if result.returns_rows else None
+            found.append((rows, result.rowcount, list(result.keys()) if rows is not None else []))
+
+        await run("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT UNIQUE)")
+        await run("INSERT INTO t (b) VALUES (:b)", b="x")
+        await run("INSERT INTO t (b) VALUES ('y') RETURNING a, b")
+        await run("SELECT a, b AS c FROM t WHERE a < :most ORDER BY a", most=9)
+        await run("SELECT a FROM t WHERE a = 7")
+        await run("UPDATE t SET b = b || '!'")
+        with pytest.raises(IntegrityError, match="UNIQUE"):
+            await run("INSERT INTO t (b) VALUES ('x!')")
+        found += [list(each) async for each in await connection.stream(text("SELECT a FROM t"))]
+    await engine.dispose()
+    return found
+
+
+async def test_a_statement_is_passed_to_the_thread_of_sqlite_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passed = list[str]()
+    own: Any = aiosqlite.Connection._execute
+
+    async def counted(connection: Any, function: Any, *given: Any, **named: Any) -> Any:
+        passed.append(function.__name__)
+        return await own(connection, function, *given, **named)
+
+    monkeypatch.setattr(aiosqlite.Connection, "_execute", counted)
+    monkeypatch.setattr(AsyncAdapt_aiosqlite_cursor, "execute", AsyncAdapt_aiosqlite_cursor.execute)
+    expected, before = await statements(), passed.count("execute")
+    passed.clear()
+
+    assert private_names.execute_in_one_step()
+
+    assert await statements() == expected
+    assert (passed.count("in_its_thread"), passed.count("execute")) == (before - 1, 1)
+    assert passed.count("fetchall") == 0
+
+
+def test_another_version_of_the_driver_is_not_patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(cursor: Any, statement: str) -> None: ...
+
+    monkeypatch.setattr(AsyncAdapt_aiosqlite_cursor, "execute", other)
+    assert not private_names.execute_in_one_step()
+    assert vars(AsyncAdapt_aiosqlite_cursor)["execute"] is other

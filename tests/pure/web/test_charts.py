@@ -81,7 +81,7 @@ def test_a_mark_is_where_its_due_time_is_and_links_to_its_run() -> None:
         WITHIN,
         text,
     )
-    assert '<a class="mark s-failed p250" href="/runs/run12">' in found
+    assert '<a class="mark s-failed p250" id="d-run12" href="/runs/run12">' in found
     assert '<use href="#i-failed"/>' in found
     for part in ("took 12 s", "$0.25", "delivery delivered", "&lt;b&gt;", "due Thu 26 Nov, 01:00"):
         assert part in found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from datetime import date, timedelta
 from zoneinfo import ZoneInfo
 
@@ -10,21 +9,14 @@ import pytest
 
 from daybook import api
 from daybook.api.job_pages import Choice
-from daybook.ledger import engine
 from daybook.ledger.engine import open_ledger, sharing
 from daybook.ledger.states import Status
 from daybook.runs import daily
 from daybook.runs.daily import DailyTotals, Total
 from tests.world import World
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("shared_ledger")]
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture(autouse=True)
-def shared(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the operations use the test's ledger: a test does not run in its fixtures' context."""
-    monkeypatch.setattr(engine, "_shared", ContextVar("shared", default=world.ledger))
 
 
 async def test_operations_use_a_shared_ledger_and_leave_it_open(world: World) -> None:
@@ -114,7 +106,7 @@ async def test_a_page_of_jobs_has_the_counts_of_all_pages(
 async def test_revisions_say_what_changed_and_who_changed_it(world: World) -> None:
     await world.jobs.add("brief", prompt="one", cron="0 8 * * *")
     await world.jobs.edit("brief", prompt="two", source="prefect")
-    newest, first = await api.job_pages.revisions("brief")
+    newest, first = (await api.job_pages.overview("brief", runs=1, due_times=1)).revisions
     assert [(each.field, each.old, each.new) for each in newest.changes] == [
         ("prompt", "one", "two")
     ]

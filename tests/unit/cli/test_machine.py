@@ -23,11 +23,13 @@ from daybook.cli import machine, runs
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.views import RunDetails
 from daybook.ledger.views import Run
+from daybook.operations import browser as browsers
 from daybook.operations import doctor as service_doctor
 from daybook.operations import keeper as service_keeper
 from daybook.operations import preload
 from daybook.operations import status as service_status
 from daybook.operations import up as service_up
+from daybook.operations.browser import LoginLink
 from daybook.operations.doctor import CheckResult
 from daybook.operations.findings import Finding, Severity
 from daybook.prefect import client as connection
@@ -232,6 +234,62 @@ def test_up_opens_a_browser_only_on_a_terminal_with_a_display(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: "terminal" in there)
     assert daybook(*typed).code == 0
     assert urls == ([FACTS["open_url"]] if opened else [])
+
+
+@pytest.mark.parametrize(
+    ("typed", "there", "is_public"),
+    [
+        (["open"], {"terminal", "display"}, False),
+        (["open"], {"terminal"}, True),
+        (["open", "--no-browser"], {"terminal", "display"}, True),
+        (["open", "--json"], {"terminal", "display"}, True),
+    ],
+)
+@pytest.mark.parametrize("public_url", ["", "https://daybook.example.org"])
+def test_open_opens_a_link_of_this_machine_and_prints_one_for_the_public_url(
+    daybook: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    public_url: str,
+    typed: list[str],
+    there: set[str],
+    is_public: bool,
+) -> None:
+    """The link that a browser gets as an argument is checked for the user who opens it."""
+    requested, urls = list[bool](), list[str]()
+
+    async def link(*, is_public: bool) -> LoginLink:
+        requested.append(is_public)
+        return LoginLink(url="http://127.0.0.1:4280/daybook/login?token=x", expires_in_seconds=600)
+
+    monkeypatch.setenv("DAYBOOK_PUBLIC_URL", public_url)
+
+    def opened(url: str) -> bool:
+        urls.append(url)
+        return True
+
+    monkeypatch.setattr(browsers, "link", link)
+    monkeypatch.setattr(webbrowser, "open", opened)
+    monkeypatch.setattr(machine, "display_likely", lambda: "display" in there)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: "terminal" in there)
+    assert daybook(*typed).code == 0
+    assert requested == [is_public and public_url != ""]
+    assert len(urls) == (0 if is_public else 1)
+
+
+def test_a_shared_link_is_printed_once_and_revoked_as_a_token(daybook: Any) -> None:
+    created = daybook("open", "--share", "hall")
+    assert created.code == 0
+    (url,) = created.out.splitlines()
+    assert url.startswith("http://127.0.0.1:4280/daybook/login?token=dbview_")
+    assert "daybook tokens remove hall" in created.err
+    listed = daybook("tokens", "list")
+    assert ("hall" in listed.out, "viewer" in listed.out) == (True, True)
+    assert url.partition("=")[2] not in listed.out
+    assert daybook("open", "--share", "hall").code == 2
+    assert daybook("open", "--share", "other", "--prefect").code == 2
+    assert daybook("tokens", "remove", "hall").code == 0
+    assert "hall" not in daybook("tokens", "list").out
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ import pytest
 from daybook.cli import formatting, output
 from daybook.cli.jobs import _failures as failed
 from daybook.cli.runs import print_run, print_run_details
-from daybook.delivery.views import RunDetails
+from daybook.delivery.views import RunWithSteps
 from daybook.jobs.views import JobDetails
-from daybook.ledger.views import Run
+from daybook.ledger.views import Run, Step
 from tests.costs import one_in
 from tests.unit.cli.conftest import MADE, fill
 from tests.unit.conftest import view
@@ -323,7 +323,7 @@ def test_show_prints_a_run_for_a_run_id_and_a_job_for_a_job_name(daybook: Any) -
     (run,) = daybook("runs", "weekly", "--json").json
     for length in (32, 8):
         shown = daybook("show", run["id"][:length], "--json").json
-        assert shown == run | {"deliveries": []}
+        assert shown == run | {"deliveries": [], "steps": []}
     out = daybook("show", run["id"]).out
     assert out.startswith("weekly: waiting\n")
     assert re.search(rf"^  id +{run['id']}$", out, re.MULTILINE)
@@ -332,13 +332,35 @@ def test_show_prints_a_run_for_a_run_id_and_a_job_for_a_job_name(daybook: Any) -
     assert daybook("show", "weekly").out.startswith("weekly (")
 
 
+def test_show_lists_the_steps_of_a_run_with_their_results(
+    daybook: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run,) = daybook("runs", "weekly", "--json").json
+    at = datetime.fromisoformat(run["queued_at"])
+    step = {
+        **{"number": 1, "position": "1", "attempt": 1, "kind": "request", "name": "gpt-6-luna"},
+        **{"status": "succeeded", "started_at": at, "finished_at": at, "duration_seconds": 2.5},
+        **{"digest": "0" * 64, "repeatable": True, "error": None, "input": "Hello"},
+        **{"usage": {"input_tokens": 100, "output_tokens": 20}, "output": "Hi\nthere"},
+        **{"diverged": "", "replaced": False},
+    }
+    call = {"number": 2, "position": "1.1", "attempt": 2, "kind": "tool", "name": "mail"}
+    failed = {"status": "failed", "usage": {}, "error": "no such address", "replaced": True}
+    steps = [Step.model_validate(each) for each in (step, step | call | failed)]
+    print_run_details(RunWithSteps(**run, deliveries=[], steps=steps))
+    head, first, second = capsys.readouterr().out.splitlines()[-3:]
+    assert head.split()[:5] == ["ATTEMPT", "STEP", "KIND", "NAME", "STATUS"]
+    assert re.fullmatch(r"1 +1 +request +gpt-6-luna +succeeded +2\.5 s .* Hi", first)
+    assert re.fullmatch(r"2 +1\.1 +tool +mail +failed, replaced +2\.5 s +.*no such address", second)
+
+
 def test_show_prints_all_details_of_a_run_of_a_model_agent(
     daybook: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run,) = daybook("runs", "weekly", "--json").json
     when = {"started_at": run["queued_at"], "finished_at": run["queued_at"]}
     shown = run | RUN_OF_A_MODEL | when | {"reason": "", "duration_seconds": 2.5}
-    print_run_details(RunDetails(**shown, deliveries=[]))
+    print_run_details(RunWithSteps(**shown, deliveries=[], steps=[]))
     out = capsys.readouterr().out
     for name, value in (
         ("attempts", "2"),

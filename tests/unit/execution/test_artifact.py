@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from daybook.execution import artifact
 from daybook.ledger.states import Outcome, Status
-from daybook.ledger.tables import OutboxRow
+from daybook.ledger.tables import OutboxRow, StepRow
 from daybook.runs.claim_requests import Granted
 from daybook.testing import ManualClock
 from tests.world import World
@@ -357,3 +358,40 @@ def test_the_log_and_the_artifact_of_a_webhook_omit_the_query_of_its_url() -> No
     for text in (artifact.log_lines(granted, outcome), artifact.render(granted, outcome)):
         assert "POST https://api.example.org/x" in text
         assert "s3cr3t" not in text
+
+
+def test_the_steps_have_a_line_each_without_their_texts_and_sanitized() -> None:
+    granted, now = _granted(), ManualClock().now()
+    step = StepRow(
+        run_id=granted.run_id,
+        number=1,
+        position="1",
+        attempt=1,
+        kind="request",
+        name=f"![gpt]({EVIL})",
+        digest="0" * 64,
+        repeatable=True,
+        status="succeeded",
+        started_at=now,
+        finished_at=now + timedelta(seconds=2),
+        usage={"input_tokens": 1_234, "output_tokens": 5},
+        input="the input",
+        output="the output",
+    )
+    call = {"position": "1.1", "kind": "tool", "name": "mail", "status": "failed"}
+    failed = StepRow(
+        **step.model_dump() | call | {"usage": None, "error": "no\n<b>address", "replaced": True}
+    )
+    shown = artifact.render(granted, DONE, steps=[step, failed])
+    lines = shown.partition("## Steps\n\n")[2].splitlines()
+    assert lines == [
+        f"- 1 asked [image: gpt]({EVIL}): **succeeded**, 2.0 s, 1,234 tokens in, 5 out",
+        "- 1.1 called mail: **failed**, 2.0 s, replaced; no &lt;b>address",
+    ]
+    assert "the input" not in shown and "the output" not in shown
+
+    many = artifact.render(granted, DONE, steps=[step] * (artifact.MAX_STEPS + 7))
+    assert many.endswith("- … 7 more\n")
+
+
+DONE = Outcome(Status.SUCCEEDED, output="Done.")

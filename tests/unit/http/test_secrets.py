@@ -174,6 +174,8 @@ def test_a_header_that_looks_like_a_secret_is_refused_with_advice(name: str, val
     assert "{{secret:name}}" in refused.value.hint
     assert name in refused.value.problem
     assert len(value) < 4 or value not in str(refused.value)
+    replaced = secrets.replace_literals("headers", {"Accept": "*/*", name: value}, str.upper)
+    assert replaced == {"Accept": "*/*", name: name.upper()}
 
 
 @pytest.mark.parametrize(
@@ -192,6 +194,7 @@ def test_a_header_that_looks_like_a_secret_is_refused_with_advice(name: str, val
 )
 def test_headers_that_do_not_look_like_a_secret_are_accepted(name: str, value: str) -> None:
     secrets.refuse_literal_headers({name: value})
+    assert secrets.replace_literals("headers", {name: value}, str.upper) == {name: value}
 
 
 @pytest.mark.parametrize(
@@ -207,6 +210,9 @@ def test_parameters_that_look_like_a_secret_are_refused(params: Any, expected: s
     with pytest.raises(InvalidInput, match=f'"{expected}" looks like a secret') as refused:
         secrets.refuse_literal_params(params)
     assert refused.value.field == "params"
+    replaced = secrets.replace_literals("params", params, lambda path: "{{secret:other}}")
+    secrets.refuse_literal_params(replaced)
+    assert replaced != params
 
 
 @pytest.mark.parametrize(
@@ -220,6 +226,14 @@ def test_parameters_that_look_like_a_secret_are_refused(params: Any, expected: s
 )
 def test_parameters_that_do_not_look_like_a_secret_are_accepted(params: Any) -> None:
     secrets.refuse_literal_params(params)
+    assert secrets.replace_literals("params", params, str.upper) == params
+
+
+def test_a_name_that_marks_a_param_as_a_secret_does_not_mark_a_header() -> None:
+    given = {"Private_Key": "none"}
+    secrets.refuse_literal_headers(given)
+    assert secrets.replace_literals("headers", given, str.upper) == given
+    assert secrets.replace_literals("params", given, str.upper) == {"Private_Key": "PRIVATE_KEY"}
 
 
 def test_a_filled_secret_is_hidden_in_an_answer_that_repeats_it() -> None:

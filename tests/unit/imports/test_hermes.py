@@ -67,6 +67,21 @@ def test_schedules(tmp_path: Path) -> None:
     assert read(tmp_path, schedule=interval).anchor == utc("2026-03-10T06:30:00")
 
 
+def test_times_without_an_offset_are_in_the_default_zone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Hermes reads them in the zone of its machine; it has written the offset since they were naive.
+    monkeypatch.setenv("DAYBOOK_TIMEZONE", "Asia/Tokyo")
+    once = {"kind": "once", "run_at": "2027-01-15T14:30:00"}
+    given = {"schedule": once, "created_at": "2026-03-01T08:00:00", "last_run_at": None}
+    source = hermes.read(files.hermes(tmp_path, JOB | given))
+    (job,) = source.jobs
+    assert (job.fields["at"], job.created_at) == (
+        *("2027-01-15T05:30:00+00:00", utc("2026-02-28T23:00:00")),
+    )
+    assert "without an offset" in source.notes[0]
+
+
 def test_paused_and_completed_jobs(tmp_path: Path) -> None:
     paused = {"enabled": False, "state": "paused", "paused_reason": "too loud"}
     job = read(tmp_path, **paused)

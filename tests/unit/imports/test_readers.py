@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.imports import READERS, anna, hotplex, omniagent, picobot
+from daybook.files.documents import MAX_DEPTH
+from daybook.imports import READERS, anna, hermes, hotplex, omniagent, openclaw, picobot
 from daybook.ledger.states import Status
 from tests import rows
 from tests.unit.imports import files
@@ -227,6 +228,67 @@ def test_a_file_that_ends_in_the_middle_is_refused(system: Any, tmp_path: Path) 
         assert "nothing was imported" in str(refused.value)
 
 
+def test_a_file_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    def anna_file(where: Path, deep: str) -> object:
+        return anna.read(written(where, f'[{{"id": {deep}}}]'))
+
+    def anna_message(where: Path, deep: str) -> object:
+        row = files.ANNA_ROW | {"message": f"{anna.PLUGIN_PREFIX}{deep}"}
+        return anna.read(database(where / "a.db", scheduler_jobs=[row]))
+
+    def anna_payload(where: Path, deep: str) -> object:
+        row = files.ANNA_ROW | {"owner_kind": "plugin", "payload": deep}
+        return anna.read(database(where / "a.db", scheduler_jobs=[row]))
+
+    def omniagent_value(where: Path, deep: str) -> object:
+        return omniagent.read(database(where / "kv.db", kv=[{"key": "cron:job:a", "value": deep}]))
+
+    def hotplex_file(where: Path, deep: str) -> object:
+        return hotplex.read(written(where, f'{{"version": 1, "jobs": {deep}}}'))
+
+    def hermes_file(where: Path, deep: str) -> object:
+        return hermes.read(written(where, deep))
+
+    def openclaw_row(where: Path, deep: str) -> object:
+        row = {"job_json": deep, "state_json": "{}", "enabled": 1}
+        return openclaw.read(database(where / "o.sqlite", cron_jobs=[row]))
+
+    def openclaw_run(where: Path, deep: str) -> object:
+        written(where, json.dumps({"version": 1, "jobs": []}))
+        (where / "runs").mkdir(exist_ok=True)
+        (where / "runs" / "a.jsonl").write_text(deep)
+        return openclaw.read(where)
+
+    def picobot_column(where: Path, deep: str) -> object:
+        row = files.SCHEDULE | {"metadata_json": deep}
+        return picobot.read(database(where / "p.db", schedules=[row]))
+
+    def written(where: Path, text: str) -> Path:
+        (where / "jobs.json").write_text(text)
+        return where / "jobs.json"
+
+    readers: list[Callable[[Path, str], object]] = [
+        *(anna_file, anna_message, anna_payload, omniagent_value, hotplex_file, hermes_file),
+        *(openclaw_row, openclaw_run, picobot_column),
+    ]
+    for depth in (MAX_DEPTH + 1, 100_000):
+        deep = '{"a":[' * (depth // 2 + 1) + "]}" * (depth // 2 + 1)
+        for read, trying in rows.each(readers):
+            with trying:
+                where = tmp_path / f"{read.__name__}-{depth}"
+                where.mkdir()
+                with pytest.raises(InvalidInput, match="nested too deeply") as refused:
+                    read(where, deep)
+                assert len(str(refused.value)) < 500
+
+
+def test_an_output_schema_that_is_nested_too_deeply_is_none(tmp_path: Path) -> None:
+    deep = '{"a":' * 100_000 + "1" + "}" * 100_000
+    job = files.HOTPLEX | {"output_schema": deep}
+    (read,) = hotplex.read(files.hotplex(tmp_path, jobs=[job])).jobs
+    assert read.fields["output_format"] == "json"
+
+
 def test_a_history_that_ends_in_the_middle_refuses_the_jobs_too(tmp_path: Path) -> None:
     folder = files.hotplex(tmp_path)
     history = (folder / "runs.json").read_text()
@@ -303,7 +365,7 @@ def test_values_that_cannot_be_right_are_refused_with_their_place(tmp_path: Path
         ({"enabled": None}, "enabled is missing"),
         ({"id": 3}, "id is a number and not a text"),
         ({"session_mode": "old"}, "session_mode is 'old'"),
-        ({"message": '__anna_plugin_job__:{"plugin'}, "not a complete plugin job"),
+        ({"message": '__anna_plugin_job__:{"plugin'}, "message: is not complete JSON"),
     ]
     for (change, problem), trying in rows.each(broken):
         with trying:

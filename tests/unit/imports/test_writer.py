@@ -86,6 +86,10 @@ async def test_a_repeated_import_adds_nothing(world: World, system: System, tmp_
     assert [row.id for row in await world.runs.rows()] == [row.id for row in runs]
     assert stored.job.metadata["imported_from"]["system"] == system
     assert stored.job.metadata["imported_from"]["id"] == source.jobs[0].id
+    created = source.jobs[0].created_at
+    assert stored.job.metadata["imported_from"].get("created_at") == (
+        created and created.isoformat()
+    )
 
 
 async def test_a_changed_job_keeps_the_change_and_gets_new_runs(

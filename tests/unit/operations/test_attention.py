@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from daybook.ledger import engine
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow
 from daybook.operations import attention
 from tests.world import World
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("shared_ledger")]
 UTC = ZoneInfo("UTC")
-
-
-@pytest.fixture(autouse=True)
-def shared(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the operations use the test's ledger: a test does not run in its fixtures' context."""
-    monkeypatch.setattr(engine, "_shared", ContextVar("shared", default=world.ledger))
 
 
 async def change(world: World, job_id: str, **fields: Any) -> None:

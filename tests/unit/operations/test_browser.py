@@ -54,6 +54,15 @@ async def test_a_link_of_the_running_server_opens_it(
             assert (await client.get(url)).status_code == 401
             assert (await client.get(made.url)).status_code == 200
             assert (await client.get(url)).text == "hello"
+        # For the public URL, the same server makes a link that is valid only there.
+        public = "https://daybook.example.org"
+        monkeypatch.setenv("DAYBOOK_PUBLIC_URL", public)
+        assert (await browser.link()).url.startswith(url)
+        made = await browser.link(is_public=True)
+        assert made.url.startswith(f"{public}/daybook/login?token=")
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.get(made.url.replace(public, url))
+            assert answer.status_code == 403
         daybook_home.credential_file.write_text("daybook:another")
         with pytest.raises(PageUnreachable, match="has changed"):
             await browser.link()

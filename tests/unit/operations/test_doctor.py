@@ -42,9 +42,9 @@ def nowhere(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hom
 async def test_doctor_lists_every_check_and_a_passed_one_has_no_fix(nowhere: Home) -> None:
     found = await doctor.doctor()
     assert [each.check for each in found] == [
+        "worker imports",
         "versions",
         "entry points",
-        "worker imports",
         "settings",
         "plugins",
         "service",

@@ -23,6 +23,7 @@ from daybook.ledger.tables import (
     RevisionRow,
     RunRow,
     SessionRow,
+    StepRow,
     SummaryRow,
 )
 from daybook.prefect import unmirrored as mirror
@@ -61,11 +62,26 @@ async def ended(world: World, stored: StoredJob | None, count: int, **fields: An
             session.add(row)
             await session.flush()
             session.add(AttemptRow(run_id=row.id, number=1, fence=1, started_at=due))
+            session.add(_step(row.id, due))
         if stored:
             job = (await store.find(session, stored.id)).row
             job.audited_until = max(job.audited_until, now - MINUTE)
             session.add(job)
     return ids
+
+
+def _step(run_id: str, at: datetime) -> StepRow:
+    return StepRow(
+        run_id=run_id,
+        number=1,
+        position="1",
+        attempt=1,
+        kind="request",
+        name="gpt-6-luna",
+        digest="0" * 64,
+        repeatable=True,
+        started_at=at,
+    )
 
 
 async def left(world: World) -> list[str]:
@@ -90,7 +106,7 @@ async def test_retention_by_count_keeps_the_newest_runs_of_each_job(world: World
 
     assert done.runs == 7 + 2
     assert sorted(await left(world)) == sorted([*ids[-5:], *others, *direct[-5:]])
-    assert await count(world, AttemptRow) == 15
+    assert await count(world, AttemptRow) == await count(world, StepRow) == 15
     assert not await retention.prune(world.ledger, RetentionLimits(None, 5))
 
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any
 
 import httpx
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from daybook.api import runs
 from daybook.clock import Clock
+from daybook.delivery.views import RunDetails
 from daybook.errors import DaybookError
 from daybook.home import Home
+from daybook.jobs.store import StoredJob
+from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import RunRow
 from daybook.operations import peers, web
 from daybook.operations.health import HealthMonitor, HealthReport
+from daybook.prefect import client as connection
+from daybook.prefect import reconcile
+from daybook.prefect.reconcile import ReconcileReport
 from daybook.web import login
 from daybook.web import pages as site
 from daybook.web.app import Guard, application, build_server
@@ -84,7 +94,8 @@ def of_this_user(monkeypatch: pytest.MonkeyPatch) -> None:
 async def server(world: World, daybook_home: Home, of_this_user: None) -> AsyncIterator[PageLogin]:
     """Yield Daybook's pages."""
     application = site.application(no_health, world.ledger)
-    yield login.protect(application, 4280)
+    yield login.protect(application, 4280, application.state.site)
+    application.state.site.live.close()
     await application.state.site.close()
 
 
@@ -94,3 +105,38 @@ async def browser(server: PageLogin) -> AsyncIterator[httpx.AsyncClient]:
     async with client(server) as found:
         assert (await found.get(server.new_link())).status_code == 200
         yield found
+
+
+@pytest.fixture
+def prefect_is_away() -> Iterator[None]:
+    """Let no Prefect server answer, and no test wait for one."""
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        yield
+
+
+@pytest.fixture
+def runs_are_requested_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a request of a run write the ledger, and create no run in Prefect."""
+
+    async def request_only(
+        ledger: Ledger,
+        stored: StoredJob,
+        request: Callable[[Ledger, StoredJob], Awaitable[RunRow]],
+        *_: Any,
+    ) -> RunDetails:
+        return await runs._view(ledger, (await request(ledger, stored)).id)
+
+    monkeypatch.setattr(runs, "_run", request_only)
+
+
+@pytest.fixture
+def nothing_to_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Prefect answer, and agree with the ledger in everything."""
+
+    async def report(*_: Any) -> ReconcileReport:
+        return ReconcileReport()
+
+    monkeypatch.setattr(connection, "connected", nullcontext)
+    monkeypatch.setattr(connection, "check_connection", report)
+    monkeypatch.setattr(reconcile, "reconcile_all", report)
+    monkeypatch.setattr(reconcile, "reconcile_changed_job", report)

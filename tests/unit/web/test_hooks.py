@@ -19,9 +19,11 @@ from daybook.hooks import documents, index
 from daybook.hooks.documents import STORE, HookSettings
 from daybook.hooks.signatures import SCHEMES, SchemeName
 from daybook.jobs.store import StoredJob
+from daybook.operations import connections
 from daybook.resources import copies
 from daybook.resources.store import block_data
 from daybook.web import hooks
+from tests.timings import expire_timeout
 from tests.unit.web.conftest import Served
 from tests.world import World
 
@@ -230,16 +232,25 @@ async def test_a_body_of_ten_mebibytes_is_refused_and_a_larger_one_is_not_receiv
 async def test_a_slow_body_is_refused_and_takes_no_slot_of_the_other_pages(
     sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hooks, "BODY_TIMEOUT_SECONDS", 0.2)
+    seconds = connections.BODY_TIMEOUT_SECONDS - 10  # it ends before that of the connection
+    monkeypatch.setattr(hooks, "BODY_TIMEOUT_SECONDS", seconds)
     host, port = sender.page.base_url.host, sender.page.base_url.port
-    slow = [await asyncio.open_connection(host, port) for _ in range(hooks.MAX_REQUESTS + 10)]
-    for _, writer in slow:
+
+    async def begin() -> tuple[bytes, asyncio.StreamWriter]:
+        """Send half of a request; return the status of the answer."""
+        reader, writer = await asyncio.open_connection(host, port)
         writer.write(b"POST /hooks/pulls HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+        return (await reader.readline()).split()[1], writer
+
+    slow = [asyncio.create_task(begin()) for _ in range(hooks.MAX_REQUESTS + 10)]
+    refused = asyncio.as_completed(slow)
+    assert [(await next(refused))[0] for _ in range(10)] == [b"503"] * 10
     assert (await sender.page.get("/metrics")).status_code == 200
-    statuses = [(await reader.readline()).split()[1] for reader, _ in slow]
+    await expire_timeout(seconds)
+    statuses = [status for status, _ in await asyncio.gather(*slow)]
     assert (statuses.count(b"408"), statuses.count(b"503")) == (hooks.MAX_REQUESTS, 10)
-    for _, writer in slow:
-        writer.close()
+    for task in slow:
+        task.result()[1].close()
     assert (await sender.send()).status_code == 202
 
 
@@ -314,8 +325,9 @@ async def test_without_the_key_of_the_ledger_hooks_are_unavailable(
 
 
 async def test_refused_requests_are_logged_seldom_and_without_their_content(
-    sender: Sender, caplog: pytest.LogCaptureFixture
+    sender: Sender, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(hooks, "LOG_INTERVAL_SECONDS", 3600.0)
     with caplog.at_level(logging.WARNING, "daybook.web.hooks"):
         for _ in range(50):
             await sender.send(secret=OTHER)

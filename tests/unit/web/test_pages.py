@@ -13,7 +13,9 @@ import pytest
 from sqlmodel import select
 
 from daybook.home import Home
-from daybook.ledger.tables import OutboxRow, RunRow
+from daybook.ledger.states import Status
+from daybook.ledger.tables import OutboxRow, RunRow, StepRow
+from daybook.runs import steps
 from daybook.web import login, pages
 from daybook.web.login import PageLogin
 from tests import morning
@@ -90,6 +92,36 @@ async def test_every_page_answers_and_shows_what_is_stored_as_text(
     assert "/sessions/writer%3Ateam" in kinds or "/sessions/writer:team" in kinds
     assert morning.ATTACK in shown
     assert morning.ATTACKING_LINKS in shown  # neither a link nor an image: the text itself
+
+
+async def test_a_run_shows_its_steps_as_text(world: World, browser: httpx.AsyncClient) -> None:
+    granted = await world.runs.running(await world.jobs.add())
+    step = StepRow(
+        run_id=granted.run_id,
+        number=1,
+        position="1.1",
+        attempt=1,
+        kind="tool",
+        name="mail",
+        digest="0" * 64,
+        repeatable=False,
+        started_at=granted.due,
+        input=morning.ATTACK,
+    )
+    await steps.start(world.ledger, granted.fence, step)
+    await steps.finish(
+        world.ledger,
+        granted.fence,
+        granted.run_id,
+        1,
+        Status.FAILED,
+        error="no such address",
+        output="Hm.",
+    )
+    page = Page((await browser.get(f"/runs/{granted.run_id}")).text)
+    for shown in (morning.ATTACK, "Called", "mail", "1.1", "no such address", "Hm."):
+        assert shown in page.text
+    assert page.tags["img"] == 0 and not page.inline
 
 
 @pytest.mark.parametrize("path", LISTS)
@@ -251,3 +283,25 @@ async def test_the_filters_of_the_jobs_are_those_of_the_address(
     assert await names("agent=writer") == {"brief"}
     assert await names("state=paused") == {"export"}
     assert await names("state=enabled&tag=none") == set()
+
+
+async def test_a_ledger_that_was_moved_away_is_used_again_when_it_is_back(
+    daybook_home: Home, of_this_user: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = daybook_home.path / "of-the-page.db"
+    monkeypatch.setenv("DAYBOOK_LEDGER_URL", f"sqlite+aiosqlite:///{file}")
+    application = pages.application(no_health)
+    server = login.protect(application, 4280)
+    async with client(server) as browser:
+        await browser.get(server.new_link())
+        assert (await browser.get("/jobs")).status_code == 200
+        opened = await application.state.site.ledger()
+        moved = file.rename(file.with_suffix(".away"))
+        answer = await browser.get("/jobs")
+        assert answer.status_code == 503
+        assert "move the file back to continue" in answer.text
+        assert not file.exists()  # no page creates a new, empty ledger
+        moved.rename(file)
+        assert (await browser.get("/jobs")).status_code == 200
+        assert await application.state.site.ledger() is opened
+    await application.state.site.close()

@@ -11,12 +11,12 @@ from sqlmodel import SQLModel
 
 from daybook.ledger import tables, task_tables
 
-revision = "20261125_0005"
+revision = "20261126_0006"
 down_revision = None
 branch_labels = None
 depends_on = None
 
-TABLES = "213da6f54aeb"
+TABLES = "2ce2cce6bced"
 """Digest of the snapshots of the tables; a test fails if the tables change and this does not."""
 
 __all__ = ["tables", "task_tables"]  # imported for their models

@@ -1,0 +1,134 @@
+"""Steps of an agent's answer, and the interface of the journal that records them.
+
+::
+
+    start ──► None: the request is sent, or the tool is called ──► finish
+      └─────► the reply of an earlier attempt, which takes its place
+
+An agent passes each step to the journal before it acts, and its reply afterwards. A step that
+cannot be recorded as started must not happen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from daybook.ledger import texts
+
+Kind = Literal["request", "tool"]
+"""A step is a request to a model, or a call of a tool."""
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """Place of a step in a run, the same in each attempt.
+
+    ``agent`` and ``question`` are those of `AgentRequest`. ``request`` counts the requests of one
+    answer from 1, and ``call`` the tool calls of one response from 1, in the order in which the
+    model wrote them; it is 0 for the request itself.
+
+    Positions are ordered. The text of one is `3.2` for the second call of the third response. `#2.`
+    before it marks the question that repairs an answer, and `~1.` the first fallback agent.
+    """
+
+    agent: int
+    question: int
+    request: int
+    call: int = 0
+
+    def __str__(self) -> str:
+        marks = [f"~{self.agent}"] if self.agent else []
+        marks += [f"#{self.question}"] if self.question > 1 else []
+        numbers = [str(self.request), str(self.call)] if self.call else [str(self.request)]
+        return ".".join([*marks, *numbers])
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """Return the position that has this text."""
+        agent, question, numbers = 0, 1, list[int]()
+        for part in text.split("."):
+            match part[:1]:
+                case "~":
+                    agent = int(part[1:])
+                case "#":
+                    question = int(part[1:])
+                case _:
+                    numbers.append(int(part))
+        return cls(agent, question, *numbers)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step before it happens.
+
+    ``name`` is the model, or the tool by the name that the model uses. ``facts`` are what the step
+    asks for, by name; `digest` is that of all of them. ``input`` is the same as a text for people.
+    ``repeatable``: a repetition has no second effect.
+    """
+
+    position: Position
+    kind: Kind
+    name: str
+    facts: Mapping[str, Any] = field(repr=False)
+    input: str = field(repr=False)
+    repeatable: bool
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 digest of the facts, in hexadecimal digits."""
+        return digest_of(self.facts)
+
+
+@dataclass(frozen=True)
+class StepReply:
+    """What came back: ``output`` as a text for people, or an ``error``.
+
+    ``usage`` is that of a request to a model, as in `AgentReply`. ``value`` is the complete reply
+    as JSON, from which a later attempt can continue; None if it cannot.
+    """
+
+    output: str = field(default="", repr=False)
+    error: str = ""
+    usage: Mapping[str, Any] | None = None
+    value: Any = field(default=None, repr=False)
+
+
+class Journal(Protocol):
+    """Journal of one attempt of a run."""
+
+    async def start(self, step: Step) -> StepReply | None:
+        """Record the start of ``step``, which may happen after that.
+
+        If it must not happen, because it has happened in an earlier attempt or may have, return the
+        reply to use instead. Raise `LedgerError` if the run was taken over, and `AgentFailed` if
+        the attempt has to stop.
+        """
+        ...
+
+    async def finish(self, step: Step, reply: StepReply) -> None:
+        """Record the reply of the step that was started last at this position.
+
+        A request whose reply turned out to be useless is finished once more, with an error, so
+        that the next attempt does not continue from it.
+        """
+        ...
+
+    async def acting_agent(self) -> int | None:
+        """Return the agent that made calls in earlier attempts which may have had effects.
+
+        It is that of `Position.agent`; None if there were no such calls.
+        """
+        ...
+
+
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 digest of a JSON value, in hexadecimal digits.
+
+    It is that of the value as the ledger stores it, because a later attempt reads it there.
+    """
+    written = json.dumps(texts.sanitize(value), sort_keys=True, default=str)
+    return hashlib.sha256(written.encode()).hexdigest()

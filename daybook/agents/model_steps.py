@@ -1,0 +1,204 @@
+"""The model that records each of its requests in the journal, and the texts of its steps.
+
+It records whole requests: Daybook streams no response.
+
+This module imports pydantic-ai when it is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelMessagesTypeAdapter,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ToolCallPart,
+)
+from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.usage import RequestUsage
+
+from daybook.agents.base import AgentRequest
+from daybook.agents.journal import Journal, Position, Step, StepReply, digest_of
+from daybook.errors import AgentError
+
+_PER_ATTEMPT_SETTINGS = ("timeout", "max_retries", "extra_headers")
+"""Settings of a request that may differ between two attempts of the same one."""
+
+_PER_ATTEMPT_FIELDS = ("timestamp", "run_id", "conversation_id", "instructions")
+"""Fields of a message that may differ between two attempts, or are a fact of their own."""
+
+_REJECT_TIMEOUT_SECONDS = 10.0
+
+Priced = Callable[[ModelResponse], Mapping[str, Any]]
+"""Function that returns the usage of a response, as in `AgentReply`."""
+Translate = Callable[[Exception], AgentError]
+"""Function that returns the agent's error for one of pydantic-ai."""
+
+
+class Steps:
+    """Positions of the steps of one answer."""
+
+    def __init__(self, journal: Journal, request: AgentRequest) -> None:
+        self.journal = journal
+        self._agent, self._question = request.fallback, request.question
+        self._requests = 0
+        self._calls: list[str] = []
+        self.replayed_requests = self.replayed_calls = 0
+        """Numbers of requests and successful calls that an earlier attempt made and paid for."""
+        self.last_answered: tuple[Step, StepReply] | None = None
+        """The request that was answered last, unless a tool was called since, and its reply."""
+
+    def next_request(self) -> Position:
+        """Return the position of the next request."""
+        self._requests += 1
+        self._calls = []
+        return Position(self._agent, self._question, self._requests)
+
+    def answered(self, response: ModelResponse) -> None:
+        """Remember the order of the response's tool calls."""
+        self._calls = [part.tool_call_id for part in _tool_calls(response)]
+
+    def next_call(self, call_id: str | None) -> Position:
+        """Return the position of this call of the last response, whenever it is executed."""
+        index = self._calls.index(call_id) if call_id in self._calls else len(self._calls)
+        if index < len(self._calls):
+            self._calls[index] = ""  # of two calls with one id, the next is the second
+        return Position(self._agent, self._question, self._requests, index + 1)
+
+    async def reject_last(self, error: str) -> None:
+        """Record that the last response was useless, so that the next attempt asks again."""
+        if self.last_answered is None:
+            return
+        step, reply = self.last_answered
+        with suppress(TimeoutError):  # the ledger is unreachable
+            async with asyncio.timeout(_REJECT_TIMEOUT_SECONDS):
+                await self.journal.finish(step, replace(reply, error=error, value=None))
+
+
+class JournaledModel(WrapperModel):
+    """Model whose requests are steps."""
+
+    def __init__(self, wrapped: Model, steps: Steps, priced: Priced, translate: Translate) -> None:
+        super().__init__(wrapped)
+        self._steps, self._priced, self._translate = steps, priced, translate
+        self._tools: dict[str, str] | None = None
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        journal, position = self._steps.journal, self._steps.next_request()
+        if self._tools is None:  # an answer has the same tools at each of its requests
+            self._tools = _tool_digests(model_request_parameters)
+        facts = {
+            "model": f"{self.system}:{self.model_name}",
+            **_facts(messages, model_settings, is_first=position.request == 1),
+            "tools": self._tools,
+        }
+        text = _text_of(messages[-1])
+        step = Step(position, "request", self.model_name, facts, text, repeatable=True)
+        recorded = await journal.start(step)
+        if recorded is not None:
+            self._steps.replayed_requests += 1
+            response = _decoded(recorded.value)
+            self._steps.answered(response)
+            return response
+        try:
+            response = await super().request(messages, model_settings, model_request_parameters)
+        except Exception as error:
+            await journal.finish(step, StepReply(error=str(self._translate(error))))
+            raise
+        self._steps.answered(response)
+        reply = StepReply(
+            _text_of(response), usage=self._priced(response), value=_encoded(response)
+        )
+        await journal.finish(step, reply)
+        self._steps.last_answered = step, reply
+        return response
+
+
+def _encoded(response: ModelResponse) -> Any:
+    return ModelMessagesTypeAdapter.dump_python([response], mode="json")
+
+
+def _decoded(value: Any) -> ModelResponse:
+    """Return a response of an earlier attempt, which has paid for it: its usage is zero."""
+    (response,) = ModelMessagesTypeAdapter.validate_python(value)
+    assert isinstance(response, ModelResponse)
+    response.usage = RequestUsage()
+    return response
+
+
+def _tool_digests(parameters: ModelRequestParameters) -> dict[str, str]:
+    return {
+        tool.name: digest_of([tool.description, tool.parameters_json_schema])[:16]
+        for tool in parameters.function_tools
+    }
+
+
+def _facts(
+    messages: Sequence[ModelMessage], settings: ModelSettings | None, *, is_first: bool
+) -> dict[str, Any]:
+    """Return what identifies a request, by name, except its model and tools.
+
+    Of the messages, the last one is enough after the first request of an answer: the steps before
+    determine the others.
+    """
+    given = {k: v for k, v in (settings or {}).items() if k not in _PER_ATTEMPT_SETTINGS}
+    compared = [*messages] if is_first else [*messages[-1:]]
+    return {
+        "settings": digest_of(given),
+        "instructions": digest_of(getattr(messages[-1], "instructions", None) or ""),
+        "messages": digest_of(_plain(ModelMessagesTypeAdapter.dump_python(compared, mode="json"))),
+        "count": len(messages),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a dumped message without what may differ between two attempts."""
+    match value:
+        case dict():
+            return {k: _plain(v) for k, v in value.items() if k not in _PER_ATTEMPT_FIELDS}
+        case list():
+            return [_plain(each) for each in value]
+        case _:
+            return value
+
+
+def _text_of(message: ModelMessage) -> str:
+    """Return a message as a text for people: its texts, and the tool calls of a response."""
+    if isinstance(message, ModelResponse):
+        texts = [part.content for part in message.parts if isinstance(part, TextPart)]
+        return "\n".join([*filter(None, texts), *map(call_text, _tool_calls(message))])
+    assert isinstance(message, ModelRequest)
+    contents = [getattr(part, "content", "") for part in message.parts]
+    return "\n".join(each if isinstance(each, str) else str(each) for each in contents)
+
+
+def call_text(call: ToolCallPart) -> str:
+    """Return a tool call as a text for people."""
+    return f"{call.tool_name}({arguments_text(call.args_as_dict() if call.args else {})})"
+
+
+def arguments_text(arguments: Mapping[str, Any]) -> str:
+    """Return the arguments of a tool call as a text for people."""
+    return ", ".join(
+        f"{name}={json.dumps(value, ensure_ascii=False, default=str)}"
+        for name, value in arguments.items()
+    )
+
+
+def _tool_calls(response: ModelResponse) -> list[ToolCallPart]:
+    return [part for part in response.parts if isinstance(part, ToolCallPart)]

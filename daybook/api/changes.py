@@ -1,0 +1,117 @@
+"""The query that detects changes of what the pages show, for `daybook.web.live`.
+
+The file of the ledger changes too, but the keeper writes every few seconds: leases,
+leadership, the watermarks of the audit. So the query reads counts, sums and newest times of what
+the pages show, each from an index or from rows that are few: live runs, jobs, pending deliveries,
+tasks in the queue. A change that it does not see, such as one more due time in a row that was
+missed before, shows with the next minute (`daybook.web.live`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sqlalchemy import CompoundSelect, Select, String, case, cast, func, literal, null, union_all
+from sqlalchemy import select as select_columns
+from sqlmodel import col
+
+from daybook import owners
+from daybook.delivery import outbox
+from daybook.ledger.engine import open_ledger
+from daybook.ledger.states import LIVE, Delivery, Status
+from daybook.ledger.tables import Fact, JobRow, LaneRow, OutboxRow, RunRow, TokenRow
+from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
+from daybook.tasks import pause
+
+_VIEWER = "viewer"
+_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What the pages show, in short: ``text`` differs after a change of it.
+
+    ``viewers`` are the ids of the tokens of shared links.
+    """
+
+    text: str
+    viewers: frozenset[str]
+
+
+async def read() -> Changes:
+    """Return what the pages show now, in short. Raises `LedgerUnreachable`."""
+    async with open_ledger() as ledger, ledger.read() as session:
+        rows = [tuple(each) for each in await session.execute(_query())]
+    viewers = frozenset(str(row[1]) for row in rows if row[0] == _VIEWER)
+    return Changes(repr([row for row in rows if row[0] != _VIEWER]), viewers)
+
+
+@cache
+def _query() -> CompoundSelect[Any]:
+    runs, jobs, sent, tasks = RunRow, JobRow, OutboxRow, TaskRunRow
+    failed = col(sent.status) == outbox.sql_literal(Delivery.FAILED)
+    return union_all(
+        _part(_VIEWER, TokenRow.id).where(col(TokenRow.owner) == owners.VIEWER),
+        _part(
+            "live runs",
+            func.count(col(runs.id)),
+            func.sum(_one_if(col(runs.status) == Status.RUNNING)),
+            func.sum(_one_if(col(runs.status) == Status.WAITING)),
+            func.sum(runs.fence),
+            func.sum(runs.attempts),
+            func.max(runs.queued_at),
+        ).where(col(runs.status).in_([*LIVE])),
+        _part("ended runs", func.max(runs.finished_at)).where(col(runs.finished_at).is_not(None)),
+        _part(
+            "jobs",
+            func.count(col(jobs.archived_at)),
+            func.max(jobs.updated_at),
+            func.sum(jobs.revision),
+            func.sum(jobs.run_count),
+            func.count(col(jobs.conflict)),
+            func.sum(_one_if(col(jobs.sync_pending))),
+            func.max(jobs.snoozed_until),
+            func.sum(func.length(cast(jobs.skips, String))),
+        ),
+        _part("deliveries", func.max(sent.created_at)),
+        _part(
+            "pending", func.count(col(sent.id)), func.min(sent.next_at), func.max(sent.next_at)
+        ).where(outbox.PENDING),
+        _part("failed", func.count(col(sent.id)), func.max(sent.finished_at)).where(failed),
+        _part("unread", func.count(col(sent.id))).where(outbox.UNREAD),
+        _part("destinations", func.count(col(LaneRow.lane)), func.max(LaneRow.paused_until)),
+        _part(
+            "queued tasks",
+            func.count(col(tasks.id)),
+            func.count(col(tasks.session_id)),
+            func.sum(tasks.fence),
+            func.sum(tasks.expiries),
+            func.max(tasks.queued_at),
+            func.sum(_one_if(col(tasks.attention) != "")),
+            func.sum(_one_if(col(TaskRow.paused))),
+        )
+        .join(TaskRow, col(TaskRow.id) == col(tasks.task_id))
+        .where(col(tasks.finished_at).is_(None)),
+        _part("ended tasks", func.max(tasks.finished_at)),
+        _part(
+            "task sessions",
+            func.count(col(TaskSessionRow.id)),
+            func.max(TaskSessionRow.registered_at),
+            func.max(TaskSessionRow.idle_since),
+            func.sum(_one_if(col(TaskSessionRow.prompting))),
+        ),
+        _part("task scheduler", Fact.value).where(col(Fact.key) == pause.FACT_KEY),
+    )
+
+
+def _part(name: str, *values: Any) -> Select[Any]:
+    """Return a query of the ``values`` as texts: all parts have the same number of columns."""
+    texts = [cast(each, String) for each in values]
+    texts += [cast(null(), String)] * (_COLUMNS - len(values))
+    return select_columns(literal(name), *texts)
+
+
+def _one_if(condition: Any) -> Any:
+    return case((condition, 1), else_=0)

@@ -1,0 +1,20 @@
+"""The addresses of the web server of `daybook up`: on this machine, and for everybody."""
+
+from __future__ import annotations
+
+from daybook import home as homes
+from daybook import settings
+
+LOGIN_PATH = "/daybook/login"
+"""Path of the links that log a browser in."""
+
+
+def url() -> str:
+    """Return the public URL; without one, the `local_url`."""
+    return settings.load().public_url or local_url()
+
+
+def local_url() -> str:
+    """Return the address on this machine: of the running server, or that it would have."""
+    running = homes.current_home().running() or {}
+    return running.get("web_url") or f"http://127.0.0.1:{settings.load().web_port}"

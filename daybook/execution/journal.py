@@ -1,0 +1,275 @@
+"""Journal of the steps of one attempt, in the ledger, and their replay in the next one.
+
+`recording` opens it around an attempt, and `current` returns it to the code that asks agents. A
+step whose start cannot be recorded must not happen, so an unreachable ledger delays it until the
+attempt's timeout. The texts for people are bounded, and contain no token of a claim on a task.
+
+A further attempt of the run continues from the steps of the earlier ones, by their positions::
+
+    no step there                    the step happens
+    the same is asked for
+      ├ it succeeded                 its reply is used again
+      ├ a tool call failed           so is its error, which the model has read
+      ├ a request failed             the request is made anew; so is one whose reply is unknown
+      └ a tool call without a reply  made anew if the tool is idempotent (but not a third time),
+                                     else the model reads `UNKNOWN`
+    something else is asked for      the attempt has diverged: the earlier steps from there on are
+                                     replaced, and the work goes on without them
+
+So a request is paid once, and a call whose reply is known has its effect once. A call that is not
+idempotent is not made if an equal one got no reply. If such a call is among the replaced steps, the
+attempt stops before the next one, because the model may mean the same effect in other words. All
+calls of a job whose policy is `idempotent` count as idempotent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from daybook.agents.journal import Journal, Position, Step, StepReply
+from daybook.clock import Clock
+from daybook.errors import AgentFailed, LedgerUnreachable
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import Status
+from daybook.ledger.tables import StepRow
+from daybook.processes.ending import wait_shielded
+from daybook.runs import steps
+from daybook.runs.claim_requests import Granted
+from daybook.tasks.model import redact_tokens
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_TEXT_CHARACTERS = 2_000
+"""Maximum length of a step's input, output or error in the ledger."""
+
+RETRY_DELAY = timedelta(seconds=1)
+"""Delay before a write to an unreachable ledger is tried again."""
+
+MAX_UNANSWERED_CALLS = 2
+"""How often one call of an idempotent tool is made without a reply."""
+
+UNKNOWN = (
+    "The outcome of this call is unknown: the process ended, or its time was over, while the call "
+    "was made. It was not repeated. Find out whether it had its effect before you do it again."
+)
+"""What a model reads in place of the reply to a call that is not repeated."""
+
+NOT_ANSWERED = "This call got no reply in {count} attempts, so it was not made again."
+
+_current: ContextVar[Journal | None] = ContextVar("journal", default=None)
+
+
+@contextmanager
+def recording(ledger: Ledger, granted: Granted, attempt: int, clock: Clock) -> Iterator[None]:
+    """Let `current` return the journal of this attempt in the block."""
+    token = _current.set(RunJournal(ledger, granted, attempt, clock))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current() -> Journal | None:
+    """Return the journal of the attempt that is running; None outside of an attempt."""
+    return _current.get()
+
+
+class RunJournal:
+    """Implementation of `Journal`."""
+
+    def __init__(self, ledger: Ledger, granted: Granted, attempt: int, clock: Clock) -> None:
+        self._ledger, self._granted, self._attempt, self._clock = ledger, granted, attempt, clock
+        self._is_loaded = attempt == 1
+        self._last_number = 0
+        self._earlier: dict[Position, StepRow] = {}
+        """The last step of the earlier attempts at each position, without replaced ones."""
+        self._unanswered: list[StepRow] = []
+        """The tool calls of earlier attempts whose replies are not known."""
+        self._replaced: list[StepRow] = []
+        self._difference = ""
+        self._numbers: dict[Position, int] = {}
+
+    async def start(self, step: Step) -> StepReply | None:
+        await self._load()
+        row = self._earlier.get(step.position)
+        diverged = ""
+        if row is not None and row.digest == step.digest:
+            if (reply := self._replayed(row, step)) is not None:
+                return reply
+        elif row is not None and (row.kind == "tool" or row.reply is not None):
+            diverged = self._diverge(row, step)
+        await self._record(step, diverged)
+        if step.kind == "tool" and not step.repeatable:
+            if any(each.digest == step.digest for each in self._unanswered):
+                reply = StepReply(error=UNKNOWN, value=UNKNOWN)
+                await self.finish(step, reply)
+                return reply
+            await self._check_replaced(step)
+        return None
+
+    async def finish(self, step: Step, reply: StepReply) -> None:
+        number = self._numbers[step.position]
+        status = Status.FAILED if reply.error else Status.SUCCEEDED
+        kept = None if reply.value is None else {"facts": step.facts, "value": reply.value}
+        await self._retry(
+            lambda: steps.finish(
+                self._ledger,
+                self._granted.fence,
+                self._granted.run_id,
+                number,
+                status,
+                usage=reply.usage,
+                error=shorten(reply.error) or None,
+                output=shorten(reply.output),
+                reply=kept,
+            )
+        )
+
+    async def acting_agent(self) -> int | None:
+        await self._load()
+        acted = [position for position, row in self._earlier.items() if _may_have_acted(row)]
+        return max((position.agent for position in acted), default=None)
+
+    async def _load(self) -> None:
+        """Read the steps of the earlier attempts, once."""
+        if self._is_loaded:
+            return
+        rows = await self._retry(self._read)
+        for row in rows:
+            if row.replaced:
+                self._replaced.append(row)
+            else:
+                self._earlier[Position.parse(row.position)] = row
+            if row.kind == "tool" and row.status == Status.UNKNOWN:
+                self._unanswered.append(row)
+            self._difference = row.diverged or self._difference
+        self._last_number = rows[-1].number if rows else 0
+        self._is_loaded = True
+
+    async def _read(self) -> list[StepRow]:
+        async with self._ledger.read() as session:
+            return await steps.of_run(session, self._granted.run_id)
+
+    def _replayed(self, row: StepRow, step: Step) -> StepReply | None:
+        """Return the reply of an earlier attempt, or None if the step has to happen."""
+        is_known = row.status in (Status.SUCCEEDED, Status.FAILED) and row.reply is not None
+        if is_known and row.reply is not None:
+            value = row.reply["value"]
+            return StepReply(error=value if row.status == Status.FAILED else "", value=value)
+        if step.kind == "request":
+            return None
+        if not step.repeatable:
+            return StepReply(error=UNKNOWN, value=UNKNOWN)
+        count = sum(each.position == row.position for each in self._unanswered)
+        if count < MAX_UNANSWERED_CALLS:
+            return None
+        text = NOT_ANSWERED.format(count=count)
+        return StepReply(error=text, value=text)
+
+    def _diverge(self, row: StepRow, step: Step) -> str:
+        """Replace the earlier steps from ``row`` on; return the reason."""
+        facts = (row.reply or {}).get("facts") or {}
+        self._difference = f"attempt {row.attempt} asked otherwise: {difference(facts, step)}"
+        log.warning(
+            "run %s does not continue from step %s: %s",
+            self._granted.run_id,
+            step.position,
+            self._difference,
+            extra={"action": "run_diverged"},
+        )
+        gone = [each for each in self._earlier if each >= step.position]
+        self._replaced += [self._earlier.pop(each) for each in gone]
+        return self._difference
+
+    async def _check_replaced(self, step: Step) -> None:
+        """Raise `AgentFailed` if the call may repeat the effect of a call that was replaced."""
+        names = dict.fromkeys(each.name for each in self._replaced if _may_have_acted(each))
+        if names:
+            message = (
+                f"stopped before step {step.position}: {self._difference}. That attempt had called "
+                f"{', '.join(names)}, and a call of {step.name} could repeat its effect. To begin "
+                "anew, retry the run; a job with --idempotent goes on"
+            )
+            await self.finish(step, StepReply(error=message))
+            raise AgentFailed(message)
+
+    async def _record(self, step: Step, diverged: str) -> None:
+        self._last_number += 1
+        number = self._last_number
+        row = StepRow(
+            run_id=self._granted.run_id,
+            number=number,
+            position=str(step.position),
+            attempt=self._attempt,
+            kind=step.kind,
+            name=step.name,
+            digest=step.digest,
+            repeatable=step.repeatable,
+            started_at=self._clock.now(),
+            input=shorten(step.input),
+            diverged=diverged,
+        )
+        replaced = [each.number for each in self._replaced] if diverged else []
+        await self._retry(lambda: steps.start(self._ledger, self._granted.fence, row, replaced))
+        self._numbers[step.position] = number
+
+    async def _retry(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Repeat ``work`` until the ledger is reachable; the attempt's timeout ends this.
+
+        It ends between two tries: a transaction that is cancelled costs its connection.
+        """
+        while True:
+            try:
+                return await wait_shielded(asyncio.create_task(work()))
+            except LedgerUnreachable as error:
+                log.warning(
+                    "a step is not recorded yet: %s", error, extra={"action": "step_not_recorded"}
+                )
+            await self._clock.wait_until(self._clock.now() + RETRY_DELAY)
+
+
+def _may_have_acted(row: StepRow) -> bool:
+    return row.kind == "tool" and not row.repeatable
+
+
+def difference(facts: Mapping[str, Any], step: Step) -> str:
+    """Return in words how ``step`` differs from what an earlier attempt asked for."""
+    now = step.facts
+    if step.kind == "tool":
+        return f"it called {facts.get('tool', 'a tool')}, and {step.name} is called now"
+    words = []
+    if facts.get("model") != now.get("model"):
+        words.append(f"the model was {facts.get('model')} and is {now.get('model')}")
+    before, after = facts.get("tools", {}), now.get("tools", {})
+    words += [f"the tool {name} is gone" for name in before.keys() - after.keys()]
+    words += [f"the tool {name} is new" for name in after.keys() - before.keys()]
+    shared = before.keys() & after.keys()
+    words += [f"the tool {name} has changed" for name in shared if before[name] != after[name]]
+    for name, what in _FACTS.items():
+        if facts.get(name) != now.get(name):
+            words.append(f"{what} changed")
+    return ", ".join(sorted(words)) or "the request has changed"
+
+
+_FACTS = {
+    "settings": "the settings of the model have",
+    "instructions": "the system prompt has",
+    "messages": "the prompt, or a message before it, has",
+}
+
+
+def shorten(text: str) -> str:
+    """Return a text of a step as the ledger stores it."""
+    text = redact_tokens(text)
+    left_out = len(text) - MAX_TEXT_CHARACTERS
+    if left_out <= 0:
+        return text
+    return f"{text[:MAX_TEXT_CHARACTERS]}\n… ({left_out:,} more characters)"

@@ -1,0 +1,146 @@
+"""Steps of agents' runs in the ledger: requests to models, and calls of tools.
+
+::
+
+    start ──► `running` ──► the request, the call ──► finish ──► `succeeded`, `failed`
+                  └── the attempt ended without a reply: `close` ──► `unknown`
+
+A further attempt of the run continues from these rows (`daybook.execution.journal`). `forget` ends
+that: the outcome removes the complete replies.
+
+Each write is one transaction and carries the run's fencing token: a process that lost its claim can
+neither record a step nor, as it has to record the start first, go on to the effect. A start is
+committed before the step happens, so a step without a row did not happen, and one that is `running`
+after the end of its attempt may have happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import bindparam, exists, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from daybook.errors import FenceRefused
+from daybook.jobs.actions import CONVERSATION_KINDS
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import Status
+from daybook.ledger.tables import RunRow, StepRow
+from daybook.runs import rows
+
+_TABLE: Any = StepRow.__table__  # type: ignore[attr-defined]
+_HELD = (
+    (col(RunRow.id) == bindparam("of_run"))
+    & (col(RunRow.fence) == bindparam("of_fence"))
+    & (col(RunRow.status) == Status.RUNNING)
+)
+_STEP = (_TABLE.c.run_id == bindparam("of_run")) & (_TABLE.c.number == bindparam("of_number"))
+
+# One statement each, without the session's objects: an agent makes many steps.
+_START = insert(_TABLE).from_select(
+    [column.name for column in _TABLE.columns],
+    select(*(bindparam(column.name, type_=column.type) for column in _TABLE.columns)).where(
+        exists().where(_HELD), ~exists().where(_STEP)
+    ),
+)
+_FINISHED = ("status", "finished_at", "usage", "error", "output", "reply")
+_FINISH = (
+    update(_TABLE)
+    .where(_STEP, exists().where(_HELD))
+    .values({name: bindparam(f"new_{name}", type_=_TABLE.c[name].type) for name in _FINISHED})
+)
+
+
+async def start(ledger: Ledger, fence: int, step: StepRow, replaced: Collection[int] = ()) -> None:
+    """Record the start of ``step``, before it happens; set its time.
+
+    It replaces the steps with the numbers ``replaced``, which are not repeated any more.
+
+    Raise `NotFound`, and `FenceRefused` if the claim was lost: then the step must not happen.
+    Calling this again after a commit whose answer was lost changes nothing.
+    """
+    async with ledger.write() as session:
+        step.started_at = ledger.now()
+        values = {name: getattr(step, name) for name in StepRow.model_fields}
+        done = await session.execute(_START, values | _where(step.run_id, step.number, fence))
+        if not _changed(done):
+            await _check_held(session, step.run_id, fence)
+        if replaced:
+            of_run = (_TABLE.c.run_id == step.run_id) & _TABLE.c.number.in_(replaced)
+            await session.execute(update(_TABLE).where(of_run).values(replaced=True))
+
+
+async def finish(
+    ledger: Ledger,
+    fence: int,
+    run_id: str,
+    number: int,
+    status: Status,
+    *,
+    usage: Mapping[str, Any] | None = None,
+    error: str | None = None,
+    output: str | None = None,
+    reply: dict[str, Any] | None = None,
+) -> None:
+    """Record the outcome of a step, succeeded or failed.
+
+    A reply that turned out to be useless is recorded as failed after it was recorded as succeeded.
+    Raise `NotFound`, and `FenceRefused` if the claim was lost.
+    """
+    async with ledger.write() as session:
+        values = {
+            "status": status.value,
+            "finished_at": ledger.now(),
+            "usage": usage,
+            "error": error,
+            "output": output,
+            "reply": reply,
+        }
+        given = {f"new_{name}": value for name, value in values.items()}
+        done = await session.execute(_FINISH, given | _where(run_id, number, fence))
+        if not _changed(done):
+            await _check_held(session, run_id, fence)
+
+
+async def of_run(session: AsyncSession, run_id: str) -> list[StepRow]:
+    """Return the steps of a run in their order."""
+    query = select(StepRow).where(col(StepRow.run_id) == run_id).order_by(col(StepRow.number))
+    return list((await session.execute(query)).scalars())
+
+
+async def close(session: AsyncSession, row: RunRow, now: datetime) -> None:
+    """Mark the steps whose outcome is not known at the end of the run's attempt."""
+    if row.kind not in CONVERSATION_KINDS:
+        return
+    await session.execute(
+        update(_TABLE)
+        .where(_TABLE.c.run_id == row.id, _TABLE.c.status == Status.RUNNING)
+        .values(status=Status.UNKNOWN.value, finished_at=now)
+    )
+
+
+async def forget(session: AsyncSession, row: RunRow) -> None:
+    """Remove the complete replies of a run that has its outcome, so has no further attempt."""
+    if row.kind in CONVERSATION_KINDS and row.attempts:
+        await session.execute(
+            update(_TABLE)
+            .where(_TABLE.c.run_id == row.id, _TABLE.c.reply.is_not(None))
+            .values(reply=None)
+        )
+
+
+def _where(run_id: str, number: int, fence: int) -> dict[str, Any]:
+    return {"of_run": run_id, "of_number": number, "of_fence": fence}
+
+
+def _changed(result: Any) -> bool:
+    return bool(result.rowcount)
+
+
+async def _check_held(session: AsyncSession, run_id: str, fence: int) -> None:
+    row = await rows.get(session, run_id)
+    if row.fence != fence or row.state is not Status.RUNNING:
+        raise FenceRefused(run_id, fence, row.fence)

@@ -1,0 +1,213 @@
+"""Live updates: streams of server-sent events that say when the pages have changed.
+
+::
+
+    GET /live ──► one `_Stream` a viewer ◄── wakes ── poller: `api.changes.read`, once a second
+                      │ data: <version>                  │ runs only while there are streams
+                      ▼
+    live.js asks for its page again ──► `SharedPages`: rendered once a version, for all viewers
+
+An event has no content but the version, and a stream keeps only the last one, so a viewer that does
+not read holds no memory. The version changes when the ledger changes what the pages show, and each
+minute, for what depends on the time: "in 5 min", the line "now", expired sessions.
+
+A stream ends when its session does (logout, expiry, its link revoked), when the server stops, and
+when the client has gone; the system notices within a minute that a client has vanished, because a
+stream sends a comment every `HEARTBEAT_SECONDS`. Streams have their own limits, and use none of the
+server's slots for requests (`operations.connections`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from daybook.api.changes import Changes
+from daybook.errors import DaybookError
+from daybook.operations import connections
+from daybook.web.login import Admitted
+
+log = logging.getLogger(__name__)
+
+PATH = "/live"
+HEADER = "x-daybook-live"
+"""Header with which a page asks for itself again."""
+POLL_INTERVAL_SECONDS = 1.0
+HEARTBEAT_SECONDS = 15.0
+LINGER_SECONDS = 5.0
+"""How long the poller continues without a viewer, such as between two pages of one browser."""
+MAX_STREAMS = 60
+MAX_STREAMS_PER_SESSION = 10
+MAX_SHARED_PAGES = MAX_STREAMS
+
+_HEAD = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # else nginx would keep events back
+)
+
+
+@dataclass(eq=False)
+class _Stream:
+    """The stream of one viewer; ``wake`` is set when there is something to send, or to end."""
+
+    viewer: Admitted
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    sent: str = ""
+    is_closed: bool = False
+
+    def close(self) -> None:
+        self.is_closed = True
+        self.wake.set()
+
+
+class LiveUpdates:
+    """ASGI application of the streams; ``read`` returns what the pages show now, in short.
+
+    ``version`` is empty while the poller does not run. ``clock`` returns seconds since the epoch.
+    """
+
+    def __init__(
+        self, read: Callable[[], Awaitable[Changes]], clock: Callable[[], float] = time.time
+    ) -> None:
+        self._read, self._clock = read, clock
+        self._streams: set[_Stream] = set()
+        self._poller: asyncio.Task[None] | None = None
+        self._last_left = 0.0
+        self._last_text = ""
+        self._is_closing = False
+        self.version = ""
+        self.shared = SharedPages()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stream = _Stream(scope["daybook"])
+        if (why := self._no_room_for(stream)) is not None:
+            await connections.unavailable(why)(scope, receive, send)
+            return
+        if scope["method"] == "HEAD":
+            await Response(headers={"content-type": "text/event-stream"})(scope, receive, send)
+            return
+        self._streams.add(stream)
+        if self._poller is None:
+            self._poller = asyncio.create_task(self._poll())
+        tasks = {
+            asyncio.create_task(self._write(stream, send)),
+            asyncio.create_task(_disconnected(receive)),
+        }
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in tasks:
+                each.cancel()
+            self._streams.discard(stream)
+            self._last_left = time.monotonic()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _no_room_for(self, stream: _Stream) -> str | None:
+        content = stream.viewer.session.content
+        of_session = sum(each.viewer.session.content == content for each in self._streams)
+        if self._is_closing:
+            return "the server stops"
+        if of_session >= MAX_STREAMS_PER_SESSION or len(self._streams) >= MAX_STREAMS:
+            return "too many live pages at once"
+        return None
+
+    async def _write(self, stream: _Stream, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [*_HEAD]})
+        await _send(send, ":\n\n")
+        while not stream.is_closed:
+            if self.version and stream.sent != self.version:
+                stream.sent = self.version
+                await _send(send, f"data: {stream.sent}\n\n")
+                continue
+            stream.wake.clear()
+            try:
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    await stream.wake.wait()
+            except TimeoutError:
+                await _send(send, ":\n\n")
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _poll(self) -> None:
+        viewers: frozenset[str] | None = None
+        try:
+            while self._streams or time.monotonic() - self._last_left < LINGER_SECONDS:
+                try:
+                    changes = await self._read()
+                    self._last_text, viewers = changes.text, changes.viewers
+                except DaybookError as error:
+                    # The pages show it when they are asked for again, within a minute.
+                    log.debug("cannot read what changed: %s", error)
+                except Exception:
+                    log.warning("cannot read what changed", exc_info=True)
+                self._publish(viewers)
+                await asyncio.sleep(POLL_INTERVAL_SECONDS)
+        finally:
+            self._poller, self.version = None, ""
+            self.shared.clear()
+
+    def _publish(self, viewers: frozenset[str] | None) -> None:
+        minute = int(self._clock() // 60)
+        content = f"{minute} {self._last_text}"
+        version = hashlib.sha256(content.encode()).hexdigest()[:16]
+        is_new, self.version = version != self.version, version
+        for each in list(self._streams):
+            of_link = each.viewer.session.viewer
+            is_revoked = of_link and viewers is not None and of_link not in viewers
+            if is_revoked or not each.viewer.is_current():
+                each.close()
+            elif is_new:
+                each.wake.set()
+
+    def close(self) -> None:
+        """End all streams, and accept no more."""
+        self._is_closing = True
+        for each in self._streams:
+            each.close()
+        if self._poller is not None:
+            self._poller.cancel()
+
+
+async def _send(send: Send, text: str) -> None:
+    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class SharedPages:
+    """Pages of the current version, each rendered once for all viewers."""
+
+    def __init__(self) -> None:
+        self._version = ""
+        self._pages: dict[tuple[str, bool], asyncio.Task[Response]] = {}
+
+    async def get(
+        self, version: str, key: tuple[str, bool], render: Callable[[], Awaitable[Response]]
+    ) -> Response:
+        """Return the page of ``key``, its address and whether it is for reading only."""
+        if version != self._version or len(self._pages) >= MAX_SHARED_PAGES:
+            self._version, self._pages = version, {}
+        task = self._pages.get(key)
+        if task is None:
+            task = self._pages[key] = asyncio.ensure_future(render())
+        response: Response | None = None
+        try:
+            response = await asyncio.shield(task)  # others may wait for it
+            return response
+        finally:
+            is_wrong = task.done() and (response is None or response.status_code != 200)
+            if is_wrong and self._pages.get(key) is task:
+                del self._pages[key]
+
+    def clear(self) -> None:
+        self._pages = {}

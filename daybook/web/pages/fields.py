@@ -1,0 +1,107 @@
+"""Fields of a form, derived from the fields of a pydantic model.
+
+In a form each value is one text: a list has one line for each item, and true is `true`. `text_of`
+makes it of a model's JSON value, `Field.read` of a submitted form, and `Field.value` turns it back
+into what the model validates. A field that no control can show (an object, a secret) is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from daybook.web.pages.forms import Form
+
+Control = Literal["line", "text", "number", "switch", "choice", "choices", "list"]
+
+_LONG = ("prompt", "body", "template", "system_prompt")
+"""Texts that usually have more than one line."""
+_NUMBERS = (int, float)
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a form with its control."""
+
+    name: str
+    label: str
+    help: str
+    control: Control
+    choices: tuple[str, ...] = ()
+
+    def read(self, form: Form) -> str:
+        """Return the submitted text, with sorted choices and without blank lines in a list."""
+        given = form.all(self.name)
+        match self.control:
+            case "switch":
+                return "true" if "true" in given else "false"
+            case "choices":
+                return "\n".join(each for each in self.choices if each in given)
+            case "list":
+                return "\n".join(filter(str.strip, "\n".join(given).split("\n")))
+        return form.get(self.name)
+
+    def show(self, value: Any) -> str:
+        """Return the text of a value, equal to `read` of a form that shows it unchanged."""
+        text = text_of(value)
+        if self.control == "choices":
+            return "\n".join(each for each in self.choices if each in text.split("\n"))
+        return text
+
+    def value(self, text: str) -> object:
+        """Return what the model validates."""
+        if self.control in ("list", "choices"):
+            return [each for each in text.split("\n") if each]
+        return text
+
+
+def text_of(value: Any) -> str:
+    """Return a JSON value as text: a list as lines, and the line breaks as browsers send them."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return "\n".join(map(text_of, value))
+    return str(value).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def fields_of(model: Mapping[str, FieldInfo], names: Iterable[str] | None = None) -> list[Field]:
+    """Return the fields of a model, or those with these names, that a form can show."""
+    found = list[Field]()
+    for name in model if names is None else names:
+        if (control := _control(name, model[name].annotation)) is not None:
+            kind, choices = control
+            label = model[name].title or name.replace("_", " ").capitalize()
+            found.append(Field(name, label, model[name].description or "", kind, choices))
+    return found
+
+
+def _control(name: str, annotation: Any) -> tuple[Control, tuple[str, ...]] | None:
+    if get_origin(annotation) in (Union, UnionType):
+        (annotation, *others) = (each for each in get_args(annotation) if each is not NoneType)
+        if others:
+            return None
+    if get_origin(annotation) is Literal:
+        return "choice", get_args(annotation)
+    if get_origin(annotation) in (list, tuple):
+        inner = _control("", get_args(annotation)[0])
+        return None if inner is None else ("choices" if inner[1] else "list", inner[1])
+    if annotation is bool:
+        return "switch", ()
+    if annotation in _NUMBERS:
+        return "number", ()
+    if annotation is str or annotation is timedelta:
+        return "text" if name in _LONG else "line", ()
+    if get_origin(annotation) is not None and get_args(annotation):  # Annotated, in a list
+        return _control(name, get_args(annotation)[0]) if _is_annotated(annotation) else None
+    return None
+
+
+def _is_annotated(annotation: Any) -> bool:
+    return hasattr(annotation, "__metadata__")

@@ -1,0 +1,340 @@
+"""The form of a job, derived from the models of a job: a new job, and the edit of one.
+
+::
+
+    GET  …/edit          the form, filled from the job; a digest of each field, and `updated_at`
+    POST …/edit/preview  the next due times of what was typed; nothing is stored
+    POST …/edit          the fields whose text has another digest ──► api.jobs.edit_job
+                           the job was changed meanwhile ──► the form again: untouched fields have
+                           the new values, and what was changed is shown; nothing is stored
+
+A field that the form cannot show, such as headers, is not part of the form, so it stays as it is.
+Secrets are in such fields only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from daybook import api, owners
+from daybook.errors import InvalidInput
+from daybook.jobs import actions
+from daybook.jobs import policy as policies
+from daybook.jobs.model import FIELDS, Job, ScheduleFields, default_fields
+from daybook.jobs.notify import Notify
+from daybook.jobs.views import ChangedJob, DueTimes, FieldChange, ListedJob
+from daybook.schedules import bounds
+from daybook.schedules.schedule import to_text
+from daybook.web.pages.actions import Action, Done
+from daybook.web.pages.fields import Field, fields_of
+from daybook.web.pages.forms import Form, typed
+from daybook.web.pages.site import Page, Site
+
+PREVIEWED = 5
+EXAMPLE = "every weekday at 9:00"
+KINDS = {kind: kind.replace("-", " ").capitalize() for kind in actions.ACTIONS}
+_WHEN = ("schedule", "timezone")
+_BOUNDS = (*bounds.FIELDS, "stagger", "max_runs")
+_FIRST = ("agent", "method", "body")
+"""Fields of an action that are shown at once, beside the required ones."""
+_ALIASES = dict.fromkeys(ScheduleFields.model_fields, "schedule") | {"timezone": "timezone"}
+"""Fields of errors about the schedule, which the form has as one text."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Fields of the form that are shown together, below a title; the first group has none."""
+
+    title: str
+    fields: list[Field]
+
+    def count_set(self, values: dict[str, str], defaults: dict[str, str]) -> int:
+        """Return how many fields differ from their defaults."""
+        return sum(values[each.name] != defaults[each.name] for each in self.fields)
+
+
+def groups_of(kind: str) -> list[Group]:
+    """Return the fields of the form for a job of a kind."""
+    action = actions.ACTIONS[kind].model_fields
+    first = [name for name, field in action.items() if field.is_required() or name in _FIRST]
+    execution = [name for name in policies.FIELDS if name not in _BOUNDS]
+    described = [name for name in Job.model_fields if name not in ("name", "kind", "enabled")]
+    found = (
+        Group("", fields_of(FIELDS, ("name", *_WHEN, *first))),
+        Group("More settings", fields_of(action, [name for name in action if name not in first])),
+        Group("Bounds of the schedule", fields_of(policies.FIELDS, _BOUNDS)),
+        Group("Limits, retries and overlap", fields_of(policies.FIELDS, execution)),
+        Group("Notifications", fields_of(Notify.model_fields)),
+        Group("Description and tags", fields_of(Job.model_fields, described)),
+    )
+    return [each for each in found if each.fields]
+
+
+def _fields(kind: str) -> list[Field]:
+    return [each for group in groups_of(kind) for each in group.fields]
+
+
+ALL_FIELDS = tuple({each.name: None for kind in actions.ACTIONS for each in _fields(kind)})
+
+
+def defaults_of(kind: str) -> dict[str, str]:
+    """Return the texts of a form for a new job."""
+    given = default_fields(kind)
+    return {each.name: each.show(given.get(each.name)) for each in _fields(kind)}
+
+
+def texts_of(job: ListedJob) -> dict[str, str]:
+    """Return the texts of the form that shows a job."""
+    values = _values(job)
+    return {each.name: each.show(values[each.name]) for each in _fields(job.kind)}
+
+
+def hidden_of(job: ListedJob) -> list[str]:
+    """Return the fields of a job that are set, and that the form cannot show."""
+    defaults, shown = default_fields(job.kind), texts_of(job).keys()
+    values = _values(job) | {"metadata": job.metadata}
+    return [
+        name
+        for name, value in values.items()
+        if name not in shown and value and value != defaults.get(name)
+    ]
+
+
+def _values(job: ListedJob) -> dict[str, Any]:
+    return {
+        "name": job.name,
+        "schedule": to_text(job.schedule),
+        "timezone": job.schedule.timezone,
+        "description": job.description,
+        "tags": job.tags,
+        **job.action.model_dump(mode="json"),
+        **job.policy.model_dump(mode="json"),
+        **job.notify.model_dump(mode="json"),
+    }
+
+
+def digest(text: str) -> str:
+    """Return a short digest of a field, which shows whether it was changed."""
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
+
+
+class Submitted:
+    """A submitted form of a job: what was typed, and what the form had shown before."""
+
+    def __init__(self, job: ListedJob, form: Form) -> None:
+        self.current, self.fields = texts_of(job), _fields(job.kind)
+        self.updated_at = _instant(form.get("updated_at"))
+        self.is_stale = self.updated_at != job.updated_at
+        self._shown = _digests(form.get("shown"))
+        self._typed = {each.name: each.read(form) for each in self.fields if form.has(each.name)}
+
+    def is_touched(self, name: str) -> bool:
+        """Return whether the user changed the field."""
+        return name in self._typed and digest(self._typed[name]) != self._shown.get(name)
+
+    def texts(self) -> dict[str, str]:
+        """Return what was typed in each touched field, and the job's values of the others."""
+        return {
+            name: self._typed[name] if self.is_touched(name) else text
+            for name, text in self.current.items()
+        }
+
+    def changes(self) -> dict[str, object]:
+        """Return the fields to change: the touched ones that differ from the job."""
+        texts = self.texts()
+        changed = {
+            each.name: each.value(texts[each.name])
+            for each in self.fields
+            if texts[each.name] != self.current[each.name]
+        }
+        if "channel" in changed:  # a channel alone would clear the chat id
+            changed.setdefault("chat_id", texts["chat_id"])
+        return changed
+
+    def changed_meanwhile(self) -> list[tuple[FieldChange, bool]]:
+        """Return the fields that somebody else changed: from the form's value to the job's.
+
+        The second value says whether the user changed the field too.
+        """
+        return [
+            (FieldChange(field=name, old=self._typed.get(name), new=text), self.is_touched(name))
+            for name, text in self.current.items()
+            if self._shown.get(name) != digest(text)
+        ]
+
+
+def _instant(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise _incomplete() from None
+
+
+def _digests(text: str) -> dict[str, str]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        raise _incomplete() from None
+    if not isinstance(found, dict):
+        raise _incomplete()
+    return found
+
+
+def _incomplete() -> InvalidInput:
+    return InvalidInput("form", "is incomplete", "open the page again")
+
+
+async def new(site: Site, request: Request) -> Response:
+    """Show the form of a new job; after a preview, with its next due times."""
+    form = typed(request)
+    kind = _kind(form.get("kind") or request.query_params.get("kind", ""))
+    defaults = defaults_of(kind)
+    values = {
+        each.name: each.read(form) if form.has(each.name) else defaults[each.name]
+        for each in _fields(kind)
+    }
+    due = None
+    if values["schedule"]:
+        with suppress(InvalidInput):  # the form shows it
+            due = await _preview_of_new(form)
+    return site.render(
+        request,
+        "job_form.html",
+        job=None,
+        kind=kind,
+        kinds=KINDS,
+        groups=groups_of(kind),
+        values=values,
+        defaults=defaults,
+        due=due,
+        here="/jobs/new",
+        placeholders={"name": "morning-brief", "schedule": EXAMPLE, "timezone": site.tz.key},
+        is_preview="hx-request" in request.headers,
+        agents=await api.agents.stored_names(),
+    )
+
+
+def _kind(name: str) -> str:
+    return name if name in actions.ACTIONS else next(iter(actions.ACTIONS))
+
+
+def _changes_of_new(form: Form) -> dict[str, Any]:
+    """Return the kind and the fields of a new job that differ from their defaults."""
+    kind = _kind(form.get("kind"))
+    defaults = defaults_of(kind)
+    given = dict[str, Any](kind=kind)
+    for each in _fields(kind):
+        text = each.read(form) if form.has(each.name) else defaults[each.name]
+        if text.strip() != defaults[each.name].strip():
+            given[each.name] = each.value(text)
+    return given
+
+
+async def _preview_of_new(form: Form) -> DueTimes:
+    given = {"schedule": "", **_changes_of_new(form)}
+    return await api.due.of_changes(given, count=PREVIEWED)
+
+
+async def preview_new(ref: str, form: Form) -> None:
+    """Check the schedule of a new job; store nothing."""
+    await _preview_of_new(form)
+
+
+async def add(ref: str, form: Form) -> Done:
+    """Add a job; the same form sent twice adds one."""
+    given = _changes_of_new(form)
+    if request_id := form.get("request_id"):
+        given["idempotency_key"] = request_id
+    added = await api.jobs.add(given)
+    return Done(f"/jobs/{added.id}", "added", notes=_notes(added))
+
+
+def _notes(changed: ChangedJob) -> list[str]:
+    """Return the hints for the user, without the one that the job's page always shows."""
+    return [each for each in changed.notes if each != api.jobs.PENDING_NOTE]
+
+
+async def show_edit(site: Site, request: Request) -> Response:
+    """Show the form that edits a job; again after a mistake, a preview, or an edit by others."""
+    job = await _editable(request.path_params["ref"])
+    form, values, due = typed(request), texts_of(job), None
+    meanwhile = list[tuple[FieldChange, bool]]()
+    shown, updated_at = _shown(values), job.updated_at.isoformat()
+    if form.has("shown"):
+        submitted = Submitted(job, form)
+        values = submitted.texts()
+        if submitted.is_stale:
+            meanwhile = submitted.changed_meanwhile()
+        else:
+            shown, updated_at = form.get("shown"), form.get("updated_at")
+        with suppress(InvalidInput):  # the form shows it
+            due = await _preview(job, form)
+    return site.render(
+        request,
+        "job_form.html",
+        job=job,
+        kind=job.kind,
+        kinds=KINDS,
+        groups=groups_of(job.kind),
+        values=values,
+        defaults=defaults_of(job.kind),
+        due=due or await api.due.of_job(job.id, count=PREVIEWED),
+        here=f"/jobs/{job.id}/edit",
+        placeholders={"schedule": EXAMPLE},
+        is_preview="hx-request" in request.headers,
+        agents=await api.agents.stored_names(),
+        shown=shown,
+        updated_at=updated_at,
+        hidden=hidden_of(job),
+        meanwhile=meanwhile,
+        is_stale=form.has("shown") and submitted.is_stale,
+        of_file=job.owner.removeprefix(owners.FILE_PREFIX) if owners.is_file(job.owner) else "",
+        of_other="" if job.owner == owners.USER else job.owner,
+    )
+
+
+def _shown(values: dict[str, str]) -> str:
+    return json.dumps({name: digest(text) for name, text in values.items()})
+
+
+async def _editable(ref: str) -> ListedJob:
+    job = await api.jobs.show(ref)
+    if job.removed_at is not None:
+        raise InvalidInput("job", f'"{job.name}" was removed', "add it again")
+    return job
+
+
+async def _preview(job: ListedJob, form: Form) -> DueTimes:
+    return await api.due.of_changes(Submitted(job, form).changes(), job.id, count=PREVIEWED)
+
+
+async def preview(ref: str, form: Form) -> None:
+    """Check the schedule that was typed; store nothing."""
+    await _preview(await _editable(ref), form)
+
+
+async def edit(ref: str, form: Form) -> Done:
+    """Change the fields that the user changed, unless the job was changed meanwhile."""
+    job = await _editable(ref)
+    submitted = Submitted(job, form)
+    if not (changes := submitted.changes()):
+        return Done(f"/jobs/{job.id}", "unchanged")
+    edited = await api.jobs.edit_job(job.id, changes, base=submitted.updated_at)
+    return Done(f"/jobs/{job.id}", "edited", edited.changes, _notes(edited))
+
+
+ROUTES = (Page("/jobs/new", new), Page("/jobs/{ref}/edit", show_edit))
+ACTIONS = (
+    Action("/jobs/new", add, new, ALL_FIELDS, _ALIASES, uses_prefect=True),
+    Action("/jobs/new/preview", preview_new, new, ALL_FIELDS, _ALIASES),
+    Action("/jobs/{ref}/edit", edit, show_edit, ALL_FIELDS, _ALIASES, uses_prefect=True),
+    Action("/jobs/{ref}/edit/preview", preview, show_edit, ALL_FIELDS, _ALIASES),
+)

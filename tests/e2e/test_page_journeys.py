@@ -1,0 +1,133 @@
+"""The pages in a browser: what a new user does there, and what stored texts cannot do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from daybook.home import Home
+from daybook.operations.login import LOGIN_PATH
+from tests import attack
+from tests.e2e.browsers import NEEDS_CHROMIUM, Watched, serving
+from tests.e2e.first_light import Up
+from tests.servers import migrate
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600), NEEDS_CHROMIUM]
+
+PROGRAM = """\
+import sys
+words = sys.stdin.read().split()
+if "nothing" in words:
+    sys.exit("there is no text")
+print(f"**{len(words)} words**")
+"""
+
+
+def test_no_stored_text_runs_in_a_browser(tmp_path: Path, chromium: Browser) -> None:
+    stored = list[attack.Stored]()
+
+    async def fill(ledger: Any) -> None:
+        stored.append(await attack.store(ledger))
+
+    with serving(tmp_path, fill) as served, chromium.new_context() as context:
+        watched = Watched(context, served.url)
+        watched.page.goto(served.link)
+        watched.page.wait_for_url(f"{served.url}/")
+        for path in stored[0].pages:
+            if path.endswith("/log"):
+                continue  # there is no Prefect
+            watched.open(path)
+            watched.page.evaluate(
+                "document.querySelectorAll('details').forEach(d => d.open = true)"
+            )
+            assert watched.page.locator("img, iframe, object, embed").count() == 0, path
+        watched.open(stored[0].pages[0])
+        assert attack.payload("job") in watched.page.inner_text("main")
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    home = migrate(Home(tmp_path / "home"))
+    running = Up(home.path, tmp_path)
+    try:
+        running.until(lambda lines: any(LOGIN_PATH in line for line in lines), 240)
+        yield running
+    finally:
+        running.end()
+
+
+def test_a_new_user_adds_a_job_sees_it_run_breaks_it_finds_out_why_and_fixes_it(
+    up: Up, chromium: Browser, tmp_path: Path
+) -> None:
+    """Nothing is typed in a terminal after `daybook up`."""
+    program = tmp_path / "count.py"
+    program.write_text(PROGRAM)
+    link = next(line for line in up.lines if LOGIN_PATH in line).split()[-1]
+    url = link.partition(LOGIN_PATH)[0]
+    with chromium.new_context() as context:
+        watched = Watched(context, url)
+        page = watched.page
+        page.set_default_timeout(60_000)
+        page.goto(link)
+        page.wait_for_url(f"{url}/")
+
+        watched.open("/agents/new?kind=command")
+        page.get_by_label("Name", exact=True).fill("counter")
+        page.get_by_label("Command").fill(f"/usr/bin/env\npython3\n{program}")
+        page.get_by_text("More settings").click()
+        # The earlier prompts are not its input.
+        page.locator("select[name=history]").select_option("none")
+        page.get_by_role("button", name="Add the agent").click()
+        assert "The agent was added." in page.get_by_role("status").inner_text()
+
+        watched.open("/jobs/new")
+        page.get_by_label("Name").fill("count-words")
+        page.get_by_label("Schedule").fill("every weekday at 9:00")
+        preview = page.locator("#preview")
+        preview.locator("li").nth(4).wait_for()  # it appears while one types
+        assert "at 09:00 on weekdays" in preview.inner_text()
+        page.get_by_label("Prompt").fill("Count these words")
+        page.get_by_label("Agent", exact=True).fill("counter")
+        page.get_by_role("button", name="Add the job").click()
+        page.get_by_role("button", name="Run now").click()
+        assert ended(watched) == "succeeded"
+        assert page.locator(".prose strong").inner_text() == "3 words"
+
+        page.get_by_role("link", name="count-words").click()
+        page.get_by_role("link", name="Edit").click()
+        page.get_by_label("Prompt").fill("Count nothing")
+        page.get_by_role("button", name="Save").click()
+        said = page.get_by_role("status").inner_text()
+        assert "Count these words" in said
+        assert "Count nothing" in said
+        page.get_by_role("button", name="Run now").click()
+        assert ended(watched) == "failed"
+
+        watched.open("/")
+        page.get_by_role("link", name="count-words").first.click()
+        assert "there is no text" in page.inner_text("main")
+        watched.open("/jobs?state=failing")
+        page.get_by_role("link", name="count-words").click()
+        page.get_by_role("link", name="Edit").click()
+        page.get_by_label("Prompt").fill("Count it")
+        page.get_by_role("button", name="Save").click()
+        page.get_by_role("button", name="Run now").click()
+        assert ended(watched) == "succeeded"
+        assert not watched.problems
+
+
+def ended(watched: Watched) -> str:
+    """Reload the page of a run until the run has ended; return its status."""
+    end = time.monotonic() + 120
+    status = watched.page.locator(".head .status")
+    while (found := status.inner_text()) in ("waiting", "claimed", "running"):
+        assert time.monotonic() < end, found
+        watched.page.reload(wait_until="networkidle")
+    return found

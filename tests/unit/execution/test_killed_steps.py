@@ -1,0 +1,108 @@
+"""An agent's process is killed at each of its steps, and the run continues in another one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from daybook.execution import journal
+from daybook.ledger.tables import RunRow
+from daybook.runs import claims, leases
+from tests.providers import Answer, ModelRequest, Provider, provider
+from tests.unit.execution import killed_steps
+from tests.unit.execution.conftest import ActiveRun
+from tests.unit.execution.test_journal import sends
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+MAILS = 5
+STEPS = 2 * MAILS + 1
+
+
+def next_mail(request: ModelRequest) -> Answer:
+    """Call the tool until it has replied five times."""
+    replies = sum(each["role"] == "tool" for each in request.body["messages"])
+    return Answer("All sent.") if replies == MAILS else sends(f"mail {replies + 1}")
+
+
+class Runner:
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def attempt(self, run: str, point: str = "", at: int = 0) -> int:
+        """Make an attempt in a process of its own; return the signal that ended it, or 0."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"run": run, "point": point, "at": at}) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+
+@contextmanager
+def runner(active: ActiveRun, fake_provider: Provider, effects: Path) -> Iterator[Runner]:
+    arguments = [active.ledger.address, fake_provider.address, str(effects)]
+    with subprocess.Popen(
+        [sys.executable, "-m", killed_steps.__name__, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield Runner(process)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+async def lost(active: ActiveRun, run: RunRow, *, with_worker: bool) -> None:
+    """Let the worker, or after its death the keeper, find that the run's process is gone."""
+    if with_worker:
+        active.query("UPDATE runs SET lease_until = '2020-01-01', suspected_at = '2020-01-01'")
+        assert await leases.expire_all(active.ledger)
+    else:
+        await claims.holder_died(active.ledger, run.id, run.fence, "its process was killed")
+    active.query("UPDATE runs SET until = queued_at")
+
+
+async def row_of(active: ActiveRun, name: str) -> RunRow:
+    key = killed_steps.claim_request(name).occurrence
+    ((run_id,),) = active.query(f"SELECT id FROM runs WHERE occurrence = '{key}'")
+    async with active.ledger.read() as session:
+        row = await session.get(RunRow, run_id)
+    assert row is not None
+    return row
+
+
+@pytest.mark.timeout(240)
+async def test_a_killed_run_pays_no_finished_step_twice_and_repeats_no_effect(
+    active: ActiveRun, tmp_path: Path
+) -> None:
+    effects = tmp_path / "effects"
+    active.query("UPDATE runs SET status = 'succeeded', lease_until = NULL")
+    kills = [("finish", number) for number in range(1, STEPS)]
+    kills += [("start", 3), ("start", 4), ("effect", 2)]
+    with provider() as fake_provider, runner(active, fake_provider, effects) as process:
+        fake_provider.script = [next_mail]
+        for number, (point, at) in enumerate(kills):
+            name = f"{point}-{at}"
+            fake_provider.requests.clear()
+            effects.write_text("")
+            assert process.attempt(name, point, at) == 9, name
+            await lost(active, await row_of(active, name), with_worker=number % 2 == 0)
+            assert process.attempt(name) == 0, name
+
+            row = await row_of(active, name)
+            assert (row.status, row.output, row.attempts) == ("succeeded", "All sent.", 2), name
+            # Each run, which is another occurrence, makes all of its requests.
+            assert len(fake_provider.requests) == MAILS + 1, name
+            done = Counter(effects.read_text().splitlines())
+            made = [f"mail {each}" for each in range(1, MAILS + 1)]
+            told = journal.UNKNOWN in str(fake_provider.requests[-1].body)
+            if (point, at) == ("start", 4):  # the second mail: started, but not sent
+                made.remove("mail 2")
+            assert done == Counter(made), name
+            assert told == (point != "finish" and (point, at) != ("start", 3)), name
