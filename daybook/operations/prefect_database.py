@@ -1,15 +1,20 @@
 """The SQLite database of Daybook's own Prefect server: its size, and the return of free space.
 
 The server deletes old runs, their logs and artifacts, orphans of these, and old events
-(`server.environment`). SQLite uses the space again, but does not return it to the disk. So a server
-that starts compacts its database first, if that is worth while and takes seconds.
+(`server.environment`). SQLite uses the space again, but does not return it to the disk by itself:
+
+- A server that starts compacts its database, if that is worth while and takes seconds. That also
+  turns on SQLite's incremental vacuum.
+- A running server returns free space in steps of milliseconds, so that no request has to wait.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
+from typing import NoReturn
 
 from daybook import home as homes
 from daybook.home import Home
@@ -18,9 +23,14 @@ MAX_BYTES = 4 * 2**30
 """Size of the database above which `daybook status` warns."""
 MIN_FREE_SHARE = 0.25
 MIN_FREE_BYTES = 64 * 2**20
-"""Free part of a file that is worth compacting."""
+"""Free part of a file that is worth returning."""
 MAX_COMPACTED_BYTES = 2**30
 """Maximum size of the rest, which is copied twice; the server's start waits for that."""
+RELEASE_INTERVAL_SECONDS = 3600.0
+STEP_PAGES = 100
+STEP_PAUSE_SECONDS = 0.05
+"""Pages that are returned in one transaction, and the time for other writers after it."""
+_INCREMENTAL = 2
 
 
 def path(home: Home) -> Path:
@@ -30,28 +40,79 @@ def path(home: Home) -> Path:
 def compact(file: Path) -> bool:
     """Return the free space of a SQLite file to the disk; return whether that was done.
 
-    Do nothing if there is little to return, if it would take long, if the disk has no space for the
-    copy, or if another process uses the file. A process that is killed meanwhile changes nothing.
+    Also turn on its incremental vacuum, if that is off. Do nothing if there is little to return, if
+    it would take long, if the disk has no space for the copy, or if another process uses the file.
+    A process that is killed meanwhile changes nothing.
     """
     if not file.is_file():
         return False
     try:
-        with closing(sqlite3.connect(file, timeout=1.0, isolation_level=None)) as connection:
-            page_size, pages, free = (
-                connection.execute(f"PRAGMA {name}").fetchone()[0]
-                for name in ("page_size", "page_count", "freelist_count")
-            )
-            used = (pages - free) * page_size
-            is_worth_while = free * page_size >= MIN_FREE_BYTES and free >= MIN_FREE_SHARE * pages
-            if not is_worth_while or used > MAX_COMPACTED_BYTES:
+        with closing(_connect(file)) as connection:
+            free, pages = _pages(connection)
+            used = (pages - free) * _pragma(connection, "page_size")
+            is_incremental = _pragma(connection, "auto_vacuum") == _INCREMENTAL
+            if is_incremental and not _is_worth_while(connection):
+                return False
+            if used > MAX_COMPACTED_BYTES:
                 return False
             if homes.free_bytes(file.parent) < 2 * used + homes.MIN_FREE_BYTES:
                 return False
+            connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")  # the VACUUM changes it
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.Error:  # the server reports a file that it cannot use
         return False
     return True
+
+
+def release_regularly(file: Path) -> NoReturn:
+    """Call `release` each `RELEASE_INTERVAL_SECONDS`; for a thread of the server."""
+    while True:
+        time.sleep(RELEASE_INTERVAL_SECONDS)
+        release(file)
+
+
+def release(file: Path) -> int:
+    """Return the free space of a SQLite file in use to the disk; return the number of pages.
+
+    Do nothing if there is little to return, or if `compact` has not turned that on. Each step is a
+    transaction of milliseconds; if another writer is at work, the next call does the rest.
+    """
+    try:
+        with closing(_connect(file)) as connection:
+            is_incremental = _pragma(connection, "auto_vacuum") == _INCREMENTAL
+            if not is_incremental or not _is_worth_while(connection):
+                return 0
+            before = left = _pages(connection)[0]
+            while left:
+                connection.execute(f"PRAGMA incremental_vacuum({STEP_PAGES})").fetchall()
+                time.sleep(STEP_PAUSE_SECONDS)
+                last, left = left, _pages(connection)[0]
+                if left >= last:  # others delete as fast
+                    break
+    except sqlite3.Error:
+        return 0
+    return before - left
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    name = f"{file.absolute().as_uri()}?mode=rw"  # never create it
+    return sqlite3.connect(name, timeout=1.0, isolation_level=None, uri=True)
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _pages(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Return the numbers of free pages and of all pages."""
+    return _pragma(connection, "freelist_count"), _pragma(connection, "page_count")
+
+
+def _is_worth_while(connection: sqlite3.Connection) -> bool:
+    free, pages = _pages(connection)
+    free_bytes = free * _pragma(connection, "page_size")
+    return free_bytes >= MIN_FREE_BYTES and free >= MIN_FREE_SHARE * pages
 
 
 def size(home: Home) -> int:

@@ -16,6 +16,7 @@ import os
 import resource
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -259,13 +260,17 @@ def run(port: int) -> None:
     os.umask(0o077)  # Prefect makes its database readable for all users
     proc.deny_inspection()
     home = homes.current_home()
-    prefect_database.compact(prefect_database.path(home))
     credential = home.ensure_credential()
     os.environ[homes.SERVER_CREDENTIAL] = os.environ[homes.CLIENT_CREDENTIAL] = credential
 
     from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, get_current_settings
 
     _prepare_database()
+    database = prefect_database.path(home)
+    prefect_database.compact(database)  # nothing uses it yet
+    threading.Thread(
+        target=prefect_database.release_regularly, args=(database,), daemon=True
+    ).start()
     private_names.reload_settings()  # a fork of the image has imported them before
     private_names.begin_writes_immediately(PREFECT_API_DATABASE_CONNECTION_URL.value())
     private_names.execute_in_one_step()

@@ -115,9 +115,12 @@ def test_a_text_that_is_not_ours_is_no_service() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="systemd is Linux's")
-@pytest.mark.parametrize("user", ["", "root"])
-def test_systemd_accepts_the_units(tmp_path: Path, user: str) -> None:
-    """`systemd-analyze verify` reads the units as the manager does, and starts nothing."""
+@pytest.mark.parametrize(("user", "exposure"), [("", 80), ("root", 40)])
+def test_systemd_accepts_the_units(tmp_path: Path, user: str, exposure: int) -> None:
+    """`systemd-analyze` reads the units as the manager does, and starts nothing.
+
+    ``exposure`` is the largest exposure that it may find in the unit of `up`, from 0 to 100.
+    """
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd is not installed")
     home, program = tmp_path / "h %n 'x' $y", tmp_path / "b %n $y" / "python"
@@ -130,12 +133,18 @@ def test_systemd_accepts_the_units(tmp_path: Path, user: str) -> None:
         files.append(tmp_path / name)
         files[-1].write_text(text)
     scope = [] if user else ["--user"]
-    done = subprocess.run(
-        ["systemd-analyze", *scope, "verify", *map(str, files)],
-        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+
+    def analyze(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["systemd-analyze", *words],
+            env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = analyze(*scope, "verify", *map(str, files))
     ours = [line for line in done.stderr.splitlines() if written.name in line]
     assert (done.returncode, ours) == (0, [])
+    judged = analyze("security", "--offline=true", f"--threshold={exposure}", str(files[0]))
+    assert judged.returncode == 0, judged.stdout[-300:]
