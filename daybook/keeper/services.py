@@ -299,6 +299,13 @@ JOBS = Loop(
     ),
 )
 
+# Apart from the other services for runs: there may be much to read after a long absence, and
+# seldom otherwise: Prefect reports the ends of runs with events as well.
+ENDS = Loop(
+    interval=lambda: TIMING.jobs_interval,
+    services=(Service("unread", "records other runs that have ended in Prefect", _read_ends),),
+)
+
 LOOPS = (
     Loop(everywhere=True, interval=lambda: TIMING.runs_interval, services=(_DRAIN,)),
     Loop(
@@ -309,12 +316,7 @@ LOOPS = (
         ),
     ),
     RUNS,
-    # Apart from the other services for runs, because there may be much to read after a long
-    # absence, and seldom otherwise: Prefect reports the ends of runs with events as well.
-    Loop(
-        interval=lambda: TIMING.jobs_interval,
-        services=(Service("unread", "records other runs that have ended in Prefect", _read_ends),),
-    ),
+    ENDS,
     JOBS,
     Loop(
         interval=lambda: TIMING.jobs_interval,

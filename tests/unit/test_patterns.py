@@ -358,6 +358,14 @@ CASES: dict[str, Case] = {
         Text("a/", "postgres://", "#"),
         Text("a", "postgres://"),
     ),
+    "daybook/settings.py:_PUBLIC_URL": case(
+        "match",
+        Text("a.", "https://", "/"),
+        Text("a", "https://", "!"),
+        Text("1", "https://a:"),
+        "https://a.",
+    ),
+    "daybook/web/formatting.py:_BACKTICKS": case("sub", "`", "`a", "`a`", Text("a", "`")),
     "daybook/settings.py:re.sub('([?&])sslmode=')": case("sub", "?", "?sslmode", "&sslmode="),
     "daybook/settings.py:re.search('field \"(\\\\w+)\"')": case(
         "search", 'field "', 'field "a', Text("a", 'field "')

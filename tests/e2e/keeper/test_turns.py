@@ -95,7 +95,7 @@ async def test_the_audit_records_no_due_time_before_the_ends_in_prefect_are_read
         await keeper.cycle(services.JOBS, term)
         assert term.observed.keys() == {stored.id}
         assert not await auditor.audit(world.ledger, term.known())
-        await keeper.cycle(services.RUNS, term)
+        await keeper.cycle(services.ENDS, term)
         await auditor.audit(world.ledger, term.known())
 
     (row,) = [each for each in await world.runs.rows() if each.flow_run_id == str(run.id)]

@@ -72,6 +72,12 @@ def pages(
     return lambda: served(world.ledger.address, world.clock)
 
 
+@pytest.fixture(autouse=True)
+def times_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Show times as on a machine in UTC."""
+    monkeypatch.setenv("DAYBOOK_TIMEZONE", "Etc/UTC")
+
+
 OWN = "http://127.0.0.1:4280"
 
 
