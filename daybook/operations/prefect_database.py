@@ -85,7 +85,8 @@ def release(file: Path) -> int:
                 return 0
             before = left = _pages(connection)[0]
             while left:
-                connection.execute(f"PRAGMA incremental_vacuum({STEP_PAGES})").fetchall()
+                # `execute` would return one page: it does not step a statement without columns on.
+                connection.executescript(f"PRAGMA incremental_vacuum({STEP_PAGES})")
                 time.sleep(STEP_PAUSE_SECONDS)
                 last, left = left, _pages(connection)[0]
                 if left >= last:  # others delete as fast

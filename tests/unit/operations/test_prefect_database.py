@@ -82,8 +82,10 @@ def test_a_file_in_use_returns_its_free_space_in_steps(
             written.append(prefect_database.STEP_PAGES)
 
         monkeypatch.setattr(time, "sleep", write)
-        assert prefect_database.release(grown) > 90
-        assert len(written) >= 10
+        released = prefect_database.release(grown)
+        assert released > 90
+        # Ten pages a step, of which the writer may use one.
+        assert 10 <= len(written) <= 1 + released / 9
         server.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         assert server.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert grown.stat().st_size < compacted * 1.2
