@@ -29,7 +29,8 @@ SYSTEM_HOME = Path("/var/lib/daybook")
 SYSTEM_UNITS, SYSTEM_JOBS = Path("/etc/systemd/system"), Path("/Library/LaunchDaemons")
 BACKOFF_VERSION = 254
 """Version of systemd from which on the delay before a restart can grow."""
-START_TIMEOUT_SECONDS, STOP_TIMEOUT_SECONDS = 300, 90
+START_TIMEOUT_SECONDS, STOP_TIMEOUT_SECONDS = 1200, 90
+"""Limits of the start, which is longer than each wait in it (`Timing.max_start`), and of a stop."""
 WATCHDOG_SECONDS = 120
 
 
