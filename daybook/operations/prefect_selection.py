@@ -49,11 +49,11 @@ async def find_or_start(
     """Return the Prefect server that the user's settings name; without one, start our own.
 
     ``say`` gets lines for the user, ``progress`` (by default ``say``) one each second while this
-    waits for our own server, as long as its process lives, at most `Timing.max_start`. Afterwards Prefect's clients in this
-    process, and in processes that it starts, use that server. Raises `PrefectUnreachable` if the
-    configured server does not answer, because starting another would split the user's runs between
-    two servers, or if our own server does not start. Raises `PrefectRefused` if the configured
-    server requires another credential.
+    waits for our own server: as long as its process lives, at most `Timing.max_start`. Afterwards
+    Prefect's clients in this process, and in processes that it starts, use that server. Raises
+    `PrefectUnreachable` if the configured server does not answer, because starting another would
+    split the user's runs between two servers, or if our own server does not start. Raises
+    `PrefectRefused` if the configured server requires another credential.
     """
     from prefect.settings import get_current_settings
 
@@ -66,9 +66,7 @@ async def find_or_start(
         pages = await pages_url(selected.ui_url)
         record.set_server(selected.api_url, selected.ui_url, own=False, pages_url=pages)
         return selected
-    selected = await _start(
-        home, record, say, progress=progress or say, forked_from=forked_from
-    )
+    selected = await _start(home, record, say, progress=progress or say, forked_from=forked_from)
     os.environ["PREFECT_API_URL"] = selected.api_url
     os.environ[homes.CLIENT_CREDENTIAL] = home.credential()
     if "prefect" in sys.modules:

@@ -189,7 +189,9 @@ async def wait_on_a_slow_clock(
         requests += 1
         await reader.readuntil(b"\r\n\r\n")
         code = status(requests, child)
-        writer.write(f"HTTP/1.1 {code} .\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        writer.write(
+            f"HTTP/1.1 {code} .\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+        )
         writer.close()
 
     monkeypatch.setattr(server, "POLL_INTERVAL_SECONDS", 0.001)
