@@ -279,7 +279,7 @@ def run(port: int) -> None:
         target=prefect_database.release_regularly, args=(database,), daemon=True
     ).start()
     private_names.reload_settings()  # a fork of the image has imported them before
-    private_names.begin_writes_immediately(PREFECT_API_DATABASE_CONNECTION_URL.value())
+    private_names.configure_sqlite(PREFECT_API_DATABASE_CONNECTION_URL.value())
     private_names.execute_in_one_step()
     private_names.cache_time_zones()
     private_names.slow_down_background_tasks(BACKGROUND_INTERVAL)

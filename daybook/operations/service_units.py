@@ -152,7 +152,8 @@ def _process_lines(service: Service, command: Sequence[str]) -> list[str]:
 
 def _delay_lines(version: int) -> list[str]:
     if version >= BACKOFF_VERSION:
-        return ["RestartSec=5", "RestartSteps=6", "RestartMaxDelaySec=300"]
+        # systemd counts all failures since the last start by hand, also those of months ago.
+        return ["RestartSec=5", "RestartSteps=6", "RestartMaxDelaySec=60"]
     return ["RestartSec=30"]
 
 
