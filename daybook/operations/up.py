@@ -92,8 +92,8 @@ COMMAND_GRACE_SECONDS = 5.0
 PAGES_TIMEOUT_SECONDS = 10.0
 """How long the start waits for the web server, so that it can print a link to the pages."""
 POLL_INTERVAL_SECONDS = 0.5
-BACKGROUND_TIMEOUT_SECONDS = 180.0
-"""How long an `up` in the background may take to start."""
+BACKGROUND_TIMEOUT_SECONDS = float(service_units.START_TIMEOUT_SECONDS)
+"""How long an `up` in the background may take to start, as long as it lives."""
 StartedBy = Literal["", "detach", "service"]
 """What started an `up` in the background; empty for one in the foreground of a terminal."""
 MAX_IDLE_INTERVAL_SECONDS = 3.0
@@ -472,7 +472,9 @@ async def _run(
                 child, partial(worker.start, home, prefect, forked_from), record, talk, watch
             )
             await stack.enter_async_context(supervised)
-            await worker.wait_until_online(client, home, child, before=last_heartbeat)
+            await worker.wait_until_online(
+                client, home, child, before=last_heartbeat, progress=talk.progress
+            )
         record.set_ready(SYSTEM_CLOCK.now())
         manager.notify("READY=1")
         await stack.enter_async_context(_background(manager.report_alive(ledger)))

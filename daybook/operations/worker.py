@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.operations.server import absolute_python_path
 from daybook.prefect import parameter_schema, work_queues
 from daybook.processes import children, group, image
+from daybook.timing import TIMING
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -158,19 +159,25 @@ async def wait_until_online(
     child: children.Child,
     *,
     before: datetime | None = None,
-    within: float = 60.0,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> datetime:
     """Wait for a heartbeat of ``child`` and return its time (UTC).
 
     ``before`` is the result of `last_heartbeat` before ``child`` was started: a worker that ended a
-    moment ago still counts as online. Raises `PrefectUnreachable`, with the end of the worker's
-    log, if ``child`` ends or sends no heartbeat for ``within`` seconds.
+    moment ago still counts as online. ``progress`` gets a line while this waits. Raises
+    `PrefectUnreachable`, with the end of the worker's log, if ``child`` ends, or sends no heartbeat
+    for `Timing.max_start`.
     """
-    end = time.monotonic() + within
-    while time.monotonic() < end and child.exit_code is None:
+    began = time.monotonic()
+    while child.exit_code is None:
+        waited = time.monotonic() - began
+        if waited >= TIMING.max_start.total_seconds():
+            break
         heartbeat = await last_heartbeat(client, home)
         if heartbeat is not None and heartbeat != before:
             return heartbeat
+        if waited >= 1.0:
+            progress(f"Waiting for the worker: {waited:.0f} s")
         await asyncio.sleep(POLL_INTERVAL_SECONDS)
     problem = (
         "is not sending heartbeats"
