@@ -11,6 +11,7 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -21,11 +22,12 @@ from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.util import await_only
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DISK_FULL, LedgerReplaced, LedgerUnreachable
 from daybook.home import is_disk_full
-from daybook.ledger import database, texts
+from daybook.ledger import database, one_step, texts
 from daybook.ledger.in_use import InUse
 
 log = logging.getLogger(__name__)
@@ -47,11 +49,12 @@ class Sqlite:
 
     def __init__(self, url: URL, busy: timedelta) -> None:
         self._url, self.place = url, database.without_password(url)
+        self._connection_class = one_step.connection_class()
         self.engine = create_async_engine(
             url,
             json_serializer=texts.to_json,
             hide_parameters=True,
-            connect_args={"factory": _Connection, "async_creator_fn": _connect},
+            connect_args={"factory": _Connection},
         )
         named = url.database
         self._path = Path(named).absolute() if named and named != ":memory:" else None
@@ -72,7 +75,7 @@ class Sqlite:
             _begin(connection, busy)
             self._compare(connection.info.get(_OPENED))
 
-        event.listen(self.engine.sync_engine, "do_connect", lambda *_: self._refuse_missing())
+        event.listen(self.engine.sync_engine, "do_connect", self._connect)
         event.listen(self.engine.sync_engine, "connect", prepare)
         event.listen(self.engine.sync_engine, "begin", begin)
         self._immediate = self.engine.execution_options(immediate=True)
@@ -210,6 +213,13 @@ class Sqlite:
         """If the file is missing, raise an error with the reason, before the driver does."""
         if self._path is not None and not self._path.exists():
             raise self.replaced() or LedgerUnreachable(self.place, "there is no such file")
+
+    def _connect(
+        self, dialect: Any, record: object, arguments: Sequence[Any], options: dict[str, Any]
+    ) -> Any:
+        """Return a connection that passes each statement to its thread once, if the file exists."""
+        self._refuse_missing()
+        return self._connection_class(dialect.dbapi, await_only(_connect(*arguments, **options)))
 
     def why_unreachable(self, error: BaseException) -> str | None:
         # Errors without a subclass: "file is not a database", "disk image is malformed".
