@@ -219,7 +219,8 @@ class Sqlite:
     ) -> Any:
         """Return a connection that passes each statement to its thread once, if the file exists."""
         self._refuse_missing()
-        return self._connection_class(dialect.dbapi, await_only(_connect(*arguments, **options)))
+        opened: Any = await_only(_connect(*arguments, **options))
+        return self._connection_class(dialect.dbapi, opened)
 
     def why_unreachable(self, error: BaseException) -> str | None:
         # Errors without a subclass: "file is not a database", "disk image is malformed".

@@ -24,7 +24,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -201,6 +201,9 @@ class _Pipe:
         self._file.write(json.dumps([kind, content], default=str) + "\n")
         self._file.flush()
 
+    def close(self) -> None:
+        self._file.close()
+
     def say(self, line: str) -> None:
         self.send("say", line)
 
@@ -227,8 +230,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--report", type=int, required=True, help="descriptor of the pipe")
     parser.add_argument("--link", action="store_true")
     given = parser.parse_args(arguments)
-    talk = _Pipe(given.report)
-    with suppress(BrokenPipeError):  # `up` has ended
+    with suppress(BrokenPipeError), closing(_Pipe(given.report)) as talk:  # else `up` has ended
         try:
             asyncio.run(_work(talk, link=given.link))
         except DaybookError as error:
