@@ -16,7 +16,7 @@ import os
 import ssl
 import zoneinfo
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from datetime import timedelta
 from functools import cache, partial
 from types import SimpleNamespace
