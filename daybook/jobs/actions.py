@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
@@ -153,7 +154,7 @@ Facts: TypeAlias = list[tuple[str, str]]
 """Labels and values; an empty value is not shown."""
 
 
-class BaseAction(BaseModel):
+class BaseAction(BaseModel, ABC):
     """Base class of actions: the agents, tools and URLs that its runs use, and its display."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -181,17 +182,17 @@ class BaseAction(BaseModel):
         """Return whether a run uses the payload of the hook that requests it."""
         return False
 
+    @abstractmethod
     def subject(self) -> str:
         """Return the source of the job's default name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def brief(self) -> tuple[str, str]:
         """Return a label and a short description, such as ``calls``, ``POST https://…``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def facts(self) -> Facts:
         """Return all of the action for `daybook show`, in the order in which it is read."""
-        raise NotImplementedError
 
 
 class AgentPrompt(BaseAction):
