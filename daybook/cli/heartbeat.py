@@ -10,7 +10,6 @@ from daybook import api
 from daybook.cli import formatting, output
 from daybook.cli.job_options import HeartbeatOptions
 from daybook.cli.options import Json, prepare_prefect
-from daybook.jobs.actions import Heartbeat
 
 if TYPE_CHECKING:
     from daybook.api.heartbeat import HeartbeatStatus
@@ -71,15 +70,12 @@ def _print_status(status: HeartbeatStatus, as_json: bool) -> int:
         output.fields([("orders", _orders_text(status))])
         output.say("Turn it on with: daybook heartbeat on")
         return 0
-    last, action = job.last_run, job.action
-    assert isinstance(action, Heartbeat)
+    last = job.last_run
     output.line(f"{job.name} is {formatting.enabled_state(job)}: {job.words}")
     pairs = [
         ("next due", "\n".join(map(formatting.due_time_with_utc, job.next_due)) or "-"),
         ("orders", _orders_text(status)),
-        ("gate agent", action.gate_agent or action.agent),
-        ("agent", action.agent),
-        ("fallback agents", ", ".join(action.fallback_agents)),
+        *(fact for fact in job.action.facts() if fact != job.action.brief()),
         ("notifies", formatting.notifications(job.recipients)),
         ("last beat", formatting.run_summary(last) if last else "none yet"),
     ]

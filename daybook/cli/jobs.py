@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -464,7 +464,7 @@ def _print_job(job: JobDetails, absolute: bool) -> None:
         ("failures", _failures(job)),
         ("spent", f"{spent}, in the last 30 days" if spent else ""),
         *job.action.facts(),
-        ("check", formatting.check_summary(job.policy.check)),
+        ("check", job.policy.check.brief()),
         ("notifies", formatting.notifications(job.recipients)),
         ("policy", _policy(job.policy)),
         ("tags", ", ".join(job.tags)),
@@ -503,20 +503,8 @@ def _policy(policy: Policy) -> str:
 
     It contains `_ALWAYS_SHOWN`, and the fields that differ from their default.
     """
-    defaults = Policy().model_dump(mode="json")
-    parts = [
-        " ".join([name.replace("_", " "), *_value_words(value)])
-        for name, value in policy.model_dump(mode="json").items()
-        if name in _ALWAYS_SHOWN or (value != defaults.get(name) and name != "check")
-    ]
-    return ", ".join(parts)
-
-
-def _value_words(value: Any) -> list[str]:
-    """Return the words of a policy value; none for True, because the name is enough."""
-    if value is True:
-        return []
-    return [str(each) for each in value] if isinstance(value, list) else [str(value)]
+    shown = policy.facts(Policy(), _ALWAYS_SHOWN)
+    return ", ".join(" ".join(filter(None, each)) for each in shown)
 
 
 def _next_due(job: ListedJob) -> str:

@@ -179,22 +179,13 @@ async def _run_each(
 
 def _print_preview(view: Preview) -> None:
     output.line(f"{view.job} ({view.kind}) would do this:", style="bold")
-    defaults = {"session": "reuse", "output_format": "text"}
-    pairs = [
-        (name.replace("_", " "), formatting.field_text(each))
-        for name, each in view.does.model_dump(mode="json").items()
-        if each and each != defaults.get(name)
-    ]
+    shown = {label: text for label, text in view.does.facts() if text}
     if view.session_id:
-        pairs.append(("session", f"{view.session_id}, {view.history} earlier messages"))
+        shown["session"] = f"{view.session_id}, {view.history} earlier messages"
     answer_text = "stored in the ledger and shown in the Prefect UI"
     notifications = formatting.notifications(view.recipients)
-    pairs += [
-        ("answer", answer_text),
-        ("notifies", notifications),
-        ("cost", "not estimated"),
-    ]
-    output.fields(pairs)
+    more = [("answer", answer_text), ("notifies", notifications), ("cost", "not estimated")]
+    output.fields([*shown.items(), *more])
 
 
 async def runs_(
