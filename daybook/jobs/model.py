@@ -5,7 +5,8 @@
 
 A new field of an action, of the policy or of the notifications is one line in its model (`actions`,
 `policy`, `notify`): options, flow parameters, `--json` and the page of fields are derived from the
-models, and what else is known of it is in its marker (`markers`). A new field of `Job` itself is one line in `Job`, and needs:
+models, and what else is known of it is in its marker (`markers`). A new field of `Job` itself is
+one line in `Job`, and needs:
 
 - a column of the same name in `ledger.tables`, with a migration: in `RevisionRow` if a change makes
   a new revision, else in `JobRow` (`jobs.store` copies the columns by name)
