@@ -6,7 +6,6 @@ names of agents, tools, channels and secrets are checked only when the job runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -150,7 +149,7 @@ async def check_notify(client: PrefectClient | None, notify: Notify, owner: str)
 
 
 async def _check_tool(
-    client: PrefectClient | None, name: str, params: Mapping[str, Any], owner: str
+    client: PrefectClient | None, name: str, params: dict[str, Any], owner: str
 ) -> list[str]:
     from daybook.tools import catalog
     from daybook.tools.server_blocks import PrefectServers

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from daybook import api
 from daybook.api.filters import JobFilters, Selection
 from daybook.cli import completion, formatting, output
+from daybook.cli.command import Answer, command
 from daybook.cli.job_options import REPLACES_PROMPT, JobOptions, Prompt
 from daybook.cli.options import (
     Absolute,
@@ -43,6 +44,7 @@ _NO_OPTIONS = JobOptions()
 _NO_FILTERS = JobFilters()
 
 
+@command(uses_prefect=True)
 async def add_(
     schedule: Annotated[str | None, Parameter(help=FIELDS["schedule"].description)] = None,
     /,
@@ -52,8 +54,7 @@ async def add_(
     idempotency_key: Annotated[
         str | None, Parameter(help="Id of the request; repeating it adds no second job.")
     ] = None,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Add a job: when it is due, and what to ask the agent.
 
     The schedule can also be given by --cron, --every, --at, --after or --on-demand; the only other
@@ -61,16 +62,13 @@ async def add_(
 
     Example: daybook add "every weekday at 9:00" "Summarise open pull requests"
     """
-    prepare_prefect()
     from daybook.operations import status
 
     fields = _new_job_fields(schedule, prompt, options.fields())
     if idempotency_key is not None:
         fields["idempotency_key"] = idempotency_key
     job = await api.jobs.add(fields)
-    if as_json:
-        output.print_json(job)
-        return 0
+    yield job
     name = formatting.quoted(job.name)
     is_repeated = api.jobs.REPEATED_NOTE in job.notes
     output.line(f"{'Found' if is_repeated else 'Added'} {job.name} ({job.id[:8]})")
@@ -96,7 +94,6 @@ async def add_(
     _print_notes(job)
     if job.sync == "synced":
         output.say(f"Try it now: daybook run {name} --wait")
-    return 0
 
 
 def _new_job_fields(
