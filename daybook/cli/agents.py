@@ -9,8 +9,8 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import completion, documents, formatting, output
+from daybook.cli.command import Answer, command
 from daybook.cli.model_options import ModelOptions
-from daybook.cli.options import Json, prepare_prefect
 from daybook.errors import InvalidInput
 from daybook.processes.environment import DEFAULT_NAMES
 from daybook.schedules import durations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from daybook.api.agents import AgentDetails
 
 
+@command(uses_prefect=True)
 async def add_(
     name: documents.NewName,
     /,
@@ -88,8 +89,7 @@ async def add_(
     replace: Annotated[
         bool, Parameter(help="Replace the existing agent of this name; its stored key is deleted.")
     ] = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Add an agent: a model, or any program that reads a prompt and prints an answer.
 
     The program gets the prompt on standard input, or in place of {prompt} in an argument.
@@ -123,21 +123,17 @@ async def add_(
         settings["environment"] = list(dict.fromkeys([*DEFAULT_NAMES, *environment]))
     if program:
         settings["command"] = program
-    prepare_prefect()
-
     agent = await api.agents.add(name, given_kinds[0], settings, replace=replace)
-    if as_json:
-        output.print_json(agent)
-    else:
-        _print_agent(agent)
-        if given_kinds == ["model"] and not agent.settings["api_key"]:
-            output.say(model_options.missing_key_note())
-        for note in agent.notes:
-            output.say(f"! {note}")
-        output.say(f"Try it: daybook agents test {name}")
-    return 0
+    yield agent
+    _print_agent(agent)
+    if given_kinds == ["model"] and not agent.settings["api_key"]:
+        output.say(model_options.missing_key_note())
+    for note in agent.notes:
+        output.say(f"! {note}")
+    output.say(f"Try it: daybook agents test {name}")
 
 
+@command(uses_prefect=True)
 async def test_(
     name: Annotated[str, Parameter(help="The agent's name.", completer=completion.agents)],
     /,
@@ -146,27 +142,21 @@ async def test_(
     ] = None,
     *,
     timeout: Annotated[str, Parameter(help="Timeout for the answer.", show_default=True)] = "60s",
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Send an agent one prompt from this machine, outside of any job and without its tools.
 
     Example: daybook agents test default "Say hello"
     """
     timeout_seconds = durations.parse(timeout, "timeout").total_seconds()
-    prepare_prefect()
-
     with documents.unknown_as_not_found("agent"):
         answer = await api.agents.test(name, prompt or api.agents.TEST_PROMPT, timeout_seconds)
-    if as_json:
-        output.print_json(answer)
-    else:
-        output.line(answer.output)
-        if answer.cut:
-            output.say(f"(incomplete: {answer.cut})")
-        if usage := answer.usage:
-            parts = (answer.model or "model", formatting.tokens(usage), formatting.cost(usage))
-            output.say(f"({', '.join(filter(None, parts))})")
-    return 0
+    yield answer
+    output.line(answer.output)
+    if answer.cut:
+        output.say(f"(incomplete: {answer.cut})")
+    if usage := answer.usage:
+        parts = (answer.model or "model", formatting.tokens(usage), formatting.cost(usage))
+        output.say(f"({', '.join(filter(None, parts))})")
 
 
 def command_words(command: str | None, arguments: tuple[str, ...]) -> list[str]:
