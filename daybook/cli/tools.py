@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import completion, documents, formatting, output
-from daybook.cli.agents import command_words
+from daybook.cli.agent_options import command_words
 from daybook.cli.options import Json, header, parse_json_object, prepare_prefect
 from daybook.errors import InvalidInput
 from daybook.processes.environment import DEFAULT_NAMES
