@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +21,27 @@ import pytest
 
 from daybook.home import Home
 from daybook.processes import proc
-from tests.chaos.jobs_of_up import STEP, check_outcomes
+from tests.chaos.jobs_of_up import check_outcomes
 from tests.e2e.first_light import environment
-from tests.servers import free_port
+from tests.servers import free_port, migrate
 from tests.stand_in_manager import Machine
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
-    pytest.mark.timeout(1500),
+    pytest.mark.timeout(2400),
     pytest.mark.skipif(sys.platform != "linux", reason="systemd is Linux's"),
 ]
 
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 900.0
+STEP = timedelta(seconds=30)
 
 
 class ServiceOfHome:
     """A home on a machine with a stand-in manager, and the commands of its user."""
 
     def __init__(self, folder: Path) -> None:
-        self.home = Home(folder / "home").make()
+        self.home = migrate(Home(folder / "home"))
         self.machine = Machine(folder / "manager", folder / "config")
         self.effects = folder / "effects"
         self.home.service_environment.write_text(
@@ -157,4 +159,4 @@ def test_the_life_of_a_service(service: ServiceOfHome) -> None:
     service.shows("service", "status", exits=3)
     assert list(service.machine.units.glob("daybook*")) == []
     effects = len(service.effects.read_text().splitlines())
-    print(check_outcomes(service.home.path / "ledger.db", effects))
+    print(check_outcomes(service.home.path / "ledger.db", effects, step=STEP))
