@@ -19,7 +19,7 @@ from daybook.operations import home_lock
 from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.operations.server import absolute_python_path
 from daybook.prefect import parameter_schema, work_queues
-from daybook.processes import children, group, image
+from daybook.processes import children, image
 from daybook.timing import TIMING
 
 if TYPE_CHECKING:
@@ -156,32 +156,25 @@ async def last_heartbeat(client: PrefectClient, home: Home) -> datetime | None:
 async def wait_until_online(
     client: PrefectClient,
     home: Home,
-    child: children.Child,
     *,
     before: datetime | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> datetime:
-    """Wait for a heartbeat of ``child`` and return its time (UTC).
+    """Wait for a heartbeat of this home's worker, and return its time (UTC).
 
-    ``before`` is the result of `last_heartbeat` before ``child`` was started: a worker that ended a
+    ``before`` is the result of `last_heartbeat` before the worker was started: one that ended a
     moment ago still counts as online. ``progress`` gets a line while this waits. Raises
-    `PrefectUnreachable`, with the end of the worker's log, if ``child`` ends, or sends no heartbeat
-    for `Timing.max_start`.
+    `PrefectUnreachable`, with the end of the worker's log, if there is no heartbeat for
+    `Timing.max_start`.
     """
     began = time.monotonic()
-    while child.exit_code is None:
-        waited = time.monotonic() - began
-        if waited >= TIMING.max_start.total_seconds():
-            break
+    while (waited := time.monotonic() - began) < TIMING.max_start.total_seconds():
         heartbeat = await last_heartbeat(client, home)
         if heartbeat is not None and heartbeat != before:
             return heartbeat
         if waited >= 1.0:
             progress(f"Waiting for the worker: {waited:.0f} s")
         await asyncio.sleep(POLL_INTERVAL_SECONDS)
-    problem = (
-        "is not sending heartbeats"
-        if child.exit_code is None
-        else group.describe_exit(child.exit_code)
-    )
-    raise PrefectUnreachable(str(client.api_url), f"the worker {problem}\n{child.tail()}")
+    log = children.read_tail(home.logs / "worker.log", 0)
+    problem = f"the worker is not sending heartbeats\n{log}"
+    raise PrefectUnreachable(str(client.api_url), problem)

@@ -15,13 +15,14 @@ import logging
 import os
 import ssl
 import zoneinfo
-from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from datetime import timedelta
 from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
+
+from daybook.ledger import sqlite_driver
 
 logger = logging.getLogger(__name__)
 
@@ -75,48 +76,22 @@ def configure_sqlite(connection_url: str) -> bool:
 def execute_in_one_step() -> bool:
     """Make this process pass a statement to SQLite's thread once, not once for each part of it.
 
-    SQLAlchemy asks the thread of a connection for a cursor, for the execution, for the rows and for
-    the end of the cursor, and the event loop waits for each. That is three quarters of a small
-    statement's CPU, and the creation of a deployment has 40 statements. Returns whether this
-    succeeded. Fallback: SQLAlchemy's own behaviour.
+    The creation of a deployment has 40 statements; `ledger.sqlite_driver` says what each costs. A
+    cursor whose rows are read later keeps its own method. Returns whether this succeeded. Fallback:
+    SQLAlchemy's own behaviour.
     """
-    try:
-        from sqlalchemy.dialects.sqlite import aiosqlite
-
-        cursor_class: Any = aiosqlite.AsyncAdapt_aiosqlite_cursor
-        own = cursor_class.execute
-        parts = {"_connection", "_adapt_connection", "description", "await_", "_rows"}
-        if not (parts | {"rowcount", "lastrowid"}) <= set(cursor_class.__slots__):
-            raise LookupError("the cursor is not as expected")
-        if list(inspect.signature(own).parameters) != ["self", "operation", "parameters"]:
-            raise LookupError("the cursor does not execute statements as expected")
-
-        def execute(cursor: Any, operation: Any, parameters: Any = None) -> None:
-            if cursor.server_side:  # its rows are read later
-                own(cursor, operation, parameters)
-                return
-            connection = cursor._connection
-
-            def in_its_thread() -> tuple[Any, list[Any], int, int]:
-                with closing(connection._conn.cursor()) as found:
-                    found.execute(operation, () if parameters is None else parameters)
-                    fetched = found.fetchall() if found.description else []
-                    return found.description, fetched, found.lastrowid, found.rowcount
-
-            try:
-                description, fetched, row_id, count = cursor.await_(
-                    connection._execute(in_its_thread)
-                )
-            except Exception as error:
-                cursor._adapt_connection._handle_exception(error)
-                raise
-            cursor.description, cursor._rows = description, deque(fetched)
-            cursor.lastrowid, cursor.rowcount = (-1, -1) if description else (row_id, count)
-
-        cursor_class.execute = execute
-    except (ImportError, AttributeError, LookupError, TypeError, ValueError) as error:
-        logger.warning("SQLAlchemy passes the parts of a statement one by one: %s", error)
+    if difference := sqlite_driver.unlike_expected():
+        logger.warning("SQLAlchemy passes the parts of a statement one by one: %s", difference)
         return False
+    from sqlalchemy.dialects.sqlite import aiosqlite
+
+    cursor_class: Any = aiosqlite.AsyncAdapt_aiosqlite_cursor
+    own = cursor_class.execute
+
+    def execute(cursor: Any, operation: Any, parameters: Any = None) -> None:
+        (own if cursor.server_side else sqlite_driver.execute)(cursor, operation, parameters)
+
+    cursor_class.execute = execute
     return True
 
 

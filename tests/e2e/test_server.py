@@ -20,11 +20,11 @@ from websockets import Subprotocol
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from daybook.delivery.ui import ui_address
 from daybook.errors import PrefectUnreachable
 from daybook.home import Home
 from daybook.operations import home_lock, login, prefect_selection, server
 from daybook.prefect import private_names
+from daybook.prefect.address import ui_address
 from daybook.processes import children, proc
 from tests.at_prefect import basic
 from tests.servers import free_port, migrate
