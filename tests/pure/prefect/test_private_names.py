@@ -126,7 +126,7 @@ async def test_a_connection_of_prefects_server_caches_little_of_the_database(
             (size,) = (await connection.execute(text("PRAGMA cache_size"))).one()
             (page,) = (await connection.execute(text("PRAGMA page_size"))).one()
         await engine.dispose()
-        return -size if size < 0 else size * page // 1024
+        return int(-size if size < 0 else size * page // 1024)
 
     address = f"sqlite+aiosqlite:///{tmp_path}/prefect.db"
     own = AioSqliteConfiguration(connection_url=address)
