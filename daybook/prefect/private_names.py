@@ -68,7 +68,8 @@ def execute_in_one_step() -> bool:
 
         one_step.check_driver()
         cursor_class: Any = aiosqlite.AsyncAdapt_aiosqlite_cursor
-        own = cursor_class.execute
+        connection_class: Any = aiosqlite.AsyncAdapt_aiosqlite_connection
+        own, own_rollback = cursor_class.execute, connection_class.rollback
 
         def execute(cursor: Any, operation: Any, parameters: Any = None) -> None:
             if cursor.server_side:  # its rows are read later
@@ -76,7 +77,11 @@ def execute_in_one_step() -> bool:
             else:
                 one_step.execute(cursor, operation, parameters)
 
-        cursor_class.execute = execute
+        def rollback(connection: Any) -> None:
+            if one_step.needs_rollback(connection):
+                own_rollback(connection)
+
+        cursor_class.execute, connection_class.rollback = execute, rollback
     except (ImportError, AttributeError, LookupError, TypeError, ValueError) as error:
         logger.warning("SQLAlchemy passes the parts of a statement one by one: %s", error)
         return False

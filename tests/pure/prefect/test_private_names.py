@@ -12,7 +12,10 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.types import _datetime
 from pydantic import ValidationError
 from sqlalchemy import text
-from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_cursor
+from sqlalchemy.dialects.sqlite.aiosqlite import (
+    AsyncAdapt_aiosqlite_connection,
+    AsyncAdapt_aiosqlite_cursor,
+)
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -92,8 +95,13 @@ async def test_a_statement_is_passed_to_the_thread_of_sqlite_once(
         return await own(connection, function, *given, **named)
 
     monkeypatch.setattr(aiosqlite.Connection, "_execute", counted)
-    monkeypatch.setattr(AsyncAdapt_aiosqlite_cursor, "execute", AsyncAdapt_aiosqlite_cursor.execute)
+    for driver, name in (
+        (AsyncAdapt_aiosqlite_cursor, "execute"),
+        (AsyncAdapt_aiosqlite_connection, "rollback"),
+    ):
+        monkeypatch.setattr(driver, name, getattr(driver, name))
     expected, before = await statements(), passed.count("execute")
+    before_rollbacks = passed.count("rollback")
     passed.clear()
 
     assert private_names.execute_in_one_step()
@@ -101,6 +109,7 @@ async def test_a_statement_is_passed_to_the_thread_of_sqlite_once(
     assert await statements() == expected
     assert (passed.count("in_its_thread"), passed.count("execute")) == (before - 1, 1)
     assert passed.count("fetchall") == 0
+    assert passed.count("rollback") < before_rollbacks
 
 
 def test_another_version_of_the_driver_is_not_patched(monkeypatch: pytest.MonkeyPatch) -> None:

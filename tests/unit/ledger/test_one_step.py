@@ -33,8 +33,8 @@ async def test_a_statement_of_the_ledger_is_passed_to_its_thread_once(
         monkeypatch.setattr(aiosqlite.Connection, "_execute", counted)
         async with ledger.read() as session:
             rows = (await session.execute(text("SELECT 1 UNION SELECT 2 ORDER BY 1"))).all()
-    assert rows == [(1,), (2,)]
-    assert passed == ["in_its_thread", "in_its_thread", "rollback"]  # BEGIN, SELECT, the end
+        assert rows == [(1,), (2,)]
+        assert passed == ["in_its_thread", "in_its_thread", "rollback"]  # BEGIN, SELECT, the end
 
 
 def test_a_ledger_keeps_another_version_of_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
