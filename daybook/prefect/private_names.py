@@ -13,10 +13,12 @@ import asyncio
 import inspect
 import logging
 import os
+import queue
 import ssl
+import time
 import zoneinfo
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from functools import cache, partial
 from types import SimpleNamespace
@@ -136,6 +138,37 @@ def slow_down_background_tasks(interval: timedelta) -> bool:
         )
     except (ImportError, AttributeError, LookupError, TypeError, ValueError) as error:
         logger.warning("Prefect's server looks for background tasks often: %s", error)
+        return False
+    return True
+
+
+def listen_rarely(interval: timedelta) -> bool:
+    """Make this process's server look for cancelled background tasks once in ``interval``.
+
+    It waits for such a message in another thread, ten times a second, which takes 0.4 percent of a
+    core; Prefect cancels none. Returns whether this succeeded. Fallback: Prefect's own behaviour.
+    """
+    try:
+        from burner_redis import pubsub
+
+        subscription: Any = pubsub.PubSub
+        if list(inspect.signature(subscription._queue_get).parameters) != ["self", "timeout"]:
+            raise LookupError("it does not take messages as expected")
+        if "_queue" not in subscription.__init__.__code__.co_names:
+            raise LookupError("it keeps no messages in a queue")
+
+        async def take(subscription: Any, timeout: float | None) -> Any:
+            end = None if timeout is None else time.monotonic() + timeout
+            while True:
+                with suppress(queue.Empty):
+                    return subscription._queue.get_nowait()
+                if end is not None and time.monotonic() >= end:
+                    return None
+                await asyncio.sleep(interval.total_seconds())
+
+        subscription._queue_get = take
+    except (ImportError, AttributeError, LookupError, TypeError, ValueError) as error:
+        logger.warning("Prefect's server looks for cancelled tasks often: %s", error)
         return False
     return True
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import queue
 import zoneinfo
 from collections.abc import Callable
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import aiosqlite
 import pytest
+from burner_redis.pubsub import PubSub
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.types import _datetime
 from pydantic import ValidationError
@@ -118,3 +123,34 @@ def test_another_version_of_the_driver_is_not_patched(monkeypatch: pytest.Monkey
     monkeypatch.setattr(AsyncAdapt_aiosqlite_cursor, "execute", other)
     assert not private_names.execute_in_one_step()
     assert vars(AsyncAdapt_aiosqlite_cursor)["execute"] is other
+
+
+async def test_the_server_looks_for_cancelled_background_tasks_rarely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(PubSub, "_queue_get", PubSub._queue_get)
+    messages, pauses = queue.Queue[str](), list[float]()
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        messages.put("second")
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    assert private_names.listen_rarely(timedelta(hours=1))
+    take: Any = PubSub._queue_get
+    subscription = SimpleNamespace(_queue=messages)
+
+    messages.put("first")
+    assert await take(subscription, 0.1) == "first"
+    assert await take(subscription, 0.0) is None
+    assert pauses == []
+    assert await take(subscription, None) == "second"
+    assert pauses == [3600.0]
+
+
+def test_another_driver_of_background_tasks_is_not_patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(subscription: Any) -> None: ...
+
+    monkeypatch.setattr(PubSub, "_queue_get", other)
+    assert not private_names.listen_rarely(timedelta(hours=1))
+    assert vars(PubSub)["_queue_get"] is other
