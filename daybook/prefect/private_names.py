@@ -10,6 +10,7 @@ docstring names the fallback: Prefect's own behaviour, a missing feature, or no 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import logging
 import os
@@ -149,9 +150,7 @@ def listen_rarely(interval: timedelta) -> bool:
     core; Prefect cancels none. Returns whether this succeeded. Fallback: Prefect's own behaviour.
     """
     try:
-        from burner_redis import pubsub
-
-        subscription: Any = pubsub.PubSub
+        subscription: Any = importlib.import_module("burner_redis.pubsub").PubSub
         if list(inspect.signature(subscription._queue_get).parameters) != ["self", "timeout"]:
             raise LookupError("it does not take messages as expected")
         if "_queue" not in subscription.__init__.__code__.co_names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import queue
 import zoneinfo
 from collections.abc import Callable
@@ -12,7 +13,6 @@ from typing import Any
 
 import aiosqlite
 import pytest
-from burner_redis.pubsub import PubSub
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.types import _datetime
 from pydantic import ValidationError
@@ -25,6 +25,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from daybook.prefect import private_names
+
+PubSub: Any = importlib.import_module("burner_redis.pubsub").PubSub
 
 
 @pytest.fixture
