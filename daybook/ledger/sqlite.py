@@ -11,7 +11,6 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -19,15 +18,14 @@ from typing import Any
 
 import aiosqlite
 from sqlalchemy import Connection, event
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, Dialect
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
-from sqlalchemy.util import await_only
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DISK_FULL, LedgerReplaced, LedgerUnreachable
 from daybook.home import is_disk_full
-from daybook.ledger import database, one_step, texts
+from daybook.ledger import database, sqlite_driver, texts
 from daybook.ledger.in_use import InUse
 
 log = logging.getLogger(__name__)
@@ -49,12 +47,11 @@ class Sqlite:
 
     def __init__(self, url: URL, busy: timedelta) -> None:
         self._url, self.place = url, database.without_password(url)
-        self._connection_class = one_step.connection_class()
         self.engine = create_async_engine(
             url,
             json_serializer=texts.to_json,
             hide_parameters=True,
-            connect_args={"factory": _Connection},
+            connect_args={"factory": _Connection, "async_creator_fn": _connect},
         )
         named = url.database
         self._path = Path(named).absolute() if named and named != ":memory:" else None
@@ -75,7 +72,11 @@ class Sqlite:
             _begin(connection, busy)
             self._compare(connection.info.get(_OPENED))
 
-        event.listen(self.engine.sync_engine, "do_connect", self._connect)
+        def connect(dialect: Dialect, _: Any, arguments: Any, options: Any) -> Any:
+            self._refuse_missing()
+            return sqlite_driver.connect(dialect, arguments, options)
+
+        event.listen(self.engine.sync_engine, "do_connect", connect)
         event.listen(self.engine.sync_engine, "connect", prepare)
         event.listen(self.engine.sync_engine, "begin", begin)
         self._immediate = self.engine.execution_options(immediate=True)
@@ -213,14 +214,6 @@ class Sqlite:
         """If the file is missing, raise an error with the reason, before the driver does."""
         if self._path is not None and not self._path.exists():
             raise self.replaced() or LedgerUnreachable(self.place, "there is no such file")
-
-    def _connect(
-        self, dialect: Any, record: object, arguments: Sequence[Any], options: dict[str, Any]
-    ) -> Any:
-        """Return a connection that passes each statement to its thread once, if the file exists."""
-        self._refuse_missing()
-        opened: Any = await_only(_connect(*arguments, **options))
-        return self._connection_class(dialect.dbapi, opened)
 
     def why_unreachable(self, error: BaseException) -> str | None:
         # Errors without a subclass: "file is not a database", "disk image is malformed".

@@ -98,6 +98,10 @@ class Reporter(Protocol):
         """Show a step of the start or of the stop."""
         ...
 
+    def progress(self, line: str) -> None:
+        """Show for how long the start has waited."""
+        ...
+
     def synced(self, report: SyncReport) -> None:
         """Show the result of the first sync."""
         ...
@@ -207,6 +211,9 @@ class _Pipe:
     def say(self, line: str) -> None:
         self.send("say", line)
 
+    def progress(self, line: str) -> None:
+        self.send("progress", line)
+
     def synced(self, report: SyncReport) -> None:
         self.send("synced", report.model_dump(mode="json"))
 
@@ -217,7 +224,7 @@ async def _work(talk: _Pipe, *, link: bool) -> None:
         example = await prepare(ledger, client, talk)
         last_heartbeat = await worker.last_heartbeat(client, home)
         talk.send(Message.PREPARED)
-        await worker.wait_until_online(client, home, before=last_heartbeat)
+        await worker.wait_until_online(client, home, before=last_heartbeat, progress=talk.progress)
         talk.send(Message.ONLINE)
         if example is not None:
             await runs.run(example, request_id=EXAMPLE_REQUEST_ID)

@@ -71,8 +71,8 @@ EXAMPLE_TIMEOUT_SECONDS = 60.0
 COMMAND_GRACE_SECONDS = 5.0
 """Time for running commands to end when `up` stops."""
 POLL_INTERVAL_SECONDS = 0.5
-BACKGROUND_TIMEOUT_SECONDS = 180.0
-"""How long an `up` in the background may take to start."""
+BACKGROUND_TIMEOUT_SECONDS = float(service_units.START_TIMEOUT_SECONDS)
+"""How long an `up` in the background may take to start, as long as it lives."""
 MAX_IDLE_INTERVAL_SECONDS = 3.0
 """Maximum interval between two queries for finished runs, reached while none ends."""
 MAX_POLL_INTERVAL_SECONDS = 30.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.operations.server import absolute_python_path
 from daybook.prefect import parameter_schema, work_queues
 from daybook.processes import children, image
+from daybook.timing import TIMING
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -157,19 +158,22 @@ async def wait_until_online(
     home: Home,
     *,
     before: datetime | None = None,
-    within: float = 60.0,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> datetime:
     """Wait for a heartbeat of this home's worker, and return its time (UTC).
 
     ``before`` is the result of `last_heartbeat` before the worker was started: one that ended a
-    moment ago still counts as online. Raises `PrefectUnreachable`, with the end of the worker's
-    log, if there is no heartbeat for ``within`` seconds.
+    moment ago still counts as online. ``progress`` gets a line while this waits. Raises
+    `PrefectUnreachable`, with the end of the worker's log, if there is no heartbeat for
+    `Timing.max_start`.
     """
-    end = time.monotonic() + within
-    while time.monotonic() < end:
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < TIMING.max_start.total_seconds():
         heartbeat = await last_heartbeat(client, home)
         if heartbeat is not None and heartbeat != before:
             return heartbeat
+        if waited >= 1.0:
+            progress(f"Waiting for the worker: {waited:.0f} s")
         await asyncio.sleep(POLL_INTERVAL_SECONDS)
     log = children.read_tail(home.logs / "worker.log", 0)
     problem = f"the worker is not sending heartbeats\n{log}"
