@@ -10,8 +10,8 @@ from cyclopts import Parameter
 from daybook import api
 from daybook.cli import completion, documents, formatting, output
 from daybook.cli.agent_options import AgentOptions
+from daybook.cli.command import Answer, command
 from daybook.cli.model_options import ModelOptions
-from daybook.cli.options import Json, prepare_prefect
 from daybook.errors import InvalidInput
 from daybook.schedules import durations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from daybook.api.agents import AgentDetails
 
 
+@command(uses_prefect=True)
 async def add_(
     name: documents.NewName,
     /,
@@ -32,8 +33,7 @@ async def add_(
     replace: Annotated[
         bool, Parameter(help="Replace the existing agent of this name; its stored key is deleted.")
     ] = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Add an agent: a model, or any program that reads a prompt and prints an answer.
 
     The program gets the prompt on standard input, or in place of {prompt} in an argument.
@@ -55,29 +55,24 @@ async def add_(
         problem = "cannot be combined" if given_kinds else "is missing"
         hint = "" if given_kinds else "use --model, --offline, or a program after --"
         raise InvalidInput(" and ".join(given_kinds) or "command", problem, hint)
-    prepare_prefect()
-
     agent = await api.agents.add(name, given_kinds[0], settings, replace=replace)
-    if as_json:
-        output.print_json(agent)
-    else:
-        _print_agent(agent)
-        if given_kinds == ["model"] and not agent.settings["api_key"]:
-            output.say(model_options.missing_key_note())
-        for note in agent.notes:
-            output.say(f"! {note}")
-        output.say(f"Try it: daybook agents test {name}")
-    return 0
+    yield agent
+    _print_agent(agent)
+    if given_kinds == ["model"] and not agent.settings["api_key"]:
+        output.say(model_options.missing_key_note())
+    for note in agent.notes:
+        output.say(f"! {note}")
+    output.say(f"Try it: daybook agents test {name}")
 
 
+@command(uses_prefect=True)
 async def edit_(
     name: Annotated[str, Parameter(help="The agent's name.", completer=completion.agents)],
     /,
     *arguments: Annotated[str, Parameter(help="New program and its arguments, after --.")],
     options: AgentOptions = AgentOptions(),  # noqa: B008 - immutable
     model_options: ModelOptions = ModelOptions(),  # noqa: B008 - immutable
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Change only the given settings of an agent; '' clears one.
 
     A stored key is kept, unless the agent's provider or URL changes.
@@ -91,19 +86,15 @@ async def edit_(
     }
     if not changes:
         raise InvalidInput("settings", "none is given", "pass an option, such as --model")
-    prepare_prefect()
-
     with documents.unknown_as_not_found("agent"):
         agent = await api.agents.edit(name, changes)
-    if as_json:
-        output.print_json(agent)
-    else:
-        _print_agent(agent)
-        for note in agent.notes:
-            output.say(f"! {note}")
-    return 0
+    yield agent
+    _print_agent(agent)
+    for note in agent.notes:
+        output.say(f"! {note}")
 
 
+@command(uses_prefect=True)
 async def test_(
     name: Annotated[str, Parameter(help="The agent's name.", completer=completion.agents)],
     /,
@@ -112,27 +103,21 @@ async def test_(
     ] = None,
     *,
     timeout: Annotated[str, Parameter(help="Timeout for the answer.", show_default=True)] = "60s",
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Send an agent one prompt from this machine, outside of any job and without its tools.
 
     Example: daybook agents test default "Say hello"
     """
     timeout_seconds = durations.parse(timeout, "timeout").total_seconds()
-    prepare_prefect()
-
     with documents.unknown_as_not_found("agent"):
         answer = await api.agents.test(name, prompt or api.agents.TEST_PROMPT, timeout_seconds)
-    if as_json:
-        output.print_json(answer)
-    else:
-        output.line(answer.output)
-        if answer.cut:
-            output.say(f"(incomplete: {answer.cut})")
-        if usage := answer.usage:
-            parts = (answer.model or "model", formatting.tokens(usage), formatting.cost(usage))
-            output.say(f"({', '.join(filter(None, parts))})")
-    return 0
+    yield answer
+    output.line(answer.output)
+    if answer.cut:
+        output.say(f"(incomplete: {answer.cut})")
+    if usage := answer.usage:
+        parts = (answer.model or "model", formatting.tokens(usage), formatting.cost(usage))
+        output.say(f"({', '.join(filter(None, parts))})")
 
 
 def _setting_text(value: Any) -> str:

@@ -158,6 +158,7 @@ async def publish_artifact(ledger: Ledger, client: PrefectClient, run_id: str) -
             row.due,
             row.trigger,
             job,
+            kind=row.kind,
             queued_at=row.queued_at,
         )
         outcome = Outcome(

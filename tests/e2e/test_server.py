@@ -350,7 +350,7 @@ async def test_the_server_starts_although_prefects_database_internals_changed(
         assert settings["analytics_enabled"] is False
         ui = (await read(f"{server.ui_url(port)}/ui-settings")).json()
         assert ui["api_url"] == server.api_url(port)
-        assert "keeps deferred transactions" in child.log.read_text()
+        assert "keeps deferred transactions and its cache" in child.log.read_text()
     finally:
         await child.terminate()
 
