@@ -9,10 +9,9 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import completion, documents, formatting, output
+from daybook.cli.agent_options import AgentOptions
 from daybook.cli.command import Answer, command
-from daybook.cli.model_options import ModelOptions
 from daybook.errors import InvalidInput
-from daybook.processes.environment import DEFAULT_NAMES
 from daybook.schedules import durations
 
 if TYPE_CHECKING:
@@ -32,60 +31,7 @@ async def add_(
         str | None,
         Parameter(help="Program and its arguments as one string; no shell interprets it."),
     ] = None,
-    work_dir: Annotated[
-        str | None,
-        Parameter(
-            help="Working directory of the program. [default: a new, empty one for each run]"
-        ),
-    ] = None,
-    environment: Annotated[
-        list[str] | None,
-        Parameter(
-            name="--env",
-            help="Environment variable of the worker to pass to the program, in addition to PATH, "
-            "HOME and similar ones. Repeatable.",
-        ),
-    ] = None,
-    output_: Annotated[
-        str | None,
-        Parameter(
-            name="--output", help="Format of the program's output: text or json. [default: text]"
-        ),
-    ] = None,
-    history: Annotated[
-        str | None,
-        Parameter(
-            help="Session history to pass to the program: transcript or none. [default: transcript]"
-        ),
-    ] = None,
-    tools: Annotated[
-        list[str] | None,
-        Parameter(
-            name="--tool",
-            help="Tool that the agent may call: a tool server, server.tool, a Python tool, or "
-            "daybook. In a program's arguments, {mcp_config} is the file that lists the servers. "
-            "Repeatable.",
-        ),
-    ] = None,
-    capabilities: Annotated[
-        list[str] | None,
-        Parameter(
-            name="--capability",
-            help="Capability that tasks can require. If no session claims such a task, Daybook can "
-            "run a job of this agent that has the tag task-worker. Repeatable.",
-        ),
-    ] = None,
-    summarize_after_messages: Annotated[
-        int | None,
-        Parameter(
-            help="Number of messages of a session above which older ones are replaced by a "
-            "summary. [default: never]"
-        ),
-    ] = None,
-    summarize_after_tokens: Annotated[
-        int | None, Parameter(help="The same limit in estimated tokens. [default: none]")
-    ] = None,
-    model_options: ModelOptions = ModelOptions(),  # noqa: B008 - immutable
+    options: AgentOptions = AgentOptions(),  # noqa: B008 - immutable
     replace: Annotated[
         bool, Parameter(help="Replace the existing agent of this name; its stored key is deleted.")
     ] = False,
@@ -101,33 +47,20 @@ async def add_(
     Example: daybook agents add helper --model openai:gpt-6-luna --tool search --tool daybook
     """
     program = command_words(command, arguments)
-    kinds = (("command", program), ("offline", offline), ("model", model_options.model))
+    kinds = (("command", program), ("offline", offline), ("model", options.model))
     given_kinds = [word for word, is_given in kinds if is_given]
     if len(given_kinds) != 1:
         problem = "cannot be combined" if given_kinds else "is missing"
         hint = "" if given_kinds else "use --model, --offline, or a program after --"
         raise InvalidInput(" and ".join(given_kinds) or "command", problem, hint)
-    settings: dict[str, Any] = {
-        "work_dir": work_dir,
-        "output": output_,
-        "environment": environment,
-        "history": history,
-        "tools": tools,
-        "capabilities": capabilities,
-        "summarize_after_messages": summarize_after_messages,
-        "summarize_after_tokens": summarize_after_tokens,
-    }
-    settings = {field: value for field, value in settings.items() if value is not None}
-    settings |= model_options.settings()
-    if environment is not None:
-        settings["environment"] = list(dict.fromkeys([*DEFAULT_NAMES, *environment]))
+    settings = options.settings()
     if program:
         settings["command"] = program
     agent = await api.agents.add(name, given_kinds[0], settings, replace=replace)
     yield agent
     _print_agent(agent)
     if given_kinds == ["model"] and not agent.settings["api_key"]:
-        output.say(model_options.missing_key_note())
+        output.say(options.missing_key_note())
     for note in agent.notes:
         output.say(f"! {note}")
     output.say(f"Try it: daybook agents test {name}")
