@@ -31,6 +31,13 @@ async def add_(
         str | None,
         Parameter(help="Program and its arguments as one string; no shell interprets it."),
     ] = None,
+    preset: Annotated[
+        str | None,
+        Parameter(
+            help="Program whose steps Daybook records: claude-code or codex. Arguments after -- "
+            "are added to its own."
+        ),
+    ] = None,
     work_dir: Annotated[
         str | None,
         Parameter(
@@ -48,7 +55,9 @@ async def add_(
     output_: Annotated[
         str | None,
         Parameter(
-            name="--output", help="Format of the program's output: text or json. [default: text]"
+            name="--output",
+            help="Format of the program's output: text, json, claude-code or codex. "
+            "[default: text, or that of the preset]",
         ),
     ] = None,
     history: Annotated[
@@ -98,14 +107,18 @@ async def add_(
 
     Example: daybook agents add claude --work-dir ~/project -- claude -p
 
+    Example: daybook agents add cc --preset claude-code --work-dir ~/project
+
     Example: daybook agents add helper --model openai:gpt-6-luna --tool search --tool daybook
     """
     program = command_words(command, arguments)
-    kinds = (("command", program), ("offline", offline), ("model", model_options.model))
+    if preset is not None and command is not None:
+        raise InvalidInput("preset and command", "cannot be combined", "use -- arguments")
+    kinds = (("command", program or preset), ("offline", offline), ("model", model_options.model))
     given_kinds = [word for word, is_given in kinds if is_given]
     if len(given_kinds) != 1:
         problem = "cannot be combined" if given_kinds else "is missing"
-        hint = "" if given_kinds else "use --model, --offline, or a program after --"
+        hint = "" if given_kinds else "use --model, --offline, --preset, or a program after --"
         raise InvalidInput(" and ".join(given_kinds) or "command", problem, hint)
     settings: dict[str, Any] = {
         "work_dir": work_dir,
@@ -125,7 +138,9 @@ async def add_(
         settings["command"] = program
     prepare_prefect()
 
-    agent = await api.agents.add(name, given_kinds[0], settings, replace=replace)
+    agent = await api.agents.add(
+        name, given_kinds[0], settings, replace=replace, preset=preset or ""
+    )
     if as_json:
         output.print_json(agent)
     else:
