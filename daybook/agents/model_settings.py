@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -18,6 +18,7 @@ from pydantic import (
 from daybook.agents import base
 from daybook.agents.base import Capabilities
 from daybook.jobs.compression import SummarizeAfterMessages, SummarizeAfterTokens
+from daybook.jobs.markers import Marker
 
 
 class Options(BaseModel):
@@ -68,7 +69,7 @@ class ModelSettings(BaseModel):
             "provider, such as OPENAI_API_KEY, but never sends that key to a base URL."
         ),
     )
-    system_prompt: str = Field(
+    system_prompt: Annotated[str, Marker(is_long=True)] = Field(
         default="",
         title="System prompt",
         description="Instructions sent with every request, before the session's messages.",

@@ -1,7 +1,7 @@
 """Command-line options for the fields of a job, derived from `daybook.jobs.model`.
 
-The description of a field is the help of its option. Only the names of options that differ from
-their fields, and the syntax of values, are defined here.
+The description of a field is the help of its option; its marker (`daybook.jobs.markers`) says how
+the option is called and written, if not like the field. Each syntax is defined here.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from cyclopts import Group, Parameter
 
 from daybook.cli import completion
 from daybook.cli.options import header, metadata, parse_json_object, split_command, text_or_file
+from daybook.jobs import markers
 from daybook.jobs import policy as policies
 from daybook.jobs.actions import ACTIONS, AgentPrompt, Heartbeat
 from daybook.jobs.checks import Check
@@ -22,24 +23,12 @@ from daybook.jobs.model import FIELDS, Job, ScheduleFields, default_fields
 from daybook.jobs.notify import Notify
 from daybook.schedules import bounds
 
-_NAMES = {
-    "check_watch_command": "watch-command",
-    "check_watch_url": "watch-url",
-    "enabled": "disabled",
-    "events": "notify",
-    "fallback_agents": "fallback-agent",
-    "headers": "header",
-    "tags": "tag",
-    "timezone": "tz",
-    "url": "webhook",
-}
-"""Options whose names differ from their fields."""
-
 _SYNTAX = {
-    "body": "Write the text, or @file.",
-    "headers": 'Write "Name: value".',
-    "prompt": "Write the text, @file, or @- for standard input; for a first @, write @@.",
-    "metadata": "Write name=value, or a JSON object.",
+    "text": "Write the text, or @file.",
+    "header": 'Write "Name: value".',
+    "pairs": "Write name=value, or a JSON object.",
+    "command": "Quotes work as in a shell. Pass '' to remove the check.",
+    "object": "Write a JSON object, or @file.",
 }
 """How to write a value, where the type of the field does not show it."""
 
@@ -54,20 +43,12 @@ REPLACES_PROMPT = {
 _CHECKS = {f"check_{name}": field for name, field in Check.model_fields.items()}
 """Fields of the object `check`; each has its own option."""
 
-_COMMANDS = ("check_command", "check_watch_command")
-"""Fields whose value is a program with its arguments, written in one option."""
-
-_HELP = {
-    **dict.fromkeys(_COMMANDS, "Quotes work as in a shell. Pass '' to remove the check."),
-    "enabled": "Add the job disabled; it can still be run by hand.",
-}
+_FIELDS = FIELDS | _CHECKS
 
 _COMPLETERS = {
-    "after": completion.jobs,
     "agent": completion.agents,
     "channel": completion.channels,
-    "fallback_agents": completion.agents,
-    "check_agent": completion.agents,
+    "job": completion.jobs,
 }
 
 _Options = TypeVar("_Options", bound="type[FieldOptions]")
@@ -75,18 +56,19 @@ _Options = TypeVar("_Options", bound="type[FieldOptions]")
 
 def parameter(name: str, group: Group | None = None) -> Parameter:
     """Return the option for the field ``name``, with its description, choices and default."""
-    field = (FIELDS | _CHECKS)[name]
-    spelling = "--" + _NAMES.get(name, name).replace("_", "-")
+    field, marker = _FIELDS[name], markers.of(_FIELDS[name])
+    spelling = "--" + (marker.option or name).replace("_", "-")
     if name == "enabled":
-        return Parameter(name=spelling, group=group, help=_HELP[name])
-    texts = [field.description or "", _SYNTAX.get(name, ""), _HELP.get(name, "")]
+        text = "Add the job disabled; it can still be run by hand."
+        return Parameter(name="--disabled", group=group, help=text)
+    texts = [field.description or "", "" if _is_object(name) else _SYNTAX.get(marker.syntax, "")]
     if name in REPLACES_PROMPT:
         texts.append("Replaces the prompt.")
-    if get_origin(field.annotation) is dict and name not in _SYNTAX:
-        texts.append("Write a JSON object, or @file.")
+    if _is_object(name):
+        texts.append(_SYNTAX["object"])
     if _type(name) == list[str]:
         texts.append("Repeatable.")
-    completer: Callable[..., Any] | None = _COMPLETERS.get(name)
+    completer: Callable[..., Any] | None = _COMPLETERS.get(marker.names)
     if choices := _choices(field.annotation):  # `Parameter.choices` would refuse '', which clears
         texts.append(f"[choices: {', '.join(choices)}]")
         completer = completion.of_choices(choices)
@@ -105,11 +87,16 @@ def parameter(name: str, group: Group | None = None) -> Parameter:
 
 def _type(name: str) -> Any:
     """Return the type of a field's option: bool, int, str or list[str]."""
-    annotation = (FIELDS | _CHECKS)[name].annotation
+    annotation, syntax = _FIELDS[name].annotation, markers.of(_FIELDS[name]).syntax
     if annotation in (bool, int):
         return annotation
-    is_list = get_origin(annotation) is tuple or name in ("headers", "metadata")
-    return list[str] if is_list and name not in _COMMANDS else str
+    is_list = get_origin(annotation) is tuple or syntax in ("header", "pairs")
+    return list[str] if is_list and syntax != "command" else str
+
+
+def _is_object(name: str) -> bool:
+    """Return whether a field is an object that its option takes as JSON."""
+    return get_origin(_FIELDS[name].annotation) is dict and not markers.of(_FIELDS[name]).syntax
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
@@ -124,7 +111,11 @@ def _default(name: str) -> str:
 
     Return an empty text if there is no default to show.
     """
-    by_kind = {kind: default_fields(kind).get(name) for kind in ACTIONS if kind != "heartbeat"}
+    by_kind = {
+        kind: default_fields(kind).get(name)
+        for kind, action in ACTIONS.items()
+        if not action.has_own_command
+    }
     given = {kind: value for kind, value in by_kind.items() if value not in (None, "", [], {})}
     if not given or (False in given.values() and not any(given.values())):
         return ""
@@ -164,20 +155,19 @@ class FieldOptions:
 
 
 def _value(name: str, value: Any) -> object:
-    match name:
-        case "enabled":
-            return False
-        case "headers":
+    match markers.of(_FIELDS[name]).syntax:
+        case "header":
             return dict(header(each) for each in value)
-        case "metadata":
+        case "pairs":
             parts = [metadata(each) for each in value if each]
             return {key: part[key] for part in parts for key in part}
-        case "body":
+        case "text":
             return text_or_file(name, value)
-        case "check_command" | "check_watch_command":
+        case "command":
             return split_command(name, value)
-    is_object = get_origin((FIELDS | _CHECKS)[name].annotation) is dict
-    return parse_json_object(name, value) if is_object else value
+    if name == "enabled":
+        return False
+    return parse_json_object(name, value) if _is_object(name) else value
 
 
 def _with_options(groups: Mapping[str, tuple[str, ...]]) -> Callable[[_Options], _Options]:
@@ -223,7 +213,7 @@ _ELSEWHERE = ("kind", "enabled", "action", "schedule", "policy", "notify")
         **{
             kind.replace("-", " ").capitalize(): tuple(action.model_fields)
             for kind, action in ACTIONS.items()
-            if action not in (AgentPrompt, Heartbeat)
+            if action is not AgentPrompt and not action.has_own_command
         },
         "Checks": tuple(_CHECKS),
         "Execution": (*_without(policies.FIELDS, *_WHEN, "check"), "enabled"),
@@ -255,7 +245,8 @@ class ScheduleOptions(FieldOptions):
 Prompt = Annotated[
     str | None,
     Parameter(
-        help=f"{FIELDS['prompt'].description} {_SYNTAX['prompt']}",
+        help=f"{FIELDS['prompt'].description} Write the text, @file, or @- for standard "
+        "input; for a first @, write @@.",
         group=Group.create_default_arguments(),
     ),
 ]

@@ -55,9 +55,8 @@ def test_a_run_of_claude_code_has_steps_cost_and_a_warning(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
 
-    assert (
-        daybook("agents", "add", "cc", "--preset", "claude-code", "--", "--model", "opus")[0] == 0
-    )
+    added = daybook("agents", "add", "cc", "--preset", "claude-code", "--", "--model", "opus")
+    assert added[0] == 0, added
     code, out, err = daybook("ask", "Build it", "--agent", "cc", "--json")
 
     assert code == 0, err
