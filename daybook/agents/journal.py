@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from daybook.ledger import texts
+from daybook.runs.usage import Amount
 
 Kind = Literal["request", "tool"]
 """A step is a request to a model, or a call of a tool."""
@@ -67,7 +68,8 @@ class Step:
 
     ``name`` is the model, or the tool by the name that the model uses. ``facts`` are what the step
     asks for, by name; `digest` is that of all of them. ``input`` is the same as a text for people.
-    ``repeatable``: a repetition has no second effect.
+    ``repeatable``: a repetition has no second effect. ``estimate`` is what a request will probably
+    use, which budgets reserve; a tool uses nothing.
     """
 
     position: Position
@@ -76,6 +78,7 @@ class Step:
     facts: Mapping[str, Any] = field(repr=False)
     input: str = field(repr=False)
     repeatable: bool
+    estimate: Amount = field(default_factory=Amount)
 
     @property
     def digest(self) -> str:
@@ -88,24 +91,31 @@ class StepReply:
     """What came back: ``output`` as a text for people, or an ``error``.
 
     ``usage`` is that of a request to a model, as in `AgentReply`. ``value`` is the complete reply
-    as JSON, from which a later attempt can continue; None if it cannot.
+    as JSON, from which a later attempt can continue; None if it cannot. ``may_cost``: a request
+    without usage may have cost something, so budgets go on counting its estimate.
     """
 
     output: str = field(default="", repr=False)
     error: str = ""
     usage: Mapping[str, Any] | None = None
     value: Any = field(default=None, repr=False)
+    may_cost: bool = False
 
 
 class Journal(Protocol):
     """Journal of one attempt of a run."""
 
+    async def limits_usd(self) -> bool:
+        """Return whether a budget in US dollars limits the run."""
+        ...
+
     async def start(self, step: Step) -> StepReply | None:
         """Record the start of ``step``, which may happen after that.
 
         If it must not happen, because it has happened in an earlier attempt or may have, return the
-        reply to use instead. Raise `LedgerError` if the run was taken over, and `AgentFailed` if
-        the attempt has to stop.
+        reply to use instead. If the requests of other runs have reserved the rest of a budget, wait
+        for them. Raise `LedgerError` if the run was taken over, `AgentFailed` if the attempt has to
+        stop, and `AgentMisconfigured` if the price of a request is not known but limited.
         """
         ...
 

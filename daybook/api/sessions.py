@@ -150,6 +150,7 @@ _CONTINUED_POLICY = (
     "timeout",
     "work_dir",
     "tokens_per_run",
+    "usd_per_run",
     "summarize_after_messages",
     "summarize_after_tokens",
 )

@@ -52,6 +52,8 @@ def _print(found: SpendingReport, absolute: bool) -> None:
     since = formatting.local_time(found.since)
     spent = formatting.spending(found.total)
     output.line(f"{spent} since {since}" if spent else f"Nothing was spent since {since}.")
+    if found.budgets:
+        output.fields([("budgets today", "\n".join(each.words() for each in found.budgets))])
 
 
 def _row(group: GroupSpending) -> tuple[str, ...]:

@@ -100,7 +100,7 @@ async def add_up(
         func.coalesce(col(RunRow.model), ""),
     )
     has_usage = sqlalchemy.case((usage.is_not(None) & cost.is_(None), 1), else_=0)
-    owned = col(RunRow.job_id).in_(sqlalchemy.select(col(JobRow.id)).where(JobRow.owner == owner))
+    jobs = sqlalchemy.select(col(JobRow.id)).where(col(JobRow.owner) == owner)
     query = (
         sqlalchemy.select(
             *key,
@@ -116,7 +116,7 @@ async def add_up(
             col(RunRow.finished_at) >= begin.astimezone(UTC),
             col(RunRow.finished_at) < end.astimezone(UTC),
             col(RunRow.status).not_in(LIVE),
-            sqlalchemy.true() if owner is None else owned,
+            sqlalchemy.true() if owner is None else col(RunRow.job_id).in_(jobs),
         )
         .group_by(*key)
     )

@@ -260,6 +260,7 @@ def spending(found: SpendingReport) -> str:
     lines += [f"- {each.name or 'unknown'}: {_spent(each)}" for each in found.groups[:MAX_JOBS]]
     if len(found.groups) > MAX_JOBS:
         lines.append(f"and {len(found.groups) - MAX_JOBS} more")
+    lines += [f"Budget today, {each.words()}" for each in found.budgets]
     return "\n".join(lines)
 
 

@@ -33,6 +33,7 @@ async def show(site: Site, request: Request) -> Response:
         rows=rows[:MAX_ROWS],
         left=len(rows) - MAX_ROWS,
         total=daily.spending(totals),
+        budgets=await api.spending.budgets_today(),
         today=days[-1][1],
         days=days,
         money=formatting.money,
