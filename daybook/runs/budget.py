@@ -29,10 +29,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Select, and_, bindparam, case, func, literal, or_, select, true
+from sqlalchemy import Select, and_, bindparam, case, func, literal, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -256,21 +257,13 @@ async def read_used(
         "of_agent": budget.agent,
         "of_number": number,
     }
-    used = dict.fromkeys(scopes, Used())
-    for queries in (("run",) if "run" in scopes else (), tuple(s for s in scopes if s != "run")):
-        if not queries:
-            continue
-        attempts, steps = _queries(queries)
-        ended = list((await session.execute(attempts, values)).one())
-        active = list((await session.execute(steps, values)).one())
-        width = len(_AMOUNT)
-        for place, scope in enumerate(queries):
-            of_attempts = Amount(*ended[place * width : (place + 1) * width])
-            done, reserved = (
-                Amount(*active[(2 * place + part) * width : (2 * place + part + 1) * width])
-                for part in (0, 1)
-            )
-            used[scope] = Used(of_attempts + done, reserved)  # type: ignore[index]
+    row = list((await session.execute(_query(scopes), values)).one())
+    width = len(_AMOUNT)
+    amounts = iter(Amount(*row[at : at + width]) for at in range(0, len(row), width))
+    used = {}
+    for scope in scopes:
+        ended, answered, reserved = islice(amounts, 3)
+        used[scope] = Used(ended + answered, reserved)
     return used
 
 
@@ -358,53 +351,50 @@ _ACTIVE_STEPS = _RUNS.join(
 
 
 @lru_cache(maxsize=32)
-def _queries(scopes: tuple[Scope, ...]) -> tuple[Select[Any], Select[Any]]:
-    """Return the queries of the sums of attempts, and of the steps of attempts in progress.
+def _query(scopes: tuple[Scope, ...]) -> Select[Any]:
+    """Return the query of one row: for each scope the sums of `_AMOUNT`, of three parts.
 
-    Both have one row: for each scope tokens, US dollars and unpriced requests; the second first of
-    the steps with a reply, then of those in progress. Built once, because building one takes longer
-    than executing it.
+    They are the attempts; of attempts in progress, the requests that have ended; and those in
+    progress. One query, built once: building it, or sending another, takes longer than its work.
     """
     attempt, step = AttemptRow, StepRow
     owned = select(col(JobRow.id)).where(col(JobRow.owner) == bindparam("of_owner"))
+    in_day = and_(
+        col(attempt.started_at) >= bindparam("begin"), col(attempt.started_at) < bindparam("end")
+    )
     conditions: dict[Scope, Any] = {
-        "run": true(),
-        "job": col(attempt.job_id) == bindparam("of_job"),
-        "owner": col(attempt.job_id).in_(owned),
-        "agent": col(attempt.agent) == bindparam("of_agent"),
-        "home": true(),
+        "run": col(attempt.run_id) == bindparam("of_run"),
+        "job": and_(in_day, col(attempt.job_id) == bindparam("of_job")),
+        "owner": and_(in_day, col(attempt.job_id).in_(owned)),
+        "agent": and_(in_day, col(attempt.agent) == bindparam("of_agent")),
+        "home": in_day,
     }
-
-    def sums(row: Any, parts: Iterable[Any]) -> list[Any]:
-        return [
-            func.coalesce(
-                func.sum(case((and_(conditions[scope], part), getattr(row, name)), else_=0)), 0
-            )
-            for scope in scopes
-            for part in parts
-            for name in _AMOUNT
-        ]
-
-    which = or_(*(conditions[scope] for scope in scopes))
-    if scopes == ("run",):
-        period = col(attempt.run_id) == bindparam("of_run")
-    else:
-        period = and_(
-            col(attempt.started_at) >= bindparam("begin"),
-            col(attempt.started_at) < bindparam("end"),
-        )
-    attempts = select(*sums(attempt, [true()])).where(period, which)
     in_progress = col(step.status) == Status.RUNNING
     own = and_(col(step.run_id) == bindparam("of_run"), col(step.number) == bindparam("of_number"))
-    steps = (
-        select(*sums(step, [~in_progress, in_progress]))
-        .select_from(_ACTIVE_STEPS)
-        .where(
+
+    def sums(row: Any, condition: Any) -> list[Any]:
+        values = (getattr(row, name) for name in _AMOUNT)
+        return [
+            func.coalesce(func.sum(case((condition, each), else_=0)), 0)
+            if condition is not None
+            else func.coalesce(func.sum(each), 0)
+            for each in values
+        ]
+
+    parts = []
+    for scope in scopes:
+        parts.append(select(*sums(attempt, None)).where(conditions[scope]).subquery())
+        steps = select(*sums(step, ~in_progress), *sums(step, in_progress))
+        active = steps.select_from(_ACTIVE_STEPS).where(
             col(RunRow.status) == Status.RUNNING,
             col(step.kind) == literal("request"),
-            period,
-            which,
+            conditions[scope],
             ~own,
         )
-    )
-    return attempts, steps
+        parts.append(active.subquery())
+    columns = [column for part in parts for column in part.c]
+    first, *others = parts
+    joined: Any = first
+    for other in others:
+        joined = joined.join(other, true())
+    return select(*columns).select_from(joined)

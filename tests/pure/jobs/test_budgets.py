@@ -44,7 +44,7 @@ def test_amounts_in_words() -> None:
 @pytest.mark.parametrize(
     ("table", "field", "problem"),
     [
-        ({"usd_per_day": -1}, "budget.usd_per_day", "such as 5"),
+        ({"usd_per_day": -1}, "budget.usd_per_day", "use 0 or more"),
         ({"usd_per_week": 1}, "budget.usd_per_week", "unknown field"),
         (
             {"agents": {"scout": {"usd_per_day": "many"}}},

@@ -74,7 +74,7 @@ async def test_fifty_runs_at_once_spend_at_most_the_budget_and_one_request_each(
 
     with provider() as fake_provider:
         fake_provider.script = [sends("a")]
-        async with Ledger(address) as ledger:
+        async with Ledger(address, busy=timedelta(minutes=10)) as ledger:
             grants = [await claimed(ledger, f"a{number}") for number in range(RUNS // 2)]
             tasks = [
                 asyncio.create_task(spend_until_refused(ledger, each, fake_provider))
@@ -92,7 +92,7 @@ async def test_fifty_runs_at_once_spend_at_most_the_budget_and_one_request_each(
         before = len(fake_provider.requests)
         counted = query("SELECT sum(usd) FROM steps")
         assert counted >= REQUEST_USD * before - 1e-6
-        async with Ledger(address) as ledger:
+        async with Ledger(address, busy=timedelta(minutes=10)) as ledger:
             grants = [await claimed(ledger, f"b{number}") for number in range(RUNS)]
             errors = await asyncio.gather(
                 *(
