@@ -219,10 +219,16 @@ async def _answer(agent: Agent, request: AgentRequest) -> AgentReply:
     try:
         reply = await agent.answer(request)
     except AgentError as error:
-        await steps.finish(step, StepReply(error=str(error), usage=error.usage, may_cost=True))
+        await steps.finish(step, _counted(error.usage, str(error)))
         raise
-    await steps.finish(step, StepReply(usage=reply.usage, may_cost=True))
+    await steps.finish(step, _counted(reply.usage))
     return reply
+
+
+def _counted(used: Usage | None, error: str = "") -> StepReply:
+    """Return the reply of the step that counts a program's answer; other steps show its usage."""
+    amount = None if used is None else Amount.of(used)
+    return StepReply(error=error, may_cost=True, amount=amount)
 
 
 async def _ask_again(

@@ -20,6 +20,14 @@ So a request is paid once, and a call whose reply is known has its effect once. 
 idempotent is not made if an equal one got no reply. If such a call is among the replaced steps, the
 attempt stops before the next one, because the model may mean the same effect in other words. All
 calls of a job whose policy is `idempotent` count as idempotent.
+
+A program makes its steps itself, and only says so (`RunJournal.report`): they are recorded, and
+neither prevented nor continued.
+
+`RunJournal.warnings` names the tool calls of the attempt that failed, or whose outcome is unknown.
+A call is *recovered* if the same call, which is the same tool with the same arguments, succeeded
+later in the attempt; then it is not named. A success with other arguments proves nothing: it may be
+another effect.
 """
 
 from __future__ import annotations
@@ -35,7 +43,13 @@ from typing import Any, TypeVar
 
 from daybook.agents.journal import Journal, Position, Step, StepReply
 from daybook.clock import Clock
-from daybook.errors import AgentFailed, AgentMisconfigured, InvalidInput, LedgerUnreachable
+from daybook.errors import (
+    AgentFailed,
+    AgentMisconfigured,
+    InvalidInput,
+    LedgerUnreachable,
+    one_line,
+)
 from daybook.jobs import limits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
@@ -80,12 +94,19 @@ UNPRICED = (
 _current: ContextVar[Journal | None] = ContextVar("journal", default=None)
 
 
+MAX_WARNINGS = 20
+"""Maximum number of warnings about the calls of an attempt, one for each tool."""
+
+MAX_WARNING_CHARACTERS = 200
+
+
 @contextmanager
-def recording(ledger: Ledger, granted: Granted, attempt: int, clock: Clock) -> Iterator[None]:
-    """Let `current` return the journal of this attempt in the block."""
-    token = _current.set(RunJournal(ledger, granted, attempt, clock))
+def recording(ledger: Ledger, granted: Granted, attempt: int, clock: Clock) -> Iterator[RunJournal]:
+    """Let `current` return the journal of this attempt in the block, and yield it."""
+    opened = RunJournal(ledger, granted, attempt, clock)
+    token = _current.set(opened)
     try:
-        yield
+        yield opened
     finally:
         _current.reset(token)
 
@@ -111,10 +132,24 @@ class RunJournal:
         self._numbers: dict[Position, int] = {}
         self._budget: RunBudget | None = None
         self._has_read_budget = False
+        self._calls: dict[str, tuple[str, str]] = {}
+        """The tool and the error of the last call with each digest; the error may be empty."""
 
     async def limits_usd(self) -> bool:
         budget = await self._read_budget()
         return budget is not None and budget.limits_usd
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return a line for each tool with calls that failed, or got no reply, for good."""
+        failures: dict[str, list[str]] = {}
+        for name, error in self._calls.values():
+            if error:
+                failures.setdefault(name, []).append(error)
+        lines = [_warning(name, errors) for name, errors in failures.items()]
+        left_out = len(lines) - MAX_WARNINGS
+        if left_out > 0:
+            lines[MAX_WARNINGS:] = [f"calls of {left_out} more tools failed"]
+        return tuple(lines)
 
     async def start(self, step: Step) -> StepReply | None:
         await self._load()
@@ -122,6 +157,7 @@ class RunJournal:
         diverged = ""
         if row is not None and row.digest == step.digest:
             if (reply := self._replayed(row, step)) is not None:
+                self._note(step, reply.error)
                 return reply
         elif row is not None and (row.kind == "tool" or row.reply is not None):
             diverged = self._diverge(row, step)
@@ -134,11 +170,16 @@ class RunJournal:
             await self._check_replaced(step)
         return None
 
+    async def report(self, step: Step, reply: StepReply | None = None) -> None:
+        await self._load()
+        await self._record(step, "", reply)
+
     async def finish(self, step: Step, reply: StepReply) -> None:
+        self._note(step, reply.error)
         number = self._numbers[step.position]
         status = Status.FAILED if reply.error else Status.SUCCEEDED
         kept = None if reply.value is None else {"facts": step.facts, "value": reply.value}
-        amount = _amount(step, reply) if step.kind == "request" else None
+        amount, exceeds = _amount(step, reply)
         await self._retry(
             lambda: steps.finish(
                 self._ledger,
@@ -151,7 +192,7 @@ class RunJournal:
                 output=shorten(reply.output),
                 reply=kept,
                 amount=amount,
-                budget=self._budget if _exceeds(amount, step.estimate) else None,
+                budget=self._budget if exceeds else None,
             )
         )
 
@@ -233,12 +274,12 @@ class RunJournal:
         self._has_read_budget = True
         return self._budget
 
-    async def _start(self, row: StepRow, replaced: Collection[int]) -> None:
+    async def _start(self, row: StepRow, replaced: Collection[int], *, is_counted: bool) -> None:
         """Record the start; wait while the requests of others have reserved the rest of a budget.
 
         Raise `AgentFailed` if a budget is used up; the attempt's timeout ends the wait.
         """
-        budget = await self._read_budget() if row.kind == "request" else None
+        budget = await self._read_budget() if is_counted else None
         if (
             budget is not None
             and budget.limits_usd
@@ -271,7 +312,8 @@ class RunJournal:
             await self.finish(step, StepReply(error=message))
             raise AgentFailed(message)
 
-    async def _record(self, step: Step, diverged: str) -> None:
+    async def _record(self, step: Step, diverged: str, reply: StepReply | None = None) -> None:
+        self._note(step, UNKNOWN if reply is None else reply.error)
         self._last_number += 1
         number = self._last_number
         row = StepRow(
@@ -286,11 +328,19 @@ class RunJournal:
             started_at=self._clock.now(),
             input=shorten(step.input),
             diverged=diverged,
-            **asdict(step.estimate),
+            **asdict(step.estimate or Amount()),
         )
+        if reply is not None:
+            row.status = (Status.FAILED if reply.error else Status.SUCCEEDED).value
+            row.usage = dict(reply.usage) if reply.usage is not None else None
+            row.error, row.output = shorten(reply.error) or None, shorten(reply.output)
         replaced = [each.number for each in self._replaced] if diverged else []
-        await self._start(row, replaced)
+        await self._start(row, replaced, is_counted=step.estimate is not None)
         self._numbers[step.position] = number
+
+    def _note(self, step: Step, error: str) -> None:
+        if step.kind == "tool":
+            self._calls[step.digest] = (step.name, error)
 
     async def _retry(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Repeat ``work`` until the ledger is reachable; the attempt's timeout ends this.
@@ -307,23 +357,30 @@ class RunJournal:
             await self._clock.wait_until(self._clock.now() + RETRY_DELAY)
 
 
-def _amount(step: Step, reply: StepReply) -> Amount | None:
-    """Return what budgets count for a reply; None for the estimate.
+def _amount(step: Step, reply: StepReply) -> tuple[Amount | None, bool]:
+    """Return what budgets count for a reply, None for the estimate, and whether that is more.
 
     What the provider does not say, and a price that it does not allow to compute, is estimated.
     """
-    if reply.usage is None:
-        return None if reply.may_cost else Amount()
-    amount, estimate = Amount.of(reply.usage), step.estimate
-    if not amount.tokens:
+    estimate = step.estimate
+    if estimate is None or (reply.usage is None and reply.amount is None and reply.may_cost):
+        return None, False
+    amount = Amount.of(reply.usage) if reply.amount is None else reply.amount
+    if reply.usage is not None and not amount.tokens:
         amount = replace(amount, tokens=estimate.tokens)
     if amount.unpriced and not estimate.unpriced:
         amount = replace(amount, usd=estimate.usd, unpriced=0)
-    return amount
+    return amount, amount.tokens > estimate.tokens or amount.usd > estimate.usd
 
 
-def _exceeds(amount: Amount | None, estimate: Amount) -> bool:
-    return amount is not None and (amount.tokens > estimate.tokens or amount.usd > estimate.usd)
+def _warning(name: str, errors: list[str]) -> str:
+    """Return in words that calls of this tool failed, with the first error that says why."""
+    known = [each for each in errors if each != UNKNOWN]
+    if not known:
+        return f"the outcome of tool {name} is unknown"
+    count = f" {len(errors)} times" if len(errors) > 1 else ""
+    why = one_line(redact_tokens(known[0]), MAX_WARNING_CHARACTERS)
+    return f"tool {name} failed{count}: {why}"
 
 
 def _may_have_acted(row: StepRow) -> bool:

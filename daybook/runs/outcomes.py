@@ -67,6 +67,7 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
     row.lease_until, row.suspected_at = None, None
     row.output = shorten(outcome.output)
     row.result, row.error = outcome.result, outcome.error
+    row.warnings = list(outcome.warnings)
     row.agent = outcome.agent or row.agent
     row.model = outcome.model
     # Once the flow run has been started again, Prefect's state belongs to the later row.
@@ -165,7 +166,9 @@ async def close_attempt(
         # Added to the usage of the check that preceded the attempt (`claims.begin`).
         attempt.usage = usage.total((attempt.usage, used))
         spent = sum((each.amount for each in requests), Amount())
-        _add(attempt, spent if requests else Amount.of(used))
+        # A step that a program reported counts nothing. A request that failed has no tokens.
+        is_counted = spent != Amount() or (requests and not usage.tokens(used))
+        _add(attempt, spent if is_counted else Amount.of(used))
         if outcome.status is Status.CANCELLED and not (requests or used):
             await _count_grant(session, row, attempt)
     else:  # a late outcome: the first end has counted the steps

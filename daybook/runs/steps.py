@@ -77,7 +77,8 @@ async def start(
 ) -> Judgement:
     """Record the start of ``step``, before it happens; set its time.
 
-    It replaces the steps with the numbers ``replaced``, which are not repeated any more. If the
+    A step with an outcome has happened already: its start and its end are recorded at once. The
+    step replaces the steps with the numbers ``replaced``, which are not repeated any more. If the
     ``budget`` does not allow the step's estimate, record nothing, and return why.
 
     Raise `NotFound`, and `FenceRefused` if the claim was lost: then the step must not happen.
@@ -86,7 +87,9 @@ async def start(
     judged = Judgement()
     async with ledger.write() as session:
         step.started_at = ledger.now()
-        if budget is not None:
+        if step.status != Status.RUNNING:
+            step.finished_at = step.started_at
+        elif budget is not None:
             estimate = Amount(step.tokens, step.usd, step.unpriced)
             judged = await budgets.judge(session, budget, step.started_at, estimate, step.number)
             if judged.refused or judged.held:

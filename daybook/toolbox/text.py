@@ -7,14 +7,12 @@ The input is a result of `daybook.api`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from daybook.jobs.actions import AgentPrompt, ToolCall, Webhook
 from daybook.jobs.views import ChangedJob, DueTimes, JobDetails, ListedJob
 from daybook.ledger.views import Run, utc_text
 from daybook.schedules.descriptions import WEEKDAYS
@@ -60,7 +58,8 @@ def job(found: ChangedJob | JobDetails, begin: str = "") -> str:
     lines.append(f"is: {enabled_state(found)}")
     lines.append(f"schedule: {found.words}")
     lines.append(f"next due: {next_due(found)}")
-    lines += _action_lines(found)
+    facts = [(label, text) for label, text in found.action.facts() if text]
+    lines += [f"{label}: {truncated(text, MAX_BRIEF_CHARACTERS)}" for label, text in facts]
     lines += _recipient_lines(found)
     if isinstance(found, ChangedJob):
         lines += [f"note: {each}" for each in found.notes]
@@ -201,23 +200,6 @@ def _run_line(found: Run, timezone: str) -> str:
     if found.duration_seconds is not None:
         text += f", took {found.duration_seconds:.1f} s"
     return f"{text}, trigger {found.trigger}"
-
-
-def _action_lines(found: ListedJob) -> Iterable[str]:
-    action = found.action
-    match action:
-        case Webhook():
-            yield f"calls: {action.method} {action.url}"
-        case ToolCall():
-            params = json.dumps(action.params, ensure_ascii=False)
-            yield f"calls: the tool {action.tool} with {truncated(params, MAX_BRIEF_CHARACTERS)}"
-        case AgentPrompt():
-            model = f", model {action.model}" if action.model else ""
-            agents = ", else ".join((f"{action.agent}{model}", *action.fallback_agents))
-            yield f"asks: the agent {agents}, session {action.session}"
-            yield f"prompt: {truncated(action.prompt, MAX_BRIEF_CHARACTERS)}"
-        case _:
-            yield f"kind: {found.kind}"
 
 
 def _recipient_lines(found: ChangedJob | JobDetails) -> Iterable[str]:
