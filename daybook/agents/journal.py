@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from daybook.ledger import texts
@@ -77,7 +78,7 @@ class Step:
     input: str = field(repr=False)
     repeatable: bool
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Return the SHA-256 digest of the facts, in hexadecimal digits."""
         return digest_of(self.facts)
@@ -114,6 +115,14 @@ class Journal(Protocol):
 
         A request whose reply turned out to be useless is finished once more, with an error, so
         that the next attempt does not continue from it.
+        """
+        ...
+
+    async def report(self, step: Step, reply: StepReply | None = None) -> None:
+        """Record a step of a program, which has started it already; no later attempt continues it.
+
+        Without ``reply``, `finish` follows when the program says what came back. Raise
+        `LedgerError` if the run was taken over.
         """
         ...
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from daybook.agents import documents, kinds, providers
+from daybook.agents import documents, kinds, presets, providers
 from daybook.agents.base import AgentRequest
 from daybook.agents.command import CommandSettings
 from daybook.agents.documents import AgentInfo
@@ -64,13 +64,15 @@ class AgentTest(BaseModel, frozen=True):
 
 
 async def add(
-    name: str, kind: str, fields: Mapping[str, Any], *, replace: bool = False
+    name: str, kind: str, fields: Mapping[str, Any], *, replace: bool = False, preset: str = ""
 ) -> StoredAgent:
     """Store an agent as a Prefect block; ``kind`` is the word of one of `kinds.KINDS`.
 
-    With ``replace``, replace the agent with this name, whose key is deleted. A command is stored
-    with the full path of its program. If it raises `InvalidInput`, nothing was stored.
+    With ``replace``, replace the agent with this name, whose key is deleted. ``preset`` is the name
+    of one of `presets.PRESETS` for a command agent, which completes the ``fields``. A command is
+    stored with the full path of its program. If it raises `InvalidInput`, nothing was stored.
     """
+    fields = presets.apply(preset, fields) if preset else fields
     checked, notes = _check(kind, fields)
     async with prefect.connected() as client:
         await prefect.check_connection(client)

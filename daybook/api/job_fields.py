@@ -43,6 +43,7 @@ class CommonFields(TypedDict, total=False):
     delete_after_run: bool
     idempotent: bool
     on_lost: Literal["unknown", "rerun"]
+    fail_on_tool_error: bool
     work_dir: str
     tokens_per_run: int
     tokens_per_day: int

@@ -27,6 +27,13 @@ async def add_(
     offline: Annotated[
         bool, Parameter(help="Answer without a model; each answer says so.")
     ] = False,
+    preset: Annotated[
+        str,
+        Parameter(
+            help="Program whose steps Daybook records: claude-code or codex. Arguments after -- "
+            "are added to its own."
+        ),
+    ] = "",
     command: Annotated[
         str | None,
         Parameter(help="Program and its arguments as one string; no shell interprets it."),
@@ -44,19 +51,23 @@ async def add_(
 
     Example: daybook agents add claude --work-dir ~/project -- claude -p
 
+    Example: daybook agents add cc --preset claude-code --work-dir ~/project
+
     Example: daybook agents add helper --model openai:gpt-6-luna --tool search --tool daybook
     """
     program = command_words(command, arguments)
-    kinds = (("command", program), ("offline", offline), ("model", options.model))
+    kinds = (("command", program or preset), ("offline", offline), ("model", options.model))
     given_kinds = [word for word, is_given in kinds if is_given]
     if len(given_kinds) != 1:
         problem = "cannot be combined" if given_kinds else "is missing"
-        hint = "" if given_kinds else "use --model, --offline, or a program after --"
+        hint = "" if given_kinds else "use --model, --offline, --preset, or a program after --"
         raise InvalidInput(" and ".join(given_kinds) or "command", problem, hint)
+    if preset and command is not None:
+        raise InvalidInput("preset and command", "cannot be combined", "use arguments after --")
     settings = options.settings()
     if program:
         settings["command"] = program
-    agent = await api.agents.add(name, given_kinds[0], settings, replace=replace)
+    agent = await api.agents.add(name, given_kinds[0], settings, replace=replace, preset=preset)
     yield agent
     _print_agent(agent)
     if given_kinds == ["model"] and not agent.settings["api_key"]:

@@ -20,6 +20,14 @@ So a request is paid once, and a call whose reply is known has its effect once. 
 idempotent is not made if an equal one got no reply. If such a call is among the replaced steps, the
 attempt stops before the next one, because the model may mean the same effect in other words. All
 calls of a job whose policy is `idempotent` count as idempotent.
+
+A program makes its steps itself, and only says so (`RunJournal.report`): they are recorded, and
+neither prevented nor continued.
+
+`RunJournal.warnings` names the tool calls of the attempt that failed, or whose outcome is unknown.
+A call is *recovered* if the same call, which is the same tool with the same arguments, succeeded
+later in the attempt; then it is not named. A success with other arguments proves nothing: it may be
+another effect.
 """
 
 from __future__ import annotations
@@ -34,7 +42,7 @@ from typing import Any, TypeVar
 
 from daybook.agents.journal import Journal, Position, Step, StepReply
 from daybook.clock import Clock
-from daybook.errors import AgentFailed, LedgerUnreachable
+from daybook.errors import AgentFailed, LedgerUnreachable, one_line
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import StepRow
@@ -67,12 +75,19 @@ NOT_ANSWERED = "This call got no reply in {count} attempts, so it was not made a
 _current: ContextVar[Journal | None] = ContextVar("journal", default=None)
 
 
+MAX_WARNINGS = 20
+"""Maximum number of warnings about the calls of an attempt, one for each tool."""
+
+MAX_WARNING_CHARACTERS = 200
+
+
 @contextmanager
-def recording(ledger: Ledger, granted: Granted, attempt: int, clock: Clock) -> Iterator[None]:
-    """Let `current` return the journal of this attempt in the block."""
-    token = _current.set(RunJournal(ledger, granted, attempt, clock))
+def recording(ledger: Ledger, granted: Granted, attempt: int, clock: Clock) -> Iterator[RunJournal]:
+    """Let `current` return the journal of this attempt in the block, and yield it."""
+    opened = RunJournal(ledger, granted, attempt, clock)
+    token = _current.set(opened)
     try:
-        yield
+        yield opened
     finally:
         _current.reset(token)
 
@@ -96,6 +111,20 @@ class RunJournal:
         self._replaced: list[StepRow] = []
         self._difference = ""
         self._numbers: dict[Position, int] = {}
+        self._calls: dict[str, tuple[str, str]] = {}
+        """The tool and the error of the last call with each digest; the error may be empty."""
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return a line for each tool with calls that failed, or got no reply, for good."""
+        failures: dict[str, list[str]] = {}
+        for name, error in self._calls.values():
+            if error:
+                failures.setdefault(name, []).append(error)
+        lines = [_warning(name, errors) for name, errors in failures.items()]
+        left_out = len(lines) - MAX_WARNINGS
+        if left_out > 0:
+            lines[MAX_WARNINGS:] = [f"calls of {left_out} more tools failed"]
+        return tuple(lines)
 
     async def start(self, step: Step) -> StepReply | None:
         await self._load()
@@ -103,6 +132,7 @@ class RunJournal:
         diverged = ""
         if row is not None and row.digest == step.digest:
             if (reply := self._replayed(row, step)) is not None:
+                self._note(step, reply.error)
                 return reply
         elif row is not None and (row.kind == "tool" or row.reply is not None):
             diverged = self._diverge(row, step)
@@ -115,7 +145,12 @@ class RunJournal:
             await self._check_replaced(step)
         return None
 
+    async def report(self, step: Step, reply: StepReply | None = None) -> None:
+        await self._load()
+        await self._record(step, "", reply)
+
     async def finish(self, step: Step, reply: StepReply) -> None:
+        self._note(step, reply.error)
         number = self._numbers[step.position]
         status = Status.FAILED if reply.error else Status.SUCCEEDED
         kept = None if reply.value is None else {"facts": step.facts, "value": reply.value}
@@ -201,7 +236,8 @@ class RunJournal:
             await self.finish(step, StepReply(error=message))
             raise AgentFailed(message)
 
-    async def _record(self, step: Step, diverged: str) -> None:
+    async def _record(self, step: Step, diverged: str, reply: StepReply | None = None) -> None:
+        self._note(step, UNKNOWN if reply is None else reply.error)
         self._last_number += 1
         number = self._last_number
         row = StepRow(
@@ -217,9 +253,17 @@ class RunJournal:
             input=shorten(step.input),
             diverged=diverged,
         )
+        if reply is not None:
+            row.status = (Status.FAILED if reply.error else Status.SUCCEEDED).value
+            row.usage = dict(reply.usage) if reply.usage is not None else None
+            row.error, row.output = shorten(reply.error) or None, shorten(reply.output)
         replaced = [each.number for each in self._replaced] if diverged else []
         await self._retry(lambda: steps.start(self._ledger, self._granted.fence, row, replaced))
         self._numbers[step.position] = number
+
+    def _note(self, step: Step, error: str) -> None:
+        if step.kind == "tool":
+            self._calls[step.digest] = (step.name, error)
 
     async def _retry(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Repeat ``work`` until the ledger is reachable; the attempt's timeout ends this.
@@ -234,6 +278,16 @@ class RunJournal:
                     "a step is not recorded yet: %s", error, extra={"action": "step_not_recorded"}
                 )
             await self._clock.wait_until(self._clock.now() + RETRY_DELAY)
+
+
+def _warning(name: str, errors: list[str]) -> str:
+    """Return in words that calls of this tool failed, with the first error that says why."""
+    known = [each for each in errors if each != UNKNOWN]
+    if not known:
+        return f"the outcome of tool {name} is unknown"
+    count = f" {len(errors)} times" if len(errors) > 1 else ""
+    why = one_line(redact_tokens(known[0]), MAX_WARNING_CHARACTERS)
+    return f"tool {name} failed{count}: {why}"
 
 
 def _may_have_acted(row: StepRow) -> bool:

@@ -188,6 +188,12 @@ class Policy(BaseModel):
         description="What to do if the process of an active run disappears: record the outcome "
         "as unknown, or run again (rerun), which may repeat its effects.",
     )
+    fail_on_tool_error: bool = Field(
+        default=False,
+        title="Fail on tool error",
+        description="A run of an agent whose tool call failed, and did not succeed when it was "
+        "repeated, fails. Off: it succeeds with warnings.",
+    )
 
     work_dir: Annotated[
         str,

@@ -271,6 +271,8 @@ class RunRow(SQLModel, table=True):
     output: str | None = None
     result: Any = Field(default=None, sa_type=NULLABLE_JSON, nullable=True)
     error: str | None = None
+    # Tool calls that failed in a run that succeeded: `daybook.execution.journal`.
+    warnings: list[str] = Field(default_factory=list, sa_type=JSON)
     session_id: str | None = None
     agent: str | None = None
     model: str | None = None

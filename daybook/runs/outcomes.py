@@ -64,6 +64,7 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
     row.lease_until, row.suspected_at = None, None
     row.output = shorten(outcome.output)
     row.result, row.error = outcome.result, outcome.error
+    row.warnings = list(outcome.warnings)
     row.agent = outcome.agent or row.agent
     row.model = outcome.model
     # Once the flow run has been started again, Prefect's state belongs to the later row.

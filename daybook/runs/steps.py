@@ -57,13 +57,16 @@ _FINISH = (
 async def start(ledger: Ledger, fence: int, step: StepRow, replaced: Collection[int] = ()) -> None:
     """Record the start of ``step``, before it happens; set its time.
 
-    It replaces the steps with the numbers ``replaced``, which are not repeated any more.
+    A step with an outcome has happened already: its start and its end are recorded at once. The
+    step replaces the steps with the numbers ``replaced``, which are not repeated any more.
 
     Raise `NotFound`, and `FenceRefused` if the claim was lost: then the step must not happen.
     Calling this again after a commit whose answer was lost changes nothing.
     """
     async with ledger.write() as session:
         step.started_at = ledger.now()
+        if step.status != Status.RUNNING:
+            step.finished_at = step.started_at
         values = {name: getattr(step, name) for name in StepRow.model_fields}
         done = await session.execute(_START, values | _where(step.run_id, step.number, fence))
         if not _changed(done):

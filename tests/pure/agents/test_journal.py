@@ -19,6 +19,9 @@ class NoJournal:
     async def finish(self, step: Step, reply: StepReply) -> None:
         raise AssertionError
 
+    async def report(self, step: Step, reply: StepReply | None = None) -> None:
+        raise AssertionError
+
 
 def calling(*ids: str) -> ModelResponse:
     calls = [ToolCallPart("mail", {}, tool_call_id=each) for each in ids]
