@@ -162,7 +162,7 @@ async def edit_job(
 
     def changed(stored: StoredJob, taken: Collection[str], now: datetime) -> Job:
         if base is not None and stored.row.updated_at != base:
-            raise ChangedMeanwhile(stored.row.name)
+            raise ChangedMeanwhile("job", stored.row.name)
         job = edit(stored.job, changes, now=now, taken=taken)
         return job if "enabled" in changes else store.enable_again(stored, job)
 

@@ -27,10 +27,6 @@ async def add_(
     offline: Annotated[
         bool, Parameter(help="Answer without a model; each answer says so.")
     ] = False,
-    command: Annotated[
-        str | None,
-        Parameter(help="Program and its arguments as one string; no shell interprets it."),
-    ] = None,
     options: AgentOptions = AgentOptions(),  # noqa: B008 - immutable
     replace: Annotated[
         bool, Parameter(help="Replace the existing agent of this name; its stored key is deleted.")
@@ -46,16 +42,17 @@ async def add_(
 
     Example: daybook agents add helper --model openai:gpt-6-luna --tool search --tool daybook
     """
-    program = command_words(command, arguments)
-    kinds = (("command", program), ("offline", offline), ("model", options.model))
+    settings = options.settings(arguments)
+    kinds = (
+        ("command", "command" in settings),
+        ("offline", offline),
+        ("model", options.model),
+    )
     given_kinds = [word for word, is_given in kinds if is_given]
     if len(given_kinds) != 1:
         problem = "cannot be combined" if given_kinds else "is missing"
         hint = "" if given_kinds else "use --model, --offline, or a program after --"
         raise InvalidInput(" and ".join(given_kinds) or "command", problem, hint)
-    settings = options.settings()
-    if program:
-        settings["command"] = program
     agent = await api.agents.add(name, given_kinds[0], settings, replace=replace)
     yield agent
     _print_agent(agent)
@@ -64,6 +61,34 @@ async def add_(
     for note in agent.notes:
         output.say(f"! {note}")
     output.say(f"Try it: daybook agents test {name}")
+
+
+@command(uses_prefect=True)
+async def edit_(
+    name: Annotated[str, Parameter(help="The agent's name.", completer=completion.agents)],
+    /,
+    *arguments: Annotated[str, Parameter(help="New program and its arguments, after --.")],
+    options: AgentOptions = AgentOptions(),  # noqa: B008 - immutable
+) -> Answer:
+    """Change only the given settings of an agent; '' clears one.
+
+    A stored key is kept, unless the agent's provider or URL changes.
+
+    Example: daybook agents edit helper --model openai:gpt-6-luna --tool search
+    """
+    changes = options.settings(arguments)
+    changes = {
+        field: list(filter(None, value)) if isinstance(value, list) else value
+        for field, value in changes.items()
+    }
+    if not changes:
+        raise InvalidInput("settings", "none is given", "pass an option, such as --model")
+    with documents.unknown_as_not_found("agent"):
+        agent = await api.agents.edit(name, changes)
+    yield agent
+    _print_agent(agent)
+    for note in agent.notes:
+        output.say(f"! {note}")
 
 
 @command(uses_prefect=True)
@@ -90,22 +115,6 @@ async def test_(
     if usage := answer.usage:
         parts = (answer.model or "model", formatting.tokens(usage), formatting.cost(usage))
         output.say(f"({', '.join(filter(None, parts))})")
-
-
-def command_words(command: str | None, arguments: tuple[str, ...]) -> list[str]:
-    if command is None:
-        return list(arguments)
-    if arguments:
-        raise InvalidInput("command and arguments", "cannot be combined")
-    import shlex
-
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise InvalidInput("command", f"cannot be split: {error}", "check the quotes") from None
-    if not words:
-        raise InvalidInput("command", "is blank", "write the program and its arguments")
-    return words
 
 
 def _setting_text(value: Any) -> str:

@@ -34,6 +34,7 @@ def command(
                 prepare_prefect()
             async with aclosing(function(*arguments, **options)) as steps:
                 answer = await anext(steps)
+                code: int
                 answer, code = answer if isinstance(answer, tuple) else (answer, 0)
                 if as_json:
                     output.print_json(answer)

@@ -21,7 +21,8 @@ async def import_(
         str,
         Parameter(
             name="SYSTEM",
-            help="`openclaw`, `hermes`, `crontab`, `anna`, `omniagent`, `hotplex` or `picobot`.",
+            help="`openclaw`, `hermes`, `crontab`, `systemd`, `anna`, `omniagent`, `hotplex` or "
+            "`picobot`.",
         ),
     ],
     path: Annotated[
@@ -52,6 +53,8 @@ async def import_(
     Example: daybook import openclaw ~/.openclaw/cron --dry-run
 
     Example: crontab -l | daybook import crontab -
+
+    Example: daybook import systemd ~/.config/systemd/user
     """
     content = sys.stdin.buffer.read() if path == "-" else None
     report = await api.imports.run(

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from daybook.api.sync import SyncReport
     from daybook.delivery.views import OutboxHealth
     from daybook.ledger.views import Run
+    from daybook.operations.preparation import StartedBy, UpFacts
     from daybook.operations.status import StatusReport
-    from daybook.operations.up import StartedBy, UpFacts, UpReporter
+    from daybook.operations.up import UpReporter
     from daybook.prefect.work_pool import OnlineWorker
     from daybook.processes import image
     from daybook.tasks.views import TaskTotals

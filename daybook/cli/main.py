@@ -149,7 +149,11 @@ _COMMAND_GROUPS = (
         ("status", "pause", "resume", "drain", "backlog", "cycle", "rebuild"),
     ),
     _CommandGroup(
-        "agents", "Manage agents", _MORE, "agents:", ("add", "list", "show", "test", "remove")
+        "agents",
+        "Manage agents",
+        _MORE,
+        "agents:",
+        ("add", "list", "show", "edit", "test", "remove"),
     ),
     _CommandGroup(
         "channels",

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import completion, documents, formatting, output
-from daybook.cli.agents import command_words
+from daybook.cli.agent_options import command_words
 from daybook.cli.command import Answer, command
 from daybook.cli.options import header, parse_json_object
 from daybook.errors import InvalidInput

@@ -14,13 +14,13 @@ from slugify import slugify
 
 from daybook import names
 from daybook.delivery.outbox import CALLBACK
-from daybook.delivery.ui import ui_address
 from daybook.errors import InvalidInput, one_line
 from daybook.jobs.actions import Action
 from daybook.jobs.model import read_parameters
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow, RunRow, StepRow
+from daybook.prefect.address import ui_address
 from daybook.runs.claim_requests import BY_SCHEDULE, Granted
 from daybook.runs.slots import BACKFILL
 from daybook.schedules.descriptions import duration_in_words

@@ -182,7 +182,9 @@ class RevisionRow(SQLModel, table=True):
     action: dict[str, Any] = Field(sa_type=JSON)
     policy: dict[str, Any] = Field(sa_type=JSON)
     notify: dict[str, Any] = Field(default_factory=dict, repr=False, sa_type=JSON)
-    source: str = "ledger"
+    # Who made it: the writer of `owners.Actor`, `prefect` for its UI, or `daybook`, which disables
+    # jobs.
+    source: str = "daybook"
     # The last writer of each target, if not the job's creator: `daybook.jobs.provenance`.
     written_by: dict[str, str] = Field(default_factory=dict, repr=False, sa_type=JSON)
 

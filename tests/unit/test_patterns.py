@@ -104,7 +104,7 @@ CASES: dict[str, Case] = {
     "daybook/schedules/phrases.py:_COUNTED": case(
         "fullmatch", "1", "s", "1s", Text("s", "1 minute", " ")
     ),
-    "daybook/cli/model_options.py:_VARIABLE_NAME": case("fullmatch", "A", "A_", Text("_", "A_A")),
+    "daybook/cli/field_options.py:_VARIABLE_NAME": case("fullmatch", "A", "A_", Text("_", "A_A")),
     "daybook/schedules/schedule.py:_INTERVAL": case(
         "match", "1", "at", "1at", " at", Text("at", "1"), Text(" a", "1 ")
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zoneinfo
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import aiosqlite
@@ -109,3 +110,28 @@ def test_another_version_of_the_driver_is_not_patched(monkeypatch: pytest.Monkey
     monkeypatch.setattr(AsyncAdapt_aiosqlite_cursor, "execute", other)
     assert not private_names.execute_in_one_step()
     assert vars(AsyncAdapt_aiosqlite_cursor)["execute"] is other
+
+
+@pytest.mark.anyio
+@pytest.mark.slow
+async def test_a_connection_of_prefects_server_caches_little_of_the_database(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from prefect.server.database import dependencies
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
+    async def cached_kib(configuration: Any) -> int:
+        engine = await configuration.engine()
+        async with engine.connect() as connection:
+            (size,) = (await connection.execute(text("PRAGMA cache_size"))).one()
+            (page,) = (await connection.execute(text("PRAGMA page_size"))).one()
+        await engine.dispose()
+        return -size if size < 0 else size * page // 1024
+
+    address = f"sqlite+aiosqlite:///{tmp_path}/prefect.db"
+    own = AioSqliteConfiguration(connection_url=address)
+    assert await cached_kib(own) == 80_000  # if this fails, the patch is no longer needed
+    slots: Any = dependencies.MODELS_DEPENDENCIES
+    monkeypatch.setitem(slots, "database_config", None)
+    assert private_names.configure_sqlite(f"{address}?other")
+    assert await cached_kib(slots["database_config"]) == private_names.SQLITE_CACHE_KIB

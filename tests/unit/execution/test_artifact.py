@@ -16,6 +16,7 @@ from daybook.ledger.tables import OutboxRow, StepRow
 from daybook.runs.claim_requests import Granted
 from daybook.testing import ManualClock
 from tests.world import World
+from tests.world.runs import step_of
 
 EVIL = "http://evil.example/x.png"
 
@@ -366,17 +367,11 @@ def test_the_log_and_the_artifact_of_a_webhook_omit_the_query_of_its_url() -> No
 
 def test_the_steps_have_a_line_each_without_their_texts_and_sanitized() -> None:
     granted, now = _granted(), ManualClock().now()
-    step = StepRow(
-        run_id=granted.run_id,
-        number=1,
-        position="1",
-        attempt=1,
-        kind="request",
+    step = step_of(
+        granted.run_id,
+        now,
         name=f"![gpt]({EVIL})",
-        digest="0" * 64,
-        repeatable=True,
         status="succeeded",
-        started_at=now,
         finished_at=now + timedelta(seconds=2),
         usage={"input_tokens": 1_234, "output_tokens": 5},
         input="the input",
