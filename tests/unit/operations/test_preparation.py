@@ -30,6 +30,9 @@ class Talk:
     def say(self, line: str) -> None:
         self.shown.append(line)
 
+    def progress(self, line: str) -> None:
+        self.shown.append(line)
+
     def synced(self, report: SyncReport) -> None:
         self.shown.append(report)
 
