@@ -30,6 +30,7 @@ from daybook.processes import proc
 from tests.stand_in import unit_values
 
 FOLDER_VARIABLE = "STAND_IN_MANAGER"
+MODULE = "tests.stand_in_manager"
 VERSION = "255.4"
 _PR_SET_CHILD_SUBREAPER = 36
 _LOOK_SECONDS = 0.05
@@ -46,8 +47,7 @@ class Machine:
         programs.mkdir(parents=True)
         for name in ("systemctl", "journalctl"):
             program = programs / name
-            module = f"-m {__spec__.name if __spec__ else __name__}"
-            program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} {name} "$@"\n')
+            program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {MODULE} {name} "$@"\n')
             program.chmod(0o755)
         self.variables = {
             "PATH": f"{programs}:{os.environ['PATH']}",
@@ -144,7 +144,7 @@ def _stop(folder: Path, unit: str) -> None:
 
 def _start_supervisor(folder: Path, file: Path) -> None:
     (folder / file.name).mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "tests.stand_in_manager", "supervise", str(file)]
+    command = [sys.executable, "-m", MODULE, "supervise", str(file)]
     with (folder / file.name / "supervisor.log").open("ab") as log:
         process = subprocess.Popen(
             command,

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -28,6 +28,7 @@ from daybook.jobs.compression import (
     SummarizeAfterMessages,
     SummarizeAfterTokens,
 )
+from daybook.jobs.markers import Marker
 from daybook.processes import environment, group, locations
 from daybook.processes.pipes import LinePipe
 
@@ -62,7 +63,7 @@ class CommandSettings(BaseModel):
             "directory of a job takes precedence."
         ),
     )
-    environment: list[str] = Field(
+    environment: Annotated[list[str], Marker(option="env")] = Field(
         default=list(environment.DEFAULT_NAMES),  # a value, not a factory: the form shows it
         title="Environment",
         description=(

@@ -26,8 +26,12 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    max_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="Sampling temperature."
+    )
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="Maximum number of tokens per answer."
+    )
     top_p: float | None = Field(default=None, ge=0, le=1)
     top_k: int | None = Field(default=None, ge=1)
     seed: int | None = None
@@ -61,7 +65,7 @@ class ModelSettings(BaseModel):
             "the provider's own. With openai:…, Daybook uses the chat completions API there."
         ),
     )
-    api_key: SecretStr = Field(
+    api_key: Annotated[SecretStr, Marker(option="key")] = Field(
         default=SecretStr(""),
         title="API key",
         description=(
@@ -84,7 +88,7 @@ class ModelSettings(BaseModel):
         ),
         examples=[{"temperature": 0.2, "max_tokens": 2000}],
     )
-    tools: list[str] = Field(
+    tools: Annotated[list[str], Marker(option="tool")] = Field(
         default=[],
         title="Tools",
         description=(

@@ -62,7 +62,8 @@ class Operation(Generic[P, R]):
         def block(*args: P.args, **kwargs: P.kwargs) -> R:
             return run(call(*args, **kwargs))
 
-        return update_wrapper(block if isinstance(client, Blocking) else call, self._operation)
+        method: Any = block if isinstance(client, Blocking) else call
+        return update_wrapper(method, self._operation)
 
     def __call__(self, client: Operations, /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Call the method of ``client``, as a function of a class does."""

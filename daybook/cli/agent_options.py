@@ -1,98 +1,72 @@
-"""Options of `daybook agents add` and `edit` for settings that are not those of a model."""
+"""Options of `daybook agents add`, derived from the settings of agents."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from cyclopts import Parameter
 
+from daybook.agents import providers
+from daybook.agents.command import CommandSettings
+from daybook.agents.model_settings import ModelSettings, Options
+from daybook.cli.field_options import FieldOption, FieldOptions, options_of, with_options
 from daybook.errors import InvalidInput
 from daybook.processes.environment import DEFAULT_NAMES
 
+_MODEL, _PROGRAM = ModelSettings.model_fields, CommandSettings.model_fields
+_ALWAYS_PASSED = "PATH, HOME and similar ones are always passed."
+_OFTEN_SET = ("temperature", "max_tokens")
+"""The fields of the setting `options` that have options of their own."""
+
 
 @Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class AgentOptions:
-    """Options of an agent; each attribute is named after its setting."""
+@with_options(
+    {
+        "A model": [
+            *options_of(_MODEL, "model", "base_url", "api_key", "system_prompt"),
+            *options_of(Options.model_fields, *_OFTEN_SET),
+            *options_of(_MODEL, "request_limit", "input_price", "output_price"),
+        ],
+        "A program": [
+            *options_of(_PROGRAM, "work_dir"),
+            FieldOption("environment", _PROGRAM["environment"], more=_ALWAYS_PASSED),
+            *options_of(_PROGRAM, "output", "history"),
+        ],
+        "Any agent": options_of(
+            _MODEL, "tools", "capabilities", "summarize_after_messages", "summarize_after_tokens"
+        ),
+    }
+)
+class AgentOptions(FieldOptions):
+    """Options of an agent of any kind; those for the key are not named after their setting."""
 
-    command: Annotated[
-        str | None,
-        Parameter(help="Program and its arguments as one string; no shell interprets it."),
-    ] = None
-    work_dir: Annotated[
-        str | None,
-        Parameter(
-            help="Working directory of the program. [default: a new, empty one for each run]"
-        ),
-    ] = None
-    environment: Annotated[
-        list[str] | None,
-        Parameter(
-            name="--env",
-            help="Environment variable of the worker to pass to the program, in addition to PATH, "
-            "HOME and similar ones. Repeatable.",
-        ),
-    ] = None
-    output: Annotated[
-        str | None,
-        Parameter(
-            help="Format of the program's output: text, json, claude-code or codex. "
-            "[default: text, or that of the preset]"
-        ),
-    ] = None
-    history: Annotated[
-        str | None,
-        Parameter(
-            help="Session history to pass to the program: transcript or none. [default: transcript]"
-        ),
-    ] = None
-    tools: Annotated[
-        list[str] | None,
-        Parameter(
-            name="--tool",
-            help="Tool that the agent may call: a tool server, server.tool, a Python tool, or "
-            "daybook. In a program's arguments, {mcp_config} is the file that lists the servers. "
-            "Repeatable.",
-        ),
-    ] = None
-    capabilities: Annotated[
-        list[str] | None,
-        Parameter(
-            name="--capability",
-            help="Capability that tasks can require. If no session claims such a task, Daybook can "
-            "run a job of this agent that has the tag task-worker. Repeatable.",
-        ),
-    ] = None
-    summarize_after_messages: Annotated[
-        int | None,
-        Parameter(
-            help="Number of messages of a session above which older ones are replaced by a "
-            "summary. [default: never]"
-        ),
-    ] = None
-    summarize_after_tokens: Annotated[
-        int | None, Parameter(help="The same limit in estimated tokens. [default: none]")
-    ] = None
+    def settings(self) -> dict[str, Any]:
+        """Return a mapping of the settings' names to the given options; read the key.
 
-    def settings(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """Return a mapping of the settings' names to the given options.
-
-        ``arguments`` are the program and its arguments, in place of the option. Raises
-        `InvalidInput` if both are given, or the option cannot be split into words.
+        Raises `InvalidInput` if the request limit is below 1, the source of the key is empty, or
+        two sources are given.
         """
-        given = {
-            name: value
-            for name, value in vars(self).items()
-            if value is not None and name != "command"
-        }
-        if self.environment is not None:
-            given["environment"] = list(dict.fromkeys([*DEFAULT_NAMES, *self.environment]))
-        if program := command_words(self.command, arguments):
-            given["command"] = program
+        given = self.given()
+        if self.request_limit is not None and self.request_limit < 1:
+            problem = f"{self.request_limit} is too small"
+            raise InvalidInput("request_limit", problem, "use 1 or more")
+        if options := {name: given.pop(name) for name in _OFTEN_SET if name in given}:
+            given["options"] = options
+        if "environment" in given:
+            given["environment"] = list(dict.fromkeys([*DEFAULT_NAMES, *given["environment"]]))
         return given
+
+    def missing_key_note(self) -> str:
+        """Return the note for an agent that has no stored key."""
+        if self.base_url:
+            return (
+                "No key is stored, so none is sent. To store one, pass --replace and --key-stdin."
+            )
+
+        variable = providers.variable(self.model or "") or "the provider's variable"
+        return f"No key is stored: set {variable} in the worker's environment."
 
 
 def command_words(command: str | None, arguments: Sequence[str]) -> list[str]:

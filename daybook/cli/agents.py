@@ -9,9 +9,8 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import completion, documents, formatting, output
-from daybook.cli.agent_options import AgentOptions
+from daybook.cli.agent_options import AgentOptions, command_words
 from daybook.cli.command import Answer, command
-from daybook.cli.model_options import ModelOptions
 from daybook.errors import InvalidInput
 from daybook.schedules import durations
 
@@ -28,6 +27,10 @@ async def add_(
     offline: Annotated[
         bool, Parameter(help="Answer without a model; each answer says so.")
     ] = False,
+    command: Annotated[
+        str | None,
+        Parameter(help="Program and its arguments as one string; no shell interprets it."),
+    ] = None,
     preset: Annotated[
         str,
         Parameter(
@@ -36,7 +39,6 @@ async def add_(
         ),
     ] = "",
     options: AgentOptions = AgentOptions(),  # noqa: B008 - immutable
-    model_options: ModelOptions = ModelOptions(),  # noqa: B008 - immutable
     replace: Annotated[
         bool, Parameter(help="Replace the existing agent of this name; its stored key is deleted.")
     ] = False,
@@ -53,24 +55,23 @@ async def add_(
 
     Example: daybook agents add helper --model openai:gpt-6-luna --tool search --tool daybook
     """
-    settings = options.settings(arguments) | model_options.settings()
-    kinds = (
-        ("command", "command" in settings or preset),
-        ("offline", offline),
-        ("model", model_options.model),
-    )
+    program = command_words(command, arguments)
+    kinds = (("command", program or preset), ("offline", offline), ("model", options.model))
     given_kinds = [word for word, is_given in kinds if is_given]
     if len(given_kinds) != 1:
         problem = "cannot be combined" if given_kinds else "is missing"
         hint = "" if given_kinds else "use --model, --offline, --preset, or a program after --"
         raise InvalidInput(" and ".join(given_kinds) or "command", problem, hint)
-    if preset and options.command is not None:
+    if preset and command is not None:
         raise InvalidInput("preset and command", "cannot be combined", "use arguments after --")
+    settings = options.settings()
+    if program:
+        settings["command"] = program
     agent = await api.agents.add(name, given_kinds[0], settings, replace=replace, preset=preset)
     yield agent
     _print_agent(agent)
     if given_kinds == ["model"] and not agent.settings["api_key"]:
-        output.say(model_options.missing_key_note())
+        output.say(options.missing_key_note())
     for note in agent.notes:
         output.say(f"! {note}")
     output.say(f"Try it: daybook agents test {name}")
@@ -81,8 +82,11 @@ async def edit_(
     name: Annotated[str, Parameter(help="The agent's name.", completer=completion.agents)],
     /,
     *arguments: Annotated[str, Parameter(help="New program and its arguments, after --.")],
+    command: Annotated[
+        str | None,
+        Parameter(help="Program and its arguments as one string; no shell interprets it."),
+    ] = None,
     options: AgentOptions = AgentOptions(),  # noqa: B008 - immutable
-    model_options: ModelOptions = ModelOptions(),  # noqa: B008 - immutable
 ) -> Answer:
     """Change only the given settings of an agent; '' clears one.
 
@@ -90,7 +94,9 @@ async def edit_(
 
     Example: daybook agents edit helper --model openai:gpt-6-luna --tool search
     """
-    changes = options.settings(arguments) | model_options.settings()
+    changes = options.settings()
+    if program := command_words(command, arguments):
+        changes["command"] = program
     changes = {
         field: list(filter(None, value)) if isinstance(value, list) else value
         for field, value in changes.items()

@@ -23,8 +23,8 @@ def command(
     """Return a decorator of a command, which adds the option `--json`.
 
     The command yields its answer once. With `--json`, the answer is printed and the command ends
-    there; without, the rest of the command prints the answer for people. A command that yields
-    nothing had nothing to do. ``uses_prefect``: point Prefect at the right server first.
+    there; without, the rest of the command prints the answer for people.
+    ``uses_prefect``: point Prefect at the right server first.
     """
 
     def decorate(function: Callable[..., Answer]) -> Callable[..., Awaitable[int]]:
@@ -33,7 +33,7 @@ def command(
             if uses_prefect:
                 prepare_prefect()
             async with aclosing(function(*arguments, **options)) as steps:
-                answer = await anext(steps, 0)
+                answer = await anext(steps)
                 code: int
                 answer, code = answer if isinstance(answer, tuple) else (answer, 0)
                 if as_json:
@@ -43,8 +43,9 @@ def command(
             return code
 
         given = inspect.signature(function).parameters.values()
-        run.__signature__ = inspect.Signature([*given, _JSON])  # type: ignore[attr-defined]
-        run.__annotations__ = {**function.__annotations__, "as_json": Json, "return": int}
+        annotations = {**function.__annotations__, "as_json": Json, "return": int}
+        vars(run).update(__signature__=inspect.Signature([*given, _JSON]))
+        run.__annotations__ = annotations
         return run
 
     return decorate

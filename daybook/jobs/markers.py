@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic.fields import FieldInfo
 
 Syntax = Literal["", "text", "header", "pairs", "command"]
-"""How an option is written, if not as its type: `cli.job_options` defines each."""
+"""How an option is written, if not as its type: `cli.field_options` defines each."""
 
 Named = Literal["", "agent", "channel", "job"]
 

@@ -131,7 +131,9 @@ class Job(BaseModel):
     metadata: Annotated[dict[str, Any], BeforeValidator(_metadata), Marker(syntax="pairs")] = Field(
         default_factory=dict, description="Data that a program stores with the job."
     )
-    enabled: bool = Field(default=True, description="Whether the job runs when it is due.")
+    enabled: Annotated[bool, Marker(option="disabled")] = Field(
+        default=True, description="Whether the job runs when it is due."
+    )
     action: Action
     schedule: Schedule
     policy: Annotated[Policy, Marker(is_checked=True)] = Field(

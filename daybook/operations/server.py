@@ -59,9 +59,11 @@ SLOWER_SERVICES = {
     "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT15S",
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "60",
     "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "30",
+    "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "30",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "15",
     "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "30",
     "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "30",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "15",
 }
 """Intervals of services on which no rule of Daybook depends; by default, most run every 5 s."""
 SHUTDOWN_GRACE_SECONDS = 5
@@ -283,6 +285,7 @@ def run(port: int) -> None:
     private_names.execute_in_one_step()
     private_names.cache_time_zones()
     private_names.slow_down_background_tasks(BACKGROUND_INTERVAL)
+    private_names.listen_rarely(BACKGROUND_INTERVAL)
     application = private_names.server_application()
     if application is None:
         # A client with write access to the API can make a worker run any program.

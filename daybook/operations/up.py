@@ -2,8 +2,8 @@
 
 ::
 
-    lock ─► leftovers ─► ledger ─► Prefect ─► web server ─► blocks, pool, agent ─► example
-         ─► sync ─► worker ─► command server
+    lock ─► leftovers ─► ledger ─► Prefect ─► web server ─► preparation ─► worker
+         ─► command server
 
     stop: in the reverse order, the lock last ◄── SIGINT, SIGTERM (as from `down`), SIGHUP,
                                                   another version was installed (`upgrade`)

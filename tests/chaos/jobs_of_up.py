@@ -10,10 +10,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from daybook.clock import SYSTEM_CLOCK
+from daybook.home import Home
 from tests.e2e.first_light import Up
+from tests.servers import migrate
 
 STEP = timedelta(seconds=10)
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 900.0
 
 
 class CountedUp(Up):
@@ -26,6 +28,7 @@ class CountedUp(Up):
             "DAYBOOK_LEDGER_URL": f"sqlite+aiosqlite:///{ledger}",
             "DAYBOOK_TIMEZONE": "UTC",  # of the due times in the lines that `up` prints
         }
+        migrate(Home(home))
         super().__init__(home, folder, variables=fixed | dict(variables))
         self._ledger = ledger
         self.shift = timedelta()

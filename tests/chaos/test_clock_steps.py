@@ -18,7 +18,7 @@ from tests.servers import free_port
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(2400),
     pytest.mark.skipif(not shifted_clock.compiler(), reason="service absent: cc"),
 ]
 

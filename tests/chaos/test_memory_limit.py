@@ -11,7 +11,7 @@ import pytest
 from tests.chaos.jobs_of_up import PATIENCE_SECONDS, CountedUp
 from tests.servers import free_port
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 # Keeps 600 MB once, as soon as the file `leak` says so. The keeper calls it, in the worker.
 LEAKS = """

@@ -9,39 +9,42 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
 from daybook.processes import proc
 from tests.chaos.jobs_of_up import STEP, check_outcomes
 from tests.e2e.first_light import environment
-from tests.servers import free_port
+from tests.servers import free_port, migrate
 from tests.stand_in_manager import Machine
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
-    pytest.mark.timeout(1500),
+    pytest.mark.timeout(2400),
     pytest.mark.skipif(sys.platform != "linux", reason="systemd is Linux's"),
 ]
 
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 900.0
 
 
 class ServiceOfHome:
     """A home on a machine with a stand-in manager, and the commands of its user."""
 
     def __init__(self, folder: Path) -> None:
-        self.home = Home(folder / "home").make()
+        self.home = migrate(Home(folder / "home"))
         self.machine = Machine(folder / "manager", folder / "config")
-        self.effects = folder / "effects"
+        self.effects, self.ledger = folder / "effects", self.home.path / "ledger.db"
         self.home.service_environment.write_text(
             f"DAYBOOK_TIMEZONE=UTC\nDAYBOOK_WEB_PORT={free_port()}\n"
         )
@@ -67,10 +70,18 @@ class ServiceOfHome:
         return done.stdout + done.stderr
 
     def until_a_run_succeeds(self) -> None:
-        """Run the job `asked` until a run of it succeeds."""
-        end = time.monotonic() + PATIENCE_SECONDS
-        while (done := self.run("run", "asked", "--wait", "--json")).returncode != 0:
-            assert time.monotonic() < end, done
+        """Wait until a run of the job `ten` succeeds that is due from now on."""
+        now, end = SYSTEM_CLOCK.now(), time.monotonic() + PATIENCE_SECONDS
+        query = (
+            "SELECT count(*) FROM runs JOIN jobs ON jobs.id = runs.job_id"
+            " WHERE jobs.name = 'ten' AND runs.status = 'succeeded' AND due >= ?"
+        )
+        found = 0
+        with closing(sqlite3.connect(f"file:{self.ledger}?mode=ro", uri=True)) as connection:
+            while not found:
+                assert time.monotonic() < end, self.run("runs", "ten").stdout
+                signal.sigtimedwait([], 0.2)
+                (found,) = connection.execute(query, [now.isoformat(" ")[:26]]).fetchone()
 
     def pids(self) -> dict[str, int]:
         """Return the processes of the service that a kill can hit, by name."""
@@ -115,12 +126,7 @@ def test_the_life_of_a_service(service: ServiceOfHome) -> None:
     cron = f"*/{STEP.seconds} * * * * *"
     add = ("add", "Go", "--agent", "count", "--name", "ten", "--cron", cron)
     assert service.run(*add).returncode == 0
-    agent = ("agents", "add", "nothing", "--command", "echo done")
-    assert service.run(*agent).returncode == 0
-    add = ("add", "Go", "--agent", "nothing", "--name", "asked", "--on-demand")
-    assert service.run(*add).returncode == 0
     service.until_a_run_succeeds()
-    recovered = dict[str, float]()
 
     for name in KILLED:
         pid, began = service.pids()[name], time.monotonic()
@@ -128,23 +134,19 @@ def test_the_life_of_a_service(service: ServiceOfHome) -> None:
         service.until_replaced(name, pid)
         replaced = time.monotonic() - began
         service.until_a_run_succeeds()
-        recovered[name] = time.monotonic() - began
-        print(
-            f"{name}: another process after {replaced:.1f} s, a run after {recovered[name]:.1f} s"
-        )
-        shown = service.shows("service", "status")
-        assert shown.startswith("running")
-        assert f"restarts  {int(name == 'up')}" in shown
+        seconds = time.monotonic() - began
+        print(f"{name}: another process after {replaced:.1f} s, a run after {seconds:.1f} s")
+    shown = service.shows("service", "status")
+    assert shown.startswith("running")
+    assert "restarts  1" in shown
     problems = json.loads(service.run("status", "--json").stdout)["problems"]
     print("\n".join(problems))
 
     service.machine.cut_power()
-    assert service.shows("service", "status", exits=1).startswith("not running")
     began = time.monotonic()
     service.machine.boot()
     service.until_a_run_succeeds()
     print(f"reboot: a run after {time.monotonic() - began:.1f} s")
-    service.shows("service", "status")
 
     everything = service.machine.processes()
     assert len(everything) > len(KILLED)
@@ -157,4 +159,4 @@ def test_the_life_of_a_service(service: ServiceOfHome) -> None:
     service.shows("service", "status", exits=3)
     assert list(service.machine.units.glob("daybook*")) == []
     effects = len(service.effects.read_text().splitlines())
-    print(check_outcomes(service.home.path / "ledger.db", effects))
+    print(check_outcomes(service.ledger, effects))

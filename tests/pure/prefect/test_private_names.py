@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
+import queue
 import zoneinfo
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiosqlite
@@ -18,6 +23,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from daybook.prefect import private_names
+
+PubSub: Any = importlib.import_module("burner_redis.pubsub").PubSub
 
 
 @pytest.fixture
@@ -126,7 +133,7 @@ async def test_a_connection_of_prefects_server_caches_little_of_the_database(
             (size,) = (await connection.execute(text("PRAGMA cache_size"))).one()
             (page,) = (await connection.execute(text("PRAGMA page_size"))).one()
         await engine.dispose()
-        return -size if size < 0 else size * page // 1024
+        return int(-size if size < 0 else size * page // 1024)
 
     address = f"sqlite+aiosqlite:///{tmp_path}/prefect.db"
     own = AioSqliteConfiguration(connection_url=address)
@@ -135,3 +142,34 @@ async def test_a_connection_of_prefects_server_caches_little_of_the_database(
     monkeypatch.setitem(slots, "database_config", None)
     assert private_names.configure_sqlite(f"{address}?other")
     assert await cached_kib(slots["database_config"]) == private_names.SQLITE_CACHE_KIB
+
+
+async def test_the_server_looks_for_cancelled_background_tasks_rarely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(PubSub, "_queue_get", PubSub._queue_get)
+    messages, pauses = queue.Queue[str](), list[float]()
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        messages.put("second")
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    assert private_names.listen_rarely(timedelta(hours=1))
+    take: Any = PubSub._queue_get
+    subscription = SimpleNamespace(_queue=messages)
+
+    messages.put("first")
+    assert await take(subscription, 0.1) == "first"
+    assert await take(subscription, 0.0) is None
+    assert pauses == []
+    assert await take(subscription, None) == "second"
+    assert pauses == [3600.0]
+
+
+def test_another_driver_of_background_tasks_is_not_patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(subscription: Any) -> None: ...
+
+    monkeypatch.setattr(PubSub, "_queue_get", other)
+    assert not private_names.listen_rarely(timedelta(hours=1))
+    assert vars(PubSub)["_queue_get"] is other

@@ -65,7 +65,6 @@ async def test_an_edit_changes_only_what_was_typed_and_never_shows_the_key(
     assert MESSAGES["agent-edited"] in after.status
     changed = {"model": "openai:large", "request_limit": 3}
     assert stored(prefect).items() >= (SETTINGS | changed).items()
-    assert "/agents/writer/edit" in (await browser.get("/agents")).text
 
 
 @pytest.mark.parametrize(
