@@ -37,7 +37,7 @@ Program = Callable[..., list[str]]
 
 
 class Notes:
-    """Journal that keeps what it is told, and does ``before`` first."""
+    """Journal that keeps a line for each call, and does ``before`` first."""
 
     def __init__(self, before: Callable[[str], Any] = lambda _: None) -> None:
         self.told: list[str] = []
