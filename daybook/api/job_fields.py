@@ -47,6 +47,8 @@ class CommonFields(TypedDict, total=False):
     work_dir: str
     tokens_per_run: int
     tokens_per_day: int
+    usd_per_run: float
+    usd_per_day: float
     summarize_after_messages: int
     summarize_after_tokens: int
     check: Mapping[str, Any]

@@ -23,8 +23,8 @@ from daybook.jobs.store import StoredJob
 from daybook.jobs.summaries import JobSummary
 from daybook.jobs.views import DueTime, DueTimes, FieldChange, ListedJob, changes_between
 from daybook.ledger.engine import open_ledger
-from daybook.ledger.views import Run, Spending, UtcTime
-from daybook.runs import daily, history
+from daybook.ledger.views import Run, UtcTime
+from daybook.runs import history
 from daybook.runs.daily import Total
 
 PER_PAGE = 50
@@ -164,18 +164,6 @@ def strips(totals: Iterable[Total], days: Sequence[date]) -> dict[str | None, li
         at.counts[each.status] = at.counts.get(each.status, 0) + each.count
         at.cost_usd += each.cost_usd
     return found
-
-
-def spending(totals: Iterable[Total]) -> Spending:
-    """Return the sum of ``totals``."""
-    listed = list(totals)
-    priced = any(each.cost_usd or each.runs > each.unpriced for each in listed)
-    return Spending(
-        cost_usd=daily.cost(listed) if priced else None,
-        input_tokens=sum(each.input_tokens for each in listed),
-        output_tokens=sum(each.output_tokens for each in listed),
-        unpriced_runs=sum(each.unpriced for each in listed),
-    )
 
 
 async def names() -> dict[str, str]:

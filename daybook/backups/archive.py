@@ -131,13 +131,25 @@ def new_file(file: str | Path, *, replace: bool) -> Path:
     return path
 
 
-def write(file: Path, contents: Iterable[Path], passphrase: str, *, replace: bool) -> int:
+def new_draft(file: Path) -> Path:
+    """Return an unused path for the draft of ``file``."""
+    return file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}{DRAFT_SUFFIX}")
+
+
+def write(
+    file: Path,
+    contents: Iterable[Path],
+    passphrase: str,
+    *,
+    replace: bool,
+    draft: Path | None = None,
+) -> int:
     """Write the ``contents`` to a backup at ``file``, completely or not at all; return its size.
 
-    Only its owner can read it. Raises `InvalidInput` if ``file`` exists, unless ``replace`` is
-    true, and OSError.
+    Only its owner can read it. A process that is killed leaves ``draft``, by default a new one.
+    Raises `InvalidInput` if ``file`` exists, unless ``replace`` is true, and OSError.
     """
-    draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}{DRAFT_SUFFIX}")
+    draft = draft or new_draft(file)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as writing:

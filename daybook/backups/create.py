@@ -39,6 +39,9 @@ LEDGER = "ledger.db"
 FILES = ("config.toml", "ledger-key", "webhook-secret")
 """The files of the home that a backup contains, if they exist."""
 
+_DRAFT = "draft"
+"""A symbolic link in the working folder to the draft of the file that is being written."""
+
 NIGHTLY_HOUR = 3
 """The hour, in the zone of the settings, from which on the backup of a day is due."""
 
@@ -82,9 +85,11 @@ async def create(
         (folder / MANIFEST).write_text(manifest.model_dump_json())
         present = [home.path / name for name in FILES if (home.path / name).is_file()]
         contents = [folder / MANIFEST, *present, folder / LEDGER]
+        draft = archive.new_draft(file)
+        (folder / _DRAFT).symlink_to(draft)
         try:
             size = await asyncio.to_thread(
-                archive.write, file, contents, passphrase, replace=replace
+                archive.write, file, contents, passphrase, replace=replace, draft=draft
             )
         except OSError as error:
             problem = f"{file} cannot be written: {error.strerror or error}"
@@ -108,6 +113,7 @@ def _disk_full_translated(home: Home) -> Iterator[None]:
 def _working_folder(home: Home) -> Iterator[Path]:
     """Yield a new folder in the home, and remove those that killed processes left there.
 
+    With such a folder, the draft that `_DRAFT` in it names is removed, wherever it is.
     Raises `InvalidInput` if another process makes a backup of this home.
     """
     home.make()
@@ -119,6 +125,8 @@ def _working_folder(home: Home) -> Iterator[Path]:
             problem = "another process is making a backup of this home"
             raise InvalidInput("home", problem, "wait until it is done") from None
         for left in home.path.glob(".backup-*"):
+            with suppress(OSError):
+                (left / _DRAFT).readlink().unlink(missing_ok=True)
             shutil.rmtree(left, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=".backup-", dir=home.path))
         try:

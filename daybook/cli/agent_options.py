@@ -1,10 +1,10 @@
-"""Options of `daybook agents add`, derived from the settings of agents."""
+"""Options of `daybook agents add` and `edit`, derived from the settings of agents."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -42,13 +42,21 @@ _OFTEN_SET = ("temperature", "max_tokens")
 class AgentOptions(FieldOptions):
     """Options of an agent of any kind; those for the key are not named after their setting."""
 
-    def settings(self) -> dict[str, Any]:
+    command: Annotated[
+        str | None,
+        Parameter(help="Program and its arguments as one string; no shell interprets it."),
+    ] = None
+
+    def settings(self, arguments: Sequence[str] = ()) -> dict[str, Any]:
         """Return a mapping of the settings' names to the given options; read the key.
 
-        Raises `InvalidInput` if the request limit is below 1, the source of the key is empty, or
-        two sources are given.
+        ``arguments`` are the program and its arguments, in place of the option. Raises
+        `InvalidInput` if both are given, or the option cannot be split into words; if the request
+        limit is below 1, the source of the key is empty, or two sources are given.
         """
         given = self.given()
+        if program := command_words(self.command, arguments):
+            given["command"] = program
         if self.request_limit is not None and self.request_limit < 1:
             problem = f"{self.request_limit} is too small"
             raise InvalidInput("request_limit", problem, "use 1 or more")

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import completion, documents, formatting, output
-from daybook.cli.agent_options import AgentOptions, command_words
+from daybook.cli.agent_options import AgentOptions
 from daybook.cli.command import Answer, command
 from daybook.errors import InvalidInput
 from daybook.schedules import durations
@@ -27,10 +27,6 @@ async def add_(
     offline: Annotated[
         bool, Parameter(help="Answer without a model; each answer says so.")
     ] = False,
-    command: Annotated[
-        str | None,
-        Parameter(help="Program and its arguments as one string; no shell interprets it."),
-    ] = None,
     preset: Annotated[
         str,
         Parameter(
@@ -55,18 +51,19 @@ async def add_(
 
     Example: daybook agents add helper --model openai:gpt-6-luna --tool search --tool daybook
     """
-    program = command_words(command, arguments)
-    kinds = (("command", program or preset), ("offline", offline), ("model", options.model))
+    settings = options.settings(arguments)
+    kinds = (
+        ("command", "command" in settings or preset),
+        ("offline", offline),
+        ("model", options.model),
+    )
     given_kinds = [word for word, is_given in kinds if is_given]
     if len(given_kinds) != 1:
         problem = "cannot be combined" if given_kinds else "is missing"
         hint = "" if given_kinds else "use --model, --offline, --preset, or a program after --"
         raise InvalidInput(" and ".join(given_kinds) or "command", problem, hint)
-    if preset and command is not None:
+    if preset and options.command is not None:
         raise InvalidInput("preset and command", "cannot be combined", "use arguments after --")
-    settings = options.settings()
-    if program:
-        settings["command"] = program
     agent = await api.agents.add(name, given_kinds[0], settings, replace=replace, preset=preset)
     yield agent
     _print_agent(agent)
@@ -82,10 +79,6 @@ async def edit_(
     name: Annotated[str, Parameter(help="The agent's name.", completer=completion.agents)],
     /,
     *arguments: Annotated[str, Parameter(help="New program and its arguments, after --.")],
-    command: Annotated[
-        str | None,
-        Parameter(help="Program and its arguments as one string; no shell interprets it."),
-    ] = None,
     options: AgentOptions = AgentOptions(),  # noqa: B008 - immutable
 ) -> Answer:
     """Change only the given settings of an agent; '' clears one.
@@ -94,9 +87,7 @@ async def edit_(
 
     Example: daybook agents edit helper --model openai:gpt-6-luna --tool search
     """
-    changes = options.settings()
-    if program := command_words(command, arguments):
-        changes["command"] = program
+    changes = options.settings(arguments)
     changes = {
         field: list(filter(None, value)) if isinstance(value, list) else value
         for field, value in changes.items()

@@ -162,11 +162,14 @@ class FieldOptions:
 def with_options(
     groups: Mapping[str, Iterable[FieldOption]],
 ) -> Callable[[_Options], _Options]:
-    """Return a class decorator that adds an option for each field, in its first group only."""
+    """Return a class decorator that adds an option for each field, in its first group only.
+
+    The class may have options of its own, which are not among the `given` ones.
+    """
 
     def decorate(cls: _Options) -> _Options:
         cls._options, cls._secrets = {}, {}
-        annotations: dict[str, Any] = {}
+        annotations: dict[str, Any] = dict(vars(cls).get("__annotations__", {}))
 
         def add(attribute: str, kind: Any, parameter: Parameter, default: bool | None) -> None:
             annotations[attribute] = Annotated[kind, parameter]

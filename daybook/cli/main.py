@@ -62,6 +62,7 @@ _COMMANDS = (
     (_MORE, "skips", ("skip", "snooze")),
     (_MORE, "backfill", ("backfill",)),
     (_MORE, "inbox", ("inbox",)),
+    (_MORE, "spend", ("spend",)),
     (_MORE, "files", ("apply", "diff", "export", "schema")),
     (_MORE, "mcp", ("mcp",)),
     (_MORE, "completion", ("completion",)),

@@ -34,21 +34,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import timedelta
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from daybook.agents.journal import Journal, Position, Step, StepReply
 from daybook.clock import Clock
-from daybook.errors import AgentFailed, LedgerUnreachable, one_line
+from daybook.errors import (
+    AgentFailed,
+    AgentMisconfigured,
+    InvalidInput,
+    LedgerUnreachable,
+    one_line,
+)
+from daybook.jobs import limits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
-from daybook.ledger.tables import StepRow
+from daybook.ledger.tables import AttemptRow, StepRow
 from daybook.processes.ending import wait_shielded
+from daybook.runs import budget as budgets
 from daybook.runs import steps
+from daybook.runs.budget import RunBudget
 from daybook.runs.claim_requests import Granted
+from daybook.runs.usage import Amount
 from daybook.tasks.model import redact_tokens
 
 log = logging.getLogger(__name__)
@@ -61,6 +72,9 @@ MAX_TEXT_CHARACTERS = 2_000
 RETRY_DELAY = timedelta(seconds=1)
 """Delay before a write to an unreachable ledger is tried again."""
 
+MAX_BUDGET_DELAY = timedelta(seconds=10)
+"""Maximum delay before a budget is read again whose rest other requests have reserved."""
+
 MAX_UNANSWERED_CALLS = 2
 """How often one call of an idempotent tool is made without a reply."""
 
@@ -71,6 +85,11 @@ UNKNOWN = (
 """What a model reads in place of the reply to a call that is not repeated."""
 
 NOT_ANSWERED = "This call got no reply in {count} attempts, so it was not made again."
+
+UNPRICED = (
+    "budget: the price of a request to {name} is not known, and a budget in US dollars limits the "
+    "run; set --input-price and --output-price of a model agent, or unpriced_usd in [budget]"
+)
 
 _current: ContextVar[Journal | None] = ContextVar("journal", default=None)
 
@@ -111,8 +130,14 @@ class RunJournal:
         self._replaced: list[StepRow] = []
         self._difference = ""
         self._numbers: dict[Position, int] = {}
+        self._budget: RunBudget | None = None
+        self._has_read_budget = False
         self._calls: dict[str, tuple[str, str]] = {}
         """The tool and the error of the last call with each digest; the error may be empty."""
+
+    async def limits_usd(self) -> bool:
+        budget = await self._read_budget()
+        return budget is not None and budget.limits_usd
 
     def warnings(self) -> tuple[str, ...]:
         """Return a line for each tool with calls that failed, or got no reply, for good."""
@@ -154,6 +179,7 @@ class RunJournal:
         number = self._numbers[step.position]
         status = Status.FAILED if reply.error else Status.SUCCEEDED
         kept = None if reply.value is None else {"facts": step.facts, "value": reply.value}
+        amount, exceeds = _amount(step, reply)
         await self._retry(
             lambda: steps.finish(
                 self._ledger,
@@ -165,6 +191,8 @@ class RunJournal:
                 error=shorten(reply.error) or None,
                 output=shorten(reply.output),
                 reply=kept,
+                amount=amount,
+                budget=self._budget if exceeds else None,
             )
         )
 
@@ -224,6 +252,54 @@ class RunJournal:
         self._replaced += [self._earlier.pop(each) for each in gone]
         return self._difference
 
+    async def _read_budget(self) -> RunBudget | None:
+        """Return the budget of the run as the settings were at the first request."""
+        if self._has_read_budget:
+            return self._budget
+        granted = self._granted
+        try:
+            rules = limits.load_rules()
+        except InvalidInput as error:
+            raise AgentMisconfigured(str(error)) from None
+        budget = budgets.of_run(granted.run_id, granted.parameters, granted.job, rules)
+        if budget is not None:
+
+            async def began() -> datetime:
+                async with self._ledger.read() as session:
+                    key = granted.run_id, self._attempt
+                    row = await session.get(AttemptRow, key)
+                return self._clock.now() if row is None else row.started_at
+
+            self._budget = replace(budget, began=await self._retry(began))
+        self._has_read_budget = True
+        return self._budget
+
+    async def _start(self, row: StepRow, replaced: Collection[int], *, is_counted: bool) -> None:
+        """Record the start; wait while the requests of others have reserved the rest of a budget.
+
+        Raise `AgentFailed` if a budget is used up; the attempt's timeout ends the wait.
+        """
+        budget = await self._read_budget() if is_counted else None
+        if (
+            budget is not None
+            and budget.limits_usd
+            and budget.unpriced_usd is None
+            and row.unpriced
+        ):
+            raise AgentMisconfigured(UNPRICED.format(name=row.name))
+        fence, delay = self._granted.fence, RETRY_DELAY
+        while True:
+            judged = await self._retry(
+                lambda: steps.start(self._ledger, fence, row, replaced, budget)
+            )
+            if judged.refused:
+                raise AgentFailed(judged.refused)
+            if not judged.held:
+                return
+            log.info("%s", judged.held, extra={"action": "budget_held"})
+            await self._clock.wait_until(self._clock.now() + delay)
+            delay = min(2 * delay, MAX_BUDGET_DELAY)
+
     async def _check_replaced(self, step: Step) -> None:
         """Raise `AgentFailed` if the call may repeat the effect of a call that was replaced."""
         names = dict.fromkeys(each.name for each in self._replaced if _may_have_acted(each))
@@ -252,13 +328,14 @@ class RunJournal:
             started_at=self._clock.now(),
             input=shorten(step.input),
             diverged=diverged,
+            **asdict(step.estimate or Amount()),
         )
         if reply is not None:
             row.status = (Status.FAILED if reply.error else Status.SUCCEEDED).value
             row.usage = dict(reply.usage) if reply.usage is not None else None
             row.error, row.output = shorten(reply.error) or None, shorten(reply.output)
         replaced = [each.number for each in self._replaced] if diverged else []
-        await self._retry(lambda: steps.start(self._ledger, self._granted.fence, row, replaced))
+        await self._start(row, replaced, is_counted=step.estimate is not None)
         self._numbers[step.position] = number
 
     def _note(self, step: Step, error: str) -> None:
@@ -278,6 +355,22 @@ class RunJournal:
                     "a step is not recorded yet: %s", error, extra={"action": "step_not_recorded"}
                 )
             await self._clock.wait_until(self._clock.now() + RETRY_DELAY)
+
+
+def _amount(step: Step, reply: StepReply) -> tuple[Amount | None, bool]:
+    """Return what budgets count for a reply, None for the estimate, and whether that is more.
+
+    What the provider does not say, and a price that it does not allow to compute, is estimated.
+    """
+    estimate = step.estimate
+    if estimate is None or (reply.usage is None and reply.amount is None and reply.may_cost):
+        return None, False
+    amount = Amount.of(reply.usage) if reply.amount is None else reply.amount
+    if reply.usage is not None and not amount.tokens:
+        amount = replace(amount, tokens=estimate.tokens)
+    if amount.unpriced and not estimate.unpriced:
+        amount = replace(amount, usd=estimate.usd, unpriced=0)
+    return amount, amount.tokens > estimate.tokens or amount.usd > estimate.usd
 
 
 def _warning(name: str, errors: list[str]) -> str:

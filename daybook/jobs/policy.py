@@ -20,6 +20,7 @@ from pydantic import (
 
 from daybook.errors import InvalidInput
 from daybook.jobs.actions import Facts
+from daybook.jobs.budgets import UsDollars
 from daybook.jobs.checks import Check
 from daybook.jobs.compression import (
     Compression,
@@ -213,15 +214,27 @@ class Policy(BaseModel):
         default=0,
         ge=0,
         title="Tokens per run",
-        description="Maximum number of tokens of one run with all its attempts; at the limit the "
-        "run stops and fails. 0: no limit.",
+        description="Maximum number of tokens of one run with all its attempts; before a request "
+        "that would exceed it the run stops and fails. 0: no limit.",
     )
     tokens_per_day: int = Field(
         default=0,
         ge=0,
         title="Tokens per day",
-        description="Maximum number of tokens of the job per day in its time zone; at the limit "
-        "further runs are skipped until the next day. 0: no limit.",
+        description="Maximum number of tokens of the job per day, from midnight in "
+        "DAYBOOK_TIMEZONE; at the limit further runs are skipped. 0: no limit.",
+    )
+    usd_per_run: Annotated[UsDollars, Marker(is_continued=True)] = Field(
+        default=0.0,
+        title="US dollars per run",
+        description="Maximum cost of one run with all its attempts, in US dollars; before a "
+        "request that would exceed it the run stops and fails. 0: no limit.",
+    )
+    usd_per_day: UsDollars = Field(
+        default=0.0,
+        title="US dollars per day",
+        description="Maximum cost of the job per day, in US dollars, from midnight in "
+        "DAYBOOK_TIMEZONE; at the limit further runs are skipped. 0: no limit.",
     )
     summarize_after_messages: SummarizeAfterMessages = 0
     summarize_after_tokens: SummarizeAfterTokens = 0

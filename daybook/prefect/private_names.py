@@ -25,8 +25,6 @@ from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
 
-from daybook.ledger import sqlite_driver
-
 logger = logging.getLogger(__name__)
 
 
@@ -83,6 +81,8 @@ def execute_in_one_step() -> bool:
     cursor whose rows are read later keeps its own method. Returns whether this succeeded. Fallback:
     SQLAlchemy's own behaviour.
     """
+    from daybook.ledger import sqlite_driver
+
     if difference := sqlite_driver.unlike_expected():
         logger.warning("SQLAlchemy passes the parts of a statement one by one: %s", difference)
         return False

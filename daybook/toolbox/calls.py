@@ -254,3 +254,7 @@ async def send_to_session(given: Arguments) -> str:
 def _log_failure(sending: asyncio.Task[RunDetails]) -> None:
     if not sending.cancelled() and (error := sending.exception()) is not None:
         log.warning("a message to a session failed: %s", error, extra={"action": "send_failed"})
+
+
+async def spend(given: Arguments) -> str:
+    return words.spending(await api.spending.read(given["by"], given.get("since")))

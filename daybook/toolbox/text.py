@@ -20,6 +20,7 @@ from daybook.schedules.zones import zone
 
 if TYPE_CHECKING:
     from daybook.api.sessions import Session, SessionDetails
+    from daybook.api.spending import GroupSpending, SpendingReport
 
 MAX_DUE_TIMES = 3
 """Maximum number of due times in the text of a job."""
@@ -233,3 +234,23 @@ def hint(tool: str, text: str) -> str:
     offered = _OFFERED.get()
     name = tool if offered is None else offered.get(tool)
     return "" if name is None else text.replace("{}", name)
+
+
+def spending(found: SpendingReport) -> str:
+    """Return the sum, and one line for each group."""
+    lines = [f"Since {due(found.since)}: {_spent(found.total)}"]
+    lines += [f"- {each.name or 'unknown'}: {_spent(each)}" for each in found.groups[:MAX_JOBS]]
+    if len(found.groups) > MAX_JOBS:
+        lines.append(f"and {len(found.groups) - MAX_JOBS} more")
+    lines += [f"Budget today, {each.words()}" for each in found.budgets]
+    return "\n".join(lines)
+
+
+def _spent(group: GroupSpending) -> str:
+    if not group.runs:
+        return "nothing"
+    cost = "cost unknown" if group.cost_usd is None else f"${group.cost_usd:.4f}"
+    if group.cost_usd is not None and group.unpriced_runs:
+        cost += f" and {group.unpriced_runs} runs of unknown price"
+    tokens = f"{group.input_tokens:,} tokens in, {group.output_tokens:,} out"
+    return f"{cost}, {group.runs} runs, {tokens}"

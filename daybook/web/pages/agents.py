@@ -135,7 +135,7 @@ def _texts(agent: AgentDetails) -> dict[str, str]:
 
 
 def _address(agent: AgentDetails) -> str:
-    """Return the path of the agent's form; its type tells agents with one name apart."""
+    """Return the path of the agent's form; its type distinguishes agents with one name."""
     return f"/agents/{agent.type}/{agent.name}/edit"
 
 

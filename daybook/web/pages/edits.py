@@ -1,6 +1,6 @@
 """Forms that edit something: only what the user changed is stored, and nobody's change is lost.
 
-A form carries a digest of each text that it showed. So a submitted form tells which fields the user
+A form carries a digest of each text that it showed. So a submitted form shows which fields the user
 changed, and which ones somebody else has changed since.
 """
 

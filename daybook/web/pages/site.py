@@ -202,7 +202,7 @@ class Site:
         return key
 
     def _notice(self, request: Request) -> str:
-        """Return what the action did that led to this page; empty if that is long ago."""
+        """Return what the action before this page did; empty if that is long ago."""
         given = request.query_params
         at = given.get("at", "")
         age = int(self.now().timestamp()) - int(at) if at.isdecimal() and len(at) < 12 else math.inf

@@ -86,7 +86,7 @@ def _of_the_scheduler(report: HealthReport | None) -> list[Need]:
 
 
 async def sync(ref: str, form: Form) -> Done:
-    """Bring all changes of jobs to Prefect now."""
+    """Reconcile all jobs with Prefect now."""
     await api.sync.sync()
     return Done("/", "synced")
 

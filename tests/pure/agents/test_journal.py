@@ -10,6 +10,9 @@ from daybook.agents.model_steps import Steps
 
 
 class NoJournal:
+    async def limits_usd(self) -> bool:
+        raise AssertionError
+
     async def start(self, step: Step) -> StepReply | None:
         raise AssertionError
 

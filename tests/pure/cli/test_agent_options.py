@@ -20,7 +20,7 @@ KEY = "sk-secret-1234567890"
 def test_each_setting_has_an_option_and_no_key_is_one() -> None:
     names = set(AgentOptions.__annotations__)
     settings = ModelSettings.model_fields.keys() | CommandSettings.model_fields.keys()
-    assert settings - names == {"command", "options", "api_key"}
+    assert settings - names == {"options", "api_key"}
     assert {"key_env", "key_stdin"} < names
 
 

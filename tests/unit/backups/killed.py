@@ -31,6 +31,11 @@ async def make_backup(address: str, clock: ManualClock, file: Path, words: str) 
         await create.create(ledger, file, words, replace=True)
 
 
+async def make_nightly(address: str, clock: ManualClock) -> None:
+    async with Ledger(address, clock) as ledger:
+        await create.create_nightly(ledger)
+
+
 async def restore_backup(file: Path, words: str, clock: ManualClock) -> None:
     await restore.restore(file, words, clock=clock)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import signal
 import sqlite3
 from contextlib import closing
@@ -185,6 +186,7 @@ async def test_a_killed_backup_leaves_the_old_file_or_the_new_one(
         assert code == -signal.SIGKILL
     assert code == killed.ALL_DONE
     assert _backups(home.path, ".backup-*") == []  # of the killed ones
+    assert _backups(tmp_path, f".*{archive.DRAFT_SUFFIX}") == []
 
 
 def _tables(ledger: Path) -> set[str]:
@@ -238,6 +240,35 @@ async def test_old_nightly_backups_and_drafts_are_deleted_and_other_files_stay(
     assert await create.create_nightly(world.ledger) is None
     expected = {*kept, f"{of}-2026-01-03.backup", f"{of}-2026-01-15.backup"}
     assert {each.name for each in folder.iterdir()} == expected
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_killed_nightly_backup_leaves_as_many_complete_ones_as_are_kept(
+    world: World, home: Home, tmp_path: Path
+) -> None:
+    folder = tmp_path / "backups"
+    _nightly(home, folder, "keep_backups = 2\n")
+    for _ in range(2):
+        await create.create_nightly(world.ledger)
+        world.passes(hours=24)
+    folder.rename(tmp_path / "before")
+    (_, newer), code = _names(tmp_path / "before"), None
+    for step in range(1, 100):
+        shutil.copytree(tmp_path / "before", folder)
+        given, variables = (world.ledger.address, world.clock), {"DAYBOOK_HOME": str(home.path)}
+        code = killed.killed(killed.make_nightly, given, variables, step)
+        complete = _backups(folder, "*.backup")
+        assert len(complete) >= 2
+        for file in complete:
+            shutil.rmtree(_read(file, tmp_path / "out"))
+        await create.create_nightly(world.ledger)
+        assert _names(folder) == [newer, "2026-01-17.backup"]  # and no draft
+        shutil.rmtree(folder)
+        if code == killed.ALL_DONE:
+            break
+        assert code == -signal.SIGKILL
+    assert code == killed.ALL_DONE
 
 
 async def test_a_backup_that_is_cancelled_ends_with_the_cancellation(
