@@ -378,9 +378,11 @@ def _warning(name: str, errors: list[str]) -> str:
     known = [each for each in errors if each != UNKNOWN]
     if not known:
         return f"the outcome of tool {name} is unknown"
-    count = f" {len(errors)} times" if len(errors) > 1 else ""
+    count = f" {len(known)} times" if len(known) > 1 else ""
     why = one_line(redact_tokens(known[0]), MAX_WARNING_CHARACTERS)
-    return f"tool {name} failed{count}: {why}"
+    unknown = len(errors) - len(known)
+    more = f" (and {unknown} with an unknown outcome)" if unknown else ""
+    return f"tool {name} failed{count}: {why}{more}"
 
 
 def _may_have_acted(row: StepRow) -> bool:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from daybook.agents.base import Tool
+from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.agents.journal import Position, Step, StepReply
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentFailed
@@ -23,6 +25,15 @@ from daybook.execution.outcome_spool import SpooledOutcome
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.views import Run
 from daybook.runs.claim_requests import Granted
+from tests.printed_steps import (
+    MODEL,
+    calls,
+    claude_got,
+    claude_init,
+    claude_result,
+    claude_says,
+    lines,
+)
 from tests.providers import Answer, Provider, provider
 from tests.providers import Step as Reply
 from tests.unit.agents.asking import agent, request
@@ -185,6 +196,43 @@ async def test_a_step_of_a_program_is_recorded_with_its_outcome_at_once_and_neve
     one, two = await recorded(active)
     assert (one.status, one.output, one.finished_at) == ("succeeded", "a", one.started_at)
     assert (two.number, two.attempt, two.status, two.error) == (2, 2, "failed", "exit code 1")
+
+
+async def test_a_run_of_a_program_that_prints_its_steps_has_them_and_a_warning(
+    active: ActiveRun, tmp_path: Path
+) -> None:
+    (tmp_path / "printed").write_bytes(
+        lines(
+            claude_init(),
+            claude_says("msg_1", calls("toolu_1", "Bash", command="make")),
+            claude_got("toolu_1", "make: no rule", is_error=True),
+            claude_says("msg_2", calls("toolu_2", "Bash", command="ls")),
+            claude_result("There is no Makefile."),
+        )
+    )
+    settings = CommandSettings(
+        command=["cat", str(tmp_path / "printed"), "{prompt}"], output="claude-code"
+    )
+    (tmp_path / "nothing").touch()
+
+    async def act() -> Outcome:
+        asked = request(str(tmp_path / "nothing"), journal=journal.current())
+        reply = await CommandAgent("cc", settings).answer(asked)
+        return Outcome(Status.SUCCEEDED, output=reply.text, agent=reply.agent, usage=reply.usage)
+
+    await attempt.run_attempt(active.ledger, active.granted, 1, act, SYSTEM_CLOCK)
+
+    assert [(each.position, each.name, each.status) for each in await recorded(active)] == [
+        ("1", MODEL, "succeeded"),
+        ("1.1", "Bash", "failed"),
+        ("2", MODEL, "succeeded"),
+        ("2.1", "Bash", "unknown"),
+    ]
+    row = await active.row()
+    assert (row.status, row.output) == ("succeeded", "There is no Makefile.")
+    assert row.warnings == ["tool Bash failed: make: no rule (and 1 with an unknown outcome)"]
+    assert row.usage is not None
+    assert row.usage["cost_usd"] == 0.0123
 
 
 async def test_warnings_survive_the_spool(active: ActiveRun) -> None:
