@@ -19,6 +19,7 @@ DEFAULT: dict[str, object] = {
     "pause_after_failures": 10,
     "stagger": "",
     "delete_after_run": False,
+    "fail_on_tool_error": False,
     "idempotent": False,
     "on_lost": "unknown",
     "work_dir": "",
